@@ -1,0 +1,63 @@
+"""Expose a port of a running container to the world, through an edge of your own.
+
+::
+
+    import quictunnel
+
+    with quictunnel.forward(8000) as tunnel:
+        print("Listening at", tunnel.url)
+
+The names below are loaded when first used (PEP 562), so that importing one room of the package does not
+load the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from quictunnel.client import Client
+    from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, InvalidError, ProtocolError
+    from quictunnel.forwarding import forward
+    from quictunnel.tunnel import Tunnel
+    from quictunnel.version import VERSION
+
+    __version__ = VERSION
+
+__all__ = [
+    "AuthError",
+    "Client",
+    "ConfigError",
+    "EdgeUnavailableError",
+    "Error",
+    "InvalidError",
+    "ProtocolError",
+    "Tunnel",
+    "__version__",
+    "forward",
+]
+
+_ROOMS: Final = {
+    "Client": ("client", "Client"),
+    "Tunnel": ("tunnel", "Tunnel"),
+    "forward": ("forwarding", "forward"),
+    "__version__": ("version", "VERSION"),
+} | {
+    name: ("errors", name)
+    for name in ("AuthError", "ConfigError", "EdgeUnavailableError", "Error", "InvalidError", "ProtocolError")
+}
+
+
+def __getattr__(name: str) -> object:
+    try:
+        room, attribute = _ROOMS[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{room}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

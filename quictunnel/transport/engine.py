@@ -1,0 +1,296 @@
+"""The seam: what the rooms above may ask of a QUIC engine, and what it tells them.
+
+An engine is sans-IO. It owns no socket, no clock and no task: datagrams and the time go in, datagrams,
+deadlines and events come out. Nothing of any QUIC library shows through here; the adapters live in
+``engines/`` and are the only modules that import one.
+
+How a driver (``endpoint.py`` on a real socket, ``tests/simnet`` on a virtual one) turns the handle::
+
+    engine.receive(batch, now)          # whole batches, as the socket gave them
+    if now >= engine.timeout(): engine.expire(now)
+    for connection, event in engine.poll(): ...
+    ... open / write / finish / reset / stop / close on connections ...
+    for burst in engine.transmit(now): socket.send(burst)      # once a loop turn
+
+No method blocks and none raises for anything that came from the network: a hostile or broken peer ends its
+own connection with a :class:`Closed` event, never the endpoint.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+"""A socket address as the socket module gives it; compared and hashed, never taken apart by an engine."""
+
+
+class Received(NamedTuple):
+    """One read from a UDP socket: a datagram, or several of equal size that the kernel joined (UDP_GRO).
+
+    ``payload`` holds datagrams of ``segment`` bytes each, back to back; only the last may be shorter.
+    """
+
+    payload: bytes
+    segment: int
+    address: Address
+
+
+class Transmit(NamedTuple):
+    """One write to a UDP socket: datagrams of ``segment`` bytes each, only the last may be shorter.
+
+    ``parts`` joined together are the datagrams back to back; the parts need not coincide with them, so an
+    engine hands over what it has without copying.
+    """
+
+    parts: Sequence[bytes]
+    segment: int
+    address: Address
+
+
+class CloseCause(enum.Enum):
+    """Why a connection is over."""
+
+    LOCAL = "closed by this side"
+    PEER = "closed by the peer"
+    TIMEOUT = "nothing was heard from the peer"
+    RESET = "the peer no longer knows this connection"
+    HANDSHAKE = "the handshake failed or took too long"
+    PROTOCOL = "the peer broke the QUIC protocol"
+    INTERNAL = "an internal error"
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The handshake is complete; on the connecting side the peer's certificate has been verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Bytes of one stream, in order and without gaps.
+
+    The first :class:`Data` or :class:`Reset` that names an unknown peer-initiated stream announces it.
+    ``chunks`` may be empty when only the end is news. Nothing follows ``end=True``.
+    """
+
+    stream: int
+    chunks: list[bytes]
+    end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The peer gave up sending on this stream (RESET_STREAM, RFC 9000 section 19.4); what had not been
+    delivered is lost. Nothing follows it on this direction."""
+
+    stream: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The peer no longer reads this stream (STOP_SENDING, RFC 9000 section 19.5). The engine has already
+    answered with a reset of the same code; later writes accept nothing."""
+
+    stream: int
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """A stream whose last write was short takes bytes again."""
+
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsAvailable:
+    """:meth:`Connection.open` returned None and would succeed now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The connection is over; nothing follows. ``code`` and ``reason`` are the application's or the
+    transport's (RFC 9000 section 20); ``reason`` came from the peer when ``cause`` is PEER and is then
+    untrusted text of at most 256 characters, printable ASCII only."""
+
+    cause: CloseCause
+    code: int
+    reason: str
+
+
+Event = Connected | Data | Reset | Stopped | Writable | StreamsAvailable | Closed
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What is known about a connection's path. Times in seconds, sizes in bytes, counts since the start."""
+
+    rtt: float
+    congestion_window: int
+    bytes_in_flight: int
+    datagram_size: int
+    bytes_sent: int
+    bytes_received: int
+    packets_sent: int
+    packets_received: int
+    packets_lost: int
+    streams_open: int
+    last_heard: float
+    """When an authentic packet of the peer was last received (the time given to ``receive``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The hard walls of a connection. Session credit stays far inside them; they stop a peer that ignores it."""
+
+    streams: int
+    """How many bidirectional streams the peer may have open at once."""
+    stream_window: int
+    """Bytes the peer may be ahead of delivery on one stream."""
+    connection_window: int
+    """Bytes the peer may be ahead of delivery on all streams together."""
+
+
+KIB = 1024
+
+# Before a peer has shown its token: one control stream, and no more memory than a greeting needs.
+STRANGER = Limits(streams=1, stream_window=16 * KIB, connection_window=16 * KIB)
+# 16,384 streams leave headroom over the 10,000 concurrent visitors that one tunnel must carry.
+# 2 MiB a stream fill 100 Mbit/s at 160 ms; 4 MiB a connection is the most a hostile peer can pin here.
+TRUSTED = Limits(streams=16_384, stream_window=2048 * KIB, connection_window=4096 * KIB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Everything an engine is told when it is made; one object for every engine."""
+
+    is_server: bool
+    alpn: str
+    certificate: Path | None = None
+    """PEM chain, leaf first; required of a server."""
+    private_key: Path | None = None
+    """PEM key; required of a server."""
+    authority: Path | None = None
+    """PEM bundle that a client trusts; None means the system's store."""
+    idle_timeout: float = 30.0
+    """Seconds without hearing from the peer after which a connection is over."""
+    handshake_timeout: float = 5.0
+    """Seconds a handshake may take on the accepting side (a stranger's memory is held no longer), and on
+    the connecting side unless the caller gives up earlier."""
+    max_half_open: int = 256
+    """Handshakes under way at once on the accepting side; further Initials are dropped (84 KiB each)."""
+    retry: bool = True
+    """Whether the accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
+    reset_key: bytes = b""
+    """Static key for stateless reset tokens (RFC 9000 section 10.3.2): the same across restarts, so that a
+    restarted edge tells its old peers at once. Empty: a random one."""
+    stranger: Limits = STRANGER
+    """In force on the accepting side until :meth:`Connection.admit`."""
+    trusted: Limits = TRUSTED
+    """In force on the connecting side at once, on the accepting side after :meth:`Connection.admit`."""
+    send_buffer: int = 128 * KIB
+    """Unsent bytes that one stream may have waiting in the engine before writes are short. Small, because
+    bytes in here can no longer be overtaken by a later decision, and aioquic pays for each of them."""
+    datagram_size: int = 1350
+    """UDP payload bytes; what a path with an IPv6 and a VPN header still carries. Handshakes use 1200."""
+    ack_delay: float = 0.001
+    """How long an acknowledgement may wait for company."""
+    congestion: str = "cubic"
+    max_probe_timeout: float = 1.0
+    """Cap of the doubling probe time-out in seconds: how soon bytes move after a black hole heals."""
+    key_update_packets: int = 1 << 21
+    """1-RTT packets sent under one key before it is updated; RFC 9001 section 6.6 allows 2**23."""
+
+
+class Connection(Protocol):
+    """One QUIC connection. All methods are cheap, non-blocking, and no-ops once it is closed."""
+
+    @property
+    def address(self) -> Address:
+        """Where the peer is now; changes when it migrates."""
+
+    @property
+    def is_client(self) -> bool: ...
+
+    def open(self) -> int | None:
+        """Open a bidirectional stream. None: the peer's limit is reached; StreamsAvailable will say when."""
+
+    def write(self, stream: int, data: bytes | memoryview) -> int:
+        """Queue bytes and say how many were taken. Fewer than all (also none): wait for Writable.
+        Taken bytes are referenced until they are acknowledged: the caller must not change them."""
+
+    def finish(self, stream: int) -> None:
+        """No more bytes will follow those written (FIN)."""
+
+    def reset(self, stream: int, code: int) -> None:
+        """Give up sending on a stream: drop what is queued, tell the peer (RESET_STREAM)."""
+
+    def stop(self, stream: int, code: int) -> None:
+        """Give up reading a stream: ask the peer to stop (STOP_SENDING), drop what still arrives. No more
+        events come from this direction."""
+
+    def prioritise(self, stream: int) -> None:
+        """Send this stream's bytes before those of all streams that were not prioritised."""
+
+    def admit(self) -> None:
+        """Accepting side: the peer proved who it is; raise its limits from ``stranger`` to ``trusted``."""
+
+    def ping(self) -> None:
+        """Send something that the peer must acknowledge."""
+
+    def migrate(self) -> None:
+        """Connecting side: this side's address changed; go on with a fresh connection ID (RFC 9000
+        section 9.5) and let the peer see the new address at once."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """End the connection now; queued bytes are dropped. The Closed event (cause LOCAL) follows."""
+
+    def stats(self) -> Stats: ...
+
+
+class Engine(Protocol):
+    """Every connection of one UDP socket."""
+
+    name: str
+    """How users know it: ``aioquic`` or ``native``."""
+    version: str
+
+    def connect(self, address: Address, server_name: str, now: float) -> Connection: ...
+
+    def receive(self, batch: Sequence[Received], now: float) -> None:
+        """Take datagrams in. Work per call is bounded by their number, never by the number of streams."""
+
+    def expire(self, now: float) -> None:
+        """Run the timers that are due."""
+
+    def timeout(self) -> float | None:
+        """When :meth:`expire` must be called next, on the clock of ``now``; None: not at all."""
+
+    def poll(self) -> Iterable[tuple[Connection, Event]]:
+        """What happened since the last poll, in order for each connection. The first event of a connection
+        that the peer began is Connected."""
+
+    def transmit(self, now: float) -> Sequence[Transmit]:
+        """Datagrams to send now. The caller sends all of them or drops them as the network would."""
+
+    def has_connections(self) -> bool:
+        """Whether any connection, closing ones included, still needs the socket."""
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What an engine refused or dropped, for the metrics; counts since the start."""
+
+    retries_sent: int = 0
+    version_negotiations_sent: int = 0
+    resets_sent: int = 0
+    half_open_refused: int = 0
+    datagrams_dropped: int = 0
+    connections_failed: int = 0
+    by_cause: dict[CloseCause, int] = field(default_factory=dict)

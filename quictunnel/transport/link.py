@@ -1,0 +1,267 @@
+"""A Link: one QUIC connection while it carries a session.
+
+Knows the control stream (QUIC stream 0, opened by the client) and hands every other stream's events to whoever
+is registered for it. Knows nothing of credit, leases or TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from quictunnel.errors import ProtocolError
+from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.control import Dialogue, Side
+from quictunnel.wire.framing import FrameReader, frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.transport.engine import Connection, Stats
+    from quictunnel.wire.messages import AnyMessage
+
+logger = logging.getLogger(__name__)
+
+CONTROL_STREAM: Final = 0
+MAX_CONTROL_QUEUE: Final = 1024 * 1024
+"""Bytes of control messages waiting for the engine. Credits for ten thousand streams are a tenth of this; a
+peer that lets more pile up no longer reads its control stream."""
+KEEPALIVE: Final = 10.0
+"""Seconds between pings of a client: NAT bindings for UDP last 30 s in the strictest routers in use, and
+three of these fit into the idle time-out."""
+
+
+class StreamEvents(Protocol):
+    """Whoever stands behind one QUIC stream."""
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
+    def reset(self, code: int) -> None: ...
+    def stopped(self, code: int) -> None: ...
+    def writable(self) -> None: ...
+
+
+class LinkEvents(Protocol):
+    """Whoever a link works for."""
+
+    def link_up(self) -> None:
+        """The handshake is complete and the control stream is open for writing."""
+
+    def link_message(self, message: AnyMessage) -> None:
+        """The peer said something, and it was its turn to. May raise ProtocolError."""
+
+    def link_stream(self, quic_stream: int) -> StreamEvents:
+        """The peer opened a stream. May raise ProtocolError."""
+
+    def link_streams_available(self) -> None: ...
+
+    def link_turn_ended(self) -> None:
+        """All events of one batch were told; what is to be sent because of them should be queued now."""
+
+    def link_down(self, closed: Closed) -> None:
+        """The link is gone; nothing follows."""
+
+
+class Link:
+    """See the module. All methods are called on the loop's thread."""
+
+    def __init__(self, side: Side, events: LinkEvents, wake: Callable[[], None]) -> None:
+        self.streams: dict[int, StreamEvents] = {}
+        self.is_up = False
+        self.is_down = False
+        self._connection: Connection | None = None
+        self._control = FrameReader()
+        self._control_queue: deque[bytes | memoryview] = deque()
+        self._control_queued = 0
+        self._dialogue = Dialogue(side)
+        self._events = events
+        self._keepalive: asyncio.TimerHandle | None = None
+        self._side = side
+        self._wake = wake
+        self._next_peer_stream = 1 if side is Side.CLIENT else 4
+        self._unseen: set[int] = set()
+
+    @property
+    def connection(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    def attach(self, connection: Connection) -> None:
+        """Say which connection this link speaks for; once, before any event of it."""
+        self._connection = connection
+
+    # What the session asks for.
+
+    def send(self, message: AnyMessage) -> None:
+        """Say something on the control stream. Closes the link when the peer lets too much pile up."""
+        if self.is_down:
+            return
+        self._dialogue.sent(message)
+        data = frame(message)
+        self._control_queue.append(data)
+        self._control_queued += len(data)
+        if self._control_queued > MAX_CONTROL_QUEUE:
+            self.close(SessionCode.PROTOCOL, "the control stream is not being read")
+            return
+        self._push_control()
+
+    def open(self, events: StreamEvents) -> int | None:
+        """Open a QUIC stream; None while the peer allows no more."""
+        quic_stream = None if self.is_down else self.connection.open()
+        if quic_stream is not None:
+            self.streams[quic_stream] = events
+        return quic_stream
+
+    def close(self, code: SessionCode, reason: str = "") -> None:
+        """End the link; :meth:`LinkEvents.link_down` follows."""
+        if not self.is_down and self._connection is not None:
+            self._connection.close(code, reason)
+            self._wake()
+
+    def wake(self) -> None:
+        """Something was queued: transmit at the end of this loop turn."""
+        self._wake()
+
+    def stats(self) -> Stats:
+        return self.connection.stats()
+
+    # What the endpoint tells (transport.endpoint.ConnectionEvents).
+
+    def connected(self) -> None:
+        if self._side is Side.CLIENT:
+            opened = self.connection.open()
+            assert opened == CONTROL_STREAM
+            self.connection.prioritise(CONTROL_STREAM)
+            self._ping_later()
+        self.is_up = True
+        self._events.link_up()
+
+    def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        try:
+            if stream == CONTROL_STREAM:
+                self._control_data(chunks, end=end)
+            else:
+                self._receiver(stream).data(chunks, end=end)
+        except ProtocolError as error:
+            self._violated(error)
+
+    def reset(self, stream: int, code: int) -> None:
+        try:
+            if stream == CONTROL_STREAM:
+                raise ProtocolError("the control stream was reset")
+            self._receiver(stream).reset(code)
+        except ProtocolError as error:
+            self._violated(error)
+
+    def stopped(self, stream: int, code: int) -> None:
+        if stream == CONTROL_STREAM:
+            self._violated(ProtocolError("the control stream was stopped"))
+        elif (receiver := self.streams.get(stream)) is not None:
+            receiver.stopped(code)
+
+    def writable(self, stream: int) -> None:
+        if stream == CONTROL_STREAM:
+            self._push_control()
+        elif (receiver := self.streams.get(stream)) is not None:
+            receiver.writable()
+
+    def streams_available(self) -> None:
+        self._events.link_streams_available()
+
+    def turn_ended(self) -> None:
+        if not self.is_down:
+            self._events.link_turn_ended()
+
+    def closed(self, cause: CloseCause, code: int, reason: str) -> None:
+        if self.is_down:
+            return
+        self.is_down = True
+        self.is_up = False
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        self._control_queue.clear()
+        self._events.link_down(Closed(cause, code, reason))
+        self.streams.clear()
+
+    # Inside.
+
+    def _receiver(self, stream: int) -> StreamEvents:
+        receiver = self.streams.get(stream)
+        if receiver is None:
+            if not self._is_new(stream):
+                return _FORGOTTEN
+            receiver = self.streams[stream] = self._events.link_stream(stream)
+        return receiver
+
+    def _is_new(self, stream: int) -> bool:
+        """Whether the peer has just opened it. Anything else without a receiver is over here, and the rest of
+        one batch of events may still speak of it. Stream numbers rise by four for each kind (RFC 9000 section
+        2.1) but arrive in any order; those skipped are remembered, as many as the peer may have open."""
+        if (stream & 1 == 0) is (self._side is Side.CLIENT):
+            return False
+        if stream < self._next_peer_stream:
+            if stream not in self._unseen:
+                return False
+            self._unseen.remove(stream)
+            return True
+        self._unseen.update(range(self._next_peer_stream, stream, 4))
+        self._next_peer_stream = stream + 4
+        return True
+
+    def _control_data(self, chunks: list[bytes], *, end: bool) -> None:
+        if self._side is Side.EDGE and CONTROL_STREAM not in self.streams:
+            self.streams[CONTROL_STREAM] = _FORGOTTEN
+            self.connection.prioritise(CONTROL_STREAM)
+        for chunk in chunks:
+            for message in self._control.feed(chunk):
+                if self.is_down:
+                    return
+                self._dialogue.received(message)
+                self._events.link_message(message)
+        if end:
+            raise ProtocolError("the control stream was ended")
+
+    def _push_control(self) -> None:
+        queue = self._control_queue
+        while queue:
+            chunk = queue[0]
+            taken = self.connection.write(CONTROL_STREAM, chunk)
+            self._control_queued -= taken
+            if taken < len(chunk):
+                queue[0] = memoryview(chunk)[taken:]
+                break
+            queue.popleft()
+        self._wake()
+
+    def _violated(self, error: ProtocolError) -> None:
+        logger.warning("peer %s broke the protocol: %s", self.connection.address[0], error)
+        self.close(SessionCode.PROTOCOL, str(error))
+
+    def _ping_later(self) -> None:
+        self._keepalive = asyncio.get_running_loop().call_later(KEEPALIVE, self._ping)
+
+    def _ping(self) -> None:
+        self.connection.ping()
+        self._wake()
+        self._ping_later()
+
+
+class _Forgotten:
+    """Stands behind a stream that is over here: what the peer still says about it changes nothing."""
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
+    def reset(self, code: int) -> None: ...
+    def stopped(self, code: int) -> None: ...
+    def writable(self) -> None: ...
+
+
+_FORGOTTEN: Final = _Forgotten()
+
+STREAM_CODES: Final = frozenset(StreamCode)
+
+
+def stream_code(code: int) -> StreamCode:
+    """A peer's code as one of ours; what we do not know is an abort."""
+    return StreamCode(code) if code in STREAM_CODES else StreamCode.ABORTED

@@ -1,0 +1,205 @@
+"""The path that every byte takes: a TCP connection and a stream that hold each other.
+
+No task, no queue, no future. Bytes read from TCP go into the stream, bytes of the stream go into the TCP
+transport. The brakes: a stream without room stops the reading of its TCP connection; a TCP transport whose
+buffer is full withholds the stream's credit. FIN and RST pass in each direction as what they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.transport import tcp
+from quictunnel.wire.codes import StreamCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.transport.stream import Stream
+
+WRITE_HIGH: Final = 64 * 1024
+"""Bytes that may wait in a TCP transport before credit is withheld."""
+WRITE_LOW: Final = 16 * 1024
+"""Bytes at which credit flows again: some are left so that the socket does not run dry for a round trip."""
+READ_SIZE: Final = 256 * 1024
+"""The most that one read takes; more would let one busy connection hold up its neighbours on the loop."""
+
+# Reads are synchronous (get_buffer, recv_into, buffer_updated without a turn of the loop between), so that
+# all connections of a loop can read into one buffer and only what was read is copied out.
+_read_buffer = memoryview(bytearray(READ_SIZE))
+
+
+class Splice(asyncio.Protocol):
+    """Joins a transport that delivers bytes by ``data_received`` (TLS) to a stream.
+
+    ``on_made`` is told when the connection is there and calls :meth:`join`, at once or later; until then
+    nothing is read from it. ``on_gone`` is called exactly once, when the transport is closed for good.
+    """
+
+    __slots__ = (
+        "_ended",
+        "_finished",
+        "_held",
+        "_on_gone",
+        "_on_made",
+        "_owed",
+        "_paused",
+        "_stream",
+        "_transport",
+    )
+
+    def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
+        self._on_made = on_made
+        self._on_gone = on_gone
+        self._transport: asyncio.Transport | None = None
+        self._stream: Stream | None = None
+        self._held = False
+        """Reading waits for :meth:`join`."""
+        self._paused = False
+        """The transport's write buffer is above its high-water mark."""
+        self._owed = 0
+        """Bytes given to the transport and not yet credited."""
+        self._ended = False
+        """The TCP peer has ended its direction."""
+        self._finished = False
+        """The stream has ended; the TCP peer has been told."""
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        assert self._transport is not None
+        return self._transport
+
+    @property
+    def stream(self) -> Stream | None:
+        return self._stream
+
+    def join(self, stream: Stream) -> None:
+        """Splice with this stream; whatever came on it before goes out now."""
+        self._stream = stream
+        if self._transport is None:
+            stream.abort(StreamCode.ABORTED)
+            return
+        if stream.is_over:
+            tcp.reset(self._transport)
+            return
+        stream.attach(self)
+        if self._held and not self._transport.is_closing():
+            self._held = False
+            self._transport.resume_reading()
+
+    def refuse(self) -> None:
+        """Reset the TCP connection; it was never joined."""
+        if self._transport is not None:
+            tcp.reset(self._transport)
+
+    # From asyncio.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        tcp.tune(transport)
+        transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
+        self._on_made(self)
+        if self._stream is None:
+            # uvloop starts reading after this method whatever it says, so the pause comes a moment later;
+            # neither loop looks at the socket before that.
+            asyncio.get_running_loop().call_soon(self._hold)
+
+    def data_received(self, data: bytes) -> None:
+        stream = self._stream
+        if stream is not None and not stream.is_over:
+            stream.write(data)
+            if not stream.room:
+                self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._stream is not None:
+            self._stream.finish()
+            self._close_if_done()
+        return True  # keep the transport: the other direction goes on
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._credit()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        stream, self._stream = self._stream, None
+        self._transport = None
+        if stream is not None and not (self._ended and self._finished and exc is None):
+            stream.abort(StreamCode.ABORTED)
+        if self._on_gone is not None:
+            self._on_gone(self)
+
+    # From the stream (transport.stream.StreamSide).
+
+    def stream_data(self, chunks: list[bytes], size: int) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        self._owed += size
+        if len(chunks) == 1:
+            transport.write(chunks[0])
+        else:
+            transport.writelines(chunks)
+        if not self._paused:
+            self._credit()
+
+    def stream_end(self) -> None:
+        self._finished = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write_eof()
+        if not self._paused:
+            self._credit()
+        self._close_if_done()
+
+    def stream_room(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def stream_lost(self, code: StreamCode) -> None:  # noqa: ARG002  TCP has one kind of reset
+        self._stream = None
+        if self._transport is not None:
+            tcp.reset(self._transport)
+
+    # Inside.
+
+    def _hold(self) -> None:
+        if self._stream is None and self._transport is not None and not self._transport.is_closing():
+            self._held = True
+            self._transport.pause_reading()
+
+    def _credit(self) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        if self._owed:
+            owed, self._owed = self._owed, 0
+            stream.consume(owed)
+        if self._finished and not stream.receive_done:
+            stream.consume_end()
+
+    def _close_if_done(self) -> None:
+        if self._ended and self._finished and self._transport is not None:
+            self._transport.close()  # flushes what is still buffered first
+
+
+class TcpSplice(Splice, asyncio.BufferedProtocol):
+    """Joins a plain TCP connection to a stream, reading exactly as much as the stream has room for."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  room decides, not the hint
+        stream = self._stream
+        room = stream.room if stream is not None else 0
+        # Zero room happens only when reading was paused during this very read event; asyncio wants a buffer.
+        return _read_buffer[: min(room, READ_SIZE) or 1]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_read_buffer[:nbytes]))

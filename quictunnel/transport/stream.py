@@ -1,0 +1,285 @@
+"""A Stream: one visitor's bytes within a session, both directions, with credit.
+
+Between the engine below (through the link) and one :class:`StreamSide` above. What it keeps is bounded by its
+windows: nothing is written beyond the credit, nothing is credited before it has left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from quictunnel.errors import ProtocolError
+from quictunnel.transport.link import stream_code
+from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
+from quictunnel.wire.replay import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.transport.session import Session
+    from quictunnel.wire.codes import StreamCode
+    from quictunnel.wire.preface import Preface
+
+
+class StreamSide(Protocol):
+    """What stands at this end of a stream: a splice, or something that answers in its place."""
+
+    def stream_data(self, chunks: list[bytes], size: int) -> None:
+        """Bytes came; :meth:`Stream.consume` them when they have left."""
+
+    def stream_end(self) -> None:
+        """No more bytes will come; :meth:`Stream.consume_end` when that was passed on."""
+
+    def stream_room(self) -> None:
+        """:attr:`Stream.room` is above zero again."""
+
+    def stream_lost(self, code: StreamCode) -> None:
+        """The stream is gone without a clean end. Nothing follows."""
+
+
+class Stream:
+    """See the module. Made by a session; lives until both directions ended or either was given up."""
+
+    __slots__ = (
+        "_blocked",
+        "_early",
+        "_early_end",
+        "_finish_given",
+        "_finishing",
+        "_quic_stream",
+        "_replay",
+        "_send_window",
+        "_session",
+        "_side",
+        "active_at",
+        "is_over",
+        "on_over",
+        "preface",
+        "receive_done",
+        "receive_window",
+        "send_done",
+    )
+
+    def __init__(self, session: Session, preface: Preface, quic_stream: int, send_window: int, now: float) -> None:
+        self.preface = preface
+        self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.pool, now)
+        self.receive_done = False
+        """The peer's end was consumed."""
+        self.send_done = False
+        """Our end was credited."""
+        self.is_over = False
+        self.on_over: Callable[[Stream], None] | None = None
+        """Called once, when the stream is over for whatever reason."""
+        self.active_at = now
+        """When bytes last moved; read by the deadline for half-open streams."""
+        self._session = session
+        self._quic_stream = quic_stream
+        self._send_window = SendWindow(send_window)
+        self._replay = Replay()
+        self._blocked = False
+        self._finishing = False
+        self._finish_given = False
+        self._side: StreamSide | None = None
+        self._early: list[bytes] = []
+        self._early_end = False
+
+    @property
+    def number(self) -> int:
+        return self.preface.stream
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that came from the peer so far."""
+        return self.receive_window.received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes handed to the engine so far."""
+        return self._replay.sent
+
+    # For the side above.
+
+    def attach(self, side: StreamSide) -> None:
+        """Give the stream its end. What came before (at most the initial window) is delivered at once."""
+        self._side = side
+        early, self._early = self._early, []
+        if early:
+            side.stream_data(early, sum(map(len, early)))
+        if self._early_end and not self.is_over:
+            side.stream_end()
+
+    @property
+    def room(self) -> int:
+        """Bytes that :meth:`write` takes now. When it is zero, stop reading until ``stream_room``."""
+        return 0 if self._blocked or self.is_over else self._send_window.room
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; they must not change any more. A caller that cannot stop in the middle of what it read
+        may give more than :attr:`room` once; the rest waits here for credit."""
+        if self.is_over or self._finishing:
+            return
+        self._send_window.written += len(data)
+        self._replay.append(data)
+        self._session.moved(self)
+        if not self._blocked:
+            self._push()
+
+    def finish(self) -> None:
+        """No more bytes will be written. Those that were will all arrive, and then the end."""
+        if not self._finishing and not self.is_over:
+            self._finishing = True
+            self._session.half_closed(self)
+            if not self._blocked:
+                self._push()
+
+    def consume(self, size: int) -> None:
+        """Bytes of ``stream_data`` have left."""
+        if not self.is_over:
+            self.receive_window.consume(size)
+            self._session.owe(self)
+
+    def consume_end(self) -> None:
+        """The end was passed on."""
+        if not self.is_over:
+            self.receive_window.consume(1)
+            self.receive_done = True
+            self._session.half_closed(self)
+            self._session.owe(self)
+
+    def abort(self, code: StreamCode) -> None:
+        """Give up both directions; the other side sees a reset. The side above is told nothing."""
+        if not self.is_over:
+            connection = self._session.link.connection
+            connection.reset(self._quic_stream, code)
+            connection.stop(self._quic_stream, code)
+            self._session.link.wake()
+            self._over()
+
+    # From the link (transport.link.StreamEvents).
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None:
+        if self.is_over:
+            return
+        size = sum(map(len, chunks))
+        self.receive_window.arrived(size)
+        self._session.moved(self)
+        side = self._side
+        if side is None:
+            self._early += chunks
+            self._early_end = end
+            return
+        if size:
+            side.stream_data(chunks, size)
+        if end and not self.is_over:
+            side.stream_end()
+
+    def reset(self, code: int) -> None:
+        self.lose(stream_code(code))
+
+    def stopped(self, code: int) -> None:
+        if not self.send_done:
+            self.lose(stream_code(code))
+
+    def writable(self) -> None:
+        self._blocked = False
+        self._push()
+        self._tell_room()
+
+    # From the session.
+
+    def lose(self, code: StreamCode) -> None:
+        """The peer, the link or a deadline ended the stream: give it up and tell the side above."""
+        if not self.is_over:
+            side = self._side
+            self.abort(code)
+            if side is not None:
+                side.stream_lost(code)
+
+    def credited(self, consumed: int, limit: int) -> None:
+        """The peer consumed bytes and allows more. Raises ProtocolError."""
+        had_room = self.room
+        self._send_window.grant(consumed, limit, self._replay.sent + self._finish_given)
+        self._replay.credit(min(consumed, self._replay.end))
+        if self._finish_given and consumed > self._replay.end:
+            self.send_done = True
+            self._session.settle(self)
+            return
+        if not self._blocked and self._replay.next_chunk is not None:
+            self._push()
+        if not had_room:
+            self._tell_room()
+
+    # Inside.
+
+    def _push(self) -> None:
+        """Hand to the engine what the credit allows and the engine takes."""
+        connection = self._session.link.connection
+        replay = self._replay
+        while (chunk := replay.next_chunk) is not None:
+            allowed = self._send_window.limit - replay.sent
+            if allowed <= 0:
+                break
+            if len(chunk) > allowed:
+                chunk = memoryview(chunk)[:allowed]
+            taken = connection.write(self._quic_stream, chunk)
+            replay.mark_sent(taken)
+            if taken < len(chunk):
+                self._blocked = True
+                break
+        else:
+            if self._finishing and not self._finish_given:
+                connection.finish(self._quic_stream)
+                self._finish_given = True
+        self._session.link.wake()
+
+    def _tell_room(self) -> None:
+        if self._side is not None and not self._finishing and self.room:
+            self._side.stream_room()
+
+    def _over(self) -> None:
+        self.is_over = True
+        self._replay.clear()
+        self._early.clear()
+        self.receive_window.close()
+        self._session.forget(self, self._quic_stream)
+        if self.on_over is not None:
+            self.on_over(self)
+
+    def settled(self) -> None:
+        """Both directions have ended cleanly and both sides know."""
+        if not self.is_over:
+            self._over()
+
+
+class Arrival:
+    """A stream that the edge opened and whose preface is still coming in."""
+
+    __slots__ = ("_quic_stream", "_reader", "_session")
+
+    def __init__(self, session: Session, quic_stream: int) -> None:
+        self._session = session
+        self._quic_stream = quic_stream
+        self._reader = session.preface_reader()
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None:
+        for index, chunk in enumerate(chunks):
+            parsed = self._reader.feed(chunk)
+            if parsed is not None:
+                preface, rest = parsed
+                following = chunks[index + 1 :]
+                self._session.arrived(
+                    preface, self._quic_stream, [rest, *following] if rest else following, end=end
+                )
+                return
+        if end:
+            raise ProtocolError("a stream ended within its preface")
+
+    def reset(self, code: int) -> None:
+        """The visitor left before anything was known of it: nobody is to be told, only our half is closed."""
+        self._session.abandoned(self._quic_stream, stream_code(code))
+
+    def stopped(self, code: int) -> None:
+        """A reset follows: the edge gives up both directions together."""
+
+    def writable(self) -> None:
+        """Nothing was written."""

@@ -1,0 +1,98 @@
+"""Numbers that travel: stream codes, session codes, and the versions. People see their sentences.
+
+Codes are QUIC application error codes (RFC 9000 section 20.2): stream codes ride in RESET_STREAM and
+STOP_SENDING, session codes in CONNECTION_CLOSE and in ``Refused``.
+"""
+
+from __future__ import annotations
+
+import enum
+
+PROTOCOL_VERSION = 1
+ALPN = "quictunnel/1"
+
+
+class StreamCode(enum.IntEnum):
+    """Why one direction of a stream, or all of it, ended otherwise than by its end."""
+
+    ABORTED = 0x01
+    """The TCP connection behind it was reset."""
+    REFUSED = 0x02
+    """The origin refused the connection."""
+    UNREACHABLE = 0x03
+    """The origin could not be dialled in time."""
+    UNKNOWN_LEASE = 0x04
+    """The preface names a lease that is not (or no longer) held."""
+    MALFORMED = 0x05
+    """The preface could not be decoded."""
+    STALLED = 0x06
+    """A deadline for a half-closed or stalled connection passed."""
+    CLOSING = 0x07
+    """The lease or the session is closing."""
+    OVERLOADED = 0x08
+    """Too many connections here."""
+
+
+class SessionCode(enum.IntEnum):
+    """Why a session was refused or ended."""
+
+    DONE = 0x00
+    """Nothing is wrong: the side that closes has finished."""
+    PROTOCOL = 0x10
+    """The peer broke the session protocol."""
+    UNAUTHORIZED = 0x11
+    """The token is missing or wrong."""
+    VERSION = 0x12
+    """No common protocol version."""
+    TOO_SLOW = 0x13
+    """The peer did not introduce itself in time."""
+    GOING_AWAY = 0x14
+    """The edge is shutting down or restarting; dial again."""
+    REPLACED = 0x15
+    """A newer link of the same session took over."""
+    INTERNAL = 0x16
+    """A fault of this side."""
+    OVERLOADED = 0x17
+    """The edge has no room for another session."""
+
+
+class BindCode(enum.IntEnum):
+    """Why a lease was refused."""
+
+    TOO_MANY = 0x01
+    """The session holds as many leases as it may."""
+    NO_PORT = 0x02
+    """No TCP port is free in the edge's range."""
+    NAME_TAKEN = 0x03
+    """The name is held by somebody else."""
+    H2_FORBIDDEN = 0x04
+    """HTTP/2 needs a certificate for one name alone, and this edge has only a wildcard."""
+    CLOSING = 0x05
+    """The edge is draining and takes no new lease."""
+    INVALID = 0x06
+    """The options of the lease contradict each other."""
+
+
+SESSION_SENTENCES: dict[SessionCode, str] = {
+    SessionCode.DONE: "The session was closed.",
+    SessionCode.PROTOCOL: "The peer broke the protocol.",
+    SessionCode.UNAUTHORIZED: "The edge refused the token.",
+    SessionCode.VERSION: "Client and edge speak different versions of the protocol; upgrade the older one.",
+    SessionCode.TOO_SLOW: "The client did not introduce itself in time.",
+    SessionCode.GOING_AWAY: "The edge is shutting down.",
+    SessionCode.REPLACED: "A newer connection of the same client took over.",
+    SessionCode.INTERNAL: "The peer failed.",
+    SessionCode.OVERLOADED: "The edge has no room for another client; try again later.",
+}
+
+BIND_SENTENCES: dict[BindCode, str] = {
+    BindCode.TOO_MANY: "This client already holds as many tunnels as the edge allows.",
+    BindCode.NO_PORT: "The edge has no free TCP port; try again later or ask its operator to widen --tcp-ports.",
+    BindCode.NAME_TAKEN: "The name is held by another client.",
+    BindCode.H2_FORBIDDEN: (
+        "This edge has only a wildcard certificate, and HTTP/2 with it would let browsers mix up tunnels; "
+        "its operator can mint certificates for single names or allow it with --allow-wildcard-h2."
+    ),
+    BindCode.CLOSING: "The edge is shutting down and takes no new tunnel.",
+    BindCode.INVALID: "The edge does not serve a tunnel with these options.",
+}

@@ -1,0 +1,94 @@
+"""Who may say what when on the control stream, as a table.
+
+Either side runs one :class:`Dialogue` over both directions: :meth:`Dialogue.sent` for what it says,
+:meth:`Dialogue.received` for what it hears. A message outside the table is a ProtocolError.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from quictunnel.errors import ProtocolError
+from quictunnel.wire.messages import (
+    AnyMessage,
+    Bind,
+    BindRefused,
+    Bound,
+    Credits,
+    GoAway,
+    Hello,
+    Unbind,
+    Unbound,
+    Welcome,
+)
+
+
+class Side(enum.Enum):
+    """The two ends of a session."""
+
+    CLIENT = "client"
+    EDGE = "edge"
+
+    @property
+    def other(self) -> Side:
+        return Side.EDGE if self is Side.CLIENT else Side.CLIENT
+
+
+class Phase(enum.Enum):
+    """How far the dialogue has come."""
+
+    SILENT = "silent"
+    """Nothing was said."""
+    GREETED = "greeted"
+    """The client said Hello; the edge has not answered."""
+    OPEN = "open"
+    """The edge said Welcome."""
+    LEAVING = "leaving"
+    """The edge said GoAway."""
+
+
+# (phase, speaker, message) -> next phase. What is not here is forbidden.
+TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
+    (Phase.SILENT, Side.CLIENT, Hello): Phase.GREETED,
+    (Phase.GREETED, Side.EDGE, Welcome): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, Bind): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, Bound): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, BindRefused): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, Unbind): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, Unbound): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, Credits): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, Credits): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
+    # The client cannot know yet that the edge is leaving, so it may still ask; the answer is a refusal.
+    (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
+    (Phase.LEAVING, Side.EDGE, BindRefused): Phase.LEAVING,
+    (Phase.LEAVING, Side.CLIENT, Unbind): Phase.LEAVING,
+    (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,
+    (Phase.LEAVING, Side.CLIENT, Credits): Phase.LEAVING,
+    (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
+}
+
+
+class Dialogue:
+    """The state of one control stream, seen from one side."""
+
+    __slots__ = ("phase", "side")
+
+    def __init__(self, side: Side) -> None:
+        self.side = side
+        self.phase = Phase.SILENT
+
+    def sent(self, message: AnyMessage) -> None:
+        """Note what this side says. A message out of place here is a bug of ours: AssertionError."""
+        following = TABLE.get((self.phase, self.side, type(message)))
+        assert following is not None, (
+            f"{self.side.value} must not say {type(message).__name__} when {self.phase.value}"
+        )
+        self.phase = following
+
+    def received(self, message: AnyMessage) -> None:
+        """Note what the other side says. Raises ProtocolError when it is not its turn to say that."""
+        following = TABLE.get((self.phase, self.side.other, type(message)))
+        if following is None:
+            raise ProtocolError(f"unexpected {type(message).__name__} message ({self.phase.value})")
+        self.phase = following

@@ -1,0 +1,153 @@
+"""Window arithmetic: how far a sender may go, and how far a receiver lets it.
+
+Offsets count bytes from the start of one direction of one stream. The end of the direction (FIN) counts as
+one more byte, so that a single number also says whether the end has arrived: a direction of ``n`` bytes is
+fully acknowledged by ``consumed == n + 1``.
+
+Credit is the acknowledgement. A receiver grants it when bytes have left for its TCP connection, so one number
+bounds the memory of both sides, brakes a fast sender for a slow reader end to end, and says which bytes
+need never be sent again.
+"""
+
+from __future__ import annotations
+
+from quictunnel.errors import ProtocolError
+from quictunnel.wire.messages import MAX_WINDOW
+
+INITIAL_WINDOW = 64 * 1024
+"""Granted to every new stream unasked: what one round trip can use on a fresh connection, and little enough
+that ten thousand stalled visitors cannot hurt."""
+POOL = 32 * 1024 * 1024
+"""What all streams of a session together may hold beyond their initial windows."""
+POOL_SHARE = 2
+"""A stream may hold at most a half of what is left in the pool. So a hundred stalled streams divide the
+pool among themselves and still leave the same share to one that is not stalled (dynamic thresholds,
+Choudhury and Hahne 1998)."""
+GROWTH_ROUND_TRIPS = 4.0
+"""A window that is used up in less than this many round trips is too small for the path."""
+ANNOUNCE_FRACTION = 4
+"""Credit is worth a message when it moves the limit by a quarter of the window."""
+
+
+class SendWindow:
+    """The sender's half: what was written, what was acknowledged, what is allowed."""
+
+    __slots__ = ("consumed", "limit", "written")
+
+    def __init__(self, initial: int) -> None:
+        self.limit = initial
+        self.written = 0
+        self.consumed = 0
+
+    @property
+    def room(self) -> int:
+        """Bytes that may be written now; never negative."""
+        return max(0, self.limit - self.written)
+
+    def grant(self, consumed: int, limit: int, sent: int) -> None:
+        """Take a credit in. ``sent``: what this side has handed to the engine, the end counted as one byte.
+        Raises ProtocolError for credit that no honest receiver can give."""
+        if consumed > sent:
+            raise ProtocolError("credit for bytes that were never sent")
+        if consumed < self.consumed or limit < self.limit:
+            raise ProtocolError("credit taken back")
+        if limit > consumed + MAX_WINDOW:
+            raise ProtocolError("credit beyond the largest window")
+        self.consumed = consumed
+        self.limit = limit
+
+
+class WindowPool:
+    """What the receiving windows of one session share beyond their initial sizes."""
+
+    __slots__ = ("size", "used")
+
+    def __init__(self, size: int = POOL) -> None:
+        self.size = size
+        self.used = 0
+
+    def take(self, held: int, wanted: int) -> int:
+        """How many of ``wanted`` more bytes a window that holds ``held`` gets. They are then in use."""
+        allowed = max(0, (self.size - self.used) // POOL_SHARE - held)
+        taken = min(wanted, allowed)
+        self.used += taken
+        return taken
+
+    def give_back(self, held: int) -> None:
+        self.used -= held
+
+
+class ReceiveWindow:
+    """The receiver's half: what arrived, what was consumed, and when to say so.
+
+    The window starts at its initial size and doubles whenever it is used up within
+    ``GROWTH_ROUND_TRIPS`` round trips, as far as the pool and MAX_WINDOW allow.
+    """
+
+    __slots__ = (
+        "_announced",
+        "_epoch_offset",
+        "_epoch_time",
+        "_extra",
+        "_initial",
+        "_pool",
+        "consumed",
+        "limit",
+        "received",
+        "window",
+    )
+
+    def __init__(self, initial: int, pool: WindowPool, now: float) -> None:
+        self._initial = initial
+        self._pool = pool
+        self._extra = 0
+        self._announced = 0
+        self._epoch_offset = 0
+        self._epoch_time = now
+        self.window = initial
+        self.limit = initial
+        self.received = 0
+        self.consumed = 0
+
+    def arrived(self, size: int) -> None:
+        """Bytes came in. Raises ProtocolError when the sender went beyond its credit."""
+        self.received += size
+        if self.received > self.limit:
+            raise ProtocolError("bytes beyond the credit")
+
+    def consume(self, size: int) -> None:
+        """Bytes (or the end, as one) have left for the TCP connection."""
+        self.consumed += size
+
+    @property
+    def owed(self) -> bool:
+        """Whether anything was consumed that the sender has not been told."""
+        return self.consumed > self._announced
+
+    @property
+    def due(self) -> bool:
+        """Whether the sender should be told now rather than some time."""
+        return self.consumed - self._announced >= self.window // ANNOUNCE_FRACTION
+
+    def announce(self, now: float, rtt: float) -> tuple[int, int]:
+        """``(consumed, limit)`` for the sender, growing the window first if the path outruns it."""
+        used = self.consumed - self._epoch_offset
+        if used >= self.window // 2:
+            if now - self._epoch_time < GROWTH_ROUND_TRIPS * rtt * used / self.window:
+                self._grow()
+            self._epoch_offset = self.consumed
+            self._epoch_time = now
+        self._announced = self.consumed
+        self.limit = max(self.limit, self.consumed + self.window)
+        return self.consumed, self.limit
+
+    def _grow(self) -> None:
+        wanted = min(self.window, MAX_WINDOW - self.window)
+        taken = self._pool.take(self._extra, wanted)
+        self._extra += taken
+        self.window += taken
+
+    def close(self) -> None:
+        """Give back what the pool lent. The window is then of no further use."""
+        self._pool.give_back(self._extra)
+        self._extra = 0

@@ -1,0 +1,154 @@
+"""The messages of the control stream: what each means, who sends it, and how large each field may be.
+
+Encoded as MessagePack arrays: the message's type number, then its fields in order. Decoding is strict: a
+missing, extra, mistyped or oversized field is a :class:`ProtocolError`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from quictunnel.errors import ProtocolError
+from quictunnel.wire.codes import BindCode
+
+MAX_MESSAGE = 16 * 1024
+"""Bytes of one encoded message: room for a full :class:`Credits`, small enough for a stranger's window."""
+MAX_TOKEN = 512
+"""Characters of a token; ours have 43."""
+MAX_SOFTWARE = 64
+MAX_HOST = 253
+"""The longest DNS name (RFC 1035 section 2.3.4 less the dots of the wire form)."""
+MAX_TICKET = 1024
+MAX_CREDITS = 256
+"""Entries of one :class:`Credits`; more go into another message."""
+MAX_OFFSET = (1 << 62) - 1
+"""The largest QUIC stream offset (RFC 9000 section 16)."""
+MAX_WINDOW = 16 * 1024 * 1024
+"""The largest window a receiver may open: 100 Mbit/s at over a second of delay."""
+MIN_WINDOW = 1024
+MAX_LEASE = (1 << 32) - 1
+MAX_GRACE = 3600
+
+Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
+StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
+LeaseNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)]
+Window = Annotated[int, msgspec.Meta(ge=MIN_WINDOW, le=MAX_WINDOW)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Software = Annotated[str, msgspec.Meta(max_length=MAX_SOFTWARE)]
+HostName = Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
+TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all control messages."""
+
+
+class Hello(Message, frozen=True, tag=1):
+    """Client, first: who I am. Everything before it is refused, and so is everything after a wrong one."""
+
+    version: Version
+    """The newest protocol version the client speaks."""
+    token: Annotated[str, msgspec.Meta(max_length=MAX_TOKEN)]
+    """The secret that authorises the client; may be empty, which no edge accepts."""
+    window: Window
+    """Bytes the edge may send on each new stream before the first credit."""
+    software: Software
+    """Name and version, for people and logs."""
+
+
+class Welcome(Message, frozen=True, tag=2):
+    """Edge, in answer to a good Hello."""
+
+    version: Version
+    """The version both will speak; not above the client's."""
+    window: Window
+    """Bytes the client may send on each new stream before the first credit."""
+    leases: Annotated[int, msgspec.Meta(ge=1, le=65535)]
+    """How many leases the session may hold at once."""
+    software: Software
+
+
+class Bind(Message, frozen=True, tag=3):
+    """Client: lease me a public name, and a TCP port when ``unencrypted``."""
+
+    lease: LeaseNumber
+    """The client's number for it, unique within the session; prefaces carry it."""
+    unencrypted: bool
+    h2: bool
+    """Offer HTTP/2 to TLS visitors."""
+    ticket: Ticket
+    """What an earlier Bound gave, to get the same name and port again; empty for new ones."""
+
+
+class Bound(Message, frozen=True, tag=4):
+    """Edge: the lease is held, and visitors are accepted from now on."""
+
+    lease: LeaseNumber
+    host: HostName
+    port: TcpPort
+    """Where TLS visitors reach it."""
+    unencrypted_host: HostName
+    """Empty when not asked for."""
+    unencrypted_port: TcpPort
+    ticket: Ticket
+
+
+class BindRefused(Message, frozen=True, tag=5):
+    """Edge: the lease was not given."""
+
+    lease: LeaseNumber
+    code: BindCode
+
+
+class Unbind(Message, frozen=True, tag=6):
+    """Client: accept no more visitors for this lease. Streams in flight go on. Needs no answer: no
+    :class:`Unbound` is needed either, because the client resets streams of leases it gave up."""
+
+    lease: LeaseNumber
+
+
+class Unbound(Message, frozen=True, tag=7):
+    """Edge, in answer to Unbind: the public port is closed; no stream of this lease will be opened after
+    this message was sent."""
+
+    lease: LeaseNumber
+
+
+class Credits(Message, frozen=True, tag=8):
+    """Either side, as a receiver: how far streams were consumed and how far their senders may go."""
+
+    entries: Annotated[
+        list[tuple[StreamNumber, Offset, Offset]], msgspec.Meta(min_length=1, max_length=MAX_CREDITS)
+    ]
+    """``(stream, consumed, limit)``: offsets in bytes from the start of the stream's direction; the end of
+    the direction counts as one more byte. Neither ever goes down."""
+
+
+class GoAway(Message, frozen=True, tag=9):
+    """Edge: I am going to stop. No new visitors come on this session; those in flight have ``grace``
+    seconds. Dial again for a new session."""
+
+    grace: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRACE)]
+
+
+AnyMessage = Hello | Welcome | Bind | Bound | BindRefused | Unbind | Unbound | Credits | GoAway
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: AnyMessage) -> bytes:
+    """The MessagePack form of a message, without its frame."""
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes | memoryview) -> AnyMessage:
+    """Parse one message. Raises ProtocolError for anything but exactly one well-formed message."""
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError, RecursionError):
+        # The library's text may quote the input, a token included; ours never does.
+        raise ProtocolError("malformed control message") from None
