@@ -1,0 +1,191 @@
+"""A Call: one dialled session with an edge, from the first datagram to its end.
+
+Finds the edge, greets it, and tells its owner what comes. Calling again after a loss is ``uplink``'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import TYPE_CHECKING, Final, Protocol
+
+from quictunnel.address import format_address
+from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, ProtocolError
+from quictunnel.transport.endpoint import Endpoint
+from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
+from quictunnel.transport.engines import create_engine
+from quictunnel.transport.session import Session
+from quictunnel.transport.udp import UdpSocket, wildcard
+from quictunnel.version import SOFTWARE
+from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
+from quictunnel.wire.control import Side
+from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.messages import AnyMessage, Hello, Welcome
+
+if TYPE_CHECKING:
+    from quictunnel.config import ClientConfig
+    from quictunnel.transport.engine import Address
+    from quictunnel.transport.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+GOODBYE: Final = 0.5
+"""Seconds in which a closed connection may still repeat its goodbye."""
+TCP_PROBE_TIMEOUT: Final = 1.0
+"""Seconds to find out whether the host of a silent edge answers at all."""
+
+# TLS alerts about a certificate that was not accepted (RFC 8446 section 6.2), as QUIC carries them (RFC 9001
+# section 4.8: 0x100 plus the alert).
+_CERTIFICATE_ALERTS: Final = range(0x100 + 42, 0x100 + 49)
+_NO_ALPN: Final = 0x100 + 120
+
+
+class CallEvents(Protocol):
+    """Whoever a call was made for."""
+
+    def call_message(self, message: AnyMessage) -> None:
+        """After the greeting: anything but credit. May raise ProtocolError."""
+
+    def call_stream(self, stream: Stream) -> None:
+        """A visitor. May raise ProtocolError."""
+
+    def call_ended(self, call: Call, error: Error) -> None:
+        """The session is over; told only after :meth:`Call.greet` succeeded."""
+
+
+class Call:
+    """See the module; made by :func:`dial`."""
+
+    def __init__(self, config: ClientConfig, events: CallEvents, address: Address) -> None:
+        self._config = config
+        self._events = events
+        host, _ = config.address
+        settings = EngineSettings(is_server=False, alpn=ALPN, authority=config.ca)
+        engine = create_engine(settings, config.engine)
+        self.engine = engine.name
+        self._endpoint = Endpoint(engine, UdpSocket.bind(wildcard(address)))
+        self.session = Session(Side.CLIENT, self, self._endpoint.wake)
+        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._greeted = False
+        connection = self._endpoint.connect(address, host, self.session.link)
+        self.session.link.attach(connection)
+
+    async def greet(self) -> None:
+        """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the call is
+        hung up then, as it is when this is cancelled."""
+        try:
+            await self._answer
+        except BaseException:
+            await self.hang_up()
+            raise
+        self._greeted = True
+
+    @property
+    def was_heard(self) -> bool:
+        """Whether the edge has sent anything at all."""
+        return self.session.stats().bytes_received > 0
+
+    async def hang_up(self) -> None:
+        """End the session now and close the socket."""
+        self.session.close(SessionCode.DONE)
+        await self._endpoint.close(GOODBYE)
+
+    # From the session (transport.session.SessionEvents).
+
+    def session_up(self) -> None:
+        self.session.say(
+            Hello(
+                version=PROTOCOL_VERSION,
+                token=self._config.token.reveal(),
+                window=INITIAL_WINDOW,
+                software=SOFTWARE,
+            )
+        )
+
+    def session_message(self, message: AnyMessage) -> None:
+        if isinstance(message, Welcome):
+            if message.version != PROTOCOL_VERSION:
+                raise ProtocolError(f"the edge wants to speak version {message.version}")
+            self.session.peer_window = message.window
+            if not self._answer.done():
+                self._answer.set_result(None)
+        else:
+            self._events.call_message(message)
+
+    def session_stream(self, stream: Stream) -> None:
+        self._events.call_stream(stream)
+
+    def session_streams_available(self) -> None:
+        """A client opens no streams."""
+
+    def session_down(self, closed: Closed) -> None:
+        error = explain(closed, self._config.edge)
+        if not self._answer.done():
+            self._answer.set_exception(error)
+        elif self._greeted:
+            self._events.call_ended(self, error)
+
+
+def explain(closed: Closed, edge: str) -> Error:
+    """Why a session ended, as the error a caller should see."""
+    if closed.cause is CloseCause.PEER and closed.code in frozenset(SessionCode):
+        code = SessionCode(closed.code)
+        sentence = SESSION_SENTENCES[code]
+        if code is SessionCode.UNAUTHORIZED:
+            return AuthError(
+                f"The edge at {edge} refused the token. Set QUICTUNNEL_TOKEN to a token of this edge; "
+                "that of a development edge is in client.env in the edge's state directory."
+            )
+        if code is SessionCode.VERSION:
+            return ConfigError(f"{sentence} (edge at {edge})")
+        return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")
+    if closed.code in _CERTIFICATE_ALERTS and closed.cause in (CloseCause.HANDSHAKE, CloseCause.PROTOCOL):
+        return ConfigError(
+            f"The certificate of the edge at {edge} was not accepted. Set QUICTUNNEL_CA to the file with the "
+            "authority that issued it (a development edge writes it as ca.pem into its state directory)."
+        )
+    if closed.code == _NO_ALPN:
+        return ConfigError(
+            f"What answers at {edge} is a QUIC server but no edge that speaks {ALPN}; check QUICTUNNEL_EDGE."
+        )
+    return EdgeUnavailableError(f"The connection to the edge at {edge} ended: {closed.cause.value}.")
+
+
+async def resolve(config: ClientConfig) -> list[Address]:
+    """The addresses of the edge. Raises EdgeUnavailableError when its name has none."""
+    host, port = config.address
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+    except OSError as error:
+        raise EdgeUnavailableError(
+            f"The name of the edge, {host}, could not be resolved ({error.strerror or error}); "
+            "check QUICTUNNEL_EDGE and this machine's DNS."
+        ) from error
+    addresses: list[Address] = []
+    for _, _, _, _, address in found:
+        if address not in addresses:
+            addresses.append(address)  # type: ignore[arg-type]  # typeshed also allows for Bluetooth
+    return addresses
+
+
+async def silence(config: ClientConfig, seconds: float) -> EdgeUnavailableError:
+    """The error for an edge from which nothing came: says whether UDP looks blocked."""
+    host, port = config.address
+    edge = format_address(host, port)
+    verdict = "nothing on that host answers, not even to TCP: is the address right and the edge running?"
+    # Whether the host refuses or accepts, it is there.
+    with contextlib.suppress(OSError, TimeoutError):
+        try:
+            async with asyncio.timeout(TCP_PROBE_TIMEOUT):
+                _, writer = await asyncio.open_connection(host, port)
+            writer.close()
+        except ConnectionRefusedError:
+            pass
+        verdict = (
+            "the host itself answers, so either no edge is running on this port (`python -m edge_server` starts "
+            "one) or UDP looks blocked on the way."
+        )
+    return EdgeUnavailableError(f"No answer from the edge at {edge} over UDP within {seconds:.0f} s; {verdict}")

@@ -1,0 +1,239 @@
+"""The client as a program sees it: one connection to an edge, shared by every ``forward()`` that uses it.
+
+A face only: each method hands its work to the background loop. What happens there is ``uplink``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from quictunnel import background
+from quictunnel.config import ClientConfig, Secret, load
+from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.uplink import Uplink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from quictunnel.background import Background
+    from quictunnel.tunnel import Tunnel
+    from quictunnel.uplink import HeldLease
+
+logger = logging.getLogger(__name__)
+
+EXIT_GRACE: Final = 2.0
+"""Seconds that the end of the process waits for the edge to be told."""
+
+
+class Client:
+    """Owns one QUIC connection to an edge; connects when first used.
+
+    May be used from any thread. After a fork the child's copy starts afresh: it has no leases and dials its own
+    connection when used, and it never disturbs the parent's.
+
+    Args:
+        edge: ``host:port`` of the edge's QUIC socket.
+        token: the secret that the edge gave; never logged, never part of an error.
+        ca: PEM file with the authorities that the edge's certificate may come from; None means the system's.
+
+    Raises ConfigError when an argument is malformed.
+    """
+
+    def __init__(self, edge: str, *, token: str, ca: str | os.PathLike[str] | None = None) -> None:
+        self._init(
+            ClientConfig(
+                edge=edge,
+                token=Secret(token),
+                ca=None if ca is None else Path(ca),
+                engine=os.environ.get("QUICTUNNEL_ENGINE") or "auto",
+            )
+        )
+
+    @classmethod
+    def from_config(cls, config: ClientConfig) -> Self:
+        """A client for a configuration that was looked up already."""
+        client = cls.__new__(cls)
+        client._init(config)  # noqa: SLF001 - the other constructor
+        return client
+
+    @classmethod
+    def from_env(cls) -> Client:
+        """The process's default client, made when first asked for: what ``forward(client=None)`` uses.
+
+        Looks at the environment (QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN, QUICTUNNEL_CA), then the user's config
+        file, then an edge that runs on this machine. Raises ConfigError when none of them names an edge.
+        """
+        global _default
+        with _lock:
+            if _default is None or _default.is_closed:
+                _default = cls.from_config(load())
+            return _default
+
+    def _init(self, config: ClientConfig) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        self._subscribers: list[Callable[[ClientEvent], None]] = []
+        self._is_closed = False
+        self._background: Background | None = None
+        self._uplink: Uplink | None = None
+        _clients.add(self)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def snapshot(self) -> Snapshot:
+        """How the client is doing now. Cheap; may be called from any thread."""
+        uplink = self._uplink
+        if uplink is None:
+            state = "closed" if self._is_closed else "connecting"
+            return Snapshot(state, 0, 0, 0, 0, None, "")
+        tally = uplink.tally
+        return Snapshot(
+            state=uplink.state,
+            visitors_now=uplink.visitors,
+            visitors_total=tally.visitors,
+            bytes_in=tally.bytes_in + uplink.bytes_in_flight[0],
+            bytes_out=tally.bytes_out + uplink.bytes_in_flight[1],
+            rtt=uplink.rtt,
+            engine=uplink.engine,
+        )
+
+    def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
+        """Call ``callback`` on the background thread for every event; it must return at once. Returns a
+        function that ends it."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def close(self) -> None:
+        """Close the connection and every tunnel on it, now. May be called again."""
+        with self._lock:
+            self._is_closed = True
+            uplink, self._uplink = self._uplink, None
+            loop = self._background
+        if uplink is not None and loop is not None and loop.process == os.getpid():
+            loop.call(uplink.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Client edge={self.config.edge!r} {self.snapshot().state}>"
+
+    # For forward().
+
+    def reach(self) -> tuple[Background, Uplink]:
+        """The loop and the uplink on it; made anew in a process that was forked."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("this Client is closed; make a new one")
+            loop = background.shared()
+            if self._uplink is None or self._background is not loop:
+                self._background = loop
+                self._uplink = Uplink(self.config, self._observe)
+            return loop, self._uplink
+
+    def _observe(self, kind: str, message: str) -> None:
+        event = ClientEvent(kind, message, time.time())
+        for callback in tuple(self._subscribers):
+            try:
+                callback(event)
+            except Exception:
+                logger.exception("a subscriber of a Client failed")
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._uplink = None
+        self._background = None
+
+
+class Binding:
+    """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
+
+    def __init__(self, client: Client, port: int, *, unencrypted: bool, h2: bool) -> None:
+        self._client = client
+        self._port = port
+        self._unencrypted = unencrypted
+        self._h2 = h2
+        self._held: tuple[Background, Uplink, HeldLease] | None = None
+
+    def open(self) -> Tunnel:
+        loop, uplink = self._client.reach()
+        lease = loop.call(uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
+        self._held = (loop, uplink, lease)
+        return lease.answer.result()
+
+    async def open_async(self) -> Tunnel:
+        """As :meth:`open`, without blocking the caller's loop. When cancelled, the lease is given back."""
+        loop, uplink = self._client.reach()
+        future = loop.submit(uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
+        lease = await asyncio.wrap_future(future)
+        self._held = (loop, uplink, lease)
+        return lease.answer.result()
+
+    def close(self) -> None:
+        """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""
+        held = self._take()
+        if held is not None:
+            loop, uplink, lease = held
+            loop.call(uplink.release(lease))
+
+    async def close_async(self) -> None:
+        """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
+        held = self._take()
+        if held is not None:
+            loop, uplink, lease = held
+            await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+
+    def _take(self) -> tuple[Background, Uplink, HeldLease] | None:
+        held, self._held = self._held, None
+        if held is not None and held[0].process != os.getpid():
+            return None  # a forked child leaves the parent's tunnel alone
+        return held
+
+
+_lock = threading.Lock()
+_default: Client | None = None
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for client in _clients:
+        client._after_fork()  # noqa: SLF001 - the same module
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+@atexit.register
+def _hang_up_at_exit() -> None:
+    """Tell the edges that this process is leaving, so that names and ports are free at once."""
+    for client in tuple(_clients):
+        uplink, loop = client._uplink, client._background  # noqa: SLF001 - the same module
+        if uplink is not None and loop is not None and loop.process == os.getpid():
+            try:
+                loop.submit(uplink.close()).result(EXIT_GRACE)
+            except TimeoutError:
+                logger.warning("the edge could not be told that this process ends")

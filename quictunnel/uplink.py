@@ -1,0 +1,375 @@
+"""The uplink of one client: a session kept alive, its leases, and the visitors it brings.
+
+Everything here runs on the background loop. ``client`` is the face for other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.backoff import Backoff
+from quictunnel.call import Call, resolve, silence
+from quictunnel.errors import EdgeUnavailableError, Error, InvalidError, ProtocolError
+from quictunnel.origin import Origin, OriginRefusedError
+from quictunnel.refusal import Refusal
+from quictunnel.tunnel import Tunnel
+from quictunnel.wire.codes import BIND_SENTENCES, BindCode, StreamCode
+from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, GoAway, Unbind, Unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.config import ClientConfig
+    from quictunnel.transport.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds that the first connection may take before the caller is told that the edge is unavailable."""
+BIND_TIMEOUT: Final = 10.0
+"""Seconds that a connected edge may take to answer a Bind or an Unbind."""
+DRAIN_GRACE: Final = 5.0
+"""Seconds that visitors in flight get to finish when a tunnel closes."""
+IN_FLIGHT: Final = 1.0
+"""A visitor without a byte for this many seconds is not waited for: it holds an idle keep-alive connection."""
+DRAIN_LOOK: Final = 0.05
+"""Seconds between looks at whether the visitors have finished."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldLease:
+    """One forwarded port, from the first Bind to the end."""
+
+    number: int
+    origin: Origin
+    unencrypted: bool
+    h2: bool
+    answer: asyncio.Future[Tunnel]
+    """The edge's first answer."""
+    ticket: bytes = b""
+    """What gets the same name and port again; from the newest Bound."""
+    streams: set[Stream] = field(default_factory=set)
+    unbound: asyncio.Future[None] | None = None
+    warned: bool = False
+    """The person was told that the origin refuses; once is enough until it answers again."""
+
+    @property
+    def bind(self) -> Bind:
+        return Bind(lease=self.number, unencrypted=self.unencrypted, h2=self.h2, ticket=self.ticket)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the client was made."""
+
+    visitors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Uplink:
+    """See the module."""
+
+    def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
+        """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
+        self.state = "connecting"
+        self.tally = Tally()
+        self.engine = ""
+        self._config = config
+        self._observe = observe
+        self._leases: dict[int, HeldLease] = {}
+        self._next_lease = 1
+        self._call: Call | None = None
+        self._up = asyncio.Event()
+        self._down = asyncio.Event()
+        self._failure: Error | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._trouble: Error | None = None
+        self._visits: set[asyncio.Task[None]] = set()
+
+    # For the client.
+
+    @property
+    def visitors(self) -> int:
+        """Visitors now."""
+        return sum(len(lease.streams) for lease in self._leases.values())
+
+    @property
+    def bytes_in_flight(self) -> tuple[int, int]:
+        """Bytes in and out of the visitors of now, which the tally does not count yet."""
+        streams = [stream for lease in tuple(self._leases.values()) for stream in tuple(lease.streams)]
+        return sum(s.bytes_received for s in streams), sum(s.bytes_sent for s in streams)
+
+    @property
+    def rtt(self) -> float | None:
+        """Seconds to the edge and back."""
+        return self._call.session.stats().rtt if self._call is not None else None
+
+    async def bind(self, port: int, *, unencrypted: bool, h2: bool) -> HeldLease:
+        """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
+        cancelled, the lease is given back."""
+        if any(lease.origin.port == port for lease in self._leases.values()):
+            raise InvalidError(
+                f"Port {port} is already forwarded by this client. Use the tunnel that exists, or another Client."
+            )
+        answer = asyncio.get_running_loop().create_future()
+        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer)
+        self._next_lease += 1
+        self._leases[lease.number] = lease
+        try:
+            await self._connected()
+            if self._call is not None and not answer.done():
+                self._call.session.say(lease.bind)
+            async with asyncio.timeout(BIND_TIMEOUT):
+                await answer
+        except TimeoutError:
+            await self._give_up(lease)
+            raise EdgeUnavailableError(
+                f"The edge at {self._config.edge} did not answer within {BIND_TIMEOUT:.0f} s; try again later."
+            ) from None
+        except BaseException:
+            await self._give_up(lease)
+            raise
+        return lease
+
+    async def release(self, lease: HeldLease, grace: float = DRAIN_GRACE) -> None:
+        """Close the public port at once, let visitors in flight finish for up to ``grace`` seconds, reset
+        the rest. When cancelled, they are reset at once."""
+        if lease.number not in self._leases:
+            return
+        try:
+            await self._unbind(lease)
+            await self._drain(lease, grace)
+        finally:
+            for stream in tuple(lease.streams):
+                stream.lose(StreamCode.CLOSING)
+            del self._leases[lease.number]
+
+    async def close(self) -> None:
+        """End the session and everything that hangs on it, now."""
+        self._enter("closed", "The client was closed.")
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            self._keeper = None
+        for task in tuple(self._visits):
+            task.cancel()
+        if self._visits:
+            await asyncio.wait(self._visits)
+        self._leases.clear()
+
+    # Keeping the session.
+
+    async def _connected(self) -> None:
+        """Wait until there is a session; start keeping one if nobody does."""
+        if self._keeper is None or self._keeper.done():
+            await resolve(self._config)  # a name that does not exist is worth saying at once
+            self._failure = self._trouble = None
+            self._keeper = asyncio.create_task(self._keep())
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                up = asyncio.ensure_future(self._up.wait())
+                await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise self._trouble or await silence(self._config, CONNECT_TIMEOUT) from None
+        finally:
+            up.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _keep(self) -> None:
+        """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
+        backoff = Backoff()
+        chance = random.Random()  # noqa: S311 - jitter, not a secret
+        while True:
+            try:
+                await self._dial()
+                backoff.reset()
+                await self._down.wait()
+            except Error as error:
+                logger.info("%s", error)
+                self._trouble = error
+                if not error.temporary:
+                    self._fail(error)
+                    return
+            finally:
+                await self._hang_up()
+            wait = backoff.next(chance)
+            self._enter("reconnecting", f"Dialling the edge again in {wait:.1f} s.")
+            await asyncio.sleep(wait)
+
+    async def _dial(self) -> None:
+        """One attempt at every address of the edge. Raises an Error; the last one when all fail."""
+        failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
+        for address in await resolve(self._config):
+            call = Call(self._config, self, address)
+            self.engine = call.engine
+            try:
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await call.greet()
+            except TimeoutError:
+                failure = EdgeUnavailableError(
+                    f"The edge at {self._config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
+                )
+                if not call.was_heard:
+                    failure = await silence(self._config, CONNECT_TIMEOUT)
+            except EdgeUnavailableError as error:
+                failure = error
+            else:
+                self._connected_to(call)
+                return
+        raise failure
+
+    def _connected_to(self, call: Call) -> None:
+        self._call = call
+        self._down.clear()
+        self._up.set()
+        self._enter("connected", f"Connected to the edge at {self._config.edge}.")
+        for lease in self._leases.values():
+            if lease.answer.done():
+                call.session.say(lease.bind)
+
+    async def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        self._up.clear()
+        if call is not None:
+            await call.hang_up()
+
+    def _fail(self, error: Error) -> None:
+        self._failure = error
+        self._enter("failed", str(error))
+        for lease in self._leases.values():
+            if not lease.answer.done():
+                lease.answer.set_exception(error)
+
+    def _enter(self, state: str, message: str) -> None:
+        if self.state not in (state, "closed"):
+            self.state = state
+            self._observe(state, message)
+
+    # Leases.
+
+    async def _give_up(self, lease: HeldLease) -> None:
+        """Take back a Bind that did not work out."""
+        del self._leases[lease.number]
+        if lease.answer.done():
+            lease.answer.exception()  # seen: the caller gets it
+        else:
+            lease.answer.cancel()
+        if self._call is not None:
+            self._call.session.say(Unbind(lease.number))
+        elif not self._leases and self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+
+    async def _unbind(self, lease: HeldLease) -> None:
+        if self._call is None:
+            return
+        lease.unbound = asyncio.get_running_loop().create_future()
+        self._call.session.say(Unbind(lease.number))
+        with contextlib.suppress(TimeoutError):  # the edge closes the port with the session at the latest
+            async with asyncio.timeout(BIND_TIMEOUT):
+                await lease.unbound
+
+    @staticmethod
+    async def _drain(lease: HeldLease, grace: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        while (now := loop.time()) < deadline:
+            if not any(stream.active_at > now - IN_FLIGHT for stream in lease.streams):
+                return
+            await asyncio.sleep(DRAIN_LOOK)
+
+    # From the call (call.CallEvents).
+
+    def call_message(self, message: AnyMessage) -> None:
+        match message:
+            case Bound():
+                self._bound(message)
+            case BindRefused(lease=number, code=code):
+                self._refused(number, code)
+            case Unbound(lease=number):
+                lease = self._leases.get(number)
+                if lease is not None and lease.unbound is not None and not lease.unbound.done():
+                    lease.unbound.set_result(None)
+            case GoAway():
+                self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
+            case _:
+                raise ProtocolError(f"unexpected {type(message).__name__}")
+
+    def _bound(self, message: Bound) -> None:
+        lease = self._leases.get(message.lease)
+        if lease is None:
+            return  # given up meanwhile; the Unbind is under way
+        lease.ticket = message.ticket
+        tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
+        if not lease.answer.done():
+            lease.answer.set_result(tunnel)
+        elif lease.answer.result() != tunnel:
+            self._observe(
+                "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
+            )
+
+    def _refused(self, number: int, code: BindCode) -> None:
+        lease = self._leases.get(number)
+        if lease is None:
+            return
+        if not lease.answer.done():
+            kind = EdgeUnavailableError if code in _PASSING else InvalidError
+            lease.answer.set_exception(kind(BIND_SENTENCES[code]))
+        else:
+            self._observe("warning", f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}")
+
+    def call_stream(self, stream: Stream) -> None:
+        lease = self._leases.get(stream.preface.lease)
+        if lease is None:
+            stream.abort(StreamCode.UNKNOWN_LEASE)
+            return
+        self.tally.visitors += 1
+        lease.streams.add(stream)
+        stream.on_over = self._stream_over
+        visit = asyncio.create_task(self._visit(stream, lease))
+        self._visits.add(visit)
+        visit.add_done_callback(self._visits.discard)
+        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
+
+    def call_ended(self, call: Call, error: Error) -> None:
+        if call is self._call:
+            self._observe("warning", str(error))
+            self._down.set()
+            if not error.temporary:
+                self._fail(error)
+
+    # Visitors.
+
+    async def _visit(self, stream: Stream, lease: HeldLease) -> None:
+        try:
+            await lease.origin.join(stream)
+        except OriginRefusedError as refused:
+            if not lease.warned:
+                lease.warned = True
+                self._observe("origin", f"Nobody listens on port {lease.origin.port}; visitors are refused.")
+            if not stream.is_over:
+                Refusal(stream, lease.origin.port, refused.code)
+        except asyncio.CancelledError:
+            stream.abort(StreamCode.CLOSING)
+            raise
+        else:
+            if lease.warned:
+                lease.warned = False
+                self._observe("origin", f"Port {lease.origin.port} answers again.")
+
+    def _stream_over(self, stream: Stream) -> None:
+        self.tally.bytes_in += stream.bytes_received
+        self.tally.bytes_out += stream.bytes_sent
+        lease = self._leases.get(stream.preface.lease)
+        if lease is not None:
+            lease.streams.discard(stream)
+
+
+_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING, BindCode.NAME_TAKEN})
