@@ -1,0 +1,49 @@
+"""May one more visitor come in?
+
+Counts what is in and says no at the cap, so that a flood of visitors is refused one by one while the tunnels'
+own sockets and files go on working.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+RESERVE: Final = 256
+"""File descriptors kept free of visitors: the QUIC socket, listeners of leases, files, the loop's own."""
+FALLBACK_LIMIT: Final = 4096
+"""Where the platform does not say how many files a process may open."""
+
+
+def descriptor_limit() -> int:
+    """How many files this process may open; raised to the hard limit first, where there is one."""
+    if sys.platform == "win32":
+        return FALLBACK_LIMIT
+    import resource  # noqa: PLC0415 - does not exist on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard and hard != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return FALLBACK_LIMIT if soft == resource.RLIM_INFINITY else soft
+
+
+class Admission:
+    """The number of visitors, and its cap."""
+
+    def __init__(self, cap: int | None = None) -> None:
+        self.cap = max(1, descriptor_limit() - RESERVE) if cap is None else cap
+        self.inside = 0
+        self.refused = 0
+
+    def enter(self) -> bool:
+        """Take a place. False: there is none; the visitor is counted as refused."""
+        if self.inside >= self.cap:
+            self.refused += 1
+            return False
+        self.inside += 1
+        return True
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self.inside -= 1

@@ -1,0 +1,226 @@
+"""One client at the edge: greeted, authorised, given leases.
+
+A :class:`Guest` lives as long as its session. Before its token has been checked it may say one Hello, on one
+stream, within a deadline; everything else ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from edge_server.leases import Lease
+from edge_server.tickets import Ticket
+from quictunnel.errors import ProtocolError
+from quictunnel.transport.session import Session
+from quictunnel.version import SOFTWARE
+from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
+from quictunnel.wire.control import Side
+from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, GoAway, Hello, Unbind, Unbound, Welcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.admission import Admission
+    from edge_server.auth import Identity, Tokens
+    from edge_server.certificates import Certificates
+    from edge_server.leases import Registry
+    from edge_server.ports import Ports
+    from edge_server.tickets import Sealer
+    from quictunnel.transport.engine import Closed, Connection
+    from quictunnel.transport.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+HELLO_TIMEOUT: Final = 5.0
+"""Seconds from the end of the QUIC handshake to a good Hello: one round trip for an honest client."""
+MAX_LEASES: Final = 100
+"""Leases of one session; a container with more services than this is several containers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """What all guests of one edge share."""
+
+    admission: Admission
+    certificates: Certificates
+    domain: str
+    https_port: int
+    ports: Ports
+    registry: Registry
+    sealer: Sealer
+    tcp_host: str
+    tokens: Tokens
+
+
+class Guest:
+    """See the module (a transport.session.SessionEvents)."""
+
+    def __init__(
+        self, house: House, connection: Connection, wake: Callable[[], None], on_gone: Callable[[Guest], None]
+    ) -> None:
+        self.session = Session(Side.EDGE, self, wake)
+        self.session.link.attach(connection)
+        self.identity: Identity | None = None
+        self.leases: dict[int, Lease] = {}
+        self.is_leaving = False
+        self._house = house
+        self._connection = connection
+        self._on_gone = on_gone
+        self._binds: set[asyncio.Task[None]] = set()
+        self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
+
+    @property
+    def peer(self) -> str:
+        return str(self._connection.address[0])
+
+    def go_away(self, grace: float) -> None:
+        """Announce the end: no new visitors from now on."""
+        self.is_leaving = True
+        for lease in self.leases.values():
+            lease.close()
+        if self.identity is None:
+            self.session.close(SessionCode.GOING_AWAY)
+        else:
+            self.session.say(GoAway(int(grace)))
+
+    # From the session (transport.session.SessionEvents).
+
+    def session_up(self) -> None:
+        """The handshake is done; the Hello is the client's to say."""
+
+    def session_message(self, message: AnyMessage) -> None:
+        match message:
+            case Hello():
+                self._greet(message)
+            case Bind():
+                self._bind(message)
+            case Unbind(lease=number):
+                self._unbind(number)
+            case _:
+                raise ProtocolError(f"unexpected {type(message).__name__}")
+
+    def session_stream(self, stream: Stream) -> None:  # noqa: ARG002 - refused whatever it is
+        raise ProtocolError("only an edge opens streams for visitors")
+
+    def session_streams_available(self) -> None:
+        """Visitors are refused at once when the client allows no more streams; none waits."""
+
+    def session_down(self, closed: Closed) -> None:
+        self._deadline.cancel()
+        for task in self._binds:
+            task.cancel()
+        for number in tuple(self.leases):
+            self._release(number)
+        if self.identity is not None:
+            logger.info("client %s from %s left: %s", self.identity.key, self.peer, closed.cause.value)
+        else:
+            logger.info("a client from %s left without a good token: %s", self.peer, closed.cause.value)
+        self._on_gone(self)
+
+    # The dialogue.
+
+    def _greet(self, hello: Hello) -> None:
+        identity = self._house.tokens.check(hello.token)
+        if identity is None:
+            logger.warning("a client from %s was refused: wrong token", self.peer)
+            self.session.close(SessionCode.UNAUTHORIZED)
+            return
+        if hello.version < PROTOCOL_VERSION:
+            self.session.close(SessionCode.VERSION)
+            return
+        self._deadline.cancel()
+        self._connection.admit()
+        self.identity = identity
+        self.session.peer_window = hello.window
+        self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, MAX_LEASES, SOFTWARE))
+        software = "".join(character for character in hello.software if character.isprintable())
+        logger.info("client %s from %s is here (%s)", identity.key, self.peer, software)
+
+    def _too_slow(self) -> None:
+        self.session.close(SessionCode.TOO_SLOW)
+
+    def _bind(self, bind: Bind) -> None:
+        if bind.lease in self.leases:
+            raise ProtocolError("a lease number was used twice")
+        code = self._objection(bind)
+        if code is not None:
+            self.session.say(BindRefused(bind.lease, code))
+            return
+        assert self.identity is not None
+        house = self._house
+        ticket = house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
+        name = house.registry.fresh_name() if ticket is None else ticket.name
+        ghost = house.registry.find(name)
+        if ghost is not None:
+            self._evict(ghost)
+        lease = Lease(
+            self.session, bind.lease, name, h2=bind.h2, owner=self.identity.key, admission=house.admission
+        )
+        if bind.unencrypted:
+            sock = house.ports.bind(0 if ticket is None else ticket.port)
+            if sock is None:
+                self.session.say(BindRefused(bind.lease, BindCode.NO_PORT))
+                return
+            lease.tcp_port = sock.getsockname()[1]
+            task = asyncio.create_task(lease.listen(sock))
+            self._binds.add(task)
+            task.add_done_callback(self._binds.discard)
+        self.leases[bind.lease] = lease
+        house.registry.add(lease)
+        self._confirm(lease)
+
+    def _objection(self, bind: Bind) -> BindCode | None:
+        if self.is_leaving:
+            return BindCode.CLOSING
+        if bind.h2 and bind.unencrypted:
+            return BindCode.INVALID
+        if len(self.leases) >= MAX_LEASES:
+            return BindCode.TOO_MANY
+        # Any name below the domain will do: the rule is the same for all of them.
+        if bind.h2 and not self._house.certificates.h2_allowed(f"any.{self._house.domain}"):
+            return BindCode.H2_FORBIDDEN
+        return None
+
+    def _evict(self, ghost: Lease) -> None:
+        """The owner is back while its old session still looks alive here: the new one wins at once."""
+        logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
+        if ghost.session is self.session:
+            raise ProtocolError("one ticket was used for two leases")
+        ghost.session.close(SessionCode.REPLACED)
+        ghost.close()
+        self._house.registry.remove(ghost)
+
+    def _confirm(self, lease: Lease) -> None:
+        house = self._house
+        host = f"{lease.name}.{house.domain}"
+        self.session.say(
+            Bound(
+                lease=lease.number,
+                host=host,
+                port=house.https_port,
+                unencrypted_host=house.tcp_host if lease.tcp_port else "",
+                unencrypted_port=lease.tcp_port,
+                ticket=house.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner)),
+            )
+        )
+        logger.info(
+            "client %s holds %s%s", lease.owner, host, f" and port {lease.tcp_port}" * bool(lease.tcp_port)
+        )
+
+    def _unbind(self, number: int) -> None:
+        # The client may be giving up a lease that was refused, or is confirmed at this very moment.
+        if number in self.leases:
+            self._release(number)
+        self.session.say(Unbound(number))
+
+    def _release(self, number: int) -> None:
+        lease = self.leases.pop(number)
+        lease.close()
+        self._house.registry.remove(lease)
+        if lease.tcp_port:
+            self._house.ports.release(lease.tcp_port)
+        logger.info("%s.%s is free", lease.name, self._house.domain)

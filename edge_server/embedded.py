@@ -1,0 +1,76 @@
+"""An edge inside another process: for demonstrations and tests, with nothing to configure."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from edge_server.config import EdgeConfig
+from edge_server.server import EdgeServer
+from quictunnel.background import Background
+from quictunnel.config import ClientConfig, Secret
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+
+class EmbeddedEdge:
+    """A development edge on free ports of loopback, on a thread of its own, while the ``with`` body runs::
+
+        with EmbeddedEdge() as edge:
+            client = Client.from_config(edge.client_config)
+
+    ``config`` changes what is left at its default; the state directory is a temporary one unless given.
+    """
+
+    def __init__(self, config: EdgeConfig | None = None) -> None:
+        self._given = config
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+        self._background: Background | None = None
+        self._server: EdgeServer | None = None
+
+    @property
+    def server(self) -> EdgeServer:
+        assert self._server is not None, "the edge is not running"
+        return self._server
+
+    @property
+    def client_config(self) -> ClientConfig:
+        """What a client on this machine needs."""
+        server = self.server
+        return ClientConfig(edge=server.quic_address, token=Secret(server.token), ca=server.ca)
+
+    def __enter__(self) -> Self:
+        config = self._given
+        if config is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="quictunnel-edge-")
+            config = EdgeConfig(state_dir=Path(self._directory.name), grace=1.0)
+            config = replace(config, quic=("127.0.0.1", 0), https=("127.0.0.1", 0))
+        self._background = Background("quictunnel-edge")
+        try:
+            self._server = self._background.call(self._start(config))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._background is not None and self._server is not None:
+            self._background.call(self._server.stop())
+        self._close()
+
+    @staticmethod
+    async def _start(config: EdgeConfig) -> EdgeServer:
+        server = EdgeServer(config)
+        await server.start()
+        return server
+
+    def _close(self) -> None:
+        if self._background is not None:
+            self._background.stop()
+        if self._directory is not None:
+            self._directory.cleanup()

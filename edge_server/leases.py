@@ -1,0 +1,109 @@
+"""Leases: a public name, and perhaps a TCP port, held by a session now. And the registry of names."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.transport.splice import Splice, TcpSplice
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from edge_server.admission import Admission
+    from quictunnel.transport.session import Session
+
+NAME_BYTES: Final = 10
+"""80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
+UNKNOWN_PEER: Final = ("", 0)
+
+
+def random_name() -> str:
+    """A label nobody guesses."""
+    return base64.b32encode(secrets.token_bytes(NAME_BYTES)).decode().lower()
+
+
+class Lease:
+    """One name of one session, and the visitors that came for it."""
+
+    def __init__(
+        self, session: Session, number: int, name: str, *, h2: bool, owner: str, admission: Admission
+    ) -> None:
+        self.session = session
+        self.number = number
+        self.name = name
+        self.h2 = h2
+        self.owner = owner
+        self.listener: asyncio.Server | None = None
+        self.tcp_port = 0
+        self.visitors: set[Splice] = set()
+        self._admission = admission
+        self._is_open = True
+
+    def tls_visitor(self) -> asyncio.Protocol:
+        """The protocol for a visitor whose TLS handshake is complete."""
+        return Splice(lambda splice: self._came(splice, tls=True), self._went)
+
+    def tcp_visitor(self) -> asyncio.BaseProtocol:
+        """The protocol for a visitor of the TCP port."""
+        return TcpSplice(lambda splice: self._came(splice, tls=False), self._went)
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept visitors on the TCP port."""
+        self.listener = await asyncio.get_running_loop().create_server(self.tcp_visitor, sock=sock)
+        if not self._is_open:
+            self.listener.close()
+
+    def close(self) -> None:
+        """Take no more visitors; those who are in stay."""
+        self._is_open = False
+        if self.listener is not None:
+            self.listener.close()
+
+    def _came(self, splice: Splice, *, tls: bool) -> None:
+        if not self._is_open or not self._admission.enter():
+            splice.refuse()
+            return
+        self.visitors.add(splice)
+        host, port = (splice.transport.get_extra_info("peername") or UNKNOWN_PEER)[:2]
+        stream = self.session.open(lease=self.number, tls=tls, host=host, port=port)
+        if stream is None:
+            splice.refuse()
+        else:
+            splice.join(stream)
+
+    def _went(self, splice: Splice) -> None:
+        if splice in self.visitors:
+            self.visitors.remove(splice)
+            self._admission.leave()
+
+
+class Registry:
+    """Which lease holds a name now."""
+
+    def __init__(self, name: Callable[[], str] = random_name) -> None:
+        self._leases: dict[str, Lease] = {}
+        self._name = name
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def find(self, name: str) -> Lease | None:
+        return self._leases.get(name)
+
+    def fresh_name(self) -> str:
+        """A name that nobody holds."""
+        while (name := self._name()) in self._leases:
+            pass
+        return name
+
+    def add(self, lease: Lease) -> None:
+        assert lease.name not in self._leases
+        self._leases[lease.name] = lease
+
+    def remove(self, lease: Lease) -> None:
+        if self._leases.get(lease.name) is lease:
+            del self._leases[lease.name]

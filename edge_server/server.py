@@ -1,0 +1,237 @@
+"""The edge, put together: the one place that knows every room, and the order in which they open and close."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from typing import TYPE_CHECKING, Final
+
+from certs.authority import DevelopmentAuthority, replace_file
+from edge_server.admission import Admission
+from edge_server.auth import Tokens
+from edge_server.certificates import Certificates
+from edge_server.control import Guest, House
+from edge_server.leases import Registry
+from edge_server.ports import Ports, listen
+from edge_server.state import StateDir
+from edge_server.tickets import Sealer
+from edge_server.visitors.front import Front, Route
+from edge_server.visitors.sni import Alert
+from quictunnel.address import format_address
+from quictunnel.errors import ConfigError
+from quictunnel.transport.endpoint import Endpoint
+from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
+from quictunnel.transport.engines import create_engine
+from quictunnel.transport.udp import UdpSocket
+from quictunnel.wire.codes import ALPN, SessionCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_server.config import EdgeConfig
+    from edge_server.state import ClientEnv
+    from edge_server.visitors.sni import Hello
+    from quictunnel.transport.engine import Connection
+    from quictunnel.transport.link import Link
+
+logger = logging.getLogger(__name__)
+
+GOODBYE: Final = 0.5
+"""Seconds in which closed sessions may still be told so again."""
+DRAIN_LOOK: Final = 0.05
+"""Seconds between looks at whether the visitors have finished."""
+
+# A client opens its control stream and no other, also when it is trusted.
+CLIENT_LIMITS: Final = Limits(
+    streams=1, stream_window=TRUSTED.stream_window, connection_window=TRUSTED.connection_window
+)
+
+
+class EdgeServer:
+    """One edge on the running loop: :meth:`start`, later :meth:`drain` or not, then :meth:`stop`."""
+
+    def __init__(self, config: EdgeConfig) -> None:
+        self.config = config
+        self.token = ""
+        self.ca = config.state_dir / "ca.pem"
+        self._guests: set[Guest] = set()
+        self._admission = Admission()
+        self._registry = Registry()
+        self._certificates = Certificates(allow_wildcard_h2=config.allow_wildcard_h2)
+        self._endpoint: Endpoint | None = None
+        self._front: Front | None = None
+        self._https: asyncio.Server | None = None
+        self._client_env: ClientEnv | None = None
+        self._house: House | None = None
+        self.https_port = 0
+
+    async def start(self) -> None:
+        """Open. Raises ConfigError, with one clear line, for anything that the operator has to mend; nothing
+        is left open then."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
+        config = self.config
+        # Files first: what is wrong with them should be said before any port is taken.
+        state = StateDir(config.state_dir)
+        self.token = state.token()
+        authority = DevelopmentAuthority.load_or_create(config.state_dir)
+        self.ca = authority.certificate
+        self._take_certificates(authority)
+        # The public port next, because leases are told its number...
+        sock = await self._listen_https()
+        self._front = Front(self._route)
+        self._house = House(
+            admission=self._admission,
+            certificates=self._certificates,
+            domain=config.domain,
+            https_port=sock.getsockname()[1],
+            ports=Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time),
+            registry=self._registry,
+            sealer=Sealer(state.key("ticket"), config.domain),
+            tcp_host=config.shown_tcp_host,
+            tokens=Tokens(self.token),
+        )
+        self.https_port = self._house.https_port
+        self._https = await asyncio.get_running_loop().create_server(self._front, sock=sock)
+        # ... then the door for clients, who bring the names that visitors ask for.
+        self._endpoint = await self._open_quic(state, authority)
+        # Last, tell: whoever reads this may come at once.
+        self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
+        logger.info("QUIC engine: %s %s", self._endpoint.engine.name, self._endpoint.engine.version)
+
+    @property
+    def quic_address(self) -> str:
+        """``host:port`` for clients on this machine."""
+        assert self._endpoint is not None
+        host, port = self._endpoint.local_address[:2]
+        return format_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+
+    @property
+    def visitors(self) -> int:
+        """Public connections open now."""
+        return self._admission.inside
+
+    @property
+    def guests(self) -> int:
+        """Clients connected now, those not yet authorised included."""
+        return len(self._guests)
+
+    @property
+    def leases(self) -> int:
+        """Names held now."""
+        return len(self._registry)
+
+    async def drain(self) -> None:
+        """Take no new visitors; wait until those in flight have finished, at most the configured grace.
+        Cancelling it ends the wait."""
+        if self._https is not None:
+            self._https.close()
+        for guest in tuple(self._guests):
+            guest.go_away(self.config.grace)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.grace
+        # Whether anybody is in the middle of something is a matter of time, not of an event.
+        while (now := loop.time()) < deadline and any(g.session.in_flight(now) for g in self._guests):
+            await asyncio.sleep(DRAIN_LOOK)
+
+    async def stop(self) -> None:
+        """Close everything, in the reverse order of opening."""
+        if self._client_env is not None:
+            self._client_env.withdraw()
+        if self._https is not None:
+            self._https.close()
+        if self._endpoint is not None:
+            # Sessions first: their visitors are reset and their ports closed as they go.
+            await self._endpoint.close(GOODBYE, SessionCode.GOING_AWAY)
+        if self._front is not None:
+            self._front.abort()
+        # Let the transports that were just reset close their sockets.
+        await asyncio.sleep(0)
+
+    # Opening.
+
+    def _take_certificates(self, authority: DevelopmentAuthority) -> None:
+        config = self.config
+        if config.cert is None or config.key is None:
+            self._certificates.add_authority(authority, config.domain)
+            return
+        names = self._certificates.add_files(config.cert, config.key)
+        if f"*.{config.domain}" not in names:
+            raise ConfigError(
+                f"--cert {config.cert} does not cover *.{config.domain}, the names of the tunnels "
+                f"(it covers {', '.join(sorted(names))[:200]}); give a wildcard certificate or another --domain."
+            )
+
+    async def _listen_https(self) -> socket.socket:
+        host, port = self.config.https
+        try:
+            sock = listen(host, port)
+        except OSError as error:
+            raise ConfigError(f"--https {host}:{port} cannot be used: {error.strerror or error}.") from None
+        if sock is None:
+            raise ConfigError(
+                f"--https: port {port} of {host} is taken or not allowed to you; choose another, or 0 for any."
+            )
+        return sock
+
+    async def _open_quic(self, state: StateDir, authority: DevelopmentAuthority) -> Endpoint:
+        config = self.config
+        host, port = config.quic
+        certificate, private_key = _identity(config, state.path, authority)
+        settings = EngineSettings(
+            is_server=True,
+            alpn=ALPN,
+            trusted=CLIENT_LIMITS,
+            reset_key=state.key("reset"),
+            certificate=certificate,
+            private_key=private_key,
+        )
+        engine = create_engine(settings, config.engine)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            udp = UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
+        except OSError as error:
+            raise ConfigError(
+                f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "
+                "choose another, or 0 for any."
+            ) from None
+        return Endpoint(engine, udp, on_connection=self._accept)
+
+    # Serving.
+
+    def _accept(self, connection: Connection) -> Link:
+        assert self._house is not None
+        assert self._endpoint is not None
+        guest = Guest(self._house, connection, self._endpoint.wake, self._guests.discard)
+        self._guests.add(guest)
+        return guest.session.link
+
+    def _route(self, hello: Hello) -> Route | Alert:
+        """Where a TLS visitor goes. Unknown, absent and malformed names get one answer."""
+        if hello.server_name is None:
+            return Alert.MISSING_EXTENSION
+        label, _, domain = hello.server_name.partition(".")
+        lease = self._registry.find(label) if domain == self.config.domain else None
+        if lease is None:
+            return Alert.UNRECOGNIZED_NAME
+        context = self._certificates.context_for(hello.server_name, h2=lease.h2)
+        if context is None:
+            return Alert.UNRECOGNIZED_NAME
+        return Route(context, lease.tls_visitor)
+
+
+def _identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:
+    """The certificate and key of the QUIC socket. Clients trust it through ``ca.pem``, whatever visitors are
+    shown: what is between a client and its edge needs no public authority."""
+    names = {"localhost", "127.0.0.1", "::1", config.quic[0], config.domain, config.public_host}
+    chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}))
+    certificate, private_key = directory / "quic.pem", directory / "quic.key"
+    replace_file(certificate, chain, mode=0o644)
+    replace_file(private_key, key, mode=0o600)
+    return certificate, private_key
