@@ -1,0 +1,67 @@
+"""What a sender keeps until it is credited."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from quictunnel.wire.replay import Replay
+
+
+class ReplayMachine(RuleBasedStateMachine):
+    """Against the obvious model: one byte string and two offsets."""
+
+    def __init__(self):
+        super().__init__()
+        self.replay = Replay()
+        self.model = b""
+        self.sent = 0
+        self.base = 0
+
+    @rule(chunk=st.binary(min_size=1, max_size=20))
+    def append(self, chunk):
+        self.replay.append(chunk)
+        self.model += chunk
+
+    @precondition(lambda self: self.replay.next_chunk is not None)
+    @rule(data=st.data())
+    def send(self, data):
+        chunk = bytes(self.replay.next_chunk)
+        assert self.model[self.sent : self.sent + len(chunk)] == chunk
+        size = data.draw(st.integers(0, len(chunk)))
+        self.replay.mark_sent(size)
+        self.sent += size
+
+    @rule(data=st.data())
+    def credit(self, data):
+        self.base = data.draw(st.integers(self.base, self.sent))
+        self.replay.credit(self.base)
+
+    @rule()
+    def rewind(self):
+        self.replay.rewind()
+        self.sent = self.base
+
+    @rule()
+    def drain(self):
+        """From wherever it is, what comes out is what went in."""
+        out = b""
+        while (chunk := self.replay.next_chunk) is not None:
+            out += bytes(chunk)
+            self.replay.mark_sent(len(chunk))
+        assert out == self.model[self.sent :]
+        self.sent = len(self.model)
+
+    @invariant()
+    def offsets_agree(self):
+        assert (self.replay.base, self.replay.sent, self.replay.end) == (self.base, self.sent, len(self.model))
+        assert self.replay.held == len(self.model) - self.base
+
+
+TestReplayMachine = ReplayMachine.TestCase
+
+
+def test_clearing_forgets_everything():
+    replay = Replay()
+    replay.append(b"abc")
+    replay.mark_sent(2)
+    replay.clear()
+    assert replay.next_chunk is None
