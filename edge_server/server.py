@@ -136,8 +136,10 @@ class EdgeServer:
             guest.go_away(self.config.grace)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.grace
-        # Whether anybody is in the middle of something is a matter of time, not of an event.
-        while (now := loop.time()) < deadline and any(g.session.in_flight(now) for g in self._guests):
+        while (now := loop.time()) < deadline:
+            # Whether anybody is in the middle of something is a matter of time, not of an event.
+            if not any(guest.session.in_flight(now) for guest in self._guests):
+                return
             await asyncio.sleep(DRAIN_LOOK)
 
     async def stop(self) -> None:

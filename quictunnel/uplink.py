@@ -35,8 +35,6 @@ BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
 """Seconds that visitors in flight get to finish when a tunnel closes."""
-IN_FLIGHT: Final = 1.0
-"""A visitor without a byte for this many seconds is not waited for: it holds an idle keep-alive connection."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
 
@@ -281,7 +279,7 @@ class Uplink:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         while (now := loop.time()) < deadline:
-            if not any(stream.active_at > now - IN_FLIGHT for stream in lease.streams):
+            if not any(stream.in_flight(now) for stream in lease.streams):
                 return
             await asyncio.sleep(DRAIN_LOOK)
 
@@ -372,4 +370,4 @@ class Uplink:
             lease.streams.discard(stream)
 
 
-_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING, BindCode.NAME_TAKEN})
+_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING})

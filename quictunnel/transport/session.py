@@ -80,6 +80,10 @@ class Session:
         """Streams open now."""
         return len(self._streams)
 
+    def in_flight(self, now: float) -> bool:
+        """Whether any visitor would lose something if the session ended now."""
+        return any(stream.in_flight(now) for stream in self._streams.values())
+
     def say(self, message: AnyMessage) -> None:
         self.link.send(message)
 
@@ -160,8 +164,12 @@ class Session:
         self.link.streams.pop(quic_stream, None)
         self.link.wake()
 
-    def moved(self, stream: Stream) -> None:
-        stream.active_at = self._loop.time()
+    @property
+    def side(self) -> Side:
+        return self._side
+
+    def now(self) -> float:
+        return self._loop.time()
 
     def half_closed(self, stream: Stream) -> None:
         """One direction has ended: the deadline of half-open streams begins."""

@@ -6,10 +6,11 @@ windows: nothing is written beyond the credit, nothing is credited before it has
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.link import stream_code
+from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
 from quictunnel.wire.replay import Replay
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from quictunnel.transport.session import Session
     from quictunnel.wire.codes import StreamCode
     from quictunnel.wire.preface import Preface
+
+IN_FLIGHT: Final = 1.0
+"""Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
 
 class StreamSide(Protocol):
@@ -41,6 +45,7 @@ class Stream:
     """See the module. Made by a session; lives until both directions ended or either was given up."""
 
     __slots__ = (
+        "_asked",
         "_blocked",
         "_early",
         "_early_end",
@@ -72,6 +77,7 @@ class Stream:
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now
         """When bytes last moved; read by the deadline for half-open streams."""
+        self._asked = False
         self._session = session
         self._quic_stream = quic_stream
         self._send_window = SendWindow(send_window)
@@ -97,6 +103,11 @@ class Stream:
         """Bytes handed to the engine so far."""
         return self._replay.sent
 
+    def in_flight(self, now: float) -> bool:
+        """Whether the visitor is in the middle of something: bytes moved a moment ago, or the visitor spoke
+        last and waits for an answer. An idle keep-alive connection is not."""
+        return self._asked or self.active_at > now - IN_FLIGHT
+
     # For the side above.
 
     def attach(self, side: StreamSide) -> None:
@@ -120,7 +131,8 @@ class Stream:
             return
         self._send_window.written += len(data)
         self._replay.append(data)
-        self._session.moved(self)
+        self.active_at = self._session.now()
+        self._asked = self._session.side is Side.EDGE
         if not self._blocked:
             self._push()
 
@@ -162,7 +174,8 @@ class Stream:
             return
         size = sum(map(len, chunks))
         self.receive_window.arrived(size)
-        self._session.moved(self)
+        self.active_at = self._session.now()
+        self._asked = self._session.side is Side.CLIENT
         side = self._side
         if side is None:
             self._early += chunks

@@ -23,14 +23,10 @@ class StreamCode(enum.IntEnum):
     """The origin could not be dialled in time."""
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
-    MALFORMED = 0x05
-    """The preface could not be decoded."""
-    STALLED = 0x06
+    STALLED = 0x05
     """A deadline for a half-closed or stalled connection passed."""
-    CLOSING = 0x07
+    CLOSING = 0x06
     """The lease or the session is closing."""
-    OVERLOADED = 0x08
-    """Too many connections here."""
 
 
 class SessionCode(enum.IntEnum):
@@ -52,8 +48,6 @@ class SessionCode(enum.IntEnum):
     """A newer link of the same session took over."""
     INTERNAL = 0x16
     """A fault of this side."""
-    OVERLOADED = 0x17
-    """The edge has no room for another session."""
 
 
 class BindCode(enum.IntEnum):
@@ -63,13 +57,11 @@ class BindCode(enum.IntEnum):
     """The session holds as many leases as it may."""
     NO_PORT = 0x02
     """No TCP port is free in the edge's range."""
-    NAME_TAKEN = 0x03
-    """The name is held by somebody else."""
-    H2_FORBIDDEN = 0x04
+    H2_FORBIDDEN = 0x03
     """HTTP/2 needs a certificate for one name alone, and this edge has only a wildcard."""
-    CLOSING = 0x05
+    CLOSING = 0x04
     """The edge is draining and takes no new lease."""
-    INVALID = 0x06
+    INVALID = 0x05
     """The options of the lease contradict each other."""
 
 
@@ -82,13 +74,11 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.GOING_AWAY: "The edge is shutting down.",
     SessionCode.REPLACED: "A newer connection of the same client took over.",
     SessionCode.INTERNAL: "The peer failed.",
-    SessionCode.OVERLOADED: "The edge has no room for another client; try again later.",
 }
 
 BIND_SENTENCES: dict[BindCode, str] = {
     BindCode.TOO_MANY: "This client already holds as many tunnels as the edge allows.",
     BindCode.NO_PORT: "The edge has no free TCP port; try again later or ask its operator to widen --tcp-ports.",
-    BindCode.NAME_TAKEN: "The name is held by another client.",
     BindCode.H2_FORBIDDEN: (
         "This edge has only a wildcard certificate, and HTTP/2 with it would let browsers mix up tunnels; "
         "its operator can mint certificates for single names or allow it with --allow-wildcard-h2."

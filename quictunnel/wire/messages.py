@@ -104,8 +104,8 @@ class BindRefused(Message, frozen=True, tag=5):
 
 
 class Unbind(Message, frozen=True, tag=6):
-    """Client: accept no more visitors for this lease. Streams in flight go on. Needs no answer: no
-    :class:`Unbound` is needed either, because the client resets streams of leases it gave up."""
+    """Client: accept no more visitors for this lease. Streams in flight go on. Allowed for a
+    lease that was refused or never confirmed, which a client that gave up waiting cannot know."""
 
     lease: LeaseNumber
 

@@ -1,0 +1,172 @@
+"""The protocol's tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
+docs/PROTOCOL.md`` it renews them in the document. A test fails when the document is stale."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, get_args
+
+import msgspec.inspect
+
+from quictunnel.wire import credit, framing, messages, preface
+from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
+from quictunnel.wire.control import TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+def message_table() -> str:
+    """Every message, its number and its fields in order."""
+    rows = []
+    for kind in sorted(get_args(messages.AnyMessage), key=_tag):
+        speakers = {side.value for _, side, spoken in TABLE if spoken is kind}
+        fields = ", ".join(f"{name}: {_type(field)}" for name, field in _fields(kind))
+        rows.append((str(_tag(kind)), kind.__name__, " and ".join(sorted(speakers)), fields, _summary(kind)))
+    return _table(("number", "message", "said by", "fields", "meaning"), rows)
+
+
+def field_notes() -> str:
+    """What the fields mean, as far as their names do not say it."""
+    rows = [
+        (f"{kind.__name__}.{name}", _type(field), note)
+        for kind in (*sorted(get_args(messages.AnyMessage), key=_tag), preface.Preface)
+        for name, field in _fields(kind)
+        if (note := _attribute_notes(kind).get(name))
+    ]
+    return _table(("field", "type", "meaning"), rows)
+
+
+def preface_table() -> str:
+    """The fields of a preface in order."""
+    notes = _attribute_notes(preface.Preface)
+    rows = [(name, _type(field), notes.get(name, "")) for name, field in _fields(preface.Preface)]
+    return _table(("field", "type", "meaning"), rows)
+
+
+def dialogue_table() -> str:
+    """Who may say what when."""
+    rows = [(phase.value, side.value, kind.__name__, after.value) for (phase, side, kind), after in TABLE.items()]
+    return _table(("when the dialogue is", "the", "may say", "then it is"), rows)
+
+
+def code_tables() -> str:
+    """Stream, session and bind codes."""
+    parts = []
+    for codes in (StreamCode, SessionCode, BindCode):
+        notes = _attribute_notes(codes)
+        rows = [(f"0x{code.value:02x}", code.name, notes[code.name]) for code in codes]
+        parts.append(f"**{codes.__name__}**. {_summary(codes)}\n\n{_table(('code', 'name', 'meaning'), rows)}")
+    return "\n\n".join(parts)
+
+
+def constants_table() -> str:
+    """The numbers both sides must agree on, or be prepared for."""
+    rows = [
+        ("ALPN", f"`{ALPN}`"),
+        ("protocol version", str(PROTOCOL_VERSION)),
+        ("largest control message", f"{messages.MAX_MESSAGE:,} bytes"),
+        ("length of a control frame's header", f"{framing.HEADER} bytes"),
+        ("largest preface", f"{preface.MAX_PREFACE} bytes"),
+        ("initial window of a stream (ours)", f"{credit.INITIAL_WINDOW:,} bytes"),
+        ("largest window of a stream", f"{messages.MAX_WINDOW:,} bytes"),
+        ("entries of one Credits", f"1 to {messages.MAX_CREDITS}"),
+    ]
+    return _table(("what", "value"), rows)
+
+
+TABLES: Final[dict[str, Callable[[], str]]] = {
+    "constants": constants_table,
+    "messages": message_table,
+    "fields": field_notes,
+    "preface": preface_table,
+    "dialogue": dialogue_table,
+    "codes": code_tables,
+}
+
+
+def renewed(document: str) -> str:
+    """The document with every ``<!-- table: NAME -->`` ... ``<!-- end -->`` filled anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+
+    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", fill, document, flags=re.DOTALL)
+
+
+def _tag(kind: type[msgspec.Struct]) -> int:
+    tag = kind.__struct_config__.tag
+    assert isinstance(tag, int)
+    return tag
+
+
+def _fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, msgspec.inspect.Type]]:
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return ((field.name, field.type) for field in info.fields)
+
+
+def _type(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return f"integer {_number(low)}..{_number(high)}"
+        case msgspec.inspect.StrType(max_length=most):
+            return f"text of at most {most} characters"
+        case msgspec.inspect.BytesType(max_length=most):
+            return f"binary of at most {most} bytes"
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.EnumType(cls=cls):
+            assert issubclass(cls, IntEnum)
+            return f"{cls.__name__}"
+        case msgspec.inspect.ListType(item_type=item, min_length=low, max_length=high):
+            return f"array of {low} to {high} of ({_type(item)})"
+        case msgspec.inspect.TupleType(item_types=items):
+            return ", ".join(_type(item) for item in items)
+        case _:
+            raise TypeError(f"no words for {kind}")
+
+
+def _number(value: int | None) -> str:
+    assert value is not None
+    power = (value + 1).bit_length() - 1
+    return f"2^{power}-1" if power > 16 and value == (1 << power) - 1 else str(value)
+
+
+def _summary(kind: type) -> str:
+    return " ".join(inspect.cleandoc(kind.__doc__ or "").split())
+
+
+def _attribute_notes(kind: type) -> dict[str, str]:
+    """The strings that stand below the attributes of a class."""
+    source = inspect.getsource(kind)
+    found = re.findall(
+        r'^    (\w+)(?:: [^=\n][^\n]*(?:\n        [^\n]*\n    \])?| = [^\n]*)\n    """(.*?)"""',
+        source,
+        re.DOTALL | re.MULTILINE,
+    )
+    return {name: " ".join(note.split()) for name, note in found}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Print the tables, or renew a document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="renew the tables in this document")
+    options = parser.parse_args()
+    if options.write:
+        options.write.write_text(renewed(options.write.read_text()))
+    else:
+        print("\n\n".join(f"## {name}\n\n{table()}" for name, table in TABLES.items()))  # noqa: T201 - its purpose
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""``python -m quictunnel``: the command line where the ``quictunnel`` script is not on the path."""
+
+import sys
+
+from quictunnel.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

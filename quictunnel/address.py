@@ -1,0 +1,84 @@
+"""``host:port`` as people write it, taken apart strictly and put together again.
+
+Text in, values out: nothing here resolves a name or opens a socket.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from quictunnel.errors import ConfigError
+
+MAX_PORT = 65_535
+MAX_NAME = 253
+"""RFC 1035 section 2.3.4: 255 octets on the wire, which is 253 characters as text."""
+MAX_SHOWN = 80
+"""Characters of a wrong value that an error quotes; enough to recognise it, and one line on a terminal."""
+
+# RFC 1123 section 2.1, with the underscore that container networks put into service names.
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_DIGITS = re.compile(r"[0-9]{1,5}")
+
+
+def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str, int]:
+    """Take ``host:port`` apart. An IPv6 address stands in brackets, which the host returned has not.
+
+    ``what`` is how the error names the value, ``QUICTUNNEL_EDGE`` or ``--quic``. Port 0 is refused unless
+    ``any_port``. Raises ConfigError.
+    """
+    if "://" in text:
+        raise _wrong(what, text, "leave out the scheme")
+    bracketed = text.startswith("[")
+    host, separator, port_text = text.rpartition(":")
+    if not separator or (bracketed and not host.endswith("]")):
+        raise _wrong(what, text, "the port is missing")
+    if bracketed:
+        host = _ipv6(host[1:-1], what, text)
+    elif ":" in host:
+        raise _wrong(what, text, "an IPv6 address needs brackets, [::1]:4433")
+    else:
+        _check_name(host, what, text)
+    return host, _port(port_text, what, text, lowest=0 if any_port else 1)
+
+
+def format_address(host: str, port: int) -> str:
+    """The inverse of :func:`parse_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def shown(text: str) -> str:
+    """A wrong value as an error may quote it: one bounded, printable line."""
+    return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
+
+
+def _wrong(what: str, text: str, why: str) -> ConfigError:
+    return ConfigError(f"{what} should be host:port, such as edge.example.com:4433, not {shown(text)}: {why}.")
+
+
+def _ipv6(host: str, what: str, text: str) -> str:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        raise _wrong(what, text, "what stands in the brackets is not an IPv6 address") from None
+    return host
+
+
+def _check_name(host: str, what: str, text: str) -> None:
+    if not host:
+        raise _wrong(what, text, "the host is missing")
+    labels = host.removesuffix(".").split(".")
+    if len(host) > MAX_NAME or not all(_LABEL.fullmatch(label) for label in labels):
+        raise _wrong(what, text, "this is not a host name (international names are written as xn--...)")
+    if labels[-1].isdigit():
+        # No top-level domain is numeric (RFC 3696 section 2), so an IPv4 address was meant.
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            raise _wrong(what, text, "this is not an IPv4 address") from None
+
+
+def _port(port_text: str, what: str, text: str, *, lowest: int) -> int:
+    if not _DIGITS.fullmatch(port_text) or not lowest <= int(port_text) <= MAX_PORT:
+        raise _wrong(what, text, f"the port should be a number from {lowest} to {MAX_PORT}")
+    return int(port_text)

@@ -1,0 +1,320 @@
+"""The asyncio face of an engine: one socket, one timer, one transmit a loop turn.
+
+Here datagrams meet the clock. What connections are for is none of this module's business: each has a sink
+(:class:`ConnectionEvents`) that is told what happened, in order, and a fault in one sink costs its connection
+only. No QUIC library and no session shows up in here.
+
+Everything runs on the loop's thread. The order within a turn: read batches, hand them to the engine, tell the
+sinks, let each touched sink end its turn; then, once, transmit what all of that and everybody else's writes
+have queued.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import TYPE_CHECKING, Protocol
+
+from quictunnel.transport.engine import (
+    CloseCause,
+    Closed,
+    Connected,
+    Data,
+    Reset,
+    Stopped,
+    StreamsAvailable,
+    Writable,
+)
+from quictunnel.wire.codes import SessionCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.transport.engine import Address, Connection, Engine, Event
+    from quictunnel.transport.udp import DatagramSocket
+
+log = logging.getLogger(__name__)
+
+# Batches read in one loop turn. Under a flood the rest waits in the socket's buffer, and is dropped there,
+# while timers and the sockets of visitors get their turns.
+BATCHES_PER_TURN = 2
+# Timers are set on whole milliseconds: that is all epoll and uvloop resolve, and a shorter wait would make
+# uvloop spin. It is also the least wait, so that an engine with a stuck deadline cannot do so either.
+GRANULARITY = 0.001
+# Seconds between faults that are logged; those between are counted only, or a stranger who found one could
+# fill the disk.
+FAULT_LOG_INTERVAL = 1.0
+
+
+class ConnectionEvents(Protocol):
+    """Whoever a connection works for. The methods mirror the events of ``engine``."""
+
+    def connected(self) -> None: ...
+    def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None: ...
+    def reset(self, stream: int, code: int) -> None: ...
+    def stopped(self, stream: int, code: int) -> None: ...
+    def writable(self, stream: int) -> None: ...
+    def streams_available(self) -> None: ...
+
+    def turn_ended(self) -> None:
+        """All events of one batch were told: the moment to say once what was held back for company. Not
+        called after :meth:`closed`."""
+
+    def closed(self, cause: CloseCause, code: int, reason: str) -> None:
+        """The connection is over; nothing follows."""
+
+
+class Endpoint:
+    """Drives ``engine`` over ``socket``; owns the socket, and both end with it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        socket: DatagramSocket,
+        *,
+        on_connection: Callable[[Connection], ConnectionEvents] | None = None,
+    ) -> None:
+        """Starts at once, on the running loop. ``on_connection`` makes the sink of a connection that a peer
+        began; without it such connections are closed."""
+        self.faults = 0
+        """Exceptions that came out of sinks and, against its promise, the engine."""
+        self._engine = engine
+        self._socket = socket
+        self._on_connection = on_connection
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[Connection, ConnectionEvents] = {}
+        self._flush_due: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+        self._gone: asyncio.Future[None] | None = None
+        self._quiet_until = -math.inf
+        self._is_closing = False
+        self._is_closed = False
+        socket.attach(self._loop, self._readable)
+
+    @property
+    def local_address(self) -> Address:
+        return self._socket.local_address
+
+    @property
+    def socket(self) -> DatagramSocket:
+        return self._socket
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    # What the rooms above ask for.
+
+    def connect(self, address: Address, server_name: str, sink: ConnectionEvents) -> Connection:
+        """Begin a connection. ``address`` is numeric, of the socket's family and in the form that
+        ``getaddrinfo`` gives, because replies are recognised by it."""
+        if self._is_closing:
+            raise RuntimeError("the endpoint is closed")
+        if len(address) != len(self.local_address):
+            raise ValueError(f"cannot reach {address[0]} from a socket at {self.local_address[0]}")
+        connection = self._engine.connect(address, server_name, self._loop.time())
+        self._sinks[connection] = sink
+        self.wake()
+        return connection
+
+    def wake(self) -> None:
+        """Something was queued: transmit once all that is ready in this loop turn has run."""
+        if self._flush_due is None and not self._is_closed:
+            self._flush_due = self._loop.call_soon(self._flush)
+
+    def rebind(self, new: DatagramSocket) -> None:
+        """Go on from another socket of the same family, and close the old one. Connections that this side
+        began migrate; those that peers began follow when the peer hears of it."""
+        if len(new.local_address) != len(self.local_address):
+            raise ValueError("a connection cannot change between IPv4 and IPv6")
+        if self._is_closed:
+            new.close()
+            return
+        old, self._socket = self._socket, new
+        old.detach()
+        self._take(old)  # what had arrived before the change is still good
+        old.close()
+        new.attach(self._loop, self._readable)
+        for connection in self._sinks:
+            if connection.is_client:
+                connection.migrate()
+        self.wake()
+
+    async def close(self, grace: float, code: int = SessionCode.DONE, reason: str = "") -> None:
+        """Close every connection, stay for up to ``grace`` seconds to repeat the goodbye to peers that missed
+        it (RFC 9000 section 10.2.1), then :meth:`abort`. Cancelling it aborts at once."""
+        self._is_closing = True
+        try:
+            for connection in tuple(self._sinks):
+                connection.close(code, reason)
+            self._flush()
+            if self._engine.has_connections() and not self._is_closed:
+                self._gone = self._loop.create_future()
+                await asyncio.wait([self._gone], timeout=grace)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End now, without a goodbye: peers find out by their idle time-out. Sinks that are left are told."""
+        if self._is_closed:
+            return
+        self._is_closing = self._is_closed = True
+        if self._flush_due is not None:
+            self._flush_due.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._socket.close()
+        if self._gone is not None and not self._gone.done():
+            self._gone.set_result(None)
+        while self._sinks:
+            connection, sink = self._sinks.popitem()
+            self._tell_closed(connection, sink, Closed(CloseCause.LOCAL, SessionCode.DONE, ""))
+
+    # Callbacks of the loop.
+
+    def _readable(self) -> None:
+        for _ in range(BATCHES_PER_TURN):
+            if self._is_closed or not self._take(self._socket):
+                break
+            self._dispatch()
+        self.wake()
+
+    def _flush(self) -> None:
+        if self._is_closed:
+            return
+        if self._flush_due is not None:
+            self._flush_due.cancel()
+            self._flush_due = None
+        try:
+            self._socket.send(self._engine.transmit(self._loop.time()))
+        except Exception as error:  # noqa: BLE001  an engine's fault must not stop the timer that might get it going
+            self._report(error, "The QUIC engine failed to transmit")
+        self._dispatch()
+        self._settle()
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self._timer_at = math.inf
+        deadline = self._engine.timeout()
+        now = self._loop.time()
+        if deadline is None or deadline > now:
+            self._settle()
+            return
+        try:
+            self._engine.expire(now)
+        except Exception as error:  # noqa: BLE001  the other connections' timers must go on
+            self._report(error, "The QUIC engine failed to run its timers")
+        self._dispatch()
+        self.wake()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Set the timer, unless the one that is set comes early enough: a timer that fires for nothing is
+        cheaper than one that is moved with every packet."""
+        if self._is_closed:
+            return
+        if self._gone is not None and not self._gone.done() and not self._engine.has_connections():
+            self._gone.set_result(None)
+        deadline = self._engine.timeout()
+        if deadline is None or self._timer_at <= deadline + GRANULARITY:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        now = self._loop.time()
+        # A thousandth of the step forgives the rounding of floats, which would else cost a whole one.
+        steps = max(1, math.ceil((deadline - now) / GRANULARITY - 0.001))
+        self._timer_at = max(deadline, now + steps * GRANULARITY)
+        self._timer = self._loop.call_at(self._timer_at, self._timer_fired)
+
+    # Between the engine and the sinks.
+
+    def _take(self, socket: DatagramSocket) -> bool:
+        """Hand one batch to the engine. False: there was none."""
+        batch = socket.receive()
+        if batch:
+            try:
+                self._engine.receive(batch, self._loop.time())
+            except Exception as error:  # noqa: BLE001  one datagram must not cost more than itself
+                self._report(error, "The QUIC engine failed to take datagrams in")
+        return bool(batch)
+
+    def _dispatch(self) -> None:
+        try:
+            events = tuple(self._engine.poll())  # a copy: sinks make further events, which are for the next turn
+        except Exception as error:  # noqa: BLE001  the timer and the other connections must go on
+            self._report(error, "The QUIC engine failed to say what happened")
+            return
+        touched: dict[Connection, None] = {}
+        for connection, event in events:
+            touched[connection] = None
+            try:
+                self._tell(connection, event)
+            except Exception as error:  # noqa: BLE001  a sink's fault costs its connection only
+                self._sink_failed(connection, error)
+        for connection in touched:
+            sink = self._sinks.get(connection)
+            if sink is not None:
+                try:
+                    sink.turn_ended()
+                except Exception as error:  # noqa: BLE001  as above
+                    self._sink_failed(connection, error)
+
+    def _tell(self, connection: Connection, event: Event) -> None:
+        sink = self._sinks.get(connection)
+        if sink is None and isinstance(event, Connected) and not connection.is_client:
+            sink = self._accept(connection)
+        if sink is None:  # refused, or failed before
+            return
+        match event:
+            case Data(stream, chunks, end):
+                sink.data(stream, chunks, end=end)
+            case Writable(stream):
+                sink.writable(stream)
+            case Connected():
+                sink.connected()
+            case Reset(stream, code):
+                sink.reset(stream, code)
+            case Stopped(stream, code):
+                sink.stopped(stream, code)
+            case StreamsAvailable():
+                sink.streams_available()
+            case Closed():
+                del self._sinks[connection]
+                self._tell_closed(connection, sink, event)
+
+    def _accept(self, connection: Connection) -> ConnectionEvents | None:
+        if self._is_closing or self._on_connection is None:
+            connection.close(SessionCode.GOING_AWAY)
+            return None
+        sink = self._sinks[connection] = self._on_connection(connection)
+        return sink
+
+    def _tell_closed(self, connection: Connection, sink: ConnectionEvents, closed: Closed) -> None:
+        try:
+            sink.closed(closed.cause, closed.code, closed.reason)
+        except Exception as error:  # noqa: BLE001  a sink's fault costs its connection only
+            self._report(error, f"The connection with {connection.address[0]} was not taken down properly")
+
+    def _sink_failed(self, connection: Connection, error: Exception) -> None:
+        """Close a connection whose sink raised; the sink is told of its end and of nothing else."""
+        self._report(
+            error, f"The connection with {connection.address[0]} is closed because of a fault on this side"
+        )
+        sink = self._sinks.pop(connection, None)
+        connection.close(SessionCode.INTERNAL)
+        self.wake()
+        if sink is not None:
+            self._tell_closed(connection, sink, Closed(CloseCause.INTERNAL, SessionCode.INTERNAL, ""))
+
+    def _report(self, error: Exception, what: str) -> None:
+        self.faults += 1
+        now = self._loop.time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + FAULT_LOG_INTERVAL
+            log.error(what, exc_info=error)

@@ -1,0 +1,114 @@
+"""What is asked of a fresh UDP socket, platform by platform: room, no fragmentation, offloads.
+
+Only option numbers and the asking live here; reading and writing are in ``udp``. Everything here is a wish:
+a system that refuses one leaves a slower socket, never a broken one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+import sys
+
+log = logging.getLogger(__name__)
+
+# At 100 Mbit/s this is 320 ms of traffic: what may pile up while the loop is busy elsewhere. It is also the
+# most that Linux distributions allow unprivileged programs after the usual tuning.
+BUFFER_BYTES = 4 * 1024 * 1024
+# Below this, systems that refuse a size outright (macOS does, instead of capping it) are asked no further.
+SMALLEST_BUFFER_ASKED = 256 * 1024
+
+LINUX = sys.platform == "linux"
+
+# Numbers of <asm-generic/socket.h> and <linux/udp.h>, which the socket module does not name.
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+
+# (level, option, value) that sets the DF bit and switches fragmentation off. Linux gets PROBE rather than DO:
+# both set DF, but DO also believes ICMP, so that one forged "packet too big" would stop every datagram of
+# ordinary size (RFC 9000 section 14.2.1).
+_DONT_FRAGMENT: dict[str, dict[int, list[tuple[int, int, int]]]] = {
+    "linux": {
+        socket.AF_INET: [(socket.IPPROTO_IP, 10, 3)],  # IP_MTU_DISCOVER, IP_PMTUDISC_PROBE
+        socket.AF_INET6: [(socket.IPPROTO_IPV6, 23, 3)],  # IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE
+    },
+    "darwin": {
+        socket.AF_INET: [(socket.IPPROTO_IP, 28, 1)],  # IP_DONTFRAG
+        socket.AF_INET6: [(socket.IPPROTO_IPV6, 62, 1)],  # IPV6_DONTFRAG
+    },
+    "win32": {
+        socket.AF_INET: [(socket.IPPROTO_IP, 14, 1)],  # IP_DONTFRAGMENT
+        socket.AF_INET6: [(socket.IPPROTO_IPV6, 14, 1)],  # IPV6_DONTFRAG
+    },
+}
+
+
+def forbid_fragments(sock: socket.socket) -> bool:
+    """Set the DF bit on what leaves (RFC 9000 section 14). False: this system cannot."""
+    wishes = _DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, [])
+    return bool(wishes) and all(_ask(sock, *wish) for wish in wishes)
+
+
+def enlarge_buffers(sock: socket.socket, size: int) -> tuple[int, int]:
+    """Ask for ``size`` bytes each way; give back what was granted for receiving and for sending, and say so
+    once a process when that is less."""
+    received = _enlarge(sock, SO_RCVBUFFORCE, socket.SO_RCVBUF, size)
+    sent = _enlarge(sock, SO_SNDBUFFORCE, socket.SO_SNDBUF, size)
+    if min(received, sent) < size:
+        _report_small_buffers(size, received, sent)
+    return received, sent
+
+
+def enable_gro(sock: socket.socket) -> bool:
+    """Let the kernel join datagrams of one flow into one read (Linux 5.0)."""
+    return LINUX and _ask(sock, SOL_UDP, UDP_GRO, 1)
+
+
+def supports_gso(sock: socket.socket) -> bool:
+    """Whether one write may carry many datagrams (Linux 4.18). A network card may still refuse later."""
+    if not LINUX:
+        return False
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:  # the answer of a kernel that does not know the option
+        return False
+    return True
+
+
+def _ask(sock: socket.socket, level: int, option: int, value: int) -> bool:
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError:  # refused or unknown: the caller goes on without it
+        return False
+    return True
+
+
+def _enlarge(sock: socket.socket, forced: int, ordinary: int, size: int) -> int:
+    # The forced option ignores the system's cap and needs CAP_NET_ADMIN, which containers rarely have.
+    if not (LINUX and _ask(sock, socket.SOL_SOCKET, forced, size)):
+        asked = size
+        while not _ask(sock, socket.SOL_SOCKET, ordinary, asked) and asked > SMALLEST_BUFFER_ASKED:
+            asked //= 2
+    granted = sock.getsockopt(socket.SOL_SOCKET, ordinary)
+    # Linux grants twice what is asked, for its own bookkeeping, and reports the doubled figure.
+    return granted // 2 if LINUX else granted
+
+
+@functools.cache  # a client that redials makes many sockets; their owner needs to hear it once
+def _report_small_buffers(asked: int, received: int, sent: int) -> None:
+    remedy = {
+        "linux": f"sysctl -w net.core.rmem_max={asked} net.core.wmem_max={asked}",
+        "darwin": f"sysctl -w kern.ipc.maxsockbuf={2 * asked}",
+    }.get(sys.platform, "your system's limit on socket buffers")
+    log.info(
+        "UDP socket buffers are %d KiB to receive and %d KiB to send, not %d KiB; fast tunnels may lose packets. "
+        "To raise them: %s",
+        received // 1024,
+        sent // 1024,
+        asked // 1024,
+        remedy,
+    )

@@ -1,0 +1,295 @@
+"""A datagram socket in batches: what an endpoint needs of one, and the real one.
+
+Linux joins datagrams on the way in (UDP_GRO) and cuts them on the way out (UDP_SEGMENT), so that one system
+call moves up to 64 of them; elsewhere, and where the kernel or a network card refuses, one call moves one.
+No QUIC in here, no timers, no retries: a datagram that cannot be sent now is dropped and counted, as any
+router on its way would, and no error that the network causes is ever raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+from quictunnel.transport import sockopts
+from quictunnel.transport.engine import Received, Transmit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from quictunnel.transport.engine import Address
+
+log = logging.getLogger(__name__)
+
+# A batch ends with the read that reaches this. A joined read brings at most 64, so a batch stays below 128
+# datagrams: 5 ms of the slowest engine's time, which timers and other sockets can wait.
+RECEIVE_DATAGRAMS = 64
+# No datagram, nor several that were joined, is longer: the length field of UDP has 16 bits.
+READ_BYTES = 65_535
+# Largest UDP payload over IPv4: 65,535 minus 20 bytes of IP and 8 of UDP. IPv6 could carry 20 more.
+MAX_PAYLOAD = 65_507
+# UDP_MAX_SEGMENTS of Linux before 6.9; later ones take 128 and gain little by it.
+MAX_SEGMENTS = 64
+# UIO_MAXIOV, the most parts that one sendmsg takes.
+MAX_PARTS = 1024
+# Pause after a failed read where a task does the reading, so that a dead interface cannot keep it spinning.
+READ_PAUSE = 0.01
+
+_FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS})
+# What a kernel without UDP_SEGMENT, or a network card without checksum offload (EIO), says to a joined write.
+_OFFLOAD_REFUSED = frozenset({errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+_ANCILLARY_BYTES = 64  # an int with its header takes 24; the rest is room for what the system may add
+_SEGMENT = struct.Struct("=H")
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """Counts since the socket was made."""
+
+    received: int = 0
+    """Datagrams read."""
+    sent: int = 0
+    """Datagrams that the kernel took."""
+    reads: int = 0
+    """Reads that brought something."""
+    writes: int = 0
+    """Writes that the kernel took."""
+    dropped_full: int = 0
+    """Datagrams dropped because the send buffer or the interface's queue was full."""
+    dropped_oversize: int = 0
+    """Datagrams larger than the interface carries."""
+    dropped_refused: int = 0
+    """Datagrams that the system would not send: no route, forbidden by a firewall, no such interface."""
+    errors_read: int = 0
+    """Errors in place of a read: some systems report the peer's ICMP messages that way."""
+
+
+class DatagramSocket(Protocol):
+    """What an endpoint needs. ``tests/simnet`` has one without a system beneath it."""
+
+    @property
+    def local_address(self) -> Address: ...
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        """Call ``on_readable`` once a loop turn for as long as something is left to receive."""
+
+    def detach(self) -> None:
+        """Undo :meth:`attach`; more than once does no harm."""
+
+    def receive(self) -> list[Received]:
+        """What has arrived, up to a bound; an empty list when there is nothing. Payloads are never empty.
+        Never waits, never raises for what the network does."""
+
+    def send(self, transmits: Sequence[Transmit]) -> None:
+        """Send or drop; never waits, never raises for what the network does."""
+
+    def close(self) -> None:
+        """Detach and give the address back; more than once does no harm."""
+
+
+def wildcard(peer: Address) -> Address:
+    """The address to bind for talking to ``peer``: any port of every interface, in the peer's family."""
+    return ("::", 0) if ":" in peer[0] else ("0.0.0.0", 0)
+
+
+class UdpSocket:
+    """The real one. Its peers' addresses are always in one form, the one that ``getaddrinfo`` gives for the
+    socket's own family, because an engine compares them: an IPv6 socket speaks IPv6 only."""
+
+    def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True) -> None:
+        """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._gro = gro and sockopts.enable_gro(sock)
+        self._gso = gso and sockopts.supports_gso(sock)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._first: tuple[bytes, Address] | None = None
+        self._oversize_told = False
+        self._local_address: Address = sock.getsockname()
+        self.counters = UdpCounters()
+
+    @classmethod
+    def bind(
+        cls, address: Address, *, gro: bool = True, gso: bool = True, buffer: int = sockopts.BUFFER_BYTES
+    ) -> Self:
+        """A socket at a numeric address. Raises OSError as ``bind`` does: that is its owner's business."""
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sockopts.enlarge_buffers(sock, buffer)
+            sockopts.forbid_fragments(sock)
+            sock.bind(address)
+            return cls(sock, gro=gro, gso=gso)
+        except BaseException:
+            sock.close()
+            raise
+
+    @property
+    def local_address(self) -> Address:
+        return self._local_address
+
+    @property
+    def gro(self) -> bool:
+        """Whether reads may bring several datagrams."""
+        return self._gro
+
+    @property
+    def gso(self) -> bool:
+        """Whether writes may carry several datagrams; turns False for good when the system refuses one."""
+        return self._gso
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        assert self._loop is None, "attached already"
+        self._loop = loop
+        try:
+            loop.add_reader(self._sock, on_readable)
+        except NotImplementedError:  # the Proactor loop of Windows cannot watch a socket
+            self._reader = loop.create_task(self._read(loop, on_readable))
+
+    def detach(self) -> None:
+        loop, self._loop = self._loop, None
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
+        elif loop is not None and not loop.is_closed():
+            loop.remove_reader(self._sock)
+
+    def close(self) -> None:
+        self.detach()
+        self._sock.close()
+
+    async def _read(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        """Stand in for ``add_reader``: wait for one datagram, then let :meth:`receive` find it and those
+        behind it. Ends by :meth:`detach` only."""
+        while True:
+            try:
+                self._first = await loop.sock_recvfrom(self._sock, READ_BYTES)
+            except OSError:  # Windows reports ICMP "port unreachable" as a reset of the socket
+                self.counters.errors_read += 1
+                await asyncio.sleep(READ_PAUSE)
+                continue
+            on_readable()
+            await asyncio.sleep(0)  # a read that finds something at once does not yield to the loop
+
+    def receive(self) -> list[Received]:
+        batch: list[Received] = []
+        read = self._read_joined if self._gro else self._read_one
+        counters = self.counters
+        count = 0
+        while count < RECEIVE_DATAGRAMS:
+            try:
+                received = read()
+            except BlockingIOError:
+                break
+            except OSError:  # an ICMP message about an earlier send; whether the peer lives, timers decide
+                counters.errors_read += 1
+                count += 1
+                continue
+            datagrams = -(-len(received.payload) // received.segment) or 1
+            count += datagrams
+            counters.reads += 1
+            counters.received += datagrams
+            if received.payload:
+                batch.append(received)
+        return batch
+
+    def _read_one(self) -> Received:
+        if self._first is not None:
+            (payload, address), self._first = self._first, None
+        else:
+            payload, address = self._sock.recvfrom(READ_BYTES)
+        return Received(payload, len(payload) or 1, address)
+
+    def _read_joined(self) -> Received:
+        payload, ancillary, _, address = self._sock.recvmsg(READ_BYTES, _ANCILLARY_BYTES)
+        segment = len(payload) or 1
+        for level, kind, value in ancillary:
+            if level == sockopts.SOL_UDP and kind == sockopts.UDP_GRO:
+                segment = int.from_bytes(value[:4], sys.byteorder)
+        return Received(payload, segment, address)
+
+    def send(self, transmits: Sequence[Transmit]) -> None:
+        bursts = (burst for transmit in transmits for burst in _bursts(transmit))
+        for burst in bursts:
+            write = self._write_joined if self._gso and _count(burst) > 1 else self._write_singly
+            if not write(burst):
+                self.counters.dropped_full += sum(map(_count, bursts))  # what is left of the generator
+
+    def _write_joined(self, burst: Transmit) -> bool:
+        """Send a burst with one call. False: the system has no more room."""
+        counters = self.counters
+        count = _count(burst)
+        ancillary = [(sockopts.SOL_UDP, sockopts.UDP_SEGMENT, _SEGMENT.pack(burst.segment))]
+        try:
+            self._sock.sendmsg(burst.parts, ancillary, 0, burst.address)
+        except OSError as error:
+            if error.errno in _FULL:
+                counters.dropped_full += count
+                return False
+            if error.errno not in _OFFLOAD_REFUSED and error.errno != errno.EMSGSIZE:
+                counters.dropped_refused += count
+                return True
+            sent = counters.sent
+            room = self._write_singly(burst)
+            # The same numbers mean "too large for this interface" or "no such peer"; only if every datagram
+            # leaves on its own was the joining at fault. Else any stranger's odd address would end it.
+            if error.errno in _OFFLOAD_REFUSED and counters.sent - sent == count:
+                self._gso = False
+                log.info("UDP segmentation offload is off: the system refused it (%s)", error.strerror)
+            return room
+        counters.writes += 1
+        counters.sent += count
+        return True
+
+    def _write_singly(self, burst: Transmit) -> bool:
+        """Send a burst with a call for each datagram. False: the system has no more room."""
+        counters = self.counters
+        segment = burst.segment
+        payload = burst.parts[0] if len(burst.parts) == 1 else b"".join(burst.parts)
+        for offset in range(0, len(payload), segment):
+            try:
+                self._sock.sendto(payload[offset : offset + segment], burst.address)
+            except OSError as error:
+                if error.errno in _FULL:
+                    counters.dropped_full += -(-(len(payload) - offset) // segment)
+                    return False
+                if error.errno == errno.EMSGSIZE:
+                    self._drop_oversize(min(segment, len(payload) - offset))
+                else:
+                    counters.dropped_refused += 1
+                continue
+            counters.writes += 1
+            counters.sent += 1
+        return True
+
+    def _drop_oversize(self, size: int) -> None:
+        self.counters.dropped_oversize += 1
+        if not self._oversize_told:  # once a socket: the size is a setting, not an accident
+            self._oversize_told = True
+            log.warning("UDP datagrams of %d bytes are too large for the network interface and are lost", size)
+
+
+def _count(burst: Transmit) -> int:
+    """How many datagrams a burst holds."""
+    return -(-sum(map(len, burst.parts)) // burst.segment)
+
+
+def _bursts(transmit: Transmit) -> Iterator[Transmit]:
+    """Cut a transmit into what one call may carry."""
+    parts, segment, address = transmit
+    size = sum(map(len, parts))
+    limit = max(1, min(MAX_SEGMENTS, MAX_PAYLOAD // segment)) * segment
+    if size <= limit and len(parts) <= MAX_PARTS:
+        yield transmit
+        return
+    whole = b"".join(parts)
+    for offset in range(0, size, limit):
+        yield Transmit((whole[offset : offset + limit],), segment, address)
