@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast, cast
 
 from edge_server.visitors.farewell import Farewell, reset
 from edge_server.visitors.records import Bios, Records
@@ -127,7 +127,8 @@ class Newcomer(asyncio.Protocol):
         self._outcome = Outcome.LEFT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are asyncio's by behaviour, not by class.
+        transport = cast("asyncio.Transport", transport)
         front = self._front
         self._raw = transport
         self._timer = front.loop.call_later(front.deadlines.hello, self._too_slow)

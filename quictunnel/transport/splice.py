@@ -8,7 +8,7 @@ buffer is full withholds the stream's credit. FIN and RST pass in each direction
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast, cast
 
 from quictunnel.transport import tcp
 from quictunnel.wire.codes import StreamCode
@@ -96,7 +96,8 @@ class Splice(asyncio.Protocol):
     # From asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are asyncio's by behaviour, not by class.
+        transport = cast("asyncio.Transport", transport)
         self._transport = transport
         tcp.tune(transport)
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)

@@ -1,0 +1,84 @@
+"""``python -m certs``: make the development authority and the two leaves that an edge needs.
+
+Reading the command line and telling what was written, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from certs.authority import DevelopmentAuthority, replace_file
+from quictunnel.errors import Error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+_DESCRIPTION: Final = """\
+Make (or reuse) a development certificate authority, and with it
+
+  wildcard.pem, wildcard.key   for *.DOMAIN and DOMAIN: what HTTPS visitors of the edge see
+  quic.pem, quic.key           for localhost, 127.0.0.1, ::1 and the NAMES given: the edge's QUIC endpoint
+
+An edge without arguments does this by itself. Use it to have the files under your own control."""
+
+_EPILOG: Final = """\
+How to trust it (only on machines of your own; ca.key must never leave its directory):
+
+  curl       curl --cacert OUT/ca.pem https://NAME.DOMAIN:8443/
+  Python     ssl.create_default_context(cafile="OUT/ca.pem"), or SSL_CERT_FILE=OUT/ca.pem
+             httpx: verify=that context; requests: REQUESTS_CA_BUNDLE=OUT/ca.pem
+  Chromium   Linux: certutil -d sql:$HOME/.pki/nssdb -A -t C,, -n quictunnel-dev -i OUT/ca.pem
+             or chrome://certificate-manager, "Installed by you", Import
+  a tunnel   QUICTUNNEL_CA=OUT/ca.pem
+
+To use the files: python -m edge_server --cert OUT/wildcard.pem --key OUT/wildcard.key
+To start over: remove OUT; everything that trusted the old ca.pem must then trust the new one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 with one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        for path in write_all(options.out, options.domain, options.names):
+            print(path)
+    except (Error, OSError) as error:
+        print(f"certs: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_all(out: Path, domain: str, names: Sequence[str] = ()) -> list[Path]:
+    """Authority and fresh leaves in ``out``; the paths of the files, the one to be trusted first."""
+    authority = DevelopmentAuthority.load_or_create(out)
+    written = [authority.certificate]
+    for stem, covered in (("wildcard", (f"*.{domain}", domain)), ("quic", (*_LOCAL_NAMES, *names))):
+        chain, key = authority.issue(covered)
+        replace_file(out / f"{stem}.pem", chain, mode=0o644)
+        replace_file(out / f"{stem}.key", key, mode=0o600)
+        written += [out / f"{stem}.pem", out / f"{stem}.key"]
+    return written
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m certs",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default = Path(__file__).parent / "out"
+    parser.add_argument(
+        "--out", type=Path, default=default, metavar="DIR", help="where to keep them (%(default)s)"
+    )
+    parser.add_argument("--domain", default="tunnel.localhost", help="the edge's domain (%(default)s)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="more names or addresses of the QUIC endpoint")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,143 @@
+"""The development authority: a private CA for edges on one's own machines, and the leaves it signs.
+
+It is made once, kept in a directory and reloaded; whoever trusts its ``ca.pem`` trusts every later leaf.
+``ca.key`` lets its holder impersonate any site to them, so it never leaves that directory and only its owner
+can read it. Not for the public Internet: there an operator brings a certificate of a public authority.
+
+Who gets which leaf is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import ipaddress
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trustme
+
+from quictunnel.errors import ConfigError, InvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+LEAF_DAYS: Final = 397
+"""Browsers distrust leaves of public authorities above 398 days; Apple's distrust private ones above 825."""
+
+MAX_NAMES: Final = 100
+"""Names in one leaf: more is a mistake, and the certificate would no longer fit the first flight."""
+
+_ORGANIZATION: Final = "quictunnel development authority"
+_HOST: Final = re.compile(
+    r"(?=.{1,253}$)(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+)
+
+
+class DevelopmentAuthority:
+    """A CA with an ECDSA P-256 key. ``certificate`` is the file that clients have to trust."""
+
+    def __init__(self, authority: trustme.CA, certificate: Path) -> None:
+        self._authority = authority
+        self.certificate = certificate
+
+    @classmethod
+    def load_or_create(cls, directory: Path) -> DevelopmentAuthority:
+        """The authority of ``directory``, made if there is none. Any number of processes may do this at once
+        and all get the same one."""
+        key_file = directory / "ca.key"
+        try:
+            if not key_file.exists():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _publish(key_file, _new_authority())
+            pem = key_file.read_bytes()
+            authority = _parse(pem, key_file)
+            certificate = directory / "ca.pem"
+            public = authority.cert_pem.bytes()
+            if not certificate.exists() or certificate.read_bytes() != public:
+                replace_file(certificate, public, mode=0o644)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise ConfigError(f"Cannot keep a development authority in {directory}: {reason}.") from error
+        return cls(authority, certificate)
+
+    def issue(self, names: Iterable[str]) -> tuple[bytes, bytes]:
+        """A new leaf for exactly these names (hosts, ``*.`` wildcards, IP addresses): its PEM chain and key."""
+        checked = [_check_name(name) for name in names]
+        if not 0 < len(checked) <= MAX_NAMES:
+            raise InvalidError(f"A certificate takes 1 to {MAX_NAMES} names, not {len(checked)}.")
+        # A day back, for clocks that are behind.
+        now = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        leaf = self._authority.issue_cert(
+            *checked,
+            organization_name=_ORGANIZATION,
+            not_before=now,
+            not_after=now + dt.timedelta(days=LEAF_DAYS),
+            key_type=trustme.KeyType.ECDSA,
+        )
+        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+        return chain, leaf.private_key_pem.bytes()
+
+
+def replace_file(path: Path, content: bytes, *, mode: int) -> None:
+    """Write ``path`` so that readers see the old content or the new, never a part."""
+    with _written_aside(path, content, mode) as aside:
+        aside.replace(path)
+
+
+def _new_authority() -> bytes:
+    # No intermediate authorities below it: it signs leaves only.
+    authority = trustme.CA(path_length=0, organization_name=_ORGANIZATION, key_type=trustme.KeyType.ECDSA)
+    return authority.private_key_pem.bytes() + authority.cert_pem.bytes()
+
+
+def _publish(path: Path, content: bytes) -> None:
+    """Put the file there unless another process was first.
+
+    Key and certificate are one file and a link is all or nothing: of two processes that begin together
+    exactly one wins, and both go on with what it wrote.
+    """
+    with _written_aside(path, content, 0o600) as aside, contextlib.suppress(FileExistsError):
+        path.hardlink_to(aside)
+
+
+@contextlib.contextmanager
+def _written_aside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
+    aside = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(mode)
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _parse(pem: bytes, path: Path) -> trustme.CA:
+    cut = pem.find(b"-----BEGIN CERTIFICATE-----")
+    try:
+        if cut < 0:
+            raise ValueError("no certificate")
+        return trustme.CA.from_pem(pem[cut:], pem[:cut])
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} does not hold a development authority. Remove it to have a new one made; clients must then"
+            " trust the new ca.pem."
+        ) from error
+
+
+def _check_name(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass  # a host name, then
+    lowered = name.lower()
+    if not _HOST.fullmatch(lowered):
+        raise InvalidError(f"Not a host name or IP address: {name[:80]!r}.")
+    return lowered

@@ -1,0 +1,66 @@
+"""JSON lines for programs: one object a line, flushed at once.
+
+::
+
+    {"event": "ready", "url": "https://...", "tls_socket": ["h", 8443], "tcp_socket": ["h", 20001] | null}
+    {"event": "state", "state": "reconnecting", "message": "...", "time": 1700000000.0}
+    {"event": "visitor" | "origin" | "warning", "message": "...", "time": 1700000000.0}
+    {"event": "fetched", ...}                     of the demo
+    {"event": "closed"}
+
+``ready`` comes first and ``closed`` last. When the tunnel never opened there is no line at all; the exit
+status and stderr say why.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TextIO
+
+from quictunnel.cli.views import printable
+from quictunnel.observation import STATES
+
+if TYPE_CHECKING:
+    from quictunnel.cli.views import Opened
+    from quictunnel.observation import ClientEvent
+
+
+class JsonView:
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._was_ready = False
+
+    def opened(self, opened: Opened) -> None:
+        tunnel = opened.tunnel
+        self._was_ready = True
+        self.emit(
+            "ready",
+            url=tunnel.url,
+            tls_socket=list(tunnel.tls_socket),
+            tcp_socket=list(tunnel.tcp_socket) if opened.has_tcp else None,
+        )
+
+    def event(self, event: ClientEvent) -> None:
+        message = printable(event.message)
+        if event.kind in STATES:
+            # "closed" is a state too, but the line of that name is the last one and is written once.
+            self.emit("state", state=event.kind, message=message, time=event.time)
+        else:
+            self.emit(event.kind, message=message, time=event.time)
+
+    def note(self, message: str) -> None:
+        """Sentences are for people."""
+
+    def tick(self) -> None:
+        """A program that wants numbers at its own pace asks the Python interface."""
+
+    def closing(self) -> None:
+        """The client's own ``draining`` state says it."""
+
+    def closed(self) -> None:
+        if self._was_ready:
+            self.emit("closed")
+
+    def emit(self, event: str, **fields: object) -> None:
+        """One line."""
+        print(json.dumps({"event": event, **fields}), file=self._out, flush=True)

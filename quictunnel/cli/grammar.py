@@ -1,0 +1,136 @@
+"""The commands and options as one table, which the parser and the completion scripts are both made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    flag: str
+    summary: str
+    metavar: str = ""
+    """What the value is called; empty for a switch."""
+    choices: tuple[str, ...] = ()
+    default: str | None = None
+    is_file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    name: str
+    summary: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    name: str
+    summary: str
+    description: str
+    examples: str
+    arguments: tuple[Argument, ...] = ()
+    options: tuple[Option, ...] = ()
+
+
+HELP: Final = Option("--help", "show this help and exit")
+VERSION: Final = Option("--version", "show the version and the QUIC engine in use, and exit")
+JSON: Final = Option("--json", "print events as JSON, one object a line, for programs to read")
+LOG_LEVEL: Final = Option(
+    "--log-level", "how much to log on stderr", metavar="LEVEL", choices=LOG_LEVELS, default="warning"
+)
+EDGE_OPTIONS: Final = (
+    Option("--edge", "the edge to use (default: QUICTUNNEL_EDGE, see below)", metavar="HOST:PORT"),
+    Option("--ca", "PEM file of the authority that vouches for the edge", metavar="FILE", is_file=True),
+    Option("--token-file", "file that holds the token for the edge", metavar="FILE", is_file=True),
+)
+PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
+
+LOOKUP: Final = """\
+which edge:
+  --edge, --ca and --token-file, over QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN;
+  else your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca);
+  else an edge that you run on this machine with `python -m edge_server`.
+  The token is never an argument: every user of a machine can read those.
+"""
+
+HTTP: Final = Command(
+    "http",
+    "expose a local port at a public https:// address",
+    "Expose a local port at a public https:// address until Ctrl-C. TLS ends at the edge; the bytes inside "
+    "are carried as they are, so WebSockets, server-sent events and uploads of any size work.",
+    """\
+examples:
+  quictunnel http 8000                    a web app that listens on port 8000
+  quictunnel http 50051 --h2              gRPC, or any other server that speaks HTTP/2 without TLS
+  quictunnel http 8000 --json             for a program: the first line it reads has the address
+""",
+    arguments=(PORT,),
+    options=(
+        Option("--h2", "offer HTTP/2 to visitors; the local server must speak it without TLS"),
+        *EDGE_OPTIONS,
+        JSON,
+        LOG_LEVEL,
+    ),
+)
+TCP: Final = Command(
+    "tcp",
+    "expose a local port at a public TCP address, without encryption",
+    "Expose a local port at a public TCP address as well, until Ctrl-C. Nothing is encrypted on the way to "
+    "the edge's public port: use it for protocols that do so themselves, such as SSH.",
+    """\
+examples:
+  quictunnel tcp 22       then, from anywhere:  ssh -p TCP_PORT user@TCP_HOST
+  quictunnel tcp 5432     a database, for a client that uses TLS itself
+""",
+    arguments=(PORT,),
+    options=(*EDGE_OPTIONS, JSON, LOG_LEVEL),
+)
+DEMO: Final = Command(
+    "demo",
+    "an edge, an app and a tunnel in one process: nothing to configure",
+    "Start an edge on loopback, a sample web app and a tunnel between them, all in this process; fetch the "
+    "app's public address, verifying its certificate, and show what came back. Then stay up until Ctrl-C.",
+    """\
+examples:
+  quictunnel demo           see it work, then open the address in a browser
+  quictunnel demo --once    leave after the fetch: exit status 0 if it worked, 1 if not
+""",
+    options=(Option("--once", "leave after the fetch"), JSON, LOG_LEVEL),
+)
+COMPLETION: Final = Command(
+    "completion",
+    "print a completion script for your shell",
+    "Print a script that completes quictunnel's commands and options.",
+    """\
+examples:
+  bash:  quictunnel completion bash > ~/.local/share/bash-completion/completions/quictunnel
+  zsh:   quictunnel completion zsh > ~/.zfunc/_quictunnel      (with fpath+=~/.zfunc before compinit)
+  fish:  quictunnel completion fish > ~/.config/fish/completions/quictunnel.fish
+""",
+    arguments=(Argument("SHELL", "bash, zsh or fish", choices=SHELLS),),
+)
+COMMANDS: Final = (HTTP, TCP, DEMO, COMPLETION)
+EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP}
+"""What follows the examples in a command's help."""
+
+DESCRIPTION: Final = (
+    "Expose a port of this machine or container to the world, over one QUIC connection to an edge of your own."
+)
+EPILOG: Final = """\
+examples:
+  quictunnel demo         see it work, with nothing configured
+  quictunnel http 8000    a public https:// address for port 8000
+  quictunnel tcp 22       a public TCP address for port 22
+
+exit status:
+  0  stopped by Ctrl-C or SIGTERM, after visitors had their time to finish (a second Ctrl-C: at once)
+  2  wrong usage, wrong configuration or a refused token
+  3  the edge cannot be reached
+
+`quictunnel COMMAND --help` explains a command.
+"""

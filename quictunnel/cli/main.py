@@ -1,0 +1,139 @@
+"""The entry of the command line: arguments in, exit status out. The composition root of ``quictunnel``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.cli import completion
+from quictunnel.cli.demo import Demo, load_edges, open_client
+from quictunnel.cli.door import load as load_door
+from quictunnel.cli.events import JsonView
+from quictunnel.cli.parser import UsageError, build, check_command
+from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
+from quictunnel.cli.version import engine
+from quictunnel.cli.views import PlainView
+from quictunnel.config import load as load_config
+from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, InvalidError
+from quictunnel.version import VERSION
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from quictunnel.cli.demo import Edges
+    from quictunnel.cli.door import Door, TunnelClient
+    from quictunnel.cli.views import View
+
+DONE: Final = 0
+FAILED: Final = 1
+"""Something that is nobody's configuration: the demo's fetch failed, a peer broke the protocol."""
+MISCONFIGURED: Final = 2
+UNREACHABLE: Final = 3
+
+
+def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edges | None = None) -> int:
+    """Run one command. Never raises for anything that a user can cause; ``--help`` is the one SystemExit.
+
+    ``door`` and ``edges`` stand in for the package's own.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        check_command(argv)
+        return _run(build().parse_args(argv), door, edges)
+    except UsageError as error:
+        return _fail(MISCONFIGURED, str(error), error.hint)
+    except EdgeUnavailableError as error:
+        return _fail(
+            UNREACHABLE,
+            str(error),
+            "Check host and port (UDP); `quictunnel demo` needs no edge; --log-level debug shows more.",
+        )
+    except AuthError as error:
+        return _fail(MISCONFIGURED, str(error), "The token comes from QUICTUNNEL_TOKEN or --token-file.")
+    except (ConfigError, InvalidError) as error:
+        return _fail(MISCONFIGURED, str(error), "`quictunnel --help` explains; `quictunnel demo` needs no edge.")
+    except Error as error:
+        return _fail(
+            FAILED, str(error), "Client and edge may be of different versions; --log-level debug shows more."
+        )
+    except KeyboardInterrupt:
+        return DONE  # asked to stop before it was open: nothing was exposed, there is nothing to drain
+
+
+def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
+    if options.version:
+        print(f"quictunnel {VERSION}, engine {engine(os.environ)}")
+        return DONE
+    match options.command:
+        case "completion":
+            print(completion.script(options.shell), end="")
+        case "http" | "tcp":
+            _set_up_logging(options.log_level)
+            _tunnel(options, door or load_door())
+        case "demo":
+            _set_up_logging(options.log_level)
+            return _demo(options, door or load_door(), edges or load_edges())
+        case _:
+            build().print_help()
+    return DONE
+
+
+def _tunnel(options: Namespace, door: Door) -> None:
+    config = load_config(edge=options.edge, ca=options.ca, token_file=options.token_file)
+    inbox = Inbox()
+    interrupts = Interrupts(inbox)
+    with interrupts.installed():
+        client = open_client(door, config)
+        wanted = Wanted(options.port, tcp=options.command == "tcp", h2=getattr(options, "h2", False))
+        view = _view(client, as_json=options.json)
+        serve(door, client, wanted, view=view, inbox=inbox, interrupts=interrupts)
+
+
+def _demo(options: Namespace, door: Door, edges: Edges) -> int:
+    inbox = Inbox()
+    interrupts = Interrupts(inbox)
+    demo = Demo(door, edges, once=options.once)
+    with interrupts.installed():
+        demo.run(lambda client: _view(client, as_json=options.json), inbox, interrupts)
+    if demo.failed:
+        return _fail(FAILED, demo.failed, "--log-level debug shows more.")
+    return DONE
+
+
+def _view(client: TunnelClient, *, as_json: bool) -> View:
+    if as_json:
+        return JsonView(sys.stdout)
+    if not sys.stdout.isatty():
+        return PlainView(sys.stdout)
+    # rich costs a tenth of a second to load: only a terminal pays it.
+    from rich.console import Console  # noqa: PLC0415  # see the line above
+
+    from quictunnel.cli.screen import ScreenView  # noqa: PLC0415  # likewise
+
+    return ScreenView(Console(highlight=False), client.snapshot)
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time in 3.11
+    """Whatever sys.stderr is now: a screen replaces it, so that log lines appear above it and not inside."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[_Stderr()]
+    )
+
+
+def _fail(status: int, message: str, hint: str) -> int:
+    print(f"quictunnel: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"  {hint}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The argument parser, made from the table in ``grammar``, and the one error that it raises."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from quictunnel.address import MAX_PORT, shown
+from quictunnel.cli import grammar
+
+if TYPE_CHECKING:
+    from quictunnel.cli.grammar import Argument, Command, Option
+
+WIDTH: Final = 100
+"""Columns of the prose in a help text."""
+
+
+class UsageError(Exception):
+    """The command line cannot be understood. ``hint`` says what to do."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints its usage and exits; here errors are values, so that all of them end in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"`{self.prog} --help` shows what it takes.")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Room for the longest command name, so that each summary stands beside its command."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=WIDTH)
+
+
+def build() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="quictunnel",
+        description=textwrap.fill(grammar.DESCRIPTION, WIDTH),
+        epilog=grammar.EPILOG,
+        formatter_class=_Help,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", grammar.HELP.flag, action="help", help=grammar.HELP.summary)
+    parser.add_argument(grammar.VERSION.flag, action="store_true", help=grammar.VERSION.summary)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
+    for command in grammar.COMMANDS:
+        _add_command(commands, command)
+    return parser
+
+
+def check_command(argv: list[str]) -> None:
+    """Refuse an unknown command with a suggestion, which argparse would not make."""
+    word = next((argument for argument in argv if not argument.startswith("-")), None)
+    names = [command.name for command in grammar.COMMANDS]
+    if word is None or word in names:
+        return
+    near = difflib.get_close_matches(word, names, n=1)
+    raise UsageError(
+        f"unknown command {shown(word)}",
+        f"Did you mean `quictunnel {near[0]}`?" if near else f"The commands are {', '.join(names)}.",
+    )
+
+
+def _add_command(commands: argparse._SubParsersAction[_Parser], command: Command) -> None:
+    epilog = "\n".join(part for part in (command.examples, grammar.EXPLAINED.get(command.name)) if part)
+    parser = commands.add_parser(
+        command.name,
+        help=command.summary,
+        description=textwrap.fill(command.description, WIDTH),
+        epilog=epilog,
+        formatter_class=_Help,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-h", grammar.HELP.flag, action="help", help=grammar.HELP.summary)
+    for argument in command.arguments:
+        _add_argument(parser, argument)
+    for option in command.options:
+        _add_option(parser, option)
+
+
+def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    if argument is grammar.PORT:
+        parser.add_argument("port", metavar=argument.name, type=_port, help=argument.summary)
+    else:
+        parser.add_argument(
+            argument.name.lower(), metavar=argument.name, choices=argument.choices, help=argument.summary
+        )
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    if not option.metavar:
+        parser.add_argument(option.flag, action="store_true", help=option.summary)
+        return
+    summary = option.summary
+    if option.choices:
+        summary += f": {', '.join(option.choices)} (default: {option.default})"
+    parser.add_argument(
+        option.flag,
+        metavar=option.metavar,
+        type=Path if option.is_file else str,
+        choices=option.choices or None,
+        default=option.default,
+        help=summary,
+    )
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"should be a port from 1 to {MAX_PORT}, not {shown(text)}")
+    return int(text)

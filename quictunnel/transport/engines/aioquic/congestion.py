@@ -1,0 +1,210 @@
+"""CUBIC (RFC 9438) and pacing, for a sender that acknowledges in batches.
+
+Differences from the controller that comes with aioquic: the window does not grow while the application sends
+less than it may (RFC 9002 section 7.8), a loss cuts the window rather than what is left in flight after it,
+and the pacer allows as much in one go as a timer of a millisecond needs to fill any link.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aioquic.quic.congestion.base import QuicCongestionControl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from aioquic.quic.packet_builder import QuicSentPacket
+
+    from quictunnel.transport.engines.aioquic.recovery import SentPacket
+
+INITIAL_WINDOW = 10  # datagrams, RFC 9002 section 7.2
+MINIMUM_WINDOW = 2  # datagrams, RFC 9002 section 7.2
+BETA = 0.7  # RFC 9438 section 4.6
+C = 0.4  # RFC 9438 section 5
+ALPHA = 3 * (1 - BETA) / (1 + BETA)  # RFC 9438 section 4.3
+
+# Faster than window/rtt, so that the window and not the pacer is what limits (RFC 9002 section 7.7).
+GAIN = 1.25
+SLOW_START_GAIN = 2.0
+# What may leave at once: what two turns of a millisecond clock would have sent, within these datagrams.
+BURST_SECONDS = 0.002
+MIN_BURST = 10
+MAX_BURST = 256
+
+
+# HyStart++ (RFC 9406 section 4.3)
+MIN_RTT_RISE = 0.004
+MAX_RTT_RISE = 0.016
+MIN_RTT_DIVISOR = 8
+RTT_SAMPLES = 8
+CONSERVATIVE_DIVISOR = 4
+CONSERVATIVE_ROUNDS = 5
+
+
+class SlowStart:
+    """When to leave slow start: HyStart++ (RFC 9406), with rounds told apart by time.
+
+    A rise of the round trip time is first taken for what it may be, traffic the other way; only when it stays
+    through several rounds of slower growth is the path full.
+    """
+
+    def __init__(self) -> None:
+        self.conservative = False
+        self._rounds = 0
+        self._round_end = 0.0
+        self._samples = 0
+        self._current = float("inf")
+        self._last = float("inf")
+        self._baseline = float("inf")
+
+    def is_over(self, now: float, rtt: float) -> bool:
+        if now >= self._round_end:
+            self._last, self._current, self._samples = self._current, float("inf"), 0
+            self._round_end = now + rtt
+            if self.conservative:
+                self._rounds += 1
+                if self._rounds >= CONSERVATIVE_ROUNDS:
+                    return True
+        self._samples += 1
+        self._current = min(self._current, rtt)
+        if self._samples < RTT_SAMPLES:
+            return False
+        if self.conservative:
+            if self._current < self._baseline:
+                self.conservative = False
+        elif self._last < float("inf"):
+            rise = min(max(self._last / MIN_RTT_DIVISOR, MIN_RTT_RISE), MAX_RTT_RISE)
+            if self._current >= self._last + rise:
+                self._baseline, self._rounds, self.conservative = self._current, 0, True
+        return False
+
+
+class Cubic(QuicCongestionControl):
+    """The congestion window, in bytes."""
+
+    def __init__(self, *, max_datagram_size: int) -> None:
+        self.datagram = max_datagram_size
+        self.congestion_window = INITIAL_WINDOW * max_datagram_size
+        self.bytes_in_flight = 0
+        self.ssthresh: int | None = None
+        self.full = False
+        """Whether the last attempt to send was stopped by the window or the pacer, not by lack of bytes."""
+        self._rtt = 0.1
+        self._start = SlowStart()
+        self._recovery_start = -1.0
+        self._epoch: float | None = None
+        self._peak = 0.0
+        self._estimate = 0.0
+        self._k = 0.0
+        self._last_ack = 0.0
+
+    @property
+    def slow_start(self) -> bool:
+        return self.ssthresh is None or self.congestion_window < self.ssthresh
+
+    def on_acked(self, size: int, sent_time: float, now: float) -> None:
+        """``size`` bytes in flight arrived; the newest of them was sent at ``sent_time``."""
+        before = self.bytes_in_flight
+        self.bytes_in_flight = before - size
+        elapsed, self._last_ack = now - self._last_ack, now
+        if sent_time <= self._recovery_start:
+            return
+        slow = self.slow_start
+        if not (self.full or (slow and before * 2 >= self.congestion_window)):
+            if self._epoch is not None:
+                self._epoch += elapsed
+            return
+        if slow:
+            self.congestion_window += size // CONSERVATIVE_DIVISOR if self._start.conservative else size
+        else:
+            self._avoid(size, now)
+
+    def _avoid(self, size: int, now: float) -> None:
+        window, datagram = self.congestion_window, self.datagram
+        if self._epoch is None:
+            self._epoch = now
+            self._estimate = float(window)
+            self._peak = max(self._peak, float(window))
+            self._k = ((self._peak - window) / datagram / C) ** (1 / 3)
+        elapsed = now + self._rtt - self._epoch
+        target = self._peak + C * (elapsed - self._k) ** 3 * datagram
+        target = min(max(target, window), 1.5 * window)
+        alpha = ALPHA if self._estimate < self._peak else 1.0
+        self._estimate += alpha * datagram * size / window
+        grown = window + (target - window) * size / window
+        self.congestion_window = int(max(grown, self._estimate))
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        self.on_acked(packet.sent_bytes, packet.sent_time or 0.0, now)
+
+    def on_packet_sent(self, *, packet: QuicSentPacket | SentPacket) -> None:
+        self.bytes_in_flight += packet.sent_bytes
+
+    def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
+        for packet in packets:
+            self.bytes_in_flight -= packet.sent_bytes
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        latest = -1.0
+        for packet in packets:
+            self.bytes_in_flight -= packet.sent_bytes
+            latest = max(latest, packet.sent_time or 0.0)
+        if latest <= self._recovery_start:
+            return
+        self._recovery_start = now
+        window = self.congestion_window
+        # Fast convergence (RFC 9438 section 4.7): a flow that shrinks makes room for a new one.
+        self._peak = window * (1 + BETA) / 2 if window < self._peak else float(window)
+        self.congestion_window = max(int(window * BETA), MINIMUM_WINDOW * self.datagram)
+        self.ssthresh = self.congestion_window
+        self._epoch = None
+
+    def on_persistent_congestion(self) -> None:
+        self.congestion_window = MINIMUM_WINDOW * self.datagram
+        self._recovery_start = -1.0
+        self._epoch = None
+
+    def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
+        self._rtt = rtt
+        if self.ssthresh is None and self._start.is_over(now, rtt):
+            self.ssthresh = self.congestion_window
+
+
+class Pacer:
+    """A token bucket of bytes, refilled at the window's rate. Has the face of aioquic's pacer."""
+
+    def __init__(self, datagram: int) -> None:
+        self.datagram = datagram
+        self._rate = 0.0
+        self._burst = 0.0
+        self._tokens = 0.0
+        self._at = 0.0
+        self.gain = SLOW_START_GAIN
+
+    def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        self._rate = self.gain * congestion_window / max(smoothed_rtt, 1e-6)
+        burst = min(max(self._rate * BURST_SECONDS, MIN_BURST * self.datagram), MAX_BURST * self.datagram)
+        if not self._burst:
+            self._tokens = burst
+        self._burst = burst
+        self._tokens = min(self._tokens, burst)
+
+    def available(self, now: float) -> float:
+        """Bytes that may leave now."""
+        if not self._rate:
+            return float("inf")
+        if now > self._at:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+            self._at = now
+        return self._tokens
+
+    def spend(self, size: int) -> None:
+        if self._rate:
+            self._tokens -= size
+
+    def next_time(self) -> float:
+        """When to try again: a quarter of a burst at once, so that wake-ups stay few."""
+        wanted = max(float(self.datagram), self._burst / 4)
+        # Not less than a clock can tell: rounding must not make this moment the answer again and again.
+        return self._at + max((wanted - self._tokens) / self._rate, 1e-5)

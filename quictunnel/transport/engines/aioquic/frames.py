@@ -1,0 +1,158 @@
+"""Reading the frames of 1-RTT packets.
+
+Frames that move bytes and windows go to the stream table; those of aioquic's state machine (connection IDs,
+path validation, closing) go to its own functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aioquic._buffer import Buffer, BufferReadError
+from aioquic.buffer import UINT_VAR_MAX
+from aioquic.quic.connection import STREAM_COUNT_MAX, QuicConnectionError, QuicNetworkPath, QuicReceiveContext
+from aioquic.quic.packet import PROBING_FRAME_TYPES, QuicErrorCode, QuicFrameType
+from aioquic.tls import Epoch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+
+# An honest sender writes one; two hundred in a packet are an attack on our time.
+MAX_ACK_FRAMES = 4
+# Ranges in one ACK frame that are read. An honest sender keeps some dozens.
+MAX_ACK_RANGES = 512
+# Ending frames are not acknowledged for their own sake (RFC 9002 section 2).
+NOT_ELICITING = frozenset({0x00, 0x02, 0x03, 0x1C, 0x1D})
+# aioquic's own reader handles these; all others are handled here or refused.
+INHERITED = frozenset({0x06, 0x07, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E})
+
+
+class FrameReader:
+    """Reads one packet's payload at a time for one connection."""
+
+    def __init__(self, connection: TunnelConnection, inherited: Mapping[int, Any]) -> None:
+        self._connection = connection
+        self._inherited = {kind: inherited[kind][0] for kind in INHERITED}
+        self.probing = False
+        """Whether the last packet held probing frames only (RFC 9000 section 9.1)."""
+
+    def read(self, payload: bytes, path: QuicNetworkPath, now: float, host_cid: bytes | None = None) -> bool:
+        """Act on all frames; returns whether the packet has to be acknowledged."""
+        if not payload:
+            raise QuicConnectionError(
+                QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.PADDING, "Packet contains no frames"
+            )
+        buf = Buffer(data=payload)
+        eliciting = False
+        probing = True
+        acks = 0
+        kind = 0
+        try:
+            while not buf.eof():
+                kind = buf.pull_uint_var()
+                if 0x08 <= kind <= 0x0F:
+                    self._stream(kind, buf)
+                elif kind in (0x02, 0x03):
+                    acks += 1
+                    self._ack(kind, buf, now, acks)
+                    probing = False
+                    continue
+                elif kind == 0x00:
+                    _skip_padding(buf, payload)
+                    continue
+                elif kind != 0x01:
+                    self._other(kind, buf, path, now, host_cid)
+                eliciting = eliciting or kind not in NOT_ELICITING
+                probing = probing and kind in PROBING_FRAME_TYPES
+        except BufferReadError:
+            raise QuicConnectionError(
+                QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Frame could not be parsed"
+            ) from None
+        self.probing = probing
+        return eliciting
+
+    def _stream(self, kind: int, buf: Buffer) -> None:
+        number = buf.pull_uint_var()
+        offset = buf.pull_uint_var() if kind & 4 else 0
+        length = buf.pull_uint_var() if kind & 2 else buf.capacity - buf.tell()
+        if offset + length > UINT_VAR_MAX:
+            raise QuicConnectionError(QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Offset is too large")
+        self._connection.table.on_stream(number, offset, buf.pull_bytes(length), bool(kind & 1))
+
+    def _ack(self, kind: int, buf: Buffer, now: float, count: int) -> None:
+        largest = buf.pull_uint_var()
+        delay = buf.pull_uint_var()
+        more = buf.pull_uint_var()
+        connection = self._connection
+        connection.check_acked(largest, kind)
+        if count > MAX_ACK_FRAMES or more > MAX_ACK_RANGES:
+            raise QuicConnectionError(QuicErrorCode.PROTOCOL_VIOLATION, kind, "Too many acknowledgements")
+        stop = largest + 1
+        start = stop - 1 - buf.pull_uint_var()
+        ranges = [(start, stop)]
+        for _ in range(more):
+            stop = start - buf.pull_uint_var() - 1
+            start = stop - 1 - buf.pull_uint_var()
+            ranges.append((start, stop))
+        if start < 0:
+            raise QuicConnectionError(QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Negative packet number")
+        if kind == 0x03:
+            for _ in range(3):
+                buf.pull_uint_var()
+        for skipped in connection.sender.skipped:
+            for start, stop in ranges:
+                if start <= skipped < stop:
+                    raise QuicConnectionError(
+                        QuicErrorCode.PROTOCOL_VIOLATION, kind, "A packet was acknowledged that was not sent"
+                    )
+        ranges.reverse()
+        connection.recovery.peer_completed_address_validation = True
+        seconds = (min(delay, 1 << 24) << connection._remote_ack_delay_exponent) / 1_000_000
+        connection.recovery.on_ranges(ranges, seconds, now, connection._spaces[Epoch.ONE_RTT])
+
+    def _other(self, kind: int, buf: Buffer, path: QuicNetworkPath, now: float, host_cid: bytes | None) -> None:
+        table = self._connection.table
+        if kind == 0x10:
+            table.on_max_data(buf.pull_uint_var())
+        elif kind == 0x11:
+            table.on_max_stream_data(buf.pull_uint_var(), buf.pull_uint_var())
+        elif kind in (0x12, 0x13):
+            value = buf.pull_uint_var()
+            if value > STREAM_COUNT_MAX:
+                raise QuicConnectionError(QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Too many streams")
+            if kind == 0x12:
+                table.on_max_streams(value)
+        elif kind == 0x04:
+            table.on_reset(buf.pull_uint_var(), buf.pull_uint_var(), buf.pull_uint_var())
+        elif kind == 0x05:
+            table.on_stop(buf.pull_uint_var(), buf.pull_uint_var())
+        elif kind in (0x14, 0x16, 0x17):
+            buf.pull_uint_var()  # that the peer is blocked is no news: windows follow delivery
+        elif kind == 0x15:
+            buf.pull_uint_var()
+            buf.pull_uint_var()
+        else:
+            self._inherited_frame(kind, buf, path, now, host_cid)
+
+    def _inherited_frame(
+        self, kind: int, buf: Buffer, path: QuicNetworkPath, now: float, host_cid: bytes | None
+    ) -> None:
+        frame_reader = self._inherited.get(kind)
+        if frame_reader is None:
+            raise QuicConnectionError(QuicErrorCode.FRAME_ENCODING_ERROR, kind, "Unknown frame type")
+        context = QuicReceiveContext(
+            epoch=Epoch.ONE_RTT,
+            host_cid=self._connection.host_cid if host_cid is None else host_cid,
+            network_path=path,
+            quic_logger_frames=None,
+            time=now,
+            version=None,
+        )
+        frame_reader(context, kind, buf)
+
+
+def _skip_padding(buf: Buffer, payload: bytes) -> None:
+    rest = payload[buf.tell() :]
+    buf.seek(buf.tell() + len(rest) - len(rest.lstrip(b"\0")))

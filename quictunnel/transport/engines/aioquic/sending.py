@@ -1,0 +1,309 @@
+"""Building 1-RTT packets.
+
+One loop: what fits goes into a packet, in the order acknowledgement, path validation, control frames, stream
+bytes, until the congestion window, the pacer, the anti-amplification limit or the work runs out. Handshake
+packets are built by aioquic.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aioquic.quic.connection import NetworkAddress, QuicConnectionState, QuicNetworkPath
+from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.tls import Epoch
+
+from quictunnel.transport.engines.aioquic.keys import TAG_SIZE
+from quictunnel.transport.engines.aioquic.recovery import SentPacket
+from quictunnel.transport.engines.aioquic.varint import encode
+
+if TYPE_CHECKING:
+    from aioquic.quic.connection import QuicConnectionId
+    from aioquic.quic.recovery import QuicPacketSpace
+
+    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.table import Frame, Handler
+
+ACKED = QuicDeliveryState.ACKED
+# Acknowledge without waiting when this many packets wait for it; a timer covers slower flows.
+ACK_EVERY = 16
+# Ranges in one ACK frame; older ones were in earlier frames.
+ACK_RANGES = 64
+# Among packets that only acknowledge, every so many asks for an answer: only an acknowledged ACK lets the
+# receiver forget ranges (RFC 9000 section 13.2.4).
+PING_EVERY = 32
+# Unpredictable gaps in the packet numbers, one in so many packets at most: who acknowledges one lies
+# (RFC 9000 section 21.4).
+SKIP_WITHIN = 1024
+SKIPS_KEPT = 4
+# Packet numbers are cut to two bytes while fewer than this many are unacknowledged (RFC 9000 section 17.1).
+SHORT_NUMBER_SPAN = 0x3FFF
+# Datagrams that carry PATH_CHALLENGE or PATH_RESPONSE are at least so long (RFC 9000 section 8.2.1).
+VALIDATION_SIZE = 1200
+# What aioquic's own limit for paths is measured in: a new path's probe time-out before any sample.
+NEW_PATH_TIMEOUTS = 3
+# One call of transmit builds at most this many datagrams for a connection, so that others get their turn.
+MAX_DATAGRAMS = 256
+
+Part = bytes | memoryview
+
+
+class Sender:
+    """Everything a connection sends under 1-RTT keys on its active path."""
+
+    def __init__(self, connection: TunnelConnection) -> None:
+        self._connection = connection
+        self.skipped: list[int] = []
+        self._next_skip = 0
+        self._ack_only = 0
+        self.packets = 0
+        self.bytes = 0
+
+    def datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        connection = self._connection
+        space = connection._spaces[Epoch.ONE_RTT]
+        loss, table = connection.recovery, connection.table
+        cc, pacer = loss.cc, loss.pacer
+        path = connection._network_paths[0]
+        self._queue_inherited_frames(path, now)
+        connection._pacing_at = None
+        seal = connection.one_rtt.sealer(connection._peer_cid.cid)
+        address = path.addr
+        built: list[tuple[bytes, NetworkAddress]] = []
+        while len(built) < MAX_DATAGRAMS:
+            size = connection.payload_size
+            if not path.is_validated:
+                size = min(size, 3 * path.bytes_received - path.bytes_sent)
+            probe = connection._probe_pending or bool(connection._ping_pending)
+            free = probe
+            if not probe and (table.control or table.has_data()):
+                if cc.bytes_in_flight + size > cc.congestion_window:
+                    cc.full = True
+                elif pacer.available(now) < size:
+                    cc.full = True
+                    connection._pacing_at = pacer.next_time()
+                else:
+                    free = True
+            elif not probe:
+                cc.full = False
+            ack = space.ack_at is not None and (space.ack_at <= now or connection.ack_waiting >= ACK_EVERY or free)
+            if not (free or ack):
+                break
+            datagram = self._packet(seal, space, size, now, ack=ack, free=free)
+            if datagram is None:
+                break
+            path.bytes_sent += len(datagram)
+            built.append((datagram, address))
+        if len(built) >= MAX_DATAGRAMS:
+            connection._pacing_at = now
+        return built
+
+    def _packet(
+        self, seal: Any, space: QuicPacketSpace, size: int, now: float, *, ack: bool, free: bool
+    ) -> bytes | None:
+        connection = self._connection
+        number = self._number()
+        length = 2 if number - space.largest_acked_packet < SHORT_NUMBER_SPAN else 4
+        overhead = 1 + len(connection._peer_cid.cid) + length + TAG_SIZE
+        capacity = size - overhead
+        if capacity < 30:  # the anti-amplification limit leaves no room for any frame
+            return None
+        parts: list[Part] = []
+        handlers: list[Handler] = []
+        room = capacity
+        if ack:
+            room -= self._write_ack(parts, handlers, space, now, room)
+        acked_only = bool(parts)
+        eliciting = False
+        if free:
+            before = len(parts)
+            room = self._write_frames(parts, handlers, room)
+            eliciting = len(parts) > before
+        elif self._ack_only >= PING_EVERY:
+            self._ack_only = 0
+            parts.append(b"\x01")
+            eliciting = True
+        if not parts:
+            return None
+        payload = b"".join(parts)
+        if connection.padded_packet and eliciting:
+            connection.padded_packet = False
+            payload = payload.ljust(min(capacity, VALIDATION_SIZE - overhead), b"\0")
+        if len(payload) < 4:
+            payload = payload.ljust(4, b"\0")  # room for the header protection's sample
+        if acked_only and not eliciting:
+            self._ack_only += 1
+        datagram: bytes = seal(number, length, payload)
+        self._sent(number, len(datagram), handlers, space, now, eliciting=eliciting)
+        return datagram
+
+    def _sent(
+        self,
+        number: int,
+        size: int,
+        handlers: list[Handler],
+        space: QuicPacketSpace,
+        now: float,
+        *,
+        eliciting: bool,
+    ) -> None:
+        connection = self._connection
+        loss = connection.recovery
+        connection._packet_number = number + 1
+        keys = connection.one_rtt
+        if not keys.sent:
+            keys.first_sent = number
+        keys.sent += 1
+        self.packets += 1
+        self.bytes += size
+        if not eliciting:
+            # Not tracked: nobody acknowledges a packet that only acknowledges.
+            return
+        packet = SentPacket(number, now, handlers)
+        packet.sent_bytes = size
+        space.sent_packets[number] = packet  # type: ignore[assignment]  # has what recovery reads of aioquic's
+        space.ack_eliciting_in_flight += 1
+        if loss.handshake_confirmed:
+            loss._time_of_last_sent_ack_eliciting_packet = now
+        loss.cc.bytes_in_flight += size
+        loss.pacer.spend(size)
+        if not connection._ack_eliciting_sent_since_receipt:
+            connection._close_at = now + connection._idle_timeout()
+            connection._ack_eliciting_sent_since_receipt = True
+
+    def _number(self) -> int:
+        connection = self._connection
+        number = connection._packet_number
+        if number >= self._next_skip:
+            draw = int.from_bytes(connection.random(2), "big") % SKIP_WITHIN
+            if self._next_skip:
+                self.skipped = [*self.skipped[1 - SKIPS_KEPT :], number]
+                number += 1
+                connection._packet_number = number
+            self._next_skip = number + 1 + SKIP_WITHIN // 4 + draw
+        return number
+
+    def _write_ack(
+        self, parts: list[Part], handlers: list[Handler], space: QuicPacketSpace, now: float, room: int
+    ) -> int:
+        """RFC 9000 section 19.3."""
+        connection = self._connection
+        queue = space.ack_queue
+        connection.ack_waiting = 0
+        space.ack_at = None
+        if not len(queue):
+            return 0
+        delay = int(max(now - (space.largest_received_time or now), 0.0) * 1_000_000) >> 3
+        newest = queue[-1]
+        count = min(len(queue), ACK_RANGES, 1 + max(room - 40, 0) // 8)
+        frame = [
+            b"\x02",
+            encode(newest.stop - 1),
+            encode(delay),
+            encode(count - 1),
+            encode(newest.stop - 1 - newest.start),
+        ]
+        start = newest.start
+        for index in range(2, count + 1):
+            older = queue[-index]
+            frame.append(encode(start - older.stop - 1))
+            frame.append(encode(older.stop - older.start - 1))
+            start = older.start
+        encoded = b"".join(frame)
+        parts.append(encoded)
+        handlers.append((connection.on_own_ack_delivery, (space, newest.stop - 1)))
+        connection.lowest_unreported = newest.stop
+        return len(encoded)
+
+    def _write_frames(self, parts: list[Part], handlers: list[Handler], room: int) -> int:
+        connection = self._connection
+        table = connection.table
+        if connection._probe_pending or connection._ping_pending:
+            connection._probe_pending = False
+            connection._ping_pending.clear()
+            parts.append(b"\x01")
+            room -= 1
+        control = table.control
+        while control and room >= 64:  # the longest of them, NEW_CONNECTION_ID, has 46 bytes
+            frame = control.popleft()()
+            if frame is None:
+                continue
+            parts.append(frame[0])
+            room -= len(frame[0])
+            if frame[1] is not None:
+                handlers.append(frame[1])
+        if connection.padded_packet:
+            return room
+        return table.fill(parts, handlers, room)
+
+    def _queue_inherited_frames(self, path: QuicNetworkPath, now: float) -> None:
+        """Queue what aioquic's part of the connection wants to say, in its own lists and flags."""
+        connection = self._connection
+        control = connection.table.control
+        if not connection._handshake_complete:
+            return
+        if connection._handshake_done_pending:
+            connection._handshake_done_pending = False
+            control.append(self._frame_handshake_done)
+        if not path.is_validated and not path.local_challenge_sent:
+            path.local_challenge_sent = True
+            connection.padded_packet = True
+            control.appendleft(partial(self._frame_challenge, path))
+            if path.validation_deadline is None:
+                pto = max(connection.recovery.get_probe_timeout(), 2 * connection._configuration.initial_rtt)
+                path.validation_deadline = now + NEW_PATH_TIMEOUTS * pto
+        while path.remote_challenges:
+            answer = b"\x1b" + path.remote_challenges.popleft()
+            connection.padded_packet = True
+            control.appendleft(partial(_frame_plain, answer))
+        for cid in connection._host_cids:
+            if not cid.was_sent:
+                cid.was_sent = True
+                control.append(partial(self._frame_new_cid, cid))
+        retired = connection._retire_connection_ids
+        while retired:
+            sequence = retired.pop(0)
+            control.append(partial(self._frame_retire, sequence))
+
+    def _frame_handshake_done(self) -> Frame:
+        return b"\x1e", (self._connection._on_handshake_done_delivery, ())
+
+    def _frame_challenge(self, path: QuicNetworkPath) -> Frame:
+        challenge = self._connection.random(8)
+        path.local_challenges.append(challenge)
+        return b"\x1a" + challenge, (self._connection._on_path_challenge_delivery, (path,))
+
+    def _frame_new_cid(self, cid: QuicConnectionId) -> Frame | None:
+        connection = self._connection
+        if cid not in connection._host_cids:
+            return None
+        frame = b"".join(
+            (
+                b"\x18",
+                encode(cid.sequence_number),
+                b"\x00",
+                bytes((len(cid.cid),)),
+                cid.cid,
+                cid.stateless_reset_token,
+            )
+        )
+        return frame, (connection._on_new_connection_id_delivery, (cid,))
+
+    def _frame_retire(self, sequence: int) -> Frame:
+        handler = self._connection._on_retire_connection_id_delivery
+        return b"\x19" + encode(sequence), (handler, (sequence,))
+
+
+def _frame_plain(frame: bytes) -> Frame:
+    return frame, None
+
+
+def is_open(connection: TunnelConnection) -> bool:
+    """Whether 1-RTT packets may be sent."""
+    return (
+        connection._state is QuicConnectionState.CONNECTED
+        and connection._handshake_complete
+        and not connection._close_pending
+        and connection.one_rtt.send.is_valid()
+    )

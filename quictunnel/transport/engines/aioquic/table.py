@@ -1,0 +1,521 @@
+"""All streams of one connection: flow control, the schedule, and what the application is told.
+
+Knows frames by their fields only; packets are none of its business. Nothing here walks over all streams while
+packets come and go, so an idle stream costs memory and no time. Windows open on delivery to the application
+(RFC 9000 section 4.1), never on arrival.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aioquic.quic.connection import QuicConnectionError
+from aioquic.quic.packet import QuicErrorCode, QuicFrameType
+
+from quictunnel.transport.engine import Data, Event, Limits, Reset, Stopped, StreamsAvailable, Writable
+from quictunnel.transport.engines.aioquic.streams import (
+    ACKED,
+    FinalSizeError,
+    ReceiveHalf,
+    SendHalf,
+    Stream,
+    TooManyHolesError,
+)
+from quictunnel.transport.engines.aioquic.varint import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aioquic.quic.packet_builder import QuicDeliveryState
+
+# Pieces that all streams together may hold out of order. The connection's window of 4 MiB is 3,500 packets; a
+# peer that sends single bytes instead would make each of them cost a hundred.
+MAX_PIECES = 16_384
+# Streams that this side gave up and the peer does not end. A thousand aborted visitors are a bad moment, a
+# thousand that are still there after ten seconds are a peer that leaks or wants us to.
+MAX_ZOMBIES = 1024
+ZOMBIE_PATIENCE = 10.0
+# Windows move in quarters: one frame for many packets, and never less than three quarters left.
+WINDOW_STEP = 4
+STREAMS_STEP = 8
+# The least room worth a STREAM frame: its header and a few bytes.
+MIN_FRAME = 32
+
+Handler = tuple["Callable[..., Any]", tuple[Any, ...]]
+Frame = tuple[bytes, "Handler | None"]
+
+
+class StreamTable:
+    """The streams of one connection."""
+
+    def __init__(self, *, is_client: bool, limits: Limits, own_window: int, send_buffer: int) -> None:
+        self.limits = limits
+        self.is_client = is_client
+        self.now = 0.0
+        self.streams: dict[int, Stream] = {}
+        self.events: list[Event | Stream] = []
+        self._send_buffer = send_buffer
+        self._own_window = own_window
+        self._peer_window = limits.stream_window
+        # what the peer may do
+        self.max_streams = self._max_streams_sent = limits.streams
+        self._opened = 0
+        self._unseen: set[int] = set()
+        self.max_data = self._max_data_sent = limits.connection_window
+        self.received = 0
+        self.delivered = 0
+        self._pieces = 0
+        self._zombies: dict[Stream, float] = {}
+        # what this side may do
+        self.peer_max_data = 0
+        self.peer_max_streams = 0
+        self.peer_window_own = 0
+        self.peer_window_theirs = 0
+        self._data_sent = 0
+        self._next_number = 0 if is_client else 1
+        self._open_refused = False
+        # what is to be sent
+        self._ready: deque[Stream] = deque()
+        self._ready_first: deque[Stream] = deque()
+        self._starved: list[Stream] = []
+        self.control: deque[Callable[[], Frame | None]] = deque()
+        self._max_data_due = self._max_streams_due = False
+
+    # What the application asks for
+
+    def open(self) -> int | None:
+        number = self._next_number
+        if number // 4 >= self.peer_max_streams:
+            self._open_refused = True
+            return None
+        self._next_number = number + 4
+        self._add(number, self.peer_window_theirs, self._own_window, self._own_window)
+        return number
+
+    def refuse_open(self) -> None:
+        """The handshake is not complete: say when it is."""
+        self._open_refused = True
+
+    def write(self, number: int, data: bytes | memoryview) -> int:
+        stream = self.streams.get(number)
+        if stream is None:
+            return 0
+        send = stream.send
+        if send.finished or send.code is not None or send.done:
+            return 0
+        taken = send.write(data, self._send_buffer - send.queued)
+        if taken < len(data):
+            send.short = True
+        if taken:
+            self._schedule(stream)
+        return taken
+
+    def finish(self, number: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            stream.send.finish()
+            self._schedule(stream)
+
+    def reset(self, number: int, code: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None and stream.send.reset(code):
+            self.control.append(partial(self._frame_reset, stream))
+            self._note_zombie(stream)
+
+    def stop(self, number: int, code: int) -> None:
+        stream = self.streams.get(number)
+        if stream is None:
+            return
+        receive = stream.receive
+        if receive.stop_code is not None:
+            return
+        receive.stop_code = code
+        if receive.done:
+            return
+        self._drop_received(receive)
+        if receive.final is not None:
+            self._end_receive(stream)
+            return
+        receive.stop_due = True
+        self.control.append(partial(self._frame_stop, stream))
+        self._note_zombie(stream)
+
+    def prioritise(self, number: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None and not stream.first:
+            stream.first = True
+            if stream.scheduled:
+                if stream in self._ready:
+                    self._ready.remove(stream)
+                self._ready_first.append(stream)
+
+    def raise_limits(self, limits: Limits) -> None:
+        """The peer proved who it is."""
+        self.max_streams += limits.streams - self.limits.streams
+        self.limits = limits
+        self._own_window = limits.stream_window
+        self._grow_max_data()
+        for stream in self.streams.values():
+            self._grow_stream_window(stream)
+        self._queue_max_streams()
+
+    # What the peer sent
+
+    def on_stream(self, number: int, offset: int, chunk: bytes, fin: bool) -> None:
+        stream = self.streams.get(number)
+        if stream is None:
+            stream = self._accept(number, QuicFrameType.STREAM_BASE)
+            if stream is None:
+                return
+        receive = stream.receive
+        end = offset + len(chunk)
+        self._account(receive, end, fin, QuicFrameType.STREAM_BASE)
+        if receive.stop_code is not None:
+            self._drop_received(receive)
+            if receive.final is not None:
+                self._end_receive(stream)
+            return
+        if receive.done:
+            return
+        if offset <= receive.offset and not receive.runs:
+            fresh = chunk if offset == receive.offset else chunk[receive.offset - offset :]
+            if fresh:
+                receive.offset += len(fresh)
+                self._deliver(stream, fresh)
+        elif end > receive.offset:
+            self._deliver_out_of_order(stream, offset, chunk)
+        if receive.offset == receive.final:
+            if receive.inbox is None:
+                receive.inbox = []
+                self.events.append(stream)
+            receive.inbox_end = True
+            self._end_receive(stream)
+
+    def on_reset(self, number: int, code: int, final: int) -> None:
+        stream = self.streams.get(number) or self._accept(number, QuicFrameType.RESET_STREAM)
+        if stream is None:
+            return
+        receive = stream.receive
+        self._account(receive, final, True, QuicFrameType.RESET_STREAM)
+        if receive.done:
+            return
+        stopped = receive.stop_code is not None
+        self._drop_received(receive)
+        if not stopped:
+            self.events.append(Reset(number, code))
+        self._end_receive(stream)
+
+    def on_stop(self, number: int, code: int) -> None:
+        stream = self.streams.get(number) or self._accept(number, QuicFrameType.STOP_SENDING)
+        if stream is not None and stream.send.reset(code):
+            self.control.append(partial(self._frame_reset, stream))
+            self.events.append(Stopped(number, code))
+            self._note_zombie(stream)
+
+    def on_max_data(self, value: int) -> None:
+        if value > self.peer_max_data:
+            self.peer_max_data = value
+            starved, self._starved = self._starved, []
+            for stream in starved:
+                stream.starved = False
+                self._schedule(stream)
+
+    def on_max_stream_data(self, number: int, value: int) -> None:
+        stream = self.streams.get(number) or self._accept(number, QuicFrameType.MAX_STREAM_DATA)
+        if stream is not None and value > stream.send.window:
+            stream.send.window = value
+            self._schedule(stream)
+
+    def on_max_streams(self, value: int) -> None:
+        self.peer_max_streams = max(self.peer_max_streams, value)
+        if self._open_refused and self._next_number // 4 < self.peer_max_streams:
+            self._open_refused = False
+            self.events.append(StreamsAvailable())
+
+    # What the application is told
+
+    def drain(self) -> list[Event]:
+        """The events since the last time; handing them over is what opens the windows."""
+        queued, self.events = self.events, []
+        told: list[Event] = []
+        for item in queued:
+            if not isinstance(item, Stream):
+                told.append(item)
+                continue
+            receive = item.receive
+            chunks = receive.inbox
+            if chunks is None:
+                continue
+            receive.inbox = None
+            size = sum(map(len, chunks))
+            receive.delivered += size
+            self.delivered += size
+            if receive.stop_code is None:
+                told.append(Data(item.number, chunks, receive.inbox_end))
+            self._grow_stream_window(item)
+        self._grow_max_data()
+        return told
+
+    def is_leaking(self) -> bool:
+        """Whether the peer keeps too many streams that this side gave up long ago."""
+        zombies = self._zombies
+        return len(zombies) > MAX_ZOMBIES and self.now - next(iter(zombies.values())) > ZOMBIE_PATIENCE
+
+    # What goes out
+
+    def has_data(self) -> bool:
+        return bool(self._ready or self._ready_first)
+
+    def fill(self, parts: list[bytes | memoryview], handlers: list[Handler], space: int) -> int:
+        """Append STREAM frames for ``space`` bytes; returns what is left of it."""
+        while space >= MIN_FRAME:
+            queue = self._ready_first or self._ready
+            if not queue:
+                break
+            stream = queue.popleft()
+            send = stream.send
+            before = send.offset
+            offset = send.lost[0][0] if send.lost else before
+            encoded = encode(offset) if offset else b""
+            header = 3 + len(stream.encoded_id) + len(encoded)
+            taken = send.take(space - header, self.peer_max_data - self._data_sent)
+            if taken is None:
+                stream.scheduled = False
+                if send.queued and send.offset < send.window and not stream.starved:
+                    stream.starved = True
+                    self._starved.append(stream)
+                continue
+            _, piece, fin = taken
+            self._data_sent += send.offset - before
+            size = len(piece)
+            kind = b"\x0e" if offset else b"\x0a"
+            if fin:
+                kind = b"\x0f" if offset else b"\x0b"
+            parts.append(b"".join((kind, stream.encoded_id, encoded, (size | 0x4000).to_bytes(2, "big"))))
+            if size:
+                parts.append(piece)
+            handlers.append((self._on_data_delivery, (stream, *taken)))
+            space -= header + size
+            if send.has_work():
+                (self._ready_first if stream.first else self._ready).append(stream)
+            else:
+                stream.scheduled = False
+            if send.short and send.queued * 2 < self._send_buffer:
+                send.short = False
+                self.events.append(Writable(stream.number))
+        return space
+
+    # Private
+
+    def _add(self, number: int, send_window: int, limit: int, window: int) -> Stream:
+        receive = ReceiveHalf(limit)
+        send = SendHalf(send_window, partial(self._on_send_done, number))
+        stream = self.streams[number] = Stream(number, encode(number), send, receive)
+        if window != limit:
+            self._grow_stream_window(stream)
+        return stream
+
+    def _accept(self, number: int, frame: int) -> Stream | None:
+        """The stream a frame names for the first time; None when it is over already."""
+        if number & 2:
+            raise QuicConnectionError(
+                QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Unidirectional streams are not used"
+            )
+        if (number & 1 == 0) == self.is_client:
+            if number < self._next_number:
+                return None
+            raise QuicConnectionError(QuicErrorCode.STREAM_STATE_ERROR, frame, "Stream was not opened")
+        index = number // 4
+        if index >= self.max_streams:
+            raise QuicConnectionError(QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Too many streams open")
+        if index < self._opened:
+            if number not in self._unseen:
+                return None
+            self._unseen.discard(number)
+        else:
+            # Lower-numbered streams are open too (RFC 9000 section 2.1); a number each until they are used.
+            self._unseen.update(range(self._opened * 4 + (number & 3), number, 4))
+            self._opened = index + 1
+            self._queue_max_streams()
+        return self._add(number, self.peer_window_own, self._peer_window, self.limits.stream_window)
+
+    def _account(self, receive: ReceiveHalf, end: int, fin: bool, frame: int) -> None:
+        before = receive.highest
+        grown = end - before
+        if grown > 0 and (end > receive.limit or self.received + grown > self.max_data):
+            raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, frame, "Over data limit")
+        if fin or receive.final is not None:
+            try:
+                receive.check_final(end, fin=fin)
+            except FinalSizeError:
+                raise QuicConnectionError(QuicErrorCode.FINAL_SIZE_ERROR, frame, "Final size changed") from None
+        elif grown > 0:
+            receive.highest = end
+        if grown > 0:
+            self.received += grown
+
+    def _deliver(self, stream: Stream, chunk: bytes) -> None:
+        inbox = stream.receive.inbox
+        if inbox is None:
+            stream.receive.inbox = [chunk]
+            self.events.append(stream)
+        else:
+            inbox.append(chunk)
+
+    def _deliver_out_of_order(self, stream: Stream, offset: int, chunk: bytes) -> None:
+        receive = stream.receive
+        if offset < receive.offset:
+            chunk = chunk[receive.offset - offset :]
+            offset = receive.offset
+        try:
+            self._pieces += receive.insert(offset, chunk)
+        except TooManyHolesError:
+            self._pieces = MAX_PIECES + 1
+        if self._pieces > MAX_PIECES:
+            raise QuicConnectionError(
+                QuicErrorCode.INTERNAL_ERROR, QuicFrameType.STREAM_BASE, "Too much out of order"
+            )
+        if offset == receive.offset:
+            pulled = receive.pull()
+            self._pieces -= len(pulled)
+            for piece in pulled:
+                if piece:
+                    self._deliver(stream, piece)
+
+    def _drop_received(self, receive: ReceiveHalf) -> None:
+        """Credit the connection with all that arrived, or never will, beyond what was put into the inbox."""
+        self._pieces -= sum(len(run.chunks) for run in receive.runs)
+        receive.runs = []
+        gone = receive.highest - receive.offset
+        receive.offset = receive.highest
+        receive.delivered += gone
+        self.delivered += gone
+        self._grow_max_data()
+
+    def _end_receive(self, stream: Stream) -> None:
+        if not stream.receive.done:
+            stream.receive.done = True
+            self._discard_if_done(stream)
+
+    def _on_send_done(self, number: int) -> None:
+        stream = self.streams.get(number)
+        if stream is not None:
+            self._discard_if_done(stream)
+
+    def _discard_if_done(self, stream: Stream) -> None:
+        if not (stream.send.done and stream.receive.done):
+            return
+        del self.streams[stream.number]
+        if stream.zombie:
+            self._zombies.pop(stream, None)
+        if (stream.number & 1 == 0) != self.is_client:
+            self.max_streams += 1
+            self._queue_max_streams()
+
+    def _note_zombie(self, stream: Stream) -> None:
+        receive = stream.receive
+        if stream.zombie or stream.send.code is None or receive.stop_code is None or receive.done:
+            return
+        stream.zombie = True
+        self._zombies[stream] = self.now
+
+    def _schedule(self, stream: Stream) -> None:
+        if not stream.scheduled and stream.send.has_work():
+            stream.scheduled = True
+            (self._ready_first if stream.first else self._ready).append(stream)
+
+    def _on_data_delivery(
+        self, state: QuicDeliveryState, stream: Stream, start: int, piece: bytes | memoryview, fin: bool
+    ) -> None:
+        if stream.send.on_delivery(state, start, piece, fin):
+            self._schedule(stream)
+
+    def _grow_stream_window(self, stream: Stream) -> None:
+        receive = stream.receive
+        if receive.final is not None or receive.stop_code is not None:
+            return
+        window = self.limits.stream_window
+        target = receive.delivered + window
+        if target - receive.limit >= window // WINDOW_STEP:
+            receive.limit = target
+            if not stream.limit_due:
+                stream.limit_due = True
+                self.control.append(partial(self._frame_max_stream_data, stream))
+
+    def _grow_max_data(self) -> None:
+        window = self.limits.connection_window
+        target = self.delivered + window
+        if target - self.max_data >= window // WINDOW_STEP:
+            self.max_data = target
+            self._queue_max_data()
+
+    def _queue_max_data(self) -> None:
+        if not self._max_data_due:
+            self._max_data_due = True
+            self.control.append(self._frame_max_data)
+
+    def _queue_max_streams(self) -> None:
+        # In batches: a frame for every eighth of the limit, not for every stream that ends.
+        grant = self.max_streams - self._max_streams_sent
+        if not self._max_streams_due and grant >= max(self.limits.streams // STREAMS_STEP, 1):
+            self._max_streams_due = True
+            self.control.append(self._frame_max_streams)
+
+    # Frames of the control queue: built when there is room, from the values of that moment
+
+    def _frame_max_data(self) -> Frame:
+        self._max_data_due = False
+        return b"\x10" + encode(self.max_data), (self._on_max_data_delivery, ())
+
+    def _on_max_data_delivery(self, state: QuicDeliveryState) -> None:
+        if state is not ACKED:
+            self._queue_max_data()
+
+    def _frame_max_streams(self) -> Frame:
+        self._max_streams_due = False
+        self._max_streams_sent = self.max_streams
+        return b"\x12" + encode(self.max_streams), (self._on_max_streams_delivery, ())
+
+    def _on_max_streams_delivery(self, state: QuicDeliveryState) -> None:
+        if state is not ACKED and not self._max_streams_due:
+            self._max_streams_due = True
+            self.control.append(self._frame_max_streams)
+
+    def _frame_max_stream_data(self, stream: Stream) -> Frame | None:
+        stream.limit_due = False
+        if stream.receive.final is not None or stream.receive.stop_code is not None:
+            return None
+        frame = b"\x11" + stream.encoded_id + encode(stream.receive.limit)
+        return frame, (self._on_max_stream_data_delivery, (stream,))
+
+    def _on_max_stream_data_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+        if state is not ACKED and not stream.limit_due:
+            stream.limit_due = True
+            self.control.append(partial(self._frame_max_stream_data, stream))
+
+    def _frame_reset(self, stream: Stream) -> Frame | None:
+        send = stream.send
+        if not send.reset_due or send.code is None:
+            return None
+        send.reset_due = False
+        frame = b"\x04" + stream.encoded_id + encode(send.code) + encode(send.offset)
+        return frame, (self._on_reset_delivery, (stream,))
+
+    def _on_reset_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+        if stream.send.on_reset_delivery(state):
+            self.control.append(partial(self._frame_reset, stream))
+
+    def _frame_stop(self, stream: Stream) -> Frame | None:
+        receive = stream.receive
+        if not receive.stop_due or receive.stop_code is None or receive.done:
+            return None
+        receive.stop_due = False
+        frame = b"\x05" + stream.encoded_id + encode(receive.stop_code)
+        return frame, (self._on_stop_delivery, (stream,))
+
+    def _on_stop_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+        if state is not ACKED and not stream.receive.done:
+            stream.receive.stop_due = True
+            self.control.append(partial(self._frame_stop, stream))

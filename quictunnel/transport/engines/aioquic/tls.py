@@ -1,0 +1,71 @@
+"""aioquic's configuration, from the engine's settings."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.tls import CipherSuite
+
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quictunnel.transport.engine import EngineSettings
+
+# AES with the shorter key first: where AES is in hardware it is the cheapest, and where it is not the peers
+# of this protocol are Python on a machine that has it.
+CIPHERS = [
+    CipherSuite.AES_128_GCM_SHA256,
+    CipherSuite.AES_256_GCM_SHA384,
+    CipherSuite.CHACHA20_POLY1305_SHA256,
+]
+
+
+def configure(settings: EngineSettings, server_name: str | None = None) -> QuicConfiguration:
+    """What every connection of an engine (or one outgoing connection) is configured with."""
+    configuration = QuicConfiguration(
+        is_client=not settings.is_server,
+        alpn_protocols=[settings.alpn],
+        cipher_suites=CIPHERS,
+        idle_timeout=settings.idle_timeout,
+        max_data=1,  # the connection sets its own limits
+        max_stream_data=1,
+        server_name=server_name,
+        # Version 2 differs in constants only and would be one more thing to negotiate.
+        supported_versions=[QuicProtocolVersion.VERSION_1],
+    )
+    if settings.is_server:
+        _load_certificate(configuration, settings)
+    else:
+        configuration.verify_mode = ssl.CERT_REQUIRED
+        _load_authority(configuration, settings)
+    return configuration
+
+
+def _load_certificate(configuration: QuicConfiguration, settings: EngineSettings) -> None:
+    if settings.certificate is None or settings.private_key is None:
+        raise ConfigError("The accepting side of QUIC needs a certificate and its private key; none was given.")
+    try:
+        configuration.load_cert_chain(settings.certificate, settings.private_key)
+    except (OSError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError(
+            f"The certificate {settings.certificate} or its key {settings.private_key} cannot be read: "
+            f"{error}. Both have to be PEM files, the key without a passphrase."
+        ) from error
+
+
+def _load_authority(configuration: QuicConfiguration, settings: EngineSettings) -> None:
+    if settings.authority is None:
+        # aioquic would fall back to a bundle of its own instead of what the system's owner trusts.
+        paths = ssl.get_default_verify_paths()
+        configuration.cafile, configuration.capath = paths.cafile, paths.capath
+        return
+    try:
+        configuration.cadata = settings.authority.read_bytes()
+        ssl.create_default_context(cadata=configuration.cadata.decode("ascii"))
+    except (OSError, ValueError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"The certificate authority {settings.authority} cannot be read: {error}. It has to be a PEM file."
+        ) from error

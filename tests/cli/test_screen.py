@@ -1,0 +1,120 @@
+"""The screen, drawn on a recorded console."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from quictunnel.cli.screen import MAX_EVENTS, ScreenView, render, size
+from quictunnel.cli.views import Opened
+from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.tunnel import Tunnel
+
+QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")
+OPENED = Opened(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
+
+
+def drawn(opened: Opened, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
+    console.print(render(opened, snapshot, events))
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def test_what_it_shows() -> None:
+    busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
+    opened = Opened(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
+    assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
+        "quictunnel   Ctrl-C stops it",
+        "",
+        "Status      connected · 12 ms · aioquic",
+        "Public      https://x7k2.tunnel.localhost:8443",
+        "TCP         edge.example.com:20001",
+        "Forwards    localhost:22",
+        "Visitors    3 now · 57 in total",
+        "Traffic     1.2 MB in · 30.0 GB out",
+        "",
+        "12:00:01  connected to the edge",
+    ]
+
+
+def test_without_tcp_and_without_a_round_trip() -> None:
+    text = "\n".join(drawn(OPENED, Snapshot("reconnecting", 0, 0, 0, 0, None, "aioquic")))
+    assert "Status      reconnecting · aioquic" in text
+    assert "TCP" not in text
+
+
+def test_on_a_narrow_terminal_the_address_is_whole_and_events_are_one_line() -> None:
+    lines = drawn(OPENED, QUIET, ("12:00:01", "word " * 50), width=30)
+    joined = "".join(line.strip() for line in lines)
+    assert "https://x7k2.tunnel.localhost:8443" in joined
+    assert sum("word" in line for line in lines) == 1
+
+
+def test_text_from_elsewhere_is_not_markup() -> None:
+    assert drawn(OPENED, QUIET, ("12:00:01", "[red]boo[/red] :smile:"))[-1] == "12:00:01  [red]boo[/red] :smile:"
+
+
+def view_on(snapshots: list[Snapshot]) -> tuple[ScreenView, io.StringIO]:
+    out = io.StringIO()
+    console = Console(file=out, width=80, height=24, force_terminal=True)
+    return ScreenView(console, lambda: snapshots[-1]), out
+
+
+def test_it_draws_only_when_something_changed() -> None:
+    snapshots = [QUIET]
+    view, out = view_on(snapshots)
+    view.opened(OPENED)
+    try:
+        before = out.tell()
+        for _ in range(100):
+            view.tick()
+        assert out.tell() == before
+        snapshots.append(Snapshot("connected", 1, 1, 5, 5, 0.0123, "aioquic"))
+        view.tick()
+        assert "1 now" in out.getvalue()[before:]
+    finally:
+        view.closed()
+
+
+def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
+    view, out = view_on([QUIET])
+    view.opened(OPENED)
+    for number in range(MAX_EVENTS + 5):
+        view.event(ClientEvent("visitor", f"visitor-{number}\x1b[2J", 0.0))
+    last = out.getvalue().rpartition("Ctrl-C stops it")[2]
+    view.closing()
+    view.closed()
+    text = out.getvalue()
+    assert "visitor-4" not in last
+    assert all(f"visitor-{number}" in last for number in range(5, MAX_EVENTS + 5))
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert "\x1b[?1049h" not in text, "no alternate screen: what was shown stays"
+    assert "visitor-1\x1b[2J" not in text
+    assert text.rstrip().endswith("Closed.")
+
+
+def test_nothing_is_drawn_when_it_never_opened() -> None:
+    view, out = view_on([QUIET])
+    view.tick()
+    view.closed()
+    assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_950, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (1_500_000_000, "1.5 GB"),
+        (10**18, "1000000 TB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text

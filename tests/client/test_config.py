@@ -1,0 +1,316 @@
+"""Which edge is used, with what token, and every way in which that can be said wrongly."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from quictunnel import configfile
+from quictunnel.config import MAX_TOKEN, ClientConfig, Secret, load
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOKEN = "tok_0123456789abcdef"
+posix_modes = pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX's")
+
+
+@dataclass
+class Desk:
+    """A user's machine: an environment and the files that may be there."""
+
+    home: Path
+    ca: Path
+
+    def __post_init__(self) -> None:
+        self.environ = {"HOME": str(self.home)}
+        self.config_file = self.home / ".config/quictunnel/config.toml"
+        self.client_env = self.home / ".local/state/quictunnel/client.env"
+
+    def write(self, path: Path, text: str | bytes, mode: int = 0o600) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path.chmod(mode)
+        return path
+
+    def write_env(self, edge: str = "127.0.0.1:4433") -> None:
+        self.write(
+            self.client_env, f"QUICTUNNEL_EDGE={edge}\nQUICTUNNEL_TOKEN={TOKEN}-env\nQUICTUNNEL_CA={self.ca}\n"
+        )
+
+    def load(self, *, edge: str | None = None, ca: Path | None = None, **more: str) -> ClientConfig:
+        return load({**self.environ, **more}, edge=edge, ca=ca)
+
+    def refusal(self, **more: str) -> str:
+        with pytest.raises(ConfigError) as caught:
+            self.load(**more)
+        message = str(caught.value)
+        assert TOKEN not in message
+        assert message.isprintable(), "one line"
+        return message
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    return Desk(tmp_path / "home", ca)
+
+
+# Look-up order
+
+
+def test_nothing_anywhere(desk: Desk) -> None:
+    message = desk.refusal()
+    for name in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
+        assert name in message
+
+
+def test_the_environment_alone(desk: Desk) -> None:
+    config = desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(desk.ca))
+    assert config == ClientConfig(edge="e:1", token=Secret(TOKEN), ca=desk.ca, engine="auto")
+    assert config.address == ("e", 1)
+
+
+def test_without_an_authority_the_systems_store_is_meant(desk: Desk) -> None:
+    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).ca is None
+
+
+def test_when_the_environment_names_the_edge_no_file_is_read(desk: Desk) -> None:
+    """A container with somebody else's broken or unreadable home still works."""
+    desk.write(desk.config_file, b"\xff\x00 not toml")
+    desk.write(desk.client_env, b"\xff")
+    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).edge == "e:1"
+
+
+def test_a_token_is_never_sent_to_an_edge_it_was_not_written_down_for(desk: Desk) -> None:
+    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
+    desk.write_env()
+    message = desk.refusal(QUICTUNNEL_EDGE="other:1")
+    assert "'other:1'" in message
+    assert "QUICTUNNEL_TOKEN" in message
+
+
+def test_the_config_file_comes_before_a_local_edge(desk: Desk) -> None:
+    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "../../../ca.pem"\n')
+    desk.write_env()
+    config = desk.load()
+    assert (config.edge, config.token) == ("mine:1", Secret(TOKEN))
+    assert config.ca is not None
+    assert config.ca.resolve() == desk.ca.resolve(), "relative to the file"
+
+
+def test_the_environment_overrides_single_values_of_the_config_file(desk: Desk) -> None:
+    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
+    config = desk.load(QUICTUNNEL_TOKEN="other", QUICTUNNEL_CA=str(desk.ca))
+    assert config == ClientConfig(edge="mine:1", token=Secret("other"), ca=desk.ca)
+
+
+def test_a_local_edge_is_found(desk: Desk) -> None:
+    desk.write_env("[::1]:4433")
+    config = desk.load()
+    assert config == ClientConfig(edge="[::1]:4433", token=Secret(f"{TOKEN}-env"), ca=desk.ca)
+
+
+def test_an_empty_config_file_says_nothing(desk: Desk) -> None:
+    desk.write(desk.config_file, "# later\n", 0o644)
+    desk.write_env()
+    assert desk.load().edge == "127.0.0.1:4433"
+
+
+@pytest.mark.parametrize("name", ["QUICTUNNEL_TOKEN", "QUICTUNNEL_CA"])
+def test_half_an_environment_is_not_mixed_with_a_local_edge(desk: Desk, name: str) -> None:
+    desk.write_env()
+    message = desk.refusal(**{name: str(desk.ca)})
+    assert message.startswith(f"{name} is set but no edge")
+
+
+def test_empty_variables_count_as_unset(desk: Desk) -> None:
+    desk.write_env()
+    config = desk.load(QUICTUNNEL_EDGE="", QUICTUNNEL_TOKEN="", QUICTUNNEL_CA="", QUICTUNNEL_ENGINE="")
+    assert (config.edge, config.engine) == ("127.0.0.1:4433", "auto")
+
+
+def test_the_command_line_is_said_over_the_environment(desk: Desk) -> None:
+    config = desk.load(edge="cli:1", ca=desk.ca, QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN)
+    assert config == ClientConfig(edge="cli:1", token=Secret(TOKEN), ca=desk.ca)
+    with pytest.raises(ConfigError, match=r"^The command line names the edge 'cli:1' but no token"):
+        desk.load(edge="cli:1")
+
+
+def test_a_token_file_comes_before_the_environment_and_may_be_readable_by_all(desk: Desk) -> None:
+    path = desk.write(desk.home / "secret", f"{TOKEN}\n", 0o444)
+    config = load({"QUICTUNNEL_EDGE": "e:1", "QUICTUNNEL_TOKEN": "env"}, token_file=path)
+    assert config.token.reveal() == TOKEN
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "does not exist"), ("\n", "is empty"), (b"\xff", "UTF-8")])
+def test_bad_token_files(desk: Desk, content: str | bytes | None, why: str) -> None:
+    path = desk.home / "secret"
+    if content is not None:
+        desk.write(path, content)
+    with pytest.raises(ConfigError, match=why) as caught:
+        load({"QUICTUNNEL_EDGE": "e:1"}, token_file=path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["auto", "native", "aioquic"])
+def test_engines(desk: Desk, engine: str) -> None:
+    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE=engine).engine == engine
+
+
+# What is wrong is refused, by name
+
+
+def test_unknown_engine(desk: Desk) -> None:
+    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE="quinn")
+    assert message == "QUICTUNNEL_ENGINE should be one of auto, native, aioquic, not 'quinn'."
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [(f"{TOKEN} ", "blank"), (f"{TOKEN}\n", "blank"), (f"{TOKEN}é", "ASCII"), (TOKEN * 100, str(MAX_TOKEN))],
+)
+def test_malformed_tokens_are_not_shown(desk: Desk, token: str, why: str) -> None:
+    assert why in desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token)
+
+
+def test_the_longest_token(desk: Desk) -> None:
+    token = "x" * MAX_TOKEN
+    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token).token.reveal() == token
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (f'edge = "mine:1"\ntoken = {TOKEN}\n', "is not valid TOML (at line 2, column 9)"),
+        (f'edge = "mine:1"\ntoken = "{TOKEN}', "is not valid TOML (at end of document)"),
+        (f'edge = "mine:1"\ntokn = "{TOKEN}"\n', "unknown key 'tokn': the keys are edge, token, ca"),
+        (f'"{"k" * 5000}" = "{TOKEN}"\n', "unknown key 'kkk"),
+        ("edge = 4433\n", "edge should be a text in quotes"),
+        ('edge = ""\n', "edge should be a text in quotes"),
+        (f'token = "{TOKEN}"\n', "token but no edge"),
+        ('edge = "mine"\ntoken = "x"\n', "the port is missing"),
+        ('edge = "mine:1"\n', "but no token"),
+        (f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "gone.pem"\n', "gone.pem"),
+        (b'edge = "\xff"\n', "UTF-8"),
+        (b"#" * (configfile.MAX_SETTINGS + 1), "larger than 64 KiB"),
+    ],
+)
+def test_malformed_config_files(desk: Desk, content: str | bytes, why: str) -> None:
+    desk.write(desk.config_file, content)
+    message = desk.refusal()
+    assert str(desk.config_file) in message
+    assert why in message
+
+
+def test_the_largest_config_file(desk: Desk) -> None:
+    text = f'edge = "mine:1"\ntoken = "{TOKEN}"\n'
+    desk.write(desk.config_file, text + "#" * (configfile.MAX_SETTINGS - len(text)))
+    assert desk.load().edge == "mine:1"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"QUICTUNNEL_EDGE=e:1\n",
+        b"QUICTUNNEL_TOKEN=t\n",
+        b"QUICTUNNEL_EDGE=e:1\nQUICTUNNEL_EDGE=f:1\nQUICTUNNEL_TOKEN=t\n",
+        b"QUICTUNNEL_EDGE=e:1\nQUICTUNNEL_TOKEN=t\nPATH=/bin\n",
+        b"QUICTUNNEL_EDGE=e:1\nQUICTUNNEL_TOKEN=\n",
+        b"QUICTUNNEL_EDGE=e:1\nQUICTUNNEL_TOKEN=t\nQUICTUNNEL_CA=relative.pem\n",
+        b"export QUICTUNNEL_EDGE=e:1\nQUICTUNNEL_TOKEN=t\n",
+        b"QUICTUNNEL_EDGE e:1\n",
+    ],
+)
+def test_damaged_client_env(desk: Desk, content: bytes) -> None:
+    desk.write(desk.client_env, content)
+    message = desk.refusal()
+    assert f"{desk.client_env} is damaged" in message
+    assert "start the edge again" in message
+
+
+@posix_modes
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])
+def test_a_file_with_a_token_is_its_owners_alone(desk: Desk, mode: int) -> None:
+    desk.write_env()
+    desk.client_env.chmod(mode)
+    assert f"chmod 600 {desk.client_env}" in desk.refusal()
+    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n', mode)
+    assert f"chmod 600 {desk.config_file}" in desk.refusal()
+
+
+@posix_modes
+def test_a_config_file_without_a_token_may_be_read_by_all(desk: Desk) -> None:
+    desk.write(desk.config_file, 'edge = "mine:1"\n', 0o644)
+    assert desk.load(QUICTUNNEL_TOKEN=TOKEN).edge == "mine:1"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_config_file(desk: Desk) -> None:
+    desk.write(desk.config_file, 'edge = "mine:1"\n', 0o000)
+    assert "cannot be read (Permission denied)" in desk.refusal()
+
+
+def test_a_directory_in_place_of_a_file(desk: Desk) -> None:
+    desk.config_file.mkdir(parents=True)
+    message = desk.refusal()
+    assert str(desk.config_file) in message
+    assert "cannot be read" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "why"), [(None, "does not exist"), (b"", "no PEM"), (b"\x00" * 5_000_000, "larger than")]
+)
+def test_bad_authorities(desk: Desk, content: bytes | None, why: str) -> None:
+    path = desk.home / "their.pem"
+    if content is not None:
+        desk.write(path, content)
+    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(path))
+    assert why in message
+    assert str(path) in message
+
+
+def test_a_path_that_no_file_can_have(desk: Desk) -> None:
+    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "/a\\u0000\\nb"\n')
+    message = desk.refusal()
+    assert "cannot be read" in message
+    assert str(desk.config_file) in message
+
+
+# A secret does not show
+
+
+def test_a_secret_shows_nowhere() -> None:
+    config = ClientConfig(edge="e:1", token=Secret(TOKEN))
+    for text in (
+        repr(config),
+        str(config),
+        f"{config.token}",
+        f"{config.token!s} {config.token!r}",
+    ):
+        assert TOKEN not in text
+    assert TOKEN not in repr(configfile.Partial("x", token=TOKEN))
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(config)
+
+
+def test_secrets_compare_by_value() -> None:
+    assert Secret("a") == Secret("a")
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert len({Secret("a"), Secret("a")}) == 1
+    assert Secret("é") != Secret("e")
+
+
+@pytest.mark.parametrize(("edge", "token"), [("e", "t"), ("e:1", "")])
+def test_a_config_that_exists_is_well_formed(edge: str, token: str) -> None:
+    with pytest.raises(ConfigError):
+        ClientConfig(edge=edge, token=Secret(token))

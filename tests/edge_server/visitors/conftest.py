@@ -1,0 +1,268 @@
+"""Real TLS visitors on real sockets, and an application protocol that remembers what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import socket
+import ssl
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+import uvloop
+
+from edge_server.visitors.front import Alert, Deadlines, Front, Hello, Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+NAME = "a.tunnel.localhost"
+TLS12, TLS13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=[TLS12, TLS13], ids=["tls12", "tls13"])
+def version(request: pytest.FixtureRequest) -> ssl.TLSVersion:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    authority.issue_cert("*.tunnel.localhost").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA) -> Iterator[str]:
+    with authority.cert_pem.tempfile() as path:
+        yield path
+
+
+async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    """Wait for something that the other end of a real socket causes."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+class App(asyncio.Protocol):
+    """An application protocol: what a splice would be."""
+
+    def __init__(self, *, pause: bool = False, keep_open: bool = True) -> None:
+        self.pause_first = pause
+        self.keep_open = keep_open
+        self.data = bytearray()
+        self.calls: list[str] = []
+        self.reads: list[int] = []
+        self.eof = asyncio.Event()
+        self.blocked = False
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.calls.append("made")
+        if self.pause_first:
+            transport.pause_reading()
+
+    def data_received(self, data: bytes) -> None:
+        assert not self.lost.done()
+        self.data += data
+        self.reads.append(len(data))
+
+    def eof_received(self) -> bool:
+        self.calls.append("eof")
+        self.eof.set()
+        return self.keep_open
+
+    def pause_writing(self) -> None:
+        self.blocked = True
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.blocked = False
+        self.writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append("lost")
+        self.lost.set_result(exc)
+
+    async def send(self, data: bytes, step: int = 100_000) -> None:
+        """As a well-behaved application writes."""
+        for start in range(0, len(data), step):
+            await self.writable.wait()
+            self.transport.write(data[start : start + step])
+
+
+class Truncated(Exception):
+    """TCP ended without close_notify."""
+
+
+class Visitor:
+    """A client with each step of TLS and TCP in its own hand; the TLS is OpenSSL's."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, name: str | None) -> None:
+        self.sock = sock
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
+        self.loop = asyncio.get_running_loop()
+        self.ended = False
+
+    async def flush(self) -> None:
+        if self.outgoing.pending:
+            await self.loop.sock_sendall(self.sock, self.outgoing.read())
+
+    async def fill(self) -> None:
+        data = await self.loop.sock_recv(self.sock, 262144)
+        if not data:
+            raise Truncated
+        self.incoming.write(data)
+
+    async def handshake(self, *, and_send: bytes = b"") -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await self.flush()
+                await self.fill()
+        if and_send:
+            self.tls.write(and_send)
+        await self.flush()
+
+    async def send(self, data: bytes) -> None:
+        for start in range(0, len(data), 65536):
+            self.tls.write(data[start : start + 65536])
+            await self.flush()
+
+    async def read(self) -> bytes:
+        """Some bytes, or nothing for a clean end."""
+        while True:
+            try:
+                return self.tls.read(262144)
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLWantReadError:
+                await self.fill()
+
+    async def read_all(self) -> bytes:
+        data = bytearray()
+        while chunk := await self.read():
+            data += chunk
+        return bytes(data)
+
+    async def finish(self) -> None:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        await self.flush()
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+
+class Doorstep:
+    """A listening :class:`Front` and the visitors a test sends to it."""
+
+    app = App
+    eventually = staticmethod(eventually)
+
+    def __init__(self, context: ssl.SSLContext, ca_file: str) -> None:
+        self.context = context
+        self.ca_file = ca_file
+        self.apps: list[App] = []
+        self.sockets: list[socket.socket] = []
+        self.make_app: Callable[[], App] = App
+        self.hellos: list[Hello] = []
+
+    def route(self, hello: Hello) -> Route | Alert | asyncio.Future[Route | Alert]:
+        self.hellos.append(hello)
+        if hello.server_name is None:
+            return Alert.MISSING_EXTENSION
+        return self.welcome if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
+
+    @property
+    def welcome(self) -> Route:
+        return Route(self.context, self.new_app)
+
+    def new_app(self) -> App:
+        self.apps.append(app := self.make_app())
+        return app
+
+    async def open(self, **settings: Any) -> None:
+        self.front = Front(lambda hello: self.route(hello), **settings)
+        loop = asyncio.get_running_loop()
+        self.server = await loop.create_server(self.front, "127.0.0.1", 0)
+        self.port: int = self.server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        self.server.close()
+        for sock in self.sockets:
+            sock.close()
+        for app in self.apps:
+            app.transport.abort()
+            await app.lost
+        await eventually(lambda: not self.front.pending)
+        await self.server.wait_closed()
+        assert self.front.bios.incoming.pending == self.front.bios.outgoing.pending == 0
+
+    async def connect(self) -> socket.socket:
+        sock = socket.socket()
+        sock.setblocking(False)
+        self.sockets.append(sock)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        return sock
+
+    async def visitor(self, version: ssl.TLSVersion = TLS13, name: str | None = NAME) -> Visitor:
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.check_hostname = name is not None
+        context.minimum_version = context.maximum_version = version
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        return Visitor(await self.connect(), context, name)
+
+    async def pair(self, version: ssl.TLSVersion = TLS13) -> tuple[Visitor, App]:
+        visitor = await self.visitor(version)
+        before = len(self.apps)
+        await visitor.handshake()
+        await eventually(lambda: len(self.apps) > before)
+        return visitor, self.apps[-1]
+
+
+def _descriptors() -> int:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+async def doorstep(context: ssl.SSLContext, ca_file: str) -> AsyncIterator[Doorstep]:
+    loop = asyncio.get_running_loop()
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _loop, told: complaints.append(told))
+    # Made once a loop and kept by it; a test must not be blamed for them.
+    await loop.run_in_executor(None, lambda: None)
+    before = _descriptors()
+    doorstep = Doorstep(context, ca_file)
+    await doorstep.open()
+    yield doorstep
+    await doorstep.close()
+    await eventually(lambda: _descriptors() <= before)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert complaints == []

@@ -1,0 +1,314 @@
+"""The TLS transport on real sockets, against OpenSSL's client: what a splice relies on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.visitors import tls
+from edge_server.visitors.records import BATCH
+from edge_server.visitors.tls import TruncationError
+
+if TYPE_CHECKING:
+    from tests.edge_server.visitors.conftest import Doorstep
+
+MEGABYTE = 1_000_000
+NAME = "a.tunnel.localhost"
+
+
+def digest(data: bytes | bytearray) -> tuple[int, str]:
+    """To compare by: the difference of two large byte strings takes minutes to draw."""
+    return len(data), hashlib.sha256(data).hexdigest()
+
+
+def noise(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+async def test_the_application_sees_a_transport(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    transport = app.transport
+    assert transport.get_extra_info("server_name") == NAME
+    assert transport.get_extra_info("peername") == visitor.sock.getsockname()
+    assert transport.get_extra_info("sockname")[1] == doorstep.port
+    assert transport.get_extra_info("sslcontext") is doorstep.context
+    assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+    assert transport.get_extra_info("socket").fileno() > 0
+    assert transport.get_extra_info("nothing", 7) == 7
+    assert transport.can_write_eof()
+    assert transport.is_reading()
+    assert not transport.is_closing()
+    await visitor.send(b"ping")
+    await doorstep.eventually(lambda: app.data == b"ping")
+    transport.writelines([b"po", b"", b"ng"])
+    assert await visitor.read() == b"pong"
+    assert not doorstep.front.pending
+
+
+@pytest.mark.parametrize("first", ["visitor", "application"])
+async def test_each_direction_ends_alone(doorstep: Doorstep, version: ssl.TLSVersion, first: str) -> None:
+    visitor, app = await doorstep.pair(version)
+    there, back = noise(20 * MEGABYTE, 1), noise(20 * MEGABYTE, 2)
+    if first == "visitor":
+        await visitor.send(there)
+        await visitor.finish()
+        await asyncio.wait_for(app.eof.wait(), 20)
+        assert digest(app.data) == digest(there)
+        reading = asyncio.create_task(visitor.read_all())
+        await app.send(back)
+        app.transport.write_eof()
+        assert digest(await reading) == digest(back)
+    else:
+        reading = asyncio.create_task(visitor.read_all())
+        await app.send(back)
+        app.transport.write_eof()
+        assert digest(await reading) == digest(back)
+        assert await asyncio.get_running_loop().sock_recv(visitor.sock, 1) == b""  # the FIN too
+        await visitor.send(there)
+        await visitor.finish()
+        await asyncio.wait_for(app.eof.wait(), 20)
+        assert digest(app.data) == digest(there)
+    assert not app.lost.done()
+    app.transport.close()
+    assert await app.lost is None
+
+
+async def test_both_directions_at_once(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    there, back = noise(20 * MEGABYTE, 3), noise(20 * MEGABYTE, 4)
+
+    async def from_visitor() -> None:
+        await visitor.send(there)
+        await visitor.finish()
+
+    async def from_application() -> None:
+        await app.send(back)
+        app.transport.write_eof()
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        reading = group.create_task(visitor.read_all())
+        group.create_task(from_visitor())
+        group.create_task(from_application())
+        group.create_task(app.eof.wait())
+    assert digest(app.data) == digest(there)
+    assert digest(reading.result()) == digest(back)
+    assert max(app.reads) <= 256 * 1024  # one read of the socket, one call
+
+
+async def test_one_huge_write_arrives_whole(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    data = noise(3 * BATCH + 17)
+    reading = asyncio.create_task(visitor.read_all())
+    app.transport.write(memoryview(bytearray(data)))
+    app.transport.close()
+    assert digest(await reading) == digest(data)
+    assert await app.lost is None
+
+
+async def test_abort_is_a_reset(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    app.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        await visitor.read()
+    assert await app.lost is None
+    assert app.calls == ["made", "lost"]
+
+
+async def test_abort_after_write_eof_is_still_a_reset(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    app.transport.write_eof()
+    assert await visitor.read() == b""
+    app.transport.abort()
+    with pytest.raises(ConnectionResetError):
+        while await asyncio.get_running_loop().sock_recv(visitor.sock, 1):
+            pass
+        await asyncio.get_running_loop().sock_recv(visitor.sock, 1)
+    await app.lost
+
+
+async def test_a_visitors_reset_is_told(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    visitor.reset()
+    assert isinstance(await app.lost, ConnectionError)
+    assert app.calls == ["made", "lost"]
+
+
+async def test_a_fin_without_close_notify_is_never_a_clean_end(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    await visitor.send(b"half a mess")
+    visitor.sock.shutdown(socket.SHUT_WR)
+    assert isinstance(await app.lost, TruncationError)
+    assert app.data == b"half a mess"
+    assert app.calls == ["made", "lost"]
+
+
+async def test_an_application_that_keeps_nothing_open_closes(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    app.keep_open = False
+    await visitor.finish()
+    assert await visitor.read() == b""
+    assert await app.lost is None
+    assert app.calls == ["made", "eof", "lost"]
+
+
+async def test_a_paused_application_is_left_alone(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    data = noise(8 * MEGABYTE)
+    app.transport.pause_reading()
+    app.transport.pause_reading()
+    assert not app.transport.is_reading()
+
+    async def send() -> None:
+        await visitor.send(data)
+        await visitor.finish()
+
+    sending = asyncio.create_task(send())
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(sending), 0.2)  # the kernel's buffers are full
+    assert app.data == b""
+    assert app.transport._held == b""
+    app.transport.resume_reading()
+    await sending
+    await asyncio.wait_for(app.eof.wait(), 20)
+    assert digest(app.data) == digest(data)
+
+
+async def test_paused_between_two_reads_nothing_is_lost(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    data = noise(2 * MEGABYTE)
+    received = app.data_received
+
+    def pause_each_time(chunk: bytes) -> None:
+        received(chunk)
+        app.transport.pause_reading()
+        asyncio.get_running_loop().call_soon(app.transport.resume_reading)
+
+    app.data_received = pause_each_time
+    await visitor.send(data)
+    await visitor.finish()
+    await asyncio.wait_for(app.eof.wait(), 20)
+    assert digest(app.data) == digest(data)
+
+
+async def test_write_eof_while_ciphertext_waits(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
+    app.transport.pause_reading()
+    await visitor.send(noise(100_000))
+    app.transport.write_eof()
+    assert await visitor.read() == b""
+    app.transport.resume_reading()
+    await visitor.finish()
+    await asyncio.wait_for(app.eof.wait(), 5)
+    assert app.data == noise(100_000)
+
+
+async def test_bytes_beside_the_end_of_the_handshake_wait_for_a_paused_application(doorstep: Doorstep) -> None:
+    doorstep.make_app = lambda: doorstep.app(pause=True)
+    visitor = await doorstep.visitor()
+    await visitor.handshake(and_send=b"early")
+    await doorstep.eventually(lambda: len(doorstep.apps) == 1)
+    await visitor.finish()
+    app = doorstep.apps[0]
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(app.eof.wait(), 0.1)
+    assert app.data == b""
+    app.transport.resume_reading()
+    await asyncio.wait_for(app.eof.wait(), 5)
+    assert app.data == b"early"
+
+
+async def test_an_end_beside_data_waits_while_paused(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    received = app.data_received
+
+    def pause(chunk: bytes) -> None:
+        received(chunk)
+        app.transport.pause_reading()
+
+    app.data_received = pause
+    visitor.tls.write(b"last words")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        visitor.tls.unwrap()
+    await visitor.flush()  # one segment: data and close_notify
+    await doorstep.eventually(lambda: app.data == b"last words")
+    await asyncio.sleep(0)
+    assert not app.eof.is_set()
+    app.transport.resume_reading()
+    await asyncio.wait_for(app.eof.wait(), 5)
+
+
+async def test_a_visitor_that_never_reads_blocks_the_writer(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    app.transport.set_write_buffer_limits(high=100_000)
+    assert app.transport.get_write_buffer_limits()[1] == 100_000
+    written = 0
+    while not app.blocked:
+        app.transport.write(bytes(50_000))
+        written += 50_000
+        assert written < 50 * MEGABYTE
+        await asyncio.sleep(0)
+    assert app.transport.get_write_buffer_size() <= 100_000 + 60_000
+    got = 0
+    while app.blocked or got < written:
+        got += len(await visitor.read())
+    assert got == written
+
+
+async def test_a_closed_transport_does_not_wait_for_ever(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "CLOSE_TIMEOUT", 0.05)
+    visitor, app = await doorstep.pair()
+    app.transport.write(bytes(20 * MEGABYTE))
+    app.transport.close()
+    assert app.transport.is_closing()
+    await asyncio.wait_for(app.lost, 5)
+    with pytest.raises(ConnectionResetError):
+        while await visitor.read():
+            pass
+
+
+async def test_after_its_end_a_transport_is_quiet(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    transport = app.transport
+    transport.write_eof()
+    transport.write_eof()
+    with pytest.raises(RuntimeError):
+        transport.write(b"more")
+    transport.close()
+    transport.close()
+    transport.write(b"more")
+    transport.write_eof()
+    transport.pause_reading()
+    transport.resume_reading()
+    await app.lost
+    transport.abort()
+    assert await visitor.read_all() == b""
+
+
+async def test_what_follows_close_notify_is_ignored(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        visitor.tls.unwrap()
+    await asyncio.get_running_loop().sock_sendall(visitor.sock, visitor.outgoing.read() + b"garbage" * 100)
+    await asyncio.wait_for(app.eof.wait(), 5)
+    await asyncio.get_running_loop().sock_sendall(visitor.sock, b"garbage" * 100)
+    await app.send(b"still here")
+    assert await visitor.read() == b"still here"
+    assert not app.lost.done()
+
+
+@pytest.mark.parametrize("garbage", [b"\x17\x03\x03\x00\x20" + bytes(32), b"GET / HTTP/1.1\r\n\r\n"])
+async def test_a_broken_record_ends_with_an_alert(doorstep: Doorstep, version: ssl.TLSVersion, garbage: bytes) -> None:
+    visitor, app = await doorstep.pair(version)
+    await asyncio.get_running_loop().sock_sendall(visitor.sock, garbage)
+    assert isinstance(await app.lost, ConnectionError)
+    with pytest.raises(ssl.SSLError, match="alert"):
+        await visitor.read()
+    assert app.data == b""
+    assert app.transport.is_closing()

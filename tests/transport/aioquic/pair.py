@@ -1,0 +1,229 @@
+"""Two engines and the link between them, on a virtual clock. No sockets, no sleeping, one seed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quictunnel.transport.engine import (
+    Closed,
+    Connected,
+    Data,
+    EngineSettings,
+    Received,
+    Reset,
+    Stopped,
+    StreamsAvailable,
+    Writable,
+)
+from quictunnel.transport.engines.aioquic import AioquicEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from quictunnel.transport.engine import Connection, Transmit
+
+EDGE = ("192.0.2.1", 4433)
+CLIENT = ("198.51.100.7", 50_000)
+
+
+@dataclass
+class Link:
+    """One direction of a network path."""
+
+    delay: float = 0.0
+    rate: float = 0.0
+    """Bytes a second; 0: no limit."""
+    queue: int = 1_000_000
+    loss: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+    jitter: float = 0.0
+    down: bool = False
+    free_at: float = 0.0
+    carried: int = 0
+    dropped: int = 0
+
+    def carry(self, datagram: bytes, now: float, rng: random.Random) -> list[tuple[float, bytes]]:
+        if self.down or (self.loss and rng.random() < self.loss):
+            return []
+        if self.rate:
+            start = max(now, self.free_at)
+            if (start - now) * self.rate > self.queue:
+                self.dropped += 1
+                return []
+            self.free_at = now = start + len(datagram) / self.rate
+        if self.corrupt and rng.random() < self.corrupt:
+            at = rng.randrange(len(datagram))
+            datagram = datagram[:at] + bytes([datagram[at] ^ (1 << rng.randrange(8))]) + datagram[at + 1 :]
+        self.carried += len(datagram)
+        arrivals = [(now + self.delay + rng.random() * self.jitter, datagram)]
+        if self.duplicate and rng.random() < self.duplicate:
+            arrivals.append((now + self.delay + rng.random() * self.jitter, datagram))
+        return arrivals
+
+
+@dataclass
+class Peer:
+    """An engine with what it was told."""
+
+    engine: AioquicEngine
+    events: list[object] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
+    received: dict[int, bytearray] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    on_event: Callable[[Connection, object], None] | None = None
+
+    def collect(self) -> bool:
+        heard = False
+        for connection, event in self.engine.poll():
+            heard = True
+            self.events.append(event)
+            match event:
+                case Connected():
+                    if connection not in self.connections:
+                        self.connections.append(connection)
+                case Data(stream, chunks, end):
+                    self.received.setdefault(stream, bytearray()).extend(b"".join(chunks))
+                    if end:
+                        assert stream not in self.ended
+                        self.ended.add(stream)
+                case Reset() | Stopped() | Writable() | StreamsAvailable() | Closed():
+                    pass
+            if self.on_event is not None:
+                self.on_event(connection, event)
+        return heard
+
+    def of(self, kind: type) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Pair:
+    """A client engine, an edge engine, and time."""
+
+    def __init__(self, client: AioquicEngine, edge: AioquicEngine, *, seed: int = 1) -> None:
+        self.now = 1000.0
+        self.rng = random.Random(seed)
+        self.client = Peer(client)
+        self.edge = Peer(edge)
+        self.up = Link()
+        self.down = Link()
+        self.client_address: tuple[str, int] = CLIENT
+        self.addresses = {CLIENT}
+        self._queue: list[tuple[float, int, Peer, bytes, tuple[str, int]]] = []
+        self._order = itertools.count()
+        self.sent: list[tuple[str, bytes]] | None = None
+        self.connection: Connection
+
+    def connect(self, *, admit: bool = True) -> tuple[Connection, Connection]:
+        self.connection = self.client.engine.connect(EDGE, "edge.test", self.now)
+        self.run(lambda: bool(self.client.of(Connected) and self.edge.connections), limit=10)
+        assert self.edge.connections, self.client.events
+        accepted = self.edge.connections[-1]
+        if admit:
+            accepted.admit()
+            self.settle()
+        return self.connection, accepted
+
+    def move_client(self, address: tuple[str, int]) -> None:
+        """The network gives the client another address; what is under way to the old one is lost."""
+        self.client_address = address
+
+    def deliver(self, peer: Peer, transmits: list[Transmit] | tuple[Transmit, ...]) -> None:
+        """Put what ``peer`` sends on the link."""
+        for transmit in transmits:
+            joined = b"".join(transmit.parts)
+            for start in range(0, len(joined), transmit.segment):
+                self._carry(peer, joined[start : start + transmit.segment], transmit.address)
+
+    def _carry(self, peer: Peer, datagram: bytes, address: tuple) -> None:
+        if self.sent is not None:
+            self.sent.append(("client" if peer is self.client else "edge", datagram))
+        if peer is self.client:
+            link, target, source = self.up, self.edge, self.client_address
+        else:
+            link, target, source = self.down, self.client, EDGE
+            if address != self.client_address:
+                return
+        for at, arrived in link.carry(datagram, self.now, self.rng):
+            heapq.heappush(self._queue, (at, next(self._order), target, arrived, source))
+
+    def turn(self) -> bool:
+        """Everything that can be done now; whether anything was."""
+        busy = False
+        batches: dict[int, tuple[Peer, list[Received]]] = {}
+        while self._queue and self._queue[0][0] <= self.now:
+            _, _, target, datagram, source = heapq.heappop(self._queue)
+            batches.setdefault(id(target), (target, []))[1].append(Received(datagram, len(datagram), source))
+        for target, batch in batches.values():
+            busy = True
+            target.engine.receive(batch, self.now)
+        for peer in (self.client, self.edge):
+            due = peer.engine.timeout()
+            if due is not None and due <= self.now:
+                busy = True
+                peer.engine.expire(self.now)
+            busy |= peer.collect()
+            transmits = peer.engine.transmit(self.now)
+            busy |= bool(transmits) or peer.collect()
+            self.deliver(peer, transmits)
+        return busy
+
+    def next_time(self) -> float | None:
+        times = [t for t in (self.client.engine.timeout(), self.edge.engine.timeout()) if t is not None]
+        if self._queue:
+            times.append(self._queue[0][0])
+        return min(times, default=None)
+
+    def run(self, until: Callable[[], bool] = lambda: False, *, limit: float = 60.0) -> bool:
+        """Let time pass until ``until`` holds (True) or ``limit`` seconds passed or nothing is left (False)."""
+        end = self.now + limit
+        spins = 0
+        while True:
+            while self.turn():
+                spins += 1
+                assert spins < 10_000, "time stands still"
+            if until():
+                return True
+            following = self.next_time()
+            if following is None or following > end:
+                self.now = end
+                return until()
+            if following > self.now:
+                spins = 0
+            self.now = max(self.now, following)
+
+    def settle(self, seconds: float = 0.2) -> None:
+        self.run(limit=seconds)
+
+
+def forge(source: Connection, *frames: bytes, cid: bytes | None = None, number: int | None = None) -> bytes:
+    """An authentic 1-RTT packet of ``source`` that says what we want."""
+    quic = source.quic
+    if number is None:
+        number = quic._packet_number
+        quic._packet_number += 1
+    payload = b"".join(frames).ljust(4, b"\0")
+    return quic.one_rtt.sealer(cid or quic._peer_cid.cid)(number, 4, payload)
+
+
+def inject(pair: Pair, source: Connection, *frames: bytes, address: tuple[str, int] | None = None, **how) -> None:
+    """Hand a forged packet to the other side at once, and let it answer."""
+    target = pair.edge if source.is_client else pair.client
+    origin = address or (pair.client_address if source.is_client else EDGE)
+    datagram = forge(source, *frames, **how)
+    target.engine.receive([Received(datagram, len(datagram), origin)], pair.now)
+    target.collect()
+
+
+def settings_for(side: str, paths: dict[str, Path], **changes: object) -> EngineSettings:
+    base: dict[str, object] = {"is_server": side == "edge", "alpn": "test/1"}
+    if side == "edge":
+        base |= {"certificate": paths["certificate"], "private_key": paths["key"], "reset_key": b"k" * 32}
+    else:
+        base |= {"authority": paths["authority"]}
+    return EngineSettings(**(base | changes))  # type: ignore[arg-type]  # keywords by name

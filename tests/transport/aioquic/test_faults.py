@@ -1,0 +1,507 @@
+"""One test for each fault of aioquic 1.7.2 that this engine cures; each would fail on the plain library."""
+
+from __future__ import annotations
+
+import logging
+import tracemalloc
+
+import pytest
+from aioquic.quic import crypto
+from aioquic.quic.packet import QuicErrorCode
+from quictunnel.transport.engine import Closed, CloseCause, Connected, Data, Limits, Received, Reset
+from quictunnel.transport.engines.aioquic import connection as connection_module
+from quictunnel.transport.engines.aioquic import keys, streams, table
+from quictunnel.transport.engines.aioquic.connection import MAX_CRYPTO, TunnelConnection
+from quictunnel.transport.engines.aioquic.varint import encode
+
+from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, forge, inject
+
+KIB = 1024
+
+
+def stream_frame(number: int, offset: int, data: bytes, *, fin: bool = False) -> bytes:
+    return b"".join((bytes((0x0E | fin,)), encode(number), encode(offset), encode(len(data)), data))
+
+
+def closed_with(pair: Pair, code: QuicErrorCode, cause: CloseCause = CloseCause.PROTOCOL) -> bool:
+    return [(event.cause, event.code) for event in pair.edge.of(Closed)] == [(cause, code)]
+
+
+# Memory
+
+
+def test_a_sparse_offset_allocates_no_gap(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = edge.open()
+    edge.write(stream, b"x")
+    pair.settle()
+    limit = edge.quic.table.streams[stream].receive.limit
+    tracemalloc.start()
+    inject(pair, client, stream_frame(stream, limit - 1, b"y"))
+    assert tracemalloc.get_traced_memory()[1] < 64 * KIB
+    tracemalloc.stop()
+    assert not pair.edge.of(Closed)
+    inject(pair, client, stream_frame(stream, limit, b"y"))
+    assert closed_with(pair, QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_windows_do_not_double(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = edge.open()
+    edge.write(stream, b"x")
+    pair.settle()
+    receive = edge.quic.table.streams[stream].receive
+    for _ in range(20):
+        inject(pair, client, stream_frame(stream, receive.limit - 1, b"y"))
+        pair.settle()
+    assert receive.limit == 2048 * KIB
+    assert edge.quic.table.max_data == 4096 * KIB
+
+
+def test_the_connection_window_is_a_wall(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    for _ in range(3):
+        stream = edge.open()
+        edge.write(stream, b"x")
+    pair.settle()
+    for stream in (1, 5):
+        inject(pair, client, stream_frame(stream, 2048 * KIB - 1, b"y"))
+    assert not pair.edge.of(Closed)
+    inject(pair, client, stream_frame(9, 1, b"y"))
+    assert closed_with(pair, QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_holes_in_one_stream_are_bounded(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = edge.open()
+    edge.write(stream, b"x")
+    pair.settle()
+    offset = 1
+    while not pair.edge.of(Closed):
+        inject(pair, client, *(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
+        offset += 200
+        assert len(edge.quic.table.streams[stream].receive.runs) <= streams.MAX_RUNS
+    assert closed_with(pair, QuicErrorCode.INTERNAL_ERROR)
+
+
+def test_pieces_out_of_order_are_bounded_over_all_streams(make_pair, monkeypatch):
+    monkeypatch.setattr(table, "MAX_PIECES", 500)
+    pair = make_pair()
+    client, edge = pair.connect()
+    numbers = [edge.open() for _ in range(20)]
+    for number in numbers:
+        edge.write(number, b"x")
+    pair.settle()
+    for number in numbers:
+        inject(pair, client, *(stream_frame(number, at, b"y") for at in range(1, 100)))
+    assert edge.quic.table._pieces == 501
+    assert closed_with(pair, QuicErrorCode.INTERNAL_ERROR)
+
+
+def test_bytes_that_fill_their_holes_leave_no_pieces(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = edge.open()
+    edge.write(stream, b"x")
+    pair.settle()
+    text = bytes(range(256)) * 4
+    order = [512, 0, 700, 256, 128, 900, 400]
+    for start in order:
+        inject(pair, client, stream_frame(stream, start, text[start : start + 300]))
+    inject(pair, client, stream_frame(stream, 0, text[:200]), stream_frame(stream, 1000, text[1000:], fin=True))
+    assert bytes(pair.edge.received[stream]) == text
+    assert stream in pair.edge.ended
+    assert edge.quic.table._pieces == 0
+
+
+@pytest.mark.parametrize("total", [MAX_CRYPTO + 1, 10_000_000])
+def test_crypto_is_bounded_before_authentication(make_pair, total):
+    pair = make_pair(edge={"retry": False})
+    pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
+    pair.up.down = True
+    pair.turn()
+    pair.up.down = False
+    # A TLS message that says it has 16 MiB, byte after byte.
+    quic = pair.connection.quic
+    sender = quic._crypto_streams[connection_module.Epoch.INITIAL].sender
+    sender.__init__(stream_id=None, writable=True)
+    sender.write(b"\x01\xff\xff\xff" + bytes(total))
+    quic._loss.spaces[0].sent_packets.clear()
+    quic.recovery.cc.congestion_window = 10**9
+    quic.recovery.cc.bytes_in_flight = 0
+    pair.client.engine.touch(pair.connection)
+    pair.run(lambda: bool(pair.client.of(Closed)), limit=4)
+    (closed,) = pair.client.of(Closed)
+    assert closed.code == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+    assert not pair.edge.of(Closed)
+
+
+def test_crypto_is_bounded_after_the_handshake(make_pair):
+    pair = make_pair()
+    client, _ = pair.connect()
+    inject(pair, client, b"\x06", encode(MAX_CRYPTO), encode(1), b"x")
+    assert closed_with(pair, QuicErrorCode.CRYPTO_BUFFER_EXCEEDED)
+
+
+def test_what_is_written_is_bounded(make_pair):
+    pair = make_pair()
+    _, edge = pair.connect()
+    stream = edge.open()
+    taken = sum(edge.write(stream, bytes(64 * KIB)) for _ in range(100))
+    assert taken == 128 * KIB
+
+
+def test_zombie_streams_are_bounded(make_pair, monkeypatch):
+    monkeypatch.setattr(table, "MAX_ZOMBIES", 10)
+    pair = make_pair()
+    client, edge = pair.connect()
+    for _ in range(11):
+        stream = edge.open()
+        edge.write(stream, b"x")
+        pair.settle(0.05)
+        # A client that never ends a stream and does not react to STOP_SENDING either.
+        client.quic.table.streams[stream].send.code = 0
+        edge.reset(stream, 1)
+        edge.stop(stream, 1)
+        pair.settle(0.05)
+    assert edge.stats().streams_open == 11
+    assert not pair.edge.of(Closed)
+    edge.ping()
+    pair.settle(table.ZOMBIE_PATIENCE)
+    stream = edge.open()
+    edge.write(stream, b"x")
+    edge.reset(stream, 1)
+    edge.stop(stream, 1)
+    pair.settle(1)
+    assert closed_with(pair, QuicErrorCode.STREAM_STATE_ERROR)
+
+
+def test_streams_that_are_aborted_do_not_wear_the_connection_window_out(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    for number in range(60):
+        stream = edge.open()
+        edge.write(stream, b"x")
+        pair.settle(0.05)
+        client.write(stream, bytes(128 * KIB))
+        for link in (pair.up, pair.down):
+            link.loss = 0.3
+        pair.settle(0.02)
+        if number % 2:
+            client.reset(stream, 1)
+        edge.stop(stream, 1)
+        edge.reset(stream, 1)
+        for link in (pair.up, pair.down):
+            link.loss = 0.0
+        pair.settle(2)
+    assert client.stats().streams_open == edge.stats().streams_open == 0
+    credit = edge.quic.table
+    assert credit.delivered == credit.received
+    assert credit.max_data - credit.received >= 3 * 1024 * KIB
+
+
+# Hostile frames
+
+
+def test_a_connection_id_that_is_not_there_is_not_popped(make_pair, caplog):
+    pair = make_pair()
+    client, edge = pair.connect()
+
+    def new_cid(sequence: int, retire: int) -> bytes:
+        cid = sequence.to_bytes(8, "big")
+        return b"\x18" + encode(sequence) + encode(retire) + b"\x08" + cid + bytes(16)
+
+    inject(pair, client, new_cid(20, 10))
+    inject(pair, client, new_cid(11, 10))
+    inject(pair, client, b"\x01", cid=edge.quic.own_cids()[1])
+    inject(pair, client, new_cid(20, 15))
+    inject(pair, client, new_cid(21, 21), new_cid(21, 21), new_cid(30, 30))
+    inject(pair, client, new_cid(25, 25), new_cid(25, 26))
+    for event in pair.edge.of(Closed):
+        assert event.cause is CloseCause.PROTOCOL
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_retiring_a_connection_id_before_it_was_seen(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    for sequence in (1, 2, 3, 4, 5):
+        inject(pair, client, b"\x19" + encode(sequence))
+    pair.settle()
+    assert not pair.edge.of(Closed)
+    assert len(edge.quic.own_cids()) == 4
+    assert set(edge.quic.own_cids()) <= edge.cids
+    assert len(edge.cids) <= 5
+
+
+def test_an_acknowledgement_of_what_was_not_sent(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    inject(pair, client, b"\x02" + encode(edge.quic._packet_number) + encode(0) + encode(0) + encode(0))
+    assert closed_with(pair, QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+def test_an_optimistic_acknowledgement(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = edge.open()
+    for _ in range(1500):
+        edge.write(stream, b"x")
+        pair.turn()
+        pair.turn()
+    pair.settle()
+    assert edge.quic.sender.skipped
+    largest = edge.quic._packet_number - 1
+    assert not pair.edge.of(Closed)
+    inject(pair, client, b"\x02" + encode(largest) + encode(0) + encode(0) + encode(largest))
+    assert closed_with(pair, QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+def test_acknowledgements_in_one_packet_are_bounded(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    frame = b"\x02" + encode(edge.quic._packet_number - 1) + encode(0) + encode(0) + encode(0)
+    inject(pair, client, frame * 4)
+    assert not pair.edge.of(Closed)
+    inject(pair, client, frame * 230)
+    assert closed_with(pair, QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"\x02" + encode(3) + encode(0) + encode(0) + encode(9),
+        b"\x02" + encode(3) + encode(0) + encode(5) + encode(0) * 9,
+        b"\x0a\x00\x40\x7f",
+        b"\x0e\x01\xff\xff\xff\xff\xff\xff\xff\xff\x01x",
+        b"\x30hello",
+        b"\x31\x01x",
+        b"\x21",
+        b"\x40\x21xx",
+        stream_frame(2, 0, b"unidirectional"),
+        stream_frame(3, 0, b"ours"),
+        stream_frame(1, 0, b"not opened by the edge"),
+        b"\x1e",
+        b"\x07\x01t",
+        b"\x12" + b"\xff" * 8,
+        b"\x04\x00\x00\xff",
+        b"\x05\x01\x00",
+        b"\x18\x00\x00\x00" + bytes(16),
+        b"\x19" + encode(10_000),
+        b"\x06\x00\x08\x02\x00\x00\x04abcd",
+    ],
+    ids=repr,
+)
+def test_frames_that_break_the_protocol_end_their_connection_only(make_pair, frame, caplog):
+    pair = make_pair()
+    client, _ = pair.connect()
+    other, _ = pair.connect()
+    inject(pair, client, frame)
+    pair.settle(5)
+    (closed,) = pair.edge.of(Closed)
+    assert closed.cause is CloseCause.PROTOCOL
+    assert pair.client.of(Closed)[0].cause is CloseCause.PEER
+    stream = other.open()
+    other.write(stream, b"alive")
+    pair.settle()
+    assert pair.edge.received[stream] == b"alive"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_an_exception_ends_its_connection_only(make_pair, caplog, monkeypatch):
+    pair = make_pair()
+    client, edge = pair.connect()
+    other, _ = pair.connect()
+
+    def broken(*_: object) -> None:
+        raise IndexError("\x1b[31m" + "x" * 1000)
+
+    edge.quic.table.on_stream = broken
+    stream = client.open()
+    client.write(stream, b"x")
+    other.write(other.open(), b"alive")
+    pair.settle(5)
+    assert [event.cause for event in pair.edge.of(Closed)] == [CloseCause.INTERNAL]
+    assert pair.edge.received[0] == b"alive"
+    (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(record.getMessage()) < 300
+    assert "\x1b" not in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["handle_timer", "datagrams_to_send"])
+def test_an_exception_of_a_timer_or_a_transmit_is_contained(make_pair, name, caplog):
+    pair = make_pair()
+    client, edge = pair.connect()
+    other, _ = pair.connect()
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("x")
+
+    setattr(edge.quic, name, broken)
+    client.write(client.open(), b"x")
+    other.write(other.open(), b"alive")
+    pair.run(limit=40)
+    assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == 1
+    assert CloseCause.INTERNAL in [event.cause for event in pair.edge.of(Closed)]
+    assert bytes(pair.edge.received[0]).replace(b"x", b"", 1) == b"alive"
+
+
+def test_flipped_key_phases_cost_no_key_derivation_each(make_pair, monkeypatch):
+    pair = make_pair()
+    client, edge = pair.connect()
+    derived = []
+    original = crypto.next_key_phase
+    monkeypatch.setattr(keys, "next_key_phase", lambda context: derived.append(1) or original(context))
+    quic = client.quic
+    for _ in range(100):
+        number = quic._packet_number
+        quic._packet_number += 1
+        datagram = bytearray(quic.one_rtt.sealer(quic._peer_cid.cid)(number, 2, b"\x01" * 20))
+        datagram[0] ^= 0x04
+        pair.edge.engine.receive([Received(bytes(datagram), len(datagram), CLIENT)], pair.now)
+    assert len(derived) <= 1
+    assert edge.quic.one_rtt.forgeries == 100
+    client.write(client.open(), b"fine")
+    pair.settle()
+    assert pair.edge.received[0] == b"fine"
+
+
+def test_no_idle_time_out_is_not_an_idle_time_out_of_zero(make_pair, monkeypatch):
+    original = TunnelConnection._idle_timeout
+    monkeypatch.setattr(TunnelConnection, "_idle_timeout", lambda self: 30.0 if self._is_client else original(self))
+    pair = make_pair(client={"idle_timeout": 0.0})
+    pair.connect()
+    pair.run(limit=20)
+    assert not pair.edge.of(Closed)
+
+
+def test_the_peers_ack_delay_exponent_counts(make_pair):
+    pair = make_pair()
+    pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
+    pair.connection.quic._local_ack_delay_exponent = 10
+    quic = pair.connection.quic
+    quic.tls.handshake_extensions = [
+        (connection_module_tls().ExtensionType.QUIC_TRANSPORT_PARAMETERS, quic._serialize_transport_parameters())
+    ]
+    quic._connect(pair.now)
+    pair.settle(1)
+    if pair.edge.connections:
+        assert pair.edge.connections[0].quic._remote_ack_delay_exponent in (3, 10)
+
+
+def connection_module_tls():
+    from aioquic import tls
+
+    return tls
+
+
+# Recovery
+
+
+@pytest.mark.parametrize("outage", [2, 5, 10, 20, 40])
+def test_bytes_move_soon_after_a_black_hole_heals(make_pair, outage):
+    pair = make_pair(client={"idle_timeout": 60.0}, edge={"idle_timeout": 60.0})
+    _, edge = pair.connect()
+    pair.up.delay = pair.down.delay = 0.02
+    stream = edge.open()
+    edge.write(stream, bytes(20 * KIB))
+    pair.settle(1)
+    pair.up.down = pair.down.down = True
+    edge.write(stream, bytes(100 * KIB))
+    pair.run(limit=outage)
+    pair.up.down = pair.down.down = False
+    healed = pair.now
+    pair.client.events.clear()
+    assert pair.run(lambda: bool(pair.client.of(Data)), limit=10)
+    assert pair.now - healed <= 1.5
+    assert pair.run(lambda: len(pair.client.received[stream]) == 120 * KIB, limit=10)
+
+
+def test_the_window_does_not_grow_while_it_is_not_used(make_pair):
+    pair = make_pair()
+    _, edge = pair.connect()
+    pair.up.delay = pair.down.delay = 0.02
+    stream = edge.open()
+    for _ in range(400):
+        edge.write(stream, bytes(KIB))
+        pair.settle(0.04)
+    assert edge.stats().congestion_window < 40_000
+
+
+def test_reordering_is_not_loss(make_pair):
+    pair = make_pair()
+    _, edge = pair.connect()
+    for link in (pair.up, pair.down):
+        link.delay, link.jitter, link.rate = 0.02, 0.01, 40e6 / 8
+    stream = edge.open()
+    sent = 0
+    while sent < 3_000_000:
+        sent += edge.write(stream, bytes(64 * KIB))
+        pair.settle(0.005)
+    pair.settle(1)
+    assert len(pair.client.received[stream]) == sent
+    assert edge.stats().packets_lost < 10
+
+
+def test_keys_are_updated_in_time(make_pair):
+    pair = make_pair(edge={"key_update_packets": 50})
+    for link in (pair.up, pair.down):
+        link.delay, link.jitter = 0.02, 0.01
+    _, edge = pair.connect()
+    stream = edge.open()
+    sent = 0
+    while sent < 2_000_000:
+        sent += edge.write(stream, bytes(64 * KIB))
+        pair.settle(0.01)
+    pair.settle(2)
+    assert len(pair.client.received[stream]) == sent
+    assert edge.quic.one_rtt.updates >= 2
+    assert not pair.edge.of(Closed)
+    # Packets that were overtaken by an update are opened with the keys of the phase before.
+    assert edge.stats().packets_lost < 10
+    assert edge.quic.one_rtt.forgeries == pair.connection.quic.one_rtt.forgeries == 0
+
+
+# Life
+
+
+def test_the_close_is_repeated_while_packets_come(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    stream = client.open()
+    client.write(stream, b"x")
+    pair.settle()
+    pair.down.down = True
+    edge.close(5, "gone")
+    pair.settle(0.001)
+    pair.down.down = False
+    assert not pair.client.of(Closed)
+    pair.sent = []
+    for _ in range(8):
+        inject(pair, client, b"\x01")
+        pair.turn()
+    assert 1 <= sum(1 for side, _ in pair.sent if side == "edge") <= 4
+    pair.settle()
+    assert [(event.cause, event.code) for event in pair.client.of(Closed)] == [(CloseCause.PEER, 5)]
+
+
+def test_no_early_data_and_no_tickets(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    assert not edge.quic.tls.early_data_accepted
+    assert edge.quic.tls._max_early_data is None
+    assert client.quic.tls._new_session_ticket is None
+    assert edge.quic._session_ticket_handler is None
+
+
+def test_libraries_log_nothing_that_peers_write(make_pair, caplog):
+    caplog.set_level(logging.DEBUG)
+    pair = make_pair()
+    client, _ = pair.connect()
+    client.close(1, "text of the peer")
+    pair.settle()
+    assert "text of the peer" not in caplog.text
