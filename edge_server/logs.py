@@ -28,7 +28,7 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """``{"time": "...Z", "level": "info", "logger": "...", "message": "..."}``"""
 
-    converter = staticmethod(time.gmtime)  # type: ignore[assignment]  # typeshed has a lambda in its place
+    converter = staticmethod(time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {

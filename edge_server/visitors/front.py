@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from edge_server.visitors.farewell import Farewell, reset
 from edge_server.visitors.records import Bios, Records

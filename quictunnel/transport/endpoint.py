@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from quictunnel.transport.engine import (
@@ -83,6 +84,9 @@ class Endpoint:
         self._socket = socket
         self._on_connection = on_connection
         self._loop = asyncio.get_running_loop()
+        # uvloop's clock stands still during a turn and knows whole milliseconds only, too coarse for round
+        # trips and pacing; both clocks are the system's monotonic one.
+        self._now = self._loop.time if isinstance(self._loop, asyncio.BaseEventLoop) else time.monotonic
         self._sinks: dict[Connection, ConnectionEvents] = {}
         self._flush_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -118,7 +122,7 @@ class Endpoint:
             raise RuntimeError("the endpoint is closed")
         if len(address) != len(self.local_address):
             raise ValueError(f"cannot reach {address[0]} from a socket at {self.local_address[0]}")
-        connection = self._engine.connect(address, server_name, self._loop.time())
+        connection = self._engine.connect(address, server_name, self._now())
         self._sinks[connection] = sink
         self.wake()
         return connection
@@ -192,7 +196,7 @@ class Endpoint:
             self._flush_due.cancel()
             self._flush_due = None
         try:
-            self._socket.send(self._engine.transmit(self._loop.time()))
+            self._socket.send(self._engine.transmit(self._now()))
         except Exception as error:  # noqa: BLE001  an engine's fault must not stop the timer that might get it going
             self._report(error, "The QUIC engine failed to transmit")
         self._dispatch()
@@ -202,7 +206,7 @@ class Endpoint:
         self._timer = None
         self._timer_at = math.inf
         deadline = self._engine.timeout()
-        now = self._loop.time()
+        now = self._now()
         if deadline is None or deadline > now:
             self._settle()
             return
@@ -239,7 +243,7 @@ class Endpoint:
         batch = socket.receive()
         if batch:
             try:
-                self._engine.receive(batch, self._loop.time())
+                self._engine.receive(batch, self._now())
             except Exception as error:  # noqa: BLE001  one datagram must not cost more than itself
                 self._report(error, "The QUIC engine failed to take datagrams in")
         return bool(batch)

@@ -8,7 +8,7 @@ buffer is full withholds the stream's credit. FIN and RST pass in each direction
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import tcp
 from quictunnel.wire.codes import StreamCode

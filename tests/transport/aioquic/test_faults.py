@@ -372,7 +372,9 @@ def test_flipped_key_phases_cost_no_key_derivation_each(make_pair, monkeypatch):
 
 def test_no_idle_time_out_is_not_an_idle_time_out_of_zero(make_pair, monkeypatch):
     original = TunnelConnection._idle_timeout
-    monkeypatch.setattr(TunnelConnection, "_idle_timeout", lambda self: 30.0 if self._is_client else original(self))
+    monkeypatch.setattr(
+        TunnelConnection, "_idle_timeout", lambda self: 30.0 if self._is_client else original(self)
+    )
     pair = make_pair(client={"idle_timeout": 0.0})
     pair.connect()
     pair.run(limit=20)

@@ -351,6 +351,8 @@ class TunnelConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        # A client that was sent a Retry begins anew; what it sent before is neither lost nor acknowledged.
+        self.recovery.cc.bytes_in_flight = 0
         # Handed out by the TLS engine's callback, so it must be in place before the first message.
         self._cryptos[ONE_RTT] = self.one_rtt
         self.tls._max_early_data = None
@@ -391,6 +393,10 @@ class TunnelConnection(QuicConnection):
         self.change_connection_id()
         self.recovery.reset_path()
         self.ask_for_answer()
+
+    def knows_address(self) -> bool:
+        """Whether the peer has shown that it receives at its address."""
+        return bool(self._network_paths) and self._network_paths[0].is_validated
 
     def has_ended(self) -> bool:
         return self._close_event is not None

@@ -278,9 +278,13 @@ class AioquicEngine:
     def _give_up_handshake(self, connection: AioquicConnection) -> None:
         quic = connection.quic
         quic.cause = CloseCause.HANDSHAKE
-        quic.close(QuicErrorCode.NO_ERROR, QuicFrameType.PADDING, "The handshake took too long")
+        quic.close(QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, "The handshake took too long")
         self._tell_closed(connection)
-        self._forget(connection)
+        if quic.knows_address():
+            # It may believe that it is connected: its last flight is what was lost.
+            self._touched[connection] = None
+        else:
+            self._forget(connection)
 
     def _fail(self, connection: AioquicConnection, error: Exception) -> None:
         """One line, one connection; one that fails while it closes is forgotten."""

@@ -1,0 +1,22 @@
+"""The simulated network and pairs of sessions on it."""
+
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.simnet.fixtures import network, pytest_asyncio_loop_factories, virtual_time
+from tests.transport.sessions.pair import start_pair
+
+__all__ = ["network", "pytest_asyncio_loop_factories", "start_pair", "virtual_time"]
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    leaf = authority.issue_cert("edge.test")
+    leaf.cert_chain_pems[0].write_to_path(directory / "leaf.pem")
+    leaf.private_key_pem.write_to_path(directory / "leaf.key")
+    return directory
