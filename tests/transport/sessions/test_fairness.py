@@ -41,16 +41,18 @@ class Typist:
         self.loop = loop
         self.typed: list[float] = []
         self.echoed: list[float] = []
+        self.all_echoed = asyncio.Event()
         self.done = asyncio.Event()
+        self.keys = 0
         stream.attach(self)
 
     async def type(self, keys: int, pause: float) -> list[float]:
+        self.keys = keys
         for _ in range(keys):
             self.typed.append(self.loop.time())
             self.stream.write(b"x")
             await asyncio.sleep(pause)
-        while len(self.echoed) < keys:
-            await asyncio.sleep(0.01)
+        await self.all_echoed.wait()
         self.stream.finish()
         await self.done.wait()
         return [b - a for a, b in zip(self.typed, self.echoed, strict=True)]
@@ -58,6 +60,8 @@ class Typist:
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         self.echoed += [self.loop.time()] * size
         self.stream.consume(size)
+        if len(self.echoed) == self.keys:
+            self.all_echoed.set()
 
     def stream_end(self) -> None:
         self.stream.consume_end()
