@@ -1,0 +1,311 @@
+"""One stream at a time: ends, resets, credit, and what breaks the protocol."""
+
+import asyncio
+import hashlib
+
+import pytest
+
+from quictunnel.transport import session as session_module
+from quictunnel.transport.engine import CloseCause
+from quictunnel.transport.link import MAX_CONTROL_QUEUE
+from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.framing import frame
+from quictunnel.wire.messages import Bind, Credits, Unbind
+from quictunnel.wire.preface import Preface, encode_preface
+from tests.simnet.clock import VirtualLoop
+from tests.simnet.link import Conditions
+from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+
+WAN = Conditions.wan(mbit=100, rtt=0.05)
+
+
+class Keeper:
+    """A side that notes what it is told and does nothing by itself."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.data = b""
+        self.ended = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.code = None
+        self.arrived = asyncio.Event()
+        self.room = asyncio.Event()
+        stream.attach(self)
+
+    def stream_data(self, chunks, size):
+        self.data += b"".join(chunks)
+        assert size == sum(map(len, chunks))
+        self.arrived.set()
+
+    def stream_end(self):
+        self.ended.set()
+
+    def stream_room(self):
+        self.room.set()
+
+    def stream_lost(self, code):
+        self.code = code
+        self.lost.set()
+
+
+@pytest.fixture
+async def pair(start_pair: StartPair) -> SessionPair:
+    pair = start_pair(both=WAN.copy())
+    await pair.greet()
+    return pair
+
+
+async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
+    """A stream with a keeper at each end."""
+    arrival = asyncio.get_running_loop().create_future()
+    pair.client_half.on_stream = arrival.set_result
+    edge = Keeper(pair.open())
+    return edge, Keeper(await arrival)
+
+
+async def test_a_stream_is_announced_before_its_visitor_has_said_anything(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    assert client.stream.preface == edge.stream.preface == Preface(0, 1, False, "192.0.2.1", 1)
+    edge.stream.abort(StreamCode.ABORTED)
+    await client.lost.wait()
+
+
+@pytest.mark.parametrize("first", ["edge", "client"])
+async def test_one_direction_may_end_long_before_the_other(pair: SessionPair, first: str) -> None:
+    edge, client = await both(pair)
+    begins, goes_on = (edge, client) if first == "edge" else (client, edge)
+    begins.stream.write(b"question")
+    begins.stream.finish()
+    await goes_on.ended.wait()
+    assert goes_on.data == b"question"
+    goes_on.stream.consume(8)
+    goes_on.stream.consume_end()
+    await asyncio.sleep(60)
+    goes_on.stream.write(b"answer")
+    await begins.arrived.wait()
+    goes_on.stream.finish()
+    await begins.ended.wait()
+    assert begins.data == b"answer"
+    assert begins.code is goes_on.code is None
+    begins.stream.consume(6)
+    begins.stream.consume_end()
+    await pair.settled()
+
+
+async def test_a_stream_is_not_over_before_the_last_end_was_consumed(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    for keeper in (edge, client):
+        keeper.stream.finish()
+    await edge.ended.wait()
+    await client.ended.wait()
+    await asyncio.sleep(5)
+    assert pair.edge.streams == pair.client.streams == 1
+    edge.stream.consume_end()
+    client.stream.consume_end()
+    await pair.settled()
+
+
+@pytest.mark.parametrize("code", list(StreamCode))
+@pytest.mark.parametrize("who", ["edge", "client"])
+async def test_giving_up_is_seen_as_a_reset_with_its_code(pair: SessionPair, who: str, code: StreamCode) -> None:
+    edge, client = await both(pair)
+    gives_up, hears = (edge, client) if who == "edge" else (client, edge)
+    hears.stream.write(b"on its way")
+    gives_up.stream.abort(code)
+    await hears.lost.wait()
+    assert hears.code is code
+    assert not hears.ended.is_set()
+    assert not gives_up.lost.is_set()
+    await pair.settled()
+
+
+async def test_a_reset_after_a_clean_half_still_resets_the_other(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    edge.stream.finish()
+    await client.ended.wait()
+    client.stream.consume_end()
+    client.stream.write(b"half an answer")
+    await edge.arrived.wait()
+    client.stream.abort(StreamCode.ABORTED)
+    await edge.lost.wait()
+    assert not edge.ended.is_set()
+    await pair.settled()
+
+
+async def test_what_arrives_before_a_side_is_attached_is_kept_and_bounded(pair: SessionPair) -> None:
+    arrival = asyncio.get_running_loop().create_future()
+    pair.client_half.on_stream = arrival.set_result
+    payload = payloads(1, 1, INITIAL_WINDOW + 1000)[0]
+    edge = Keeper(pair.open())
+    edge.stream.write(payload)
+    assert edge.stream.room == 0
+    edge.stream.finish()
+    stream = await arrival
+    await asyncio.sleep(2)
+    assert stream.bytes_received == INITIAL_WINDOW
+    client = Pump(stream, b"")
+    await client.done.wait()
+    assert client.hash.digest() == hashlib.sha256(payload).digest()
+    edge.stream.consume_end()
+    await pair.settled()
+
+
+async def test_one_that_never_consumes_gets_a_window_and_no_more(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    edge.stream.write(bytes(INITIAL_WINDOW))
+    assert edge.stream.room == 0
+    await asyncio.sleep(5)
+    assert len(client.data) == INITIAL_WINDOW
+    assert edge.stream.room == 0
+    client.stream.consume(INITIAL_WINDOW)
+    await edge.room.wait()
+    assert edge.stream.room >= INITIAL_WINDOW
+    edge.stream.abort(StreamCode.ABORTED)
+
+
+async def test_few_bytes_are_credited_too_after_a_moment(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    edge.stream.write(b"x")
+    await client.arrived.wait()
+    client.stream.consume(1)
+    await asyncio.sleep(2 * session_module.SWEEP)
+    assert edge.stream._replay.held == 0
+    edge.stream.abort(StreamCode.ABORTED)
+
+
+async def test_a_half_open_stream_without_a_byte_is_given_up(pair: SessionPair, virtual_time: VirtualLoop) -> None:
+    edge, client = await both(pair)
+    edge.stream.finish()
+    await client.ended.wait()
+    client.stream.consume_end()
+    await asyncio.sleep(session_module.HALF_OPEN_TIMEOUT - 1)
+    assert not edge.lost.is_set()
+    await asyncio.sleep(2)
+    assert edge.code is StreamCode.STALLED
+    await client.lost.wait()
+    await pair.settled()
+
+
+async def test_an_open_stream_may_be_silent_for_a_day(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    await asyncio.sleep(86_400)
+    edge.stream.write(b"still there?")
+    await client.arrived.wait()
+    edge.stream.abort(StreamCode.ABORTED)
+
+
+async def test_the_end_of_a_session_is_a_reset_for_its_streams(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    pair.client.close(SessionCode.DONE)
+    await edge.lost.wait()
+    await client.lost.wait()
+    assert pair.edge_half.down is not None
+    assert (pair.edge_half.down.cause, pair.edge_half.down.code) == (CloseCause.PEER, SessionCode.DONE)
+
+
+async def ends_with_protocol(pair: SessionPair, half) -> None:
+    """``half`` noticed a breach and said so."""
+    await pair.client_half.is_down.wait()
+    await pair.edge_half.is_down.wait()
+    other = pair.edge_half if half is pair.client_half else pair.client_half
+    assert half.down.cause is CloseCause.LOCAL
+    assert (other.down.cause, other.down.code) == (CloseCause.PEER, SessionCode.PROTOCOL)
+
+
+class TestBreaches:
+    async def test_bytes_beyond_the_credit(self, pair: SessionPair) -> None:
+        edge, _ = await both(pair)
+        edge.stream._send_window.limit = 1 << 40
+        edge.stream.write(bytes(INITIAL_WINDOW + 1))
+        await ends_with_protocol(pair, pair.client_half)
+
+    @pytest.mark.parametrize(
+        "entry",
+        [(0, 1, INITIAL_WINDOW), (0, 0, INITIAL_WINDOW - 1), (0, 0, 1 << 30), (7, 0, 0)],
+        ids=["never sent", "taken back", "too much", "no such stream"],
+    )
+    async def test_dishonest_credit(self, pair: SessionPair, entry: tuple[int, int, int]) -> None:
+        await both(pair)
+        pair.client.say(Credits([entry]))
+        await ends_with_protocol(pair, pair.edge_half)
+
+    async def test_credit_for_a_stream_that_is_over_is_no_breach(self, pair: SessionPair) -> None:
+        edge, client = await both(pair)
+        edge.stream.abort(StreamCode.ABORTED)
+        await client.lost.wait()
+        pair.client.say(Credits([(0, 0, INITIAL_WINDOW)]))
+        await asyncio.sleep(1)
+        assert not pair.edge.link.is_down
+
+    async def test_a_message_out_of_turn(self, pair: SessionPair) -> None:
+        pair.edge.link.connection.write(0, frame(Bind(1, False, False, b"")))
+        pair.edge.link.wake()
+        await ends_with_protocol(pair, pair.client_half)
+
+    @pytest.mark.parametrize("garbage", [b"\xff" * 8, b"\0\0\0\x02\x91\x63", b"\0\0\0\0"])
+    async def test_garbage_on_the_control_stream(self, pair: SessionPair, garbage: bytes) -> None:
+        pair.client.link.connection.write(0, garbage)
+        pair.client.link.wake()
+        await ends_with_protocol(pair, pair.edge_half)
+
+    async def test_the_end_of_the_control_stream(self, pair: SessionPair) -> None:
+        pair.client.link.connection.finish(0)
+        pair.client.link.wake()
+        await ends_with_protocol(pair, pair.edge_half)
+
+    async def test_a_reset_of_the_control_stream(self, pair: SessionPair) -> None:
+        pair.client.link.connection.reset(0, 1)
+        pair.client.link.wake()
+        await ends_with_protocol(pair, pair.edge_half)
+
+    @pytest.mark.parametrize("preface", [b"\0", b"\x02\x91\x01", b"\x05\xff\xff\xff\xff\xff"])
+    async def test_a_malformed_preface(self, pair: SessionPair, preface: bytes) -> None:
+        quic_stream = pair.edge.link.connection.open()
+        pair.edge.link.connection.write(quic_stream, preface)
+        pair.edge.link.wake()
+        await ends_with_protocol(pair, pair.client_half)
+
+    async def test_a_stream_that_ends_within_its_preface(self, pair: SessionPair) -> None:
+        quic_stream = pair.edge.link.connection.open()
+        pair.edge.link.connection.write(quic_stream, b"\x10\x95")
+        pair.edge.link.connection.finish(quic_stream)
+        pair.edge.link.wake()
+        await ends_with_protocol(pair, pair.client_half)
+
+    async def test_two_streams_with_one_number(self, pair: SessionPair) -> None:
+        await both(pair)
+        quic_stream = pair.edge.link.connection.open()
+        pair.edge.link.connection.write(quic_stream, encode_preface(Preface(0, 1, False, "", 0)))
+        pair.edge.link.wake()
+        await ends_with_protocol(pair, pair.client_half)
+
+
+async def test_a_visitor_that_left_within_its_preface_harms_nobody(pair: SessionPair) -> None:
+    connection = pair.edge.link.connection
+    quic_stream = connection.open()
+    connection.write(quic_stream, b"\x10\x95")
+    pair.edge.link.wake()
+    await asyncio.sleep(1)
+    connection.reset(quic_stream, StreamCode.ABORTED)
+    connection.stop(quic_stream, StreamCode.ABORTED)
+    pair.edge.link.wake()
+    await pair.settled()
+    edge, client = await both(pair)
+    edge.stream.abort(StreamCode.ABORTED)
+    await client.lost.wait()
+
+
+async def test_the_control_queue_is_bounded(pair: SessionPair) -> None:
+    """A peer that takes nothing in any more cannot make this side pile up messages for ever."""
+    said = 0
+    while not pair.client_half.is_down.is_set():
+        assert said * len(frame(Unbind(1))) < 2 * MAX_CONTROL_QUEUE
+        for number in range(1000):  # all within one turn of the loop: nothing leaves in between
+            pair.client.say(Unbind(number))
+        said += 1000
+        if said * len(frame(Unbind(1))) > MAX_CONTROL_QUEUE:
+            await asyncio.sleep(0)
+    assert pair.client_half.down is not None
+    assert pair.client_half.down.cause is CloseCause.LOCAL
+    assert pair.client_half.down.code is SessionCode.PROTOCOL
