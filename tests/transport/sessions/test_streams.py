@@ -308,4 +308,4 @@ async def test_the_control_queue_is_bounded(pair: SessionPair) -> None:
             await asyncio.sleep(0)
     assert pair.client_half.down is not None
     assert pair.client_half.down.cause is CloseCause.LOCAL
-    assert pair.client_half.down.code is SessionCode.PROTOCOL
+    assert pair.client_half.down.code == SessionCode.PROTOCOL
