@@ -8,6 +8,7 @@ buffer is full withholds the stream's credit. FIN and RST pass in each direction
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import tcp
@@ -22,12 +23,22 @@ WRITE_HIGH: Final = 64 * 1024
 """Bytes that may wait in a TCP transport before credit is withheld."""
 WRITE_LOW: Final = 16 * 1024
 """Bytes at which credit flows again: some are left so that the socket does not run dry for a round trip."""
+LOOK: Final = 5.0
+"""Seconds between looks at whether a connection from which nothing is being read is still there."""
 READ_SIZE: Final = 256 * 1024
 """The most that one read takes; more would let one busy connection hold up its neighbours on the loop."""
 
-# Reads are synchronous (get_buffer, recv_into, buffer_updated without a turn of the loop between), so that
-# all connections of a loop can read into one buffer and only what was read is copied out.
-_read_buffer = memoryview(bytearray(READ_SIZE))
+
+class _Reading(threading.local):
+    """Where connections are read into. Reads are synchronous (get_buffer, recv_into, buffer_updated without a
+    turn of the loop between), so all connections of a loop share one buffer and only what was read is copied
+    out. One a thread, because a process may run an edge and a client on two loops."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ_SIZE))
+
+
+_reading = _Reading()
 
 
 class Splice(asyncio.Protocol):
@@ -47,6 +58,7 @@ class Splice(asyncio.Protocol):
         "_paused",
         "_stream",
         "_transport",
+        "_watch",
     )
 
     def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
@@ -56,6 +68,7 @@ class Splice(asyncio.Protocol):
         self._stream: Stream | None = None
         self._held = False
         """Reading waits for :meth:`join`."""
+        self._watch: asyncio.TimerHandle | None = None
         self._paused = False
         """The transport's write buffer is above its high-water mark."""
         self._owed = 0
@@ -113,12 +126,14 @@ class Splice(asyncio.Protocol):
             stream.write(data)
             if not stream.room:
                 self.transport.pause_reading()
+                self._keep_looking()
 
     def eof_received(self) -> bool:
         self._ended = True
         if self._stream is not None:
             self._stream.finish()
             self._close_if_done()
+            self._keep_looking()
         return True  # keep the transport: the other direction goes on
 
     def pause_writing(self) -> None:
@@ -131,6 +146,8 @@ class Splice(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         stream, self._stream = self._stream, None
         self._transport = None
+        if self._watch is not None:
+            self._watch.cancel()
         if stream is not None and not (self._ended and self._finished and exc is None):
             stream.abort(StreamCode.ABORTED)
         if self._on_gone is not None:
@@ -176,6 +193,21 @@ class Splice(asyncio.Protocol):
             self._held = True
             self._transport.pause_reading()
 
+    def _keep_looking(self) -> None:
+        """Nothing is read now, so a reset would go unnoticed: look from time to time."""
+        if self._watch is None and self._transport is not None:
+            self._watch = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        transport = self._transport
+        if transport is None or transport.is_closing() or (transport.is_reading() and not self._ended):
+            return
+        if tcp.is_gone(transport):
+            transport.abort()
+        else:
+            self._keep_looking()
+
     def _credit(self) -> None:
         stream = self._stream
         if stream is None:
@@ -200,7 +232,7 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
         stream = self._stream
         room = stream.room if stream is not None else 0
         # Zero room happens only when reading was paused during this very read event; asyncio wants a buffer.
-        return _read_buffer[: min(room, READ_SIZE) or 1]
+        return _reading.buffer[: min(room, READ_SIZE) or 1]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_read_buffer[:nbytes]))
+        self.data_received(bytes(_reading.buffer[:nbytes]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_PROBES: Final = 4
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
+
+_TCP_CLOSE: Final = 7
+"""The state of a connection that is gone, in Linux's numbering (include/net/tcp_states.h)."""
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
@@ -46,3 +50,15 @@ def reset(transport: asyncio.Transport) -> None:
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
     transport.abort()
+
+
+def is_gone(transport: asyncio.BaseTransport) -> bool:
+    """Whether the kernel knows already that the connection was reset or timed out. Event loops notice only
+    while they read or write; this asks. Always False where the system cannot say."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+        return False
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError:
+        return False  # not TCP, or closed by ourselves a moment ago
