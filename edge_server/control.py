@@ -22,6 +22,7 @@ from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, GoAway, Hello, Unbind, Unbound, Welcome
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from edge_server.admission import Admission
@@ -155,20 +156,18 @@ class Guest:
         ticket = house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
         name = house.registry.fresh_name() if ticket is None else ticket.name
         ghost = house.registry.find(name)
-        if ghost is not None:
-            self._evict(ghost)
+        sock = self._evict(ghost) if ghost is not None else None
         lease = Lease(
             self.session, bind.lease, name, h2=bind.h2, owner=self.identity.key, admission=house.admission
         )
         if bind.unencrypted:
-            sock = house.ports.bind(0 if ticket is None else ticket.port)
+            sock = sock or house.ports.bind(0 if ticket is None else ticket.port)
             if sock is None:
                 self.session.say(BindRefused(bind.lease, BindCode.NO_PORT))
                 return
-            lease.tcp_port = sock.getsockname()[1]
-            task = asyncio.create_task(lease.listen(sock))
-            self._binds.add(task)
-            task.add_done_callback(self._binds.discard)
+            self._listen(lease, sock)
+        elif sock is not None:
+            sock.close()  # asked for again without its port
         self.leases[bind.lease] = lease
         house.registry.add(lease)
         self._confirm(lease)
@@ -185,14 +184,24 @@ class Guest:
             return BindCode.H2_FORBIDDEN
         return None
 
-    def _evict(self, ghost: Lease) -> None:
-        """The owner is back while its old session still looks alive here: the new one wins at once."""
+    def _listen(self, lease: Lease, sock: socket.socket) -> None:
+        lease.tcp_port = sock.getsockname()[1]
+        task = asyncio.create_task(lease.listen(sock))
+        self._binds.add(task)
+        task.add_done_callback(self._binds.discard)
+
+    def _evict(self, ghost: Lease) -> socket.socket | None:
+        """The owner is back while its old session still looks alive here: the new one wins at once, and gets
+        the listening socket as it is."""
         logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
         if ghost.session is self.session:
             raise ProtocolError("one ticket was used for two leases")
-        ghost.session.close(SessionCode.REPLACED)
+        sock = ghost.keep_socket()
         ghost.close()
+        ghost.tcp_port = 0  # its port is not free: it has moved on
         self._house.registry.remove(ghost)
+        ghost.session.close(SessionCode.REPLACED)
+        return sock
 
     def _confirm(self, lease: Lease) -> None:
         house = self._house

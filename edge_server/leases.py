@@ -57,6 +57,13 @@ class Lease:
         if not self._is_open:
             self.listener.close()
 
+    def keep_socket(self) -> socket.socket | None:
+        """A second handle of the listening socket, for a lease that takes over: the port is never free in
+        between, and visitors that are in its queue are not lost."""
+        if self.listener is None or not self.listener.sockets:
+            return None
+        return self.listener.sockets[0].dup()
+
     def close(self) -> None:
         """Take no more visitors; those who are in stay."""
         self._is_open = False

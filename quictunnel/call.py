@@ -138,6 +138,9 @@ def explain(closed: Closed, edge: str) -> Error:
                 f"The edge at {edge} refused the token. Set QUICTUNNEL_TOKEN to a token of this edge; "
                 "that of a development edge is in client.env in the edge's state directory."
             )
+        if code is SessionCode.REPLACED:
+            # Dialling again would take the name back, and so on for ever.
+            return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
         if code is SessionCode.VERSION:
             return ConfigError(f"{sentence} (edge at {edge})")
         return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")

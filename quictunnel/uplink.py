@@ -49,6 +49,8 @@ class HeldLease:
     h2: bool
     answer: asyncio.Future[Tunnel]
     """The edge's first answer."""
+    asked: bool = False
+    """The edge was asked for it; a new session must be asked again."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
     streams: set[Stream] = field(default_factory=set)
@@ -121,8 +123,8 @@ class Uplink:
         self._leases[lease.number] = lease
         try:
             await self._connected()
-            if self._call is not None and not answer.done():
-                self._call.session.say(lease.bind)
+            if self._call is not None:
+                self._ask(self._call, lease)
             async with asyncio.timeout(BIND_TIMEOUT):
                 await answer
         except TimeoutError:
@@ -189,6 +191,8 @@ class Uplink:
                 await self._dial()
                 backoff.reset()
                 await self._down.wait()
+                if self._failure is not None:
+                    return
             except Error as error:
                 logger.info("%s", error)
                 self._trouble = error
@@ -214,13 +218,13 @@ class Uplink:
                 failure = EdgeUnavailableError(
                     f"The edge at {self._config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
                 )
-                if not call.was_heard:
-                    failure = await silence(self._config, CONNECT_TIMEOUT)
             except EdgeUnavailableError as error:
                 failure = error
             else:
                 self._connected_to(call)
                 return
+            if not call.was_heard:  # whichever clock ran out first, the engine's or ours
+                failure = await silence(self._config, CONNECT_TIMEOUT)
         raise failure
 
     def _connected_to(self, call: Call) -> None:
@@ -229,12 +233,21 @@ class Uplink:
         self._up.set()
         self._enter("connected", f"Connected to the edge at {self._config.edge}.")
         for lease in self._leases.values():
-            if lease.answer.done():
-                call.session.say(lease.bind)
+            if lease.asked:
+                self._ask(call, lease)
+
+    @staticmethod
+    def _ask(call: Call, lease: HeldLease) -> None:
+        lease.asked = True
+        call.session.say(lease.bind)
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
         self._up.clear()
+        for lease in self._leases.values():
+            # The edge closes the port with the session, so nobody has to wait for it to say so.
+            if lease.unbound is not None and not lease.unbound.done():
+                lease.unbound.set_result(None)
         if call is not None:
             await call.hang_up()
 

@@ -199,6 +199,9 @@ class EngineSettings:
     bytes in here can no longer be overtaken by a later decision, and aioquic pays for each of them."""
     datagram_size: int = 1350
     """UDP payload bytes; what a path with an IPv6 and a VPN header still carries. Handshakes use 1200."""
+    largest_datagram: int = 0
+    """Path MTU discovery (RFC 8899) looks for datagrams up to this size; 0: ``datagram_size`` is kept. Only
+    for sockets that forbid fragmentation."""
     ack_delay: float = 0.001
     """How long an acknowledgement may wait for company."""
     congestion: str = "cubic"

@@ -48,6 +48,8 @@ class SessionCode(enum.IntEnum):
     """A newer link of the same session took over."""
     INTERNAL = 0x16
     """A fault of this side."""
+    OVERLOADED = 0x17
+    """The edge has no room for another client now."""
 
 
 class BindCode(enum.IntEnum):
@@ -74,6 +76,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.GOING_AWAY: "The edge is shutting down.",
     SessionCode.REPLACED: "A newer connection of the same client took over.",
     SessionCode.INTERNAL: "The peer failed.",
+    SessionCode.OVERLOADED: "The edge has no room for another client now.",
 }
 
 BIND_SENTENCES: dict[BindCode, str] = {

@@ -27,6 +27,7 @@ from aioquic.tls import Epoch
 from quictunnel.transport.engine import CloseCause, Connected
 from quictunnel.transport.engines.aioquic.frames import FrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
+from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 from quictunnel.transport.engines.aioquic.recovery import ReceivedNumbers, Recovery, WideWindow
 from quictunnel.transport.engines.aioquic.sending import Sender, is_open
 from quictunnel.transport.engines.aioquic.table import StreamTable
@@ -73,7 +74,7 @@ class TunnelConnection(QuicConnection):
         self.heard = 0.0
         self.packets_received = 0
         self.bytes_received = 0
-        self.payload_size = settings.datagram_size
+        self.mtu = MtuSearch(settings.datagram_size, settings.largest_datagram)
         self.ack_waiting = 0
         self.lowest_unreported = 0
         self.padded_packet = False
@@ -85,7 +86,7 @@ class TunnelConnection(QuicConnection):
         self._choose_cids()
         self._apply_limits()
         self.recovery = self._loss = Recovery(
-            datagram_size=settings.datagram_size,
+            mtu=self.mtu,
             initial_rtt=configuration.initial_rtt,
             max_probe_timeout=settings.max_probe_timeout,
             is_client=self._is_client,
@@ -264,7 +265,7 @@ class TunnelConnection(QuicConnection):
         if parameters.ack_delay_exponent is not None:
             self._remote_ack_delay_exponent = parameters.ack_delay_exponent
         if parameters.max_udp_payload_size is not None:
-            self.payload_size = min(self.payload_size, parameters.max_udp_payload_size)
+            self.mtu.limit(parameters.max_udp_payload_size)
 
     # Connection IDs
 

@@ -107,7 +107,7 @@ class AioquicConnection:
             rtt=loss.smoothed_rtt,
             congestion_window=loss.congestion_window,
             bytes_in_flight=loss.bytes_in_flight,
-            datagram_size=quic.payload_size,
+            datagram_size=quic.mtu.size,
             bytes_sent=quic.sender.bytes,
             bytes_received=quic.bytes_received,
             packets_sent=quic.sender.packets,

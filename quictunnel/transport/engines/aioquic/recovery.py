@@ -16,11 +16,13 @@ from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketRecovery, QuicPacketSpace
 from aioquic.tls import Epoch
 
-from quictunnel.transport.engines.aioquic.congestion import GAIN, SLOW_START_GAIN, Cubic, Pacer
+from quictunnel.transport.engines.aioquic.congestion import GAIN, MINIMUM_WINDOW, SLOW_START_GAIN, Cubic, Pacer
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Sequence
+
+    from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 
 # A packet is lost when one sent this many later was acknowledged, or this many round trips passed. The RFC's 3
 # and 9/8 take a link that reorders by some milliseconds for one that loses everything; 10 ms of jitter at
@@ -84,7 +86,7 @@ class Recovery(QuicPacketRecovery):
     def __init__(
         self,
         *,
-        datagram_size: int,
+        mtu: MtuSearch,
         initial_rtt: float,
         max_probe_timeout: float,
         is_client: bool,
@@ -94,13 +96,13 @@ class Recovery(QuicPacketRecovery):
         super().__init__(
             congestion_control_algorithm="cubic",
             initial_rtt=initial_rtt,
-            max_datagram_size=datagram_size,
+            max_datagram_size=mtu.size,
             peer_completed_address_validation=not is_client,
             send_probe=send_probe,
             logger=logger,
         )
         self._max_probe_timeout = max_probe_timeout
-        self._datagram_size = datagram_size
+        self.mtu = mtu
         self.packets_lost = 0
         self._reset_congestion()
 
@@ -118,13 +120,26 @@ class Recovery(QuicPacketRecovery):
 
     def _reset_congestion(self) -> None:
         in_flight = self._cc.bytes_in_flight
-        self._cc = Cubic(max_datagram_size=self._datagram_size)
+        self._cc = Cubic(max_datagram_size=self.mtu.size)
         self._cc.bytes_in_flight = in_flight
-        self._pace = Pacer(self._datagram_size)
+        self._pace = Pacer(self.mtu.size)
         self._pacer = self._pace  # type: ignore[assignment]  # the two methods that aioquic calls are there
+
+    def on_mtu(self) -> None:
+        """The size of datagrams has changed."""
+        self._cc.datagram = self._pace.datagram = self.mtu.size
+        self._cc.congestion_window = max(self._cc.congestion_window, MINIMUM_WINDOW * self.mtu.size)
+
+    def on_mtu_probe(self, state: QuicDeliveryState, size: int) -> None:
+        """A probe arrived or was lost, or took so long that it counts as lost."""
+        before = self.mtu.size
+        self.mtu.on_probe(size, arrived=state is ACKED)
+        if self.mtu.size != before:
+            self.on_mtu()
 
     def reset_path(self) -> None:
         """Forget what was learnt of the path: the peer is somewhere else (RFC 9000 section 9.4)."""
+        self.mtu.restart()
         self._reset_congestion()
         self._rtt_initialized = False
         self._rtt_min = math.inf
@@ -142,6 +157,8 @@ class Recovery(QuicPacketRecovery):
     def on_loss_detection_timeout(self, *, now: float) -> None:
         super().on_loss_detection_timeout(now=now)
         self._pto_count = min(self._pto_count, MAX_DOUBLINGS)
+        if self.mtu.on_timeouts(self._pto_count):
+            self.on_mtu()
 
     def on_ack_received(
         self, *, ack_rangeset: RangeSet, ack_delay: float, now: float, space: QuicPacketSpace
@@ -157,6 +174,7 @@ class Recovery(QuicPacketRecovery):
         newest, acked, eliciting = self._take_acked(ranges, space)
         if newest is None:
             return
+        self.mtu.on_acked(newest.sent_bytes)
         if acked:
             self._cc.on_acked(acked, newest.sent_time or 0.0, now)
         if newest.packet_number == largest and eliciting:
@@ -231,9 +249,17 @@ class Recovery(QuicPacketRecovery):
             lost.append(packet)
         if lost:
             self.packets_lost += len(lost)
+            self._suspect(lost)
             self._on_packets_lost(
                 now=now,
                 packets=lost,
                 persistent_congestion=self._in_persistent_congestion(packets=lost),
                 space=space,
             )
+
+    def _suspect(self, lost: list[Any]) -> None:
+        """Is it the size that these packets were lost for?"""
+        base = self.mtu.base
+        large = sum(1 for packet in lost if packet.in_flight and packet.sent_bytes > base)
+        if large and self.mtu.on_lost(large):
+            self.on_mtu()

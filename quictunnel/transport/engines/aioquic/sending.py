@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aioquic.quic.connection import QuicConnectionId
     from aioquic.quic.recovery import QuicPacketSpace
 
+    from quictunnel.transport.engines.aioquic.announcements import Frame, Handler
     from quictunnel.transport.engines.aioquic.connection import TunnelConnection
-    from quictunnel.transport.engines.aioquic.table import Frame, Handler
 
 ACKED = QuicDeliveryState.ACKED
 # Acknowledge without waiting when this many packets wait for it; a timer covers slower flows.
@@ -71,8 +71,16 @@ class Sender:
         seal = connection.one_rtt.sealer(connection._peer_cid.cid)
         address = path.addr
         built: list[tuple[bytes, NetworkAddress]] = []
+        if connection._handshake_confirmed and path.is_validated:
+            probe_size = connection.mtu.next_probe(now)
+            if probe_size is not None:
+                built.append((self._probe_mtu(seal, space, probe_size, now), address))
+        mtu = connection.mtu
         while len(built) < MAX_DATAGRAMS:
-            size = connection.payload_size
+            size = mtu.size
+            if size > mtu.base:
+                # A window smaller than a few large datagrams is better filled with a smaller one.
+                size = max(min(size, cc.congestion_window - cc.bytes_in_flight), mtu.base)
             if not path.is_validated:
                 size = min(size, 3 * path.bytes_received - path.bytes_sent)
             probe = connection._probe_pending or bool(connection._ping_pending)
@@ -98,6 +106,20 @@ class Sender:
         if len(built) >= MAX_DATAGRAMS:
             connection._pacing_at = now
         return built
+
+    def _probe_mtu(self, seal: Any, space: QuicPacketSpace, size: int, now: float) -> bytes:
+        """A padded PING; neither limited by congestion control nor a sign of congestion when it is lost
+        (RFC 9000 section 14.4)."""
+        connection = self._connection
+        number = self._number()
+        overhead = 1 + len(connection._peer_cid.cid) + 4 + TAG_SIZE
+        datagram: bytes = seal(number, 4, b"\x01".ljust(size - overhead, b"\0"))
+        handler = connection.recovery.on_mtu_probe
+        self._sent(number, size, [(handler, (size,))], space, now, eliciting=True)
+        space.sent_packets[number].in_flight = False
+        connection.recovery.cc.bytes_in_flight -= size
+        connection._network_paths[0].bytes_sent += size
+        return datagram
 
     def _packet(
         self, seal: Any, space: QuicPacketSpace, size: int, now: float, *, ack: bool, free: bool
@@ -226,7 +248,7 @@ class Sender:
             room -= 1
         control = table.control
         while control and room >= 64:  # the longest of them, NEW_CONNECTION_ID, has 46 bytes
-            frame = control.popleft()()
+            frame = control.next()
             if frame is None:
                 continue
             parts.append(frame[0])
@@ -245,26 +267,26 @@ class Sender:
             return
         if connection._handshake_done_pending:
             connection._handshake_done_pending = False
-            control.append(self._frame_handshake_done)
+            control.add(self._frame_handshake_done)
         if not path.is_validated and not path.local_challenge_sent:
             path.local_challenge_sent = True
             connection.padded_packet = True
-            control.appendleft(partial(self._frame_challenge, path))
+            control.add(partial(self._frame_challenge, path), first=True)
             if path.validation_deadline is None:
                 pto = max(connection.recovery.get_probe_timeout(), 2 * connection._configuration.initial_rtt)
                 path.validation_deadline = now + NEW_PATH_TIMEOUTS * pto
         while path.remote_challenges:
             answer = b"\x1b" + path.remote_challenges.popleft()
             connection.padded_packet = True
-            control.appendleft(partial(_frame_plain, answer))
+            control.add(partial(_frame_plain, answer), first=True)
         for cid in connection._host_cids:
             if not cid.was_sent:
                 cid.was_sent = True
-                control.append(partial(self._frame_new_cid, cid))
+                control.add(partial(self._frame_new_cid, cid))
         retired = connection._retire_connection_ids
         while retired:
             sequence = retired.pop(0)
-            control.append(partial(self._frame_retire, sequence))
+            control.add(partial(self._frame_retire, sequence))
 
     def _frame_handshake_done(self) -> Frame:
         return b"\x1e", (self._connection._on_handshake_done_delivery, ())

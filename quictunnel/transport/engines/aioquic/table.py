@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from quictunnel.transport.engine import Data, Event, Limits, Reset, Stopped, StreamsAvailable, Writable
+from quictunnel.transport.engines.aioquic.announcements import Announcements
 from quictunnel.transport.engines.aioquic.streams import (
-    ACKED,
     FinalSizeError,
     ReceiveHalf,
     SendHalf,
@@ -26,9 +26,9 @@ from quictunnel.transport.engines.aioquic.streams import (
 from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aioquic.quic.packet_builder import QuicDeliveryState
+
+    from quictunnel.transport.engines.aioquic.announcements import Handler
 
 # Pieces that all streams together may hold out of order. The connection's window of 4 MiB is 3,500 packets; a
 # peer that sends single bytes instead would make each of them cost a hundred.
@@ -39,12 +39,8 @@ MAX_ZOMBIES = 1024
 ZOMBIE_PATIENCE = 10.0
 # Windows move in quarters: one frame for many packets, and never less than three quarters left.
 WINDOW_STEP = 4
-STREAMS_STEP = 8
 # The least room worth a STREAM frame: its header and a few bytes.
 MIN_FRAME = 32
-
-Handler = tuple["Callable[..., Any]", tuple[Any, ...]]
-Frame = tuple[bytes, "Handler | None"]
 
 
 class StreamTable:
@@ -60,10 +56,8 @@ class StreamTable:
         self._own_window = own_window
         self._peer_window = limits.stream_window
         # what the peer may do
-        self.max_streams = self._max_streams_sent = limits.streams
         self._opened = 0
         self._unseen: set[int] = set()
-        self.max_data = self._max_data_sent = limits.connection_window
         self.received = 0
         self.delivered = 0
         self._pieces = 0
@@ -80,8 +74,7 @@ class StreamTable:
         self._ready: deque[Stream] = deque()
         self._ready_first: deque[Stream] = deque()
         self._starved: list[Stream] = []
-        self.control: deque[Callable[[], Frame | None]] = deque()
-        self._max_data_due = self._max_streams_due = False
+        self.control = Announcements(limits)
 
     # What the application asks for
 
@@ -121,7 +114,7 @@ class StreamTable:
     def reset(self, number: int, code: int) -> None:
         stream = self.streams.get(number)
         if stream is not None and stream.send.reset(code):
-            self.control.append(partial(self._frame_reset, stream))
+            self.control.reset(stream)
             self._note_zombie(stream)
 
     def stop(self, number: int, code: int) -> None:
@@ -138,8 +131,7 @@ class StreamTable:
         if receive.final is not None:
             self._end_receive(stream)
             return
-        receive.stop_due = True
-        self.control.append(partial(self._frame_stop, stream))
+        self.control.stop(stream)
         self._note_zombie(stream)
 
     def prioritise(self, number: int) -> None:
@@ -153,13 +145,12 @@ class StreamTable:
 
     def raise_limits(self, limits: Limits) -> None:
         """The peer proved who it is."""
-        self.max_streams += limits.streams - self.limits.streams
+        self.control.grant_streams(limits.streams - self.limits.streams, limits.streams)
         self.limits = limits
         self._own_window = limits.stream_window
         self._grow_max_data()
         for stream in self.streams.values():
             self._grow_stream_window(stream)
-        self._queue_max_streams()
 
     # What the peer sent
 
@@ -210,7 +201,7 @@ class StreamTable:
     def on_stop(self, number: int, code: int) -> None:
         stream = self.streams.get(number) or self._accept(number, QuicFrameType.STOP_SENDING)
         if stream is not None and stream.send.reset(code):
-            self.control.append(partial(self._frame_reset, stream))
+            self.control.reset(stream)
             self.events.append(Stopped(number, code))
             self._note_zombie(stream)
 
@@ -328,7 +319,7 @@ class StreamTable:
                 return None
             raise QuicConnectionError(QuicErrorCode.STREAM_STATE_ERROR, frame, "Stream was not opened")
         index = number // 4
-        if index >= self.max_streams:
+        if index >= self.control.max_streams:
             raise QuicConnectionError(QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Too many streams open")
         if index < self._opened:
             if number not in self._unseen:
@@ -338,13 +329,12 @@ class StreamTable:
             # Lower-numbered streams are open too (RFC 9000 section 2.1); a number each until they are used.
             self._unseen.update(range(self._opened * 4 + (number & 3), number, 4))
             self._opened = index + 1
-            self._queue_max_streams()
         return self._add(number, self.peer_window_own, self._peer_window, self.limits.stream_window)
 
     def _account(self, receive: ReceiveHalf, end: int, fin: bool, frame: int) -> None:
         before = receive.highest
         grown = end - before
-        if grown > 0 and (end > receive.limit or self.received + grown > self.max_data):
+        if grown > 0 and (end > receive.limit or self.received + grown > self.control.max_data):
             raise QuicConnectionError(QuicErrorCode.FLOW_CONTROL_ERROR, frame, "Over data limit")
         if fin or receive.final is not None:
             try:
@@ -411,8 +401,7 @@ class StreamTable:
         if stream.zombie:
             self._zombies.pop(stream, None)
         if (stream.number & 1 == 0) != self.is_client:
-            self.max_streams += 1
-            self._queue_max_streams()
+            self.control.grant_streams(1, self.limits.streams)
 
     def _note_zombie(self, stream: Stream) -> None:
         receive = stream.receive
@@ -440,82 +429,10 @@ class StreamTable:
         target = receive.delivered + window
         if target - receive.limit >= window // WINDOW_STEP:
             receive.limit = target
-            if not stream.limit_due:
-                stream.limit_due = True
-                self.control.append(partial(self._frame_max_stream_data, stream))
+            self.control.stream_limit(stream)
 
     def _grow_max_data(self) -> None:
         window = self.limits.connection_window
         target = self.delivered + window
-        if target - self.max_data >= window // WINDOW_STEP:
-            self.max_data = target
-            self._queue_max_data()
-
-    def _queue_max_data(self) -> None:
-        if not self._max_data_due:
-            self._max_data_due = True
-            self.control.append(self._frame_max_data)
-
-    def _queue_max_streams(self) -> None:
-        # In batches: a frame for every eighth of the limit, not for every stream that ends.
-        grant = self.max_streams - self._max_streams_sent
-        if not self._max_streams_due and grant >= max(self.limits.streams // STREAMS_STEP, 1):
-            self._max_streams_due = True
-            self.control.append(self._frame_max_streams)
-
-    # Frames of the control queue: built when there is room, from the values of that moment
-
-    def _frame_max_data(self) -> Frame:
-        self._max_data_due = False
-        return b"\x10" + encode(self.max_data), (self._on_max_data_delivery, ())
-
-    def _on_max_data_delivery(self, state: QuicDeliveryState) -> None:
-        if state is not ACKED:
-            self._queue_max_data()
-
-    def _frame_max_streams(self) -> Frame:
-        self._max_streams_due = False
-        self._max_streams_sent = self.max_streams
-        return b"\x12" + encode(self.max_streams), (self._on_max_streams_delivery, ())
-
-    def _on_max_streams_delivery(self, state: QuicDeliveryState) -> None:
-        if state is not ACKED and not self._max_streams_due:
-            self._max_streams_due = True
-            self.control.append(self._frame_max_streams)
-
-    def _frame_max_stream_data(self, stream: Stream) -> Frame | None:
-        stream.limit_due = False
-        if stream.receive.final is not None or stream.receive.stop_code is not None:
-            return None
-        frame = b"\x11" + stream.encoded_id + encode(stream.receive.limit)
-        return frame, (self._on_max_stream_data_delivery, (stream,))
-
-    def _on_max_stream_data_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
-        if state is not ACKED and not stream.limit_due:
-            stream.limit_due = True
-            self.control.append(partial(self._frame_max_stream_data, stream))
-
-    def _frame_reset(self, stream: Stream) -> Frame | None:
-        send = stream.send
-        if not send.reset_due or send.code is None:
-            return None
-        send.reset_due = False
-        frame = b"\x04" + stream.encoded_id + encode(send.code) + encode(send.offset)
-        return frame, (self._on_reset_delivery, (stream,))
-
-    def _on_reset_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
-        if stream.send.on_reset_delivery(state):
-            self.control.append(partial(self._frame_reset, stream))
-
-    def _frame_stop(self, stream: Stream) -> Frame | None:
-        receive = stream.receive
-        if not receive.stop_due or receive.stop_code is None or receive.done:
-            return None
-        receive.stop_due = False
-        frame = b"\x05" + stream.encoded_id + encode(receive.stop_code)
-        return frame, (self._on_stop_delivery, (stream,))
-
-    def _on_stop_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
-        if state is not ACKED and not stream.receive.done:
-            stream.receive.stop_due = True
-            self.control.append(partial(self._frame_stop, stream))
+        if target - self.control.max_data >= window // WINDOW_STEP:
+            self.control.raise_max_data(target)
