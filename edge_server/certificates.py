@@ -80,7 +80,9 @@ class Certificates:
         return self._allow_wildcard_h2 and self._pair_for(name) is not None
 
     def context_for(self, name: str, *, h2: bool) -> ssl.SSLContext | None:
-        """The context for a lower-case ``name``; None when no certificate covers it, or none may with h2."""
+        """The context for a lower-case ``name``; None when no certificate covers it, or none may with h2.
+
+        Ask anew for each visitor: that is how a context full of remembered sessions is replaced."""
         if h2 and not self.h2_allowed(name):
             return None
         pair = self._own_pair(name) or self._pair_for(name)

@@ -155,6 +155,9 @@ class Guest:
         house = self._house
         ticket = house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
         name = house.registry.fresh_name() if ticket is None else ticket.name
+        if bind.h2 and not house.certificates.h2_allowed(f"{name}.{house.domain}"):
+            self.session.say(BindRefused(bind.lease, BindCode.H2_FORBIDDEN))
+            return
         ghost = house.registry.find(name)
         sock = self._evict(ghost) if ghost is not None else None
         lease = Lease(
@@ -179,9 +182,6 @@ class Guest:
             return BindCode.INVALID
         if len(self.leases) >= MAX_LEASES:
             return BindCode.TOO_MANY
-        # Any name below the domain will do: the rule is the same for all of them.
-        if bind.h2 and not self._house.certificates.h2_allowed(f"any.{self._house.domain}"):
-            return BindCode.H2_FORBIDDEN
         return None
 
     def _listen(self, lease: Lease, sock: socket.socket) -> None:

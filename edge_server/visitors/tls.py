@@ -30,8 +30,9 @@ CLOSE_TIMEOUT: Final = 30.0
 stopped reading would otherwise keep its socket for ever."""
 
 MAX_UNASKED: Final = 4 * 1024
-"""Bytes that TLS itself (not the application) may write while the visitor does not read: answers to requests
-for renegotiation or new keys. Honest peers cause less than 100; without a bound they are a way to fill memory."""
+"""Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every
+request for new keys at once, 27 bytes each; honest peers make one in many gigabytes, and without a bound a
+stranger fills memory with them."""
 
 
 class TruncationError(ConnectionError):
