@@ -45,7 +45,7 @@ class Bios:
 class Records:
     """The server's end of one TLS connection."""
 
-    __slots__ = ("_bios", "_tls", "finished", "peer_finished")
+    __slots__ = ("_bios", "_tls", "finished", "partial", "peer_finished")
 
     def __init__(self, context: ssl.SSLContext, bios: Bios) -> None:
         self._bios = bios
@@ -54,6 +54,9 @@ class Records:
         """Our close_notify was made; nothing can be encrypted any more."""
         self.peer_finished = False
         """The visitor's close_notify was read; nothing more can be decrypted."""
+        self.partial = False
+        """A record has begun and not ended: who stops here was cut off. Also True after a message of TLS's own
+        (a request for new keys), until the next record; an end there counts as cut off too."""
 
     @property
     def tls(self) -> ssl.SSLObject:
@@ -79,6 +82,7 @@ class Records:
         incoming, read = bios.incoming, self._tls.read
         incoming.write(data)
         chunks = []
+        self.partial = False
         try:
             # An empty BIO means that no whole record is left, which spares the exception that says so.
             while incoming.pending:
@@ -88,7 +92,7 @@ class Records:
                     break
                 chunks.append(chunk)
         except ssl.SSLWantReadError:
-            pass  # part of a record; OpenSSL keeps it
+            self.partial = True  # OpenSSL keeps the part
         except ssl.SSLZeroReturnError:
             self._peer_finished()
         except ssl.SSLError as error:

@@ -36,7 +36,11 @@ stranger fills memory with them."""
 
 
 class TruncationError(ConnectionError):
-    """The visitor's TCP stream ended without close_notify: no telling whether more was meant to come."""
+    """The visitor's TCP stream ended in the middle of a TLS record: more was meant to come.
+
+    One that ends between records without close_notify is not one. RFC 8446 section 6.1 asks for close_notify, but
+    most programs that are done with a connection just close it, browsers among them; applications whose
+    messages need an end have one of their own, and a FIN stays a FIN."""
 
     def __init__(self) -> None:
         super().__init__("TCP ended before TLS did")
@@ -63,6 +67,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_phase",
         "_protocol",
         "_raw",
+        "_raw_ended",
         "_records",
         "_server_name",
         "_timer",
@@ -83,6 +88,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         ``on_shaken`` hears once, with True then or with False when the raw transport is gone without it.
         A deadline for the handshake is the caller's: it resets the raw transport."""
         self._raw = raw
+        self._raw_ended = False
         self._records = records
         self._factory = factory
         self._loop = loop
@@ -119,8 +125,9 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
-        if self._phase is _Phase.OPEN and not self._records.peer_finished:
-            self._fail(TruncationError())
+        self._raw_ended = True
+        if not self._held and not self._paused:
+            self._tcp_ended()
         return True
 
     def pause_writing(self) -> None:
@@ -136,7 +143,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._phase is _Phase.OPEN and exc is None:
-            exc = TruncationError()  # ended by neither side's TLS
+            exc = TruncationError()  # ended by neither side
         self._phase = _Phase.LOST
         self._disarm()
         self._held = b""
@@ -203,6 +210,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._raw.write(answer)
         return True
 
+    def _tcp_ended(self) -> None:
+        """Everything before the visitor's FIN has been read."""
+        if self._phase is not _Phase.OPEN or self._records.peer_finished:
+            return
+        if self._records.partial:
+            self._fail(TruncationError())
+        else:
+            self._records.peer_finished = True
+            self._deliver_eof()
+
     def _deliver_eof(self) -> None:
         self._eof_due = False
         assert self._protocol is not None
@@ -218,6 +235,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._decrypt(held)
         elif self._eof_due:
             self._deliver_eof()
+        if self._raw_ended and not self._paused:
+            self._tcp_ended()
         self._resume_raw()
 
     def _resume_raw(self) -> None:
@@ -285,7 +304,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is not _Phase.OPEN or not self._paused:
             return
         self._paused = False
-        if self._held or self._eof_due:
+        if self._held or self._eof_due or self._raw_ended:
             # Not from inside the application's own call: it would be re-entered.
             self._loop.call_soon(self._resume)
         else:

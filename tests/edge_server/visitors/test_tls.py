@@ -144,11 +144,46 @@ async def test_a_visitors_reset_is_told(doorstep: Doorstep, version: ssl.TLSVers
     assert app.calls == ["made", "lost"]
 
 
-async def test_a_fin_without_close_notify_is_never_a_clean_end(
+async def test_a_fin_without_close_notify_stays_a_fin(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    """What most programs do that are done with a connection; the answer still reaches them."""
+    visitor, app = await doorstep.pair(version)
+    await visitor.send(b"a message")
+    visitor.sock.shutdown(socket.SHUT_WR)
+    await app.eof.wait()
+    assert app.data == b"a message"
+    app.transport.write(b"answer")
+    app.transport.close()
+    assert await visitor.read() == b"answer"
+    assert await app.lost is None
+    assert app.calls == ["made", "eof", "lost"]
+
+
+async def test_a_fin_while_the_application_is_paused_waits_for_it(
     doorstep: Doorstep, version: ssl.TLSVersion
 ) -> None:
     visitor, app = await doorstep.pair(version)
+    app.transport.pause_reading()
+    data = noise(MEGABYTE)
+    sending = asyncio.create_task(visitor.send(data))
+    while not sending.done():
+        app.transport.resume_reading()
+        await asyncio.sleep(0)
+        app.transport.pause_reading()
+        await asyncio.sleep(0)
+    visitor.sock.shutdown(socket.SHUT_WR)
+    await asyncio.sleep(0)
+    app.transport.resume_reading()
+    await app.eof.wait()
+    assert app.data == data
+    app.transport.abort()
+    await app.lost
+
+
+async def test_a_fin_within_a_record_is_never_a_clean_end(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    visitor, app = await doorstep.pair(version)
     await visitor.send(b"half a mess")
+    visitor.tls.write(b"age")
+    await visitor.loop.sock_sendall(visitor.sock, visitor.outgoing.read()[:-1])
     visitor.sock.shutdown(socket.SHUT_WR)
     assert isinstance(await app.lost, TruncationError)
     assert app.data == b"half a mess"
