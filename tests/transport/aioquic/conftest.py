@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
-from quictunnel.transport.engines.aioquic import AioquicEngine
 
+from quictunnel.transport.engines.aioquic import AioquicEngine
 from tests.transport.aioquic.pair import Pair, settings_for
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
-from quictunnel.transport.engines.aioquic import AioquicEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from quictunnel.transport.engine import Connection, Transmit
+    from quictunnel.transport.engines.aioquic import AioquicEngine
 
 EDGE = ("192.0.2.1", 4433)
 CLIENT = ("198.51.100.7", 50_000)
@@ -44,12 +44,14 @@ class Link:
     corrupt: float = 0.0
     jitter: float = 0.0
     down: bool = False
+    mtu: int = 1472
+    """The largest datagram."""
     free_at: float = 0.0
     carried: int = 0
     dropped: int = 0
 
     def carry(self, datagram: bytes, now: float, rng: random.Random) -> list[tuple[float, bytes]]:
-        if self.down or (self.loss and rng.random() < self.loss):
+        if self.down or len(datagram) > self.mtu or (self.loss and rng.random() < self.loss):
             return []
         if self.rate:
             start = max(now, self.free_at)

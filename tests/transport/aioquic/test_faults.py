@@ -8,13 +8,13 @@ import tracemalloc
 import pytest
 from aioquic.quic import crypto
 from aioquic.quic.packet import QuicErrorCode
-from quictunnel.transport.engine import Closed, CloseCause, Connected, Data, Limits, Received, Reset
+
+from quictunnel.transport.engine import CloseCause, Closed, Data, Received
 from quictunnel.transport.engines.aioquic import connection as connection_module
 from quictunnel.transport.engines.aioquic import keys, streams, table
 from quictunnel.transport.engines.aioquic.connection import MAX_CRYPTO, TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-
-from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, forge, inject
+from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, inject
 
 KIB = 1024
 
@@ -57,7 +57,7 @@ def test_windows_do_not_double(make_pair):
         inject(pair, client, stream_frame(stream, receive.limit - 1, b"y"))
         pair.settle()
     assert receive.limit == 2048 * KIB
-    assert edge.quic.table.max_data == 4096 * KIB
+    assert edge.quic.table.control.max_data == 4096 * KIB
 
 
 def test_the_connection_window_is_a_wall(make_pair):
@@ -201,7 +201,7 @@ def test_streams_that_are_aborted_do_not_wear_the_connection_window_out(make_pai
     assert client.stats().streams_open == edge.stats().streams_open == 0
     credit = edge.quic.table
     assert credit.delivered == credit.received
-    assert credit.max_data - credit.received >= 3 * 1024 * KIB
+    assert credit.control.max_data - credit.received >= 3 * 1024 * KIB
 
 
 # Hostile frames
@@ -381,24 +381,17 @@ def test_no_idle_time_out_is_not_an_idle_time_out_of_zero(make_pair, monkeypatch
     assert not pair.edge.of(Closed)
 
 
-def test_the_peers_ack_delay_exponent_counts(make_pair):
-    pair = make_pair()
-    pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
-    pair.connection.quic._local_ack_delay_exponent = 10
-    quic = pair.connection.quic
-    quic.tls.handshake_extensions = [
-        (connection_module_tls().ExtensionType.QUIC_TRANSPORT_PARAMETERS, quic._serialize_transport_parameters())
-    ]
-    quic._connect(pair.now)
-    pair.settle(1)
-    if pair.edge.connections:
-        assert pair.edge.connections[0].quic._remote_ack_delay_exponent in (3, 10)
+def test_the_peers_ack_delay_exponent_counts(make_pair, monkeypatch):
+    original = TunnelConnection._apply_limits
 
+    def patched(self) -> None:
+        original(self)
+        self._local_ack_delay_exponent = 10 if self._is_client else 3
 
-def connection_module_tls():
-    from aioquic import tls
-
-    return tls
+    monkeypatch.setattr(TunnelConnection, "_apply_limits", patched)
+    client, edge = make_pair().connect()
+    assert edge.quic._remote_ack_delay_exponent == 10
+    assert client.quic._remote_ack_delay_exponent == 3
 
 
 # Recovery

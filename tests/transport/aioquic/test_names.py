@@ -12,6 +12,7 @@ import pytest
 from aioquic import tls
 from aioquic.quic import connection, crypto, rangeset, recovery
 from aioquic.quic.configuration import QuicConfiguration
+
 from quictunnel.transport.engines import aioquic as engine
 from quictunnel.transport.engines.aioquic import connection as ours_connection
 from quictunnel.transport.engines.aioquic import keys as ours_keys
@@ -69,7 +70,7 @@ def overridden() -> dict[str, str]:
 
 
 def test_replaced_functions_are_as_they_were():
-    assert names.OVERRIDDEN == overridden()
+    assert overridden() == names.OVERRIDDEN
 
 
 def test_no_private_name_is_used_without_being_listed(objects):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 
 import pytest
+
 from quictunnel.errors import ConfigError
 from quictunnel.transport.engine import (
-    Closed,
     CloseCause,
+    Closed,
     Connected,
     Data,
     Limits,
@@ -20,7 +21,6 @@ from quictunnel.transport.engine import (
 )
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic import AioquicEngine
-
 from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, settings_for
 
 KIB = 1024
@@ -427,7 +427,10 @@ def test_10_000_streams_opened_used_and_closed(make_pair):
     assert len(pair.edge.ended) == len(pair.client.ended) == 10_000
     assert client.stats().streams_open == edge.stats().streams_open == 0
     table = client.quic.table
-    assert not (table._unseen or table._zombies or table._pieces or table._starved)
+    assert not (table._unseen)
+    assert not (table._zombies)
+    assert not (table._pieces)
+    assert not (table._starved)
     nothing_left(pair)
     pair.edge.connections.clear()
     pair.client.connections.clear()

@@ -6,10 +6,10 @@ import random
 
 import pytest
 from aioquic.quic.packet import QuicErrorCode
-from quictunnel.transport.engine import Closed, CloseCause, Connected, Data, Received
+
+from quictunnel.transport.engine import CloseCause, Closed, Connected, Data, Received
 from quictunnel.transport.engines.aioquic import AioquicEngine, stateless
 from quictunnel.transport.engines.aioquic.stateless import ResetTokens, RetryTokens, parse_long_header
-
 from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, forge, inject, settings_for
 
 VERSION_1 = (1).to_bytes(4, "big")
@@ -301,16 +301,17 @@ def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
     assert len(pair.client.received[stream]) == 20_000
 
 
-def test_a_public_client_does_not_become_a_neighbour(make_pair):
+@pytest.mark.parametrize("prefix", ["", "::ffff:"], ids=["ipv4", "dual-stack"])
+def test_a_public_client_does_not_become_a_neighbour(make_pair, prefix):
     pair = make_pair()
-    pair.client_address = ("8.8.4.4", 4000)
+    pair.client_address = (prefix + "8.8.4.4", 4000)
     client, edge = pair.connect()
-    inject(pair, client, b"\x01" * 50, address=("127.0.0.1", 53))
-    inject(pair, client, b"\x01" * 50, address=("10.0.0.1", 53))
-    assert edge.address == ("8.8.4.4", 4000)
+    inject(pair, client, b"\x01" * 50, address=(prefix + "127.0.0.1", 53))
+    inject(pair, client, b"\x01" * 50, address=(prefix + "10.0.0.1", 53))
+    assert edge.address == (prefix + "8.8.4.4", 4000)
     assert len(edge.quic._network_paths) == 1
-    inject(pair, client, b"\x01" * 50, address=("8.8.8.8", 53))
-    assert edge.address == ("8.8.8.8", 53)
+    inject(pair, client, b"\x01" * 50, address=(prefix + "8.8.8.8", 53))
+    assert edge.address == (prefix + "8.8.8.8", 53)
 
 
 def test_a_client_hears_its_edge_only(make_pair):

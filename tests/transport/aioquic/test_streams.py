@@ -5,6 +5,7 @@ from __future__ import annotations
 from aioquic.quic.packet_builder import QuicDeliveryState
 from hypothesis import given
 from hypothesis import strategies as st
+
 from quictunnel.transport.engines.aioquic.congestion import Cubic, Pacer, SlowStart
 from quictunnel.transport.engines.aioquic.streams import ReceiveHalf, SendHalf
 

@@ -80,6 +80,7 @@ class TunnelConnection(QuicConnection):
         self.padded_packet = False
         self.one_rtt = OneRttKeys()
         self._settings = settings
+        self._next_key_update = 0.0
         self._make_token = reset_token
         self._validated = validated
         self._ack_delay = settings.ack_delay
@@ -213,7 +214,7 @@ class TunnelConnection(QuicConnection):
         if address == current or address[0] == current[0]:
             return True
         try:
-            return ipaddress.ip_address(address[0]).is_global or not ipaddress.ip_address(current[0]).is_global
+            return _is_public(address[0]) or not _is_public(current[0])
         except ValueError:
             return True  # not an IP address: a simulated network
 
@@ -338,8 +339,6 @@ class TunnelConnection(QuicConnection):
         keys.update_now()
         self._next_key_update = now + 3 * self.recovery.get_probe_timeout()
 
-    _next_key_update = 0.0
-
     def on_own_ack_delivery(self, state: QuicDeliveryState, space: QuicPacketSpace, highest: int) -> None:
         """The peer has seen an ACK of ours: what it reported need not be reported again."""
         if state is QuicDeliveryState.ACKED:
@@ -425,3 +424,10 @@ class TunnelConnection(QuicConnection):
         taken = list(self._events)
         self._events.clear()
         return taken
+
+
+def _is_public(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped  # how a dual-stack socket names its IPv4 peers
+    return address.is_global

@@ -32,6 +32,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_idle_timeout",
         "_initialize",
         "_is_client",
+        "_local_ack_delay_exponent",
         "_local_initial_source_connection_id",
         "_local_max_data",
         "_local_max_stream_data_bidi_local",

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 # A packet is lost when one sent this many later was acknowledged, or this many round trips passed. The RFC's 3
 # and 9/8 take a link that reorders by some milliseconds for one that loses everything; 10 ms of jitter at
-# 100 Mbit/s let 90 packets overtake one. Time does the work (RFC 8985), the count is a backstop.
+# 100 Mbit/s let 90 packets overtake one. Time does the work (RFC 8985), the count is a backstop: on a simulated
+# 100 Mbit/s, 50 ms link with that jitter, 3 packets give 1 % of the rate, 64 give 36 %, 256 and 1024 give 68 %.
 PACKET_THRESHOLD = 256
 TIME_THRESHOLD = 1.5
+# Not less than this, whatever the round trip: where it was short and suddenly is not, everything would count as
+# lost before its acknowledgement could say so.
+MIN_LOSS_DELAY = 0.010
 # Packet numbers below the highest one by more than this count as received: duplicates of them are dropped.
 DUPLICATE_WINDOW = 8192
 # Far past any cap; without it, two to this power leaves the range of a float one day.
@@ -129,6 +133,8 @@ class Recovery(QuicPacketRecovery):
         """The size of datagrams has changed."""
         self._cc.datagram = self._pace.datagram = self.mtu.size
         self._cc.congestion_window = max(self._cc.congestion_window, MINIMUM_WINDOW * self.mtu.size)
+        if self._rtt_initialized:
+            self._pace.update_rate(self._cc.congestion_window, self._rtt_smoothed)
 
     def on_mtu_probe(self, state: QuicDeliveryState, size: int) -> None:
         """A probe arrived or was lost, or took so long that it counts as lost."""
@@ -235,7 +241,7 @@ class Recovery(QuicPacketRecovery):
         if not space.sent_packets:
             return
         rtt = max(self._rtt_latest, self._rtt_smoothed) if self._rtt_initialized else self._rtt_initial
-        delay = max(TIME_THRESHOLD * rtt, 0.001)
+        delay = max(TIME_THRESHOLD * rtt, MIN_LOSS_DELAY)
         largest = space.largest_acked_packet
         lost = []
         for number, packet in space.sent_packets.items():

@@ -63,8 +63,6 @@ class Sender:
     def datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         connection = self._connection
         space = connection._spaces[Epoch.ONE_RTT]
-        loss, table = connection.recovery, connection.table
-        cc, pacer = loss.cc, loss.pacer
         path = connection._network_paths[0]
         self._queue_inherited_frames(path, now)
         connection._pacing_at = None
@@ -75,26 +73,9 @@ class Sender:
             probe_size = connection.mtu.next_probe(now)
             if probe_size is not None:
                 built.append((self._probe_mtu(seal, space, probe_size, now), address))
-        mtu = connection.mtu
         while len(built) < MAX_DATAGRAMS:
-            size = mtu.size
-            if size > mtu.base:
-                # A window smaller than a few large datagrams is better filled with a smaller one.
-                size = max(min(size, cc.congestion_window - cc.bytes_in_flight), mtu.base)
-            if not path.is_validated:
-                size = min(size, 3 * path.bytes_received - path.bytes_sent)
-            probe = connection._probe_pending or bool(connection._ping_pending)
-            free = probe
-            if not probe and (table.control or table.has_data()):
-                if cc.bytes_in_flight + size > cc.congestion_window:
-                    cc.full = True
-                elif pacer.available(now) < size:
-                    cc.full = True
-                    connection._pacing_at = pacer.next_time()
-                else:
-                    free = True
-            elif not probe:
-                cc.full = False
+            size = self._size(path)
+            free = self._is_free(size, now)
             ack = space.ack_at is not None and (space.ack_at <= now or connection.ack_waiting >= ACK_EVERY or free)
             if not (free or ack):
                 break
@@ -106,6 +87,37 @@ class Sender:
         if len(built) >= MAX_DATAGRAMS:
             connection._pacing_at = now
         return built
+
+    def _size(self, path: QuicNetworkPath) -> int:
+        """How large the next datagram may be."""
+        mtu = self._connection.mtu
+        size = mtu.size
+        if size > mtu.base:
+            # A window smaller than a few large datagrams is better filled with a smaller one.
+            cc = self._connection.recovery.cc
+            size = max(min(size, cc.congestion_window - cc.bytes_in_flight), mtu.base)
+        if not path.is_validated:
+            size = min(size, 3 * path.bytes_received - path.bytes_sent)
+        return size
+
+    def _is_free(self, size: int, now: float) -> bool:
+        """Whether there is something to send besides an ACK, and congestion control lets it go."""
+        connection = self._connection
+        if connection._probe_pending or connection._ping_pending:
+            return True  # probes are not limited (RFC 9002 section 7.5)
+        loss, table = connection.recovery, connection.table
+        cc = loss.cc
+        if not (table.control or table.has_data()):
+            cc.full = False
+            return False
+        if cc.bytes_in_flight + size > cc.congestion_window:
+            cc.full = True
+            return False
+        if loss.pacer.available(now) < size:
+            cc.full = True
+            connection._pacing_at = loss.pacer.next_time()
+            return False
+        return True
 
     def _probe_mtu(self, seal: Any, space: QuicPacketSpace, size: int, now: float) -> bytes:
         """A padded PING; neither limited by congestion control nor a sign of congestion when it is lost
@@ -216,7 +228,10 @@ class Sender:
         space.ack_at = None
         if not len(queue):
             return 0
-        delay = int(max(now - (space.largest_received_time or now), 0.0) * 1_000_000) >> 3
+        delay = (
+            int(max(now - (space.largest_received_time or now), 0.0) * 1_000_000)
+            >> connection._local_ack_delay_exponent
+        )
         newest = queue[-1]
         count = min(len(queue), ACK_RANGES, 1 + max(room - 40, 0) // 8)
         frame = [

@@ -41,6 +41,8 @@ ZOMBIE_PATIENCE = 10.0
 WINDOW_STEP = 4
 # The least room worth a STREAM frame: its header and a few bytes.
 MIN_FRAME = 32
+# What the two bytes of a frame's length can say.
+MAX_FRAME = 0x3FFF
 
 
 class StreamTable:
@@ -271,7 +273,7 @@ class StreamTable:
             offset = send.lost[0][0] if send.lost else before
             encoded = encode(offset) if offset else b""
             header = 3 + len(stream.encoded_id) + len(encoded)
-            taken = send.take(space - header, self.peer_max_data - self._data_sent)
+            taken = send.take(min(space - header, MAX_FRAME), self.peer_max_data - self._data_sent)
             if taken is None:
                 stream.scheduled = False
                 if send.queued and send.offset < send.window and not stream.starved:
