@@ -9,8 +9,13 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from edge_server.visitors.front import MAX_PENDING
+
 RESERVE: Final = 256
 """File descriptors kept free of visitors: the QUIC socket, listeners of leases, files, the loop's own."""
+DOORSTEP_SHARE: Final = 4
+"""One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
+yet, and strangers who say nothing must not use up the files of everybody else."""
 FALLBACK_LIMIT: Final = 4096
 """Where the platform does not say how many files a process may open."""
 
@@ -32,7 +37,10 @@ class Admission:
     """The number of visitors, and its cap."""
 
     def __init__(self, cap: int | None = None) -> None:
-        self.cap = max(1, descriptor_limit() - RESERVE) if cap is None else cap
+        free = max(2, descriptor_limit() - RESERVE)
+        self.doorstep = min(MAX_PENDING, free // DOORSTEP_SHARE)
+        """How many visitors may be between accept and the end of their TLS handshake."""
+        self.cap = free - self.doorstep if cap is None else cap
         self.inside = 0
         self.refused = 0
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import random
 import socket
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 QUARANTINE: Final = 600.0
 """Seconds for which a freed port goes only to the holder of its ticket, so that nobody picks up the visitors
@@ -31,7 +34,15 @@ class Ports:
 
     def bind(self, wanted: int = 0) -> socket.socket | None:
         """A listening socket: on ``wanted``, if its ticket was shown and it is free, else on a random port.
-        None when no port is free."""
+        None when no port is free, or the system has no socket to give."""
+        try:
+            return self._find(wanted)
+        except OSError as error:
+            # Out of files or memory: one lease less, and everybody else goes on.
+            logger.warning("no listening socket could be made: %s", error.strerror or error)
+            return None
+
+    def _find(self, wanted: int) -> socket.socket | None:
         if wanted in self._range:
             taken = self._listen(wanted)
             if taken is not None:

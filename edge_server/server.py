@@ -88,7 +88,7 @@ class EdgeServer:
         self._take_certificates(authority)
         # The public port next, because leases are told its number...
         sock = await self._listen_https()
-        self._front = Front(self._route)
+        self._front = Front(self._route, max_pending=self._admission.doorstep)
         self._house = House(
             admission=self._admission,
             certificates=self._certificates,
@@ -187,26 +187,33 @@ class EdgeServer:
 
     async def _open_quic(self, state: StateDir, authority: DevelopmentAuthority) -> Endpoint:
         config = self.config
-        host, port = config.quic
         certificate, private_key = _identity(config, state.path, authority)
-        settings = EngineSettings(
-            is_server=True,
-            alpn=ALPN,
-            trusted=CLIENT_LIMITS,
-            reset_key=state.key("reset"),
-            certificate=certificate,
-            private_key=private_key,
-        )
-        engine = create_engine(settings, config.engine)
+        udp = await self._bind_quic()
+        try:
+            settings = EngineSettings(
+                is_server=True,
+                alpn=ALPN,
+                trusted=CLIENT_LIMITS,
+                reset_key=state.key("reset"),
+                certificate=certificate,
+                private_key=private_key,
+                largest_datagram=udp.largest_datagram,
+            )
+            return Endpoint(create_engine(settings, config.engine), udp, on_connection=self._accept)
+        except BaseException:
+            udp.close()
+            raise
+
+    async def _bind_quic(self) -> UdpSocket:
+        host, port = self.config.quic
         try:
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            udp = UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
+            return UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
         except OSError as error:
             raise ConfigError(
                 f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "
                 "choose another, or 0 for any."
             ) from None
-        return Endpoint(engine, udp, on_connection=self._accept)
 
     # Serving.
 

@@ -62,10 +62,13 @@ class Call:
         self._config = config
         self._events = events
         host, _ = config.address
-        settings = EngineSettings(is_server=False, alpn=ALPN, authority=config.ca)
+        udp = UdpSocket.bind(wildcard(address))
+        settings = EngineSettings(
+            is_server=False, alpn=ALPN, authority=config.ca, largest_datagram=udp.largest_datagram
+        )
         engine = create_engine(settings, config.engine)
         self.engine = engine.name
-        self._endpoint = Endpoint(engine, UdpSocket.bind(wildcard(address)))
+        self._endpoint = Endpoint(engine, udp)
         self.session = Session(Side.CLIENT, self, self._endpoint.wake)
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._greeted = False

@@ -178,15 +178,36 @@ class Binding:
 
     def open(self) -> Tunnel:
         loop, uplink = self._client.reach()
-        lease = loop.call(uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
-        self._held = (loop, uplink, lease)
-        return lease.answer.result()
+        bound: list[HeldLease] = []
+        try:
+            loop.call(self._bind(uplink, bound))
+        except BaseException:
+            loop.submit(self._undo(uplink, bound))
+            raise
+        return self._hold(loop, uplink, bound[0])
 
     async def open_async(self) -> Tunnel:
         """As :meth:`open`, without blocking the caller's loop. When cancelled, the lease is given back."""
         loop, uplink = self._client.reach()
-        future = loop.submit(uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
-        lease = await asyncio.wrap_future(future)
+        bound: list[HeldLease] = []
+        try:
+            await asyncio.wrap_future(loop.submit(self._bind(uplink, bound)))
+        except BaseException:
+            loop.submit(self._undo(uplink, bound))
+            raise
+        return self._hold(loop, uplink, bound[0])
+
+    async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
+        bound.append(await uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
+
+    @staticmethod
+    async def _undo(uplink: Uplink, bound: list[HeldLease]) -> None:
+        """Whoever asked was interrupted, perhaps when the lease was granted already and nobody had been told.
+        Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
+        for lease in bound:
+            await uplink.release(lease, grace=0)
+
+    def _hold(self, loop: Background, uplink: Uplink, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
         return lease.answer.result()
 

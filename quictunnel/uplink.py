@@ -25,12 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config import ClientConfig
+    from quictunnel.transport.engine import Address
     from quictunnel.transport.stream import Stream
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds that the first connection may take before the caller is told that the edge is unavailable."""
+MAX_ADDRESSES: Final = 8
+"""Addresses of one edge that are dialled; each costs a socket and a handshake."""
+ADDRESS_STAGGER: Final = 0.25
+"""Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
+localhost stands for two addresses, and an edge may listen on one of them."""
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
@@ -206,26 +212,55 @@ class Uplink:
             await asyncio.sleep(wait)
 
     async def _dial(self) -> None:
-        """One attempt at every address of the edge. Raises an Error; the last one when all fail."""
+        """Dial the addresses of the edge, each a moment after the one before; the first that greets carries the
+        session. Raises an Error; the last one when all fail."""
+        addresses = (await resolve(self._config))[:MAX_ADDRESSES]
+        attempts = [
+            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER))
+            for number, address in enumerate(addresses)
+        ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
-        for address in await resolve(self._config):
-            call = Call(self._config, self, address)
-            self.engine = call.engine
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT):
-                    await call.greet()
-            except TimeoutError:
-                failure = EdgeUnavailableError(
-                    f"The edge at {self._config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
-                )
-            except EdgeUnavailableError as error:
-                failure = error
-            else:
-                self._connected_to(call)
-                return
-            if not call.was_heard:  # whichever clock ran out first, the engine's or ours
-                failure = await silence(self._config, CONNECT_TIMEOUT)
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    await attempt
+                except EdgeUnavailableError as error:
+                    failure = error
+                else:
+                    return
+        finally:
+            for task in attempts:
+                task.cancel()
+            await asyncio.gather(*attempts, return_exceptions=True)
         raise failure
+
+    async def _attempt(self, address: Address, delay: float) -> None:
+        """Call one address. Raises an Error."""
+        await asyncio.sleep(delay)
+        try:
+            call = Call(self._config, self, address)
+        except OSError as error:  # this machine has no such address family, or no sockets left
+            raise EdgeUnavailableError(
+                f"The edge at {self._config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
+            ) from error
+        self.engine = call.engine
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await call.greet()
+        except TimeoutError:
+            if not call.was_heard:
+                raise await silence(self._config, CONNECT_TIMEOUT) from None
+            raise EdgeUnavailableError(
+                f"The edge at {self._config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
+            ) from None
+        except EdgeUnavailableError:
+            if not call.was_heard:  # the engine lost patience first
+                raise await silence(self._config, CONNECT_TIMEOUT) from None
+            raise
+        if self._call is None:
+            self._connected_to(call)
+        else:
+            await call.hang_up()  # another address was quicker
 
     def _connected_to(self, call: Call) -> None:
         self._call = call

@@ -204,7 +204,6 @@ class EngineSettings:
     for sockets that forbid fragmentation."""
     ack_delay: float = 0.001
     """How long an acknowledgement may wait for company."""
-    congestion: str = "cubic"
     max_probe_timeout: float = 1.0
     """Cap of the doubling probe time-out in seconds: how soon bytes move after a black hole heals."""
     key_update_packets: int = 1 << 21

@@ -175,7 +175,8 @@ class Stream:
         size = sum(map(len, chunks))
         self.receive_window.arrived(size)
         self.active_at = self._session.now()
-        self._asked = self._session.side is Side.CLIENT
+        # An end alone asks for nothing: a visitor who only hangs up must not hold up a drain.
+        self._asked = self._session.side is Side.CLIENT and (size > 0 or self._asked)
         side = self._side
         if side is None:
             self._early += chunks

@@ -48,6 +48,11 @@ _ANCILLARY_BYTES = 64  # an int with its header takes 24; the rest is room for w
 _SEGMENT = struct.Struct("=H")
 
 
+LARGEST_DATAGRAM = 32_000
+"""UDP payload bytes to which a path's limit is searched: jumbo frames and more (loopback carries 64 KiB). Two of
+them still fit one system call, and one lost datagram is not half of a small window."""
+
+
 @dataclass(slots=True)
 class UdpCounters:
     """Counts since the socket was made."""
@@ -102,8 +107,9 @@ class UdpSocket:
     """The real one. Its peers' addresses are always in one form, the one that ``getaddrinfo`` gives for the
     socket's own family, because an engine compares them: an IPv6 socket speaks IPv6 only."""
 
-    def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True) -> None:
-        """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way."""
+    def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True, whole: bool = False) -> None:
+        """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way. ``whole``: the
+        system was told not to cut datagrams to pieces, so that a path's limit can be found out."""
         sock.setblocking(False)
         self._sock = sock
         self._gro = gro and sockopts.enable_gro(sock)
@@ -111,7 +117,8 @@ class UdpSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None
         self._first: tuple[bytes, Address] | None = None
-        self._oversize_told = False
+        self.largest_datagram = LARGEST_DATAGRAM if whole else 0
+        """For ``EngineSettings.largest_datagram``."""
         self._local_address: Address = sock.getsockname()
         self.counters = UdpCounters()
 
@@ -125,9 +132,9 @@ class UdpSocket:
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sockopts.enlarge_buffers(sock, buffer)
-            sockopts.forbid_fragments(sock)
+            whole = sockopts.forbid_fragments(sock)
             sock.bind(address)
-            return cls(sock, gro=gro, gso=gso)
+            return cls(sock, gro=gro, gso=gso, whole=whole)
         except BaseException:
             sock.close()
             raise
@@ -271,10 +278,9 @@ class UdpSocket:
         return True
 
     def _drop_oversize(self, size: int) -> None:
+        """Usually a probe of the path's limit, which is meant to fail at some size."""
         self.counters.dropped_oversize += 1
-        if not self._oversize_told:  # once a socket: the size is a setting, not an accident
-            self._oversize_told = True
-            log.warning("UDP datagrams of %d bytes are too large for the network interface and are lost", size)
+        log.debug("a UDP datagram of %d bytes is too large for the network interface", size)
 
 
 def _count(burst: Transmit) -> int:

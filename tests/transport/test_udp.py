@@ -168,7 +168,8 @@ async def test_oversize_datagrams_are_dropped_and_the_rest_goes_on(
         assert split(await collect(other, 1)) == [b"fits"]
         assert one.counters.dropped_oversize == 3
         assert one.gso == (gso and sys.platform == "linux")
-        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        # Probing for the path's limit does this all the time: nothing that an operator should read.
+        assert not [record for record in caplog.records if record.levelno > logging.DEBUG]
 
 
 async def test_a_peer_that_is_gone_raises_nothing(here: Address) -> None:
