@@ -7,7 +7,7 @@ import base64
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.transport.splice import Splice, TcpSplice
+from quictunnel.transport.splice import TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
     import socket
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from edge_server.admission import Admission
     from quictunnel.transport.session import Session
+    from quictunnel.transport.splice import Splice
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
@@ -45,7 +46,7 @@ class Lease:
 
     def tls_visitor(self) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""
-        return Splice(lambda splice: self._came(splice, tls=True), self._went)
+        return TlsSplice(lambda splice: self._came(splice, tls=True), self._went)
 
     def tcp_visitor(self) -> asyncio.BaseProtocol:
         """The protocol for a visitor of the TCP port."""

@@ -41,8 +41,8 @@ class _Reading(threading.local):
 _reading = _Reading()
 
 
-class Splice(asyncio.Protocol):
-    """Joins a transport that delivers bytes by ``data_received`` (TLS) to a stream.
+class Splice(asyncio.BaseProtocol):
+    """Joins a transport to a stream: what :class:`TlsSplice` and :class:`TcpSplice` share.
 
     ``on_made`` is told when the connection is there and calls :meth:`join`, at once or later; until then
     nothing is read from it. ``on_gone`` is called exactly once, when the transport is closed for good.
@@ -120,7 +120,8 @@ class Splice(asyncio.Protocol):
             # neither loop looks at the socket before that.
             asyncio.get_running_loop().call_soon(self._hold)
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
+        """Bytes were read from the transport."""
         stream = self._stream
         if stream is not None and not stream.is_over:
             stream.write(data)
@@ -223,8 +224,18 @@ class Splice(asyncio.Protocol):
             self._transport.close()  # flushes what is still buffered first
 
 
+class TlsSplice(Splice, asyncio.Protocol):
+    """Joins a TLS visitor to a stream; what comes is as much as one read of the socket below brought."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        self.received(data)
+
+
 class TcpSplice(Splice, asyncio.BufferedProtocol):
-    """Joins a plain TCP connection to a stream, reading exactly as much as the stream has room for."""
+    """Joins a plain TCP connection to a stream, reading exactly as much as the stream has room for. Is no
+    ``asyncio.Protocol``, because uvloop would take it for one and read as much as it likes."""
 
     __slots__ = ()
 
@@ -235,4 +246,4 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
         return _reading.buffer[: min(room, READ_SIZE) or 1]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(_reading.buffer[:nbytes]))
+        self.received(bytes(_reading.buffer[:nbytes]))

@@ -1,13 +1,17 @@
 """Real programs around a real edge process: what a user has."""
 
 import contextlib
+import errno
+import hashlib
 import os
+import select
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,12 +63,18 @@ class EdgeProcess:
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout)
+        status = self.process.wait(timeout)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        return status
 
 
-def start_edge(state_dir: Path, *options: str, log: Path | None = None) -> EdgeProcess:
-    """Start an edge on free ports and wait until it says that it serves."""
-    command = [sys.executable, "-m", "edge_server", "--state-dir", str(state_dir)]
+def start_edge(
+    state_dir: Path, *options: str, log: Path | None = None, prefix: tuple[str, ...] = ()
+) -> EdgeProcess:
+    """Start an edge on free ports and wait until it says that it serves. ``prefix`` is a command that runs it,
+    such as one that enters a network namespace."""
+    command = [*prefix, sys.executable, "-m", "edge_server", "--state-dir", str(state_dir)]
     if "--quic" not in options:
         command += ["--quic", "127.0.0.1:0"]
     if "--https" not in options:
@@ -128,8 +138,6 @@ def running():
 
 def wait_for_port(port: int, host: str = "127.0.0.1", timeout: float = 20) -> None:
     """Until somebody listens there."""
-    import time
-
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -146,6 +154,84 @@ def curl(edge: EdgeProcess, *arguments: str, **options) -> subprocess.CompletedP
     """curl, verifying the certificate."""
     command = [need("curl"), "--silent", "--show-error", "--cacert", str(edge.ca), "--noproxy", "*", *arguments]
     return subprocess.run(command, capture_output=True, check=False, timeout=100, **options)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the other end ends."""
+    received = bytearray()
+    while chunk := sock.recv(65536):
+        received += chunk
+    return bytes(received)
+
+
+def was_reset(sock: socket.socket, timeout: float = 30) -> bool:
+    """Wait until the other end has ended the connection; whether it did so by RST. Asked of the kernel, because
+    the ssl module reports a reset as the same error as a FIN."""
+    ended = select.poll()
+    ended.register(sock, select.POLLRDHUP)
+    assert ended.poll(timeout * 1000), "the connection did not end"
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def random_file(path: Path, mebibytes: int) -> Path:
+    """A file that does not compress."""
+    with path.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(os.urandom(1024 * 1024))
+    return path
+
+
+@dataclass(frozen=True)
+class Nginx:
+    """A running nginx: serves ``root`` and takes PUT below ``/up/``."""
+
+    port: int
+    root: Path
+
+
+_NGINX = """\
+daemon off;
+{user}
+worker_processes 1;
+pid {base}/pid;
+error_log {base}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log off;
+    client_body_temp_path {base}/body;
+    proxy_temp_path {base}/proxy;
+    fastcgi_temp_path {base}/fastcgi;
+    uwsgi_temp_path {base}/uwsgi;
+    scgi_temp_path {base}/scgi;
+    client_max_body_size 0;
+    keepalive_requests 10000;
+    server {{
+        listen 127.0.0.1:{port} backlog=512;
+        root {base}/root;
+        location /up/ {{ dav_methods PUT; }}
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def nginx(tmp_path, running):
+    program = need("nginx")
+    base = tmp_path / "nginx"
+    (base / "root" / "up").mkdir(parents=True)
+    port = free_port()
+    config = base / "nginx.conf"
+    # Its workers leave root otherwise, and then may not read a directory that is root's alone.
+    user = "user root;" if os.geteuid() == 0 else ""
+    config.write_text(_NGINX.format(base=base, port=port, user=user))
+    running([program, "-c", config, "-e", base / "start.log"])
+    wait_for_port(port)
+    return Nginx(port, base / "root")
 
 
 def tls_connect(edge: EdgeProcess, tunnel: quictunnel.Tunnel, alpn: list[str] | None = None) -> ssl.SSLSocket:

@@ -1,0 +1,67 @@
+"""Four processes: an edge, a client, an origin and a crowd of visitors, so that each one's memory is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.e2e.conftest import children_environment, resident_memory, start_edge
+from tests.e2e.ends import ClientProcess, end, first_line, program
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANSWER_TIMEOUT = 110.0
+
+
+class Arena:
+    """While the ``with`` body runs; :meth:`do` tells the crowd what to do (``crowd.Crowd``)."""
+
+    def __init__(self, directory: Path, *, prefix: tuple[str, ...] = ()) -> None:
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as opening:
+            self.edge = start_edge(directory / "state", "--grace", "0", prefix=prefix)
+            opening.callback(self.edge.stop)
+            self.origin = program([sys.executable, "-m", "tests.e2e.crowd", "origin"])
+            opening.callback(end, self.origin)
+            port = int(first_line(self.origin))
+            self.client = opening.enter_context(ClientProcess.start(self.edge, port))
+            tunnel = self.client.tunnel
+            where = json.dumps([tunnel.host, tunnel.port, *tunnel.tcp_socket, str(self.edge.ca)])
+            self._visitors = program(
+                [sys.executable, "-m", "tests.e2e.crowd", "visitors", where], children_environment(self.edge)
+            )
+            opening.callback(end, self._visitors)
+            self._stack = opening.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        log = self.edge.state_dir.with_suffix(".log").read_text()
+        assert "Traceback" not in log, log
+
+    def do(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Have the crowd do something and wait for it."""
+        self.tell(name, **arguments)
+        return self.answer()
+
+    def tell(self, name: str, **arguments: Any) -> None:
+        assert self._visitors.stdin is not None
+        self._visitors.stdin.write(json.dumps({"do": name, **arguments}) + "\n")
+
+    def answer(self) -> dict[str, Any]:
+        return json.loads(first_line(self._visitors, ANSWER_TIMEOUT))
+
+    def well(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """As :meth:`do`, and nothing may fail."""
+        answer = self.do(name, **arguments)
+        assert not answer["errors"], answer
+        return answer
+
+    def memory(self) -> dict[str, int]:
+        """Resident bytes."""
+        return {"edge": resident_memory(self.edge.pid), "client": resident_memory(self.client.pid)}

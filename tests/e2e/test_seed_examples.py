@@ -1,0 +1,165 @@
+"""The three examples that the interface is measured by, run as they stand by real programs.
+
+They name ports 8000 and 22. Each runs in a network namespace of its own, edge and visitors included, where these
+are free whatever else the machine does; that needs root.
+"""
+
+import ast
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import children_environment, need, start_edge
+
+EXAMPLES = Path(__file__).with_name("examples")
+
+
+class World:
+    """A network namespace with an edge in it."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.enter = (need("ip"), "netns", "exec", name)
+        self.directory = directory
+        self.run("ip", "link", "set", "lo", "up").check_returncode()
+        self.edge = start_edge(directory / "state", prefix=self.enter)
+
+    def run(self, *command: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run([*self.enter, *command], capture_output=True, timeout=60, check=False, **options)
+
+    def curl(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.run(
+            need("curl"), "--silent", "--show-error", "--cacert", str(self.edge.ca), "--noproxy", "*", *arguments
+        )
+
+
+@pytest.fixture
+def world(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    name = f"examples-{os.getpid()}"
+    made = subprocess.run([need("ip"), "netns", "add", name], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no network namespace: {made.stderr.decode().strip()}")
+    try:
+        world = World(name, tmp_path)
+        try:
+            yield world
+        finally:
+            status = world.edge.stop()
+        assert status == 0
+    finally:
+        subprocess.run([need("ip"), "netns", "delete", name], check=True)
+
+
+@pytest.fixture
+def example(world):
+    """Start an example in that world; it ends with the test, with whatever it started."""
+    processes = []
+
+    def start(name: str, *prefix: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [*world.enter, *prefix, sys.executable, str(EXAMPLES / name)],
+            env=children_environment(world.edge),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_the_web_server(world, example):
+    process = example("web.py")
+    said = process.stdout.readline().split()
+    assert said[:3] == ["Server", "listening", "at"]
+    url = said[3]
+    # Flask starts after that line; until it listens, visitors are told that nobody does.
+    done = world.curl("--fail", "--retry", "50", "--retry-delay", "1", "--retry-max-time", "30", url)
+    assert done.stdout == b"Hello, World!", done.stderr
+    done = world.curl("--include", "--http1.0", f"{url}/nowhere")
+    assert done.stdout.startswith(b"HTTP/1.1 404")
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+    # The port is no longer exposed.
+    gone = world.curl(url)
+    assert gone.returncode == 35, gone.stderr
+    assert b"unrecognized name" in gone.stderr
+
+
+TALK = """
+import socket, sys
+words = sys.stdin.buffer.read()
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as visitor:
+    visitor.sendall(words)
+    visitor.shutdown(socket.SHUT_WR)
+    while chunk := visitor.recv(65536):
+        sys.stdout.buffer.write(chunk)
+"""
+
+
+def test_the_echo_server(world, example):
+    process = example("echo.py")
+    said, _, address = process.stdout.readline().partition(": ")
+    assert said == "TCP tunnel listening at"
+    host, port = ast.literal_eval(address)
+
+    def talk(words: bytes) -> subprocess.CompletedProcess:
+        return world.run(sys.executable, "-c", TALK, host, str(port), input=words)
+
+    words = bytes(range(256)) * 400
+    answers = [talk(b"hello"), talk(words)]
+    while any(done.returncode for done in answers):  # it listens a moment after that line
+        assert b"ConnectionReset" in b"".join(done.stderr for done in answers)
+        answers = [talk(b"hello"), talk(words)]
+    assert [done.stdout for done in answers] == [b"hello", words]
+    assert process.stdout.readline().startswith("Connection from: ('127.0.0.1', ")
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == -signal.SIGINT
+    gone = talk(b"hello")
+    assert b"ConnectionRefusedError" in gone.stderr
+
+
+def test_the_ssh_server(world, example, tmp_path):
+    """The container's image brings sshd, its keys and root's authorized_keys: here, mounts that only the
+    example sees."""
+    need("sshd")
+    if not Path("/root/.ssh").is_dir():
+        pytest.skip("root has no .ssh directory to mount over")
+    keys, etc = tmp_path / "keys", tmp_path / "etc"
+    keys.mkdir(mode=0o700)
+    etc.mkdir()
+    for path in (tmp_path / "id", etc / "host_key"):
+        subprocess.run([need("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    (keys / "authorized_keys").write_bytes((tmp_path / "id.pub").read_bytes())
+    (etc / "sshd_config").write_text("HostKey /etc/ssh/host_key\nUsePAM no\nPasswordAuthentication no\n")
+    image = (
+        f"mount --bind {shlex.quote(str(keys))} /root/.ssh && mount --bind {shlex.quote(str(etc))} /etc/ssh && "
+        'mount -t tmpfs none /run && mkdir /run/sshd && exec "$@"'
+    )
+    process = example("login.py", need("unshare"), "--mount", "sh", "-ec", image, "container")
+    said, _, command = process.stdout.readline().strip().partition(": ")
+    assert said == "ssh into container using", process.stderr.read()
+    program, *arguments = shlex.split(command)
+    assert program == "ssh"
+
+    trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+    login = [need("ssh"), "-F", "none", "-i", str(tmp_path / "id"), "-o", "BatchMode=yes", *trust, *arguments]
+    done = world.run(*login, "echo $SSH_CONNECTION; cat", input=b"over ssh")
+    assert done.returncode == 0, done.stderr
+    connection, _, rest = done.stdout.partition(b"\n")
+    assert connection.endswith(b" 127.0.0.1 22")
+    assert rest == b"over ssh"

@@ -1,0 +1,81 @@
+"""Ends that never read: they cost a bounded amount of memory, and nobody beside them is slowed down."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.arena import Arena
+from tests.e2e.ends import eventually
+
+MIB = 1024 * 1024
+ALLOWED = 60_000_000
+SIZE = 192 * MIB
+"""What a speed is measured with: a second or more of it, so that windows have found their size."""
+
+
+def processor_time(arena: Arena) -> float:
+    """Seconds that edge and client have worked so far."""
+    total = 0.0
+    for pid in (arena.edge.pid, arena.client.pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def settled(arena: Arena, patience: float = 60.0) -> dict[str, int]:
+    """Memory when everything that can fill is full, buffers of the kernel too: nobody has any work then."""
+    last = [processor_time(arena)]
+
+    def idle() -> bool:
+        time.sleep(0.5)
+        last.append(processor_time(arena))
+        return last[-1] - last[-2] < 0.05
+
+    eventually(idle, "bytes go on moving", timeout=patience)
+    return arena.memory()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_a_hundred_visitors_that_never_read(tmp_path, tls):
+    """Each asks for an answer without end. The one beside them keeps 80 % of the speed that it has alone."""
+    with Arena(tmp_path) as arena:
+
+        def speed() -> float:
+            return SIZE / MIB / arena.do("busy", size=SIZE)["seconds"]
+
+        speed()
+        start = arena.memory()
+        alone, beside = [], []
+        for _ in range(3):
+            alone += [speed() for _ in range(2)]
+            arena.well("stall", count=100, tls=tls)
+            filled = settled(arena)
+            beside += [speed() for _ in range(2)]
+            after = arena.memory()
+            grown = {k: max(filled[k], after[k]) - start[k] for k in start}
+            assert max(grown.values()) <= ALLOWED, grown
+            arena.do("leave")
+            settled(arena)
+    ratio = statistics.median(beside) / statistics.median(alone)
+    print({k: f"{v / MIB:.1f} MiB" for k, v in grown.items()}, f"{ratio:.0%} of {statistics.median(alone):.0f} MiB/s")
+    assert ratio >= 0.8
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_an_origin_that_never_reads(tmp_path, tls):
+    """A visitor who uploads to it is stopped by it, and then nothing more is held for it."""
+    with Arena(tmp_path) as arena:
+        arena.do("busy", size=MIB, tls=tls)
+        start = arena.memory()
+        sent = arena.do("upload", quiet=1.0, tls=tls)["sent"]
+        grown = {k: v - start[k] for k, v in settled(arena).items()}
+        # Sockets' buffers on the way (two of up to 6 and 4 MiB each), and what the tunnel itself may hold.
+        assert sent < 80 * MIB
+        assert max(grown.values()) < 40 * MIB, grown
+        assert arena.do("busy", size=MIB, tls=tls)["seconds"] < 10
