@@ -32,6 +32,14 @@ peer that lets more pile up no longer reads its control stream."""
 KEEPALIVE: Final = 10.0
 """Seconds between pings of a client: NAT bindings for UDP last 30 s in the strictest routers in use, and
 three of these fit into the idle time-out."""
+TICK: Final = 1.0
+"""Seconds between a client's looks at whether its edge has fallen silent."""
+BUSY: Final = 1000
+"""Bytes received between two looks that make it a transfer, rather than answers to pings."""
+DOUBTS: Final = 3
+"""Pings, one a look, for an edge that was busy and fell silent. A NAT may have given this client another port:
+the edge then sends into nothing until it hears from the new one, and a client that only downloads says nothing
+while nothing comes."""
 
 
 class StreamEvents(Protocol):
@@ -77,7 +85,10 @@ class Link:
         self._control_queued = 0
         self._dialogue = Dialogue(side)
         self._events = events
-        self._keepalive: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._ticks = 0
+        self._doubts = 0
+        self._received = 0
         self._side = side
         self._wake = wake
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
@@ -134,7 +145,7 @@ class Link:
             opened = self.connection.open()
             assert opened == CONTROL_STREAM
             self.connection.prioritise(CONTROL_STREAM)
-            self._ping_later()
+            self._tick_later()
         self.is_up = True
         self._events.link_up()
 
@@ -179,8 +190,8 @@ class Link:
             return
         self.is_down = True
         self.is_up = False
-        if self._keepalive is not None:
-            self._keepalive.cancel()
+        if self._tick is not None:
+            self._tick.cancel()
         self._control_queue.clear()
         self._events.link_down(Closed(cause, code, reason))
         self.streams.clear()
@@ -239,13 +250,26 @@ class Link:
         logger.warning("peer %s broke the protocol: %s", self.connection.address[0], error)
         self.close(SessionCode.PROTOCOL, str(error))
 
-    def _ping_later(self) -> None:
-        self._keepalive = asyncio.get_running_loop().call_later(KEEPALIVE, self._ping)
+    def _tick_later(self) -> None:
+        self._tick = asyncio.get_running_loop().call_later(TICK, self._look)
 
-    def _ping(self) -> None:
-        self.connection.ping()
+    def _look(self) -> None:
+        """Keep the way to the edge open, and find it again when it was lost."""
+        before, self._received = self._received, self.connection.stats().bytes_received
+        came = self._received - before
+        self._ticks += 1
+        if came > BUSY:
+            self._doubts = DOUBTS
+        elif came:
+            self._doubts = 0
+        elif self._doubts:
+            self._doubts -= 1
+            self.connection.ping()
+        if self._ticks * TICK >= KEEPALIVE:
+            self._ticks = 0
+            self.connection.ping()
         self._wake()
-        self._ping_later()
+        self._tick_later()
 
 
 class _Forgotten:

@@ -99,5 +99,7 @@ def test_the_search_is_begun_again_after_a_while():
     search.on_probe(SIZES[0], arrived=True)
     assert search.next_probe(700.0) == SIZES[1]
     search.on_probe(SIZES[1], arrived=True)
+    assert search.next_probe(700.0) == SIZES[2]
+    search.on_probe(SIZES[2], arrived=True)
     assert search.next_probe(700.0) is None
     assert search.size == 1452

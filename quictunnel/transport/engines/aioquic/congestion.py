@@ -98,6 +98,7 @@ class Cubic(QuicCongestionControl):
         self._estimate = 0.0
         self._k = 0.0
         self._last_ack = 0.0
+        self._before_cut: tuple[int, int | None, float] | None = None
 
     @property
     def slow_start(self) -> bool:
@@ -154,11 +155,20 @@ class Cubic(QuicCongestionControl):
             return
         self._recovery_start = now
         window = self.congestion_window
+        self._before_cut = (window, self.ssthresh, self._peak)
         # Fast convergence (RFC 9438 section 4.7): a flow that shrinks makes room for a new one.
         self._peak = window * (1 + BETA) / 2 if window < self._peak else float(window)
         self.congestion_window = max(int(window * BETA), MINIMUM_WINDOW * self.datagram)
         self.ssthresh = self.congestion_window
         self._epoch = None
+
+    def undo(self) -> None:
+        """The last cut was for packets that had only been overtaken (RFC 9438 section 4.9)."""
+        if self._before_cut is not None:
+            window, self.ssthresh, self._peak = self._before_cut
+            self.congestion_window = max(self.congestion_window, window)
+            self._before_cut = self._epoch = None
+            self._recovery_start = -1.0
 
     def on_persistent_congestion(self) -> None:
         self.congestion_window = MINIMUM_WINDOW * self.datagram

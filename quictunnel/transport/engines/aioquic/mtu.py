@@ -7,8 +7,11 @@ only on sockets that forbid fragmentation.
 
 from __future__ import annotations
 
-# UDP payload over IPv6 on Ethernet; on jumbo frames; and on loopback, where 64 KiB frames fit any of these.
-SIZES = (1432, 1452, 8932, 16_384, 32_000)
+# What every path carries (RFC 9000 section 14): where a search begins.
+LEAST = 1200
+# UDP payload within a tunnel or a VPN; over IPv6 and IPv4 on Ethernet; on jumbo frames; and on loopback, where
+# 64 KiB frames fit any of these.
+SIZES = (1350, 1432, 1452, 8932, 16_384, 32_000)
 # Probes of one size that may be lost before it counts as too large (RFC 8899 section 5.1.2).
 MAX_PROBES = 3
 # Seconds until a search that ended is begun anew (RFC 8899 section 5.1.1, PMTU_RAISE_TIMER).
@@ -23,7 +26,9 @@ SUSPICIOUS_TIMEOUTS = 3
 class MtuSearch:
     """The size in use, and the size to be tried next."""
 
-    def __init__(self, base: int, largest: int) -> None:
+    def __init__(self, fixed: int, largest: int) -> None:
+        """``largest`` 0: no search, every datagram may have ``fixed`` bytes."""
+        base = LEAST if largest else fixed
         self.base = base
         self.size = base
         self._largest = largest
@@ -87,7 +92,5 @@ class MtuSearch:
         return self.size > self.base and count >= SUSPICIOUS_TIMEOUTS and self._fall_back()
 
     def _fall_back(self) -> bool:
-        self.size = self.base
-        self._candidates = []
-        self._failures = self._losses = 0
+        self.restart()  # and find out at once what it carries now
         return True

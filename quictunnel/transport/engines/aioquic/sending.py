@@ -43,6 +43,8 @@ SHORT_NUMBER_SPAN = 0x3FFF
 VALIDATION_SIZE = 1200
 # What aioquic's own limit for paths is measured in: a new path's probe time-out before any sample.
 NEW_PATH_TIMEOUTS = 3
+# Datagrams of the least size that bulk leaves free in the congestion window, for what somebody types.
+RESERVE = 2
 # One call of transmit builds at most this many datagrams for a connection, so that others get their turn.
 MAX_DATAGRAMS = 256
 
@@ -94,11 +96,16 @@ class Sender:
         size = mtu.size
         if size > mtu.base:
             # A window smaller than a few large datagrams is better filled with a smaller one.
-            cc = self._connection.recovery.cc
-            size = max(min(size, cc.congestion_window - cc.bytes_in_flight), mtu.base)
+            size = max(min(size, self._bulk_room()), mtu.base)
         if not path.is_validated:
             size = min(size, 3 * path.bytes_received - path.bytes_sent)
         return size
+
+    def _bulk_room(self) -> int:
+        """Bytes of the congestion window that bulk may still fill."""
+        cc = self._connection.recovery.cc
+        kept = min(RESERVE * self._connection.mtu.base, cc.congestion_window // 2)
+        return cc.congestion_window - kept - cc.bytes_in_flight
 
     def _is_free(self, size: int, now: float) -> bool:
         """Whether there is something to send besides an ACK, and congestion control lets it go."""
@@ -110,7 +117,9 @@ class Sender:
         if not (table.control or table.has_data()):
             cc.full = False
             return False
-        if cc.bytes_in_flight + size > cc.congestion_window:
+        if table.has_urgent() and cc.bytes_in_flight + connection.mtu.base <= cc.congestion_window:
+            return True  # unpaced: it is little, and room was kept for it
+        if size > self._bulk_room():
             cc.full = True
             return False
         if loss.pacer.available(now) < size:

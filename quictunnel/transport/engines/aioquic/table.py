@@ -43,6 +43,9 @@ WINDOW_STEP = 4
 MIN_FRAME = 32
 # What the two bytes of a frame's length can say.
 MAX_FRAME = 0x3FFF
+# A stream with no more than this many bytes on its way is one that somebody types into, or asks and waits: it goes
+# before those that stream in bulk, as sparse flows do in a fair queue (RFC 8290 section 4.1).
+SPARSE = 1000
 
 
 class StreamTable:
@@ -75,6 +78,7 @@ class StreamTable:
         # what is to be sent
         self._ready: deque[Stream] = deque()
         self._ready_first: deque[Stream] = deque()
+        self._ready_sparse: deque[Stream] = deque()
         self._starved: list[Stream] = []
         self.control = Announcements(limits)
 
@@ -141,8 +145,9 @@ class StreamTable:
         if stream is not None and not stream.first:
             stream.first = True
             if stream.scheduled:
-                if stream in self._ready:
-                    self._ready.remove(stream)
+                for queue in (self._ready, self._ready_sparse):
+                    if stream in queue:
+                        queue.remove(stream)
                 self._ready_first.append(stream)
 
     def raise_limits(self, limits: Limits) -> None:
@@ -259,12 +264,16 @@ class StreamTable:
     # What goes out
 
     def has_data(self) -> bool:
-        return bool(self._ready or self._ready_first)
+        return bool(self._ready or self._ready_first or self._ready_sparse)
+
+    def has_urgent(self) -> bool:
+        """Whether something is ready that must not wait behind bulk."""
+        return bool(self._ready_first or self._ready_sparse or self.control)
 
     def fill(self, parts: list[bytes | memoryview], handlers: list[Handler], space: int) -> int:
         """Append STREAM frames for ``space`` bytes; returns what is left of it."""
         while space >= MIN_FRAME:
-            queue = self._ready_first or self._ready
+            queue = self._ready_first or self._ready_sparse or self._ready
             if not queue:
                 break
             stream = queue.popleft()
@@ -292,7 +301,7 @@ class StreamTable:
             handlers.append((self._on_data_delivery, (stream, *taken)))
             space -= header + size
             if send.has_work():
-                (self._ready_first if stream.first else self._ready).append(stream)
+                self._queue_for(stream).append(stream)
             else:
                 stream.scheduled = False
             if send.short and send.queued * 2 < self._send_buffer:
@@ -415,7 +424,13 @@ class StreamTable:
     def _schedule(self, stream: Stream) -> None:
         if not stream.scheduled and stream.send.has_work():
             stream.scheduled = True
-            (self._ready_first if stream.first else self._ready).append(stream)
+            self._queue_for(stream).append(stream)
+
+    def _queue_for(self, stream: Stream) -> deque[Stream]:
+        if stream.first:
+            return self._ready_first
+        send = stream.send
+        return self._ready_sparse if send.unacked + send.queued <= SPARSE else self._ready
 
     def _on_data_delivery(
         self, state: QuicDeliveryState, stream: Stream, start: int, piece: bytes | memoryview, fin: bool

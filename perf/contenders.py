@@ -1,0 +1,208 @@
+"""The ways to one origin that are compared: each is started here, and gone when its ``with`` block ends.
+
+    with naive(origin_port, directory) as contender:
+        ...                                       # contender.host, contender.port lead to the origin
+
+What a machine lacks raises :class:`Missing`, with the name of what it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from perf.iperf import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+REPOSITORY = Path(__file__).parents[1]
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
+
+
+class Missing(Exception):  # noqa: N818  it is no error: the rest is measured without it
+    """A program that a contender needs is not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to the origin."""
+
+    name: str
+    host: str
+    port: int
+    edge: int | None = None
+    """Process at the visitors' side; what it started counts as part of it."""
+    client: int | None = None
+    """Process at the origin's side."""
+    tls_host: str = ""
+    """Name of the same thing over TLS at ``port``, if that is what was asked for."""
+    ca: Path | None = None
+
+
+def need(program: str) -> str:
+    path = shutil.which(program) or shutil.which(program, path=SBIN)
+    if path is None:
+        raise Missing(program)
+    return path
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A program for the length of a ``with`` block."""
+    process = subprocess.Popen(list(map(str, command)), text=True, cwd=REPOSITORY, **options)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def line_of(process: subprocess.Popen[str], beginning: str) -> str:
+    """Read what a program says until a line with this beginning."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return line
+    raise RuntimeError(f"{process.args} ended before it said {beginning!r}")
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def direct(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+    """No tunnel: what loopback TCP can do."""
+    yield Contender("direct", "127.0.0.1", origin)
+
+
+_SSHD = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {base}/host_key
+AuthorizedKeysFile {base}/key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin yes
+AllowTcpForwarding yes
+LogLevel FATAL
+"""
+
+
+@contextlib.contextmanager
+def ssh(origin: int, directory: Path) -> Iterator[Contender]:
+    """``ssh -R`` with OpenSSH's own choice of ciphers."""
+    programs = {name: need(name) for name in ("sshd", "ssh", "ssh-keygen")}
+    base = directory / "ssh"
+    base.mkdir()
+    for name in ("host_key", "key"):
+        command = [programs["ssh-keygen"], "-q", "-t", "ed25519", "-N", "", "-f", str(base / name)]
+        subprocess.run(command, check=True)
+    port, public = free_port(), free_port()
+    (base / "sshd_config").write_text(_SSHD.format(base=base, port=port))
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd does not start without it, and only root's asks
+    options = ["BatchMode=yes", "StrictHostKeyChecking=no", f"UserKnownHostsFile={base}/known"]
+    options += ["ExitOnForwardFailure=yes", "IdentitiesOnly=yes", "LogLevel=ERROR"]
+    flags = [part for option in options for part in ("-o", option)]
+    forward = f"127.0.0.1:{public}:127.0.0.1:{origin}"
+    target = ["-i", base / "key", "-p", str(port), "-N", "-R", forward, f"{getpass.getuser()}@127.0.0.1"]
+    with running([programs["sshd"], "-D", "-e", "-f", base / "sshd_config"]) as server:
+        wait_for_port(port)
+        with running([programs["ssh"], "-F", "none", *flags, *target]) as client:
+            wait_for_port(public)
+            yield Contender("ssh -R", "127.0.0.1", public, server.pid, client.pid)
+
+
+@contextlib.contextmanager
+def naive(origin: int, directory: Path) -> Iterator[Contender]:
+    """Copy loops over plain ``aioquic.asyncio`` streams (``perf/naive.py``), as they come."""
+    quic, public = free_port(), free_port()
+    base = directory / "naive"
+    base.mkdir()
+    common = ["--dir", base, "--quic", str(quic)]
+    module = [sys.executable, "-m", "perf.naive"]
+    with running([*module, "edge", *common, "--public", str(public)], stdout=subprocess.PIPE) as edge:
+        line_of(edge, "edge ready")
+        with running([*module, "client", *common, "--origin", str(origin)], stdout=subprocess.PIPE) as client:
+            line_of(client, "client ready")
+            line_of(edge, "client joined")
+            yield Contender("naive", "127.0.0.1", public, edge.pid, client.pid)
+
+
+@contextlib.contextmanager
+def ours(origin: int, directory: Path, *, tls: bool = False) -> Iterator[Contender]:
+    """The real programs with QUICTUNNEL_ENGINE as it is set."""
+    base = directory / ("https" if tls else "ours")
+    command = [sys.executable, "-m", "edge_server", "--state-dir", base]
+    command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", "--log-level", "warning"]
+    with running(command, stdout=subprocess.PIPE) as edge:
+        line_of(edge, "Try:")
+        lines = (base / "client.env").read_text().splitlines()
+        environment = os.environ | dict(line.split("=", 1) for line in lines)
+        client_command = [sys.executable, "-m", "quictunnel", "http" if tls else "tcp", str(origin), "--json"]
+        with running(client_command, stdout=subprocess.PIPE, env=environment) as client:
+            ready = json.loads(line_of(client, "{"))
+            if tls:
+                host, port = ready["tls_socket"]
+                yield Contender("https", "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
+            else:
+                yield Contender("quictunnel", *ready["tcp_socket"], edge.pid, client.pid)
+
+
+@contextlib.contextmanager
+def https(directory: Path) -> Iterator[Contender]:
+    """Ours, over TLS, in front of a page without end."""
+    need("curl")
+    port = free_port()
+    with running([sys.executable, "-m", "perf.origin", str(port)], stdout=subprocess.PIPE) as origin:
+        line_of(origin, "origin ready")
+        with ours(port, directory, tls=True) as contender:
+            yield contender
+
+
+def family(pid: int | None) -> list[int]:
+    """A process and everything below it, now."""
+    if pid is None:
+        return []
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # It may end between the listing and the look.
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for member in found:  # grows while it is walked
+        found += children.get(member, [])
+    return found

@@ -1,0 +1,159 @@
+"""What a second look found: ends that nobody could be told of, drains that looked away too soon, streams out of turn."""
+
+import asyncio
+
+import pytest
+
+from quictunnel.transport import link as link_module
+from quictunnel.transport import session as session_module
+from quictunnel.transport.stream import IN_FLIGHT
+from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.messages import MAX_WINDOW, Bind, Credits
+from quictunnel.wire.preface import Preface, encode_preface
+from tests.simnet.link import Conditions
+from tests.transport.sessions.pair import Half, SessionPair, StartPair
+
+WAN = Conditions.wan(mbit=100, rtt=0.05)
+
+
+class Keeper:
+    """A side that takes what comes and consumes nothing by itself."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.size = 0
+        self.ended = asyncio.Event()
+        self.lost = asyncio.Event()
+        stream.attach(self)
+
+    def stream_data(self, chunks, size):
+        self.size += size
+
+    def stream_end(self):
+        self.ended.set()
+
+    def stream_room(self): ...
+
+    def stream_lost(self, code):
+        self.lost.set()
+
+
+@pytest.fixture
+async def pair(start_pair: StartPair) -> SessionPair:
+    pair = start_pair(both=WAN.copy())
+    await pair.greet()
+    return pair
+
+
+async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
+    arrival = asyncio.get_running_loop().create_future()
+    pair.client_half.on_stream = arrival.set_result
+    edge = Keeper(pair.open())
+    return edge, Keeper(await arrival)
+
+
+@pytest.mark.parametrize("who", ["edge", "client"])
+async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side(
+    pair: SessionPair, who: str
+) -> None:
+    """QUIC has no word left then: both directions are complete, so neither RESET_STREAM nor STOP_SENDING goes."""
+    edge, client = await both(pair)
+    gives_up, other = (edge, client) if who == "edge" else (client, edge)
+    for keeper in (edge, client):
+        keeper.stream.write(bytes(1000))
+        keeper.stream.finish()
+    await edge.ended.wait()
+    await client.ended.wait()
+    await asyncio.sleep(1)  # acknowledged
+    gives_up.stream.abort(StreamCode.ABORTED)
+    other.stream.consume(1000)
+    other.stream.consume_end()
+    async with asyncio.timeout(session_module.HALF_OPEN_TIMEOUT / 10):
+        await pair.settled()
+
+
+async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: SessionPair) -> None:
+    """A slow visitor takes seconds over what is in its window; whoever drains must see that."""
+    edge, client = await both(pair)
+    client.stream.write(bytes(INITIAL_WINDOW))
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert edge.size == INITIAL_WINDOW
+    assert pair.edge.in_flight(pair.edge.now())
+    assert pair.client.in_flight(pair.client.now())
+    edge.stream.consume(INITIAL_WINDOW)
+    client.stream.finish()
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert pair.edge.in_flight(pair.edge.now())  # the end has not been passed on
+    assert pair.client.in_flight(pair.client.now())
+    edge.stream.consume_end()
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert not pair.edge.in_flight(pair.edge.now())
+    assert not pair.client.in_flight(pair.client.now())
+    edge.stream.abort(StreamCode.ABORTED)
+
+
+async def test_a_half_open_stream_whose_bytes_are_still_leaving_is_not_stalled(pair: SessionPair) -> None:
+    edge, client = await both(pair)
+    client.stream.write(bytes(INITIAL_WINDOW))
+    client.stream.finish()
+    await edge.ended.wait()
+    for _ in range(4):
+        await asyncio.sleep(session_module.HALF_OPEN_TIMEOUT / 2)
+        edge.stream.consume(INITIAL_WINDOW // 4)
+    edge.stream.consume_end()
+    await asyncio.sleep(session_module.HALF_OPEN_TIMEOUT / 2)
+    assert not edge.lost.is_set()
+    assert not client.lost.is_set()
+    edge.stream.abort(StreamCode.ABORTED)
+    await client.lost.wait()
+
+
+async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pair: SessionPair) -> None:
+    """A peer that raises limits and consumes nothing makes the sender keep it all."""
+    kept = session_module.MAX_KEPT
+    streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
+    pair.client_half.on_stream = Keeper
+    await asyncio.sleep(1)
+    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    keepers = [Keeper(stream) for stream in streams]
+    for stream in pair.client._streams.values():
+        stream.receive_window.limit = MAX_WINDOW  # as it has told
+    await asyncio.sleep(1)
+    for _ in range(MAX_WINDOW // INITIAL_WINDOW):
+        for keeper in keepers:
+            if keeper.stream.room >= INITIAL_WINDOW:
+                keeper.stream.write(bytes(INITIAL_WINDOW))
+        await asyncio.sleep(0.5)
+    held = sum(stream._replay.held for stream in streams)
+    assert kept <= held <= kept + (len(streams) + 1) * INITIAL_WINDOW
+    assert pair.edge.kept == held
+    for stream in streams:
+        stream.abort(StreamCode.ABORTED)
+    assert pair.edge.kept == 0
+
+
+async def test_after_a_breach_nothing_more_is_heard(pair: SessionPair) -> None:
+    """What follows in the same batch comes from somebody who was told that it is over."""
+    pair.client.link._dialogue.sent = lambda message: None  # type: ignore[method-assign]  # a client that lies
+    pair.client.say(Credits([(7, 0, 0)]))
+    pair.client.say(Bind(lease=1, unencrypted=False, h2=False, ticket=b""))
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_half.messages == []
+
+
+async def test_an_edge_that_has_not_greeted_opens_no_streams(
+    start_pair: StartPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(self: Half, message: object) -> None:
+        connection = self.session.link.connection
+        connection.admit()
+        connection.write(connection.open(), encode_preface(Preface(0, 1, False, "192.0.2.1", 1)))
+
+    monkeypatch.setattr(Half, "session_message", impatient)
+    pair = start_pair(both=WAN.copy())
+    await pair.client_half.is_down.wait()
+    assert pair.client_half.streams == []
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_half.down.code == SessionCode.PROTOCOL
+    assert link_module.CONTROL_STREAM == 0
