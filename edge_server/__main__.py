@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run(config))
     except ConfigError as error:
-        print(f"edge_server: error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"edge_server: error: {error}", file=sys.stderr)  # noqa: T201 - as above
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return 0  # before the handlers were in place

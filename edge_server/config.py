@@ -13,6 +13,7 @@ from quictunnel.address import parse_address, shown
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
 from quictunnel.version import VERSION
+from quictunnel.wire.messages import MAX_HOST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,6 +140,8 @@ def _checked(options: dict[str, Any], environ_engine: str) -> EdgeConfig:
         value = options.get(name, default)
         if not isinstance(value, str):
             raise ConfigError(f"{_flag(name)} should be text, not {shown(repr(value))}.")
+        if not value.isprintable():
+            raise ConfigError(f"{_flag(name)} contains a character that cannot be printed: {shown(value)}.")
         return value
 
     https = parse_address(text("https", "127.0.0.1:8443"), what="--https", any_port=True)
@@ -155,7 +158,7 @@ def _checked(options: dict[str, Any], environ_engine: str) -> EdgeConfig:
         https=https,
         tcp_host=text("tcp_host") or https[0],
         tcp_ports=_ports(text("tcp_ports", "20000-29999")),
-        public_host=text("public_host"),
+        public_host=_shown_host(text("public_host")),
         cert=Path(cert).expanduser() if cert else None,
         key=Path(key).expanduser() if key else None,
         allow_wildcard_h2=wildcard_h2,
@@ -185,6 +188,13 @@ def _domain(value: str) -> str:
     return domain
 
 
+def _shown_host(value: str) -> str:
+    # What clients are told must fit into what they take; whether it resolves is for visitors' networks to say.
+    if len(value) > MAX_HOST or " " in value:
+        raise ConfigError(f"--public-host should be a host name or an address, not {shown(value)}.")
+    return value
+
+
 def _ports(value: str) -> range:
     match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", value)
     if match:
@@ -197,7 +207,7 @@ def _ports(value: str) -> range:
 def _seconds(value: object) -> float:
     try:
         seconds = float(value)  # type: ignore[arg-type]  # whatever it is, float() says whether it is one
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = -1.0
     if not 0 <= seconds <= MAX_GRACE:
         raise ConfigError(f"--grace should be seconds between 0 and {MAX_GRACE}, not {shown(str(value))}.")

@@ -112,8 +112,6 @@ class Guest:
 
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
-        for task in self._binds:
-            task.cancel()
         for number in tuple(self.leases):
             self._release(number)
         if self.identity is not None:
@@ -185,8 +183,8 @@ class Guest:
         return None
 
     def _listen(self, lease: Lease, sock: socket.socket) -> None:
-        lease.tcp_port = sock.getsockname()[1]
-        task = asyncio.create_task(lease.listen(sock))
+        lease.hold(sock)
+        task = asyncio.create_task(lease.listen())
         self._binds.add(task)
         task.add_done_callback(self._binds.discard)
 

@@ -42,6 +42,7 @@ class Lease:
         self.tcp_port = 0
         self.visitors: set[Splice] = set()
         self._admission = admission
+        self._socket: socket.socket | None = None
         self._is_open = True
 
     def tls_visitor(self) -> asyncio.Protocol:
@@ -52,18 +53,28 @@ class Lease:
         """The protocol for a visitor of the TCP port."""
         return TcpSplice(lambda splice: self._came(splice, tls=False), self._went)
 
-    async def listen(self, sock: socket.socket) -> None:
-        """Accept visitors on the TCP port."""
-        self.listener = await asyncio.get_running_loop().create_server(self.tcp_visitor, sock=sock)
+    def hold(self, sock: socket.socket) -> None:
+        """Take a listening socket for the TCP port. :meth:`listen` has to follow; it closes the socket if this
+        lease was closed meanwhile."""
+        self._socket = sock
+        self.tcp_port = sock.getsockname()[1]
+
+    async def listen(self) -> None:
+        """Accept visitors on the TCP port. Not to be cancelled."""
+        assert self._socket is not None
         if not self._is_open:
-            self.listener.close()
+            self._socket.close()
+            return
+        # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
+        self.listener = await asyncio.get_running_loop().create_server(
+            self.tcp_visitor, sock=self._socket, start_serving=False
+        )
+        await self.listener.start_serving()
 
     def keep_socket(self) -> socket.socket | None:
         """A second handle of the listening socket, for a lease that takes over: the port is never free in
         between, and visitors that are in its queue are not lost."""
-        if self.listener is None or not self.listener.sockets:
-            return None
-        return self.listener.sockets[0].dup()
+        return self._socket.dup() if self._socket is not None and self._is_open else None
 
     def close(self) -> None:
         """Take no more visitors; those who are in stay."""

@@ -21,6 +21,10 @@ class TextFormatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        # A line break too: only a traceback, which is ours, may go over several lines.
+        return _printable(super().formatMessage(record))
+
     def format(self, record: logging.LogRecord) -> str:
         return "\n".join(_printable(line) for line in super().format(record)[:MAX_LINE].split("\n"))
 

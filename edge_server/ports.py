@@ -49,12 +49,11 @@ class Ports:
                 self._freed.pop(wanted, None)
                 return taken
         self._forget_old()
-        count = min(TRIES, len(self._range))
-        for port in self._chance.sample(self._range, count):
-            if port not in self._freed:
-                taken = self._listen(port)
-                if taken is not None:
-                    return taken
+        free = [port for port in self._range if port not in self._freed]
+        for port in self._chance.sample(free, min(TRIES, len(free))):
+            taken = self._listen(port)
+            if taken is not None:
+                return taken
         return None
 
     def release(self, port: int) -> None:

@@ -67,6 +67,7 @@ class EdgeServer:
         self._https: asyncio.Server | None = None
         self._client_env: ClientEnv | None = None
         self._house: House | None = None
+        self._is_draining = False
         self.https_port = 0
 
     async def start(self) -> None:
@@ -86,6 +87,7 @@ class EdgeServer:
         authority = DevelopmentAuthority.load_or_create(config.state_dir)
         self.ca = authority.certificate
         self._take_certificates(authority)
+        sealer = Sealer(state.key("ticket"), config.domain)
         # The public port next, because leases are told its number...
         sock = await self._listen_https()
         self._front = Front(self._route, max_pending=self._admission.doorstep)
@@ -96,12 +98,13 @@ class EdgeServer:
             https_port=sock.getsockname()[1],
             ports=Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time),
             registry=self._registry,
-            sealer=Sealer(state.key("ticket"), config.domain),
+            sealer=sealer,
             tcp_host=config.shown_tcp_host,
             tokens=Tokens(self.token),
         )
         self.https_port = self._house.https_port
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=sock)
+        self._check_tcp_host()
         # ... then the door for clients, who bring the names that visitors ask for.
         self._endpoint = await self._open_quic(state, authority)
         # Last, tell: whoever reads this may come at once.
@@ -131,8 +134,9 @@ class EdgeServer:
         return len(self._registry)
 
     async def drain(self) -> None:
-        """Take no new visitors; wait until those in flight have finished, at most the configured grace.
-        Cancelling it ends the wait."""
+        """Take no new visitors and no new clients; wait until those in flight have finished, at most the
+        configured grace. Cancelling it ends the wait."""
+        self._is_draining = True
         if self._https is not None:
             self._https.close()
         for guest in tuple(self._guests):
@@ -185,6 +189,16 @@ class EdgeServer:
             )
         return sock
 
+    def _check_tcp_host(self) -> None:
+        """Say now, and not to each client, that no port of that host can be listened on."""
+        host = self.config.tcp_host
+        try:
+            sock = listen(host, 0)
+        except OSError as error:
+            raise ConfigError(f"--tcp-host {host} cannot be used: {error.strerror or error}.") from None
+        if sock is not None:
+            sock.close()
+
     async def _open_quic(self, state: StateDir, authority: DevelopmentAuthority) -> Endpoint:
         config = self.config
         certificate, private_key = _identity(config, state.path, authority)
@@ -223,6 +237,8 @@ class EdgeServer:
         guest = Guest(self._house, connection, self._endpoint.wake, self._guests.discard)
         if sum(other.identity is None for other in self._guests) >= MAX_STRANGERS:
             guest.session.close(SessionCode.OVERLOADED)
+        elif self._is_draining:
+            guest.session.close(SessionCode.GOING_AWAY)
         self._guests.add(guest)
         return guest.session.link
 

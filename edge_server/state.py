@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
 from quictunnel.places import CLIENT_ENV
+from quictunnel.wire.messages import MAX_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 TOKEN_BYTES: Final = 32
 """256 bits: nobody guesses it, however many tries an hour."""
+MIN_TOKEN: Final = 16
+"""Characters of a token that an operator chose; anything shorter is a file that was cut off, or guessable."""
 KEY_BYTES: Final = 32
 
 
@@ -40,8 +43,15 @@ class StateDir:
             ) from None
 
     def token(self) -> str:
-        """The token of this edge's own clients, made when first asked for."""
-        return self._secret("token", lambda: secrets.token_urlsafe(TOKEN_BYTES).encode()).decode().strip()
+        """The token of this edge's own clients, made when first asked for. An operator may have put one there."""
+        content = self._secret("token", lambda: secrets.token_urlsafe(TOKEN_BYTES).encode()).strip()
+        # An empty file, left behind by a full disk, must not become a token that everybody knows.
+        if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
+            raise ConfigError(
+                f"{self.path / 'token'} is no token of {MIN_TOKEN} to {MAX_TOKEN} printable ASCII characters; "
+                "remove it and a new one will be made."
+            )
+        return content.decode()
 
     def key(self, name: str) -> bytes:
         """A secret key of this edge, made when first asked for."""
@@ -67,7 +77,10 @@ class StateDir:
     def publish(self, *, edge: str, token: str, ca: Path) -> ClientEnv:
         """Write ``client.env``: what a client on this machine needs."""
         text = f"QUICTUNNEL_EDGE={edge}\nQUICTUNNEL_TOKEN={token}\nQUICTUNNEL_CA={ca}\n"
-        return ClientEnv(self.path / CLIENT_ENV, text.encode())
+        try:
+            return ClientEnv(self.path / CLIENT_ENV, text.encode())
+        except OSError as error:
+            raise ConfigError(f"{self.path / CLIENT_ENV} cannot be written ({error.strerror}).") from None
 
 
 class ClientEnv:
@@ -76,13 +89,14 @@ class ClientEnv:
     def __init__(self, path: Path, content: bytes) -> None:
         self.path = path
         self._content = content
-        aside = path.with_name(f".{path.name}-{os.getpid()}")
+        aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
         write_private(aside, content)
         aside.replace(path)
 
     def withdraw(self) -> None:
         """Remove it, unless another edge has put its own in its place."""
-        with contextlib.suppress(FileNotFoundError):
+        # An edge that stops goes on stopping, whatever has become of its directory.
+        with contextlib.suppress(OSError):
             if self.path.read_bytes() == self._content:
                 self.path.unlink()
 

@@ -61,8 +61,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                 await send(writer, BLOCK)
             await send(writer, BLOCK[:rest])
     except (asyncio.IncompleteReadError, ConnectionError):
-        pass  # the visitor left
-        writer.close()
+        writer.close()  # the visitor left
 
 
 async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -212,12 +211,14 @@ class Crowd:
         visitor.transport.abort()
         return {"seconds": seconds}
 
-    async def stall(self, count: int, tls: bool = False) -> dict[str, Any]:
+    async def stall(self, count: int, tls: bool = False, apart: float = 0.0) -> dict[str, Any]:
+        """Visitors who ask for everything, at once or one after another, and never read."""
         entered = await self._all(self.enter(tls=tls) for _ in range(count))
         for visitor in entered:
             if isinstance(visitor, Visitor):
                 visitor.stall()
                 self._here.append(visitor)
+                await asyncio.sleep(apart)
         return {"errors": self._errors(entered)}
 
     async def upload(self, quiet: float, tls: bool = False) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import socket
 import ssl
@@ -31,7 +30,7 @@ PATIENCE = 15.0
 READ = 256 * 1024
 
 
-class Truncated(Exception):
+class TruncatedError(Exception):
     """TCP ended without TLS having ended: no reset, and no clean end either."""
 
 
@@ -105,7 +104,7 @@ class TlsEnd:
     def _feed(self) -> None:
         data = self.sock.recv(READ)
         if not data:
-            raise Truncated
+            raise TruncatedError
         self._incoming.write(data)
 
     def _flush(self) -> None:
@@ -172,9 +171,9 @@ def eventually(condition: Callable[[], bool], what: str, timeout: float = PATIEN
 def sockets_of(pid: int) -> int:
     """Sockets that a process has. Not all descriptors: an event loop opens some of its own when first needed."""
     count = 0
-    for name in os.listdir(f"/proc/{pid}/fd"):
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            count += os.readlink(f"/proc/{pid}/fd/{name}").startswith("socket:")
+            count += str(descriptor.readlink()).startswith("socket:")
     return count
 
 

@@ -47,6 +47,7 @@ class Peer:
         self.received: dict[int, bytearray] = {}
         self.resets: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
         self.opened: asyncio.Queue[int] = asyncio.Queue()
+        self._news = asyncio.Event()
         self._frames = FrameReader()
         self._waiting: dict[int, deque[bytes | memoryview]] = {}
 
@@ -76,6 +77,13 @@ class Peer:
                 if isinstance(message, kind):
                     return message
 
+    async def has_come(self, stream: int, data: bytes) -> None:
+        """Wait until what came on a stream ends so."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.received.get(stream, b"").endswith(data):
+                self._news.clear()
+                await self._news.wait()
+
     async def end(self) -> tuple[CloseCause, int]:
         """How the other side ended the connection."""
         async with asyncio.timeout(PATIENCE):
@@ -95,6 +103,7 @@ class Peer:
             self.received[stream] = bytearray()
             self.opened.put_nowait(stream)
         self.received[stream] += b"".join(chunks)
+        self._news.set()
 
     def hear(self, message: AnyMessage) -> None:
         self.messages.put_nowait(message)

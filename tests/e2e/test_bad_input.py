@@ -9,13 +9,14 @@ import random
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 import edge_server.control
 import quictunnel
 from edge_server.visitors.front import Deadlines
+from quictunnel.backoff import Backoff
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode, StreamCode
 from quictunnel.wire.framing import frame
@@ -47,6 +48,9 @@ from tests.e2e.ends import (
 )
 from tests.e2e.hostile import WINDOW, HostileClient, HostileEdge
 from tests.e2e.stages import EmbeddedStage, ProcessStage, nothing_left
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
 
@@ -247,14 +251,8 @@ async def visited(client: HostileClient) -> tuple[int, TcpEnd]:
     visitor.send(b"hello")
     async with asyncio.timeout(PATIENCE):
         stream = await client.opened.get()
-    await has_come(client, stream, b"hello")
+    await client.has_come(stream, b"hello")
     return stream, visitor
-
-
-async def has_come(client: HostileClient, stream: int, data: bytes) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not client.received[stream].endswith(data):
-            await asyncio.sleep(0.001)
 
 
 IMPOSSIBLE_CREDIT = {
@@ -289,7 +287,7 @@ async def test_credit_that_is_possible_is_taken(hostile):
         client.write(stream, b"yes")
         client.finish(stream)
         assert await asyncio.to_thread(receive_all, visitor) == b"yes"
-        await has_come(client, stream, b"hello again")
+        await client.has_come(stream, b"hello again")
         assert not client.over.done()
         visitor.sock.close()
 
@@ -345,9 +343,7 @@ async def still_serves(edge: HostileEdge) -> None:
     served = await edge.session()
     stream = served.visit()
     served.write(stream, b"anybody?")
-    async with asyncio.timeout(PATIENCE):
-        while served.received.get(stream) != b"anybody?":
-            await asyncio.sleep(0.005)
+    await served.has_come(stream, b"anybody?")
     # Else the tunnel would wait a second for it when it closes.
     served.connection.reset(stream, StreamCode.ABORTED)
     served.connection.stop(stream, StreamCode.ABORTED)
@@ -440,6 +436,27 @@ async def test_words_of_an_edge_that_are_wrong_end_the_session(bad_edge, victim,
         served.write(0, said)
         assert await served.end() == PROTOCOL
         await still_serves(bad_edge)
+
+
+async def test_an_edge_that_breaks_the_protocol_each_time_is_dialled_ever_more_slowly(
+    bad_edge, victim, origin, monkeypatch
+):
+    waits = []
+
+    class Counted(Backoff):
+        def next(self, random: random.Random) -> float:
+            waits.append(self.ceiling)
+            super().next(random)
+            return 0.01
+
+    monkeypatch.setattr("quictunnel.uplink.Backoff", Counted)
+    async with quictunnel.forward(origin, client=victim):
+        for _ in range(4):
+            served = await bad_edge.session()
+            served.write(0, HUGE_FRAME)
+            assert await served.end() == PROTOCOL
+        await still_serves(bad_edge)
+    assert waits[:4] == [0.2, 0.4, 0.8, 1.6]
 
 
 async def test_answers_to_what_was_never_asked_change_nothing(bad_edge, victim, origin):
@@ -595,7 +612,9 @@ def test_visitors_who_only_connect_and_leave(stage):
             sock = socket.create_connection(address, PATIENCE)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
-    eventually(lambda: not stage.edge.server.visitors and not stage.edge.server._front.pending, "visitors are left")
+    eventually(
+        lambda: not stage.edge.server.visitors and not stage.edge.server._front.pending, "visitors are left"
+    )
     _forget_queued(stage)
 
 

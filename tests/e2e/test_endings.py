@@ -18,7 +18,6 @@ import quictunnel.transport.session
 from tests.e2e.ends import (
     PATIENCE,
     eventually,
-    first_line,
     is_reset,
     program,
     receive_all,
@@ -173,13 +172,32 @@ def test_a_reset_after_an_end_is_a_reset(pair):
     assert is_reset(origin)
 
 
-def test_tls_that_is_cut_off_is_no_clean_end(stage):
-    """Anybody on the path can forge a FIN; what TLS did not end, the origin must not take for whole."""
+def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
+    """Bytes are missing, so the origin must not take it for whole."""
     visitor, origin = stage.pair("tls")
     visitor.send(b"half of a")
     receive_exactly(origin, 9)
+    visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(20))
     visitor.sock.shutdown(socket.SHUT_WR)
     assert is_reset(origin)
+
+
+def test_a_tls_visitor_that_only_ends_tcp_has_ended(stage):
+    """Many programs never say close_notify; all that they sent has come."""
+    visitor, origin = stage.pair("tls")
+    visitor.send(b"all of it")
+    visitor.sock.shutdown(socket.SHUT_WR)
+    assert receive_all(origin) == b"all of it"
+    origin.send(b"answer")
+    origin.finish()
+    assert receive_all(visitor) == b"answer"
+
+
+def _ask(stage: Stage, kind: str) -> None:
+    # A visitor who is slow sees the reset from connect() already.
+    visitor = stage.visitor(kind)
+    visitor.send(b"\x00not HTTP")
+    visitor.receive()
 
 
 def test_nobody_listens(stage, kind):
@@ -188,10 +206,8 @@ def test_nobody_listens(stage, kind):
     address = listener.getsockname()
     listener.close()
     try:
-        with pytest.raises(ConnectionResetError):  # from connect() already, for a visitor who is that slow
-            visitor = stage.visitor(kind)
-            visitor.send(b"\x00not HTTP")
-            visitor.receive()
+        with pytest.raises(ConnectionResetError):
+            _ask(stage, kind)
     finally:
         stage.listener.close()
         stage.listener = stage.stack.enter_context(socket.create_server(address, backlog=512))
@@ -283,9 +299,8 @@ def test_bytes_under_way_when_the_client_ends_are_not_called_whole(kind):
 @pytest.fixture
 def half_open_stage(monkeypatch):
     monkeypatch.setattr(quictunnel.transport.session, "HALF_OPEN_TIMEOUT", 0.4)
-    with EmbeddedStage() as stage:
-        with nothing_left(stage):
-            yield stage
+    with EmbeddedStage() as stage, nothing_left(stage):
+        yield stage
 
 
 def test_a_half_open_connection_is_given_up_in_time(half_open_stage, kind):

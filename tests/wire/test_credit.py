@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.credit import INITIAL_WINDOW, POOL, ReceiveWindow, SendWindow, WindowPool
+from quictunnel.wire.credit import INITIAL_WINDOW, POOL, PROVEN, RESERVE, ReceiveWindow, SendWindow, WindowPool
 from quictunnel.wire.messages import MAX_WINDOW
 
 KIB = 1024
@@ -126,7 +126,35 @@ class TestWindowPool:
         for _ in range(20):
             late += pool.take(late, max(64 * KIB, late))
         assert late >= max(held) / 4
-        assert late >= 100 * KIB
+        assert late >= 90 * KIB
+
+    def test_streams_that_stall_one_after_another_leave_a_share_to_one_that_is_read(self):
+        pool = WindowPool()
+        for _ in range(100):
+            held = 0
+            for _ in range(20):
+                held += pool.take(held, max(64 * KIB, held))
+        assert pool.used <= POOL - RESERVE
+        late = 0
+        for _ in range(20):
+            late += pool.take(late, max(64 * KIB, late), proven=True)
+        assert late >= RESERVE // 4
+        assert pool.used <= POOL
+
+    def test_a_window_may_grow_from_the_reserve_when_it_is_proven(self):
+        pool = WindowPool()
+        pool.used = POOL - RESERVE  # by others who stalled
+        window = receiver(pool)
+        now = 0.0
+        while window.consumed < PROVEN + 4 * INITIAL_WINDOW:
+            if window.consumed < PROVEN:
+                assert window.window == INITIAL_WINDOW
+            size = window.limit - window.received
+            window.arrived(size)
+            window.consume(size)
+            now += 0.05
+            window.announce(now, 0.05)
+        assert window.window > INITIAL_WINDOW
 
     def test_a_lone_stream_gets_a_large_window(self):
         pool = WindowPool()

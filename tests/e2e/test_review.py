@@ -1,0 +1,233 @@
+"""The client's and the edge's lives where two things happen at once: closing while opening, two who open together,
+an edge that leaves as it greets, visitors who leave while their origin is dialled."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import quictunnel
+from edge_server import control
+from edge_server.embedded import EmbeddedEdge
+from quictunnel import background
+from quictunnel.call import Call, resolve
+from quictunnel.client import Client
+from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.messages import Bind, Welcome
+from tests.e2e.conftest import free_port
+from tests.e2e.echo import until
+
+PATIENCE = 5.0
+
+
+@pytest.fixture
+def edge():
+    with EmbeddedEdge() as edge:
+        yield edge
+
+
+@pytest.fixture
+def client(edge):
+    with Client.from_config(edge.client_config) as client:
+        yield client
+
+
+def descriptors() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def is_open(address: tuple[str, int]) -> bool:
+    with contextlib.suppress(ConnectionRefusedError):
+        socket.create_connection(address, timeout=PATIENCE).close()
+        return True
+    return False
+
+
+def test_an_edge_that_leaves_as_it_greets_is_dialled_again(edge, client, monkeypatch):
+    """The Welcome and the end in one batch of datagrams: both are told before whoever dialled wakes up."""
+    told = Call.session_message
+    left = []
+
+    def welcome_and_goodbye(self, message):
+        told(self, message)
+        if isinstance(message, Welcome) and not left:
+            left.append(self)
+            self.session.link.closed(CloseCause.PEER, SessionCode.GOING_AWAY, "")
+
+    monkeypatch.setattr(Call, "session_message", welcome_and_goodbye)
+    with quictunnel.forward(free_port(), client=client) as tunnel:
+        assert tunnel.host
+    assert left
+
+
+def test_several_who_open_at_once_share_one_session(edge, client):
+    ports = [free_port() for _ in range(6)]
+    opened, may_close = threading.Barrier(len(ports) + 1), threading.Event()
+
+    def hold(port):
+        with quictunnel.forward(port, client=client):
+            opened.wait(PATIENCE)
+            may_close.wait(PATIENCE)
+
+    with ThreadPoolExecutor(len(ports)) as pool:
+        done = [pool.submit(hold, port) for port in ports]
+        opened.wait(PATIENCE)
+        time.sleep(0.5)  # a second session would be there by now
+        assert edge.server.guests == 1
+        may_close.set()
+        for each in done:
+            each.result(PATIENCE)
+
+
+@pytest.mark.parametrize("when", ["dialling", "asking"])
+def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypatch, when):
+    asked = threading.Event()
+    if when == "asking":
+        monkeypatch.setattr(control.Guest, "_bind", lambda self, bind: asked.set())
+    else:
+        monkeypatch.setattr(control.Guest, "_greet", lambda self, hello: asked.set())
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(quictunnel.forward(free_port(), client=client).__enter__)
+        assert asked.wait(PATIENCE)
+        client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            opening.result(PATIENCE)
+    until(lambda: edge.server.guests == 0)
+
+
+def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client):
+    loop, held = client.reach()
+    client.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call(held.bind(free_port(), unencrypted=False, h2=False))
+    assert edge.server.guests == 0
+
+
+def test_closing_a_client_while_a_tunnel_drains(edge, client):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
+        tunnel = forwarding.__enter__()
+        with socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor:
+            visitor.sendall(b"question")
+            connection, _ = listener.accept()
+            with connection, ThreadPoolExecutor(1) as pool:
+                connection.recv(8)
+                leaving = pool.submit(forwarding.__exit__, None, None, None)
+                until(lambda: not is_open(tunnel.tcp_socket))
+                client.close()
+                leaving.result(PATIENCE)
+
+
+def test_a_subscriber_may_close_the_client(edge, client):
+    client.subscribe(lambda event: client.close() if event.kind == "connected" else None)
+    with pytest.raises(RuntimeError, match="closed"):
+        quictunnel.forward(free_port(), client=client).__enter__()
+    until(lambda: edge.server.guests == 0)
+
+
+async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(edge, client):
+    async def body():
+        nonlocal tunnel
+        async with quictunnel.forward(free_port(), client=client, unencrypted=True) as tunnel:
+            # The background thread is busy, so nothing of the leaving has run when the cancellation arrives.
+            background.shared().loop.call_soon_threadsafe(time.sleep, 0.3)
+            asyncio.current_task().cancel()
+
+    tunnel = None
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.create_task(body())
+    await asyncio.to_thread(until, lambda: not is_open(tunnel.tcp_socket))
+
+
+def test_a_client_that_cannot_begin_leaves_no_socket(edge, tmp_path):
+    (tmp_path / "ca.pem").write_text("no certificate")
+    config = edge.client_config
+    with Client(config.edge, token="token", ca=tmp_path / "ca.pem") as client:
+        before = descriptors()
+        errors = []
+        for _ in range(3):
+            with pytest.raises(quictunnel.ConfigError) as caught:
+                quictunnel.forward(free_port(), client=client).__enter__()
+            errors.append(caught)  # with everything that its traceback holds on to
+        assert descriptors() == before
+
+
+def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge, client):
+    """A listener whose queue is full answers nobody, and each attempt pins a socket until its time-out."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            crowd = stack.enter_context(socket.socket())
+            crowd.setblocking(False)
+            crowd.connect_ex(listener.getsockname())
+        forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
+        tunnel = stack.enter_context(forwarding)
+        visits = client.reach()[1]._visits
+        visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
+        until(lambda: len(visits) == len(visitors))
+        for visitor in visitors:
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            visitor.sendall(b"x")
+            visitor.close()
+        # An edge that reads notices the reset; it looks at those that it does not read every five seconds.
+        until(lambda: not visits, 3)
+
+
+def test_an_edge_that_drains_takes_no_new_clients(edge, client):
+
+    async def dial():
+        (address, *_) = await resolve(edge.client_config)
+        await Call(edge.client_config, None, address).greet()
+
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
+        tunnel = stack.enter_context(forwarding)
+        visitor = stack.enter_context(socket.create_connection(tunnel.tcp_socket, PATIENCE))
+        visitor.sendall(b"question")
+        connection = stack.enter_context(listener.accept()[0])
+        connection.recv(8)
+        draining = edge._background.submit(edge.server.drain())
+        until(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
+        with pytest.raises(quictunnel.EdgeUnavailableError, match="shutting down"):
+            background.shared().call(dial())
+        draining.cancel()
+
+
+async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_path):
+    """Bind and the end of the session in one batch."""
+    edge = await asyncio.to_thread(EmbeddedEdge().__enter__)
+    try:
+
+        async def bind_and_go():
+            config = edge.client_config
+            (address, *_) = await resolve(config)
+            call = Call(config, None, address)
+            await call.greet()
+            (guest,) = edge.server._guests
+            leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)
+            ports = await asyncio.wrap_future(leased)
+            await call.hang_up()
+            return ports
+
+        async def bind_and_die(guest):
+            before = descriptors()
+            guest._bind(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
+            guest.session_down(Closed(CloseCause.LOCAL, 0, ""))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            return descriptors() - before
+
+        assert await asyncio.wrap_future(background.shared().submit(bind_and_go())) == 0
+    finally:
+        await asyncio.to_thread(edge.__exit__, None, None, None)

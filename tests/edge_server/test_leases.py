@@ -1,0 +1,58 @@
+"""Names and the leases that hold them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from edge_server.admission import Admission
+from edge_server.leases import NAME_BYTES, Lease, Registry, random_name
+
+
+def lease(name: str) -> Lease:
+    return Lease(None, 1, name, h2=False, owner="owner", admission=Admission(cap=1))  # type: ignore[arg-type]
+
+
+class TestNames:
+    def test_have_eighty_random_bits(self):
+        assert NAME_BYTES * 8 >= 80
+        names = {random_name() for _ in range(1000)}
+        assert len(names) == 1000
+        assert all(re.fullmatch("[a-z2-7]{16}", name) for name in names)
+        # Every place takes every letter: nothing in them is fixed.
+        assert all(len({name[place] for name in names}) == 32 for place in range(16))
+
+
+class TestRegistry:
+    def test_finds_who_holds_a_name(self):
+        registry = Registry()
+        held = lease("a")
+        assert registry.find("a") is None
+        registry.add(held)
+        assert registry.find("a") is held
+        assert len(registry) == 1
+
+    def test_a_fresh_name_is_nobodys(self):
+        names = iter(["a", "a", "b"])
+        registry = Registry(lambda: next(names))
+        registry.add(lease(registry.fresh_name()))
+        assert registry.fresh_name() == "b"
+
+    def test_a_name_is_held_once(self):
+        registry = Registry()
+        registry.add(lease("a"))
+        with pytest.raises(AssertionError):
+            registry.add(lease("a"))
+
+    def test_only_the_holder_gives_a_name_back(self):
+        registry = Registry()
+        old, new = lease("a"), lease("a")
+        registry.add(old)
+        registry.remove(old)
+        registry.add(new)
+        registry.remove(old)  # late, as the end of an evicted session is
+        assert registry.find("a") is new
+        registry.remove(new)
+        registry.remove(new)
+        assert len(registry) == 0

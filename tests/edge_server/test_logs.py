@@ -1,0 +1,97 @@
+"""Logs: one record is one bounded line, whatever a peer put into it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server import logs
+from edge_server.config import EdgeConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NASTY = "\x1b[31mred\x1b[0m \u202e\x00 \x07"
+
+
+@pytest.fixture
+def lines(request: pytest.FixtureRequest) -> Iterator[Callable[[], list[str]]]:
+    """What was logged so far; the root logger is as before afterwards."""
+    root, asyncio_logger = logging.getLogger(), logging.getLogger("asyncio")
+    before = root.handlers[:], root.level, asyncio_logger.level
+    stream = io.StringIO()
+    logs.set_up(EdgeConfig(state_dir=Path(), log_format=request.param, log_level="info"), stream)
+    yield lambda: stream.getvalue().splitlines()
+    root.handlers[:], root.level = before[:2]
+    asyncio_logger.setLevel(before[2])
+
+
+text = pytest.mark.parametrize("lines", ["text"], indirect=True)
+as_json = pytest.mark.parametrize("lines", ["json"], indirect=True)
+both = pytest.mark.parametrize("lines", ["text", "json"], indirect=True)
+logger = logging.getLogger("edge_server.test")
+
+
+@text
+def test_a_line_for_people(lines):
+    logger.info("client %s is here", "abc")
+    assert [line[9:] for line in lines()] == ["INFO    client abc is here"]
+
+
+@as_json
+def test_an_object_for_machines(lines):
+    logger.warning("client %s is here", "abc")
+    (entry,) = map(json.loads, lines())
+    assert entry.pop("time").endswith("Z")
+    assert entry == {"level": "warning", "logger": "edge_server.test", "message": "client abc is here"}
+
+
+@both
+def test_below_the_level_is_nothing(lines):
+    logger.debug("no")
+    assert lines() == []
+
+
+@both
+def test_a_line_break_makes_no_second_line(lines):
+    logger.info("a\nb\r\nc\u2028d")
+    assert len(lines()) == 1
+
+
+@both
+def test_control_characters_are_shown_and_not_obeyed(lines):
+    logger.info("%s", NASTY)
+    assert all(character.isprintable() for character in lines()[0])
+
+
+@both
+def test_a_record_is_bounded(lines):
+    logger.info("x" * 100_000)
+    assert len(lines()[0]) < logs.MAX_LINE + 200
+
+
+@text
+def test_a_traceback_goes_over_lines_and_is_bounded(lines):
+    try:
+        raise ValueError("y" * 100_000)
+    except ValueError:
+        logger.exception("it failed")
+    written = lines()
+    assert written[1] == "Traceback (most recent call last):"
+    assert sum(map(len, written)) <= logs.MAX_LINE + 10
+
+
+@as_json
+def test_a_traceback_is_a_field_and_is_bounded(lines):
+    try:
+        raise ValueError("y" * 100_000)
+    except ValueError:
+        logger.exception("it failed")
+    (entry,) = map(json.loads, lines())
+    assert entry["exception"].startswith("Traceback")
+    assert len(entry["exception"]) <= logs.MAX_LINE

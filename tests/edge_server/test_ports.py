@@ -1,0 +1,172 @@
+"""The range of TCP ports, with a clock in the test's hand."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.ports import QUARANTINE, Ports, listen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HOST = "127.0.0.1"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def few() -> range:
+    """Ten ports in a row that nobody uses, below those that systems give out by themselves."""
+    for _ in range(100):
+        first = random.randrange(10_000, 30_000)
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + 10):
+                    stack.enter_context(socket.socket()).bind((HOST, port))
+            except OSError:
+                continue
+            return range(first, first + 10)
+    raise AssertionError("no free ports")
+
+
+@pytest.fixture
+def ports(clock: Clock, few: range) -> Iterator[Taker]:
+    taker = Taker(Ports(HOST, few, clock))
+    yield taker
+    taker.close()
+
+
+class Taker:
+    """Binds, and closes everything at the end."""
+
+    def __init__(self, ports: Ports) -> None:
+        self.ports = ports
+        self.held: dict[int, socket.socket] = {}
+
+    def take(self, wanted: int = 0) -> int:
+        """The port got, 0 for none."""
+        sock = self.ports.bind(wanted)
+        if sock is None:
+            return 0
+        port: int = sock.getsockname()[1]
+        self.held[port] = sock
+        return port
+
+    def give_back(self, port: int) -> None:
+        self.held.pop(port).close()
+        self.ports.release(port)
+
+    def close(self) -> None:
+        for sock in self.held.values():
+            sock.close()
+
+
+def test_a_port_of_the_range_that_listens(ports, few):
+    port = ports.take()
+    assert port in few
+    socket.create_connection((HOST, port)).close()
+
+
+def test_the_range_is_used_up_and_then_there_is_none(ports, few):
+    assert {ports.take() for _ in few} == set(few)
+    assert ports.take() == 0
+    assert ports.take(few[3]) == 0
+
+
+def test_a_freed_port_is_kept_for_the_holder_of_its_ticket(ports, clock, few):
+    for _ in few:
+        ports.take()
+    ports.give_back(few[4])
+    assert ports.take() == 0
+    clock.now += QUARANTINE - 1
+    assert ports.take() == 0
+    assert ports.take(few[4]) == few[4]
+
+
+def test_a_quarantine_ends(ports, clock, few):
+    for _ in few:
+        ports.take()
+    ports.give_back(few[4])
+    clock.now += QUARANTINE
+    assert ports.take() == few[4]
+
+
+def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
+    for _ in few:
+        ports.take()
+    ports.give_back(few[0])
+    clock.now += QUARANTINE - 1
+    ports.take(few[0])
+    ports.give_back(few[0])
+    clock.now += 2
+    assert ports.take() == 0
+
+
+def test_a_wanted_port_that_is_taken_is_replaced(ports, few):
+    first = ports.take(few[5])
+    assert first == few[5]
+    assert ports.take(few[5]) in set(few) - {few[5]}
+
+
+@pytest.mark.parametrize("wanted", [1, 22, 65535])
+def test_a_port_outside_the_range_is_not_given(ports, few, wanted):
+    assert ports.take(wanted) in few
+
+
+def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
+    wide = range(few[0], few[0] + 10_000)
+    ports = Ports(HOST, wide, clock)
+    for port in wide:
+        if port != few[7]:
+            ports.release(port)
+    sock = ports.bind()
+    assert sock is not None
+    with sock:
+        assert sock.getsockname()[1] == few[7]
+
+
+def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog):
+    def no_socket(host: str, port: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("edge_server.ports.listen", no_socket)
+    assert ports.take() == 0
+    assert [record.getMessage() for record in caplog.records] == [
+        "no listening socket could be made: Too many open files"
+    ]
+
+
+def test_ipv6():
+    sock = listen("::1", 0)
+    assert sock is not None
+    with sock:
+        socket.create_connection(("::1", sock.getsockname()[1])).close()
+
+
+def test_all_addresses_of_both_families():
+    sock = listen("::", 0)
+    assert sock is not None
+    with sock:
+        for host in ("::1", "127.0.0.1"):
+            socket.create_connection((host, sock.getsockname()[1])).close()
+
+
+def test_a_host_that_is_not_this_machine():
+    with pytest.raises(OSError, match="assign requested address"):
+        listen("192.0.2.1", 0)
