@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
 T = TypeVar("T")
 
@@ -43,9 +43,14 @@ class Background:
         """Run a coroutine there."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
-    def call(self, work: Coroutine[Any, Any, T], on_interrupt: Callable[[], None] | None = None) -> T:
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller runs on this thread, and would wait for itself in :meth:`call`."""
+        return threading.current_thread() is self._thread
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it. KeyboardInterrupt (or any other exception thrown into the
-        waiting thread) cancels it; ``on_interrupt`` is then called on the loop's thread."""
+        waiting thread) cancels it."""
         future = self.submit(work)
         try:
             return future.result()
@@ -54,13 +59,11 @@ class Background:
         except BaseException:
             if not future.done():
                 future.cancel()
-                if on_interrupt is not None:
-                    self.loop.call_soon_threadsafe(on_interrupt)
             raise
 
     def stop(self) -> None:
         """End the loop and the thread. What runs on the loop is cancelled."""
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        if self._thread.is_alive() and not self.is_here:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
 

@@ -56,30 +56,36 @@ class CallEvents(Protocol):
 
 
 class Call:
-    """See the module; made by :func:`dial`."""
+    """See the module. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
 
     def __init__(self, config: ClientConfig, events: CallEvents, address: Address) -> None:
         self._config = config
         self._events = events
-        host, _ = config.address
-        udp = UdpSocket.bind(wildcard(address))
-        settings = EngineSettings(
-            is_server=False, alpn=ALPN, authority=config.ca, largest_datagram=udp.largest_datagram
-        )
-        engine = create_engine(settings, config.engine)
-        self.engine = engine.name
-        self._endpoint = Endpoint(engine, udp)
-        self.session = Session(Side.CLIENT, self, self._endpoint.wake)
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._greeted = False
-        connection = self._endpoint.connect(address, host, self.session.link)
-        self.session.link.attach(connection)
+        self._end: Error | None = None
+        udp = UdpSocket.bind(wildcard(address))
+        try:
+            settings = EngineSettings(
+                is_server=False, alpn=ALPN, authority=config.ca, largest_datagram=udp.largest_datagram
+            )
+            engine = create_engine(settings, config.engine)
+            self.engine = engine.name
+            self._endpoint = Endpoint(engine, udp)
+            self.session = Session(Side.CLIENT, self, self._endpoint.wake)
+            connection = self._endpoint.connect(address, config.address[0], self.session.link)
+            self.session.link.attach(connection)
+        except BaseException:
+            udp.close()
+            raise
 
     async def greet(self) -> None:
         """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the call is
         hung up then, as it is when this is cancelled."""
         try:
             await self._answer
+            if self._end is not None:
+                raise self._end  # in the same breath as the Welcome
         except BaseException:
             await self.hang_up()
             raise
@@ -124,7 +130,7 @@ class Call:
         """A client opens no streams."""
 
     def session_down(self, closed: Closed) -> None:
-        error = explain(closed, self._config.edge)
+        error = self._end = explain(closed, self._config.edge)
         if not self._answer.done():
             self._answer.set_exception(error)
         elif self._greeted:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 from quictunnel import background
 from quictunnel.config import ClientConfig, Secret, load
 from quictunnel.observation import ClientEvent, Snapshot
-from quictunnel.uplink import Uplink
+from quictunnel.uplink import CLOSED, Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,12 +98,13 @@ class Client:
             state = "closed" if self._is_closed else "connecting"
             return Snapshot(state, 0, 0, 0, 0, None, "")
         tally = uplink.tally
+        bytes_in, bytes_out = uplink.bytes_in_flight
         return Snapshot(
             state=uplink.state,
             visitors_now=uplink.visitors,
             visitors_total=tally.visitors,
-            bytes_in=tally.bytes_in + uplink.bytes_in_flight[0],
-            bytes_out=tally.bytes_out + uplink.bytes_in_flight[1],
+            bytes_in=tally.bytes_in + bytes_in,
+            bytes_out=tally.bytes_out + bytes_out,
             rtt=uplink.rtt,
             engine=uplink.engine,
         )
@@ -120,12 +121,17 @@ class Client:
         return unsubscribe
 
     def close(self) -> None:
-        """Close the connection and every tunnel on it, now. May be called again."""
+        """Close the connection and every tunnel on it, now. May be called again. A subscriber that calls it
+        (on the background thread) does not wait for the end."""
         with self._lock:
             self._is_closed = True
             uplink, self._uplink = self._uplink, None
             loop = self._background
-        if uplink is not None and loop is not None and loop.process == os.getpid():
+        if uplink is None or loop is None or loop.process != os.getpid():
+            return
+        if loop.is_here:
+            loop.submit(uplink.close())
+        else:
             loop.call(uplink.close())
 
     def __enter__(self) -> Self:
@@ -145,7 +151,7 @@ class Client:
         """The loop and the uplink on it; made anew in a process that was forked."""
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("this Client is closed; make a new one")
+                raise RuntimeError(CLOSED)
             loop = background.shared()
             if self._uplink is None or self._background is not loop:
                 self._background = loop
@@ -216,14 +222,22 @@ class Binding:
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            loop.call(uplink.release(lease))
+            try:
+                loop.call(uplink.release(lease))
+            except BaseException:
+                loop.submit(uplink.release(lease, grace=0))  # it may have been cancelled before it began
+                raise
 
     async def close_async(self) -> None:
         """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+            try:
+                await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+            except BaseException:
+                loop.submit(uplink.release(lease, grace=0))  # as in close()
+                raise
 
     def _take(self) -> tuple[Background, Uplink, HeldLease] | None:
         held, self._held = self._held, None

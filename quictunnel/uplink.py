@@ -37,6 +37,10 @@ MAX_ADDRESSES: Final = 8
 ADDRESS_STAGGER: Final = 0.25
 """Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
 localhost stands for two addresses, and an edge may listen on one of them."""
+STEADY: Final = 10.0
+"""Seconds that a session has to last for the next dial to come soon again: two ends that cannot get on with each
+other would else dial and break five times a second for ever."""
+CLOSED: Final = "this Client is closed; make a new one"
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
@@ -96,14 +100,15 @@ class Uplink:
         self._failure: Error | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._trouble: Error | None = None
-        self._visits: set[asyncio.Task[None]] = set()
+        self._visits: dict[Stream, asyncio.Task[None]] = {}
+        """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
 
     # For the client.
 
     @property
     def visitors(self) -> int:
         """Visitors now."""
-        return sum(len(lease.streams) for lease in self._leases.values())
+        return sum(len(lease.streams) for lease in tuple(self._leases.values()))
 
     @property
     def bytes_in_flight(self) -> tuple[int, int]:
@@ -114,11 +119,13 @@ class Uplink:
     @property
     def rtt(self) -> float | None:
         """Seconds to the edge and back."""
-        return self._call.session.stats().rtt if self._call is not None else None
+        call = self._call  # asked for from other threads, while it comes and goes
+        return call.session.stats().rtt if call is not None else None
 
     async def bind(self, port: int, *, unencrypted: bool, h2: bool) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
         cancelled, the lease is given back."""
+        self._check_open()
         if any(lease.origin.port == port for lease in self._leases.values()):
             raise InvalidError(
                 f"Port {port} is already forwarded by this client. Use the tunnel that exists, or another Client."
@@ -131,6 +138,8 @@ class Uplink:
             await self._connected()
             if self._call is not None:
                 self._ask(self._call, lease)
+            else:
+                lease.asked = True  # lost again at this very moment: the next session asks
             async with asyncio.timeout(BIND_TIMEOUT):
                 await answer
         except TimeoutError:
@@ -154,7 +163,7 @@ class Uplink:
         finally:
             for stream in tuple(lease.streams):
                 stream.lose(StreamCode.CLOSING)
-            del self._leases[lease.number]
+            self._leases.pop(lease.number, None)
 
     async def close(self) -> None:
         """End the session and everything that hangs on it, now."""
@@ -163,40 +172,62 @@ class Uplink:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
-        for task in tuple(self._visits):
+        for task in tuple(self._visits.values()):
             task.cancel()
         if self._visits:
-            await asyncio.wait(self._visits)
+            await asyncio.wait(tuple(self._visits.values()))
+        for lease in self._leases.values():
+            if not lease.answer.done():
+                lease.answer.set_exception(RuntimeError(CLOSED))
         self._leases.clear()
 
     # Keeping the session.
 
     async def _connected(self) -> None:
         """Wait until there is a session; start keeping one if nobody does."""
-        if self._keeper is None or self._keeper.done():
-            await resolve(self._config)  # a name that does not exist is worth saying at once
-            self._failure = self._trouble = None
-            self._keeper = asyncio.create_task(self._keep())
+        up = asyncio.ensure_future(self._up.wait())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                up = asyncio.ensure_future(self._up.wait())
-                await asyncio.wait([up, self._keeper], return_when=asyncio.FIRST_COMPLETED)
+                while not up.done():
+                    keeper = await self._kept()
+                    await asyncio.wait([up, keeper], return_when=asyncio.FIRST_COMPLETED)
+                    if self._failure is not None:
+                        raise self._failure
+                    # Without a failure it ended because of a bug, or because somebody else gave up.
+                    if keeper.done() and not keeper.cancelled():
+                        keeper.result()
         except TimeoutError:
             raise self._trouble or await silence(self._config, CONNECT_TIMEOUT) from None
         finally:
             up.cancel()
-        if self._failure is not None:
-            raise self._failure
+
+    async def _kept(self) -> asyncio.Task[None]:
+        """Who keeps the session, or is to begin it."""
+        self._check_open()
+        if self._keeper is None or self._keeper.done():
+            await resolve(self._config)  # a name that does not exist is worth saying at once
+            self._check_open()
+        if self._keeper is None or self._keeper.done():  # nobody was quicker meanwhile
+            self._failure = self._trouble = None
+            self._keeper = asyncio.create_task(self._keep())
+        return self._keeper
+
+    def _check_open(self) -> None:
+        if self.state == "closed":
+            raise RuntimeError(CLOSED)
 
     async def _keep(self) -> None:
         """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
+        loop = asyncio.get_running_loop()
         backoff = Backoff()
         chance = random.Random()  # noqa: S311 - jitter, not a secret
         while True:
             try:
                 await self._dial()
-                backoff.reset()
+                since = loop.time()
                 await self._down.wait()
+                if loop.time() - since >= STEADY:
+                    backoff.reset()
                 if self._failure is not None:
                     return
             except Error as error:
@@ -302,7 +333,7 @@ class Uplink:
 
     async def _give_up(self, lease: HeldLease) -> None:
         """Take back a Bind that did not work out."""
-        del self._leases[lease.number]
+        self._leases.pop(lease.number, None)
         if lease.answer.done():
             lease.answer.exception()  # seen: the caller gets it
         else:
@@ -356,7 +387,7 @@ class Uplink:
         tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
         if not lease.answer.done():
             lease.answer.set_result(tunnel)
-        elif lease.answer.result() != tunnel:
+        elif lease.answer.exception() is None and lease.answer.result() != tunnel:
             self._observe(
                 "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
             )
@@ -378,10 +409,10 @@ class Uplink:
             return
         self.tally.visitors += 1
         lease.streams.add(stream)
-        stream.on_over = self._stream_over
         visit = asyncio.create_task(self._visit(stream, lease))
-        self._visits.add(visit)
-        visit.add_done_callback(self._visits.discard)
+        stream.on_over = self._stream_over
+        self._visits[stream] = visit
+        visit.add_done_callback(lambda _: self._visits.pop(stream))
         self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
 
     def call_ended(self, call: Call, error: Error) -> None:
@@ -411,6 +442,9 @@ class Uplink:
                 self._observe("origin", f"Port {lease.origin.port} answers again.")
 
     def _stream_over(self, stream: Stream) -> None:
+        visit = self._visits.get(stream)
+        if visit is not None:
+            visit.cancel()  # it still dials, and the visitor does not wait any more
         self.tally.bytes_in += stream.bytes_received
         self.tally.bytes_out += stream.bytes_sent
         lease = self._leases.get(stream.preface.lease)

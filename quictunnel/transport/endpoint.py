@@ -249,11 +249,13 @@ class Endpoint:
         return bool(batch)
 
     def _dispatch(self) -> None:
+        events: list[tuple[Connection, Event]] = []
         try:
-            events = tuple(self._engine.poll())  # a copy: sinks make further events, which are for the next turn
+            # A copy: sinks make further events, which are for the next turn. What was taken out before a fault is
+            # told all the same, or bytes of other connections would be missing.
+            events.extend(self._engine.poll())
         except Exception as error:  # noqa: BLE001  the timer and the other connections must go on
             self._report(error, "The QUIC engine failed to say what happened")
-            return
         touched: dict[Connection, None] = {}
         for connection, event in events:
             touched[connection] = None

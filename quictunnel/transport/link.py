@@ -79,6 +79,8 @@ class Link:
         self.streams: dict[int, StreamEvents] = {}
         self.is_up = False
         self.is_down = False
+        self._is_closing = False
+        """It is down, or this side has closed it: what the peer said before it heard of that changes nothing."""
         self._connection: Connection | None = None
         self._control = FrameReader()
         self._control_queue: deque[bytes | memoryview] = deque()
@@ -107,7 +109,7 @@ class Link:
 
     def send(self, message: AnyMessage) -> None:
         """Say something on the control stream. Closes the link when the peer lets too much pile up."""
-        if self.is_down:
+        if self._is_closing:
             return
         self._dialogue.sent(message)
         data = frame(message)
@@ -120,7 +122,7 @@ class Link:
 
     def open(self, events: StreamEvents) -> int | None:
         """Open a QUIC stream; None while the peer allows no more."""
-        quic_stream = None if self.is_down else self.connection.open()
+        quic_stream = None if self._is_closing else self.connection.open()
         if quic_stream is not None:
             self.streams[quic_stream] = events
         return quic_stream
@@ -128,6 +130,7 @@ class Link:
     def close(self, code: SessionCode, reason: str = "") -> None:
         """End the link; :meth:`LinkEvents.link_down` follows."""
         if not self.is_down and self._connection is not None:
+            self._is_closing = True
             self._connection.close(code, reason)
             self._wake()
 
@@ -150,6 +153,8 @@ class Link:
         self._events.link_up()
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        if self._is_closing:
+            return
         try:
             if stream == CONTROL_STREAM:
                 self._control_data(chunks, end=end)
@@ -159,6 +164,8 @@ class Link:
             self._violated(error)
 
     def reset(self, stream: int, code: int) -> None:
+        if self._is_closing:
+            return
         try:
             if stream == CONTROL_STREAM:
                 raise ProtocolError("the control stream was reset")
@@ -167,6 +174,8 @@ class Link:
             self._violated(error)
 
     def stopped(self, stream: int, code: int) -> None:
+        if self._is_closing:
+            return
         if stream == CONTROL_STREAM:
             self._violated(ProtocolError("the control stream was stopped"))
         elif (receiver := self.streams.get(stream)) is not None:
@@ -188,7 +197,7 @@ class Link:
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
         if self.is_down:
             return
-        self.is_down = True
+        self.is_down = self._is_closing = True
         self.is_up = False
         if self._tick is not None:
             self._tick.cancel()
@@ -227,7 +236,7 @@ class Link:
             self.connection.prioritise(CONTROL_STREAM)
         for chunk in chunks:
             for message in self._control.feed(chunk):
-                if self.is_down:
+                if self._is_closing:
                     return
                 self._dialogue.received(message)
                 self._events.link_message(message)

@@ -61,6 +61,8 @@ class Session:
         self.pool = WindowPool()
         self.peer_window = 0
         """What the peer lets us send on a new stream; known after Hello or Welcome."""
+        self.kept = 0
+        """Bytes that the streams keep because the peer has not consumed them; see ``stream.MAX_KEPT``."""
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side
@@ -108,11 +110,6 @@ class Session:
     def stats(self) -> Stats:
         return self.link.stats()
 
-    def abort_lease(self, lease: int, code: StreamCode) -> None:
-        """Reset every stream of one lease."""
-        for stream in [s for s in self._streams.values() if s.preface.lease == lease]:
-            stream.lose(code)
-
     # From the link (transport.link.LinkEvents).
 
     def link_up(self) -> None:
@@ -127,6 +124,8 @@ class Session:
     def link_stream(self, quic_stream: int) -> StreamEvents:
         if self._side is Side.EDGE:
             raise ProtocolError("only an edge opens streams for visitors")
+        if not self.peer_window:
+            raise ProtocolError("a stream for a visitor before the greeting")
         return Arrival(self, quic_stream)
 
     def link_streams_available(self) -> None:
@@ -186,6 +185,11 @@ class Session:
         else:
             self._owed.add(stream)
             self._arm()
+
+    def waive(self, stream: Stream) -> None:
+        """The peer need keep nothing for this stream, whose end has arrived and which is given up."""
+        window = stream.receive_window
+        self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
 
     def settle(self, stream: Stream) -> None:
         """Forget a stream whose two directions have both ended cleanly."""

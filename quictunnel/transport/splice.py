@@ -149,7 +149,7 @@ class Splice(asyncio.BaseProtocol):
         self._transport = None
         if self._watch is not None:
             self._watch.cancel()
-        if stream is not None and not (self._ended and self._finished and exc is None):
+        if stream is not None and not (self._ended and stream.receive_done and exc is None):
             stream.abort(StreamCode.ABORTED)
         if self._on_gone is not None:
             self._on_gone(self)
@@ -174,6 +174,8 @@ class Splice(asyncio.BaseProtocol):
         if transport is None or transport.is_closing():
             return
         transport.write_eof()
+        # The end counts as consumed when nothing before it is left in this process.
+        transport.set_write_buffer_limits(0)
         if not self._paused:
             self._credit()
         self._close_if_done()

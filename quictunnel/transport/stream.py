@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from quictunnel.wire.codes import StreamCode
     from quictunnel.wire.preface import Preface
 
+MAX_KEPT: Final = 64 * 1024 * 1024
+"""Bytes that all streams of a session may keep for a peer that does not consume them; from there on each keeps no
+more than an initial window. Twice the pool that honest receivers have, so they never meet it; one that raises
+limits and consumes nothing would else pin the largest window with every stream."""
 IN_FLIGHT: Final = 1.0
 """Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
@@ -48,9 +52,10 @@ class Stream:
         "_asked",
         "_blocked",
         "_early",
-        "_early_end",
+        "_end_arrived",
         "_finish_given",
         "_finishing",
+        "_full",
         "_quic_stream",
         "_replay",
         "_send_window",
@@ -76,18 +81,20 @@ class Stream:
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now
-        """When bytes last moved; read by the deadline for half-open streams."""
+        """When bytes last came, went or were consumed; read by the deadline for half-open streams."""
         self._asked = False
         self._session = session
         self._quic_stream = quic_stream
         self._send_window = SendWindow(send_window)
         self._replay = Replay()
         self._blocked = False
+        self._full = False
+        """The last write left no room: the side above waits to be told."""
         self._finishing = False
         self._finish_given = False
         self._side: StreamSide | None = None
         self._early: list[bytes] = []
-        self._early_end = False
+        self._end_arrived = False
 
     @property
     def number(self) -> int:
@@ -104,9 +111,17 @@ class Stream:
         return self._replay.sent
 
     def in_flight(self, now: float) -> bool:
-        """Whether the visitor is in the middle of something: bytes moved a moment ago, or the visitor spoke
-        last and waits for an answer. An idle keep-alive connection is not."""
-        return self._asked or self.active_at > now - IN_FLIGHT
+        """Whether the visitor is in the middle of something: bytes moved a moment ago, or are kept on either side
+        because somebody takes them slowly, or the visitor spoke last and waits for an answer. An idle keep-alive
+        connection is not."""
+        return (
+            self._asked
+            or self.active_at > now - IN_FLIGHT
+            or self._replay.held > 0
+            or self.receive_window.received > self.receive_window.consumed
+            or (self._finishing and not self.send_done)
+            or (self._end_arrived and not self.receive_done)
+        )
 
     # For the side above.
 
@@ -116,13 +131,18 @@ class Stream:
         early, self._early = self._early, []
         if early:
             side.stream_data(early, sum(map(len, early)))
-        if self._early_end and not self.is_over:
+        if self._end_arrived and not self.is_over:
             side.stream_end()
 
     @property
     def room(self) -> int:
         """Bytes that :meth:`write` takes now. When it is zero, stop reading until ``stream_room``."""
-        return 0 if self._blocked or self.is_over else self._send_window.room
+        if self._blocked or self.is_over:
+            return 0
+        room = self._send_window.room
+        if self._session.kept >= MAX_KEPT:
+            room = min(room, max(0, INITIAL_WINDOW - self._replay.held))
+        return room
 
     def write(self, data: bytes) -> None:
         """Send bytes; they must not change any more. A caller that cannot stop in the middle of what it read
@@ -130,11 +150,13 @@ class Stream:
         if self.is_over or self._finishing:
             return
         self._send_window.written += len(data)
+        self._session.kept += len(data)
         self._replay.append(data)
         self.active_at = self._session.now()
         self._asked = self._session.side is Side.EDGE
         if not self._blocked:
             self._push()
+        self._full = not self.room
 
     def finish(self) -> None:
         """No more bytes will be written. Those that were will all arrive, and then the end."""
@@ -148,6 +170,7 @@ class Stream:
         """Bytes of ``stream_data`` have left."""
         if not self.is_over:
             self.receive_window.consume(size)
+            self.active_at = self._session.now()
             self._session.owe(self)
 
     def consume_end(self) -> None:
@@ -164,6 +187,10 @@ class Stream:
             connection = self._session.link.connection
             connection.reset(self._quic_stream, code)
             connection.stop(self._quic_stream, code)
+            if self._end_arrived and self._finish_given:
+                # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000 sections
+                # 3.1 and 3.2). So the peer hears that what it keeps for us is not needed any more.
+                self._session.waive(self)
             self._session.link.wake()
             self._over()
 
@@ -177,10 +204,10 @@ class Stream:
         self.active_at = self._session.now()
         # An end alone asks for nothing: a visitor who only hangs up must not hold up a drain.
         self._asked = self._session.side is Side.CLIENT and (size > 0 or self._asked)
+        self._end_arrived = end
         side = self._side
         if side is None:
             self._early += chunks
-            self._early_end = end
             return
         if size:
             side.stream_data(chunks, size)
@@ -197,7 +224,8 @@ class Stream:
     def writable(self) -> None:
         self._blocked = False
         self._push()
-        self._tell_room()
+        if self._full:
+            self._tell_room()
 
     # From the session.
 
@@ -211,16 +239,19 @@ class Stream:
 
     def credited(self, consumed: int, limit: int) -> None:
         """The peer consumed bytes and allows more. Raises ProtocolError."""
-        had_room = self.room
+        if consumed > self._send_window.consumed:
+            self.active_at = self._session.now()
         self._send_window.grant(consumed, limit, self._replay.sent + self._finish_given)
+        before = self._replay.base
         self._replay.credit(min(consumed, self._replay.end))
+        self._session.kept -= self._replay.base - before
         if self._finish_given and consumed > self._replay.end:
             self.send_done = True
             self._session.settle(self)
             return
         if not self._blocked and self._replay.next_chunk is not None:
             self._push()
-        if not had_room:
+        if self._full:
             self._tell_room()
 
     # Inside.
@@ -248,10 +279,12 @@ class Stream:
 
     def _tell_room(self) -> None:
         if self._side is not None and not self._finishing and self.room:
+            self._full = False
             self._side.stream_room()
 
     def _over(self) -> None:
         self.is_over = True
+        self._session.kept -= self._replay.held
         self._replay.clear()
         self._early.clear()
         self.receive_window.close()

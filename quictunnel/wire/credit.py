@@ -19,6 +19,13 @@ INITIAL_WINDOW = 64 * 1024
 that ten thousand stalled visitors cannot hurt."""
 POOL = 32 * 1024 * 1024
 """What all streams of a session together may hold beyond their initial windows."""
+RESERVE = 8 * 1024 * 1024
+"""The part of the pool that only proven streams may take from. Stalled ones never give back, and when each takes
+half of what the one before it left, a hundred leave nothing; whoever is really read must still find some."""
+PROVEN = 8 * 1024 * 1024
+"""Bytes consumed by which a stream has shown that somebody reads it: more than the socket buffers on both sides
+of a TCP connection take in for one who does not (by Linux's defaults 6 MiB to read and 4 MiB to write, about
+half of which is the kernel's own; 4 MiB were measured)."""
 POOL_SHARE = 2
 """A stream may hold at most a half of what is left in the pool. So a hundred stalled streams divide the
 pool among themselves and still leave the same share to one that is not stalled (dynamic thresholds,
@@ -60,15 +67,17 @@ class SendWindow:
 class WindowPool:
     """What the receiving windows of one session share beyond their initial sizes."""
 
-    __slots__ = ("size", "used")
+    __slots__ = ("reserve", "size", "used")
 
-    def __init__(self, size: int = POOL) -> None:
+    def __init__(self, size: int = POOL, reserve: int = RESERVE) -> None:
         self.size = size
+        self.reserve = reserve
         self.used = 0
 
-    def take(self, held: int, wanted: int) -> int:
+    def take(self, held: int, wanted: int, *, proven: bool = False) -> int:
         """How many of ``wanted`` more bytes a window that holds ``held`` gets. They are then in use."""
-        allowed = max(0, (self.size - self.used) // POOL_SHARE - held)
+        size = self.size if proven else self.size - self.reserve
+        allowed = max(0, (size - self.used) // POOL_SHARE - held)
         taken = min(wanted, allowed)
         self.used += taken
         return taken
@@ -143,7 +152,7 @@ class ReceiveWindow:
 
     def _grow(self) -> None:
         wanted = min(self.window, MAX_WINDOW - self.window)
-        taken = self._pool.take(self._extra, wanted)
+        taken = self._pool.take(self._extra, wanted, proven=self.consumed >= PROVEN)
         self._extra += taken
         self.window += taken
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import Self
 
 import pytest
 import uvloop
@@ -22,22 +23,26 @@ class CountingStream:
 
     def __init__(self) -> None:
         self.consumed = 0
-        self.receive_done = False
-        self.finished = False
+        self.ended = asyncio.Event()
+        self.finished = asyncio.Event()
         self.aborted: StreamCode | None = None
 
     def attach(self, side: TcpSplice) -> None: ...
 
     def write(self, data: bytes) -> None: ...
 
+    @property
+    def receive_done(self) -> bool:
+        return self.ended.is_set()
+
     def finish(self) -> None:
-        self.finished = True
+        self.finished.set()
 
     def consume(self, size: int) -> None:
         self.consumed += size
 
     def consume_end(self) -> None:
-        self.receive_done = True
+        self.ended.set()
 
     def abort(self, code: StreamCode) -> None:
         self.aborted = code
@@ -50,7 +55,7 @@ class Scene:
         self.stream = CountingStream()
         self.gone = asyncio.Event()
 
-    async def __aenter__(self) -> "Scene":
+    async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
@@ -102,8 +107,7 @@ def test_an_end_is_consumed_when_everything_before_it_has_left(run) -> None:
             assert scene.splice.transport.get_write_buffer_size() > 0
             assert not scene.stream.receive_done
             assert await scene.read_all() == len(payload)
-            while not scene.stream.receive_done:
-                await asyncio.sleep(0)
+            await scene.stream.ended.wait()
             assert scene.stream.consumed == len(payload)
 
     run(scenario())
@@ -114,8 +118,7 @@ def test_both_ends_are_a_clean_close(run, size: int) -> None:
     async def scenario() -> None:
         async with Scene() as scene:
             scene.peer.shutdown(socket.SHUT_WR)
-            while not scene.stream.finished:
-                await asyncio.sleep(0)
+            await scene.stream.finished.wait()
             if size:
                 scene.splice.stream_data([bytes(size)], size)
             scene.splice.stream_end()
@@ -132,8 +135,7 @@ def test_a_connection_that_closes_before_everything_has_left_is_no_clean_end(run
     async def scenario() -> None:
         async with Scene() as scene:
             scene.peer.shutdown(socket.SHUT_WR)
-            while not scene.stream.finished:
-                await asyncio.sleep(0)
+            await scene.stream.finished.wait()
             scene.splice.stream_data([bytes(WRITE_HIGH - 1)], WRITE_HIGH - 1)
             scene.splice.stream_end()
             scene.splice.transport.abort()  # as a deadline for closing does

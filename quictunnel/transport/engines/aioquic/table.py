@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 # peer that sends single bytes instead would make each of them cost a hundred.
 MAX_PIECES = 16_384
 # Streams that this side gave up and the peer does not end. A thousand aborted visitors are a bad moment, a
-# thousand that are still there after ten seconds are a peer that leaks or wants us to.
+# thousand that are still there after this many seconds are a peer that leaks or wants us to. It is longer than
+# any silence that a connection survives (30 s), after which an honest peer has much to catch up on.
 MAX_ZOMBIES = 1024
-ZOMBIE_PATIENCE = 10.0
+ZOMBIE_PATIENCE = 45.0
 # Windows move in quarters: one frame for many packets, and never less than three quarters left.
 WINDOW_STEP = 4
 # The least room worth a STREAM frame: its header and a few bytes.
