@@ -222,22 +222,14 @@ class Binding:
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            try:
-                loop.call(uplink.release(lease))
-            except BaseException:
-                loop.submit(uplink.release(lease, grace=0))  # it may have been cancelled before it began
-                raise
+            loop.call(uplink.release(lease))
 
     async def close_async(self) -> None:
         """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            try:
-                await asyncio.wrap_future(loop.submit(uplink.release(lease)))
-            except BaseException:
-                loop.submit(uplink.release(lease, grace=0))  # as in close()
-                raise
+            await asyncio.wrap_future(loop.submit(uplink.release(lease)))
 
     def _take(self) -> tuple[Background, Uplink, HeldLease] | None:
         held, self._held = self._held, None

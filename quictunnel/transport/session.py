@@ -62,7 +62,7 @@ class Session:
         self.peer_window = 0
         """What the peer lets us send on a new stream; known after Hello or Welcome."""
         self.kept = 0
-        """Bytes that the streams keep because the peer has not consumed them; see ``stream.MAX_KEPT``."""
+        """Bytes beyond an initial window each that the streams keep; see ``stream.MAX_KEPT``."""
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side

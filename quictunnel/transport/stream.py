@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from quictunnel.wire.preface import Preface
 
 MAX_KEPT: Final = 64 * 1024 * 1024
-"""Bytes that all streams of a session may keep for a peer that does not consume them; from there on each keeps no
-more than an initial window. Twice the pool that honest receivers have, so they never meet it; one that raises
-limits and consumes nothing would else pin the largest window with every stream."""
+"""Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
+Twice the pool out of which honest receivers open larger windows, so they never meet it; one that raises limits and
+consumes nothing would else pin the largest window with every stream."""
 IN_FLIGHT: Final = 1.0
 """Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
@@ -53,6 +53,7 @@ class Stream:
         "_blocked",
         "_early",
         "_end_arrived",
+        "_excess",
         "_finish_given",
         "_finishing",
         "_full",
@@ -90,6 +91,8 @@ class Stream:
         self._blocked = False
         self._full = False
         """The last write left no room: the side above waits to be told."""
+        self._excess = 0
+        """Bytes kept beyond an initial window, as the session counts them."""
         self._finishing = False
         self._finish_given = False
         self._side: StreamSide | None = None
@@ -150,8 +153,8 @@ class Stream:
         if self.is_over or self._finishing:
             return
         self._send_window.written += len(data)
-        self._session.kept += len(data)
         self._replay.append(data)
+        self._count_kept()
         self.active_at = self._session.now()
         self._asked = self._session.side is Side.EDGE
         if not self._blocked:
@@ -242,9 +245,8 @@ class Stream:
         if consumed > self._send_window.consumed:
             self.active_at = self._session.now()
         self._send_window.grant(consumed, limit, self._replay.sent + self._finish_given)
-        before = self._replay.base
         self._replay.credit(min(consumed, self._replay.end))
-        self._session.kept -= self._replay.base - before
+        self._count_kept()
         if self._finish_given and consumed > self._replay.end:
             self.send_done = True
             self._session.settle(self)
@@ -277,6 +279,12 @@ class Stream:
                 self._finish_given = True
         self._session.link.wake()
 
+    def _count_kept(self) -> None:
+        excess = max(0, self._replay.held - INITIAL_WINDOW)
+        if excess != self._excess:
+            self._session.kept += excess - self._excess
+            self._excess = excess
+
     def _tell_room(self) -> None:
         if self._side is not None and not self._finishing and self.room:
             self._full = False
@@ -284,7 +292,7 @@ class Stream:
 
     def _over(self) -> None:
         self.is_over = True
-        self._session.kept -= self._replay.held
+        self._session.kept -= self._excess
         self._replay.clear()
         self._early.clear()
         self.receive_window.close()
