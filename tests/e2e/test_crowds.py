@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+import statistics
 
 import pytest
 
 import quictunnel
-from tests.e2e.arena import Arena
+from tests.e2e.arena import Arena, more_rounds
 from tests.e2e.conftest import need
 from tests.e2e.ends import PATIENCE, eventually, sockets_of
 
@@ -38,10 +39,8 @@ def test_idle_visitors_do_not_slow_a_busy_one(tmp_path):
     size = 128 * MIB
     with Arena(tmp_path) as arena:
         arena.speed(size)
-        # A ratio a round, because what else the machine does changes from one to the next and takes half of a
-        # speed away or gives it back. Two rounds must reach the bar; one that is never reached fails in all five.
         ratios: list[float] = []
-        while len(ratios) < 5 and sum(ratio >= 0.7 for ratio in ratios) < 2:
+        while more_rounds(ratios, 0.7):
             alone = arena.speed(size)
             arena.well("idle", count=4500, tls=False)
             arena.well("idle", count=500, tls=True)
@@ -50,7 +49,7 @@ def test_idle_visitors_do_not_slow_a_busy_one(tmp_path):
             arena.do("leave")
             eventually(lambda: sockets_of(arena.edge.pid) < 50, "visitors are left", timeout=30)
     print("beside 5,000 idle visitors:", [f"{ratio:.0%}" for ratio in ratios])
-    assert sum(ratio >= 0.7 for ratio in ratios) == 2
+    assert statistics.median(ratios) >= 0.7
 
 
 def test_visitors_beyond_the_cap_are_reset_and_tunnels_live_on(tmp_path):

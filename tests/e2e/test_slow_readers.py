@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.arena import Arena
+from tests.e2e.arena import Arena, more_rounds
 from tests.e2e.ends import eventually
 
 MIB = 1024 * 1024
@@ -48,10 +49,8 @@ def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
     with Arena(tmp_path) as arena:
         arena.speed(SIZE)
         start = arena.memory()
-        # A ratio a round, because what else the machine does changes from one to the next and takes half of a
-        # speed away or gives it back. Two rounds must reach the bar; one that is never reached fails in all five.
         ratios: list[float] = []
-        while len(ratios) < 5 and sum(ratio >= 0.8 for ratio in ratios) < 2:
+        while more_rounds(ratios, 0.8):
             alone = arena.speed(SIZE)
             arena.well("stall", count=100, tls=tls, apart=apart)
             filled = settled(arena)
@@ -62,7 +61,7 @@ def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
             arena.do("leave")
             settled(arena)
     print({k: f"{v / MIB:.1f} MiB" for k, v in grown.items()}, [f"{ratio:.0%}" for ratio in ratios])
-    assert sum(ratio >= 0.8 for ratio in ratios) == 2
+    assert statistics.median(ratios) >= 0.8
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
