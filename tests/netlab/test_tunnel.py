@@ -41,7 +41,8 @@ def test_a_keystroke_does_not_wait_for_a_bulk_transfer(netlab: StartLab, tmp_pat
     with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk, tunnel.visit() as typist:
         bulk.wait_for(256 * 1024, timeout=10)
         began = time.monotonic()
-        delays = Keystrokes(typist).run(120)
+        # Enough of them that the 99th percentile is not the one unlucky keystroke of the run.
+        delays = Keystrokes(typist).run(400 if loss else 120)
         rate = bulk.mbit_between(began, time.monotonic())
     p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
     print(

@@ -90,6 +90,9 @@ class Cubic(QuicCongestionControl):
         self.ssthresh: int | None = None
         self.full = False
         """Whether the last attempt to send was stopped by the window or the pacer, not by lack of bytes."""
+        self.one_more = False
+        """A cut was just made: one packet may go beyond the smaller window, so that what was lost does not wait
+        for the rest of the flight (RFC 9002 section 7.3.2)."""
         self._rtt = 0.1
         self._start = SlowStart()
         self._recovery_start = -1.0
@@ -161,6 +164,7 @@ class Cubic(QuicCongestionControl):
         self.congestion_window = max(int(window * BETA), MINIMUM_WINDOW * self.datagram)
         self.ssthresh = self.congestion_window
         self._epoch = None
+        self.one_more = True
 
     def undo(self) -> None:
         """The last cut was for packets that had only been overtaken (RFC 9438 section 4.9)."""

@@ -20,7 +20,12 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
     QuicReceiveContext,
 )
-from aioquic.quic.packet import QuicErrorCode, QuicFrameType, pull_quic_transport_parameters
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    pull_quic_transport_parameters,
+    push_quic_transport_parameters,
+)
 from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.tls import Epoch
 
@@ -47,6 +52,12 @@ CIDS_OFFERED = 4
 # All of CRYPTO on one level, in order or not. A client's flight has 1 KiB, a server's with a chain of
 # certificates a few; aioquic stops at the 16 MiB of a TLS message, at quadratic cost.
 MAX_CRYPTO = 64 * 1024
+# Milliseconds that an acknowledgement may be late, as the peer is told: one of waiting for company and some for
+# the event loop. The 25 that aioquic states would be added to every probe time-out (RFC 9002 section 6.2.1), and
+# thereby to the wait of a keystroke that was lost with nothing behind it.
+MAX_ACK_DELAY = 5
+# Bytes; transport parameters have about 120.
+PARAMETERS_SIZE = 512
 ONE_RTT = Epoch.ONE_RTT
 
 
@@ -257,6 +268,13 @@ class TunnelConnection(QuicConnection):
         if self.cause is None and self._close_event is None:
             self.cause = CloseCause.PEER
         super()._handle_connection_close_frame(context, frame_type, buf)
+
+    def _serialize_transport_parameters(self) -> bytes:
+        parameters = pull_quic_transport_parameters(Buffer(data=super()._serialize_transport_parameters()))
+        parameters.max_ack_delay = MAX_ACK_DELAY
+        buffer = Buffer(capacity=PARAMETERS_SIZE)
+        push_quic_transport_parameters(buffer, parameters)
+        return buffer.data
 
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         super()._parse_transport_parameters(data, from_session_ticket)

@@ -59,6 +59,7 @@ class Sender:
         self.skipped: list[int] = []
         self._next_skip = 0
         self._ack_only = 0
+        self._is_tail = False
         self.packets = 0
         self.bytes = 0
 
@@ -117,6 +118,9 @@ class Sender:
         if not (table.control or table.has_data()):
             cc.full = False
             return False
+        if cc.one_more:
+            cc.one_more = False
+            return True
         if table.has_urgent() and cc.bytes_in_flight + connection.mtu.base <= cc.congestion_window:
             return True  # unpaced: it is little, and room was kept for it
         if size > self._bulk_room():
@@ -162,9 +166,12 @@ class Sender:
         if free:
             before = len(parts)
             room = self._write_frames(parts, handlers, room)
-            eliciting = len(parts) > before
-        elif self._ack_only >= PING_EVERY:
+            eliciting = self._is_tail = len(parts) > before
+        elif self._ack_only >= PING_EVERY or (self._is_tail and space.ack_eliciting_in_flight):
+            # The second reason: what was sent last has nothing behind it whose acknowledgement could show that it
+            # was lost, and a time-out takes longer.
             self._ack_only = 0
+            self._is_tail = False
             parts.append(b"\x01")
             eliciting = True
         if not parts:
