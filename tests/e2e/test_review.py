@@ -202,6 +202,18 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         draining.cancel()
 
 
+class Deaf:
+    """Whom a call was made for, and who does not care (call.CallEvents)."""
+
+    def call_message(self, message):
+        pass
+
+    call_stream = call_message
+
+    def call_ended(self, call, error):
+        pass
+
+
 async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_path):
     """Bind and the end of the session in one batch."""
     edge = await asyncio.to_thread(EmbeddedEdge().__enter__)
@@ -210,7 +222,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         async def bind_and_go():
             config = edge.client_config
             (address, *_) = await resolve(config)
-            call = Call(config, None, address)
+            call = Call(config, Deaf(), address)
             await call.greet()
             (guest,) = edge.server._guests
             leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)
