@@ -208,6 +208,8 @@ class EngineSettings:
     """Cap of the doubling probe time-out in seconds: how soon bytes move after a black hole heals."""
     key_update_packets: int = 1 << 21
     """1-RTT packets sent under one key before it is updated; RFC 9001 section 6.6 allows 2**23."""
+    congestion: str = "cubic"
+    """Congestion control, ``cubic`` or ``bbr``; an engine that has no choice keeps its own."""
 
 
 class Connection(Protocol):

@@ -1,0 +1,234 @@
+//! quinn-proto's and rustls' configuration, from the engine's settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::{hkdf, hmac};
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::{
+    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, HashedConnectionIdGenerator,
+    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::RootCertStore;
+
+use crate::congestion::{Congestion, Gauge, Gauged};
+
+/// Packets that may overtake one before it counts as lost, whatever the time.
+const REORDERING_PACKETS: u32 = 10_000;
+/// Round trips after which a packet counts as lost when a later one was acknowledged. With RFC 9002's 9/8,
+/// 10 ms of reordering on a path of 50 ms leave a hundredth of the rate; with this, most of it.
+const REORDERING_TIME: f32 = 1.5;
+/// Packets out of order that a peer acknowledges at once; fewer wait for `ack_delay`.
+const REORDERING_ACKS: u32 = 10;
+
+/// The hard walls of a connection, as the seam has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bidirectional streams that the peer may have open.
+    pub streams: u64,
+    /// Bytes ahead of delivery on one stream.
+    pub stream_window: u64,
+    /// Bytes ahead of delivery on all streams.
+    pub connection_window: u64,
+}
+
+/// Everything an engine is told when it is made; see `EngineSettings` on the Python side for the meanings.
+#[derive(Clone)]
+#[allow(missing_docs)]
+pub struct Settings {
+    pub is_server: bool,
+    pub alpn: Vec<u8>,
+    /// PEM, leaf first; a server's.
+    pub certificate: Vec<u8>,
+    /// PEM; a server's.
+    pub private_key: Vec<u8>,
+    /// DER certificates that a client trusts.
+    pub authorities: Vec<Vec<u8>>,
+    pub idle_timeout: f64,
+    pub handshake_timeout: f64,
+    pub max_half_open: usize,
+    pub retry: bool,
+    pub ack_delay: f64,
+    pub reset_key: Vec<u8>,
+    pub stranger: Limits,
+    pub trusted: Limits,
+    pub send_buffer: usize,
+    /// Path MTU discovery looks for datagrams up to this size.
+    pub largest_datagram: u16,
+    pub max_probe_timeout: f64,
+    pub key_update_packets: u64,
+    pub congestion: Congestion,
+}
+
+/// The settings in the form in which connections are made of them.
+pub struct Config {
+    /// What was asked for.
+    pub settings: Settings,
+    /// For `Endpoint::new`.
+    pub endpoint: Arc<EndpointConfig>,
+    server: Option<ServerConfig>,
+    client: Option<ClientConfig>,
+}
+
+/// A sentence for the person who set it up.
+pub type Mistake = String;
+
+impl Config {
+    /// Reads certificates and keys; fails with a sentence about what cannot be used.
+    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+        let endpoint = Arc::new(endpoint(&settings)?);
+        let (server, client) = if settings.is_server {
+            (Some(server(&settings)?), None)
+        } else {
+            (None, Some(client(&settings)?))
+        };
+        Ok(Self {
+            settings,
+            endpoint,
+            server,
+            client,
+        })
+    }
+
+    /// What `Endpoint::new` decides about strangers by.
+    pub fn listening(&self) -> Option<Arc<ServerConfig>> {
+        self.server.clone().map(Arc::new)
+    }
+
+    /// For one accepted connection: a stranger's limits, and its own gauge.
+    pub fn accepting(&self, gauge: Arc<Gauge>) -> Option<Arc<ServerConfig>> {
+        let mut config = self.server.clone()?;
+        config.transport_config(Arc::new(self.transport(self.settings.stranger, gauge)));
+        Some(Arc::new(config))
+    }
+
+    /// For one outgoing connection, which begins with the connection ID `first`.
+    pub fn connecting(&self, gauge: Arc<Gauge>, first: ConnectionId) -> Option<ClientConfig> {
+        let mut config = self.client.clone()?;
+        config.initial_dst_cid_provider(Arc::new(move || first));
+        config.transport_config(Arc::new(self.transport(self.settings.trusted, gauge)));
+        Some(config)
+    }
+
+    fn transport(&self, limits: Limits, gauge: Arc<Gauge>) -> TransportConfig {
+        let settings = &self.settings;
+        let mut transport = TransportConfig::default();
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(settings.largest_datagram);
+        let mut acks = AckFrequencyConfig::default();
+        acks.max_ack_delay(Duration::try_from_secs_f64(settings.ack_delay).ok())
+            .reordering_threshold(VarInt::from_u32(REORDERING_ACKS));
+        transport
+            .max_concurrent_bidi_streams(varint(limits.streams))
+            .max_concurrent_uni_streams(VarInt::from_u32(0))
+            // quinn-proto cannot raise it later; until a peer is admitted the connection's window is the wall.
+            .stream_receive_window(varint(settings.trusted.stream_window))
+            .receive_window(varint(limits.connection_window))
+            .send_fairness(true)
+            // Reordering is no loss: what was overtaken is given time, as TCP's RACK does (RFC 8985 section
+            // 6.2), instead of three packets, which are nothing at today's rates.
+            .packet_threshold(REORDERING_PACKETS)
+            .time_threshold(REORDERING_TIME)
+            .max_idle_timeout(idle(settings.idle_timeout))
+            .initial_mtu(1200)
+            .mtu_discovery_config(Some(discovery))
+            .ack_frequency_config(Some(acks))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(None)
+            .congestion_controller_factory(Arc::new(Gauged {
+                congestion: settings.congestion,
+                gauge,
+            }));
+        transport
+    }
+}
+
+/// A number of ours as QUIC writes it; what does not fit is the largest.
+pub fn varint(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+fn idle(seconds: f64) -> Option<IdleTimeout> {
+    IdleTimeout::try_from(Duration::try_from_secs_f64(seconds).ok()?).ok()
+}
+
+fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
+    // Connection IDs are recognised after a restart too, or nobody could be told that it forgot them.
+    let tag = hmac::sign(&key, b"connection ids");
+    let mut number = [0; 8];
+    number.copy_from_slice(&tag.as_ref()[..8]);
+    let number = u64::from_le_bytes(number);
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(number)))
+        .supported_versions(vec![1])
+        .max_udp_payload_size(settings.largest_datagram.max(1472))
+        .map_err(|error| format!("largest_datagram cannot be used: {error}"))?;
+    Ok(config)
+}
+
+fn server(settings: &Settings) -> Result<ServerConfig, Mistake> {
+    let chain = certificates(&settings.certificate)?;
+    if chain.is_empty() {
+        return Err("there is no certificate in the file".into());
+    }
+    let key = PrivateKeyDer::from_pem_slice(&settings.private_key)
+        .map_err(|error| format!("there is no usable private key in the file: {error}"))?;
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| format!("the certificate and the key do not work together: {error}"))?;
+    tls.alpn_protocols = vec![settings.alpn.clone()];
+    tls.max_early_data_size = 0;
+    tls.send_tls13_tickets = 0;
+    tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
+    // Retry tokens live for seconds: a key of their own for each run of the program is enough.
+    let token_key =
+        hkdf::Salt::new(hkdf::HKDF_SHA256, &settings.reset_key).extract(&random::<32>()?);
+    let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+    let mut tokens = ValidationTokenConfig::default();
+    tokens.sent(0);
+    config.validation_token_config(tokens).migration(true);
+    Ok(config)
+}
+
+fn client(settings: &Settings) -> Result<ClientConfig, Mistake> {
+    let mut roots = RootCertStore::empty();
+    let (good, _) =
+        roots.add_parsable_certificates(settings.authorities.iter().cloned().map(Into::into));
+    if good == 0 {
+        return Err("there is no usable certificate in it".into());
+    }
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![settings.alpn.clone()];
+    tls.enable_early_data = false;
+    tls.resumption = rustls::client::Resumption::disabled();
+    let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
+    Ok(ClientConfig::new(Arc::new(crypto)))
+}
+
+/// The certificates of a PEM file, as DER.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Mistake> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("it is not PEM: {error}"))
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// From the operating system.
+pub fn random<const SIZE: usize>() -> Result<[u8; SIZE], Mistake> {
+    let mut bytes = [0; SIZE];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system gives no randomness".to_string())?;
+    Ok(bytes)
+}

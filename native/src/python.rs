@@ -1,0 +1,350 @@
+//! The module `quictunnel_native`: the engine, with bytes and tuples at its border.
+//!
+//! The interpreter is released while datagrams are taken in and made: that is where the time goes.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use bytes::Bytes;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::IntoPyObjectExt;
+
+use crate::config::{certificates, Limits, Settings};
+use crate::congestion::Congestion;
+use crate::connection::{Cause, Event};
+use crate::engine;
+
+/// Every connection of one UDP socket.
+#[pyclass(name = "Engine", module = "quictunnel_native")]
+struct PyEngine {
+    engine: engine::Engine,
+    /// Whether IPv6 addresses have four parts here, as those of sockets do.
+    has_scopes: bool,
+}
+
+/// One read of a socket: datagrams of equal size back to back, that size, and where they came from.
+type Received<'py> = (PyBackedBytes, usize, Bound<'py, PyTuple>);
+
+#[pymethods]
+impl PyEngine {
+    /// The settings by name, paths replaced by what is in the files; `ValueError` says what cannot be used.
+    #[new]
+    fn new(settings: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let engine = engine::Engine::new(settings_of(settings)?).map_err(PyValueError::new_err)?;
+        Ok(Self {
+            engine,
+            has_scopes: true,
+        })
+    }
+
+    fn connect(&mut self, address: &Bound<'_, PyTuple>, name: &str, now: f64) -> PyResult<u64> {
+        let address = self.address_of(address)?;
+        self.engine
+            .connect(address, name, now)
+            .map_err(PyValueError::new_err)
+    }
+
+    fn receive(&mut self, py: Python<'_>, batch: Vec<Received<'_>>, now: f64) -> PyResult<()> {
+        let mut parsed = Vec::with_capacity(batch.len());
+        for (payload, segment, address) in batch {
+            parsed.push((payload, segment, self.address_of(&address)?));
+        }
+        let engine = &mut self.engine;
+        py.detach(|| {
+            let batch = parsed
+                .iter()
+                .map(|(payload, segment, address)| (&payload[..], *segment, *address));
+            engine.receive(batch, now);
+        });
+        Ok(())
+    }
+
+    fn expire(&mut self, now: f64) {
+        self.engine.expire(now);
+    }
+
+    fn timeout(&self) -> Option<f64> {
+        self.engine.timeout()
+    }
+
+    /// `(connection, kind, ...)`; the kinds are the names of the seam's events, and `Gone`.
+    fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let told = self.engine.poll();
+        let events = PyList::empty(py);
+        for (number, event) in told {
+            events.append(tuple_of(py, number, event)?)?;
+        }
+        Ok(events)
+    }
+
+    /// `(datagrams, segment, address)`.
+    fn transmit<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
+        let engine = &mut self.engine;
+        let bursts = py.detach(|| engine.transmit(now));
+        let list = PyList::empty(py);
+        for burst in &bursts {
+            let address = self.tuple_of_address(py, burst.address)?;
+            list.append((PyBytes::new(py, &burst.data), burst.segment, address))?;
+        }
+        self.engine.recycle(bursts);
+        Ok(list)
+    }
+
+    fn has_connections(&self) -> bool {
+        self.engine.has_connections()
+    }
+
+    /// Connections in memory, and handshakes under way among them.
+    fn population(&self) -> (usize, usize) {
+        self.engine.population()
+    }
+
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let counters = self.engine.counters();
+        let dict = PyDict::new(py);
+        dict.set_item("retries_sent", counters.retries_sent)?;
+        dict.set_item(
+            "version_negotiations_sent",
+            counters.version_negotiations_sent,
+        )?;
+        dict.set_item("resets_sent", counters.resets_sent)?;
+        dict.set_item("half_open_refused", counters.half_open_refused)?;
+        dict.set_item("datagrams_dropped", counters.datagrams_dropped)?;
+        dict.set_item("connections_failed", counters.connections_failed)?;
+        dict.set_item("panics", counters.panics)?;
+        Ok(dict)
+    }
+
+    fn open(&mut self, number: u64) -> Option<u64> {
+        self.engine.open(number)
+    }
+
+    fn write(&mut self, number: u64, stream: u64, data: PyBackedBytes) -> usize {
+        // Copied once: a small slice must not keep a large object alive.
+        self.engine.write(number, stream, data.len(), |room| {
+            Bytes::copy_from_slice(&data[..room])
+        })
+    }
+
+    fn finish(&mut self, number: u64, stream: u64) {
+        self.engine.finish(number, stream);
+    }
+
+    fn reset(&mut self, number: u64, stream: u64, code: u64) {
+        self.engine.reset(number, stream, code);
+    }
+
+    fn stop(&mut self, number: u64, stream: u64, code: u64) {
+        self.engine.stop(number, stream, code);
+    }
+
+    fn prioritise(&mut self, number: u64, stream: u64) {
+        self.engine.prioritise(number, stream);
+    }
+
+    fn admit(&mut self, number: u64) {
+        self.engine.admit(number);
+    }
+
+    fn ping(&mut self, number: u64) {
+        self.engine.ping(number);
+    }
+
+    fn migrate(&mut self, number: u64) {
+        self.engine.migrate(number);
+    }
+
+    fn close(&mut self, number: u64, code: u64, reason: Vec<u8>) {
+        self.engine.close(number, code, reason);
+    }
+
+    fn address<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        self.engine
+            .address(number)
+            .map(|address| self.tuple_of_address(py, address))
+            .transpose()
+    }
+
+    fn is_client(&self, number: u64) -> Option<bool> {
+        self.engine.is_client(number)
+    }
+
+    /// The arguments of the seam's `Stats`, in order.
+    fn stats<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let Some((stats, last_heard)) = self.engine.stats(number) else {
+            return Ok(None);
+        };
+        let tuple = (
+            stats.rtt,
+            stats.congestion_window,
+            stats.bytes_in_flight,
+            stats.datagram_size,
+            stats.bytes_sent,
+            stats.bytes_received,
+            stats.packets_sent,
+            stats.packets_received,
+            stats.packets_lost,
+            stats.streams_open,
+            last_heard,
+        );
+        Ok(Some(tuple.into_pyobject(py)?))
+    }
+
+    /// The next work on this connection panics. For tests of what that costs.
+    fn fail(&mut self, number: u64) {
+        self.engine.fail(number);
+    }
+}
+
+impl PyEngine {
+    fn address_of(&mut self, address: &Bound<'_, PyTuple>) -> PyResult<SocketAddr> {
+        let host = address.get_borrowed_item(0)?;
+        let host: &str = host.extract()?;
+        let port: u16 = address.get_borrowed_item(1)?.extract()?;
+        let bare = host.split('%').next().unwrap_or(host);
+        let ip: IpAddr = bare
+            .parse()
+            .map_err(|_| PyValueError::new_err("an address of a socket has to be numeric"))?;
+        match ip {
+            IpAddr::V4(_) => Ok(SocketAddr::new(ip, port)),
+            IpAddr::V6(ip) => {
+                self.has_scopes = address.len() == 4;
+                let (flow, scope) = if self.has_scopes {
+                    (
+                        address.get_borrowed_item(2)?.extract()?,
+                        address.get_borrowed_item(3)?.extract()?,
+                    )
+                } else {
+                    (0, 0)
+                };
+                Ok(SocketAddrV6::new(ip, port, flow, scope).into())
+            }
+        }
+    }
+
+    fn tuple_of_address<'py>(
+        &self,
+        py: Python<'py>,
+        address: SocketAddr,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        match address {
+            SocketAddr::V6(v6) if self.has_scopes => {
+                let host = textual(v6.ip());
+                (host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)
+            }
+            SocketAddr::V6(v6) => (textual(v6.ip()), v6.port()).into_pyobject(py),
+            SocketAddr::V4(v4) => (v4.ip().to_string(), v4.port()).into_pyobject(py),
+        }
+    }
+}
+
+fn textual(ip: &Ipv6Addr) -> String {
+    ip.to_string()
+}
+
+fn tuple_of(py: Python<'_>, number: u64, event: Event) -> PyResult<Py<PyAny>> {
+    match event {
+        Event::Data {
+            stream,
+            chunks,
+            end,
+        } => {
+            let size = chunks.iter().map(Bytes::len).sum();
+            let joined = PyBytes::new_with(py, size, |mut space| {
+                for chunk in &chunks {
+                    let (here, rest) = space.split_at_mut(chunk.len());
+                    here.copy_from_slice(chunk);
+                    space = rest;
+                }
+                Ok(())
+            })?;
+            (number, "Data", stream, joined, end).into_py_any(py)
+        }
+        Event::Connected => (number, "Connected").into_py_any(py),
+        Event::Reset { stream, code } => (number, "Reset", stream, code).into_py_any(py),
+        Event::Stopped { stream, code } => (number, "Stopped", stream, code).into_py_any(py),
+        Event::Writable { stream } => (number, "Writable", stream).into_py_any(py),
+        Event::StreamsAvailable => (number, "StreamsAvailable").into_py_any(py),
+        Event::Closed {
+            cause,
+            code,
+            reason,
+        } => {
+            let reason = PyBytes::new(py, &reason);
+            (number, "Closed", name_of(cause), code, reason).into_py_any(py)
+        }
+        Event::Gone => (number, "Gone").into_py_any(py),
+    }
+}
+
+fn name_of(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Local => "LOCAL",
+        Cause::Peer => "PEER",
+        Cause::Timeout => "TIMEOUT",
+        Cause::Reset => "RESET",
+        Cause::Handshake => "HANDSHAKE",
+        Cause::Protocol => "PROTOCOL",
+        Cause::Internal => "INTERNAL",
+    }
+}
+
+fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
+    let item = |name: &str| {
+        dict.get_item(name)?
+            .ok_or_else(|| PyValueError::new_err(format!("{name} is missing")))
+    };
+    let limits = |name: &str| -> PyResult<Limits> {
+        let (streams, stream_window, connection_window) = item(name)?.extract()?;
+        Ok(Limits {
+            streams,
+            stream_window,
+            connection_window,
+        })
+    };
+    let congestion: String = item("congestion")?.extract()?;
+    Ok(Settings {
+        is_server: item("is_server")?.extract()?,
+        alpn: item("alpn")?.extract()?,
+        certificate: item("certificate")?.extract()?,
+        private_key: item("private_key")?.extract()?,
+        authorities: item("authorities")?.extract()?,
+        idle_timeout: item("idle_timeout")?.extract()?,
+        handshake_timeout: item("handshake_timeout")?.extract()?,
+        max_half_open: item("max_half_open")?.extract()?,
+        retry: item("retry")?.extract()?,
+        ack_delay: item("ack_delay")?.extract()?,
+        reset_key: item("reset_key")?.extract()?,
+        stranger: limits("stranger")?,
+        trusted: limits("trusted")?,
+        send_buffer: item("send_buffer")?.extract()?,
+        largest_datagram: item("largest_datagram")?.extract()?,
+        max_probe_timeout: item("max_probe_timeout")?.extract()?,
+        key_update_packets: item("key_update_packets")?.extract()?,
+        congestion: match congestion.as_str() {
+            "cubic" => Congestion::Cubic,
+            "bbr" => Congestion::Bbr,
+            _ => return Err(PyValueError::new_err("congestion has to be cubic or bbr")),
+        },
+    })
+}
+
+/// The certificates of a PEM file, as DER.
+#[pyfunction]
+fn read_certificates<'py>(py: Python<'py>, pem: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let found = certificates(pem).map_err(PyValueError::new_err)?;
+    Ok(found.iter().map(|der| PyBytes::new(py, der)).collect())
+}
+
+/// quinn-proto as a sans-IO engine; see the package `quictunnel`.
+#[pymodule]
+fn quictunnel_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A panic is contained and counted; what a stranger may provoke does not write to the terminal.
+    std::panic::set_hook(Box::new(|_| {}));
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<PyEngine>()?;
+    module.add_function(wrap_pyfunction!(read_certificates, module)?)?;
+    Ok(())
+}

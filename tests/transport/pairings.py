@@ -1,0 +1,23 @@
+"""Which engine the client has, and which the edge: every test that asks for ``engines`` runs on each pairing."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import pytest
+
+ENGINES = ("aioquic", "native")
+HAS_NATIVE = importlib.util.find_spec("quictunnel_native") is not None
+needs_native = pytest.mark.skipif(not HAS_NATIVE, reason="the wheel quictunnel-native is not installed")
+PAIRINGS = [
+    pytest.param(pair, id="-".join(pair), marks=[needs_native] if "native" in pair else [])
+    for pair in itertools.product(ENGINES, repeat=2)
+]
+
+
+@pytest.fixture(params=PAIRINGS)
+def engines(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """The client's engine and the edge's."""
+    pair: tuple[str, str] = request.param
+    return pair
