@@ -187,12 +187,12 @@ def table(samples: Sequence[Sample]) -> Iterator[str]:
             )
 
 
-def _own_loopback(mtu: int) -> NoReturn:
+def own_loopback(module: str, mtu: int) -> NoReturn:
     """Begin anew in a network namespace of our own, whose loopback has this MTU; its settings end with it."""
     if os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("ip")):
         sys.exit("--mtu needs root, unshare (util-linux) and ip (iproute2)")
     there = f'ip link set lo mtu {mtu} up && exec "$0" "$@"'
-    again = [sys.executable, "-m", "perf.throughput", *sys.argv[1:], "--inside"]
+    again = [sys.executable, "-m", module, *sys.argv[1:], "--inside"]
     os.execvp("unshare", ["unshare", "--net", "sh", "-c", there, *again])
 
 
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.mtu and not options.inside:
-        _own_loopback(options.mtu)
+        own_loopback("perf.throughput", options.mtu)
     try:
         contenders.need("iperf3")
     except Missing as lack:
