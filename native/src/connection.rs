@@ -1,123 +1,30 @@
-//! One connection: quinn-proto's state machine, the bytes that wait for it, and what it has to tell.
-//!
-//! quinn-proto buffers what is written up to one limit for all streams, so a stream that is late would find
-//! the buffer full. Streams therefore queue here, each up to its own limit, and no more than congestion
-//! control can use is handed on; what has little to say goes first.
+//! One connection: quinn-proto's state machine, the streams that wait for it, and what it has to tell.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use quinn_proto::{
-    Connection as Quic, ConnectionError, ConnectionId, Dir, FrameStats, ReadError, SendStream,
-    Side, StreamEvent, StreamId, TransportErrorCode, WriteError,
+    Connection as Quic, ConnectionError, ConnectionId, Dir, Side, StreamEvent, StreamId,
+    TransportErrorCode,
 };
 
 use crate::config::{varint, Settings};
 use crate::congestion::Gauge;
-
-/// A stream with fewer bytes than this in a round trip goes before bulk: it is somebody who types.
-const SPARSE: usize = 1000;
-/// Datagrams' worth of bytes that a stream hands to quinn-proto before the next one has its turn, and bytes
-/// when it is alone.
-const TURN: usize = 2;
-const LONELY_TURN: usize = 64 * 1024;
-/// Bytes that quinn-proto holds beyond two congestion windows: one for what is in flight, one for what is
-/// acknowledged behind a gap, and this for the next transmit.
-const SLACK: u64 = 128 * 1024;
+use crate::events::{cause_of, Cause, Event, Stats};
+use crate::hearing::Hearing;
+use crate::streams::{End, Streams};
 
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
-
-/// Why a connection is over, by the names of the seam.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Cause {
-    Local,
-    Peer,
-    Timeout,
-    Reset,
-    Handshake,
-    Protocol,
-    Internal,
-}
-
-/// What happened to a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Event {
-    Connected,
-    Data {
-        stream: u64,
-        chunks: Vec<Bytes>,
-        end: bool,
-    },
-    Reset {
-        stream: u64,
-        code: u64,
-    },
-    Stopped {
-        stream: u64,
-        code: u64,
-    },
-    Writable {
-        stream: u64,
-    },
-    StreamsAvailable,
-    Closed {
-        cause: Cause,
-        code: u64,
-        reason: Vec<u8>,
-    },
-    /// Nothing is left of it; its number is never used again.
-    Gone,
-}
-
-/// See `Stats` on the Python side.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct Stats {
-    pub rtt: f64,
-    pub congestion_window: u64,
-    pub bytes_in_flight: u64,
-    pub datagram_size: u64,
-    pub bytes_sent: u64,
-    pub bytes_received: u64,
-    pub packets_sent: u64,
-    pub packets_received: u64,
-    pub packets_lost: u64,
-    pub streams_open: usize,
-    pub last_heard: Instant,
-}
 
 /// What waits to be told: an event, or a stream that is read when it is told.
 enum Note {
     Event(Event),
     Readable(StreamId),
-}
-
-#[derive(Default)]
-struct Stream {
-    queue: VecDeque<Bytes>,
-    queued: usize,
-    finishing: bool,
-    is_short: bool,
-    is_first: bool,
-    /// Whether it stands in one of the two queues.
-    is_ready: bool,
-    /// When it had its last turn: whoever waits longest is next, in whatever order quinn-proto unblocks them.
-    turn: u64,
-    /// Whether a note says that it is to be read.
-    is_noted: bool,
-    /// Bytes handed on since `recent_since`.
-    recent: usize,
-    recent_since: Option<Instant>,
-    priority: i32,
-    has_sent: bool,
-    has_received: bool,
 }
 
 /// See the module.
@@ -152,20 +59,12 @@ pub struct Connection {
     is_admitted: bool,
     was_open_refused: bool,
     wants_probe: bool,
-    streams: HashMap<StreamId, Stream>,
-    urgent: VecDeque<StreamId>,
-    ready: BTreeSet<(u64, StreamId)>,
-    turns: u64,
+    streams: Streams,
     notes: VecDeque<Note>,
     gauge: Arc<Gauge>,
+    hearing: Hearing,
     now: Instant,
-    last_heard: Instant,
-    frames_heard: u64,
-    /// Since when an acknowledgement is awaited and nothing was heard.
-    silent_since: Option<Instant>,
     keys_since: u64,
-    send_buffer: usize,
-    probe_timeout: Duration,
     key_update_packets: u64,
 }
 
@@ -191,19 +90,12 @@ impl Connection {
             closing: None,
             was_open_refused: false,
             wants_probe: false,
-            streams: HashMap::new(),
-            urgent: VecDeque::new(),
-            ready: BTreeSet::new(),
-            turns: 0,
+            streams: Streams::new(settings.send_buffer),
             notes: VecDeque::new(),
             gauge,
+            hearing: Hearing::new(settings.max_probe_timeout, now),
             now,
-            last_heard: now,
-            frames_heard: 0,
-            silent_since: None,
             keys_since: 0,
-            send_buffer: settings.send_buffer,
-            probe_timeout: Duration::from_secs_f64(settings.max_probe_timeout.clamp(0.01, 1e9)),
             key_update_packets: settings.key_update_packets.max(1),
         }
     }
@@ -238,7 +130,7 @@ impl Connection {
             self.was_open_refused = true;
             return None;
         };
-        self.streams.insert(id, Stream::default());
+        self.streams.insert(id);
         Some(id.into())
     }
 
@@ -247,23 +139,13 @@ impl Connection {
         if self.is_closed {
             return 0;
         }
-        let limit = self.send_buffer;
-        match self.streams.get_mut(&id_of(number)) {
-            Some(stream) if !stream.has_sent && !stream.finishing => {
-                let room = limit.saturating_sub(stream.queued).min(offered);
-                stream.is_short |= room < offered;
-                room
-            }
-            _ => 0,
-        }
+        self.streams.room(id_of(number), offered)
     }
 
     /// Queue bytes for which there is room.
     pub fn write(&mut self, number: u64, data: Bytes) {
         let id = id_of(number);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.queued += data.len();
-            stream.queue.push_back(data);
+        if self.streams.write(id, data) {
             self.schedule(id);
         }
     }
@@ -271,10 +153,8 @@ impl Connection {
     /// No more bytes follow.
     pub fn finish(&mut self, number: u64) {
         let id = id_of(number);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            if !stream.has_sent && !mem::replace(&mut stream.finishing, true) {
-                self.schedule(id);
-            }
+        if self.streams.finish(id) {
+            self.schedule(id);
         }
     }
 
@@ -286,25 +166,17 @@ impl Connection {
     /// Give up reading.
     pub fn stop(&mut self, number: u64, code: u64) {
         let id = id_of(number);
-        match self.streams.get_mut(&id) {
-            Some(stream) if !stream.has_received => stream.has_received = true,
-            _ => return,
+        if self.streams.has_received(id) {
+            // An error says that nothing is left to stop.
+            let _ = self.quic.recv_stream(id).stop(varint(code));
         }
-        // An error says that nothing is left to stop.
-        let _ = self.quic.recv_stream(id).stop(varint(code));
-        self.forget_if_over(id);
     }
 
     /// Send this stream's bytes first.
     pub fn prioritise(&mut self, number: u64) {
         let id = id_of(number);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.is_first = true;
-            if mem::replace(&mut stream.is_ready, false) {
-                self.ready.remove(&(stream.turn, id));
-                self.urgent.retain(|other| *other != id);
-                self.schedule(id);
-            }
+        if self.streams.prioritise(id) {
+            self.schedule(id);
         }
     }
 
@@ -359,7 +231,7 @@ impl Connection {
             packets_received: stats.udp_rx.datagrams,
             packets_lost: stats.path.lost_packets,
             streams_open: self.streams.len(),
-            last_heard: self.last_heard,
+            last_heard: self.hearing.last(),
         }
     }
 
@@ -378,12 +250,9 @@ impl Connection {
     /// Datagrams were taken in: see whether any of them was authentic.
     pub fn heard(&mut self, now: Instant) {
         self.now = now;
-        let frames = count(&self.quic.stats().frame_rx);
-        if frames != self.frames_heard {
-            self.frames_heard = frames;
-            self.last_heard = now;
-            self.silent_since = (self.gauge.in_flight() > 0).then_some(now);
-        }
+        let in_flight = self.gauge.in_flight();
+        self.hearing
+            .take(&self.quic.stats().frame_rx, in_flight, now);
     }
 
     /// Note what the state machine says.
@@ -418,7 +287,7 @@ impl Connection {
         if self.probe_due().is_some_and(|due| due <= now) {
             self.quic.ping();
             self.wants_probe = true;
-            self.silent_since = Some(now);
+            self.hearing.asked(now);
         }
     }
 
@@ -455,14 +324,14 @@ impl Connection {
             self.keys_since = sent;
             self.quic.force_key_update();
         }
-        self.feed();
+        for id in self.streams.feed(&mut self.quic, now) {
+            self.tell(Event::Writable { stream: id.into() });
+        }
     }
 
     /// After the datagrams of a turn.
     pub fn sent(&mut self, now: Instant) {
-        if self.silent_since.is_none() && self.gauge.in_flight() > 0 {
-            self.silent_since = Some(now);
-        }
+        self.hearing.sent(self.gauge.in_flight(), now);
     }
 
     /// What happened since the last time. Handing data over is what opens the windows.
@@ -496,9 +365,8 @@ impl Connection {
         });
         self.is_closed = true;
         self.deadline = None;
-        self.silent_since = None;
-        self.urgent.clear();
-        self.ready.clear();
+        self.hearing.end();
+        self.streams.silence();
     }
 
     fn on_connected(&mut self) {
@@ -517,27 +385,8 @@ impl Connection {
         if self.is_closed {
             return;
         }
-        let (cause, code, reason) = match lost {
-            ConnectionError::TransportError(error) => {
-                self.is_closing = true;
-                let cause = match error.code {
-                    TransportErrorCode::INTERNAL_ERROR => Cause::Internal,
-                    _ => Cause::Protocol,
-                };
-                (cause, error.code.into(), error.reason.into_bytes())
-            }
-            ConnectionError::ConnectionClosed(close) => {
-                (Cause::Peer, close.error_code.into(), close.reason.to_vec())
-            }
-            ConnectionError::ApplicationClosed(close) => {
-                (Cause::Peer, close.error_code.into(), close.reason.to_vec())
-            }
-            ConnectionError::VersionMismatch => (Cause::Protocol, 0, Vec::new()),
-            ConnectionError::Reset => (Cause::Reset, 0, b"The peer forgot this connection".into()),
-            ConnectionError::TimedOut => (Cause::Timeout, 0, Vec::new()),
-            ConnectionError::LocallyClosed => (Cause::Local, 0, Vec::new()),
-            ConnectionError::CidsExhausted => (Cause::Internal, 0, Vec::new()),
-        };
+        self.is_closing = matches!(lost, ConnectionError::TransportError(_));
+        let (cause, code, reason) = cause_of(lost);
         self.tell_closed(cause, code, reason);
     }
 
@@ -545,18 +394,13 @@ impl Connection {
         match event {
             StreamEvent::Opened { dir } => {
                 while let Some(id) = self.quic.streams().accept(dir) {
-                    self.streams.insert(id, Stream::default());
+                    self.streams.insert(id);
                     self.note_readable(id);
                 }
             }
             StreamEvent::Readable { id } => self.note_readable(id),
             StreamEvent::Writable { id } => self.schedule(id),
-            StreamEvent::Finished { id } => {
-                if let Some(stream) = self.streams.get_mut(&id) {
-                    stream.has_sent = true;
-                    self.forget_if_over(id);
-                }
-            }
+            StreamEvent::Finished { id } => self.streams.has_sent(id),
             StreamEvent::Stopped { id, error_code } => {
                 if self.abandon(id, error_code.into()) {
                     self.tell(Event::Stopped {
@@ -574,246 +418,57 @@ impl Connection {
     }
 
     fn note_readable(&mut self, id: StreamId) {
-        if self.is_closed {
-            return;
-        }
-        if let Some(stream) = self.streams.get_mut(&id) {
-            if !mem::replace(&mut stream.is_noted, true) {
-                self.notes.push_back(Note::Readable(id));
-            }
+        if !self.is_closed && self.streams.note(id) {
+            self.notes.push_back(Note::Readable(id));
         }
     }
 
     fn read(&mut self, id: StreamId, told: &mut Vec<(u64, Event)>) {
-        match self.streams.get_mut(&id) {
-            Some(stream) if !stream.has_received => stream.is_noted = false,
-            _ => return,
-        }
-        let mut chunks = Vec::new();
-        let mut end = false;
-        let mut code = None;
-        let mut receiver = self.quic.recv_stream(id);
-        let Ok(mut reader) = receiver.read(true) else {
+        let Some((chunks, end)) = self.streams.read(id, &mut self.quic) else {
             return;
         };
-        loop {
-            match reader.next(usize::MAX) {
-                Ok(Some(chunk)) => {
-                    chunks.push(chunk.bytes);
-                    continue;
-                }
-                Ok(None) => end = true,
-                Err(ReadError::Reset(given)) => code = Some(given.into()),
-                Err(ReadError::Blocked) => {}
-            }
-            break;
-        }
-        // What has to be sent because of it goes with the next transmit, which follows every poll.
-        let _ = reader.finalize();
         let stream = id.into();
-        if end || !chunks.is_empty() {
+        let is_end = end == Some(End::Clean);
+        if is_end || !chunks.is_empty() {
             told.push((
                 self.id,
                 Event::Data {
                     stream,
                     chunks,
-                    end,
+                    end: is_end,
                 },
             ));
         }
-        if let Some(code) = code {
+        if let Some(End::Reset(code)) = end {
             told.push((self.id, Event::Reset { stream, code }));
-        }
-        if end || code.is_some() {
-            if let Some(stream) = self.streams.get_mut(&id) {
-                stream.has_received = true;
-            }
-            self.forget_if_over(id);
         }
     }
 
     /// Reset the sending half; whether there was anything to reset.
     fn abandon(&mut self, id: StreamId, code: u64) -> bool {
-        let Some(stream) = self.streams.get_mut(&id).filter(|s| !s.has_sent) else {
-            return false;
-        };
-        stream.has_sent = true;
-        stream.queue.clear();
-        stream.queued = 0;
-        // An error says that nothing is left to reset.
-        let _ = self.quic.send_stream(id).reset(varint(code));
-        self.forget_if_over(id);
-        true
-    }
-
-    fn forget_if_over(&mut self, id: StreamId) {
-        if let Some(stream) = self.streams.get(&id) {
-            if stream.has_sent && stream.has_received {
-                self.streams.remove(&id);
-            }
+        let was_open = self.streams.give_up(id);
+        if was_open {
+            // An error says that nothing is left to reset.
+            let _ = self.quic.send_stream(id).reset(varint(code));
         }
+        was_open
     }
 
     fn schedule(&mut self, id: StreamId) {
-        if self.is_closed {
-            return;
-        }
-        let rtt = self.quic.rtt();
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return;
-        };
-        if stream.is_ready || stream.has_sent || (stream.queue.is_empty() && !stream.finishing) {
-            return;
-        }
-        stream.is_ready = true;
-        if stream
-            .recent_since
-            .is_none_or(|since| self.now > since + rtt)
-        {
-            stream.recent = 0;
-        }
-        if stream.is_first || stream.queued + stream.recent <= SPARSE {
-            self.urgent.push_back(id);
-        } else {
-            self.ready.insert((stream.turn, id));
+        if !self.is_closed {
+            let rtt = self.quic.rtt();
+            self.streams.schedule(id, self.now, rtt);
         }
     }
 
-    fn feed(&mut self) {
-        if self.urgent.is_empty() && self.ready.is_empty() {
-            return;
-        }
-        let window = self.quic.congestion_state().window();
-        // For these only the peer's windows count; each is bounded by its own queue.
-        self.quic.set_send_window(u64::MAX);
-        while let Some(id) = self.urgent.pop_front() {
-            while self.hand_on(id) {}
-        }
-        self.quic.set_send_window(window.saturating_mul(2) + SLACK);
-        while let Some((_, id)) = self.ready.pop_first() {
-            if self.hand_on(id) {
-                let turn = self.streams.get(&id).map_or(0, |stream| stream.turn);
-                self.ready.insert((turn, id));
-            }
-        }
-    }
-
-    /// Give quinn-proto some of a stream's bytes; whether it has more and would take it.
-    fn hand_on(&mut self, id: StreamId) -> bool {
-        let turn = match self.ready.is_empty() {
-            true => LONELY_TURN,
-            false => TURN * usize::from(self.quic.current_mtu()),
-        };
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return false;
-        };
-        if stream.has_sent {
-            stream.is_ready = false;
-            return false;
-        }
-        let mut sender = self.quic.send_stream(id);
-        let priority = match stream.is_first {
-            true => 2,
-            false => i32::from(stream.queued + stream.recent <= SPARSE),
-        };
-        if priority != stream.priority && sender.set_priority(priority).is_ok() {
-            stream.priority = priority;
-        }
-        let mut blocked = false;
-        if !stream.queue.is_empty() {
-            match write_turn(&mut sender, &mut stream.queue, turn) {
-                Ok(size) => {
-                    stream.queued -= size;
-                    self.turns += 1;
-                    stream.turn = self.turns;
-                    if stream.recent == 0 {
-                        stream.recent_since = Some(self.now);
-                    }
-                    stream.recent += size;
-                }
-                // Writable, or Stopped, will follow.
-                Err(WriteError::Blocked | WriteError::Stopped(_)) => blocked = true,
-                Err(WriteError::ClosedStream) => {
-                    stream.queue.clear();
-                    stream.queued = 0;
-                    blocked = true;
-                }
-            }
-        }
-        if stream.queue.is_empty() && stream.finishing {
-            // An error says that the peer wants no more, which is an event of its own.
-            let _ = sender.finish();
-        }
-        let more = !stream.queue.is_empty() && !blocked;
-        stream.is_ready = more;
-        if stream.is_short && stream.queued * 2 < self.send_buffer {
-            stream.is_short = false;
-            self.notes
-                .push_back(Note::Event(Event::Writable { stream: id.into() }));
-        }
-        more
-    }
-
-    /// quinn-proto doubles its probe time-out without a bound. While it awaits an acknowledgement in silence,
-    /// a ping goes out at least this often: its acknowledgement makes everything that was lost move again.
     fn probe_due(&self) -> Option<Instant> {
-        if !self.is_connected || self.is_closed || self.gauge.in_flight() == 0 {
+        if !self.is_connected || self.is_closed {
             return None;
         }
-        let patience = self.probe_timeout.max(self.quic.rtt().saturating_mul(2));
-        Some(self.silent_since? + patience)
+        self.hearing.due(self.gauge.in_flight(), self.quic.rtt())
     }
-}
-
-/// Move at most `limit` bytes from the front of `queue`; how many it were.
-fn write_turn(
-    sender: &mut SendStream<'_>,
-    queue: &mut VecDeque<Bytes>,
-    limit: usize,
-) -> Result<usize, WriteError> {
-    if let Some(front) = queue.front_mut().filter(|front| front.len() > limit) {
-        let size = sender.write_chunks(&mut [front.slice(..limit)])?.bytes;
-        front.advance(size);
-        return Ok(size);
-    }
-    let mut size = 0;
-    let mut count = 0;
-    while count < queue.len() && size + queue[count].len() <= limit {
-        size += queue[count].len();
-        count += 1;
-    }
-    let written = sender.write_chunks(&mut queue.make_contiguous()[..count])?;
-    queue.drain(..written.chunks);
-    Ok(written.bytes)
 }
 
 fn id_of(number: u64) -> StreamId {
     StreamId::from(varint(number))
-}
-
-/// A number that changes with every authentic packet that says anything.
-fn count(frames: &FrameStats) -> u64 {
-    frames.acks
-        + frames.ack_frequency
-        + frames.crypto
-        + frames.connection_close
-        + frames.data_blocked
-        + u64::from(frames.handshake_done)
-        + frames.immediate_ack
-        + frames.max_data
-        + frames.max_stream_data
-        + frames.max_streams_bidi
-        + frames.max_streams_uni
-        + frames.new_connection_id
-        + frames.new_token
-        + frames.path_challenge
-        + frames.path_response
-        + frames.ping
-        + frames.reset_stream
-        + frames.retire_connection_id
-        + frames.stream_data_blocked
-        + frames.streams_blocked_bidi
-        + frames.streams_blocked_uni
-        + frames.stop_sending
-        + frames.stream
 }

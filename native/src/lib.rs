@@ -10,11 +10,14 @@ mod config;
 mod congestion;
 mod connection;
 mod engine;
+mod events;
+mod hearing;
 #[cfg(feature = "python")]
 mod python;
+mod streams;
 mod time;
 
 pub use config::{certificates, Limits, Mistake, Settings};
 pub use congestion::Congestion;
-pub use connection::{Cause, Event, Stats};
 pub use engine::{Counters, Engine, Outgoing};
+pub use events::{Cause, Event, Stats};

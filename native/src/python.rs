@@ -13,8 +13,8 @@ use pyo3::IntoPyObjectExt;
 
 use crate::config::{certificates, Limits, Settings};
 use crate::congestion::Congestion;
-use crate::connection::{Cause, Event};
 use crate::engine;
+use crate::events::{Cause, Event};
 
 /// Every connection of one UDP socket.
 #[pyclass(name = "Engine", module = "quictunnel_native")]

@@ -30,7 +30,8 @@ impl Clock {
         let wanted = instant.saturating_duration_since(self.base);
         let mut seconds = wanted.as_secs_f64();
         while Duration::from_secs_f64(seconds) < wanted {
-            seconds = seconds.next_up();
+            // The next number up (`f64::next_up` is younger than the Rust that Debian has).
+            seconds = f64::from_bits(seconds.to_bits() + 1);
         }
         seconds
     }

@@ -1,0 +1,153 @@
+//! Where a datagram goes, and how strangers are met.
+
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quinn_proto::{DatagramEvent, Incoming};
+
+use super::{Engine, Outgoing};
+use crate::congestion::Gauge;
+use crate::connection::Connection;
+
+/// Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
+const MAX_REPLIES: usize = 2048;
+/// Shorter datagrams are neither a packet nor a stateless reset (RFC 9000 section 10.3).
+const SMALLEST_DATAGRAM: usize = 21;
+
+impl Engine {
+    /// The key of the connection that a datagram was for.
+    pub(super) fn take_in(
+        &mut self,
+        datagram: BytesMut,
+        address: SocketAddr,
+        now: Instant,
+    ) -> Option<usize> {
+        if datagram.len() < SMALLEST_DATAGRAM {
+            self.counters.datagrams_dropped += 1;
+            return None;
+        }
+        let is_long = datagram[0] & 0x80 != 0;
+        let mut reply = Vec::new();
+        let retry = is_retry(&datagram).then(|| datagram.to_vec());
+        let endpoint = &mut self.endpoint;
+        let event = catch_unwind(AssertUnwindSafe(|| {
+            endpoint.handle(now, address, None, None, datagram, &mut reply)
+        }));
+        match event {
+            Ok(Some(DatagramEvent::ConnectionEvent(handle, event))) => {
+                let mut is_taken = false;
+                self.guarded(handle.0, |connection, _| {
+                    let is_authentic = retry.is_none_or(|retry| connection.is_valid_retry(&retry));
+                    if is_authentic && may_come_from(connection, address) {
+                        is_taken = true;
+                        connection.quic.handle_event(event);
+                    }
+                });
+                return is_taken.then_some(handle.0);
+            }
+            Ok(Some(DatagramEvent::NewConnection(incoming))) => self.meet(incoming, now),
+            Ok(Some(DatagramEvent::Response(_))) => {
+                if !is_long {
+                    if !self.config.settings.is_server {
+                        return None;
+                    }
+                    self.counters.resets_sent += 1;
+                } else if reply.get(1..5) == Some(&[0; 4]) {
+                    self.counters.version_negotiations_sent += 1;
+                }
+                self.reply(reply, address);
+            }
+            Ok(None) => self.counters.datagrams_dropped += 1,
+            Err(_) => self.counters.panics += 1,
+        }
+        None
+    }
+
+    /// A valid first packet of a stranger.
+    fn meet(&mut self, incoming: Incoming, now: Instant) {
+        let address = incoming.remote_address();
+        let mut reply = Vec::new();
+        if self.config.settings.retry && !incoming.remote_address_validated() {
+            if self.endpoint.retry(incoming, &mut reply).is_ok() {
+                self.counters.retries_sent += 1;
+                self.reply(reply, address);
+            }
+            return;
+        }
+        if self.half_open >= self.config.settings.max_half_open {
+            self.counters.half_open_refused += 1;
+            self.endpoint.ignore(incoming);
+            return;
+        }
+        let gauge = Arc::new(Gauge::default());
+        let config = self.config.accepting(gauge.clone());
+        let endpoint = &mut self.endpoint;
+        let accepted = catch_unwind(AssertUnwindSafe(|| {
+            endpoint
+                .accept(incoming, now, &mut reply, config)
+                .map_err(|error| error.response.is_some())
+        }));
+        match accepted {
+            Ok(Ok((handle, quic))) => {
+                self.register(handle, quic, gauge, now);
+            }
+            Ok(Err(has_answer)) => {
+                self.counters.connections_failed += 1;
+                if has_answer {
+                    self.reply(reply, address);
+                }
+            }
+            Err(_) => self.counters.panics += 1,
+        }
+    }
+
+    fn reply(&mut self, data: Vec<u8>, address: SocketAddr) {
+        if self.replies.len() < MAX_REPLIES {
+            self.replies.push(Outgoing {
+                segment: data.len(),
+                data,
+                address,
+            });
+        }
+    }
+}
+
+/// RFC 9000 section 17.2.5.
+fn is_retry(datagram: &[u8]) -> bool {
+    datagram[0] & 0xF0 == 0xF0 && datagram.get(1..5) == Some(&[0, 0, 0, 1])
+}
+
+/// A public peer does not turn into a neighbour: that is request forgery (RFC 9000 section 21.5.6).
+fn may_come_from(connection: &Connection, address: SocketAddr) -> bool {
+    let current = connection.address();
+    address.ip() == current.ip() || is_public(address.ip()) || !is_public(current.ip())
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, c, _] = v4.octets();
+            !(v4.is_private()
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.is_documentation()
+                || a == 0
+                || a >= 240
+                || (a == 100 && b & 0xC0 == 64)
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 198 && b & 0xFE == 18))
+        }
+        IpAddr::V6(v6) => {
+            let first = v6.segments()[0];
+            !(v6.is_loopback()
+                || v6.is_unspecified()
+                || first & 0xFE00 == 0xFC00
+                || first & 0xFFC0 == 0xFE80
+                || (first == 0x2001 && v6.segments()[1] == 0x0DB8))
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! When the peer was last heard, and when to ask it for an answer.
+
+use std::time::{Duration, Instant};
+
+use quinn_proto::FrameStats;
+
+/// See the module.
+pub struct Hearing {
+    last: Instant,
+    frames: u64,
+    /// Since when an acknowledgement is awaited and nothing was heard.
+    silent_since: Option<Instant>,
+    patience: Duration,
+}
+
+impl Hearing {
+    /// With `max_probe_timeout` seconds of patience.
+    pub fn new(max_probe_timeout: f64, now: Instant) -> Self {
+        Self {
+            last: now,
+            frames: 0,
+            silent_since: None,
+            patience: Duration::from_secs_f64(max_probe_timeout.clamp(0.01, 1e9)),
+        }
+    }
+
+    /// When an authentic packet came last.
+    pub fn last(&self) -> Instant {
+        self.last
+    }
+
+    /// Datagrams were taken in: see whether any of them was authentic.
+    pub fn take(&mut self, stats: &FrameStats, in_flight: u64, now: Instant) {
+        let frames = count(stats);
+        if frames != self.frames {
+            self.frames = frames;
+            self.last = now;
+            self.silent_since = (in_flight > 0).then_some(now);
+        }
+    }
+
+    /// Datagrams were sent.
+    pub fn sent(&mut self, in_flight: u64, now: Instant) {
+        if self.silent_since.is_none() && in_flight > 0 {
+            self.silent_since = Some(now);
+        }
+    }
+
+    /// The peer is asked now.
+    pub fn asked(&mut self, now: Instant) {
+        self.silent_since = Some(now);
+    }
+
+    /// Nothing is awaited any more.
+    pub fn end(&mut self) {
+        self.silent_since = None;
+    }
+
+    /// quinn-proto doubles its probe time-out without a bound. While it awaits an acknowledgement in silence,
+    /// a ping goes out at least this often: its acknowledgement makes everything that was lost move again.
+    pub fn due(&self, in_flight: u64, rtt: Duration) -> Option<Instant> {
+        if in_flight == 0 {
+            return None;
+        }
+        let patience = self.patience.max(rtt.saturating_mul(2));
+        Some(self.silent_since? + patience)
+    }
+}
+
+/// A number that changes with every authentic packet that says anything.
+fn count(frames: &FrameStats) -> u64 {
+    frames.acks
+        + frames.ack_frequency
+        + frames.crypto
+        + frames.connection_close
+        + frames.data_blocked
+        + u64::from(frames.handshake_done)
+        + frames.immediate_ack
+        + frames.max_data
+        + frames.max_stream_data
+        + frames.max_streams_bidi
+        + frames.max_streams_uni
+        + frames.new_connection_id
+        + frames.new_token
+        + frames.path_challenge
+        + frames.path_response
+        + frames.ping
+        + frames.reset_stream
+        + frames.retire_connection_id
+        + frames.stream_data_blocked
+        + frames.streams_blocked_bidi
+        + frames.streams_blocked_uni
+        + frames.stop_sending
+        + frames.stream
+}
