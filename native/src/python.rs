@@ -344,6 +344,7 @@ fn quictunnel_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // A panic is contained and counted; what a stranger may provoke does not write to the terminal.
     std::panic::set_hook(Box::new(|_| {}));
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("QUINN_PROTO_VERSION", env!("QUINN_PROTO_VERSION"))?;
     module.add_class::<PyEngine>()?;
     module.add_function(wrap_pyfunction!(read_certificates, module)?)?;
     Ok(())

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quictunnel.address import shown
 from quictunnel.config import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
+from quictunnel.transport.engines import describe_engine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PACKAGES: Final = {"native": "quictunnel-native", "aioquic": "aioquic"}
-"""The distribution that each engine comes in."""
-
 
 def engine(environ: Mapping[str, str]) -> str:
-    """Name and version of the engine that ``QUICTUNNEL_ENGINE`` picks."""
+    """Name and version of the engine that ``QUICTUNNEL_ENGINE`` picks. Raises ConfigError when it names none,
+    or one that is not installed."""
     wanted = environ.get(ENGINE) or "auto"
     if wanted not in ENGINES:
         raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(wanted)}.")
-    if wanted == "auto":
-        wanted = "native" if _installed(PACKAGES["native"]) else "aioquic"
-    return f"{wanted} {_installed(PACKAGES[wanted]) or '(not installed)'}"
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return describe_engine(wanted)

@@ -6,12 +6,15 @@ Adapters are imported when they are asked for: whoever uses one never loads the 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+import logging
+from typing import TYPE_CHECKING, Protocol, cast
 
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Engine, EngineSettings
+
+logger = logging.getLogger(__name__)
 
 _ADAPTERS = {
     "native": ("quictunnel.transport.engines.native", "NativeEngine"),
@@ -23,23 +26,44 @@ CHOICES = ("auto", *_ADAPTERS)
 def create_engine(settings: EngineSettings, choice: str = "auto") -> Engine:
     """Make the engine that ``choice`` (the value of QUICTUNNEL_ENGINE) names.
 
-    ``auto`` is ``native`` where it is installed, else ``aioquic``.
+    ``auto`` is ``native`` where it is installed, else ``aioquic``. Raises ConfigError when there is no such
+    engine, or when it does not like the settings.
     """
-    if choice not in CHOICES:
-        raise ConfigError(f"QUICTUNNEL_ENGINE is {choice!r}; it has to be one of {', '.join(CHOICES)}.")
-    if choice != "auto":
-        return _load(choice, settings)
-    try:
-        return _load("native", settings)
-    except _MissingError:
-        return _load("aioquic", settings)
+    return _adapter(choice)(settings)
+
+
+def describe_engine(choice: str = "auto") -> str:
+    """Name and version of the engine that :func:`create_engine` makes; raises ConfigError as that does."""
+    adapter = _adapter(choice)
+    return f"{adapter.name} {adapter.version}"
+
+
+class _Adapter(Protocol):
+    name: str
+    version: str
+
+    def __call__(self, settings: EngineSettings) -> Engine: ...
 
 
 class _MissingError(ConfigError):
     """The engine's library is not installed."""
 
 
-def _load(name: str, settings: EngineSettings) -> Engine:
+def _adapter(choice: str) -> _Adapter:
+    if choice not in CHOICES:
+        raise ConfigError(f"QUICTUNNEL_ENGINE is {choice!r}; it has to be one of {', '.join(CHOICES)}.")
+    if choice != "auto":
+        return _load(choice)
+    try:
+        return _load("native")
+    except _MissingError as missing:
+        # An installed library that cannot be loaded is worth a word; one that is not there is not.
+        if not isinstance(missing.__cause__, ModuleNotFoundError):
+            logger.warning("The native engine is installed but not usable (%s); aioquic is used", missing.__cause__)
+        return _load("aioquic")
+
+
+def _load(name: str) -> _Adapter:
     module_name, class_name = _ADAPTERS[name]
     try:
         module = importlib.import_module(module_name)
@@ -48,4 +72,4 @@ def _load(name: str, settings: EngineSettings) -> Engine:
             f"QUICTUNNEL_ENGINE asks for the {name} engine, which cannot be imported ({error}). Install it, "
             "or set QUICTUNNEL_ENGINE=auto to use what is there."
         ) from error
-    return cast("Engine", getattr(module, class_name)(settings))
+    return cast("_Adapter", getattr(module, class_name))

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# What the extension offers changes with its minor version; the extra ``native`` asks for the same.
+WANTED: Final = "0.1."
+if not quictunnel_native.__version__.startswith(WANTED):
+    raise ImportError(f"quictunnel-native {quictunnel_native.__version__} is installed, {WANTED}* is needed")
+
 # Reason phrases are for people; a longer one would not leave room for itself in every packet.
 MAX_REASON: Final = 256
 NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
@@ -106,7 +111,7 @@ class NativeEngine:
     """:class:`quictunnel.transport.engine.Engine` on quinn-proto."""
 
     name = "native"
-    version: str = quictunnel_native.__version__
+    version = f"{quictunnel_native.__version__} (quinn-proto {quictunnel_native.QUINN_PROTO_VERSION})"
 
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
         """``random`` makes the reset key when there is none; quinn-proto has its own source for the rest."""
