@@ -34,9 +34,11 @@ async def virtual_time() -> VirtualLoop:
 
 
 @pytest.fixture
-async def network(virtual_time: VirtualLoop) -> AsyncIterator[Network]:
-    """A network that must be empty again when the test ends: all sockets closed, no task left."""
-    made = Network(virtual_time)
+async def network(request: pytest.FixtureRequest, virtual_time: VirtualLoop) -> AsyncIterator[Network]:
+    """A network that must be empty again when the test ends: all sockets closed, no task left. Its chance comes
+    from ``seed``, where the test asks for one (see ``--seeds``)."""
+    seed = request.getfixturevalue("seed") if "seed" in request.fixturenames else 1
+    made = Network(virtual_time, seed)
     yield made
     made.close()
     left = [socket.local_address for socket in made.sockets]

@@ -6,9 +6,15 @@ import pytest
 import trustme
 
 from tests.simnet.fixtures import network, pytest_asyncio_loop_factories, virtual_time
+from tests.transport.pairings import engines
 from tests.transport.sessions.pair import start_pair
 
-__all__ = ["network", "pytest_asyncio_loop_factories", "start_pair", "virtual_time"]
+__all__ = ["engines", "network", "pytest_asyncio_loop_factories", "start_pair", "virtual_time"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(1, metafunc.config.getoption("seeds") + 1))
 
 
 @pytest.fixture(scope="session")

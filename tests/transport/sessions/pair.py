@@ -124,8 +124,9 @@ class SessionPair:
         certificates: Path,
         client_socket: DatagramSocket,
         edge_socket: DatagramSocket,
-        engines=("auto", "auto"),
-    ):
+        engines: tuple[str, str],
+    ) -> None:
+        """``engines``: the client's and the edge's."""
         self.client_half, self.edge_half = Half(Side.CLIENT), Half(Side.EDGE)
         limits = Limits(streams=1, stream_window=2 << 20, connection_window=4 << 20)
         settings = EngineSettings(
@@ -196,14 +197,14 @@ StartPair = Callable[..., SessionPair]
 
 
 @pytest.fixture
-async def start_pair(network: Network, certificates: Path):
+async def start_pair(network: Network, certificates: Path, engines: tuple[str, str]):
     """``start_pair(both=Conditions...)``: a pair on the simulated network; closed and checked at the end."""
-    pairs = []
+    pairs: list[SessionPair] = []
 
     def start(**conditions) -> SessionPair:
-        edge = network.socket(("10.0.0.1", 4433))
-        client = network.socket(("10.0.0.2", 5000), **conditions)
-        pairs.append(SessionPair(certificates, client, edge))
+        edge = network.socket(("10.0.0.1", 4433 + len(pairs)))
+        client = network.socket(("10.0.0.2", 5000 + len(pairs)), **conditions)
+        pairs.append(SessionPair(certificates, client, edge, engines))
         return pairs[-1]
 
     yield start
