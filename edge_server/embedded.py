@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edge_server.config import EdgeConfig
 from edge_server.server import EdgeServer
 from quictunnel.background import Background
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config import ENGINE, ClientConfig, Secret
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,11 +22,11 @@ class EmbeddedEdge:
         with EmbeddedEdge() as edge:
             client = Client.from_config(edge.client_config)
 
-    ``config`` changes what is left at its default; the state directory is a temporary one unless given.
+    ``engine`` is its QUIC engine; without it QUICTUNNEL_ENGINE says which, as for its clients.
     """
 
-    def __init__(self, config: EdgeConfig | None = None) -> None:
-        self._given = config
+    def __init__(self, *, engine: str = "") -> None:
+        self._engine = engine
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._background: Background | None = None
         self._server: EdgeServer | None = None
@@ -40,14 +40,19 @@ class EmbeddedEdge:
     def client_config(self) -> ClientConfig:
         """What a client on this machine needs."""
         server = self.server
-        return ClientConfig(edge=server.quic_address, token=Secret(server.token), ca=server.ca)
+        return ClientConfig(
+            edge=server.quic_address, token=Secret(server.token), ca=server.ca, engine=_engine_of_environment()
+        )
 
     def __enter__(self) -> Self:
-        config = self._given
-        if config is None:
-            self._directory = tempfile.TemporaryDirectory(prefix="quictunnel-edge-")
-            config = EdgeConfig(state_dir=Path(self._directory.name), grace=1.0)
-            config = replace(config, quic=("127.0.0.1", 0), https=("127.0.0.1", 0))
+        self._directory = tempfile.TemporaryDirectory(prefix="quictunnel-edge-")
+        config = EdgeConfig(
+            state_dir=Path(self._directory.name),
+            quic=("127.0.0.1", 0),
+            https=("127.0.0.1", 0),
+            grace=1.0,
+            engine=self._engine or _engine_of_environment(),
+        )
         self._background = Background("quictunnel-edge")
         try:
             self._server = self._background.call(self._start(config))
@@ -74,3 +79,7 @@ class EmbeddedEdge:
             self._background.stop()
         if self._directory is not None:
             self._directory.cleanup()
+
+
+def _engine_of_environment() -> str:
+    return os.environ.get(ENGINE) or "auto"

@@ -1,19 +1,57 @@
-"""Options of whole runs: how much of what can go on for ever is done."""
+"""Options of whole runs: on which engines a whole tunnel is tested, and how much of what can go on for ever is done.
+
+``--pairing CLIENT-EDGE``, which may be repeated, or ``--pairing all``. Without it: where the wheel is installed
+native-native, elsewhere aioquic-aioquic, and what is marked ``every_pairing`` on all four.
+
+``--seeds N``: every test of the simulated network that asks for a seed runs with N of them.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
+import pytest
+
+from tests import pairing
+
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Iterator
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("quictunnel")
-    group.addoption(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="run every test that asks for a seed with N of them (default 1)",
+    parser.addoption(
+        "--pairing",
+        action="append",
+        choices=["all", *pairing.ALL],
+        metavar="CLIENT-EDGE",
+        help="the engines that tests with a whole tunnel run on, or all; may be repeated",
     )
+    parser.addoption(
+        "--seeds", type=int, default=1, metavar="N", help="run what asks for a seed with N of them (default: 1)"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pairing_in_force" not in metafunc.fixturenames:
+        return
+    wanted = metafunc.config.getoption("--pairing")
+    every = metafunc.definition.get_closest_marker("every_pairing") is not None
+    metafunc.parametrize(
+        "pairing_in_force", pairing.parameters(wanted, every=every), indirect=True, scope="session"
+    )
+
+
+@pytest.fixture(scope="session")
+def pairing_in_force(request: pytest.FixtureRequest) -> Iterator[pairing.Pairing]:
+    """The engines of this test. Clients take theirs from the environment, in this process and in others; edges
+    are told theirs by whoever starts them (``pairing.edge_engine()``)."""
+    chosen: pairing.Pairing = request.param
+    before = os.environ.get(pairing.VARIABLE)
+    os.environ[pairing.VARIABLE] = chosen.client
+    pairing.in_force = chosen
+    yield chosen
+    pairing.in_force = None
+    os.environ.pop(pairing.VARIABLE)
+    if before is not None:
+        os.environ[pairing.VARIABLE] = before

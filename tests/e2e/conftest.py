@@ -18,9 +18,18 @@ from pathlib import Path
 import pytest
 
 import quictunnel
+from edge_server.embedded import EmbeddedEdge
 from quictunnel.config import load
+from tests import pairing
 
 START_TIMEOUT = 20
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines(pairing_in_force) -> pairing.Pairing:
+    """Every test of this room runs with an engine on each side, which may differ. Fixtures that start one and
+    outlive a test ask for this one, so that they end with it."""
+    return pairing_in_force
 
 
 def need(program: str) -> str:
@@ -58,7 +67,8 @@ class EdgeProcess:
         return dict(line.split("=", 1) for line in lines)
 
     def client(self) -> quictunnel.Client:
-        return quictunnel.Client.from_config(load(self.environ | {"HOME": str(self.state_dir)}))
+        more = {"HOME": str(self.state_dir), pairing.VARIABLE: os.environ[pairing.VARIABLE]}
+        return quictunnel.Client.from_config(load(self.environ | more))
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
         if self.process.poll() is None:
@@ -82,7 +92,12 @@ def start_edge(
     output = (log or state_dir.with_suffix(".log")).open("ab")
     with output:
         process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=output, text=True, cwd=Path(__file__).parents[2]
+            [*command, *options],
+            env=os.environ | {pairing.VARIABLE: pairing.edge_engine()},
+            stdout=subprocess.PIPE,
+            stderr=output,
+            text=True,
+            cwd=Path(__file__).parents[2],
         )
     assert process.stdout is not None
     for line in process.stdout:  # the banner comes when it serves; the end of the output when it failed
@@ -92,8 +107,13 @@ def start_edge(
     raise AssertionError(f"the edge did not start: {(log or state_dir.with_suffix('.log')).read_text()}")
 
 
+def embedded_edge() -> EmbeddedEdge:
+    """An edge in this process."""
+    return EmbeddedEdge(engine=pairing.edge_engine())
+
+
 @pytest.fixture(scope="session")
-def shared_edge(tmp_path_factory):
+def shared_edge(tmp_path_factory, engines):
     """One edge for all tests that do not disturb it."""
     edge = start_edge(tmp_path_factory.mktemp("edge") / "state")
     yield edge

@@ -14,16 +14,13 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import quictunnel
-from edge_server.embedded import EmbeddedEdge
 from quictunnel import background
-from tests.e2e.conftest import start_edge
+from tests.e2e.conftest import embedded_edge, start_edge
 from tests.e2e.ends import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, eventually, sockets_of, verifying
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from edge_server.config import EdgeConfig
 
 
 class Stage:
@@ -90,9 +87,9 @@ class Stage:
 class EmbeddedStage(Stage):
     """All in this process."""
 
-    def __init__(self, config: EdgeConfig | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.edge = self.stack.enter_context(EmbeddedEdge(config))
+        self.edge = self.stack.enter_context(embedded_edge())
         self.ca = self.edge.server.ca
         self.client = self.stack.enter_context(quictunnel.Client.from_config(self.edge.client_config))
         self.forward = quictunnel.forward(self.origin_port, unencrypted=True, client=self.client)

@@ -56,7 +56,7 @@ PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
 
 
 @pytest.fixture(scope="module")
-def shared_stage():
+def shared_stage(engines):
     with EmbeddedStage() as made:
         yield made
 

@@ -31,7 +31,7 @@ MEGABYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module", params=["embedded", "processes"])
-def shared_stage(request, tmp_path_factory):
+def shared_stage(request, tmp_path_factory, engines):
     made = EmbeddedStage() if request.param == "embedded" else ProcessStage(tmp_path_factory.mktemp("endings"))
     with made:
         yield made

@@ -14,14 +14,13 @@ import pytest
 
 import quictunnel
 from edge_server import control
-from edge_server.embedded import EmbeddedEdge
 from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Welcome
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import embedded_edge, free_port
 from tests.e2e.echo import udp_sockets, until
 
 PATIENCE = 5.0
@@ -29,7 +28,7 @@ PATIENCE = 5.0
 
 @pytest.fixture
 def edge():
-    with EmbeddedEdge() as edge:
+    with embedded_edge() as edge:
         yield edge
 
 
@@ -216,7 +215,7 @@ class Deaf:
 
 async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_path):
     """Bind and the end of the session in one batch."""
-    edge = await asyncio.to_thread(EmbeddedEdge().__enter__)
+    edge = await asyncio.to_thread(embedded_edge().__enter__)
     try:
 
         async def bind_and_go():

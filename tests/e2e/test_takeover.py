@@ -5,10 +5,10 @@ import socket
 
 import pytest
 
-from edge_server.embedded import EmbeddedEdge
 from quictunnel import Client, forward
 from quictunnel.origin import Origin
 from quictunnel.uplink import HeldLease
+from tests.e2e.conftest import embedded_edge
 
 
 class Origins:
@@ -66,7 +66,7 @@ async def failed(client: Client) -> None:
 
 @pytest.mark.parametrize("times", [1, 5])
 async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
-    with EmbeddedEdge() as edge:
+    with embedded_edge() as edge:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old = Client.from_config(edge.client_config)
             async with forward(old_port, unencrypted=True, client=old) as tunnel:

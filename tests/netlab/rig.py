@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tests import pairing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
@@ -171,6 +173,7 @@ class Tunnelled:
                 *("-m", "edge_server", "--state-dir", self._directory, "--domain", "tunnel.localhost"),
                 *("--quic", f"0.0.0.0:{QUIC_PORT}", "--https", f"0.0.0.0:{HTTPS_PORT}"),
                 *("--tcp-host", "0.0.0.0", "--public-host", address),
+                env=os.environ | {pairing.VARIABLE: pairing.edge_engine()},
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,

@@ -59,7 +59,9 @@ def _adapter(choice: str) -> _Adapter:
     except _MissingError as missing:
         # An installed library that cannot be loaded is worth a word; one that is not there is not.
         if not isinstance(missing.__cause__, ModuleNotFoundError):
-            logger.warning("The native engine is installed but not usable (%s); aioquic is used", missing.__cause__)
+            logger.warning(
+                "The native engine is installed but not usable (%s); aioquic is used", missing.__cause__
+            )
         return _load("aioquic")
 
 
