@@ -120,7 +120,7 @@ class Uplink:
     def rtt(self) -> float | None:
         """Seconds to the edge and back."""
         call = self._call  # asked for from other threads, while it comes and goes
-        return call.session.stats().rtt if call is not None else None
+        return call.session.link.rtt if call is not None else None
 
     async def bind(self, port: int, *, unencrypted: bool, h2: bool) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When

@@ -298,8 +298,9 @@ impl Connection {
         max_datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        if mem::replace(&mut self.wants_probe, false) {
-            // One datagram, whatever congestion control says: RFC 9002 section 7.5.
+        if mem::replace(&mut self.wants_probe, false) || self.is_closed {
+            // One datagram, whatever congestion control says: a probe (RFC 9002 section 7.5), or the goodbye, which
+            // quinn-proto would else keep back for as long as data that is not sent any more would have to wait.
             self.gauge.set_open(true);
             let sent = self.quic.poll_transmit(now, 1, buffer);
             self.gauge.set_open(false);

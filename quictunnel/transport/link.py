@@ -79,6 +79,8 @@ class Link:
         self.streams: dict[int, StreamEvents] = {}
         self.is_up = False
         self.is_down = False
+        self.rtt = 0.0
+        """Seconds to the edge and back, at a client's last look; for other threads, which must not ask the engine."""
         self._is_closing = False
         """It is down, or this side has closed it: what the peer said before it heard of that changes nothing."""
         self._connection: Connection | None = None
@@ -148,6 +150,7 @@ class Link:
             opened = self.connection.open()
             assert opened == CONTROL_STREAM
             self.connection.prioritise(CONTROL_STREAM)
+            self.rtt = self.stats().rtt
             self._tick_later()
         self.is_up = True
         self._events.link_up()
@@ -264,7 +267,9 @@ class Link:
 
     def _look(self) -> None:
         """Keep the way to the edge open, and find it again when it was lost."""
-        before, self._received = self._received, self.connection.stats().bytes_received
+        stats = self.stats()
+        self.rtt = stats.rtt
+        before, self._received = self._received, stats.bytes_received
         came = self._received - before
         self._ticks += 1
         if came > BUSY:

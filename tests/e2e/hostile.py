@@ -134,7 +134,7 @@ class HostileClient(Peer):
         super().__init__()
         self.token = config.token.reveal()
         settings = EngineSettings(is_server=False, alpn=ALPN, authority=config.ca)
-        self._endpoint = Endpoint(create_engine(settings, config.engine), UdpSocket.bind(("127.0.0.1", 0)))
+        self._endpoint = Endpoint(create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)))
         self.wake = self._endpoint.wake
         self.connection = self._endpoint.connect(config.address, config.address[0], self)
 

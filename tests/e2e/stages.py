@@ -113,12 +113,20 @@ class EmbeddedStage(Stage):
         return {
             "visitors": (self.edge.server.visitors, self.client.snapshot().visitors_now),
             "streams": [session.streams for session in sessions],
-            "quic streams": [session.stats().streams_open for session in sessions],
+            "quic streams": [
+                # Asked where the engine lives: it works for its own loop's thread only.
+                asyncio.run_coroutine_threadsafe(quic_streams(session), loop).result(PATIENCE)
+                for session, loop in zip(sessions, (edge_loop, background.shared().loop), strict=True)
+            ],
             "registered": [len(session.link.streams) for session in sessions],
             "pool": [session.pool.used for session in sessions],
             "tasks": [len(asyncio.all_tasks(loop)) for loop in (edge_loop, background.shared().loop)],
             "sockets": sockets_of(os.getpid()),
         }
+
+
+async def quic_streams(session: Any) -> int:
+    return session.stats().streams_open
 
 
 class ProcessStage(Stage):
