@@ -280,3 +280,16 @@ def test_idle_time_out(make_pair):
     pair.run(limit=20)
     assert pair.edge.of(Closed)[0].cause is CloseCause.TIMEOUT
     assert not pair.edge.engine.has_connections()
+
+
+def test_a_goodbye_leaves_although_the_congestion_window_is_full(make_pair):
+    """It is no data that could make congestion worse (RFC 9002 section 7 counts ack-eliciting packets only)."""
+    pair = make_pair()
+    client, _ = pair.connect()
+    stream = client.open()
+    while client.write(stream, bytes(64 * KIB)):
+        pair.client.engine.transmit(pair.now)  # lost on the way: nothing of it will be acknowledged
+    client.close(7, "enough")
+    pair.settle()
+    (closed,) = pair.edge.of(Closed)
+    assert (closed.cause, closed.code) == (CloseCause.PEER, 7)
