@@ -6,13 +6,14 @@ use std::time::Duration;
 use aws_lc_rs::{hkdf, hmac};
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
-    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, HashedConnectionIdGenerator,
-    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, ConnectionId, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, TransportConfig, ValidationTokenConfig, VarInt,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::RootCertStore;
 
+use crate::cids::Recognised;
 use crate::congestion::{Congestion, Gauge, Gauged};
 
 /// Packets that may overtake one before it counts as lost, whatever the time.
@@ -156,14 +157,11 @@ fn idle(seconds: f64) -> Option<IdleTimeout> {
 
 fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
-    // Connection IDs are recognised after a restart too, or nobody could be told that it forgot them.
-    let tag = hmac::sign(&key, b"connection ids");
-    let mut number = [0; 8];
-    number.copy_from_slice(&tag.as_ref()[..8]);
-    let number = u64::from_le_bytes(number);
-    let mut config = EndpointConfig::new(Arc::new(key));
+    let mut config = EndpointConfig::new(Arc::new(key.clone()));
     config
-        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(number)))
+        .cid_generator(move || Box::new(Recognised::new(&key)))
+        // The engine rations them: quinn-proto would send one and drop those of all other peers for a while.
+        .min_reset_interval(Duration::ZERO)
         .supported_versions(vec![1])
         .max_udp_payload_size(settings.largest_datagram.max(1472))
         .map_err(|error| format!("largest_datagram cannot be used: {error}"))?;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{
@@ -12,11 +12,12 @@ use quinn_proto::{
     TransportErrorCode,
 };
 
-use crate::config::{varint, Settings};
+use crate::config::{varint, Limits, Settings};
 use crate::congestion::Gauge;
 use crate::events::{cause_of, Cause, Event, Stats};
 use crate::hearing::Hearing;
 use crate::streams::{End, Streams};
+use crate::time::span;
 
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
@@ -49,6 +50,8 @@ pub struct Connection {
     pub is_connected: bool,
     /// Told: it is over.
     pub is_closed: bool,
+    /// It is among the engine's remains.
+    pub is_remembered: bool,
     /// This side still has to repeat that it is over.
     pub is_closing: bool,
     /// The connection ID that an outgoing connection began with.
@@ -71,7 +74,7 @@ pub struct Connection {
 impl Connection {
     /// Wraps what quinn-proto made.
     pub fn new(id: u64, quic: Quic, settings: &Settings, gauge: Arc<Gauge>, now: Instant) -> Self {
-        let patience = Duration::from_secs_f64(settings.handshake_timeout.clamp(0.0, 1e9));
+        let patience = span(settings.handshake_timeout, 0.0);
         Self {
             id,
             is_admitted: quic.side() == Side::Client,
@@ -84,6 +87,7 @@ impl Connection {
             is_counted: false,
             is_connected: false,
             is_closed: false,
+            is_remembered: false,
             is_closing: false,
             first_cid: None,
             must_panic: false,
@@ -181,9 +185,8 @@ impl Connection {
     }
 
     /// Raise a stranger's limits.
-    pub fn admit(&mut self, settings: &Settings) {
+    pub fn admit(&mut self, trusted: Limits) {
         if !mem::replace(&mut self.is_admitted, true) && !self.is_closed {
-            let trusted = settings.trusted;
             self.quic
                 .set_max_concurrent_streams(Dir::Bi, varint(trusted.streams));
             self.quic
@@ -345,6 +348,28 @@ impl Connection {
         }
     }
 
+    /// What was to be told when a fault came between, without a look at the state machine that had it.
+    pub fn last_words(&mut self, place: String, told: &mut Vec<(u64, Event)>) {
+        for note in mem::take(&mut self.notes) {
+            if let Note::Event(event) = note {
+                told.push((self.id, event));
+            }
+        }
+        if self.is_closed {
+            return;
+        }
+        self.is_closed = true;
+        let event = match self.is_connected {
+            true => Event::Closed {
+                cause: Cause::Internal,
+                code: TransportErrorCode::INTERNAL_ERROR.into(),
+                reason: place.into_bytes(),
+            },
+            false => Event::Fault { place },
+        };
+        told.push((self.id, event));
+    }
+
     // Inside
 
     fn tell(&mut self, event: Event) {
@@ -376,7 +401,8 @@ impl Connection {
         }
         self.is_connected = true;
         self.deadline = None;
-        self.tell(Event::Connected);
+        let address = self.address();
+        self.tell(Event::Connected { address });
         if mem::replace(&mut self.was_open_refused, false) {
             self.tell(Event::StreamsAvailable);
         }

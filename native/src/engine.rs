@@ -1,29 +1,31 @@
 //! Every connection of one UDP socket: quinn-proto's endpoint, and whose turn it is.
 
 mod arrivals;
+mod remains;
 mod requests;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::net::SocketAddr;
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use quinn_proto::{
-    ConnectionHandle, ConnectionId, Endpoint, EndpointEvent, Side, TransportErrorCode,
-};
+use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent, Side};
 
 use crate::config::{random, Config, Mistake, Settings};
 use crate::congestion::Gauge;
 use crate::connection::Connection;
-use crate::events::{Cause, Event};
+use crate::containment::contained;
+use crate::events::Event;
 use crate::time::Clock;
+use remains::{Ration, Remains};
 
 /// The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and what a UDP length field can say.
 const MAX_SEGMENTS: usize = 64;
 const MAX_BURST: usize = 65_000;
+/// The number of no connection.
+const NOBODY: u64 = u64::MAX;
 /// Buffers that are kept for the next transmit.
 const MAX_SPARE: usize = 16;
 
@@ -65,6 +67,8 @@ pub struct Engine {
     timers: BTreeSet<(Instant, usize)>,
     last_words: Vec<(u64, Event)>,
     replies: Vec<Outgoing>,
+    resets: Ration,
+    remains: Remains,
     spare: Vec<Vec<u8>>,
 }
 
@@ -86,6 +90,8 @@ impl Engine {
             timers: BTreeSet::new(),
             last_words: Vec::new(),
             replies: Vec::new(),
+            resets: Ration::new(),
+            remains: Remains::default(),
             spare: Vec::new(),
         })
     }
@@ -145,11 +151,9 @@ impl Engine {
     /// Run the timers that are due.
     pub fn expire(&mut self, now: f64) {
         let now = self.clock.instant(now);
-        while let Some(&(at, key)) = self.timers.first() {
-            if at > now {
-                break;
-            }
-            self.timers.pop_first();
+        // Each once: what is due again at once has its next turn in the next call.
+        let later = self.timers.split_off(&(now, usize::MAX));
+        for (_, key) in mem::replace(&mut self.timers, later) {
             self.guarded(key, |connection, _| {
                 connection.scheduled = None;
                 connection.expire(now);
@@ -245,32 +249,32 @@ impl Engine {
         let endpoint = &mut self.endpoint;
         // What a panic may have left half done in the connection is thrown away; the endpoint's tables are
         // only ever changed by its own calls.
-        if catch_unwind(AssertUnwindSafe(|| work(connection, endpoint))).is_err() {
-            self.lose(key);
+        if let Err(place) = contained(|| work(connection, endpoint)) {
+            self.counters.panics += 1;
+            connection.last_words(place, &mut self.last_words);
+            self.forget(key);
         }
     }
 
-    /// Forget a connection that panicked: its peer learns of it by a stateless reset.
-    fn lose(&mut self, key: usize) {
+    /// Something went wrong that belongs to no connection.
+    fn blame(&mut self, place: String) {
         self.counters.panics += 1;
+        self.last_words.push((NOBODY, Event::Fault { place }));
+    }
+
+    /// Drop a connection that is not drained: its peer learns of it by a stateless reset.
+    fn forget(&mut self, key: usize) {
         let drained = EndpointEvent::drained();
-        self.endpoint.handle_event(ConnectionHandle(key), drained);
-        if let Some(connection) = self.connections.get_mut(&key) {
-            if connection.is_connected && !connection.is_closed {
-                let closed = Event::Closed {
-                    cause: Cause::Internal,
-                    code: TransportErrorCode::INTERNAL_ERROR.into(),
-                    reason: Vec::new(),
-                };
-                self.last_words.push((connection.id, closed));
-            }
+        let endpoint = &mut self.endpoint;
+        if let Err(place) = contained(|| endpoint.handle_event(ConnectionHandle(key), drained)) {
+            self.blame(place);
         }
         self.remove(key);
     }
 
+    /// What was told to it, and not yet to the caller, has been taken from it before.
     fn remove(&mut self, key: usize) {
-        if let Some(mut connection) = self.connections.remove(&key) {
-            connection.drain(&mut self.last_words);
+        if let Some(connection) = self.connections.remove(&key) {
             self.last_words.push((connection.id, Event::Gone));
             self.numbers.remove(&connection.id);
             if let Some(at) = connection.scheduled {
@@ -320,6 +324,12 @@ impl Engine {
         }
     }
 
+    fn tell_all(&mut self, key: usize) {
+        let mut told = Vec::new();
+        self.guarded(key, |connection, _| connection.drain(&mut told));
+        self.last_words.append(&mut told);
+    }
+
     /// Carry what happened inside a connection to the outside, and set its timer.
     fn settle(&mut self, key: usize) {
         let mut is_drained = false;
@@ -341,9 +351,22 @@ impl Engine {
             self.counters.connections_failed += u64::from(connection.is_closed);
         }
         if is_drained {
+            self.tell_all(key);
             self.remove(key);
             return;
         }
+        if connection.is_closed && !mem::replace(&mut connection.is_remembered, true) {
+            let number = connection.id;
+            if let Some((old, number)) = self.remains.add(key, number) {
+                if self.numbers.get(&number) == Some(&old) {
+                    self.tell_all(old);
+                    self.forget(old);
+                }
+            }
+        }
+        let Some(connection) = self.connections.get_mut(&key) else {
+            return;
+        };
         let due = connection.due();
         if due != connection.scheduled {
             if let Some(at) = mem::replace(&mut connection.scheduled, due) {

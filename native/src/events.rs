@@ -1,5 +1,6 @@
 //! What a connection tells, and what can be asked about it.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -22,7 +23,10 @@ pub enum Cause {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Event {
-    Connected,
+    Connected {
+        /// Where the peer is.
+        address: SocketAddr,
+    },
     Data {
         stream: u64,
         chunks: Vec<Bytes>,
@@ -44,6 +48,10 @@ pub enum Event {
         cause: Cause,
         code: u64,
         reason: Vec<u8>,
+    },
+    /// A fault inside ended what nobody had been told of yet; where it was.
+    Fault {
+        place: String,
     },
     /// Nothing is left of it; its number is never used again.
     Gone,

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::FrameStats;
 
+use crate::time::span;
+
 /// See the module.
 pub struct Hearing {
     last: Instant,
@@ -20,7 +22,7 @@ impl Hearing {
             last: now,
             frames: 0,
             silent_since: None,
-            patience: Duration::from_secs_f64(max_probe_timeout.clamp(0.01, 1e9)),
+            patience: span(max_probe_timeout, 0.01),
         }
     }
 

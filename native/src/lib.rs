@@ -6,9 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+mod cids;
 mod config;
 mod congestion;
 mod connection;
+mod containment;
 mod engine;
 mod events;
 mod hearing;

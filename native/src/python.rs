@@ -1,11 +1,12 @@
 //! The module `quictunnel_native`: the engine, with bytes and tuples at its border.
 //!
+//! For one thread at a time: whoever calls while another call is under way gets `RuntimeError`.
 //! The interpreter is released while datagrams are taken in and made: that is where the time goes.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use bytes::Bytes;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -13,6 +14,7 @@ use pyo3::IntoPyObjectExt;
 
 use crate::config::{certificates, Limits, Settings};
 use crate::congestion::Congestion;
+use crate::containment::contained;
 use crate::engine;
 use crate::events::{Cause, Event};
 
@@ -41,8 +43,7 @@ impl PyEngine {
 
     fn connect(&mut self, address: &Bound<'_, PyTuple>, name: &str, now: f64) -> PyResult<u64> {
         let address = self.address_of(address)?;
-        self.engine
-            .connect(address, name, now)
+        self.safely(|engine| engine.connect(address, name, now))?
             .map_err(PyValueError::new_err)
     }
 
@@ -51,18 +52,16 @@ impl PyEngine {
         for (payload, segment, address) in batch {
             parsed.push((payload, segment, self.address_of(&address)?));
         }
-        let engine = &mut self.engine;
         py.detach(|| {
             let batch = parsed
                 .iter()
                 .map(|(payload, segment, address)| (&payload[..], *segment, *address));
-            engine.receive(batch, now);
-        });
-        Ok(())
+            self.safely(|engine| engine.receive(batch, now))
+        })
     }
 
-    fn expire(&mut self, now: f64) {
-        self.engine.expire(now);
+    fn expire(&mut self, now: f64) -> PyResult<()> {
+        self.safely(|engine| engine.expire(now))
     }
 
     fn timeout(&self) -> Option<f64> {
@@ -71,18 +70,17 @@ impl PyEngine {
 
     /// `(connection, kind, ...)`; the kinds are the names of the seam's events, and `Gone`.
     fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let told = self.engine.poll();
+        let told = self.safely(engine::Engine::poll)?;
         let events = PyList::empty(py);
         for (number, event) in told {
-            events.append(tuple_of(py, number, event)?)?;
+            events.append(self.tuple_of(py, number, event)?)?;
         }
         Ok(events)
     }
 
     /// `(datagrams, segment, address)`.
     fn transmit<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
-        let engine = &mut self.engine;
-        let bursts = py.detach(|| engine.transmit(now));
+        let bursts = py.detach(|| self.safely(|engine| engine.transmit(now)))?;
         let list = PyList::empty(py);
         for burst in &bursts {
             let address = self.tuple_of_address(py, burst.address)?;
@@ -117,47 +115,49 @@ impl PyEngine {
         Ok(dict)
     }
 
-    fn open(&mut self, number: u64) -> Option<u64> {
-        self.engine.open(number)
+    fn open(&mut self, number: u64) -> PyResult<Option<u64>> {
+        self.safely(|engine| engine.open(number))
     }
 
-    fn write(&mut self, number: u64, stream: u64, data: PyBackedBytes) -> usize {
-        // Copied once: a small slice must not keep a large object alive.
-        self.engine.write(number, stream, data.len(), |room| {
-            Bytes::copy_from_slice(&data[..room])
+    fn write(&mut self, number: u64, stream: u64, data: PyBackedBytes) -> PyResult<usize> {
+        self.safely(|engine| {
+            // Copied once: a small slice must not keep a large object alive.
+            engine.write(number, stream, data.len(), |room| {
+                Bytes::copy_from_slice(&data[..room])
+            })
         })
     }
 
-    fn finish(&mut self, number: u64, stream: u64) {
-        self.engine.finish(number, stream);
+    fn finish(&mut self, number: u64, stream: u64) -> PyResult<()> {
+        self.safely(|engine| engine.finish(number, stream))
     }
 
-    fn reset(&mut self, number: u64, stream: u64, code: u64) {
-        self.engine.reset(number, stream, code);
+    fn reset(&mut self, number: u64, stream: u64, code: u64) -> PyResult<()> {
+        self.safely(|engine| engine.reset(number, stream, code))
     }
 
-    fn stop(&mut self, number: u64, stream: u64, code: u64) {
-        self.engine.stop(number, stream, code);
+    fn stop(&mut self, number: u64, stream: u64, code: u64) -> PyResult<()> {
+        self.safely(|engine| engine.stop(number, stream, code))
     }
 
-    fn prioritise(&mut self, number: u64, stream: u64) {
-        self.engine.prioritise(number, stream);
+    fn prioritise(&mut self, number: u64, stream: u64) -> PyResult<()> {
+        self.safely(|engine| engine.prioritise(number, stream))
     }
 
-    fn admit(&mut self, number: u64) {
-        self.engine.admit(number);
+    fn admit(&mut self, number: u64) -> PyResult<()> {
+        self.safely(|engine| engine.admit(number))
     }
 
-    fn ping(&mut self, number: u64) {
-        self.engine.ping(number);
+    fn ping(&mut self, number: u64) -> PyResult<()> {
+        self.safely(|engine| engine.ping(number))
     }
 
-    fn migrate(&mut self, number: u64) {
-        self.engine.migrate(number);
+    fn migrate(&mut self, number: u64) -> PyResult<()> {
+        self.safely(|engine| engine.migrate(number))
     }
 
-    fn close(&mut self, number: u64, code: u64, reason: Vec<u8>) {
-        self.engine.close(number, code, reason);
+    fn close(&mut self, number: u64, code: u64, reason: Vec<u8>) -> PyResult<()> {
+        self.safely(|engine| engine.close(number, code, reason))
     }
 
     fn address<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
@@ -193,12 +193,19 @@ impl PyEngine {
     }
 
     /// The next work on this connection panics. For tests of what that costs.
-    fn fail(&mut self, number: u64) {
-        self.engine.fail(number);
+    fn fail(&mut self, number: u64) -> PyResult<()> {
+        self.safely(|engine| engine.fail(number))
     }
 }
 
 impl PyEngine {
+    /// Exceptions of ours are Python's `Exception`; PyO3's panics are not, and would end the event loop.
+    fn safely<T>(&mut self, work: impl FnOnce(&mut engine::Engine) -> T) -> PyResult<T> {
+        contained(|| work(&mut self.engine)).map_err(|place| {
+            PyRuntimeError::new_err(format!("a fault inside the QUIC engine: {place}"))
+        })
+    }
+
     fn address_of(&mut self, address: &Bound<'_, PyTuple>) -> PyResult<SocketAddr> {
         let host = address.get_borrowed_item(0)?;
         let host: &str = host.extract()?;
@@ -224,6 +231,45 @@ impl PyEngine {
         }
     }
 
+    fn tuple_of(&self, py: Python<'_>, number: u64, event: Event) -> PyResult<Py<PyAny>> {
+        match event {
+            Event::Data {
+                stream,
+                chunks,
+                end,
+            } => {
+                let size = chunks.iter().map(Bytes::len).sum();
+                let joined = PyBytes::new_with(py, size, |mut space| {
+                    for chunk in &chunks {
+                        let (here, rest) = space.split_at_mut(chunk.len());
+                        here.copy_from_slice(chunk);
+                        space = rest;
+                    }
+                    Ok(())
+                })?;
+                (number, "Data", stream, joined, end).into_py_any(py)
+            }
+            Event::Connected { address } => {
+                let address = self.tuple_of_address(py, address)?;
+                (number, "Connected", address).into_py_any(py)
+            }
+            Event::Reset { stream, code } => (number, "Reset", stream, code).into_py_any(py),
+            Event::Stopped { stream, code } => (number, "Stopped", stream, code).into_py_any(py),
+            Event::Writable { stream } => (number, "Writable", stream).into_py_any(py),
+            Event::StreamsAvailable => (number, "StreamsAvailable").into_py_any(py),
+            Event::Closed {
+                cause,
+                code,
+                reason,
+            } => {
+                let reason = PyBytes::new(py, &reason);
+                (number, "Closed", name_of(cause), code, reason).into_py_any(py)
+            }
+            Event::Fault { place } => (number, "Fault", place).into_py_any(py),
+            Event::Gone => (number, "Gone").into_py_any(py),
+        }
+    }
+
     fn tuple_of_address<'py>(
         &self,
         py: Python<'py>,
@@ -242,41 +288,6 @@ impl PyEngine {
 
 fn textual(ip: &Ipv6Addr) -> String {
     ip.to_string()
-}
-
-fn tuple_of(py: Python<'_>, number: u64, event: Event) -> PyResult<Py<PyAny>> {
-    match event {
-        Event::Data {
-            stream,
-            chunks,
-            end,
-        } => {
-            let size = chunks.iter().map(Bytes::len).sum();
-            let joined = PyBytes::new_with(py, size, |mut space| {
-                for chunk in &chunks {
-                    let (here, rest) = space.split_at_mut(chunk.len());
-                    here.copy_from_slice(chunk);
-                    space = rest;
-                }
-                Ok(())
-            })?;
-            (number, "Data", stream, joined, end).into_py_any(py)
-        }
-        Event::Connected => (number, "Connected").into_py_any(py),
-        Event::Reset { stream, code } => (number, "Reset", stream, code).into_py_any(py),
-        Event::Stopped { stream, code } => (number, "Stopped", stream, code).into_py_any(py),
-        Event::Writable { stream } => (number, "Writable", stream).into_py_any(py),
-        Event::StreamsAvailable => (number, "StreamsAvailable").into_py_any(py),
-        Event::Closed {
-            cause,
-            code,
-            reason,
-        } => {
-            let reason = PyBytes::new(py, &reason);
-            (number, "Closed", name_of(cause), code, reason).into_py_any(py)
-        }
-        Event::Gone => (number, "Gone").into_py_any(py),
-    }
 }
 
 fn name_of(cause: Cause) -> &'static str {
@@ -341,8 +352,6 @@ fn read_certificates<'py>(py: Python<'py>, pem: &[u8]) -> PyResult<Vec<Bound<'py
 /// quinn-proto as a sans-IO engine; see the package `quictunnel`.
 #[pymodule]
 fn quictunnel_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // A panic is contained and counted; what a stranger may provoke does not write to the terminal.
-    std::panic::set_hook(Box::new(|_| {}));
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("QUINN_PROTO_VERSION", env!("QUINN_PROTO_VERSION"))?;
     module.add_class::<PyEngine>()?;

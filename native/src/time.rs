@@ -5,6 +5,12 @@ use std::time::{Duration, Instant};
 /// The latest time that is told apart: a century of seconds.
 const LATEST: f64 = 100.0 * 365.0 * 86_400.0;
 
+/// A setting in seconds, at least `least`; what is no time at all is `least`.
+pub fn span(seconds: f64, least: f64) -> Duration {
+    let seconds = if seconds > least { seconds } else { least };
+    Duration::from_secs_f64(seconds.min(LATEST))
+}
+
 /// Maps a clock that counts seconds from anywhere to [`Instant`]; no clock is read after construction.
 pub struct Clock {
     base: Instant,
@@ -54,6 +60,15 @@ mod tests {
             let instant = clock.base + Duration::from_nanos(nanos * 1_000_003);
             assert!(clock.instant(clock.seconds(instant)) >= instant);
         }
+    }
+
+    #[test]
+    fn a_setting_that_is_no_time_is_the_least() {
+        for strange in [f64::NAN, f64::NEG_INFINITY, -1.0, 0.5] {
+            assert_eq!(span(strange, 1.0), Duration::from_secs(1));
+        }
+        assert_eq!(span(2.0, 1.0), Duration::from_secs(2));
+        assert_eq!(span(f64::INFINITY, 1.0), Duration::from_secs_f64(LATEST));
     }
 
     #[test]

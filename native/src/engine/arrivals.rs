@@ -1,7 +1,6 @@
 //! Where a datagram goes, and how strangers are met.
 
 use std::net::{IpAddr, SocketAddr};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use quinn_proto::{DatagramEvent, Incoming};
 use super::{Engine, Outgoing};
 use crate::congestion::Gauge;
 use crate::connection::Connection;
+use crate::containment::contained;
 
 /// Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
 const MAX_REPLIES: usize = 2048;
@@ -33,9 +33,7 @@ impl Engine {
         let mut reply = Vec::new();
         let retry = is_retry(&datagram).then(|| datagram.to_vec());
         let endpoint = &mut self.endpoint;
-        let event = catch_unwind(AssertUnwindSafe(|| {
-            endpoint.handle(now, address, None, None, datagram, &mut reply)
-        }));
+        let event = contained(|| endpoint.handle(now, address, None, None, datagram, &mut reply));
         match event {
             Ok(Some(DatagramEvent::ConnectionEvent(handle, event))) => {
                 let mut is_taken = false;
@@ -49,9 +47,11 @@ impl Engine {
                 return is_taken.then_some(handle.0);
             }
             Ok(Some(DatagramEvent::NewConnection(incoming))) => self.meet(incoming, now),
+            // A client owes strangers nothing.
+            Ok(Some(DatagramEvent::Response(_))) if !self.config.settings.is_server => {}
             Ok(Some(DatagramEvent::Response(_))) => {
                 if !is_long {
-                    if !self.config.settings.is_server {
+                    if !self.resets.take(self.clock.seconds(now)) {
                         return None;
                     }
                     self.counters.resets_sent += 1;
@@ -61,7 +61,7 @@ impl Engine {
                 self.reply(reply, address);
             }
             Ok(None) => self.counters.datagrams_dropped += 1,
-            Err(_) => self.counters.panics += 1,
+            Err(place) => self.blame(place),
         }
         None
     }
@@ -71,9 +71,12 @@ impl Engine {
         let address = incoming.remote_address();
         let mut reply = Vec::new();
         if self.config.settings.retry && !incoming.remote_address_validated() {
-            if self.endpoint.retry(incoming, &mut reply).is_ok() {
-                self.counters.retries_sent += 1;
-                self.reply(reply, address);
+            match self.endpoint.retry(incoming, &mut reply) {
+                Ok(_) => {
+                    self.counters.retries_sent += 1;
+                    self.reply(reply, address);
+                }
+                Err(refused) => self.endpoint.ignore(refused.into_incoming()),
             }
             return;
         }
@@ -85,11 +88,11 @@ impl Engine {
         let gauge = Arc::new(Gauge::default());
         let config = self.config.accepting(gauge.clone());
         let endpoint = &mut self.endpoint;
-        let accepted = catch_unwind(AssertUnwindSafe(|| {
+        let accepted = contained(|| {
             endpoint
                 .accept(incoming, now, &mut reply, config)
                 .map_err(|error| error.response.is_some())
-        }));
+        });
         match accepted {
             Ok(Ok((handle, quic))) => {
                 self.register(handle, quic, gauge, now);
@@ -100,7 +103,7 @@ impl Engine {
                     self.reply(reply, address);
                 }
             }
-            Err(_) => self.counters.panics += 1,
+            Err(place) => self.blame(place),
         }
     }
 
@@ -136,7 +139,7 @@ fn is_public(address: IpAddr) -> bool {
                 || v4.is_broadcast()
                 || v4.is_documentation()
                 || a == 0
-                || a >= 240
+                || a >= 224
                 || (a == 100 && b & 0xC0 == 64)
                 || (a == 192 && b == 0 && c == 0)
                 || (a == 198 && b & 0xFE == 18))
@@ -145,6 +148,7 @@ fn is_public(address: IpAddr) -> bool {
             let first = v6.segments()[0];
             !(v6.is_loopback()
                 || v6.is_unspecified()
+                || v6.is_multicast()
                 || first & 0xFE00 == 0xFC00
                 || first & 0xFFC0 == 0xFE80
                 || (first == 0x2001 && v6.segments()[1] == 0x0DB8))

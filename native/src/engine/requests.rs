@@ -55,8 +55,8 @@ impl Engine {
 
     /// See [`Connection::admit`].
     pub fn admit(&mut self, number: u64) {
-        let settings = self.config.settings.clone();
-        self.ask(number, |connection| connection.admit(&settings));
+        let trusted = self.config.settings.trusted;
+        self.ask(number, |connection| connection.admit(trusted));
     }
 
     /// See [`Connection::ping`].

@@ -43,6 +43,8 @@ if not quictunnel_native.__version__.startswith(WANTED):
 
 # Reason phrases are for people; a longer one would not leave room for itself in every packet.
 MAX_REASON: Final = 256
+# Different faults that reach the log.
+MAX_FAULTS: Final = 64
 NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
@@ -122,6 +124,7 @@ class NativeEngine:
             raise ConfigError(_complaint(settings, error)) from error
         self._connections: dict[int, NativeConnection] = {}
         self._by_cause: dict[CloseCause, int] = {}
+        self._faults: set[str] = set()
 
     @property
     def counters(self) -> EngineCounters:
@@ -162,9 +165,13 @@ class NativeEngine:
                     connection.leave()
                     del connections[number]
             elif kind == "Connected" and connection is None:
-                accepted = NativeConnection(self._engine, number, self._engine.address(number), is_client=False)
+                accepted = NativeConnection(self._engine, number, rest[0], is_client=False)
                 connections[number] = accepted
                 told.append((accepted, Connected()))
+            elif kind == "Connected":
+                told.append((connection, Connected()))
+            elif kind == "Fault":
+                self._report(*rest)
             elif kind == "Closed":
                 closed = self._closed(*rest)
                 if connection is not None:
@@ -185,13 +192,19 @@ class NativeEngine:
     def _closed(self, cause_name: str, code: int, reason: bytes) -> Closed:
         cause = CloseCause[cause_name]
         self._by_cause[cause] = self._by_cause.get(cause, 0) + 1
+        text = _printable(reason.decode("utf-8", "replace"))
         if cause is CloseCause.INTERNAL:
-            logger.error("QUIC connection ended by an internal error")
-        return Closed(cause, code, _printable(reason.decode("utf-8", "replace")))
+            self._report(text)
+        return Closed(cause, code, text)
+
+    def _report(self, place: str) -> None:
+        """Each fault once: whoever found out how to cause one could else fill the disk."""
+        if place not in self._faults and len(self._faults) < MAX_FAULTS:
+            self._faults.add(place)
+            logger.error("A QUIC connection ended by a fault inside the engine: %s", _printable(place))
 
 
 _EVENTS: Final[dict[str, Callable[..., Event]]] = {
-    "Connected": Connected,
     "Reset": Reset,
     "Stopped": Stopped,
     "Writable": Writable,
