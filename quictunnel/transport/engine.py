@@ -12,8 +12,8 @@ How a driver (``endpoint.py`` on a real socket, ``tests/simnet`` on a virtual on
     ... open / write / finish / reset / stop / close on connections ...
     for burst in engine.transmit(now): socket.send(burst)      # once a loop turn
 
-No method blocks and none raises for anything that came from the network: a hostile or broken peer ends its
-own connection with a :class:`Closed` event, never the endpoint.
+An engine and its connections belong to one thread. No method blocks and none raises for anything that came from
+the network: a hostile or broken peer ends its own connection with a :class:`Closed` event, never the endpoint.
 """
 
 from __future__ import annotations

@@ -79,8 +79,6 @@ class Link:
         self.streams: dict[int, StreamEvents] = {}
         self.is_up = False
         self.is_down = False
-        self.rtt = 0.0
-        """Seconds to the edge and back, at a client's last look; for other threads, which must not ask the engine."""
         self._is_closing = False
         """It is down, or this side has closed it: what the peer said before it heard of that changes nothing."""
         self._connection: Connection | None = None
@@ -97,6 +95,8 @@ class Link:
         self._wake = wake
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
         self._unseen: set[int] = set()
+        self.rtt = 0.0
+        """Seconds to the peer and back when that was last asked; other threads may read it."""
 
     @property
     def connection(self) -> Connection:
@@ -141,7 +141,10 @@ class Link:
         self._wake()
 
     def stats(self) -> Stats:
-        return self.connection.stats()
+        """What the engine knows now; only for the loop's own thread, as everything of an engine."""
+        stats = self.connection.stats()
+        self.rtt = stats.rtt
+        return stats
 
     # What the endpoint tells (transport.endpoint.ConnectionEvents).
 
@@ -150,8 +153,8 @@ class Link:
             opened = self.connection.open()
             assert opened == CONTROL_STREAM
             self.connection.prioritise(CONTROL_STREAM)
-            self.rtt = self.stats().rtt
             self._tick_later()
+        self.stats()
         self.is_up = True
         self._events.link_up()
 
@@ -267,9 +270,7 @@ class Link:
 
     def _look(self) -> None:
         """Keep the way to the edge open, and find it again when it was lost."""
-        stats = self.stats()
-        self.rtt = stats.rtt
-        before, self._received = self._received, stats.bytes_received
+        before, self._received = self._received, self.stats().bytes_received
         came = self._received - before
         self._ticks += 1
         if came > BUSY:

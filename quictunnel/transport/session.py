@@ -70,7 +70,6 @@ class Session:
         self._due: set[Stream] = set()
         self._owed: set[Stream] = set()
         self._half_open: set[Stream] = set()
-        self._rtt = 0.0
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._flush_soon = False
@@ -226,12 +225,12 @@ class Session:
 
     def _announce(self, streams: set[Stream]) -> None:
         now = self._loop.time()
-        self._rtt = self.link.stats().rtt
+        rtt = self.link.stats().rtt
         batch = list(streams)
         streams.clear()
         for start in range(0, len(batch), MAX_CREDITS):
             part = batch[start : start + MAX_CREDITS]
-            self.link.send(Credits([(s.number, *s.receive_window.announce(now, self._rtt)) for s in part]))
+            self.link.send(Credits([(s.number, *s.receive_window.announce(now, rtt)) for s in part]))
         for stream in batch:
             self._owed.discard(stream)
             self.settle(stream)

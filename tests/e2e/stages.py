@@ -108,25 +108,23 @@ class EmbeddedStage(Stage):
 
     def baseline(self) -> Any:
         gc.collect()
-        edge_loop = self.edge._background.loop  # type: ignore[union-attr]
+        threads = (self.edge._background, background.shared())
         sessions = (self.edge_session, self.client_session)
+
+        async def quic_streams(session: Any) -> int:
+            return session.stats().streams_open
+
         return {
             "visitors": (self.edge.server.visitors, self.client.snapshot().visitors_now),
             "streams": [session.streams for session in sessions],
             "quic streams": [
-                # Asked where the engine lives: it works for its own loop's thread only.
-                asyncio.run_coroutine_threadsafe(quic_streams(session), loop).result(PATIENCE)
-                for session, loop in zip(sessions, (edge_loop, background.shared().loop), strict=True)
+                thread.call(quic_streams(session)) for thread, session in zip(threads, sessions, strict=True)
             ],
             "registered": [len(session.link.streams) for session in sessions],
             "pool": [session.pool.used for session in sessions],
-            "tasks": [len(asyncio.all_tasks(loop)) for loop in (edge_loop, background.shared().loop)],
+            "tasks": [len(asyncio.all_tasks(loop)) for loop in (t.loop for t in threads)],
             "sockets": sockets_of(os.getpid()),
         }
-
-
-async def quic_streams(session: Any) -> int:
-    return session.stats().streams_open
 
 
 class ProcessStage(Stage):
@@ -135,9 +133,11 @@ class ProcessStage(Stage):
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self.edge = start_edge(directory / "state", "--grace", "0")
-        self.stack.callback(self.edge.stop)
-        self.ca = self.edge.ca
-        self.client = self.stack.enter_context(ClientProcess.start(self.edge, self.origin_port))
+        with contextlib.ExitStack() as opening:
+            opening.callback(self.edge.stop)
+            self.ca = self.edge.ca
+            self.client = opening.enter_context(ClientProcess.start(self.edge, self.origin_port))
+            self.stack.push(opening.pop_all())
         self.tunnel = self.client.tunnel
 
     def baseline(self) -> Any:

@@ -12,6 +12,8 @@ from tests.e2e.arena import Arena, more_rounds
 from tests.e2e.conftest import need
 from tests.e2e.ends import PATIENCE, eventually, sockets_of
 
+pytestmark = pytest.mark.alone
+
 KIB = 1024
 MIB = 1024 * KIB
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.e2e.arena import Arena
 
+pytestmark = pytest.mark.alone
+
 KIB = 1024
 COUNT = 2000
 

@@ -12,6 +12,8 @@ import pytest
 from tests.e2e.arena import Arena, more_rounds
 from tests.e2e.ends import eventually
 
+pytestmark = pytest.mark.alone
+
 MIB = 1024 * 1024
 ALLOWED = 60_000_000
 SIZE = 256 * MIB

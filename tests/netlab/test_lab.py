@@ -20,6 +20,8 @@ from tests.netlab.__main__ import main, parse_value
 if TYPE_CHECKING:
     from tests.netlab.fixture import StartLab
 
+pytestmark = pytest.mark.alone
+
 REPOSITORY = Path(__file__).parents[2]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.netlab import Counters, Lab
     from tests.netlab.fixture import StartLab
 
+pytestmark = pytest.mark.alone
+
 PORT = 4433
 WAIT_SECONDS = 10.0
 RCVBUF = 32 * 2**20  # holds every datagram of a test, so that only the link loses any

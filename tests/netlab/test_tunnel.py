@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.netlab.fixture import StartLab
 
-pytestmark = pytest.mark.usefixtures("pairing_in_force")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("pairing_in_force")]
 
 MIB = 1024 * 1024
 ROUND_TRIP = 0.05

@@ -17,6 +17,8 @@ from perf.throughput import Sample
 if TYPE_CHECKING:
     from perf.iperf import Direction
 
+pytestmark = pytest.mark.alone
+
 LEAST = 1.5
 ROUNDS = 3
 SECONDS = 2

@@ -7,6 +7,8 @@ import time
 from quictunnel.transport.engine import Received
 from tests.transport.aioquic.pair import CLIENT, EDGE, Pair
 
+pytestmark = pytest.mark.alone
+
 SIZE = 3_000_000
 
 
