@@ -19,7 +19,7 @@ import pytest
 
 import quictunnel
 from edge_server.embedded import EmbeddedEdge
-from quictunnel.config import load
+from quictunnel.config import ClientConfig, load
 from tests import pairing
 
 START_TIMEOUT = 20
@@ -66,9 +66,13 @@ class EdgeProcess:
         lines = (self.state_dir / "client.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def client(self) -> quictunnel.Client:
+    @property
+    def config(self) -> ClientConfig:
         more = {"HOME": str(self.state_dir), pairing.VARIABLE: os.environ[pairing.VARIABLE]}
-        return quictunnel.Client.from_config(load(self.environ | more))
+        return load(self.environ | more)
+
+    def client(self) -> quictunnel.Client:
+        return quictunnel.Client.from_config(self.config)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
         if self.process.poll() is None:

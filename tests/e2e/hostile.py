@@ -1,12 +1,14 @@
 """Peers that break the protocol on purpose: the real endpoint and engine with a script in place of a session.
 
 What QUIC itself forbids is the engine's business and tested there; these speak flawless QUIC, and whatever a
-test likes inside its streams.
+test likes inside its streams. They speak it with aioquic, which can be talked past its own brakes; the engine that
+has to bear it is the one across.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -22,6 +24,7 @@ from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION
 from quictunnel.wire.framing import FrameReader, frame
 from quictunnel.wire.messages import AnyMessage, Bind, Bound, Hello, Unbind, Unbound, Welcome
 from quictunnel.wire.preface import Preface, encode_preface
+from tests import pairing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,7 +193,10 @@ class HostileEdge:
         )
         host, port = self._endpoint.local_address[:2]
         self.client_config = ClientConfig(
-            edge=f"{host}:{port}", token=Secret("any-token"), ca=directory / "ca.pem"
+            edge=f"{host}:{port}",
+            token=Secret("any-token"),
+            ca=directory / "ca.pem",
+            engine=os.environ[pairing.VARIABLE],
         )
 
     async def __aenter__(self) -> Self:

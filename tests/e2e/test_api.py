@@ -8,12 +8,12 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import quictunnel
-from quictunnel.config import ClientConfig, Secret
 from tests.e2e.conftest import children_environment, free_port, need, tls_connect, was_reset
 from tests.e2e.echo import EchoOrigin, assert_closed, is_closed, run_python, says_back, serves, udp_sockets, until
 
@@ -168,7 +168,7 @@ class TestConfiguration:
         from certs.authority import DevelopmentAuthority
 
         stranger = DevelopmentAuthority.load_or_create(tmp_path)
-        config = ClientConfig(edge=edge.environ["QUICTUNNEL_EDGE"], token=Secret("t"), ca=stranger.certificate)
+        config = replace(edge.config, ca=stranger.certificate)
         with (
             quictunnel.Client.from_config(config) as client,
             pytest.raises(quictunnel.ConfigError, match="QUICTUNNEL_CA"),
