@@ -5,19 +5,27 @@
     python3 bootstrap.py test      everything that can be checked: style, types, all tests
     python3 bootstrap.py shell     prints how to enter the environment that the two make
 
-Both make a virtual environment in .venv and install into it what they need; arguments that follow are passed
-on (``demo --once``, ``test -k sni``). Standard library only, and old Pythons can read it to say so.
+All make a virtual environment in .venv and install into it what they need; arguments that follow are passed
+on (``demo --once``, ``test -k sni``). Where a Rust toolchain is installed they build the fast QUIC engine as well
+(native/), again only when its source changed; QUICTUNNEL_NATIVE=0 goes without it. Standard library only, and old
+Pythons can read it to say so.
 """
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+NATIVE = ROOT / "native"
+NATIVE_STAMP = VENV / ".ready-native"
+NATIVE_LOG = VENV / "native.log"
 NEEDED = (3, 11)
 
 
@@ -27,9 +35,14 @@ def python_in_venv():
 
 def run(*command, **options):
     """Run a program; its failure is ours."""
-    status = subprocess.call([str(part) for part in command], cwd=str(ROOT), **options)
+    status = subprocess.call([str(part) for part in command], **{"cwd": str(ROOT), **options})
     if status:
         sys.exit(status)
+
+
+def pip(python, *arguments):
+    """A command line for the pip of .venv."""
+    return [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
 
 
 def set_up(extra):
@@ -45,34 +58,124 @@ def set_up(extra):
             venv.create(str(VENV), with_pip=True)
         except (subprocess.CalledProcessError, SystemExit):
             sys.exit("This Python cannot make virtual environments; on Debian: apt-get install python3-venv")
-    target = ".[%s]" % extra if extra else "."
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--editable", target)
+    run(*pip(python, "install", "--editable", ".[%s]" % extra if extra else "."))
     stamp.write_text(wanted)
     return python
 
 
-def test(python, arguments):
-    """Style, types, tests. With arguments: only the tests that they select."""
-    if not arguments:
-        run(python, "-m", "ruff", "check", ".")
-        run(python, "-m", "ruff", "format", "--check", ".")
-        run(python, "-m", "mypy")
-    run(python, "-m", "pytest", *arguments)
+def is_refused():
+    """Whether the native engine is not wanted, wherever it could be had."""
+    return os.environ.get("QUICTUNNEL_NATIVE") == "0"
+
+
+def why_no_rust():
+    """Why the native engine cannot be built here, or "" when it can."""
+    if is_refused():
+        return "QUICTUNNEL_NATIVE=0 goes without the native one"
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        return "install Rust (https://rustup.rs) to get the native one"
+    try:
+        said = subprocess.check_output([cargo, "--version"], cwd=str(NATIVE), universal_newlines=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "the native one needs a Rust toolchain, and the cargo that is installed does not run"
+    found = re.match(r"cargo (\d+)\.(\d+)", said)
+    needed = re.search(r'^rust-version = "(\d+)\.(\d+)', (NATIVE / "Cargo.toml").read_text(), re.MULTILINE)
+    if found is None or [int(part) for part in found.groups()] < [int(part) for part in needed.groups()]:
+        return "the native one needs Rust %s.%s or newer, this is %s" % (*needed.groups(), said.strip())
+    return ""
+
+
+def native_sources():
+    """A hash of everything that the native engine is made from."""
+    digest = hashlib.sha256()
+    for folder, folders, files in os.walk(str(NATIVE)):
+        folders[:] = sorted(set(folders) - {"target"})
+        for name in sorted(files):
+            path = Path(folder, name)
+            digest.update(("%s\0%d\0" % (path.relative_to(NATIVE).as_posix(), path.stat().st_size)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def build_native(python):
+    """Have the native engine of this source in .venv, or none. Says why it is not there, or ""."""
+    wanted = "" if is_refused() else native_sources()
+    if NATIVE_STAMP.exists() and NATIVE_STAMP.read_text() == wanted:
+        return ""
+    lack = why_no_rust()
+    if not lack:
+        print("Building the native engine (once; cargo takes a minute or two) ...", flush=True)
+        with NATIVE_LOG.open("w") as log:
+            command = pip(python, "install", "--force-reinstall", "--no-deps", str(NATIVE))
+            if subprocess.call(command, stdout=log, stderr=subprocess.STDOUT) == 0:
+                NATIVE_STAMP.write_text(wanted)
+                return ""
+        lack = "building the native one failed, %s says why" % NATIVE_LOG.relative_to(ROOT)
+    if NATIVE_STAMP.exists():  # what was built from another source, or is not wanted any more
+        run(*pip(python, "uninstall", "--yes", "quictunnel-native"))
+        NATIVE_STAMP.unlink()
+    return lack
+
+
+def say_engine(python, lack):
+    """One line: which engine runs, and what that means."""
+    said = subprocess.run([str(python), "-m", "quictunnel", "--version"], cwd=str(ROOT), stdout=subprocess.PIPE)
+    if said.returncode:  # it has said why
+        sys.exit(said.returncode)
+    engine = said.stdout.decode().strip().partition("engine ")[2]
+    if engine.startswith("native"):
+        print("engine: %s, the fast one" % engine, flush=True)
+    else:
+        why = lack or "QUICTUNNEL_ENGINE=%s asks for it" % os.environ.get("QUICTUNNEL_ENGINE")
+        print("engine: %s, pure Python, a tenth of the speed or less; %s" % (engine, why), flush=True)
+
+
+def part(title, *command, **options):
+    """One part of the tests, with its time."""
+    print("== " + title, flush=True)
+    begun = time.monotonic()
+    run(*command, **options)
+    print("== %s: %.0f s" % (title, time.monotonic() - begun), flush=True)
+
+
+def test(python, arguments, has_rust):
+    """Style, types, the Rust crate, tests. With arguments: only the tests that they select."""
+    pytest = (python, "-m", "pytest")
+    if arguments:
+        run(*pytest, *arguments)
+        return
+    part("style", python, "-m", "ruff", "check", ".")
+    part("format", python, "-m", "ruff", "format", "--check", ".")
+    part("types", python, "-m", "mypy")
+    if has_rust:
+        # In the release profile, so that what the wheel was built from is not compiled a second time.
+        rust = {"cwd": str(NATIVE)}
+        part("Rust format", "cargo", "fmt", "--check", **rust)
+        part("Rust lint", "cargo", "clippy", "--locked", "--release", "--all-targets", "--", "-D", "warnings", **rust)
+        part("Rust tests", "cargo", "test", "--locked", "--release", "--no-default-features", **rust)
+    part("tests side by side", *pytest, "-m", "not alone", "-n", "auto", "--maxprocesses", "4")
+    part("tests that measure", *pytest, "-m", "alone")
 
 
 def main():
     if sys.version_info < NEEDED:
         sys.exit("quictunnel needs Python %d.%d or newer; this is %s" % (*NEEDED, sys.version.split()[0]))
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "help"), sys.argv[2:]
-    if command == "demo":
-        run(set_up(""), "-m", "quictunnel", "demo", *arguments)
-    elif command == "test":
-        test(set_up("dev"), arguments)
-    elif command == "shell":
-        set_up("dev")
-        print("source %s" % (VENV / "bin" / "activate"))
-    else:
+    if command not in ("demo", "test", "shell"):
         sys.exit(__doc__)
+    python = set_up("" if command == "demo" else "dev")
+    lack = build_native(python)
+    has_rust = not why_no_rust()
+    if command == "test" and lack and has_rust:
+        sys.exit(NATIVE_LOG.read_text() + lack)
+    say_engine(python, lack)
+    if command == "demo":
+        run(python, "-m", "quictunnel", "demo", *arguments)
+    elif command == "test":
+        test(python, arguments, has_rust)
+    else:
+        print("source %s" % (VENV / "bin" / "activate"))
 
 
 if __name__ == "__main__":
