@@ -152,7 +152,18 @@ def test(python, arguments, has_rust):
         # In the release profile, so that what the wheel was built from is not compiled a second time.
         rust = {"cwd": str(NATIVE)}
         part("Rust format", "cargo", "fmt", "--check", **rust)
-        part("Rust lint", "cargo", "clippy", "--locked", "--release", "--all-targets", "--", "-D", "warnings", **rust)
+        part(
+            "Rust lint",
+            "cargo",
+            "clippy",
+            "--locked",
+            "--release",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+            **rust,
+        )
         part("Rust tests", "cargo", "test", "--locked", "--release", "--no-default-features", **rust)
     part("tests side by side", *pytest, "-m", "not alone", "-n", "auto", "--maxprocesses", "4")
     part("tests that measure", *pytest, "-m", "alone")

@@ -1,18 +1,26 @@
-//! A window over quinn-proto's congestion controllers: how much is in flight, and a door for probes.
+//! A window over quinn-proto's congestion controllers: how much is in flight, how much of what quinn-proto was
+//! given it has not sent yet, and a door for what must not wait.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use quinn_proto::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
 
+/// Bytes of a packet that are no stream's: header, tag, and the header of one STREAM frame.
+pub const OVERHEAD: u64 = 48;
+
 /// What is shared between a connection and the controllers of its paths.
 #[derive(Default)]
 pub struct Gauge {
     in_flight: AtomicU64,
+    unsent: AtomicU64,
+    is_full: AtomicBool,
     is_open: AtomicBool,
+    connected: OnceLock<Instant>,
+    first_acked: OnceLock<Instant>,
 }
 
 impl Gauge {
@@ -21,15 +29,56 @@ impl Gauge {
         self.in_flight.load(Relaxed)
     }
 
+    /// About how many bytes quinn-proto has that it has not sent, or has to send again.
+    pub fn unsent(&self) -> u64 {
+        self.unsent.load(Relaxed)
+    }
+
+    /// Bytes were handed on; `is_full`: there would have been more, had congestion control allowed it.
+    pub fn handed_on(&self, bytes: u64, is_full: bool) {
+        self.unsent.fetch_add(bytes, Relaxed);
+        self.is_full.store(is_full, Relaxed);
+    }
+
     /// While open, no congestion window and no pacing hold a packet back.
     pub fn set_open(&self, open: bool) {
         self.is_open.store(open, Relaxed);
     }
 
-    fn less(&self, bytes: u64) {
-        let before = self.in_flight.load(Relaxed);
-        self.in_flight.store(before.saturating_sub(bytes), Relaxed);
+    /// The handshake is complete here: from now on 1-RTT packets are sent.
+    pub fn connect(&self, now: Instant) {
+        self.connected.get_or_init(|| now);
     }
+
+    /// A packet arrived that was sent then.
+    fn arrived(&self, sent: Instant) {
+        if self.connected.get().is_some_and(|since| sent >= *since) {
+            self.first_acked.get_or_init(|| sent);
+        }
+    }
+
+    /// Whether a packet that was sent then may have come before the peer had keys for it, so that its loss says nothing
+    /// of the path (RFC 9002 section 7.4): overtaking its handshake would else cost a connection its slow start.
+    fn is_excused(&self, sent: Instant) -> bool {
+        self.first_acked.get().is_none_or(|first| sent <= *first)
+    }
+
+    fn less(&self, bytes: u64) {
+        lessen(&self.in_flight, bytes);
+    }
+
+    /// Whether an acknowledgement came while the application had nothing more to send. quinn-proto thinks so
+    /// whenever it has sent all that it was given.
+    fn is_idle(&self, has_sent_all: bool) -> bool {
+        if has_sent_all {
+            self.unsent.store(0, Relaxed);
+        }
+        has_sent_all && !self.is_full.load(Relaxed)
+    }
+}
+
+fn lessen(count: &AtomicU64, by: u64) {
+    count.store(count.load(Relaxed).saturating_sub(by), Relaxed);
 }
 
 /// The algorithms that can be chosen.
@@ -70,6 +119,7 @@ struct Gauging {
 impl Controller for Gauging {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
         self.gauge.in_flight.fetch_add(bytes, Relaxed);
+        lessen(&self.gauge.unsent, bytes.saturating_sub(OVERHEAD));
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -82,6 +132,8 @@ impl Controller for Gauging {
         rtt: &RttEstimator,
     ) {
         self.gauge.less(bytes);
+        self.gauge.arrived(sent);
+        let app_limited = self.gauge.is_idle(app_limited);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -93,6 +145,7 @@ impl Controller for Gauging {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.gauge.in_flight.store(in_flight, Relaxed);
+        let app_limited = self.gauge.is_idle(app_limited);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -105,8 +158,11 @@ impl Controller for Gauging {
         lost_bytes: u64,
     ) {
         self.gauge.less(lost_bytes);
-        self.inner
-            .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.gauge.unsent.fetch_add(lost_bytes, Relaxed);
+        if !self.gauge.is_excused(sent) {
+            self.inner
+                .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {

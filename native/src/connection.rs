@@ -8,10 +8,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use quinn_proto::{
-    Connection as Quic, ConnectionError, ConnectionId, Dir, Side, StreamEvent, StreamId,
-    TransportErrorCode,
+    Connection as Quic, ConnectionError, ConnectionEvent, ConnectionId, Dir, Side, StreamEvent,
+    StreamId, TransportErrorCode,
 };
 
+use crate::acks::Acks;
 use crate::config::{varint, Limits, Settings};
 use crate::congestion::Gauge;
 use crate::events::{cause_of, Cause, Event, Stats};
@@ -19,6 +20,9 @@ use crate::hearing::Hearing;
 use crate::streams::{End, Streams};
 use crate::time::span;
 
+/// Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
+/// congestion window of them. The peer would else take a path that reorders for one that is congested.
+const MAX_EARLY: usize = 10;
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
 
@@ -58,6 +62,7 @@ pub struct Connection {
     pub first_cid: Option<ConnectionId>,
     /// A fault for tests.
     pub must_panic: bool,
+    early: Vec<ConnectionEvent>,
     closing: Option<(u64, Vec<u8>)>,
     is_admitted: bool,
     was_open_refused: bool,
@@ -66,6 +71,7 @@ pub struct Connection {
     notes: VecDeque<Note>,
     gauge: Arc<Gauge>,
     hearing: Hearing,
+    acks: Acks,
     now: Instant,
     keys_since: u64,
     key_update_packets: u64,
@@ -91,6 +97,7 @@ impl Connection {
             is_closing: false,
             first_cid: None,
             must_panic: false,
+            early: Vec::new(),
             closing: None,
             was_open_refused: false,
             wants_probe: false,
@@ -98,6 +105,7 @@ impl Connection {
             notes: VecDeque::new(),
             gauge,
             hearing: Hearing::new(settings.max_probe_timeout, now),
+            acks: Acks::new(settings.ack_delay),
             now,
             keys_since: 0,
             key_update_packets: settings.key_update_packets.max(1),
@@ -111,10 +119,16 @@ impl Connection {
 
     /// When something has to be done next.
     pub fn due(&mut self) -> Option<Instant> {
-        [self.quic.poll_timeout(), self.deadline, self.probe_due()]
-            .into_iter()
-            .flatten()
-            .min()
+        let acks = self.acks.due(self.quic.rtt());
+        [
+            self.quic.poll_timeout(),
+            self.deadline,
+            self.probe_due(),
+            acks,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether anything waits to be told.
@@ -250,12 +264,27 @@ impl Connection {
         self.quic.crypto_session().is_valid_retry(cid, packet, tag)
     }
 
+    /// Take in what the endpoint made of a datagram.
+    pub fn take_in(&mut self, event: ConnectionEvent, is_long: bool) {
+        if !is_long && self.quic.is_handshaking() && self.early.len() < MAX_EARLY {
+            self.early.push(event);
+            return;
+        }
+        self.quic.handle_event(event);
+        if !self.quic.is_handshaking() {
+            for event in mem::take(&mut self.early) {
+                self.quic.handle_event(event);
+            }
+        }
+    }
+
     /// Datagrams were taken in: see whether any of them was authentic.
     pub fn heard(&mut self, now: Instant) {
         self.now = now;
         let in_flight = self.gauge.in_flight();
-        self.hearing
-            .take(&self.quic.stats().frame_rx, in_flight, now);
+        let frames = self.quic.stats().frame_rx;
+        self.hearing.take(&frames, in_flight, now);
+        self.acks.take(&frames, now);
     }
 
     /// Note what the state machine says.
@@ -302,16 +331,36 @@ impl Connection {
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
         if mem::replace(&mut self.wants_probe, false) || self.is_closed {
-            // One datagram, whatever congestion control says: a probe (RFC 9002 section 7.5), or the goodbye, which
-            // quinn-proto would else keep back for as long as data that is not sent any more would have to wait.
-            self.gauge.set_open(true);
-            let sent = self.quic.poll_transmit(now, 1, buffer);
-            self.gauge.set_open(false);
+            // A probe (RFC 9002 section 7.5), or the goodbye, which quinn-proto would else keep back for as long as
+            // data that is not sent any more would have to wait.
+            let sent = self.past_the_door(now, buffer);
             if sent.is_some() {
                 return sent;
             }
         }
-        self.quic.poll_transmit(now, max_datagrams, buffer)
+        if let Some(sent) = self.quic.poll_transmit(now, max_datagrams, buffer) {
+            return Some(sent);
+        }
+        if self.acks.sent(&self.quic.stats().frame_tx)
+            || !self.acks.is_overdue(now, self.quic.rtt())
+        {
+            return None;
+        }
+        // Something waits in there for the window or the pacer, and the peer's packets must not count as lost for it.
+        self.acks.forget();
+        self.past_the_door(now, buffer)
+    }
+
+    /// One datagram, whatever congestion control says.
+    fn past_the_door(
+        &mut self,
+        now: Instant,
+        buffer: &mut Vec<u8>,
+    ) -> Option<quinn_proto::Transmit> {
+        self.gauge.set_open(true);
+        let sent = self.quic.poll_transmit(now, 1, buffer);
+        self.gauge.set_open(false);
+        sent
     }
 
     /// Before the datagrams of a turn: hand bytes on, close, update keys.
@@ -328,7 +377,7 @@ impl Connection {
             self.keys_since = sent;
             self.quic.force_key_update();
         }
-        for id in self.streams.feed(&mut self.quic, now) {
+        for id in self.streams.feed(&mut self.quic, &self.gauge, now) {
             self.tell(Event::Writable { stream: id.into() });
         }
     }
@@ -336,6 +385,7 @@ impl Connection {
     /// After the datagrams of a turn.
     pub fn sent(&mut self, now: Instant) {
         self.hearing.sent(self.gauge.in_flight(), now);
+        self.acks.sent(&self.quic.stats().frame_tx);
     }
 
     /// What happened since the last time. Handing data over is what opens the windows.
@@ -392,6 +442,7 @@ impl Connection {
         self.is_closed = true;
         self.deadline = None;
         self.hearing.end();
+        self.acks.forget();
         self.streams.silence();
     }
 
@@ -400,6 +451,7 @@ impl Connection {
             return;
         }
         self.is_connected = true;
+        self.gauge.connect(self.now);
         self.deadline = None;
         let address = self.address();
         self.tell(Event::Connected { address });

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use quinn_proto::FrameStats;
 
+use crate::acks::eliciting;
 use crate::time::span;
 
 /// See the module.
@@ -71,27 +72,5 @@ impl Hearing {
 
 /// A number that changes with every authentic packet that says anything.
 fn count(frames: &FrameStats) -> u64 {
-    frames.acks
-        + frames.ack_frequency
-        + frames.crypto
-        + frames.connection_close
-        + frames.data_blocked
-        + u64::from(frames.handshake_done)
-        + frames.immediate_ack
-        + frames.max_data
-        + frames.max_stream_data
-        + frames.max_streams_bidi
-        + frames.max_streams_uni
-        + frames.new_connection_id
-        + frames.new_token
-        + frames.path_challenge
-        + frames.path_response
-        + frames.ping
-        + frames.reset_stream
-        + frames.retire_connection_id
-        + frames.stream_data_blocked
-        + frames.streams_blocked_bidi
-        + frames.streams_blocked_uni
-        + frames.stop_sending
-        + frames.stream
+    eliciting(frames) + frames.acks + frames.connection_close
 }

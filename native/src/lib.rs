@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod acks;
 mod cids;
 mod config;
 mod congestion;

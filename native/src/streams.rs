@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use quinn_proto::{Connection as Quic, ReadError, SendStream, StreamId, WriteError};
 
+use crate::congestion::{Gauge, OVERHEAD};
+
 /// A stream with fewer bytes than this in a round trip goes before bulk: it is somebody who types.
 const SPARSE: usize = 1000;
 /// Datagrams' worth of bytes that a stream hands to quinn-proto before the next one has its turn, and bytes
 /// when it is alone.
 const TURN: usize = 2;
 const LONELY_TURN: usize = 64 * 1024;
-/// Bytes that quinn-proto holds beyond two congestion windows: one for what is in flight, one for what is
-/// acknowledged behind a gap, and this for the next transmit.
+/// quinn-proto keeps what is not acknowledged: at most two congestion windows, one for what is in flight and one
+/// for what is acknowledged behind a gap, and this.
 const SLACK: u64 = 128 * 1024;
 
 /// Bytes that quinn-proto holds beyond those for streams that go first: a peer that acknowledges nothing would
@@ -67,6 +69,7 @@ pub struct Streams {
     urgent: VecDeque<StreamId>,
     ready: BTreeSet<(u64, StreamId)>,
     turns: u64,
+    handed_on: u64,
     send_buffer: usize,
 }
 
@@ -78,6 +81,7 @@ impl Streams {
             urgent: VecDeque::new(),
             ready: BTreeSet::new(),
             turns: 0,
+            handed_on: 0,
             send_buffer,
         }
     }
@@ -182,32 +186,43 @@ impl Streams {
         self.ready.clear();
     }
 
-    /// Hand bytes on; the streams that were full and take bytes again.
-    pub fn feed(&mut self, quic: &mut Quic, now: Instant) -> Vec<StreamId> {
+    /// Hand on what congestion control lets go now, and whatever goes first; the streams that were full and take
+    /// bytes again. quinn-proto is given no more than it can send, because while something waits in there for the
+    /// congestion window, its acknowledgements wait as well.
+    pub fn feed(&mut self, quic: &mut Quic, gauge: &Gauge, now: Instant) -> Vec<StreamId> {
         let mut writable = Vec::new();
         if self.urgent.is_empty() && self.ready.is_empty() {
+            gauge.handed_on(0, false);
             return writable;
         }
+        let before = self.handed_on;
         let window = quic.congestion_state().window();
         let bulk = window.saturating_mul(2).saturating_add(SLACK);
         quic.set_send_window(bulk.saturating_add(HURRY));
         while let Some(id) = self.urgent.pop_front() {
-            while self.hand_on(id, quic, now, &mut writable) {}
+            while self.hand_on(id, usize::MAX, quic, now, &mut writable) {}
         }
         quic.set_send_window(bulk);
-        while let Some((_, id)) = self.ready.pop_first() {
-            if self.hand_on(id, quic, now, &mut writable) {
+        let allowed = before + allowance(window, quic.current_mtu().into(), gauge);
+        while self.handed_on < allowed {
+            let Some((_, id)) = self.ready.pop_first() else {
+                break;
+            };
+            let left = usize::try_from(allowed - self.handed_on).unwrap_or(usize::MAX);
+            if self.hand_on(id, left, quic, now, &mut writable) {
                 let turn = self.all.get(&id).map_or(0, |stream| stream.turn);
                 self.ready.insert((turn, id));
             }
         }
+        gauge.handed_on(self.handed_on - before, !self.ready.is_empty());
         writable
     }
 
-    /// Give quinn-proto some of a stream's bytes; whether it has more and would take it.
+    /// Give quinn-proto at most `limit` of a stream's bytes; whether it has more and would take it.
     fn hand_on(
         &mut self,
         id: StreamId,
+        limit: usize,
         quic: &mut Quic,
         now: Instant,
         writable: &mut Vec<StreamId>,
@@ -215,7 +230,8 @@ impl Streams {
         let turn = match self.ready.is_empty() {
             true => LONELY_TURN,
             false => TURN * usize::from(quic.current_mtu()),
-        };
+        }
+        .min(limit);
         let Some(stream) = self.all.get_mut(&id) else {
             return false;
         };
@@ -236,6 +252,7 @@ impl Streams {
             match write_turn(&mut sender, &mut stream.queue, turn) {
                 Ok(size) => {
                     stream.queued -= size;
+                    self.handed_on += size as u64;
                     self.turns += 1;
                     stream.turn = self.turns;
                     if stream.recent == 0 {
@@ -313,6 +330,13 @@ impl Streams {
             }
         }
     }
+}
+
+/// Bytes that quinn-proto would send at once, beyond those it has: it fills datagrams as long as another one stays
+/// below the window.
+fn allowance(window: u64, mtu: u64, gauge: &Gauge) -> u64 {
+    let room = window.saturating_sub(gauge.in_flight() + 1);
+    ((room / mtu) * (mtu - OVERHEAD)).saturating_sub(gauge.unsent())
 }
 
 /// Move at most `limit` bytes from the front of `queue`; how many it were.

@@ -41,7 +41,7 @@ impl Engine {
                     let is_authentic = retry.is_none_or(|retry| connection.is_valid_retry(&retry));
                     if is_authentic && may_come_from(connection, address) {
                         is_taken = true;
-                        connection.quic.handle_event(event);
+                        connection.take_in(event, is_long);
                     }
                 });
                 return is_taken.then_some(handle.0);

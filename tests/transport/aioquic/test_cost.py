@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from quictunnel.transport.engine import Received
 from tests.transport.aioquic.pair import CLIENT, EDGE, Pair
 

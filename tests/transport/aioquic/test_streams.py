@@ -93,6 +93,7 @@ def test_cubic_shrinks_once_a_round_trip_and_comes_back():
     assert cc.congestion_window == 20_000
 
     class Lost:
+        packet_number = 1
         sent_bytes = 1000
         sent_time = 0.3
 

@@ -93,6 +93,9 @@ class Cubic(QuicCongestionControl):
         self.one_more = False
         """A cut was just made: one packet may go beyond the smaller window, so that what was lost does not wait
         for the rest of the flight (RFC 9002 section 7.3.2)."""
+        self.first_acked = 0
+        """The earliest 1-RTT packet that arrived. Those before it may have come before the peer had keys for them,
+        which says nothing of the path: overtaking its handshake would else cost a connection its slow start."""
         self._rtt = 0.1
         self._start = SlowStart()
         self._recovery_start = -1.0
@@ -153,7 +156,8 @@ class Cubic(QuicCongestionControl):
         latest = -1.0
         for packet in packets:
             self.bytes_in_flight -= packet.sent_bytes
-            latest = max(latest, packet.sent_time or 0.0)
+            if packet.packet_number > self.first_acked:  # RFC 9002 section 7.4
+                latest = max(latest, packet.sent_time or 0.0)
         if latest <= self._recovery_start:
             return
         self._recovery_start = now

@@ -52,6 +52,9 @@ CIDS_OFFERED = 4
 # All of CRYPTO on one level, in order or not. A client's flight has 1 KiB, a server's with a chain of
 # certificates a few; aioquic stops at the 16 MiB of a TLS message, at quadratic cost.
 MAX_CRYPTO = 64 * 1024
+# Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
+# congestion window of them. The peer would else take a path that reorders for one that is congested.
+MAX_EARLY = 10
 # Milliseconds that an acknowledgement may be late, as the peer is told: one of waiting for company and some for
 # the event loop. The 25 that aioquic states would be added to every probe time-out (RFC 9002 section 6.2.1), and
 # thereby to the wait of a keystroke that was lost with nothing behind it.
@@ -89,6 +92,7 @@ class TunnelConnection(QuicConnection):
         self.ack_waiting = 0
         self.lowest_unreported = 0
         self.padded_packet = False
+        self._early: list[tuple[bytes, NetworkAddress]] = []
         self.one_rtt = OneRttKeys()
         self._settings = settings
         self._next_key_update = 0.0
@@ -144,14 +148,27 @@ class TunnelConnection(QuicConnection):
             for datagram in datagrams:
                 if self._close_event is not None:
                     break
-                if datagram[0] & 0x80 or not self._receive_short(datagram, address, now):
+                if not self._is_early(datagram, address) and (
+                    datagram[0] & 0x80 or not self._receive_short(datagram, address, now)
+                ):
                     self.receive_datagram(datagram, address, now)
+            if self._early and self._handshake_complete:
+                early, self._early = self._early, []
+                for datagram, source in early:
+                    self.receive_datagram(datagram, source, now)
         except QuicConnectionError as error:
             self.close(error.error_code, error.frame_type, error.reason_phrase)
         if self.heard == now and self._state is QuicConnectionState.CONNECTED:
             self._close_at = now + self._idle_timeout()
         if self.table.is_leaking():
             self.close(QuicErrorCode.STREAM_STATE_ERROR, QuicFrameType.PADDING, "Streams are never ended")
+
+    def _is_early(self, datagram: bytes, address: NetworkAddress) -> bool:
+        """Whether there are no keys for it yet; it is kept then."""
+        if self._handshake_complete or datagram[0] & 0x80 or len(self._early) >= MAX_EARLY:
+            return False
+        self._early.append((datagram, address))
+        return True
 
     def _receive_short(self, datagram: bytes, address: NetworkAddress, now: float) -> bool:
         """The short way of a 1-RTT packet; False: take the long one."""

@@ -124,9 +124,10 @@ class Recovery(QuicPacketRecovery):
         return self._pace
 
     def _reset_congestion(self) -> None:
-        in_flight = self._cc.bytes_in_flight
+        before = self._cc
         self._cc = Cubic(max_datagram_size=self.mtu.size)
-        self._cc.bytes_in_flight = in_flight
+        self._cc.bytes_in_flight = before.bytes_in_flight
+        self._cc.first_acked = before.first_acked if isinstance(before, Cubic) else 0
         self._pace = Pacer(self.mtu.size)
         self._pacer = self._pace  # type: ignore[assignment]  # the two methods that aioquic calls are there
 
@@ -179,8 +180,11 @@ class Recovery(QuicPacketRecovery):
         """The peer acknowledged these half-open ranges, the highest of them last."""
         largest = ranges[-1][1] - 1
         space.largest_acked_packet = max(space.largest_acked_packet, largest)
-        if space.is_application_data and self._reordering.is_proven(ranges, now, self._rtt_smoothed):
-            self._cc.undo()
+        if space.is_application_data:
+            cc = self._cc
+            cc.first_acked = min(cc.first_acked, ranges[0][0]) if cc.first_acked else ranges[0][0]
+            if self._reordering.is_proven(ranges, now, self._rtt_smoothed):
+                cc.undo()
         newest, acked, eliciting = self._take_acked(ranges, space)
         if newest is None:
             return

@@ -1,0 +1,92 @@
+//! Whether an acknowledgement is kept back for too long.
+//!
+//! quinn-proto sends no acknowledgement, not even alone, while data of its own waits for the congestion window or
+//! the pacer. Where both sides send, that takes up to a round trip, and the other side takes for lost what arrived.
+
+use std::time::{Duration, Instant};
+
+use quinn_proto::FrameStats;
+
+use crate::time::span;
+
+/// The share of a round trip that an acknowledgement may wait. Much less than the half by which a packet may be
+/// late before it counts as lost; more than nothing, because it may cost a datagram beyond the window.
+const SHARE: u32 = 8;
+
+/// See the module.
+pub struct Acks {
+    received: u64,
+    sent: u64,
+    owed_since: Option<Instant>,
+    usual: Duration,
+}
+
+impl Acks {
+    /// `delay`: seconds that an acknowledgement waits for company anyway.
+    pub fn new(delay: f64) -> Self {
+        Self {
+            received: 0,
+            sent: 0,
+            owed_since: None,
+            usual: span(delay, 0.001),
+        }
+    }
+
+    /// Datagrams were taken in, these frames in all.
+    pub fn take(&mut self, frames: &FrameStats, now: Instant) {
+        let received = eliciting(frames);
+        if received != self.received {
+            self.received = received;
+            self.owed_since.get_or_insert(now);
+        }
+    }
+
+    /// Datagrams were sent, these frames in all; whether nothing is owed now.
+    pub fn sent(&mut self, frames: &FrameStats) -> bool {
+        if frames.acks != self.sent {
+            self.sent = frames.acks;
+            self.owed_since = None;
+        }
+        self.owed_since.is_none()
+    }
+
+    /// Nothing is owed.
+    pub fn forget(&mut self) {
+        self.owed_since = None;
+    }
+
+    /// When it has waited too long.
+    pub fn due(&self, rtt: Duration) -> Option<Instant> {
+        Some(self.owed_since? + (rtt / SHARE).max(2 * self.usual))
+    }
+
+    /// Whether it has.
+    pub fn is_overdue(&self, now: Instant, rtt: Duration) -> bool {
+        self.due(rtt).is_some_and(|due| due <= now)
+    }
+}
+
+/// A number that grows with every frame that asks for an acknowledgement.
+pub fn eliciting(frames: &FrameStats) -> u64 {
+    frames.ack_frequency
+        + frames.crypto
+        + frames.data_blocked
+        + u64::from(frames.handshake_done)
+        + frames.immediate_ack
+        + frames.max_data
+        + frames.max_stream_data
+        + frames.max_streams_bidi
+        + frames.max_streams_uni
+        + frames.new_connection_id
+        + frames.new_token
+        + frames.path_challenge
+        + frames.path_response
+        + frames.ping
+        + frames.reset_stream
+        + frames.retire_connection_id
+        + frames.stream_data_blocked
+        + frames.streams_blocked_bidi
+        + frames.streams_blocked_uni
+        + frames.stop_sending
+        + frames.stream
+}
