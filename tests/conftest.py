@@ -1,4 +1,4 @@
-"""Options of whole runs: on which engines a whole tunnel is tested, and how much of what can go on for ever is done.
+"""Options of whole runs: on which engines a whole tunnel is tested, and how much is done of what has no end.
 
 ``--pairing CLIENT-EDGE``, which may be repeated, or ``--pairing all``. Without it: where the wheel is installed
 native-native, elsewhere aioquic-aioquic, and what is marked ``every_pairing`` on all four.

@@ -164,11 +164,10 @@ class NativeEngine:
                 if connection is not None:
                     connection.leave()
                     del connections[number]
-            elif kind == "Connected" and connection is None:
-                accepted = NativeConnection(self._engine, number, rest[0], is_client=False)
-                connections[number] = accepted
-                told.append((accepted, Connected()))
             elif kind == "Connected":
+                if connection is None:
+                    connection = NativeConnection(self._engine, number, rest[0], is_client=False)
+                    connections[number] = connection
                 told.append((connection, Connected()))
             elif kind == "Fault":
                 self._report(*rest)

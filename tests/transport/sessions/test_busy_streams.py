@@ -3,9 +3,10 @@
 Runs the real engines, endpoints and sessions on the simulated network, on every pairing of engines. A fast engine
 can pass every run on loopback and still stall here for ever.
 
-With ``--seeds 20`` each case is run with twenty seeds. A seed fixes what the network does to the first, second, ...
-datagram of each link, no more: keys, connection IDs and the sizes of signatures come from the system in both
-engines, and quinn-proto leaves out packet numbers by chance, so a run with the same seed is alike but not the same.
+With ``--seeds 20`` each case is run with twenty seeds. A seed fixes what the network does to the first, second,
+... datagram of each link, no more: keys, connection IDs and the sizes of signatures come from the system in both
+engines, and quinn-proto leaves out packet numbers by chance, so a run with the same seed is alike but not the
+same.
 """
 
 import asyncio

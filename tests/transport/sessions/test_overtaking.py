@@ -49,8 +49,8 @@ async def test_what_overtakes_the_end_of_the_handshake_is_kept_for_then(
 async def test_two_full_directions_come_back_from_a_bad_start(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
-    """Acknowledgements that wait for the congestion window of the other direction would make the peer take for lost
-    what arrived, again and again: a rate of a hundredth, for ever."""
+    """Acknowledgements that wait for the congestion window of the other direction would make the peer take for
+    lost what arrived, again and again: a rate of a hundredth, for ever."""
     conditions = Conditions.wan(mbit=100, rtt=RTT, loss=0.1, jitter=0.01)
     pair = start_pair(both=conditions)
 

@@ -109,7 +109,7 @@ class Recovery(QuicPacketRecovery):
         self.mtu = mtu
         self.packets_lost = 0
         self._reordering = Reordering()
-        self._reset_congestion()
+        self._reset_congestion(in_flight=0, first_acked=0)
 
     @property
     def smoothed_rtt(self) -> float:
@@ -123,11 +123,10 @@ class Recovery(QuicPacketRecovery):
     def pacer(self) -> Pacer:
         return self._pace
 
-    def _reset_congestion(self) -> None:
-        before = self._cc
+    def _reset_congestion(self, in_flight: int, first_acked: int) -> None:
         self._cc = Cubic(max_datagram_size=self.mtu.size)
-        self._cc.bytes_in_flight = before.bytes_in_flight
-        self._cc.first_acked = before.first_acked if isinstance(before, Cubic) else 0
+        self._cc.bytes_in_flight = in_flight
+        self._cc.first_acked = first_acked
         self._pace = Pacer(self.mtu.size)
         self._pacer = self._pace  # type: ignore[assignment]  # the two methods that aioquic calls are there
 
@@ -149,7 +148,7 @@ class Recovery(QuicPacketRecovery):
         """Forget what was learnt of the path: the peer is somewhere else (RFC 9000 section 9.4)."""
         self.mtu.restart()
         self._reordering = Reordering()
-        self._reset_congestion()
+        self._reset_congestion(self._cc.bytes_in_flight, self._cc.first_acked)
         self._rtt_initialized = False
         self._rtt_min = math.inf
         self._rtt_latest = self._rtt_smoothed = self._rtt_variance = 0.0
