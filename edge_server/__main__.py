@@ -69,7 +69,7 @@ async def run(config: EdgeConfig) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     try:
-        config = parse(sys.argv[1:] if argv is None else argv, os.environ.get("QUICTUNNEL_ENGINE", ""))
+        config = parse(sys.argv[1:] if argv is None else argv, os.environ)
         logs.set_up(config)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run(config))

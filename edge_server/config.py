@@ -7,18 +7,23 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.address import parse_address, shown
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
+from quictunnel.transport.engine import CONGESTIONS
+from quictunnel.transport.engines import CHOICES
 from quictunnel.version import VERSION
 from quictunnel.wire.messages import MAX_HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DEFAULT_DOMAIN: Final = "tunnel.localhost"
+ENGINE: Final = "QUICTUNNEL_ENGINE"
+CONGESTION: Final = "QUICTUNNEL_CONGESTION"
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 MAX_GRACE: Final = 3600
@@ -46,6 +51,7 @@ class EdgeConfig:
     grace: float = 30.0
     """Seconds that visitors in flight get at SIGTERM."""
     engine: str = "auto"
+    congestion: str = "auto"
     log_format: str = "text"
     log_level: str = "info"
 
@@ -86,11 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-wildcard-h2", action="store_true", help="offer HTTP/2 although one wildcard certificate serves "
         "all tunnels; browsers may then send requests for one tunnel to another")  # fmt: skip
     add("--grace", metavar="SECONDS", help="how long visitors in flight may go on at SIGTERM (default: 30)")
-    add(
-        "--engine",
-        choices=("auto", "native", "aioquic"),
-        help="the QUIC engine (default: $QUICTUNNEL_ENGINE or auto)",
-    )
+    add("--engine", choices=CHOICES, help="the QUIC engine (default: $QUICTUNNEL_ENGINE or auto)")
+    add("--congestion", choices=CONGESTIONS, help="congestion control towards clients (default: "
+        "$QUICTUNNEL_CONGESTION or auto, what the engine does best)")  # fmt: skip
     add("--config", metavar="FILE", help="TOML file with the same names; the command line wins")
     add("--log-format", choices=LOG_FORMATS, help="default: text")
     add("--log-level", choices=LOG_LEVELS, help="default: info")
@@ -98,19 +102,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(argv: Sequence[str], environ_engine: str = "") -> EdgeConfig:
-    """The configuration that a command line asks for. Raises ConfigError; argparse exits by itself (2) on
-    options that do not exist, and (0) after ``--help``."""
+def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})) -> EdgeConfig:
+    """The configuration that a command line asks for; of the environment, what concerns the engine is read.
+    Raises ConfigError; argparse exits by itself (2) on options that do not exist, and (0) after ``--help``."""
     options: dict[str, Any] = vars(_parser().parse_args(argv))
     config_file = options.pop("config", None)
     if config_file is not None:
         options = _read(Path(config_file)) | options
-    return _checked(options, environ_engine)
+    return _checked(options, environ)
 
 
 _KEYS: Final = frozenset(
     ("state_dir", "domain", "quic", "https", "tcp_host", "tcp_ports", "public_host", "cert", "key",
-     "allow_wildcard_h2", "grace", "engine", "log_format", "log_level")
+     "allow_wildcard_h2", "grace", "engine", "congestion", "log_format", "log_level")
 )  # fmt: skip
 
 
@@ -135,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     return options
 
 
-def _checked(options: dict[str, Any], environ_engine: str) -> EdgeConfig:
+def _checked(options: dict[str, Any], environ: Mapping[str, str]) -> EdgeConfig:
     def text(name: str, default: str = "") -> str:
         value = options.get(name, default)
         if not isinstance(value, str):
@@ -163,7 +167,8 @@ def _checked(options: dict[str, Any], environ_engine: str) -> EdgeConfig:
         key=Path(key).expanduser() if key else None,
         allow_wildcard_h2=wildcard_h2,
         grace=_seconds(options.get("grace", 30)),
-        engine=_choice(text("engine") or environ_engine or "auto", "engine", ("auto", "native", "aioquic")),
+        engine=_choice(text("engine") or environ.get(ENGINE) or "auto", "engine", CHOICES),
+        congestion=_choice(text("congestion") or environ.get(CONGESTION) or "auto", "congestion", CONGESTIONS),
         log_format=_choice(text("log_format", "text"), "log_format", LOG_FORMATS),
         log_level=_choice(text("log_level", "info"), "log_level", LOG_LEVELS),
     )

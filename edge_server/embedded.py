@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from edge_server.config import EdgeConfig
 from edge_server.server import EdgeServer
 from quictunnel.background import Background
-from quictunnel.config import ENGINE, ClientConfig, Secret
+from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,7 +41,11 @@ class EmbeddedEdge:
         """What a client on this machine needs."""
         server = self.server
         return ClientConfig(
-            edge=server.quic_address, token=Secret(server.token), ca=server.ca, engine=_engine_of_environment()
+            edge=server.quic_address,
+            token=Secret(server.token),
+            ca=server.ca,
+            engine=_of_environment(ENGINE),
+            congestion=_of_environment(CONGESTION),
         )
 
     def __enter__(self) -> Self:
@@ -51,7 +55,8 @@ class EmbeddedEdge:
             quic=("127.0.0.1", 0),
             https=("127.0.0.1", 0),
             grace=1.0,
-            engine=self._engine or _engine_of_environment(),
+            engine=self._engine or _of_environment(ENGINE),
+            congestion=_of_environment(CONGESTION),
         )
         self._background = Background("quictunnel-edge")
         try:
@@ -81,5 +86,5 @@ class EmbeddedEdge:
             self._directory.cleanup()
 
 
-def _engine_of_environment() -> str:
-    return os.environ.get(ENGINE) or "auto"
+def _of_environment(name: str) -> str:
+    return os.environ.get(name) or "auto"

@@ -212,6 +212,7 @@ class EdgeServer:
                 certificate=certificate,
                 private_key=private_key,
                 largest_datagram=udp.largest_datagram,
+                congestion=config.congestion,
             )
             return Endpoint(create_engine(settings, config.engine), udp, on_connection=self._accept)
         except BaseException:

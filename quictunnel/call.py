@@ -67,7 +67,11 @@ class Call:
         udp = UdpSocket.bind(wildcard(address))
         try:
             settings = EngineSettings(
-                is_server=False, alpn=ALPN, authority=config.ca, largest_datagram=udp.largest_datagram
+                is_server=False,
+                alpn=ALPN,
+                authority=config.ca,
+                largest_datagram=udp.largest_datagram,
+                congestion=config.congestion,
             )
             engine = create_engine(settings, config.engine)
             self.engine = engine.name

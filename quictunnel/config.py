@@ -10,7 +10,8 @@ sent to an edge that it was not written down for.
 3. ``client.env`` of an edge that runs on this machine. It is complete in itself: a stray ``QUICTUNNEL_TOKEN``
    or ``QUICTUNNEL_CA`` without an edge to go with is an error, not half of it.
 
-An empty variable counts as one that is not set. The engine is the environment's alone (``QUICTUNNEL_ENGINE``).
+An empty variable counts as one that is not set. The engine and its
+congestion control are the environment's alone (``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``).
 Reading and checking the files is ``configfile``; whether the edge is still there is found out by connecting.
 """
 
@@ -37,6 +38,8 @@ TOKEN: Final = "QUICTUNNEL_TOKEN"  # noqa: S105  # the name of a variable, not a
 CA: Final = "QUICTUNNEL_CA"
 ENGINE: Final = "QUICTUNNEL_ENGINE"
 ENGINES: Final = ("auto", "native", "aioquic")
+CONGESTION: Final = "QUICTUNNEL_CONGESTION"
+CONGESTIONS: Final = ("auto", "bbr", "cubic")
 MAX_TOKEN: Final = 512
 """Characters. Ours are under 100; whatever an operator makes up fits, and a whole file read by mistake does
 not. Far below the 16 KiB that an edge takes in before it has seen a token."""
@@ -87,12 +90,17 @@ class ClientConfig:
     ca: Path | None = None
     """PEM file with the authorities that the edge's certificate may come from; None: the system's store."""
     engine: str = "auto"
+    congestion: str = "auto"
+    """What this side paces its sending by; ``auto`` is what the engine does best."""
 
     def __post_init__(self) -> None:
         parse_address(self.edge, what=EDGE)
         _check_token(self.token.reveal())
         if self.engine not in ENGINES:
             raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(self.engine)}.")
+        if self.congestion not in CONGESTIONS:
+            allowed = ", ".join(CONGESTIONS)
+            raise ConfigError(f"{CONGESTION} should be one of {allowed}, not {shown(self.congestion)}.")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -127,8 +135,13 @@ def load(
     parse_address(found.edge, what=f"the edge in {found.origin}")
     if found.ca:
         read_authority(found.ca, found.origin)
-    engine = environ.get(ENGINE) or "auto"
-    return ClientConfig(edge=found.edge, token=Secret(found.token), ca=found.ca, engine=engine)
+    return ClientConfig(
+        edge=found.edge,
+        token=Secret(found.token),
+        ca=found.ca,
+        engine=environ.get(ENGINE) or "auto",
+        congestion=environ.get(CONGESTION) or "auto",
+    )
 
 
 def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:

@@ -20,11 +20,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+CONGESTIONS: Final = ("auto", "bbr", "cubic")
+"""What ``EngineSettings.congestion`` may be."""
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """A socket address as the socket module gives it; compared and hashed, never taken apart by an engine."""
@@ -208,8 +211,9 @@ class EngineSettings:
     """Cap of the doubling probe time-out in seconds: how soon bytes move after a black hole heals."""
     key_update_packets: int = 1 << 21
     """1-RTT packets sent under one key before it is updated; RFC 9001 section 6.6 allows 2**23."""
-    congestion: str = "cubic"
-    """Congestion control, ``cubic`` or ``bbr``; an engine that has no choice keeps its own."""
+    congestion: str = "auto"
+    """Congestion control: ``cubic``, ``bbr``, or ``auto`` for what the engine does best. An engine that has no
+    choice keeps its own and says so."""
 
 
 class Connection(Protocol):

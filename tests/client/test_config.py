@@ -173,6 +173,14 @@ def test_unknown_engine(desk: Desk) -> None:
     assert message == "QUICTUNNEL_ENGINE should be one of auto, native, aioquic, not 'quinn'."
 
 
+@pytest.mark.parametrize("congestion", ["auto", "bbr", "cubic"])
+def test_the_congestion_control_is_the_environments(desk, congestion):
+    found = desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION=congestion)
+    assert found.congestion == congestion
+    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION="reno")
+    assert message == "QUICTUNNEL_CONGESTION should be one of auto, bbr, cubic, not 'reno'."
+
+
 @pytest.mark.parametrize(
     ("token", "why"),
     [(f"{TOKEN} ", "blank"), (f"{TOKEN}\n", "blank"), (f"{TOKEN}é", "ASCII"), (TOKEN * 100, str(MAX_TOKEN))],

@@ -35,9 +35,13 @@ OPTIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("grace", "2.5", {"grace": 2.5}),
     ("grace", "0", {"grace": 0.0}),
     ("engine", "aioquic", {"engine": "aioquic"}),
+    ("congestion", "bbr", {"congestion": "bbr"}),
     ("log-format", "json", {"log_format": "json"}),
     ("log-level", "debug", {"log_level": "debug"}),
 ]
+
+
+ENVIRONMENT = {"QUICTUNNEL_ENGINE": "aioquic", "QUICTUNNEL_CONGESTION": "cubic"}
 
 
 def difference(config: EdgeConfig) -> dict[str, Any]:
@@ -95,9 +99,11 @@ def test_the_command_line_wins(tmp_path):
 
 def test_the_engine_of_the_environment_is_the_last_to_be_asked(tmp_path):
     path = toml(tmp_path, 'engine = "auto"')
-    assert parse([], "aioquic").engine == "aioquic"
-    assert parse(["--config", path], "aioquic").engine == "auto"
-    assert parse(["--engine", "native"], "aioquic").engine == "native"
+    assert parse([], ENVIRONMENT).engine == "aioquic"
+    assert parse(["--config", path], ENVIRONMENT).engine == "auto"
+    assert parse(["--engine", "native"], ENVIRONMENT).engine == "native"
+    assert parse([], ENVIRONMENT).congestion == "cubic"
+    assert parse(["--congestion", "bbr"], ENVIRONMENT).congestion == "bbr"
 
 
 def test_files_named_in_a_file_are_relative_to_it(tmp_path):

@@ -43,6 +43,8 @@ if not quictunnel_native.__version__.startswith(WANTED):
 
 # Reason phrases are for people; a longer one would not leave room for itself in every packet.
 MAX_REASON: Final = 256
+# What ``auto`` means; docs/PERFORMANCE.md has the table that decided it.
+BEST_CONGESTION: Final = "cubic"
 # Different faults that reach the log.
 MAX_FAULTS: Final = 64
 NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
@@ -250,7 +252,7 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "largest_datagram": settings.largest_datagram or settings.datagram_size,
         "max_probe_timeout": settings.max_probe_timeout,
         "key_update_packets": settings.key_update_packets,
-        "congestion": settings.congestion,
+        "congestion": BEST_CONGESTION if settings.congestion == "auto" else settings.congestion,
     }
 
 

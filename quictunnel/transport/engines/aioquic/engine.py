@@ -68,6 +68,8 @@ class AioquicEngine:
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
         # aioquic logs what peers write, as they write it.
         logging.getLogger("quic").setLevel(logging.ERROR)
+        if settings.congestion == "bbr":
+            logger.warning("The aioquic engine knows CUBIC only and uses that; BBR needs the native engine.")
         self.counters = EngineCounters()
         self._settings = settings
         self._random = random
