@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel import background
-from quictunnel.config import ClientConfig, Secret, load
+from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load
 from quictunnel.observation import ClientEvent, Snapshot
 from quictunnel.uplink import CLOSED, Uplink
 
@@ -54,7 +54,8 @@ class Client:
                 edge=edge,
                 token=Secret(token),
                 ca=None if ca is None else Path(ca),
-                engine=os.environ.get("QUICTUNNEL_ENGINE") or "auto",
+                engine=os.environ.get(ENGINE) or "auto",
+                congestion=os.environ.get(CONGESTION) or "auto",
             )
         )
 

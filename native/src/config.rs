@@ -19,8 +19,10 @@ use crate::congestion::{Congestion, Gauge, Gauged};
 /// Packets that may overtake one before it counts as lost, whatever the time.
 const REORDERING_PACKETS: u32 = 10_000;
 /// Round trips after which a packet counts as lost when a later one was acknowledged. With RFC 9002's 9/8,
-/// 10 ms of reordering on a path of 50 ms leave a hundredth of the rate; with this, most of it.
-const REORDERING_TIME: f32 = 1.5;
+/// 10 ms of reordering on a path of 50 ms leave CUBIC a hundredth of the rate; with this, most of it.
+const PATIENCE_OF_CUBIC: f32 = 1.5;
+/// BBR does not slow down for a loss that is none, so what somebody types need not wait as long.
+const PATIENCE_OF_BBR: f32 = 9.0 / 8.0;
 /// Packets out of order that a peer acknowledges at once; fewer wait for `ack_delay`.
 const REORDERING_ACKS: u32 = 10;
 
@@ -131,7 +133,10 @@ impl Config {
             // Reordering is no loss: what was overtaken is given time, as TCP's RACK does (RFC 8985 section
             // 6.2), instead of three packets, which are nothing at today's rates.
             .packet_threshold(REORDERING_PACKETS)
-            .time_threshold(REORDERING_TIME)
+            .time_threshold(match settings.congestion {
+                Congestion::Cubic => PATIENCE_OF_CUBIC,
+                Congestion::Bbr => PATIENCE_OF_BBR,
+            })
             .max_idle_timeout(idle(settings.idle_timeout))
             .initial_mtu(1200)
             .mtu_discovery_config(Some(discovery))

@@ -18,6 +18,7 @@ use crate::congestion::Gauge;
 use crate::events::{cause_of, Cause, Event, Stats};
 use crate::hearing::Hearing;
 use crate::streams::{End, Streams};
+use crate::tail::Tail;
 use crate::time::span;
 
 /// Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
@@ -72,6 +73,7 @@ pub struct Connection {
     gauge: Arc<Gauge>,
     hearing: Hearing,
     acks: Acks,
+    tail: Tail,
     now: Instant,
     keys_since: u64,
     key_update_packets: u64,
@@ -106,6 +108,7 @@ impl Connection {
             gauge,
             hearing: Hearing::new(settings.max_probe_timeout, now),
             acks: Acks::new(settings.ack_delay),
+            tail: Tail::default(),
             now,
             keys_since: 0,
             key_update_packets: settings.key_update_packets.max(1),
@@ -124,6 +127,7 @@ impl Connection {
             self.quic.poll_timeout(),
             self.deadline,
             self.probe_due(),
+            self.tail_due(),
             acks,
         ]
         .into_iter()
@@ -321,6 +325,11 @@ impl Connection {
             self.wants_probe = true;
             self.hearing.asked(now);
         }
+        if self.tail_due().is_some_and(|due| due <= now) {
+            self.quic.ping();
+            self.wants_probe = true;
+            self.tail.ask();
+        }
     }
 
     /// The next datagrams, in `buffer`; their size, or None when there is nothing to send now.
@@ -385,7 +394,10 @@ impl Connection {
     /// After the datagrams of a turn.
     pub fn sent(&mut self, now: Instant) {
         self.hearing.sent(self.gauge.in_flight(), now);
-        self.acks.sent(&self.quic.stats().frame_tx);
+        let (frames, rtt) = (self.quic.stats().frame_tx, self.quic.rtt());
+        self.acks.sent(&frames);
+        let (in_flight, mtu) = (self.gauge.in_flight(), self.quic.current_mtu());
+        self.tail.sent(&frames, in_flight, mtu, rtt, now);
     }
 
     /// What happened since the last time. Handing data over is what opens the windows.
@@ -443,6 +455,7 @@ impl Connection {
         self.deadline = None;
         self.hearing.end();
         self.acks.forget();
+        self.tail.end();
         self.streams.silence();
     }
 
@@ -538,6 +551,10 @@ impl Connection {
             let rtt = self.quic.rtt();
             self.streams.schedule(id, self.now, rtt);
         }
+    }
+
+    fn tail_due(&self) -> Option<Instant> {
+        self.tail.due(self.gauge.in_flight())
     }
 
     fn probe_due(&self) -> Option<Instant> {

@@ -18,6 +18,7 @@ mod hearing;
 #[cfg(feature = "python")]
 mod python;
 mod streams;
+mod tail;
 mod time;
 
 pub use config::{certificates, Limits, Mistake, Settings};

@@ -67,8 +67,11 @@ def digest_of(total: int) -> bytes:
 class Origin:
     """A service in the client's host; ends with its ``with`` block, and every connection with it."""
 
-    def __init__(self, lab: Lab) -> None:
-        self._listener = lab.client.socket(kind=socket.SOCK_STREAM, bind=("127.0.0.1", 0))
+    def __init__(self, lab: Lab, *, address: str = "127.0.0.1", congestion: str = "") -> None:
+        """On loopback, or where visitors reach it directly, with a congestion control of the kernel's."""
+        self._listener = lab.client.socket(kind=socket.SOCK_STREAM, bind=(address, 0))
+        if congestion:
+            self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         self._listener.listen(64)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()

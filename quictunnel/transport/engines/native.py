@@ -44,7 +44,7 @@ if not quictunnel_native.__version__.startswith(WANTED):
 # Reason phrases are for people; a longer one would not leave room for itself in every packet.
 MAX_REASON: Final = 256
 # What ``auto`` means; docs/PERFORMANCE.md has the table that decided it.
-BEST_CONGESTION: Final = "cubic"
+BEST_CONGESTION: Final = "bbr"
 # Different faults that reach the log.
 MAX_FAULTS: Final = 64
 NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)

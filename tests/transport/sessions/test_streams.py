@@ -331,5 +331,5 @@ async def test_a_download_survives_a_nat_that_changes_its_mind(
     await source.done.wait()
     assert downloads[0].hash.digest() == hashlib.sha256(payload).digest()
     pauses = [after - before for before, after in itertools.pairwise(arrivals)]
-    assert 0.5 < max(pauses) < 3
+    assert 0.1 < max(pauses) < 3  # it was interrupted, and not for long
     await pair.settled()

@@ -1,0 +1,183 @@
+"""Bulk, keystrokes and fairness on bad links: the table that congestion control is chosen by.
+
+    python -m perf.paths                                    # every link, every contender; 20 minutes (root)
+    python -m perf.paths --links clean bloated --contenders tcp-cubic native-bbr --rounds 3
+    python -m perf.paths --markdown                         # as docs/PERFORMANCE.md has it
+
+An edge and a client in two network namespaces with a user-space WAN between them (tests/netlab), and plain TCP
+over the same WAN without any tunnel. Bytes go from the client's host to the visitor. For each link and contender:
+
+- bulk: one transfer alone, Mbit/s;
+- keystroke: one byte every 50 ms, echoed, on a connection of its own beside that bulk; p50 and p99 in ms. What a
+  contender lets pile up in the link's queue is waited for here;
+- share: of what a transfer gets beside one of TCP with CUBIC that goes directly, in percent of both; 50 is fair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tests import pairing
+from tests.netlab.lab import Lab, missing
+from tests.netlab.rig import PATIENCE, Bulk, Keystrokes, Origin, Tunnelled, percentile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LINKS: Final[dict[str, dict[str, Any]]] = {
+    "clean": {"rate_mbit": 100, "queue_ms": 50},
+    "0.1 % loss": {"rate_mbit": 100, "queue_ms": 50, "loss": 0.001},
+    "1 % loss": {"rate_mbit": 100, "queue_ms": 50, "loss": 0.01},
+    "5 % loss": {"rate_mbit": 100, "queue_ms": 50, "loss": 0.05},
+    "reordering": {"rate_mbit": 100, "queue_ms": 50, "jitter_ms": 10, "reorder": True},
+    "bloated": {"rate_mbit": 20, "queue_ms": 1000},
+    "shallow": {"rate_mbit": 100, "queue_ms": 5},
+}
+"""All with 25 ms each way. ``bloated`` is a home router of the bad kind, ``shallow`` a switch with little memory."""
+DELAY_MS: Final = 25
+WARM_UP: Final = 3.0
+"""Seconds before anything is counted: slow start has ended and what it overshot has drained."""
+KEYSTROKES: Final = 100
+TOGETHER: Final = 6.0
+"""Seconds in which two transfers share the link, after as long a warm-up; CUBIC's cycle is shorter here."""
+
+
+class Contender(NamedTuple):
+    """Kernel TCP with that congestion control, or a tunnel on that engine with that one."""
+
+    engine: str
+    congestion: str
+
+    @property
+    def is_tunnel(self) -> bool:
+        return self.engine != "tcp"
+
+
+CONTENDERS: Final = {
+    "tcp-cubic": Contender("tcp", "cubic"),
+    "tcp-bbr": Contender("tcp", "bbr"),
+    "native-cubic": Contender("native", "cubic"),
+    "native-bbr": Contender("native", "bbr"),
+    "aioquic": Contender("aioquic", "cubic"),
+}
+
+
+class Cell(NamedTuple):
+    """One run of one contender on one link."""
+
+    mbit: float
+    p50_ms: float
+    p99_ms: float
+    share: float
+
+
+@contextlib.contextmanager
+def visiting(lab: Lab, contender: Contender, directory: Path) -> Iterator[Callable[[], socket.socket]]:
+    """A function that makes a connection to an origin in the client's host."""
+    if not contender.is_tunnel:
+        with Origin(lab, address=lab.client.address, congestion=contender.congestion) as origin:
+            yield lambda: directly(lab, origin)
+        return
+    os.environ[pairing.VARIABLE] = contender.engine
+    os.environ["QUICTUNNEL_CONGESTION"] = contender.congestion
+    pairing.in_force = pairing.Pairing(contender.engine, contender.engine)
+    with Tunnelled(lab, directory) as tunnel:
+        yield tunnel.visit
+
+
+def directly(lab: Lab, origin: Origin) -> socket.socket:
+    sock = lab.edge.socket(kind=socket.SOCK_STREAM)
+    sock.settimeout(PATIENCE)
+    sock.connect((lab.client.address, origin.port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def measure(link: dict[str, Any], contender: Contender) -> Cell:
+    with (
+        tempfile.TemporaryDirectory(prefix="quictunnel-paths-") as name,
+        Lab(delay_ms=DELAY_MS, **link) as lab,
+        visiting(lab, contender, Path(name)) as visit,
+    ):
+        with Bulk(visit()) as bulk, visit() as typist:
+            time.sleep(WARM_UP)
+            begun = time.monotonic()
+            delays = Keystrokes(typist).run(KEYSTROKES)
+            mbit = bulk.mbit_between(begun, time.monotonic())
+        with (
+            Origin(lab, address=lab.client.address, congestion="cubic") as origin,
+            Bulk(visit()) as ours,
+            Bulk(directly(lab, origin)) as theirs,
+        ):
+            time.sleep(TOGETHER)
+            begun = time.monotonic()
+            time.sleep(TOGETHER)
+            now = time.monotonic()
+            mine, other = ours.mbit_between(begun, now), theirs.mbit_between(begun, now)
+        return Cell(
+            mbit,
+            percentile(delays, 0.5) * 1000,
+            percentile(delays, 0.99) * 1000,
+            100 * mine / (mine + other) if mine + other else 0.0,
+        )
+
+
+def table(cells: dict[str, dict[str, list[Cell]]], *, markdown: bool) -> str:
+    names = list(next(iter(cells.values())))
+    rows = [["link", *names]]
+    for link, found in cells.items():
+        row = [link]
+        for name in names:
+            mbit, p50, p99, share = (statistics.median(values) for values in zip(*found[name], strict=True))
+            row.append(f"{mbit:.1f} · {p50:.0f}/{p99:.0f} · {share:.0f} %")
+        rows.append(row)
+    if markdown:
+        rows.insert(1, ["---"] * len(rows[0]))
+        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def main() -> None:
+    here = [name for name, one in CONTENDERS.items() if one.engine != "native" or has_native()]
+    parser = argparse.ArgumentParser(description="Congestion control on bad links.")
+    parser.add_argument("--links", nargs="+", choices=LINKS, default=list(LINKS))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=here)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--json", type=Path, help="write every single run there")
+    options = parser.parse_args()
+    if lack := missing():
+        parser.error(lack)
+    cells: dict[str, dict[str, list[Cell]]] = {
+        link: {name: [] for name in options.contenders} for link in options.links
+    }
+    for number in range(options.rounds):
+        for link, found in cells.items():
+            for name in options.contenders:
+                cell = measure(LINKS[link], CONTENDERS[name])
+                found[name].append(cell)
+                print(f"round {number + 1}: {link}, {name}: {cell.mbit:.1f} Mbit/s, keystroke {cell.p50_ms:.0f}/"
+                      f"{cell.p99_ms:.0f} ms, share {cell.share:.0f} %", flush=True)  # fmt: skip
+    print("\nMbit/s · keystroke p50/p99 ms · share beside TCP with CUBIC; medians of", options.rounds, "rounds")
+    print(table(cells, markdown=options.markdown))
+    if options.json:
+        options.json.write_text(json.dumps(cells, indent=1))
+
+
+def has_native() -> bool:
+    return importlib.util.find_spec("quictunnel_native") is not None
+
+
+if __name__ == "__main__":
+    main()
