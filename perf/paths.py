@@ -43,7 +43,7 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
     "bloated": {"rate_mbit": 20, "queue_ms": 1000},
     "shallow": {"rate_mbit": 100, "queue_ms": 5},
 }
-"""All with 25 ms each way. ``bloated`` is a home router of the bad kind, ``shallow`` a switch with little memory."""
+"""All with 25 ms each way. ``bloated`` is a home router of the bad kind, ``shallow`` has a small queue."""
 DELAY_MS: Final = 25
 WARM_UP: Final = 3.0
 """Seconds before anything is counted: slow start has ended and what it overshot has drained."""

@@ -13,8 +13,14 @@ use crate::time::span;
 /// late before it counts as lost; more than nothing, because it may cost a datagram beyond the window.
 const SHARE: u32 = 8;
 
+/// Datagrams that go past the window for a peer that acknowledges nothing in return: two round trips' worth. It would
+/// else be sent, and kept for it, more and more.
+const MAX_UNANSWERED: u32 = 16;
+
 /// See the module.
 pub struct Acks {
+    answers: u64,
+    unanswered: u32,
     received: u64,
     sent: u64,
     owed_since: Option<Instant>,
@@ -25,6 +31,8 @@ impl Acks {
     /// `delay`: seconds that an acknowledgement waits for company anyway.
     pub fn new(delay: f64) -> Self {
         Self {
+            answers: 0,
+            unanswered: 0,
             received: 0,
             sent: 0,
             owed_since: None,
@@ -34,6 +42,10 @@ impl Acks {
 
     /// Datagrams were taken in, these frames in all.
     pub fn take(&mut self, frames: &FrameStats, now: Instant) {
+        if frames.acks != self.answers {
+            self.answers = frames.acks;
+            self.unanswered = 0;
+        }
         let received = eliciting(frames);
         if received != self.received {
             self.received = received;
@@ -48,6 +60,13 @@ impl Acks {
             self.owed_since = None;
         }
         self.owed_since.is_none()
+    }
+
+    /// One goes past the window; whether it may.
+    pub fn pass(&mut self) -> bool {
+        self.owed_since = None;
+        self.unanswered += 1;
+        self.unanswered <= MAX_UNANSWERED
     }
 
     /// Nothing is owed.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use quinn_proto::congestion::{BbrConfig, Controller, ControllerFactory, CubicConfig};
+use quinn_proto::congestion::{Controller, ControllerFactory, CubicConfig};
 use quinn_proto::RttEstimator;
+
+use crate::bbr::Bbr;
 
 /// Bytes of a packet that are no stream's: header, tag, and the header of one STREAM frame.
 pub const OVERHEAD: u64 = 48;
@@ -86,7 +88,7 @@ fn lessen(count: &AtomicU64, by: u64) {
 pub enum Congestion {
     /// RFC 9438.
     Cubic,
-    /// Version 1 of BBR.
+    /// A model of the path; see `bbr`.
     Bbr,
 }
 
@@ -102,7 +104,7 @@ impl ControllerFactory for Gauged {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = match self.congestion {
             Congestion::Cubic => Arc::new(CubicConfig::default()).build(now, current_mtu),
-            Congestion::Bbr => Arc::new(BbrConfig::default()).build(now, current_mtu),
+            Congestion::Bbr => Box::new(Bbr::new(now, current_mtu)),
         };
         Box::new(Gauging {
             inner,

@@ -17,6 +17,7 @@ use crate::config::{varint, Limits, Settings};
 use crate::congestion::Gauge;
 use crate::events::{cause_of, Cause, Event, Stats};
 use crate::hearing::Hearing;
+use crate::reach::{Allowance, Reach};
 use crate::streams::{End, Streams};
 use crate::tail::Tail;
 use crate::time::span;
@@ -73,6 +74,8 @@ pub struct Connection {
     gauge: Arc<Gauge>,
     hearing: Hearing,
     acks: Acks,
+    reach: Reach,
+    retirements: Allowance,
     tail: Tail,
     now: Instant,
     keys_since: u64,
@@ -83,6 +86,7 @@ impl Connection {
     /// Wraps what quinn-proto made.
     pub fn new(id: u64, quic: Quic, settings: &Settings, gauge: Arc<Gauge>, now: Instant) -> Self {
         let patience = span(settings.handshake_timeout, 0.0);
+        let quic_address = quic.remote_address();
         Self {
             id,
             is_admitted: quic.side() == Side::Client,
@@ -108,6 +112,8 @@ impl Connection {
             gauge,
             hearing: Hearing::new(settings.max_probe_timeout, now),
             acks: Acks::new(settings.ack_delay),
+            reach: Reach::new(quic_address),
+            retirements: Allowance::new(now),
             tail: Tail::default(),
             now,
             keys_since: 0,
@@ -268,8 +274,15 @@ impl Connection {
         self.quic.crypto_session().is_valid_retry(cid, packet, tag)
     }
 
-    /// Take in what the endpoint made of a datagram.
-    pub fn take_in(&mut self, event: ConnectionEvent, is_long: bool) {
+    /// Take in what the endpoint made of a datagram of `size` bytes.
+    pub fn take_in(
+        &mut self,
+        event: ConnectionEvent,
+        is_long: bool,
+        from: SocketAddr,
+        size: usize,
+    ) {
+        self.reach.heard(from, size);
         if !is_long && self.quic.is_handshaking() && self.early.len() < MAX_EARLY {
             self.early.push(event);
             return;
@@ -289,6 +302,16 @@ impl Connection {
         let frames = self.quic.stats().frame_rx;
         self.hearing.take(&frames, in_flight, now);
         self.acks.take(&frames, now);
+        self.reach
+            .prove(frames.path_response, self.quic.remote_address());
+        if !self.retirements.allows(frames.retire_connection_id, now) {
+            let code = TransportErrorCode::PROTOCOL_VIOLATION.into();
+            self.close(
+                Cause::Protocol,
+                code,
+                b"Connection IDs are retired too fast".into(),
+            );
+        }
     }
 
     /// Note what the state machine says.
@@ -356,8 +379,15 @@ impl Connection {
             return None;
         }
         // Something waits in there for the window or the pacer, and the peer's packets must not count as lost for it.
-        self.acks.forget();
+        if !self.acks.pass() {
+            return None;
+        }
         self.past_the_door(now, buffer)
+    }
+
+    /// Whether a datagram may go there. What may not is dropped, as the network might.
+    pub fn may_reach(&mut self, to: SocketAddr, size: usize) -> bool {
+        self.reach.allows(to, size)
     }
 
     /// One datagram, whatever congestion control says.

@@ -201,6 +201,10 @@ impl Engine {
                         spare.push(data);
                         break;
                     };
+                    if !connection.may_reach(transmit.destination, data.len()) {
+                        spare.push(data);
+                        continue;
+                    }
                     bursts.push(Outgoing {
                         segment: transmit.segment_size.unwrap_or(data.len()),
                         data,

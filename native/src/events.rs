@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::Bytes;
-use quinn_proto::{ConnectionError, TransportErrorCode};
+use quinn_proto::ConnectionError;
 
 /// Why a connection is over, by the names of the seam.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,11 +78,12 @@ pub struct Stats {
 pub fn cause_of(lost: ConnectionError) -> (Cause, u64, Vec<u8>) {
     match lost {
         ConnectionError::TransportError(error) => {
-            let cause = match error.code {
-                TransportErrorCode::INTERNAL_ERROR => Cause::Internal,
-                _ => Cause::Protocol,
-            };
-            (cause, error.code.into(), error.reason.into_bytes())
+            // Also INTERNAL_ERROR, which is what quinn-proto says of a peer that leaves too many gaps.
+            (
+                Cause::Protocol,
+                error.code.into(),
+                error.reason.into_bytes(),
+            )
         }
         ConnectionError::ConnectionClosed(close) => {
             (Cause::Peer, close.error_code.into(), close.reason.to_vec())

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod acks;
+mod bbr;
 mod cids;
 mod config;
 mod congestion;
@@ -17,6 +18,7 @@ mod events;
 mod hearing;
 #[cfg(feature = "python")]
 mod python;
+mod reach;
 mod streams;
 mod tail;
 mod time;

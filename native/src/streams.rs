@@ -218,7 +218,7 @@ impl Streams {
         writable
     }
 
-    /// Give quinn-proto at most `limit` of a stream's bytes; whether it has more and would take it.
+    /// Give quinn-proto some of a stream's bytes, when it is alone at most `limit`; whether it has more and would take it.
     fn hand_on(
         &mut self,
         id: StreamId,
@@ -227,11 +227,11 @@ impl Streams {
         now: Instant,
         writable: &mut Vec<StreamId>,
     ) -> bool {
+        // A turn is not cut short for the limit: whoever is next would be ahead by what is missing.
         let turn = match self.ready.is_empty() {
-            true => LONELY_TURN,
+            true => LONELY_TURN.min(limit),
             false => TURN * usize::from(quic.current_mtu()),
-        }
-        .min(limit);
+        };
         let Some(stream) = self.all.get_mut(&id) else {
             return false;
         };

@@ -30,6 +30,7 @@ impl Engine {
             return None;
         }
         let is_long = datagram[0] & 0x80 != 0;
+        let size = datagram.len();
         let mut reply = Vec::new();
         let retry = is_retry(&datagram).then(|| datagram.to_vec());
         let endpoint = &mut self.endpoint;
@@ -41,7 +42,7 @@ impl Engine {
                     let is_authentic = retry.is_none_or(|retry| connection.is_valid_retry(&retry));
                     if is_authentic && may_come_from(connection, address) {
                         is_taken = true;
-                        connection.take_in(event, is_long);
+                        connection.take_in(event, is_long, address, size);
                     }
                 });
                 return is_taken.then_some(handle.0);

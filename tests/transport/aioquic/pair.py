@@ -8,7 +8,10 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from aioquic.tls import Epoch
+
 from quictunnel.transport.engine import (
+    CloseCause,
     Closed,
     Connected,
     Data,
@@ -19,10 +22,13 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
+from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from aioquic.quic.packet import QuicErrorCode
 
     from quictunnel.transport.engine import Connection, Transmit
     from quictunnel.transport.engines.aioquic import AioquicEngine
@@ -102,6 +108,10 @@ class Peer:
 
     def of(self, kind: type) -> list:
         return [event for event in self.events if isinstance(event, kind)]
+
+    def closed_with(self, code: QuicErrorCode, cause: CloseCause = CloseCause.PROTOCOL) -> bool:
+        """Whether one connection ended, and so."""
+        return [(event.cause, event.code) for event in self.of(Closed)] == [(cause, code)]
 
 
 class Pair:
@@ -220,6 +230,37 @@ def inject(pair: Pair, source: Connection, *frames: bytes, address: tuple[str, i
     datagram = forge(source, *frames, **how)
     target.engine.receive([Received(datagram, len(datagram), origin)], pair.now)
     target.collect()
+
+
+def stream_frame(number: int, offset: int, data: bytes, *, fin: bool = False) -> bytes:
+    return b"".join((bytes((0x0E | fin,)), encode(number), encode(offset), encode(len(data)), data))
+
+
+def new_cid_frame(sequence: int, retire: int, cid: bytes | None = None) -> bytes:
+    cid = sequence.to_bytes(8, "big") if cid is None else cid
+    return b"".join((b"\x18", encode(sequence), encode(retire), bytes((len(cid),)), cid, bytes(16)))
+
+
+def ack_frame(largest: int, *more: int, first: int = 0) -> bytes:
+    """``more``: the gaps and sizes of further ranges, by turns."""
+    return b"\x02" + b"".join(map(encode, (largest, 0, len(more) // 2, first, *more)))
+
+
+def connect_saying(pair: Pair, crypto: bytes) -> None:
+    """An aioquic client begins a handshake that says ``crypto``, however much that is."""
+    pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
+    pair.up.down = True
+    pair.turn()
+    pair.up.down = False
+    quic = pair.connection.quic
+    sender = quic._crypto_streams[Epoch.INITIAL].sender
+    sender.__init__(stream_id=None, writable=True)
+    sender.write(crypto)
+    quic._loss.spaces[0].sent_packets.clear()
+    quic.recovery.cc.congestion_window = 10**9
+    quic.recovery.cc.bytes_in_flight = 0
+    pair.client.engine.touch(pair.connection)
+    pair.run(lambda: bool(pair.client.of(Closed)), limit=4)
 
 
 def settings_for(side: str, paths: dict[str, Path], **changes: object) -> EngineSettings:

@@ -57,8 +57,8 @@ def test_a_retry_token_is_bound_and_short_lived():
     assert RetryTokens(b"other", random.randbytes).open(token, CLIENT, b"retrycid", 6.0) is None
 
 
-def test_a_stolen_token_is_refused_without_memory(make_pair):
-    pair = make_pair()
+def stolen_token(pair: Pair) -> bytes:
+    """What a client sends after a Retry, which does not arrive."""
     pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
     pair.turn()
     pair.turn()
@@ -67,6 +67,12 @@ def test_a_stolen_token_is_refused_without_memory(make_pair):
     pair.up.down = True
     pair.turn()
     (second,) = [d for side, d in pair.sent if side == "client" and len(d) >= 1200][:1]
+    return second
+
+
+def test_a_stolen_token_is_refused_without_memory(make_pair):
+    pair = make_pair()
+    second = stolen_token(pair)
     (answer,) = say(pair.edge.engine, second, ("203.0.113.66", 666), pair.now)
     assert len(answer) < len(second)
     assert is_empty(pair.edge.engine)
@@ -276,8 +282,8 @@ def test_ten_moves_in_three_seconds(make_pair):
     assert len(edge.quic._network_paths) <= 8
 
 
-def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
-    pair = make_pair()
+def copy_a_packet(pair: Pair) -> tuple[bytes, int]:
+    """A client's packet comes from elsewhere as well, before the edge has it; and the bytes that went there."""
     client, edge = pair.connect()
     datagram = forge(client, b"\x01" * 50)
     pair.sent = []
@@ -295,10 +301,15 @@ def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
                 pair.deliver(pair.edge, [burst])
         pair.turn()
         pair.now = min(max(pair.next_time() or end, pair.now + 0.001), end)
-    assert reflected <= 3 * len(datagram)
     assert edge.address == CLIENT
     pair.settle(3)
     assert len(pair.client.received[stream]) == 20_000
+    return datagram, reflected
+
+
+def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
+    datagram, reflected = copy_a_packet(make_pair())
+    assert reflected <= 3 * len(datagram)
 
 
 @pytest.mark.parametrize("prefix", ["", "::ffff:"], ids=["ipv4", "dual-stack"])

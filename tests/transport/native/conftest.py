@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +10,11 @@ import pytest
 from quictunnel.transport.engines import create_engine
 from tests.transport.aioquic.conftest import paths
 from tests.transport.aioquic.pair import Pair, settings_for
-from tests.transport.pairings import PAIRINGS
+from tests.transport.native.fight import Fight
+from tests.transport.pairings import PAIRINGS, needs_native
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["paths"]
@@ -28,12 +30,38 @@ def engines(request: pytest.FixtureRequest) -> tuple[str, str]:
 @pytest.fixture
 def make_pair(paths: dict[str, Path], engines: tuple[str, str]) -> Callable[..., Pair]:
     """``make_pair(seed=1, client={...}, edge={...})``: settings by name, for each side."""
+    return partial(_pair, paths, engines)
 
-    def make(*, seed: int = 1, client: dict | None = None, edge: dict | None = None) -> Pair:
-        return Pair(
-            create_engine(settings_for("client", paths, **(client or {})), engines[0]),
-            create_engine(settings_for("edge", paths, **(edge or {})), engines[1]),
-            seed=seed,
-        )
 
-    return make
+@pytest.fixture(
+    params=[
+        pytest.param(("aioquic", "native"), id="edge", marks=needs_native),
+        pytest.param(("native", "aioquic"), id="client", marks=needs_native),
+    ]
+)
+def attacked(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Pair:
+    """The native engine as an edge and as a client, and an aioquic engine on the other side."""
+    return _pair(paths, request.param)
+
+
+@pytest.fixture
+def fight(attacked: Pair) -> Iterator[Fight]:
+    """A connection between them, and a look at what is left after it."""
+    begun = Fight(attacked)
+    yield begun
+    begun.check_aftermath()
+
+
+def _pair(
+    paths: dict[str, Path],
+    engines: tuple[str, str],
+    *,
+    seed: int = 1,
+    client: dict | None = None,
+    edge: dict | None = None,
+) -> Pair:
+    return Pair(
+        create_engine(settings_for("client", paths, **(client or {})), engines[0]),
+        create_engine(settings_for("edge", paths, **(edge or {})), engines[1]),
+        seed=seed,
+    )

@@ -225,13 +225,17 @@ class TunnelConnection(QuicConnection):
             self._on_new_path(path, self._network_paths[0])
 
     def _payload_received(
-        self, context: QuicReceiveContext, plain: bytes, crypto_frame_required: bool = False
+        self,
+        context: QuicReceiveContext,
+        plain: bytes,
+        crypto_frame_required: bool = False,  # noqa: ARG002
     ) -> tuple[bool, bool]:
         if context.epoch is ONE_RTT:
             eliciting = self._reader.read(plain, context.network_path, context.time, context.host_cid)
             result = eliciting, self._reader.probing
         else:
-            result = super()._payload_received(context, plain, crypto_frame_required)
+            # A client's probe may be a PING alone (RFC 9002 section 6.2.4); aioquic wants CRYPTO in a first packet.
+            result = super()._payload_received(context, plain)
         self.heard = context.time
         self.packets_received += 1
         return result

@@ -1,0 +1,257 @@
+"""What aioquic 1.7.2 let a peer do to it, done to the native engine: windows, memory, streams."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import Epoch
+
+from quictunnel.transport.engine import TRUSTED, CloseCause, Closed
+from quictunnel.transport.engines.aioquic.varint import encode
+from tests.transport.aioquic.pair import connect_saying, stream_frame
+from tests.transport.aioquic.test_faults import abort_streams, test_what_is_written_is_bounded
+from tests.transport.native.fight import ALLOWANCE, MIB, edge_is_attacked, held
+from tests.transport.pairings import needs_native
+
+__all__ = ["edge_is_attacked", "test_what_is_written_is_bounded"]
+
+pytestmark = needs_native
+
+KIB = 1024
+STREAM_WINDOW = TRUSTED.stream_window
+
+
+# Windows
+
+
+def test_a_sparse_offset_allocates_no_gap(fight):
+    stream = fight.stream()
+    before = held()
+    fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
+    assert held() - before < 64 * KIB
+    assert not fight.is_over()
+    fight.say(stream_frame(stream, STREAM_WINDOW, b"y"))
+    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_windows_do_not_double(fight):
+    stream = fight.stream()
+    for _ in range(20):
+        fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
+        fight.pair.settle()
+    assert not fight.is_over()
+    fight.say(stream_frame(stream, STREAM_WINDOW, b"y"))
+    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_windows_advance_by_what_is_delivered(fight, is_read):
+    stream = fight.stream()
+    collect = fight.defender.collect
+    if not is_read:
+        fight.defender.collect = lambda: False
+    for at in range(0, 512 * KIB, KIB):
+        fight.say(stream_frame(stream, at, bytes(KIB)))
+    fight.pair.settle()
+    delivered = 512 * KIB if is_read else 0
+    assert len(fight.defender.received.get(stream, b"")) == delivered
+    fight.say(stream_frame(stream, delivered + STREAM_WINDOW - 1, b"y"))
+    assert not fight.is_over()
+    fight.defender.collect = collect
+    fight.say(stream_frame(stream, delivered + STREAM_WINDOW, b"y"))
+    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_the_connection_window_is_a_wall(fight):
+    full, too, wall = (fight.stream() for _ in range(3))
+    for stream in (full, too):
+        fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
+    assert not fight.is_over()
+    fight.say(stream_frame(wall, 1, b"y"))
+    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_a_final_size_counts_against_the_windows(fight):
+    """RESET_STREAM claims bytes that are never sent (RFC 9000 section 4.5)."""
+    stream = fight.stream()
+    fight.say(b"\x04", encode(stream), encode(0), encode(STREAM_WINDOW + 1))
+    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
+
+
+def test_streams_that_are_aborted_do_not_wear_the_connection_window_out(fight):
+    abort_streams(fight.pair, fight.hostile, fight.victim)
+    for stream in (fight.stream(), fight.stream()):
+        fight.say(stream_frame(stream, 1536 * KIB - 1, b"y"))
+    assert not fight.is_over()
+
+
+def test_a_stream_number_opens_no_more_than_its_limit(fight):
+    """The highest opens all below it; quinn-proto keeps little for those that nobody wrote to."""
+    first = int(fight.victim.is_client)  # RFC 9000 section 2.1: a client's streams are 0, 4, 8, an edge's 1, 5, 9
+    before = held()
+    fight.say(stream_frame(first + 4 * (TRUSTED.streams - 1), 0, b"y"))
+    assert fight.victim.stats().streams_open == TRUSTED.streams
+    assert held() - before < ALLOWANCE
+    fight.say(stream_frame(first + 4 * TRUSTED.streams, 0, b"y"))
+    assert fight.defender.closed_with(QuicErrorCode.STREAM_LIMIT_ERROR)
+
+
+# Pieces
+
+
+def test_holes_in_one_stream_are_bounded(fight):
+    stream = fight.stream()
+    before = most = held()
+    for offset in range(1, 40_000, 200):
+        fight.say(*(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
+        most = max(most, held())
+        if fight.is_over():
+            break
+    assert most - before < 512 * KIB
+    (closed,) = fight.defender.of(Closed)
+    assert closed.code == QuicErrorCode.INTERNAL_ERROR  # RFC 9000 has no code for it
+
+
+@pytest.mark.parametrize("step", [0, 2], ids=["the same byte", "bytes with holes"])
+def test_a_byte_does_not_keep_its_datagram(fight, step):
+    """quinn-proto keeps slices of datagrams, and copies when they waste too much."""
+    stream = fight.stream()
+    before = most = held()
+    for number in range(900):
+        fight.say(stream_frame(stream, 1 + step * number, b"y"), bytes(1250))
+        most = max(most, held())
+    assert most - before < 512 * KIB
+    assert not fight.is_over()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="quinn-proto lets each stream waste 32 KiB: 16,384 streams pin half a GiB, not 6 MiB"
+)
+def test_pieces_out_of_order_are_bounded_over_all_streams(fight):
+    streams = [fight.victim.open() for _ in range(500)]
+    for stream in streams:
+        fight.victim.write(stream, b"x")
+    fight.pair.settle(1)
+    before = most = held()
+    for at in range(1, 47, 2):
+        for stream in streams:
+            fight.say(stream_frame(stream, at, b"y"), bytes(1250))
+        most = max(most, held())
+    assert fight.is_over() or most - before < ALLOWANCE
+
+
+def test_bytes_that_fill_their_holes_leave_no_pieces(fight):
+    stream = fight.stream()
+    text = bytes(range(256)) * 4
+    before = held()
+    for start in (512, 0, 700, 256, 128, 900, 400):
+        fight.say(stream_frame(stream, start, text[start : start + 300]))
+    fight.say(stream_frame(stream, 0, text[:200]), stream_frame(stream, 1000, text[1000:], fin=True))
+    assert bytes(fight.defender.received[stream]) == text
+    assert stream in fight.defender.ended
+    assert held() - before < 16 * KIB
+
+
+# CRYPTO
+
+
+def test_a_handshake_message_of_16_mib_is_refused_by_its_header(make_pair):
+    pair = make_pair(edge={"retry": False})
+    began = time.process_time()
+    connect_saying(pair, b"\x01\xff\xff\xff" + bytes(10_000_000))
+    # Most of it is what the client's side costs; aioquic took 24 seconds for this.
+    assert time.process_time() - began < 3
+    # rustls looks at the length before it collects; aioquic's own limit is one of bytes.
+    (closed,) = pair.client.of(Closed)
+    assert (closed.cause, closed.code) == (CloseCause.HANDSHAKE, QuicErrorCode.PROTOCOL_VIOLATION)
+    assert not pair.edge.of(Closed)
+    assert pair.edge.engine._engine.population()[1] == 0
+
+
+def test_a_handshake_message_that_never_ends_is_held_for_seconds(make_pair):
+    pair = make_pair(edge={"retry": False})
+    began = pair.now
+    connect_saying(pair, b"\x01\x00\xff\xff" + bytes(40_000))
+    assert pair.edge.engine._engine.population() == (1, 1)
+    pair.run(lambda: pair.edge.engine._engine.population()[1] == 0, limit=10)
+    assert pair.now - began < 5.5
+    assert pair.edge.engine.counters.connections_failed == 1
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([(1 << 16, b"x")], QuicErrorCode.CRYPTO_BUFFER_EXCEEDED),
+        ([(at, b"x") for at in range(1000, 16_000, 2)], QuicErrorCode.INTERNAL_ERROR),
+    ],
+    ids=["ahead", "holes"],
+)
+def test_crypto_is_bounded_after_the_handshake(fight, frames, code):
+    before = most = held()
+    for start in range(0, len(frames), 100):
+        fight.say(*(b"\x06" + encode(at) + encode(len(d)) + d for at, d in frames[start : start + 100]))
+        most = max(most, held())
+        if fight.is_over():
+            break
+    assert most - before < 512 * KIB
+    (closed,) = fight.defender.of(Closed)
+    assert closed.code == code
+
+
+@pytest.mark.parametrize("kind", [4, 24], ids=["ticket", "key update"])
+def test_no_message_of_16_mib_is_collected_after_the_handshake(fight, kind):
+    at = fight.hostile.quic._crypto_streams[Epoch.ONE_RTT].sender._buffer_stop
+    message = bytes((kind,)) + b"\xff" * 3 + bytes(1000)
+    fight.say(b"\x06", encode(at), encode(len(message)), message)
+    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+# Streams that are given up
+
+
+def haunt(fight, rounds: int) -> int:
+    """Streams that the victim gives up, 400 a round, and their peer never ends; bytes that are held for them."""
+    table = fight.hostile.quic.table
+    table.on_stop = table.on_reset = table.on_stream = lambda *_: None
+    fight.say(b"\x12", encode(1 << 40))
+    before = held()
+    for _ in range(rounds):
+        streams = [fight.victim.open() for _ in range(400)]
+        for stream in streams:
+            fight.victim.write(stream, b"x")
+        fight.pair.settle(0.5)
+        for stream in streams:
+            fight.victim.reset(stream, 1)
+            fight.victim.stop(stream, 1)
+        fight.pair.settle(0.5)
+    return held() - before
+
+
+def test_a_zombie_stream_costs_little(fight):
+    bytes_each = haunt(fight, 50) / 20_000
+    assert fight.victim.stats().streams_open == 0
+    assert bytes_each < 400
+    assert not fight.is_over()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="quinn-proto keeps a stopped stream until its end comes, and says nothing of how many"
+)
+def test_zombie_streams_are_bounded(fight):
+    grown = haunt(fight, 100)
+    assert fight.is_over() or grown < 2 * MIB
+
+
+def test_a_reset_that_is_not_acknowledged_holds_no_bytes(fight):
+    """What was queued on a stream that is given up is dropped, whatever the peer acknowledges."""
+    before = held()
+    for _ in range(100):
+        stream = fight.victim.open()
+        fight.victim.write(stream, bytes(64 * KIB))
+        fight.swallow()
+        fight.victim.reset(stream, 1)
+        fight.victim.stop(stream, 1)
+        fight.swallow(0.01)
+    assert held() - before < 512 * KIB

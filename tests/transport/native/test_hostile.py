@@ -1,0 +1,322 @@
+"""What aioquic 1.7.2 let a peer do to it, done to the native engine: frames, acknowledgements, addresses, ends;
+and what other QUIC libraries fell to."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from aioquic.quic.packet import QuicErrorCode
+
+from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
+from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+from quictunnel.transport.engines.aioquic.varint import encode
+from tests.transport.aioquic.pair import (
+    CLIENT,
+    EDGE,
+    ack_frame,
+    forge,
+    new_cid_frame,
+    stream_frame,
+)
+from tests.transport.aioquic.test_faults import (
+    FORBIDDEN,
+    test_frames_that_break_the_protocol_end_their_connection_only,
+    test_no_idle_time_out_is_not_an_idle_time_out_of_zero,
+)
+from tests.transport.native.fight import CLIENT_ATTACKED, MIB, edge_is_attacked, has_errors, held
+from tests.transport.pairings import needs_native
+
+__all__ = [
+    "edge_is_attacked",
+    "test_frames_that_break_the_protocol_end_their_connection_only",
+    "test_no_idle_time_out_is_not_an_idle_time_out_of_zero",
+]
+
+pytestmark = needs_native
+
+KIB = 1024
+
+
+# Connection IDs
+
+
+def test_a_connection_id_that_is_not_there_is_not_popped(fight, caplog):
+    """The sequence at which aioquic's list of a peer's connection IDs was empty."""
+    spare = fight.hostile.quic._peer_cid_available[0].cid
+    fight.say(new_cid_frame(20, 16))
+    fight.say(new_cid_frame(17, 16))
+    fight.say(b"\x01", cid=spare)
+    fight.say(new_cid_frame(21, 18))
+    assert not fight.is_over()
+    fight.say(new_cid_frame(22, 22), new_cid_frame(22, 22), new_cid_frame(24, 24))
+    fight.say(new_cid_frame(25, 26))
+    assert fight.defender.closed_with(QuicErrorCode.FRAME_ENCODING_ERROR)
+    assert not has_errors(caplog)
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        ([new_cid_frame(20, 10)], QuicErrorCode.CONNECTION_ID_LIMIT_ERROR),
+        ([new_cid_frame(1 << 61, 1 << 61)] * 2, None),
+        ([new_cid_frame((1 << 62) - 1, (1 << 62) - 1), new_cid_frame(3, 0)], None),
+        ([new_cid_frame(20, 20, b"")], QuicErrorCode.FRAME_ENCODING_ERROR),
+        ([new_cid_frame(20, 20, bytes(21))], QuicErrorCode.FRAME_ENCODING_ERROR),
+    ],
+    ids=["too many", "far", "farthest", "empty", "long"],
+)
+def test_connection_ids_out_of_range(fight, frames, code):
+    for frame in frames:
+        fight.say(frame)
+    fight.swallow()
+    assert [event.code for event in fight.defender.of(Closed)] == ([] if code is None else [code])
+
+
+def test_retiring_a_connection_id_before_it_was_seen(fight):
+    fight.pair.down.down = fight.pair.up.down = True
+    for sequence in (2, 3, 4):
+        fight.say(b"\x19" + encode(sequence))
+    assert not fight.is_over()
+    fight.say(b"\x19" + encode(10_000))
+    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+def test_retiring_comes_with_the_end_of_the_handshake(make_pair):
+    """aioquic's edge raised KeyError for a connection ID that it had yet to issue."""
+    pair = make_pair()
+    client = pair.client.engine.connect(EDGE, "edge.test", pair.now)
+    forged = []
+    deliver = pair.edge.engine.receive
+
+    def receive(batch, now):
+        if client.quic._handshake_complete and not forged:
+            forged.append(forge(client, b"\x19\x05"))
+            batch = [Received(forged[0], len(forged[0]), CLIENT), *batch]
+        deliver(batch, now)
+
+    pair.edge.engine.receive = receive
+    pair.settle(1)
+    assert forged
+    assert pair.edge.of(Connected)
+    # The client, which has not retired it, may find that it is given one too many.
+    assert {event.cause for event in pair.edge.of(Closed)} <= {CloseCause.PEER}
+    assert pair.edge.engine._engine.counters()["panics"] == 0
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pytest.param(lambda number: [b"\x01"], id="ping"),
+        pytest.param(lambda number: [b"\x19" + encode(1 + number)], id="retire"),
+        pytest.param(lambda number: [new_cid_frame(20 + number, 20 + number)], id="new"),
+        pytest.param(
+            lambda number: [b"\x1a" + (number * 30 + i).to_bytes(8, "big") for i in range(30)], id="challenge"
+        ),
+    ],
+)
+def test_answers_that_are_not_acknowledged_are_bounded(fight, frames):
+    """NEW_CONNECTION_ID and PATH_CHALLENGE floods (CVE-2024-22189, CVE-2023-49295): what answers them counts
+    against the congestion window, and a peer that acknowledges nothing gets no more than that."""
+    sizes = []
+    for number in range(40_000):
+        fight.say(*frames(number))
+        fight.swallow(0.001)
+        if number % 20_000 == 19_999:
+            sizes.append(held())
+        if fight.is_over():
+            return
+    assert sizes[1] - sizes[0] < 256 * KIB
+
+
+# Acknowledgements
+
+
+def test_an_acknowledgement_of_what_was_not_sent(fight):
+    fight.victim.ping()
+    (number,) = fight.swallow()
+    fight.say(ack_frame(number))
+    assert not fight.is_over()
+    fight.say(ack_frame(number + 3))  # one more may have been sent since, and one skipped
+    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+
+
+def optimist(fight, limit: int, *, whole: bool) -> list[int]:
+    """Acknowledge what the victim sends without having it, until it closes; the numbers that it sent."""
+    stream = fight.stream()
+    fight.say(b"\x10", encode(1 << 60), b"\x11", encode(stream), encode(1 << 60))
+    fight.victim.ping()
+    sent = fight.swallow()
+    while not fight.is_over() and len(sent) < limit:
+        fight.victim.write(stream, bytes(64 * KIB))
+        known = sent[-1]
+        sent += fight.swallow(0.01)
+        if sent[-1] > known:
+            fight.say(ack_frame(sent[-1], first=sent[-1] if whole else sent[-1] - known - 1))
+    return sent
+
+
+def test_an_optimistic_acknowledgement(fight):
+    """A number below 64 is skipped, then one in each power of two."""
+    sent = optimist(fight, 1000, whole=True)
+    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+    assert len(sent) < 400
+    assert fight.victim.stats().congestion_window < 2 * MIB
+
+
+def test_an_optimist_with_a_past(fight):
+    """After honest packets the next gap is no further away than as many again."""
+    stream = fight.stream()
+    fight.victim.write(stream, bytes(128 * KIB))
+    fight.pair.settle(1)
+    for _ in range(10):
+        fight.victim.write(stream, bytes(128 * KIB))
+        fight.pair.settle(0.1)
+    honest = fight.victim.stats().packets_sent
+    optimist(fight, 6 * honest, whole=False)
+    assert fight.defender.closed_with(QuicErrorCode.PROTOCOL_VIOLATION)
+    assert fight.victim.stats().packets_sent < 5 * honest
+
+
+@pytest.mark.parametrize(
+    "frame", [ack_frame(0), ack_frame(0) * 2, ack_frame(200, *[0] * 200)], ids=["old", "twice", "ranges"]
+)
+def test_many_acknowledgements_in_a_packet_cost_little(fight, frame):
+    """quinn-proto has no limit for them and needs none: it looks at what is in flight only."""
+    stream = fight.stream()
+    for _ in range(200):
+        fight.victim.write(stream, bytes(64 * KIB))
+        fight.pair.settle(0.01)
+    for _ in range(50):
+        fight.victim.write(stream, bytes(64 * KIB))
+        fight.swallow(0.001)
+    assert fight.victim.stats().bytes_in_flight > 0
+    fight.say(frame)
+    began = time.process_time()
+    for _ in range(50):
+        fight.say(frame * (1000 // len(frame)))
+    assert (time.process_time() - began) / 50 < 0.004  # 20 ms in aioquic
+    assert not fight.is_over()
+
+
+def test_gaps_in_packet_numbers_are_bounded(fight):
+    """Every other number: what is to be acknowledged has a range for each, of which some are forgotten."""
+    before = held()
+    number = fight.hostile.quic._packet_number
+    sent = fight.victim.stats().bytes_sent
+    for _ in range(10_000):
+        number += 2
+        fight.say(b"\x01", number=number)
+    fight.swallow(0.01)
+    fight.hostile.quic._packet_number = number + 1
+    assert held() - before < 64 * KIB
+    assert fight.victim.stats().bytes_sent - sent < 10_000
+
+
+# Keys
+
+
+def bent(fight, count: int, bend: int, at: int) -> float:
+    """Seconds that the victim takes for packets with a bit flipped."""
+    datagrams = []
+    for _ in range(count):
+        datagram = bytearray(forge(fight.hostile, b"\x01" * 20))
+        datagram[at] ^= bend
+        datagrams.append(Received(bytes(datagram), len(datagram), fight.source))
+    began = time.process_time()
+    fight.defender.engine.receive(datagrams, fight.pair.now)
+    return time.process_time() - began
+
+
+def test_flipped_key_phases_cost_no_more_than_other_forgeries(fight):
+    """The next phase's keys are there before they are needed."""
+    usual = min(bent(fight, 2000, 1, -1) for _ in range(3))
+    flipped = min(bent(fight, 2000, 4, 0) for _ in range(3))
+    assert flipped < 2 * usual + 0.002
+    assert not fight.is_over()
+    stream = fight.stream()
+    fight.hostile.write(stream, b"fine")
+    fight.pair.settle()
+    assert fight.defender.received[stream] == b"fine"
+
+
+def test_a_key_update_that_nobody_awaits(fight):
+    """A second one before the first was answered (RFC 9001 section 6.2)."""
+    for _ in range(2):
+        fight.hostile.quic.one_rtt.update_now()
+        fight.say(b"\x01")
+    assert fight.defender.closed_with(QuicErrorCode.KEY_UPDATE_ERROR)
+
+
+def test_no_tickets_are_given(make_pair, monkeypatch):
+    """Without a ticket there is no early data, and nothing of it to be replayed (RFC 9001 section 9.2)."""
+    tickets = []
+    original = TunnelConnection.__init__
+
+    def collecting(self, **arguments):
+        original(self, **arguments)
+        self._session_ticket_handler = tickets.append
+
+    monkeypatch.setattr(TunnelConnection, "__init__", collecting)
+    pair = make_pair()
+    client, _ = pair.connect()
+    pair.settle(1)
+    assert client.quic._handshake_confirmed
+    assert client.quic.tls.new_session_ticket_cb is not None
+    assert not tickets
+
+
+# Frames
+
+
+# A stream that only the client could have begun, and an empty token.
+FORBIDDEN_TO_EDGES = [
+    stream_frame(0, 0, b"not opened by the client"),
+    b"\x04\x00\x00\x01",
+    b"\x05\x00\x00",
+    b"\x11\x00\x01",
+    b"\x07\x00",
+]
+
+
+@CLIENT_ATTACKED
+@pytest.mark.parametrize("frame", [*FORBIDDEN, *FORBIDDEN_TO_EDGES], ids=repr)
+def test_frames_that_break_the_protocol_end_a_client(fight, frame, caplog):
+    fight.say(frame)
+    fight.pair.settle(5)
+    (closed,) = fight.defender.of(Closed)
+    assert closed.cause is CloseCause.PROTOCOL
+    assert fight.attacker.of(Closed)[0].cause is CloseCause.PEER
+    assert not has_errors(caplog)
+
+
+def test_too_many_holes_are_no_fault_of_ours(fight, caplog):
+    """A peer that can write errors into the log hides real ones."""
+    stream = fight.stream()
+    for offset in range(1, 4000, 200):
+        fight.say(*(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
+    (closed,) = fight.defender.of(Closed)
+    assert closed.cause is CloseCause.PROTOCOL
+    assert not has_errors(caplog)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_frames(fight, seed, caplog):
+    """quinn's CVE-2023-42805 was a panic on frames nobody had thought of."""
+    rng = random.Random(seed)
+    numbers = (0, 1, 2, 3, 4, 5, 8, 63, 64, 16_383, 16_384, 1 << 22, (1 << 30) - 1, 1 << 61, (1 << 62) - 1)
+    streams = [fight.stream() for _ in range(3)]
+    for _ in range(200):
+        frames = []
+        for _ in range(rng.randrange(1, 4)):
+            kind = rng.choice([*range(0x1F), 0x30, 0x31, 0xAF, 0x40AF, rng.randrange(1 << 14)])
+            fields = [encode(rng.choice((*numbers, *streams))) for _ in range(rng.randrange(6))]
+            frames.append(encode(kind) + b"".join(fields) + rng.randbytes(rng.choice((0, 0, 8, 20, 30))))
+        fight.say(*frames)
+        fight.swallow(0.001)
+        if fight.is_over():
+            break
+    assert fight.is_over()
+    assert all(event.cause is not CloseCause.INTERNAL for event in fight.defender.of(Closed))
+    assert not has_errors(caplog)

@@ -1,0 +1,183 @@
+"""Strangers, addresses, and what other QUIC libraries fell to, with the native engine as the one attacked."""
+
+from __future__ import annotations
+
+import pytest
+from aioquic.quic.packet import QuicErrorCode
+
+from quictunnel.transport.engine import Closed, Connected, Received
+from quictunnel.transport.engines import create_engine
+from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+from quictunnel.transport.engines.aioquic.varint import encode
+from tests.transport.aioquic.pair import (
+    CLIENT,
+    EDGE,
+    forge,
+    settings_for,
+    stream_frame,
+)
+from tests.transport.aioquic.test_faults import (
+    lost_close,
+)
+from tests.transport.aioquic.test_strangers import (
+    copy_a_packet,
+    initial,
+    say,
+    stolen_token,
+)
+from tests.transport.native.fight import CLIENT_ATTACKED, Fight, edge_is_attacked, has_errors, held
+from tests.transport.pairings import needs_native
+
+__all__ = ["edge_is_attacked"]
+
+pytestmark = needs_native
+
+KIB = 1024
+
+
+def test_early_data_of_strangers_is_dropped(make_pair):
+    edge = make_pair().edge.engine
+    zero_rtt = b"\xd0" + initial()[1:]
+    assert say(edge, zero_rtt) == []
+    assert edge._engine.population() == (0, 0)
+
+
+def test_a_stolen_token_is_refused_without_memory(make_pair):
+    pair = make_pair()
+    second = stolen_token(pair)
+    (answer,) = say(pair.edge.engine, second, ("203.0.113.66", 666), pair.now)
+    assert len(answer) < len(second)
+    assert pair.edge.engine._engine.population() == (0, 0)
+
+
+def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
+    datagram, reflected = copy_a_packet(make_pair())
+    # quinn-proto pads the challenge whatever it received (RFC 9000 section 8.2.1 would have it shorter). One such is
+    # let through, or a client that a router gave another port would be lost; a packet can be copied once.
+    assert reflected <= 1200 + 3 * len(datagram)
+
+
+def test_a_probed_address_gets_three_times_what_it_sent(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    elsewhere = ("203.0.113.5", 5)
+    received = sent = 0
+    for number in range(100):
+        datagram = forge(client, b"\x1a", number.to_bytes(8, "big"))
+        received += len(datagram)
+        pair.edge.engine.receive([Received(datagram, len(datagram), elsewhere)], pair.now)
+        pair.now += 0.01
+        bursts = pair.edge.engine.transmit(pair.now)
+        sent += sum(len(part) for burst in bursts if burst.address == elsewhere for part in burst.parts)
+    assert edge.address == CLIENT
+    assert sent <= 1200 + 3 * received
+
+
+@CLIENT_ATTACKED
+def test_a_client_hears_its_edge_only(fight):
+    stream = fight.stream()
+    fight.say(stream_frame(stream, 0, b"x"), address=("203.0.113.5", 5))
+    assert not fight.defender.received
+    fight.say(stream_frame(stream, 0, b"x"))
+    assert fight.defender.received[stream] == b"x"
+
+
+def test_the_close_is_repeated_while_packets_come(make_pair):
+    """Once for each packet: it is about as long as what it answers, so nothing is amplified."""
+    said = lost_close(make_pair())
+    assert 1 <= len(said) <= 8
+    assert max(map(len, said)) <= 48
+
+
+# What other libraries fell to
+
+
+def parameter(number: int, value: bytes) -> bytes:
+    return encode(number) + encode(len(value)) + value
+
+
+PARAMETERS = [
+    b"",
+    b"\xff",
+    b"\x01\x7f\xff",
+    *[parameter(number, value) for number in (0x03, 0x04, 0x08, 0x0A, 0x0B, 0x0E) for value in (b"", b"\xff" * 8)],
+    *[parameter(number, bytes(21)) for number in (0x00, 0x02, 0x0D, 0x0F, 0x10)],
+    *[parameter(number, b"\xc0") for number in (0x0C, 0x20, 0x2AB2, 0xFF04DE1B, 0xFF02DE1A)],
+    parameter(0x0D, bytes(24) + b"\xff" + bytes(40)),
+    parameter(0x04, b"\x01") * 2,
+]
+
+
+@pytest.mark.parametrize("parameters", PARAMETERS, ids=repr)
+def test_transport_parameters_that_make_no_sense(attacked, parameters, monkeypatch, caplog):
+    """quinn's CVE-2026-31812 was a panic in here. It is the end of that handshake only."""
+    with monkeypatch.context() as patch:
+        patch.setattr(TunnelConnection, "_serialize_transport_parameters", lambda self: parameters)
+        attacked.client.engine.connect(EDGE, "edge.test", attacked.now)
+        attacked.run(limit=20)
+    (closed,) = attacked.client.of(Closed)
+    assert closed.code in (QuicErrorCode.TRANSPORT_PARAMETER_ERROR, QuicErrorCode.PROTOCOL_VIOLATION)
+    assert not attacked.edge.of(Connected)
+    assert not has_errors(caplog)
+    attacked.client.events.clear()
+    Fight(attacked).check_aftermath()
+
+
+def test_datagrams_without_bytes(fight):
+    """curl's CVE-2026-11352; an empty read of the socket is one of them."""
+    empty = Received(b"", 0, fight.source)
+    dropped = fight.defender.engine.counters.datagrams_dropped
+    fight.defender.engine.receive([empty, Received(b"", 1200, fight.source), empty], fight.pair.now)
+    assert fight.swallow() == []
+    assert fight.defender.engine.counters.datagrams_dropped == dropped
+    assert not fight.is_over()
+
+
+def test_handshakes_that_never_were_leave_nothing(paths):
+    """LSQUIC's CVE-2025-54939: what came coalesced with a first packet, for another connection ID, was leaked."""
+    edge = create_engine(settings_for("edge", paths, retry=False), "native")
+    client = create_engine(settings_for("client", paths), "native")
+    sizes = []
+    for turn in range(3):
+        now = 100.0 * (turn + 1)
+        for number in range(100):
+            client.connect(EDGE, "edge.test", now)
+            for burst in client.transmit(now):
+                strange = initial(cid=number.to_bytes(8, "big"), size=100)
+                for start in range(0, len(burst.parts[0]), burst.segment):
+                    datagram = burst.parts[0][start : start + burst.segment] + strange
+                    edge.receive([Received(datagram, len(datagram), (CLIENT[0], 1000 + number))], now)
+        assert edge._engine.population() == (100, 100)
+        for later in (6.0, 60.0):
+            edge.expire(now + later)
+            edge.transmit(now + later)
+            client.expire(now + later)
+            client.transmit(now + later)
+        list(edge.poll())
+        list(client.poll())
+        assert edge._engine.population() == (0, 0)
+        sizes.append(held())
+    assert sizes[2] - sizes[1] < 64 * KIB
+    assert edge._engine.counters()["panics"] == 0
+
+
+def test_every_datagram_of_a_handshake_comes_twice_from_two_places(make_pair):
+    """quinn's CVE-2024-45311: a first packet that came again while it was being answered was a panic."""
+    for retry in (True, False):
+        pair = make_pair(edge={"retry": retry})
+        deliver = pair.edge.engine.receive
+
+        def receive(batch, now, deliver=deliver):
+            for received in batch:
+                deliver([received, received], now)
+                deliver([received._replace(address=("203.0.113.9", 9)), received], now)
+
+        pair.edge.engine.receive = receive
+        client, _ = pair.connect()
+        stream = client.open()
+        client.write(stream, b"once")
+        pair.settle()
+        assert pair.edge.received[stream] == b"once"
+        assert pair.edge.engine._engine.counters()["panics"] == 0
+        pair.settle(20)
+        assert pair.edge.engine._engine.population() == (1, 0)
