@@ -52,7 +52,7 @@ def test_a_stolen_token_is_refused_without_memory(make_pair):
 
 def test_a_copied_packet_does_not_carry_a_connection_away(make_pair):
     datagram, reflected = copy_a_packet(make_pair())
-    # quinn-proto pads the challenge whatever it received (RFC 9000 section 8.2.1 would have it shorter). One such is
+    # quinn-proto pads the challenge whatever it received (RFC 9000 section 8.2.1 wants it shorter). One such is
     # let through, or a client that a router gave another port would be lost; a packet can be copied once.
     assert reflected <= 1200 + 3 * len(datagram)
 

@@ -234,7 +234,7 @@ class TunnelConnection(QuicConnection):
             eliciting = self._reader.read(plain, context.network_path, context.time, context.host_cid)
             result = eliciting, self._reader.probing
         else:
-            # A client's probe may be a PING alone (RFC 9002 section 6.2.4); aioquic wants CRYPTO in a first packet.
+            # A client's probe may be a PING alone (RFC 9002 section 6.2.4); aioquic wants CRYPTO in any first one.
             result = super()._payload_received(context, plain)
         self.heard = context.time
         self.packets_received += 1
