@@ -93,6 +93,7 @@ pub struct Bbr {
     round_rtt: Option<Duration>,
     round_samples: u32,
     round_rtts: Duration,
+    /// Nothing was held back by the window in this round.
     round_was_idle: bool,
     usual_loss: f64,
     rtt: Option<Duration>,
@@ -130,7 +131,7 @@ impl Bbr {
             round_rtt: None,
             round_samples: 0,
             round_rtts: Duration::ZERO,
-            round_was_idle: false,
+            round_was_idle: true,
             usual_loss: 0.0,
             rtt: None,
             rtt_since: now,
@@ -278,15 +279,18 @@ impl Bbr {
         self.round_rtt = None;
         self.round_samples = 0;
         self.round_rtts = Duration::ZERO;
-        self.round_was_idle = false;
+        self.round_was_idle = true;
     }
 
     fn start(&mut self, now: Instant, loss: f64) {
         let rate = self.rate();
+        if self.round_was_idle {
+            return;
+        }
         if rate >= START_GROWTH * self.start_rate {
             self.start_rate = rate;
             self.start_rounds = 0;
-        } else if !self.round_was_idle {
+        } else {
             self.start_rounds += 1;
         }
         if self.start_rounds >= START_ROUNDS || loss > START_LOSS || self.is_long(1.0) {
@@ -326,7 +330,7 @@ impl Bbr {
         }
     }
 
-    fn set_window(&mut self) {
+    fn set_window(&mut self, is_idle: bool) {
         let gain = match self.phase {
             Phase::Start => return,
             Phase::Drain | Phase::Down => DOWN,
@@ -337,7 +341,14 @@ impl Bbr {
         let product = self.product();
         let more = (self.aggregation as f64).min(product);
         let wanted = (gain * product + more) as u64;
-        self.window = wanted.max(LEAST_WINDOW * self.mtu);
+        // Who has little to say has not found out what the path carries, and pacing by a small window would hold back
+        // what is said next, acknowledgements counted in.
+        let least = if is_idle {
+            INITIAL_WINDOW
+        } else {
+            LEAST_WINDOW
+        };
+        self.window = wanted.max(least * self.mtu);
     }
 }
 
@@ -372,14 +383,14 @@ impl Controller for Bbr {
         }
         self.aggregation = self.aggregation.max(self.batch);
         self.batch = 0;
-        self.round_was_idle |= app_limited;
+        self.round_was_idle &= app_limited;
         self.note_rtt(now);
         self.note_rate(now, app_limited);
         if self.newest_acked >= self.round_began {
             self.end_round(now);
         }
         self.look(now, in_flight, app_limited);
-        self.set_window();
+        self.set_window(app_limited);
     }
 
     fn on_congestion_event(

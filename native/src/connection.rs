@@ -23,8 +23,9 @@ use crate::tail::Tail;
 use crate::time::span;
 
 /// Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
-/// congestion window of them. The peer would else take a path that reorders for one that is congested.
-const MAX_EARLY: usize = 10;
+/// congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
+/// that is congested.
+const MAX_EARLY: usize = 32;
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
 

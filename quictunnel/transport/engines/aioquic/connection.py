@@ -53,8 +53,9 @@ CIDS_OFFERED = 4
 # certificates a few; aioquic stops at the 16 MiB of a TLS message, at quadratic cost.
 MAX_CRYPTO = 64 * 1024
 # Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
-# congestion window of them. The peer would else take a path that reorders for one that is congested.
-MAX_EARLY = 10
+# congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
+# that is congested.
+MAX_EARLY = 32
 # Milliseconds that an acknowledgement may be late, as the peer is told: one of waiting for company and some for
 # the event loop. The 25 that aioquic states would be added to every probe time-out (RFC 9002 section 6.2.1), and
 # thereby to the wait of a keystroke that was lost with nothing behind it.
@@ -228,7 +229,7 @@ class TunnelConnection(QuicConnection):
         self,
         context: QuicReceiveContext,
         plain: bytes,
-        crypto_frame_required: bool = False,  # noqa: ARG002
+        crypto_frame_required: bool = False,  # noqa: ARG002 - the signature is the one it overrides
     ) -> tuple[bool, bool]:
         if context.epoch is ONE_RTT:
             eliciting = self._reader.read(plain, context.network_path, context.time, context.host_cid)

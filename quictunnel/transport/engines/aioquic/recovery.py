@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 
-# A packet is lost when one sent this many later was acknowledged. The RFC's 3 takes a link that reorders by some
-# milliseconds for one that loses everything; 10 ms of jitter at 100 Mbit/s let 90 packets overtake one. Time does
-# the work (``reordering``), the count is a backstop: on a simulated 100 Mbit/s, 50 ms link with that jitter, 3
-# packets give 1 % of the rate, 64 give 36 %, 256 and 1024 give 68 %.
-PACKET_THRESHOLD = 256
 # Not less than this, whatever the round trip: where it was short and suddenly is not, everything would count as
 # lost before its acknowledgement could say so.
 MIN_LOSS_DELAY = 0.010
@@ -108,6 +103,9 @@ class Recovery(QuicPacketRecovery):
         self._max_probe_timeout = max_probe_timeout
         self.mtu = mtu
         self.packets_lost = 0
+        self._answered = -1
+        """The highest 1-RTT packet acknowledged of those that ask for it. What is below was acknowledged at once,
+        if it arrived. What is above may take the peer's delay (RFC 9000 section 13.2.1)."""
         self._reordering = Reordering()
         self._reset_congestion(in_flight=0, first_acked=0)
 
@@ -198,7 +196,7 @@ class Recovery(QuicPacketRecovery):
 
     def _take_acked(self, ranges: Sequence[tuple[int, int]], space: QuicPacketSpace) -> tuple[Any, int, int]:
         sent: dict[int, Any] = space.sent_packets
-        newest, acked, eliciting = None, 0, 0
+        newest, acked, eliciting, answered = None, 0, 0, -1
         for start, stop in ranges:
             if not sent:
                 break
@@ -215,11 +213,14 @@ class Recovery(QuicPacketRecovery):
                 newest = packet
                 if packet.is_ack_eliciting:
                     eliciting += 1
+                    answered = number
                 if packet.in_flight:
                     acked += packet.sent_bytes
                 for handler, arguments in packet.delivery_handlers:
                     handler(ACKED, *arguments)
         space.ack_eliciting_in_flight -= eliciting
+        if space.is_application_data:
+            self._answered = max(self._answered, answered)
         return newest, acked, eliciting
 
     def _sample_rtt(self, sample: float, ack_delay: float, now: float) -> None:
@@ -250,12 +251,16 @@ class Recovery(QuicPacketRecovery):
         rtt = max(self._rtt_latest, self._rtt_smoothed) if self._rtt_initialized else self._rtt_initial
         delay = max(self._reordering.patience(now) * rtt, MIN_LOSS_DELAY)
         largest = space.largest_acked_packet
+        threshold = self._reordering.threshold(now)
+        answered = self._answered if space.is_application_data else largest
         lost = []
         for number, packet in space.sent_packets.items():
             if number > largest:
                 break
+            if number > answered:
+                delay, answered = delay + self.max_ack_delay, largest
             sent_time = packet.sent_time or 0.0
-            if number > largest - PACKET_THRESHOLD and sent_time + delay > now:
+            if number > largest - threshold and sent_time + delay > now:
                 # Packets are kept in the order they were sent: all that follow are due later.
                 space.loss_time = sent_time + delay
                 break

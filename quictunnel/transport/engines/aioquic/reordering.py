@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 # Round trips. On a simulated link of 50 ms the long one outlasts 10 ms of jitter with room to spare.
 SHORT = 1.125
 LONG = 1.5
+# A packet is also lost when one sent so many later was acknowledged. The RFC's 3 take a link that reorders by
+# some milliseconds for one that loses everything: 10 ms of jitter at 100 Mbit/s let 90 packets overtake one. Where
+# that was seen, time does the work and this is a backstop: on a simulated link with that jitter, 64 packets give
+# 36 % of the rate, 256 give 68 %. Where it was not, a keystroke lost beside bulk is sent again some milliseconds
+# sooner.
+FEW = 32
+MANY = 256
 # Round trips for which one proof of reordering counts (RFC 8985 section 6.2 step 4 keeps it for 16 recoveries).
 REMEMBERED = 256
 # Packets declared lost whose late acknowledgement would still be noticed; those of a round trip or so.
@@ -32,6 +39,10 @@ class Reordering:
     def patience(self, now: float) -> float:
         """How many round trips to wait for a packet that was overtaken."""
         return LONG if now < self._until else SHORT
+
+    def threshold(self, now: float) -> int:
+        """How many packets may overtake one."""
+        return MANY if now < self._until else FEW
 
     def on_declared(self, numbers: Iterable[int]) -> None:
         """These packets were taken for lost."""
