@@ -75,6 +75,8 @@ def constants_table() -> str:
         ("initial window of a stream (ours)", f"{credit.INITIAL_WINDOW:,} bytes"),
         ("largest window of a stream", f"{messages.MAX_WINDOW:,} bytes"),
         ("entries of one Credits", f"1 to {messages.MAX_CREDITS}"),
+        ("entries of one Standing", f"0 to {messages.MAX_STANDINGS}"),
+        ("bytes of a session's secret", f"{messages.SECRET}"),
     ]
     return _table(("what", "value"), rows)
 
@@ -124,7 +126,7 @@ def _type(kind: msgspec.inspect.Type) -> str:
             assert issubclass(cls, IntEnum)
             return f"{cls.__name__}"
         case msgspec.inspect.ListType(item_type=item, min_length=low, max_length=high):
-            return f"array of {low} to {high} of ({_type(item)})"
+            return f"array of {low or 0} to {high} of ({_type(item)})"
         case msgspec.inspect.TupleType(item_types=items):
             return ", ".join(_type(item) for item in items)
         case _:

@@ -17,6 +17,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
+    Standing,
     Unbind,
     Unbound,
     Welcome,
@@ -59,6 +60,9 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.CLIENT, Credits): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, Credits): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
+    # After a Welcome to a session that goes on; the session sees to it that it is then said first, and once.
+    (Phase.OPEN, Side.CLIENT, Standing): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, Standing): Phase.OPEN,
     # The client cannot know yet that the edge is leaving, so it may still ask; the answer is a refusal.
     (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, BindRefused): Phase.LEAVING,

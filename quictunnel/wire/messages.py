@@ -23,6 +23,11 @@ MAX_HOST = 253
 MAX_TICKET = 1024
 MAX_CREDITS = 256
 """Entries of one :class:`Credits`; more go into another message."""
+MAX_STANDINGS = 256
+"""Entries of one :class:`Standing`; more go into another message."""
+SECRET = 32
+"""Bytes of a session's secret: not to be guessed, whatever is tried and for how long."""
+MAX_HOLD = 3600
 MAX_OFFSET = (1 << 62) - 1
 """The largest QUIC stream offset (RFC 9000 section 16)."""
 MAX_WINDOW = 16 * 1024 * 1024
@@ -39,6 +44,7 @@ Version = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Software = Annotated[str, msgspec.Meta(max_length=MAX_SOFTWARE)]
 HostName = Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
 TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Secret = Annotated[bytes, msgspec.Meta(max_length=SECRET)]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
 
 
@@ -57,6 +63,8 @@ class Hello(Message, frozen=True, tag=1):
     """Bytes the edge may send on each new stream before the first credit."""
     software: Software
     """Name and version, for people and logs."""
+    session: Secret
+    """The secret of the session that lost its link and goes on with this one; empty for a new session."""
 
 
 class Welcome(Message, frozen=True, tag=2):
@@ -69,6 +77,12 @@ class Welcome(Message, frozen=True, tag=2):
     leases: Annotated[int, msgspec.Meta(ge=1, le=65535)]
     """How many leases the session may hold at once."""
     software: Software
+    session: Secret
+    """What to show in a later Hello to go on with this session."""
+    resumed: bool
+    """Whether the session that the Hello named goes on. Both sides then first say how they stand."""
+    hold: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOLD)]
+    """Seconds for which the edge keeps the session without a link."""
 
 
 class Bind(Message, frozen=True, tag=3):
@@ -134,7 +148,18 @@ class GoAway(Message, frozen=True, tag=9):
     grace: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRACE)]
 
 
-AnyMessage = Hello | Welcome | Bind | Bound | BindRefused | Unbind | Unbound | Credits | GoAway
+class Standing(Message, frozen=True, tag=10):
+    """Either side, after a Welcome with ``resumed``: how far every stream that it knows has come. Several of them,
+    where one does not hold all; nothing else is said before the last."""
+
+    entries: Annotated[list[tuple[StreamNumber, Offset, Offset, Offset]], msgspec.Meta(max_length=MAX_STANDINGS)]
+    """``(stream, received, consumed, limit)``: what arrived and need not be sent again, and the last two as in
+    Credits. The end of a direction counts as one more byte."""
+    last: bool
+    """Whether no more follow."""
+
+
+AnyMessage = Hello | Welcome | Bind | Bound | BindRefused | Unbind | Unbound | Credits | GoAway | Standing
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

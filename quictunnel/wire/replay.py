@@ -68,12 +68,21 @@ class Replay:
         if not kept:
             self._kept = None
 
-    def rewind(self) -> None:
-        """A new link: everything not credited is unsent again."""
-        if self._kept is not None:
-            self._kept.extend(self._unsent or ())
-            self._unsent, self._kept = self._kept, None
-        self.sent = self.base
+    def rewind(self, offset: int) -> None:
+        """A new link, whose other end has everything before ``offset`` (between base and sent): the rest is unsent
+        again."""
+        assert self.base <= offset <= self.sent
+        kept, unsent = self._kept, self._unsent or deque()
+        while kept is not None and self.sent > offset:
+            chunk = kept.pop()
+            start = self.sent - len(chunk)
+            if start < offset:
+                view = memoryview(chunk)
+                kept.append(view[: offset - start])
+                chunk, start = view[offset - start :], offset
+            unsent.appendleft(chunk)
+            self.sent = start
+        self._kept, self._unsent = kept or None, unsent or None
 
     def clear(self) -> None:
         """Forget everything; the stream is over."""

@@ -18,6 +18,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
+    Standing,
     Unbind,
     Unbound,
     Welcome,
@@ -26,8 +27,8 @@ from quictunnel.wire.messages import (
 )
 
 EXAMPLES = [
-    Hello(1, "secret", 65536, "test/1"),
-    Welcome(1, 65536, 100, "edge/1"),
+    Hello(1, "secret", 65536, "test/1", b""),
+    Welcome(1, 65536, 100, "edge/1", b"", False, 0),
     Bind(1, True, False, b"ticket"),
     Bound(1, "abc.tunnel.localhost", 8443, "127.0.0.1", 20000, b"ticket"),
     BindRefused(1, BindCode.NO_PORT),
@@ -35,6 +36,7 @@ EXAMPLES = [
     Unbound(1),
     Credits([(0, 10, 70000), (5, 0, 65536)]),
     GoAway(30),
+    Standing([(0, 11, 10, 70000), (5, 0, 0, 65536)], True),
 ]
 
 
@@ -52,13 +54,14 @@ def test_the_examples_cover_every_message():
     "raw",
     [
         [99, 1],  # unknown type
-        [1, 1, "t", 65536],  # a field is missing
-        [1, 1, "t", 65536, "x", "extra"],
-        [1, "1", "t", 65536, "x"],  # mistyped
-        [1, 256, "t", 65536, "x"],
-        [1, 1, "t" * 513, 65536, "x"],
-        [1, 1, "t", 1, "x"],  # a window below the least
-        [1, 1, "t", 1 << 40, "x"],
+        [1, 1, "t", 65536, "x"],  # a field is missing
+        [1, 1, "t", 65536, "x", b"s" * 33],  # a secret that is none
+        [1, 1, "t", 65536, "x", b"", "extra"],
+        [1, "1", "t", 65536, "x", b""],  # mistyped
+        [1, 256, "t", 65536, "x", b""],
+        [1, 1, "t" * 513, 65536, "x", b""],
+        [1, 1, "t", 1, "x", b""],  # a window below the least
+        [1, 1, "t", 1 << 40, "x", b""],
         [3, -1, True, False, b""],
         [3, 1, 1, 0, b""],  # a number is not a truth value
         [3, 1, True, False, b"x" * 1025],
@@ -68,6 +71,9 @@ def test_the_examples_cover_every_message():
         [8, [[0, 1 << 62, 0]]],
         [8, [[0, -1, 0]]],
         [9, 3601],
+        [10, [[0, 0, 0]], True],
+        [10, [[0, 0, 0, 0]] * 257, True],
+        [10, [], 1],
         {"type": 1},
         "Hello",
         None,
@@ -85,6 +91,11 @@ def test_the_largest_credits_fit_a_frame_and_one_more_entry_is_refused():
     assert list(FrameReader().feed(frame(largest))) == [largest]
     with pytest.raises(ProtocolError):
         decode(msgspec.msgpack.encode([8, [entry] * (MAX_CREDITS + 1)]))
+
+
+def test_the_largest_standing_fits_a_frame():
+    largest = Standing([(messages.MAX_OFFSET,) * 4] * messages.MAX_STANDINGS, True)
+    assert list(FrameReader().feed(frame(largest))) == [largest]
 
 
 def test_errors_never_quote_the_token():

@@ -35,10 +35,10 @@ class ReplayMachine(RuleBasedStateMachine):
         self.base = data.draw(st.integers(self.base, self.sent))
         self.replay.credit(self.base)
 
-    @rule()
-    def rewind(self):
-        self.replay.rewind()
-        self.sent = self.base
+    @rule(data=st.data())
+    def rewind(self, data):
+        self.sent = data.draw(st.integers(self.base, self.sent))
+        self.replay.rewind(self.sent)
 
     @rule()
     def drain(self):
