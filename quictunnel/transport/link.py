@@ -72,6 +72,20 @@ class LinkEvents(Protocol):
         """The link is gone; nothing follows."""
 
 
+class Discarded:
+    """Whom a link works for that was given up: nobody. What still comes changes nothing."""
+
+    def link_up(self) -> None: ...
+    def link_message(self, message: AnyMessage) -> None: ...
+    def link_stream(self, quic_stream: int) -> StreamEvents:
+        del quic_stream
+        return _FORGOTTEN
+
+    def link_streams_available(self) -> None: ...
+    def link_turn_ended(self) -> None: ...
+    def link_down(self, closed: Closed) -> None: ...
+
+
 class Link:
     """See the module. All methods are called on the loop's thread."""
 
@@ -102,6 +116,10 @@ class Link:
     def connection(self) -> Connection:
         assert self._connection is not None
         return self._connection
+
+    def serve(self, events: LinkEvents) -> None:
+        """Work for somebody else from now on: a session that lost its link and goes on with this one."""
+        self._events = events
 
     def attach(self, connection: Connection) -> None:
         """Say which connection this link speaks for; once, before any event of it."""

@@ -1,5 +1,9 @@
 """A Session: the streams of one client and one edge, their numbers, and their credit.
 
+A session outlives its link when its owner says so: it is then *away*, its streams keep what was not consumed, and
+:meth:`Session.resume` goes on with another link. Both sides first say how each stream stands (:class:`Standing`);
+then the edge opens every stream again, and each side sends what the other did not receive.
+
 The same class serves both sides. It owns what streams share: the pool of windows, the batching of credit,
 the deadline of half-open streams. What a session is for (leases, visitors, origins) is its owner's
 business, told through :class:`SessionEvents`.
@@ -9,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.link import Link
+from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Arrival, Stream
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import WindowPool
-from quictunnel.wire.messages import MAX_CREDITS, Credits
+from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing
 from quictunnel.wire.preface import Preface, PrefaceReader, encode_preface
 
 if TYPE_CHECKING:
@@ -28,6 +33,12 @@ if TYPE_CHECKING:
     from quictunnel.wire.messages import AnyMessage
 
 logger = logging.getLogger(__name__)
+
+MAX_SETTLED: Final = 256
+"""Streams that ended well here and may still be waited for there, because the last word was lost with the link:
+those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
+MAX_UNSEEN: Final = 65_536
+"""Stream numbers that may be skipped: several times the streams that a peer may have open at once."""
 
 SWEEP: Final = 0.25
 """Seconds after which consumed bytes are credited even when they are few, so that idle streams keep nothing
@@ -49,8 +60,14 @@ class SessionEvents(Protocol):
 
     def session_streams_available(self) -> None: ...
 
+    def session_resumed(self) -> None:
+        """It goes on with another link: both sides know how they stand."""
+
+    def session_away(self, closed: Closed) -> bool:
+        """The link is gone. Whether to keep the streams; :meth:`Session.resume` or :meth:`Session.end` follows."""
+
     def session_down(self, closed: Closed) -> None:
-        """The link is gone, and every stream with it."""
+        """The session is over, and every stream with it."""
 
 
 class Session:
@@ -61,12 +78,21 @@ class Session:
         self.pool = WindowPool()
         self.peer_window = 0
         """What the peer lets us send on a new stream; known after Hello or Welcome."""
+        self.is_away = False
+        """It has no link now, and waits for another."""
         self.kept = 0
         """Bytes beyond an initial window each that the streams keep; see ``stream.MAX_KEPT``."""
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side
         self._next_number = 0
+        self._unseen: set[int] = set()
+        """Client: numbers below the next one that have not arrived."""
+        self._settled: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_SETTLED)
+        self._to_open: deque[Stream] = deque()
+        """Edge: streams that are opened again as soon as the client allows it."""
+        self._unmentioned: set[int] | None = None
+        """Streams that the peer has not said anything of yet; None when it has said how it stands."""
         self._due: set[Stream] = set()
         self._owed: set[Stream] = set()
         self._half_open: set[Stream] = set()
@@ -88,6 +114,38 @@ class Session:
     def say(self, message: AnyMessage) -> None:
         self.link.send(message)
 
+    def resume(self, link: Link, events: SessionEvents) -> None:
+        """Go on with this link, whose other end knows the session. A link that was still there is closed: whoever
+        comes later is right."""
+        old, self.link, self._events = self.link, link, events
+        old.serve(Discarded())
+        old.streams.clear()
+        if not old.is_down:
+            old.close(SessionCode.REPLACED)
+        if not self.is_away:
+            self._leave_link()
+        self.is_away = False
+        link.serve(self)
+
+    def stand(self) -> None:
+        """Say how every stream stands here; the first thing said on a link that a session goes on with."""
+        self._due.clear()
+        self._owed.clear()
+        standings = [stream.standing() for stream in self._streams.values()]
+        standings += self._settled
+        for start in range(0, len(standings) or 1, MAX_STANDINGS):
+            part = standings[start : start + MAX_STANDINGS]
+            self.link.send(Standing(part, start + MAX_STANDINGS >= len(standings)))
+        self._unmentioned = set(self._streams)
+        if self._half_open:
+            self._arm()
+
+    def end(self, closed: Closed) -> None:
+        """Give up a session that is away."""
+        if self.is_away:
+            self.is_away = False
+            self._end(closed)
+
     def open(self, *, lease: int, tls: bool, host: str, port: int) -> Stream | None:
         """Edge: a stream for a visitor, its preface queued. None while the client allows no more."""
         assert self._side is Side.EDGE
@@ -100,7 +158,9 @@ class Session:
         taken = self.link.connection.write(quic_stream, encoded)
         assert taken == len(encoded), "a fresh stream always has room for its preface"
         self.link.wake()
-        return self._add(preface, quic_stream)
+        stream = self._add(preface)
+        self._bind(stream, quic_stream)
+        return stream
 
     def close(self, code: SessionCode, reason: str = "") -> None:
         """End the session now; :meth:`SessionEvents.session_down` follows."""
@@ -115,7 +175,11 @@ class Session:
         self._events.session_up()
 
     def link_message(self, message: AnyMessage) -> None:
-        if isinstance(message, Credits):
+        if isinstance(message, Standing):
+            self._stands(message)
+        elif self._unmentioned is not None:
+            raise ProtocolError("said something before how it stands")
+        elif isinstance(message, Credits):
             self._credits(message)
         else:
             self._events.session_message(message)
@@ -128,6 +192,7 @@ class Session:
         return Arrival(self, quic_stream)
 
     def link_streams_available(self) -> None:
+        self._open_again()
         self._events.session_streams_available()
 
     def link_turn_ended(self) -> None:
@@ -135,11 +200,11 @@ class Session:
             self._announce(self._due)
 
     def link_down(self, closed: Closed) -> None:
-        if self._sweep is not None:
-            self._sweep.cancel()
-        for stream in list(self._streams.values()):
-            stream.lose(StreamCode.ABORTED)
-        self._events.session_down(closed)
+        if self._events.session_away(closed):
+            self.is_away = True
+            self._leave_link()
+        else:
+            self._end(closed)
 
     # From streams and arrivals.
 
@@ -148,12 +213,21 @@ class Session:
         return PrefaceReader()
 
     def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Client: a preface is complete. Numbers rise by one but may arrive in any order."""
-        if preface.stream in self._streams:
-            raise ProtocolError("two streams with one number")
-        self._next_number = max(self._next_number, preface.stream + 1)
-        stream = self._add(preface, quic_stream)
-        self._events.session_stream(stream)
+        """Client: a preface is complete. On a link that the session goes on with, it may be that of a stream which
+        is here already, or is over here."""
+        stream = self._streams.get(preface.stream)
+        if stream is not None:
+            if stream.quic_stream is not None:
+                raise ProtocolError("two streams with one number")
+            self._bind(stream, quic_stream)
+        elif self._is_new(preface.stream):
+            stream = self._add(preface)
+            self._bind(stream, quic_stream)
+            self._events.session_stream(stream)
+        else:
+            self.link.connection.stop(quic_stream, StreamCode.ABORTED)
+            self.abandoned(quic_stream, StreamCode.ABORTED)
+            return
         if chunks or end:
             stream.data(chunks, end=end)
 
@@ -193,29 +267,105 @@ class Session:
     def settle(self, stream: Stream) -> None:
         """Forget a stream whose two directions have both ended cleanly."""
         if stream.send_done and stream.receive_done and not stream.receive_window.owed:
+            # The peer may not have heard the last of it when the link is lost.
+            self._settled.append(stream.standing())
             stream.settled()
 
-    def forget(self, stream: Stream, quic_stream: int) -> None:
+    def forget(self, stream: Stream) -> None:
         self._streams.pop(stream.number, None)
-        self.link.streams.pop(quic_stream, None)
+        if stream.quic_stream is not None:
+            self.link.streams.pop(stream.quic_stream, None)
         self._due.discard(stream)
         self._owed.discard(stream)
         self._half_open.discard(stream)
 
     # Inside.
 
-    def _add(self, preface: Preface, quic_stream: int) -> Stream:
-        stream = Stream(self, preface, quic_stream, self.peer_window, self._loop.time())
-        self._streams[preface.stream] = stream
-        self.link.streams[quic_stream] = stream
+    def _add(self, preface: Preface) -> Stream:
+        stream = self._streams[preface.stream] = Stream(self, preface, self.peer_window, self._loop.time())
         return stream
+
+    def _bind(self, stream: Stream, quic_stream: int) -> None:
+        self.link.streams[quic_stream] = stream
+        stream.bind(quic_stream)
+
+    def _is_new(self, number: int) -> bool:
+        """Client: whether a stream of this number never was. Numbers rise by one but may arrive in any order;
+        those skipped are remembered, and a hostile edge must not make that many."""
+        if number < self._next_number:
+            if number not in self._unseen:
+                return False
+            self._unseen.remove(number)
+            return True
+        if number - self._next_number + len(self._unseen) > MAX_UNSEEN:
+            raise ProtocolError("stream numbers that rise too fast")
+        self._unseen.update(range(self._next_number, number))
+        self._next_number = number + 1
+        return True
+
+    def _leave_link(self) -> None:
+        self._to_open.clear()
+        self._unmentioned = None
+        for stream in list(self._streams.values()):
+            stream.unbind()
+
+    def _end(self, closed: Closed) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for stream in list(self._streams.values()):
+            stream.lose(StreamCode.ABORTED)
+        self._events.session_down(closed)
+
+    def _stands(self, message: Standing) -> None:
+        """The peer says how far its streams have come; those that it never mentions are over there, or (edge) have
+        never arrived."""
+        if self._unmentioned is None:
+            raise ProtocolError("said how it stands without being asked")
+        for number, received, consumed, limit in message.entries:
+            stream = self._streams.get(number)
+            if stream is None:
+                if number >= self._next_number and self._side is Side.EDGE:
+                    raise ProtocolError("a standing of a stream that never was")
+                continue
+            if number not in self._unmentioned:
+                raise ProtocolError("two standings of one stream")
+            self._unmentioned.remove(number)
+            stream.stands(received, consumed, limit)
+        if message.last:
+            unmentioned, self._unmentioned = self._unmentioned, None
+            self._miss(unmentioned)
+
+    def _miss(self, unmentioned: set[int]) -> None:
+        for number in unmentioned:
+            stream = self._streams.get(number)
+            if stream is None:
+                continue
+            if self._side is Side.EDGE and stream.is_untouched:
+                stream.restart()
+            else:
+                stream.lose(StreamCode.ABORTED)
+        if self._side is Side.EDGE:
+            self._to_open.extend(sorted(self._streams.values(), key=lambda stream: stream.number))
+            self._open_again()
+        self._events.session_resumed()
+
+    def _open_again(self) -> None:
+        while self._to_open:
+            stream = self._to_open[0]
+            if not stream.is_over:
+                quic_stream = self.link.open(_PENDING)
+                if quic_stream is None:
+                    return
+                self.link.connection.write(quic_stream, encode_preface(stream.preface))
+                self._bind(stream, quic_stream)
+            self._to_open.popleft()
 
     def _credits(self, message: Credits) -> None:
         for number, consumed, limit in message.entries:
             stream = self._streams.get(number)
             if stream is not None:
                 stream.credited(consumed, limit)
-            elif number >= self._next_number:
+            elif number >= self._next_number or number in self._unseen:
                 raise ProtocolError("credit for a stream that never was")
 
     def _flush(self) -> None:

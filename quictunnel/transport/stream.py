@@ -71,7 +71,8 @@ class Stream:
         "send_done",
     )
 
-    def __init__(self, session: Session, preface: Preface, quic_stream: int, send_window: int, now: float) -> None:
+    def __init__(self, session: Session, preface: Preface, send_window: int, now: float) -> None:
+        """Belongs to no link yet; :meth:`bind` has to follow."""
         self.preface = preface
         self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.pool, now)
         self.receive_done = False
@@ -85,7 +86,8 @@ class Stream:
         """When bytes last came, went or were consumed; read by the deadline for half-open streams."""
         self._asked = False
         self._session = session
-        self._quic_stream = quic_stream
+        self._quic_stream: int | None = None
+        """On the link of now; None while there is none, or it has not got there yet."""
         self._send_window = SendWindow(send_window)
         self._replay = Replay()
         self._blocked = False
@@ -187,14 +189,16 @@ class Stream:
     def abort(self, code: StreamCode) -> None:
         """Give up both directions; the other side sees a reset. The side above is told nothing."""
         if not self.is_over:
-            connection = self._session.link.connection
-            connection.reset(self._quic_stream, code)
-            connection.stop(self._quic_stream, code)
-            if self._end_arrived and self._finish_given:
-                # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000 sections
-                # 3.1 and 3.2). So the peer hears that what it keeps for us is not needed any more.
-                self._session.waive(self)
-            self._session.link.wake()
+            if self._quic_stream is not None:
+                connection = self._session.link.connection
+                connection.reset(self._quic_stream, code)
+                connection.stop(self._quic_stream, code)
+                if self._end_arrived and self._finish_given:
+                    # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000
+                    # sections 3.1 and 3.2). So the peer hears that what it keeps for us is not needed any more.
+                    self._session.waive(self)
+                self._session.link.wake()
+            # Without a link: the peer will find that it is not known here any more.
             self._over()
 
     # From the link (transport.link.StreamEvents).
@@ -202,6 +206,10 @@ class Stream:
     def data(self, chunks: list[bytes], *, end: bool) -> None:
         if self.is_over:
             return
+        if self._end_arrived:
+            if chunks:
+                raise ProtocolError("bytes behind the end of a stream")
+            return  # said again on a new link
         size = sum(map(len, chunks))
         self.receive_window.arrived(size)
         self.active_at = self._session.now()
@@ -232,6 +240,55 @@ class Stream:
 
     # From the session.
 
+    @property
+    def quic_stream(self) -> int | None:
+        return self._quic_stream
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether the peer has not been seen to know of it, so that it may be opened as if for the first time."""
+        return self._replay.base == 0
+
+    def bind(self, quic_stream: int) -> None:
+        """It travels on this QUIC stream of the session's link from now on."""
+        self._quic_stream = quic_stream
+        if self._finish_given:
+            self._session.link.connection.finish(quic_stream)
+        self._push()
+        if self._full:
+            self._tell_room()
+
+    def unbind(self) -> None:
+        """The link is gone. What is written is kept, as far as the window goes."""
+        self._quic_stream = None
+        self._blocked = False
+        if self._full:
+            self._tell_room()
+
+    def standing(self) -> tuple[int, int, int, int]:
+        """For the peer, on a new link: how far it has come here; see ``messages.Standing``."""
+        consumed, limit = self.receive_window.announce(self._session.now(), 0.0)
+        return self.number, self.receive_window.received + self._end_arrived, consumed, limit
+
+    def restart(self) -> None:
+        """The peer has never heard of it."""
+        self._replay.rewind(0)
+        self._finish_given = False
+
+    def stands(self, received: int, consumed: int, limit: int) -> None:
+        """The peer says how far it has come there: what it did not receive is sent again. Raises ProtocolError."""
+        replay = self._replay
+        if not replay.base <= received <= replay.sent + self._finish_given or consumed > received:
+            raise ProtocolError("a standing that cannot be")
+        self._send_window.grant(consumed, limit, received)
+        replay.credit(min(consumed, replay.end))
+        replay.rewind(min(received, replay.end))
+        self._finish_given = received > replay.end
+        self._count_kept()
+        if self._finish_given and consumed > replay.end:
+            self.send_done = True
+            self._session.settle(self)
+
     def lose(self, code: StreamCode) -> None:
         """The peer, the link or a deadline ended the stream: give it up and tell the side above."""
         if not self.is_over:
@@ -260,6 +317,8 @@ class Stream:
 
     def _push(self) -> None:
         """Hand to the engine what the credit allows and the engine takes."""
+        if self._quic_stream is None:
+            return
         connection = self._session.link.connection
         replay = self._replay
         while (chunk := replay.next_chunk) is not None:
@@ -296,7 +355,7 @@ class Stream:
         self._replay.clear()
         self._early.clear()
         self.receive_window.close()
-        self._session.forget(self, self._quic_stream)
+        self._session.forget(self)
         if self.on_over is not None:
             self.on_over(self)
 

@@ -46,6 +46,15 @@ class Pump:
         stream.attach(self)
         self.push()
 
+    def read_on(self) -> None:
+        """Consume what came while it was not reading, and whatever comes from now on."""
+        self.reading = True
+        window = self.stream.receive_window
+        if not self.stream.is_over:
+            self.stream.consume(window.received - window.consumed)
+            if self.ended:
+                self.stream.consume_end()
+
     def push(self) -> None:
         while (room := self.stream.room) and self.sent < len(self.payload):
             part = bytes(self.payload[self.sent : self.sent + min(room, CHUNK)])
@@ -66,7 +75,8 @@ class Pump:
 
     def stream_end(self) -> None:
         self.ended = True
-        self.stream.consume_end()
+        if self.reading:
+            self.stream.consume_end()
         self.done.set()
 
     def stream_room(self) -> None:
@@ -84,6 +94,10 @@ class Half:
         self.side = side
         self.session: Session
         self.greeted = asyncio.Event()
+        self.keeps = False
+        """Whether the session survives the loss of its link."""
+        self.is_away = asyncio.Event()
+        self.resumed = asyncio.Event()
         self.down: Closed | None = None
         self.is_down = asyncio.Event()
         self.streams: list[Stream] = []
@@ -92,13 +106,21 @@ class Half:
 
     def session_up(self) -> None:
         if self.side is Side.CLIENT:
-            self.session.say(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test"))
+            self.session.say(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b""))
+
+    def session_resumed(self) -> None:
+        self.resumed.set()
+
+    def session_away(self, closed: Closed) -> bool:
+        if self.keeps:
+            self.is_away.set()
+        return self.keeps
 
     def session_message(self, message: AnyMessage) -> None:
         if isinstance(message, Hello):
             self.session.link.connection.admit()
             self.session.peer_window = message.window
-            self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test"))
+            self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0))
             self.greeted.set()
         elif isinstance(message, Welcome):
             self.session.peer_window = message.window
@@ -116,6 +138,29 @@ class Half:
         self.is_down.set()
 
 
+class Redial(Half):
+    """One side's greeting on a new link, which the session of ``half`` goes on with."""
+
+    def __init__(self, half: Half, wake: Callable[[], None]) -> None:
+        super().__init__(half.side)
+        self.half = half
+        half.resumed.clear()
+        self.session = Session(half.side, self, wake)
+
+    def session_up(self) -> None:
+        if self.side is Side.CLIENT:
+            self.session.say(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b"secret"))
+
+    def session_message(self, message: AnyMessage) -> None:
+        session = self.half.session
+        if self.side is Side.EDGE:
+            self.session.link.connection.admit()
+        session.resume(self.session.link, self.half)
+        if self.side is Side.EDGE:
+            session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120))
+        session.stand()
+
+
 class SessionPair:
     """A client's and an edge's session, connected and greeted, over any two datagram sockets."""
 
@@ -127,6 +172,10 @@ class SessionPair:
         engines: tuple[str, str],
     ) -> None:
         """``engines``: the client's and the edge's."""
+        self._engine = lambda: create_engine(
+            EngineSettings(is_server=False, alpn=ALPN, authority=certificates / "ca.pem"), engines[0]
+        )
+        self._old_endpoints: list[Endpoint] = []
         self.client_half, self.edge_half = Half(Side.CLIENT), Half(Side.EDGE)
         limits = Limits(streams=1, stream_window=2 << 20, connection_window=4 << 20)
         settings = EngineSettings(
@@ -137,13 +186,24 @@ class SessionPair:
             trusted=limits,
         )
         self.edge_endpoint = Endpoint(create_engine(settings, engines[1]), edge_socket, on_connection=self.accept)
-        settings = EngineSettings(is_server=False, alpn=ALPN, authority=certificates / "ca.pem")
-        self.client_endpoint = Endpoint(create_engine(settings, engines[0]), client_socket)
+        self.client_endpoint = Endpoint(self._engine(), client_socket)
         self.client = self.client_half.session = Session(Side.CLIENT, self.client_half, self.client_endpoint.wake)
         connection = self.client_endpoint.connect(self.edge_endpoint.local_address, "edge.test", self.client.link)
         self.client.link.attach(connection)
 
+    def redial(self, socket: DatagramSocket) -> None:
+        """Both sessions are to go on with another link, from another socket of the client's."""
+        self._old_endpoints.append(self.client_endpoint)
+        self.client_endpoint = Endpoint(self._engine(), socket)
+        redial = Redial(self.client_half, self.client_endpoint.wake)
+        link = redial.session.link
+        link.attach(self.client_endpoint.connect(self.edge_endpoint.local_address, "edge.test", link))
+
     def accept(self, connection: Connection) -> Link:
+        if self.edge_half.keeps and hasattr(self.edge_half, "session"):
+            redial = Redial(self.edge_half, self.edge_endpoint.wake)
+            redial.session.link.attach(connection)
+            return redial.session.link
         self.edge_half.session = Session(Side.EDGE, self.edge_half, self.edge_endpoint.wake)
         self.edge_half.session.link.attach(connection)
         return self.edge_half.session.link
@@ -161,6 +221,9 @@ class SessionPair:
         assert stream is not None
         return stream
 
+    def open_or_none(self, lease: int = 1) -> Stream | None:
+        return self.edge.open(lease=lease, tls=False, host="192.0.2.1", port=1)
+
     async def settled(self) -> None:
         """Until no stream is left on either side, in sessions and engines."""
         while True:
@@ -176,6 +239,9 @@ class SessionPair:
 
     async def close(self) -> None:
         """End both, and see that nothing is left."""
+        self.client_half.keeps = self.edge_half.keeps = False
+        for endpoint in self._old_endpoints:
+            await endpoint.close(0.5)
         if not self.client.link.is_down:
             self.client.close(SessionCode.DONE)
             await self.client_half.is_down.wait()
