@@ -26,7 +26,8 @@ ENGINE: Final = "QUICTUNNEL_ENGINE"
 CONGESTION: Final = "QUICTUNNEL_CONGESTION"
 LOG_FORMATS: Final = ("text", "json")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-MAX_GRACE: Final = 3600
+MAX_SECONDS: Final = 3600
+HOLD: Final = 120
 MAX_CONFIG: Final = 64 * 1024
 """Bytes of a configuration file; a real one has a few hundred."""
 
@@ -50,6 +51,8 @@ class EdgeConfig:
     allow_wildcard_h2: bool = False
     grace: float = 30.0
     """Seconds that visitors in flight get at SIGTERM."""
+    hold: float = HOLD
+    """Seconds for which a client that lost its connection may come back to its visitors."""
     engine: str = "auto"
     congestion: str = "auto"
     log_format: str = "text"
@@ -92,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-wildcard-h2", action="store_true", help="offer HTTP/2 although one wildcard certificate serves "
         "all tunnels; browsers may then send requests for one tunnel to another")  # fmt: skip
     add("--grace", metavar="SECONDS", help="how long visitors in flight may go on at SIGTERM (default: 30)")
+    add("--hold", metavar="SECONDS", help="how long a client that lost its connection may take to come back "
+        f"to its visitors; 0: they are reset at once (default: {HOLD})")  # fmt: skip
     add("--engine", choices=CHOICES, help="the QUIC engine (default: $QUICTUNNEL_ENGINE or auto)")
     add("--congestion", choices=CONGESTIONS, help="congestion control towards clients (default: "
         "$QUICTUNNEL_CONGESTION or auto, what the engine does best)")  # fmt: skip
@@ -114,7 +119,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
 
 _KEYS: Final = frozenset(
     ("state_dir", "domain", "quic", "https", "tcp_host", "tcp_ports", "public_host", "cert", "key",
-     "allow_wildcard_h2", "grace", "engine", "congestion", "log_format", "log_level")
+     "allow_wildcard_h2", "grace", "hold", "engine", "congestion", "log_format", "log_level")
 )  # fmt: skip
 
 
@@ -166,7 +171,8 @@ def _checked(options: dict[str, Any], environ: Mapping[str, str]) -> EdgeConfig:
         cert=Path(cert).expanduser() if cert else None,
         key=Path(key).expanduser() if key else None,
         allow_wildcard_h2=wildcard_h2,
-        grace=_seconds(options.get("grace", 30)),
+        grace=_seconds(options.get("grace", 30), "grace"),
+        hold=_seconds(options.get("hold", HOLD), "hold"),
         engine=_choice(text("engine") or environ.get(ENGINE) or "auto", "engine", CHOICES),
         congestion=_choice(text("congestion") or environ.get(CONGESTION) or "auto", "congestion", CONGESTIONS),
         log_format=_choice(text("log_format", "text"), "log_format", LOG_FORMATS),
@@ -209,11 +215,11 @@ def _ports(value: str) -> range:
     raise ConfigError(f"--tcp-ports should be a range such as 20000-29999 within 1-65535, not {shown(value)}.")
 
 
-def _seconds(value: object) -> float:
+def _seconds(value: object, name: str) -> float:
     try:
         seconds = float(value)  # type: ignore[arg-type]  # whatever it is, float() says whether it is one
     except (TypeError, ValueError, OverflowError):
         seconds = -1.0
-    if not 0 <= seconds <= MAX_GRACE:
-        raise ConfigError(f"--grace should be seconds between 0 and {MAX_GRACE}, not {shown(str(value))}.")
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise ConfigError(f"{_flag(name)} should be seconds between 0 and {MAX_SECONDS}, not {shown(str(value))}.")
     return seconds

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.leases import Lease
 from edge_server.tickets import Ticket
 from quictunnel.errors import ProtocolError
+from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
     from edge_server.certificates import Certificates
     from edge_server.leases import Registry
     from edge_server.ports import Ports
+    from edge_server.sessions import Sessions
     from edge_server.tickets import Sealer
-    from quictunnel.transport.engine import Closed, Connection
+    from quictunnel.transport.engine import Connection
+    from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -53,8 +56,13 @@ class House:
     ports: Ports
     registry: Registry
     sealer: Sealer
+    sessions: Sessions
     tcp_host: str
     tokens: Tokens
+
+
+_LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
+"""How a link ends that the client may come back from: nobody said that the session is over."""
 
 
 class Guest:
@@ -68,25 +76,34 @@ class Guest:
         self.identity: Identity | None = None
         self.leases: dict[int, Lease] = {}
         self.is_leaving = False
+        self.digest = b""
+        """Of the session's secret; see ``sessions``."""
         self._house = house
-        self._connection = connection
+        self._is_resumed = False
         self._on_gone = on_gone
         self._binds: set[asyncio.Task[None]] = set()
         self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
 
     @property
     def peer(self) -> str:
-        return str(self._connection.address[0])
+        return str(self.session.link.connection.address[0])
 
     def go_away(self, grace: float) -> None:
         """Announce the end: no new visitors from now on."""
         self.is_leaving = True
         for lease in self.leases.values():
             lease.close()
-        if self.identity is None:
+        if self.session.is_away:
+            self.give_up()
+        elif self.identity is None:
             self.session.close(SessionCode.GOING_AWAY)
         else:
             self.session.say(GoAway(int(grace)))
+
+    def give_up(self) -> None:
+        """The session was without a link for too long."""
+        logger.info("client %s did not come back", self.identity.key if self.identity else "")
+        self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
     # From the session (transport.session.SessionEvents).
 
@@ -110,8 +127,21 @@ class Guest:
     def session_streams_available(self) -> None:
         """Visitors are refused at once when the client allows no more streams; none waits."""
 
+    def session_resumed(self) -> None:
+        logger.info("client %s goes on from %s", self.identity.key if self.identity else "", self.peer)
+        for lease in self.leases.values():
+            lease.client_is_back()
+
+    def session_away(self, closed: Closed) -> bool:
+        if self.identity is None or self.is_leaving or closed.cause not in _LOST or not self._house.sessions.hold:
+            return False
+        logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)
+        self._house.sessions.leave(self)
+        return True
+
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
+        self._house.sessions.remove(self)
         for number in tuple(self.leases):
             self._release(number)
         if self.identity is not None:
@@ -132,19 +162,44 @@ class Guest:
             self.session.close(SessionCode.VERSION)
             return
         self._deadline.cancel()
-        self._connection.admit()
+        sessions = self._house.sessions
+        self.session.link.connection.admit()
+        other = sessions.find(hello.session) if hello.session else None
+        if other is not None and other.identity == identity and not other.is_leaving:
+            other.go_on(self.session.link, hello.session)
+            self._on_gone(self)
+            return
         self.identity = identity
         self.session.peer_window = hello.window
-        self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, MAX_LEASES, SOFTWARE))
+        self._welcome(sessions.add(self), resumed=False)
         software = "".join(character for character in hello.software if character.isprintable())
         logger.info("client %s from %s is here (%s)", identity.key, self.peer, software)
+
+    def go_on(self, link: Link, secret: bytes) -> None:
+        """The client is back on another link, whose greeting showed the secret."""
+        self._house.sessions.come_back(self)
+        self._is_resumed = True
+        self.session.resume(link, self)
+        self._welcome(secret, resumed=True)
+        self.session.stand()
+
+    def _welcome(self, secret: bytes, *, resumed: bool) -> None:
+        hold = int(self._house.sessions.hold)
+        self.session.say(
+            Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, MAX_LEASES, SOFTWARE, secret, resumed=resumed, hold=hold)
+        )
 
     def _too_slow(self) -> None:
         self.session.close(SessionCode.TOO_SLOW)
 
     def _bind(self, bind: Bind) -> None:
-        if bind.lease in self.leases:
-            raise ProtocolError("a lease number was used twice")
+        held = self.leases.get(bind.lease)
+        if held is not None:
+            # Asked again, because the answer was lost with a link.
+            if not self._is_resumed:
+                raise ProtocolError("a lease number was used twice")
+            self._confirm(held)
+            return
         code = self._objection(bind)
         if code is not None:
             self.session.say(BindRefused(bind.lease, code))

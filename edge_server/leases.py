@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
+WAIT: Final = 10.0
+"""Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
+browsers and people have patience for."""
+MAX_WAITING: Final = 256
+"""Visitors of one lease who wait; more are refused at once. Each costs a descriptor; nothing is read from it."""
 UNKNOWN_PEER: Final = ("", 0)
 
 
@@ -44,6 +49,8 @@ class Lease:
         self._admission = admission
         self._socket: socket.socket | None = None
         self._is_open = True
+        self._waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]] = {}
+        """Visitors for whom the client has no link, whether they came over TLS, and until when they wait."""
 
     def tls_visitor(self) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""
@@ -81,12 +88,33 @@ class Lease:
         self._is_open = False
         if self.listener is not None:
             self.listener.close()
+        for splice in tuple(self._waiting):
+            self._send_away(splice)
+
+    def client_is_back(self) -> None:
+        """There is a link again: whoever waited goes in, in the order of coming."""
+        waiting, self._waiting = self._waiting, {}
+        for splice, (tls, timer) in waiting.items():
+            timer.cancel()
+            self._let_in(splice, tls=tls)
 
     def _came(self, splice: Splice, *, tls: bool) -> None:
         if not self._is_open or not self._admission.enter():
             splice.refuse()
             return
         self.visitors.add(splice)
+        if self.session.is_away and len(self._waiting) < MAX_WAITING:
+            timer = asyncio.get_running_loop().call_later(WAIT, self._send_away, splice)
+            self._waiting[splice] = tls, timer
+        else:
+            self._let_in(splice, tls=tls)
+
+    def _send_away(self, splice: Splice) -> None:
+        _, timer = self._waiting.pop(splice)
+        timer.cancel()
+        splice.refuse()
+
+    def _let_in(self, splice: Splice, *, tls: bool) -> None:
         host, port = (splice.transport.get_extra_info("peername") or UNKNOWN_PEER)[:2]
         stream = self.session.open(lease=self.number, tls=tls, host=host, port=port)
         if stream is None:
@@ -95,6 +123,9 @@ class Lease:
             splice.join(stream)
 
     def _went(self, splice: Splice) -> None:
+        waiting = self._waiting.pop(splice, None)
+        if waiting is not None:
+            waiting[1].cancel()
         if splice in self.visitors:
             self.visitors.remove(splice)
             self._admission.leave()

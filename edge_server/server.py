@@ -14,6 +14,7 @@ from edge_server.certificates import Certificates
 from edge_server.control import Guest, House
 from edge_server.leases import Registry
 from edge_server.ports import Ports, listen
+from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.tickets import Sealer
 from edge_server.visitors.front import Front, Route
@@ -99,6 +100,7 @@ class EdgeServer:
             ports=Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time),
             registry=self._registry,
             sealer=sealer,
+            sessions=Sessions(config.hold),
             tcp_host=config.shown_tcp_host,
             tokens=Tokens(self.token),
         )
@@ -157,6 +159,8 @@ class EdgeServer:
             self._https.close()
         if self._endpoint is not None:
             # Sessions first: their visitors are reset and their ports closed as they go.
+            if self._house is not None:
+                self._house.sessions.give_up_all()
             await self._endpoint.close(GOODBYE, SessionCode.GOING_AWAY)
         if self._front is not None:
             self._front.abort()

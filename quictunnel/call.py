@@ -51,6 +51,16 @@ class CallEvents(Protocol):
     def call_stream(self, stream: Stream) -> None:
         """A visitor. May raise ProtocolError."""
 
+    def call_secret(self, call: Call) -> bytes | None:
+        """The handshake is done. What to show of a session that lost its link, empty for a new session; None:
+        another call is ahead of this one."""
+
+    def call_resumed(self, call: Call) -> Session:
+        """The edge goes on with the session that was shown: the one that has to go on with this call's link."""
+
+    def call_away(self, call: Call, closed: Closed) -> bool:
+        """The link was lost. Whether the session is kept for another call."""
+
     def call_ended(self, call: Call, error: Error) -> None:
         """The session is over; told only after :meth:`Call.greet` succeeded."""
 
@@ -63,6 +73,8 @@ class Call:
         self._events = events
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._greeted = False
+        self.welcome: Welcome | None = None
+        """How the edge greeted."""
         self._end: Error | None = None
         udp = UdpSocket.bind(wildcard(address))
         try:
@@ -105,15 +117,25 @@ class Call:
         self.session.close(SessionCode.DONE)
         await self._endpoint.close(GOODBYE)
 
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a session that was there before goes on."""
+        return self.welcome is not None and self.welcome.resumed
+
     # From the session (transport.session.SessionEvents).
 
     def session_up(self) -> None:
+        secret = self._events.call_secret(self)
+        if secret is None:
+            self.session.close(SessionCode.DONE)
+            return
         self.session.say(
             Hello(
                 version=PROTOCOL_VERSION,
                 token=self._config.token.reveal(),
                 window=INITIAL_WINDOW,
                 software=SOFTWARE,
+                session=secret,
             )
         )
 
@@ -121,7 +143,14 @@ class Call:
         if isinstance(message, Welcome):
             if message.version != PROTOCOL_VERSION:
                 raise ProtocolError(f"the edge wants to speak version {message.version}")
-            self.session.peer_window = message.window
+            self.welcome = message
+            if message.resumed:
+                # Now and not when the greeting is noticed: how the edge stands follows in the same breath.
+                link, self.session = self.session.link, self._events.call_resumed(self)
+                self.session.resume(link, self)
+                self.session.stand()
+            else:
+                self.session.peer_window = message.window
             if not self._answer.done():
                 self._answer.set_result(None)
         else:
@@ -133,12 +162,28 @@ class Call:
     def session_streams_available(self) -> None:
         """A client opens no streams."""
 
+    def session_resumed(self) -> None:
+        """The edge knows where to go on, and so do we."""
+
+    def session_away(self, closed: Closed) -> bool:
+        if self._greeted:
+            return self._events.call_away(self, closed)
+        if self.is_resumed:
+            self._fail(explain(closed, self._config.edge))
+            return True  # it was away before, and goes on waiting
+        return False
+
     def session_down(self, closed: Closed) -> None:
-        error = self._end = explain(closed, self._config.edge)
+        error = explain(closed, self._config.edge)
+        if self._greeted:
+            self._events.call_ended(self, error)
+        else:
+            self._fail(error)
+
+    def _fail(self, error: Error) -> None:
+        self._end = error
         if not self._answer.done():
             self._answer.set_exception(error)
-        elif self._greeted:
-            self._events.call_ended(self, error)
 
 
 def explain(closed: Closed, edge: str) -> Error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.backoff import Backoff
 from quictunnel.call import Call, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error, InvalidError, ProtocolError
+from quictunnel.keeping import KeptSession
 from quictunnel.origin import Origin, OriginRefusedError
 from quictunnel.refusal import Refusal
 from quictunnel.tunnel import Tunnel
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config import ClientConfig
-    from quictunnel.transport.engine import Address
+    from quictunnel.transport.engine import Address, Closed
+    from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,9 @@ class Uplink:
         self._down = asyncio.Event()
         self._failure: Error | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._keeping = KeptSession()
+        self._to_unbind: set[int] = set()
+        """Leases that were released while there was no link."""
         self._trouble: Error | None = None
         self._visits: dict[Stream, asyncio.Task[None]] = {}
         """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
@@ -172,6 +177,7 @@ class Uplink:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
+        self._keeping.give_up()
         for task in tuple(self._visits.values()):
             task.cancel()
         if self._visits:
@@ -288,6 +294,8 @@ class Uplink:
             if not call.was_heard:  # the engine lost patience first
                 raise await silence(self._config, CONNECT_TIMEOUT) from None
             raise
+        finally:
+            self._keeping.call_failed(call)
         if self._call is None:
             self._connected_to(call)
         else:
@@ -295,12 +303,38 @@ class Uplink:
 
     def _connected_to(self, call: Call) -> None:
         self._call = call
+        if not call.is_resumed:
+            self._keeping.give_up()
+        kept = self._keeping.hand_over()
         self._down.clear()
         self._up.set()
         self._enter("connected", f"Connected to the edge at {self._config.edge}.")
+        if kept is not None:
+            self._observe("resumed", f"{kept.streams} visitors go on where they were.")
         for lease in self._leases.values():
-            if lease.asked:
+            if lease.asked and not (kept and lease.answer.done()):
                 self._ask(call, lease)
+            if kept and lease.unbound is not None:
+                self._to_unbind.add(lease.number)
+        for number in self._to_unbind if kept else ():
+            call.session.say(Unbind(number))
+        self._to_unbind.clear()
+
+    # A session without a link.
+
+    def call_secret(self, call: Call) -> bytes | None:
+        return self._keeping.secret_for(call)
+
+    def call_resumed(self, call: Call) -> Session:
+        return self._keeping.session_for(call)
+
+    def call_away(self, call: Call, closed: Closed) -> bool:
+        if call is not self._call or not self._keeping.keep(call, closed):
+            return False
+        self._observe("warning", f"The connection was lost ({closed.cause.value}); "
+                      f"{call.session.streams} visitors wait for it to come back.")  # fmt: skip
+        self._down.set()
+        return True
 
     @staticmethod
     def _ask(call: Call, lease: HeldLease) -> None:
@@ -310,15 +344,17 @@ class Uplink:
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
         self._up.clear()
-        for lease in self._leases.values():
-            # The edge closes the port with the session, so nobody has to wait for it to say so.
-            if lease.unbound is not None and not lease.unbound.done():
-                lease.unbound.set_result(None)
+        if self._keeping.session is None:
+            for lease in self._leases.values():
+                # The edge closes the port with the session, so nobody has to wait for it to say so.
+                if lease.unbound is not None and not lease.unbound.done():
+                    lease.unbound.set_result(None)
         if call is not None:
             await call.hang_up()
 
     def _fail(self, error: Error) -> None:
         self._failure = error
+        self._keeping.give_up()
         self._enter("failed", str(error))
         for lease in self._leases.values():
             if not lease.answer.done():
@@ -346,6 +382,8 @@ class Uplink:
 
     async def _unbind(self, lease: HeldLease) -> None:
         if self._call is None:
+            if self._keeping.session is not None:
+                self._to_unbind.add(lease.number)
             return
         lease.unbound = asyncio.get_running_loop().create_future()
         self._call.session.say(Unbind(lease.number))

@@ -153,7 +153,7 @@ class HostileClient(Peer):
 
     @property
     def good_hello(self) -> Hello:
-        return Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1")
+        return Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", b"")
 
     async def greet(self) -> None:
         """Behave, so far."""
@@ -235,7 +235,7 @@ class ServedClient(Peer):
         super().hear(message)
         match message:
             case Hello():
-                self.say(Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1"))
+                self.say(Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", b"", False, 0))
             case Bind(lease=lease):
                 self.say(Bound(lease, "a.test", 443, "127.0.0.1", 1, b"ticket"))
                 self.is_bound.set()

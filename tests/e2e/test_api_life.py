@@ -122,8 +122,9 @@ class TestTheBodyEnds:
         assert_closed(edge, tunnel)
 
     @pytest.mark.slow
-    def test_by_the_death_of_the_process(self, edge, origin, running):
+    def test_by_the_death_of_the_process(self, origin, running, tmp_path):
         """Nobody says goodbye; the edge notices by itself, and the port is not open for ever."""
+        edge = start_edge(tmp_path / "state", "--hold", "2")
         process = running(
             [
                 *(sys.executable, "-c"),
@@ -137,6 +138,7 @@ class TestTheBodyEnds:
             host, port = process.stdout.readline().split()
         assert process.wait(20) == -signal.SIGKILL
         until(lambda: is_closed(edge, quictunnel.Tunnel(host, int(port))), 90)
+        assert edge.stop() == 0
 
     def test_by_the_end_of_a_program_that_forgot_to_close(self, edge, origin):
         done = run_python(

@@ -110,14 +110,14 @@ def test_a_wrong_token_is_refused(stage, token):
 
 async def test_an_empty_token_is_refused(hostile):
     async with hostile as client:
-        client.say(Hello(PROTOCOL_VERSION, "", WINDOW, "hostile/1"))
+        client.say(Hello(PROTOCOL_VERSION, "", WINDOW, "hostile/1", b""))
         assert await client.end() == (CloseCause.PEER, SessionCode.UNAUTHORIZED)
 
 
 async def test_a_wrong_token_buys_nothing_that_follows_it(stage, hostile):
     async with hostile as client:
         client.say(
-            Hello(PROTOCOL_VERSION, "wrong", WINDOW, "hostile/1"),
+            Hello(PROTOCOL_VERSION, "wrong", WINDOW, "hostile/1", b""),
             Bind(1, unencrypted=True, h2=False, ticket=b""),
         )
         assert await client.end() == (CloseCause.PEER, SessionCode.UNAUTHORIZED)
@@ -127,7 +127,7 @@ async def test_a_wrong_token_buys_nothing_that_follows_it(stage, hostile):
 
 async def test_a_version_from_before_the_first_is_refused(stage, hostile):
     async with hostile as client:
-        client.say(Hello(0, client.token, WINDOW, "hostile/1"))
+        client.say(Hello(0, client.token, WINDOW, "hostile/1", b""))
         assert await client.end() == (CloseCause.PEER, SessionCode.VERSION)
 
 
@@ -147,7 +147,7 @@ SAID_FIRST = {
     "Bind before Hello": frame(Bind(1, unencrypted=True, h2=False, ticket=b"")),
     "Unbind before Hello": frame(Unbind(1)),
     "Credits before Hello": frame(Credits([(0, 0, 1)])),
-    "Welcome": frame(Welcome(1, WINDOW, 1, "")),
+    "Welcome": frame(Welcome(1, WINDOW, 1, "", b"", False, 0)),
     "GoAway": frame(GoAway(1)),
 }
 
@@ -167,8 +167,8 @@ def _wrong_afterwards() -> dict[str, bytes]:
     return {
         "random bytes": CHANCE.randbytes(100_000),
         "a frame of 2 GiB": HUGE_FRAME,
-        "Hello again": said(Hello(PROTOCOL_VERSION, "x", WINDOW, "")),
-        "Welcome": said(Welcome(1, WINDOW, 1, "")),
+        "Hello again": said(Hello(PROTOCOL_VERSION, "x", WINDOW, "", b"")),
+        "Welcome": said(Welcome(1, WINDOW, 1, "", b"", False, 0)),
         "Bound": said(Bound(1, "a.test", 443, "", 0, b"")),
         "BindRefused": said(BindRefused(1, 1)),  # type: ignore[arg-type]  # the same on the wire
         "Unbound": said(Unbound(1)),
@@ -419,8 +419,8 @@ _WRONG_OF_AN_EDGE: dict[str, bytes] = {
     "random bytes": CHANCE.randbytes(3000),
     "a frame of 2 GiB": HUGE_FRAME,
     "an unknown message": b"\x00\x00\x00\x02\x91\x63",
-    "Welcome again": frame(Welcome(1, WINDOW, 1, "")),
-    "Hello": frame(Hello(1, "", WINDOW, "")),
+    "Welcome again": frame(Welcome(1, WINDOW, 1, "", b"", False, 0)),
+    "Hello": frame(Hello(1, "", WINDOW, "", b"")),
     "Bind": frame(Bind(1, unencrypted=False, h2=False, ticket=b"")),
     "Unbind": frame(Unbind(1)),
     "GoAway twice": frame(GoAway(1)) * 2,

@@ -184,7 +184,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
     async def dial():
         (address, *_) = await resolve(edge.client_config)
-        await Call(edge.client_config, None, address).greet()
+        await Call(edge.client_config, Deaf(), address).greet()
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -211,6 +211,12 @@ class Deaf:
 
     def call_ended(self, call, error):
         pass
+
+    def call_secret(self, call):
+        return b""
+
+    def call_away(self, call, closed):
+        return False
 
 
 async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_path):

@@ -1,0 +1,74 @@
+"""A client's session while it has no link: what shows the edge that it is ours, and how long it waits for one.
+
+Whoever dials is ``uplink``; which bytes go on where is the session's own business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.errors import ProtocolError
+from quictunnel.transport.engine import CloseCause, Closed
+
+if TYPE_CHECKING:
+    from quictunnel.call import Call
+    from quictunnel.transport.session import Session
+
+LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
+"""How a link ends that another may take the place of: nobody said that the session is over."""
+
+
+class KeptSession:
+    """At most one session, and its secret."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+        """The session without a link."""
+        self._secret = b""
+        self._shown_by: Call | None = None
+        """The one call that shows the secret: two would take the session from each other."""
+        self._expiry: asyncio.TimerHandle | None = None
+
+    def keep(self, call: Call, closed: Closed) -> bool:
+        """The link of this call was lost; whether its session waits for another."""
+        welcome = call.welcome
+        if welcome is None or closed.cause not in LOST or not welcome.hold or not welcome.session:
+            return False
+        self.session, self._secret = call.session, welcome.session
+        self._expiry = asyncio.get_running_loop().call_later(welcome.hold, self.give_up)
+        return True
+
+    def secret_for(self, call: Call) -> bytes | None:
+        """What a call should show: nothing when no session waits, None when another call is ahead."""
+        if self.session is None:
+            return b""
+        if self._shown_by is not None:
+            return None
+        self._shown_by = call
+        return self._secret
+
+    def session_for(self, call: Call) -> Session:
+        """The edge goes on with the session whose secret this call has shown. Raises ProtocolError."""
+        if self.session is None or call is not self._shown_by:
+            raise ProtocolError("a session goes on that was not asked for")
+        return self.session
+
+    def call_failed(self, call: Call) -> None:
+        """Another call may show the secret."""
+        if self._shown_by is call:
+            self._shown_by = None
+
+    def hand_over(self) -> Session | None:
+        """It has a link again."""
+        session, self.session, self._shown_by = self.session, None, None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        return session
+
+    def give_up(self) -> None:
+        """It did not get a link in time, or the edge does not know it any more: its visitors are reset."""
+        session = self.hand_over()
+        if session is not None:
+            session.end(Closed(CloseCause.TIMEOUT, 0, ""))

@@ -1,0 +1,136 @@
+"""Going on with somebody else's session, or with one's own in a way that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+
+from quictunnel.transport.engine import CloseCause
+from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
+from quictunnel.wire.messages import MAX_WINDOW, SECRET, Credits, Hello, Standing, Welcome
+from tests.e2e.ends import eventually
+from tests.e2e.hostile import WINDOW, HostileClient
+from tests.e2e.stages import EmbeddedStage
+
+PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
+SAID = 1000
+AT_ONCE = 25
+
+
+@pytest.fixture(scope="module")
+def stage(engines):
+    with EmbeddedStage() as made:
+        yield made
+
+
+class Returning(HostileClient):
+    """A client that shows a secret."""
+
+    async def come_back(self, secret: bytes) -> Welcome:
+        self.say(Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", secret))
+        return await self.heard(Welcome)
+
+
+async def visited(client: HostileClient) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
+    """A session with one visitor, who has said something: its secret, and the visitor."""
+    client.say(client.good_hello)
+    secret = (await client.heard(Welcome)).session
+    bound = await client.lease()
+    reader, writer = await asyncio.open_connection(bound.unencrypted_host, bound.unencrypted_port)
+    writer.write(bytes(SAID))
+    stream = await client.opened.get()
+    await client.has_come(stream, bytes(SAID))
+    return secret, reader, writer
+
+
+def with_visitor(entry: tuple[int, int, int, int]) -> Standing:
+    return Standing([entry], True)
+
+
+@pytest.mark.slow
+async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
+    config = stage.edge.client_config
+    async with HostileClient(config) as owner:
+        secret, _, writer = await visited(owner)
+
+        async def guess(number: int) -> None:
+            wrong = secrets.token_bytes(SECRET) if number % 2 else secret[: number % SECRET] + bytes(1)
+            async with Returning(config) as thief:
+                welcome = await thief.come_back(wrong)
+            assert not welcome.resumed
+            assert welcome.session != secret
+
+        for start in range(0, 1000, AT_ONCE):
+            await asyncio.gather(*(guess(start + number) for number in range(AT_ONCE)))
+            owner.connection.ping()
+        # The session has not noticed.
+        assert not owner.over.done()
+        writer.write(b"still here")
+        await owner.has_come(max(owner.received), b"still here")
+        writer.close()
+
+
+async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: EmbeddedStage) -> None:
+    config = stage.edge.client_config
+    async with HostileClient(config) as first, Returning(config) as second:
+        secret, reader, writer = await visited(first)
+        assert (await second.come_back(secret)).resumed
+        assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
+        standing = await second.heard(Standing)
+        assert standing.entries == [(0, 0, 0, WINDOW)]
+        second.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
+        writer.write(b"more")
+        stream = await second.opened.get()
+        await second.has_come(stream, b"more")
+        assert bytes(second.received[stream]).count(bytes(100)) == 0  # only what was not received before
+        second.write(stream, b"an answer")
+        assert await reader.readexactly(9) == b"an answer"
+        writer.close()
+
+
+async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> None:
+    config = stage.edge.client_config
+    async with HostileClient(config) as first:
+        secret, _, writer = await visited(first)
+        writer.close()
+    eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
+    async with Returning(config) as second:
+        assert not (await second.come_back(secret)).resumed
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param([with_visitor((0, SAID + 1, 0, WINDOW))], id="received what was not sent"),
+        pytest.param([with_visitor((0, 1 << 61, 0, WINDOW))], id="received far beyond"),
+        pytest.param([with_visitor((0, 10, 11, WINDOW))], id="consumed more than received"),
+        pytest.param([with_visitor((0, 10, 10, 11 + MAX_WINDOW))], id="a window beyond the largest"),
+        pytest.param([with_visitor((0, 10, 10, 10))], id="a limit taken back"),
+        pytest.param([with_visitor((1, 0, 0, WINDOW))], id="a stream that never was"),
+        pytest.param([Standing([(0, 0, 0, WINDOW)] * 2, True)], id="one stream twice"),
+        pytest.param([Standing([(0, 0, 0, WINDOW)], False)] * 2, id="one stream in two messages"),
+        pytest.param([Credits([(0, 0, WINDOW)])], id="credit before the standing"),
+        pytest.param([Standing([], True)] * 2, id="two last ones"),
+    ],
+)
+async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
+    config = stage.edge.client_config
+    async with HostileClient(config) as first, Returning(config) as second:
+        secret, reader, writer = await visited(first)
+        assert (await second.come_back(secret)).resumed
+        second.say(*said)
+        assert await second.end() == PROTOCOL
+        with pytest.raises(ConnectionResetError):
+            await reader.read()  # nothing is left of the session
+        writer.close()
+    eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
+    stage.pair("tcp")
+
+
+async def test_standings_without_being_asked(stage: EmbeddedStage) -> None:
+    async with HostileClient(stage.edge.client_config) as client:
+        await client.greet()
+        client.say(Standing([], True))
+        assert await client.end() == PROTOCOL
