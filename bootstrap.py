@@ -167,8 +167,8 @@ def test(python, arguments, has_rust):
             **rust,
         )
         part("Rust tests", "cargo", "test", "--locked", "--release", "--no-default-features", **rust)
-    part("tests side by side", *pytest, "-m", "not alone", "-n", "auto", "--maxprocesses", "4")
-    part("tests that measure", *pytest, "-m", "alone")
+    part("tests side by side", *pytest, "-m", "not alone and not long", "-n", "auto", "--maxprocesses", "4")
+    part("tests that measure", *pytest, "-m", "alone and not long")
 
 
 def main():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -67,7 +68,9 @@ def digest_of(total: int) -> bytes:
 class Origin:
     """A service in the client's host; ends with its ``with`` block, and every connection with it."""
 
-    def __init__(self, lab: Lab, *, address: str = "127.0.0.1", congestion: str = "") -> None:
+    def __init__(
+        self, lab: Lab, *, address: str = "127.0.0.1", congestion: str = "", patience: float = PATIENCE
+    ) -> None:
         """On loopback, or where visitors reach it directly, with a congestion control of the kernel's."""
         self._listener = lab.client.socket(kind=socket.SOCK_STREAM, bind=(address, 0))
         if congestion:
@@ -75,6 +78,7 @@ class Origin:
         self._listener.listen(64)
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
+        self._patience = patience
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Self:
@@ -98,7 +102,7 @@ class Origin:
         with contextlib.suppress(OSError):  # the listener's end
             while True:
                 sock, _ = self._listener.accept()
-                sock.settimeout(PATIENCE)
+                sock.settimeout(self._patience)
                 thread = threading.Thread(target=self._serve, args=(sock,))
                 self._threads.append(thread)
                 thread.start()
@@ -128,10 +132,12 @@ class Origin:
 class Tunnelled:
     """A running tunnel in a lab: ``with Tunnelled(lab, tmp_path) as tunnel``."""
 
-    def __init__(self, lab: Lab, directory: Path, *, kind: str = "tcp") -> None:
+    def __init__(self, lab: Lab, directory: Path, *, kind: str = "tcp", patience: float = PATIENCE) -> None:
+        """``patience``: seconds without a byte after which the origin and visitors give up."""
         self.lab = lab
         self._directory = directory / "edge"
         self._kind = kind
+        self._patience = patience
         self._stack = contextlib.ExitStack()
         self.ready: dict[str, Any] = {}
         self.connect_seconds = 0.0
@@ -151,7 +157,7 @@ class Tunnelled:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._start_edge()
-            self.origin = stack.enter_context(Origin(self.lab))
+            self.origin = stack.enter_context(Origin(self.lab, patience=self._patience))
             self.start_client()
             self._stack = stack.pop_all()
         return self
@@ -220,6 +226,17 @@ class Tunnelled:
         assert client.returncode == 0
         self.said += [json.loads(line) for line in out.splitlines()]
 
+    def signal_client(self, number: int) -> None:
+        """Have the system do to the client what a signal does."""
+        assert self._client is not None
+        self._client.send_signal(number)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the session ever went on with another QUIC connection, by the account of clients that have
+        ended."""
+        return any(event["event"] == "resumed" for event in self.said)
+
     @property
     def reconnected(self) -> bool:
         """Whether it took more than one QUIC connection, by the account of clients that have ended."""
@@ -240,7 +257,7 @@ class Tunnelled:
 
     def _connect(self, host: str, port: int) -> socket.socket:
         sock = self.lab.edge.socket(kind=socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(self._patience)
         sock.connect((host, port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
@@ -321,6 +338,12 @@ class Bulk:
                 f"nothing for {timeout} s; broken: {self.broke}"
             )
             return next(at for at, _ in self._arrivals if at > moment) - moment
+
+    def longest_pause(self, start: float, end: float) -> float:
+        """Seconds without an arrival, at most, between two moments."""
+        with self._changed:
+            moments = [start, *(at for at, _ in self._arrivals if start < at <= end), end]
+        return max(after - before for before, after in itertools.pairwise(moments))
 
     def mbit_between(self, start: float, end: float) -> float:
         with self._changed:
