@@ -55,6 +55,9 @@ class CallEvents(Protocol):
         """The handshake is done. What to show of a session that lost its link, empty for a new session; None:
         another call is ahead of this one."""
 
+    def call_failed(self, call: Call) -> None:
+        """The edge did not greet it."""
+
     def call_resumed(self, call: Call) -> Session:
         """The edge goes on with the session that was shown: the one that has to go on with this call's link."""
 
@@ -89,6 +92,7 @@ class Call:
             self.engine = engine.name
             self._endpoint = Endpoint(engine, udp)
             self.session = Session(Side.CLIENT, self, self._endpoint.wake)
+            self._link = self.session.link
             connection = self._endpoint.connect(address, config.address[0], self.session.link)
             self.session.link.attach(connection)
         except BaseException:
@@ -113,9 +117,15 @@ class Call:
         return self.session.stats().bytes_received > 0
 
     async def hang_up(self) -> None:
-        """End the session now and close the socket."""
-        self.session.close(SessionCode.DONE)
+        """End the session now, unless it has gone on with another call, and close the socket."""
+        if self.session.link is self._link:
+            self.session.close(SessionCode.DONE)
         await self._endpoint.close(GOODBYE)
+
+    @property
+    def silence(self) -> float:
+        """For how many seconds the edge has owed an answer."""
+        return self._link.silence
 
     @property
     def is_resumed(self) -> bool:

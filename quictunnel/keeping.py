@@ -39,6 +39,11 @@ class KeptSession:
         self._expiry = asyncio.get_running_loop().call_later(welcome.hold, self.give_up)
         return True
 
+    def offer(self, call: Call) -> None:
+        """The link of this call looks sick: another call may take its session over."""
+        if call.welcome is not None and call.welcome.session:
+            self.session, self._secret = call.session, call.welcome.session
+
     def secret_for(self, call: Call) -> bytes | None:
         """What a call should show: nothing when no session waits, None when another call is ahead."""
         if self.session is None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-State = Literal["connecting", "connected", "reconnecting", "draining", "closed", "failed"]
+State = Literal["connecting", "connected", "suspect", "reconnecting", "draining", "closed", "failed"]
 """Where a client is in its life:
 
 connecting      no connection to the edge has been made yet
 connected       the edge carries visitors to us
+suspect         the edge has not answered for some seconds; another connection is dialled beside this one
 reconnecting    the connection was lost; trying again
 draining        no new visitors; those under way may finish
 closed          over, because this side wanted it

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.backoff import Backoff
 from quictunnel.call import Call, resolve, silence
+from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
 from quictunnel.errors import EdgeUnavailableError, Error, InvalidError, ProtocolError
 from quictunnel.keeping import KeptSession
 from quictunnel.origin import Origin, OriginRefusedError
@@ -26,19 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config import ClientConfig
-    from quictunnel.transport.engine import Address, Closed
+    from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT: Final = 10.0
-"""Seconds that the first connection may take before the caller is told that the edge is unavailable."""
-MAX_ADDRESSES: Final = 8
-"""Addresses of one edge that are dialled; each costs a socket and a handshake."""
-ADDRESS_STAGGER: Final = 0.25
-"""Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
-localhost stands for two addresses, and an edge may listen on one of them."""
+SUSPICION: Final = 3.0
+"""Seconds without an answer after which another link is dialled beside the one that is: three times what an engine
+waits at most before it asks again. Nothing is given up for it."""
+LOOK: Final = 1.0
+"""Seconds between looks at whether the edge still answers."""
 STEADY: Final = 10.0
 """Seconds that a session has to last for the next dial to come soon again: two ends that cannot get on with each
 other would else dial and break five times a second for ever."""
@@ -91,8 +90,8 @@ class Uplink:
         """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
         self.state = "connecting"
         self.tally = Tally()
-        self.engine = ""
         self._config = config
+        self._dialler = Dialler(config, self)
         self._observe = observe
         self._leases: dict[int, HeldLease] = {}
         self._next_lease = 1
@@ -120,6 +119,11 @@ class Uplink:
         """Bytes in and out of the visitors of now, which the tally does not count yet."""
         streams = [stream for lease in tuple(self._leases.values()) for stream in tuple(lease.streams)]
         return sum(s.bytes_received for s in streams), sum(s.bytes_sent for s in streams)
+
+    @property
+    def engine(self) -> str:
+        """The QUIC engine of the last call."""
+        return self._dialler.engine
 
     @property
     def rtt(self) -> float | None:
@@ -229,9 +233,9 @@ class Uplink:
         chance = random.Random()  # noqa: S311 - jitter, not a secret
         while True:
             try:
-                await self._dial()
+                self._connected_to(await self._dialler.dial())
                 since = loop.time()
-                await self._down.wait()
+                await self._served()
                 if loop.time() - since >= STEADY:
                     backoff.reset()
                 if self._failure is not None:
@@ -248,58 +252,40 @@ class Uplink:
             self._enter("reconnecting", f"Dialling the edge again in {wait:.1f} s.")
             await asyncio.sleep(wait)
 
-    async def _dial(self) -> None:
-        """Dial the addresses of the edge, each a moment after the one before; the first that greets carries the
-        session. Raises an Error; the last one when all fail."""
-        addresses = (await resolve(self._config))[:MAX_ADDRESSES]
-        attempts = [
-            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER))
-            for number, address in enumerate(addresses)
-        ]
-        failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
-        try:
-            for attempt in asyncio.as_completed(attempts):
-                try:
-                    await attempt
-                except EdgeUnavailableError as error:
-                    failure = error
-                else:
-                    return
-        finally:
-            for task in attempts:
-                task.cancel()
-            await asyncio.gather(*attempts, return_exceptions=True)
-        raise failure
+    async def _served(self) -> None:
+        """Until the session has no link. One that looks sick gets company meanwhile."""
+        while not self._down.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await self._down.wait()
+            call = self._call
+            if call is not None and call.silence >= SUSPICION:
+                await self._relieve(call)
 
-    async def _attempt(self, address: Address, delay: float) -> None:
-        """Call one address. Raises an Error."""
-        await asyncio.sleep(delay)
+    async def _relieve(self, sick: Call) -> None:
+        """Dial beside a link from which nothing comes; whichever works first carries the session."""
+        self._keeping.offer(sick)
+        if self._keeping.session is None:
+            return
+        self._enter("suspect", f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.")
+        dial = asyncio.create_task(self._dialler.dial())
+        down = asyncio.create_task(self._down.wait())
         try:
-            call = Call(self._config, self, address)
-        except OSError as error:  # this machine has no such address family, or no sockets left
-            raise EdgeUnavailableError(
-                f"The edge at {self._config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
-            ) from error
-        self.engine = call.engine
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await call.greet()
-        except TimeoutError:
-            if not call.was_heard:
-                raise await silence(self._config, CONNECT_TIMEOUT) from None
-            raise EdgeUnavailableError(
-                f"The edge at {self._config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
-            ) from None
-        except EdgeUnavailableError:
-            if not call.was_heard:  # the engine lost patience first
-                raise await silence(self._config, CONNECT_TIMEOUT) from None
-            raise
+            while sick.silence >= SUSPICION and not dial.done() and not down.done():
+                await asyncio.wait([dial, down], timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._keeping.call_failed(call)
-        if self._call is None:
+            for task in (dial, down):
+                task.cancel()
+            call, _ = await asyncio.gather(dial, down, return_exceptions=True)
+        if isinstance(call, Call):
             self._connected_to(call)
-        else:
-            await call.hang_up()  # another address was quicker
+            await sick.hang_up()
+            return
+        logger.info("dialling beside the link that is there: %s", call)
+        if not self._down.is_set():
+            self._keeping.hand_over()  # the link is well again, or the next look tries again
+            if sick.silence < SUSPICION:
+                self._enter("connected", "The edge answers again.")
 
     def _connected_to(self, call: Call) -> None:
         self._call = call
@@ -324,6 +310,9 @@ class Uplink:
 
     def call_secret(self, call: Call) -> bytes | None:
         return self._keeping.secret_for(call)
+
+    def call_failed(self, call: Call) -> None:
+        self._keeping.call_failed(call)
 
     def call_resumed(self, call: Call) -> Session:
         return self._keeping.session_for(call)

@@ -19,6 +19,7 @@ pub const OVERHEAD: u64 = 48;
 pub struct Gauge {
     in_flight: AtomicU64,
     unsent: AtomicU64,
+    acked: AtomicU64,
     is_full: AtomicBool,
     is_open: AtomicBool,
     connected: OnceLock<Instant>,
@@ -34,6 +35,11 @@ impl Gauge {
     /// About how many bytes quinn-proto has that it has not sent, or has to send again.
     pub fn unsent(&self) -> u64 {
         self.unsent.load(Relaxed)
+    }
+
+    /// How many packets that ask for it were acknowledged.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Relaxed)
     }
 
     /// Bytes were handed on; `is_full`: there would have been more, had congestion control allowed it.
@@ -135,6 +141,7 @@ impl Controller for Gauging {
     ) {
         self.gauge.less(bytes);
         self.gauge.arrived(sent);
+        self.gauge.acked.fetch_add(1, Relaxed);
         let app_limited = self.gauge.is_idle(app_limited);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }

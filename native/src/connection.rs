@@ -258,6 +258,7 @@ impl Connection {
             packets_sent: stats.path.sent_packets,
             packets_received: stats.udp_rx.datagrams,
             packets_lost: stats.path.lost_packets,
+            packets_acked: self.gauge.acked(),
             streams_open: self.streams.len(),
             last_heard: self.hearing.last(),
         }

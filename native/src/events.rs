@@ -70,6 +70,7 @@ pub struct Stats {
     pub packets_sent: u64,
     pub packets_received: u64,
     pub packets_lost: u64,
+    pub packets_acked: u64,
     pub streams_open: usize,
     pub last_heard: Instant,
 }

@@ -186,6 +186,7 @@ impl PyEngine {
             stats.packets_sent,
             stats.packets_received,
             stats.packets_lost,
+            stats.packets_acked,
             stats.streams_open,
             last_heard,
         );

@@ -143,6 +143,9 @@ class Stats:
     packets_sent: int
     packets_received: int
     packets_lost: int
+    packets_acked: int
+    """Those that asked for it. It stands still, with bytes in flight, when what is sent does not get there or the
+    peer does not get through."""
     streams_open: int
     last_heard: float
     """When an authentic packet of the peer was last received (the time given to ``receive``)."""

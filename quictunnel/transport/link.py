@@ -109,6 +109,9 @@ class Link:
         self._wake = wake
         self._next_peer_stream = 1 if side is Side.CLIENT else 4
         self._unseen: set[int] = set()
+        self.silence = 0.0
+        """Client: for how many seconds the edge has owed an answer; looked at every :data:`TICK`."""
+        self._acked = 0
         self.rtt = 0.0
         """Seconds to the peer and back when that was last asked; other threads may read it."""
 
@@ -288,7 +291,11 @@ class Link:
 
     def _look(self) -> None:
         """Keep the way to the edge open, and find it again when it was lost."""
-        before, self._received = self._received, self.stats().bytes_received
+        stats = self.stats()
+        is_owed = stats.bytes_in_flight > 0 and stats.packets_acked == self._acked
+        self._acked = stats.packets_acked
+        self.silence = self.silence + TICK if is_owed else 0.0
+        before, self._received = self._received, stats.bytes_received
         came = self._received - before
         self._ticks += 1
         if came > BUSY:

@@ -47,7 +47,7 @@ MAX_REASON: Final = 256
 BEST_CONGESTION: Final = "bbr"
 # Different faults that reach the log.
 MAX_FAULTS: Final = 64
-NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
 class NativeConnection:

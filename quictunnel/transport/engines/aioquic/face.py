@@ -113,6 +113,7 @@ class AioquicConnection:
             packets_sent=quic.sender.packets,
             packets_received=quic.packets_received,
             packets_lost=loss.packets_lost,
+            packets_acked=loss.packets_acked,
             streams_open=len(quic.table.streams),
             last_heard=quic.heard,
         )

@@ -103,6 +103,7 @@ class Recovery(QuicPacketRecovery):
         self._max_probe_timeout = max_probe_timeout
         self.mtu = mtu
         self.packets_lost = 0
+        self.packets_acked = 0
         self._answered = -1
         """The highest 1-RTT packet acknowledged of those that ask for it. What is below was acknowledged at once,
         if it arrived. What is above may take the peer's delay (RFC 9000 section 13.2.1)."""
@@ -219,6 +220,7 @@ class Recovery(QuicPacketRecovery):
                 for handler, arguments in packet.delivery_handlers:
                     handler(ACKED, *arguments)
         space.ack_eliciting_in_flight -= eliciting
+        self.packets_acked += eliciting
         if space.is_application_data:
             self._answered = max(self._answered, answered)
         return newest, acked, eliciting

@@ -1,0 +1,84 @@
+"""Dialling an edge: all of its addresses, each a moment after the one before, until one greets."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.call import Call, resolve, silence
+from quictunnel.errors import EdgeUnavailableError, Error
+
+if TYPE_CHECKING:
+    from quictunnel.call import CallEvents
+    from quictunnel.config import ClientConfig
+    from quictunnel.transport.engine import Address
+
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds that the first connection may take before the caller is told that the edge is unavailable."""
+MAX_ADDRESSES: Final = 8
+"""Addresses of one edge that are dialled; each costs a socket and a handshake."""
+ADDRESS_STAGGER: Final = 0.25
+"""Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
+localhost stands for two addresses, and an edge may listen on one of them."""
+
+
+class Dialler:
+    """Dials one edge, for one owner."""
+
+    def __init__(self, config: ClientConfig, events: CallEvents) -> None:
+        self.engine = ""
+        """Of the last call."""
+        self._config = config
+        self._events = events
+
+    async def dial(self) -> Call:
+        """A call that was greeted. Raises an Error; the last one when all addresses fail. When cancelled, nothing
+        stays open."""
+        addresses = (await resolve(self._config))[:MAX_ADDRESSES]
+        attempts = [
+            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER))
+            for number, address in enumerate(addresses)
+        ]
+        failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
+        first: Call | None = None
+        try:
+            for attempt in asyncio.as_completed(attempts):
+                try:
+                    first = await attempt
+                except EdgeUnavailableError as error:
+                    failure = error
+                else:
+                    return first
+        finally:
+            for task in attempts:
+                task.cancel()
+            for ended in await asyncio.gather(*attempts, return_exceptions=True):
+                if isinstance(ended, Call) and ended is not first:
+                    await ended.hang_up()
+        raise failure
+
+    async def _attempt(self, address: Address, delay: float) -> Call:
+        """Call one address. Raises an Error."""
+        await asyncio.sleep(delay)
+        config = self._config
+        try:
+            call = Call(config, self._events, address)
+        except OSError as error:  # this machine has no such address family, or no sockets left
+            raise EdgeUnavailableError(
+                f"The edge at {config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
+            ) from error
+        self.engine = call.engine
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await call.greet()
+        except BaseException as error:
+            self._events.call_failed(call)
+            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not call.was_heard:
+                # Time is up, or the engine lost patience first.
+                raise await silence(config, CONNECT_TIMEOUT) from None
+            if isinstance(error, TimeoutError):
+                raise EdgeUnavailableError(
+                    f"The edge at {config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
+                ) from None
+            raise
+        return call
