@@ -212,9 +212,19 @@ class Guest:
             self.session.say(BindRefused(bind.lease, BindCode.H2_FORBIDDEN))
             return
         ghost = house.registry.find(name)
+        if ghost is not None and ticket is not None and ghost.is_newer_than(ticket.generation):
+            logger.info("client %s showed an old ticket of %s", self.identity.key, name)
+            self.session.say(BindRefused(bind.lease, BindCode.STALE))
+            return
         sock = self._evict(ghost) if ghost is not None else None
         lease = Lease(
-            self.session, bind.lease, name, h2=bind.h2, owner=self.identity.key, admission=house.admission
+            self.session,
+            bind.lease,
+            name,
+            h2=bind.h2,
+            owner=self.identity.key,
+            admission=house.admission,
+            generation=1 + max(ticket.generation if ticket else 0, ghost.generation if ghost else 0),
         )
         if bind.unencrypted:
             sock = sock or house.ports.bind(0 if ticket is None else ticket.port)
@@ -266,7 +276,7 @@ class Guest:
                 port=house.https_port,
                 unencrypted_host=house.tcp_host if lease.tcp_port else "",
                 unencrypted_port=lease.tcp_port,
-                ticket=house.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner)),
+                ticket=house.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner, lease.generation)),
             )
         )
         logger.info(

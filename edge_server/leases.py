@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
+import time
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.transport.splice import TcpSplice, TlsSplice
@@ -24,6 +25,8 @@ WAIT: Final = 10.0
 browsers and people have patience for."""
 MAX_WAITING: Final = 256
 """Visitors of one lease who wait; more are refused at once. Each costs a descriptor; nothing is read from it."""
+UNCONFIRMED: Final = 30.0
+"""Seconds after which a client has its ticket, or has lost its link, which is dead after as many in silence."""
 UNKNOWN_PEER: Final = ("", 0)
 
 
@@ -36,13 +39,24 @@ class Lease:
     """One name of one session, and the visitors that came for it."""
 
     def __init__(
-        self, session: Session, number: int, name: str, *, h2: bool, owner: str, admission: Admission
+        self,
+        session: Session,
+        number: int,
+        name: str,
+        *,
+        h2: bool,
+        owner: str,
+        admission: Admission,
+        generation: int = 1,
     ) -> None:
         self.session = session
         self.number = number
         self.name = name
         self.h2 = h2
         self.owner = owner
+        self.generation = generation
+        """Of the ticket that was given for it."""
+        self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0
         self.visitors: set[Splice] = set()
@@ -51,6 +65,14 @@ class Lease:
         self._is_open = True
         self._waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]] = {}
         """Visitors for whom the client has no link, whether they came over TLS, and until when they wait."""
+
+    def is_newer_than(self, generation: int) -> bool:
+        """Whether a ticket of that generation is not to take the name. That which this lease was given for may,
+        for a while: the answer with the next may have been lost, and the client be back in another session."""
+        if generation >= self.generation:
+            return False
+        is_young = time.monotonic() < self.since + UNCONFIRMED
+        return generation < self.generation - 1 or not is_young
 
     def tls_visitor(self) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""

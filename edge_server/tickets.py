@@ -19,6 +19,9 @@ NONCE: Final = 12
 """Bytes, random: AES-GCM with 96-bit nonces is sound for 2**32 tickets of one key (NIST SP 800-38D)."""
 
 
+MAX_GENERATION: Final = (1 << 32) - 1
+
+
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is sealed."""
 
@@ -28,6 +31,8 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """The TCP port; 0 when none was leased."""
     owner: Annotated[str, msgspec.Meta(max_length=64)]
     """The identity it was given to; of no use to any other."""
+    generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
+    """Rises with every ticket for the same name, so that an older holder does not take it from a newer one."""
 
 
 class Sealer:

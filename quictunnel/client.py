@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.background import Background
+    from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
     from quictunnel.uplink import HeldLease
 
@@ -176,7 +177,10 @@ class Client:
 class Binding:
     """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
 
-    def __init__(self, client: Client, port: int, *, unencrypted: bool, h2: bool) -> None:
+    def __init__(
+        self, client: Client, port: int, *, unencrypted: bool, h2: bool, ticket: TicketFile | None
+    ) -> None:
+        self._ticket = ticket
         self._client = client
         self._port = port
         self._unencrypted = unencrypted
@@ -205,7 +209,7 @@ class Binding:
         return self._hold(loop, uplink, bound[0])
 
     async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
-        bound.append(await uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2))
+        bound.append(await uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2, file=self._ticket))
 
     @staticmethod
     async def _undo(uplink: Uplink, bound: list[HeldLease]) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
+from quictunnel.ticketfile import TicketFile
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
 
     from quictunnel.tunnel import Tunnel
@@ -32,11 +34,14 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         port: the local TCP port, dialled on 127.0.0.1 and ::1 for each visitor.
         unencrypted: also expose the port over plain TCP, on a public port number of its own.
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
+        ticket: a file that keeps the ticket of this tunnel: a program that is started again with it gets the same
+            public name and port. Written when the tunnel opens; keep it as you keep a key.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
-    (no edge is configured), AuthError (the edge refused the token) or EdgeUnavailableError (no edge within
-    10 seconds). Cancelling ``async with`` while it opens gives everything back.
+    (no edge is configured, a file that is no ticket), AuthError (the edge refused the token) or
+    EdgeUnavailableError (no edge within 10 seconds). Cancelling ``async with`` while it opens gives everything
+    back.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         *,
         unencrypted: bool = False,
         h2_enabled: bool = False,
+        ticket: str | os.PathLike[str] | None = None,
         client: Client | None = None,
     ) -> None:
         given: object = port  # what a caller really gave, whatever the annotation says
@@ -62,6 +68,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         self._port = port
         self._unencrypted = unencrypted
         self._h2 = h2_enabled
+        self._ticket = None if ticket is None else TicketFile(ticket)
         self._client = client
         self._binding: Binding | None = None
 
@@ -69,7 +76,9 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._binding is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
-        self._binding = Binding(client, self._port, unencrypted=self._unencrypted, h2=self._h2)
+        self._binding = Binding(
+            client, self._port, unencrypted=self._unencrypted, h2=self._h2, ticket=self._ticket
+        )
         return self._binding
 
     def __enter__(self) -> Tunnel:

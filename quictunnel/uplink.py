@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config import ClientConfig
+    from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
@@ -64,6 +65,8 @@ class HeldLease:
     """The edge was asked for it; a new session must be asked again."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
+    file: TicketFile | None = None
+    """Where the newest ticket is kept."""
     streams: set[Stream] = field(default_factory=set)
     unbound: asyncio.Future[None] | None = None
     warned: bool = False
@@ -104,6 +107,7 @@ class Uplink:
         self._to_unbind: set[int] = set()
         """Leases that were released while there was no link."""
         self._trouble: Error | None = None
+        self._writes: set[asyncio.Task[None]] = set()
         self._visits: dict[Stream, asyncio.Task[None]] = {}
         """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
 
@@ -131,7 +135,7 @@ class Uplink:
         call = self._call  # asked for from other threads, while it comes and goes
         return call.session.link.rtt if call is not None else None
 
-    async def bind(self, port: int, *, unencrypted: bool, h2: bool) -> HeldLease:
+    async def bind(self, port: int, *, unencrypted: bool, h2: bool, file: TicketFile | None = None) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
         cancelled, the lease is given back."""
         self._check_open()
@@ -140,7 +144,9 @@ class Uplink:
                 f"Port {port} is already forwarded by this client. Use the tunnel that exists, or another Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer)
+        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer, file=file)
+        if file is not None:
+            lease.ticket = await asyncio.to_thread(file.read)
         self._next_lease += 1
         self._leases[lease.number] = lease
         try:
@@ -411,6 +417,10 @@ class Uplink:
         if lease is None:
             return  # given up meanwhile; the Unbind is under way
         lease.ticket = message.ticket
+        if lease.file is not None:
+            write = asyncio.create_task(asyncio.to_thread(lease.file.write, lease.ticket))
+            self._writes.add(write)
+            write.add_done_callback(self._written)
         tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
         if not lease.answer.done():
             lease.answer.set_result(tunnel)
@@ -418,6 +428,12 @@ class Uplink:
             self._observe(
                 "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
             )
+
+    def _written(self, write: asyncio.Task[None]) -> None:
+        self._writes.discard(write)
+        error = None if write.cancelled() else write.exception()
+        if error is not None:
+            self._observe("warning", f"The ticket could not be written, the name will not be had again: {error}")
 
     def _refused(self, number: int, code: BindCode) -> None:
         lease = self._leases.get(number)

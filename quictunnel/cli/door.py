@@ -41,7 +41,13 @@ class Door(Protocol):
     def Client(self, *, edge: str, token: str, ca: Path | None) -> TunnelClient: ...  # noqa: N802  # a class there
 
     def forward(
-        self, port: int, *, unencrypted: bool = False, h2_enabled: bool = False, client: TunnelClient
+        self,
+        port: int,
+        *,
+        unencrypted: bool = False,
+        h2_enabled: bool = False,
+        ticket: str | None = None,
+        client: TunnelClient,
     ) -> AbstractContextManager[Tunnel]: ...
 
 

@@ -48,6 +48,12 @@ EDGE_OPTIONS: Final = (
     Option("--ca", "PEM file of the authority that vouches for the edge", metavar="FILE", is_file=True),
     Option("--token-file", "file that holds the token for the edge", metavar="FILE", is_file=True),
 )
+TICKET: Final = Option(
+    "--ticket",
+    "keep the tunnel's ticket there: started again with it, it has the same public address",
+    metavar="FILE",
+    is_file=True,
+)
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
 LOOKUP: Final = """\
@@ -72,6 +78,7 @@ examples:
     arguments=(PORT,),
     options=(
         Option("--h2", "offer HTTP/2 to visitors; the local server must speak it without TLS"),
+        TICKET,
         *EDGE_OPTIONS,
         JSON,
         LOG_LEVEL,
@@ -88,7 +95,7 @@ examples:
   quictunnel tcp 5432     a database, for a client that uses TLS itself
 """,
     arguments=(PORT,),
-    options=(*EDGE_OPTIONS, JSON, LOG_LEVEL),
+    options=(TICKET, *EDGE_OPTIONS, JSON, LOG_LEVEL),
 )
 DEMO: Final = Command(
     "demo",

@@ -86,7 +86,12 @@ def _tunnel(options: Namespace, door: Door) -> None:
     interrupts = Interrupts(inbox)
     with interrupts.installed():
         client = open_client(door, config)
-        wanted = Wanted(options.port, tcp=options.command == "tcp", h2=getattr(options, "h2", False))
+        wanted = Wanted(
+            options.port,
+            tcp=options.command == "tcp",
+            h2=getattr(options, "h2", False),
+            ticket=getattr(options, "ticket", None),
+        )
         view = _view(client, as_json=options.json)
         serve(door, client, wanted, view=view, inbox=inbox, interrupts=interrupts)
 

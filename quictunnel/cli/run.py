@@ -113,6 +113,7 @@ class Wanted:
     port: int
     tcp: bool = False
     h2: bool = False
+    ticket: str | None = None
 
 
 def serve(
@@ -132,7 +133,9 @@ def serve(
     """
     with closing(client), ExitStack() as subscription:
         try:
-            with door.forward(wanted.port, unencrypted=wanted.tcp, h2_enabled=wanted.h2, client=client) as tunnel:
+            with door.forward(
+                wanted.port, unencrypted=wanted.tcp, h2_enabled=wanted.h2, ticket=wanted.ticket, client=client
+            ) as tunnel:
                 interrupts.is_serving = True
                 # Subscribed only now: how it came to be open is no news, and "ready" comes first.
                 subscription.callback(client.subscribe(inbox.put))

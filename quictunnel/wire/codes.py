@@ -65,6 +65,8 @@ class BindCode(enum.IntEnum):
     """The edge is draining and takes no new lease."""
     INVALID = 0x05
     """The options of the lease contradict each other."""
+    STALE = 0x06
+    """A newer ticket of the same name is in use."""
 
 
 SESSION_SENTENCES: dict[SessionCode, str] = {
@@ -87,5 +89,8 @@ BIND_SENTENCES: dict[BindCode, str] = {
         "its operator can mint certificates for single names or allow it with --allow-wildcard-h2."
     ),
     BindCode.CLOSING: "The edge is shutting down and takes no new tunnel.",
+    BindCode.STALE: (
+        "A newer holder of this tunnel's ticket has its name. Stop the other program, or go without the ticket."
+    ),
     BindCode.INVALID: "The edge does not serve a tunnel with these options.",
 }

@@ -73,7 +73,13 @@ class StandInDoor:
 
     @contextmanager
     def forward(
-        self, port: int, *, unencrypted: bool = False, h2_enabled: bool = False, client: StandInClient
+        self,
+        port: int,
+        *,
+        unencrypted: bool = False,
+        h2_enabled: bool = False,
+        ticket: str | None = None,
+        client: StandInClient,
     ) -> Iterator[Tunnel]:
         self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled})
         if self.behaviour == "hang":

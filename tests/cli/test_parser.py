@@ -21,6 +21,7 @@ def test_http() -> None:
         "edge": None,
         "ca": None,
         "token_file": None,
+        "ticket": None,
         "json": False,
         "log_level": "warning",
     }

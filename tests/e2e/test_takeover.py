@@ -1,11 +1,18 @@
-"""The holder of a ticket takes its name and port over from a session that still looks alive."""
+"""The holder of a ticket takes its name and port over from a session that still looks alive; an old holder does
+not take them back."""
 
 import asyncio
+import json
+import os
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from quictunnel import Client, forward
+from quictunnel import Client, InvalidError, forward
 from quictunnel.origin import Origin
 from quictunnel.uplink import HeldLease
 from tests.e2e.conftest import embedded_edge
@@ -77,6 +84,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     newer.append(Client.from_config(edge.client_config))
                     lease = await take_over(newer[-1], ticket, new_port)
                     assert lease.answer.result() == tunnel
+                    ticket = lease.ticket
                     assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
                 assert edge.server.leases == 1
                 for loser in (old, *newer[:-1]):
@@ -84,3 +92,49 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     assert loser.snapshot().state == "failed"
             for client in (old, *newer):
                 client.close()
+
+
+async def test_a_ticket_from_before_does_not_take_the_name_back() -> None:
+    with embedded_edge() as edge:
+        async with Origins(b"old") as old_port, Origins(b"new") as new_port:
+            old, newer, third = (Client.from_config(edge.client_config) for _ in range(3))
+            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+                first = old.reach()[1]._leases[1].ticket
+                lease = await take_over(newer, first, new_port)
+                await take_over(newer := Client.from_config(edge.client_config), lease.ticket, new_port)
+                with pytest.raises(InvalidError, match="newer holder"):
+                    await take_over(third, first, old_port)
+                assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
+            for client in (old, newer, third):
+                client.close()
+
+
+@pytest.mark.slow
+def test_a_client_that_is_killed_and_started_again_keeps_its_address(tmp_path) -> None:
+    """Twenty times: the edge thinks each time that the one before is still there."""
+    with embedded_edge() as edge:
+        config = edge.client_config
+        environment = os.environ | {
+            "QUICTUNNEL_EDGE": config.edge,
+            "QUICTUNNEL_TOKEN": config.token.reveal(),
+            "QUICTUNNEL_CA": str(config.ca),
+        }
+        command = [sys.executable, "-m", "quictunnel", "tcp", "1", "--json", "--ticket", tmp_path / "ticket"]
+        seen = set()
+        for _ in range(20):
+            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as client:
+                ready = json.loads(client.stdout.readline())
+                seen.add((ready["url"], *ready["tcp_socket"]))
+                until_written(tmp_path / "ticket")
+                client.kill()
+        assert len(seen) == 1
+        assert edge.server.leases == 1
+        assert edge.server.guests <= 2
+
+
+def until_written(path: Path) -> None:
+    """The ticket is written beside what the client says; whoever kills it at that moment has the one before."""
+    deadline = time.monotonic() + 10
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -13,7 +13,7 @@ from edge_server.tickets import NONCE, Sealer, Ticket
 from quictunnel.wire.messages import MAX_TICKET
 
 KEY = bytes(range(32))
-TICKET = Ticket("abcdefghijklmnop", 20001, "owner")
+TICKET = Ticket("abcdefghijklmnop", 20001, "owner", 1)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_restarted_edge_honours_it(sealer):
 
 
 def test_the_largest_ticket_fits(sealer):
-    largest = Ticket("n" * 63, 65535, "o" * 64)
+    largest = Ticket("n" * 63, 65535, "o" * 64, 1)
     assert sealer.open(sealer.seal(largest), "o" * 64) == largest
 
 
@@ -76,8 +76,8 @@ def test_random_bytes(sealed):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc0", msgspec.msgpack.encode(["n", 1]), msgspec.msgpack.encode(["n" * 64, 1, "owner"]),
-                msgspec.msgpack.encode(["n", 65536, "owner"]), msgspec.msgpack.encode(["n", 1, "owner", 1])]
+    "content", [b"", b"\xc0", msgspec.msgpack.encode(["n", 1]), msgspec.msgpack.encode(["n" * 64, 1, "owner", 1]),
+                msgspec.msgpack.encode(["n", 65536, "owner", 1]), msgspec.msgpack.encode(["n", 1, "owner", 1, 1])]
 )  # fmt: skip
 def test_sealed_by_the_right_key_but_no_ticket(sealer, content):
     """What a later version may have sealed."""

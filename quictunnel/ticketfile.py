@@ -1,0 +1,65 @@
+"""A file with the ticket of one tunnel: whoever has it gets the same public name and port again.
+
+What the edge sealed is opaque here. The file is as secret as a password for the name, so only its owner may read
+it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from quictunnel.address import shown
+from quictunnel.errors import ConfigError
+from quictunnel.wire.messages import MAX_TICKET
+
+FIRST_LINE: Final = "quictunnel ticket 1"
+MAX_FILE: Final = 2 * MAX_TICKET
+"""Bytes: a ticket in base64 and the first line."""
+
+
+class TicketFile:
+    """One such file; it need not exist yet."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).expanduser()
+
+    def read(self) -> bytes:
+        """The ticket, empty when there is no file. Raises ConfigError for anything that is no ticket."""
+        try:
+            with self.path.open("rb") as file:
+                content = file.read(MAX_FILE + 1)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise ConfigError(
+                f"The ticket file {shown(str(self.path))} cannot be read: {error.strerror}."
+            ) from None
+        first, _, rest = content.decode("ascii", "replace").partition("\n")
+        try:
+            ticket = base64.b64decode(rest.strip(), validate=True)
+        except ValueError:  # binascii.Error is one
+            ticket = b""
+        if first != FIRST_LINE or not ticket or len(ticket) > MAX_TICKET:
+            raise ConfigError(
+                f"{shown(str(self.path))} is not a ticket file: name one that quictunnel wrote, or one that does "
+                "not exist yet."
+            )
+        return ticket
+
+    def write(self, ticket: bytes) -> None:
+        """Put a newer ticket there, all of it or nothing. Raises OSError."""
+        text = f"{FIRST_LINE}\n{base64.b64encode(ticket).decode()}\n"
+        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(text)
+            Path(name).replace(self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(name).unlink()
+            raise
