@@ -94,6 +94,7 @@ def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Pa
     assert tunnel.resumed
 
 
+@pytest.mark.long
 def test_nobody_breaks_while_the_client_moves_every_second(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
     with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk:

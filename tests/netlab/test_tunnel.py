@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import pairing
 from tests.netlab.namespace import ip
 from tests.netlab.rig import (
     Bulk,
@@ -56,9 +57,12 @@ def test_a_keystroke_does_not_wait_for_a_bulk_transfer(netlab: StartLab, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("loss", "least"), [(0.0, 50.0), (0.01, 1.0)])
-def test_bulk_over_a_long_link(netlab: StartLab, tmp_path: Path, loss: float, least: float) -> None:
-    """At 1 % of random loss CUBIC takes every loss for a full queue; Linux's gives 3 Mbit/s here."""
+@pytest.mark.parametrize("loss", [0.0, 0.01])
+def test_bulk_over_a_long_link(netlab: StartLab, tmp_path: Path, loss: float) -> None:
+    """At 1 % of random loss CUBIC, which aioquic has, takes every loss for a full queue; Linux's gives 3 Mbit/s
+    here."""
+    assert pairing.in_force is not None
+    least = 1.0 if loss and pairing.in_force.client == "aioquic" else 50.0
     lab = netlab(delay_ms=ROUND_TRIP * 500, rate_mbit=100, loss=loss)
     with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk:
         bulk.wait_for(256 * 1024, timeout=10)
