@@ -17,6 +17,9 @@ use quinn_proto::RttEstimator;
 
 /// Datagrams (RFC 9002 section 7.2).
 const INITIAL_WINDOW: u64 = 10;
+/// Round trips count as no shorter: on a path of microseconds the ends look at their sockets once in a millisecond or
+/// two, and with less in flight they would handle datagrams one by one. Nobody notices a queue of that length.
+const LEAST_TRIP: Duration = Duration::from_millis(4);
 /// Datagrams: enough for every second one to be acknowledged at once.
 const LEAST_WINDOW: u64 = 4;
 /// Rounds for which the best rate is remembered: more than one cycle of probing.
@@ -149,7 +152,8 @@ impl Bbr {
 
     /// What the path holds, in bytes: for as long as a round trip takes without a queue, not at its luckiest.
     fn product(&self) -> f64 {
-        self.rate() * (self.rtt.unwrap_or_default() + self.spread).as_secs_f64()
+        let trip = (self.rtt.unwrap_or_default() + self.spread).max(LEAST_TRIP);
+        self.rate() * trip.as_secs_f64()
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
