@@ -138,15 +138,15 @@ class Uplink:
     async def bind(self, port: int, *, unencrypted: bool, h2: bool, file: TicketFile | None = None) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
         cancelled, the lease is given back."""
+        # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
+        ticket = b"" if file is None else await asyncio.to_thread(file.read)
         self._check_open()
         if any(lease.origin.port == port for lease in self._leases.values()):
             raise InvalidError(
                 f"Port {port} is already forwarded by this client. Use the tunnel that exists, or another Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer, file=file)
-        if file is not None:
-            lease.ticket = await asyncio.to_thread(file.read)
+        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer, ticket=ticket, file=file)
         self._next_lease += 1
         self._leases[lease.number] = lease
         try:
