@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.leases import Lease
 from edge_server.tickets import Ticket
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
@@ -59,10 +59,6 @@ class House:
     sessions: Sessions
     tcp_host: str
     tokens: Tokens
-
-
-_LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
-"""How a link ends that the client may come back from: nobody said that the session is over."""
 
 
 class Guest:
@@ -133,7 +129,7 @@ class Guest:
             lease.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
-        if self.identity is None or self.is_leaving or closed.cause not in _LOST or not self._house.sessions.hold:
+        if self.identity is None or self.is_leaving or closed.cause not in LOST or not self._house.sessions.hold:
             return False
         logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)
         self._house.sessions.leave(self)

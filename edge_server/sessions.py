@@ -30,11 +30,6 @@ class Sessions:
         self._by_digest: dict[bytes, Guest] = {}
         self._away: dict[Guest, asyncio.TimerHandle] = {}
 
-    @property
-    def away(self) -> int:
-        """How many have no link now."""
-        return len(self._away)
-
     def add(self, guest: Guest) -> bytes:
         """A new session; its secret."""
         secret = secrets.token_bytes(SECRET)

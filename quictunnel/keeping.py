@@ -6,17 +6,14 @@ Whoever dials is ``uplink``; which bytes go on where is the session's own busine
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.transport.engine import LOST, CloseCause, Closed
 
 if TYPE_CHECKING:
     from quictunnel.call import Call
     from quictunnel.transport.session import Session
-
-LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
-"""How a link ends that another may take the place of: nobody said that the session is over."""
 
 
 class KeptSession:

@@ -68,6 +68,10 @@ class CloseCause(enum.Enum):
     INTERNAL = "an internal error"
 
 
+LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
+"""How a connection ends that another may take the place of: nobody said that what it carried is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Connected:
     """The handshake is complete; on the connecting side the peer's certificate has been verified."""
