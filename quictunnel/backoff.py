@@ -33,9 +33,9 @@ class Backoff:
         """The most that the next wait can be."""
         return self._ceiling
 
-    def next(self, random: Random) -> float:
-        """Seconds to wait before the next attempt."""
-        wait = random.uniform(0.0, self._ceiling)
+    def next(self, random: Random, limit: float | None = None) -> float:
+        """Seconds to wait before the next attempt; no more than ``limit`` where somebody waits for it."""
+        wait = random.uniform(0.0, self._ceiling if limit is None else min(self._ceiling, limit))
         # Doubling the ceiling itself, not an exponent, cannot overflow however often it is tried.
         self._ceiling = min(self.cap, self._ceiling * 2)
         return wait

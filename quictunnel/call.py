@@ -45,7 +45,7 @@ _NO_ALPN: Final = 0x100 + 120
 class CallEvents(Protocol):
     """Whoever a call was made for."""
 
-    def call_message(self, message: AnyMessage) -> None:
+    def call_message(self, call: Call, message: AnyMessage) -> None:
         """After the greeting: anything but credit. May raise ProtocolError."""
 
     def call_stream(self, stream: Stream) -> None:
@@ -60,6 +60,9 @@ class CallEvents(Protocol):
 
     def call_resumed(self, call: Call) -> Session:
         """The edge goes on with the session that was shown: the one that has to go on with this call's link."""
+
+    def call_stands(self, call: Call) -> None:
+        """Both sides know where a session goes on; told before or after :meth:`Call.greet` returns."""
 
     def call_away(self, call: Call, closed: Closed) -> bool:
         """The link was lost. Whether the session is kept for another call."""
@@ -78,6 +81,14 @@ class Call:
         self._greeted = False
         self.welcome: Welcome | None = None
         """How the edge greeted."""
+        self.over = asyncio.Event()
+        """The link is down."""
+        self.stands = False
+        """The session may be used: it is new, or both sides know where it goes on."""
+        self.address = address
+        """Of the edge."""
+        self._answers = 0
+        """Packets that the edge had acknowledged when it was asked for an answer."""
         self._end: Error | None = None
         udp = UdpSocket.bind(wildcard(address))
         try:
@@ -127,6 +138,35 @@ class Call:
         """For how many seconds the edge has owed an answer."""
         return self._link.silence
 
+    def ask(self) -> None:
+        """Have the edge say something."""
+        if not self._link.is_down:
+            self._answers = self._link.stats().packets_acked
+            self._link.connection.ping()
+            self._link.wake()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the edge has, since :meth:`ask`."""
+        return self._link.stats().packets_acked > self._answers
+
+    def doubt(self, silence: float) -> None:
+        """Something happened that a link may not survive: it has been silent for so many seconds until it
+        answers."""
+        self._link.silence = max(self._link.silence, silence)
+        self.ask()
+
+    def rebind(self) -> None:
+        """Go on from another socket, with another connection ID. Where there is none to be had, from the old
+        one."""
+        try:
+            udp = UdpSocket.bind(wildcard(self.address))
+        except OSError as error:
+            logger.warning("no socket for the connection to move to: %s", error.strerror or error)
+            return
+        self.ask()
+        self._endpoint.rebind(udp)
+
     @property
     def is_resumed(self) -> bool:
         """Whether a session that was there before goes on."""
@@ -161,10 +201,11 @@ class Call:
                 self.session.stand()
             else:
                 self.session.peer_window = message.window
+                self.stands = True
             if not self._answer.done():
                 self._answer.set_result(None)
         else:
-            self._events.call_message(message)
+            self._events.call_message(self, message)
 
     def session_stream(self, stream: Stream) -> None:
         self._events.call_stream(stream)
@@ -173,9 +214,11 @@ class Call:
         """A client opens no streams."""
 
     def session_resumed(self) -> None:
-        """The edge knows where to go on, and so do we."""
+        self.stands = True
+        self._events.call_stands(self)
 
     def session_away(self, closed: Closed) -> bool:
+        self.over.set()
         if self._greeted:
             return self._events.call_away(self, closed)
         if self.is_resumed:
@@ -184,6 +227,7 @@ class Call:
         return False
 
     def session_down(self, closed: Closed) -> None:
+        self.over.set()
         error = explain(closed, self._config.edge)
         if self._greeted:
             self._events.call_ended(self, error)

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.background import Background
+    from quictunnel.leases import HeldLease
     from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
-    from quictunnel.uplink import HeldLease
 
 logger = logging.getLogger(__name__)
 
@@ -93,22 +93,31 @@ class Client:
     def is_closed(self) -> bool:
         return self._is_closed
 
+    @property
+    def state(self) -> str:
+        """Where it is in its life: one of ``observation.STATES``."""
+        return self.snapshot().state
+
     def snapshot(self) -> Snapshot:
         """How the client is doing now. Cheap; may be called from any thread."""
         uplink = self._uplink
         if uplink is None:
             state = "closed" if self._is_closed else "connecting"
             return Snapshot(state, 0, 0, 0, 0, None, "")
-        tally = uplink.tally
-        bytes_in, bytes_out = uplink.bytes_in_flight
+        visits, turns = uplink.visits, uplink.turns
+        tally = visits.tally
+        bytes_in, bytes_out = visits.bytes_in_flight
         return Snapshot(
             state=uplink.state,
-            visitors_now=uplink.visitors,
+            visitors_now=visits.now,
             visitors_total=tally.visitors,
             bytes_in=tally.bytes_in + bytes_in,
             bytes_out=tally.bytes_out + bytes_out,
             rtt=uplink.rtt,
             engine=uplink.engine,
+            resumed=turns.resumed,
+            migrated=turns.migrated,
+            reconnected=turns.reconnected,
         )
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:

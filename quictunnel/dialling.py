@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.call import Call, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quictunnel.call import CallEvents
     from quictunnel.config import ClientConfig
     from quictunnel.transport.engine import Address
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds that the first connection may take before the caller is told that the edge is unavailable."""
@@ -20,6 +25,8 @@ MAX_ADDRESSES: Final = 8
 ADDRESS_STAGGER: Final = 0.25
 """Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
 localhost stands for two addresses, and an edge may listen on one of them."""
+LOOK: Final = 1.0
+"""Seconds between looks at whether a dial beside a link is still wanted."""
 
 
 class Dialler:
@@ -31,12 +38,12 @@ class Dialler:
         self._config = config
         self._events = events
 
-    async def dial(self) -> Call:
-        """A call that was greeted. Raises an Error; the last one when all addresses fail. When cancelled, nothing
-        stays open."""
+    async def dial(self, patience: float = CONNECT_TIMEOUT) -> Call:
+        """A call that was greeted. Raises an Error; the last one when all addresses fail, each of which gets
+        ``patience`` seconds. When cancelled, nothing stays open."""
         addresses = (await resolve(self._config))[:MAX_ADDRESSES]
         attempts = [
-            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER))
+            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER, patience))
             for number, address in enumerate(addresses)
         ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
@@ -57,7 +64,32 @@ class Dialler:
                     await ended.hang_up()
         raise failure
 
-    async def _attempt(self, address: Address, delay: float) -> Call:
+    async def dial_beside(
+        self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool] = lambda: False
+    ) -> Call | None:
+        """Dial while a link is there, until that is ``down`` or it would be in vain; None then, and when it
+        failed. When cancelled, nothing stays open."""
+        dial = asyncio.create_task(self.dial(patience))
+        ended = asyncio.create_task(down.wait())
+        is_wanted = False
+        try:
+            while not (dial.done() or ended.done() or is_vain()):
+                await asyncio.wait([dial, ended], timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+            is_wanted = True
+        finally:
+            dial.cancel()
+            ended.cancel()
+            call, _ = await asyncio.gather(dial, ended, return_exceptions=True)
+            if isinstance(call, Call) and not is_wanted:
+                await call.hang_up()
+        if isinstance(call, Call):
+            return call
+        if not isinstance(call, Error | asyncio.CancelledError):
+            raise call
+        logger.info("dialling beside the link that is there: %s", str(call) or "not needed any more")
+        return None
+
+    async def _attempt(self, address: Address, delay: float, patience: float) -> Call:
         """Call one address. Raises an Error."""
         await asyncio.sleep(delay)
         config = self._config
@@ -69,16 +101,22 @@ class Dialler:
             ) from error
         self.engine = call.engine
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
+            async with asyncio.timeout(patience):
                 await call.greet()
         except BaseException as error:
             self._events.call_failed(call)
             if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not call.was_heard:
                 # Time is up, or the engine lost patience first.
-                raise await silence(config, CONNECT_TIMEOUT) from None
+                raise await self._unheard(patience) from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnavailableError(
-                    f"The edge at {config.edge} did not finish the greeting within {CONNECT_TIMEOUT:.0f} s."
+                    f"The edge at {config.edge} did not finish the greeting within {patience:.0f} s."
                 ) from None
             raise
         return call
+
+    async def _unheard(self, patience: float) -> EdgeUnavailableError:
+        if patience >= CONNECT_TIMEOUT:
+            return await silence(self._config, patience)
+        # Whoever is in a hurry knows that the edge was there, and does not look into it.
+        return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")

@@ -9,16 +9,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-State = Literal["connecting", "connected", "suspect", "reconnecting", "draining", "closed", "failed"]
+State = Literal[
+    "connecting",
+    "connected",
+    "migrating",
+    "suspect",
+    "away",
+    "resuming",
+    "reconnecting",
+    "draining",
+    "closed",
+    "refused",
+    "failed",
+]
 """Where a client is in its life:
 
 connecting      no connection to the edge has been made yet
 connected       the edge carries visitors to us
+migrating       this machine's network changed; the connection moves on, and the edge has not answered there yet
 suspect         the edge has not answered for some seconds; another connection is dialled beside this one
-reconnecting    the connection was lost; trying again
+away            the connection was lost; visitors wait on both sides for another
+resuming        another connection is there; both sides say how far their visitors' bytes got
+reconnecting    the connection was lost and nobody waits for it any more; trying again
 draining        no new visitors; those under way may finish
 closed          over, because this side wanted it
-failed          over, because trying again will not help (the token was withdrawn, say)
+refused         over, because the edge does not accept the token
+failed          over, because trying again will not help for another reason
 """
 
 STATES: frozenset[str] = frozenset(get_args(State))
@@ -47,6 +63,12 @@ class Snapshot:
     """Seconds to the edge and back; None while there is no connection."""
     engine: str
     """Name of the QUIC engine that carries it."""
+    resumed: int = 0
+    """How often visitors went on with another connection after one was lost."""
+    migrated: int = 0
+    """How often a connection moved on because this machine's network changed."""
+    reconnected: int = 0
+    """How often a new session took the place of one that was lost, or whose edge left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The uplink of one client: a session kept alive, its leases, and the visitors it brings.
+"""The uplink of one client: a session kept alive, and what happens when its link, its edge or the network fails.
 
 Everything here runs on the background loop. ``client`` is the face for other threads.
 """
@@ -9,19 +9,21 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.backoff import Backoff
 from quictunnel.call import Call, resolve, silence
 from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
-from quictunnel.errors import EdgeUnavailableError, Error, InvalidError, ProtocolError
+from quictunnel.errors import AuthError, EdgeUnavailableError, Error
+from quictunnel.farewells import Farewells
 from quictunnel.keeping import KeptSession
-from quictunnel.origin import Origin, OriginRefusedError
-from quictunnel.refusal import Refusal
-from quictunnel.tunnel import Tunnel
-from quictunnel.wire.codes import BIND_SENTENCES, BindCode, StreamCode
-from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, GoAway, Unbind, Unbound
+from quictunnel.leases import HeldLease, Leases
+from quictunnel.network import Change, NetworkWatch
+from quictunnel.origin import Origin
+from quictunnel.visits import Visits
+from quictunnel.wire.codes import StreamCode
+from quictunnel.wire.messages import AnyMessage, GoAway, Unbind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,12 @@ LOOK: Final = 1.0
 STEADY: Final = 10.0
 """Seconds that a session has to last for the next dial to come soon again: two ends that cannot get on with each
 other would else dial and break five times a second for ever."""
+URGENT: Final = 4.0
+"""Seconds for one attempt while visitors wait: a fresh one says hello more often than one that is old, whose
+repetitions are far apart by then."""
+URGENT_PAUSE: Final = 1.0
+"""Seconds between two attempts, at most, while visitors wait. With :data:`URGENT` a network that is well again is
+found within five."""
 CLOSED: Final = "this Client is closed; make a new one"
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
@@ -51,39 +59,16 @@ DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
 
 
-@dataclass(slots=True, eq=False)
-class HeldLease:
-    """One forwarded port, from the first Bind to the end."""
-
-    number: int
-    origin: Origin
-    unencrypted: bool
-    h2: bool
-    answer: asyncio.Future[Tunnel]
-    """The edge's first answer."""
-    asked: bool = False
-    """The edge was asked for it; a new session must be asked again."""
-    ticket: bytes = b""
-    """What gets the same name and port again; from the newest Bound."""
-    file: TicketFile | None = None
-    """Where the newest ticket is kept."""
-    streams: set[Stream] = field(default_factory=set)
-    unbound: asyncio.Future[None] | None = None
-    warned: bool = False
-    """The person was told that the origin refuses; once is enough until it answers again."""
-
-    @property
-    def bind(self) -> Bind:
-        return Bind(lease=self.number, unencrypted=self.unencrypted, h2=self.h2, ticket=self.ticket)
-
-
 @dataclass(slots=True)
-class Tally:
-    """Counts since the client was made."""
+class Turns:
+    """How often since the client was made."""
 
-    visitors: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
+    resumed: int = 0
+    """The session went on with another link."""
+    migrated: int = 0
+    """The link went on from another socket."""
+    reconnected: int = 0
+    """A new session took the place of one before."""
 
 
 class Uplink:
@@ -92,37 +77,36 @@ class Uplink:
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
         """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
         self.state = "connecting"
-        self.tally = Tally()
+        self.turns = Turns()
+        self.leases = Leases(observe)
+        self.visits = Visits(self.leases, observe)
         self._config = config
         self._dialler = Dialler(config, self)
         self._observe = observe
-        self._leases: dict[int, HeldLease] = {}
-        self._next_lease = 1
         self._call: Call | None = None
+        self._since = 0.0
+        """When the call began to carry the session."""
+        self._backoff = Backoff()
+        self._chance = random.Random()  # noqa: S311 - jitter, not a secret
         self._up = asyncio.Event()
         self._down = asyncio.Event()
+        self._stir = asyncio.Event()
+        """Something happened that is worth a look now."""
+        self._changed = asyncio.Event()
+        """The network did; what failed before may work."""
+        self._grace: int | None = None
+        """The edge is leaving, and gives visitors so many seconds."""
+        self._leaving = Farewells()
+        self._watch: NetworkWatch | None = None
+        self._was_connected = False
         self._failure: Error | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._keeping = KeptSession()
         self._to_unbind: set[int] = set()
         """Leases that were released while there was no link."""
         self._trouble: Error | None = None
-        self._writes: set[asyncio.Task[None]] = set()
-        self._visits: dict[Stream, asyncio.Task[None]] = {}
-        """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
 
     # For the client.
-
-    @property
-    def visitors(self) -> int:
-        """Visitors now."""
-        return sum(len(lease.streams) for lease in tuple(self._leases.values()))
-
-    @property
-    def bytes_in_flight(self) -> tuple[int, int]:
-        """Bytes in and out of the visitors of now, which the tally does not count yet."""
-        streams = [stream for lease in tuple(self._leases.values()) for stream in tuple(lease.streams)]
-        return sum(s.bytes_received for s in streams), sum(s.bytes_sent for s in streams)
 
     @property
     def engine(self) -> str:
@@ -141,22 +125,15 @@ class Uplink:
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
         ticket = b"" if file is None else await asyncio.to_thread(file.read)
         self._check_open()
-        if any(lease.origin.port == port for lease in self._leases.values()):
-            raise InvalidError(
-                f"Port {port} is already forwarded by this client. Use the tunnel that exists, or another Client."
-            )
-        answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next_lease, Origin(port), unencrypted, h2, answer, ticket=ticket, file=file)
-        self._next_lease += 1
-        self._leases[lease.number] = lease
+        lease = self.leases.add(Origin(port), unencrypted=unencrypted, h2=h2, ticket=ticket, file=file)
         try:
             await self._connected()
             if self._call is not None:
-                self._ask(self._call, lease)
+                self.leases.ask(self._call.session, lease)
             else:
                 lease.asked = True  # lost again at this very moment: the next session asks
             async with asyncio.timeout(BIND_TIMEOUT):
-                await answer
+                await lease.answer
         except TimeoutError:
             await self._give_up(lease)
             raise EdgeUnavailableError(
@@ -170,7 +147,7 @@ class Uplink:
     async def release(self, lease: HeldLease, grace: float = DRAIN_GRACE) -> None:
         """Close the public port at once, let visitors in flight finish for up to ``grace`` seconds, reset
         the rest. When cancelled, they are reset at once."""
-        if lease.number not in self._leases:
+        if self.leases.get(lease.number) is None:
             return
         try:
             await self._unbind(lease)
@@ -178,7 +155,7 @@ class Uplink:
         finally:
             for stream in tuple(lease.streams):
                 stream.lose(StreamCode.CLOSING)
-            self._leases.pop(lease.number, None)
+            self.leases.remove(lease)
 
     async def close(self) -> None:
         """End the session and everything that hangs on it, now."""
@@ -187,15 +164,14 @@ class Uplink:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
+        if self._watch is not None:
+            self._watch.close()
         self._keeping.give_up()
-        for task in tuple(self._visits.values()):
-            task.cancel()
-        if self._visits:
-            await asyncio.wait(tuple(self._visits.values()))
-        for lease in self._leases.values():
-            if not lease.answer.done():
-                lease.answer.set_exception(RuntimeError(CLOSED))
-        self._leases.clear()
+        await self._leaving.close()
+        await self.visits.close()
+        self.leases.end(RuntimeError(CLOSED))
+        for lease in self.leases:
+            self.leases.remove(lease)
 
     # Keeping the session.
 
@@ -226,6 +202,7 @@ class Uplink:
         if self._keeper is None or self._keeper.done():  # nobody was quicker meanwhile
             self._failure = self._trouble = None
             self._keeper = asyncio.create_task(self._keep())
+            self._watch = self._watch or NetworkWatch(self._network_changed)
         return self._keeper
 
     def _check_open(self) -> None:
@@ -234,16 +211,10 @@ class Uplink:
 
     async def _keep(self) -> None:
         """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
-        chance = random.Random()  # noqa: S311 - jitter, not a secret
         while True:
             try:
-                self._connected_to(await self._dialler.dial())
-                since = loop.time()
+                self._connected_to(await self._dialler.dial(self._patience))
                 await self._served()
-                if loop.time() - since >= STEADY:
-                    backoff.reset()
                 if self._failure is not None:
                     return
             except Error as error:
@@ -254,19 +225,53 @@ class Uplink:
                     return
             finally:
                 await self._hang_up()
-            wait = backoff.next(chance)
+            await self._rest()
+
+    @property
+    def _patience(self) -> float:
+        return CONNECT_TIMEOUT if self._keeping.session is None else URGENT
+
+    async def _rest(self) -> None:
+        """Between two dials, unless the network changes: then at once."""
+        self._settle()
+        kept = self._keeping.session
+        wait = self._backoff.next(self._chance, URGENT_PAUSE if kept is not None else None)
+        if kept is None:
             self._enter("reconnecting", f"Dialling the edge again in {wait:.1f} s.")
-            await asyncio.sleep(wait)
+        else:
+            self._enter("away", f"The edge is out of reach; {kept.streams} visitors wait.")
+        await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+            self._backoff.reset()
+
+    def _settle(self) -> None:
+        """A session that lasted makes the next dial come soon."""
+        if self._since and asyncio.get_running_loop().time() - self._since >= STEADY:
+            self._backoff.reset()
+        self._since = 0.0
 
     async def _served(self) -> None:
-        """Until the session has no link. One that looks sick gets company meanwhile."""
+        """Until the session has no link. One that looks sick gets company meanwhile, and an edge that leaves a
+        successor."""
         while not self._down.is_set():
+            self._stir.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
-                    await self._down.wait()
+                    await self._stir.wait()
             call = self._call
-            if call is not None and call.silence >= SUSPICION:
+            if call is None or self._down.is_set():
+                continue
+            if self._grace is not None:
+                await self._move(call, self._grace)
+            elif call.silence >= SUSPICION:
                 await self._relieve(call)
+            elif self.state == "migrating" and call.has_answered:
+                self._enter("connected", "The edge answers at the new address.")
 
     async def _relieve(self, sick: Call) -> None:
         """Dial beside a link from which nothing comes; whichever works first carries the session."""
@@ -274,45 +279,103 @@ class Uplink:
         if self._keeping.session is None:
             return
         self._enter("suspect", f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.")
-        dial = asyncio.create_task(self._dialler.dial())
-        down = asyncio.create_task(self._down.wait())
-        try:
-            while sick.silence >= SUSPICION and not dial.done() and not down.done():
-                await asyncio.wait([dial, down], timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (dial, down):
-                task.cancel()
-            call, _ = await asyncio.gather(dial, down, return_exceptions=True)
-        if isinstance(call, Call):
+        call = await self._dialler.dial_beside(self._down, URGENT, lambda: sick.silence < SUSPICION)
+        if call is not None:
             self._connected_to(call)
             await sick.hang_up()
-            return
-        logger.info("dialling beside the link that is there: %s", call)
-        if not self._down.is_set():
+        elif not self._down.is_set():
             self._keeping.hand_over()  # the link is well again, or the next look tries again
             if sick.silence < SUSPICION:
                 self._enter("connected", "The edge answers again.")
 
+    async def _move(self, old: Call, grace: int) -> None:
+        """The edge leaves: dial for a new session, which its successor or another edge takes, while the visitors
+        in flight finish with the old one."""
+        self._settle()
+        while not self._down.is_set():
+            # Not all clients at the same moment.
+            await self._pause(self._backoff.next(self._chance))
+            call = await self._dialler.dial_beside(self._down, URGENT)
+            if call is not None:
+                self._leaving.add(old, grace)
+                self._connected_to(call)
+                return
+
     def _connected_to(self, call: Call) -> None:
         self._call = call
+        self._grace = None
+        self._since = asyncio.get_running_loop().time()
+        if self._watch is not None:
+            self._watch.towards(call.address)
         if not call.is_resumed:
             self._keeping.give_up()
+            self.turns.reconnected += self._was_connected
+        self._was_connected = True
         kept = self._keeping.hand_over()
         self._down.clear()
         self._up.set()
-        self._enter("connected", f"Connected to the edge at {self._config.edge}.")
         if kept is not None:
+            self.turns.resumed += 1
+            self._enter("resuming", "The edge is back; both sides say how far they got.")
             self._observe("resumed", f"{kept.streams} visitors go on where they were.")
-        for lease in self._leases.values():
-            if lease.asked and not (kept and lease.answer.done()):
-                self._ask(call, lease)
-            if kept and lease.unbound is not None:
-                self._to_unbind.add(lease.number)
-        for number in self._to_unbind if kept else ():
+        if call.stands:
+            self.call_stands(call)
+        self._ask_again(call, is_kept=kept is not None)
+
+    def _ask_again(self, call: Call, *, is_kept: bool) -> None:
+        """For leases that the session does not hold; those that are being given back are so here as well."""
+        for lease in self.leases:
+            if not lease.asked:
+                continue
+            if not is_kept or not lease.answer.done():
+                self.leases.ask(call.session, lease)
+            if lease.unbound is not None and not lease.unbound.done():
+                call.session.say(Unbind(lease.number))
+        for number in self._to_unbind if is_kept else ():
             call.session.say(Unbind(number))
         self._to_unbind.clear()
 
-    # A session without a link.
+    async def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        self._up.clear()
+        if self._keeping.session is None:
+            for lease in self.leases:
+                # The edge closes the port with the session, so nobody has to wait for it to say so.
+                lease.is_unbound()
+        if call is not None:
+            await call.hang_up()
+
+    def _fail(self, error: Error) -> None:
+        self._failure = error
+        self._keeping.give_up()
+        self._enter("refused" if isinstance(error, AuthError) else "failed", str(error))
+        self.leases.end(error)
+
+    def _enter(self, state: str, message: str) -> None:
+        if self.state not in (state, "closed"):
+            self.state = state
+            self._observe(state, message)
+
+    # The network.
+
+    def _network_changed(self, change: Change) -> None:
+        self._changed.set()
+        call = self._call
+        if call is None:
+            return
+        logger.info("%s", change.value)
+        if change is Change.STIRRED:
+            call.ask()
+            return
+        if change is Change.SLEPT:
+            call.doubt(SUSPICION)  # the edge may have given the link up long ago
+        for each in (call, *self._leaving):
+            each.rebind()
+        self.turns.migrated += 1
+        self._enter("migrating", f"{change.value.capitalize()}; the connection moves on.")
+        self._stir.set()
+
+    # From the call (call.CallEvents).
 
     def call_secret(self, call: Call) -> bytes | None:
         return self._keeping.secret_for(call)
@@ -323,55 +386,53 @@ class Uplink:
     def call_resumed(self, call: Call) -> Session:
         return self._keeping.session_for(call)
 
+    def call_stands(self, call: Call) -> None:
+        if call is self._call:
+            self._enter("connected", f"Connected to the edge at {self._config.edge}.")
+
     def call_away(self, call: Call, closed: Closed) -> bool:
         if call is not self._call or not self._keeping.keep(call, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
                       f"{call.session.streams} visitors wait for it to come back.")  # fmt: skip
-        self._down.set()
+        self._lost()
         return True
 
-    @staticmethod
-    def _ask(call: Call, lease: HeldLease) -> None:
-        lease.asked = True
-        call.session.say(lease.bind)
+    def call_message(self, call: Call, message: AnyMessage) -> None:
+        if isinstance(message, GoAway):
+            if call is self._call:
+                self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
+                self._grace = message.grace
+                self._stir.set()
+        else:
+            self.leases.message(message)
 
-    async def _hang_up(self) -> None:
-        call, self._call = self._call, None
-        self._up.clear()
-        if self._keeping.session is None:
-            for lease in self._leases.values():
-                # The edge closes the port with the session, so nobody has to wait for it to say so.
-                if lease.unbound is not None and not lease.unbound.done():
-                    lease.unbound.set_result(None)
-        if call is not None:
-            await call.hang_up()
+    def call_stream(self, stream: Stream) -> None:
+        self.visits.come(stream)
 
-    def _fail(self, error: Error) -> None:
-        self._failure = error
-        self._keeping.give_up()
-        self._enter("failed", str(error))
-        for lease in self._leases.values():
-            if not lease.answer.done():
-                lease.answer.set_exception(error)
+    def call_ended(self, call: Call, error: Error) -> None:
+        if call is self._call:
+            self._observe("warning", str(error))
+            self._lost()
+            if not error.temporary:
+                self._fail(error)
 
-    def _enter(self, state: str, message: str) -> None:
-        if self.state not in (state, "closed"):
-            self.state = state
-            self._observe(state, message)
+    def _lost(self) -> None:
+        self._down.set()
+        self._stir.set()
 
     # Leases.
 
     async def _give_up(self, lease: HeldLease) -> None:
         """Take back a Bind that did not work out."""
-        self._leases.pop(lease.number, None)
+        self.leases.remove(lease)
         if lease.answer.done():
             lease.answer.exception()  # seen: the caller gets it
         else:
             lease.answer.cancel()
         if self._call is not None:
             self._call.session.say(Unbind(lease.number))
-        elif not self._leases and self._keeper is not None:
+        elif not self.leases and self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 
@@ -394,105 +455,3 @@ class Uplink:
             if not any(stream.in_flight(now) for stream in lease.streams):
                 return
             await asyncio.sleep(DRAIN_LOOK)
-
-    # From the call (call.CallEvents).
-
-    def call_message(self, message: AnyMessage) -> None:
-        match message:
-            case Bound():
-                self._bound(message)
-            case BindRefused(lease=number, code=code):
-                self._refused(number, code)
-            case Unbound(lease=number):
-                lease = self._leases.get(number)
-                if lease is not None and lease.unbound is not None and not lease.unbound.done():
-                    lease.unbound.set_result(None)
-            case GoAway():
-                self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
-            case _:
-                raise ProtocolError(f"unexpected {type(message).__name__}")
-
-    def _bound(self, message: Bound) -> None:
-        lease = self._leases.get(message.lease)
-        if lease is None:
-            return  # given up meanwhile; the Unbind is under way
-        lease.ticket = message.ticket
-        if lease.file is not None:
-            write = asyncio.create_task(asyncio.to_thread(lease.file.write, lease.ticket))
-            self._writes.add(write)
-            write.add_done_callback(self._written)
-        tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
-        if not lease.answer.done():
-            lease.answer.set_result(tunnel)
-        elif lease.answer.exception() is None and lease.answer.result() != tunnel:
-            self._observe(
-                "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
-            )
-
-    def _written(self, write: asyncio.Task[None]) -> None:
-        self._writes.discard(write)
-        error = None if write.cancelled() else write.exception()
-        if error is not None:
-            self._observe("warning", f"The ticket could not be written, the name will not be had again: {error}")
-
-    def _refused(self, number: int, code: BindCode) -> None:
-        lease = self._leases.get(number)
-        if lease is None:
-            return
-        if not lease.answer.done():
-            kind = EdgeUnavailableError if code in _PASSING else InvalidError
-            lease.answer.set_exception(kind(BIND_SENTENCES[code]))
-        else:
-            self._observe("warning", f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}")
-
-    def call_stream(self, stream: Stream) -> None:
-        lease = self._leases.get(stream.preface.lease)
-        if lease is None:
-            stream.abort(StreamCode.UNKNOWN_LEASE)
-            return
-        self.tally.visitors += 1
-        lease.streams.add(stream)
-        visit = asyncio.create_task(self._visit(stream, lease))
-        stream.on_over = self._stream_over
-        self._visits[stream] = visit
-        visit.add_done_callback(lambda _: self._visits.pop(stream))
-        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
-
-    def call_ended(self, call: Call, error: Error) -> None:
-        if call is self._call:
-            self._observe("warning", str(error))
-            self._down.set()
-            if not error.temporary:
-                self._fail(error)
-
-    # Visitors.
-
-    async def _visit(self, stream: Stream, lease: HeldLease) -> None:
-        try:
-            await lease.origin.join(stream)
-        except OriginRefusedError as refused:
-            if not lease.warned:
-                lease.warned = True
-                self._observe("origin", f"Nobody listens on port {lease.origin.port}; visitors are refused.")
-            if not stream.is_over:
-                Refusal(stream, lease.origin.port, refused.code)
-        except asyncio.CancelledError:
-            stream.abort(StreamCode.CLOSING)
-            raise
-        else:
-            if lease.warned:
-                lease.warned = False
-                self._observe("origin", f"Port {lease.origin.port} answers again.")
-
-    def _stream_over(self, stream: Stream) -> None:
-        visit = self._visits.get(stream)
-        if visit is not None:
-            visit.cancel()  # it still dials, and the visitor does not wait any more
-        self.tally.bytes_in += stream.bytes_received
-        self.tally.bytes_out += stream.bytes_sent
-        lease = self._leases.get(stream.preface.lease)
-        if lease is not None:
-            lease.streams.discard(stream)
-
-
-_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING})

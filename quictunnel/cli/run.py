@@ -165,7 +165,7 @@ def _watch(view: View, inbox: Inbox) -> None:
         if event is None:
             return
         view.event(event)
-        if event.kind == "failed":
+        if event.kind in ("failed", "refused"):
             raise EdgeUnavailableError(f"The tunnel is over: {printable(event.message)}")
 
 

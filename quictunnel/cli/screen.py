@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_EVENTS: Final = 6
 """Recent events on the screen: with the rest, 16 rows, which fits a 24-row terminal with room above."""
 
-_STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "failed": "red"}
+_STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "refused": "red", "failed": "red"}
 _UNITS: Final = ("kB", "MB", "GB", "TB")
 
 

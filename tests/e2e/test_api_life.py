@@ -292,7 +292,8 @@ class TestTheEdgeGoesAndComesBack:
             mortal.restart(tunnel)
             until(lambda: is_served(mortal.edge, tunnel))
             assert client.snapshot().state == "connected"
-            assert states.index("reconnecting") < states.index("connected")
+            lost = "reconnecting" if number == signal.SIGTERM else "away"  # visitors may hope after a crash
+            assert states.index(lost) < states.index("connected")
             with quictunnel.forward(free_port(), client=client) as another:
                 assert another.host != tunnel.host
         assert_closed(mortal.edge, tunnel)

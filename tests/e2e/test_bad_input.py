@@ -444,9 +444,9 @@ async def test_an_edge_that_breaks_the_protocol_each_time_is_dialled_ever_more_s
     waits = []
 
     class Counted(Backoff):
-        def next(self, random: random.Random) -> float:
+        def next(self, random: random.Random, limit: float | None = None) -> float:
             waits.append(self.ceiling)
-            super().next(random)
+            super().next(random, limit)
             return 0.01
 
     monkeypatch.setattr("quictunnel.uplink.Backoff", Counted)

@@ -169,7 +169,7 @@ def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge
             crowd.connect_ex(listener.getsockname())
         forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
         tunnel = stack.enter_context(forwarding)
-        visits = client.reach()[1]._visits
+        visits = client.reach()[1].visits._dialling
         visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
         until(lambda: len(visits) == len(visitors))
         for visitor in visitors:
@@ -204,10 +204,14 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 class Deaf:
     """Whom a call was made for, and who does not care (call.CallEvents)."""
 
-    def call_message(self, message):
+    def call_message(self, call, message):
         pass
 
-    call_stream = call_message
+    def call_stream(self, stream):
+        pass
+
+    def call_stands(self, call):
+        pass
 
     def call_ended(self, call, error):
         pass

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from quictunnel import Client, InvalidError, forward
+from quictunnel.leases import HeldLease
 from quictunnel.origin import Origin
-from quictunnel.uplink import HeldLease
 from tests.e2e.conftest import embedded_edge
 
 
@@ -52,9 +52,9 @@ async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
 
     async def ask() -> HeldLease:
         lease = HeldLease(1, Origin(port), True, False, asyncio.get_running_loop().create_future(), ticket=ticket)
-        uplink._leases[1] = lease
+        uplink.leases._held[1] = lease
         await uplink._connected()
-        uplink._ask(uplink._call, lease)
+        uplink.leases.ask(uplink._call.session, lease)
         await lease.answer
         return lease
 
@@ -78,7 +78,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
             old = Client.from_config(edge.client_config)
             async with forward(old_port, unencrypted=True, client=old) as tunnel:
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"old"
-                ticket = old.reach()[1]._leases[1].ticket
+                ticket = old.reach()[1].leases.get(1).ticket
                 newer = []
                 for _ in range(times):
                     newer.append(Client.from_config(edge.client_config))
@@ -99,7 +99,7 @@ async def test_a_ticket_from_before_does_not_take_the_name_back() -> None:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old, newer, third = (Client.from_config(edge.client_config) for _ in range(3))
             async with forward(old_port, unencrypted=True, client=old) as tunnel:
-                first = old.reach()[1]._leases[1].ticket
+                first = old.reach()[1].leases.get(1).ticket
                 lease = await take_over(newer, first, new_port)
                 await take_over(newer := Client.from_config(edge.client_config), lease.ticket, new_port)
                 with pytest.raises(InvalidError, match="newer holder"):

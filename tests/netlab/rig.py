@@ -241,7 +241,7 @@ class Tunnelled:
     def reconnected(self) -> bool:
         """Whether it took more than one QUIC connection, by the account of clients that have ended."""
         assert any(event["event"] == "closed" for event in self.said)
-        return any(event.get("state") == "reconnecting" for event in self.said)
+        return any(event.get("state") in ("away", "reconnecting") for event in self.said)
 
     # Visitors.
 

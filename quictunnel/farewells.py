@@ -1,0 +1,51 @@
+"""Sessions of edges that are leaving: their visitors finish there, while new ones come through another edge."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quictunnel.call import Call
+
+MAX_LEAVING: Final = 4
+"""Old sessions beside the new one; the oldest is cut off for one more. An edge that is restarted so often within
+its own grace has something else to worry about."""
+LATENESS: Final = 5.0
+"""Seconds beyond the grace that an edge announced, in which it should have ended the session itself."""
+
+
+class Farewells:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._leaving: dict[Call, asyncio.Task[None]] = {}
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(tuple(self._leaving))
+
+    def add(self, call: Call, grace: float) -> None:
+        """The edge behind this call leaves within ``grace`` seconds; it ends the session when the last visitor has
+        finished."""
+        if len(self._leaving) >= MAX_LEAVING:
+            next(iter(self._leaving.values())).cancel()
+        self._leaving[call] = asyncio.create_task(self._see_off(call, grace + LATENESS))
+
+    async def close(self) -> None:
+        """Cut all of them off."""
+        leaving = tuple(self._leaving.values())
+        for task in leaving:
+            task.cancel()
+        await asyncio.gather(*leaving, return_exceptions=True)
+
+    async def _see_off(self, call: Call, seconds: float) -> None:
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await call.over.wait()
+        finally:
+            del self._leaving[call]
+            await call.hang_up()

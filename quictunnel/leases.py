@@ -1,0 +1,152 @@
+"""A client's leases: what was asked of the edge, and what it answered. Knows no link and no visitor's bytes.
+
+They outlast sessions: whoever has a new one asks for all of them again (:meth:`Leases.ask`), with their tickets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
+from quictunnel.tunnel import Tunnel
+from quictunnel.wire.codes import BIND_SENTENCES, BindCode
+from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from quictunnel.origin import Origin
+    from quictunnel.ticketfile import TicketFile
+    from quictunnel.transport.session import Session
+    from quictunnel.transport.stream import Stream
+
+_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING})
+
+
+@dataclass(slots=True, eq=False)
+class HeldLease:
+    """One forwarded port, from the first Bind to the end."""
+
+    number: int
+    origin: Origin
+    unencrypted: bool
+    h2: bool
+    answer: asyncio.Future[Tunnel]
+    """The edge's first answer."""
+    asked: bool = False
+    """The edge was asked for it; a new session must be asked again."""
+    ticket: bytes = b""
+    """What gets the same name and port again; from the newest Bound."""
+    file: TicketFile | None = None
+    """Where the newest ticket is kept."""
+    streams: set[Stream] = field(default_factory=set)
+    unbound: asyncio.Future[None] | None = None
+    warned: bool = False
+    """The person was told that the origin refuses; once is enough until it answers again."""
+
+    @property
+    def bind(self) -> Bind:
+        return Bind(lease=self.number, unencrypted=self.unencrypted, h2=self.h2, ticket=self.ticket)
+
+    def is_unbound(self) -> None:
+        """The edge has closed the port, or the session that held it is over, which comes to the same."""
+        if self.unbound is not None and not self.unbound.done():
+            self.unbound.set_result(None)
+
+
+class Leases:
+    """See the module."""
+
+    def __init__(self, observe: Callable[[str, str], None]) -> None:
+        self._held: dict[int, HeldLease] = {}
+        self._next = 1
+        self._observe = observe
+        self._writes: set[asyncio.Task[None]] = set()
+
+    def __iter__(self) -> Iterator[HeldLease]:
+        # A copy: other threads count, and leases come and go meanwhile.
+        return iter(tuple(self._held.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
+    def get(self, number: int) -> HeldLease | None:
+        return self._held.get(number)
+
+    def add(
+        self, origin: Origin, *, unencrypted: bool, h2: bool, ticket: bytes, file: TicketFile | None
+    ) -> HeldLease:
+        """A new one, not asked for yet. Raises InvalidError when its port is forwarded already."""
+        if any(lease.origin.port == origin.port for lease in self):
+            raise InvalidError(
+                f"Port {origin.port} is already forwarded by this client. Use the tunnel that exists, or another "
+                "Client."
+            )
+        answer = asyncio.get_running_loop().create_future()
+        lease = HeldLease(self._next, origin, unencrypted, h2, answer, ticket=ticket, file=file)
+        self._next += 1
+        self._held[lease.number] = lease
+        return lease
+
+    def remove(self, lease: HeldLease) -> None:
+        self._held.pop(lease.number, None)
+
+    @staticmethod
+    def ask(session: Session, lease: HeldLease) -> None:
+        lease.asked = True
+        session.say(lease.bind)
+
+    def end(self, error: Exception) -> None:
+        """No answer will come to those who still wait for one."""
+        for lease in self:
+            if not lease.answer.done():
+                lease.answer.set_exception(error)
+
+    def message(self, message: AnyMessage) -> None:
+        """The edge said something about one. Raises ProtocolError."""
+        match message:
+            case Bound():
+                self._bound(message)
+            case BindRefused(lease=number, code=code):
+                self._refused(number, code)
+            case Unbound(lease=number):
+                lease = self._held.get(number)
+                if lease is not None:
+                    lease.is_unbound()
+            case _:
+                raise ProtocolError(f"unexpected {type(message).__name__}")
+
+    def _bound(self, message: Bound) -> None:
+        lease = self._held.get(message.lease)
+        if lease is None:
+            return  # given up meanwhile; the Unbind is under way
+        lease.ticket = message.ticket
+        if lease.file is not None:
+            write = asyncio.create_task(asyncio.to_thread(lease.file.write, lease.ticket))
+            self._writes.add(write)
+            write.add_done_callback(self._written)
+        tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
+        if not lease.answer.done():
+            lease.answer.set_result(tunnel)
+        elif lease.answer.exception() is None and lease.answer.result() != tunnel:
+            self._observe(
+                "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
+            )
+
+    def _written(self, write: asyncio.Task[None]) -> None:
+        self._writes.discard(write)
+        error = None if write.cancelled() else write.exception()
+        if error is not None:
+            self._observe("warning", f"The ticket could not be written, the name will not be had again: {error}")
+
+    def _refused(self, number: int, code: BindCode) -> None:
+        lease = self._held.get(number)
+        if lease is None:
+            return
+        if not lease.answer.done():
+            kind = EdgeUnavailableError if code in _PASSING else InvalidError
+            lease.answer.set_exception(kind(BIND_SENTENCES[code]))
+        else:
+            self._observe("warning", f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}")

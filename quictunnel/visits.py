@@ -1,0 +1,96 @@
+"""The visitors of a client: each gets its origin dialled, and is counted when it has left."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quictunnel.origin import OriginRefusedError
+from quictunnel.refusal import Refusal
+from quictunnel.wire.codes import StreamCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.leases import HeldLease, Leases
+    from quictunnel.transport.stream import Stream
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts since the client was made, of visitors that have left."""
+
+    visitors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+class Visits:
+    """See the module."""
+
+    def __init__(self, leases: Leases, observe: Callable[[str, str], None]) -> None:
+        self.tally = Tally()
+        self._leases = leases
+        self._observe = observe
+        self._dialling: dict[Stream, asyncio.Task[None]] = {}
+        """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
+
+    @property
+    def now(self) -> int:
+        """Visitors at this moment."""
+        return sum(len(lease.streams) for lease in self._leases)
+
+    @property
+    def bytes_in_flight(self) -> tuple[int, int]:
+        """Bytes in and out of the visitors of now, which the tally does not count yet."""
+        streams = [stream for lease in self._leases for stream in tuple(lease.streams)]
+        return sum(s.bytes_received for s in streams), sum(s.bytes_sent for s in streams)
+
+    def come(self, stream: Stream) -> None:
+        """A visitor is here."""
+        lease = self._leases.get(stream.preface.lease)
+        if lease is None:
+            stream.abort(StreamCode.UNKNOWN_LEASE)
+            return
+        self.tally.visitors += 1
+        lease.streams.add(stream)
+        visit = asyncio.create_task(self._visit(stream, lease))
+        stream.on_over = self._over
+        self._dialling[stream] = visit
+        visit.add_done_callback(lambda _: self._dialling.pop(stream))
+        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
+
+    async def close(self) -> None:
+        """Stop dialling for those who wait."""
+        for task in tuple(self._dialling.values()):
+            task.cancel()
+        if self._dialling:
+            await asyncio.wait(tuple(self._dialling.values()))
+
+    async def _visit(self, stream: Stream, lease: HeldLease) -> None:
+        try:
+            await lease.origin.join(stream)
+        except OriginRefusedError as refused:
+            if not lease.warned:
+                lease.warned = True
+                self._observe("origin", f"Nobody listens on port {lease.origin.port}; visitors are refused.")
+            if not stream.is_over:
+                Refusal(stream, lease.origin.port, refused.code)
+        except asyncio.CancelledError:
+            stream.abort(StreamCode.CLOSING)
+            raise
+        else:
+            if lease.warned:
+                lease.warned = False
+                self._observe("origin", f"Port {lease.origin.port} answers again.")
+
+    def _over(self, stream: Stream) -> None:
+        visit = self._dialling.get(stream)
+        if visit is not None:
+            visit.cancel()  # it still dials, and the visitor does not wait any more
+        self.tally.bytes_in += stream.bytes_received
+        self.tally.bytes_out += stream.bytes_sent
+        lease = self._leases.get(stream.preface.lease)
+        if lease is not None:
+            lease.streams.discard(stream)
