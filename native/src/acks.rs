@@ -17,6 +17,10 @@ const SHARE: u32 = 8;
 /// else be sent, and kept for it, more and more.
 const MAX_UNANSWERED: u32 = 16;
 
+/// How long quinn-proto keeps an acknowledgement back for company where the peer asked for nothing else
+/// (max_ack_delay, RFC 9000 section 18.2), and a timer's grain.
+const COMPANY: Duration = Duration::from_millis(26);
+
 /// See the module.
 pub struct Acks {
     answers: u64,
@@ -24,6 +28,8 @@ pub struct Acks {
     received: u64,
     sent: u64,
     owed_since: Option<Instant>,
+    /// The last try brought none to light.
+    not_before: Option<Instant>,
     usual: Duration,
 }
 
@@ -36,6 +42,7 @@ impl Acks {
             received: 0,
             sent: 0,
             owed_since: None,
+            not_before: None,
             usual: span(delay, 0.001),
         }
     }
@@ -57,26 +64,38 @@ impl Acks {
     pub fn sent(&mut self, frames: &FrameStats) -> bool {
         if frames.acks != self.sent {
             self.sent = frames.acks;
-            self.owed_since = None;
+            self.forget();
         }
         self.owed_since.is_none()
     }
 
-    /// One goes past the window; whether it may.
-    pub fn pass(&mut self) -> bool {
-        self.owed_since = None;
+    /// Whether one may go past the window; if not, nothing is owed any more.
+    pub fn may_pass(&mut self) -> bool {
+        if self.unanswered >= MAX_UNANSWERED {
+            self.forget();
+        }
+        self.owed_since.is_some()
+    }
+
+    /// One may have gone past the window. Where it had none, quinn-proto still waits for company.
+    pub fn passed(&mut self, frames: &FrameStats, now: Instant) {
         self.unanswered += 1;
-        self.unanswered <= MAX_UNANSWERED
+        if !self.sent(frames) {
+            let ripe = self.owed_since.map_or(now, |since| since + COMPANY);
+            self.not_before = Some(if ripe > now { ripe } else { now + COMPANY });
+        }
     }
 
     /// Nothing is owed.
     pub fn forget(&mut self) {
         self.owed_since = None;
+        self.not_before = None;
     }
 
     /// When it has waited too long.
     pub fn due(&self, rtt: Duration) -> Option<Instant> {
-        Some(self.owed_since? + (rtt / SHARE).max(2 * self.usual))
+        let due = self.owed_since? + (rtt / SHARE).max(2 * self.usual);
+        Some(self.not_before.map_or(due, |ripe| ripe.max(due)))
     }
 
     /// Whether it has.

@@ -19,21 +19,24 @@ const TAG: usize = 4;
 /// See the module.
 pub struct Recognised {
     key: hmac::Key,
+    mark: Option<u8>,
 }
 
 impl Recognised {
-    /// With a key of its own, made from `secret`.
-    pub fn new(secret: &hmac::Key) -> Self {
+    /// With a key of its own, made from `secret`. All that it gives out begin with `mark`.
+    pub fn new(secret: &hmac::Key, mark: Option<u8>) -> Self {
         let key = hmac::sign(secret, b"quictunnel connection ids");
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()),
+            mark,
         }
     }
 }
 
 impl ConnectionIdGenerator for Recognised {
     fn generate_cid(&mut self) -> ConnectionId {
-        let nonce: [u8; NONCE] = random().expect("the system gives no randomness");
+        let mut nonce: [u8; NONCE] = random().expect("the system gives no randomness");
+        nonce[0] = self.mark.unwrap_or(nonce[0]);
         let mut id = [0; NONCE + TAG];
         id[..NONCE].copy_from_slice(&nonce);
         id[NONCE..].copy_from_slice(&hmac::sign(&self.key, &nonce).as_ref()[..TAG]);
@@ -65,14 +68,16 @@ mod tests {
     fn only_what_the_key_made_is_recognised() {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, b"secret");
         let other = hmac::Key::new(hmac::HMAC_SHA256, b"other");
-        let id = Recognised::new(&secret).generate_cid();
-        assert!(Recognised::new(&secret).validate(&id).is_ok());
-        assert!(Recognised::new(&other).validate(&id).is_err());
+        let recognised = Recognised::new(&secret, None);
+        let id = Recognised::new(&secret, Some(7)).generate_cid();
+        assert_eq!(id[0], 7);
+        assert!(recognised.validate(&id).is_ok());
+        assert!(Recognised::new(&other, None).validate(&id).is_err());
         let mut bent = id.to_vec();
         bent[0] ^= 1;
         for strange in [&bent[..], &id[..7], &[], &id[..11]] {
             let strange = ConnectionId::new(strange);
-            assert!(Recognised::new(&secret).validate(&strange).is_err());
+            assert!(recognised.validate(&strange).is_err());
         }
     }
 }

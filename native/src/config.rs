@@ -67,6 +67,8 @@ pub struct Settings {
     pub max_probe_timeout: f64,
     pub key_update_packets: u64,
     pub congestion: Congestion,
+    /// The first byte of every connection ID of ours.
+    pub cid_mark: Option<u8>,
 }
 
 /// The settings in the form in which connections are made of them.
@@ -168,8 +170,9 @@ fn idle(seconds: f64) -> Option<IdleTimeout> {
 fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
     let mut config = EndpointConfig::new(Arc::new(key.clone()));
+    let mark = settings.cid_mark;
     config
-        .cid_generator(move || Box::new(Recognised::new(&key)))
+        .cid_generator(move || Box::new(Recognised::new(&key, mark)))
         // The engine rations them: quinn-proto would send one and drop those of all other peers for a while.
         .min_reset_interval(Duration::ZERO)
         .supported_versions(vec![1])

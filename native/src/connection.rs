@@ -381,10 +381,12 @@ impl Connection {
             return None;
         }
         // Something waits in there for the window or the pacer, and the peer's packets must not count as lost for it.
-        if !self.acks.pass() {
+        if !self.acks.may_pass() {
             return None;
         }
-        self.past_the_door(now, buffer)
+        let sent = self.past_the_door(now, buffer);
+        self.acks.passed(&self.quic.stats().frame_tx, now);
+        sent
     }
 
     /// Whether a datagram may go there. What may not is dropped, as the network might.

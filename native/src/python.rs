@@ -334,6 +334,7 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         send_buffer: item("send_buffer")?.extract()?,
         largest_datagram: item("largest_datagram")?.extract()?,
         max_probe_timeout: item("max_probe_timeout")?.extract()?,
+        cid_mark: item("cid_mark")?.extract()?,
         key_update_packets: item("key_update_packets")?.extract()?,
         congestion: match congestion.as_str() {
             "cubic" => Congestion::Cubic,

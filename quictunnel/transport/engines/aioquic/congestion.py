@@ -90,6 +90,8 @@ class Cubic(QuicCongestionControl):
         self.ssthresh: int | None = None
         self.full = False
         """Whether the last attempt to send was stopped by the window or the pacer, not by lack of bytes."""
+        self.cuts = 0
+        """How often the window was made smaller for a loss."""
         self.one_more = False
         """A cut was just made: one packet may go beyond the smaller window, so that what was lost does not wait
         for the rest of the flight (RFC 9002 section 7.3.2)."""
@@ -161,6 +163,7 @@ class Cubic(QuicCongestionControl):
         if latest <= self._recovery_start:
             return
         self._recovery_start = now
+        self.cuts += 1
         window = self.congestion_window
         self._before_cut = (window, self.ssthresh, self._peak)
         # Fast convergence (RFC 9438 section 4.7): a flow that shrinks makes room for a new one.

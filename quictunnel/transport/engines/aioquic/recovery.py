@@ -269,8 +269,7 @@ class Recovery(QuicPacketRecovery):
             lost.append(packet)
         if lost:
             self.packets_lost += len(lost)
-            if space.is_application_data:
-                self._reordering.on_declared(packet.packet_number for packet in lost)
+            before = self._cc.cuts
             self._suspect(lost)
             self._on_packets_lost(
                 now=now,
@@ -278,6 +277,9 @@ class Recovery(QuicPacketRecovery):
                 persistent_congestion=self._in_persistent_congestion(packets=lost),
                 space=space,
             )
+            if space.is_application_data:
+                numbers = [packet.packet_number for packet in lost]
+                self._reordering.on_declared(numbers, is_cut=self._cc.cuts != before)
 
     def _suspect(self, lost: list[Any]) -> None:
         """Is it the size that these packets were lost for?"""

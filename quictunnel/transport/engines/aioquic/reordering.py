@@ -44,21 +44,26 @@ class Reordering:
         """How many packets may overtake one."""
         return MANY if now < self._until else FEW
 
-    def on_declared(self, numbers: Iterable[int]) -> None:
-        """These packets were taken for lost."""
+    def on_declared(self, numbers: Iterable[int], *, is_cut: bool) -> None:
+        """These packets were taken for lost; for the first of them the window was cut, if it was."""
+        if is_cut:
+            self._declared.clear()
         self._declared.extend(numbers)
         if len(self._declared) > 2 * KEPT:
             del self._declared[:-KEPT]
 
     def is_proven(self, ranges: Sequence[tuple[int, int]], now: float, rtt: float) -> bool:
-        """Half-open ranges were acknowledged. True when one of them shows for the first time that a packet taken
-        for lost had only been overtaken."""
+        """Half-open ranges were acknowledged. Whether the last cut was for nothing: for the first time a packet
+        taken for lost turns out to have been overtaken only, or later every one of them does."""
         declared = self._declared
+        was_known = now < self._until
         for start, stop in ranges if declared else ():
-            index = bisect_left(declared, start)
-            if index < len(declared) and declared[index] < stop:
-                was_known = now < self._until
+            first, last = bisect_left(declared, start), bisect_left(declared, stop)
+            if first < last:
                 self._until = now + REMEMBERED * rtt
-                declared.clear()
-                return not was_known
+                del declared[first:last]
+                if not was_known:
+                    declared.clear()
+                if not declared:
+                    return True
         return False
