@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import logs
+from edge_server import logs, succession
 from edge_server.config import EdgeConfig, parse
+from edge_server.notify import notify
 from edge_server.server import EdgeServer
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
+
+logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
@@ -36,34 +40,68 @@ def banner(server: EdgeServer) -> str:
     )
 
 
+class Signals:
+    """What signals ask for."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        """SIGTERM or SIGINT: drain."""
+        self.hurry = asyncio.Event()
+        """One more of them: end now."""
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            try:
+                loop.add_signal_handler(number, self._stop)
+            except NotImplementedError:  # Windows: the handler runs in the main thread, so the loop is woken
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
+        if succession.IS_SUPPORTED:
+            loop.add_signal_handler(signal.SIGUSR2, start_successor)
+
+    def _stop(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def start_successor() -> None:
+    """Start this program again, as it was started, to take over from this one; whether it can, its log says."""
+    command = sys.orig_argv if "--takeover" in sys.orig_argv else [*sys.orig_argv, "--takeover"]
+    with contextlib.suppress(ChildProcessError):  # those that failed are not to stay as zombies
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    try:
+        child = os.posix_spawn(sys.executable, command, os.environ)
+    except OSError as error:
+        logger.error("no successor could be started: %s", error.strerror)
+    else:
+        logger.info("process %d is to take over", child)
+
+
 async def run(config: EdgeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once."""
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    again = asyncio.Event()
-
-    def stop() -> None:
-        (again if told.is_set() else told).set()
-
-    for number in STOP_SIGNALS:
-        try:
-            loop.add_signal_handler(number, stop)
-        except NotImplementedError:  # Windows: the handler runs in the main thread, so the loop is woken
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop))
+    """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once."""
+    signals = Signals()
     server = EdgeServer(config)
     await server.start()
     try:
         print(banner(server), flush=True)  # noqa: T201 - for the person who started it, not for the log
-        await told.wait()
-        drain = asyncio.create_task(server.drain())
-        hurry = asyncio.create_task(again.wait())
-        await asyncio.wait([drain, hurry], return_when=asyncio.FIRST_COMPLETED)
-        for task in (drain, hurry):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        notify("READY=1", f"MAINPID={os.getpid()}")
+        await first_of(signals.stop.wait(), server.succeeded.wait())
+        if not server.succeeded.is_set():
+            notify("STOPPING=1")
+        await first_of(server.drain(), signals.hurry.wait())
     finally:
         await server.stop()
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Until one of them is done; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,6 +53,8 @@ class EdgeConfig:
     """Seconds that visitors in flight get at SIGTERM."""
     hold: float = HOLD
     """Seconds for which a client that lost its connection may come back to its visitors."""
+    takeover: bool = False
+    """Take the place of the edge that runs with the same state directory."""
     engine: str = "auto"
     congestion: str = "auto"
     log_format: str = "text"
@@ -76,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "A public edge: python -m edge_server --domain tunnel.example.com --quic 0.0.0.0:4433 "
             "--https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem, with *.tunnel.example.com pointing here. "
-            "SIGTERM drains: visitors in flight may finish; a second one ends at once."
+            "SIGTERM drains: visitors in flight may finish; a second one ends at once. SIGUSR2 starts the same "
+            "command again with --takeover, for a new version or certificate without downtime."
         ),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -97,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--grace", metavar="SECONDS", help="how long visitors in flight may go on at SIGTERM (default: 30)")
     add("--hold", metavar="SECONDS", help="how long a client that lost its connection may take to come back "
         f"to its visitors; 0: they are reset at once (default: {HOLD})")  # fmt: skip
+    add("--takeover", action="store_true", help="take the place of the edge that runs with the same --state-dir, "
+        "without refusing anybody: it hands its sockets and names over, and ends when its visitors have "
+        "finished; starts as usual where none runs")  # fmt: skip
     add("--engine", choices=CHOICES, help="the QUIC engine (default: $QUICTUNNEL_ENGINE or auto)")
     add("--congestion", choices=CONGESTIONS, help="congestion control towards clients (default: "
         "$QUICTUNNEL_CONGESTION or auto, what the engine does best)")  # fmt: skip
@@ -119,7 +125,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
 
 _KEYS: Final = frozenset(
     ("state_dir", "domain", "quic", "https", "tcp_host", "tcp_ports", "public_host", "cert", "key",
-     "allow_wildcard_h2", "grace", "hold", "engine", "congestion", "log_format", "log_level")
+     "allow_wildcard_h2", "grace", "hold", "takeover", "engine", "congestion", "log_format", "log_level")
 )  # fmt: skip
 
 
@@ -153,13 +159,16 @@ def _checked(options: dict[str, Any], environ: Mapping[str, str]) -> EdgeConfig:
             raise ConfigError(f"{_flag(name)} contains a character that cannot be printed: {shown(value)}.")
         return value
 
+    def switch(name: str) -> bool:
+        value = options.get(name, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{_flag(name)} should be true or false.")
+        return value
+
     https = parse_address(text("https", "127.0.0.1:8443"), what="--https", any_port=True)
     cert, key = text("cert"), text("key")
     if bool(cert) != bool(key):
         raise ConfigError("--cert and --key go together: give both, or neither for a development certificate.")
-    wildcard_h2 = options.get("allow_wildcard_h2", False)
-    if not isinstance(wildcard_h2, bool):
-        raise ConfigError("--allow-wildcard-h2 should be true or false.")
     return EdgeConfig(
         state_dir=Path(text("state_dir") or default_state_dir()).expanduser().absolute(),
         domain=_domain(text("domain", DEFAULT_DOMAIN)),
@@ -170,9 +179,10 @@ def _checked(options: dict[str, Any], environ: Mapping[str, str]) -> EdgeConfig:
         public_host=_shown_host(text("public_host")),
         cert=Path(cert).expanduser() if cert else None,
         key=Path(key).expanduser() if key else None,
-        allow_wildcard_h2=wildcard_h2,
+        allow_wildcard_h2=switch("allow_wildcard_h2"),
         grace=_seconds(options.get("grace", 30), "grace"),
         hold=_seconds(options.get("hold", HOLD), "hold"),
+        takeover=switch("takeover"),
         engine=_choice(text("engine") or environ.get(ENGINE) or "auto", "engine", CHOICES),
         congestion=_choice(text("congestion") or environ.get(CONGESTION) or "auto", "congestion", CONGESTIONS),
         log_format=_choice(text("log_format", "text"), "log_format", LOG_FORMATS),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edge_server.admission import Admission
     from edge_server.auth import Identity, Tokens
     from edge_server.certificates import Certificates
+    from edge_server.expected import Expected
     from edge_server.leases import Registry
     from edge_server.ports import Ports
     from edge_server.sessions import Sessions
@@ -52,6 +53,7 @@ class House:
     admission: Admission
     certificates: Certificates
     domain: str
+    expected: Expected
     https_port: int
     ports: Ports
     registry: Registry
@@ -85,10 +87,10 @@ class Guest:
         return str(self.session.link.connection.address[0])
 
     def go_away(self, grace: float) -> None:
-        """Announce the end: no new visitors from now on."""
+        """Announce the end: no new visitors from now on, except those who are at the door already."""
         self.is_leaving = True
         for lease in self.leases.values():
-            lease.close()
+            lease.stop_listening()
         if self.session.is_away:
             self.give_up()
         elif self.identity is None:
@@ -226,15 +228,20 @@ class Guest:
         )
         if bind.unencrypted:
             sock = sock or house.ports.bind(0 if ticket is None else ticket.port)
-            if sock is None:
-                self.session.say(BindRefused(bind.lease, BindCode.NO_PORT))
-                return
-            self._listen(lease, sock)
+            if sock is not None:
+                self._listen(lease, sock)
         elif sock is not None:
             sock.close()  # asked for again without its port
-        self.leases[bind.lease] = lease
-        house.registry.add(lease)
-        self._confirm(lease)
+        if bind.unencrypted and sock is None:
+            self.session.say(BindRefused(bind.lease, BindCode.NO_PORT))
+        else:
+            self.leases[bind.lease] = lease
+            house.registry.add(lease)
+            self._confirm(lease)
+            if ghost is not None:
+                lease.take_over(ghost)
+        if ghost is not None:
+            self._dismiss(ghost)
 
     def _objection(self, bind: Bind) -> BindCode | None:
         if self.is_leaving:
@@ -252,17 +259,27 @@ class Guest:
         task.add_done_callback(self._binds.discard)
 
     def _evict(self, ghost: Lease) -> socket.socket | None:
-        """The owner is back while its old session still looks alive here: the new one wins at once, and gets
-        the listening socket as it is."""
-        logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
+        """The owner is back while its old session still looks alive here, or for the first time since this edge
+        took over: the new one wins at once, and gets the listening socket as it is."""
         if ghost.session is self.session:
             raise ProtocolError("one ticket was used for two leases")
         sock = ghost.keep_socket()
-        ghost.close()
+        ghost.stop_listening()
         ghost.tcp_port = 0  # its port is not free: it has moved on
         self._house.registry.remove(ghost)
-        ghost.session.close(SessionCode.REPLACED)
         return sock
+
+    def _dismiss(self, ghost: Lease) -> None:
+        ghost.close()
+        session = ghost.session
+        if session is None:
+            self._house.expected.claim(ghost)
+            return
+        logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
+        if session.is_away:
+            session.end(Closed(CloseCause.LOCAL, SessionCode.REPLACED, ""))
+        else:
+            session.close(SessionCode.REPLACED)
 
     def _confirm(self, lease: Lease) -> None:
         house = self._house

@@ -12,7 +12,7 @@ from quictunnel.transport.splice import TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from edge_server.admission import Admission
     from quictunnel.transport.session import Session
@@ -40,7 +40,7 @@ class Lease:
 
     def __init__(
         self,
-        session: Session,
+        session: Session | None,
         number: int,
         name: str,
         *,
@@ -50,6 +50,7 @@ class Lease:
         generation: int = 1,
     ) -> None:
         self.session = session
+        """None: the name is kept for a client that has not come yet."""
         self.number = number
         self.name = name
         self.h2 = h2
@@ -105,31 +106,45 @@ class Lease:
         between, and visitors that are in its queue are not lost."""
         return self._socket.dup() if self._socket is not None and self._is_open else None
 
+    def stop_listening(self) -> None:
+        """Nobody comes through the TCP port any more; those in the middle of a TLS handshake are still let in."""
+        if self.listener is not None:
+            self.listener.close()
+
     def close(self) -> None:
         """Take no more visitors; those who are in stay."""
         self._is_open = False
-        if self.listener is not None:
-            self.listener.close()
+        self.stop_listening()
         for splice in tuple(self._waiting):
             self._send_away(splice)
 
-    def client_is_back(self) -> None:
-        """There is a link again: whoever waited goes in, in the order of coming."""
-        waiting, self._waiting = self._waiting, {}
-        for splice, (tls, timer) in waiting.items():
+    def take_over(self, ghost: Lease) -> None:
+        """Let in those who waited at a lease of the same name, whose client has come here."""
+        for splice, (tls, timer) in ghost.part_with_waiting().items():
             timer.cancel()
             self._let_in(splice, tls=tls)
+
+    def part_with_waiting(self) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
+        """Those who wait are somebody else's from now on. They stay counted here until they go."""
+        waiting, self._waiting = self._waiting, {}
+        return waiting
+
+    def client_is_back(self) -> None:
+        """There is a link again: whoever waited goes in, in the order of coming."""
+        self.take_over(self)
 
     def _came(self, splice: Splice, *, tls: bool) -> None:
         if not self._is_open or not self._admission.enter():
             splice.refuse()
             return
         self.visitors.add(splice)
-        if self.session.is_away and len(self._waiting) < MAX_WAITING:
+        if self.session is not None and not self.session.is_away:
+            self._let_in(splice, tls=tls)
+        elif len(self._waiting) < MAX_WAITING:
             timer = asyncio.get_running_loop().call_later(WAIT, self._send_away, splice)
             self._waiting[splice] = tls, timer
         else:
-            self._let_in(splice, tls=tls)
+            splice.refuse()
 
     def _send_away(self, splice: Splice) -> None:
         _, timer = self._waiting.pop(splice)
@@ -137,6 +152,7 @@ class Lease:
         splice.refuse()
 
     def _let_in(self, splice: Splice, *, tls: bool) -> None:
+        assert self.session is not None
         host, port = (splice.transport.get_extra_info("peername") or UNKNOWN_PEER)[:2]
         stream = self.session.open(lease=self.number, tls=tls, host=host, port=port)
         if stream is None:
@@ -162,6 +178,9 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(tuple(self._leases.values()))
 
     def find(self, name: str) -> Lease | None:
         return self._leases.get(name)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import secrets
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -12,10 +14,24 @@ from edge_server.admission import Admission
 from edge_server.auth import Tokens
 from edge_server.certificates import Certificates
 from edge_server.control import Guest, House
+from edge_server.expected import Expected
 from edge_server.leases import Registry
+from edge_server.passing import Heir, Passed
 from edge_server.ports import Ports, listen
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
+from edge_server.succession import (
+    IS_SUPPORTED,
+    MAX_NAMES,
+    Estate,
+    Name,
+    Names,
+    Offer,
+    Ready,
+    Refusal,
+    SuccessionError,
+    ask,
+)
 from edge_server.tickets import Sealer
 from edge_server.visitors.front import Front, Route
 from edge_server.visitors.sni import Alert
@@ -32,8 +48,9 @@ if TYPE_CHECKING:
 
     from edge_server.config import EdgeConfig
     from edge_server.state import ClientEnv
+    from edge_server.succession import Inheritance, Post
     from edge_server.visitors.sni import Hello
-    from quictunnel.transport.engine import Connection
+    from quictunnel.transport.engine import Connection, Engine
     from quictunnel.transport.link import Link
 
 logger = logging.getLogger(__name__)
@@ -69,6 +86,13 @@ class EdgeServer:
         self._client_env: ClientEnv | None = None
         self._house: House | None = None
         self._is_draining = False
+        self._listening: socket.socket | None = None
+        self._udp: UdpSocket | None = None
+        self._offer: Offer | None = None
+        self.mark = secrets.randbelow(256)
+        """Of its connection IDs, by which two edges know whose a datagram is."""
+        self.succeeded = asyncio.Event()
+        """Another edge has taken over; this one is to drain and to stop."""
         self.https_port = 0
 
     async def start(self) -> None:
@@ -88,30 +112,51 @@ class EdgeServer:
         authority = DevelopmentAuthority.load_or_create(config.state_dir)
         self.ca = authority.certificate
         self._take_certificates(authority)
-        sealer = Sealer(state.key("ticket"), config.domain)
-        # The public port next, because leases are told its number...
-        sock = await self._listen_https()
-        self._front = Front(self._route, max_pending=self._admission.doorstep)
-        self._house = House(
+        identity = _identity(config, state.path, authority)
+        inherited = await self._ask(state) if config.takeover else None
+        try:
+            # The public port next, because leases are told its number...
+            self._listening = await self._listen_https() if inherited is None else inherited.https
+            house = self._house = self._build_house(state, self._listening.getsockname()[1])
+            self.https_port = house.https_port
+            self._front = Front(self._route, max_pending=self._admission.doorstep)
+            self._udp = await self._bind_quic() if inherited is None else UdpSocket.adopt(inherited.udp)
+            engine = self._make_engine(state, identity, self._udp)
+            self._check_tcp_host()
+            # From here on a predecessor takes nobody any more.
+            names = [] if inherited is None else await self._accept_inheritance(inherited)
+        except BaseException:
+            if inherited is not None:
+                inherited.close()
+            raise
+        for name, sock in names:
+            await house.expected.add(name, sock)
+        # ... then the door for clients, who bring the names that visitors ask for.
+        source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
+        self._endpoint = Endpoint(engine, source, on_connection=self._accept)
+        self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
+        # Last, tell: whoever reads this may come at once.
+        self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
+        if IS_SUPPORTED:
+            self._offer = self._make_offer(state)
+        logger.info("QUIC engine: %s %s", engine.name, engine.version)
+
+    def _build_house(self, state: StateDir, https_port: int) -> House:
+        config = self.config
+        ports = Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time)
+        return House(
             admission=self._admission,
             certificates=self._certificates,
             domain=config.domain,
-            https_port=sock.getsockname()[1],
-            ports=Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time),
+            expected=Expected(self._registry, ports, self._admission, config.hold),
+            https_port=https_port,
+            ports=ports,
             registry=self._registry,
-            sealer=sealer,
+            sealer=Sealer(state.key("ticket"), config.domain),
             sessions=Sessions(config.hold),
             tcp_host=config.shown_tcp_host,
             tokens=Tokens(self.token),
         )
-        self.https_port = self._house.https_port
-        self._https = await asyncio.get_running_loop().create_server(self._front, sock=sock)
-        self._check_tcp_host()
-        # ... then the door for clients, who bring the names that visitors ask for.
-        self._endpoint = await self._open_quic(state, authority)
-        # Last, tell: whoever reads this may come at once.
-        self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
-        logger.info("QUIC engine: %s %s", self._endpoint.engine.name, self._endpoint.engine.version)
 
     @property
     def quic_address(self) -> str:
@@ -141,13 +186,16 @@ class EdgeServer:
         self._is_draining = True
         if self._https is not None:
             self._https.close()
+        if self._house is not None:
+            self._house.expected.give_up_all()
         for guest in tuple(self._guests):
             guest.go_away(self.config.grace)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.config.grace
         while (now := loop.time()) < deadline:
             # Whether anybody is in the middle of something is a matter of time, not of an event.
-            if not any(guest.session.in_flight(now) for guest in self._guests):
+            at_the_door = self._front is not None and self._front.pending
+            if not at_the_door and not any(guest.session.in_flight(now) for guest in self._guests):
                 return
             await asyncio.sleep(DRAIN_LOOK)
 
@@ -155,13 +203,18 @@ class EdgeServer:
         """Close everything, in the reverse order of opening."""
         if self._client_env is not None:
             self._client_env.withdraw()
+        if self._offer is not None:
+            self._offer.close()
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:
             # Sessions first: their visitors are reset and their ports closed as they go.
             if self._house is not None:
                 self._house.sessions.give_up_all()
+                self._house.expected.give_up_all()
             await self._endpoint.close(GOODBYE, SessionCode.GOING_AWAY)
+        elif self._udp is not None:
+            self._udp.close()
         if self._front is not None:
             self._front.abort()
         # Let the transports that were just reset close their sockets.
@@ -203,25 +256,20 @@ class EdgeServer:
         if sock is not None:
             sock.close()
 
-    async def _open_quic(self, state: StateDir, authority: DevelopmentAuthority) -> Endpoint:
-        config = self.config
-        certificate, private_key = _identity(config, state.path, authority)
-        udp = await self._bind_quic()
-        try:
-            settings = EngineSettings(
-                is_server=True,
-                alpn=ALPN,
-                trusted=CLIENT_LIMITS,
-                reset_key=state.key("reset"),
-                certificate=certificate,
-                private_key=private_key,
-                largest_datagram=udp.largest_datagram,
-                congestion=config.congestion,
-            )
-            return Endpoint(create_engine(settings, config.engine), udp, on_connection=self._accept)
-        except BaseException:
-            udp.close()
-            raise
+    def _make_engine(self, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket) -> Engine:
+        certificate, private_key = identity
+        settings = EngineSettings(
+            is_server=True,
+            alpn=ALPN,
+            trusted=CLIENT_LIMITS,
+            reset_key=state.key("reset"),
+            certificate=certificate,
+            private_key=private_key,
+            largest_datagram=udp.largest_datagram,
+            congestion=self.config.congestion,
+            cid_mark=self.mark,
+        )
+        return create_engine(settings, self.config.engine)
 
     async def _bind_quic(self) -> UdpSocket:
         host, port = self.config.quic
@@ -233,6 +281,91 @@ class EdgeServer:
                 f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "
                 "choose another, or 0 for any."
             ) from None
+
+    # Taking over, and being followed.
+
+    async def _ask(self, state: StateDir) -> Inheritance | None:
+        inherited = await ask(state.path)
+        if inherited is None:
+            logger.info("no edge runs here that could hand over; starting as usual")
+            return None
+        config = self.config
+        https, udp = inherited.https.getsockname()[1], inherited.udp.getsockname()[1]
+        for option, what, is_same in (
+            ("--domain", inherited.domain, config.domain == inherited.domain),
+            ("--https", f"port {https}", config.https[1] in (0, https)),
+            ("--quic", f"port {udp}", config.quic[1] in (0, udp)),
+        ):
+            if not is_same:
+                inherited.close()
+                raise ConfigError(f"--takeover: the edge that runs has {what}, which {option} contradicts.")
+        self.mark = (inherited.mark + 1) % 256
+        return inherited
+
+    @staticmethod
+    async def _accept_inheritance(inherited: Inheritance) -> list[tuple[Name, socket.socket | None]]:
+        try:
+            return await inherited.accept()
+        except SuccessionError as error:
+            raise ConfigError(f"--takeover: the edge that runs did not hand over: {error}.") from None
+
+    def _make_offer(self, state: StateDir) -> Offer | None:
+        try:
+            return Offer(state.path, self._hand_over)
+        except OSError as error:
+            logger.warning("no successor will be able to take over: %s", error.strerror or error)
+            return None
+
+    async def _hand_over(self, post: Post) -> None:
+        """A successor asked (succession.Offer). Until it is ready nothing changes here."""
+        assert self._listening is not None
+        assert self._udp is not None
+        assert self._endpoint is not None
+        if self._is_draining:
+            await post.send(Refusal("it is stopping"))
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, self._udp.duplicate() as udp:
+            try:
+                await post.send(Estate(self.config.domain, self.mark), [self._listening, udp, theirs])
+                message, _ = await post.receive()
+                if not isinstance(message, Ready):
+                    raise SuccessionError("it did not say that it is ready")
+            except BaseException:
+                ours.close()
+                raise
+        names = self._stop_taking(ours)
+        self.succeeded.set()
+        with contextlib.ExitStack() as stack:
+            for _, sock in names:
+                if sock is not None:
+                    stack.enter_context(sock)
+            for start in range(0, len(names) or 1, MAX_NAMES):
+                part = names[start : start + MAX_NAMES]
+                sockets = [sock for _, sock in part if sock is not None]
+                await post.send(Names([name for name, _ in part], start + MAX_NAMES >= len(names)), sockets)
+
+    def _stop_taking(self, pipe: socket.socket) -> list[tuple[Name, socket.socket | None]]:
+        """From now on visitors and datagrams are the successor's; the names that it has to know."""
+        assert self._endpoint is not None
+        assert self._udp is not None
+        self._is_draining = True
+        source: Passed | Heir = Passed(UdpSocket.adopt(self._udp.duplicate()), pipe)
+        before = self._endpoint.socket
+        if isinstance(before, Heir) and before.has_predecessor:
+            source = before.over(source)
+        self._endpoint.rebind(source)
+        self._client_env = None  # the successor's now
+        if self._https is not None:
+            self._https.close()
+        names = []
+        for lease in self._registry:
+            sock = lease.keep_socket()
+            port = lease.tcp_port if sock is not None else 0
+            names.append((Name(lease.name, lease.owner, lease.generation, lease.h2, port), sock))
+            lease.stop_listening()
+        logger.info("another edge takes over; %d visitors are left", self.visitors)
+        return names
 
     # Serving.
 

@@ -221,6 +221,9 @@ class EngineSettings:
     congestion: str = "auto"
     """Congestion control: ``cubic``, ``bbr``, or ``auto`` for what the engine does best. An engine that has no
     choice keeps its own and says so."""
+    cid_mark: int | None = None
+    """First byte of every connection ID of ours, by which processes that share a socket know whose packet one is
+    (as in QUIC-LB, draft-ietf-quic-load-balancers, section 5.2: in the clear). None: as random as the rest."""
 
 
 class Connection(Protocol):

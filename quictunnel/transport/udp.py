@@ -139,6 +139,15 @@ class UdpSocket:
             sock.close()
             raise
 
+    @classmethod
+    def adopt(cls, sock: socket.socket) -> Self:
+        """A socket that :meth:`bind` made in another process, or another handle of one."""
+        return cls(sock, whole=sockopts.forbid_fragments(sock))
+
+    def duplicate(self) -> socket.socket:
+        """Another handle of the same socket, for :meth:`adopt`; it stays open when this one is closed."""
+        return self._sock.dup()
+
     @property
     def local_address(self) -> Address:
         return self._local_address

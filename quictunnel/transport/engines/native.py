@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What the extension offers changes with its minor version; the extra ``native`` asks for the same.
-WANTED: Final = "0.1."
+WANTED: Final = "0.2."
 if not quictunnel_native.__version__.startswith(WANTED):
     raise ImportError(f"quictunnel-native {quictunnel_native.__version__} is installed, {WANTED}* is needed")
 
@@ -252,6 +252,7 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "largest_datagram": settings.largest_datagram or settings.datagram_size,
         "max_probe_timeout": settings.max_probe_timeout,
         "key_update_packets": settings.key_update_packets,
+        "cid_mark": settings.cid_mark,
         "congestion": BEST_CONGESTION if settings.congestion == "auto" else settings.congestion,
     }
 

@@ -1,0 +1,59 @@
+"""Names that a predecessor held, whose clients are on their way: visitors already come for them and wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from edge_server.leases import WAIT, Lease
+
+if TYPE_CHECKING:
+    import socket
+
+    from edge_server.admission import Admission
+    from edge_server.leases import Registry
+    from edge_server.ports import Ports
+    from edge_server.succession import Name
+
+logger = logging.getLogger(__name__)
+
+
+class Expected:
+    """See the module."""
+
+    def __init__(self, registry: Registry, ports: Ports, admission: Admission, hold: float) -> None:
+        """``hold``: seconds for which a name is kept for its owner."""
+        self._registry = registry
+        self._ports = ports
+        self._admission = admission
+        self._hold = max(hold, WAIT)
+        self._timers: dict[Lease, asyncio.TimerHandle] = {}
+
+    async def add(self, name: Name, sock: socket.socket | None) -> None:
+        """Keep a name, and its TCP port, for whoever shows its ticket."""
+        lease = Lease(
+            None, 0, name.name, h2=name.h2, owner=name.owner, admission=self._admission, generation=name.generation
+        )
+        self._registry.add(lease)
+        self._timers[lease] = asyncio.get_running_loop().call_later(self._hold, self._forget, lease)
+        if sock is not None:
+            lease.hold(sock)
+            await lease.listen()
+
+    def claim(self, lease: Lease) -> None:
+        """Its owner is here."""
+        self._timers.pop(lease).cancel()
+
+    def give_up_all(self) -> None:
+        """Nobody is waited for any more."""
+        for lease in tuple(self._timers):
+            self._forget(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        self._timers.pop(lease).cancel()
+        lease.close()
+        self._registry.remove(lease)
+        if lease.tcp_port:
+            self._ports.release(lease.tcp_port)
+        logger.info("the client that held %s did not come", lease.name)
