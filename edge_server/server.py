@@ -182,7 +182,8 @@ class EdgeServer:
 
     async def drain(self) -> None:
         """Take no new visitors and no new clients; wait until those in flight have finished, at most the
-        configured grace. Cancelling it ends the wait."""
+        configured grace. With a successor nobody is in a hurry: idle visitors have the whole grace as well.
+        Cancelling it ends the wait."""
         self._is_draining = True
         if self._https is not None:
             self._https.close()
@@ -194,10 +195,16 @@ class EdgeServer:
         deadline = loop.time() + self.config.grace
         while (now := loop.time()) < deadline:
             # Whether anybody is in the middle of something is a matter of time, not of an event.
-            at_the_door = self._front is not None and self._front.pending
-            if not at_the_door and not any(guest.session.in_flight(now) for guest in self._guests):
+            if not self._is_needed(now):
                 return
             await asyncio.sleep(DRAIN_LOOK)
+
+    def _is_needed(self, now: float) -> bool:
+        if self._front is not None and self._front.pending:
+            return True
+        if self.succeeded.is_set():
+            return self.visitors > 0
+        return any(guest.session.in_flight(now) for guest in self._guests)
 
     async def stop(self) -> None:
         """Close everything, in the reverse order of opening."""

@@ -45,10 +45,12 @@ class Splice(asyncio.BaseProtocol):
     """Joins a transport to a stream: what :class:`TlsSplice` and :class:`TcpSplice` share.
 
     ``on_made`` is told when the connection is there and calls :meth:`join`, at once or later; until then
-    nothing is read from it. ``on_gone`` is called exactly once, when the transport is closed for good.
+    no more is read from it than was under way. ``on_gone`` is called exactly once, when the transport is closed
+    for good.
     """
 
     __slots__ = (
+        "_early",
         "_ended",
         "_finished",
         "_held",
@@ -68,6 +70,8 @@ class Splice(asyncio.BaseProtocol):
         self._stream: Stream | None = None
         self._held = False
         """Reading waits for :meth:`join`."""
+        self._early: list[bytes] = []
+        """Read before that: what one turn of the loop brought."""
         self._watch: asyncio.TimerHandle | None = None
         self._paused = False
         """The transport's write buffer is above its high-water mark."""
@@ -97,9 +101,17 @@ class Splice(asyncio.BaseProtocol):
             tcp.reset(self._transport)
             return
         stream.attach(self)
+        if self._early:
+            early, self._early = b"".join(self._early), []
+            stream.write(early)
+        if self._ended:
+            stream.finish()
         if self._held and not self._transport.is_closing():
             self._held = False
-            self._transport.resume_reading()
+            if stream.room:
+                self._transport.resume_reading()
+            else:
+                self._keep_looking()
 
     def refuse(self) -> None:
         """Reset the TCP connection; it was never joined."""
@@ -116,14 +128,16 @@ class Splice(asyncio.BaseProtocol):
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self._on_made(self)
         if self._stream is None:
-            # uvloop starts reading after this method whatever it says, so the pause comes a moment later;
-            # neither loop looks at the socket before that.
+            # uvloop starts reading after this method whatever it says, so the pause comes a moment later; it may
+            # have looked at the socket once by then.
             asyncio.get_running_loop().call_soon(self._hold)
 
     def received(self, data: bytes) -> None:
         """Bytes were read from the transport."""
         stream = self._stream
-        if stream is not None and not stream.is_over:
+        if stream is None:
+            self._early.append(data)
+        elif not stream.is_over:
             stream.write(data)
             if not stream.room:
                 self.transport.pause_reading()

@@ -107,6 +107,7 @@ def start_edge(
     for line in process.stdout:  # the banner comes when it serves; the end of the output when it failed
         if line.startswith("Try:"):
             return EdgeProcess(process, state_dir)
+    process.stdout.close()
     process.wait(START_TIMEOUT)
     raise AssertionError(f"the edge did not start: {(log or state_dir.with_suffix('.log')).read_text()}")
 

@@ -144,3 +144,47 @@ def test_a_connection_that_closes_before_everything_has_left_is_no_clean_end(run
             assert not scene.stream.receive_done
 
     run(scenario())
+
+
+class ListeningStream(CountingStream):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.wrote = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+        self.wrote.set()
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_who_speaks_before_anybody_listens_is_heard_whole(run, is_ended: bool) -> None:
+    """A visitor whose words came with the connection, and who waits for a client that is away."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        made: asyncio.Queue[TcpSplice] = asyncio.Queue()
+        server = await loop.create_server(lambda: TcpSplice(made.put_nowait), "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as peer:
+            words = bytes(range(256)) * 100
+            peer.sendall(words)
+            if is_ended:
+                peer.shutdown(socket.SHUT_WR)
+            splice = await made.get()
+            for _ in range(20):  # turns in which more could be read and lost
+                await asyncio.sleep(0.001)
+            stream = ListeningStream()
+            splice.join(stream)
+            while len(stream.written) < len(words):
+                await stream.wrote.wait()
+                stream.wrote.clear()
+            assert stream.written == words
+            if is_ended:
+                await stream.finished.wait()
+        splice.refuse()
+        server.close()
+        await server.wait_closed()
+
+    run(scenario())

@@ -1,0 +1,158 @@
+"""What is noticed of this machine's network, with the clock and the addresses in the test's hand."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quictunnel import network
+from quictunnel.network import CALM, JUMP, LOOK, Change, NetworkWatch, source_address
+from tests.netlab.lab import missing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.simnet.clock import VirtualLoop
+
+EDGE = ("192.0.2.1", 4433)
+
+
+class World:
+    """A machine with one address, and a clock that can jump."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.address: str | None = "10.0.0.1"
+        self.slept = 0.0
+        self.changes: list[Change] = []
+        self._loop = loop
+
+    def clock(self) -> float:
+        return self._loop.time() + self.slept
+
+    def watch(self) -> NetworkWatch:
+        watch = NetworkWatch(self.changes.append, clock=self.clock, source=lambda _: self.address)
+        watch.towards(EDGE)
+        return watch
+
+
+@pytest.fixture
+def world(virtual_time: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(network, "_subscribe", lambda: None)
+    return World(virtual_time)
+
+
+async def test_another_address_is_noticed_within_a_second(world: World) -> None:
+    watch = world.watch()
+    await asyncio.sleep(5 * LOOK)
+    assert world.changes == []
+    world.address = "10.0.0.2"
+    await asyncio.sleep(LOOK)
+    assert world.changes == [Change.MOVED]
+    await asyncio.sleep(5 * LOOK)
+    assert world.changes == [Change.MOVED]
+    watch.close()
+    world.address = "10.0.0.3"
+    await asyncio.sleep(5 * LOOK)
+    assert world.changes == [Change.MOVED]
+
+
+async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(world: World) -> None:
+    watch = world.watch()
+    world.address = None
+    await asyncio.sleep(3 * LOOK)
+    world.address = "10.0.0.1"
+    await asyncio.sleep(3 * LOOK)
+    assert world.changes == []
+    world.address = None
+    await asyncio.sleep(3 * LOOK)
+    world.address = "10.0.0.9"
+    await asyncio.sleep(LOOK)
+    assert world.changes == [Change.MOVED]
+    watch.close()
+
+
+async def test_sleep_is_noticed_and_a_busy_moment_is_not(world: World) -> None:
+    watch = world.watch()
+    world.slept += JUMP
+    await asyncio.sleep(2 * LOOK)
+    assert world.changes == []
+    world.slept += 3600
+    await asyncio.sleep(2 * LOOK)
+    assert world.changes == [Change.SLEPT]
+    watch.close()
+
+
+async def test_without_an_edge_there_is_nothing_to_move_from(world: World) -> None:
+    watch = NetworkWatch(world.changes.append, clock=world.clock, source=lambda _: world.address)
+    world.address = "10.0.0.2"
+    await asyncio.sleep(3 * LOOK)
+    assert world.changes == []
+    watch.close()
+
+
+class Netlink:
+    """Says as often as it is told that something changed."""
+
+    def __init__(self, said: list[bytes | OSError]) -> None:
+        self.said = said
+
+    def recv(self, _size: int) -> bytes:
+        if not self.said:
+            raise BlockingIOError
+        word = self.said.pop(0)
+        if isinstance(word, OSError):
+            raise word
+        return word
+
+
+async def test_a_storm_of_reports_is_one_reaction_at_a_time(world: World) -> None:
+    watch = world.watch()
+    watch._netlink = netlink = Netlink([])  # type: ignore[assignment]
+    for number in range(1000):
+        netlink.said = [b"x"] * 10
+        world.address = f"10.0.{number // 250}.{number % 250}"
+        watch._reported()
+    assert world.changes == [Change.MOVED]
+    await asyncio.sleep(CALM)  # what came meanwhile is looked at once more
+    assert world.changes == [Change.MOVED] * 2
+    netlink.said = [OSError("ENOBUFS")]
+    watch._reported()
+    assert world.changes[2:] == [Change.STIRRED]
+    watch._netlink = None
+    watch.close()
+
+
+def test_the_address_towards_a_peer() -> None:
+    assert source_address(("127.0.0.1", 9)) == "127.0.0.1"
+    assert source_address(("255.255.255.255", 9)) is None  # not allowed without asking for it
+
+
+@pytest.mark.skipif(missing() is not None, reason=f"needs a network namespace: {missing()}")
+def test_linux_says_it_at_once() -> None:
+    """In a namespace of its own: an address is added, and the watch tells."""
+    program = (
+        "import asyncio, subprocess, time\n"
+        "from quictunnel.network import NetworkWatch, Change\n"
+        "async def main():\n"
+        "    seen = asyncio.Queue()\n"
+        "    watch = NetworkWatch(seen.put_nowait)\n"
+        "    assert watch._netlink is not None\n"
+        "    begun = time.monotonic()\n"
+        "    subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
+        "    print((await asyncio.wait_for(seen.get(), 5)).name, time.monotonic() - begun)\n"
+        "    watch.close()\n"
+        "asyncio.run(main())\n"
+    )
+    unshare = shutil.which("unshare")
+    assert unshare is not None
+    done = subprocess.run(
+        [unshare, "--net", sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    word, seconds = done.stdout.split()
+    assert word == "STIRRED"
+    assert float(seconds) < LOOK / 2

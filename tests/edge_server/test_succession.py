@@ -1,0 +1,239 @@
+"""What two edges say to each other when one takes the other's place, and what they do not let be said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from edge_server import succession
+from edge_server.succession import (
+    MAX_NAMES,
+    SOCKET,
+    Ask,
+    Estate,
+    Name,
+    Names,
+    Offer,
+    Post,
+    Ready,
+    Refusal,
+    SuccessionError,
+    ask,
+)
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+pytestmark = pytest.mark.skipif(not succession.IS_SUPPORTED, reason="edges hand over on Linux only")
+
+
+@pytest.fixture
+def sockets() -> Iterator[list[socket.socket]]:
+    """Something to hand over."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+
+
+def in_use(directory: Path) -> int:
+    return len(list(directory.iterdir()))
+
+
+DESCRIPTORS = Path("/proc/self/fd")
+
+
+def names(count: int) -> list[Name]:
+    return [Name(f"name{number}", "owner", number, False, 0) for number in range(count)]
+
+
+def hands_over(
+    sockets: list[socket.socket], held: list[list[Name]], with_them: list[socket.socket] | None = None
+) -> Callable[[Post], Awaitable[None]]:
+    async def hand_over(post: Post) -> None:
+        await post.send(Estate("a.test", 7), sockets)
+        message, _ = await post.receive()
+        assert message == Ready()
+        for number, part in enumerate(held):
+            await post.send(Names(part, number == len(held) - 1), with_them)
+
+    return hand_over
+
+
+async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    held = [names(MAX_NAMES), names(2)]
+    offer = Offer(tmp_path, hands_over(sockets, held))
+    assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    assert (inherited.domain, inherited.mark) == ("a.test", 7)
+    found = [inherited.https, inherited.udp, inherited.pipe]
+    assert [sock.getsockname() for sock in found] == [sock.getsockname() for sock in sockets]
+    assert [name for name, _ in await inherited.accept()] == held[0] + held[1]
+    inherited.close()
+    assert in_use(tmp_path) == 1
+    offer.close()
+    assert in_use(tmp_path) == 0
+
+
+async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    port = sockets[0].getsockname()[1]
+    held = [Name("plain", "o", 1, False, 0), Name("tcp", "o", 2, False, port), Name("h2", "o", 3, True, 0)]
+    offer = Offer(tmp_path, hands_over(sockets, [held], sockets[:1]))
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    found = await inherited.accept()
+    assert [name for name, _ in found] == held
+    assert [None if sock is None else sock.getsockname()[1] for _, sock in found] == [None, port, None]
+    for _, sock in found:
+        if sock is not None:
+            sock.close()
+    inherited.close()
+    offer.close()
+
+
+async def test_nobody_there(tmp_path: Path) -> None:
+    assert await ask(tmp_path) is None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_behind:
+        left_behind.bind(str(tmp_path / SOCKET))
+    assert await ask(tmp_path) is None
+
+
+async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    """The address of a Unix socket has 108 bytes."""
+    deep = tmp_path / ("d" * 200)
+    deep.mkdir()
+    offer = Offer(deep, hands_over(sockets, [[]]))
+    inherited = await ask(deep)
+    assert inherited is not None
+    assert await inherited.accept() == []
+    inherited.close()
+    offer.close()
+
+
+async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socket_away(
+    tmp_path: Path, sockets: list[socket.socket]
+) -> None:
+    older = Offer(tmp_path, hands_over(sockets, [[]]))
+    newer = Offer(tmp_path, hands_over(sockets, [names(1)]))
+    older.close()
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    assert len(await inherited.accept()) == 1
+    inherited.close()
+    newer.close()
+
+
+async def refused(directory: Path, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        await ask(directory)
+
+
+async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
+    async def refuse(post: Post) -> None:
+        await post.send(Refusal("it is stopping"))
+
+    offer = Offer(tmp_path, refuse)
+    await refused(tmp_path, "does not hand over: it is stopping")
+    offer.close()
+
+
+async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    offer = Offer(tmp_path, hands_over(sockets, [[]]))
+    first = await ask(tmp_path)
+    assert first is not None
+    await refused(tmp_path, "another one is taking over already")
+    assert await first.accept() == []
+    first.close()
+    offer.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff",
+        msgspec.msgpack.encode(Ready()),
+        msgspec.msgpack.encode(Ask(99)),
+        b"x" * (succession.MAX_MESSAGE + 1),
+    ],
+    ids=["noise", "out of turn", "another version", "too long"],
+)
+async def test_a_stranger_of_the_same_user_is_refused_and_the_next_one_served(
+    tmp_path: Path, sockets: list[socket.socket], said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    offer = Offer(tmp_path, hands_over(sockets, [[]]))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.connect(str(tmp_path / SOCKET))
+        stranger.setblocking(False)
+        stranger.send(said)
+        heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(stranger, 1000), 5)
+    assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=succession.Message), Refusal)
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    await inherited.accept()
+    inherited.close()
+    offer.close()
+
+
+async def test_a_successor_that_fails_leaves_things_as_they_were(
+    tmp_path: Path, sockets: list[socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    ends: list[str] = []
+
+    async def hand_over(post: Post) -> None:
+        try:
+            await hands_over(sockets, [[]])(post)
+        except SuccessionError as error:
+            ends.append(str(error))
+            raise
+        ends.append("over")
+
+    offer = Offer(tmp_path, hand_over)
+    first = await ask(tmp_path)
+    assert first is not None
+    first.close()
+    second = await ask(tmp_path)
+    while not ends:
+        await asyncio.sleep(0)
+        second = second or await ask(tmp_path)
+    assert ends[0] == "it went away"
+    offer.close()
+    if second is not None:
+        second.close()
+
+
+async def test_nobody_is_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(succession, "STEP_TIMEOUT", 0.05)
+
+    async def sleep(_post: Post) -> None:
+        await asyncio.Event().wait()
+
+    offer = Offer(tmp_path, sleep)
+    await refused(tmp_path, "it did nothing for")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+        silent.connect(str(tmp_path / SOCKET))
+        silent.setblocking(False)
+        assert await asyncio.wait_for(asyncio.get_running_loop().sock_recv(silent, 1000), 5) == b""
+    offer.close()
+
+
+async def test_sockets_that_do_not_belong_to_a_message_are_closed(
+    tmp_path: Path, sockets: list[socket.socket]
+) -> None:
+    before = in_use(DESCRIPTORS)
+    offer = Offer(tmp_path, hands_over(sockets, [names(1)], sockets))
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    with pytest.raises(SuccessionError, match="did not say what it holds"):
+        await inherited.accept()
+    inherited.close()
+    offer.close()
+    assert in_use(DESCRIPTORS) == before
