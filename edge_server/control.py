@@ -131,7 +131,9 @@ class Guest:
             lease.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
-        if self.identity is None or self.is_leaving or closed.cause not in LOST or not self._house.sessions.hold:
+        # A client that closed a link before it said how it stands does not know that its session is there.
+        is_lost = closed.cause in LOST or self.session.is_awaiting_standing
+        if self.identity is None or self.is_leaving or not is_lost or not self._house.sessions.hold:
             return False
         logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)
         self._house.sessions.leave(self)

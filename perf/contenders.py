@@ -25,6 +25,7 @@ from perf.iperf import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
 
 REPOSITORY = Path(__file__).parents[1]
 START_SECONDS = 20.0
@@ -161,23 +162,31 @@ def naive(origin: int, directory: Path) -> Iterator[Contender]:
 
 
 @contextlib.contextmanager
-def ours(origin: int, directory: Path, *, tls: bool = False) -> Iterator[Contender]:
-    """The real programs with QUICTUNNEL_ENGINE as it is set."""
-    base = directory / ("https" if tls else "ours")
-    command = [sys.executable, "-m", "edge_server", "--state-dir", base]
+def ours(
+    origin: int, directory: Path, *, tls: bool = False, name: str = "quictunnel", through: tuple[str, ...] = ()
+) -> Iterator[Contender]:
+    """The real programs with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them, if not Python."""
+    base = directory / ("https" if tls else name)
+    run = [sys.executable, "-m", *through]
+    command = [*run, "edge_server", "--state-dir", base]
     command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", "--log-level", "warning"]
     with running(command, stdout=subprocess.PIPE) as edge:
         line_of(edge, "Try:")
         lines = (base / "client.env").read_text().splitlines()
         environment = os.environ | dict(line.split("=", 1) for line in lines)
-        client_command = [sys.executable, "-m", "quictunnel", "http" if tls else "tcp", str(origin), "--json"]
+        client_command = [*run, "quictunnel", "http" if tls else "tcp", str(origin), "--json"]
         with running(client_command, stdout=subprocess.PIPE, env=environment) as client:
             ready = json.loads(line_of(client, "{"))
             if tls:
                 host, port = ready["tls_socket"]
                 yield Contender("https", "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
             else:
-                yield Contender("quictunnel", *ready["tcp_socket"], edge.pid, client.pid)
+                yield Contender(name, *ready["tcp_socket"], edge.pid, client.pid)
+
+
+def forgetful(origin: int, directory: Path) -> AbstractContextManager[Contender]:
+    """Ours without what lets streams outlive their connection (``perf/forgetful.py``)."""
+    return ours(origin, directory, name="forgetful", through=("perf.forgetful",))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
     python -m perf.throughput                       # about two minutes
     python -m perf.throughput --mtu 1500            # with datagrams as large as on a real network (Linux, root)
+    python -m perf.throughput --only forgetful quictunnel --rounds 9   # what it costs that streams can resume
     python -m perf.throughput --rounds 5 --seconds 5 --json result.json
 
 Direct loopback, ``ssh -R``, the naive splice and we take turns within each round, so that whatever else the
@@ -42,7 +43,9 @@ ALL: dict[str, Callable[[int, Path], AbstractContextManager[Contender]]] = {
     "ssh -R": contenders.ssh,
     "naive": contenders.naive,
     "quictunnel": contenders.ours,
+    "forgetful": contenders.forgetful,
 }
+USUAL = tuple(name for name in ALL if name != "forgetful")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=3, help="of each run (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--mtu", type=int, help="of the loopback that all share (default: this machine's, 65536)")
-    parser.add_argument("--only", nargs="+", choices=[*ALL, "https"], default=[*ALL, "https"], metavar="NAME")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[*ALL, "https"],
+        default=[*USUAL, "https"],
+        metavar="NAME",
+        help="some of: " + ", ".join([*ALL, "https"]),
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

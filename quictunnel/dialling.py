@@ -64,17 +64,16 @@ class Dialler:
                     await ended.hang_up()
         raise failure
 
-    async def dial_beside(
-        self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool] = lambda: False
-    ) -> Call | None:
-        """Dial while a link is there, until that is ``down`` or it would be in vain; None then, and when it
-        failed. When cancelled, nothing stays open."""
+    async def dial_beside(self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]) -> Call | None:
+        """Dial while a link is there, until it would be in vain, which is asked once a second and when the link
+        is ``down``. None then, and when it failed. When cancelled, nothing stays open."""
         dial = asyncio.create_task(self.dial(patience))
         ended = asyncio.create_task(down.wait())
         is_wanted = False
         try:
-            while not (dial.done() or ended.done() or is_vain()):
-                await asyncio.wait([dial, ended], timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+            while not (dial.done() or is_vain()):
+                running = [task for task in (dial, ended) if not task.done()]
+                await asyncio.wait(running, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
             is_wanted = True
         finally:
             dial.cancel()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
+from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from quictunnel.call import Call
@@ -25,12 +26,17 @@ class KeptSession:
         self._secret = b""
         self._shown_by: Call | None = None
         """The one call that shows the secret: two would take the session from each other."""
+        self._was_shown = False
+        """The edge may have taken the session to another link at any time since, whether we heard of it or not."""
         self._expiry: asyncio.TimerHandle | None = None
 
     def keep(self, call: Call, closed: Closed) -> bool:
         """The link of this call was lost; whether its session waits for another."""
         welcome = call.welcome
-        if welcome is None or closed.cause not in LOST or not welcome.hold or not welcome.session:
+        if welcome is None or not welcome.hold or not welcome.session:
+            return False
+        is_ours = self._was_shown and closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
+        if closed.cause not in LOST and not is_ours:
             return False
         self.session, self._secret = call.session, welcome.session
         self._expiry = asyncio.get_running_loop().call_later(welcome.hold, self.give_up)
@@ -48,7 +54,14 @@ class KeptSession:
         if self._shown_by is not None:
             return None
         self._shown_by = call
+        self._was_shown = True
         return self._secret
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a call has shown the secret whose end is not known yet. It must not be given up for a link that
+        seems to be well: the edge may have left that one already."""
+        return self._shown_by is not None
 
     def session_for(self, call: Call) -> Session:
         """The edge goes on with the session whose secret this call has shown. Raises ProtocolError."""
@@ -72,5 +85,6 @@ class KeptSession:
     def give_up(self) -> None:
         """It did not get a link in time, or the edge does not know it any more: its visitors are reset."""
         session = self.hand_over()
+        self._was_shown = False
         if session is not None:
             session.end(Closed(CloseCause.TIMEOUT, 0, ""))

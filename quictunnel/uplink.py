@@ -279,7 +279,11 @@ class Uplink:
         if self._keeping.session is None:
             return
         self._enter("suspect", f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.")
-        call = await self._dialler.dial_beside(self._down, URGENT, lambda: sick.silence < SUSPICION)
+
+        def is_vain() -> bool:
+            return not self._keeping.is_shown and (self._down.is_set() or sick.silence < SUSPICION)
+
+        call = await self._dialler.dial_beside(self._down, URGENT, is_vain)
         if call is not None:
             self._connected_to(call)
             await sick.hang_up()
@@ -295,7 +299,7 @@ class Uplink:
         while not self._down.is_set():
             # Not all clients at the same moment.
             await self._pause(self._backoff.next(self._chance))
-            call = await self._dialler.dial_beside(self._down, URGENT)
+            call = await self._dialler.dial_beside(self._down, URGENT, self._down.is_set)
             if call is not None:
                 self._leaving.add(old, grace)
                 self._connected_to(call)

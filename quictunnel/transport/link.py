@@ -29,9 +29,9 @@ CONTROL_STREAM: Final = 0
 MAX_CONTROL_QUEUE: Final = 1024 * 1024
 """Bytes of control messages waiting for the engine. Credits for ten thousand streams are a tenth of this; a
 peer that lets more pile up no longer reads its control stream."""
-KEEPALIVE: Final = 10.0
-"""Seconds between pings of a client: NAT bindings for UDP last 30 s in the strictest routers in use, and
-three of these fit into the idle time-out."""
+KEEPALIVE: Final = 4.0
+"""Seconds between pings of a client. NAT bindings for UDP last 30 s in the strictest routers in use; an edge that
+was killed and started again can say so only to those who say something, and in five seconds all should be back."""
 TICK: Final = 1.0
 """Seconds between a client's looks at whether its edge has fallen silent."""
 BUSY: Final = 1000

@@ -107,6 +107,11 @@ class Session:
         """Streams open now."""
         return len(self._streams)
 
+    @property
+    def is_awaiting_standing(self) -> bool:
+        """It goes on with a link on which the peer has not said yet how it stands."""
+        return self._unmentioned is not None
+
     def in_flight(self, now: float) -> bool:
         """Whether any visitor would lose something if the session ended now."""
         return any(stream.in_flight(now) for stream in self._streams.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import sys
@@ -18,9 +19,6 @@ KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_PROBES: Final = 4
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
-
-_TCP_CLOSE: Final = 7
-"""The state of a connection that is gone, in Linux's numbering (include/net/tcp_states.h)."""
 
 
 def tune(transport: asyncio.BaseTransport) -> None:
@@ -54,11 +52,13 @@ def reset(transport: asyncio.Transport) -> None:
 
 def is_gone(transport: asyncio.BaseTransport) -> bool:
     """Whether the kernel knows already that the connection was reset or timed out. Event loops notice only
-    while they read or write; this asks. Always False where the system cannot say."""
+    while they read or write; this asks. Always False where the system cannot say.
+
+    It asks for the error and not for the state: a connection that both ends have closed in good order is closed
+    for the kernel (TCP_CLOSE), and what came before the end may still be there to be read."""
     sock: socket.socket | None = transport.get_extra_info("socket")
-    if sock is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+    if sock is None or sys.platform != "linux" or sock.fileno() < 0:
         return False
-    try:
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
-    except OSError:
-        return False  # not TCP, or closed by ourselves a moment ago
+    pending = select.poll()
+    pending.register(sock.fileno(), 0)
+    return any(events & select.POLLERR for _, events in pending.poll(0))

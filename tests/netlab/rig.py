@@ -132,11 +132,15 @@ class Origin:
 class Tunnelled:
     """A running tunnel in a lab: ``with Tunnelled(lab, tmp_path) as tunnel``."""
 
-    def __init__(self, lab: Lab, directory: Path, *, kind: str = "tcp", patience: float = PATIENCE) -> None:
-        """``patience``: seconds without a byte after which the origin and visitors give up."""
+    def __init__(
+        self, lab: Lab, directory: Path, *, kind: str = "tcp", port: int = 0, patience: float = PATIENCE
+    ) -> None:
+        """``port``: of a service in the client's host, instead of an origin of the test's own; ``patience``:
+        seconds without a byte after which the origin and visitors give up."""
         self.lab = lab
         self._directory = directory / "edge"
         self._kind = kind
+        self._port = port
         self._patience = patience
         self._stack = contextlib.ExitStack()
         self.ready: dict[str, Any] = {}
@@ -157,7 +161,8 @@ class Tunnelled:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._start_edge()
-            self.origin = stack.enter_context(Origin(self.lab, patience=self._patience))
+            if not self._port:
+                self.origin = stack.enter_context(Origin(self.lab, patience=self._patience))
             self.start_client()
             self._stack = stack.pop_all()
         return self
@@ -200,7 +205,7 @@ class Tunnelled:
         began = time.monotonic()
         with self._directory.with_name("client.log").open("ab") as output:
             client = self.lab.client.python(
-                *("-m", "quictunnel", self._kind, str(self.origin.port), "--json"),
+                *("-m", "quictunnel", self._kind, str(self._port or self.origin.port), "--json"),
                 env=self.environment,
                 cwd=REPOSITORY,
                 stdout=subprocess.PIPE,

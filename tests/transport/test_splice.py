@@ -188,3 +188,36 @@ def test_who_speaks_before_anybody_listens_is_heard_whole(run, is_ended: bool) -
         await server.wait_closed()
 
     run(scenario())
+
+
+class FullStream(ListeningStream):
+    """Has room for little, until it is told otherwise."""
+
+    room = 1000
+
+
+def test_what_came_before_two_clean_ends_is_not_lost_with_them(run, monkeypatch) -> None:
+    """Both ends have closed, and for the kernel the connection is no more; what was not read yet is there."""
+    monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.01)
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            stream = scene.splice._stream = FullStream()
+            scene.splice.stream_end()
+            words = bytes(range(256)) * 10
+            scene.peer.sendall(words)
+            scene.peer.close()
+            while not stream.written:
+                await stream.wrote.wait()
+            stream.room = 0
+            scene.splice.transport.pause_reading()
+            scene.splice._keep_looking()
+            await asyncio.sleep(0.1)  # many looks
+            assert not scene.gone.is_set()
+            stream.room = 1 << 20
+            scene.splice.stream_room()
+            await scene.gone.wait()
+            assert stream.written == words
+            assert stream.aborted is None
+
+    run(scenario())

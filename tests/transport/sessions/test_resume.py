@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import StreamCode
 from tests.simnet.clock import VirtualLoop
@@ -186,3 +187,49 @@ async def test_whatever_happens_every_byte_comes_once_or_both_sides_see_a_reset(
             up.setdefault(actor.edge.stream.number, actor.up)
         actor.check(up)
     assert sum(pump.ended for actor in actors for pump in actor.pumps) > len(actors) / 2
+
+
+@pytest.mark.parametrize("who", ["client", "edge"])
+@pytest.mark.parametrize("story", range(1, 4))
+async def test_a_side_that_dies_leaves_ends_or_resets_and_nothing_else(
+    network: Network, start_pair: StartPair, story: int, who: str, seed: int
+) -> None:
+    """A process that was killed, at a random moment, perhaps just after a resumption: it says nothing, and knows
+    nothing of the session when it is there again. The other side waits, and gives the session up."""
+    chance = random.Random(f"{who} {story} {seed}")
+    pair = start_pair(both=WAN.copy())
+    await pair.greet()
+    redialler = Redialler(network, pair)
+    clients: dict[int, Pump] = {}
+    actors: list[Actor] = []
+
+    def serve(stream: Stream) -> None:
+        actor = next(a for a in actors if a.edge is not None and a.edge.stream.number == stream.number)
+        clients[stream.number] = Pump(stream, actor.up, reading=chance.random() < 0.9)
+
+    pair.client_half.on_stream = serve
+    for _ in range(chance.randrange(5, 30)):
+        await asyncio.sleep(chance.random() * 0.2)
+        actors += [Actor(pair, chance, clients) for _ in range(chance.randrange(4))]
+        for actor in actors:
+            actor.act(last=False)
+        if chance.randrange(10) == 0:
+            await redialler.dial()
+    black_hole(network, on=True)
+    survivor, half = (pair.edge, pair.edge_half) if who == "client" else (pair.client, pair.client_half)
+    half.is_away.clear()
+    (pair.client_half if who == "client" else pair.edge_half).keeps = False
+    (pair.client_endpoint if who == "client" else pair.edge_endpoint).abort()
+    async with asyncio.timeout(60):
+        await half.is_away.wait()
+    assert survivor.is_away
+    survivor.end(Closed(CloseCause.TIMEOUT, 0, ""))
+    assert survivor.streams == survivor.pool.used == survivor.kept == 0
+    for actor in actors:
+        for pump in actor.pumps:
+            wanted = actor.up if pump is actor.edge else actor.down
+            assert pump.stream.is_over
+            assert pump.ended or pump.lost is not None or actor.aborts, "neither an end nor a reset"
+            if pump.ended:
+                assert pump.hash.digest() == hashlib.sha256(wanted).digest()
+    black_hole(network, on=False)
