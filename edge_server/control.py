@@ -132,7 +132,8 @@ class Guest:
 
     def session_away(self, closed: Closed) -> bool:
         # A client that closed a link before it said how it stands does not know that its session is there.
-        is_lost = closed.cause in LOST or self.session.is_awaiting_standing
+        is_left = closed.cause is CloseCause.PEER and self.session.is_awaiting_standing
+        is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._house.sessions.hold:
             return False
         logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)

@@ -90,6 +90,24 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: E
         writer.close()
 
 
+async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(stage: EmbeddedStage) -> None:
+    """Its client may never have heard that it was let in."""
+    config = stage.edge.client_config
+    async with HostileClient(config) as first:
+        secret, reader, writer = await visited(first)
+        async with Returning(config) as second:
+            assert (await second.come_back(secret)).resumed
+            second.connection.close(SessionCode.DONE)
+            second.wake()
+        async with Returning(config) as third:
+            assert (await third.come_back(secret)).resumed
+            third.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
+            stream = await third.opened.get()
+            third.write(stream, b"an answer")
+            assert await reader.readexactly(9) == b"an answer"
+            writer.close()
+
+
 async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> None:
     config = stage.edge.client_config
     async with HostileClient(config) as first:
