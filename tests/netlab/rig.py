@@ -75,7 +75,7 @@ class Origin:
         self._listener = lab.client.socket(kind=socket.SOCK_STREAM, bind=(address, 0))
         if congestion:
             self._listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-        self._listener.listen(64)
+        self._listener.listen(1024)  # hundreds may be dialled in the same moment
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
         self._patience = patience
