@@ -26,9 +26,9 @@ LOOK: Final = 1.0
 JUMP: Final = 5.0
 """Seconds beyond the time between two looks that count as sleep: longer than a busy machine keeps a process
 waiting."""
-CALM: Final = 0.1
-"""Seconds between two reactions to what the system reports: containers that come and go beside this one make it
-report a lot, and one change is several messages."""
+CALM: Final = 0.02
+"""Seconds between two looks because of what the system reports: containers that come and go beside this one make
+it report a lot, and one change is several messages."""
 READ: Final = 64 * 1024
 
 # linux/rtnetlink.h: links, and the addresses and routes of both families.
@@ -41,7 +41,7 @@ class Change(enum.Enum):
     MOVED = "this machine has another address"
     """On the way to the edge; what is bound to the old one is of no use any more."""
     STIRRED = "something about this machine's network changed"
-    """Nothing that can be seen to concern the edge, but what failed before may work now."""
+    """Nothing that can be seen to concern the edge, but what failed before may work now. Once a second at most."""
     SLEPT = "this process slept"
 
 
@@ -79,6 +79,7 @@ class NetworkWatch:
         self._peer: Address | None = None
         self._address: str | None = None
         self._looked_at = clock()
+        self._stirred_at = float("-inf")
         self._reaction: asyncio.TimerHandle | None = None
         self._netlink = _subscribe()
         if self._netlink is not None:
@@ -136,7 +137,12 @@ class NetworkWatch:
 
     def _react(self) -> None:
         self._reaction = self._loop.call_later(CALM, self._calm)
-        self._changed(Change.MOVED if self._has_moved() else Change.STIRRED)
+        now = self._loop.time()
+        if self._has_moved():
+            self._changed(Change.MOVED)
+        elif now >= self._stirred_at + LOOK:
+            self._stirred_at = now
+            self._changed(Change.STIRRED)
 
     def _calm(self) -> None:
         self._reaction = None

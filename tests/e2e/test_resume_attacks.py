@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
+from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_server.tickets import Sealer, Ticket
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
-from quictunnel.wire.messages import MAX_WINDOW, SECRET, Credits, Hello, Standing, Welcome
+from quictunnel.wire.messages import (
+    MAX_TICKET,
+    MAX_WINDOW,
+    SECRET,
+    Bind,
+    Bound,
+    Credits,
+    Hello,
+    Standing,
+    Unbind,
+    Unbound,
+    Welcome,
+)
 from tests.e2e.ends import eventually
 from tests.e2e.hostile import WINDOW, HostileClient
 from tests.e2e.stages import EmbeddedStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
 SAID = 1000
@@ -70,6 +88,43 @@ async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
         writer.write(b"still here")
         await owner.has_come(max(owner.received), b"still here")
         writer.close()
+
+
+def forgeries(ticket: bytes, chance: random.Random) -> Iterator[bytes]:
+    """Tickets that are none: cut, bent in one bit, longer, of another key, of noise."""
+    other = Sealer(bytes(32), "tunnel.localhost")
+    while True:
+        bent = bytearray(ticket)
+        bent[chance.randrange(len(bent))] ^= 1 << chance.randrange(8)
+        yield bytes(bent)
+        yield ticket[: chance.randrange(len(ticket))]
+        yield ticket + chance.randbytes(1)
+        yield other.seal(Ticket("name", 20000, "owner", chance.randrange(100)))
+        yield chance.randbytes(chance.randrange(1, MAX_TICKET))
+
+
+@pytest.mark.slow
+async def test_a_thousand_forged_tickets_take_no_name_and_no_port(stage: EmbeddedStage) -> None:
+    chance = random.Random(4)
+    async with HostileClient(stage.edge.client_config) as owner, HostileClient(stage.edge.client_config) as thief:
+        await owner.greet()
+        held = await owner.lease()
+        await thief.greet()
+        forged = forgeries(held.ticket, chance)
+        for number in range(1000):
+            thief.say(Bind(number, unencrypted=number % 10 == 0, h2=False, ticket=next(forged)))
+            bound = await thief.heard(Bound)
+            assert bound.host != held.host
+            assert bound.unencrypted_port != held.unencrypted_port
+            thief.say(Unbind(number))
+            await thief.heard(Unbound)
+        # The owner has not noticed.
+        assert not owner.over.done()
+        reader, writer = await asyncio.open_connection(held.unencrypted_host, held.unencrypted_port)
+        writer.write(b"still here")
+        await owner.has_come(await owner.opened.get(), b"still here")
+        writer.close()
+        del reader
 
 
 async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: EmbeddedStage) -> None:
