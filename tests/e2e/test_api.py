@@ -102,6 +102,7 @@ class TestConfiguration:
             ):
                 pass
             shown = [str(raised.value), repr(raised.value), repr(client), str(client), repr(client.snapshot())]
+            assert client.state == "refused"
         assert token not in " ".join([*shown, caplog.text])
 
     def test_a_good_token_is_never_shown(self, edge, caplog):
