@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perf.contenders import Missing, need
+from perf.tables import table
 from tests import pairing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import ECHO, Bulk, Origin, Tunnelled
@@ -50,6 +51,7 @@ ENOUGH: Final = 60.0
 PATIENCE: Final = 300.0
 """Seconds without a byte for which visitors and the origin wait: longer than every outage."""
 MORE: Final = 8 << 20
+"""Bytes that show that a download goes on; more than was under way."""
 TRY: Final = 2.0
 """Seconds for one attempt of a newcomer."""
 AGAIN: Final = "while :; do {}; sleep 1; done"
@@ -80,10 +82,10 @@ EVENTS: Final[dict[str, Callable[[Lab], None]]] = {
 }
 
 
-def quictunnel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[int, tuple[str, int]]:
+def quictunnel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
     tunnel = stack.enter_context(Tunnelled(lab, directory, patience=PATIENCE))
     host, port = tunnel.ready["tcp_socket"]
-    return tunnel.origin.port, (host, port)
+    return host, port
 
 
 _SSHD: Final = """\
@@ -102,7 +104,7 @@ LogLevel FATAL
 """
 
 
-def ssh(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[int, tuple[str, int]]:
+def ssh(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
     """OpenSSH with keep-alives on both sides, so that it notices at all."""
     origin = stack.enter_context(Origin(lab, patience=PATIENCE))
     sshd, client, keygen = need("sshd"), need("ssh"), need("ssh-keygen")
@@ -126,11 +128,11 @@ def ssh(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[int, tu
     ]
     words.append(f"{getpass.getuser()}@{lab.edge.address}")
     again(lab, words)
-    return origin.port, (lab.edge.address, PORT)
+    return lab.edge.address, PORT
 
 
-def frp(protocol: str) -> Callable[[Lab, Path, contextlib.ExitStack], tuple[int, tuple[str, int]]]:
-    def start(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[int, tuple[str, int]]:
+def frp(protocol: str) -> Callable[[Lab, Path, contextlib.ExitStack], tuple[str, int]]:
+    def start(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
         origin = stack.enter_context(Origin(lab, patience=PATIENCE))
         server, client = directory / "frps.toml", directory / "frpc.toml"
         server.write_text(f'bindPort = {CONTROL}\nquicBindPort = {CONTROL}\nlog.level = "error"\n')
@@ -142,19 +144,19 @@ def frp(protocol: str) -> Callable[[Lab, Path, contextlib.ExitStack], tuple[int,
         )
         lab.edge.popen([need("frps"), "-c", server], stdout=subprocess.DEVNULL)
         again(lab, [need("frpc"), "-c", str(client)])
-        return origin.port, (lab.edge.address, PORT)
+        return lab.edge.address, PORT
 
     return start
 
 
-def chisel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[int, tuple[str, int]]:
+def chisel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
     del directory
     origin = stack.enter_context(Origin(lab, patience=PATIENCE))
     program = need("chisel")
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     lab.edge.popen([program, "server", "--reverse", "--port", str(CONTROL)], **quiet)
     again(lab, [program, "client", f"http://{lab.edge.address}:{CONTROL}", f"R:{PORT}:127.0.0.1:{origin.port}"])
-    return origin.port, (lab.edge.address, PORT)
+    return lab.edge.address, PORT
 
 
 CONTENDERS: Final = {
@@ -225,7 +227,7 @@ def measure(contender: str, event: str) -> Cell:
         Lab(delay_ms=25, rate_mbit=100, nat="NAT" in event) as lab,
         contextlib.ExitStack() as stack,
     ):
-        _, address = CONTENDERS[contender](lab, Path(name), stack)
+        address = CONTENDERS[contender](lab, Path(name), stack)
         visitors = Visitors(lab, address)
         if visitors.wait(20) is None:
             raise Missing(f"{contender} does not serve here")
@@ -259,15 +261,11 @@ def types_on(typist: socket.socket) -> float | None:
     return time.monotonic() - begun if echoed else None
 
 
-def table(cells: dict[str, dict[str, Cell | None]], *, markdown: bool) -> str:
+def rows_of(cells: dict[str, dict[str, Cell | None]]) -> list[list[str]]:
     names = list(next(iter(cells.values())))
     rows = [["", *names]]
     rows += [[event, *(str(found[name] or "not here") for name in names)] for event, found in cells.items()]
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return rows
 
 
 def main() -> None:
@@ -292,7 +290,7 @@ def main() -> None:
                 found[name] = None
             print(f"{event}, {name}: {found[name] or 'not here'}", flush=True)
     print("\nseconds after the network is well: download · session · newcomer")
-    print(table(cells, markdown=options.markdown))
+    print(table(rows_of(cells), markdown=options.markdown))
     if options.json:
         options.json.write_text(json.dumps(cells, indent=1))
 

@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from perf.tables import table
 from tests import pairing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import PATIENCE, Bulk, Keystrokes, Origin, Tunnelled, percentile
@@ -132,7 +133,7 @@ def measure(link: dict[str, Any], contender: Contender) -> Cell:
         )
 
 
-def table(cells: dict[str, dict[str, list[Cell]]], *, markdown: bool) -> str:
+def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
     names = list(next(iter(cells.values())))
     rows = [["link", *names]]
     for link, found in cells.items():
@@ -141,11 +142,7 @@ def table(cells: dict[str, dict[str, list[Cell]]], *, markdown: bool) -> str:
             mbit, p50, p99, share = (statistics.median(values) for values in zip(*found[name], strict=True))
             row.append(f"{mbit:.1f} · {p50:.0f}/{p99:.0f} · {share:.0f} %")
         rows.append(row)
-    if markdown:
-        rows.insert(1, ["---"] * len(rows[0]))
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
+    return rows
 
 
 def main() -> None:
@@ -170,7 +167,7 @@ def main() -> None:
                 print(f"round {number + 1}: {link}, {name}: {cell.mbit:.1f} Mbit/s, keystroke {cell.p50_ms:.0f}/"
                       f"{cell.p99_ms:.0f} ms, share {cell.share:.0f} %", flush=True)  # fmt: skip
     print("\nMbit/s · keystroke p50/p99 ms · share beside TCP with CUBIC; medians of", options.rounds, "rounds")
-    print(table(cells, markdown=options.markdown))
+    print(table(rows_of(cells), markdown=options.markdown))
     if options.json:
         options.json.write_text(json.dumps(cells, indent=1))
 
