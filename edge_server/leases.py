@@ -64,6 +64,8 @@ class Lease:
         self._admission = admission
         self._socket: socket.socket | None = None
         self._is_open = True
+        self.heir: Lease | None = None
+        """The lease that took the name over."""
         self._waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]] = {}
         """Visitors for whom the client has no link, whether they came over TLS, and until when they wait."""
 
@@ -75,13 +77,21 @@ class Lease:
         is_young = time.monotonic() < self.since + UNCONFIRMED
         return generation < self.generation - 1 or not is_young
 
+    @property
+    def newest(self) -> Lease:
+        """The lease that has the name now, as far as it went from one to the next."""
+        lease = self
+        while lease.heir is not None:
+            lease = lease.heir
+        return lease
+
     def tls_visitor(self) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self._came(splice, tls=True), self._went)
+        return TlsSplice(lambda splice: self.newest.came(splice, tls=True))
 
     def tcp_visitor(self) -> asyncio.BaseProtocol:
         """The protocol for a visitor of the TCP port."""
-        return TcpSplice(lambda splice: self._came(splice, tls=False), self._went)
+        return TcpSplice(lambda splice: self.newest.came(splice, tls=False))
 
     def hold(self, sock: socket.socket) -> None:
         """Take a listening socket for the TCP port. :meth:`listen` has to follow; it closes the socket if this
@@ -119,24 +129,25 @@ class Lease:
             self._send_away(splice)
 
     def take_over(self, ghost: Lease) -> None:
-        """Let in those who waited at a lease of the same name, whose client has come here."""
-        for splice, (tls, timer) in ghost.part_with_waiting().items():
-            timer.cancel()
-            self._let_in(splice, tls=tls)
+        """Let in those who waited at a lease of the same name, whose client has come here; who is still in a
+        handshake there comes here as well."""
+        self._let_all_in(ghost.make_way(self))
 
-    def part_with_waiting(self) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
-        """Those who wait are somebody else's from now on. They stay counted here until they go."""
-        waiting, self._waiting = self._waiting, {}
-        return waiting
+    def make_way(self, heir: Lease) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
+        """Those who wait are the heir's from now on. They stay counted here until they go."""
+        self.heir = heir
+        return self._part_with_waiting()
 
     def client_is_back(self) -> None:
         """There is a link again: whoever waited goes in, in the order of coming."""
-        self.take_over(self)
+        self._let_all_in(self._part_with_waiting())
 
-    def _came(self, splice: Splice, *, tls: bool) -> None:
+    def came(self, splice: Splice, *, tls: bool) -> None:
+        """A visitor is in, its TLS handshake complete."""
         if not self._is_open or not self._admission.enter():
             splice.refuse()
             return
+        splice.on_gone = self._went
         self.visitors.add(splice)
         if self.session is not None and not self.session.is_away:
             self._let_in(splice, tls=tls)
@@ -145,6 +156,15 @@ class Lease:
             self._waiting[splice] = tls, timer
         else:
             splice.refuse()
+
+    def _part_with_waiting(self) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
+        waiting, self._waiting = self._waiting, {}
+        return waiting
+
+    def _let_all_in(self, waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]]) -> None:
+        for splice, (tls, timer) in waiting.items():
+            timer.cancel()
+            self._let_in(splice, tls=tls)
 
     def _send_away(self, splice: Splice) -> None:
         _, timer = self._waiting.pop(splice)
@@ -164,9 +184,8 @@ class Lease:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting[1].cancel()
-        if splice in self.visitors:
-            self.visitors.remove(splice)
-            self._admission.leave()
+        self.visitors.remove(splice)
+        self._admission.leave()
 
 
 class Registry:

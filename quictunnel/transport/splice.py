@@ -54,18 +54,19 @@ class Splice(asyncio.BaseProtocol):
         "_ended",
         "_finished",
         "_held",
-        "_on_gone",
         "_on_made",
         "_owed",
         "_paused",
         "_stream",
         "_transport",
         "_watch",
+        "on_gone",
     )
 
     def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
         self._on_made = on_made
-        self._on_gone = on_gone
+        self.on_gone = on_gone
+        """May be set as long as the transport is there."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._held = False
@@ -165,8 +166,8 @@ class Splice(asyncio.BaseProtocol):
             self._watch.cancel()
         if stream is not None and not (self._ended and stream.receive_done and exc is None):
             stream.abort(StreamCode.ABORTED)
-        if self._on_gone is not None:
-            self._on_gone(self)
+        if self.on_gone is not None:
+            self.on_gone(self)
 
     # From the stream (transport.stream.StreamSide).
 

@@ -2,9 +2,11 @@
 not take them back."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -12,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from quictunnel import Client, InvalidError, forward
+from quictunnel import Client, InvalidError, Tunnel, forward
 from quictunnel.leases import HeldLease
 from quictunnel.origin import Origin
 from tests.e2e.conftest import embedded_edge
+from tests.e2e.echo import until
 
 
 class Origins:
@@ -92,6 +95,47 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     assert loser.snapshot().state == "failed"
             for client in (old, *newer):
                 client.close()
+
+
+class Halting:
+    """A TLS visitor that stops in the middle of its handshake: the edge has answered, its own last word is unsaid."""
+
+    def __init__(self, ca: Path, tunnel: Tunnel) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context(cafile=str(ca))
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=tunnel.host)
+        self._sock = socket.create_connection(("127.0.0.1", tunnel.port), timeout=10)
+        while True:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.do_handshake()
+                return
+            self._sock.sendall(self._outgoing.read())
+            self._incoming.write(self._sock.recv(65536))
+
+    def finish(self) -> bytes:
+        """Complete it; what is heard then."""
+        self._sock.sendall(self._outgoing.read())
+        said = b""
+        with self._sock:
+            while data := self._sock.recv(65536):
+                self._incoming.write(data)
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while piece := self._tls.read(100):
+                        said += piece
+        return said
+
+
+async def test_a_visitor_in_its_handshake_moves_with_the_name() -> None:
+    with embedded_edge() as edge:
+        async with Origins(b"old") as old_port, Origins(b"new") as new_port:
+            old, newer = Client.from_config(edge.client_config), Client.from_config(edge.client_config)
+            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+                visitor = await asyncio.to_thread(Halting, edge.server.ca, tunnel)
+                await take_over(newer, old.reach()[1].leases.get(1).ticket, new_port)
+                assert await asyncio.to_thread(visitor.finish) == b"new"
+            for client in (old, newer):
+                client.close()
+            await asyncio.to_thread(until, lambda: edge.server.visitors == 0)
 
 
 async def test_a_ticket_from_before_does_not_take_the_name_back() -> None:
