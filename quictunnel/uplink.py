@@ -259,10 +259,10 @@ class Uplink:
         """Until the session has no link. One that looks sick gets company meanwhile, and an edge that leaves a
         successor."""
         while not self._down.is_set():
-            self._stir.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
                     await self._stir.wait()
+            self._stir.clear()  # after the wait: what happened since the last look is looked at now
             call = self._call
             if call is None or self._down.is_set():
                 continue
