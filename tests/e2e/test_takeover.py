@@ -98,7 +98,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
 
 
 class Halting:
-    """A TLS visitor that stops in the middle of its handshake: the edge has answered, its own last word is unsaid."""
+    """A TLS visitor that stops in mid-handshake: the edge has answered, its own last word is unsaid."""
 
     def __init__(self, ca: Path, tunnel: Tunnel) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
