@@ -6,7 +6,10 @@
 //!
 //! - the path is probed for more with a quarter more in flight for two rounds, less often where that loses packets;
 //! - somebody who keeps the queue full is noticed by the round trip being longer than what is in flight here explains.
-//!   Then more is kept in flight, until that loses packets, which is how those who fill queues share.
+//!   Then more is kept in flight, until that loses packets, which is how those who fill queues share;
+//! - acknowledgements that wait in a queue on their way back make the round trip longer as well, and what is in flight
+//!   then does not fill the path. That queue is told from one on the way there by more in flight bringing as much more
+//!   through. The round trip is then believed to be that long.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -49,14 +52,21 @@ const CUT: f64 = 0.85;
 const TELLING_LOSS: u64 = 8;
 /// A round loses packets because of what we do when it loses so much more than others do.
 const EXCESS_LOSS: f64 = 0.02;
+/// What twice as much in flight, and what a probe for more has to bring, for a long round trip to be nobody's queue on
+/// the way there. Were it ours, they would bring nothing.
+const START_PROOF: f64 = 1.75;
+const UP_PROOF: f64 = 1.15;
 /// Weight of a round in the usual loss.
 const LOSS_WEIGHT: f64 = 0.125;
 /// Rounds between probes for more: usually, and at most.
 const CRUISE: u32 = 6;
 const LONGEST_CRUISE: u32 = 48;
+/// ... and when round trips are long and no more than so much of the best rate comes through.
+const SHORTEST_CRUISE: u32 = 2;
+const SLACK: f64 = 0.7;
 /// Moments of sending that are remembered; where there are more in a round trip, some are left out.
 const MAX_MOMENTS: usize = 4096;
-/// Samples of the round trip that a round needs to say that it was long.
+/// Samples of the round trip that a round needs to say that it was long, where so many fit.
 const ENOUGH_SAMPLES: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +117,9 @@ pub struct Bbr {
     start_rate: f64,
     start_rounds: u32,
     rate_before_up: f64,
+    /// What the last round brought through, in bytes a second, and that before the probe.
+    pace: f64,
+    pace_before_up: f64,
 }
 
 impl Bbr {
@@ -143,6 +156,8 @@ impl Bbr {
             start_rate: 0.0,
             start_rounds: 0,
             rate_before_up: 0.0,
+            pace: 0.0,
+            pace_before_up: 0.0,
         }
     }
 
@@ -162,6 +177,7 @@ impl Bbr {
         self.rounds = 0;
         if phase == Phase::Up {
             self.rate_before_up = self.rate();
+            self.pace_before_up = self.pace;
         }
     }
 
@@ -223,8 +239,9 @@ impl Bbr {
 
     /// Whether the round was longer than what is in flight explains.
     fn is_long(&self, explained: f64) -> bool {
+        let enough = u64::from(ENOUGH_SAMPLES).min(self.window / self.mtu / 2);
         match (self.round_rtt, self.rtt) {
-            (Some(round), Some(rtt)) if self.round_samples >= ENOUGH_SAMPLES => {
+            (Some(round), Some(rtt)) if u64::from(self.round_samples) >= enough => {
                 round > rtt.mul_f64(explained * LONGER) + LONGER_BY
             }
             _ => false,
@@ -235,6 +252,10 @@ impl Bbr {
         let loss = self.loss();
         let is_costly = loss > self.usual_loss + EXCESS_LOSS;
         self.rounds += 1;
+        let seconds = now
+            .saturating_duration_since(self.round_began)
+            .as_secs_f64();
+        self.pace = (self.delivered - self.round_delivered) as f64 / seconds.max(1e-6);
         match self.phase {
             Phase::Start => self.start(now, loss),
             Phase::Drain | Phase::Down if self.rounds >= 4 => self.enter(Phase::Cruise, now),
@@ -246,7 +267,8 @@ impl Bbr {
                 } else {
                     self.gain = (self.gain - GROWTH).max(USUAL);
                 }
-                if self.rounds >= self.cruise {
+                let is_doubtful = self.is_long(1.0) && self.pace < SLACK * self.rate();
+                if self.rounds >= self.cruise || (is_doubtful && self.rounds >= SHORTEST_CRUISE) {
                     self.enter(Phase::Up, now);
                 }
             }
@@ -257,12 +279,17 @@ impl Bbr {
                 } else {
                     self.cruise = CRUISE;
                 }
-                let next = if has_grown && !is_costly {
-                    Phase::Up
+                let is_more = !self.round_was_idle && self.pace > UP_PROOF * self.pace_before_up;
+                if is_more && !is_costly && self.is_long(1.0) {
+                    self.believe(now);
+                    self.start_rate = self.pace;
+                    self.start_rounds = 0;
+                    self.enter(Phase::Start, now);
+                } else if has_grown && !is_costly {
+                    self.enter(Phase::Up, now);
                 } else {
-                    Phase::Down
-                };
-                self.enter(next, now);
+                    self.enter(Phase::Down, now);
+                }
             }
             _ => {}
         }
@@ -286,10 +313,22 @@ impl Bbr {
         self.round_was_idle = true;
     }
 
+    /// The round trip is longer than it was, and not because of what is in flight here.
+    fn believe(&mut self, now: Instant) {
+        self.rtt = self.round_rtt.or(self.rtt);
+        self.rtt_since = now;
+        self.gain = USUAL;
+    }
+
     fn start(&mut self, now: Instant, loss: f64) {
         let rate = self.rate();
         if self.round_was_idle {
             return;
+        }
+        let mut is_long = self.is_long(1.0);
+        if is_long && self.start_rate > 0.0 && rate >= START_PROOF * self.start_rate {
+            self.believe(now);
+            is_long = false;
         }
         if rate >= START_GROWTH * self.start_rate {
             self.start_rate = rate;
@@ -297,7 +336,7 @@ impl Bbr {
         } else {
             self.start_rounds += 1;
         }
-        if self.start_rounds >= START_ROUNDS || loss > START_LOSS || self.is_long(1.0) {
+        if self.start_rounds >= START_ROUNDS || loss > START_LOSS || is_long {
             self.enter(Phase::Drain, now);
         }
     }
@@ -325,13 +364,10 @@ impl Bbr {
         }
     }
 
-    fn acked(&mut self, sent: Instant, bytes: u64, is_idle: bool) {
+    fn acked(&mut self, sent: Instant, bytes: u64) {
         self.delivered += bytes;
         self.batch += bytes;
         self.newest_acked = self.newest_acked.max(sent);
-        if self.phase == Phase::Start && !is_idle {
-            self.window += bytes;
-        }
     }
 
     fn set_window(&mut self, is_idle: bool) {
@@ -347,10 +383,10 @@ impl Bbr {
         let wanted = (gain * product + more) as u64;
         // Who has little to say has not found out what the path carries, and pacing by a small window would hold back
         // what is said next, acknowledgements counted in.
-        let least = if is_idle {
-            INITIAL_WINDOW
-        } else {
-            LEAST_WINDOW
+        let least = match self.phase {
+            _ if is_idle => INITIAL_WINDOW,
+            Phase::Up => LEAST_WINDOW + 1,
+            _ => LEAST_WINDOW,
         };
         self.window = wanted.max(least * self.mtu);
     }
@@ -369,10 +405,10 @@ impl Controller for Bbr {
         _now: Instant,
         sent: Instant,
         bytes: u64,
-        app_limited: bool,
+        _app_limited: bool,
         _rtt: &RttEstimator,
     ) {
-        self.acked(sent, bytes, app_limited);
+        self.acked(sent, bytes);
     }
 
     fn on_end_acks(
@@ -385,16 +421,21 @@ impl Controller for Bbr {
         if self.batch == 0 {
             return;
         }
+        // quinn-proto takes a sender who had only acknowledgements to send for one whom the window held back.
+        let is_idle = app_limited || in_flight + self.batch < self.window / 2;
+        if self.phase == Phase::Start && !is_idle {
+            self.window += self.batch;
+        }
         self.aggregation = self.aggregation.max(self.batch);
         self.batch = 0;
-        self.round_was_idle &= app_limited;
+        self.round_was_idle &= is_idle;
         self.note_rtt(now);
-        self.note_rate(now, app_limited);
+        self.note_rate(now, is_idle);
         if self.newest_acked >= self.round_began {
             self.end_round(now);
         }
-        self.look(now, in_flight, app_limited);
-        self.set_window(app_limited);
+        self.look(now, in_flight, is_idle);
+        self.set_window(is_idle);
     }
 
     fn on_congestion_event(
@@ -454,6 +495,8 @@ mod tests {
         queue: u64,
         loss_percent: u64,
         jitter: u64,
+        /// What acknowledgements wait for longer, on their way back, from the first tenth of a second on.
+        back: u64,
     }
 
     impl Path {
@@ -464,6 +507,7 @@ mod tests {
                 queue: 50 * MILLI,
                 loss_percent: 0,
                 jitter: 0,
+                back: 0,
             }
         }
     }
@@ -507,7 +551,8 @@ mod tests {
                         } else {
                             0
                         };
-                        acks.push(Reverse((free + path.delay + late, number)));
+                        let back = if now > SECOND / 10 { path.back } else { 0 };
+                        acks.push(Reverse((free + path.delay + late + back, number)));
                     }
                 }
                 number += 1;
@@ -527,7 +572,7 @@ mod tests {
                 if let Some(sent) = in_flight.remove(&acked) {
                     smoothed = (smoothed * 7 + (time - sent)) / 8;
                     newest = newest.max(sent);
-                    control.acked(at(sent), MTU, false);
+                    control.acked(at(sent), MTU);
                     has_acked = true;
                     arrived += u64::from(now > seconds * SECOND / 4);
                 }
@@ -614,6 +659,38 @@ mod tests {
             outcome.used, outcome.queued
         );
         assert!(outcome.used > 0.85);
+    }
+
+    #[test]
+    fn a_queue_on_the_way_back_does_not_matter() {
+        for back in [25, 75, 150] {
+            let outcome = run(
+                &Path {
+                    back: back * MILLI,
+                    ..Path::usual()
+                },
+                8,
+            );
+            println!(
+                "back {back}: used {:.2} queued {:.2}",
+                outcome.used, outcome.queued
+            );
+            assert!(outcome.used > 0.8);
+        }
+    }
+
+    #[test]
+    fn who_has_little_to_say_is_still_at_the_start() {
+        let base = Instant::now();
+        let mut control = Bbr::new(base, MTU as u16);
+        for round in 0..20 {
+            let sent = base + Duration::from_millis(50 * round);
+            control.on_sent(sent, 100, round);
+            control.acked(sent, 100);
+            control.on_end_acks(sent + Duration::from_millis(50), 0, false, None);
+        }
+        assert_eq!(control.phase, Phase::Start);
+        assert_eq!(control.window, INITIAL_WINDOW * MTU);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub const OVERHEAD: u64 = 48;
 pub struct Gauge {
     in_flight: AtomicU64,
     unsent: AtomicU64,
+    probe: AtomicU64,
     acked: AtomicU64,
     is_full: AtomicBool,
     is_open: AtomicBool,
@@ -46,6 +47,16 @@ impl Gauge {
     pub fn handed_on(&self, bytes: u64, is_full: bool) {
         self.unsent.fetch_add(bytes, Relaxed);
         self.is_full.store(is_full, Relaxed);
+    }
+
+    /// So many of the bytes in flight are a datagram that finds out how much fits; see `probing`.
+    pub fn set_probe(&self, bytes: u64) {
+        self.probe.store(bytes, Relaxed);
+    }
+
+    /// See [`Gauge::set_probe`].
+    pub fn probe(&self) -> u64 {
+        self.probe.load(Relaxed)
     }
 
     /// While open, no congestion window and no pacing hold a packet back.
@@ -153,6 +164,7 @@ impl Controller for Gauging {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
+        let in_flight = in_flight.saturating_sub(self.gauge.probe());
         self.gauge.in_flight.store(in_flight, Relaxed);
         let app_limited = self.gauge.is_idle(app_limited);
         self.inner
@@ -183,7 +195,7 @@ impl Controller for Gauging {
             // Above 2**32 quinn-proto does not pace either.
             return 1 << 40;
         }
-        self.inner.window()
+        self.inner.window() + self.gauge.probe()
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {

@@ -17,6 +17,7 @@ use crate::config::{varint, Limits, Settings};
 use crate::congestion::Gauge;
 use crate::events::{cause_of, Cause, Event, Stats};
 use crate::hearing::Hearing;
+use crate::probing::Probing;
 use crate::reach::{Allowance, Reach};
 use crate::streams::{End, Streams};
 use crate::tail::Tail;
@@ -78,6 +79,7 @@ pub struct Connection {
     reach: Reach,
     retirements: Allowance,
     tail: Tail,
+    probing: Probing,
     now: Instant,
     keys_since: u64,
     key_update_packets: u64,
@@ -116,6 +118,7 @@ impl Connection {
             reach: Reach::new(quic_address),
             retirements: Allowance::new(now),
             tail: Tail::default(),
+            probing: Probing::default(),
             now,
             keys_since: 0,
             key_update_packets: settings.key_update_packets.max(1),
@@ -250,7 +253,7 @@ impl Connection {
         let stats = self.quic.stats();
         Stats {
             rtt: self.quic.rtt().as_secs_f64(),
-            congestion_window: stats.path.cwnd,
+            congestion_window: stats.path.cwnd.saturating_sub(self.gauge.probe()),
             bytes_in_flight: self.gauge.in_flight(),
             datagram_size: stats.path.current_mtu.into(),
             bytes_sent: stats.udp_tx.bytes,
@@ -364,6 +367,19 @@ impl Connection {
         max_datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
+        let sent = self.next_datagrams(now, max_datagrams, buffer)?;
+        if let Some(size) = self.probing.sent(&self.quic.stats().path, sent.size) {
+            self.gauge.set_probe(size);
+        }
+        Some(sent)
+    }
+
+    fn next_datagrams(
+        &mut self,
+        now: Instant,
+        max_datagrams: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<quinn_proto::Transmit> {
         if mem::replace(&mut self.wants_probe, false) || self.is_closed {
             // A probe (RFC 9002 section 7.5), or the goodbye, which quinn-proto would else keep back for as long as
             // data that is not sent any more would have to wait.
@@ -409,6 +425,9 @@ impl Connection {
     /// Before the datagrams of a turn: hand bytes on, close, update keys.
     pub fn prepare(&mut self, now: Instant) {
         self.now = now;
+        if self.probing.has_ended(&self.quic.stats().path) {
+            self.gauge.set_probe(0);
+        }
         if let Some((code, reason)) = self.closing.take() {
             self.quic.close(now, varint(code), reason.into());
         }

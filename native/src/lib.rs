@@ -16,6 +16,7 @@ mod containment;
 mod engine;
 mod events;
 mod hearing;
+mod probing;
 #[cfg(feature = "python")]
 mod python;
 mod reach;

@@ -196,7 +196,7 @@ impl Streams {
             return writable;
         }
         let before = self.handed_on;
-        let window = quic.congestion_state().window();
+        let window = quic.congestion_state().window() - gauge.probe();
         let bulk = window.saturating_mul(2).saturating_add(SLACK);
         quic.set_send_window(bulk.saturating_add(HURRY));
         while let Some(id) = self.urgent.pop_front() {

@@ -241,6 +241,24 @@ def test_the_largest_datagram_is_found(make_pair):
     assert pair.connection.stats().datagram_size >= 1200
 
 
+@BOTH
+def test_finding_the_largest_datagram_holds_nothing_up(make_pair):
+    """One that is lost may be larger than the congestion window; what fits into that goes out all the same."""
+    pair = make_pair(client={"largest_datagram": 32_000}, edge={"largest_datagram": 32_000})
+    for link in (pair.up, pair.down):
+        link.delay = 0.05
+    _, edge = pair.connect()
+    for _ in range(20):
+        stream = edge.open()
+        edge.write(stream, bytes(8 * KIB))
+        edge.finish(stream)
+        begun = pair.now
+        assert pair.run(lambda stream=stream: stream in pair.client.ended, limit=5)
+        assert pair.now - begun < 0.06
+        pair.settle(0.25)
+    assert 1400 < edge.stats().datagram_size <= 1472
+
+
 @needs_native
 def test_settings_that_cannot_be_used(paths, tmp_path):
     broken = tmp_path / "broken.pem"
