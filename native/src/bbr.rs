@@ -79,6 +79,15 @@ enum Phase {
     ProbeRtt,
 }
 
+/// When something was sent, what had been delivered then, and since when; and when the newest of that had been sent.
+#[derive(Clone, Copy)]
+struct Moment {
+    sent: Instant,
+    delivered: u64,
+    delivered_at: Instant,
+    delivered_sent: Instant,
+}
+
 /// See the module.
 #[derive(Clone)]
 pub struct Bbr {
@@ -91,8 +100,12 @@ pub struct Bbr {
     cruise: u32,
     gain: f64,
     delivered: u64,
-    /// When something was sent, and what had been delivered then.
-    moments: VecDeque<(Instant, u64)>,
+    /// When the newest of it was acknowledged; while nothing is in flight, when something was sent again.
+    delivered_at: Instant,
+    /// When that was sent.
+    delivered_sent: Instant,
+    in_flight: u64,
+    moments: VecDeque<Moment>,
     newest_acked: Instant,
     batch: u64,
     /// The most that was acknowledged at once lately.
@@ -117,9 +130,9 @@ pub struct Bbr {
     start_rate: f64,
     start_rounds: u32,
     rate_before_up: f64,
-    /// What the last round brought through, in bytes a second, and that before the probe.
+    /// What the last round brought through, in bytes a second, and the most that one did since the last probe.
     pace: f64,
-    pace_before_up: f64,
+    best_pace: f64,
 }
 
 impl Bbr {
@@ -135,6 +148,9 @@ impl Bbr {
             cruise: CRUISE,
             gain: USUAL,
             delivered: 0,
+            delivered_at: now,
+            delivered_sent: now,
+            in_flight: 0,
             moments: VecDeque::new(),
             newest_acked: now,
             batch: 0,
@@ -157,7 +173,7 @@ impl Bbr {
             start_rounds: 0,
             rate_before_up: 0.0,
             pace: 0.0,
-            pace_before_up: 0.0,
+            best_pace: 0.0,
         }
     }
 
@@ -177,26 +193,29 @@ impl Bbr {
         self.rounds = 0;
         if phase == Phase::Up {
             self.rate_before_up = self.rate();
-            self.pace_before_up = self.pace;
         }
     }
 
     fn note_rate(&mut self, now: Instant, is_idle: bool) {
-        while self.moments.len() > 1 && self.moments[1].0 <= self.newest_acked {
+        while self.moments.len() > 1 && self.moments[1].sent <= self.newest_acked {
             self.moments.pop_front();
         }
-        let Some((_, before)) = self
+        let Some(before) = self
             .moments
             .front()
-            .filter(|(at, _)| *at <= self.newest_acked)
+            .filter(|moment| moment.sent <= self.newest_acked)
         else {
             return;
         };
-        let elapsed = now.saturating_duration_since(self.newest_acked);
+        // The longer of how long it took to send and to be acknowledged: acknowledgements that were held up and come
+        // all at once say no more than they would have said one by one.
+        let acking = now.saturating_duration_since(before.delivered_at);
+        let sending = before.sent.saturating_duration_since(before.delivered_sent);
+        let elapsed = acking.max(sending);
         if elapsed.is_zero() {
             return;
         }
-        let rate = (self.delivered - before) as f64 / elapsed.as_secs_f64();
+        let rate = (self.delivered - before.delivered) as f64 / elapsed.as_secs_f64();
         if is_idle && rate <= self.rate() {
             return;
         }
@@ -268,6 +287,10 @@ impl Bbr {
                     self.gain = (self.gain - GROWTH).max(USUAL);
                 }
                 let is_doubtful = self.is_long(1.0) && self.pace < SLACK * self.rate();
+                if self.rounds > 1 {
+                    // The first is half the phase before.
+                    self.best_pace = self.best_pace.max(self.pace);
+                }
                 if self.rounds >= self.cruise || (is_doubtful && self.rounds >= SHORTEST_CRUISE) {
                     self.enter(Phase::Up, now);
                 }
@@ -279,15 +302,17 @@ impl Bbr {
                 } else {
                     self.cruise = CRUISE;
                 }
-                let is_more = !self.round_was_idle && self.pace > UP_PROOF * self.pace_before_up;
+                let is_more = !self.round_was_idle && self.pace > UP_PROOF * self.best_pace;
                 if is_more && !is_costly && self.is_long(1.0) {
                     self.believe(now);
                     self.start_rate = self.pace;
+                    self.best_pace = 0.0;
                     self.start_rounds = 0;
                     self.enter(Phase::Start, now);
                 } else if has_grown && !is_costly {
                     self.enter(Phase::Up, now);
                 } else {
+                    self.best_pace = 0.0;
                     self.enter(Phase::Down, now);
                 }
             }
@@ -393,10 +418,20 @@ impl Bbr {
 }
 
 impl Controller for Bbr {
-    fn on_sent(&mut self, now: Instant, _bytes: u64, _last_packet_number: u64) {
-        let is_new = self.moments.back().is_none_or(|(at, _)| *at < now);
+    fn on_sent(&mut self, now: Instant, bytes: u64, _last_packet_number: u64) {
+        if self.in_flight == 0 {
+            self.delivered_at = now;
+            self.delivered_sent = now;
+        }
+        self.in_flight += bytes;
+        let is_new = self.moments.back().is_none_or(|last| last.sent < now);
         if is_new && self.moments.len() < MAX_MOMENTS {
-            self.moments.push_back((now, self.delivered));
+            self.moments.push_back(Moment {
+                sent: now,
+                delivered: self.delivered,
+                delivered_at: self.delivered_at,
+                delivered_sent: self.delivered_sent,
+            });
         }
     }
 
@@ -429,8 +464,11 @@ impl Controller for Bbr {
         self.aggregation = self.aggregation.max(self.batch);
         self.batch = 0;
         self.round_was_idle &= is_idle;
+        self.in_flight = in_flight;
         self.note_rtt(now);
         self.note_rate(now, is_idle);
+        self.delivered_at = now;
+        self.delivered_sent = self.newest_acked;
         if self.newest_acked >= self.round_began {
             self.end_round(now);
         }

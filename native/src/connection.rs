@@ -80,6 +80,8 @@ pub struct Connection {
     retirements: Allowance,
     tail: Tail,
     probing: Probing,
+    /// The peer has been silent for so long that what is sent next asks for an answer.
+    is_probing: bool,
     now: Instant,
     keys_since: u64,
     key_update_packets: u64,
@@ -119,6 +121,7 @@ impl Connection {
             retirements: Allowance::new(now),
             tail: Tail::default(),
             probing: Probing::default(),
+            is_probing: false,
             now,
             keys_since: 0,
             key_update_packets: settings.key_update_packets.max(1),
@@ -287,7 +290,7 @@ impl Connection {
         from: SocketAddr,
         size: usize,
     ) {
-        self.reach.heard(from, size);
+        self.reach.heard(from, size, self.now);
         if !is_long && self.quic.is_handshaking() && self.early.len() < MAX_EARLY {
             self.early.push(event);
             return;
@@ -347,6 +350,7 @@ impl Connection {
         }
         if self.quic.poll_timeout().is_some_and(|due| due <= now) {
             self.quic.handle_timeout(now);
+            self.is_probing = self.hearing.is_silent(now, self.quic.rtt());
         }
         if self.probe_due().is_some_and(|due| due <= now) {
             self.quic.ping();
@@ -439,7 +443,11 @@ impl Connection {
             self.keys_since = sent;
             self.quic.force_key_update();
         }
-        for id in self.streams.feed(&mut self.quic, &self.gauge, now) {
+        let is_silent = self.hearing.is_silent(now, self.quic.rtt());
+        for id in self
+            .streams
+            .feed(&mut self.quic, &self.gauge, now, is_silent)
+        {
             self.tell(Event::Writable { stream: id.into() });
         }
     }

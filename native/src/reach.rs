@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 /// As many times what came from an address may go to it.
 const FACTOR: usize = 3;
-/// One challenge of full size for each address that a connection moves to, however little came from there: a router that
-/// gives a quiet client another port is the common case, and quinn-proto makes no smaller ones.
+/// One challenge of full size now and then for each address that a connection moves to, however little comes from there:
+/// a router that gives a quiet client another port is the common case, and quinn-proto makes no smaller ones.
 const CHALLENGE: usize = 1200;
+const NOW_AND_THEN: Duration = Duration::from_millis(250);
 /// Addresses that are told apart; the oldest is forgotten.
 const MAX_ADDRESSES: usize = 8;
 /// Connection IDs that a peer may use up at once, and how long one more takes.
@@ -23,7 +24,14 @@ const RETIREMENT: Duration = Duration::from_millis(100);
 pub struct Reach {
     proven: SocketAddr,
     responses: u64,
-    others: VecDeque<(SocketAddr, usize)>,
+    others: VecDeque<Other>,
+}
+
+/// An address that has not shown that it receives.
+struct Other {
+    address: SocketAddr,
+    left: usize,
+    challenged: Instant,
 }
 
 impl Reach {
@@ -37,18 +45,26 @@ impl Reach {
     }
 
     /// A datagram came.
-    pub fn heard(&mut self, from: SocketAddr, size: usize) {
+    pub fn heard(&mut self, from: SocketAddr, size: usize, now: Instant) {
         if from == self.proven {
             return;
         }
-        if let Some((_, left)) = self.others.iter_mut().find(|(other, _)| *other == from) {
-            *left += FACTOR * size;
+        if let Some(other) = self.others.iter_mut().find(|other| other.address == from) {
+            other.left += FACTOR * size;
+            if now.saturating_duration_since(other.challenged) >= NOW_AND_THEN {
+                other.left = other.left.max(CHALLENGE);
+                other.challenged = now;
+            }
             return;
         }
         if self.others.len() >= MAX_ADDRESSES {
             self.others.pop_front();
         }
-        self.others.push_back((from, CHALLENGE + FACTOR * size));
+        self.others.push_back(Other {
+            address: from,
+            left: CHALLENGE + FACTOR * size,
+            challenged: now,
+        });
     }
 
     /// So many answers to challenges have come, and quinn-proto takes this address for the peer's.
@@ -56,7 +72,7 @@ impl Reach {
         if responses != self.responses {
             self.responses = responses;
             self.proven = address;
-            self.others.retain(|(other, _)| *other != address);
+            self.others.retain(|other| other.address != address);
         }
     }
 
@@ -68,10 +84,10 @@ impl Reach {
         match self
             .others
             .iter_mut()
-            .find(|(other, left)| *other == to && *left >= size)
+            .find(|other| other.address == to && other.left >= size)
         {
-            Some((_, left)) => {
-                *left -= size;
+            Some(other) => {
+                other.left -= size;
                 true
             }
             None => false,
@@ -110,12 +126,19 @@ mod tests {
         let mut reach = Reach::new(address(1));
         assert!(reach.allows(address(1), 1 << 30));
         assert!(!reach.allows(address(2), 1));
-        reach.heard(address(2), 100);
+        let now = Instant::now();
+        reach.heard(address(2), 100, now);
         assert!(reach.allows(address(2), 1200));
         assert!(!reach.allows(address(2), 1200));
         assert!(reach.allows(address(2), 300));
-        reach.heard(address(2), 400);
+        reach.heard(address(2), 400, now);
         assert!(reach.allows(address(2), 1200));
+        reach.heard(address(2), 40, now + NOW_AND_THEN / 2);
+        assert!(!reach.allows(address(2), 1200));
+        reach.heard(address(2), 40, now + NOW_AND_THEN);
+        assert!(reach.allows(address(2), 1200));
+        reach.heard(address(2), 40, now + NOW_AND_THEN);
+        assert!(!reach.allows(address(2), 1200));
         reach.prove(1, address(2));
         assert!(reach.allows(address(2), 1 << 30));
         assert!(!reach.allows(address(1), 1));
@@ -125,7 +148,7 @@ mod tests {
     fn addresses_are_bounded() {
         let mut reach = Reach::new(address(1));
         for port in 2..1000 {
-            reach.heard(address(port), 1200);
+            reach.heard(address(port), 1200, Instant::now());
         }
         assert_eq!(reach.others.len(), MAX_ADDRESSES);
     }

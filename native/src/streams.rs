@@ -73,6 +73,9 @@ pub struct Streams {
     send_buffer: usize,
 }
 
+/// Datagrams that a probe time-out sends.
+const PROBES: u64 = 2;
+
 impl Streams {
     /// Each takes `send_buffer` bytes.
     pub fn new(send_buffer: usize) -> Self {
@@ -188,8 +191,16 @@ impl Streams {
 
     /// Hand on what congestion control lets go now, and whatever goes first; the streams that were full and take
     /// bytes again. quinn-proto is given no more than it can send, because while something waits in there for the
-    /// congestion window, its acknowledgements wait as well.
-    pub fn feed(&mut self, quic: &mut Quic, gauge: &Gauge, now: Instant) -> Vec<StreamId> {
+    /// congestion window, its acknowledgements wait as well. For probes that follow it is enough to fill them (RFC 9002
+    /// section 6.2.4): without new data they would be pings of a few bytes, and a peer who has seen this side move may
+    /// answer with no more than three times as much.
+    pub fn feed(
+        &mut self,
+        quic: &mut Quic,
+        gauge: &Gauge,
+        now: Instant,
+        is_probing: bool,
+    ) -> Vec<StreamId> {
         let mut writable = Vec::new();
         if self.urgent.is_empty() && self.ready.is_empty() {
             gauge.handed_on(0, false);
@@ -203,7 +214,9 @@ impl Streams {
             while self.hand_on(id, usize::MAX, quic, now, &mut writable) {}
         }
         quic.set_send_window(bulk);
-        let allowed = before + allowance(window, quic.current_mtu().into(), gauge);
+        let mtu: u64 = quic.current_mtu().into();
+        let least = if is_probing { PROBES * mtu } else { 0 };
+        let allowed = before + allowance(window, mtu, gauge).max(least);
         while self.handed_on < allowed {
             let Some((_, id)) = self.ready.pop_first() else {
                 break;

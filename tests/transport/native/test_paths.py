@@ -158,3 +158,38 @@ def test_ten_moves_in_three_seconds(make_pair):
     pair.settle(3)
     assert len(pair.edge.received[stream]) == sent
     assert len(pair.client.received[stream]) == 1 + answered
+
+
+@pytest.mark.parametrize("heard", [1, 4])
+def test_a_full_window_is_lost_as_the_client_moves(make_pair, heard):
+    """Both sides wait for acknowledgements that went elsewhere. What the edge may send to the new address, it earns by
+    what it hears from there: a few packets, and then probes."""
+    pair = make_pair()
+    for link in (pair.up, pair.down):
+        link.delay, link.rate, link.queue = 0.05, 5e6, 100_000
+    client, edge = pair.connect()
+    streams = [edge.open() for _ in range(2)]
+    for stream in streams:
+        edge.write(stream, b"x")
+    pair.settle()
+
+    def write() -> int:
+        """Both have more to say than the window lets go."""
+        client.write(streams[0], bytes(256 * 1024))
+        edge.write(streams[1], bytes(256 * 1024))
+        pair.settle(0.01)
+        return len(pair.edge.received.get(streams[0], b""))
+
+    for _ in range(200):
+        write()
+    pair.move_client((CLIENT[0], 50_001))
+    before = pair.up.carried
+    while pair.up.carried < before + heard * 1200:
+        pair.turn()
+        pair.now += 0.001
+    pair.up.down = pair.down.down = True
+    pair.settle(0.15)
+    pair.up.down = pair.down.down = False
+    begun, before = pair.now, write()
+    while write() < before + 500_000:
+        assert pair.now - begun < 1.5
