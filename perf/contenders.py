@@ -163,23 +163,31 @@ def naive(origin: int, directory: Path) -> Iterator[Contender]:
 
 @contextlib.contextmanager
 def ours(
-    origin: int, directory: Path, *, tls: bool = False, name: str = "quictunnel", through: tuple[str, ...] = ()
+    origin: int,
+    directory: Path,
+    *,
+    tls: bool = False,
+    name: str = "quictunnel",
+    engine: str = "",
+    through: tuple[str, ...] = (),
 ) -> Iterator[Contender]:
-    """The real programs with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them, if not Python."""
-    base = directory / ("https" if tls else name)
+    """The real programs with this engine, else with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them,
+    if not Python."""
+    base = directory / (f"{name}-https" if tls else name)
+    chosen = {"QUICTUNNEL_ENGINE": engine} if engine else {}
     run = [sys.executable, "-m", *through]
     command = [*run, "edge_server", "--state-dir", base]
     command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", "--log-level", "warning"]
-    with running(command, stdout=subprocess.PIPE) as edge:
+    with running(command, stdout=subprocess.PIPE, env=os.environ | chosen) as edge:
         line_of(edge, "Try:")
         lines = (base / "client.env").read_text().splitlines()
-        environment = os.environ | dict(line.split("=", 1) for line in lines)
+        environment = os.environ | chosen | dict(line.split("=", 1) for line in lines)
         client_command = [*run, "quictunnel", "http" if tls else "tcp", str(origin), "--json"]
         with running(client_command, stdout=subprocess.PIPE, env=environment) as client:
             ready = json.loads(line_of(client, "{"))
             if tls:
                 host, port = ready["tls_socket"]
-                yield Contender("https", "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
+                yield Contender(name, "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
             else:
                 yield Contender(name, *ready["tcp_socket"], edge.pid, client.pid)
 
@@ -196,7 +204,7 @@ def https(directory: Path) -> Iterator[Contender]:
     port = free_port()
     with running([sys.executable, "-m", "perf.origin", str(port)], stdout=subprocess.PIPE) as origin:
         line_of(origin, "origin ready")
-        with ours(port, directory, tls=True) as contender:
+        with ours(port, directory, tls=True, name="https") as contender:
             yield contender
 
 

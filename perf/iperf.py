@@ -86,10 +86,17 @@ def server(port: int | None = None) -> Iterator[int]:
 
 
 def run(
-    host: str, port: int, *, seconds: int = 5, direction: Direction = "down", pids: Sequence[int] = ()
+    host: str,
+    port: int,
+    *,
+    seconds: int = 5,
+    direction: Direction = "down",
+    streams: int = 1,
+    pids: Sequence[int] = (),
 ) -> Result:
-    """One stream for ``seconds``. Raises RuntimeError with iperf3's own words when it fails."""
+    """So many streams for ``seconds``. Raises RuntimeError with iperf3's own words when it fails."""
     command = ["iperf3", "--client", host, "--port", str(port), "--time", str(seconds), "--json"]
+    command += ["--parallel", str(streams)]
     before = {pid: cpu_seconds(pid) for pid in pids}
     done = subprocess.run(
         [*command, "--reverse"] if direction == "down" else command,

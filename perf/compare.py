@@ -1,0 +1,246 @@
+"""Everything beside everybody, in one run: every peer that is here, in turns, several rounds.
+
+    python -m perf.compare                                    # as root; about a quarter of an hour
+    python -m perf.compare --markdown --json result.json --plot result.png
+    python -m perf.compare --only "ssh -R" quictunnel --measures "1 stream down" "64 keep-alive, HTTPS"
+
+All share the machine and take turns within each round, so that whatever else it does meets them all; trust the
+ratios. Peers are looked for on the PATH; those that are not there are named at the end. Visitors of HTTPS are
+served by nginx behind us, who end TLS; behind tunnels of bytes it ends TLS itself; behind "frp, https2http" frp's
+client does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from perf import contenders, echo, iperf, peers, web
+from perf.contenders import Contender, Missing, family
+from perf.tables import table
+from perf.throughput import Machine, own_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from perf.iperf import Direction
+
+TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
+    "direct": contenders.direct,
+    "ssh -R": contenders.ssh,
+    "frp, TCP": peers.frp("tcp", tls=False),
+    "frp, TCP, TLS": peers.frp("tcp", tls=True),
+    "frp, QUIC": peers.frp("quic", tls=True),
+    "chisel": peers.chisel,
+    "naive": contenders.naive,
+    "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic"),
+    "quictunnel": contenders.ours,
+}
+"""Tunnels of bytes, by name."""
+HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
+    "frp, https2http": peers.frp("tcp", tls=True, ends_tls=True),
+    "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic", tls=True),
+    "quictunnel": functools.partial(contenders.ours, tls=True),
+}
+"""Those that end TLS."""
+SECONDS: Final = 3
+ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one contender did in one turn."""
+
+    measure: str
+    name: str
+    round: int
+    value: float
+    edge_cpu: float
+    """CPU seconds of everything at the visitors' side meanwhile."""
+    client_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number, and where it is taken: before which origin, over TLS or not."""
+
+    name: str
+    unit: str
+    origin: str
+    take: Callable[[Contender, Path], float]
+    is_less_better: bool = False
+
+
+def _stream(direction: Direction, streams: int) -> Callable[[Contender, Path], float]:
+    def take(way: Contender, directory: Path) -> float:
+        del directory
+        return iperf.run(way.host, way.port, seconds=SECONDS, direction=direction, streams=streams).mb_per_second
+
+    return take
+
+
+def _requests(*, tls: bool, fresh: bool) -> Callable[[Contender, Path], float]:
+    def take(way: Contender, directory: Path) -> float:
+        host = way.tls_host or "localhost"
+        return web.requests_per_second(host, way.port, tls=tls, fresh=fresh, seconds=SECONDS, directory=directory)
+
+    return take
+
+
+def _delay(which: str) -> Callable[[Contender, Path], float]:
+    def take(way: Contender, directory: Path) -> float:
+        del directory
+        delays = echo.ask(way.host, way.port, seconds=SECONDS)
+        return float(getattr(delays, which))
+
+    return take
+
+
+MEASURES: Final = (
+    Measure("1 stream down", "MB/s", "iperf", _stream("down", 1)),
+    Measure("1 stream up", "MB/s", "iperf", _stream("up", 1)),
+    Measure("32 streams down", "MB/s", "iperf", _stream("down", 32)),
+    Measure("32 streams up", "MB/s", "iperf", _stream("up", 32)),
+    Measure("64 keep-alive, HTTPS", "requests/s", "https", _requests(tls=True, fresh=False)),
+    Measure("new connections, HTTPS", "requests/s", "https", _requests(tls=True, fresh=True)),
+    Measure("64 keep-alive, HTTP through TCP", "requests/s", "http", _requests(tls=False, fresh=False)),
+    Measure("delay, p50", "ms", "echo", _delay("p50"), is_less_better=True),
+    Measure("delay, p99", "ms", "echo", _delay("p99"), is_less_better=True),
+    Measure("delay, p99.9", "ms", "echo", _delay("p999"), is_less_better=True),
+)
+
+
+class Arena:
+    """The origins, and a tunnel of each contender before each of them."""
+
+    def __init__(self, names: Sequence[str], measures: Sequence[Measure], stack: contextlib.ExitStack) -> None:
+        self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quictunnel-perf-")))
+        self.missing: list[str] = []
+        self.ways: dict[tuple[str, str], Contender] = {}
+        """By origin and name."""
+        self._stack = stack
+        for origin in dict.fromkeys(measure.origin for measure in measures):
+            with self._noted(f"the measures with {origin}"):
+                plain, ending = self._begin(origin)
+                for name in names:
+                    with self._noted(name):
+                        self._join(origin, name, plain, ending)
+
+    def _begin(self, origin: str) -> tuple[int, int]:
+        """Its port for tunnels of bytes, and for those who end TLS."""
+        if origin == "iperf":
+            return self._stack.enter_context(iperf.server()), 0
+        if origin == "echo":
+            port = iperf.free_port()
+            command = [sys.executable, "-m", "perf.echo", str(port)]
+            contenders.line_of(
+                self._stack.enter_context(contenders.running(command, stdout=subprocess.PIPE)), "echo ready"
+            )
+            return port, 0
+        page = self._stack.enter_context(web.origin(self.directory / origin))
+        return (page.https, page.http) if origin == "https" else (page.http, 0)
+
+    def _join(self, origin: str, name: str, plain: int, ending: int) -> None:
+        directory = self.directory / origin / "ways"
+        directory.mkdir(parents=True, exist_ok=True)
+        if ending and name in HTTPS:
+            self.ways[origin, name] = self._stack.enter_context(HTTPS[name](ending, directory))
+        elif name in TCP:
+            self.ways[origin, name] = self._stack.enter_context(TCP[name](plain, directory))
+
+    @contextlib.contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Missing as lack:
+            self.missing.append(f"{what} (no {lack})")
+
+
+def turn(arena: Arena, measure: Measure, way: Contender, number: int) -> Sample:
+    sides = [family(way.edge), family(way.client)]
+    before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
+    value = measure.take(way, arena.directory)
+    spent = [sum(map(iperf.cpu_seconds, side)) - began for side, began in zip(sides, before, strict=True)]
+    return Sample(measure.name, way.name, number, value, *spent)
+
+
+def run(arena: Arena, measures: Sequence[Measure], names: Sequence[str], rounds: int) -> Iterator[Sample]:
+    for number in range(rounds):
+        order = [*names[number % len(names) :], *names[: number % len(names)]]
+        for measure in measures:
+            for name in order:
+                way = arena.ways.get((measure.origin, name))
+                if way is not None:
+                    sample = turn(arena, measure, way, number)
+                    print(f"round {number + 1}: {measure.name}, {name}: {sample.value:.2f}", file=sys.stderr)
+                    yield sample
+
+
+def rows(samples: Sequence[Sample], measures: Sequence[Measure], names: Sequence[str]) -> list[list[str]]:
+    """A line for each measure: the median and the extremes."""
+    shown = [["", *names]]
+    for measure in measures:
+        line = [f"{measure.name}, {measure.unit}"]
+        for name in names:
+            own = [s for s in samples if s.measure == measure.name and s.name == name]
+            values = sorted(s.value for s in own)
+            line.append(
+                f"{_short(statistics.median(values))} ({_short(values[0])}-{_short(values[-1])})" if values else ""
+            )
+        shown.append(line)
+    return shown
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Everything beside everybody.")
+    everybody = [*dict.fromkeys([*TCP, *HTTPS])]
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--only", nargs="+", choices=everybody, default=everybody, metavar="NAME")
+    parser.add_argument(
+        "--measures", nargs="+", choices=[m.name for m in MEASURES], default=[m.name for m in MEASURES]
+    )
+    parser.add_argument("--mtu", type=int, help="of the loopback that all share (default: this machine's, 65536)")
+    parser.add_argument("--markdown", action="store_true", help="the table as the documentation has it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (needs matplotlib)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.mtu and not options.inside:
+        own_loopback("perf.compare", options.mtu)
+    measures = [measure for measure in MEASURES if measure.name in options.measures]
+    names = [name for name in everybody if name in options.only]
+    machine = Machine()
+    with contextlib.ExitStack() as stack:
+        arena = Arena(names, measures, stack)
+        samples = list(run(arena, measures, names, options.rounds))
+        missing = list(dict.fromkeys(arena.missing))
+    facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
+    print(table(rows(samples, measures, names), markdown=options.markdown))
+    print(f"\nmedians (and extremes) of {options.rounds} rounds; visitors, origin and tunnel share the machine")
+    print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    print(f"missing: {', '.join(missing) or 'nothing'}")
+    if options.json:
+        result = {"machine": facts, "missing": missing, "samples": [asdict(sample) for sample in samples]}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if options.plot:
+        from perf import plots  # noqa: PLC0415 - the one place that needs matplotlib
+
+        plots.draw(options.plot, samples, measures, names)
+
+
+if __name__ == "__main__":
+    main()

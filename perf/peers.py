@@ -1,0 +1,95 @@
+"""Other people's tunnels, as they are set up by default: frp and chisel. What is not on the PATH raises Missing.
+
+None of them is part of this repository; docs/PERFORMANCE.md says where they come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+from perf.contenders import Contender, need, running, wait_for_port
+from perf.iperf import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+QUIET: Final = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+HTTPS_NAME: Final = "page.example.test"
+"""What visitors ask frp for, when it ends TLS."""
+
+_FRPS = """\
+bindAddr = "127.0.0.1"
+bindPort = {control}
+quicBindPort = {control}
+proxyBindAddr = "127.0.0.1"
+vhostHTTPSPort = {https}
+log.level = "error"
+"""
+_FRPC = """\
+serverAddr = "127.0.0.1"
+serverPort = {control}
+log.level = "error"
+transport.protocol = "{protocol}"
+transport.tls.enable = {tls}
+[[proxies]]
+name = "p"
+"""
+_FRPC_TCP = """\
+type = "tcp"
+localIP = "127.0.0.1"
+localPort = {origin}
+remotePort = {public}
+"""
+_FRPC_HTTPS = """\
+type = "https"
+customDomains = ["{name}"]
+[proxies.plugin]
+type = "https2http"
+localAddr = "127.0.0.1:{origin}"
+"""
+
+
+def frp(
+    protocol: str, *, tls: bool, ends_tls: bool = False
+) -> Callable[[int, Path], AbstractContextManager[Contender]]:
+    """frp over ``protocol``, encrypted or not; ``ends_tls``: for visitors over HTTPS, whose TLS its client ends
+    (plugin https2http)."""
+    name = "frp, https2http" if ends_tls else f"frp, {protocol.upper()}" + ", TLS" * (tls and protocol == "tcp")
+
+    @contextlib.contextmanager
+    def start(origin: int, directory: Path) -> Iterator[Contender]:
+        programs = need("frps"), need("frpc")
+        directory.mkdir(parents=True, exist_ok=True)
+        control, public, https = free_port(), free_port(), free_port()
+        slug = name.replace(", ", "-")
+        server, client = directory / f"{slug}-frps.toml", directory / f"{slug}-frpc.toml"
+        server.write_text(_FRPS.format(control=control, https=https))
+        head = _FRPC.format(control=control, protocol=protocol, tls=str(tls).lower())
+        rest = _FRPC_HTTPS if ends_tls else _FRPC_TCP
+        client.write_text(head + rest.format(origin=origin, public=public, name=HTTPS_NAME))
+        with running([programs[0], "-c", server], **QUIET) as edge:
+            wait_for_port(control)
+            with running([programs[1], "-c", client], **QUIET) as inside:
+                port = https if ends_tls else public
+                wait_for_port(port)
+                yield Contender(name, "127.0.0.1", port, edge.pid, inside.pid, HTTPS_NAME if ends_tls else "")
+
+    return start
+
+
+@contextlib.contextmanager
+def chisel(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+    """chisel: SSH within a WebSocket."""
+    program = need("chisel")
+    control, public = free_port(), free_port()
+    listen = ["--reverse", "--host", "127.0.0.1", "--port", str(control)]
+    with running([program, "server", *listen], **QUIET) as edge:
+        wait_for_port(control)
+        way = [f"http://127.0.0.1:{control}", f"R:127.0.0.1:{public}:127.0.0.1:{origin}"]
+        with running([program, "client", *way], **QUIET) as inside:
+            wait_for_port(public)
+            yield Contender("chisel", "127.0.0.1", public, edge.pid, inside.pid)
