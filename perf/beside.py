@@ -1,0 +1,120 @@
+"""Small requests beside a bulk transfer, where the link loses packets: what waiting behind each other costs.
+
+    python -m perf.beside                                   # everything that is installed; 15 minutes (root)
+    python -m perf.beside --contenders quictunnel ssh --losses 0.01
+    python -m perf.beside --markdown                        # as docs/PERFORMANCE.md has it
+
+Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way, a queue of one bandwidth-delay product.
+One visitor downloads without end; another sends one byte every 50 ms on a connection of its own and gets it echoed.
+Tunnels over TCP run with CUBIC and with BBR; frp over QUIC and we bring their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from perf.contenders import Missing
+from perf.lab_tunnels import CONTENDERS, Visitors
+from perf.tables import table
+from tests import pairing
+from tests.netlab.lab import Lab, missing
+from tests.netlab.rig import Bulk, Keystrokes, percentile
+
+LOSSES: Final = (0.0, 0.01, 0.02)
+OVER_UDP: Final = ("quictunnel", "frp, QUIC")
+TCP: Final = ("cubic", "bbr")
+WARM_UP: Final = 3.0
+"""Seconds before anything is counted: slow start has ended and what it overshot has drained."""
+REQUESTS: Final = 200
+"""One every 50 ms: with 1 % of packets lost some meet a loss of their own."""
+
+
+class Cell(NamedTuple):
+    """One run."""
+
+    mbit: float
+    p50_ms: float
+    p99_ms: float
+
+
+def measure(contender: str, congestion: str, loss: float) -> Cell:
+    with (
+        tempfile.TemporaryDirectory(prefix="quictunnel-beside-") as name,
+        Lab(delay_ms=25, rate_mbit=100, queue_ms=50, loss=loss) as lab,
+        contextlib.ExitStack() as stack,
+    ):
+        if congestion:
+            for host in (lab.client, lab.edge):
+                host.run(["sysctl", "-q", "-w", f"net.ipv4.tcp_congestion_control={congestion}"])
+        visitors = Visitors(lab, CONTENDERS[contender](lab, Path(name), stack))
+        if visitors.wait(20) is None:
+            raise Missing(f"{contender} does not serve here")
+        with Bulk(visitors.come()) as bulk, visitors.come() as typist:
+            time.sleep(WARM_UP)
+            begun = time.monotonic()
+            delays = Keystrokes(typist).run(REQUESTS)
+            mbit = bulk.mbit_between(begun, time.monotonic())
+        return Cell(mbit, percentile(delays, 0.5) * 1000, percentile(delays, 0.99) * 1000)
+
+
+def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
+    names = list(next(iter(cells.values())))
+    rows = [["", *names]]
+    for loss, found in cells.items():
+        row = [loss]
+        for name in names:
+            if not found[name]:
+                row.append("not here")
+                continue
+            mbit, p50, p99 = (statistics.median(values) for values in zip(*found[name], strict=True))
+            row.append(f"{mbit:.1f} · {p50:.0f}/{p99:.0f}")
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Small requests beside a bulk transfer on links that lose packets."
+    )
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--losses", nargs="+", type=float, default=LOSSES, help="shares of packets")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--json", type=Path, help="write every single run there")
+    options = parser.parse_args()
+    if lack := missing():
+        parser.error(lack)
+    engine = os.environ.get(pairing.VARIABLE) or "auto"
+    pairing.in_force = pairing.Pairing(engine, engine)
+    os.environ[pairing.VARIABLE] = engine
+    ways = [
+        (name, congestion) for name in options.contenders for congestion in ([""] if name in OVER_UDP else TCP)
+    ]
+    names = {way: f"{way[0]}, {way[1].upper()}" if way[1] else way[0] for way in ways}
+    cells: dict[str, dict[str, list[Cell]]] = {
+        f"{loss:.0%} loss": {names[way]: [] for way in ways} for loss in options.losses
+    }
+    for number in range(options.rounds):
+        for loss in options.losses:
+            for way in ways:
+                with contextlib.suppress(Missing):  # the table says so
+                    cell = measure(*way, loss)
+                    cells[f"{loss:.0%} loss"][names[way]].append(cell)
+                    print(f"round {number + 1}: {loss:.0%} loss, {names[way]}: {cell.mbit:.1f} Mbit/s, "
+                          f"{cell.p50_ms:.0f}/{cell.p99_ms:.0f} ms", flush=True)  # fmt: skip
+    print("\nMbit/s of the transfer · p50/p99 of the requests beside it, ms; medians of", options.rounds, "rounds")
+    print(table(rows_of(cells), markdown=options.markdown))
+    if options.json:
+        options.json.write_text(json.dumps(cells, indent=1))
+
+
+if __name__ == "__main__":
+    main()
