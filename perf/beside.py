@@ -5,7 +5,7 @@
     python -m perf.beside --markdown                        # as docs/PERFORMANCE.md has it
 
 Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way, a queue of one bandwidth-delay product.
-One visitor downloads without end; another sends one byte every 50 ms on a connection of its own and gets it echoed.
+One visitor downloads without end; another sends one byte every 50 ms on a connection of its own and gets it back.
 Tunnels over TCP run with CUBIC and with BBR; frp over QUIC and we bring their own.
 """
 

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,7 +31,7 @@ from perf.tables import table
 from perf.throughput import Machine, own_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from perf.iperf import Direction
@@ -53,6 +54,7 @@ HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]
     "quictunnel": functools.partial(contenders.ours, tls=True),
 }
 """Those that end TLS."""
+Take = Callable[[Contender, Path, int], dict[str, float]]
 SECONDS: Final = 3
 ROUNDS: Final = 5
 
@@ -62,6 +64,7 @@ class Sample:
     """What one contender did in one turn."""
 
     measure: str
+    unit: str
     name: str
     round: int
     value: float
@@ -72,38 +75,38 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number, and where it is taken: before which origin, over TLS or not."""
+    """One way of looking at a tunnel, before one kind of origin."""
 
     name: str
     unit: str
+    """In milliseconds less is better, in everything else more."""
     origin: str
-    take: Callable[[Contender, Path], float]
-    is_less_better: bool = False
+    take: Take
+    """Gives numbers, by what is to be added to the name."""
 
 
-def _stream(direction: Direction, streams: int) -> Callable[[Contender, Path], float]:
-    def take(way: Contender, directory: Path) -> float:
+def _stream(direction: Direction, streams: int) -> Take:
+    def take(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
         del directory
-        return iperf.run(way.host, way.port, seconds=SECONDS, direction=direction, streams=streams).mb_per_second
+        result = iperf.run(way.host, way.port, seconds=seconds, direction=direction, streams=streams)
+        return {"": result.mb_per_second}
 
     return take
 
 
-def _requests(*, tls: bool, fresh: bool) -> Callable[[Contender, Path], float]:
-    def take(way: Contender, directory: Path) -> float:
+def _requests(*, tls: bool, fresh: bool) -> Take:
+    def take(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
         host = way.tls_host or "localhost"
-        return web.requests_per_second(host, way.port, tls=tls, fresh=fresh, seconds=SECONDS, directory=directory)
+        rate = web.requests_per_second(host, way.port, tls=tls, fresh=fresh, seconds=seconds, directory=directory)
+        return {"": rate}
 
     return take
 
 
-def _delay(which: str) -> Callable[[Contender, Path], float]:
-    def take(way: Contender, directory: Path) -> float:
-        del directory
-        delays = echo.ask(way.host, way.port, seconds=SECONDS)
-        return float(getattr(delays, which))
-
-    return take
+def _delays(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
+    del directory
+    delays = echo.ask(way.host, way.port, seconds=seconds)
+    return {", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}
 
 
 MEASURES: Final = (
@@ -114,9 +117,7 @@ MEASURES: Final = (
     Measure("64 keep-alive, HTTPS", "requests/s", "https", _requests(tls=True, fresh=False)),
     Measure("new connections, HTTPS", "requests/s", "https", _requests(tls=True, fresh=True)),
     Measure("64 keep-alive, HTTP through TCP", "requests/s", "http", _requests(tls=False, fresh=False)),
-    Measure("delay, p50", "ms", "echo", _delay("p50"), is_less_better=True),
-    Measure("delay, p99", "ms", "echo", _delay("p99"), is_less_better=True),
-    Measure("delay, p99.9", "ms", "echo", _delay("p999"), is_less_better=True),
+    Measure("delay", "ms", "echo", _delays),
 )
 
 
@@ -166,37 +167,40 @@ class Arena:
             self.missing.append(f"{what} (no {lack})")
 
 
-def turn(arena: Arena, measure: Measure, way: Contender, number: int) -> Sample:
+def turn(arena: Arena, measure: Measure, way: Contender, seconds: int, number: int) -> list[Sample]:
     sides = [family(way.edge), family(way.client)]
     before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
-    value = measure.take(way, arena.directory)
+    values = measure.take(way, arena.directory, seconds)
     spent = [sum(map(iperf.cpu_seconds, side)) - began for side, began in zip(sides, before, strict=True)]
-    return Sample(measure.name, way.name, number, value, *spent)
+    return [
+        Sample(measure.name + part, measure.unit, way.name, number, value, *spent)
+        for part, value in values.items()
+    ]
 
 
-def run(arena: Arena, measures: Sequence[Measure], names: Sequence[str], rounds: int) -> Iterator[Sample]:
+def run(
+    arena: Arena, measures: Sequence[Measure], names: Sequence[str], *, seconds: int, rounds: int
+) -> Iterator[Sample]:
     for number in range(rounds):
         order = [*names[number % len(names) :], *names[: number % len(names)]]
         for measure in measures:
             for name in order:
                 way = arena.ways.get((measure.origin, name))
                 if way is not None:
-                    sample = turn(arena, measure, way, number)
-                    print(f"round {number + 1}: {measure.name}, {name}: {sample.value:.2f}", file=sys.stderr)
-                    yield sample
+                    for sample in turn(arena, measure, way, seconds, number):
+                        print(f"round {number + 1}: {sample.measure}, {name}: {sample.value:.2f}", file=sys.stderr)
+                        yield sample
 
 
-def rows(samples: Sequence[Sample], measures: Sequence[Measure], names: Sequence[str]) -> list[list[str]]:
+def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
     """A line for each measure: the median and the extremes."""
     shown = [["", *names]]
-    for measure in measures:
-        line = [f"{measure.name}, {measure.unit}"]
+    for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
+        line = [f"{measure}, {unit}"]
         for name in names:
-            own = [s for s in samples if s.measure == measure.name and s.name == name]
-            values = sorted(s.value for s in own)
-            line.append(
-                f"{_short(statistics.median(values))} ({_short(values[0])}-{_short(values[-1])})" if values else ""
-            )
+            values = sorted(s.value for s in samples if s.measure == measure and s.name == name)
+            extremes = f" ({_short(values[0])} to {_short(values[-1])})" if len(values) > 1 else ""
+            line.append(_short(statistics.median(values)) + extremes if values else "")
         shown.append(line)
     return shown
 
@@ -209,6 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Everything beside everybody.")
     everybody = [*dict.fromkeys([*TCP, *HTTPS])]
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of each turn")
     parser.add_argument("--only", nargs="+", choices=everybody, default=everybody, metavar="NAME")
     parser.add_argument(
         "--measures", nargs="+", choices=[m.name for m in MEASURES], default=[m.name for m in MEASURES]
@@ -226,10 +231,10 @@ def main() -> None:
     machine = Machine()
     with contextlib.ExitStack() as stack:
         arena = Arena(names, measures, stack)
-        samples = list(run(arena, measures, names, options.rounds))
+        samples = list(run(arena, measures, names, seconds=options.seconds, rounds=options.rounds))
         missing = list(dict.fromkeys(arena.missing))
     facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
-    print(table(rows(samples, measures, names), markdown=options.markdown))
+    print(table(rows(samples, names), markdown=options.markdown))
     print(f"\nmedians (and extremes) of {options.rounds} rounds; visitors, origin and tunnel share the machine")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"missing: {', '.join(missing) or 'nothing'}")
@@ -239,7 +244,7 @@ def main() -> None:
     if options.plot:
         from perf import plots  # noqa: PLC0415 - the one place that needs matplotlib
 
-        plots.draw(options.plot, samples, measures, names)
+        plots.draw(options.plot, samples, names)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""Tunnels in a lab of two network namespaces and a WAN between them (tests/netlab): each is started with its server
-in the edge's host and its client, before an origin, in the client's, and ends with the lab.
+"""Tunnels in a lab of two network namespaces and a WAN between them (tests/netlab): each is started with its
+server in the edge's host and its client, before an origin, in the client's, and ends with the lab.
 
 ``frp`` (frps and frpc) and ``chisel`` are looked for on the PATH. Clients that end with their connection, as
 ``ssh`` does, are started again at once, as everybody does who relies on them.

@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from perf.compare import Measure, Sample
+    from perf.compare import Sample
 
 OURS: Final = "#1f6f8b"
 THEIRS: Final = "#b9c4c9"
 COLUMNS: Final = 2
 
 
-def draw(path: Path, samples: Sequence[Sample], measures: Sequence[Measure], names: Sequence[str]) -> None:
+def draw(path: Path, samples: Sequence[Sample], names: Sequence[str]) -> None:
     """Bars are medians, lines go from the least to the most."""
+    measures = dict.fromkeys((sample.measure, sample.unit) for sample in samples)
     lines = -(-len(measures) // COLUMNS)
     figure = Figure(figsize=(11, 2.6 * lines), layout="constrained")
     panels = figure.subplots(lines, COLUMNS, squeeze=False)
     for panel in panels.flat[len(measures) :]:
         panel.axis("off")
-    for panel, measure in zip(panels.flat, measures, strict=False):
+    for panel, (measure, unit) in zip(panels.flat, measures, strict=False):
         found = {
-            name: sorted(s.value for s in samples if s.measure == measure.name and s.name == name)
-            for name in names
+            name: sorted(s.value for s in samples if s.measure == measure and s.name == name) for name in names
         }
         shown = [name for name in names if found[name]]
         middles = [statistics.median(found[name]) for name in shown]
@@ -39,8 +39,6 @@ def draw(path: Path, samples: Sequence[Sample], measures: Sequence[Measure], nam
         colours = [OURS if name in ("quictunnel", "aioquic") else THEIRS for name in shown]
         panel.barh(shown, middles, xerr=errors, color=colours, error_kw={"elinewidth": 1})
         panel.invert_yaxis()
-        panel.set_title(
-            f"{measure.name}, {measure.unit}" + ", less is better" * measure.is_less_better, fontsize=10
-        )
+        panel.set_title(f"{measure}, {unit}" + ", less is better" * (unit == "ms"), fontsize=10)
         panel.tick_params(labelsize=8)
     figure.savefig(path, dpi=110)
