@@ -127,6 +127,7 @@ class Arena:
     def __init__(self, names: Sequence[str], measures: Sequence[Measure], stack: contextlib.ExitStack) -> None:
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quictunnel-perf-")))
         self.missing: list[str] = []
+        self.failed: list[str] = []
         self.ways: dict[tuple[str, str], Contender] = {}
         """By origin and name."""
         self._stack = stack
@@ -134,13 +135,16 @@ class Arena:
             with self._noted(f"the measures with {origin}"):
                 plain, ending = self._begin(origin)
                 for name in names:
+                    if origin == "iperf":  # serves one at a time, and a tunnel may be slow to let go
+                        plain = self._stack.enter_context(iperf.server())
                     with self._noted(name):
                         self._join(origin, name, plain, ending)
 
     def _begin(self, origin: str) -> tuple[int, int]:
         """Its port for tunnels of bytes, and for those who end TLS."""
         if origin == "iperf":
-            return self._stack.enter_context(iperf.server()), 0
+            contenders.need("iperf3")
+            return 0, 0
         if origin == "echo":
             port = iperf.free_port()
             command = [sys.executable, "-m", "perf.echo", str(port)]
@@ -170,7 +174,14 @@ class Arena:
 def turn(arena: Arena, measure: Measure, way: Contender, seconds: int, number: int) -> list[Sample]:
     sides = [family(way.edge), family(way.client)]
     before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
-    values = measure.take(way, arena.directory, seconds)
+    where = f"round {number + 1}: {measure.name}, {way.name}"
+    try:
+        values = measure.take(way, arena.directory, seconds)
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+        arena.failed.append(f"{where}: {error}")
+        print(arena.failed[-1], file=sys.stderr)
+        return []
+    print(f"{where}: {', '.join(f'{value:.2f}' for value in values.values())}", file=sys.stderr)
     spent = [sum(map(iperf.cpu_seconds, side)) - began for side, began in zip(sides, before, strict=True)]
     return [
         Sample(measure.name + part, measure.unit, way.name, number, value, *spent)
@@ -187,9 +198,7 @@ def run(
             for name in order:
                 way = arena.ways.get((measure.origin, name))
                 if way is not None:
-                    for sample in turn(arena, measure, way, seconds, number):
-                        print(f"round {number + 1}: {sample.measure}, {name}: {sample.value:.2f}", file=sys.stderr)
-                        yield sample
+                    yield from turn(arena, measure, way, seconds, number)
 
 
 def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
@@ -232,14 +241,20 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         arena = Arena(names, measures, stack)
         samples = list(run(arena, measures, names, seconds=options.seconds, rounds=options.rounds))
-        missing = list(dict.fromkeys(arena.missing))
+        missing, failed = list(dict.fromkeys(arena.missing)), arena.failed
     facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
     print(table(rows(samples, names), markdown=options.markdown))
     print(f"\nmedians (and extremes) of {options.rounds} rounds; visitors, origin and tunnel share the machine")
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"missing: {', '.join(missing) or 'nothing'}")
+    print("failed:", "; ".join(failed) or "nothing")
     if options.json:
-        result = {"machine": facts, "missing": missing, "samples": [asdict(sample) for sample in samples]}
+        result = {
+            "machine": facts,
+            "missing": missing,
+            "failed": failed,
+            "samples": [asdict(sample) for sample in samples],
+        }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if options.plot:
         from perf import plots  # noqa: PLC0415 - the one place that needs matplotlib
