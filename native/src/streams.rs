@@ -15,10 +15,16 @@ use crate::congestion::{Gauge, OVERHEAD};
 
 /// A stream with fewer bytes than this in a round trip goes before bulk: it is somebody who types.
 const SPARSE: usize = 1000;
-/// Datagrams' worth of bytes that a stream hands to quinn-proto before the next one has its turn, and bytes
-/// when it is alone.
-const TURN: usize = 2;
+/// Datagrams' worth of bytes that a stream hands to quinn-proto at least before the next one has its turn, and at most,
+/// where all of them still have one within so much time: the larger a turn, the fewer writes its bytes become on the
+/// other side. And bytes for one that is alone.
+const SHORT_TURN: usize = 2;
+const LONG_TURN: usize = 32;
+const CYCLE: Duration = Duration::from_millis(5);
 const LONELY_TURN: usize = 64 * 1024;
+/// quinn-proto takes turns as well among streams of one priority, a datagram each. So that what was handed on first goes
+/// first, each turn of bulk has a lower one than the one before; once in so many turns that begins anew.
+const BULK_PRIORITIES: u64 = 1 << 30;
 /// quinn-proto keeps what is not acknowledged: at most two congestion windows, one for what is in flight and one
 /// for what is acknowledged behind a gap, and this.
 const SLACK: u64 = 128 * 1024;
@@ -73,6 +79,9 @@ pub struct Streams {
     send_buffer: usize,
 }
 
+/// Datagrams that quinn-proto is ahead of the pacer, at most: as many as leave in one call. It takes turns among the streams
+/// that it has bytes of, a datagram each, so these should be few.
+const BURST: u64 = 64;
 /// Datagrams that a probe time-out sends.
 const PROBES: u64 = 2;
 
@@ -231,6 +240,15 @@ impl Streams {
         writable
     }
 
+    /// Bytes of one turn, where several streams have something to say.
+    fn turn(&self, quic: &Quic) -> usize {
+        let mtu = usize::from(quic.current_mtu());
+        let trips = (CYCLE.as_secs_f64() / quic.rtt().as_secs_f64().max(1e-6)).min(1.0);
+        let cycle = quic.congestion_state().window() as f64 * trips;
+        let share = cycle / (self.ready.len() + 1) as f64;
+        (share as usize).clamp(SHORT_TURN * mtu, LONG_TURN * mtu)
+    }
+
     /// Give quinn-proto some of a stream's bytes, when it is alone at most `limit`; whether it has more and would take it.
     fn hand_on(
         &mut self,
@@ -240,10 +258,10 @@ impl Streams {
         now: Instant,
         writable: &mut Vec<StreamId>,
     ) -> bool {
-        // A turn is not cut short for the limit: whoever is next would be ahead by what is missing.
         let turn = match self.ready.is_empty() {
             true => LONELY_TURN.min(limit),
-            false => TURN * usize::from(quic.current_mtu()),
+            // Not cut short for the limit: whoever is next would be ahead by what is missing.
+            false => self.turn(quic),
         };
         let Some(stream) = self.all.get_mut(&id) else {
             return false;
@@ -253,9 +271,10 @@ impl Streams {
             return false;
         }
         let mut sender = quic.send_stream(id);
-        let priority = match stream.is_first {
-            true => 2,
-            false => i32::from(stream.is_sparse()),
+        let priority = match (stream.is_first, stream.is_sparse()) {
+            (true, _) => 2,
+            (false, true) => 1,
+            (false, false) => -i32::try_from(self.turns % BULK_PRIORITIES).unwrap_or(0),
         };
         if priority != stream.priority && sender.set_priority(priority).is_ok() {
             stream.priority = priority;
@@ -348,7 +367,9 @@ impl Streams {
 /// Bytes that quinn-proto would send at once, beyond those it has: it fills datagrams as long as another one stays
 /// below the window.
 fn allowance(window: u64, mtu: u64, gauge: &Gauge) -> u64 {
-    let room = window.saturating_sub(gauge.in_flight() + 1);
+    let room = window
+        .saturating_sub(gauge.in_flight() + 1)
+        .min(BURST * mtu);
     ((room / mtu) * (mtu - OVERHEAD)).saturating_sub(gauge.unsent())
 }
 
