@@ -162,8 +162,8 @@ def test_ten_moves_in_three_seconds(make_pair):
 
 @pytest.mark.parametrize("heard", [1, 4])
 def test_a_full_window_is_lost_as_the_client_moves(make_pair, heard):
-    """Both sides wait for acknowledgements that went elsewhere. What the edge may send to the new address, it earns by
-    what it hears from there: a few packets, and then probes."""
+    """Both sides wait for acknowledgements that went elsewhere. What the edge may send to the new address, it
+    earns by what it hears from there: a few packets, and then probes."""
     pair = make_pair()
     for link in (pair.up, pair.down):
         link.delay, link.rate, link.queue = 0.05, 5e6, 100_000
