@@ -173,7 +173,7 @@ class Stream:
 
     def consume(self, size: int) -> None:
         """Bytes of ``stream_data`` have left."""
-        if not self.is_over:
+        if size and not self.is_over:  # of a stream that has brought nothing the peer may not even know
             self.receive_window.consume(size)
             self.active_at = self._session.now()
             self._session.owe(self)
