@@ -53,7 +53,9 @@ def measure(contender: str, congestion: str, loss: float) -> Cell:
     ):
         if congestion:
             for host in (lab.client, lab.edge):
-                host.run(["sysctl", "-q", "-w", f"net.ipv4.tcp_congestion_control={congestion}"])
+                # By the route and not by sysctl, which a host of the lab may not set to everything.
+                device = host.run(["ip", "-o", "route", "show", "default"]).stdout.split()[2]
+                host.run(["ip", "route", "change", "default", "dev", device, "congctl", congestion])
         visitors = Visitors(lab, CONTENDERS[contender](lab, Path(name), stack))
         if visitors.wait(20) is None:
             raise Missing(f"{contender} does not serve here")
