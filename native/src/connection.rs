@@ -80,8 +80,6 @@ pub struct Connection {
     retirements: Allowance,
     tail: Tail,
     probing: Probing,
-    /// The peer has been silent for so long that what is sent next asks for an answer.
-    is_probing: bool,
     now: Instant,
     keys_since: u64,
     key_update_packets: u64,
@@ -121,7 +119,6 @@ impl Connection {
             retirements: Allowance::new(now),
             tail: Tail::default(),
             probing: Probing::default(),
-            is_probing: false,
             now,
             keys_since: 0,
             key_update_packets: settings.key_update_packets.max(1),
@@ -350,7 +347,6 @@ impl Connection {
         }
         if self.quic.poll_timeout().is_some_and(|due| due <= now) {
             self.quic.handle_timeout(now);
-            self.is_probing = self.hearing.is_silent(now, self.quic.rtt());
         }
         if self.probe_due().is_some_and(|due| due <= now) {
             self.quic.ping();
@@ -443,11 +439,7 @@ impl Connection {
             self.keys_since = sent;
             self.quic.force_key_update();
         }
-        let is_silent = self.hearing.is_silent(now, self.quic.rtt());
-        for id in self
-            .streams
-            .feed(&mut self.quic, &self.gauge, now, is_silent)
-        {
+        for id in self.streams.feed(&mut self.quic, &self.gauge, now) {
             self.tell(Event::Writable { stream: id.into() });
         }
     }

@@ -49,12 +49,6 @@ impl Hearing {
         }
     }
 
-    /// Whether an acknowledgement should have come by now.
-    pub fn is_silent(&self, now: Instant, rtt: Duration) -> bool {
-        self.silent_since
-            .is_some_and(|since| now.saturating_duration_since(since) > rtt)
-    }
-
     /// The peer is asked now.
     pub fn asked(&mut self, now: Instant) {
         self.silent_since = Some(now);

@@ -25,6 +25,9 @@ const LONELY_TURN: usize = 64 * 1024;
 /// quinn-proto takes turns as well among streams of one priority, a datagram each. So that what was handed on first goes
 /// first, each turn of bulk has a lower one than the one before; once in so many turns that begins anew.
 const BULK_PRIORITIES: u64 = 1 << 30;
+/// Datagrams that quinn-proto is ahead of the pacer, at most: as many as leave in one call. It takes turns among the streams
+/// that it has bytes of, a datagram each, so these should be few.
+const BURST: u64 = 64;
 /// quinn-proto keeps what is not acknowledged: at most two congestion windows, one for what is in flight and one
 /// for what is acknowledged behind a gap, and this.
 const SLACK: u64 = 128 * 1024;
@@ -78,12 +81,6 @@ pub struct Streams {
     handed_on: u64,
     send_buffer: usize,
 }
-
-/// Datagrams that quinn-proto is ahead of the pacer, at most: as many as leave in one call. It takes turns among the streams
-/// that it has bytes of, a datagram each, so these should be few.
-const BURST: u64 = 64;
-/// Datagrams that a probe time-out sends.
-const PROBES: u64 = 2;
 
 impl Streams {
     /// Each takes `send_buffer` bytes.
@@ -200,16 +197,8 @@ impl Streams {
 
     /// Hand on what congestion control lets go now, and whatever goes first; the streams that were full and take
     /// bytes again. quinn-proto is given no more than it can send, because while something waits in there for the
-    /// congestion window, its acknowledgements wait as well. For probes that follow it is enough to fill them (RFC 9002
-    /// section 6.2.4): without new data they would be pings of a few bytes, and a peer who has seen this side move may
-    /// answer with no more than three times as much.
-    pub fn feed(
-        &mut self,
-        quic: &mut Quic,
-        gauge: &Gauge,
-        now: Instant,
-        is_probing: bool,
-    ) -> Vec<StreamId> {
+    /// congestion window, its acknowledgements wait as well.
+    pub fn feed(&mut self, quic: &mut Quic, gauge: &Gauge, now: Instant) -> Vec<StreamId> {
         let mut writable = Vec::new();
         if self.urgent.is_empty() && self.ready.is_empty() {
             gauge.handed_on(0, false);
@@ -223,9 +212,7 @@ impl Streams {
             while self.hand_on(id, usize::MAX, quic, now, &mut writable) {}
         }
         quic.set_send_window(bulk);
-        let mtu: u64 = quic.current_mtu().into();
-        let least = if is_probing { PROBES * mtu } else { 0 };
-        let allowed = before + allowance(window, mtu, gauge).max(least);
+        let allowed = before + allowance(window, quic.current_mtu().into(), gauge);
         while self.handed_on < allowed {
             let Some((_, id)) = self.ready.pop_first() else {
                 break;
