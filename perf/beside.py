@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -22,9 +21,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from perf.contenders import Missing
-from perf.lab_tunnels import CONTENDERS, Visitors
+from perf.lab_tunnels import CONTENDERS, Visitors, choose_engine
 from perf.tables import table
-from tests import pairing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import Bulk, Keystrokes, percentile
 
@@ -94,9 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     if lack := missing():
         parser.error(lack)
-    engine = os.environ.get(pairing.VARIABLE) or "auto"
-    pairing.in_force = pairing.Pairing(engine, engine)
-    os.environ[pairing.VARIABLE] = engine
+    choose_engine()
     ways = [
         (name, congestion) for name in options.contenders for congestion in ([""] if name in OVER_UDP else TCP)
     ]

@@ -8,6 +8,7 @@ server in the edge's host and its client, before an origin, in the client's, and
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perf.contenders import need
+from tests import pairing
 from tests.netlab.rig import ECHO, Origin, Tunnelled
 
 if TYPE_CHECKING:
@@ -33,6 +35,13 @@ PATIENCE: Final = 300.0
 TRY: Final = 2.0
 """Seconds for one attempt of a newcomer."""
 AGAIN: Final = "while :; do {}; sleep 1; done"
+
+
+def choose_engine() -> None:
+    """We run on the engine that the environment asks for, on both sides."""
+    engine = os.environ.get(pairing.VARIABLE) or "auto"
+    pairing.in_force = pairing.Pairing(engine, engine)
+    os.environ[pairing.VARIABLE] = engine
 
 
 def quictunnel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:

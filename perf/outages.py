@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,9 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perf.contenders import Missing
-from perf.lab_tunnels import CONTENDERS, Visitors
+from perf.lab_tunnels import CONTENDERS, Visitors, choose_engine
 from perf.tables import table
-from tests import pairing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import ECHO, Bulk
 
@@ -137,9 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     if lack := missing():
         parser.error(lack)
-    engine = os.environ.get(pairing.VARIABLE) or "auto"
-    pairing.in_force = pairing.Pairing(engine, engine)
-    os.environ[pairing.VARIABLE] = engine
+    choose_engine()
     cells: dict[str, dict[str, Cell | None]] = {event: {} for event in options.events}
     for name in options.contenders:
         for event, found in cells.items():
