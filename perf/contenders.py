@@ -86,11 +86,11 @@ def line_of(process: subprocess.Popen[str], beginning: str) -> str:
     raise RuntimeError(f"{process.args} ended before it said {beginning!r}")
 
 
-def wait_for_port(port: int) -> None:
+def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            socket.create_connection((host, port), timeout=1).close()
         except OSError:
             if time.monotonic() > deadline:
                 raise

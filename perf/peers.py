@@ -1,4 +1,6 @@
-"""Other people's tunnels, as they are set up by default: frp and chisel. What is not on the PATH raises Missing.
+"""Other people's tunnels, as they are set up by default: frp, rathole, chisel and bore.
+
+What is not on the PATH raises Missing.
 
 None of them is part of this repository; docs/PERFORMANCE.md says where they come from.
 """
@@ -51,6 +53,19 @@ customDomains = ["{name}"]
 type = "https2http"
 localAddr = "127.0.0.1:{origin}"
 """
+_RATHOLE = """\
+[{side}]
+{control}
+default_token = "of no importance here"
+[{side}.transport]
+type = "{transport}"
+{secrets}
+[{side}.services.p]
+{service}
+"""
+BORE_PORT: Final = 7835
+"""Where bore's clients look for its server; nothing changes that, so each has an address of its own."""
+_bore_addresses: Final = (f"127.0.7.{number}" for number in range(1, 255))
 
 
 def frp(
@@ -93,3 +108,59 @@ def chisel(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001
         with running([program, "client", *way], **QUIET) as inside:
             wait_for_port(public)
             yield Contender("chisel", "127.0.0.1", public, edge.pid, inside.pid)
+
+
+def rathole(transport: str) -> Callable[[int, Path], AbstractContextManager[Contender]]:
+    """rathole over ``transport``: plain TCP, or Noise as its documentation shows it."""
+    name = "rathole" if transport == "tcp" else f"rathole, {transport.capitalize()}"
+
+    @contextlib.contextmanager
+    def start(origin: int, directory: Path) -> Iterator[Contender]:
+        program = need("rathole")
+        directory.mkdir(parents=True, exist_ok=True)
+        control, public = free_port(), free_port()
+        private_key, public_key = _rathole_keys(program) if transport == "noise" else ("", "")
+        sides = {
+            "server": (
+                f'bind_addr = "127.0.0.1:{control}"',
+                f'local_private_key = "{private_key}"',
+                f'bind_addr = "127.0.0.1:{public}"',
+            ),
+            "client": (
+                f'remote_addr = "127.0.0.1:{control}"',
+                f'remote_public_key = "{public_key}"',
+                f'local_addr = "127.0.0.1:{origin}"',
+            ),
+        }
+        files = {}
+        for side, (where, secret, service) in sides.items():
+            secrets = f"[{side}.transport.noise]\n{secret}" if transport == "noise" else ""
+            files[side] = directory / f"rathole-{transport}-{side}.toml"
+            files[side].write_text(
+                _RATHOLE.format(side=side, control=where, transport=transport, secrets=secrets, service=service)
+            )
+        with running([program, files["server"]], **QUIET) as edge:
+            wait_for_port(control)
+            with running([program, files["client"]], **QUIET) as inside:
+                wait_for_port(public)
+                yield Contender(name, "127.0.0.1", public, edge.pid, inside.pid)
+
+    return start
+
+
+def _rathole_keys(program: str) -> tuple[str, str]:
+    said = subprocess.run([program, "--genkey"], check=True, capture_output=True, text=True).stdout.split()
+    return said[said.index("Private") + 2], said[said.index("Public") + 2]
+
+
+@contextlib.contextmanager
+def bore(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+    """bore: plain TCP, a connection through its server for each visitor."""
+    program = need("bore")
+    host, public = next(_bore_addresses), free_port()
+    with running([program, "server", "--bind-addr", host], **QUIET) as edge:
+        wait_for_port(BORE_PORT, host)
+        way = ["local", str(origin), "--to", host, "--port", str(public)]
+        with running([program, *way], **QUIET) as inside:
+            wait_for_port(public, host)
+            yield Contender("bore", host, public, edge.pid, inside.pid)

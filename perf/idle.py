@@ -1,0 +1,162 @@
+"""What idle visitors and idle tunnels cost in memory and CPU time, and what idle visitors cost a busy one.
+
+    python -m perf.idle                                    # 10,000 visitors, 1,000 tunnels; five minutes
+    python -m perf.idle --visitors 2000 --tunnels 100 --rounds 1
+
+Edge, client, origin and visitors are processes of their own. An idle visitor has asked for something, was
+answered, and stays; an idle tunnel is a client with a connection of its own to the edge and one lease, a
+hundred of them in a process. Memory is resident (RSS) and the difference that the crowd made; CPU time is
+what was spent meanwhile beyond what the processes spend with nobody there. Throughput is one visitor's over
+TCP, and each line's ratio is taken within its round, to what there was with nobody else just before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import quictunnel
+from perf.iperf import cpu_seconds
+from perf.tables import table
+from perf.throughput import Machine
+from tests.e2e.arena import Arena
+from tests.e2e.conftest import children_environment, resident_memory, start_edge
+from tests.e2e.ends import end, eventually, first_line, program, sockets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+FIRST: Final = 100
+"""Visitors before those that are counted: what is allocated once is not theirs."""
+STEP: Final = 2500
+"""Visitors told to come at once."""
+WATCHED_SECONDS: Final = 10.0
+IN_A_PROCESS: Final = 100
+CROWDS: Final = (0, 100, 1000, 5000, 10_000)
+BUSY_BYTES: Final = 256 * MIB
+START_SECONDS: Final = 60.0
+EMPTY: Final = 50
+"""Sockets below which an edge has no visitors any more."""
+
+
+def enter(arena: Arena, count: int, *, tls: bool) -> None:
+    for start in range(0, count, STEP):
+        arena.well("idle", count=min(STEP, count - start), tls=tls)
+
+
+def spent(pids: Sequence[int]) -> list[float]:
+    """CPU seconds of each in a second of doing nothing."""
+    before = [cpu_seconds(pid) for pid in pids]
+    time.sleep(WATCHED_SECONDS)
+    return [(cpu_seconds(pid) - was) / WATCHED_SECONDS for pid, was in zip(pids, before, strict=True)]
+
+
+def visitors(count: int, *, tls: bool) -> list[str]:
+    """A line of the table: KiB for each, and the share of a core that all of them take."""
+    with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, Arena(Path(name)) as arena:
+        pids = (arena.edge.pid, arena.client.pid)
+        enter(arena, FIRST, tls=tls)
+        quiet, before = spent(pids), arena.memory()
+        enter(arena, count, tls=tls)
+        after, busy = arena.memory(), spent(pids)
+        arena.well("ask_again")  # all of them are still there
+    kib = [(after[side] - before[side]) / count / KIB for side in ("edge", "client")]
+    return _line(f"{count} visitors, {'TLS' if tls else 'raw'}", kib, busy, quiet)
+
+
+def tunnels(count: int) -> list[str]:
+    with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, contextlib.ExitStack() as stack:
+        edge = start_edge(Path(name) / "state", "--grace", "0")
+        stack.callback(edge.stop)
+        environment = children_environment(edge)
+
+        def start() -> tuple[int, float]:
+            """A process with its tunnels, and the bytes that each but the first of them costs there."""
+            process = program([sys.executable, "-m", "perf.idle", "--inside"], environment)
+            stack.callback(end, process)
+            first, last = json.loads(first_line(process, START_SECONDS))
+            return process.pid, (last - first) / (IN_A_PROCESS - 1)
+
+        start()
+        quiet, before = spent([edge.pid]), resident_memory(edge.pid)
+        started = [start() for _ in range(count // IN_A_PROCESS)]
+        edge_kib = (resident_memory(edge.pid) - before) / (len(started) * IN_A_PROCESS) / KIB
+        edge_busy, *busy = spent([edge.pid, *(pid for pid, _ in started)])
+    kib = [edge_kib, statistics.mean(cost for _, cost in started) / KIB]
+    return _line(f"{count} tunnels, {IN_A_PROCESS} a process", kib, [edge_busy, sum(busy)], [*quiet, 0.0])
+
+
+def inside() -> None:
+    """Tunnels, each with a connection of its own, until standard input ends."""
+    token, edge, ca = (os.environ[f"QUICTUNNEL_{name}"] for name in ("TOKEN", "EDGE", "CA"))
+    with contextlib.ExitStack() as stack:
+        memory = []
+        for _ in range(IN_A_PROCESS):
+            client = stack.enter_context(quictunnel.Client(edge, token=token, ca=ca))
+            stack.enter_context(quictunnel.forward(1, client=client))
+            memory.append(resident_memory(os.getpid()))
+        print(json.dumps([memory[0], memory[-1]]), flush=True)
+        sys.stdin.read()
+
+
+def _line(what: str, kib: Sequence[float], busy: Sequence[float], quiet: Sequence[float]) -> list[str]:
+    shares = [f"{(now - was) * 100:.2f} %" for now, was in zip(busy, quiet, strict=True)]
+    return [what, *(f"{each:.1f}" for each in kib), f"{sum(kib):.1f}", *shares]
+
+
+def throughput(rounds: int, crowds: Sequence[int]) -> list[list[str]]:
+    """Lines of a table: the speed of one visitor beside so many idle ones."""
+    found: dict[int, list[tuple[float, float]]] = {crowd: [] for crowd in crowds}
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, Arena(Path(name)) as arena:
+            arena.speed(BUSY_BYTES)
+            for crowd in crowds[:: -1 if number % 2 else 1]:
+                alone = arena.speed(BUSY_BYTES)
+                enter(arena, crowd, tls=False)
+                speed = arena.speed(BUSY_BYTES)
+                found[crowd].append((speed, speed / alone))
+                arena.do("leave")
+                eventually(lambda: sockets_of(arena.edge.pid) < EMPTY, "visitors are left", timeout=60)
+    lines = []
+    for crowd, pairs in found.items():
+        speeds, ratios = zip(*pairs, strict=True)
+        extremes = f"{min(ratios):.0%} to {max(ratios):.0%}"
+        lines.append(
+            [str(crowd), f"{statistics.median(speeds) / 1e6:.0f}", f"{statistics.median(ratios):.0%}", extremes]
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What idle visitors and tunnels cost.")
+    parser.add_argument("--visitors", type=int, default=10_000)
+    parser.add_argument("--tunnels", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3, help="of the throughput beside idle visitors")
+    parser.add_argument("--markdown", action="store_true", help="tables as the documentation has them")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.inside:
+        inside()
+        return
+    machine = Machine()
+    head = ["", "edge, KiB each", "client, KiB each", "together", "edge, CPU of all", "client, CPU of all"]
+    costs = [head, *(visitors(options.visitors, tls=tls) for tls in (True, False)), tunnels(options.tunnels)]
+    print(table(costs, markdown=options.markdown), "\n")
+    head = ["idle visitors", "MB/s of a busy one", "of what it has alone", "rounds"]
+    crowds = [crowd for crowd in CROWDS if crowd <= options.visitors]
+    print(table([head, *throughput(options.rounds, crowds)], markdown=options.markdown), "\n")
+    print(", ".join(f"{name} {value}" for name, value in machine.facts().items()))
+
+
+if __name__ == "__main__":
+    main()
