@@ -19,7 +19,7 @@ from quictunnel.transport.udp import RECEIVE_DATAGRAMS
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from quictunnel.transport.engine import Address, Transmit
     from quictunnel.transport.udp import DatagramSocket
@@ -81,7 +81,7 @@ class Heir:
                 self._pass_on(received)
         return mine
 
-    def send(self, transmits: Sequence[Transmit]) -> None:
+    def send(self, transmits: Iterable[Transmit]) -> None:
         self._source.send(transmits)
 
     def over(self, source: DatagramSocket) -> Heir:
@@ -159,7 +159,7 @@ class Passed:
             batch.append(Received(payload, segment, address))  # type: ignore[arg-type]  # as it went in over there
         return batch
 
-    def send(self, transmits: Sequence[Transmit]) -> None:
+    def send(self, transmits: Iterable[Transmit]) -> None:
         self._udp.send(transmits)
 
     def close(self) -> None:

@@ -193,7 +193,7 @@ class Pair:
             for connection, event in here.engine.poll():
                 here.hear(connection, event)
                 busy = True
-            bursts = here.engine.transmit(self.now)
+            bursts = list(here.engine.transmit(self.now))
             for burst in bursts:
                 joined = burst.parts[0] if len(burst.parts) == 1 else b"".join(burst.parts)
                 here.sent += len(joined)

@@ -15,7 +15,7 @@ use quinn_proto::{
 use crate::acks::Acks;
 use crate::config::{varint, Limits, Settings};
 use crate::congestion::Gauge;
-use crate::events::{cause_of, Cause, Event, Stats};
+use crate::events::{cause_of, Cause, Event, Outgoing, Stats};
 use crate::hearing::Hearing;
 use crate::probing::Probing;
 use crate::reach::{Allowance, Reach};
@@ -27,6 +27,9 @@ use crate::time::span;
 /// congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
 /// that is congested.
 const MAX_EARLY: usize = 32;
+/// The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and what a UDP length field can say.
+const MAX_SEGMENTS: usize = 64;
+const MAX_BURST: usize = 65_000;
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
 
@@ -360,8 +363,37 @@ impl Connection {
         }
     }
 
+    /// The next write to the socket, in `buffer`, which is taken for it; after all that was handed on more is, at most
+    /// `refills` times.
+    pub fn next_burst(
+        &mut self,
+        now: Instant,
+        refills: &mut usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<Outgoing> {
+        let mtu = usize::from(self.quic.current_mtu());
+        let segments = (MAX_BURST / mtu).clamp(1, MAX_SEGMENTS);
+        loop {
+            buffer.clear();
+            let Some(sent) = self.transmit(now, segments, buffer) else {
+                if *refills > 0 && self.feed(now) {
+                    *refills -= 1;
+                    continue;
+                }
+                return None;
+            };
+            if self.may_reach(sent.destination, buffer.len()) {
+                return Some(Outgoing {
+                    segment: sent.segment_size.unwrap_or(buffer.len()),
+                    data: mem::take(buffer),
+                    address: sent.destination,
+                });
+            }
+        }
+    }
+
     /// The next datagrams, in `buffer`; their size, or None when there is nothing to send now.
-    pub fn transmit(
+    fn transmit(
         &mut self,
         now: Instant,
         max_datagrams: usize,
@@ -406,7 +438,7 @@ impl Connection {
     }
 
     /// Whether a datagram may go there. What may not is dropped, as the network might.
-    pub fn may_reach(&mut self, to: SocketAddr, size: usize) -> bool {
+    fn may_reach(&mut self, to: SocketAddr, size: usize) -> bool {
         self.reach.allows(to, size)
     }
 
@@ -439,9 +471,19 @@ impl Connection {
             self.keys_since = sent;
             self.quic.force_key_update();
         }
+        self.feed(now);
+    }
+
+    /// Hand on what streams have to say; whether it was anything.
+    fn feed(&mut self, now: Instant) -> bool {
+        if self.is_closed {
+            return false;
+        }
+        let before = self.streams.handed_on();
         for id in self.streams.feed(&mut self.quic, &self.gauge, now) {
             self.tell(Event::Writable { stream: id.into() });
         }
+        self.streams.handed_on() != before
     }
 
     /// After the datagrams of a turn.

@@ -17,27 +17,15 @@ use crate::config::{random, Config, Mistake, Settings};
 use crate::congestion::Gauge;
 use crate::connection::Connection;
 use crate::containment::contained;
-use crate::events::Event;
+use crate::events::{Event, Outgoing};
 use crate::time::Clock;
 use remains::{Ration, Remains};
 
-/// The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and what a UDP length field can say.
-const MAX_SEGMENTS: usize = 64;
-const MAX_BURST: usize = 65_000;
 /// The number of no connection.
 const NOBODY: u64 = u64::MAX;
-/// Buffers that are kept for the next transmit.
-const MAX_SPARE: usize = 16;
-
-/// One write to the socket: datagrams of `segment` bytes, only the last may be shorter.
-pub struct Outgoing {
-    /// The datagrams, back to back.
-    pub data: Vec<u8>,
-    /// The size of each.
-    pub segment: usize,
-    /// Where to.
-    pub address: SocketAddr,
-}
+/// How often a connection may hand on more in one transmit, once all is sent that it handed on before: each is a burst
+/// (`streams`), and other connections wait meanwhile. What is left goes when the next acknowledgement comes.
+const MAX_REFILLS: usize = 3;
 
 /// What was refused or dropped, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,10 +54,19 @@ pub struct Engine {
     eventful: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
     last_words: Vec<(u64, Event)>,
-    replies: Vec<Outgoing>,
+    replies: VecDeque<Outgoing>,
     resets: Ration,
     remains: Remains,
-    spare: Vec<Vec<u8>>,
+    round: Round,
+    spare: Vec<u8>,
+}
+
+/// Whose turn it is to make datagrams.
+struct Round {
+    keys: VecDeque<usize>,
+    /// How often the first of them may hand on more; None when it has not begun.
+    left: Option<usize>,
+    now: Instant,
 }
 
 impl Engine {
@@ -89,9 +86,14 @@ impl Engine {
             eventful: VecDeque::new(),
             timers: BTreeSet::new(),
             last_words: Vec::new(),
-            replies: Vec::new(),
+            replies: VecDeque::new(),
             resets: Ration::new(),
             remains: Remains::default(),
+            round: Round {
+                keys: VecDeque::new(),
+                left: None,
+                now: Instant::now(),
+            },
             spare: Vec::new(),
         })
     }
@@ -183,47 +185,48 @@ impl Engine {
         told
     }
 
-    /// Datagrams to send now.
-    pub fn transmit(&mut self, now: f64) -> Vec<Outgoing> {
-        let now = self.clock.instant(now);
-        let mut bursts = mem::take(&mut self.replies);
-        for key in mem::take(&mut self.touched) {
-            let mut spare = mem::take(&mut self.spare);
-            self.guarded(key, |connection, _| {
-                connection.is_touched = false;
-                connection.prepare(now);
-                let mtu = usize::from(connection.quic.current_mtu());
-                let segments = (MAX_BURST / mtu).clamp(1, MAX_SEGMENTS);
-                loop {
-                    let mut data = spare.pop().unwrap_or_default();
-                    data.clear();
-                    let Some(transmit) = connection.transmit(now, segments, &mut data) else {
-                        spare.push(data);
-                        break;
-                    };
-                    if !connection.may_reach(transmit.destination, data.len()) {
-                        spare.push(data);
-                        continue;
-                    }
-                    bursts.push(Outgoing {
-                        segment: transmit.segment_size.unwrap_or(data.len()),
-                        data,
-                        address: transmit.destination,
-                    });
-                }
-                connection.sent(now);
-            });
-            self.spare = spare;
-            self.settle(key);
-        }
-        bursts
+    /// Begin a round of datagrams: whoever has something to say now. [`Self::next_burst`] makes them.
+    pub fn transmit(&mut self, now: f64) {
+        self.round.now = self.clock.instant(now);
+        self.round.keys.extend(mem::take(&mut self.touched));
     }
 
-    /// Give buffers back once they are sent.
-    pub fn recycle(&mut self, bursts: Vec<Outgoing>) {
-        let room = MAX_SPARE.saturating_sub(self.spare.len());
-        self.spare
-            .extend(bursts.into_iter().take(room).map(|burst| burst.data));
+    /// The next datagrams of the round. They are made when they are asked for, in one buffer that stays warm; see
+    /// [`Self::recycle`].
+    pub fn next_burst(&mut self) -> Option<Outgoing> {
+        if let Some(reply) = self.replies.pop_front() {
+            return Some(reply);
+        }
+        while let Some(key) = self.round.keys.front().copied() {
+            let mut burst = None;
+            let mut spare = mem::take(&mut self.spare);
+            let (now, mut left) = (self.round.now, self.round.left);
+            self.guarded(key, |connection, _| {
+                let left = left.get_or_insert_with(|| {
+                    connection.is_touched = false;
+                    connection.prepare(now);
+                    MAX_REFILLS
+                });
+                burst = connection.next_burst(now, left, &mut spare);
+                if burst.is_none() {
+                    connection.sent(now);
+                }
+            });
+            if burst.is_some() {
+                self.round.left = left;
+                return burst;
+            }
+            self.spare = spare;
+            self.round.left = None;
+            self.round.keys.pop_front();
+            self.settle(key);
+        }
+        None
+    }
+
+    /// Give a buffer back once it is sent.
+    pub fn recycle(&mut self, burst: Outgoing) {
+        self.spare = burst.data;
     }
 
     /// Whether any connection, closing ones included, still needs the socket.

@@ -99,3 +99,13 @@ pub fn cause_of(lost: ConnectionError) -> (Cause, u64, Vec<u8>) {
         ConnectionError::CidsExhausted => (Cause::Internal, 0, Vec::new()),
     }
 }
+
+/// One write to the socket: datagrams of `segment` bytes, only the last may be shorter.
+pub struct Outgoing {
+    /// The datagrams, back to back.
+    pub data: Vec<u8>,
+    /// The size of each.
+    pub segment: usize,
+    /// Where to.
+    pub address: SocketAddr,
+}

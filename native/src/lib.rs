@@ -26,5 +26,5 @@ mod time;
 
 pub use config::{certificates, Limits, Mistake, Settings};
 pub use congestion::Congestion;
-pub use engine::{Counters, Engine, Outgoing};
-pub use events::{Cause, Event, Stats};
+pub use engine::{Counters, Engine};
+pub use events::{Cause, Event, Outgoing, Stats};

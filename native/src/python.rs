@@ -4,9 +4,11 @@
 //! The interpreter is released while datagrams are taken in and made: that is where the time goes.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::ops::Range;
 
 use bytes::Bytes;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::{PyBufferError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
@@ -17,6 +19,53 @@ use crate::congestion::Congestion;
 use crate::containment::contained;
 use crate::engine;
 use crate::events::{Cause, Event};
+
+/// Fewer bytes than this are copied: it costs less than to keep them from Python's allocator until they are acknowledged.
+const SMALL: usize = 4096;
+
+/// Some of the bytes of an object of Python's, which stays where it is.
+struct Part {
+    whole: PyBackedBytes,
+    range: Range<usize>,
+}
+
+impl Part {
+    fn of(data: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = data.cast::<PyBytes>() {
+            let range = 0..bytes.as_bytes().len();
+            let whole = bytes.clone().into();
+            return Ok(Self { whole, range });
+        }
+        let view = PyBuffer::<u8>::get(data)?;
+        let owner = data.getattr("obj")?.cast_into::<PyBytes>()?;
+        if !view.is_c_contiguous() {
+            return Err(PyBufferError::new_err("a view with gaps"));
+        }
+        let start = (view.buf_ptr() as usize) - (owner.as_bytes().as_ptr() as usize);
+        let range = start..start + view.len_bytes();
+        let whole = owner.into();
+        Ok(Self { whole, range })
+    }
+
+    fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The first `size` of them.
+    fn into_bytes(mut self, size: usize) -> Bytes {
+        self.range.end = self.range.start + size;
+        match size < SMALL {
+            true => Bytes::copy_from_slice(self.as_ref()),
+            false => Bytes::from_owner(self),
+        }
+    }
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.whole[self.range.clone()]
+    }
+}
 
 /// Every connection of one UDP socket.
 #[pyclass(name = "Engine", module = "quictunnel_native")]
@@ -78,16 +127,20 @@ impl PyEngine {
         Ok(events)
     }
 
-    /// `(datagrams, segment, address)`.
-    fn transmit<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Bound<'py, PyList>> {
-        let bursts = py.detach(|| self.safely(|engine| engine.transmit(now)))?;
-        let list = PyList::empty(py);
-        for burst in &bursts {
-            let address = self.tuple_of_address(py, burst.address)?;
-            list.append((PyBytes::new(py, &burst.data), burst.segment, address))?;
-        }
-        self.engine.recycle(bursts);
-        Ok(list)
+    fn transmit(&mut self, now: f64) -> PyResult<()> {
+        self.safely(|engine| engine.transmit(now))
+    }
+
+    /// `(datagrams, segment, address)`, or None.
+    fn next_burst<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
+        let Some(burst) = py.detach(|| self.safely(engine::Engine::next_burst))? else {
+            return Ok(None);
+        };
+        let address = self.tuple_of_address(py, burst.address)?;
+        let datagrams = PyBytes::new(py, &burst.data);
+        let segment = burst.segment;
+        self.engine.recycle(burst);
+        Ok(Some((datagrams, segment, address).into_pyobject(py)?))
     }
 
     fn has_connections(&self) -> bool {
@@ -119,13 +172,10 @@ impl PyEngine {
         self.safely(|engine| engine.open(number))
     }
 
-    fn write(&mut self, number: u64, stream: u64, data: PyBackedBytes) -> PyResult<usize> {
-        self.safely(|engine| {
-            // Copied once: a small slice must not keep a large object alive.
-            engine.write(number, stream, data.len(), |room| {
-                Bytes::copy_from_slice(&data[..room])
-            })
-        })
+    /// `data` is bytes, or a memoryview of bytes.
+    fn write(&mut self, number: u64, stream: u64, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let part = Part::of(data)?;
+        self.safely(|engine| engine.write(number, stream, part.len(), |room| part.into_bytes(room)))
     }
 
     fn finish(&mut self, number: u64, stream: u64) -> PyResult<()> {

@@ -19,8 +19,8 @@ const SPARSE: usize = 1000;
 /// where all of them still have one within so much time: the larger a turn, the fewer writes its bytes become on the
 /// other side. And bytes for one that is alone.
 const SHORT_TURN: usize = 2;
-const LONG_TURN: usize = 32;
-const CYCLE: Duration = Duration::from_millis(5);
+const LONG_TURN: usize = 64;
+const CYCLE: Duration = Duration::from_millis(10);
 const LONELY_TURN: usize = 64 * 1024;
 /// quinn-proto takes turns as well among streams of one priority, a datagram each. So that what was handed on first goes
 /// first, each turn of bulk has a lower one than the one before; once in so many turns that begins anew.
@@ -93,6 +93,11 @@ impl Streams {
             handed_on: 0,
             send_buffer,
         }
+    }
+
+    /// Bytes that quinn-proto was given so far.
+    pub fn handed_on(&self) -> u64 {
+        self.handed_on
     }
 
     /// How many there are.

@@ -204,9 +204,9 @@ class EngineSettings:
     """In force on the accepting side until :meth:`Connection.admit`."""
     trusted: Limits = TRUSTED
     """In force on the connecting side at once, on the accepting side after :meth:`Connection.admit`."""
-    send_buffer: int = 128 * KIB
-    """Unsent bytes that one stream may have waiting in the engine before writes are short. Small, because
-    bytes in here can no longer be overtaken by a later decision, and aioquic pays for each of them."""
+    send_buffer: int = 512 * KIB
+    """Unsent bytes that one stream may have waiting in the engine before writes are short. They are referenced,
+    not copied, and a session keeps them anyway, so this is about calls: a few reads of TCP, a few bursts."""
     datagram_size: int = 1350
     """UDP payload bytes; what a path with an IPv6 and a VPN header still carries. Handshakes use 1200."""
     largest_datagram: int = 0
@@ -294,8 +294,9 @@ class Engine(Protocol):
         """What happened since the last poll, in order for each connection. The first event of a connection
         that the peer began is Connected."""
 
-    def transmit(self, now: float) -> Sequence[Transmit]:
-        """Datagrams to send now. The caller sends all of them or drops them as the network would."""
+    def transmit(self, now: float) -> Iterable[Transmit]:
+        """Datagrams to send now; an engine may make them while they are asked for. The caller takes all of them
+        and sends them, or drops them as the network would, before it asks the engine for anything else."""
 
     def has_connections(self) -> bool:
         """Whether any connection, closing ones included, still needs the socket."""

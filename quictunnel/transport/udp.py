@@ -21,7 +21,7 @@ from quictunnel.transport import sockopts
 from quictunnel.transport.engine import Received, Transmit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from quictunnel.transport.engine import Address
 
@@ -91,8 +91,8 @@ class DatagramSocket(Protocol):
         """What has arrived, up to a bound; an empty list when there is nothing. Payloads are never empty.
         Never waits, never raises for what the network does."""
 
-    def send(self, transmits: Sequence[Transmit]) -> None:
-        """Send or drop; never waits, never raises for what the network does."""
+    def send(self, transmits: Iterable[Transmit]) -> None:
+        """Take all, send or drop; never waits, never raises for what the network does."""
 
     def close(self) -> None:
         """Detach and give the address back; more than once does no harm."""
@@ -232,7 +232,7 @@ class UdpSocket:
                 segment = int.from_bytes(value[:4], sys.byteorder)
         return Received(payload, segment, address)
 
-    def send(self, transmits: Sequence[Transmit]) -> None:
+    def send(self, transmits: Iterable[Transmit]) -> None:
         bursts = (burst for transmit in transmits for burst in _bursts(transmit))
         for burst in bursts:
             write = self._write_joined if self._gso and _count(burst) > 1 else self._write_singly

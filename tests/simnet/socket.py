@@ -12,7 +12,7 @@ from tests.simnet.link import Conditions, Link, Packet
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
     from quictunnel.transport.engine import Address, Transmit
 
@@ -120,7 +120,7 @@ class SimSocket:
         self._inbox_bytes -= len(packet.payload)
         return at, packet
 
-    def send(self, transmits: Sequence[Transmit]) -> None:
+    def send(self, transmits: Iterable[Transmit]) -> None:
         assert not self._is_closed, "sending from a closed socket"
         for parts, segment, address in transmits:
             assert segment > 0

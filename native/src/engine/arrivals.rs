@@ -7,10 +7,11 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{DatagramEvent, Incoming};
 
-use super::{Engine, Outgoing};
+use super::Engine;
 use crate::congestion::Gauge;
 use crate::connection::Connection;
 use crate::containment::contained;
+use crate::events::Outgoing;
 
 /// Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
 const MAX_REPLIES: usize = 2048;
@@ -110,7 +111,7 @@ impl Engine {
 
     fn reply(&mut self, data: Vec<u8>, address: SocketAddr) {
         if self.replies.len() < MAX_REPLIES {
-            self.replies.push(Outgoing {
+            self.replies.push_back(Outgoing {
                 segment: data.len(),
                 data,
                 address,

@@ -30,7 +30,7 @@ from quictunnel.transport.engine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from quictunnel.transport.engine import Address, EngineSettings, Event, Limits, Received
 
@@ -73,7 +73,7 @@ class NativeConnection:
         return stream
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
-        taken: int = self._engine.write(self._number, stream, data if isinstance(data, bytes) else bytes(data))
+        taken: int = self._engine.write(self._number, stream, data)
         return taken
 
     def finish(self, stream: int) -> None:
@@ -181,10 +181,12 @@ class NativeEngine:
                 told.append((connection, _EVENTS[kind](*rest)))
         return told
 
-    def transmit(self, now: float) -> Sequence[Transmit]:
-        return [
-            Transmit((datagrams,), segment, address) for datagrams, segment, address in self._engine.transmit(now)
-        ]
+    def transmit(self, now: float) -> Iterator[Transmit]:
+        self._engine.transmit(now)
+        # One at a time: what was made last is sent while it is still in the processor's caches.
+        while (burst := self._engine.next_burst()) is not None:
+            datagrams, segment, address = burst
+            yield Transmit((datagrams,), segment, address)
 
     def has_connections(self) -> bool:
         found: bool = self._engine.has_connections()

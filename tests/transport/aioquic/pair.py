@@ -180,7 +180,7 @@ class Pair:
                 busy = True
                 peer.engine.expire(self.now)
             busy |= peer.collect()
-            transmits = peer.engine.transmit(self.now)
+            transmits = list(peer.engine.transmit(self.now))
             busy |= bool(transmits) or peer.collect()
             self.deliver(peer, transmits)
         return busy

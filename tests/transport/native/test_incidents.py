@@ -67,7 +67,7 @@ def test_a_probed_address_gets_three_times_what_it_sent(make_pair):
         received += len(datagram)
         pair.edge.engine.receive([Received(datagram, len(datagram), elsewhere)], pair.now)
         pair.now += 0.01
-        bursts = pair.edge.engine.transmit(pair.now)
+        bursts = list(pair.edge.engine.transmit(pair.now))
         sent += sum(len(part) for burst in bursts if burst.address == elsewhere for part in burst.parts)
     assert edge.address == CLIENT
     assert sent <= 1200 + 3 * received
@@ -150,9 +150,9 @@ def test_handshakes_that_never_were_leave_nothing(paths):
         assert edge._engine.population() == (100, 100)
         for later in (6.0, 60.0):
             edge.expire(now + later)
-            edge.transmit(now + later)
+            list(edge.transmit(now + later))
             client.expire(now + later)
-            client.transmit(now + later)
+            list(client.transmit(now + later))
         list(edge.poll())
         list(client.poll())
         assert edge._engine.population() == (0, 0)

@@ -147,7 +147,7 @@ def test_bursts_are_segments_of_one_size(make_pair):
     client, edge = pair.connect()
     stream = edge.open()
     edge.write(stream, bytes(9000))
-    bursts = pair.edge.engine.transmit(pair.now)
+    bursts = list(pair.edge.engine.transmit(pair.now))
     joined = [b"".join(burst.parts) for burst in bursts]
     assert max(len(data) / burst.segment for data, burst in zip(joined, bursts, strict=True)) > 5
     for data, burst in zip(joined, bursts, strict=True):
@@ -309,7 +309,7 @@ def test_a_goodbye_leaves_although_the_congestion_window_is_full(make_pair):
     client, _ = pair.connect()
     stream = client.open()
     while client.write(stream, bytes(64 * KIB)):
-        pair.client.engine.transmit(pair.now)  # lost on the way: nothing of it will be acknowledged
+        list(pair.client.engine.transmit(pair.now))  # lost on the way: nothing of it will be acknowledged
     client.close(7, "enough")
     pair.settle()
     (closed,) = pair.edge.of(Closed)
