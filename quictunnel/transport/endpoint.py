@@ -186,7 +186,8 @@ class Endpoint:
         for _ in range(BATCHES_PER_TURN):
             if self._is_closed or not self._take(self._socket):
                 break
-            self._dispatch()
+        # Once for all of them: a stream whose bytes came in several tells them in one piece.
+        self._dispatch()
         self.wake()
 
     def _flush(self) -> None:

@@ -25,8 +25,9 @@ WRITE_LOW: Final = 16 * 1024
 """Bytes at which credit flows again: some are left so that the socket does not run dry for a round trip."""
 LOOK: Final = 5.0
 """Seconds between looks at whether a connection from which nothing is being read is still there."""
-READ_SIZE: Final = 256 * 1024
-"""The most that one read takes; more would let one busy connection hold up its neighbours on the loop."""
+READ_SIZE: Final = 128 * 1024
+"""The most that one read takes; more would let one busy connection hold up its neighbours on the loop, and what is
+read would have left the processor's caches when it is sent."""
 
 
 class _Reading(threading.local):

@@ -32,6 +32,9 @@ pool among themselves and still leave the same share to one that is not stalled 
 Choudhury and Hahne 1998)."""
 GROWTH_ROUND_TRIPS = 4.0
 """A window that is used up in less than this many round trips is too small for the path."""
+GROWTH_SECONDS = 0.025
+"""And so is one that is used up in less than this, however short the path: each part of it costs a message, a read
+and a write, and these should be few."""
 ANNOUNCE_FRACTION = 4
 """Credit is worth a message when it moves the limit by a quarter of the window."""
 
@@ -142,7 +145,7 @@ class ReceiveWindow:
         """``(consumed, limit)`` for the sender, growing the window first if the path outruns it."""
         used = self.consumed - self._epoch_offset
         if used >= self.window // 2:
-            if now - self._epoch_time < GROWTH_ROUND_TRIPS * rtt * used / self.window:
+            if now - self._epoch_time < max(GROWTH_ROUND_TRIPS * rtt, GROWTH_SECONDS) * used / self.window:
                 self._grow()
             self._epoch_offset = self.consumed
             self._epoch_time = now
