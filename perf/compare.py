@@ -16,19 +16,19 @@ import argparse
 import contextlib
 import functools
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf import contenders, echo, iperf, peers, web
+from perf import contenders, echo, iperf, peers, results, web
 from perf.contenders import Contender, Missing, family
+from perf.machine import Machine, own_loopback
+from perf.results import OURS, Sample
 from perf.tables import table
-from perf.throughput import Machine, own_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from perf.iperf import Direction
 
+FORGETFUL: Final = "forgetful"
+"""What keeping costs, and no tunnel that anybody uses: only when asked for."""
 TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
     "direct": contenders.direct,
     "ssh -R": contenders.ssh,
@@ -48,32 +50,30 @@ TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] 
     "bore": peers.bore,
     "naive": contenders.naive,
     "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic"),
-    "quictunnel": contenders.ours,
+    OURS: contenders.ours,
+    FORGETFUL: contenders.forgetful,
 }
 """Tunnels of bytes, by name."""
 HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
     "frp, https2http": peers.frp("tcp", tls=True, ends_tls=True),
     "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic", tls=True),
-    "quictunnel": functools.partial(contenders.ours, tls=True),
+    OURS: functools.partial(contenders.ours, tls=True),
 }
 """Those that end TLS."""
-Take = Callable[[Contender, Path, int], dict[str, float]]
+
+
+class Taken(NamedTuple):
+    """What one turn gave."""
+
+    values: dict[str, float]
+    """By what is to be added to the measure's name."""
+    amount: float
+    """See ``Sample``."""
+
+
+Take = Callable[[Contender, Path, int], Taken]
 SECONDS: Final = 3
 ROUNDS: Final = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one contender did in one turn."""
-
-    measure: str
-    unit: str
-    name: str
-    round: int
-    value: float
-    edge_cpu: float
-    """CPU seconds of everything at the visitors' side meanwhile."""
-    client_cpu: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,31 +85,39 @@ class Measure:
     """In milliseconds less is better, in everything else more."""
     origin: str
     take: Take
-    """Gives numbers, by what is to be added to the name."""
 
 
 def _stream(direction: Direction, streams: int) -> Take:
-    def take(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
+    def take(way: Contender, directory: Path, seconds: int) -> Taken:
         del directory
         result = iperf.run(way.host, way.port, seconds=seconds, direction=direction, streams=streams)
-        return {"": result.mb_per_second}
+        return Taken({"": result.mb_per_second}, result.mb_per_second * result.seconds / 1000)
+
+    return take
+
+
+def _pages(direction: Direction, streams: int) -> Take:
+    def take(way: Contender, directory: Path, seconds: int) -> Taken:
+        host = way.tls_host or "localhost"
+        speed = web.mb_per_second(host, way.port, direction, streams, seconds=seconds, directory=directory)
+        return Taken({"": speed}, speed * seconds / 1000)
 
     return take
 
 
 def _requests(*, tls: bool, fresh: bool) -> Take:
-    def take(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
+    def take(way: Contender, directory: Path, seconds: int) -> Taken:
         host = way.tls_host or "localhost"
         rate = web.requests_per_second(host, way.port, tls=tls, fresh=fresh, seconds=seconds, directory=directory)
-        return {"": rate}
+        return Taken({"": rate}, rate * seconds / 1000)
 
     return take
 
 
-def _delays(way: Contender, directory: Path, seconds: int) -> dict[str, float]:
+def _delays(way: Contender, directory: Path, seconds: int) -> Taken:
     del directory
     delays = echo.ask(way.host, way.port, seconds=seconds)
-    return {", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}
+    return Taken({", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}, 0.0)
 
 
 MEASURES: Final = (
@@ -117,6 +125,10 @@ MEASURES: Final = (
     Measure("1 stream up", "MB/s", "iperf", _stream("up", 1)),
     Measure("32 streams down", "MB/s", "iperf", _stream("down", 32)),
     Measure("32 streams up", "MB/s", "iperf", _stream("up", 32)),
+    Measure("1 stream down, HTTPS", "MB/s", "https", _pages("down", 1)),
+    Measure("1 stream up, HTTPS", "MB/s", "https", _pages("up", 1)),
+    Measure("32 streams down, HTTPS", "MB/s", "https", _pages("down", 32)),
+    Measure("32 streams up, HTTPS", "MB/s", "https", _pages("up", 32)),
     Measure("64 keep-alive, HTTPS", "requests/s", "https", _requests(tls=True, fresh=False)),
     Measure("new connections, HTTPS", "requests/s", "https", _requests(tls=True, fresh=True)),
     Measure("64 keep-alive, HTTP through TCP", "requests/s", "http", _requests(tls=False, fresh=False)),
@@ -179,16 +191,16 @@ def turn(arena: Arena, measure: Measure, way: Contender, seconds: int, number: i
     before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
     where = f"round {number + 1}: {measure.name}, {way.name}"
     try:
-        values = measure.take(way, arena.directory, seconds)
+        taken = measure.take(way, arena.directory, seconds)
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         arena.failed.append(f"{where}: {error}")
         print(arena.failed[-1], file=sys.stderr)
         return []
-    print(f"{where}: {', '.join(f'{value:.2f}' for value in values.values())}", file=sys.stderr)
+    print(f"{where}: {', '.join(f'{value:.2f}' for value in taken.values.values())}", file=sys.stderr)
     spent = [sum(map(iperf.cpu_seconds, side)) - began for side, began in zip(sides, before, strict=True)]
     return [
-        Sample(measure.name + part, measure.unit, way.name, number, value, *spent)
-        for part, value in values.items()
+        Sample(measure.name + part, measure.unit, way.name, number, value, taken.amount, *spent)
+        for part, value in taken.values.items()
     ]
 
 
@@ -204,29 +216,13 @@ def run(
                     yield from turn(arena, measure, way, seconds, number)
 
 
-def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
-    """A line for each measure: the median and the extremes."""
-    shown = [["", *names]]
-    for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
-        line = [f"{measure}, {unit}"]
-        for name in names:
-            values = sorted(s.value for s in samples if s.measure == measure and s.name == name)
-            extremes = f" ({_short(values[0])} to {_short(values[-1])})" if len(values) > 1 else ""
-            line.append(_short(statistics.median(values)) + extremes if values else "")
-        shown.append(line)
-    return shown
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Everything beside everybody.")
     everybody = [*dict.fromkeys([*TCP, *HTTPS])]
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of each turn")
-    parser.add_argument("--only", nargs="+", choices=everybody, default=everybody, metavar="NAME")
+    usual = [name for name in everybody if name != FORGETFUL]
+    parser.add_argument("--only", nargs="+", choices=everybody, default=usual, metavar="NAME")
     parser.add_argument(
         "--measures", nargs="+", choices=[m.name for m in MEASURES], default=[m.name for m in MEASURES]
     )
@@ -246,8 +242,10 @@ def main() -> None:
         samples = list(run(arena, measures, names, seconds=options.seconds, rounds=options.rounds))
         missing, failed = list(dict.fromkeys(arena.missing)), arena.failed
     facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
-    print(table(rows(samples, names), markdown=options.markdown))
-    print(f"\nmedians (and extremes) of {options.rounds} rounds; visitors, origin and tunnel share the machine")
+    for rows in (results.rows, results.standing, results.costs):
+        print(table(rows(samples, names), markdown=options.markdown), "\n")
+    print(f"medians (and extremes) of {options.rounds} rounds of {options.seconds} s; ratios are medians of each "
+          "round's; visitors, origin and tunnel share the machine")  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
     print(f"missing: {', '.join(missing) or 'nothing'}")
     print("failed:", "; ".join(failed) or "nothing")

@@ -197,17 +197,6 @@ def forgetful(origin: int, directory: Path) -> AbstractContextManager[Contender]
     return ours(origin, directory, name="forgetful", through=("perf.forgetful",))
 
 
-@contextlib.contextmanager
-def https(directory: Path) -> Iterator[Contender]:
-    """Ours, over TLS, in front of a page without end."""
-    need("curl")
-    port = free_port()
-    with running([sys.executable, "-m", "perf.origin", str(port)], stdout=subprocess.PIPE) as origin:
-        line_of(origin, "origin ready")
-        with ours(port, directory, tls=True, name="https") as contender:
-            yield contender
-
-
 def family(pid: int | None) -> list[int]:
     """A process and everything below it, now."""
     if pid is None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import trustme
 
-from perf.throughput import Machine, own_loopback
+from perf.machine import Machine, own_loopback
 from quictunnel.background import new_event_loop
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import EngineSettings

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Final
 
 import quictunnel
 from perf.iperf import cpu_seconds
+from perf.machine import Machine
 from perf.tables import table
-from perf.throughput import Machine
 from tests.e2e.arena import Arena
 from tests.e2e.conftest import children_environment, resident_memory, start_edge
 from tests.e2e.ends import end, eventually, first_line, program, sockets_of

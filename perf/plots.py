@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from perf.compare import Sample
+    from perf.results import Sample
 
 OURS: Final = "#1f6f8b"
 THEIRS: Final = "#b9c4c9"

@@ -1,59 +1,92 @@
-"""The promise about speed, against what one writes in an afternoon, in the same minute on the same machine."""
+"""The promises about speed: ratios to others on the same machine in the same minute, and what was recorded."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
+import shutil
 
 import pytest
 
-from perf import contenders, throughput
-from perf.throughput import Sample
+from perf import guard
+from perf.contenders import Missing
+from perf.results import OURS, Sample, ratio, rows, standing
+from tests.transport.pairings import needs_native
 
-if TYPE_CHECKING:
-    from perf.iperf import Direction
-
-pytestmark = pytest.mark.alone
-
-LEAST = 1.5
-ROUNDS = 3
-SECONDS = 2
-MTU = 1500
-"""Of Ethernet. Loopback's own lets us send datagrams of 32,000 bytes, which no visitor's edge ever can."""
+SSH = guard.Row("1 stream down", OURS, "ssh -R")
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    try:
-        contenders.need("iperf3")
-    except contenders.Missing as lack:
-        pytest.skip(f"{lack} is not installed")
+def recorded() -> dict[str, float]:
+    return guard.record()
+
+
+@pytest.mark.alone
+@needs_native
+def test_nothing_has_collapsed(recorded: dict[str, float]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give loopback the MTU of a real network")
-    result = tmp_path_factory.mktemp("perf") / "result.json"
-    options = ["--mtu", MTU, "--seconds", SECONDS, "--rounds", ROUNDS, "--json", result]
-    command = [sys.executable, "-m", "perf.throughput", *options, "--only", "naive", "quictunnel"]
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=Path(__file__).parents[2],
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(done.stdout)
-    assert done.returncode == 0
-    return [Sample(**sample) for sample in json.loads(result.read_text())["samples"]]
+    try:
+        assert guard.collapsed(recorded) == []
+    except Missing as lack:
+        pytest.skip(f"{lack} is not installed")
 
 
+@needs_native
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", throughput.DIRECTIONS)
-def test_faster_than_a_naive_splice(samples: list[Sample], direction: Direction) -> None:
-    ratio = throughput.ratio(samples, "quictunnel", "naive", direction)
-    assert ratio is not None
-    print(f"{direction}: {ratio:.2f} times naive")
-    assert ratio >= LEAST
+def test_the_engine_takes_no_more_instructions_a_byte(recorded: dict[str, float]) -> None:
+    for program in ("cargo", "valgrind"):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed")
+    assert guard.swollen(recorded) == []
+
+
+def samples(**values: list[float]) -> list[Sample]:
+    return [
+        Sample("1 stream down", "MB/s", name, number, value, value, 1.0, 1.0)
+        for name, row in values.items()
+        for number, value in enumerate(row)
+    ]
+
+
+def test_a_collapse_is_seen_in_the_second_look_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {str(row): 1.0 for row in guard.ROWS}
+    looks: list[int] = []
+
+    def look(asked: list[guard.Row], rounds: int) -> dict[guard.Row, tuple[float, bool]]:
+        looks.append(rounds)
+        return dict.fromkeys(asked, (0.4 if SSH in asked and rounds <= worst else 1.0, False))
+
+    monkeypatch.setattr(guard, "look", look)
+    worst = guard.FIRST
+    assert guard.collapsed(record) == []
+    assert looks == [guard.FIRST, guard.SECOND]
+    worst = guard.SECOND
+    assert guard.collapsed(record)[0] == "1 stream down: quictunnel, of ssh -R: 0.40, and it was 1.00"
+
+
+@pytest.mark.parametrize(("now", "less_is_better", "expected"), [
+    (0.51, False, False), (0.49, False, True), (1.99, True, False), (2.01, True, True), (0.1, True, False),
+])  # fmt: skip
+def test_half_is_a_collapse(now: float, less_is_better: bool, expected: bool) -> None:
+    assert guard.has_collapsed(now, 1.0, less_is_better=less_is_better) is expected
+
+
+def test_more_instructions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "instructions", lambda: {"a": 1.2, "b": 1.3})
+    assert guard.swollen({"a": 1.0, "b": 1.0}) == ["b: 1.30, and it was 1.00"]
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    found = samples(quictunnel=[10, 300, 50], other=[20, 200, 100])
+    assert ratio(found, "1 stream down", OURS, "other") == 0.5
+    assert ratio(found, "1 stream down", OURS, "nobody") is None
+
+
+def test_tables() -> None:
+    found = samples(quictunnel=[10, 30, 20], bore=[100, 100, 100], chisel=[20, 20, 20])
+    names = ["bore", "chisel", "quictunnel"]
+    assert rows(found, names)[1] == [
+        "1 stream down, MB/s", "100 (100 to 100)", "20.0 (20.0 to 20.0)", "20.0 (10.0 to 30.0)"
+    ]  # fmt: skip
+    # bore encrypts nothing: it is no rival.
+    assert standing(found, names)[1] == ["1 stream down, MB/s", "0.20", "1.00", "1.00 (chisel)"]

@@ -1,0 +1,159 @@
+"""Whether it still is as fast as it was: ratios of one short run beside those that were recorded.
+
+    python -m perf.guard                    # as root; under a minute. Exit code 1: something collapsed
+    python -m perf.guard --record           # write down what there is now, for later runs
+
+Every row compares us with somebody in the same run, so that it says something on any machine; it fails where
+less than half is left of what was recorded (or delays have doubled), and only after a second look, because
+another program may have come between. Instructions by callgrind hardly move, so a quarter more of them fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from perf.contenders import Missing
+from perf.instructions import STREAMS, per_byte
+from perf.results import MILLISECONDS, OURS, Sample, ratio
+from perf.tables import table
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+RECORD: Final = Path(__file__).with_name("recorded.json")
+MTU: Final = 1500
+"""Of Ethernet. Loopback's own lets us send datagrams of 32,000 bytes, which no visitor's edge ever can."""
+COLLAPSE: Final = 2.0
+MORE_INSTRUCTIONS: Final = 1.25
+FIRST, SECOND = 1, 3
+"""Rounds of a look at everything, and of the second look at what seems to have collapsed."""
+
+
+class Row(NamedTuple):
+    """Something that is watched."""
+
+    measure: str
+    name: str
+    to: str
+
+    def __str__(self) -> str:
+        return f"{self.measure}: {self.name}, of {self.to}"
+
+
+RUNS: Final = (
+    (
+        Row("1 stream down", OURS, "ssh -R"),
+        Row("1 stream up", OURS, "ssh -R"),
+        Row("32 streams down", OURS, "ssh -R"),
+        Row("32 streams up", OURS, "ssh -R"),
+        Row("64 keep-alive, HTTPS", OURS, "direct"),
+        Row("new connections, HTTPS", OURS, "direct"),
+        Row("delay", OURS, "ssh -R"),
+    ),
+    (Row("1 stream down", "aioquic", "naive"),),
+)
+"""What is watched in one run together."""
+ROWS: Final = [row for run in RUNS for row in run]
+SHOWN: Final = {"delay": "delay, p50"}
+"""What a measure is called in its results, where that is not its name."""
+
+
+def look(rows: Collection[Row], rounds: int) -> dict[Row, tuple[float, bool]]:
+    """Each row's ratio now, and whether less is better. Raises Missing."""
+    found: dict[Row, tuple[float, bool]] = {}
+    for run in RUNS:
+        asked = [row for row in run if row in rows]
+        samples = compare(asked, rounds) if asked else []
+        for row in asked:
+            measure = SHOWN.get(row.measure, row.measure)
+            value = ratio(samples, measure, row.name, row.to)
+            if value is None:
+                raise Missing(f"what {row} takes")
+            units = {sample.unit for sample in samples if sample.measure == measure}
+            found[row] = value, MILLISECONDS in units
+    return found
+
+
+def compare(rows: Sequence[Row], rounds: int) -> list[Sample]:
+    names = dict.fromkeys(name for row in rows for name in (row.name, row.to))
+    measures = dict.fromkeys(row.measure for row in rows)
+    with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name:
+        result = Path(name) / "result.json"
+        options = ["--mtu", MTU, "--seconds", 1, "--rounds", rounds, "--json", result]
+        command = [sys.executable, "-m", "perf.compare", *options, "--only", *names, "--measures", *measures]
+        done = subprocess.run(
+            list(map(str, command)), cwd=RECORD.parents[1], check=False, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(f"perf.compare failed: {done.stderr}")
+        return [Sample(**sample) for sample in json.loads(result.read_text())["samples"]]
+
+
+def has_collapsed(now: float, recorded: float, *, less_is_better: bool) -> bool:
+    return now > recorded * COLLAPSE if less_is_better else now < recorded / COLLAPSE
+
+
+def collapsed(recorded: dict[str, float]) -> list[str]:
+    """What fails, a sentence each; prints everything that was seen."""
+    seen = look(ROWS, FIRST)
+
+    def suspects() -> tuple[Row, ...]:
+        return tuple(
+            row for row, (now, less) in seen.items() if has_collapsed(now, recorded[str(row)], less_is_better=less)
+        )
+
+    if again := suspects():
+        seen |= look(again, SECOND)
+    print(table([["", "now", "recorded"], *_lines({str(row): now for row, (now, _) in seen.items()}, recorded)],
+                markdown=False))  # fmt: skip
+    return [f"{row}: {seen[row][0]:.2f}, and it was {recorded[str(row)]:.2f}" for row in suspects()]
+
+
+def swollen(recorded: dict[str, float]) -> list[str]:
+    """The same for instructions a byte."""
+    now = instructions()
+    print(table([["", "now", "recorded"], *_lines(now, recorded)], markdown=False))
+    return [
+        f"{what}: {count:.2f}, and it was {recorded[what]:.2f}"
+        for what, count in now.items()
+        if count > recorded[what] * MORE_INSTRUCTIONS
+    ]
+
+
+def instructions() -> dict[str, float]:
+    return {f"instructions a byte, {streams} streams": per_byte(streams) for streams in STREAMS}
+
+
+def _lines(now: dict[str, float], recorded: dict[str, float]) -> list[list[str]]:
+    return [[what, f"{value:.2f}", f"{recorded[what]:.2f}"] for what, value in now.items()]
+
+
+def record() -> dict[str, float]:
+    found: dict[str, float] = json.loads(RECORD.read_text())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Is it still as fast as it was?")
+    parser.add_argument("--record", action="store_true", help="write down what there is now")
+    options = parser.parse_args()
+    try:
+        if options.record:
+            now = {str(row): value for row, (value, _) in look(ROWS, SECOND).items()} | instructions()
+            RECORD.write_text(json.dumps({what: round(value, 3) for what, value in now.items()}, indent=1) + "\n")
+            return
+        failed = [*collapsed(record()), *swollen(record())]
+    except Missing as lack:
+        sys.exit(f"{lack} is needed and not installed")
+    if failed:
+        sys.exit("collapsed: " + "; ".join(failed))
+
+
+if __name__ == "__main__":
+    main()

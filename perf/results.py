@@ -1,0 +1,90 @@
+"""What was measured, and the tables that are made of it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OURS: Final = "quictunnel"
+OPEN: Final = ("direct", "frp, TCP", "rathole", "bore", "naive", "aioquic", OURS)
+"""Contenders that encrypt nothing, or are no other people's tunnels."""
+MILLISECONDS: Final = "ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one contender did in one turn."""
+
+    measure: str
+    unit: str
+    name: str
+    round: int
+    value: float
+    amount: float
+    """Thousands of what the unit counts: gigabytes, or thousands of requests; 0 where it counts nothing."""
+    edge_cpu: float
+    """CPU seconds of everything at the visitors' side meanwhile."""
+    client_cpu: float
+
+
+def by_round(samples: Sequence[Sample], measure: str, name: str) -> dict[int, float]:
+    """The values of one contender."""
+    return {s.round: s.value for s in samples if s.measure == measure and s.name == name}
+
+
+def ratio(samples: Sequence[Sample], measure: str, name: str, to: str) -> float | None:
+    """The median of what each round says about the two."""
+    ours, theirs = by_round(samples, measure, name), by_round(samples, measure, to)
+    each = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+    return statistics.median(each) if each else None
+
+
+def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
+    """A line for each measure: the median and the extremes."""
+    shown = [["", *names]]
+    for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
+        line = [f"{measure}, {unit}"]
+        for name in names:
+            values = sorted(by_round(samples, measure, name).values())
+            extremes = f" ({_short(values[0])} to {_short(values[-1])})" if len(values) > 1 else ""
+            line.append(_short(statistics.median(values)) + extremes if values else "")
+        shown.append(line)
+    return shown
+
+
+def costs(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
+    """A line for each measure that moves something: CPU seconds for a gigabyte or a thousand requests, of what
+    runs at the visitors' side and of what runs at the origin's."""
+    names = [name for name in names if name != "direct"]
+    shown = [["CPU s, edge + client", *names]]
+    for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples if s.amount):
+        line = [f"{measure}, per {'GB' if unit == 'MB/s' else 'thousand'}"]
+        for name in names:
+            own = [s for s in samples if s.measure == measure and s.name == name]
+            sides = [[s.edge_cpu / s.amount for s in own], [s.client_cpu / s.amount for s in own]]
+            line.append(" + ".join(f"{statistics.median(side):.2f}" for side in sides) if own else "")
+        shown.append(line)
+    return shown
+
+
+def standing(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
+    """A line for each measure: how we stand to each other contender, as the median of each round's ratio, and to
+    the best of those that encrypt."""
+    others = [name for name in names if name != OURS]
+    shown = [["ours, of", *others, "the best that encrypts"]]
+    for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
+        found = {name: ratio(samples, measure, OURS, name) for name in others}
+        rivals = {name: each for name, each in found.items() if each is not None and name not in OPEN}
+        # Where less is better, the best is whom we exceed most.
+        best = (max if unit == MILLISECONDS else min)(rivals, key=lambda name: rivals[name], default=None)
+        cells = ["" if each is None else f"{each:.2f}" for each in found.values()]
+        shown.append([f"{measure}, {unit}", *cells, f"{rivals[best]:.2f} ({best})" if best else ""])
+    return shown
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
