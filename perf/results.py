@@ -39,7 +39,7 @@ def by_round(samples: Sequence[Sample], measure: str, name: str) -> dict[int, fl
 def ratio(samples: Sequence[Sample], measure: str, name: str, to: str) -> float | None:
     """The median of what each round says about the two."""
     ours, theirs = by_round(samples, measure, name), by_round(samples, measure, to)
-    each = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+    each = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys() if theirs[number]]
     return statistics.median(each) if each else None
 
 

@@ -54,7 +54,15 @@ http {{
         listen 127.0.0.1:{http} backlog=2048;
         listen 127.0.0.1:{https} ssl backlog=2048;
         root {base}/root;
-        location = /sink {{ client_max_body_size 0; return 204; }}
+        # Reads an upload to its end and then asks itself for the page: wrk gets stuck at an early answer.
+        location = /sink {{
+            client_max_body_size 0;
+            client_body_buffer_size 2m;
+            proxy_pass http://127.0.0.1:{http}/;
+            proxy_method GET;
+            proxy_pass_request_body off;
+            proxy_set_header Content-Length "";
+        }}
     }}
 }}
 """
@@ -92,41 +100,51 @@ def origin(directory: Path) -> Iterator[Web]:
         yield web
 
 
-def requests_per_second(host: str, port: int, *, tls: bool, fresh: bool, seconds: int, directory: Path) -> float:
-    """Requests a second of :data:`CONNECTIONS` visitors at 127.0.0.1:``port``, for whom the place is called
-    ``host``; ``fresh``: each with a connection of its own. Raises Missing, and RuntimeError when any of them
-    failed."""
-    options = [f"-c{CONNECTIONS}", *(["-H", "Connection: close"] if fresh else [])]
-    said = _wrk(host, f"{'https' if tls else 'http'}://{host}:{port}/", options, seconds, directory)
-    return float(said["rate"])
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """What wrk is told about whoever comes to one place. Its methods raise Missing, and RuntimeError when a
+    visitor failed or nobody was served."""
 
+    host: str
+    """What visitors call it."""
+    address: str
+    port: int
+    seconds: int
+    directory: Path
 
-def mb_per_second(
-    host: str, port: int, direction: Direction, visitors: int, *, seconds: int, directory: Path
-) -> float:
-    """MB/s that so many visitors over HTTPS download, or upload, together; otherwise as above."""
-    options = [f"-c{visitors}"]
-    if direction == "down":
-        said = _wrk(host, f"https://{host}:{port}/large", options, seconds, directory)
-        return float(said["read"]) * UNITS[said["unit"]] / seconds / 1e6
-    script = directory / "upload.lua"
-    script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {UPLOAD})\n')
-    said = _wrk(host, f"https://{host}:{port}/sink", [*options, "-s", str(script)], seconds, directory)
-    return float(said["rate"]) * UPLOAD / 1e6
+    def requests_per_second(self, *, tls: bool, fresh: bool) -> float:
+        """Of :data:`CONNECTIONS` visitors; ``fresh``: each time with a connection of its own."""
+        options = ["-H", "Connection: close"] if fresh else []
+        said = self._wrk("https" if tls else "http", "", f"-c{CONNECTIONS}", *options)
+        return float(said["rate"])
 
+    def mb_per_second(self, direction: Direction, visitors: int) -> float:
+        """What so many visitors over HTTPS download, or upload, together."""
+        if direction == "down":
+            said = self._wrk("https", "large", f"-c{visitors}")
+            return float(said["read"]) * UNITS[said["unit"]] / self.seconds / 1e6
+        script = self.directory / "upload.lua"
+        script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {UPLOAD})\n')
+        said = self._wrk("https", "sink", f"-c{visitors}", "-s", str(script))
+        return float(said["rate"]) * UPLOAD / 1e6
 
-def _wrk(host: str, url: str, options: list[str], seconds: int, directory: Path) -> dict[str, str]:
-    program = need("wrk")
-    if not shutil.which("unshare"):
-        raise Missing("unshare")
-    hosts = directory / "hosts"
-    hosts.write_text(f"127.0.0.1 localhost {host}\n")
-    command = [program, f"-t{THREADS}", f"-d{seconds}s", "--timeout", "10s", *options, url]
-    there = 'mount --bind "$0" /etc/hosts && exec "$@"'
-    inside = ["unshare", "--mount", "sh", "-c", there, str(hosts), *command]
-    said = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=seconds + 60)
-    found = _SAID.search(said.stdout)
-    failed = re.search(r"Non-2xx.*|Socket errors: connect (?!0, ).*", said.stdout)
-    if said.returncode or found is None or failed:
-        raise RuntimeError(f"wrk at {host}: {failed[0] if failed else said.stderr or said.stdout}")
-    return found.groupdict()
+    def _wrk(self, scheme: str, page: str, *options: str) -> dict[str, str]:
+        program = need("wrk")
+        if not shutil.which("unshare"):
+            raise Missing("unshare")
+        hosts = self.directory / "hosts"
+        hosts.write_text(f"{self.address} {self.host}\n")
+        command = [program, f"-t{THREADS}", f"-d{self.seconds}s", "--timeout", "10s", *options]
+        command.append(f"{scheme}://{self.host}:{self.port}/{page}")
+        there = 'mount --bind "$0" /etc/hosts && exec "$@"'
+        inside = ["unshare", "--mount", "sh", "-c", there, str(hosts), *command]
+        said = subprocess.run(inside, capture_output=True, text=True, check=False, timeout=self.seconds + 60)
+        found = _SAID.search(said.stdout)
+        failed = re.search(
+            r"Non-2xx.*|Socket errors: connect (?!0, ).*|^ *0 requests in.*", said.stdout, re.MULTILINE
+        )
+        if said.returncode or found is None or failed:
+            raise RuntimeError(
+                f"wrk at {self.host}: {failed[0].strip() if failed else said.stderr or said.stdout}"
+            )
+        return found.groupdict()
