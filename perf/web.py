@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CONNECTIONS: Final = 64
 THREADS: Final = 1
 PAGE: Final = "hello"
-LARGE: Final = 64 * 1024 * 1024
+LARGE: Final = 4 * 1024 * 1024
 UPLOAD: Final = 1024 * 1024
 """Small beside what is moved: at the end of a run one of each visitor is not counted."""
 UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
