@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import functools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -256,6 +257,8 @@ def main() -> None:
         own_loopback("perf.compare", options.mtu)
     measures = [measure for measure in MEASURES if measure.name in options.measures]
     names = [name for name in everybody if name in options.only]
+    # Ends like Ctrl-C, so that everything that was started here ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine = Machine()
     with contextlib.ExitStack() as stack:
         arena = Arena(names, measures, stack)
