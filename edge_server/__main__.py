@@ -1,4 +1,4 @@
-"""``python -m edge_server``: parse, run until told to stop, drain."""
+"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token``: rights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server import logs, succession
 from edge_server.config import EdgeConfig, parse
 from edge_server.notify import notify
+from edge_server.rights import command
 from edge_server.server import EdgeServer
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
@@ -106,8 +107,11 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["token"]:
+        return command.main(words[1:])
     try:
-        config = parse(sys.argv[1:] if argv is None else argv, os.environ)
+        config = parse(words, os.environ)
         logs.set_up(config)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run(config))

@@ -1,12 +1,13 @@
 """May one more visitor come in?
 
-Counts what is in and says no at the cap, so that a flood of visitors is refused one by one while the tunnels'
-own sockets and files go on working.
+Counts what is in, of each owner and altogether, and says no at the cap, so that a flood of visitors is refused
+one by one while the tunnels' own sockets and files go on working.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Final
 
 from edge_server.visitors.front import MAX_PENDING
@@ -43,15 +44,21 @@ class Admission:
         self.cap = free - self.doorstep if cap is None else cap
         self.inside = 0
         self.refused = 0
+        self._of: Counter[str] = Counter()
 
-    def enter(self) -> bool:
-        """Take a place. False: there is none; the visitor is counted as refused."""
-        if self.inside >= self.cap:
+    def enter(self, owner: str, most: int | None = None) -> bool:
+        """Take a place for a visitor of ``owner``, who may have ``most`` of them. False: there is none; the
+        visitor is counted as refused."""
+        if self.inside >= self.cap or (most is not None and self._of[owner] >= most):
             self.refused += 1
             return False
         self.inside += 1
+        self._of[owner] += 1
         return True
 
-    def leave(self) -> None:
+    def leave(self, owner: str) -> None:
         """Give a place back."""
         self.inside -= 1
+        self._of[owner] -= 1
+        if not self._of[owner]:
+            del self._of[owner]

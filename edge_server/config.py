@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "A public edge: python -m edge_server --domain tunnel.example.com --quic 0.0.0.0:4433 "
             "--https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem, with *.tunnel.example.com pointing here. "
+            "Tokens for others than yourself: python -m edge_server token --help. "
             "SIGTERM drains: visitors in flight may finish; a second one ends at once. SIGUSR2 starts the same "
             "command again with --takeover, for a new version or certificate without downtime."
         ),
@@ -175,7 +176,7 @@ def _checked(options: dict[str, Any], environ: Mapping[str, str]) -> EdgeConfig:
         quic=parse_address(text("quic", "127.0.0.1:4433"), what="--quic", any_port=True),
         https=https,
         tcp_host=text("tcp_host") or https[0],
-        tcp_ports=_ports(text("tcp_ports", "20000-29999")),
+        tcp_ports=parse_ports("--tcp-ports", text("tcp_ports", "20000-29999")),
         public_host=_shown_host(text("public_host")),
         cert=Path(cert).expanduser() if cert else None,
         key=Path(key).expanduser() if key else None,
@@ -216,13 +217,14 @@ def _shown_host(value: str) -> str:
     return value
 
 
-def _ports(value: str) -> range:
+def parse_ports(what: str, value: str) -> range:
+    """``A-B``, as a range that includes both. Raises ConfigError, which says ``what`` should be it."""
     match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", value)
     if match:
         first, last = int(match[1]), int(match[2])
         if 1 <= first <= last <= 65535:
             return range(first, last + 1)
-    raise ConfigError(f"--tcp-ports should be a range such as 20000-29999 within 1-65535, not {shown(value)}.")
+    raise ConfigError(f"{what} should be a range such as 20000-29999 within 1-65535, not {shown(value)}.")
 
 
 def _seconds(value: object, name: str) -> float:

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.admission import Admission
-    from edge_server.auth import Identity, Tokens
     from edge_server.certificates import Certificates
     from edge_server.expected import Expected
     from edge_server.leases import Registry
     from edge_server.ports import Ports
+    from edge_server.rights.attempts import Attempts
+    from edge_server.rights.identity import Identity
+    from edge_server.rights.tokens import Tokens
     from edge_server.sessions import Sessions
     from edge_server.tickets import Sealer
     from quictunnel.transport.engine import Connection
@@ -51,6 +53,7 @@ class House:
     """What all guests of one edge share."""
 
     admission: Admission
+    attempts: Attempts
     certificates: Certificates
     domain: str
     expected: Expected
@@ -97,6 +100,22 @@ class Guest:
             self.session.close(SessionCode.GOING_AWAY)
         else:
             self.session.say(GoAway(int(grace)))
+
+    def check_rights(self) -> None:
+        """Tokens have changed, or time has passed: hold to what this client may do now, or end it."""
+        if self.identity is None:
+            return
+        current = self._house.tokens.current(self.identity)
+        if current is None:
+            logger.info("client %s is ended: its token is not good any more", self.identity.key)
+            if self.session.is_away:
+                self.session.end(Closed(CloseCause.LOCAL, SessionCode.UNAUTHORIZED, ""))
+            else:
+                self.session.close(SessionCode.UNAUTHORIZED)
+        elif current != self.identity:
+            self.identity = current
+            for lease in self.leases.values():
+                lease.max_visitors = current.rights.visitors
 
     def give_up(self) -> None:
         """The session was without a link for too long."""
@@ -154,9 +173,8 @@ class Guest:
     # The dialogue.
 
     def _greet(self, hello: Hello) -> None:
-        identity = self._house.tokens.check(hello.token)
+        identity = self._recognise(hello.token)
         if identity is None:
-            logger.warning("a client from %s was refused: wrong token", self.peer)
             self.session.close(SessionCode.UNAUTHORIZED)
             return
         if hello.version < PROTOCOL_VERSION:
@@ -166,7 +184,7 @@ class Guest:
         sessions = self._house.sessions
         self.session.link.connection.admit()
         other = sessions.find(hello.session) if hello.session else None
-        if other is not None and other.identity == identity and not other.is_leaving:
+        if other is not None and not other.is_leaving and other.is_of(identity):
             other.go_on(self.session.link, hello.session)
             self._on_gone(self)
             return
@@ -175,6 +193,23 @@ class Guest:
         self._welcome(sessions.add(self), resumed=False)
         software = "".join(character for character in hello.software if character.isprintable())
         logger.info("client %s from %s is here (%s)", identity.key, self.peer, software)
+
+    def _recognise(self, token: str) -> Identity | None:
+        """Whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
+        tokens, attempts = self._house.tokens, self._house.attempts
+        key = tokens.is_known(token)
+        if not attempts.may_try(self.peer, key):
+            logger.warning("a client from %s was refused: too many wrong tokens", self.peer)
+            return None
+        identity = tokens.check(token)
+        if identity is None:
+            attempts.was_wrong(self.peer, key)
+            logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
+        return identity
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether this is a client of that identity."""
+        return self.identity is not None and self.identity.key == identity.key
 
     def go_on(self, link: Link, secret: bytes) -> None:
         """The client is back on another link, whose greeting showed the secret."""
@@ -201,22 +236,20 @@ class Guest:
                 raise ProtocolError("a lease number was used twice")
             self._confirm(held)
             return
-        code = self._objection(bind)
+        assert self.identity is not None
+        house = self._house
+        code = self._objection(bind, self.identity)
         if code is not None:
             self.session.say(BindRefused(bind.lease, code))
             return
-        assert self.identity is not None
-        house = self._house
         ticket = house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
         name = house.registry.fresh_name() if ticket is None else ticket.name
-        if bind.h2 and not house.certificates.h2_allowed(f"{name}.{house.domain}"):
-            self.session.say(BindRefused(bind.lease, BindCode.H2_FORBIDDEN))
-            return
         ghost = house.registry.find(name)
-        if ghost is not None and ticket is not None and ghost.is_newer_than(ticket.generation):
-            logger.info("client %s showed an old ticket of %s", self.identity.key, name)
-            self.session.say(BindRefused(bind.lease, BindCode.STALE))
+        code = self._objection_to(name, ghost, ticket, bind)
+        if code is not None:
+            self.session.say(BindRefused(bind.lease, code))
             return
+        rights = self.identity.rights
         sock = self._evict(ghost) if ghost is not None else None
         lease = Lease(
             self.session,
@@ -229,8 +262,9 @@ class Guest:
             # would else fall behind and be locked out.
             generation=1 + (ticket.generation if ticket else 0),
         )
+        lease.max_visitors = rights.visitors
         if bind.unencrypted:
-            sock = sock or house.ports.bind(0 if ticket is None else ticket.port)
+            sock = self._public_socket(sock, 0 if ticket is None else ticket.port, rights.tcp_ports)
             if sock is not None:
                 self._listen(lease, sock)
         elif sock is not None:
@@ -246,14 +280,38 @@ class Guest:
         if ghost is not None:
             self._dismiss(ghost)
 
-    def _objection(self, bind: Bind) -> BindCode | None:
+    def _objection(self, bind: Bind, identity: Identity) -> BindCode | None:
         if self.is_leaving:
             return BindCode.CLOSING
         if bind.h2 and bind.unencrypted:
             return BindCode.INVALID
+        if bind.unencrypted and not identity.rights.allows_ports:
+            return BindCode.FORBIDDEN
         if len(self.leases) >= MAX_LEASES:
             return BindCode.TOO_MANY
         return None
+
+    def _objection_to(self, name: str, ghost: Lease | None, ticket: Ticket | None, bind: Bind) -> BindCode | None:
+        """As above, once it is known which name it would be and who has it now."""
+        assert self.identity is not None
+        house, key = self._house, self.identity.key
+        if bind.h2 and not house.certificates.h2_allowed(f"{name}.{house.domain}"):
+            return BindCode.H2_FORBIDDEN
+        if ghost is not None and ticket is not None and ghost.is_newer_than(ticket.generation):
+            logger.info("client %s showed an old ticket of %s", key, name)
+            return BindCode.STALE
+        others = house.registry.held_by(key) - (ghost is not None)
+        return None if self.identity.rights.allows_tunnel_beside(others) else BindCode.TOO_MANY
+
+    def _public_socket(
+        self, kept: socket.socket | None, wanted: int, allowed: range | None
+    ) -> socket.socket | None:
+        """That of the lease before, unless its port is not allowed any more; else another one."""
+        if kept is not None and (allowed is None or kept.getsockname()[1] in allowed):
+            return kept
+        if kept is not None:
+            kept.close()
+        return self._house.ports.bind(wanted, allowed)
 
     def _listen(self, lease: Lease, sock: socket.socket) -> None:
         lease.hold(sock)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import secrets
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.transport.splice import TcpSplice, TlsSplice
@@ -61,6 +62,8 @@ class Lease:
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0
         self.visitors: set[Splice] = set()
+        self.max_visitors: int | None = None
+        """Of its owner, at all its leases together."""
         self._admission = admission
         self._socket: socket.socket | None = None
         self._is_open = True
@@ -144,7 +147,7 @@ class Lease:
 
     def came(self, splice: Splice, *, tls: bool) -> None:
         """A visitor is in, its TLS handshake complete."""
-        if not self._is_open or not self._admission.enter():
+        if not self._is_open or not self._admission.enter(self.owner, self.max_visitors):
             splice.refuse()
             return
         splice.on_gone = self._went
@@ -185,7 +188,7 @@ class Lease:
         if waiting is not None:
             waiting[1].cancel()
         self.visitors.remove(splice)
-        self._admission.leave()
+        self._admission.leave(self.owner)
 
 
 class Registry:
@@ -193,6 +196,7 @@ class Registry:
 
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._leases: dict[str, Lease] = {}
+        self._held: Counter[str] = Counter()
         self._name = name
 
     def __len__(self) -> int:
@@ -204,6 +208,10 @@ class Registry:
     def find(self, name: str) -> Lease | None:
         return self._leases.get(name)
 
+    def held_by(self, owner: str) -> int:
+        """How many names are an owner's."""
+        return self._held[owner]
+
     def fresh_name(self) -> str:
         """A name that nobody holds."""
         while (name := self._name()) in self._leases:
@@ -213,7 +221,11 @@ class Registry:
     def add(self, lease: Lease) -> None:
         assert lease.name not in self._leases
         self._leases[lease.name] = lease
+        self._held[lease.owner] += 1
 
     def remove(self, lease: Lease) -> None:
         if self._leases.get(lease.name) is lease:
             del self._leases[lease.name]
+            self._held[lease.owner] -= 1
+            if not self._held[lease.owner]:
+                del self._held[lease.owner]

@@ -32,24 +32,24 @@ class Ports:
         self._freed: dict[int, float] = {}
         self._chance = random.SystemRandom()
 
-    def bind(self, wanted: int = 0) -> socket.socket | None:
-        """A listening socket: on ``wanted``, if its ticket was shown and it is free, else on a random port.
-        None when no port is free, or the system has no socket to give."""
+    def bind(self, wanted: int = 0, allowed: range | None = None) -> socket.socket | None:
+        """A listening socket: on ``wanted``, if its ticket was shown and it is free, else on a random port, in any
+        case one of those ``allowed``. None when no port is free, or the system has no socket to give."""
         try:
-            return self._find(wanted)
+            return self._find(wanted, self._range if allowed is None else allowed)
         except OSError as error:
             # Out of files or memory: one lease less, and everybody else goes on.
             logger.warning("no listening socket could be made: %s", error.strerror or error)
             return None
 
-    def _find(self, wanted: int) -> socket.socket | None:
-        if wanted in self._range:
+    def _find(self, wanted: int, allowed: range) -> socket.socket | None:
+        if wanted in self._range and wanted in allowed:
             taken = self._listen(wanted)
             if taken is not None:
                 self._freed.pop(wanted, None)
                 return taken
         self._forget_old()
-        free = [port for port in self._range if port not in self._freed]
+        free = [port for port in self._range if port in allowed and port not in self._freed]
         for port in self._chance.sample(free, min(TRIES, len(free))):
             taken = self._listen(port)
             if taken is not None:

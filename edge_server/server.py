@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority, replace_file
 from edge_server.admission import Admission
-from edge_server.auth import Tokens
 from edge_server.certificates import Certificates
 from edge_server.control import Guest, House
 from edge_server.expected import Expected
 from edge_server.leases import Registry
 from edge_server.passing import Heir, Passed
 from edge_server.ports import Ports, listen
+from edge_server.rights.attempts import Attempts
+from edge_server.rights.store import Store
+from edge_server.rights.tokens import REFRESH, Tokens
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.succession import (
@@ -88,6 +90,7 @@ class EdgeServer:
         self._is_draining = False
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._offer: Offer | None = None
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
@@ -135,6 +138,7 @@ class EdgeServer:
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
+        self._watch = asyncio.create_task(self._watch_tokens(house))
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -146,6 +150,7 @@ class EdgeServer:
         ports = Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time)
         return House(
             admission=self._admission,
+            attempts=Attempts(asyncio.get_running_loop().time),
             certificates=self._certificates,
             domain=config.domain,
             expected=Expected(self._registry, ports, self._admission, config.hold),
@@ -155,7 +160,7 @@ class EdgeServer:
             sealer=Sealer(state.key("ticket"), config.domain),
             sessions=Sessions(config.hold),
             tcp_host=config.shown_tcp_host,
-            tokens=Tokens(self.token),
+            tokens=Tokens(self.token, Store(state.path)),
         )
 
     @property
@@ -212,6 +217,8 @@ class EdgeServer:
             self._client_env.withdraw()
         if self._offer is not None:
             self._offer.close()
+        if self._watch is not None:
+            self._watch.cancel()
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:
@@ -224,6 +231,8 @@ class EdgeServer:
             self._udp.close()
         if self._front is not None:
             self._front.abort()
+        if self._house is not None:
+            self._house.tokens.close()
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
 
@@ -375,6 +384,23 @@ class EdgeServer:
         return names
 
     # Serving.
+
+    async def _watch_tokens(self, house: House) -> None:
+        """See what becomes of the tokens of those who are here: changed, revoked, expired."""
+        loop = asyncio.get_running_loop()
+        is_readable = True
+        while True:
+            await asyncio.sleep(REFRESH)
+            try:
+                await loop.run_in_executor(None, house.tokens.refresh)
+            except ConfigError as error:
+                if is_readable:
+                    logger.error("%s What is changed there does not reach this edge now.", error)
+                is_readable = False
+            else:
+                is_readable = True
+            for guest in tuple(self._guests):
+                guest.check_rights()
 
     def _accept(self, connection: Connection) -> Link:
         assert self._house is not None

@@ -10,6 +10,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from edge_server.rights.token import new_token
 from quictunnel.errors import ConfigError
 from quictunnel.places import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TOKEN_BYTES: Final = 32
-"""256 bits: nobody guesses it, however many tries an hour."""
 MIN_TOKEN: Final = 16
 """Characters of a token that an operator chose; anything shorter is a file that was cut off, or guessable."""
 KEY_BYTES: Final = 32
@@ -44,7 +43,7 @@ class StateDir:
 
     def token(self) -> str:
         """The token of this edge's own clients, made when first asked for. An operator may have put one there."""
-        content = self._secret("token", lambda: secrets.token_urlsafe(TOKEN_BYTES).encode()).strip()
+        content = self._secret("token", _fresh_token).strip()
         # An empty file, left behind by a full disk, must not become a token that everybody knows.
         if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise ConfigError(
@@ -99,6 +98,11 @@ class ClientEnv:
         with contextlib.suppress(OSError):
             if self.path.read_bytes() == self._content:
                 self.path.unlink()
+
+
+def _fresh_token() -> bytes:
+    _, token = new_token()
+    return token.encode()
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -56,7 +56,7 @@ class BindCode(enum.IntEnum):
     """Why a lease was refused."""
 
     TOO_MANY = 0x01
-    """The session holds as many leases as it may."""
+    """The session, or all that show the same token, hold as many leases as they may."""
     NO_PORT = 0x02
     """No TCP port is free in the edge's range."""
     H2_FORBIDDEN = 0x03
@@ -67,6 +67,8 @@ class BindCode(enum.IntEnum):
     """The options of the lease contradict each other."""
     STALE = 0x06
     """A newer ticket of the same name is in use."""
+    FORBIDDEN = 0x07
+    """The token does not allow it."""
 
 
 SESSION_SENTENCES: dict[SessionCode, str] = {
@@ -82,7 +84,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
 }
 
 BIND_SENTENCES: dict[BindCode, str] = {
-    BindCode.TOO_MANY: "This client already holds as many tunnels as the edge allows.",
+    BindCode.TOO_MANY: "There are as many tunnels already as the edge allows to this client, or to its token.",
     BindCode.NO_PORT: "The edge has no free TCP port; try again later or ask its operator to widen --tcp-ports.",
     BindCode.H2_FORBIDDEN: (
         "This edge has only a wildcard certificate, and HTTP/2 with it would let browsers mix up tunnels; "
@@ -92,5 +94,6 @@ BIND_SENTENCES: dict[BindCode, str] = {
     BindCode.STALE: (
         "A newer holder of this tunnel's ticket has its name. Stop the other program, or go without the ticket."
     ),
+    BindCode.FORBIDDEN: "The token does not allow a tunnel with these options; ask the operator of the edge.",
     BindCode.INVALID: "The edge does not serve a tunnel with these options.",
 }

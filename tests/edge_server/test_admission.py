@@ -12,17 +12,17 @@ from edge_server.visitors.front import MAX_PENDING
 
 def test_the_cap_is_reached_and_holds():
     admission = Admission(cap=3)
-    assert [admission.enter() for _ in range(5)] == [True, True, True, False, False]
+    assert [admission.enter("owner") for _ in range(5)] == [True, True, True, False, False]
     assert (admission.inside, admission.refused) == (3, 2)
 
 
 def test_who_leaves_makes_room_for_one():
     admission = Admission(cap=1)
-    assert admission.enter()
-    assert not admission.enter()
-    admission.leave()
-    assert admission.enter()
-    assert not admission.enter()
+    assert admission.enter("owner")
+    assert not admission.enter("owner")
+    admission.leave("owner")
+    assert admission.enter("owner")
+    assert not admission.enter("owner")
 
 
 @pytest.mark.parametrize("limit", [1, 256, 300, 1024, 20_000, 1_000_000])

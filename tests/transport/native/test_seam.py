@@ -3,7 +3,9 @@ nothing behind it, and those that need a look of their own."""
 
 from __future__ import annotations
 
+import random
 import re
+import sys
 
 import pytest
 
@@ -97,6 +99,54 @@ def test_echo_and_nothing_is_left(make_pair):
     assert pair.edge.received == {1: bytearray(b"world")}
     assert client.stats().streams_open == accepted.stats().streams_open == 0
     nothing_left(pair)
+
+
+def test_parts_of_bytes_are_sent_as_they_are(make_pair):
+    """Views into a larger object, of every size about the one from which on bytes are not copied."""
+    pair = make_pair()
+    _, edge = pair.connect()
+    whole = random.Random(1).randbytes(100_000)
+    sent = bytearray()
+    stream = edge.open()
+    for start, size in (
+        (0, 1),
+        (7, 4095),
+        (8, 4096),
+        (9, 4097),
+        (99_999, 1),
+        (50_000, 50_000),
+        (1, 0),
+        (0, 100_000),
+    ):
+        part = memoryview(whole)[start:][:size]
+        assert edge.write(stream, part) == size
+        assert edge.write(stream, bytes(part)) == size
+        sent += bytes(part) * 2
+    pair.settle(1)
+    assert pair.client.received == {stream: sent}
+
+
+def test_what_is_written_is_referenced_until_it_is_acknowledged(make_pair):
+    pair = make_pair()
+    _, edge = pair.connect()
+    data = bytes(100_000)
+    before = sys.getrefcount(data)
+    assert edge.write(edge.open(), memoryview(data)[10:]) == len(data) - 10
+    assert sys.getrefcount(data) > before
+    pair.settle(1)
+    assert sys.getrefcount(data) == before
+
+
+@pytest.mark.parametrize(
+    "data",
+    [memoryview(b"abcdef")[::2], bytearray(b"abc"), memoryview(bytearray(b"abc")), "abc", 7],
+    ids=["gaps", "bytearray", "view of a bytearray", "text", "number"],
+)
+def test_what_can_change_or_has_gaps_is_not_taken(paths, data):
+    engine = create_engine(settings_for("client", paths), "native")
+    connection = engine.connect(("192.0.2.1", 4433), "edge.test", 0.0)
+    with pytest.raises((TypeError, BufferError, AttributeError)):
+        connection.write(0, data)
 
 
 def test_10_000_streams_opened_used_and_closed(make_pair):

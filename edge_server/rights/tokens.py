@@ -1,0 +1,80 @@
+"""Whose token is this, and is it still good?
+
+Everything is answered from memory. :meth:`Tokens.refresh` looks whether the database has changed and is called
+twice a second, off the loop's thread, so that what was revoked ends within a second.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+from typing import TYPE_CHECKING, Final
+
+from edge_server.rights.identity import Identity
+from edge_server.rights.token import digest_of, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.rights.store import Entry, Store
+
+REFRESH: Final = 0.5
+"""Seconds between looks at the database: half of the second within which a revocation is to work."""
+
+
+class Tokens:
+    """The development token, whose holder reads the state directory and may do everything, and the database's."""
+
+    def __init__(self, development: str, store: Store | None = None, now: Callable[[], float] = time.time) -> None:
+        """Reads the database; raises ConfigError when it cannot."""
+        # An empty token is what a client sends that has none: never one of ours.
+        self._development = digest_of(development) if development else None
+        self._development_key = key_of(development)
+        self._developer = None if self._development is None else Identity(self._development.hex()[:12])
+        self._store = store
+        self._now = now
+        self._version = -1
+        self._entries: dict[str, Entry] = {}
+        self._nobody = secrets.token_bytes(32)
+        self.refresh()
+
+    def refresh(self) -> bool:
+        """Read what has changed in the database; whether anything has. Raises ConfigError when it cannot be read:
+        what was known stays as it is."""
+        if self._store is None:
+            return False
+        version = self._store.version()
+        if version == self._version:
+            return False
+        self._entries = {entry.key: entry for entry in self._store.entries()}
+        self._version = version
+        return True
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def is_known(self, token: str) -> str | None:
+        """The key that a token names, if there is such a token, whether or not the rest of it is right."""
+        key = key_of(token)
+        return key if key is not None and (key in self._entries or key == self._development_key) else None
+
+    def check(self, token: str) -> Identity | None:
+        """Whose token this is; None when it is nobody's, revoked or expired. What it is compared with is found by
+        its key, and compared whole: the time says nothing about the secret."""
+        digest = digest_of(token)
+        if self._development is not None and hmac.compare_digest(self._development, digest):
+            return self._developer
+        entry = self._entries.get(key_of(token) or "")
+        is_right = hmac.compare_digest(self._nobody if entry is None else entry.digest, digest)
+        return self._good(entry) if is_right else None
+
+    def current(self, identity: Identity) -> Identity | None:
+        """The same identity with the rights that it has now; None when it has none any more."""
+        if self._developer is not None and identity.key == self._developer.key:
+            return self._developer
+        return self._good(self._entries.get(identity.key))
+
+    def _good(self, entry: Entry | None) -> Identity | None:
+        return entry.identity if entry is not None and entry.state(self._now()) == "good" else None

@@ -1,0 +1,77 @@
+"""How many wrong tokens an address may try."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_server.rights import attempts
+from edge_server.rights.attempts import LIMIT, WINDOW, Attempts, network_of
+
+HERE, THERE = "192.0.2.1", "198.51.100.7"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def flood(tries: Attempts, address: str, key: str | None, count: int) -> int:
+    """How many of so many wrong ones were looked at."""
+    looked_at = 0
+    for _ in range(count):
+        if tries.may_try(address, key):
+            looked_at += 1
+            tries.was_wrong(address, key)
+    return looked_at
+
+
+def test_a_thousand_in_a_minute(clock: Clock):
+    tries = Attempts(clock)
+    assert flood(tries, HERE, None, 1000) == LIMIT
+    assert tries.refused == 1000 - LIMIT
+    assert tries.may_try(THERE, None)
+
+
+def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
+    tries = Attempts(clock)
+    flood(tries, HERE, None, 100)
+    flood(tries, HERE, "somebody", 100)
+    assert not tries.may_try(HERE, "somebody")
+    assert tries.may_try(HERE, "neighbour")
+
+
+def test_it_is_over_after_a_minute(clock: Clock):
+    tries = Attempts(clock)
+    flood(tries, HERE, None, LIMIT)
+    clock.now += WINDOW - 0.1
+    assert not tries.may_try(HERE, None)
+    clock.now += 0.2
+    assert tries.may_try(HERE, None)
+
+
+def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(attempts, "MAX_TRACKED", 10)
+    tries = Attempts(clock)
+    for number in range(100):
+        tries.was_wrong(f"10.0.0.{number}", None)
+        tries.was_wrong(HERE, None)  # again and again: it is not the one that is forgotten
+    assert len(tries) == 10
+    assert not tries.may_try(HERE, None)
+
+
+@pytest.mark.parametrize(("address", "network"), [
+    ("192.0.2.1", "192.0.2.1"),
+    ("::ffff:192.0.2.1", "192.0.2.1"),
+    ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+    ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+    ("fe80::1%eth0", "fe80::/64"),
+])  # fmt: skip
+def test_what_counts_as_one(address: str, network: str):
+    assert network_of(address) == network

@@ -1,0 +1,118 @@
+"""``python -m edge_server token``."""
+
+from __future__ import annotations
+
+import json
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_server.__main__ import main
+from edge_server.rights.store import FILE, Store
+from edge_server.rights.tokens import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Run = "Callable[..., tuple[int, str, str]]"
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command with these words: its status, what it prints and what it says."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        try:
+            status = main(["token", *words, "--state-dir", str(tmp_path / "state")])
+        except SystemExit as end:
+            status = int(str(end.code))
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return command
+
+
+def listed(run: Callable[..., tuple[int, str, str]]) -> list[dict[str, Any]]:
+    status, out, _ = run("list", "--json")
+    assert status == 0
+    found: list[dict[str, Any]] = json.loads(out)
+    return found
+
+
+def test_a_token_is_printed_alone_and_once(run, tmp_path: Path):
+    status, out, err = run("create", "--note", "for the shop")
+    assert status == 0
+    token = out.removesuffix("\n")
+    assert Tokens("", Store(tmp_path / "state")).check(token)
+    assert "this once" in err
+    assert token not in err
+    assert token.rpartition(".")[2] not in run("list")[1] + run("list", "--json")[1]
+    assert stat.S_IMODE((tmp_path / "state" / FILE).stat().st_mode) == 0o600
+
+
+def test_rights(run):
+    words = "--tunnels 2 --visitors 50 --tcp-ports 20000-20009 --expires 30d --note shop"
+    run("create", *words.split())
+    (entry,) = listed(run)
+    expected = {"state": "good", "tunnels": 2, "visitors": 50, "tcp_ports": "20000-20009", "revoked": None}
+    assert entry | expected == entry
+    assert entry["expires"] - entry["created"] == 30 * 86_400
+    shown = run("show", entry["key"])[1]
+    assert "20000-20009" in shown
+    assert "good" in shown
+
+
+def test_without_options_everything_is_allowed(run):
+    run("create")
+    (entry,) = listed(run)
+    assert [entry[name] for name in ("tunnels", "visitors", "tcp_ports", "expires")] == [None] * 4
+    assert "never" in run("list")[1]
+
+
+def test_no_tcp_ports(run):
+    run("create", "--tcp-ports", "none")
+    assert listed(run)[0]["tcp_ports"] == "none"
+
+
+def test_revoke(run):
+    run("create")
+    key = listed(run)[0]["key"]
+    assert run("revoke", key) == (0, f"Token {key} is revoked.\n", "")
+    assert listed(run)[0]["state"] == "revoked"
+    assert run("revoke", key)[0] == 0
+
+
+@pytest.mark.parametrize("command", ["show", "revoke"])
+def test_an_unknown_token(run, command: str):
+    status, out, err = run(command, "nobody")
+    assert (status, out) == (1, "")
+    assert "there is no token 'nobody'" in err
+
+
+def test_none_yet(run):
+    assert run("list") == (0, "", "There is no token yet.\n")
+    assert listed(run) == []
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["create", "--tunnels", "-1"], "'-1' is not a number"),
+    (["create", "--tunnels", "many"], "'many' is not a number"),
+    (["create", "--tcp-ports", "9-1"], "should be a range"),
+    (["create", "--expires", "soon"], "neither a time"),
+    (["create", "--expires", "2001-01-01"], "is over already"),
+    (["make"], "invalid choice"),
+    ([], "COMMAND"),
+])  # fmt: skip
+def test_bad_words(run, words: list[str], complaint: str):
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert complaint in err
+
+
+def test_a_state_directory_that_cannot_be_used(run, tmp_path: Path):
+    (tmp_path / "state").write_text("a file")
+    status, out, err = run("list")
+    assert (status, out) == (2, "")
+    assert err.startswith("edge_server token: error: The state directory")

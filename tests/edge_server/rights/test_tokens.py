@@ -1,0 +1,164 @@
+"""Whose token is this?"""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.rights.identity import Rights
+from edge_server.rights.store import FILE, Store
+from edge_server.rights.token import key_of, new_token
+from edge_server.rights.tokens import Tokens
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHOSEN = "a-token-that-somebody-chose"
+NOW = 1_800_000_000
+ALL = Rights()
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = float(NOW)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_the_development_token_is_accepted():
+    tokens = Tokens(CHOSEN)
+    found = tokens.check(CHOSEN)
+    assert found is not None
+    assert found.rights == ALL
+    assert tokens.current(found) == found
+    assert found == Tokens(CHOSEN).check(CHOSEN)
+    assert CHOSEN not in repr(found)
+    assert CHOSEN not in repr(vars(tokens))
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x", CHOSEN[:-1], CHOSEN + "x", CHOSEN.upper(), CHOSEN + "\0", " " + CHOSEN, "é" * 512]
+)
+def test_anything_else_is_not(token: str):
+    assert Tokens(CHOSEN).check(token) is None
+
+
+def test_an_empty_token_is_never_accepted():
+    assert Tokens("").check("") is None
+
+
+def test_a_token_of_the_database(store: Store):
+    rights = Rights(tunnels=3, visitors=100, tcp_ports=range(20000, 20010), expires=NOW + 60)
+    token, entry = store.create(rights, "for the shop", NOW)
+    tokens = Tokens(CHOSEN, store, Time())
+    found = tokens.check(token)
+    assert found is not None
+    assert (found.key, found.rights) == (entry.key, rights)
+    assert key_of(token) == entry.key
+    assert tokens.is_known(token) == entry.key
+    assert tokens.check(CHOSEN) is not None
+
+
+def test_only_the_whole_of_it_is_good(store: Store):
+    token, entry = store.create(ALL, "", NOW)
+    other, _ = store.create(ALL, "", NOW)
+    tokens = Tokens(CHOSEN, store)
+    mixed = f"qt1.{entry.key}.{other.rpartition('.')[2]}"
+    for wrong in (token[:-1], token + "x", token.upper(), mixed, new_token()[1]):
+        assert tokens.check(wrong) is None
+    assert tokens.is_known(mixed) == entry.key
+    assert tokens.is_known(new_token()[1]) is None
+
+
+def test_a_development_token_of_the_usual_form_has_attempts_of_its_own():
+    key, token = new_token()
+    assert Tokens(token).is_known(token) == key
+    assert Tokens(CHOSEN).is_known(CHOSEN) is None
+
+
+def test_what_another_process_does_is_seen(store: Store, tmp_path: Path):
+    tokens = Tokens(CHOSEN, store)
+    assert not tokens.refresh()
+    elsewhere = Store(tmp_path)
+    token, entry = elsewhere.create(ALL, "", NOW)
+    assert tokens.check(token) is None
+    assert tokens.refresh()
+    found = tokens.check(token)
+    assert found is not None
+    assert elsewhere.revoke(entry.key, NOW)
+    assert tokens.refresh()
+    assert tokens.check(token) is None
+    assert tokens.current(found) is None
+    assert not tokens.refresh()
+
+
+def test_a_token_expires(store: Store):
+    time = Time()
+    token, _ = store.create(Rights(expires=NOW + 60), "", NOW)
+    tokens = Tokens(CHOSEN, store, time)
+    found = tokens.check(token)
+    assert found is not None
+    time.now += 59.9
+    assert tokens.current(found) == found
+    time.now += 0.1
+    assert tokens.check(token) is None
+    assert tokens.current(found) is None
+
+
+def test_a_revoked_token_stays_revoked_and_on_record(store: Store):
+    _, entry = store.create(ALL, "", NOW)
+    assert store.revoke(entry.key, NOW + 1)
+    assert store.revoke(entry.key, NOW + 2)
+    assert [(found.key, found.revoked) for found in store.entries()] == [(entry.key, NOW + 1)]
+    assert not store.revoke("nobody", NOW)
+
+
+def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: Store, tmp_path: Path):
+    token, _ = store.create(ALL, "a note", NOW)
+    files = sorted(tmp_path.glob(f"{FILE}*"))
+    assert files
+    for path in files:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+        assert token.rpartition(".")[2].encode() not in path.read_bytes()
+
+
+def test_an_edge_that_never_had_a_token_makes_no_file(store: Store, tmp_path: Path):
+    assert Tokens(CHOSEN, store).check(new_token()[1]) is None
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_damaged_database_is_no_edge(tmp_path: Path):
+    (tmp_path / FILE).write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Tokens(CHOSEN, Store(tmp_path))
+
+
+def test_a_database_of_another_version_is_no_edge(store: Store, tmp_path: Path):
+    store.create(ALL, "", NOW)
+    store.close()
+    with sqlite3.connect(tmp_path / FILE) as database:
+        database.execute("PRAGMA user_version = 7")
+    database.close()
+    with pytest.raises(ConfigError, match="another version"):
+        Tokens(CHOSEN, Store(tmp_path))
+
+
+def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store: Store, tmp_path: Path):
+    token, _ = store.create(ALL, "", NOW)
+    tokens = Tokens(CHOSEN, Store(tmp_path))
+    store.close()
+    tokens.close()
+    (tmp_path / FILE).write_bytes(b"gone" * 1000)
+    with pytest.raises(ConfigError):
+        tokens.refresh()
+    assert tokens.check(token) is not None
