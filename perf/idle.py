@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import quictunnel
 from perf.iperf import cpu_seconds
+from perf.lab_tunnels import choose_engine
 from perf.machine import Machine
 from perf.tables import table
 from tests.e2e.arena import Arena
@@ -148,6 +149,7 @@ def main() -> None:
     if options.inside:
         inside()
         return
+    choose_engine()
     machine = Machine()
     head = ["", "edge, KiB each", "client, KiB each", "together", "edge, CPU of all", "client, CPU of all"]
     costs = [head, *(visitors(options.visitors, tls=tls) for tls in (True, False)), tunnels(options.tunnels)]
