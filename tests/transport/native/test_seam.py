@@ -137,6 +137,7 @@ def test_what_is_written_is_referenced_until_it_is_acknowledged(make_pair):
     assert sys.getrefcount(data) == before
 
 
+@needs_native
 @pytest.mark.parametrize(
     "data",
     [memoryview(b"abcdef")[::2], bytearray(b"abc"), memoryview(bytearray(b"abc")), "abc", 7],
