@@ -15,19 +15,9 @@ from edge_server.ports import QUARANTINE, Ports, listen
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.edge_server.conftest import Clock
+
 HOST = "127.0.0.1"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

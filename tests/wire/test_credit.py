@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.credit import INITIAL_WINDOW, POOL, PROVEN, RESERVE, ReceiveWindow, SendWindow, WindowPool
+from quictunnel.wire.credit import (
+    GROWTH_SECONDS,
+    INITIAL_WINDOW,
+    POOL,
+    PROVEN,
+    RESERVE,
+    ReceiveWindow,
+    SendWindow,
+    WindowPool,
+)
 from quictunnel.wire.messages import MAX_WINDOW
 
 KIB = 1024
@@ -140,6 +149,15 @@ class TestWindowPool:
             late += pool.take(late, max(64 * KIB, late), proven=True)
         assert late >= RESERVE // 4
         assert pool.used <= POOL
+
+    @pytest.mark.parametrize(("seconds", "grows"), [(0.9 * GROWTH_SECONDS, True), (1.1 * GROWTH_SECONDS, False)])
+    def test_a_short_path_does_not_keep_a_busy_window_small(self, seconds: float, grows: bool):
+        """Used up in so many seconds, where a round trip takes a ten-thousandth of one."""
+        window = receiver(WindowPool())
+        window.arrived(INITIAL_WINDOW)
+        window.consume(INITIAL_WINDOW)
+        window.announce(seconds, 0.0001)
+        assert (window.window > INITIAL_WINDOW) is grows
 
     def test_a_window_may_grow_from_the_reserve_when_it_is_proven(self):
         pool = WindowPool()

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from edge_server.rights import attempts
 from edge_server.rights.attempts import LIMIT, WINDOW, Attempts, network_of
 
+if TYPE_CHECKING:
+    from tests.edge_server.conftest import Clock
+
 HERE, THERE = "192.0.2.1", "198.51.100.7"
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 def flood(tries: Attempts, address: str, key: str | None, count: int) -> int:
