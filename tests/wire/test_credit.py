@@ -174,12 +174,13 @@ class TestWindowPool:
             window.announce(now, 0.05)
         assert window.window > INITIAL_WINDOW
 
-    def test_a_lone_stream_gets_a_large_window(self):
+    @pytest.mark.parametrize(("proven", "least"), [(False, (POOL - RESERVE) // 4), (True, POOL // 4)])
+    def test_a_lone_stream_gets_a_large_window(self, proven: bool, least: int):
         pool = WindowPool()
         held = 0
         for _ in range(20):
-            held += pool.take(held, max(64 * KIB, held))
-        assert held >= POOL // 4
+            held += pool.take(held, max(64 * KIB, held), proven=proven)
+        assert held >= least
 
 
 @given(st.lists(st.integers(1, 70_000), max_size=30))
