@@ -1,4 +1,5 @@
-"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token``: rights."""
+"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token|name``: whose
+is what, and who may."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server import logs, succession
+from edge_server.claims.command import main as name_command
 from edge_server.config import EdgeConfig, parse
 from edge_server.notify import notify
-from edge_server.rights import command
+from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
+COMMANDS: Final = {"token": token_command, "name": name_command}
+"""What can be said to an edge that runs, or does not; see ``config`` for what it is started with."""
 
 
 def banner(server: EdgeServer) -> str:
@@ -108,8 +112,8 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["token"]:
-        return command.main(words[1:])
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words[1:])
     try:
         config = parse(words, os.environ)
         logs.set_up(config)

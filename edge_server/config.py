@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "A public edge: python -m edge_server --domain tunnel.example.com --quic 0.0.0.0:4433 "
             "--https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem, with *.tunnel.example.com pointing here. "
-            "Tokens for others than yourself: python -m edge_server token --help. "
+            "Tokens for others than yourself: python -m edge_server token --help. Names that belong to somebody: "
+            "python -m edge_server name --help. "
             "SIGTERM drains: visitors in flight may finish; a second one ends at once. SIGUSR2 starts the same "
             "command again with --takeover, for a new version or certificate without downtime."
         ),

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import socket
 
     from edge_server.admission import Admission
-    from edge_server.leases import Registry
     from edge_server.ports import Ports
+    from edge_server.registry import Registry
     from edge_server.succession import Name
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,13 @@ class Expected:
     async def add(self, name: Name, sock: socket.socket | None) -> None:
         """Keep a name, and its TCP port, for whoever shows its ticket."""
         lease = Lease(
-            None, 0, name.name, h2=name.h2, owner=name.owner, admission=self._admission, generation=name.generation
+            None,
+            0,
+            name.name,
+            owner=name.owner,
+            admission=self._admission,
+            terms=name.terms,
+            generation=name.generation,
         )
         self._registry.add(lease)
         self._timers[lease] = asyncio.get_running_loop().call_later(self._hold, self._forget, lease)
@@ -55,5 +61,5 @@ class Expected:
         lease.close()
         self._registry.remove(lease)
         if lease.tcp_port:
-            self._ports.release(lease.tcp_port)
+            self._ports.release(lease.tcp_port, lease.owner)
         logger.info("the client that held %s did not come", lease.name)

@@ -1,26 +1,30 @@
-"""Leases: a public name, and perhaps a TCP port, held by a session now. And the registry of names."""
+"""Leases: a public name, and perhaps a TCP port, held by a session now."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import secrets
 import time
-from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_server.visitors import proxy
+from edge_server.visitors.filter import Filter
+from quictunnel.transport.link import KEEPALIVE
 from quictunnel.transport.splice import TcpSplice, TlsSplice
+from quictunnel.transport.throttle import Throttle
+from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator
 
     from edge_server.admission import Admission
+    from edge_server.binding import Holdings
+    from edge_server.pool import Pool
+    from edge_server.terms import Terms
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
+    from quictunnel.transport.throttle import Meter
 
-NAME_BYTES: Final = 10
-"""80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
 WAIT: Final = 10.0
 """Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
 browsers and people have patience for."""
@@ -31,9 +35,23 @@ UNCONFIRMED: Final = 30.0
 UNKNOWN_PEER: Final = ("", 0)
 
 
-def random_name() -> str:
-    """A label nobody guesses."""
-    return base64.b32encode(secrets.token_bytes(NAME_BYTES)).decode().lower()
+SILENT: Final = 1.5 * KEEPALIVE
+"""Seconds for which nothing was heard of a client, after which others of its pool are preferred to it."""
+TROUBLED: Final = 5.0
+"""Seconds for which they are after its origin has refused a visitor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a visitor came."""
+
+    tls: bool
+    """Over TLS that ended here."""
+    authority: str = ""
+    """The name that led it here, if one did."""
+
+
+BY_PORT: Final = Way(tls=False)
 
 
 class Lease:
@@ -45,16 +63,17 @@ class Lease:
         number: int,
         name: str,
         *,
-        h2: bool,
         owner: str,
         admission: Admission,
+        terms: Terms,
         generation: int = 1,
     ) -> None:
         self.session = session
         """None: the name is kept for a client that has not come yet."""
         self.number = number
         self.name = name
-        self.h2 = h2
+        self.terms = terms
+        self.filter = Filter(terms.allow, terms.deny)
         self.owner = owner
         self.generation = generation
         """Of the ticket that was given for it."""
@@ -64,13 +83,22 @@ class Lease:
         self.visitors: set[Splice] = set()
         self.max_visitors: int | None = None
         """Of its owner, at all its leases together."""
+        self.meters: tuple[Meter, Meter] | None = None
+        """What its visitors may send and receive in a second, if that is limited."""
+        self.pool: Pool | None = None
+        """With whom it shares the name, if it does."""
+        self.takeovers: tuple[float, ...] = ()
+        """When the name last went from one living client to another."""
+        self.holdings: Holdings | None = None
+        """Of the client that holds it."""
+        self._troubled_until = 0.0
         self._admission = admission
         self._socket: socket.socket | None = None
         self._is_open = True
         self.heir: Lease | None = None
         """The lease that took the name over."""
-        self._waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]] = {}
-        """Visitors for whom the client has no link, whether they came over TLS, and until when they wait."""
+        self._waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]] = {}
+        """Visitors for whom the client has no link, how they came, and until when they wait."""
 
     def is_newer_than(self, generation: int) -> bool:
         """Whether a ticket of that generation is not to take the name. That which this lease was given for may,
@@ -88,13 +116,33 @@ class Lease:
             lease = lease.heir
         return lease
 
-    def tls_visitor(self) -> asyncio.Protocol:
+    @property
+    def is_well(self) -> bool:
+        """Whether a visitor would most likely be answered."""
+        session = self.session
+        if session is None or session.is_away:
+            return False
+        if asyncio.get_running_loop().time() - session.stats().last_heard >= SILENT:
+            return False
+        return time.monotonic() >= self._troubled_until
+
+    def tls_visitor(self, authority: str) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self.newest.came(splice, tls=True))
+        return TlsSplice(lambda splice: self._to_whom_it_goes(splice, Way(tls=True, authority=authority)))
+
+    def passing_visitor(self, authority: str) -> TcpSplice:
+        """The protocol for a visitor whose TLS does not end here."""
+        return TcpSplice(lambda splice: self._to_whom_it_goes(splice, Way(tls=False, authority=authority)))
 
     def tcp_visitor(self) -> asyncio.BaseProtocol:
         """The protocol for a visitor of the TCP port."""
-        return TcpSplice(lambda splice: self.newest.came(splice, tls=False))
+        return TcpSplice(lambda splice: self._to_whom_it_goes(splice, BY_PORT))
+
+    def _to_whom_it_goes(self, splice: Splice, way: Way) -> None:
+        lease = self.newest
+        if lease.pool is not None:
+            lease = lease.pool.choose() or lease
+        lease.came(splice, way)
 
     def hold(self, sock: socket.socket) -> None:
         """Take a listening socket for the TCP port. :meth:`listen` has to follow; it closes the socket if this
@@ -125,63 +173,113 @@ class Lease:
             self.listener.close()
 
     def close(self) -> None:
-        """Take no more visitors; those who are in stay."""
+        """Take no more visitors; those who are in stay. Those who wait go to others of the pool."""
         self._is_open = False
         self.stop_listening()
+        other = self.pool.choose(besides=self) if self.pool is not None else None
+        if other is not None and other.is_well:
+            other.take_waiting_of(self)
         for splice in tuple(self._waiting):
             self._send_away(splice)
+
+    def end_visitors(self) -> None:
+        """Reset those who are in, and those who wait."""
+        for splice in tuple(self.visitors):
+            if splice.stream is None:
+                splice.refuse()
+            else:
+                splice.stream.lose(StreamCode.CLOSING)
 
     def take_over(self, ghost: Lease) -> None:
         """Let in those who waited at a lease of the same name, whose client has come here; who is still in a
         handshake there comes here as well."""
-        self._let_all_in(ghost.make_way(self))
+        ghost.heir = self
+        self.take_waiting_of(ghost)
 
-    def make_way(self, heir: Lease) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
-        """Those who wait are the heir's from now on. They stay counted here until they go."""
-        self.heir = heir
-        return self._part_with_waiting()
+    def take_waiting_of(self, other: Lease) -> None:
+        """Let in those who waited there. They stay counted there until they go."""
+        self._let_all_in(other.part_with_waiting())
+
+    def part_with_waiting(self) -> dict[Splice, tuple[Way, asyncio.TimerHandle]]:
+        waiting, self._waiting = self._waiting, {}
+        return waiting
 
     def client_is_back(self) -> None:
         """There is a link again: whoever waited goes in, in the order of coming."""
-        self._let_all_in(self._part_with_waiting())
+        self._let_all_in(self.part_with_waiting())
 
-    def came(self, splice: Splice, *, tls: bool) -> None:
+    def came(self, splice: Splice, way: Way) -> None:
         """A visitor is in, its TLS handshake complete."""
-        if not self._is_open or not self._admission.enter(self.owner, self.max_visitors):
+        if (
+            not self._is_open
+            or not self.filter.admits(_end(splice, "peername")[0])
+            or not self._admission.enter(self.owner, self.max_visitors)
+        ):
             splice.refuse()
             return
         splice.on_gone = self._went
         self.visitors.add(splice)
         if self.session is not None and not self.session.is_away:
-            self._let_in(splice, tls=tls)
+            self._let_in(splice, way)
         elif len(self._waiting) < MAX_WAITING:
             timer = asyncio.get_running_loop().call_later(WAIT, self._send_away, splice)
-            self._waiting[splice] = tls, timer
+            self._waiting[splice] = way, timer
         else:
             splice.refuse()
 
-    def _part_with_waiting(self) -> dict[Splice, tuple[bool, asyncio.TimerHandle]]:
-        waiting, self._waiting = self._waiting, {}
-        return waiting
-
-    def _let_all_in(self, waiting: dict[Splice, tuple[bool, asyncio.TimerHandle]]) -> None:
-        for splice, (tls, timer) in waiting.items():
+    def _let_all_in(self, waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]]) -> None:
+        for splice, (way, timer) in waiting.items():
             timer.cancel()
-            self._let_in(splice, tls=tls)
+            self._let_in(splice, way)
 
     def _send_away(self, splice: Splice) -> None:
         _, timer = self._waiting.pop(splice)
         timer.cancel()
         splice.refuse()
 
-    def _let_in(self, splice: Splice, *, tls: bool) -> None:
+    def _let_in(self, splice: Splice, way: Way, *, again: bool = False) -> None:
         assert self.session is not None
-        host, port = (splice.transport.get_extra_info("peername") or UNKNOWN_PEER)[:2]
-        stream = self.session.open(lease=self.number, tls=tls, host=host, port=port)
+        host, port = _end(splice, "peername")
+        stream = self.session.open(lease=self.number, tls=way.tls, host=host, port=port)
         if stream is None:
             splice.refuse()
-        else:
-            splice.join(stream)
+            return
+        if self.meters is not None:
+            splice.throttle = Throttle(*self.meters)
+        if self.pool is not None:
+            splice.on_refused = lambda refused, code: self._refused(refused, code, way)
+        if self.terms.proxy_protocol and not again:
+            stream.write(self._introduction(splice, way))
+        splice.join(stream)
+
+    def _introduction(self, splice: Splice, way: Way) -> bytes:
+        tls = None
+        if way.tls:
+            ends = splice.transport.get_extra_info("ssl_object")
+            cipher = ends.cipher()
+            tls = proxy.Tls(
+                way.authority,
+                ends.version() or "",
+                cipher[0] if cipher else "",
+                ends.selected_alpn_protocol() or "",
+            )
+        elif way.authority:
+            tls = proxy.Tls(way.authority)
+        return proxy.header(self.terms.proxy_protocol, _end(splice, "peername"), _end(splice, "sockname"), tls)
+
+    def _refused(self, splice: Splice, code: StreamCode, way: Way) -> bool:
+        """Its origin did not take the visitor, nor anything of what it said: another of the pool may. Whether
+        there was one."""
+        if code is not StreamCode.UNKNOWN_LEASE:
+            self._troubled_until = time.monotonic() + TROUBLED
+        other = self.pool.choose(besides=self) if self.pool is not None else None
+        if other is None or not other.is_well:
+            return False
+        self.visitors.remove(splice)
+        other.visitors.add(splice)
+        splice.on_gone = other._went  # noqa: SLF001 - the same class, and the same owner
+        other._let_in(splice, way, again=True)  # noqa: SLF001 - likewise
+        return True
 
     def _went(self, splice: Splice) -> None:
         waiting = self._waiting.pop(splice, None)
@@ -191,41 +289,6 @@ class Lease:
         self._admission.leave(self.owner)
 
 
-class Registry:
-    """Which lease holds a name now."""
-
-    def __init__(self, name: Callable[[], str] = random_name) -> None:
-        self._leases: dict[str, Lease] = {}
-        self._held: Counter[str] = Counter()
-        self._name = name
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(tuple(self._leases.values()))
-
-    def find(self, name: str) -> Lease | None:
-        return self._leases.get(name)
-
-    def held_by(self, owner: str) -> int:
-        """How many names are an owner's."""
-        return self._held[owner]
-
-    def fresh_name(self) -> str:
-        """A name that nobody holds."""
-        while (name := self._name()) in self._leases:
-            pass
-        return name
-
-    def add(self, lease: Lease) -> None:
-        assert lease.name not in self._leases
-        self._leases[lease.name] = lease
-        self._held[lease.owner] += 1
-
-    def remove(self, lease: Lease) -> None:
-        if self._leases.get(lease.name) is lease:
-            del self._leases[lease.name]
-            self._held[lease.owner] -= 1
-            if not self._held[lease.owner]:
-                del self._held[lease.owner]
+def _end(splice: Splice, which: str) -> tuple[str, int]:
+    host, port = (splice.transport.get_extra_info(which) or UNKNOWN_PEER)[:2]
+    return host, port

@@ -10,12 +10,12 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 logger = logging.getLogger(__name__)
 
 QUARANTINE: Final = 600.0
-"""Seconds for which a freed port goes only to the holder of its ticket, so that nobody picks up the visitors
+"""Seconds for which a freed port goes only to whoever had it, so that nobody picks up the visitors
 of somebody whose network failed for a moment."""
 TRIES: Final = 200
 """Random ports to try. With nine in ten of a range taken by others, all of them fail once in a billion."""
@@ -29,41 +29,70 @@ class Ports:
         self._host = host
         self._range = ports
         self._clock = clock
-        self._freed: dict[int, float] = {}
+        self._freed: dict[int, tuple[float, str]] = {}
+        """Until when a port is quarantined, and whose it was."""
         self._chance = random.SystemRandom()
 
-    def bind(self, wanted: int = 0, allowed: range | None = None) -> socket.socket | None:
-        """A listening socket: on ``wanted``, if its ticket was shown and it is free, else on a random port, in any
-        case one of those ``allowed``. None when no port is free, or the system has no socket to give."""
+    def bind(
+        self, owner: str, wanted: int = 0, allowed: range | None = None, besides: Container[int] = ()
+    ) -> socket.socket | None:
+        """A listening socket: on ``wanted``, if it is free or was the owner's, else on a random port, in any
+        case one of those ``allowed`` and none of ``besides``. None when no port is free, or the system has no
+        socket to give."""
         try:
-            return self._find(wanted, self._range if allowed is None else allowed)
+            return self._find(owner, wanted, self._range if allowed is None else allowed, besides)
         except OSError as error:
-            # Out of files or memory: one lease less, and everybody else goes on.
-            logger.warning("no listening socket could be made: %s", error.strerror or error)
-            return None
+            return self._failed(error)
 
-    def _find(self, wanted: int, allowed: range) -> socket.socket | None:
-        if wanted in self._range and wanted in allowed:
-            taken = self._listen(wanted)
+    def bind_this(self, port: int, owner: str) -> socket.socket | None:
+        """On this port or on none."""
+        try:
+            return self._take(port, owner) if port in self._range else None
+        except OSError as error:
+            return self._failed(error)
+
+    def _find(self, owner: str, wanted: int, allowed: range, besides: Container[int]) -> socket.socket | None:
+        if wanted in self._range and wanted in allowed and wanted not in besides:
+            taken = self._take(wanted, owner)
             if taken is not None:
-                self._freed.pop(wanted, None)
                 return taken
         self._forget_old()
-        free = [port for port in self._range if port in allowed and port not in self._freed]
+        # Their own first: whoever binds and unbinds in a loop then quarantines one port and not all of them.
+        for port in [port for port, (_, whose) in self._freed.items() if whose == owner]:
+            if port in allowed and port not in besides and (taken := self._take(port, owner)) is not None:
+                return taken
+        free = [
+            port for port in self._range if port in allowed and port not in self._freed and port not in besides
+        ]
         for port in self._chance.sample(free, min(TRIES, len(free))):
             taken = self._listen(port)
             if taken is not None:
                 return taken
         return None
 
-    def release(self, port: int) -> None:
+    def _take(self, port: int, owner: str) -> socket.socket | None:
+        until, whose = self._freed.get(port, (0.0, owner))
+        if whose != owner and until > self._clock():
+            return None
+        taken = self._listen(port)
+        if taken is not None:
+            self._freed.pop(port, None)
+        return taken
+
+    def release(self, port: int, owner: str) -> None:
         """The lease is gone; its port is quarantined."""
-        self._freed[port] = self._clock() + QUARANTINE
+        self._freed.pop(port, None)
+        self._freed[port] = self._clock() + QUARANTINE, owner
 
     def _forget_old(self) -> None:
         now = self._clock()
-        for port in [port for port, until in self._freed.items() if until <= now]:
+        for port in [port for port, (until, _) in self._freed.items() if until <= now]:
             del self._freed[port]
+
+    @staticmethod
+    def _failed(error: OSError) -> None:
+        # Out of files or memory: one lease less, and everybody else goes on.
+        logger.warning("no listening socket could be made: %s", error.strerror or error)
 
     def _listen(self, port: int) -> socket.socket | None:
         return listen(self._host, port)

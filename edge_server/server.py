@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Final
 from certs.authority import DevelopmentAuthority, replace_file
 from edge_server.admission import Admission
 from edge_server.certificates import Certificates
-from edge_server.control import Guest, House
+from edge_server.claims.claims import Claims
+from edge_server.claims.store import BANNED
+from edge_server.claims.store import Store as ClaimStore
+from edge_server.control import Guest
 from edge_server.expected import Expected
-from edge_server.leases import Registry
+from edge_server.house import House
 from edge_server.passing import Heir, Passed
 from edge_server.ports import Ports, listen
+from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import REFRESH, Tokens
@@ -43,7 +47,7 @@ from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.udp import UdpSocket
-from quictunnel.wire.codes import ALPN, SessionCode
+from quictunnel.wire.codes import ALPN, BindCode, SessionCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,6 +66,8 @@ GOODBYE: Final = 0.5
 MAX_STRANGERS: Final = 256
 """Clients that have not shown a token yet. Each costs about 100 KiB for at most five seconds; more of them
 are an attack, which then costs 25 MiB."""
+LOOK_AT_CLAIMS: Final = 3600.0
+"""Seconds between looks at which claimed names are in use, for those that are so for weeks."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
 
@@ -138,7 +144,7 @@ class EdgeServer:
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
-        self._watch = asyncio.create_task(self._watch_tokens(house))
+        self._watch = asyncio.create_task(self._watch_rights(house))
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -152,6 +158,7 @@ class EdgeServer:
             admission=self._admission,
             attempts=Attempts(asyncio.get_running_loop().time),
             certificates=self._certificates,
+            claims=Claims(ClaimStore(state.path)),
             domain=config.domain,
             expected=Expected(self._registry, ports, self._admission, config.hold),
             https_port=https_port,
@@ -233,6 +240,7 @@ class EdgeServer:
             self._front.abort()
         if self._house is not None:
             self._house.tokens.close()
+            await asyncio.to_thread(self._house.claims.close)
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
 
@@ -378,29 +386,55 @@ class EdgeServer:
         for lease in self._registry:
             sock = lease.keep_socket()
             port = lease.tcp_port if sock is not None else 0
-            names.append((Name(lease.name, lease.owner, lease.generation, lease.h2, port), sock))
-            lease.stop_listening()
+            names.append((Name(lease.name, lease.owner, lease.generation, lease.terms, port), sock))
+            for each in lease.pool.members if lease.pool is not None else (lease,):
+                each.stop_listening()
         logger.info("another edge takes over; %d visitors are left", self.visitors)
         return names
 
     # Serving.
 
-    async def _watch_tokens(self, house: House) -> None:
-        """See what becomes of the tokens of those who are here: changed, revoked, expired."""
+    async def _watch_rights(self, house: House) -> None:
+        """See what becomes of tokens and names that are in use here: changed, revoked, expired, withdrawn."""
         loop = asyncio.get_running_loop()
         is_readable = True
+        seen_at = loop.time()
         while True:
             await asyncio.sleep(REFRESH)
+            if loop.time() >= seen_at + LOOK_AT_CLAIMS:
+                seen_at = loop.time()
+                for lease in house.registry:
+                    house.claims.seen(lease.owner, lease.name)
+                    house.claims.seen(lease.owner, f":{lease.tcp_port}")
             try:
-                await loop.run_in_executor(None, house.tokens.refresh)
+                await loop.run_in_executor(None, self._read_rights, house)
             except ConfigError as error:
                 if is_readable:
                     logger.error("%s What is changed there does not reach this edge now.", error)
                 is_readable = False
             else:
                 is_readable = True
+            if house.claims.settle():
+                self._withdraw(house)
             for guest in tuple(self._guests):
                 guest.check_rights()
+
+    @staticmethod
+    def _read_rights(house: House) -> None:
+        house.tokens.refresh()
+        house.claims.synchronise()
+
+    @staticmethod
+    def _withdraw(house: House) -> None:
+        """End what is held of names that the operator has banned."""
+        for lease in house.registry:
+            if house.claims.owner(lease.name) != BANNED:
+                continue
+            for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
+                logger.info("%s is withdrawn from client %s", each.name, each.owner)
+                each.end_visitors()
+                if each.holdings is not None:
+                    each.holdings.lose(each, BindCode.BANNED)
 
     def _accept(self, connection: Connection) -> Link:
         assert self._house is not None
@@ -413,18 +447,22 @@ class EdgeServer:
         self._guests.add(guest)
         return guest.session.link
 
-    def _route(self, hello: Hello) -> Route | Alert:
-        """Where a TLS visitor goes. Unknown, absent and malformed names get one answer."""
-        if hello.server_name is None:
+    def _route(self, hello: Hello, host: str) -> Route | Alert:
+        """Where a TLS visitor from ``host`` goes. Unknown, absent, malformed and forbidden names get one
+        answer."""
+        name = hello.server_name
+        if name is None:
             return Alert.MISSING_EXTENSION
-        label, _, domain = hello.server_name.partition(".")
+        label, _, domain = name.partition(".")
         lease = self._registry.find(label) if domain == self.config.domain else None
-        if lease is None:
+        if lease is None or not lease.filter.admits(host):
             return Alert.UNRECOGNIZED_NAME
-        context = self._certificates.context_for(hello.server_name, h2=lease.h2)
+        if lease.terms.passthrough:
+            return Route(None, lambda: lease.passing_visitor(name))
+        context = self._certificates.context_for(name, h2=lease.terms.h2)
         if context is None:
             return Alert.UNRECOGNIZED_NAME
-        return Route(context, lease.tls_visitor)
+        return Route(context, lambda: lease.tls_visitor(name))
 
 
 def _identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edge_server.terms import Terms
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Name(msgspec.Struct, array_like=True, frozen=True):
     name: str
     owner: str
     generation: int
-    h2: bool
+    terms: Terms
     port: int
     """Its TCP port, whose listening socket comes with the message; 0 for none."""
 

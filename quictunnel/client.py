@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from quictunnel.leases import HeldLease
     from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
+    from quictunnel.wish import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -186,14 +187,10 @@ class Client:
 class Binding:
     """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
 
-    def __init__(
-        self, client: Client, port: int, *, unencrypted: bool, h2: bool, ticket: TicketFile | None
-    ) -> None:
+    def __init__(self, client: Client, wish: Wish, ticket: TicketFile | None) -> None:
         self._ticket = ticket
         self._client = client
-        self._port = port
-        self._unencrypted = unencrypted
-        self._h2 = h2
+        self._wish = wish
         self._held: tuple[Background, Uplink, HeldLease] | None = None
 
     def open(self) -> Tunnel:
@@ -218,7 +215,7 @@ class Binding:
         return self._hold(loop, uplink, bound[0])
 
     async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
-        bound.append(await uplink.bind(self._port, unencrypted=self._unencrypted, h2=self._h2, file=self._ticket))
+        bound.append(await uplink.bind(self._wish, self._ticket))
 
     @staticmethod
     async def _undo(uplink: Uplink, bound: list[HeldLease]) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
 from quictunnel.ticketfile import TicketFile
+from quictunnel.wish import Wish
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
     from types import TracebackType
 
     from quictunnel.tunnel import Tunnel
-
-MAX_PORT: Final = 65535
 
 
 class forward:  # noqa: N801 - a function to its users; a class so that it is both kinds of context manager
@@ -34,6 +34,17 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         port: the local TCP port, dialled on 127.0.0.1 and ::1 for each visitor.
         unencrypted: also expose the port over plain TCP, on a public port number of its own.
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
+        name: the label below the edge's domain that the tunnel is to have, such as ``"my-app"``. It belongs to
+        whoever has the same token, also while nobody uses it; a newer client takes it from an older one.
+        tcp_port: the public TCP port that it is to have, with ``unencrypted``. It belongs to somebody as a
+        name does. pool: share the name with other clients of the same token that ask for the same. Visitors go
+        to the one that has the fewest, and past those that do not answer or whose local service refuses.
+        tls: where visitors' TLS ends: at the ``"edge"``, or ``"passthrough"``: at the local service, which has a
+            certificate for the public name. The edge then reads nothing but the name that a visitor asks for.
+        proxy_protocol: ``"v1"`` or ``"v2"``: tell the local service who its visitor is, in a header of the PROXY
+            protocol before the visitor's first byte. It has to expect one.
+        allow: networks in CIDR notation from which visitors may come; empty: from everywhere.
+        deny: networks from which they may not, also when ``allow`` has them.
         ticket: a file that keeps the ticket of this tunnel: a program that is started again with it gets the same
             public name and port. Written when the tunnel opens; keep it as you keep a key.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
@@ -50,24 +61,28 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         *,
         unencrypted: bool = False,
         h2_enabled: bool = False,
+        name: str | None = None,
+        tcp_port: int | None = None,
+        pool: bool = False,
+        tls: str = "edge",
+        proxy_protocol: str | None = None,
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
         ticket: str | os.PathLike[str] | None = None,
         client: Client | None = None,
     ) -> None:
-        given: object = port  # what a caller really gave, whatever the annotation says
-        if not isinstance(given, int) or isinstance(given, bool):
-            raise InvalidError(
-                f"The port argument should be an int, not {type(given).__name__}: the number of the local port."
-            )
-        if not 1 <= port <= MAX_PORT:
-            raise InvalidError(f"Invalid port number {port}. A port lies between 1 and {MAX_PORT}.")
-        if h2_enabled and unencrypted:
-            raise InvalidError(
-                "H2 can only be used with encrypted ports, because it is negotiated by TLS. "
-                "Use h2_enabled=True without unencrypted=True."
-            )
-        self._port = port
-        self._unencrypted = unencrypted
-        self._h2 = h2_enabled
+        self._wish = Wish(
+            port=port,
+            unencrypted=unencrypted,
+            h2=h2_enabled,
+            name=name,
+            tcp_port=tcp_port,
+            pool=pool,
+            tls=tls,
+            proxy_protocol=proxy_protocol,
+            allow=allow,
+            deny=deny,
+        )
         self._ticket = None if ticket is None else TicketFile(ticket)
         self._client = client
         self._binding: Binding | None = None
@@ -76,9 +91,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._binding is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
-        self._binding = Binding(
-            client, self._port, unencrypted=self._unencrypted, h2=self._h2, ticket=self._ticket
-        )
+        self._binding = Binding(client, self._wish, self._ticket)
         return self._binding
 
     def __enter__(self) -> Tunnel:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
+from quictunnel.origin import Origin
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbound
@@ -17,12 +18,14 @@ from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbou
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quictunnel.origin import Origin
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
+    from quictunnel.wish import Wish
 
 _PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING})
+
+_FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
 
 
 @dataclass(slots=True, eq=False)
@@ -30,9 +33,8 @@ class HeldLease:
     """One forwarded port, from the first Bind to the end."""
 
     number: int
+    wish: Wish
     origin: Origin
-    unencrypted: bool
-    h2: bool
     answer: asyncio.Future[Tunnel]
     """The edge's first answer."""
     asked: bool = False
@@ -48,7 +50,7 @@ class HeldLease:
 
     @property
     def bind(self) -> Bind:
-        return Bind(lease=self.number, unencrypted=self.unencrypted, h2=self.h2, ticket=self.ticket)
+        return self.wish.bind(self.number, self.ticket)
 
     def is_unbound(self) -> None:
         """The edge has closed the port, or the session that held it is over, which comes to the same."""
@@ -75,17 +77,15 @@ class Leases:
     def get(self, number: int) -> HeldLease | None:
         return self._held.get(number)
 
-    def add(
-        self, origin: Origin, *, unencrypted: bool, h2: bool, ticket: bytes, file: TicketFile | None
-    ) -> HeldLease:
+    def add(self, wish: Wish, ticket: bytes, file: TicketFile | None) -> HeldLease:
         """A new one, not asked for yet. Raises InvalidError when its port is forwarded already."""
-        if any(lease.origin.port == origin.port for lease in self):
+        if any(lease.origin.port == wish.port for lease in self):
             raise InvalidError(
-                f"Port {origin.port} is already forwarded by this client. Use the tunnel that exists, or another "
+                f"Port {wish.port} is already forwarded by this client. Use the tunnel that exists, or another "
                 "Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next, origin, unencrypted, h2, answer, ticket=ticket, file=file)
+        lease = HeldLease(self._next, wish, Origin(wish.port), answer, ticket=ticket, file=file)
         self._next += 1
         self._held[lease.number] = lease
         return lease
@@ -149,4 +149,10 @@ class Leases:
             kind = EdgeUnavailableError if code in _PASSING else InvalidError
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:
-            self._observe("warning", f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}")
+            is_final = code in _FINAL
+            # To ask again with the next session would take it from whoever has it now.
+            lease.asked = lease.asked and not is_final
+            self._observe(
+                "lost" if is_final else "warning",
+                f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}",
+            )

@@ -71,6 +71,11 @@ class Snapshot:
     """How often a new session took the place of one that was lost, or whose edge left."""
 
 
+LOST = "lost"
+"""Kind of an event about a tunnel that has ended for good although its client goes on: another client has its
+name, or the edge's operator has withdrawn it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
     """Something happened to a client."""

@@ -88,7 +88,7 @@ class Refusal:
     def stream_room(self) -> None:
         """The answer is far below any window; nothing waits for room."""
 
-    def stream_lost(self, code: StreamCode) -> None:  # noqa: ARG002 - whatever it was, there is nobody to tell
+    def stream_lost(self, code: StreamCode, untaken: object) -> None:  # noqa: ARG002 - whatever it was, there is nobody to tell
         self._cancel()
 
     def _give_up(self) -> None:

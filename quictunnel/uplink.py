@@ -20,7 +20,6 @@ from quictunnel.farewells import Farewells
 from quictunnel.keeping import KeptSession
 from quictunnel.leases import HeldLease, Leases
 from quictunnel.network import Change, NetworkWatch
-from quictunnel.origin import Origin
 from quictunnel.visits import Visits
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.messages import AnyMessage, GoAway, Unbind
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
+    from quictunnel.wish import Wish
 
 logger = logging.getLogger(__name__)
 
@@ -119,13 +119,13 @@ class Uplink:
         call = self._call  # asked for from other threads, while it comes and goes
         return call.session.link.rtt if call is not None else None
 
-    async def bind(self, port: int, *, unencrypted: bool, h2: bool, file: TicketFile | None = None) -> HeldLease:
+    async def bind(self, wish: Wish, file: TicketFile | None = None) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
         cancelled, the lease is given back."""
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
         ticket = b"" if file is None else await asyncio.to_thread(file.read)
         self._check_open()
-        lease = self.leases.add(Origin(port), unencrypted=unencrypted, h2=h2, ticket=ticket, file=file)
+        lease = self.leases.add(wish, ticket, file)
         try:
             await self._connected()
             if self._call is not None:

@@ -75,7 +75,9 @@ class Visits:
             if not lease.warned:
                 lease.warned = True
                 self._observe("origin", f"Nobody listens on port {lease.origin.port}; visitors are refused.")
-            if not stream.is_over:
+            if lease.wish.pool:
+                stream.abort(refused.code)  # the edge has others to ask
+            elif not stream.is_over:
                 Refusal(stream, lease.origin.port, refused.code)
         except asyncio.CancelledError:
             stream.abort(StreamCode.CLOSING)

@@ -17,6 +17,7 @@ from edge_server.rights.store import MAX_NOTE, Store
 from edge_server.state import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
+from quictunnel.wire.labels import objection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 EXIT_UNKNOWN: Final = 1
 """There is no such token."""
 EXIT_CONFIG: Final = 2
+MULTIPLES: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
+MIN_BANDWIDTH: Final = 1000
+"""Below it nothing works that a visitor would recognise."""
+MAX_NAMES: Final = 100
 UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
@@ -50,7 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     option("--note", default="", help=f"whom or what it is for, up to {MAX_NOTE} characters")
     option("--tunnels", type=_count, metavar="N", help="tunnels at once, of all its clients together")
     option("--visitors", type=_count, metavar="N", help="visitors at once, of all its tunnels together")
+    option("--names", type=_names, metavar="A,B*|none", help="the names that it may ask for, each exact (which "
+           "keeps it from everybody else) or with *; none: only random ones")  # fmt: skip
     option("--tcp-ports", type=_ports, metavar="A-B|none", help="the public TCP ports that it may have")
+    option("--bandwidth", type=_bandwidth, metavar="RATE", help="bytes a second of all its visitors together, "
+           "each way (500k, 10M, 1G)")  # fmt: skip
     option("--expires", metavar="WHEN", help="after so long (12h, 30d, 8w), or on a day (2027-01-31, UTC)")
     add("list", "All tokens, the revoked ones included.")
     for one in (add("show", "One token."), add("revoke", "End a token, its sessions and visitors, for good.")):
@@ -74,7 +83,9 @@ def _run(options: argparse.Namespace, store: Store, now: int) -> int:
         rights = Rights(
             tunnels=options.tunnels,
             visitors=options.visitors,
+            names=options.names,
             tcp_ports=options.tcp_ports,
+            bandwidth=options.bandwidth,
             expires=_moment(options.expires, now) if options.expires else None,
         )
         token, entry = store.create(rights, options.note, now)
@@ -129,7 +140,9 @@ def _fields(entry: Entry, now: int) -> dict[str, str]:
         "state": entry.state(now),
         "tunnels": or_all(rights.tunnels),
         "visitors": or_all(rights.visitors),
+        "names": "all" if rights.names is None else ",".join(rights.names) or "none",
         "tcp ports": _shown_ports(rights.tcp_ports),
+        "bandwidth": "all" if rights.bandwidth is None else f"{rights.bandwidth / 1e6:g} MB/s",
         "created": _day(entry.created),
         "expires": "never" if rights.expires is None else _day(rights.expires),
         "note": "".join(letter if letter.isprintable() else "?" for letter in entry.note),
@@ -144,7 +157,9 @@ def _plain(entry: Entry, now: int) -> dict[str, Any]:
         "state": entry.state(now),
         "tunnels": rights.tunnels,
         "visitors": rights.visitors,
+        "names": rights.names,
         "tcp_ports": None if rights.tcp_ports is None else _shown_ports(rights.tcp_ports),
+        "bandwidth": rights.bandwidth,
         "created": entry.created,
         "expires": rights.expires,
         "revoked": entry.revoked,
@@ -175,6 +190,27 @@ def _ports(text: str) -> range:
         return parse_ports("--tcp-ports", text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        wrong = objection(name.replace("*", "x")) if "*" in name else objection(name)
+        if wrong is not None:
+            raise argparse.ArgumentTypeError(f"{name!r} {wrong}")
+    if len(names) > MAX_NAMES:
+        raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} names")
+    return names
+
+
+def _bandwidth(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([kMG]?)", text)
+    rate = int(found[1]) * MULTIPLES[found[2]] if found else 0
+    if rate < MIN_BANDWIDTH:
+        raise argparse.ArgumentTypeError(f"{text!r} is no rate of at least {MIN_BANDWIDTH} bytes a second")
+    return rate
 
 
 def _moment(text: str, now: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,14 +14,26 @@ class Rights:
     """Tunnels at once, of all its clients together."""
     visitors: int | None = None
     """Visitors at once, of all its tunnels together."""
+    names: tuple[str, ...] | None = None
+    """The names that it may ask for, exact or with ``*``; none at all: only random ones. What is exact here is
+    kept for those whose rights say so."""
     tcp_ports: range | None = None
     """The public TCP ports that it may have; an empty range: none."""
+    bandwidth: int | None = None
+    """Bytes a second that visitors of all its tunnels together may send, and as many that they may receive."""
     expires: int | None = None
     """Seconds since the epoch from which on it may nothing."""
 
     def allows_tunnel_beside(self, others: int) -> bool:
         """Whether one more may be opened."""
         return self.tunnels is None or others < self.tunnels
+
+    def allows_name(self, name: str) -> bool:
+        return self.names is None or any(fnmatchcase(name, pattern) for pattern in self.names)
+
+    def owns_name(self, name: str) -> bool:
+        """Whether the rights say this very name."""
+        return self.names is not None and name in self.names
 
     @property
     def allows_ports(self) -> bool:

@@ -1,31 +1,20 @@
-"""Tokens on disk: a SQLite database in the state directory, of hashes, rights and dates.
-
-The edge reads it, and so does ``python -m edge_server token``, which also writes; SQLite's write-ahead log lets
-both go on at once (https://sqlite.org/wal.html). What a token itself says is nowhere in it.
-"""
+"""Tokens on disk: hashes, rights and dates. What a token itself says is nowhere in it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_server.database import Database
 from edge_server.rights.identity import Identity, Rights
 from edge_server.rights.token import digest_of, new_token
-from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 FILE: Final = "tokens.db"
 VERSION: Final = 1
-"""Of the schema (``PRAGMA user_version``)."""
-BUSY_SECONDS: Final = 5.0
-"""For another process to finish what it writes."""
 MAX_NOTE: Final = 200
 
 _SCHEMA: Final = """
@@ -65,22 +54,19 @@ class Entry:
 
 
 class Store:
-    """The database. Every method raises ConfigError, in one line, when it cannot be read or written."""
+    """The database. Every method raises ConfigError when it cannot be read or written."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / FILE
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(directory / FILE, _SCHEMA, VERSION)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._database.close()
 
     def create(self, rights: Rights, note: str, now: int) -> tuple[str, Entry]:
         """A new token, which is told this once, and its entry."""
         key, token = new_token()
         entry = Entry(key, digest_of(token), note[:MAX_NOTE], now, None, rights)
-        with self._writing() as database:
+        with self._database.writing() as database:
             database.execute(
                 "INSERT INTO token VALUES (?, ?, ?, ?, NULL, ?)",
                 (entry.key, entry.digest, entry.note, entry.created, _written(rights)),
@@ -89,69 +75,24 @@ class Store:
 
     def revoke(self, key: str, now: int) -> bool:
         """Whether there was such a token. One that is revoked stays so, and is kept for the record."""
-        with self._writing() as database:
+        with self._database.writing() as database:
             database.execute("UPDATE token SET revoked = ? WHERE key = ? AND revoked IS NULL", (now, key))
             return database.execute("SELECT 1 FROM token WHERE key = ?", (key,)).fetchone() is not None
 
     def entries(self) -> list[Entry]:
         """All of them, oldest first; none when no token was ever made."""
-        if self._connection is None and not self._path.exists():
+        if not self._database.exists:
             return []
-        with self._trouble():
-            rows = self._open().execute(
+        with self._database.reading() as database:
+            rows = database.execute(
                 "SELECT key, digest, note, created, revoked, rights FROM token ORDER BY created, key"
             )
             return [Entry(key, digest, note, created, revoked, _read(rights))
                     for key, digest, note, created, revoked, rights in rows]  # fmt: skip
 
-    def version(self) -> int:
-        """A number that changes when another process has written (``PRAGMA data_version``)."""
-        if self._connection is None and not self._path.exists():
-            return 0
-        with self._trouble():
-            (version,) = self._open().execute("PRAGMA data_version").fetchone()
-            return int(version)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._trouble():
-            database = self._open()
-            with database:
-                yield database
-
-    @contextlib.contextmanager
-    def _trouble(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigError(f"The tokens in {self._path} cannot be used: {error}.") from None
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None:
-            return self._connection
-        # Made here, because SQLite would make it readable for everybody.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            # A revocation that was answered for must be there after a crash of the machine.
-            database.execute("PRAGMA synchronous = FULL")
-            self._prepare(database)
-        except BaseException:
-            database.close()
-            raise
-        self._connection = database
-        return database
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        with database:
-            database.execute("BEGIN IMMEDIATE")
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                database.execute(_SCHEMA)
-                database.execute(f"PRAGMA user_version = {VERSION}")
-            elif version != VERSION:
-                raise ConfigError(f"{self._path} is of another version of quictunnel ({version}, not {VERSION}).")
+    def changes(self) -> int:
+        """A number that changes when another process has written."""
+        return self._database.changes()
 
 
 def _written(rights: Rights) -> str:
@@ -160,7 +101,9 @@ def _written(rights: Rights) -> str:
         {
             "tunnels": rights.tunnels,
             "visitors": rights.visitors,
+            "names": rights.names,
             "tcp_ports": None if ports is None else [ports.start, ports.stop],
+            "bandwidth": rights.bandwidth,
             "expires": rights.expires,
         }
     )
@@ -168,6 +111,8 @@ def _written(rights: Rights) -> str:
 
 def _read(text: str) -> Rights:
     fields = json.loads(text)
-    ports = fields.pop("tcp_ports")
+    ports, names = fields.pop("tcp_ports"), fields.pop("names", None)
     # Something that is not known here would be a right that is not enforced: TypeError, and no edge.
-    return Rights(tcp_ports=None if ports is None else range(*ports), **fields)
+    return Rights(
+        tcp_ports=None if ports is None else range(*ports), names=None if names is None else tuple(names), **fields
+    )

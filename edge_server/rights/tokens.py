@@ -36,6 +36,7 @@ class Tokens:
         self._now = now
         self._version = -1
         self._entries: dict[str, Entry] = {}
+        self._named: frozenset[str] = frozenset()
         self._nobody = secrets.token_bytes(32)
         self.refresh()
 
@@ -44,10 +45,13 @@ class Tokens:
         what was known stays as it is."""
         if self._store is None:
             return False
-        version = self._store.version()
+        version = self._store.changes()
         if version == self._version:
             return False
         self._entries = {entry.key: entry for entry in self._store.entries()}
+        self._named = frozenset(
+            name for entry in self._entries.values() if entry.revoked is None for name in entry.rights.names or ()
+        )
         self._version = version
         return True
 
@@ -75,6 +79,10 @@ class Tokens:
         if self._developer is not None and identity.key == self._developer.key:
             return self._developer
         return self._good(self._entries.get(identity.key))
+
+    def is_named(self, name: str) -> bool:
+        """Whether the rights of some token say this very name."""
+        return name in self._named
 
     def _good(self, entry: Entry | None) -> Identity | None:
         return entry.identity if entry is not None and entry.state(self._now()) == "good" else None

@@ -11,7 +11,7 @@ import asyncio
 import enum
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from edge_server.visitors.farewell import Farewell, reset
 from edge_server.visitors.records import Bios, Records
@@ -46,10 +46,17 @@ _PLAIN_HTTP_ANSWER: Final = (
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a visitor goes: the certificate and ALPN it is met with, and the protocol made for it after the
-    handshake."""
+    handshake. Without a context TLS does not end here, and the protocol gets what came as it is."""
 
-    context: ssl.SSLContext
-    factory: Callable[[], asyncio.Protocol]
+    context: ssl.SSLContext | None
+    factory: Callable[[], asyncio.Protocol | Passing]
+
+
+class Passing(Protocol):
+    """Takes a visitor over whose first bytes were read already; a buffered protocol that can be told some."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+    def received(self, data: bytes) -> None: ...
 
 
 Answer = Route | Alert
@@ -80,14 +87,14 @@ class Outcome(enum.Enum):
 class Front:
     """One listening port's newcomers, on one event loop.
 
-    ``route`` is called once for each well-formed ClientHello, also for one without a name. It may return a
-    future that nobody else owns: it is awaited with the visitor's socket paused, and cancelled when the
-    deadline passes.
+    ``route`` is called once for each well-formed ClientHello, also for one without a name, with the visitor's
+    address. It may return a future that nobody else owns: it is awaited with the visitor's socket paused, and
+    cancelled when the deadline passes.
     """
 
     def __init__(
         self,
-        route: Callable[[Hello], Answer | asyncio.Future[Answer]],
+        route: Callable[[Hello, str], Answer | asyncio.Future[Answer]],
         *,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
@@ -171,7 +178,8 @@ class Newcomer(asyncio.Protocol):
 
     def _find_route(self, hello: Hello) -> None:
         front = self._front
-        answer = front.route(hello)
+        peer = self._raw.get_extra_info("peername")
+        answer = front.route(hello, peer[0] if peer else "")
         if not isinstance(answer, asyncio.Future):
             self._follow(answer)
             return
@@ -209,10 +217,13 @@ class Newcomer(asyncio.Protocol):
             return
         front = self._front
         assert self._hello is not None
+        if answer.context is None:
+            self._pass_on(cast("Passing", answer.factory()))
+            return
         tls = TlsTransport(
             self._raw,
             Records(answer.context, front.bios),
-            answer.factory,
+            cast("Callable[[], asyncio.Protocol]", answer.factory),
             loop=front.loop,
             server_name=self._hello.server_name,
             on_shaken=self._shaken,
@@ -220,6 +231,15 @@ class Newcomer(asyncio.Protocol):
         self._raw.resume_reading()
         self._timer = front.loop.call_later(front.deadlines.handshake, self._too_slow)
         tls.begin(self._reader.received)
+
+    def _pass_on(self, protocol: Passing) -> None:
+        # Paused, because uvloop chooses how it reads when reading starts.
+        self._raw.pause_reading()
+        self._raw.set_protocol(cast("asyncio.BaseProtocol", protocol))
+        self._shaken(complete=True)
+        protocol.connection_made(self._raw)
+        self._raw.resume_reading()
+        protocol.received(bytes(self._reader.received))
 
     def _shaken(self, complete: bool) -> None:
         if complete:

@@ -6,7 +6,7 @@ completion answer without loading a QUIC engine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import quictunnel
 
@@ -44,10 +44,8 @@ class Door(Protocol):
         self,
         port: int,
         *,
-        unencrypted: bool = False,
-        h2_enabled: bool = False,
-        ticket: str | None = None,
         client: TunnelClient,
+        **options: Any,
     ) -> AbstractContextManager[Tunnel]: ...
 
 

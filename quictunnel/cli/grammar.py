@@ -54,6 +54,30 @@ TICKET: Final = Option(
     metavar="FILE",
     is_file=True,
 )
+NAME: Final = Option("--name", "the name below the edge's domain that it is to have: my-app", metavar="NAME")
+POOL: Final = Option("--pool", "share the name with other clients of the same token that also say so")
+PROXY_PROTOCOL: Final = Option(
+    "--proxy-protocol",
+    "tell the local server who its visitors are, by the PROXY protocol, which it then has to expect",
+    metavar="VERSION",
+    choices=("v1", "v2"),
+)
+ALLOW: Final = Option(
+    "--allow", "networks that visitors may come from: 203.0.113.0/24,2001:db8::/32", metavar="NETS"
+)
+DENY: Final = Option("--deny", "networks that they may not come from", metavar="NETS")
+PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET)
+TERMS: Final = {
+    "h2": "h2_enabled",
+    "name": "name",
+    "tcp_port": "tcp_port",
+    "pool": "pool",
+    "proxy_protocol": "proxy_protocol",
+    "allow": "allow",
+    "deny": "deny",
+    "ticket": "ticket",
+}
+"""What options are called in ``forward()``."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
 LOOKUP: Final = """\
@@ -73,12 +97,14 @@ HTTP: Final = Command(
 examples:
   quictunnel http 8000                    a web app that listens on port 8000
   quictunnel http 50051 --h2              gRPC, or any other server that speaks HTTP/2 without TLS
+  quictunnel http 8000 --name my-app      at the same address each time
   quictunnel http 8000 --json             for a program: the first line it reads has the address
 """,
     arguments=(PORT,),
     options=(
         Option("--h2", "offer HTTP/2 to visitors; the local server must speak it without TLS"),
-        TICKET,
+        Option("--passthrough", "TLS ends at the local server, which has a certificate for the public name"),
+        *PLACE,
         *EDGE_OPTIONS,
         JSON,
         LOG_LEVEL,
@@ -95,7 +121,13 @@ examples:
   quictunnel tcp 5432     a database, for a client that uses TLS itself
 """,
     arguments=(PORT,),
-    options=(TICKET, *EDGE_OPTIONS, JSON, LOG_LEVEL),
+    options=(
+        Option("--tcp-port", "the public TCP port that it is to have", metavar="PORT"),
+        *PLACE,
+        *EDGE_OPTIONS,
+        JSON,
+        LOG_LEVEL,
+    ),
 )
 DEMO: Final = Command(
     "demo",

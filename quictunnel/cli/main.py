@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel.cli import completion
+from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
 from quictunnel.cli.events import JsonView
@@ -86,14 +86,22 @@ def _tunnel(options: Namespace, door: Door) -> None:
     interrupts = Interrupts(inbox)
     with interrupts.installed():
         client = open_client(door, config)
-        wanted = Wanted(
-            options.port,
-            tcp=options.command == "tcp",
-            h2=getattr(options, "h2", False),
-            ticket=getattr(options, "ticket", None),
-        )
+        wanted = Wanted(options.port, terms(options))
         view = _view(client, as_json=options.json)
         serve(door, client, wanted, view=view, inbox=inbox, interrupts=interrupts)
+
+
+def terms(options: Namespace) -> dict[str, Any]:
+    """The arguments of ``forward()`` that the command line gives."""
+    found: dict[str, Any] = {"unencrypted": options.command == "tcp"}
+    given = vars(options)
+    for option, argument in grammar.TERMS.items():
+        value = given.get(option)
+        if value:
+            found[argument] = value.split(",") if argument in ("allow", "deny") else value
+    if given.get("passthrough"):
+        found["tls"] = "passthrough"
+    return found
 
 
 def _demo(options: Namespace, door: Door, edges: Edges) -> int:

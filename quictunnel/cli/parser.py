@@ -103,11 +103,12 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
         return
     summary = option.summary
     if option.choices:
-        summary += f": {', '.join(option.choices)} (default: {option.default})"
+        summary += f": {', '.join(option.choices)}"
+        summary += f" (default: {option.default})" if option.default else ""
     parser.add_argument(
         option.flag,
         metavar=option.metavar,
-        type=Path if option.is_file else str,
+        type=Path if option.is_file else _port if option.metavar == grammar.PORT.name else str,
         choices=option.choices or None,
         default=option.default,
         help=summary,

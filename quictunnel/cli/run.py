@@ -13,15 +13,15 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.cli.views import Opened, printable
 from quictunnel.errors import EdgeUnavailableError
-from quictunnel.observation import VISITOR, WARNING, ClientEvent
+from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
     from quictunnel.cli.door import Door, TunnelClient
@@ -111,9 +111,12 @@ class Wanted:
     """What is to be exposed, and how."""
 
     port: int
-    tcp: bool = False
-    h2: bool = False
-    ticket: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of ``forward()``."""
+
+    @property
+    def tcp(self) -> bool:
+        return bool(self.options.get("unencrypted"))
 
 
 def serve(
@@ -133,9 +136,7 @@ def serve(
     """
     with closing(client), ExitStack() as subscription:
         try:
-            with door.forward(
-                wanted.port, unencrypted=wanted.tcp, h2_enabled=wanted.h2, ticket=wanted.ticket, client=client
-            ) as tunnel:
+            with door.forward(wanted.port, client=client, **wanted.options) as tunnel:
                 interrupts.is_serving = True
                 # Subscribed only now: how it came to be open is no news, and "ready" comes first.
                 subscription.callback(client.subscribe(inbox.put))
@@ -165,7 +166,7 @@ def _watch(view: View, inbox: Inbox) -> None:
         if event is None:
             return
         view.event(event)
-        if event.kind in ("failed", "refused"):
+        if event.kind in ("failed", "refused", LOST):
             raise EdgeUnavailableError(f"The tunnel is over: {printable(event.message)}")
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.stream import Stream
+    from quictunnel.transport.throttle import Throttle
 
 WRITE_HIGH: Final = 64 * 1024
 """Bytes that may wait in a TCP transport before credit is withheld."""
@@ -62,17 +63,23 @@ class Splice(asyncio.BaseProtocol):
         "_transport",
         "_watch",
         "on_gone",
+        "on_refused",
+        "throttle",
     )
 
     def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
         self._on_made = on_made
         self.on_gone = on_gone
         """May be set as long as the transport is there."""
+        self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
+        """Asked when the other end gave the stream up without having taken anything of it: whether the splice was
+        joined with another. What was written to the first is then written to that."""
+        self.throttle: Throttle | None = None
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._held = False
         """Reading waits for :meth:`join`."""
-        self._early: list[bytes] = []
+        self._early: list[bytes | memoryview] = []
         """Read before that: what one turn of the loop brought."""
         self._watch: asyncio.TimerHandle | None = None
         self._paused = False
@@ -141,7 +148,9 @@ class Splice(asyncio.BaseProtocol):
             self._early.append(data)
         elif not stream.is_over:
             stream.write(data)
-            if not stream.room:
+            if self.throttle is not None:
+                self.throttle.received(len(data), self.stream_room)
+            if not stream.room or (self.throttle is not None and self.throttle.holds_reading):
                 self.transport.pause_reading()
                 self._keep_looking()
 
@@ -165,6 +174,8 @@ class Splice(asyncio.BaseProtocol):
         self._transport = None
         if self._watch is not None:
             self._watch.cancel()
+        if self.throttle is not None:
+            self.throttle.close()
         if stream is not None and not (self._ended and stream.receive_done and exc is None):
             stream.abort(StreamCode.ABORTED)
         if self.on_gone is not None:
@@ -181,6 +192,8 @@ class Splice(asyncio.BaseProtocol):
             transport.write(chunks[0])
         else:
             transport.writelines(chunks)
+        if self.throttle is not None:
+            self.throttle.sent(size, self._credit)
         if not self._paused:
             self._credit()
 
@@ -197,13 +210,23 @@ class Splice(asyncio.BaseProtocol):
         self._close_if_done()
 
     def stream_room(self) -> None:
+        if self.throttle is not None and (self.throttle.holds_reading or not (self._stream and self._stream.room)):
+            return
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def stream_lost(self, code: StreamCode) -> None:  # noqa: ARG002  TCP has one kind of reset
+    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
         self._stream = None
-        if self._transport is not None:
-            tcp.reset(self._transport)
+        transport = self._transport
+        if transport is None:
+            return
+        if untaken is not None and self.on_refused is not None and not transport.is_closing():
+            self._early = untaken
+            self._held = True
+            transport.pause_reading()
+            if self.on_refused(self, code):
+                return
+        tcp.reset(transport)  # TCP has one kind of reset, whatever the code
 
     # Inside.
 
@@ -229,7 +252,7 @@ class Splice(asyncio.BaseProtocol):
 
     def _credit(self) -> None:
         stream = self._stream
-        if stream is None:
+        if stream is None or (self.throttle is not None and (self.throttle.holds_credit or self._paused)):
             return
         if self._owed:
             owed, self._owed = self._owed, 0

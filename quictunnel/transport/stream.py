@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.link import stream_code
+from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
 from quictunnel.wire.replay import Replay
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.session import Session
-    from quictunnel.wire.codes import StreamCode
     from quictunnel.wire.preface import Preface
 
 MAX_KEPT: Final = 64 * 1024 * 1024
 """Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
 Twice the pool out of which honest receivers open larger windows, so they never meet it; one that raises limits and
 consumes nothing would else pin the largest window with every stream."""
+NOT_TAKEN: Final = frozenset({StreamCode.REFUSED, StreamCode.UNREACHABLE, StreamCode.UNKNOWN_LEASE})
+"""By which a client says that it had no connection to give a visitor's bytes to."""
 IN_FLIGHT: Final = 1.0
 """Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
@@ -41,8 +43,9 @@ class StreamSide(Protocol):
     def stream_room(self) -> None:
         """:attr:`Stream.room` is above zero again."""
 
-    def stream_lost(self, code: StreamCode) -> None:
-        """The stream is gone without a clean end. Nothing follows."""
+    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+        """The stream is gone without a clean end. Nothing follows. ``untaken``: everything that was written, when
+        the peer vouches that nobody was there to take any of it; it may be said again to somebody else."""
 
 
 class Stream:
@@ -292,10 +295,15 @@ class Stream:
     def lose(self, code: StreamCode) -> None:
         """The peer, the link or a deadline ended the stream: give it up and tell the side above."""
         if not self.is_over:
-            side = self._side
+            side, untaken = self._side, self._untaken(code)
             self.abort(code)
             if side is not None:
-                side.stream_lost(code)
+                side.stream_lost(code, untaken)
+
+    def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
+        if code not in NOT_TAKEN or self._replay.base or self.receive_window.received or self._end_arrived:
+            return None
+        return self._replay.pieces()
 
     def credited(self, consumed: int, limit: int) -> None:
         """The peer consumed bytes and allows more. Raises ProtocolError."""

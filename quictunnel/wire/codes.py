@@ -69,6 +69,20 @@ class BindCode(enum.IntEnum):
     """A newer ticket of the same name is in use."""
     FORBIDDEN = 0x07
     """The token does not allow it."""
+    NAME_TAKEN = 0x08
+    """The name is somebody else's."""
+    NAME_RESERVED = 0x09
+    """The edge keeps the name for itself."""
+    PORT_TAKEN = 0x0A
+    """The TCP port is somebody else's, in use, or not one of the edge's."""
+    NOT_SHARED = 0x0B
+    """Another client of the same identity holds the name, and one of the two does not share it."""
+    REPLACED = 0x0C
+    """Another client of the same identity has taken the name of a lease that was given."""
+    TOO_MANY_NAMES = 0x0D
+    """The edge keeps no more names and ports for one identity."""
+    BANNED = 0x0E
+    """The operator has withdrawn the name."""
 
 
 SESSION_SENTENCES: dict[SessionCode, str] = {
@@ -95,5 +109,20 @@ BIND_SENTENCES: dict[BindCode, str] = {
         "A newer holder of this tunnel's ticket has its name. Stop the other program, or go without the ticket."
     ),
     BindCode.FORBIDDEN: "The token does not allow a tunnel with these options; ask the operator of the edge.",
+    BindCode.NAME_TAKEN: "The name belongs to somebody else. Choose another.",
+    BindCode.NAME_RESERVED: (
+        "The edge gives this name to nobody whose token does not say so; choose another, or ask its operator."
+    ),
+    BindCode.PORT_TAKEN: "The TCP port is not to be had: it is somebody else's, in use, or not one of the edge's.",
+    BindCode.NOT_SHARED: (
+        "Another client with the same token has this name. To share it, all of them have to say so (pool=True); "
+        "and a name that keeps going from one to the other stays with the one that has it."
+    ),
+    BindCode.REPLACED: "Another client with the same token has taken the name; this tunnel has ended.",
+    BindCode.TOO_MANY_NAMES: (
+        "The edge keeps as many names and ports for this token as it keeps for one. Use one of them, or have its "
+        "operator release some (`python -m edge_server name`)."
+    ),
+    BindCode.BANNED: "The operator of the edge has withdrawn this name.",
     BindCode.INVALID: "The edge does not serve a tunnel with these options.",
 }

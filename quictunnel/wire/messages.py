@@ -12,6 +12,7 @@ import msgspec
 
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import BindCode
+from quictunnel.wire.labels import MAX_LABEL
 
 MAX_MESSAGE = 16 * 1024
 """Bytes of one encoded message: room for a full :class:`Credits`, small enough for a stranger's window."""
@@ -35,6 +36,10 @@ MAX_WINDOW = 16 * 1024 * 1024
 MIN_WINDOW = 1024
 MAX_LEASE = (1 << 32) - 1
 MAX_GRACE = 3600
+MAX_NETWORK = 43
+"""Characters of an IPv6 network in CIDR notation."""
+MAX_NETWORKS = 64
+"""In each list of a Bind: both fit into a message together."""
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
 StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
@@ -45,6 +50,8 @@ Software = Annotated[str, msgspec.Meta(max_length=MAX_SOFTWARE)]
 HostName = Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
 TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Secret = Annotated[bytes, msgspec.Meta(max_length=SECRET)]
+Network = Annotated[str, msgspec.Meta(max_length=MAX_NETWORK)]
+Networks = Annotated[list[Network], msgspec.Meta(max_length=MAX_NETWORKS)]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
 
 
@@ -95,6 +102,20 @@ class Bind(Message, frozen=True, tag=3):
     """Offer HTTP/2 to TLS visitors."""
     ticket: Ticket
     """What an earlier Bound gave, to get the same name and port again; empty for new ones."""
+    name: Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] = ""
+    """The label below the edge's domain that it is to be; empty: any. See ``labels``."""
+    tcp_port: TcpPort = 0
+    """The TCP port that it is to be, with ``unencrypted``; 0: any."""
+    pool: bool = False
+    """Share the name, and the TCP port, with others of the same identity that ask for the same."""
+    passthrough: bool = False
+    """Carry TLS as it comes: the edge reads no more of it than the name in its ClientHello."""
+    proxy_protocol: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
+    """Begin each stream with a header of this version of the PROXY protocol; 0: with none."""
+    allow: Networks = []
+    """Visitors' addresses that may come in, as CIDR; empty: all."""
+    deny: Networks = []
+    """Visitors' addresses that may not, whatever ``allow`` says."""
 
 
 class Bound(Message, frozen=True, tag=4):
@@ -111,7 +132,7 @@ class Bound(Message, frozen=True, tag=4):
 
 
 class BindRefused(Message, frozen=True, tag=5):
-    """Edge: the lease was not given."""
+    """Edge: the lease was not given; with REPLACED or BANNED, one that was given has been taken away."""
 
     lease: LeaseNumber
     code: BindCode

@@ -84,6 +84,10 @@ class Replay:
             self.sent = start
         self._kept, self._unsent = kept or None, unsent or None
 
+    def pieces(self) -> list[bytes | memoryview]:
+        """Everything that is kept, in order."""
+        return [*(self._kept or ()), *(self._unsent or ())]
+
     def clear(self) -> None:
         """Forget everything; the stream is over."""
         self._kept = self._unsent = None

@@ -78,10 +78,10 @@ class StandInDoor:
         *,
         unencrypted: bool = False,
         h2_enabled: bool = False,
-        ticket: str | None = None,
         client: StandInClient,
+        **others: object,
     ) -> Iterator[Tunnel]:
-        self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled})
+        self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled} | others)
         if self.behaviour == "hang":
             say("opening")
             threading.Event().wait()

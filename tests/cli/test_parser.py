@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quictunnel.cli import grammar
-from quictunnel.cli.main import main
+from quictunnel.cli.main import main, terms
 from quictunnel.cli.parser import UsageError, build, check_command
 
 
@@ -22,6 +22,12 @@ def test_http() -> None:
         "ca": None,
         "token_file": None,
         "ticket": None,
+        "passthrough": False,
+        "name": None,
+        "pool": False,
+        "allow": None,
+        "deny": None,
+        "proxy_protocol": None,
         "json": False,
         "log_level": "warning",
     }
@@ -33,6 +39,24 @@ def test_every_option() -> None:
     assert (options.h2, options.edge, options.ca, options.token_file) == (True, "e:1", Path("ca.pem"), Path("t"))
     assert (options.json, options.log_level) == (True, "debug")
     assert build().parse_args(["demo", "--once", "--json"]).once
+
+
+def test_what_a_command_line_asks_of_forward() -> None:
+    line = "http 80 --name my-app --pool --passthrough --allow ::1/128,10.0.0.0/8 --deny 10.1.0.0/16"
+    assert terms(build().parse_args([*line.split(), "--proxy-protocol", "v2"])) == {
+        "unencrypted": False,
+        "name": "my-app",
+        "pool": True,
+        "tls": "passthrough",
+        "allow": ["::1/128", "10.0.0.0/8"],
+        "deny": ["10.1.0.0/16"],
+        "proxy_protocol": "v2",
+    }
+    assert terms(build().parse_args(["tcp", "22", "--tcp-port", "20022"])) == {
+        "unencrypted": True,
+        "tcp_port": 20022,
+    }
+    assert terms(build().parse_args(["http", "80", "--h2"])) == {"unencrypted": False, "h2_enabled": True}
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,14 @@ import pytest
 
 import quictunnel
 from edge_server import control
+from edge_server.binding import Holdings
 from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Welcome
+from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge, free_port
 from tests.e2e.echo import udp_sockets, until
 
@@ -88,7 +90,7 @@ def test_several_who_open_at_once_share_one_session(edge):
 def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypatch, when):
     asked = threading.Event()
     if when == "asking":
-        monkeypatch.setattr(control.Guest, "_bind", lambda self, bind: asked.set())
+        monkeypatch.setattr(Holdings, "bind", lambda self, *_, **__: asked.set())
     else:
         monkeypatch.setattr(control.Guest, "_greet", lambda self, hello: asked.set())
     with ThreadPoolExecutor(1) as pool:
@@ -104,7 +106,7 @@ def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client)
     loop, held = client.reach()
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
-        loop.call(held.bind(free_port(), unencrypted=False, h2=False))
+        loop.call(held.bind(Wish(port=free_port())))
     assert edge.server.guests == 0
 
 
@@ -240,8 +242,9 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
             return port
 
         async def bind_and_die(guest):
-            guest._bind(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
-            port = guest.leases[1].tcp_port
+            guest.session_message(Bind(lease=1, unencrypted=True, h2=False, ticket=b""))
+            (lease,) = guest.holdings
+            port = lease.tcp_port
             guest.session_down(Closed(CloseCause.LOCAL, 0, ""))
             return port
 

@@ -17,6 +17,7 @@ import pytest
 from quictunnel import Client, InvalidError, Tunnel, forward
 from quictunnel.leases import HeldLease
 from quictunnel.origin import Origin
+from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import until
 
@@ -54,7 +55,8 @@ async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
     loop, uplink = client.reach()
 
     async def ask() -> HeldLease:
-        lease = HeldLease(1, Origin(port), True, False, asyncio.get_running_loop().create_future(), ticket=ticket)
+        loop = asyncio.get_running_loop()
+        lease = HeldLease(1, Wish(port=port, unencrypted=True), Origin(port), loop.create_future(), ticket=ticket)
         uplink.leases._held[1] = lease
         await uplink._connected()
         uplink.leases.ask(uplink._call.session, lease)

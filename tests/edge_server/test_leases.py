@@ -7,11 +7,13 @@ import re
 import pytest
 
 from edge_server.admission import Admission
-from edge_server.leases import NAME_BYTES, Lease, Registry, random_name
+from edge_server.leases import Lease
+from edge_server.registry import NAME_BYTES, Registry, random_name
+from edge_server.terms import Terms
 
 
 def lease(name: str) -> Lease:
-    return Lease(None, 1, name, h2=False, owner="owner", admission=Admission(cap=1))  # type: ignore[arg-type]
+    return Lease(None, 1, name, terms=Terms(), owner="owner", admission=Admission(cap=1))
 
 
 class TestNames:

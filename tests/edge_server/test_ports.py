@@ -49,18 +49,18 @@ class Taker:
         self.ports = ports
         self.held: dict[int, socket.socket] = {}
 
-    def take(self, wanted: int = 0) -> int:
+    def take(self, wanted: int = 0, owner: str = "me") -> int:
         """The port got, 0 for none."""
-        sock = self.ports.bind(wanted)
+        sock = self.ports.bind(owner, wanted)
         if sock is None:
             return 0
         port: int = sock.getsockname()[1]
         self.held[port] = sock
         return port
 
-    def give_back(self, port: int) -> None:
+    def give_back(self, port: int, owner: str = "me") -> None:
         self.held.pop(port).close()
-        self.ports.release(port)
+        self.ports.release(port, owner)
 
     def close(self) -> None:
         for sock in self.held.values():
@@ -79,14 +79,40 @@ def test_the_range_is_used_up_and_then_there_is_none(ports, few):
     assert ports.take(few[3]) == 0
 
 
-def test_a_freed_port_is_kept_for_the_holder_of_its_ticket(ports, clock, few):
+def test_a_freed_port_is_kept_for_whoever_had_it(ports, clock, few):
     for _ in few:
         ports.take()
     ports.give_back(few[4])
-    assert ports.take() == 0
     clock.now += QUARANTINE - 1
-    assert ports.take() == 0
+    for wanted in (0, few[4]):
+        assert ports.take(wanted, "another") == 0
+    assert ports.ports.bind_this(few[4], "another") is None
     assert ports.take(few[4]) == few[4]
+
+
+def test_who_frees_one_in_a_loop_quarantines_no_other(ports, few):
+    seen = set()
+    for _ in few:
+        seen.add(port := ports.take())
+        ports.give_back(port)
+    assert len(seen) == 1
+    assert {ports.take(owner="another") for _ in few[1:]} == set(few) - seen
+
+
+def test_a_port_that_somebody_has_claimed_is_given_to_nobody_else(ports, few):
+    sock = ports.ports.bind("me", few[2], besides=set(few) - {few[1]})
+    assert sock is not None
+    with sock:
+        assert sock.getsockname()[1] == few[1]
+    assert ports.ports.bind("me", few[2], besides=set(few)) is None
+
+
+def test_this_port_or_none(ports, few):
+    sock = ports.ports.bind_this(few[2], "me")
+    assert sock is not None
+    with sock:
+        assert ports.ports.bind_this(few[2], "me") is None
+    assert ports.ports.bind_this(few[-1] + 1, "me") is None
 
 
 def test_a_quarantine_ends(ports, clock, few):
@@ -94,7 +120,7 @@ def test_a_quarantine_ends(ports, clock, few):
         ports.take()
     ports.give_back(few[4])
     clock.now += QUARANTINE
-    assert ports.take() == few[4]
+    assert ports.take(owner="another") == few[4]
 
 
 def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
@@ -105,7 +131,7 @@ def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
     ports.take(few[0])
     ports.give_back(few[0])
     clock.now += 2
-    assert ports.take() == 0
+    assert ports.take(owner="another") == 0
 
 
 def test_a_wanted_port_that_is_taken_is_replaced(ports, few):
@@ -124,8 +150,8 @@ def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
     ports = Ports(HOST, wide, clock)
     for port in wide:
         if port != few[7]:
-            ports.release(port)
-    sock = ports.bind()
+            ports.release(port, "another")
+    sock = ports.bind("me")
     assert sock is not None
     with sock:
         assert sock.getsockname()[1] == few[7]

@@ -27,6 +27,7 @@ from edge_server.succession import (
     SuccessionError,
     ask,
 )
+from edge_server.terms import Terms
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 
 def names(count: int) -> list[Name]:
-    return [Name(f"name{number}", "owner", number, False, 0) for number in range(count)]
+    return [Name(f"name{number}", "owner", number, Terms(), 0) for number in range(count)]
 
 
 def hands_over(
@@ -84,7 +85,11 @@ async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) 
 
 async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
-    held = [Name("plain", "o", 1, False, 0), Name("tcp", "o", 2, False, port), Name("h2", "o", 3, True, 0)]
+    held = [
+        Name("plain", "o", 1, Terms(), 0),
+        Name("tcp", "o", 2, Terms(passthrough=True, allow=["::1/128"]), port),
+        Name("h2", "o", 3, Terms(h2=True), 0),
+    ]
     offer = Offer(tmp_path, hands_over(sockets, [held], sockets[:1]))
     inherited = await ask(tmp_path)
     assert inherited is not None

@@ -192,14 +192,14 @@ class Doorstep:
         self.make_app: Callable[[], App] = App
         self.hellos: list[Hello] = []
 
-    def route(self, hello: Hello) -> Route | Alert | asyncio.Future[Route | Alert]:
+    def route(self, hello: Hello, _host: str = "") -> Route | Alert | asyncio.Future[Route | Alert]:
         self.hellos.append(hello)
         if hello.server_name is None:
             return Alert.MISSING_EXTENSION
         return self.welcome if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
 
-    def _ask(self, hello: Hello) -> Route | Alert | asyncio.Future[Route | Alert]:
-        return self.route(hello)  # which a test may have replaced
+    def _ask(self, hello: Hello, host: str) -> Route | Alert | asyncio.Future[Route | Alert]:
+        return self.route(hello, host)  # which a test may have replaced
 
     @property
     def welcome(self) -> Route:

@@ -259,7 +259,7 @@ async def test_newcomers_beyond_the_bound_are_reset(doorstep: Doorstep) -> None:
 
 async def test_a_route_may_take_a_while(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
     later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda hello: doorstep.hellos.append(hello) or later
+    doorstep.route = lambda hello, _host: doorstep.hellos.append(hello) or later
     visitor = await doorstep.visitor(version)
     handshake = asyncio.create_task(visitor.handshake())
     await doorstep.eventually(lambda: doorstep.hellos != [])
@@ -274,7 +274,7 @@ async def test_a_route_may_take_a_while(doorstep: Doorstep, version: ssl.TLSVers
 async def test_a_route_may_never_come(doorstep: Doorstep, hurry: Callable[..., None], how: str) -> None:
     hurry(route=0.05 if how == "deadline" else 10)
     later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda _hello: later
+    doorstep.route = lambda _hello, _host: later
     if how == "cancelled":
         later.cancel()
     elif how == "alert":
@@ -288,14 +288,14 @@ async def test_a_route_that_fails_is_our_fault_and_is_told(doorstep: Doorstep) -
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     later: asyncio.Future = asyncio.get_running_loop().create_future()
     later.set_exception(LookupError("a bug"))
-    doorstep.route = lambda _hello: later
+    doorstep.route = lambda _hello, _host: later
     assert "INTERNAL_ERROR" in await refused_with(doorstep, NAME, TLS13)
     assert isinstance(told[0]["exception"], LookupError)
 
 
 async def test_abort_clears_the_doorstep(doorstep: Doorstep) -> None:
     later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda hello: doorstep.hellos.append(hello) or later
+    doorstep.route = lambda hello, _host: doorstep.hellos.append(hello) or later
     silent = await doorstep.connect()
     visitor = await doorstep.visitor()
     handshake = asyncio.create_task(visitor.handshake())

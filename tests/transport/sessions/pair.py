@@ -82,7 +82,7 @@ class Pump:
     def stream_room(self) -> None:
         self.push()
 
-    def stream_lost(self, code: StreamCode) -> None:
+    def stream_lost(self, code: StreamCode, untaken: object) -> None:
         self.lost = code
         self.done.set()
 

@@ -36,7 +36,7 @@ class Keeper:
 
     def stream_room(self): ...
 
-    def stream_lost(self, code):
+    def stream_lost(self, code, untaken=None):
         self.lost.set()
 
 

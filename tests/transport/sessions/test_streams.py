@@ -47,7 +47,7 @@ class Keeper:
     def stream_room(self):
         self.room.set()
 
-    def stream_lost(self, code):
+    def stream_lost(self, code, untaken=None):
         self.code = code
         self.lost.set()
 

@@ -1,0 +1,339 @@
+"""What one client holds: its leases, asked for, given, taken over and given back.
+
+Who may have which name and port is decided here, in one place; what is remembered of it is in ``claims``
+(names and ports that somebody asked for), ``tickets`` (those that were given at random) and ``ports``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from edge_server.claims.store import BANNED
+from edge_server.leases import Lease
+from edge_server.pool import Pool
+from edge_server.reserved import RESERVED
+from edge_server.terms import Terms
+from edge_server.tickets import Ticket
+from edge_server.visitors.filter import Filter
+from quictunnel.errors import ProtocolError
+from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.wire import labels
+from quictunnel.wire.codes import BindCode, SessionCode
+from quictunnel.wire.messages import Bind, BindRefused, Bound, Unbound
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+    from edge_server.house import House
+    from edge_server.rights.identity import Identity
+    from quictunnel.transport.session import Session
+
+logger = logging.getLogger(__name__)
+
+MAX_LEASES: Final = 100
+"""Leases of one session; a container with more services than this is several containers."""
+MAX_TAKEOVERS: Final = 10
+"""Times a minute that a name may go from one living client to another of the same identity: room for somebody who
+starts a program again and again, none for two that fight over it."""
+TAKEOVER_SECONDS: Final = 60.0
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an error
+    """A lease that cannot be given."""
+
+    def __init__(self, code: BindCode) -> None:
+        super().__init__(code.name)
+        self.code = code
+
+
+class Holdings:
+    """See the module."""
+
+    def __init__(self, house: House, session: Session) -> None:
+        self._house = house
+        self._session = session
+        self._leases: dict[int, Lease] = {}
+        self._lost: list[BindRefused] = []
+        """What the client has to be told when it is back; as many as it had leases."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(tuple(self._leases.values()))
+
+    def bind(self, identity: Identity, bind: Bind, *, is_leaving: bool, is_resumed: bool) -> None:
+        """A client asks for a lease: it is told what it gets. Raises ProtocolError."""
+        held = self._leases.get(bind.lease)
+        if held is not None:
+            # Asked again, because the answer was lost with a link.
+            if not is_resumed:
+                raise ProtocolError("a lease number was used twice")
+            self._confirm(held)
+            return
+        try:
+            if is_leaving:
+                raise Refused(BindCode.CLOSING)
+            self._give(identity, bind)
+        except Refused as refused:
+            self._session.say(BindRefused(bind.lease, refused.code))
+
+    def unbind(self, number: int) -> None:
+        # The client may be giving up a lease that was refused, or is confirmed at this very moment.
+        if number in self._leases:
+            self._release(number)
+        self._session.say(Unbound(number))
+
+    def release_all(self) -> None:
+        for number in tuple(self._leases):
+            self._release(number)
+
+    def have_rights_of(self, identity: Identity) -> None:
+        """What the identity may do has changed."""
+        for lease in self._leases.values():
+            self._limit(lease, identity)
+
+    def lose(self, lease: Lease, code: BindCode) -> None:
+        """It is not this client's any more; visitors who are in stay. The client is told why."""
+        if self._leases.get(lease.number) is lease:
+            self._release(lease.number)
+            self._lost.append(BindRefused(lease.number, code))
+            if not self._session.is_away:
+                self._tell_lost()
+
+    def client_is_back(self) -> None:
+        """Its session goes on with another link."""
+        self._tell_lost()
+        for lease in self:
+            lease.client_is_back()
+
+    def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, []
+        for refused in lost:
+            self._session.say(refused)
+
+    # Giving.
+
+    def _give(self, identity: Identity, bind: Bind) -> None:
+        house, rights = self._house, identity.rights
+        _check(bind, identity)
+        if len(self._leases) >= MAX_LEASES:
+            raise Refused(BindCode.TOO_MANY)
+        name, ticket = self._name(identity, bind)
+        if bind.tcp_port:
+            self._check_port(identity, bind.tcp_port)
+        ghost = house.registry.find(name)
+        if ghost is not None and ghost.owner != identity.key:
+            raise Refused(BindCode.NAME_TAKEN)  # whatever became of the claim since it was given
+        shared = self._shared(ghost, bind)
+        if ghost is not None and shared is None:
+            self._check_takeover(ghost, ticket)
+        evicted = None if shared is not None else ghost
+        if not rights.allows_tunnel_beside(house.registry.held_by(identity.key) - (evicted is not None)):
+            raise Refused(BindCode.TOO_MANY)
+        lease = Lease(
+            self._session,
+            bind.lease,
+            name,
+            owner=identity.key,
+            admission=house.admission,
+            terms=Terms.of(bind),
+            # By what was shown and not by what is held: a client that dies each time before it has kept the answer
+            # would else fall behind and be locked out.
+            generation=1 + (ticket.generation if ticket else 0),
+        )
+        lease.pool = shared or (Pool() if bind.pool else None)
+        self._limit(lease, identity)
+        if bind.unencrypted:
+            kept = ghost.keep_socket() if ghost is not None else None
+            self._listen(lease, self._public_socket(identity, kept, bind, 0 if ticket is None else ticket.port))
+        if evicted is not None:
+            # The owner is back while its old session still looks alive here, or for the first time since this edge
+            # took over: the new one wins at once.
+            evicted.stop_listening()
+            if evicted.tcp_port not in (0, lease.tcp_port):
+                house.ports.release(evicted.tcp_port, evicted.owner)
+            evicted.tcp_port = 0  # not free: it has moved on
+            house.registry.remove(evicted)
+        self._hold(lease, bind)
+        if evicted is not None:
+            lease.take_over(evicted)
+            self._dismiss(evicted, by_ticket=ticket is not None)
+        elif ghost is not None and not ghost.is_well:
+            lease.take_waiting_of(ghost)
+
+    def _name(self, identity: Identity, bind: Bind) -> tuple[str, Ticket | None]:
+        """Which it is to have, and the ticket that was shown for it. Raises Refused."""
+        house = self._house
+        ticket = house.sealer.open(bind.ticket, identity.key) if bind.ticket else None
+        if bind.name:
+            self._check_name(identity, bind.name)
+            ticket = ticket if ticket is not None and ticket.name == bind.name else None
+        name = bind.name or (house.registry.fresh_name() if ticket is None else ticket.name)
+        if house.claims.owner(name) == BANNED:
+            raise Refused(BindCode.BANNED)
+        if bind.h2 and not house.certificates.h2_allowed(f"{name}.{house.domain}"):
+            raise Refused(BindCode.H2_FORBIDDEN)
+        return name, ticket
+
+    def _hold(self, lease: Lease, bind: Bind) -> None:
+        """It is this client's from now on."""
+        house = self._house
+        self._leases[bind.lease] = lease
+        house.registry.add(lease)
+        for what in (bind.name, bind.tcp_port and f":{bind.tcp_port}"):
+            if what:
+                house.claims.claim(lease.owner, what)
+        self._confirm(lease)
+
+    def _check_name(self, identity: Identity, name: str) -> None:
+        house, key, rights = self._house, identity.key, identity.rights
+        if labels.objection(name) is not None:
+            raise Refused(BindCode.INVALID)
+        owner = house.claims.owner(name)
+        if owner not in (None, key, BANNED):
+            raise Refused(BindCode.NAME_TAKEN)
+        if not rights.allows_name(name):
+            raise Refused(BindCode.FORBIDDEN)
+        if not rights.owns_name(name):
+            if name in RESERVED:
+                raise Refused(BindCode.NAME_RESERVED)
+            if house.tokens.is_named(name):
+                raise Refused(BindCode.NAME_TAKEN)
+        if not house.claims.may_claim(key, name):
+            raise Refused(BindCode.TOO_MANY_NAMES)
+
+    def _check_port(self, identity: Identity, port: int) -> None:
+        house, key, ports = self._house, identity.key, identity.rights.tcp_ports
+        if ports is not None and port not in ports:
+            raise Refused(BindCode.FORBIDDEN)
+        if house.claims.owner(f":{port}") not in (None, key):
+            raise Refused(BindCode.PORT_TAKEN)
+        if not house.claims.may_claim(key, f":{port}"):
+            raise Refused(BindCode.TOO_MANY_NAMES)
+
+    @staticmethod
+    def _shared(ghost: Lease | None, bind: Bind) -> Pool | None:
+        """The pool to join. A lease that is kept for a client which has not come (``expected``) shares nothing."""
+        if ghost is None or ghost.session is None or not bind.pool:
+            return None
+        if ghost.pool is None or ghost.terms != Terms.of(bind) or bool(ghost.tcp_port) != bind.unencrypted:
+            raise Refused(BindCode.NOT_SHARED)
+        if bind.tcp_port not in (0, ghost.tcp_port):
+            raise Refused(BindCode.PORT_TAKEN)
+        return ghost.pool
+
+    def _check_takeover(self, ghost: Lease, ticket: Ticket | None) -> None:
+        """Whether a name may go to this client from the one that has it, which is of the same identity:
+        tickets are good for nobody else, and so are claims."""
+        if ghost.session is self._session:
+            if ticket is not None:
+                raise ProtocolError("one ticket was used for two leases")
+            raise Refused(BindCode.NOT_SHARED)
+        if ticket is not None:
+            if ghost.is_newer_than(ticket.generation):
+                logger.info("client %s showed an old ticket of %s", ghost.owner, ghost.name)
+                raise Refused(BindCode.STALE)
+        elif ghost.session is not None:
+            if ghost.pool is not None and len(ghost.pool.members) > 1:
+                raise Refused(BindCode.NOT_SHARED)
+            if len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:
+                raise Refused(BindCode.NOT_SHARED)
+
+    def _limit(self, lease: Lease, identity: Identity) -> None:
+        lease.max_visitors = identity.rights.visitors
+        lease.meters = self._house.shaping.of(identity)
+
+    def _public_socket(
+        self, identity: Identity, kept: socket.socket | None, bind: Bind, wanted: int
+    ) -> socket.socket:
+        """That of the lease before, unless its port is not wanted or not allowed any more; else another one."""
+        allowed = identity.rights.tcp_ports
+        if kept is not None:
+            port = kept.getsockname()[1]
+            if (allowed is None or port in allowed) and bind.tcp_port in (0, port):
+                return kept
+            kept.close()
+        house, key = self._house, identity.key
+        if bind.tcp_port:
+            sock = house.ports.bind_this(bind.tcp_port, key)
+            if sock is None:
+                raise Refused(BindCode.PORT_TAKEN)
+            return sock
+        sock = house.ports.bind(key, wanted, allowed, besides=house.claims.ports_of_others(key))
+        if sock is None:
+            raise Refused(BindCode.NO_PORT)
+        return sock
+
+    def _listen(self, lease: Lease, sock: socket.socket) -> None:
+        lease.hold(sock)
+        task = asyncio.create_task(lease.listen())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Taking over.
+
+    def _dismiss(self, ghost: Lease, *, by_ticket: bool) -> None:
+        """With a ticket it is the same program, started again: of its old session nothing is left. By name it may
+        be another one, which goes on with whatever else it has."""
+        ghost.close()
+        session = ghost.session
+        if session is None:
+            self._house.expected.claim(ghost)
+            return
+        logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
+        if not by_ticket and ghost.holdings is not None:
+            if ghost.heir is not None:
+                ghost.heir.takeovers = (*ghost.takeovers, time.monotonic())[-MAX_TAKEOVERS:]
+            ghost.holdings.lose(ghost, BindCode.REPLACED)
+        elif session.is_away:
+            session.end(Closed(CloseCause.LOCAL, SessionCode.REPLACED, ""))
+        else:
+            session.close(SessionCode.REPLACED)
+
+    # Answering, and giving back.
+
+    def _confirm(self, lease: Lease) -> None:
+        house = self._house
+        host = f"{lease.name}.{house.domain}"
+        lease.holdings = self
+        self._session.say(
+            Bound(
+                lease=lease.number,
+                host=host,
+                port=house.https_port,
+                unencrypted_host=house.tcp_host if lease.tcp_port else "",
+                unencrypted_port=lease.tcp_port,
+                ticket=house.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner, lease.generation)),
+            )
+        )
+        logger.info(
+            "client %s holds %s%s", lease.owner, host, f" and port {lease.tcp_port}" * bool(lease.tcp_port)
+        )
+
+    def _release(self, number: int) -> None:
+        lease = self._leases.pop(number)
+        house = self._house
+        lease.close()
+        house.registry.remove(lease)
+        if lease.tcp_port:
+            house.claims.seen(lease.owner, f":{lease.tcp_port}")
+            if not (lease.pool is not None and lease.pool.members):
+                house.ports.release(lease.tcp_port, lease.owner)
+        house.claims.seen(lease.owner, lease.name)
+        logger.info("client %s gave %s.%s back", lease.owner, lease.name, house.domain)
+
+
+def _check(bind: Bind, identity: Identity) -> None:
+    """What can be said of it without looking at anybody else's. Raises Refused."""
+    if bind.unencrypted and not identity.rights.allows_ports:
+        raise Refused(BindCode.FORBIDDEN)
+    contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)
+    if contradicts or (bind.pool and not bind.name):
+        raise Refused(BindCode.INVALID)
+    try:
+        Filter(bind.allow, bind.deny)
+    except ValueError:
+        raise Refused(BindCode.INVALID) from None

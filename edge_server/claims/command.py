@@ -1,0 +1,105 @@
+"""``python -m edge_server name ...``: whose names and ports are, and withdraw them. The edge may run meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from edge_server.claims.claims import KEPT_DAYS
+from edge_server.claims.store import Store
+from edge_server.state import StateDir
+from quictunnel.errors import ConfigError
+from quictunnel.places import default_state_dir
+from quictunnel.wire.labels import MAX_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_server.claims.store import Claim
+
+EXIT_UNKNOWN: Final = 1
+"""The name is nobody's."""
+EXIT_CONFIG: Final = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
+                        "(default: %(default)s)")  # fmt: skip
+    common.add_argument("--json", action="store_true", help="for programs")
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_server name",
+        description="The names that clients asked for, and the TCP ports, as :20022. Each belongs to the token "
+        f"that had it first, until nobody has used it for {KEPT_DAYS} days. What is changed here holds for a "
+        "running edge within a second.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, parents=[common], help=what, description=what, allow_abbrev=False)
+
+    add("list", "Whose they are.")
+    for one in (
+        add("release", "Let anybody have one again; also one that is banned."),
+        add("ban", "Withdraw a name, random ones too: its tunnel and visitors end, and nobody gets it again."),
+    ):
+        one.add_argument("name", metavar="NAME", type=_what, help="as the list has it, or a tunnel's label")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(argv)
+    try:
+        StateDir(options.state_dir)
+        return _run(options, Store(options.state_dir), int(time.time()))
+    except ConfigError as error:
+        print(f"edge_server name: error: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+
+
+def _run(options: argparse.Namespace, store: Store, now: int) -> int:
+    if options.command == "list":
+        _show(store.claims(), as_json=options.json)
+        return 0
+    if options.command == "ban":
+        store.ban(options.name, now)
+        done = "banned"
+    elif store.remove(options.name):
+        done = "released"
+    else:
+        print(f"edge_server name: {options.name} is nobody's; `list` shows what is somebody's", file=sys.stderr)
+        return EXIT_UNKNOWN
+    print(json.dumps({"name": options.name, "state": done}) if options.json else f"{options.name} is {done}.")
+    return 0
+
+
+def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([{"name": claim.what, "owner": None if claim.is_banned else claim.owner,
+                           "banned": claim.is_banned, "seen": claim.seen} for claim in claims]))  # fmt: skip
+        return
+    if not claims:
+        print("No name is anybody's yet.", file=sys.stderr)
+        return
+    rows = [("NAME", "OWNER", "LAST SEEN")]
+    rows += [(claim.what, "(banned)" if claim.is_banned else claim.owner, _moment(claim.seen)) for claim in claims]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _moment(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _what(text: str) -> str:
+    if not text.isprintable() or not text or len(text) > MAX_LABEL:
+        raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name")
+    return text.lower()

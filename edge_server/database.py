@@ -1,0 +1,93 @@
+"""A SQLite database in the state directory: opened, made and read in the one way that all of the edge's are.
+
+The edge reads and writes it, and so do the commands beside it (``python -m edge_server token``, ``name``);
+SQLite's write-ahead log lets both go on at once (https://sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BUSY_SECONDS: Final = 5.0
+"""For another process to finish what it writes."""
+
+
+class Database:
+    """One file with one schema. Every method raises ConfigError, in one line, when it cannot be read or written.
+    May be used from one thread after another, never from two at once."""
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        """``version``: of the schema (``PRAGMA user_version``)."""
+        self._path = path
+        self._schema = schema
+        self._version = version
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether anybody ever wrote something."""
+        return self._connection is not None or self._path.exists()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._open()
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"{self._path} cannot be used: {error}.") from None
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Everything or nothing of it is written."""
+        with self.reading() as database, database:
+            yield database
+
+    def changes(self) -> int:
+        """A number that changes when another process has written (``PRAGMA data_version``)."""
+        if not self.exists:
+            return 0
+        with self.reading() as database:
+            (version,) = database.execute("PRAGMA data_version").fetchone()
+            return int(version)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None:
+            return self._connection
+        # Made here, because SQLite would make it readable for everybody.
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False)
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            # What was answered for, a revocation above all, must be there after a crash of the machine.
+            database.execute("PRAGMA synchronous = FULL")
+            self._prepare(database)
+        except BaseException:
+            database.close()
+            raise
+        self._connection = database
+        return database
+
+    def _prepare(self, database: sqlite3.Connection) -> None:
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                database.execute(self._schema)
+                database.execute(f"PRAGMA user_version = {self._version}")
+            elif version != self._version:
+                raise ConfigError(
+                    f"{self._path} is of another version of quictunnel ({version}, not {self._version})."
+                )

@@ -1,0 +1,40 @@
+"""What all clients of one edge share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from edge_server.rights.shaping import Shaping
+
+if TYPE_CHECKING:
+    from edge_server.admission import Admission
+    from edge_server.certificates import Certificates
+    from edge_server.claims.claims import Claims
+    from edge_server.expected import Expected
+    from edge_server.ports import Ports
+    from edge_server.registry import Registry
+    from edge_server.rights.attempts import Attempts
+    from edge_server.rights.tokens import Tokens
+    from edge_server.sessions import Sessions
+    from edge_server.tickets import Sealer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class House:
+    """See the module."""
+
+    admission: Admission
+    attempts: Attempts
+    certificates: Certificates
+    claims: Claims
+    domain: str
+    expected: Expected
+    https_port: int
+    ports: Ports
+    registry: Registry
+    sealer: Sealer
+    sessions: Sessions
+    shaping: Shaping = field(default_factory=Shaping)
+    tcp_host: str
+    tokens: Tokens

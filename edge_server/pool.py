@@ -1,0 +1,32 @@
+"""Clients that share a name: whom the next visitor goes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_server.leases import Lease
+
+
+class Pool:
+    """The leases of one name, all of one identity and all of which asked to share it."""
+
+    def __init__(self) -> None:
+        self.members: list[Lease] = []
+
+    def add(self, lease: Lease) -> None:
+        self.members.append(lease)
+
+    def remove(self, lease: Lease) -> None:
+        self.members.remove(lease)
+
+    def choose(self, besides: Lease | None = None) -> Lease | None:
+        """The one with the fewest visitors among those that are well; where none is, among all. Of several with
+        equally few each has its turn. None when there is nobody (``besides`` that one)."""
+        candidates = [lease for lease in self.members if lease is not besides]
+        if not candidates:
+            return None
+        chosen = min(candidates, key=lambda lease: (not lease.is_well, len(lease.visitors)))
+        self.members.remove(chosen)
+        self.members.append(chosen)
+        return chosen

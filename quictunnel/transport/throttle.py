@@ -1,0 +1,69 @@
+"""What keeps a splice below a rate: who has spent too much waits, and nothing is dropped.
+
+Reading from TCP stops, which fills the visitor's own buffers; of what goes to TCP the credit is withheld,
+which stops the other end's reading. Costs nothing where no rate was set, because the splice then has none of
+these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Meter(Protocol):
+    """One direction's rate, shared by whoever it is for."""
+
+    def spend(self, size: int) -> float:
+        """Take so many bytes; seconds to wait before any more, 0 for none."""
+
+
+class Throttle:
+    """Both directions of one splice."""
+
+    __slots__ = ("_reading", "_received", "_sent", "_writing")
+
+    def __init__(self, received: Meter, sent: Meter) -> None:
+        """``received``: from the TCP connection; ``sent``: to it."""
+        self._received = received
+        self._sent = sent
+        self._reading: asyncio.TimerHandle | None = None
+        self._writing: asyncio.TimerHandle | None = None
+
+    @property
+    def holds_reading(self) -> bool:
+        return self._reading is not None
+
+    @property
+    def holds_credit(self) -> bool:
+        return self._writing is not None
+
+    def received(self, size: int, later: Callable[[], None]) -> None:
+        """So much was read; ``later`` is called when more may be."""
+        wait = self._received.spend(size)
+        if wait and self._reading is None:
+
+            def over() -> None:
+                self._reading = None
+                later()
+
+            self._reading = asyncio.get_running_loop().call_later(wait, over)
+
+    def sent(self, size: int, later: Callable[[], None]) -> None:
+        """So much was written; ``later`` is called when it may be credited."""
+        wait = self._sent.spend(size)
+        if wait and self._writing is None:
+
+            def over() -> None:
+                self._writing = None
+                later()
+
+            self._writing = asyncio.get_running_loop().call_later(wait, over)
+
+    def close(self) -> None:
+        for timer in (self._reading, self._writing):
+            if timer is not None:
+                timer.cancel()

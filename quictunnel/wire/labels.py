@@ -1,0 +1,28 @@
+"""Which names a tunnel may ask for: one label of a DNS name, in the one form that no other can be mistaken for."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_LABEL: Final = 63
+"""RFC 1035 section 2.3.4."""
+RANDOM_LABEL: Final = re.compile(r"(?=.*[2-7])[a-z2-7]{16}")
+"""What the edge gives to tunnels that ask for no name: 80 bits in base32, at least one digit among them.
+Nobody may ask for such a name, because whoever had it has told it to visitors."""
+
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def objection(name: str) -> str | None:
+    """What is wrong with a name, as the end of a sentence that begins with it; None when nothing is."""
+    if _LABEL.fullmatch(name) is None:
+        if name.isascii() and _LABEL.fullmatch(name.lower()):
+            return "should be in lower case"
+        return f"should be up to {MAX_LABEL} of a-z, 0-9 and hyphens, with no hyphen at either end"
+    if name[2:4] == "--":
+        # RFC 5891 section 4.2.3.1: what is shown for xn-- looks like any other name.
+        return "should not have hyphens in the third and fourth place, which is how other alphabets are encoded"
+    if RANDOM_LABEL.fullmatch(name):
+        return "has the form of the names that are given at random"
+    return None

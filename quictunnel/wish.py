@@ -1,0 +1,104 @@
+"""What somebody wants of a tunnel: checked here, in words for people, before an edge is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.address import MAX_PORT, shown
+from quictunnel.errors import InvalidError
+from quictunnel.wire import labels
+from quictunnel.wire.messages import MAX_NETWORKS, Bind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROXY_PROTOCOLS: Final = {None: 0, "v1": 1, "v2": 2}
+TLS_CHOICES: Final = ("edge", "passthrough")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """See ``forward()``, whose arguments these are. Raises InvalidError for what cannot be."""
+
+    port: int
+    unencrypted: bool = False
+    h2: bool = False
+    name: str | None = None
+    tcp_port: int | None = None
+    pool: bool = False
+    tls: str = "edge"
+    proxy_protocol: str | None = None
+    allow: Sequence[str] = ()
+    deny: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        _check_port(self.port)
+        if self.h2 and self.unencrypted:
+            raise InvalidError(
+                "H2 can only be used with encrypted ports, because it is negotiated by TLS. "
+                "Use h2_enabled=True without unencrypted=True."
+            )
+        if self.name is not None and (wrong := labels.objection(self.name)) is not None:
+            raise InvalidError(f"The name {shown(self.name)} {wrong}.")
+        if self.pool and self.name is None:
+            raise InvalidError("A pool shares a name: give name= as well, the same to all of its clients.")
+        if self.tcp_port is not None:
+            _check_port(self.tcp_port)
+            if not self.unencrypted:
+                raise InvalidError("tcp_port is that of unencrypted TCP: give unencrypted=True as well.")
+        self._check_tls()
+        object.__setattr__(self, "allow", _networks("allow", self.allow))
+        object.__setattr__(self, "deny", _networks("deny", self.deny))
+
+    def _check_tls(self) -> None:
+        if self.tls not in TLS_CHOICES:
+            raise InvalidError(f"tls should be one of {', '.join(TLS_CHOICES)}, not {shown(self.tls)}.")
+        if self.h2 and self.tls == "passthrough":
+            raise InvalidError(
+                "With tls='passthrough' the local service offers HTTP/2 itself; leave h2_enabled out."
+            )
+        if self.proxy_protocol not in PROXY_PROTOCOLS:
+            raise InvalidError(f"proxy_protocol should be v1 or v2, not {shown(str(self.proxy_protocol))}.")
+
+    def bind(self, lease: int, ticket: bytes) -> Bind:
+        """As an edge is asked for it."""
+        return Bind(
+            lease=lease,
+            unencrypted=self.unencrypted,
+            h2=self.h2,
+            ticket=ticket,
+            name=self.name or "",
+            tcp_port=self.tcp_port or 0,
+            pool=self.pool,
+            passthrough=self.tls == "passthrough",
+            proxy_protocol=PROXY_PROTOCOLS[self.proxy_protocol],
+            allow=list(self.allow),
+            deny=list(self.deny),
+        )
+
+
+def _check_port(port: object) -> None:
+    if not isinstance(port, int) or isinstance(port, bool):
+        raise InvalidError(
+            f"The port argument should be an int, not {type(port).__name__}: the number of the local port."
+        )
+    if not 1 <= port <= MAX_PORT:
+        raise InvalidError(f"Invalid port number {port}. A port lies between 1 and {MAX_PORT}.")
+
+
+def _networks(what: str, given: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(given, str):
+        raise InvalidError(f"{what} should be a list of networks, such as {what}=[{given!r}].")
+    networks = []
+    for each in given:
+        try:
+            networks.append(str(ip_network(each)))
+        except ValueError as error:
+            raise InvalidError(
+                f"{what}: {shown(str(each))} is no network such as 203.0.113.0/24 ({error})."
+            ) from None
+    if len(networks) > MAX_NETWORKS:
+        raise InvalidError(f"{what} takes up to {MAX_NETWORKS} networks.")
+    return tuple(networks)

@@ -1,0 +1,272 @@
+"""Names and TCP ports that belong to somebody, with a real edge."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import quictunnel
+from edge_server.binding import MAX_TAKEOVERS
+from edge_server.claims.claims import MAX_CLAIMS
+from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect, was_reset
+from tests.e2e.ends import PATIENCE, eventually, first_line, program
+from tests.e2e.tokens import client_of, command, new_token
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TRIES = 1000
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[EdgeProcess]:
+    edge = start_edge(tmp_path_factory.mktemp("names") / "state")
+    yield edge
+    assert edge.stop() == 0
+    assert "Traceback" not in edge.state_dir.with_suffix(".log").read_text()
+
+
+@pytest.fixture(scope="module")
+def owner(edge: EdgeProcess) -> str:
+    return new_token(edge)
+
+
+@pytest.fixture(scope="module")
+def other(edge: EdgeProcess) -> str:
+    return new_token(edge)
+
+
+@pytest.fixture
+def origin() -> Iterator[int]:
+    """Says hello to everybody and keeps the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # the listener is closed in the end
+                while True:
+                    visitor = kept.enter_context(listener.accept()[0])
+                    visitor.sendall(b"hello")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def greeted(edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> bool:
+    with tls_connect(edge, tunnel) as visitor:
+        return visitor.recv(5) == b"hello"
+
+
+def refused(edge: EdgeProcess, token: str, words: str, port: int = 9, **options: object) -> None:
+    with client_of(edge, token) as client, pytest.raises(quictunnel.Error, match=words):
+        quictunnel.forward(port, client=client, **options).__enter__()
+
+
+def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str, origin: int):
+    seen = set()
+    for _ in range(3):
+        with (
+            client_of(edge, owner) as client,
+            quictunnel.forward(origin, name="mine", unencrypted=True, tcp_port=29001, client=client) as tunnel,
+        ):
+            seen.add((tunnel.url, tunnel.tcp_socket))
+            assert greeted(edge, tunnel)
+    assert seen == {(f"https://mine.tunnel.localhost:{tunnel.port}", ("127.0.0.1", 29001))}
+
+
+def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin: int):
+    options = {"name": "kept", "unencrypted": True, "tcp_port": 29002}
+    with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
+        refused(edge, other, "belongs to somebody else", name="kept")
+        refused(edge, other, "not to be had", unencrypted=True, tcp_port=29002)
+        assert greeted(edge, tunnel)
+    refused(edge, other, "belongs to somebody else", name="kept")
+    refused(edge, other, "belongs to somebody else", name="kept", pool=True)
+    refused(edge, other, "not to be had", unencrypted=True, tcp_port=29002)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "www"}, "gives this name to nobody"),
+        ({"name": "postmaster"}, "gives this name to nobody"),
+        ({"unencrypted": True, "tcp_port": 22}, "not one of the edge's"),
+        ({"name": "My-App"}, "lower case"),
+        ({"name": "\u0430pple"}, "a-z, 0-9 and hyphens"),
+        ({"name": "abcdefghijklmno2"}, "given at random"),
+        ({"pool": True}, "A pool shares a name"),
+        ({"tcp_port": 29003}, "unencrypted=True"),
+        ({"allow": ["example.com"]}, "is no network"),
+        ({"deny": "10.0.0.0/8"}, "should be a list"),
+        ({"tls": "both"}, "tls should be one of"),
+        ({"tls": "passthrough", "h2_enabled": True}, "offers HTTP/2 itself"),
+        ({"proxy_protocol": "v3"}, "v1 or v2"),
+    ],
+)
+def test_what_nobody_may_have(edge: EdgeProcess, owner: str, options: dict[str, object], words: str):
+    refused(edge, owner, words, **options)
+
+
+def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
+    narrow = new_token(edge, "--names", "team-*,www")
+    with client_of(edge, narrow) as client:
+        for name in ("team-a", "www"):
+            with quictunnel.forward(origin, name=name, client=client) as tunnel:
+                assert greeted(edge, tunnel)
+        with quictunnel.forward(origin, client=client) as tunnel:  # a random one is everybody's right
+            assert greeted(edge, tunnel)
+    refused(edge, narrow, "token does not allow", name="else")
+    new_token(edge, "--names", "promised")
+    refused(edge, owner, "belongs to somebody else", name="promised")
+
+
+def test_one_token_claims_only_so_many(edge: EdgeProcess):
+    token = new_token(edge)
+    with client_of(edge, token) as client:
+        for number in range(MAX_CLAIMS):
+            with quictunnel.forward(9, name=f"n{number}", client=client):
+                pass
+    refused(edge, token, "as many names and ports", name="one-more")
+    command(edge, "name", "release", "n3")
+    eventually(lambda: opens(edge, token, "one-more"), "a name was released and none is to be had", timeout=3)
+
+
+def opens(edge: EdgeProcess, token: str, name: str) -> bool:
+    try:
+        with client_of(edge, token) as client, quictunnel.forward(9, name=name, client=client):
+            return True
+    except quictunnel.Error:
+        return False
+
+
+def test_the_newer_client_of_a_token_has_the_name_and_the_older_is_told(
+    edge: EdgeProcess, owner: str, origin: int
+):
+    told: list[str] = []
+    with client_of(edge, owner) as old, client_of(edge, owner) as new:
+        old.subscribe(lambda event: told.append(event.kind))
+        with (
+            quictunnel.forward(origin, name="moving", client=old) as tunnel,
+            quictunnel.forward(1, client=old),
+            tls_connect(edge, tunnel) as before,
+        ):
+            assert before.recv(5) == b"hello"
+            with quictunnel.forward(origin, name="moving", client=new) as again:
+                assert again == tunnel
+                eventually(lambda: "lost" in told, "the older client was not told")
+                assert greeted(edge, again)
+                assert new.snapshot().visitors_total == 1
+                assert old.state == "connected"
+                assert old.snapshot().visitors_now == 1  # who was in stays
+
+
+def test_a_name_that_two_fight_over_stays_with_the_one_that_has_it(edge: EdgeProcess, owner: str):
+    with contextlib.ExitStack() as stack:
+        for _ in range(1 + MAX_TAKEOVERS):
+            client = stack.enter_context(client_of(edge, owner))
+            stack.enter_context(quictunnel.forward(9, name="ring", client=client))
+        with pytest.raises(quictunnel.Error, match="stays with the one that has it"):
+            quictunnel.forward(9, name="ring", client=stack.enter_context(client_of(edge, owner))).__enter__()
+
+
+def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
+    told: list[str] = []
+    with client_of(edge, owner) as client:
+        client.subscribe(lambda event: told.append(event.kind))
+        with (
+            quictunnel.forward(origin, name="phish", unencrypted=True, client=client) as tunnel,
+            socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor,
+            tls_connect(edge, tunnel) as over_tls,
+        ):
+            assert visitor.recv(5) == b"hello"
+            assert over_tls.recv(5) == b"hello"
+            command(edge, "name", "ban", "phish")
+            began = time.monotonic()
+            assert was_reset(visitor)
+            assert was_reset(over_tls)
+            assert time.monotonic() - began < 1
+            eventually(lambda: "lost" in told, "the client was not told")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(tunnel.tcp_socket, PATIENCE)
+    refused(edge, owner, "has withdrawn this name", name="phish")
+
+
+HOLDER = """
+import sys, quictunnel
+with quictunnel.forward(int(sys.argv[1]), name="prize", unencrypted=True, tcp_port=29100) as tunnel:
+    print(tunnel.url, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, origin: int):
+    """At every moment of its life: held, given back, its client killed, its edge restarted and killed."""
+    edge = start_edge(tmp_path / "state", "--quic", "127.0.0.1:24433")
+    owner, thief = new_token(edge), new_token(edge)
+    environment = children_environment(edge) | {"QUICTUNNEL_TOKEN": owner}
+    wanted = {"name": {"name": "prize"}, "port": {"unencrypted": True, "tcp_port": 29100}}
+    tries = dict.fromkeys(wanted, 0)
+    stop = threading.Event()
+    stolen: list[str] = []
+
+    def steal() -> None:
+        with client_of(edge, thief) as client:
+            while not stop.is_set():
+                for what, options in (
+                    ("name", {"name": "prize"}),
+                    ("port", {"unencrypted": True, "tcp_port": 29100}),
+                ):
+                    try:
+                        with quictunnel.forward(9, client=client, **options) as tunnel:
+                            stolen.append(f"{what} {tunnel}")
+                    except quictunnel.EdgeUnavailableError:
+                        continue  # it is being restarted: asked again
+                    except quictunnel.InvalidError:
+                        tries[what] += 1
+
+    def hold() -> subprocess.Popen[str]:
+        holder = program([sys.executable, "-c", HOLDER, str(origin)], environment)
+        assert "prize" in first_line(holder)
+        return holder
+
+    def tried(at_least: int) -> None:
+        goal = {what: count + at_least for what, count in tries.items()}
+        eventually(lambda: all(tries[what] >= goal[what] for what in goal), "the thief is stuck", timeout=60)
+
+    first = hold()
+    thread = threading.Thread(target=steal)
+    thread.start()
+    try:
+        tried(100)  # held
+        first.communicate()
+        tried(100)  # given back
+        for _ in range(4):
+            holder = hold()
+            tried(50)
+            os.kill(holder.pid, signal.SIGKILL)
+            holder.communicate()
+            tried(50)  # its owner is gone, and the edge does not know yet
+        holder = hold()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            edge.stop(number)
+            edge = start_edge(tmp_path / "state", "--quic", "127.0.0.1:24433")
+            tried(150)  # the owner is on its way back
+        holder.communicate()
+        tried(100)
+    finally:
+        stop.set()
+        thread.join()
+    assert stolen == []
+    assert min(tries.values()) >= TRIES
+    hold().communicate()  # still its owner's
+    assert edge.stop() == 0

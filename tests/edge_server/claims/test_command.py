@@ -1,0 +1,63 @@
+"""``python -m edge_server name``."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.__main__ import main
+from edge_server.claims.store import Claim, Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    Store(tmp_path).write([Claim("app", "k1", NOW), Claim(":20022", "k2", NOW)])
+    return tmp_path
+
+
+def run(state: Path, *words: str) -> int:
+    return main(["name", *words, "--state-dir", str(state)])
+
+
+def test_list(state: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(state, "list") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["NAME", "OWNER", "LAST", "SEEN"],
+        [":20022", "k2", "2027-01-15", "08:00"],
+        ["app", "k1", "2027-01-15", "08:00"],
+    ]
+    assert run(state, "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1] == {"name": "app", "owner": "k1", "banned": False, "seen": NOW}
+
+
+def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(tmp_path, "list") == 0
+    assert capsys.readouterr() == ("", "No name is anybody's yet.\n")
+
+
+def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(state, "ban", "APP") == 0
+    assert capsys.readouterr().out == "app is banned.\n"
+    assert [claim.is_banned for claim in Store(state).claims()] == [False, True]
+    assert run(state, "list") == 0
+    assert "(banned)" in capsys.readouterr().out
+    assert run(state, "release", "app", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"name": "app", "state": "released"}
+    assert run(state, "release", "app") == 1
+    assert "is nobody's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 64])
+def test_what_is_no_name(state: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        run(state, "ban", name)
+    assert caught.value.code == 2
+    assert "is no name" in capsys.readouterr().err

@@ -1,0 +1,48 @@
+"""How long somebody has to wait after so many bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_server.rights.identity import Identity, Rights
+from edge_server.rights.shaping import BURST_SECONDS, Bucket, Shaping
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_below_the_rate_nobody_waits(clock: Clock):
+    bucket = Bucket(1000, clock)
+    for _ in range(100):
+        clock.now += 0.1
+        assert bucket.spend(100) == 0
+
+
+def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
+    bucket = Bucket(1000, clock)
+    clock.now += 50  # what was not used then is not saved up
+    spent, begin = 0, clock.now
+    while clock.now < begin + 10:
+        spent += 300
+        clock.now += bucket.spend(300)
+    assert 1000 * 10 <= spent <= 1000 * (10 + BURST_SECONDS) + 300
+
+
+def test_each_direction_has_the_whole_and_all_clients_share_it():
+    shaping = Shaping()
+    one = Identity("k", Rights(bandwidth=1000))
+    received, sent = shaping.of(one) or (None, None)
+    assert received is not None
+    assert received is not sent
+    assert shaping.of(Identity("k", Rights(bandwidth=1000))) == (received, sent)
+    assert shaping.of(Identity("other", Rights(bandwidth=1000))) != (received, sent)
+    assert shaping.of(Identity("k")) is None

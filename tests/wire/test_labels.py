@@ -1,0 +1,56 @@
+"""Names that a tunnel may ask for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_server.registry import random_name
+from quictunnel.wire.labels import MAX_LABEL, objection
+
+
+@pytest.mark.parametrize("name", ["a", "1", "my-app", "abc--d", "x" * MAX_LABEL, "customerfeedback", "8080"])
+def test_good_ones(name: str):
+    assert objection(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "a-z, 0-9 and hyphens"),
+        ("-a", "no hyphen at either end"),
+        ("a-", "no hyphen at either end"),
+        ("a.b", "a-z, 0-9 and hyphens"),
+        ("a_b", "a-z, 0-9 and hyphens"),
+        ("a\n", "a-z, 0-9 and hyphens"),
+        ("a b", "a-z, 0-9 and hyphens"),
+        ("x" * (MAX_LABEL + 1), f"up to {MAX_LABEL}"),
+        ("My-App", "lower case"),
+        # Letters that look like others, or become others: Cyrillic, the Kelvin sign, full width, dotless.
+        ("\u0430pple", "a-z, 0-9 and hyphens"),
+        ("\u212aey", "a-z, 0-9 and hyphens"),
+        ("\uff41pp", "a-z, 0-9 and hyphens"),
+        ("adm\u0131n", "a-z, 0-9 and hyphens"),
+        ("\u0661", "a-z, 0-9 and hyphens"),
+        ("xn--80ak6aa92e", "other alphabets"),
+        ("ab--c", "other alphabets"),
+        ("abcdefghijklmno2", "given at random"),
+    ],
+)
+def test_bad_ones_are_told_why(name: str, words: str):
+    wrong = objection(name)
+    assert wrong is not None
+    assert words in wrong
+
+
+def test_nobody_may_ask_for_a_random_name():
+    assert all(objection(random_name()) for _ in range(1000))
+
+
+@given(st.text(max_size=70))
+def test_what_is_good_is_one_label_of_ascii_whatever_is_tried(name: str):
+    if objection(name) is None:
+        assert name.isascii()
+        assert name == name.lower()
+        assert name.encode("idna") == name.encode()
