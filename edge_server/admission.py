@@ -1,7 +1,10 @@
 """May one more visitor come in?
 
-Counts what is in, of each owner and altogether, and says no at the cap, so that a flood of visitors is refused
-one by one while the tunnels' own sockets and files go on working.
+Counts what is in, of each owner, of each address and altogether, and says no at the cap, so that a flood of
+visitors is refused one by one while the tunnels' own sockets and files go on working. Nobody takes all places:
+an owner, and an address, may have so many times what is left. While there is plenty of room that limits nobody, so
+people who share an address are not punished for it; when it gets scarce, whoever has the most is the first to
+get no more.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import sys
 from collections import Counter
 from typing import Final
 
+from edge_server.addresses import neighbourhood
 from edge_server.visitors.front import MAX_PENDING
 
 RESERVE: Final = 256
@@ -17,6 +21,12 @@ RESERVE: Final = 256
 DOORSTEP_SHARE: Final = 4
 """One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
 yet, and strangers who say nothing must not use up the files of everybody else."""
+SHARE: Final = 8
+"""How many times what is left one owner, or one address, may have (dynamic thresholds, Choudhury and Hahne 1998).
+One that takes all it can gets to 8/9 of the places, a second one to 8/9 of the rest, and the next still finds
+some."""
+ALWAYS: Final = 16
+"""Places that everybody may have as long as there are any."""
 FALLBACK_LIMIT: Final = 4096
 """Where the platform does not say how many files a process may open."""
 
@@ -45,20 +55,29 @@ class Admission:
         self.inside = 0
         self.refused = 0
         self._of: Counter[str] = Counter()
+        self._from: Counter[str] = Counter()
 
-    def enter(self, owner: str, most: int | None = None) -> bool:
-        """Take a place for a visitor of ``owner``, who may have ``most`` of them. False: there is none; the
-        visitor is counted as refused."""
-        if self.inside >= self.cap or (most is not None and self._of[owner] >= most):
+    def enter(self, owner: str, host: str, most: int | None = None) -> bool:
+        """Take a place for a visitor of ``owner``, who may have ``most`` of them, from this address. False:
+        there is none; the visitor is counted as refused."""
+        neighbours = neighbourhood(host)
+        fair = max(ALWAYS, SHARE * (self.cap - self.inside))
+        if (
+            self.inside >= self.cap
+            or self._of[owner] >= (fair if most is None else min(fair, most))
+            or self._from[neighbours] >= fair
+        ):
             self.refused += 1
             return False
         self.inside += 1
         self._of[owner] += 1
+        self._from[neighbours] += 1
         return True
 
-    def leave(self, owner: str) -> None:
+    def leave(self, owner: str, host: str) -> None:
         """Give a place back."""
         self.inside -= 1
-        self._of[owner] -= 1
-        if not self._of[owner]:
-            del self._of[owner]
+        for count, key in ((self._of, owner), (self._from, neighbourhood(host))):
+            count[key] -= 1
+            if not count[key]:
+                del count[key]

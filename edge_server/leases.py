@@ -80,7 +80,8 @@ class Lease:
         self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0
-        self.visitors: set[Splice] = set()
+        self.visitors: dict[Splice, str] = {}
+        """And the address of each."""
         self.max_visitors: int | None = None
         """Of its owner, at all its leases together."""
         self.meters: tuple[Meter, Meter] | None = None
@@ -210,15 +211,16 @@ class Lease:
 
     def came(self, splice: Splice, way: Way) -> None:
         """A visitor is in, its TLS handshake complete."""
+        host, _ = _end(splice, "peername")
         if (
             not self._is_open
-            or not self.filter.admits(_end(splice, "peername")[0])
-            or not self._admission.enter(self.owner, self.max_visitors)
+            or not self.filter.admits(host)
+            or not self._admission.enter(self.owner, host, self.max_visitors)
         ):
             splice.refuse()
             return
         splice.on_gone = self._went
-        self.visitors.add(splice)
+        self.visitors[splice] = host
         if self.session is not None and not self.session.is_away:
             self._let_in(splice, way)
         elif len(self._waiting) < MAX_WAITING:
@@ -275,8 +277,7 @@ class Lease:
         other = self.pool.choose(besides=self) if self.pool is not None else None
         if other is None or not other.is_well:
             return False
-        self.visitors.remove(splice)
-        other.visitors.add(splice)
+        other.visitors[splice] = self.visitors.pop(splice)
         splice.on_gone = other._went  # noqa: SLF001 - the same class, and the same owner
         other._let_in(splice, way, again=True)  # noqa: SLF001 - likewise
         return True
@@ -285,8 +286,7 @@ class Lease:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting[1].cancel()
-        self.visitors.remove(splice)
-        self._admission.leave(self.owner)
+        self._admission.leave(self.owner, self.visitors.pop(splice))
 
 
 def _end(splice: Splice, which: str) -> tuple[str, int]:

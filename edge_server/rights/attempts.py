@@ -6,8 +6,9 @@ address that many share locks out himself, and at most one key there, but none o
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Final
+
+from edge_server.addresses import neighbourhood
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,8 +18,6 @@ LIMIT: Final = 5
 WINDOW: Final = 60.0
 MAX_TRACKED: Final = 16_384
 """Addresses remembered, 300 bytes each; beyond these the one that tried last the longest ago is forgotten."""
-PREFIX_V6: Final = 64
-"""What one subscriber has of IPv6."""
 
 
 class Attempts:
@@ -35,7 +34,7 @@ class Attempts:
 
     def may_try(self, address: str, key: str | None) -> bool:
         """Whether a token from there is to be looked at. ``key``: of a token that exists here, else None."""
-        recent = self._recent((network_of(address), key))
+        recent = self._recent((neighbourhood(address), key))
         if len(recent) < LIMIT:
             return True
         self.refused += 1
@@ -43,7 +42,7 @@ class Attempts:
 
     def was_wrong(self, address: str, key: str | None) -> None:
         """The token that was looked at was not good."""
-        where = network_of(address), key
+        where = neighbourhood(address), key
         recent = self._recent(where)
         self._wrong.pop(where, None)  # to the end: the first in the table is the one to forget
         self._wrong[where] = [*recent, self._now()]
@@ -53,14 +52,3 @@ class Attempts:
     def _recent(self, where: tuple[str, str | None]) -> list[float]:
         since = self._now() - WINDOW
         return [at for at in self._wrong.get(where, ()) if at > since]
-
-
-def network_of(address: str) -> str:
-    """What counts as one visitor: an IPv4 address, or a /64 of IPv6 (an IPv4 address that is written as one of
-    IPv6 is itself)."""
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((parsed, PREFIX_V6), strict=False))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Final
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from typing import TYPE_CHECKING
+
+from edge_server.addresses import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-KEPT: Final = 4096
-"""Addresses whose text has been understood before; busy visitors come again."""
 
 
 class Filter:
@@ -36,19 +34,6 @@ class Filter:
         if address is None or _is_in(address, self._deny):
             return False
         return not self._allow or _is_in(address, self._allow)
-
-
-@lru_cache(KEPT)
-def parsed(host: str) -> IPv4Address | IPv6Address | None:
-    """An address as ``getpeername`` tells it: with an IPv6 zone, or IPv4 within IPv6 (RFC 4291 section 2.5.5.2),
-    which is the IPv4 address that it means. None for what is none."""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
 
 
 def _is_in(address: IPv4Address | IPv6Address, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:

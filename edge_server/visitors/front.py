@@ -34,7 +34,11 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_PENDING: Final = 4096
 """Visitors between accept and the end of their handshake. Each holds a socket, up to 16 KiB of ClientHello
 and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 newcomers a second with the
-slowest of handshakes still fit. Those beyond are reset."""
+slowest of handshakes still fit. When there are so many, the one that has owed its ClientHello for longest
+makes room; where nobody has for long, the newcomer is reset."""
+
+PATIENCE: Final = 1.0
+"""Seconds that everybody has for the ClientHello, however many others come: two flights over a bad link."""
 
 _HTTPS_PLEASE: Final = b"This port speaks TLS: use https:// instead of http://\n"
 _PLAIN_HTTP_ANSWER: Final = (
@@ -108,6 +112,8 @@ class Front:
         self.outcomes: Counter[Outcome] = Counter()
         self.pending: set[Newcomer] = set()
         """Everybody who is not welcomed and not gone yet; empty when this front is done."""
+        self.silent: dict[Newcomer, float] = {}
+        """Those of them who owe their ClientHello, and since when; the oldest first."""
 
     def __call__(self) -> asyncio.Protocol:
         return Newcomer(self)
@@ -141,9 +147,10 @@ class Newcomer(asyncio.Protocol):
         self._timer = front.loop.call_later(front.deadlines.hello, self._too_slow)
         crowded = len(front.pending) >= front.max_pending
         front.pending.add(self)
+        front.silent[self] = now = front.loop.time()
         if crowded:
-            self._outcome = Outcome.CROWDED
-            reset(transport)
+            oldest, since = next(iter(front.silent.items()))
+            (oldest if since <= now - PATIENCE else self).make_room()
 
     def data_received(self, data: bytes) -> None:
         if self._hello is not None:
@@ -163,6 +170,7 @@ class Newcomer(asyncio.Protocol):
             return
         if isinstance(outcome, Hello):
             self._hello = outcome
+            self._front.silent.pop(self, None)
             self._timer.cancel()
             self._find_route(outcome)
         else:
@@ -174,6 +182,12 @@ class Newcomer(asyncio.Protocol):
         self._gone()
 
     def abort(self) -> None:
+        reset(self._raw)
+
+    def make_room(self) -> None:
+        """Too many have come."""
+        self._outcome = Outcome.CROWDED
+        self._front.silent.pop(self, None)  # its end comes a moment later; nobody else is to find it here
         reset(self._raw)
 
     def _find_route(self, hello: Hello) -> None:
@@ -248,6 +262,7 @@ class Newcomer(asyncio.Protocol):
 
     def _refuse(self, outcome: Outcome, words: bytes) -> None:
         self._outcome = outcome
+        self._front.silent.pop(self, None)
         self._timer.cancel()
         Farewell(self._raw, words, loop=self._front.loop, on_gone=self._gone)
 
@@ -257,6 +272,7 @@ class Newcomer(asyncio.Protocol):
 
     def _gone(self) -> None:
         self._timer.cancel()
+        self._front.silent.pop(self, None)
         self._front.pending.discard(self)
         self._front.outcomes[self._outcome] += 1
 

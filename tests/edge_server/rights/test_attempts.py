@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.rights import attempts
-from edge_server.rights.attempts import LIMIT, WINDOW, Attempts, network_of
+from edge_server.rights.attempts import LIMIT, WINDOW, Attempts, neighbourhood
 
 if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock
@@ -67,4 +67,4 @@ def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyP
     ("fe80::1%eth0", "fe80::/64"),
 ])  # fmt: skip
 def test_what_counts_as_one(address: str, network: str):
-    assert network_of(address) == network
+    assert neighbourhood(address) == network

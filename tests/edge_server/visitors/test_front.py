@@ -12,7 +12,7 @@ import pytest
 
 from edge_server.visitors import farewell
 from edge_server.visitors.farewell import FAREWELL_BYTES
-from edge_server.visitors.front import Alert, Deadlines, Front, Outcome
+from edge_server.visitors.front import PATIENCE, Alert, Deadlines, Front, Outcome
 
 if TYPE_CHECKING:
     import socket
@@ -242,6 +242,25 @@ async def test_many_drips_do_not_keep_a_newcomer_waiting(doorstep: Doorstep, hur
     await doorstep.pair()
     await drained(doorstep, Outcome.SLOW, 200)
     assert doorstep.front.outcomes[Outcome.WELCOME] == 1
+
+
+async def test_the_one_that_has_owed_its_hello_for_longest_makes_room(doorstep: Doorstep) -> None:
+    """However many connect and say nothing, who says something is served."""
+    loop = asyncio.get_running_loop()
+    doorstep.front.max_pending = 3
+    first = await doorstep.connect()
+    await doorstep.eventually(lambda: len(doorstep.front.pending) == 1)
+    others = [await doorstep.connect() for _ in range(2)]
+    await doorstep.eventually(lambda: len(doorstep.front.pending) == 3)
+    await asyncio.sleep(PATIENCE)
+    await doorstep.pair()
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(first, 1)
+    assert doorstep.front.outcomes == {Outcome.CROWDED: 1, Outcome.WELCOME: 1}
+    for other in others:
+        other.close()
+    await drained(doorstep, Outcome.LEFT, 2)
+    assert not doorstep.front.silent
 
 
 async def test_newcomers_beyond_the_bound_are_reset(doorstep: Doorstep) -> None:
