@@ -1,0 +1,147 @@
+"""Strangers who mean no good, as a program of its own: ``python -m tests.e2e.attack KIND ...``. Each says one line
+of JSON when it has done what it does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import ssl
+import sys
+import time
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+
+from quictunnel.wire.codes import ALPN
+
+POOL = 200
+"""Datagrams that are real first flights; made beforehand, because each takes a millisecond."""
+
+
+def first_flight() -> tuple[QuicConnection, bytes]:
+    configuration = QuicConfiguration(is_client=True, alpn_protocols=[ALPN], verify_mode=ssl.CERT_NONE)
+    connection = QuicConnection(configuration=configuration)
+    connection.connect(("127.0.0.1", 1), now=0.0)
+    return connection, connection.datagrams_to_send(now=0.0)[0][0]
+
+
+def junk_initial(chance: random.Random) -> bytes:
+    """An Initial packet of 1,200 bytes for a connection of its own, which cannot be decrypted."""
+    header = b"\xc3\x00\x00\x00\x01\x08" + chance.randbytes(8) + b"\x08" + chance.randbytes(8) + b"\x00\x44\x90"
+    return header + chance.randbytes(1200 - len(header))
+
+
+def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict[str, object]:
+    """That many Initials, from so many addresses of loopback; every fourth a real one."""
+    chance = random.Random(5)
+    real = [first_flight()[1] for _ in range(POOL)]
+    socks = []
+    for number in range(sources):
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.bind((f"127.1.{number >> 8}.{number & 255}", 0))
+        sock.setblocking(False)
+        socks.append(sock)
+    began = time.monotonic()
+    for number in range(count):
+        datagram = chance.choice(real) if number % 4 == 0 else junk_initial(chance)
+        chance.choice(socks).sendto(datagram, edge)
+        ahead = number / rate - (time.monotonic() - began)
+        if ahead > 0.005:
+            time.sleep(ahead)
+    return {"seconds": time.monotonic() - began}
+
+
+def half_open(edge: tuple[str, int], count: int, rate: int) -> dict[str, object]:
+    """Handshakes that stop where the edge has done its part: the address is shown, the client says no more."""
+    answered = 0
+    began = time.monotonic()
+    socks = []
+    for number in range(count):
+        connection, datagram = first_flight()
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.settimeout(0.05)
+        sock.sendto(datagram, edge)
+        try:
+            connection.receive_datagram(sock.recv(2000), edge, now=0.0)  # the Retry
+            for again, _ in connection.datagrams_to_send(now=0.0):
+                sock.sendto(again, edge)
+            answered += 1
+        except TimeoutError:
+            pass
+        socks.append(sock)
+        ahead = number / rate - (time.monotonic() - began)
+        if ahead > 0:
+            time.sleep(ahead)
+    return {"answered": answered, "seconds": time.monotonic() - began}
+
+
+def client_hello(name: str) -> bytes:
+    bios = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(*bios, server_hostname=name)
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        return bios[1].read()
+    raise AssertionError("a handshake with nobody")
+
+
+async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> dict[str, object]:
+    """Connections that send their ClientHello byte by byte, one a second, until they are ended; how long the
+    longest of them lasted."""
+    hello = client_hello(name)
+    loop = asyncio.get_running_loop()
+    lasted: list[float] = []
+
+    async def drip(number: int) -> None:
+        sock = socket.socket()
+        sock.setblocking(False)
+        source = number % sources
+        sock.bind((f"127.2.{source >> 8}.{source & 255}", 0))
+        try:
+            await loop.sock_connect(sock, edge)
+            began = loop.time()
+            ended = asyncio.ensure_future(loop.sock_recv(sock, 100))
+            for byte in hello:
+                await loop.sock_sendall(sock, bytes([byte]))
+                done, _ = await asyncio.wait([ended], timeout=1.0)
+                if done:
+                    break
+            lasted.append(loop.time() - began)
+            ended.exception() if ended.done() else ended.cancel()
+        except OSError:
+            lasted.append(0.0)  # refused at once
+        finally:
+            sock.close()
+
+    tasks = []
+    for number in range(count):
+        tasks.append(asyncio.create_task(drip(number)))
+        if number % 50 == 0:
+            await asyncio.sleep(0.01)
+    print(json.dumps({"all": "there"}), flush=True)
+    await asyncio.gather(*tasks)
+    return {"longest": max(lasted), "kept": sum(seconds > 1 for seconds in lasted)}
+
+
+def main() -> None:
+    kind, host, port, *rest = sys.argv[1:]
+    edge = host, int(port)
+    match kind:
+        case "initials":
+            count, rate, sources = map(int, rest)
+            done = initials(edge, count, rate, sources)
+        case "half-open":
+            count, rate = map(int, rest)
+            done = half_open(edge, count, rate)
+        case "drips":
+            done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
+        case _:
+            raise SystemExit(f"unknown: {kind}")
+    print(json.dumps(done | {"pid": os.getpid()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

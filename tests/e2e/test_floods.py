@@ -1,0 +1,184 @@
+"""What strangers do to an edge while others use it: their latency, and the edge's memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.arena import Arena
+from tests.e2e.conftest import resident_memory
+from tests.e2e.ends import PATIENCE, eventually, first_line, sockets_of, verifying
+from tests.e2e.stages import ProcessStage
+from tests.e2e.test_slow_readers import processor_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.e2e.ends import End
+
+pytestmark = pytest.mark.alone
+
+MIB = 1024 * 1024
+PAUSE = 0.004
+ROUNDS = 5
+
+
+class Echo:
+    """A byte there and back through the tunnel, again and again, on a thread."""
+
+    def __init__(self, visitor: End, origin: End) -> None:
+        self._visitor = visitor
+        self._origin = origin
+        self._taken: list[float] = []
+        self._stop = threading.Event()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[list[float]]:
+        """The seconds that each took."""
+        self._taken = []
+        self._stop.clear()
+        thread = threading.Thread(target=self._run)
+        thread.start()
+        try:
+            yield self._taken
+        finally:
+            self._stop.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(PAUSE):
+            began = time.perf_counter()
+            self._visitor.send(b"?")
+            assert self._origin.receive() == b"?"
+            self._origin.send(b"!")
+            assert self._visitor.receive() == b"!"
+            self._taken.append(time.perf_counter() - began)
+
+
+def p99(taken: list[float]) -> float:
+    assert len(taken) > 300
+    return statistics.quantiles(taken, n=100)[98]
+
+
+def attack(*words: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.e2e.attack", *map(str, words)], stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [("initials", 20_000, 2000, 20), ("initials", 20_000, 2000, 10_000), ("half-open", 500, 50)],
+    ids=["20,000 Initials", "from 10,000 addresses", "handshakes that stop"],
+)
+def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[object, ...]):
+    """The p99 of a byte there and back less than doubles, the edge grows by less than 50 MB, and ten seconds later
+    it is as it was."""
+    kind, *rest = words
+    with ProcessStage(tmp_path) as stage:
+        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        echo = Echo(*stage.pair("tcp"))
+        ratios = []
+        before = resident_memory(stage.edge.pid)
+        while len(ratios) < 1 or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
+            with echo.running() as quiet:
+                time.sleep(8)
+            with attack(kind, host, port, *rest) as flood, echo.running() as beside:
+                done = json.loads(first_line(flood, 60))
+                most = resident_memory(stage.edge.pid)
+            ratios.append(p99(beside) / p99(quiet))
+            print(
+                f"{p99(quiet) * 1e3:.2f} ms, beside {p99(beside) * 1e3:.2f} ms",
+                done,
+                f"{(most - before) / MIB:.1f} MiB",
+            )
+        assert statistics.median(ratios) < 2
+        assert most - before < 50e6
+        time.sleep(10)
+        assert resident_memory(stage.edge.pid) - before < 16 * MIB
+        stage.pair("tls")  # a newcomer is served as well
+        with stage.edge.client():
+            pass
+        assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
+
+
+def handshakes(arena: Arena, count: int) -> list[float]:
+    """Seconds of fresh visitors' handshakes and their first byte's way."""
+    context, tunnel = verifying(arena.edge.ca), arena.client.tunnel
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        with (
+            socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE) as raw,
+            context.wrap_socket(raw, server_hostname=tunnel.host),
+        ):
+            taken.append(time.perf_counter() - began)
+        time.sleep(PAUSE)
+    return taken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sources", [1, 2000], ids=["one address", "many"])
+def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: int):
+    """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
+    200 ms, and the drips are gone in six seconds."""
+    with Arena(tmp_path) as arena:
+        for _ in range(2):
+            arena.well("idle", count=2500, tls=True)
+        tunnel = arena.client.tunnel
+        with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
+            assert json.loads(first_line(drips, 60)) == {"all": "there"}
+            taken = handshakes(arena, 400)
+            done = json.loads(first_line(drips, 60))
+        print(f"p99 {p99(taken) * 1e3:.1f} ms", done)
+        assert p99(taken) < 0.2
+        assert done["kept"] == 2000
+        assert done["longest"] < 6
+        arena.well("ask_again")
+
+
+def test_no_more_files_and_then_some(tmp_path: Path):
+    """The limit is lowered to what is open, so that accept() fails: nothing crashes or spins, tunnels go on, and
+    when it is raised again everybody is served within a second."""
+    with Arena(tmp_path) as arena:
+        arena.well("idle", count=50, tls=False)
+        arena.well("idle", count=50, tls=True)
+        pid = arena.edge.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (sockets_of(pid), before[1]))
+        tunnel = arena.client.tunnel
+        with contextlib.ExitStack() as stack:
+            refused = 0
+            for address in (tunnel.tcp_socket, ("127.0.0.1", tunnel.port)) * 50:
+                visitor = stack.enter_context(socket.socket())
+                visitor.settimeout(PATIENCE)
+                refused += bool(visitor.connect_ex(address)) or not peek(visitor)
+            assert refused == 100
+            used = processor_time(arena)
+            time.sleep(2)
+            assert processor_time(arena) - used < 0.4  # of two seconds
+            arena.well("ask_again")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        began = time.monotonic()
+        arena.well("crowd", count=20, size=1000)
+        assert time.monotonic() - began < 1
+        eventually(lambda: sockets_of(pid) < 150, "visitors are left")
+
+
+def peek(visitor: socket.socket) -> bytes:
+    try:
+        return visitor.recv(1)
+    except ConnectionResetError:
+        return b""
