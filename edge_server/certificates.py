@@ -42,6 +42,10 @@ class _Pair:
     names: frozenset[str]
     cert: Path
     key: Path
+    pem: bytes
+    """Key and chain as they were read: files that are half replaced are nobody's certificate."""
+    stamp: tuple[object, ...]
+    """Of the files when they were read."""
 
     def covers(self, name: str) -> bool:
         return name in self.names or _wildcard_of(name) in self.names
@@ -59,13 +63,39 @@ class Certificates:
         self._authority: DevelopmentAuthority | None = None
         self._domain = ""
         self._contexts: OrderedDict[tuple[str, bool], ssl.SSLContext] = OrderedDict()
+        self._renewed: list[_Pair] = []
+        self._seen: dict[Path, tuple[object, ...]] = {}
+        """Stamps of files that were looked at, good or not."""
 
     def add_files(self, cert: Path, key: Path) -> frozenset[str]:
         """Use a certificate chain and its key; the names it covers. ``ConfigError`` says what is wrong."""
-        names = _names_in(cert)
-        _load(cert, key, h2=False)
-        self._pairs.append(_Pair(names, cert, key))
-        return names
+        pair = _read(cert, key)
+        self._pairs.append(pair)
+        self._seen[cert] = pair.stamp
+        return pair.names
+
+    def refresh(self) -> None:
+        """Read files that were replaced, in any thread; :meth:`settle` has to follow on the loop's. Raises
+        ConfigError, once for each replacement that cannot be used: what there was stays in use."""
+        for pair in self._pairs:
+            stamp = _stamp(pair.cert, pair.key)
+            if stamp == self._seen[pair.cert]:
+                continue
+            self._seen[pair.cert] = stamp
+            fresh = _read(pair.cert, pair.key)
+            if lost := pair.names - fresh.names:
+                raise ConfigError(f"The new {pair.cert} does not cover {min(lost)}, as the old one did.")
+            self._renewed.append(fresh)
+
+    def settle(self) -> frozenset[str]:
+        """Meet visitors with what :meth:`refresh` has read; the names of what is new. Those who are in keep their
+        connection."""
+        renewed, self._renewed = self._renewed, []
+        for fresh in renewed:
+            self._pairs = [fresh if pair.cert == fresh.cert else pair for pair in self._pairs]
+            for h2 in (False, True):
+                self._contexts.pop((str(fresh.cert), h2), None)
+        return frozenset(name for fresh in renewed for name in fresh.names)
 
     def add_authority(self, authority: DevelopmentAuthority, domain: str) -> frozenset[str]:
         """Mint for ``domain`` and the names one label below it, on demand."""
@@ -89,13 +119,13 @@ class Certificates:
         if h2 and pair is not None and self._mints(name) and pair.names != {name}:
             pair = None  # one minted for it alone is better
         if pair is not None:
-            files = pair
-            return self._cached(str(pair.cert), h2, lambda: _load(files.cert, files.key, h2=h2))
+            pem = pair.pem
+            return self._cached(str(pair.cert), h2, lambda: _load(pem, h2=h2))
         if self._authority is None or not self._mints(name):
             return None
         names = (name,) if h2 else (f"*.{self._domain}", self._domain)
         chain, key = names[0], self._authority
-        return self._cached(chain, h2, lambda: _load_pem(*key.issue(names), h2=h2))
+        return self._cached(chain, h2, lambda: _load(b"".join(reversed(key.issue(names))), h2=h2))
 
     def _pair_for(self, name: str) -> _Pair | None:
         exact = (pair for pair in self._pairs if name in pair.names)
@@ -134,31 +164,47 @@ def _new_context(*, h2: bool) -> ssl.SSLContext:
     return context
 
 
-def _load(cert: Path, key: Path, *, h2: bool) -> ssl.SSLContext:
-    _readable(key, "private key")
-    context = _new_context(h2=h2)
+def _read(cert: Path, key: Path) -> _Pair:
+    """A certificate and its key, tried out."""
+    stamp = _stamp(cert, key)
+    chain = _readable(cert, "certificate")
+    names = _names_in(chain, cert)
+    pem = _readable(key, "private key") + b"\n" + chain
     try:
-        # Without a password callback OpenSSL would stop and ask on the terminal.
-        context.load_cert_chain(cert, key, password=lambda: _refuse_passphrase(key))
+        _load(pem, h2=False, passphrase=lambda: _refuse_passphrase(key))
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"The private key {key} does not belong to the certificate {cert}.") from error
         raise ConfigError(f"Not a PEM private key for {cert}: {key}.") from error
-    return context
+    return _Pair(names, cert, key, pem, stamp)
 
 
-def _load_pem(chain: bytes, key: bytes, *, h2: bool) -> ssl.SSLContext:
+def _stamp(cert: Path, key: Path) -> tuple[object, ...]:
+    """What changes when either file is replaced or written; the same while one is not there."""
+    found: list[object] = []
+    for path in (cert, key):
+        try:
+            status = path.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found += (status.st_ino, status.st_mtime_ns, status.st_size)
+    return tuple(found)
+
+
+def _load(pem: bytes, *, h2: bool, passphrase: Callable[[], NoReturn] | None = None) -> ssl.SSLContext:
+    """A context for a private key and its chain."""
     context = _new_context(h2=h2)
     # The ssl module loads from files only. This one is its owner's alone and gone after the call.
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        file.write(key + chain)
+        file.write(pem)
         file.flush()
-        context.load_cert_chain(file.name)
+        # Without a password callback OpenSSL would stop and ask on the terminal.
+        context.load_cert_chain(file.name, password=passphrase)
     return context
 
 
-def _names_in(cert: Path) -> frozenset[str]:
-    pem = _readable(cert, "certificate")
+def _names_in(pem: bytes, cert: Path) -> frozenset[str]:
     try:
         leaf = x509.load_pem_x509_certificate(pem)
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -13,7 +13,6 @@ from certs.authority import DevelopmentAuthority, replace_file
 from edge_server.admission import Admission
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
-from edge_server.claims.store import BANNED
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.control import Guest
 from edge_server.expected import Expected
@@ -23,7 +22,7 @@ from edge_server.ports import Ports, listen
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
-from edge_server.rights.tokens import REFRESH, Tokens
+from edge_server.rights.tokens import Tokens
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.succession import (
@@ -41,13 +40,14 @@ from edge_server.succession import (
 from edge_server.tickets import Sealer
 from edge_server.visitors.front import Front, Route
 from edge_server.visitors.sni import Alert
+from edge_server.watch import Watch
 from quictunnel.address import format_address
 from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.udp import UdpSocket
-from quictunnel.wire.codes import ALPN, BindCode, SessionCode
+from quictunnel.wire.codes import ALPN, SessionCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +66,6 @@ GOODBYE: Final = 0.5
 MAX_STRANGERS: Final = 256
 """Clients that have not shown a token yet. Each costs about 100 KiB for at most five seconds; more of them
 are an attack, which then costs 25 MiB."""
-LOOK_AT_CLAIMS: Final = 3600.0
-"""Seconds between looks at which claimed names are in use, for those that are so for weeks."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
 
@@ -144,7 +142,7 @@ class EdgeServer:
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
-        self._watch = asyncio.create_task(self._watch_rights(house))
+        self._watch = asyncio.create_task(Watch(house, self._guests).run())
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -393,48 +391,6 @@ class EdgeServer:
         return names
 
     # Serving.
-
-    async def _watch_rights(self, house: House) -> None:
-        """See what becomes of tokens and names that are in use here: changed, revoked, expired, withdrawn."""
-        loop = asyncio.get_running_loop()
-        is_readable = True
-        seen_at = loop.time()
-        while True:
-            await asyncio.sleep(REFRESH)
-            if loop.time() >= seen_at + LOOK_AT_CLAIMS:
-                seen_at = loop.time()
-                for lease in house.registry:
-                    house.claims.seen(lease.owner, lease.name)
-                    house.claims.seen(lease.owner, f":{lease.tcp_port}")
-            try:
-                await loop.run_in_executor(None, self._read_rights, house)
-            except ConfigError as error:
-                if is_readable:
-                    logger.error("%s What is changed there does not reach this edge now.", error)
-                is_readable = False
-            else:
-                is_readable = True
-            if house.claims.settle():
-                self._withdraw(house)
-            for guest in tuple(self._guests):
-                guest.check_rights()
-
-    @staticmethod
-    def _read_rights(house: House) -> None:
-        house.tokens.refresh()
-        house.claims.synchronise()
-
-    @staticmethod
-    def _withdraw(house: House) -> None:
-        """End what is held of names that the operator has banned."""
-        for lease in house.registry:
-            if house.claims.owner(lease.name) != BANNED:
-                continue
-            for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
-                logger.info("%s is withdrawn from client %s", each.name, each.owner)
-                each.end_visitors()
-                if each.holdings is not None:
-                    each.holdings.lose(each, BindCode.BANNED)
 
     def _accept(self, connection: Connection) -> Link:
         assert self._house is not None

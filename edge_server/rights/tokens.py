@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edge_server.rights.identity import Identity
 from edge_server.rights.token import digest_of, key_of
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.rights.store import Entry, Store
-
-REFRESH: Final = 0.5
-"""Seconds between looks at the database: half of the second within which a revocation is to work."""
 
 
 class Tokens:

@@ -239,3 +239,68 @@ def test_errors_are_one_line(write: Write, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Certificates().add_files(cert, tmp_path / "absent")
     assert "\n" not in str(caught.value)
+
+
+class TestReplacedFiles:
+    """What an ACME client does to them while an edge runs."""
+
+    def made(self, write: Write, *names: str) -> tuple[Certificates, Path, Path]:
+        made = Certificates()
+        cert, key = write(*names)
+        made.add_files(cert, key)
+        return made, cert, key
+
+    def serial(self, made: Certificates, authority: DevelopmentAuthority, name: str) -> int:
+        context = made.context_for(name, h2=False)
+        assert context is not None
+        _, _, client = meet(context, authority, name)
+        der = client.getpeercert(binary_form=True)
+        assert der is not None
+        return x509.load_der_x509_certificate(der).serial_number
+
+    def test_a_new_pair_is_used_from_then_on(self, write: Write, authority: DevelopmentAuthority) -> None:
+        made, _, _ = self.made(write, "*.ops.example")
+        made.refresh()
+        assert made.settle() == frozenset()
+        before = self.serial(made, authority, "a.ops.example")
+        write("*.ops.example")
+        assert self.serial(made, authority, "a.ops.example") == before
+        made.refresh()
+        assert self.serial(made, authority, "a.ops.example") == before  # not before it is settled on the loop
+        assert made.settle() == {"*.ops.example"}
+        assert self.serial(made, authority, "a.ops.example") != before
+
+    def test_half_a_replacement_is_nobodys(self, write: Write, authority: DevelopmentAuthority) -> None:
+        """The certificate is new and its key not yet: said once, and the old pair stays in use."""
+        made, _, key = self.made(write, "*.ops.example")
+        before = self.serial(made, authority, "a.ops.example")
+        old_key = key.read_bytes()
+        write("*.ops.example")
+        new_key = key.read_bytes()
+        key.write_bytes(old_key)
+        with pytest.raises(ConfigError, match="does not belong"):
+            made.refresh()
+        made.refresh()
+        assert made.settle() == frozenset()
+        assert self.serial(made, authority, "a.ops.example") == before
+        key.write_bytes(new_key)
+        made.refresh()
+        assert made.settle()
+        assert self.serial(made, authority, "a.ops.example") != before
+
+    @pytest.mark.parametrize("how", ["gone", "junk", "names"])
+    def test_what_cannot_be_used(self, write: Write, authority: DevelopmentAuthority, how: str) -> None:
+        made, cert, _ = self.made(write, "*.ops.example", "ops.example")
+        before = self.serial(made, authority, "a.ops.example")
+        if how == "gone":
+            cert.unlink()
+        elif how == "junk":
+            cert.write_bytes(b"junk")
+        else:
+            other, _ = write("*.ops.example")
+            assert other == cert
+        with pytest.raises(ConfigError, match=cert.name):
+            made.refresh()
+        made.refresh()
+        assert made.settle() == frozenset()
+        assert self.serial(made, authority, "a.ops.example") == before
