@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edge_server.addresses import neighbourhood
+from edge_server.visitors.filter import Filter
 from edge_server.visitors.front import MAX_PENDING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 RESERVE: Final = 256
 """File descriptors kept free of visitors: the QUIC socket, listeners of leases, files, the loop's own."""
@@ -56,6 +60,15 @@ class Admission:
         self.refused = 0
         self._of: Counter[str] = Counter()
         self._from: Counter[str] = Counter()
+        self._banned = Filter((), ())
+
+    def ban(self, networks: Iterable[str]) -> None:
+        """Nobody may come from these from now on, and from those of before anybody may."""
+        self._banned = Filter((), networks)
+
+    def admits(self, host: str) -> bool:
+        """Whether anybody may come from there."""
+        return self._banned.admits(host)
 
     def enter(self, owner: str, host: str, most: int | None = None) -> bool:
         """Take a place for a visitor of ``owner``, who may have ``most`` of them, from this address. False:
@@ -64,6 +77,7 @@ class Admission:
         fair = max(ALWAYS, SHARE * (self.cap - self.inside))
         if (
             self.inside >= self.cap
+            or not self.admits(host)
             or self._of[owner] >= (fair if most is None else min(fair, most))
             or self._from[neighbours] >= fair
         ):

@@ -114,6 +114,10 @@ class Holdings:
         for refused in lost:
             self._session.say(refused)
 
+    @property
+    def _host(self) -> str:
+        return str(self._session.link.connection.address[0])
+
     # Giving.
 
     def _give(self, identity: Identity, bind: Bind) -> None:
@@ -186,6 +190,7 @@ class Holdings:
         for what in (bind.name, bind.tcp_port and f":{bind.tcp_port}"):
             if what:
                 house.claims.claim(lease.owner, what)
+        house.claims.record("held", lease, self._host)
         self._confirm(lease)
 
     def _check_name(self, identity: Identity, name: str) -> None:
@@ -316,6 +321,7 @@ class Holdings:
     def _release(self, number: int) -> None:
         lease = self._leases.pop(number)
         house = self._house
+        house.claims.record("released", lease, self._host)
         lease.close()
         house.registry.remove(lease)
         if lease.tcp_port:

@@ -76,13 +76,17 @@ class Guest:
         current = self._house.tokens.current(self.identity)
         if current is None:
             logger.info("client %s is ended: its token is not good any more", self.identity.key)
-            if self.session.is_away:
-                self.session.end(Closed(CloseCause.LOCAL, SessionCode.UNAUTHORIZED, ""))
-            else:
-                self.session.close(SessionCode.UNAUTHORIZED)
+            self.end(SessionCode.UNAUTHORIZED)
         elif current != self.identity:
             self.identity = current
             self.holdings.have_rights_of(current)
+
+    def end(self, code: SessionCode) -> None:
+        """End the session now, with or without a link."""
+        if self.session.is_away:
+            self.session.end(Closed(CloseCause.LOCAL, code, ""))
+        else:
+            self.session.close(code)
 
     def give_up(self) -> None:
         """The session was without a link for too long."""

@@ -85,7 +85,8 @@ class Database:
             database.execute("BEGIN IMMEDIATE")
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version == 0:
-                database.execute(self._schema)
+                for statement in self._schema.split(";"):  # executescript would commit before the version is set
+                    database.execute(statement)
                 database.execute(f"PRAGMA user_version = {self._version}")
             elif version != self._version:
                 raise ConfigError(

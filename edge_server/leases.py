@@ -16,6 +16,7 @@ from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from edge_server.admission import Admission
     from edge_server.binding import Holdings
@@ -183,9 +184,11 @@ class Lease:
         for splice in tuple(self._waiting):
             self._send_away(splice)
 
-    def end_visitors(self) -> None:
-        """Reset those who are in, and those who wait."""
-        for splice in tuple(self.visitors):
+    def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
+        """Reset those who are in, and those who wait, unless they are spared by their address."""
+        for splice, host in tuple(self.visitors.items()):
+            if spared(host):
+                continue
             if splice.stream is None:
                 splice.refuse()
             else:

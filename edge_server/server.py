@@ -125,8 +125,9 @@ class EdgeServer:
             # The public port next, because leases are told its number...
             self._listening = await self._listen_https() if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
+            self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
-            self._front = Front(self._route, max_pending=self._admission.doorstep)
+            self._front = Front(self._route, max_pending=self._admission.doorstep, admits=self._admission.admits)
             self._udp = await self._bind_quic() if inherited is None else UdpSocket.adopt(inherited.udp)
             engine = self._make_engine(state, identity, self._udp)
             self._check_tcp_host()
@@ -396,7 +397,9 @@ class EdgeServer:
         assert self._house is not None
         assert self._endpoint is not None
         guest = Guest(self._house, connection, self._endpoint.wake, self._guests.discard)
-        if sum(other.identity is None for other in self._guests) >= MAX_STRANGERS:
+        if not self._admission.admits(guest.peer):
+            guest.session.close(SessionCode.BANNED)
+        elif sum(other.identity is None for other in self._guests) >= MAX_STRANGERS:
             guest.session.close(SessionCode.OVERLOADED)
         elif self._is_draining:
             guest.session.close(SessionCode.GOING_AWAY)

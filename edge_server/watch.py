@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.store import BANNED
 from quictunnel.errors import ConfigError
-from quictunnel.wire.codes import BindCode
+from quictunnel.wire.codes import BindCode, SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -75,13 +75,21 @@ class Watch:
             guest.check_rights()
 
     def _withdraw(self) -> None:
-        """End what is held of names that the operator has banned."""
+        """End what is held of names that the operator has banned, and whoever comes from where nobody may."""
         house = self._house
+        house.admission.ban(house.claims.banned_networks())
+        for guest in tuple(self._guests):
+            if not house.admission.admits(guest.peer):
+                guest.end(SessionCode.BANNED)
+            else:
+                for lease in guest.holdings:
+                    lease.end_visitors(house.admission.admits)
         for lease in house.registry:
             if house.claims.owner(lease.name) != BANNED:
                 continue
             for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
                 logger.info("%s is withdrawn from client %s", each.name, each.owner)
+                house.claims.record("banned", each, "")
                 each.end_visitors()
                 if each.holdings is not None:
                     each.holdings.lose(each, BindCode.BANNED)

@@ -253,7 +253,7 @@ def explain(closed: Closed, edge: str) -> Error:
         if code is SessionCode.REPLACED:
             # Dialling again would take the name back, and so on for ever.
             return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
-        if code is SessionCode.VERSION:
+        if code in (SessionCode.VERSION, SessionCode.BANNED):
             return ConfigError(f"{sentence} (edge at {edge})")
         return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")
     if closed.code in _CERTIFICATE_ALERTS and closed.cause in (CloseCause.HANDSHAKE, CloseCause.PROTOCOL):

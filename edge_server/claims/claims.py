@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
-from edge_server.claims.store import Claim
+from edge_server.claims.store import Claim, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,16 @@ SEEN_AGAIN: Final = 86_400
 MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Whoever could claim without
 end would leave nothing to others."""
+MAX_PENDING_EVENTS: Final = 10_000
+"""Events that wait to be written; more in half a second, or while the database cannot be written, are not kept."""
+
+
+class Held(Protocol):
+    """A lease, as the history knows it."""
+
+    name: str
+    tcp_port: int
+    owner: str
 
 
 class Claims:
@@ -39,6 +49,7 @@ class Claims:
         self._claims: dict[str, Claim] = {}
         self._count: Counter[str] = Counter()
         self._changed: dict[str, Claim] = {}
+        self._events: list[Event] = []
         self._version = -1
         self._read: list[Claim] | None = None
         self.synchronise()
@@ -67,6 +78,15 @@ class Claims:
         if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_AGAIN:
             self.claim(owner, what)
 
+    def record(self, event: str, lease: Held, host: str) -> None:
+        """Something happened to a name, for the history."""
+        if len(self._events) < MAX_PENDING_EVENTS:
+            self._events.append(Event(int(self._now()), event, lease.name, lease.tcp_port, lease.owner, host))
+
+    def banned_networks(self) -> list[str]:
+        """From where nobody may come, neither visitors nor clients."""
+        return [what[1:] for what, claim in self._claims.items() if what[0] == "@" and claim.is_banned]
+
     def ports_of_others(self, owner: str) -> frozenset[int]:
         """TCP ports that somebody else has claimed."""
         return frozenset(int(what[1:]) for what, claim in self._claims.items()
@@ -88,6 +108,9 @@ class Claims:
             for claim in changed:
                 if self._changed.get(claim.what) is claim:
                     self._changed.pop(claim.what, None)
+        if events := tuple(self._events):
+            self._store.record(events)
+            del self._events[: len(events)]
         version = self._store.changes()
         if version != self._version:
             self._store.remove_old(int(self._now()) - KEPT)

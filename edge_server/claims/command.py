@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,11 +23,14 @@ from quictunnel.wire.labels import MAX_LABEL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.claims.store import Claim
+    from edge_server.claims.store import Claim, Event
 
 EXIT_UNKNOWN: Final = 1
 """The name is nobody's."""
 EXIT_CONFIG: Final = 2
+SHOWN: Final = 100
+NETWORK: Final = "@"
+"""Before networks in the database."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -35,8 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m edge_server name",
         description="The names that clients asked for, and the TCP ports, as :20022. Each belongs to the token "
-        f"that had it first, until nobody has used it for {KEPT_DAYS} days. What is changed here holds for a "
-        "running edge within a second.",
+        f"that had it first, until nobody has used it for {KEPT_DAYS} days. And what is withdrawn from everybody: "
+        "names, ports, and addresses from which nobody may come. What is changed here holds for a running edge "
+        "within a second.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -47,9 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     add("list", "Whose they are.")
     for one in (
         add("release", "Let anybody have one again; also one that is banned."),
-        add("ban", "Withdraw a name, random ones too: its tunnel and visitors end, and nobody gets it again."),
-    ):
-        one.add_argument("name", metavar="NAME", type=_what, help="as the list has it, or a tunnel's label")
+        add("ban", "Withdraw a name, random ones too: its tunnel and visitors end, and nobody gets it again. "
+            "Of an address or a network: neither visitors nor clients come in from there."),
+    ):  # fmt: skip
+        one.add_argument(
+            "name", metavar="NAME|ADDRESS", type=_what, help="as the list has it, or a tunnel's label"
+        )
+    history = add("history", "Who held what when.")
+    history.add_argument("name", metavar="NAME", nargs="?", help="of this name alone")
+    history.add_argument("--last", metavar="N", type=int, default=SHOWN, help="so many events (%(default)s)")
     return parser
 
 
@@ -68,28 +81,49 @@ def _run(options: argparse.Namespace, store: Store, now: int) -> int:
     if options.command == "list":
         _show(store.claims(), as_json=options.json)
         return 0
+    if options.command == "history":
+        _show_history(store.history(options.name, options.last), as_json=options.json)
+        return 0
+    name = options.name.removeprefix(NETWORK)
     if options.command == "ban":
         store.ban(options.name, now)
         done = "banned"
     elif store.remove(options.name):
         done = "released"
     else:
-        print(f"edge_server name: {options.name} is nobody's; `list` shows what is somebody's", file=sys.stderr)
+        print(f"edge_server name: {name} is nobody's; `list` shows what is somebody's", file=sys.stderr)
         return EXIT_UNKNOWN
-    print(json.dumps({"name": options.name, "state": done}) if options.json else f"{options.name} is {done}.")
+    print(json.dumps({"name": name, "state": done}) if options.json else f"{name} is {done}.")
     return 0
 
 
 def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([{"name": claim.what, "owner": None if claim.is_banned else claim.owner,
-                           "banned": claim.is_banned, "seen": claim.seen} for claim in claims]))  # fmt: skip
+        print(json.dumps([{"name": claim.what.removeprefix(NETWORK), "banned": claim.is_banned, "seen": claim.seen,
+                           "owner": None if claim.is_banned else claim.owner} for claim in claims]))  # fmt: skip
         return
     if not claims:
         print("No name is anybody's yet.", file=sys.stderr)
         return
     rows = [("NAME", "OWNER", "LAST SEEN")]
-    rows += [(claim.what, "(banned)" if claim.is_banned else claim.owner, _moment(claim.seen)) for claim in claims]
+    for claim in claims:
+        owner = "(banned)" if claim.is_banned else claim.owner
+        rows.append((claim.what.removeprefix(NETWORK), owner, _moment(claim.seen)))
+    _print_table(rows)
+
+
+def _show_history(events: Sequence[Event], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([asdict(event) for event in events]))
+        return
+    rows = [("WHEN", "EVENT", "NAME", "PORT", "OWNER", "FROM")]
+    for event in events:
+        port = str(event.port) if event.port else "-"
+        rows.append((_moment(event.at), event.event, event.name, port, event.owner, event.host or "-"))
+    _print_table(rows)
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -100,6 +134,8 @@ def _moment(seconds: int) -> str:
 
 
 def _what(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        return f"{NETWORK}{ip_network(text)}"
     if not text.isprintable() or not text or len(text) > MAX_LABEL:
         raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name")
     return text.lower()

@@ -1,8 +1,8 @@
-"""Claims on disk, so that a name stays its owner's through restarts and crashes."""
+"""Claims on disk, so that a name stays its owner's through restarts and crashes; and who held what when."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_server.database import Database
@@ -15,13 +15,25 @@ FILE: Final = "claims.db"
 VERSION: Final = 1
 BANNED: Final = ""
 """Whose names nobody may have: a tombstone's owner."""
+MAX_EVENTS: Final = 200_000
+"""Of the history, some 100 bytes each; the oldest are forgotten."""
 
 _SCHEMA: Final = """
 CREATE TABLE claim (
     what TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
     seen INTEGER NOT NULL
-) STRICT, WITHOUT ROWID
+) STRICT, WITHOUT ROWID;
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    name TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    host TEXT NOT NULL
+) STRICT;
+CREATE INDEX history_of_name ON history (name, number);
 """
 
 
@@ -30,7 +42,8 @@ class Claim:
     """Something that is somebody's."""
 
     what: str
-    """A name, or a TCP port as ``:20022``, which no name can be."""
+    """A name; a TCP port as ``:20022`` or a network as ``@203.0.113.0/24``, which no name can be. A network is
+    only ever banned."""
     owner: str
     seen: int
     """When it was last in use: seconds since the epoch."""
@@ -38,6 +51,22 @@ class Claim:
     @property
     def is_banned(self) -> bool:
         return self.owner == BANNED
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a name."""
+
+    at: int
+    """Seconds since the epoch."""
+    event: str
+    """``held``, ``released`` or ``banned``."""
+    name: str
+    port: int
+    """The TCP port that went with it; 0 for none."""
+    owner: str
+    host: str
+    """From where its client came."""
 
 
 class Store:
@@ -71,6 +100,28 @@ class Store:
     def remove_old(self, before: int) -> None:
         with self._database.writing() as database:
             database.execute("DELETE FROM claim WHERE seen < ? AND owner <> ?", (before, BANNED))
+
+    def record(self, events: Iterable[Event]) -> None:
+        with self._database.writing() as database:
+            database.executemany(
+                "INSERT INTO history (at, event, name, port, owner, host) VALUES (?, ?, ?, ?, ?, ?)",
+                [astuple(event) for event in events],
+            )
+            database.execute(
+                "DELETE FROM history WHERE number <= (SELECT max(number) FROM history) - ?", (MAX_EVENTS,)
+            )
+
+    def history(self, name: str | None, most: int) -> list[Event]:
+        """What happened last to a name, or to all of them, the oldest first."""
+        if not self._database.exists:
+            return []
+        with self._database.reading() as database:
+            rows = database.execute(
+                "SELECT at, event, name, port, owner, host FROM history WHERE ?1 IS NULL OR name = ?1 "
+                "ORDER BY number DESC LIMIT ?2",
+                (name, most),
+            ).fetchall()
+        return [Event(*row) for row in reversed(rows)]
 
     def claims(self) -> list[Claim]:
         """All of them, by what they claim."""

@@ -86,6 +86,7 @@ class Outcome(enum.Enum):
     SLOW = "took too long"
     LEFT = "went away or failed the handshake"
     CROWDED = "too many newcomers"
+    BANNED = "from a banned address"
 
 
 class Front:
@@ -103,11 +104,14 @@ class Front:
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_PENDING,
+        admits: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        """``admits``: whether anybody may come from an address."""
         self.route = route
         self.loop = loop or asyncio.get_running_loop()
         self.deadlines = deadlines or Deadlines()
         self.max_pending = max_pending
+        self.admits = admits
         self.bios = Bios()
         self.outcomes: Counter[Outcome] = Counter()
         self.pending: set[Newcomer] = set()
@@ -148,7 +152,10 @@ class Newcomer(asyncio.Protocol):
         crowded = len(front.pending) >= front.max_pending
         front.pending.add(self)
         front.silent[self] = now = front.loop.time()
-        if crowded:
+        if not front.admits(_host_of(transport)):
+            self._outcome = Outcome.BANNED
+            reset(transport)
+        elif crowded:
             oldest, since = next(iter(front.silent.items()))
             (oldest if since <= now - PATIENCE else self).make_room()
 
@@ -192,8 +199,7 @@ class Newcomer(asyncio.Protocol):
 
     def _find_route(self, hello: Hello) -> None:
         front = self._front
-        peer = self._raw.get_extra_info("peername")
-        answer = front.route(hello, peer[0] if peer else "")
+        answer = front.route(hello, _host_of(self._raw))
         if not isinstance(answer, asyncio.Future):
             self._follow(answer)
             return
@@ -275,6 +281,11 @@ class Newcomer(asyncio.Protocol):
         self._front.silent.pop(self, None)
         self._front.pending.discard(self)
         self._front.outcomes[self._outcome] += 1
+
+
+def _host_of(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")  # None when it has gone already
+    return str(peer[0]) if peer else ""
 
 
 def _alert_record(alert: Alert) -> bytes:

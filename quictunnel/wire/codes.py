@@ -50,6 +50,8 @@ class SessionCode(enum.IntEnum):
     """A fault of this side."""
     OVERLOADED = 0x17
     """The edge has no room for another client now."""
+    BANNED = 0x18
+    """The edge's operator lets nobody in from there."""
 
 
 class BindCode(enum.IntEnum):
@@ -94,6 +96,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.GOING_AWAY: "The edge is shutting down.",
     SessionCode.REPLACED: "A newer connection of the same client took over.",
     SessionCode.INTERNAL: "The peer failed.",
+    SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
     SessionCode.OVERLOADED: "The edge has no room for another client now.",
 }
 

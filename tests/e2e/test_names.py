@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -136,6 +137,7 @@ def test_one_token_claims_only_so_many(edge: EdgeProcess):
             with quictunnel.forward(9, name=f"n{number}", client=client):
                 pass
     refused(edge, token, "as many names and ports", name="one-more")
+    eventually(lambda: "n3" in command(edge, "name", "list"), "it was not written down")
     command(edge, "name", "release", "n3")
     eventually(lambda: opens(edge, token, "one-more"), "a name was released and none is to be had", timeout=3)
 
@@ -198,6 +200,50 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(tunnel.tcp_socket, PATIENCE)
     refused(edge, owner, "has withdrawn this name", name="phish")
+
+
+def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, origin: int):
+    """Its visitors are gone within a second; others stay, and who held what is in the history."""
+
+    def connect(source: str, address: tuple[str, int]) -> socket.socket:
+        return socket.create_connection(address, PATIENCE, (source, 0))
+
+    with (
+        client_of(edge, owner) as client,
+        quictunnel.forward(origin, name="seen", unencrypted=True, client=client) as tunnel,
+    ):
+        over_tls = ("127.0.0.1", tunnel.port)
+        with connect("127.0.0.66", tunnel.tcp_socket) as bad, connect("127.0.0.67", tunnel.tcp_socket) as good:
+            assert bad.recv(5) == good.recv(5) == b"hello"
+            command(edge, "name", "ban", "127.0.0.66")
+            began = time.monotonic()
+            assert was_reset(bad)
+            assert time.monotonic() - began < 1
+            for address in (tunnel.tcp_socket, over_tls):
+                with pytest.raises(ConnectionResetError), connect("127.0.0.66", address) as again:
+                    again.recv(1)
+            good.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                good.recv(1)
+        command(edge, "name", "release", "127.0.0.66")
+    eventually(lambda: "released" in command(edge, "name", "history", "seen"), "it was not written down")
+    events = json.loads(command(edge, "name", "history", "seen", "--json"))
+    assert [(event["event"], event["host"]) for event in events][:1] == [("held", "127.0.0.1")]
+    assert events[0]["port"] == tunnel.unencrypted_port
+    assert events[0]["owner"] == owner.split(".")[1]
+
+
+def test_clients_of_an_address_from_which_nobody_may_come(tmp_path: Path, origin: int):
+    edge = start_edge(tmp_path / "state")
+    states: list[str] = []
+    with edge.client() as client:
+        client.subscribe(lambda event: states.append(event.kind))
+        with quictunnel.forward(origin, client=client):
+            command(edge, "name", "ban", "127.0.0.0/8")
+            eventually(lambda: "failed" in states, "the client goes on", timeout=5)
+    with edge.client() as client, pytest.raises(quictunnel.ConfigError, match="lets nobody in"):
+        quictunnel.forward(origin, client=client).__enter__()
+    assert edge.stop() == 0
 
 
 HOLDER = """

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_server.__main__ import main
-from edge_server.claims.store import Claim, Store
+from edge_server.claims.claims import Claims
+from edge_server.claims.store import Claim, Event, Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +55,38 @@ def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
     assert json.loads(capsys.readouterr().out) == {"name": "app", "state": "released"}
     assert run(state, "release", "app") == 1
     assert "is nobody's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "network"),
+    [("203.0.113.7", "203.0.113.7/32"), ("203.0.113.0/24", "203.0.113.0/24"), ("2001:DB8::/32", "2001:db8::/32")],
+)
+def test_ban_an_address(state: Path, given: str, network: str, capsys: pytest.CaptureFixture[str]):
+    assert run(state, "ban", given) == 0
+    assert capsys.readouterr().out == f"{network} is banned.\n"
+    assert Claims(Store(state)).banned_networks() == [network]
+    assert run(state, "release", given) == 0
+    assert Claims(Store(state)).banned_networks() == []
+
+
+def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
+    events = [Event(NOW + n, "held", f"n{n % 2}", 20000 * (n % 2), "k", "10.0.0.1") for n in range(5)]
+    Store(state).record(events)
+    assert run(state, "history") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["WHEN", "EVENT", "NAME", "PORT", "OWNER", "FROM"]
+    assert lines[1] == ["2027-01-15", "08:00", "held", "n0", "-", "k", "10.0.0.1"]
+    assert len(lines) == 6
+    assert run(state, "history", "n1", "--last", "1", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [asdict(events[3])]
+
+
+def test_the_history_is_bounded(state: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("edge_server.claims.store.MAX_EVENTS", 10)
+    store = Store(state)
+    for n in range(7):
+        store.record([Event(NOW + n, "held", f"n{n}", 0, "k", "")] * 3)
+    assert [event.name for event in store.history(None, 100)] == ["n3", *["n4"] * 3, *["n5"] * 3, *["n6"] * 3]
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 64])
