@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from edge_server.binding import MAX_LEASES, Holdings
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT: Final = 5.0
 """Seconds from the end of the QUIC handshake to a good Hello: one round trip for an honest client."""
+PACE: Final = 0.002
+"""Seconds between two requests that are served: each costs some tenths of a millisecond, and a client that
+makes hundreds at once is not to hold up everybody else."""
 
 
 class Guest:
@@ -46,6 +50,10 @@ class Guest:
         self.identity: Identity | None = None
         self.holdings = Holdings(house, self.session)
         self.is_leaving = False
+        self._requests: deque[Bind | Unbind] = deque()
+        """Those that wait for their turn."""
+        self._has_had_its_turn = False
+        """Too lately for another."""
         self.digest = b""
         """Of the session's secret; see ``sessions``."""
         self._house = house
@@ -102,11 +110,8 @@ class Guest:
         match message:
             case Hello():
                 self._greet(message)
-            case Bind():
-                assert self.identity is not None
-                self.holdings.bind(self.identity, message, is_leaving=self.is_leaving, is_resumed=self._is_resumed)
-            case Unbind(lease=number):
-                self.holdings.unbind(number)
+            case Bind() | Unbind():
+                self._asked(message)
             case _:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
@@ -132,6 +137,7 @@ class Guest:
 
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
+        self._requests.clear()
         self._house.sessions.remove(self)
         self.holdings.release_all()
         if self.identity is not None:
@@ -194,6 +200,33 @@ class Guest:
         self.session.say(
             Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, MAX_LEASES, SOFTWARE, secret, resumed=resumed, hold=hold)
         )
+
+    # What it asks for, one after the other. No more wait than the identity may ask for at once.
+
+    def _asked(self, request: Bind | Unbind) -> None:
+        assert self.identity is not None
+        if not self._house.requests.may(self.identity.key):
+            logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
+            self.session.close(SessionCode.TOO_MANY_REQUESTS)
+            return
+        self._requests.append(request)
+        if not self._has_had_its_turn:
+            self._serve()
+
+    def _serve(self) -> None:
+        self._has_had_its_turn = bool(self._requests)
+        if not self._requests:
+            return
+        assert self.identity is not None
+        asyncio.get_running_loop().call_later(PACE, self._serve)
+        request = self._requests.popleft()
+        try:
+            if isinstance(request, Unbind):
+                self.holdings.unbind(request.lease)
+            else:
+                self.holdings.bind(self.identity, request, is_leaving=self.is_leaving, is_resumed=self._is_resumed)
+        except ProtocolError as error:
+            self.session.close(SessionCode.PROTOCOL, str(error))
 
     def _too_slow(self) -> None:
         self.session.close(SessionCode.TOO_SLOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_server.rights.requests import Requests
 from edge_server.rights.shaping import Shaping
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class House:
     https_port: int
     ports: Ports
     registry: Registry
+    requests: Requests = field(default_factory=Requests)
     sealer: Sealer
     sessions: Sessions
     shaping: Shaping = field(default_factory=Shaping)

@@ -17,6 +17,7 @@ from edge_server.claims.store import Store as ClaimStore
 from edge_server.control import Guest
 from edge_server.expected import Expected
 from edge_server.house import House
+from edge_server.lag import Lag
 from edge_server.passing import Heir, Passed
 from edge_server.ports import Ports, listen
 from edge_server.registry import Registry
@@ -94,7 +95,8 @@ class EdgeServer:
         self._is_draining = False
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.lag = Lag()
         self._offer: Offer | None = None
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
@@ -143,7 +145,7 @@ class EdgeServer:
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
-        self._watch = asyncio.create_task(Watch(house, self._guests).run())
+        self._tasks = [asyncio.create_task(work) for work in (Watch(house, self._guests).run(), self.lag.watch())]
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -223,8 +225,8 @@ class EdgeServer:
             self._client_env.withdraw()
         if self._offer is not None:
             self._offer.close()
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:

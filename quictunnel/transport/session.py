@@ -37,6 +37,10 @@ logger = logging.getLogger(__name__)
 MAX_SETTLED: Final = 256
 """Streams that ended well here and may still be waited for there, because the last word was lost with the link:
 those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
+IDLE_WORDS_OF_A_STREAM: Final = 4
+"""Credits of a stream that may change nothing: it was given up while they were on their way."""
+MAX_IDLE_WORDS: Final = 1000
+"""And so many more in a session. A peer that goes on saying them keeps this side busy on purpose."""
 MAX_UNSEEN: Final = 65_536
 """Stream numbers that may be skipped: several times the streams that a peer may have open at once."""
 
@@ -99,6 +103,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._flush_soon = False
+        self._idle_words = 0
+        """Credits so far that changed nothing."""
 
     # For the owner.
 
@@ -368,9 +374,14 @@ class Session:
     def _credits(self, message: Credits) -> None:
         for number, consumed, limit in message.entries:
             stream = self._streams.get(number)
+            if stream is not None and stream.credited(consumed, limit):
+                continue
+            self._idle_words += 1
+            if self._idle_words > MAX_IDLE_WORDS + IDLE_WORDS_OF_A_STREAM * self._next_number:
+                raise ProtocolError("too much credit that changes nothing")
             if stream is not None:
-                stream.credited(consumed, limit)
-            elif number >= self._next_number or number in self._unseen:
+                continue
+            if number >= self._next_number or number in self._unseen:
                 raise ProtocolError("credit for a stream that never was")
 
     def _flush(self) -> None:

@@ -305,8 +305,9 @@ class Stream:
             return None
         return self._replay.pieces()
 
-    def credited(self, consumed: int, limit: int) -> None:
-        """The peer consumed bytes and allows more. Raises ProtocolError."""
+    def credited(self, consumed: int, limit: int) -> bool:
+        """The peer consumed bytes and allows more. Whether it said anything new. Raises ProtocolError."""
+        is_news = consumed > self._send_window.consumed or limit > self._send_window.limit
         if consumed > self._send_window.consumed:
             self.active_at = self._session.now()
         self._send_window.grant(consumed, limit, self._replay.sent + self._finish_given)
@@ -315,11 +316,12 @@ class Stream:
         if self._finish_given and consumed > self._replay.end:
             self.send_done = True
             self._session.settle(self)
-            return
+            return is_news
         if not self._blocked and self._replay.next_chunk is not None:
             self._push()
         if self._full:
             self._tell_room()
+        return is_news
 
     # Inside.
 

@@ -52,6 +52,8 @@ class SessionCode(enum.IntEnum):
     """The edge has no room for another client now."""
     BANNED = 0x18
     """The edge's operator lets nobody in from there."""
+    TOO_MANY_REQUESTS = 0x19
+    """All that show the same token have asked for more leases in a short time than the edge takes; dial again."""
 
 
 class BindCode(enum.IntEnum):
@@ -97,6 +99,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.REPLACED: "A newer connection of the same client took over.",
     SessionCode.INTERNAL: "The peer failed.",
     SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
+    SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",
     SessionCode.OVERLOADED: "The edge has no room for another client now.",
 }
 

@@ -11,11 +11,21 @@ import socket
 import ssl
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
+from quictunnel.config import ClientConfig, Secret
+from quictunnel.transport.engines.aioquic.varint import encode
 from quictunnel.wire.codes import ALPN
+from quictunnel.wire.messages import Bind, Credits, Unbind
+from tests.e2e.hostile import HostileClient
+from tests.transport.aioquic.pair import forge, new_cid_frame, stream_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 POOL = 200
 """Datagrams that are real first flights; made beforehand, because each takes a millisecond."""
@@ -126,6 +136,44 @@ async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> d
     return {"longest": max(lasted), "kept": sum(seconds > 1 for seconds in lasted)}
 
 
+async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) -> dict[str, object]:
+    """A client with a good token that floods its edge; how the edge ended it, if it did."""
+    async with HostileClient(config) as client:
+        await client.greet()
+        await client.lease()
+        sock = socket.socket(type=socket.SOCK_DGRAM, fileno=os.dup(client.descriptor))
+        edge = config.address
+        sent = 0
+
+        def forged(*frames: bytes) -> None:
+            sock.sendto(forge(client.connection, *frames), edge)
+
+        floods: dict[str, Callable[[int], None]] = {
+            "pings": lambda _: forged(b"\x01"),
+            "challenges": lambda n: forged(*(b"\x1a" + (n * 40 + i).to_bytes(8, "big") for i in range(40))),
+            "new connection IDs": lambda n: forged(new_cid_frame(20 + n, 20 + n)),
+            "limits": lambda n: forged(*(b"\x11\x00" + encode(1 << 20 | n) for _ in range(100))),
+            "sparse streams": lambda n: forged(stream_frame(0, 100_000 + 700 * n, b"x")),
+            "credit": lambda _: client.say(Credits([(0, 0, 65_536)] * 200)),
+            "requests": lambda n: client.say(Unbind(1000 + n)),
+            "names": lambda n: client.say(Bind(1000 + n, False, False, b"", name=f"name-{n}")),
+            "leases": lambda n: client.say(Bind(1000 + n, True, False, b""), Unbind(1000 + n)),
+        }
+        flood = floods[kind]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while loop.time() < began + seconds and not client.over.done():
+            for _ in range(20):
+                flood(sent)
+                sent += 1
+            await asyncio.sleep(max(0.0, sent / rate - (loop.time() - began)))
+        lasted = loop.time() - began
+        await asyncio.sleep(max(0.0, began + seconds - loop.time()))
+        sock.close()
+        cause, code = client.over.result() if client.over.done() else (None, None)
+        return {"sent": sent, "lasted": lasted, "cause": cause and cause.name, "code": code}
+
+
 def main() -> None:
     kind, host, port, *rest = sys.argv[1:]
     edge = host, int(port)
@@ -138,6 +186,10 @@ def main() -> None:
             done = half_open(edge, count, rate)
         case "drips":
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
+        case "insider":
+            token = Secret(os.environ["QUICTUNNEL_TOKEN"])
+            config = ClientConfig(edge=f"{host}:{port}", token=token, ca=Path(rest[0]))
+            done = asyncio.run(insider(config, rest[1], float(rest[2]), int(rest[3])))
         case _:
             raise SystemExit(f"unknown: {kind}")
     print(json.dumps(done | {"pid": os.getpid()}), flush=True)

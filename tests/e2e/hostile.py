@@ -138,6 +138,7 @@ class HostileClient(Peer):
         self.token = config.token.reveal()
         settings = EngineSettings(is_server=False, alpn=ALPN, authority=config.ca)
         self._endpoint = Endpoint(create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)))
+        self.descriptor: int = self._endpoint.socket._sock.fileno()  # type: ignore[attr-defined]  # to write past it
         self.wake = self._endpoint.wake
         self.connection = self._endpoint.connect(config.address, config.address[0], self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import socket
 import statistics
@@ -71,10 +72,9 @@ def p99(taken: list[float]) -> float:
     return statistics.quantiles(taken, n=100)[98]
 
 
-def attack(*words: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.e2e.attack", *map(str, words)], stdout=subprocess.PIPE, text=True
-    )
+def attack(*words: object, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.e2e.attack", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
 
 
 @pytest.mark.slow
@@ -111,6 +111,46 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
         stage.pair("tls")  # a newcomer is served as well
         with stage.edge.client():
             pass
+        assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "rate", "ended"),
+    [
+        ("pings", 2000, False),
+        ("challenges", 500, False),
+        ("new connection IDs", 2000, False),
+        ("limits", 1000, False),
+        ("sparse streams", 2000, True),
+        ("credit", 500, True),
+        ("requests", 1000, True),
+        ("names", 1000, True),
+        ("leases", 500, True),
+    ],
+)
+def test_a_client_that_floods_its_edge_costs_the_others_little(tmp_path: Path, kind: str, rate: int, ended: bool):
+    """It has a good token. Memory stays within its window and 2 MiB, the p99 of others at most doubles, and what
+    no honest client does is ended with a reason."""
+    with ProcessStage(tmp_path) as stage:
+        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        echo = Echo(*stage.pair("tcp"))
+        ratios = []
+        before = resident_memory(stage.edge.pid)
+        while len(ratios) < 1 or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
+            with echo.running() as quiet:
+                time.sleep(4)
+            token = os.environ | {"QUICTUNNEL_TOKEN": stage.edge.environ["QUICTUNNEL_TOKEN"]}
+            flood = attack("insider", host, port, stage.edge.ca, kind, 4, rate, environ=token)
+            with flood, echo.running() as beside:
+                done = json.loads(first_line(flood, 60))
+                most = resident_memory(stage.edge.pid)
+            ratios.append(p99(beside) / p99(quiet))
+            told = f"{p99(quiet) * 1e3:.2f} ms, beside {p99(beside) * 1e3:.2f} ms"
+            print(kind, told, done, f"{(most - before) / MIB:.1f} MiB")
+        assert statistics.median(ratios) < 2
+        assert most - before < 6 * MIB
+        assert bool(done["code"]) is ended, done
         assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
 
 

@@ -15,15 +15,17 @@ import pytest
 import quictunnel
 from edge_server import control
 from edge_server.binding import Holdings
+from edge_server.rights import requests
 from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
-from quictunnel.wire.messages import Bind, Welcome
+from quictunnel.wire.messages import Bind, Unbind, Welcome
 from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge, free_port
 from tests.e2e.echo import udp_sockets, until
+from tests.e2e.hostile import HostileClient
 
 PATIENCE = 5.0
 
@@ -251,5 +253,19 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         port = await asyncio.wrap_future(background.shared().submit(bind_and_go()))
         assert port
         await asyncio.to_thread(until, lambda: not is_open(("127.0.0.1", port)))
+    finally:
+        await asyncio.to_thread(edge.__exit__, None, None, None)
+
+
+async def test_too_many_requests_end_the_session_and_the_next_one_of_the_token(monkeypatch):
+    monkeypatch.setattr(requests, "BURST", 20.0)
+    monkeypatch.setattr(requests, "RATE", 0.1)
+    edge = await asyncio.to_thread(embedded_edge().__enter__)
+    try:
+        for asked in (40, 1):
+            async with HostileClient(edge.client_config) as client:
+                await client.greet()
+                client.say(*[Unbind(1)] * asked)
+                assert await client.end() == (CloseCause.PEER, SessionCode.TOO_MANY_REQUESTS)
     finally:
         await asyncio.to_thread(edge.__exit__, None, None, None)

@@ -1,0 +1,37 @@
+"""How much an identity may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge_server.rights import requests
+from edge_server.rights.requests import BURST, RATE, Requests
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_and_then_the_rate():
+    clock = Clock()
+    made = Requests(clock)
+    assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
+    assert made.may("b")
+    allowed = 0
+    for _ in range(5000):
+        clock.now += 0.001
+        allowed += made.may("a")
+    assert allowed == pytest.approx(5 * RATE, abs=2)
+    clock.now += BURST / RATE
+    assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
+
+
+def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(requests, "MAX_TRACKED", 3)
+    made = Requests(Clock())
+    for name in "abcdef":
+        assert made.may(name)
+    assert len(made._full_at) == 3
