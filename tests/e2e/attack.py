@@ -160,6 +160,7 @@ async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) ->
             "leases": lambda n: client.say(Bind(1000 + n, True, False, b""), Unbind(1000 + n)),
         }
         flood = floods[kind]
+        print(json.dumps({"in": True}), flush=True)
         loop = asyncio.get_running_loop()
         began = loop.time()
         while loop.time() < began + seconds and not client.over.done():
