@@ -175,6 +175,26 @@ async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) ->
         return {"sent": sent, "lasted": lasted, "cause": cause and cause.name, "code": code}
 
 
+async def guesses(edge: tuple[str, int], ca: str, key: str, count: int) -> dict[str, object]:
+    """So many wrong tokens, ten at a time, half of them with a key that exists; how each was refused."""
+    refusals: dict[str, int] = {}
+
+    async def guess(number: int) -> None:
+        secret = f"{number:043d}"
+        token = Secret(f"qt1.{key}.{secret}" if number % 2 else secret)
+        config = ClientConfig(edge="{}:{}".format(*edge), token=token, ca=Path(ca))
+        async with HostileClient(config) as client:
+            client.say(client.good_hello)
+            cause, code = await client.end()
+            said = f"{cause.name} {code}"
+            refusals[said] = refusals.get(said, 0) + 1
+
+    began = time.monotonic()
+    for start in range(0, count, 10):
+        await asyncio.gather(*(guess(number) for number in range(start, start + 10)))
+    return {"refusals": refusals, "seconds": time.monotonic() - began}
+
+
 def main() -> None:
     kind, host, port, *rest = sys.argv[1:]
     edge = host, int(port)
@@ -187,6 +207,8 @@ def main() -> None:
             done = half_open(edge, count, rate)
         case "drips":
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
+        case "guesses":
+            done = asyncio.run(guesses(edge, rest[0], rest[1], int(rest[2])))
         case "insider":
             token = Secret(os.environ["QUICTUNNEL_TOKEN"])
             config = ClientConfig(edge=f"{host}:{port}", token=token, ca=Path(rest[0]))

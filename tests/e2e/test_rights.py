@@ -8,20 +8,27 @@ import hashlib
 import json
 import random
 import socket
+import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
+from cryptography import x509
 
 import quictunnel
+from quictunnel.wire.codes import SessionCode
 from tests.e2e.conftest import EdgeProcess, start_edge, tls_connect, was_reset
 from tests.e2e.ends import PATIENCE, eventually
 from tests.e2e.tokens import client_of, command, new_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +158,115 @@ def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token
         assert visitor.recv(5) == b"hello"
     entry = json.loads(command(edge, "token", "show", key, "--json"))
     assert entry["state"] == "good"
+
+
+@pytest.mark.slow
+def test_a_thousand_wrong_tokens(tmp_path: Path, origin: int):
+    """Half without a key that exists, half with one: five of each are looked at. All are refused alike, whoever
+    has that key works on, and no guess is in the log."""
+    edge = start_edge(tmp_path / "state")
+    guessed = new_token(edge)
+    host, _, port = edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+    known = len(edge.state_dir.with_suffix(".log").read_text())
+    with client_of(edge, guessed) as client, quictunnel.forward(origin, client=client) as tunnel:
+        words = ["guesses", host, port, str(edge.ca), guessed.split(".")[1], "1000"]
+        guesser = [sys.executable, "-m", "tests.e2e.attack", *words]
+        done = json.loads(subprocess.run(guesser, capture_output=True, text=True, check=True, timeout=100).stdout)
+        with tls_connect(edge, tunnel) as visitor:
+            assert visitor.recv(5) == b"hello"
+    assert done["refusals"] == {f"PEER {SessionCode.UNAUTHORIZED.value}": 1000}
+    assert edge.stop() == 0
+    log = edge.state_dir.with_suffix(".log").read_text()[known:]
+    minutes = 1 + int(done["seconds"] // 60)
+    assert log.count("refused: wrong token") <= 10 * minutes
+    assert log.count("too many wrong tokens") == 1000 - log.count("refused: wrong token")
+    assert "0000000" not in log
+
+
+def test_revoked_under_load(edge: EdgeProcess, token: str):
+    """A hundred visitors, all of whom download: none gets another byte a second later."""
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):  # the visitor is gone in the end
+            while True:
+                connection.sendall(bytes(65536))
+
+    with (
+        serving(serve) as port,
+        client_of(edge, token) as client,
+        quictunnel.forward(port, unencrypted=True, client=client) as tunnel,
+        contextlib.ExitStack() as stack,
+    ):
+        visitors = [
+            stack.enter_context(
+                socket.create_connection(tunnel.tcp_socket, PATIENCE) if number % 2 else tls_connect(edge, tunnel)
+            )
+            for number in range(100)
+        ]
+        last = [0.0] * len(visitors)
+
+        def read(number: int) -> None:
+            with contextlib.suppress(OSError):
+                while visitors[number].recv(65536):
+                    last[number] = time.monotonic()
+
+        threads = [threading.Thread(target=read, args=[number]) for number in range(len(visitors))]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: all(last), "not everybody is served", timeout=30)
+        command(edge, "token", "revoke", token.split(".")[1])
+        began = time.monotonic()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert max(last) - began < 1
+
+
+def test_a_certificate_is_replaced_while_visitors_are_in(tmp_path: Path):
+    """Fifty stay, newcomers meet the new one within a second."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+
+    def issue() -> int:
+        issued = authority.issue_cert("*.tunnel.localhost", "tunnel.localhost")
+        issued.private_key_pem.write_to_path(str(key))
+        cert.write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+        return x509.load_pem_x509_certificate(cert.read_bytes()).serial_number
+
+    def echo(connection: socket.socket) -> None:
+        with connection:
+            while data := connection.recv(4096):
+                connection.sendall(data)
+
+    first = issue()
+    edge = start_edge(tmp_path / "state", "--cert", str(cert), "--key", str(key))
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+    with serving(echo) as port, edge.client() as client, quictunnel.forward(port, client=client) as tunnel:
+
+        def enter() -> ssl.SSLSocket:
+            raw = socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE)
+            return context.wrap_socket(raw, server_hostname=tunnel.host)
+
+        def serial(visitor: ssl.SSLSocket) -> int:
+            return x509.load_der_x509_certificate(visitor.getpeercert(binary_form=True) or b"").serial_number
+
+        def met() -> int:
+            with enter() as visitor:
+                return serial(visitor)
+
+        with contextlib.ExitStack() as stack:
+            visitors = [stack.enter_context(enter()) for _ in range(50)]
+            assert {serial(visitor) for visitor in visitors} == {first}
+            second = issue()
+            began = time.monotonic()
+            eventually(lambda: met() == second, "the new certificate is not used", timeout=5)
+            assert time.monotonic() - began < 1.5
+            for visitor in visitors:
+                visitor.sendall(b"still here")
+                assert read_exactly(visitor, 10) == b"still here"
+    assert edge.stop() == 0
+    assert "a new certificate for" in edge.state_dir.with_suffix(".log").read_text()
 
 
 @pytest.mark.parametrize("token", [("--bandwidth", "1M")], indirect=True)
