@@ -22,7 +22,7 @@ from quictunnel.transport.engines.aioquic.varint import encode
 from quictunnel.wire.codes import ALPN
 from quictunnel.wire.messages import Bind, Credits, Unbind
 from tests.e2e.hostile import HostileClient
-from tests.transport.aioquic.pair import forge, new_cid_frame, stream_frame
+from tests.transport.aioquic.pair import ack_frame, forge, new_cid_frame, stream_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,11 +148,20 @@ async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) ->
         def forged(*frames: bytes) -> None:
             sock.sendto(forge(client.connection, *frames), edge)
 
+        def eight(number: int) -> bytes:
+            return number.to_bytes(8, "big")
+
         floods: dict[str, Callable[[int], None]] = {
             "pings": lambda _: forged(b"\x01"),
-            "challenges": lambda n: forged(*(b"\x1a" + (n * 40 + i).to_bytes(8, "big") for i in range(40))),
+            "challenges": lambda n: forged(*(b"\x1a" + eight(n * 40 + i) for i in range(40))),
             "new connection IDs": lambda n: forged(new_cid_frame(20 + n, 20 + n)),
             "limits": lambda n: forged(*(b"\x11\x00" + encode(1 << 20 | n) for _ in range(100))),
+            "blocked": lambda n: forged(*(b"\x14" + encode(n), b"\x15\x00" + encode(n), b"\x16" + encode(n)) * 50),
+            "acknowledgements": lambda n: forged(*[ack_frame(3, *(0, 0) * 1)] * 100),
+            "empty pieces": lambda _: forged(*[stream_frame(0, 0, b"")] * 200),
+            "retired connection IDs": lambda n: forged(b"\x19" + encode(n % 3)),
+            "answers to challenges": lambda n: forged(*(b"\x1b" + eight(n * 40 + i) for i in range(40))),
+            "CRYPTO": lambda n: forged(b"\x06" + encode(n * 900) + encode(900) + bytes(900)),
             "sparse streams": lambda n: forged(stream_frame(0, 100_000 + 700 * n, b"x")),
             "credit": lambda _: client.say(Credits([(0, 0, 65_536)] * 200)),
             "requests": lambda n: client.say(Unbind(1000 + n)),
