@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TRIES = 1000
+OPTIONS = ("--quic", "127.0.0.1:18999", "--tcp-ports", "18500-18999")
+"""Ports that no other edge of the tests has."""
 
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[EdgeProcess]:
-    edge = start_edge(tmp_path_factory.mktemp("names") / "state")
+    edge = start_edge(tmp_path_factory.mktemp("names") / "state", "--tcp-ports", "18000-18499")
     yield edge
     assert edge.stop() == 0
     assert "Traceback" not in edge.state_dir.with_suffix(".log").read_text()
@@ -77,22 +79,22 @@ def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str,
     for _ in range(3):
         with (
             client_of(edge, owner) as client,
-            quictunnel.forward(origin, name="mine", unencrypted=True, tcp_port=29001, client=client) as tunnel,
+            quictunnel.forward(origin, name="mine", unencrypted=True, tcp_port=18001, client=client) as tunnel,
         ):
             seen.add((tunnel.url, tunnel.tcp_socket))
             assert greeted(edge, tunnel)
-    assert seen == {(f"https://mine.tunnel.localhost:{tunnel.port}", ("127.0.0.1", 29001))}
+    assert seen == {(f"https://mine.tunnel.localhost:{tunnel.port}", ("127.0.0.1", 18001))}
 
 
 def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin: int):
-    options = {"name": "kept", "unencrypted": True, "tcp_port": 29002}
+    options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
         refused(edge, other, "belongs to somebody else", name="kept")
-        refused(edge, other, "not to be had", unencrypted=True, tcp_port=29002)
+        refused(edge, other, "not to be had", unencrypted=True, tcp_port=18002)
         assert greeted(edge, tunnel)
     refused(edge, other, "belongs to somebody else", name="kept")
     refused(edge, other, "belongs to somebody else", name="kept", pool=True)
-    refused(edge, other, "not to be had", unencrypted=True, tcp_port=29002)
+    refused(edge, other, "not to be had", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +107,7 @@ def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin
         ({"name": "\u0430pple"}, "a-z, 0-9 and hyphens"),
         ({"name": "abcdefghijklmno2"}, "given at random"),
         ({"pool": True}, "A pool shares a name"),
-        ({"tcp_port": 29003}, "unencrypted=True"),
+        ({"tcp_port": 18003}, "unencrypted=True"),
         ({"allow": ["example.com"]}, "is no network"),
         ({"deny": "10.0.0.0/8"}, "should be a list"),
         ({"tls": "both"}, "tls should be one of"),
@@ -248,7 +250,7 @@ def test_clients_of_an_address_from_which_nobody_may_come(tmp_path: Path, origin
 
 HOLDER = """
 import sys, quictunnel
-with quictunnel.forward(int(sys.argv[1]), name="prize", unencrypted=True, tcp_port=29100) as tunnel:
+with quictunnel.forward(int(sys.argv[1]), name="prize", unencrypted=True, tcp_port=18600) as tunnel:
     print(tunnel.url, flush=True)
     sys.stdin.read()
 """
@@ -257,10 +259,10 @@ with quictunnel.forward(int(sys.argv[1]), name="prize", unencrypted=True, tcp_po
 @pytest.mark.slow
 def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, origin: int):
     """At every moment of its life: held, given back, its client killed, its edge restarted and killed."""
-    edge = start_edge(tmp_path / "state", "--quic", "127.0.0.1:24433")
+    edge = start_edge(tmp_path / "state", *OPTIONS)
     owner, thief = new_token(edge), new_token(edge)
     environment = children_environment(edge) | {"QUICTUNNEL_TOKEN": owner}
-    wanted = {"name": {"name": "prize"}, "port": {"unencrypted": True, "tcp_port": 29100}}
+    wanted = {"name": {"name": "prize"}, "port": {"unencrypted": True, "tcp_port": 18600}}
     tries = dict.fromkeys(wanted, 0)
     stop = threading.Event()
     stolen: list[str] = []
@@ -270,7 +272,7 @@ def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, o
             while not stop.is_set():
                 for what, options in (
                     ("name", {"name": "prize"}),
-                    ("port", {"unencrypted": True, "tcp_port": 29100}),
+                    ("port", {"unencrypted": True, "tcp_port": 18600}),
                 ):
                     try:
                         with quictunnel.forward(9, client=client, **options) as tunnel:
@@ -305,7 +307,7 @@ def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, o
         holder = hold()
         for number in (signal.SIGTERM, signal.SIGKILL):
             edge.stop(number)
-            edge = start_edge(tmp_path / "state", "--quic", "127.0.0.1:24433")
+            edge = start_edge(tmp_path / "state", *OPTIONS)
             tried(150)  # the owner is on its way back
         holder.communicate()
         tried(100)

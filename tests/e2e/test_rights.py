@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[EdgeProcess]:
-    edge = start_edge(tmp_path_factory.mktemp("rights") / "state")
+    edge = start_edge(tmp_path_factory.mktemp("rights") / "state", "--tcp-ports", "19000-19999")
     yield edge
     assert edge.stop() == 0
     log = edge.state_dir.with_suffix(".log").read_text()
@@ -129,14 +129,14 @@ def test_no_tcp_port(edge: EdgeProcess, token: str, origin: int):
             assert visitor.recv(5) == b"hello"
 
 
-@pytest.mark.parametrize("token", [("--tcp-ports", "29990-29991")], indirect=True)
+@pytest.mark.parametrize("token", [("--tcp-ports", "19990-19991")], indirect=True)
 def test_tcp_ports_of_ones_own(edge: EdgeProcess, token: str, origin: int):
     with client_of(edge, token) as client, contextlib.ExitStack() as stack:
         ports = {
             stack.enter_context(quictunnel.forward(port, unencrypted=True, client=client)).unencrypted_port
             for port in (origin, 1)
         }
-        assert ports == {29990, 29991}
+        assert ports == {19990, 19991}
         with pytest.raises(quictunnel.Error, match="no free TCP port"):
             quictunnel.forward(2, unencrypted=True, client=client).__enter__()
 
