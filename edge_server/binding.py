@@ -133,7 +133,7 @@ class Holdings:
             raise Refused(BindCode.NAME_TAKEN)  # whatever became of the claim since it was given
         shared = self._shared(ghost, bind)
         if ghost is not None and shared is None:
-            self._check_takeover(ghost, ticket)
+            self._check_takeover(ghost, ticket, pool=bind.pool)
         evicted = None if shared is not None else ghost
         if not rights.allows_tunnel_beside(house.registry.held_by(identity.key) - (evicted is not None)):
             raise Refused(BindCode.TOO_MANY)
@@ -175,6 +175,9 @@ class Holdings:
         if bind.name:
             self._check_name(identity, bind.name)
             ticket = ticket if ticket is not None and ticket.name == bind.name else None
+        elif ticket is not None and not labels.RANDOM_LABEL.fullmatch(ticket.name):
+            # A ticket for a name that somebody chose: it may have become somebody else's since.
+            self._check_name(identity, ticket.name)
         name = bind.name or (house.registry.fresh_name() if ticket is None else ticket.name)
         if house.claims.owner(name) == BANNED:
             raise Refused(BindCode.BANNED)
@@ -185,11 +188,12 @@ class Holdings:
     def _hold(self, lease: Lease, bind: Bind) -> None:
         """It is this client's from now on."""
         house = self._house
-        self._leases[bind.lease] = lease
         house.registry.add(lease)
-        for what in (bind.name, bind.tcp_port and f":{bind.tcp_port}"):
-            if what:
-                house.claims.claim(lease.owner, what)
+        self._leases[bind.lease] = lease
+        if not labels.RANDOM_LABEL.fullmatch(lease.name):
+            house.claims.claim(lease.owner, lease.name)
+        if bind.tcp_port:
+            house.claims.claim(lease.owner, f":{bind.tcp_port}")
         house.claims.record("held", lease, self._host)
         self._confirm(lease)
 
@@ -230,22 +234,22 @@ class Holdings:
             raise Refused(BindCode.PORT_TAKEN)
         return ghost.pool
 
-    def _check_takeover(self, ghost: Lease, ticket: Ticket | None) -> None:
+    def _check_takeover(self, ghost: Lease, ticket: Ticket | None, *, pool: bool) -> None:
         """Whether a name may go to this client from the one that has it, which is of the same identity:
         tickets are good for nobody else, and so are claims."""
         if ghost.session is self._session:
             if ticket is not None:
                 raise ProtocolError("one ticket was used for two leases")
             raise Refused(BindCode.NOT_SHARED)
+        if ghost.pool is not None and len(ghost.pool.members) > 1:
+            raise Refused(BindCode.NOT_SHARED)
         if ticket is not None:
-            if ghost.is_newer_than(ticket.generation):
+            # Of a pool's tickets the edge before this one has told of one alone.
+            if ghost.is_newer_than(ticket.generation) and not (pool and ghost.session is None):
                 logger.info("client %s showed an old ticket of %s", ghost.owner, ghost.name)
                 raise Refused(BindCode.STALE)
-        elif ghost.session is not None:
-            if ghost.pool is not None and len(ghost.pool.members) > 1:
-                raise Refused(BindCode.NOT_SHARED)
-            if len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:
-                raise Refused(BindCode.NOT_SHARED)
+        elif len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:
+            raise Refused(BindCode.NOT_SHARED)
 
     def _limit(self, lease: Lease, identity: Identity) -> None:
         lease.max_visitors = identity.rights.visitors
@@ -256,12 +260,13 @@ class Holdings:
     ) -> socket.socket:
         """That of the lease before, unless its port is not wanted or not allowed any more; else another one."""
         allowed = identity.rights.tcp_ports
+        house, key = self._house, identity.key
         if kept is not None:
             port = kept.getsockname()[1]
-            if (allowed is None or port in allowed) and bind.tcp_port in (0, port):
+            is_theirs = house.claims.owner(f":{port}") in (None, key)
+            if is_theirs and (allowed is None or port in allowed) and bind.tcp_port in (0, port):
                 return kept
             kept.close()
-        house, key = self._house, identity.key
         if bind.tcp_port:
             sock = house.ports.bind_this(bind.tcp_port, key)
             if sock is None:

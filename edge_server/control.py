@@ -91,6 +91,7 @@ class Guest:
 
     def end(self, code: SessionCode) -> None:
         """End the session now, with or without a link."""
+        self._requests.clear()
         if self.session.is_away:
             self.session.end(Closed(CloseCause.LOCAL, code, ""))
         else:
@@ -160,7 +161,7 @@ class Guest:
         sessions = self._house.sessions
         self.session.link.connection.admit()
         other = sessions.find(hello.session) if hello.session else None
-        if other is not None and not other.is_leaving and other.is_of(identity):
+        if other is not None and other.may_go_on and other.is_of(identity):
             other.go_on(self.session.link, hello.session)
             self._on_gone(self)
             return
@@ -182,6 +183,11 @@ class Guest:
             attempts.was_wrong(self.peer, key)
             logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
         return identity
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether the session may be resumed: this side has not closed it."""
+        return not self.is_leaving and (self.session.is_away or not self.session.link.is_down)
 
     def is_of(self, identity: Identity) -> bool:
         """Whether this is a client of that identity."""
@@ -207,6 +213,7 @@ class Guest:
         assert self.identity is not None
         if not self._house.requests.may(self.identity.key):
             logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
+            self._requests.clear()
             self.session.close(SessionCode.TOO_MANY_REQUESTS)
             return
         self._requests.append(request)
@@ -226,6 +233,7 @@ class Guest:
             else:
                 self.holdings.bind(self.identity, request, is_leaving=self.is_leaving, is_resumed=self._is_resumed)
         except ProtocolError as error:
+            self._requests.clear()
             self.session.close(SessionCode.PROTOCOL, str(error))
 
     def _too_slow(self) -> None:

@@ -51,6 +51,10 @@ class Expected:
         """Its owner is here."""
         self._timers.pop(lease).cancel()
 
+    def give_up(self, lease: Lease) -> None:
+        """Its owner is not waited for any more."""
+        self._forget(lease)
+
     def give_up_all(self) -> None:
         """Nobody is waited for any more."""
         for lease in tuple(self._timers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter
+
+logger = logging.getLogger(__name__)
 
 WAIT: Final = 10.0
 """Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
@@ -97,6 +100,8 @@ class Lease:
         self._admission = admission
         self._socket: socket.socket | None = None
         self._is_open = True
+        self._is_stopped = False
+        """Nobody is let in through the TCP port any more."""
         self.heir: Lease | None = None
         """The lease that took the name over."""
         self._waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]] = {}
@@ -155,7 +160,7 @@ class Lease:
     async def listen(self) -> None:
         """Accept visitors on the TCP port. Not to be cancelled."""
         assert self._socket is not None
-        if not self._is_open:
+        if not self._is_open or self._is_stopped:
             self._socket.close()
             return
         # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
@@ -167,10 +172,16 @@ class Lease:
     def keep_socket(self) -> socket.socket | None:
         """A second handle of the listening socket, for a lease that takes over: the port is never free in
         between, and visitors that are in its queue are not lost."""
-        return self._socket.dup() if self._socket is not None and self._is_open else None
+        try:
+            return self._socket.dup() if self._socket is not None and self._is_open else None
+        except OSError as error:
+            # It was closed with its server already, or there is no file for another handle.
+            logger.warning("the port of %s could not be kept: %s", self.name, error.strerror or error)
+            return None
 
     def stop_listening(self) -> None:
         """Nobody comes through the TCP port any more; those in the middle of a TLS handshake are still let in."""
+        self._is_stopped = True
         if self.listener is not None:
             self.listener.close()
 
@@ -178,7 +189,7 @@ class Lease:
         """Take no more visitors; those who are in stay. Those who wait go to others of the pool."""
         self._is_open = False
         self.stop_listening()
-        other = self.pool.choose(besides=self) if self.pool is not None else None
+        other = self.pool.choose(besides={self}) if self.pool is not None else None
         if other is not None and other.is_well:
             other.take_waiting_of(self)
         for splice in tuple(self._waiting):
@@ -201,8 +212,15 @@ class Lease:
         self.take_waiting_of(ghost)
 
     def take_waiting_of(self, other: Lease) -> None:
-        """Let in those who waited there. They stay counted there until they go."""
-        self._let_all_in(other.part_with_waiting())
+        """Let in those who waited there. They are counted here from now on."""
+        waiting = other.part_with_waiting()
+        for splice in waiting:
+            self._take(splice, other)
+        self._let_all_in(waiting)
+
+    def _take(self, splice: Splice, other: Lease) -> None:
+        self.visitors[splice] = other.visitors.pop(splice)
+        splice.on_gone = self._went
 
     def part_with_waiting(self) -> dict[Splice, tuple[Way, asyncio.TimerHandle]]:
         waiting, self._waiting = self._waiting, {}
@@ -242,18 +260,19 @@ class Lease:
         timer.cancel()
         splice.refuse()
 
-    def _let_in(self, splice: Splice, way: Way, *, again: bool = False) -> None:
+    def _let_in(self, splice: Splice, way: Way, tried: frozenset[Lease] = frozenset()) -> None:
+        """``tried``: leases of the pool whose origin has not taken it."""
         assert self.session is not None
         host, port = _end(splice, "peername")
         stream = self.session.open(lease=self.number, tls=way.tls, host=host, port=port)
         if stream is None:
             splice.refuse()
             return
-        if self.meters is not None:
+        if self.meters is not None and splice.throttle is None:
             splice.throttle = Throttle(*self.meters)
         if self.pool is not None:
-            splice.on_refused = lambda refused, code: self._refused(refused, code, way)
-        if self.terms.proxy_protocol and not again:
+            splice.on_refused = lambda refused, code: self._refused(refused, code, way, tried | {self})
+        if self.terms.proxy_protocol and not tried:
             stream.write(self._introduction(splice, way))
         splice.join(stream)
 
@@ -272,17 +291,16 @@ class Lease:
             tls = proxy.Tls(way.authority)
         return proxy.header(self.terms.proxy_protocol, _end(splice, "peername"), _end(splice, "sockname"), tls)
 
-    def _refused(self, splice: Splice, code: StreamCode, way: Way) -> bool:
+    def _refused(self, splice: Splice, code: StreamCode, way: Way, tried: frozenset[Lease]) -> bool:
         """Its origin did not take the visitor, nor anything of what it said: another of the pool may. Whether
         there was one."""
         if code is not StreamCode.UNKNOWN_LEASE:
             self._troubled_until = time.monotonic() + TROUBLED
-        other = self.pool.choose(besides=self) if self.pool is not None else None
+        other = self.pool.choose(besides=tried) if self.pool is not None else None
         if other is None or not other.is_well:
             return False
-        other.visitors[splice] = self.visitors.pop(splice)
-        splice.on_gone = other._went  # noqa: SLF001 - the same class, and the same owner
-        other._let_in(splice, way, again=True)  # noqa: SLF001 - likewise
+        other._take(splice, self)  # noqa: SLF001 - the same class, and the same owner
+        other._let_in(splice, way, tried)  # noqa: SLF001 - likewise
         return True
 
     def _went(self, splice: Splice) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from edge_server.leases import Lease
 
 
@@ -20,10 +22,10 @@ class Pool:
     def remove(self, lease: Lease) -> None:
         self.members.remove(lease)
 
-    def choose(self, besides: Lease | None = None) -> Lease | None:
+    def choose(self, besides: Collection[Lease] = ()) -> Lease | None:
         """The one with the fewest visitors among those that are well; where none is, among all. Of several with
-        equally few each has its turn. None when there is nobody (``besides`` that one)."""
-        candidates = [lease for lease in self.members if lease is not besides]
+        equally few each has its turn. None when there is nobody (``besides`` those)."""
+        candidates = [lease for lease in self.members if lease not in besides]
         if not candidates:
             return None
         chosen = min(candidates, key=lambda lease: (not lease.is_well, len(lease.visitors)))

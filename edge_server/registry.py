@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,8 @@ class Registry:
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._leases: dict[str, Lease] = {}
         self._held: Counter[str] = Counter()
+        self.alive: weakref.WeakSet[Lease] = weakref.WeakSet()
+        """All leases that ever were here, as long as they have visitors."""
         self._name = name
 
     def __len__(self) -> int:
@@ -61,6 +64,7 @@ class Registry:
         if lease.pool is not None:
             lease.pool.add(lease)
         self._leases.setdefault(lease.name, lease)
+        self.alive.add(lease)
         self._held[lease.owner] += 1
 
     def remove(self, lease: Lease) -> None:

@@ -95,7 +95,8 @@ class EdgeServer:
         self._is_draining = False
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watch: Watch | None = None
+        self._gauge: asyncio.Task[None] | None = None
         self.lag = Lag()
         self._offer: Offer | None = None
         self.mark = secrets.randbelow(256)
@@ -145,7 +146,8 @@ class EdgeServer:
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
-        self._tasks = [asyncio.create_task(work) for work in (Watch(house, self._guests).run(), self.lag.watch())]
+        self._watch = Watch(house, self._guests)
+        self._gauge = asyncio.create_task(self.lag.watch())
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -225,8 +227,8 @@ class EdgeServer:
             self._client_env.withdraw()
         if self._offer is not None:
             self._offer.close()
-        for task in self._tasks:
-            task.cancel()
+        if self._gauge is not None:
+            self._gauge.cancel()
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:
@@ -239,9 +241,14 @@ class EdgeServer:
             self._udp.close()
         if self._front is not None:
             self._front.abort()
+        if self._watch is not None:
+            await self._watch.close()
         if self._house is not None:
             self._house.tokens.close()
-            await asyncio.to_thread(self._house.claims.close)
+            try:
+                await asyncio.to_thread(self._house.claims.close)
+            except ConfigError as error:
+                logger.error("%s The claims of the last moment are lost.", error)
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
 
@@ -420,7 +427,11 @@ class EdgeServer:
             return Alert.UNRECOGNIZED_NAME
         if lease.terms.passthrough:
             return Route(None, lambda: lease.passing_visitor(name))
-        context = self._certificates.context_for(name, h2=lease.terms.h2)
+        try:
+            context = self._certificates.context_for(name, h2=lease.terms.h2)
+        except OSError as error:  # OpenSSL reads certificates from files alone, and there was no room for one
+            logger.error("no certificate could be made for %s: %s", name, error.strerror or error)
+            return Alert.INTERNAL_ERROR
         if context is None:
             return Alert.UNRECOGNIZED_NAME
         return Route(context, lambda: lease.tls_visitor(name))

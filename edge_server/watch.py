@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.store import BANNED
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from edge_server.control import Guest
     from edge_server.house import House
+    from edge_server.leases import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +37,18 @@ class Watch:
     def __init__(self, house: House, guests: Collection[Guest]) -> None:
         self._house = house
         self._guests = guests
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
+        self._task = asyncio.create_task(self._run())
         self._told: dict[str, str] = {}
         """Of what cannot be read, so that it is said once."""
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def close(self) -> None:
+        """Look no more. When it is done nothing is being read either."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self) -> None:
         loop, house = asyncio.get_running_loop(), self._house
         seen_at = loop.time()
         while True:
@@ -50,18 +59,21 @@ class Watch:
                 ("certificates", house.certificates.refresh),
             ):
                 await self._read(what, read)
-            self._apply()
+            try:
+                self._apply()
+            except Exception:  # a fault of ours in one look must not be the last look
+                logger.exception("what has changed could not be applied")
             if loop.time() >= seen_at + LOOK_AT_CLAIMS:
                 seen_at = loop.time()
                 self._see_claims()
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(None, read)
-        except ConfigError as error:
+            await asyncio.get_running_loop().run_in_executor(self._thread, read)
+        except (ConfigError, OSError, ValueError, TypeError) as error:
             if self._told.get(what) != str(error):
                 self._told[what] = str(error)
-                logger.error("%s What was known before stays in use.", error)
+                logger.error("%s (%s). What was known before stays in use.", error, what)
         else:
             self._told.pop(what, None)
 
@@ -81,18 +93,28 @@ class Watch:
         for guest in tuple(self._guests):
             if not house.admission.admits(guest.peer):
                 guest.end(SessionCode.BANNED)
+        # Also those whose lease is over, and who stayed.
+        for lease in tuple(house.registry.alive):
+            if self._is_banned(lease):
+                lease.end_visitors()
             else:
-                for lease in guest.holdings:
-                    lease.end_visitors(house.admission.admits)
+                lease.end_visitors(house.admission.admits)
         for lease in house.registry:
-            if house.claims.owner(lease.name) != BANNED:
-                continue
             for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
-                logger.info("%s is withdrawn from client %s", each.name, each.owner)
-                house.claims.record("banned", each, "")
-                each.end_visitors()
-                if each.holdings is not None:
-                    each.holdings.lose(each, BindCode.BANNED)
+                if self._is_banned(each):
+                    self._take_away(each)
+
+    def _is_banned(self, lease: Lease) -> bool:
+        owner = self._house.claims.owner
+        return BANNED in (owner(lease.name), owner(f":{lease.tcp_port}"))
+
+    def _take_away(self, lease: Lease) -> None:
+        logger.info("%s is withdrawn from client %s", lease.name, lease.owner)
+        self._house.claims.record("banned", lease, "")
+        if lease.holdings is None:
+            self._house.expected.give_up(lease)
+        else:
+            lease.holdings.lose(lease, BindCode.BANNED)
 
     def _see_claims(self) -> None:
         house = self._house

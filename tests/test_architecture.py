@@ -238,7 +238,19 @@ def test_no_test_is_skipped_without_a_reason():
 
 def test_the_test_tree_mirrors_the_source():
     """A folder of tests is a room of the source, or one of the beds that several rooms are tested in."""
-    beds = {"simnet", "netlab", "e2e", "perf", "client", "cli", "wire", "transport", "edge_server", "certs"}
+    beds = {
+        "simnet",
+        "fuzz",
+        "netlab",
+        "e2e",
+        "perf",
+        "client",
+        "cli",
+        "wire",
+        "transport",
+        "edge_server",
+        "certs",
+    }
     assert {
         path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"
     } <= beds

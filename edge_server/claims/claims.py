@@ -7,6 +7,7 @@ claims, and no owner that was there before.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,6 +25,8 @@ visitors of somebody who was away."""
 KEPT: Final = KEPT_DAYS * 86_400
 SEEN_AGAIN: Final = 86_400
 """Seconds after which it is written down once more that a claim is in use."""
+SWEEP: Final = 3600.0
+"""Seconds between looks for claims that are over."""
 MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Whoever could claim without
 end would leave nothing to others."""
@@ -50,7 +53,10 @@ class Claims:
         self._count: Counter[str] = Counter()
         self._changed: dict[str, Claim] = {}
         self._events: list[Event] = []
+        self._lock = threading.Lock()
+        """Held over what is to be written, which the loop's thread and the one that writes both change."""
         self._version = -1
+        self._swept = float("-inf")
         self._read: list[Claim] | None = None
         self.synchronise()
         self.settle()
@@ -64,13 +70,19 @@ class Claims:
 
     def may_claim(self, owner: str, what: str) -> bool:
         """Whether it is not one too many."""
+        if self._count[owner] >= MAX_CLAIMS:
+            for old in [each for each, claim in self._claims.items() if claim.owner == owner]:
+                if self.owner(old) is None:
+                    del self._claims[old]
+                    self._count[owner] -= 1
         return self.owner(what) == owner or self._count[owner] < MAX_CLAIMS
 
     def claim(self, owner: str, what: str) -> None:
         """It is theirs, and in use now. For what is free or theirs already, and :meth:`may_claim`."""
         claim = Claim(what, owner, int(self._now()))
         self._put(claim)
-        self._changed[what] = claim
+        with self._lock:
+            self._changed[what] = claim
 
     def seen(self, owner: str, what: str) -> None:
         """It is still in use, or was until now."""
@@ -103,17 +115,22 @@ class Claims:
         :meth:`settle` has to follow on the loop's."""
         if self._store is None:
             return
-        if changed := tuple(self._changed.values()):
+        with self._lock:
+            changed = tuple(self._changed.values())
+        if changed:
             self._store.write(changed)
-            for claim in changed:
-                if self._changed.get(claim.what) is claim:
-                    self._changed.pop(claim.what, None)
+            with self._lock:
+                for claim in changed:
+                    if self._changed.get(claim.what) is claim:
+                        del self._changed[claim.what]
         if events := tuple(self._events):
             self._store.record(events)
             del self._events[: len(events)]
         version = self._store.changes()
-        if version != self._version:
-            self._store.remove_old(int(self._now()) - KEPT)
+        now = self._now()
+        if version != self._version or now >= self._swept + SWEEP:
+            self._swept = now
+            self._store.remove_old(int(now) - KEPT)
             self._read = self._store.claims()
             self._version = version
 

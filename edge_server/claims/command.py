@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 from edge_server.claims.claims import KEPT_DAYS
 from edge_server.claims.store import Store
 from edge_server.state import StateDir
+from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
-from quictunnel.wire.labels import MAX_LABEL
+from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, objection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,8 +136,11 @@ def _moment(seconds: int) -> str:
 
 
 def _what(text: str) -> str:
+    """A network, a port or a name, as the database has them."""
     with contextlib.suppress(ValueError):
-        return f"{NETWORK}{ip_network(text)}"
-    if not text.isprintable() or not text or len(text) > MAX_LABEL:
-        raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name")
-    return text.lower()
+        return f"{NETWORK}{ip_network(text.removeprefix(NETWORK), strict=False)}"
+    name = text.lower()
+    is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
+    if not is_port and not RANDOM_LABEL.fullmatch(name) and objection(name) is not None:
+        raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name, no port (:20022) and no address")
+    return name

@@ -176,6 +176,10 @@ class Splice(asyncio.BaseProtocol):
             self._watch.cancel()
         if self.throttle is not None:
             self.throttle.close()
+        if stream is not None and self._ended and self._finished and exc is None and not stream.receive_done:
+            # Closed when everything had left, while a throttle still withheld the credit for it.
+            stream.consume(self._owed)
+            stream.consume_end()
         if stream is not None and not (self._ended and stream.receive_done and exc is None):
             stream.abort(StreamCode.ABORTED)
         if self.on_gone is not None:
@@ -210,7 +214,9 @@ class Splice(asyncio.BaseProtocol):
         self._close_if_done()
 
     def stream_room(self) -> None:
-        if self.throttle is not None and (self.throttle.holds_reading or not (self._stream and self._stream.room)):
+        if self.throttle is not None and (
+            self.throttle.holds_reading or self._stream is None or not self._stream.asks_room()
+        ):
             return
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()

@@ -152,6 +152,11 @@ class Stream:
             room = min(room, max(0, INITIAL_WINDOW - self._replay.held))
         return room
 
+    def asks_room(self) -> bool:
+        """Whether there is room now. Where not, ``stream_room`` follows when there is."""
+        self._full = not self.room
+        return not self._full
+
     def write(self, data: bytes) -> None:
         """Send bytes; they must not change any more. A caller that cannot stop in the middle of what it read
         may give more than :attr:`room` once; the rest waits here for credit."""

@@ -149,3 +149,16 @@ def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
         assert claims.owner("app") == "a"
     claims.close()
     assert again(tmp_path, time).owner("app") == "a"
+
+
+def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path: Path):
+    for number in range(MAX_CLAIMS):
+        claims.claim("a", f"app{number}")
+    claims.synchronise()
+    claims.settle()
+    time.now += KEPT + 1
+    assert claims.may_claim("a", "one-more")
+    claims.claim("a", "one-more")
+    claims.synchronise()
+    claims.settle()
+    assert [claim.what for claim in Store(tmp_path).claims()] == ["one-more"]

@@ -95,3 +95,17 @@ def test_what_is_no_name(state: Path, name: str, capsys: pytest.CaptureFixture[s
         run(state, "ban", name)
     assert caught.value.code == 2
     assert "is no name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("203.0.113.5/24", "@203.0.113.0/24"), ("@203.0.113.5", "@203.0.113.5/32")]
+)
+def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: str):
+    assert run(state, "ban", given) == 0
+    assert kept in [claim.what for claim in Store(state).claims()]
+
+
+@pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a.b", "xn--a"])
+def test_what_is_nothing_that_could_be_banned(state: Path, what: str):
+    with pytest.raises(SystemExit):
+        run(state, "ban", what)

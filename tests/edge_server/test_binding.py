@@ -1,0 +1,328 @@
+"""Who gets which name and port, in every order of events: the real rooms of an edge, with sessions that
+only listen."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_server.admission import Admission
+from edge_server.binding import Holdings
+from edge_server.certificates import Certificates
+from edge_server.claims.claims import Claims
+from edge_server.claims.store import Store
+from edge_server.expected import Expected
+from edge_server.house import House
+from edge_server.leases import BY_PORT, Lease
+from edge_server.pool import Pool
+from edge_server.ports import Ports
+from edge_server.registry import Registry
+from edge_server.rights.attempts import Attempts
+from edge_server.rights.identity import Identity, Rights
+from edge_server.rights.tokens import Tokens
+from edge_server.sessions import Sessions
+from edge_server.succession import Name
+from edge_server.terms import Terms
+from edge_server.tickets import Sealer, Ticket
+from edge_server.watch import Watch
+from quictunnel.transport.splice import TcpSplice
+from quictunnel.transport.throttle import Throttle
+from quictunnel.wire.codes import BindCode, StreamCode
+from quictunnel.wire.messages import Bind, BindRefused, Bound
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+A, B = Identity("a"), Identity("b")
+RANGE = range(17_000, 17_100)
+
+
+class FakeStream:
+    """A stream that remembers what its splice does."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.room = 65_536
+        self.receive_done = False
+        self.log: list[object] = []
+
+    def attach(self, side: object) -> None: ...
+
+    def write(self, data: bytes) -> None:
+        self.log.append(bytes(data))
+
+    def finish(self) -> None:
+        self.log.append("finish")
+
+    def abort(self, code: StreamCode) -> None:
+        self.log.append(code)
+
+    def consume(self, size: int) -> None:
+        self.log.append(size)
+
+    def consume_end(self) -> None:
+        self.log.append("end")
+        self.receive_done = True
+
+
+class FakeSession:
+    """A session that remembers what is said to its client."""
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+        self.is_away = False
+        self.link = SimpleNamespace(connection=SimpleNamespace(address=("127.0.0.1", 1)))
+        self.streams: list[FakeStream] = []
+
+    def say(self, message: object) -> None:
+        self.said.append(message)
+
+    def close(self, code: object) -> None:
+        self.said.append(code)
+
+    def stats(self) -> object:
+        return SimpleNamespace(last_heard=asyncio.get_running_loop().time())
+
+    def open(self, **_: object) -> FakeStream:
+        self.streams.append(FakeStream())
+        return self.streams[-1]
+
+
+def build(directory: Path) -> House:
+    clock = asyncio.get_running_loop().time
+    registry, admission, ports = Registry(), Admission(cap=100), Ports("127.0.0.1", RANGE, clock)
+    return House(
+        admission=admission,
+        attempts=Attempts(clock),
+        certificates=Certificates(),
+        claims=Claims(Store(directory)),
+        domain="example.com",
+        expected=Expected(registry, ports, admission, 30),
+        https_port=443,
+        ports=ports,
+        registry=registry,
+        sealer=Sealer(bytes(32), "example.com"),
+        sessions=Sessions(30),
+        tcp_host="127.0.0.1",
+        tokens=Tokens(""),
+    )
+
+
+made: list[Holdings] = []
+"""By the test that runs, to be given back after it."""
+
+
+class Client:
+    """Of an identity, at that house."""
+
+    def __init__(self, house: House, identity: Identity) -> None:
+        self.session = FakeSession()
+        self.holdings = Holdings(house, self.session)  # type: ignore[arg-type]
+        self.identity = identity
+        made.append(self.holdings)
+
+    def ask(self, lease: int = 1, *, unencrypted: bool = False, **more: Any) -> Bound | BindCode:
+        bind = Bind(**({"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more))
+        self.holdings.bind(self.identity, bind, is_leaving=False, is_resumed=False)
+        answer = next(said for said in reversed(self.session.said) if isinstance(said, Bound | BindRefused))
+        return answer if isinstance(answer, Bound) else answer.code
+
+    def got(self, lease: int = 1, **more: Any) -> Bound:
+        answer = self.ask(lease, **more)
+        assert isinstance(answer, Bound), answer
+        return answer
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    house = build(tmp_path)
+    yield house
+    for holdings in made:
+        await asyncio.sleep(0)  # what has just been given begins to listen
+        holdings.release_all()
+    made.clear()
+    house.expected.give_up_all()
+    house.claims.close()
+    await asyncio.sleep(0)
+
+
+async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house: House, tmp_path: Path):
+    a, b = Client(house, A), Client(house, B)
+    ticket = a.got(name="shop").ticket
+    a.holdings.unbind(1)
+    house.claims.synchronise()
+    house.claims.settle()
+    Store(tmp_path).remove("shop")
+    house.claims.synchronise()
+    house.claims.settle()
+    b.got(name="shop")
+    b.holdings.unbind(1)
+    assert a.ask(2, ticket=ticket) is BindCode.NAME_TAKEN
+    b.got(2, name="shop")
+
+
+async def test_a_ticket_is_no_way_around_rights(house: House):
+    ticket = Client(house, A).got(name="shop").ticket
+    limited = Client(house, Identity("a", Rights(names=())))
+    assert limited.ask(ticket=ticket) is BindCode.FORBIDDEN
+    limited.got(2)
+
+
+async def test_a_random_name_is_had_again_by_its_ticket(house: House):
+    first = Client(house, A).got()
+    assert Client(house, Identity("a", Rights(names=()))).got(ticket=first.ticket).host == first.host
+    assert Client(house, B).got(ticket=first.ticket).host != first.host
+
+
+async def test_a_ticket_does_not_break_a_pool_up(house: House):
+    one, two, three = (Client(house, A) for _ in range(3))
+    ticket = one.got(name="pool", pool=True).ticket
+    two.got(name="pool", pool=True)
+    assert three.ask(name="pool", ticket=ticket) is BindCode.NOT_SHARED
+    lease = house.registry.find("pool")
+    assert lease is not None
+    assert lease.pool is not None
+    assert len(lease.pool.members) == 2
+    assert not list(three.holdings)
+
+
+async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(house: House):
+    await house.expected.add(Name("pool", "a", 5, Terms(), 0), None)
+    old = house.sealer.seal(Ticket("pool", 0, "a", 1))
+    Client(house, A).got(name="pool", pool=True, ticket=old)
+
+
+async def test_a_banned_port_is_taken_away_and_not_had_again(house: House, tmp_path: Path):
+    client = Client(house, A)
+    ticket = client.got(unencrypted=True, tcp_port=17_042).ticket
+    Store(tmp_path).ban(":17042", 1)
+    house.claims.synchronise()
+    watch = Watch(house, [])
+    watch._apply()
+    await watch.close()
+    assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
+    assert Client(house, A).got(unencrypted=True, ticket=ticket).unencrypted_port != 17_042
+
+
+async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: House, tmp_path: Path):
+    await house.expected.add(Name("phish", "a", 1, Terms(), 0), None)
+    Store(tmp_path).ban("phish", 1)
+    house.claims.synchronise()
+    watch = Watch(house, [])
+    watch._apply()
+    await watch.close()
+    assert house.registry.find("phish") is None
+
+
+async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch, caplog):
+    monkeypatch.setattr("edge_server.watch.REFRESH", 0.01)
+    looked = asyncio.Event()
+    count = 0
+
+    def settle() -> bool:
+        nonlocal count
+        count += 1
+        if count == 1:
+            raise RuntimeError("a fault of ours")
+        looked.set()
+        return False
+
+    monkeypatch.setattr(house.claims, "settle", settle)
+    watch = Watch(house, [])
+    async with asyncio.timeout(10):
+        await looked.wait()
+    await watch.close()
+    assert "could not be applied" in caplog.text
+
+
+async def connected(splice: TcpSplice) -> socket.socket:
+    """The visitor's end of a splice."""
+    visitor, ours = socket.socketpair()
+    visitor.setblocking(False)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: splice, ours)  # type: ignore[arg-type,return-value]
+    await asyncio.sleep(0.01)
+    return visitor
+
+
+def pool_of(house: House, count: int) -> list[Lease]:
+    pool, leases = Pool(), []
+    for number in range(count):
+        lease = Lease(
+            FakeSession(),  # type: ignore[arg-type]
+            number,
+            "n",
+            owner="a",
+            admission=house.admission,
+            terms=Terms(),
+        )
+        lease.pool = pool
+        pool.add(lease)
+        leases.append(lease)
+    return leases
+
+
+async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: House):
+    a, b, c = pool_of(house, 3)
+    for lease in (a, c):
+        lease.session.is_away = True  # type: ignore[union-attr]
+    splice = TcpSplice(lambda splice: a.came(splice, BY_PORT))
+    visitor = await connected(splice)
+    a.pool.remove(a)  # type: ignore[union-attr]
+    a.close()
+    assert list(b.visitors) == [splice]
+    c.session.is_away = False  # type: ignore[union-attr]
+    splice.stream_lost(StreamCode.REFUSED, [b"said"])
+    assert list(c.visitors) == [splice]
+    assert c.session.streams[0].log == [b"said"]  # type: ignore[union-attr]
+    splice.transport.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert house.admission.inside == 0
+    visitor.close()
+
+
+async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(house: House):
+    leases = pool_of(house, 3)
+    splice = TcpSplice(lambda splice: leases[0].came(splice, BY_PORT))
+    visitor = await connected(splice)
+    for _ in range(3):
+        assert splice.stream is not None
+        splice.stream_lost(StreamCode.UNKNOWN_LEASE, [b"said"])
+    assert splice.stream is None
+    assert [len(lease.session.streams) for lease in leases] == [1, 1, 1]  # type: ignore[union-attr]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert house.admission.inside == 0
+    visitor.close()
+
+
+class Meter:
+    def __init__(self, wait: float) -> None:
+        self.wait = wait
+
+    def spend(self, size: int) -> float:
+        return self.wait
+
+
+async def test_the_end_of_a_throttled_visitor_is_no_reset():
+    stream = FakeStream()
+    splice = TcpSplice(lambda splice: splice.join(stream))  # type: ignore[arg-type]
+    splice.throttle = Throttle(Meter(0.0), Meter(60.0))
+    visitor = await connected(splice)
+    gone = asyncio.Event()
+    splice.on_gone = lambda _: gone.set()
+    loop = asyncio.get_running_loop()
+    splice.stream_data([b"x" * 1000], 1000)
+    splice.stream_end()
+    assert len(await loop.sock_recv(visitor, 5000)) == 1000
+    await loop.sock_sendall(visitor, b"tail")
+    visitor.shutdown(socket.SHUT_WR)
+    async with asyncio.timeout(10):
+        await gone.wait()
+    assert stream.log == [b"tail", "finish", 1000, "end"]
+    visitor.close()
