@@ -176,8 +176,7 @@ class Splice(asyncio.BaseProtocol):
             self._watch.cancel()
         if self.throttle is not None:
             self.throttle.close()
-        if stream is not None and self._ended and self._finished and exc is None and not stream.receive_done:
-            # Closed when everything had left, while a throttle still withheld the credit for it.
+        if stream is not None and exc is None and not stream.receive_done and self._is_owed_by_throttle_alone:
             stream.consume(self._owed)
             stream.consume_end()
         if stream is not None and not (self._ended and stream.receive_done and exc is None):
@@ -265,6 +264,11 @@ class Splice(asyncio.BaseProtocol):
             stream.consume(owed)
         if self._finished and not stream.receive_done:
             stream.consume_end()
+
+    @property
+    def _is_owed_by_throttle_alone(self) -> bool:
+        """Both ends have come and everything has left; only the credit for it is still withheld."""
+        return self._ended and self._finished and not self._paused and self.throttle is not None
 
     def _close_if_done(self) -> None:
         if self._ended and self._finished and self._transport is not None:
