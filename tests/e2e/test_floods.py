@@ -34,7 +34,7 @@ pytestmark = pytest.mark.alone
 MIB = 1024 * 1024
 PAUSE = 0.004
 ROUNDS = 5
-SECONDS = 3
+SECONDS = 2.5
 REQUESTS = ("requests", "names", "leases")
 
 
@@ -100,7 +100,7 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
         before = resident_memory(stage.edge.pid)
         while len(ratios) < 1 or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
             with echo.running() as quiet:
-                time.sleep(8)
+                time.sleep(4)
             with attack(kind, host, port, *rest) as flood, echo.running() as beside:
                 done = json.loads(first_line(flood, 60))
                 most = resident_memory(stage.edge.pid)
@@ -159,18 +159,18 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iter
     ("kind", "rate", "must_end"),
     [
         ("pings", 2000, False),
-        ("challenges", 500, False),
+        pytest.param("challenges", 500, False, marks=pytest.mark.long),
         ("new connection IDs", 2000, False),
-        ("limits", 1000, False),
-        ("blocked", 500, False),
+        pytest.param("limits", 1000, False, marks=pytest.mark.long),
+        pytest.param("blocked", 500, False, marks=pytest.mark.long),
         ("acknowledgements", 500, False),
-        ("empty pieces", 500, False),
-        ("answers to challenges", 500, False),
+        pytest.param("empty pieces", 500, False, marks=pytest.mark.long),
+        pytest.param("answers to challenges", 500, False, marks=pytest.mark.long),
         ("retired connection IDs", 1000, True),
         ("CRYPTO", 1000, True),
         ("sparse streams", 2000, True),
         ("credit", 500, True),
-        ("requests", 1000, True),
+        pytest.param("requests", 1000, True, marks=pytest.mark.long),
         ("names", 1000, True),
         ("leases", 500, True),
     ],
@@ -213,7 +213,7 @@ def handshakes(arena: Arena, count: int) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sources", [1, 2000], ids=["one address", "many"])
+@pytest.mark.parametrize("sources", [pytest.param(1, id="one address", marks=pytest.mark.long), 2000])
 def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: int):
     """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
     200 ms, and the drips are gone in six seconds."""

@@ -270,8 +270,7 @@ def test_a_certificate_is_replaced_while_visitors_are_in(tmp_path: Path):
 
 
 @pytest.mark.parametrize("token", [("--bandwidth", "1M")], indirect=True)
-@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
-@pytest.mark.parametrize("up", [False, True], ids=["down", "up"])
+@pytest.mark.parametrize(("tls", "up"), [(False, False), (True, True)], ids=["tcp, down", "tls, up"])
 def test_bandwidth_of_all_visitors_together(edge: EdgeProcess, token: str, tls: bool, up: bool):
     """Three megabytes for two visitors take three seconds at a megabyte a second, and nothing of them is lost."""
     size = 1_500_000

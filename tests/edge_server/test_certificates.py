@@ -304,3 +304,25 @@ class TestReplacedFiles:
         made.refresh()
         assert made.settle() == frozenset()
         assert self.serial(made, authority, "a.ops.example") == before
+
+
+@pytest.mark.parametrize(
+    "ciphers",
+    ["ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES128-SHA256", "DHE+AESGCM", "AES128-GCM-SHA256", "ECDHE+AES256+SHA"],
+)
+def test_old_ciphers_are_refused(minting: Certificates, ciphers: str) -> None:
+    """CBC, and everything whose key outlives the connection."""
+    context = minting.context_for(f"a.{DOMAIN}", h2=False)
+    assert context is not None
+    client_context = ssl.create_default_context()
+    client_context.check_hostname = False
+    client_context.verify_mode = ssl.CERT_NONE
+    client_context.maximum_version = ssl.TLSVersion.TLSv1_2
+    client_context.set_ciphers(ciphers)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context.wrap_bio(to_client, to_server, server_hostname=f"a.{DOMAIN}")
+    server = context.wrap_bio(to_server, to_client, server_side=True)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    with pytest.raises(ssl.SSLError, match=r"no shared cipher|NO_SHARED_CIPHER"):
+        server.do_handshake()

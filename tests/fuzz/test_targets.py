@@ -8,7 +8,7 @@ from tests.fuzz.driver import plainly
 from tests.fuzz.seeds import seeds_of
 from tests.fuzz.targets import TARGETS
 
-COUNT = 20_000
+COUNT = 5000
 
 
 @pytest.mark.parametrize("name", TARGETS)
