@@ -55,12 +55,12 @@ def test_idle_visitors_do_not_slow_a_busy_one(tmp_path):
 
 
 def test_visitors_beyond_the_cap_are_reset_and_tunnels_live_on(tmp_path):
-    """An edge with few files: those who are in stay in, those who come then are refused, and when somebody
-    leaves there is room again."""
+    """An edge with few files, a hundred of them for visitors: those who are in stay in, those who come then
+    are refused, and when somebody leaves there is room again."""
     prefix = (need("prlimit"), "--nofile=400:400", "--")
     with Arena(tmp_path, prefix=prefix) as arena:
         tunnel = arena.client.tunnel
-        arena.well("idle", count=100, tls=False)
+        arena.well("idle", count=90, tls=False)
         crowd = arena.do("idle", count=300, tls=False)
         refused = sum(crowd["errors"].values())
         assert 100 < refused < 300, crowd
