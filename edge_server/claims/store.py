@@ -98,6 +98,8 @@ class Store:
             return database.execute("DELETE FROM claim WHERE what = ?", (what,)).rowcount > 0
 
     def remove_old(self, before: int) -> None:
+        if not self._database.exists:
+            return
         with self._database.writing() as database:
             database.execute("DELETE FROM claim WHERE seen < ? AND owner <> ?", (before, BANNED))
 

@@ -85,7 +85,7 @@ def attack(*words: object, environ: dict[str, str] | None = None) -> subprocess.
     "words",
     [
         pytest.param(("initials", 20_000, 2000, 20), id="20,000 Initials", marks=pytest.mark.long),
-        pytest.param(("initials", 20_000, 2000, 10_000), id="from 10,000 addresses"),
+        pytest.param(("initials", 10_000, 2000, 10_000), id="from 10,000 addresses"),
         pytest.param(("half-open", 500, 50), id="handshakes that stop", marks=pytest.mark.long),
     ],
 )

@@ -44,7 +44,12 @@ def settled(arena: Arena, patience: float = 60.0) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tls", "apart"), [(False, 0.0), (False, 0.05), (True, 0.0)], ids=["tcp", "tcp, one after another", "tls"]
+    ("tls", "apart"),
+    [
+        pytest.param(False, 0.0, id="tcp"),
+        pytest.param(False, 0.05, id="tcp, one after another", marks=pytest.mark.long),
+        pytest.param(True, 0.0, id="tls"),
+    ],
 )
 def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
     """Each asks for an answer without end. The one beside them keeps 80 % of the speed that it has alone."""
