@@ -35,10 +35,11 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         unencrypted: also expose the port over plain TCP, on a public port number of its own.
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
         name: the label below the edge's domain that the tunnel is to have, such as ``"my-app"``. It belongs to
-        whoever has the same token, also while nobody uses it; a newer client takes it from an older one.
-        tcp_port: the public TCP port that it is to have, with ``unencrypted``. It belongs to somebody as a
-        name does. pool: share the name with other clients of the same token that ask for the same. Visitors go
-        to the one that has the fewest, and past those that do not answer or whose local service refuses.
+            whoever has the same token, also while nobody uses it; a newer client takes it from an older one.
+        tcp_port: the public TCP port that it is to have, with ``unencrypted``. It belongs to somebody as a name
+            does.
+        pool: share the name with other clients of the same token that ask for the same. Visitors go to the one
+            that has the fewest, and past those that do not answer or whose local service refuses.
         tls: where visitors' TLS ends: at the ``"edge"``, or ``"passthrough"``: at the local service, which has a
             certificate for the public name. The edge then reads nothing but the name that a visitor asks for.
         proxy_protocol: ``"v1"`` or ``"v2"``: tell the local service who its visitor is, in a header of the PROXY

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.alone
 MIB = 1024 * 1024
 PAUSE = 0.004
 ROUNDS = 5
-SECONDS = 2.5
+SECONDS = 3
 REQUESTS = ("requests", "names", "leases")
 
 
@@ -71,7 +71,7 @@ class Echo:
 
 
 def p99(taken: list[float]) -> float:
-    assert len(taken) > 150
+    assert len(taken) > 300
     return statistics.quantiles(taken, n=100)[98]
 
 
