@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.store import BANNED
@@ -154,19 +155,25 @@ class Holdings:
             kept = ghost.keep_socket() if ghost is not None else None
             self._listen(lease, self._public_socket(identity, kept, bind, 0 if ticket is None else ticket.port))
         if evicted is not None:
-            # The owner is back while its old session still looks alive here, or for the first time since this edge
-            # took over: the new one wins at once.
-            evicted.stop_listening()
-            if evicted.tcp_port not in (0, lease.tcp_port):
-                house.ports.release(evicted.tcp_port, evicted.owner)
-            evicted.tcp_port = 0  # not free: it has moved on
-            house.registry.remove(evicted)
+            self._evict(evicted, lease)
         self._hold(lease, bind)
         if evicted is not None:
             lease.take_over(evicted)
             self._dismiss(evicted, by_ticket=ticket is not None)
-        elif ghost is not None and not ghost.is_well:
-            lease.take_waiting_of(ghost)
+        elif shared is not None:
+            for fellow in shared.members:
+                if not fellow.is_well:
+                    lease.take_waiting_of(fellow)
+
+    def _evict(self, evicted: Lease, heir: Lease) -> None:
+        """The owner is back while its old session still looks alive here, or for the first time since this edge took
+        over: the new one wins at once."""
+        house = self._house
+        evicted.stop_listening()
+        if evicted.tcp_port not in (0, heir.tcp_port):
+            house.ports.release(evicted.tcp_port, evicted.owner)
+        evicted.tcp_port = 0  # not free: it has moved on
+        house.registry.remove(evicted)
 
     def _name(self, identity: Identity, bind: Bind) -> tuple[str, Ticket | None]:
         """Which it is to have, and the ticket that was shown for it. Raises Refused."""
@@ -218,7 +225,7 @@ class Holdings:
         house, key, ports = self._house, identity.key, identity.rights.tcp_ports
         if ports is not None and port not in ports:
             raise Refused(BindCode.FORBIDDEN)
-        if house.claims.owner(f":{port}") not in (None, key):
+        if not house.claims.is_free_to(key, port):
             raise Refused(BindCode.PORT_TAKEN)
         if not house.claims.may_claim(key, f":{port}"):
             raise Refused(BindCode.TOO_MANY_NAMES)
@@ -263,8 +270,11 @@ class Holdings:
         house, key = self._house, identity.key
         if kept is not None:
             port = kept.getsockname()[1]
-            is_theirs = house.claims.owner(f":{port}") in (None, key)
-            if is_theirs and (allowed is None or port in allowed) and bind.tcp_port in (0, port):
+            if (
+                house.claims.is_free_to(key, port)
+                and (allowed is None or port in allowed)
+                and bind.tcp_port in (0, port)
+            ):
                 return kept
             kept.close()
         if bind.tcp_port:
@@ -272,7 +282,7 @@ class Holdings:
             if sock is None:
                 raise Refused(BindCode.PORT_TAKEN)
             return sock
-        sock = house.ports.bind(key, wanted, allowed, besides=house.claims.ports_of_others(key))
+        sock = house.ports.bind(key, wanted, allowed, may=partial(house.claims.is_free_to, key))
         if sock is None:
             raise Refused(BindCode.NO_PORT)
         return sock

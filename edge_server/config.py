@@ -16,6 +16,7 @@ from quictunnel.places import default_state_dir
 from quictunnel.transport.engine import CONGESTIONS
 from quictunnel.transport.engines import CHOICES
 from quictunnel.version import VERSION
+from quictunnel.wire.labels import LABEL
 from quictunnel.wire.messages import MAX_HOST
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ MAX_SECONDS: Final = 3600
 HOLD: Final = 120
 MAX_CONFIG: Final = 64 * 1024
 """Bytes of a configuration file; a real one has a few hundred."""
-
-_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +205,7 @@ def _domain(value: str) -> str:
     domain = value.lower().rstrip(".")
     labels = domain.split(".")
     # 16 characters of a tunnel's label and a dot must still fit into a DNS name.
-    if len(domain) > 253 - 64 or not all(_LABEL.fullmatch(label) for label in labels):
+    if len(domain) > 253 - 64 or not all(LABEL.fullmatch(label) for label in labels):
         raise ConfigError(f"--domain should be a DNS name such as tunnel.example.com, not {shown(value)}.")
     return domain
 

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,17 @@ class Ports:
         self._chance = random.SystemRandom()
 
     def bind(
-        self, owner: str, wanted: int = 0, allowed: range | None = None, besides: Container[int] = ()
+        self,
+        owner: str,
+        wanted: int = 0,
+        allowed: range | None = None,
+        may: Callable[[int], bool] = lambda _: True,
     ) -> socket.socket | None:
         """A listening socket: on ``wanted``, if it is free or was the owner's, else on a random port, in any
-        case one of those ``allowed`` and none of ``besides``. None when no port is free, or the system has no
+        case one of those ``allowed`` which it ``may`` be. None when no port is free, or the system has no
         socket to give."""
         try:
-            return self._find(owner, wanted, self._range if allowed is None else allowed, besides)
+            return self._find(owner, wanted, self._range if allowed is None else allowed, may)
         except OSError as error:
             return self._failed(error)
 
@@ -53,32 +57,32 @@ class Ports:
         except OSError as error:
             return self._failed(error)
 
-    def _find(self, owner: str, wanted: int, allowed: range, besides: Container[int]) -> socket.socket | None:
-        if wanted in self._range and wanted in allowed and wanted not in besides:
+    def _find(self, owner: str, wanted: int, allowed: range, may: Callable[[int], bool]) -> socket.socket | None:
+        if wanted in self._range and wanted in allowed and may(wanted):
             taken = self._take(wanted, owner)
             if taken is not None:
                 return taken
         self._forget_old()
         # Their own first: whoever binds and unbinds in a loop then quarantines one port and not all of them.
         for port in [port for port, (_, whose) in self._freed.items() if whose == owner]:
-            if port in allowed and port not in besides and (taken := self._take(port, owner)) is not None:
+            if port in allowed and may(port) and (taken := self._take(port, owner)) is not None:
                 return taken
-        for port in self._drawn(allowed, besides):
+        for port in self._drawn(allowed, may):
             taken = self._listen(port)
             if taken is not None:
                 return taken
         return None
 
-    def _drawn(self, allowed: range, besides: Container[int]) -> Iterator[int]:
+    def _drawn(self, allowed: range, may: Callable[[int], bool]) -> Iterator[int]:
         """Ports at random that may be free, as many as are worth a try. First drawn blindly, which nearly always
         does it; only in a range that is all but full is it worth looking at every port."""
         within = range(max(self._range.start, allowed.start), min(self._range.stop, allowed.stop))
         if not within:
             return
         for port in self._chance.choices(within, k=BLIND_TRIES):
-            if port not in self._freed and port not in besides:
+            if port not in self._freed and may(port):
                 yield port
-        free = [port for port in within if port not in self._freed and port not in besides]
+        free = [port for port in within if port not in self._freed and may(port)]
         yield from self._chance.sample(free, min(TRIES, len(free)))
 
     def _take(self, port: int, owner: str) -> socket.socket | None:

@@ -39,6 +39,7 @@ class Watch:
         self._guests = guests
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._task = asyncio.create_task(self._run())
+        self._seen_at = asyncio.get_running_loop().time()
         self._told: dict[str, str] = {}
         """Of what cannot be read, so that it is said once."""
 
@@ -49,23 +50,27 @@ class Watch:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self) -> None:
-        loop, house = asyncio.get_running_loop(), self._house
-        seen_at = loop.time()
         while True:
             await asyncio.sleep(REFRESH)
-            for what, read in (
-                ("tokens", house.tokens.refresh),
-                ("claims", house.claims.synchronise),
-                ("certificates", house.certificates.refresh),
-            ):
-                await self._read(what, read)
             try:
-                self._apply()
-            except Exception:  # a fault of ours in one look must not be the last look
-                logger.exception("what has changed could not be applied")
-            if loop.time() >= seen_at + LOOK_AT_CLAIMS:
-                seen_at = loop.time()
-                self._see_claims()
+                await self._look()
+            except Exception as error:  # a fault of ours in one look must not be the last look
+                if self._told.get("all") != repr(error):
+                    self._told["all"] = repr(error)
+                    logger.exception("what has changed could not be applied")
+
+    async def _look(self) -> None:
+        loop, house = asyncio.get_running_loop(), self._house
+        for what, read in (
+            ("tokens", house.tokens.refresh),
+            ("claims", house.claims.synchronise),
+            ("certificates", house.certificates.refresh),
+        ):
+            await self._read(what, read)
+        self._apply()
+        if loop.time() >= self._seen_at + LOOK_AT_CLAIMS:
+            self._seen_at = loop.time()
+            self._see_claims()
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:

@@ -45,7 +45,7 @@ class Held(Protocol):
 class Claims:
     """See the module."""
 
-    def __init__(self, store: Store | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: Store, now: Callable[[], float] = time.time) -> None:
         """Reads the database; raises ConfigError when it cannot."""
         self._store = store
         self._now = now
@@ -99,22 +99,18 @@ class Claims:
         """From where nobody may come, neither visitors nor clients."""
         return [what[1:] for what, claim in self._claims.items() if what[0] == "@" and claim.is_banned]
 
-    def ports_of_others(self, owner: str) -> frozenset[int]:
-        """TCP ports that somebody else has claimed."""
-        return frozenset(int(what[1:]) for what, claim in self._claims.items()
-                         if what[0] == ":" and claim.owner != owner and self.owner(what) is not None)  # fmt: skip
+    def is_free_to(self, owner: str, port: int) -> bool:
+        """Whether a TCP port is theirs, or nobody's."""
+        return self.owner(f":{port}") in (None, owner)
 
     def close(self) -> None:
         """Write what is left."""
-        if self._store is not None:
-            self.synchronise()
-            self._store.close()
+        self.synchronise()
+        self._store.close()
 
     def synchronise(self) -> None:
         """Write and read, in any thread. Raises ConfigError: what was to be written then is so next time.
         :meth:`settle` has to follow on the loop's."""
-        if self._store is None:
-            return
         with self._lock:
             changed = tuple(self._changed.values())
         if changed:

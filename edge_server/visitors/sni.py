@@ -14,6 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from quictunnel.wire.labels import LABEL
+
 MAX_CLIENT_HELLO: Final = 16 * 1024
 """Bytes of the wire, record headers included, that a ClientHello may take. Browsers with post-quantum key
 shares and ECH send about 2 KiB; this leaves room for every such message even in records of one byte."""
@@ -36,7 +38,6 @@ _HTTP_METHODS: Final = tuple(
     for word in ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PRI")
 )
 
-_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -249,7 +250,7 @@ def _read_host_name(raw: bytes) -> str:
     except UnicodeDecodeError:
         raise HelloError(unknown, "a server name that is not ASCII") from None
     labels = name.split(".")
-    if len(name) > MAX_NAME or not all(map(_LABEL.fullmatch, labels)):
+    if len(name) > MAX_NAME or not all(map(LABEL.fullmatch, labels)):
         raise HelloError(unknown, "a server name that is no host name")
     if _NUMBER.fullmatch(labels[-1]):
         # RFC 6066 section 3 forbids addresses. IPv6 has failed above; a last label that is a number is what

@@ -18,6 +18,7 @@ class Option:
     choices: tuple[str, ...] = ()
     default: str | None = None
     is_file: bool = False
+    is_port: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,8 @@ ALLOW: Final = Option(
 )
 DENY: Final = Option("--deny", "networks that they may not come from", metavar="NETS")
 PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET)
-TERMS: Final = {
-    "h2": "h2_enabled",
-    "name": "name",
-    "tcp_port": "tcp_port",
-    "pool": "pool",
-    "proxy_protocol": "proxy_protocol",
-    "allow": "allow",
-    "deny": "deny",
-    "ticket": "ticket",
-}
-"""What options are called in ``forward()``."""
+TERMS: Final = ("name", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket")
+"""Options that ``forward()`` has by the same names."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
 LOOKUP: Final = """\
@@ -122,7 +114,7 @@ examples:
 """,
     arguments=(PORT,),
     options=(
-        Option("--tcp-port", "the public TCP port that it is to have", metavar="PORT"),
+        Option("--tcp-port", "the public TCP port that it is to have", metavar="PORT", is_port=True),
         *PLACE,
         *EDGE_OPTIONS,
         JSON,

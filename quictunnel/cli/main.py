@@ -95,10 +95,11 @@ def terms(options: Namespace) -> dict[str, Any]:
     """The arguments of ``forward()`` that the command line gives."""
     found: dict[str, Any] = {"unencrypted": options.command == "tcp"}
     given = vars(options)
-    for option, argument in grammar.TERMS.items():
-        value = given.get(option)
-        if value:
-            found[argument] = value.split(",") if argument in ("allow", "deny") else value
+    for name in grammar.TERMS:
+        if value := given.get(name):
+            found[name] = value.split(",") if name in ("allow", "deny") else value
+    if given.get("h2"):
+        found["h2_enabled"] = True
     if given.get("passthrough"):
         found["tls"] = "passthrough"
     return found

@@ -108,7 +108,7 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     parser.add_argument(
         option.flag,
         metavar=option.metavar,
-        type=Path if option.is_file else _port if option.metavar == grammar.PORT.name else str,
+        type=Path if option.is_file else _port if option.is_port else str,
         choices=option.choices or None,
         default=option.default,
         help=summary,

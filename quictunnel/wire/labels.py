@@ -11,13 +11,14 @@ RANDOM_LABEL: Final = re.compile(r"(?=.*[2-7])[a-z2-7]{16}")
 """What the edge gives to tunnels that ask for no name: 80 bits in base32, at least one digit among them.
 Nobody may ask for such a name, because whoever had it has told it to visitors."""
 
-_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""Any label of a host name, in lower case (RFC 1123 section 2.1)."""
 
 
 def objection(name: str) -> str | None:
     """What is wrong with a name, as the end of a sentence that begins with it; None when nothing is."""
-    if _LABEL.fullmatch(name) is None:
-        if name.isascii() and _LABEL.fullmatch(name.lower()):
+    if LABEL.fullmatch(name) is None:
+        if name.isascii() and LABEL.fullmatch(name.lower()):
             return "should be in lower case"
         return f"should be up to {MAX_LABEL} of a-z, 0-9 and hyphens, with no hyphen at either end"
     if name[2:4] == "--":

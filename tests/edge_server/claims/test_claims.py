@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import stat
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,8 +57,9 @@ def test_it_stays_so_when_the_edge_is_started_again(claims: Claims, tmp_path: Pa
     claims.close()
     other = again(tmp_path, time)
     assert other.owner("app") == "a"
-    assert other.ports_of_others("a") == {20022}
-    assert other.ports_of_others("b") == set()
+    assert not other.is_free_to("a", 20022)
+    assert other.is_free_to("b", 20022)
+    assert other.is_free_to("a", 20023)
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
@@ -162,3 +164,15 @@ def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path:
     claims.synchronise()
     claims.settle()
     assert [claim.what for claim in Store(tmp_path).claims()] == ["one-more"]
+
+
+def test_events_that_wait_are_bounded(claims: Claims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("edge_server.claims.claims.MAX_PENDING_EVENTS", 3)
+    lease = SimpleNamespace(name="app", tcp_port=0, owner="a")
+    for number in range(5):
+        claims.record("held", lease, f"10.0.0.{number}")
+    claims.synchronise()
+    claims.record("released", lease, "10.0.0.9")
+    claims.synchronise()
+    hosts = [event.host for event in Store(tmp_path).history(None, 10)]
+    assert hosts == ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.9"]
