@@ -166,8 +166,8 @@ class Holdings:
                     lease.take_waiting_of(fellow)
 
     def _evict(self, evicted: Lease, heir: Lease) -> None:
-        """The owner is back while its old session still looks alive here, or for the first time since this edge took
-        over: the new one wins at once."""
+        """The owner is back while its old session still looks alive here, or for the first time since this edge
+        took over: the new one wins at once."""
         house = self._house
         evicted.stop_listening()
         if evicted.tcp_port not in (0, heir.tcp_port):

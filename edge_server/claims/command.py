@@ -9,17 +9,15 @@ import re
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.claims import KEPT_DAYS
 from edge_server.claims.store import Store
+from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.state import StateDir
 from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_state_dir
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, objection
 
 if TYPE_CHECKING:
@@ -27,32 +25,19 @@ if TYPE_CHECKING:
 
     from edge_server.claims.store import Claim, Event
 
-EXIT_UNKNOWN: Final = 1
-"""The name is nobody's."""
-EXIT_CONFIG: Final = 2
 SHOWN: Final = 100
 NETWORK: Final = "@"
 """Before networks in the database."""
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
-                        "(default: %(default)s)")  # fmt: skip
-    common.add_argument("--json", action="store_true", help="for programs")
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_server name",
-        description="The names that clients asked for, and the TCP ports, as :20022. Each belongs to the token "
+    parser, add = build_parser(
+        "name",
+        "The names that clients asked for, and the TCP ports, as :20022. Each belongs to the token "
         f"that had it first, until nobody has used it for {KEPT_DAYS} days. And what is withdrawn from everybody: "
         "names, ports, and addresses from which nobody may come. What is changed here holds for a running edge "
         "within a second.",
-        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, what: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, parents=[common], help=what, description=what, allow_abbrev=False)
-
     add("list", "Whose they are.")
     for one in (
         add("release", "Let anybody have one again; also one that is banned."),
@@ -110,8 +95,8 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
         owner = "(banned)" if claim.is_banned else claim.owner
-        rows.append((claim.what.removeprefix(NETWORK), owner, _moment(claim.seen)))
-    _print_table(rows)
+        rows.append((claim.what.removeprefix(NETWORK), owner, moment(claim.seen)))
+    print_table(rows)
 
 
 def _show_history(events: Sequence[Event], *, as_json: bool) -> None:
@@ -121,18 +106,8 @@ def _show_history(events: Sequence[Event], *, as_json: bool) -> None:
     rows = [("WHEN", "EVENT", "NAME", "PORT", "OWNER", "FROM")]
     for event in events:
         port = str(event.port) if event.port else "-"
-        rows.append((_moment(event.at), event.event, event.name, port, event.owner, event.host or "-"))
-    _print_table(rows)
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _moment(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+        rows.append((moment(event.at), event.event, event.name, port, event.owner, event.host or "-"))
+    print_table(rows)
 
 
 def _what(text: str) -> str:

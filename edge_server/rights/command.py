@@ -8,15 +8,14 @@ import re
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.config import parse_ports
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import MAX_NOTE, Store
 from edge_server.state import StateDir
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_state_dir
 from quictunnel.wire.labels import objection
 
 if TYPE_CHECKING:
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
     from edge_server.rights.store import Entry
 
-EXIT_UNKNOWN: Final = 1
-"""There is no such token."""
-EXIT_CONFIG: Final = 2
 MULTIPLES: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
 MIN_BANDWIDTH: Final = 1000
 """Below it nothing works that a visitor would recognise."""
@@ -35,21 +31,11 @@ UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
-                        "(default: %(default)s)")  # fmt: skip
-    common.add_argument("--json", action="store_true", help="for programs")
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_server token",
-        description="The tokens that clients show to this edge. What is changed here holds for a running edge "
+    parser, add = build_parser(
+        "token",
+        "The tokens that clients show to this edge. What is changed here holds for a running edge "
         "within a second: a token that is revoked ends its sessions and their visitors.",
-        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(name: str, what: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, parents=[common], help=what, description=what, allow_abbrev=False)
-
     create = add("create", "Make a token and print it: this once, because only a hash of it is kept.")
     option = create.add_argument
     option("--note", default="", help=f"whom or what it is for, up to {MAX_NOTE} characters")
@@ -123,9 +109,7 @@ def _print_table(entries: Sequence[Entry], now: int) -> None:
         print("There is no token yet.", file=sys.stderr)
         return
     rows.insert(0, [name.upper() for name in _fields(entries[0], now)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(rows)
 
 
 def _fields(entry: Entry, now: int) -> dict[str, str]:
@@ -143,8 +127,8 @@ def _fields(entry: Entry, now: int) -> dict[str, str]:
         "names": "all" if rights.names is None else ",".join(rights.names) or "none",
         "tcp ports": _shown_ports(rights.tcp_ports),
         "bandwidth": "all" if rights.bandwidth is None else f"{rights.bandwidth / 1e6:g} MB/s",
-        "created": _day(entry.created),
-        "expires": "never" if rights.expires is None else _day(rights.expires),
+        "created": moment(entry.created),
+        "expires": "never" if rights.expires is None else moment(rights.expires),
         "note": "".join(letter if letter.isprintable() else "?" for letter in entry.note),
     }
 
@@ -171,10 +155,6 @@ def _shown_ports(ports: range | None) -> str:
     if ports is None:
         return "all"
     return f"{ports[0]}-{ports[-1]}" if ports else "none"
-
-
-def _day(moment: int) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _count(text: str) -> int:

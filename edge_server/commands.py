@@ -1,0 +1,48 @@
+"""What the commands beside the edge have in common (``python -m edge_server token``, ``name``)."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.places import default_state_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+EXIT_UNKNOWN: Final = 1
+"""There is nothing by that name."""
+EXIT_CONFIG: Final = 2
+
+
+def build_parser(
+    name: str, description: str
+) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
+    """The parser of ``python -m edge_server NAME``, and what adds a command to it by name and meaning."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
+                        "(default: %(default)s)")  # fmt: skip
+    common.add_argument("--json", action="store_true", help="for programs")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m edge_server {name}", description=description, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(command: str, what: str) -> argparse.ArgumentParser:
+        return commands.add_parser(command, parents=[common], help=what, description=what, allow_abbrev=False)
+
+    return parser, add
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """The first row is the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def moment(seconds: int) -> str:
+    """Seconds since the epoch, for people, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
