@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,21 @@ def running():
         yield start
 
 
+@pytest.fixture
+def origin():
+    """Says hello to everybody and keeps the connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):  # the listener is closed in the end
+                while True:
+                    visitor = kept.enter_context(listener.accept()[0])
+                    visitor.sendall(b"hello")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
 def wait_for_port(port: int, host: str = "127.0.0.1", timeout: float = 20) -> None:
     """Until somebody listens there."""
     deadline = time.monotonic() + timeout
@@ -236,7 +252,8 @@ http {{
     client_max_body_size 0;
     keepalive_requests 10000;
     server {{
-        listen 127.0.0.1:{port} backlog=512;
+        listen 127.0.0.1:{port} {listen};
+        {more}
         root {base}/root;
         location /up/ {{ dav_methods PUT; }}
     }}
@@ -244,19 +261,22 @@ http {{
 """
 
 
-@pytest.fixture
-def nginx(tmp_path, running):
-    program = need("nginx")
-    base = tmp_path / "nginx"
-    (base / "root" / "up").mkdir(parents=True)
+def start_nginx(running, base: Path, listen: str = "backlog=512", more: str = "") -> Nginx:
+    """nginx with these words behind ``listen``, and more for its server; ``running``: the fixture."""
+    (base / "root" / "up").mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = base / "nginx.conf"
     # Its workers leave root otherwise, and then may not read a directory that is root's alone.
     user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(_NGINX.format(base=base, port=port, user=user))
-    running([program, "-c", config, "-e", base / "start.log"])
+    config.write_text(_NGINX.format(base=base, port=port, user=user, listen=listen, more=more))
+    running([need("nginx"), "-c", config, "-e", base / "start.log"])
     wait_for_port(port)
     return Nginx(port, base / "root")
+
+
+@pytest.fixture
+def nginx(tmp_path, running):
+    return start_nginx(running, tmp_path / "nginx")
 
 
 def tls_connect(edge: EdgeProcess, tunnel: quictunnel.Tunnel, alpn: list[str] | None = None) -> ssl.SSLSocket:

@@ -49,21 +49,6 @@ def other(edge: EdgeProcess) -> str:
     return new_token(edge)
 
 
-@pytest.fixture
-def origin() -> Iterator[int]:
-    """Says hello to everybody and keeps the connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):  # the listener is closed in the end
-                while True:
-                    visitor = kept.enter_context(listener.accept()[0])
-                    visitor.sendall(b"hello")
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-
-
 def greeted(edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> bool:
     with tls_connect(edge, tunnel) as visitor:
         return visitor.recv(5) == b"hello"

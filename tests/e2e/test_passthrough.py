@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 import trustme
 
 import quictunnel
-from tests.e2e.conftest import free_port, need, random_file, sha256, tls_connect, wait_for_port
+from tests.e2e.conftest import need, random_file, sha256, start_nginx, tls_connect
 from tests.e2e.ends import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -25,31 +24,11 @@ if TYPE_CHECKING:
 NAME = "private"
 HOST = f"{NAME}.tunnel.localhost"
 
-_NGINX = """\
-daemon off;
-{user}
-worker_processes 1;
-pid {base}/pid;
-error_log {base}/error.log;
-events {{ worker_connections 512; }}
-http {{
-    access_log off;
-    client_body_temp_path {base}/body;
-    proxy_temp_path {base}/proxy;
-    fastcgi_temp_path {base}/fastcgi;
-    uwsgi_temp_path {base}/uwsgi;
-    scgi_temp_path {base}/scgi;
-    client_max_body_size 0;
-    server {{
-        listen 127.0.0.1:{port} {listen};
+_SERVER = """\
         ssl_certificate {base}/own.pem;
         ssl_certificate_key {base}/own.pem;
         ssl_protocols TLSv1.2 TLSv1.3;
-        root {base}/root;
-        location /up/ {{ dav_methods PUT; }}
         location /who {{ return 200 "$proxy_protocol_addr $proxy_protocol_port $ssl_protocol $server_protocol"; }}
-    }}
-}}
 """
 
 
@@ -61,20 +40,14 @@ class Site:
         self.ca = base / "ca.pem"
         self._base = base
         self._running = running
-        (self.root / "up").mkdir(parents=True)
+        self.root.mkdir(parents=True)
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.ca))
         authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(base / "own.pem"))
 
     def start(self, listen: str = "ssl http2") -> int:
         """With these words behind ``listen``; its port."""
-        port = free_port()
-        user = "user root;" if os.geteuid() == 0 else ""
-        config = self._base / "nginx.conf"
-        config.write_text(_NGINX.format(base=self._base, port=port, user=user, listen=listen))
-        self._running([need("nginx"), "-c", config, "-e", self._base / "start.log"])
-        wait_for_port(port)
-        return port
+        return start_nginx(self._running, self._base, listen, _SERVER.format(base=self._base)).port
 
 
 @pytest.fixture

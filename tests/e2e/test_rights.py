@@ -50,21 +50,6 @@ def token(edge: EdgeProcess, request: pytest.FixtureRequest) -> str:
     return made
 
 
-@pytest.fixture
-def origin() -> Iterator[int]:
-    """Says hello to everybody and keeps the connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as kept:
-
-        def serve() -> None:
-            with contextlib.suppress(OSError):  # the listener is closed in the end
-                while True:
-                    visitor = kept.enter_context(listener.accept()[0])
-                    visitor.sendall(b"hello")
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-
-
 def test_a_revoked_token_ends_sessions_and_visitors_within_a_second(edge: EdgeProcess, token: str, origin: int):
     key = token.split(".")[1]
     with client_of(edge, token) as client, quictunnel.forward(origin, unencrypted=True, client=client) as tunnel:
