@@ -156,7 +156,9 @@ def _wildcard_of(name: str) -> str:
     return "*." + name.partition(".")[2]  # RFC 6125 section 6.4.3: one label, the left-most
 
 
-def _new_context(*, h2: bool) -> ssl.SSLContext:
+def new_context(*, h2: bool) -> ssl.SSLContext:
+    """A context without a certificate. Everything that a build of Python may have chosen otherwise (Debian's has
+    OpenSSL's own versions and ciphers) is said."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
@@ -197,7 +199,7 @@ def _stamp(cert: Path, key: Path) -> tuple[object, ...]:
 
 def _load(pem: bytes, *, h2: bool, passphrase: Callable[[], NoReturn] | None = None) -> ssl.SSLContext:
     """A context for a private key and its chain."""
-    context = _new_context(h2=h2)
+    context = new_context(h2=h2)
     # The ssl module loads from files only. This one is its owner's alone and gone after the call.
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
         file.write(pem)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 import uvloop
 
+from edge_server.certificates import new_context
 from edge_server.visitors.front import Alert, Front, Hello, Route
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ def authority() -> trustme.CA:
 
 @pytest.fixture(scope="session")
 def context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols(["http/1.1"])
+    context = new_context(h2=False)
     authority.issue_cert("*.tunnel.localhost").configure_cert(context)
     return context
 
