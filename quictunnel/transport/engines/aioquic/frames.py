@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 MAX_ACK_FRAMES = 4
 # Ranges in one ACK frame that are read. An honest sender keeps some dozens.
 MAX_ACK_RANGES = 512
+# PATH_CHALLENGE and PATH_RESPONSE frames in one packet that are acted upon. An honest sender writes one of each
+# (RFC 9000 section 8.2.1); forty in a packet cost eight times what the packet does.
+MAX_PATH_FRAMES = 4
+PATH_FRAMES = frozenset({0x1A, 0x1B})
+# Bytes in either of them (RFC 9000 sections 19.17 and 19.18).
+PATH_DATA = 8
 # Ending frames are not acknowledged for their own sake (RFC 9002 section 2).
 NOT_ELICITING = frozenset({0x00, 0x02, 0x03, 0x1C, 0x1D})
 # aioquic's own reader handles these; all others are handled here or refused.
@@ -37,6 +43,7 @@ class FrameReader:
         self._inherited = {kind: inherited[kind][0] for kind in INHERITED}
         self.probing = False
         """Whether the last packet held probing frames only (RFC 9000 section 9.1)."""
+        self._path_frames = 0
 
     def read(self, payload: bytes, path: QuicNetworkPath, now: float, host_cid: bytes | None = None) -> bool:
         """Act on all frames; returns whether the packet has to be acknowledged."""
@@ -47,7 +54,7 @@ class FrameReader:
         buf = Buffer(data=payload)
         eliciting = False
         probing = True
-        acks = 0
+        acks = self._path_frames = 0
         kind = 0
         try:
             while not buf.eof():
@@ -62,6 +69,8 @@ class FrameReader:
                 elif kind == 0x00:
                     _skip_padding(buf, payload)
                     continue
+                elif kind in PATH_FRAMES:
+                    self._path(kind, buf, path, now, host_cid)
                 elif kind != 0x01:
                     self._other(kind, buf, path, now, host_cid)
                 eliciting = eliciting or kind not in NOT_ELICITING
@@ -111,6 +120,13 @@ class FrameReader:
         connection.recovery.peer_completed_address_validation = True
         seconds = (min(delay, 1 << 24) << connection._remote_ack_delay_exponent) / 1_000_000
         connection.recovery.on_ranges(ranges, seconds, now, connection._spaces[Epoch.ONE_RTT])
+
+    def _path(self, kind: int, buf: Buffer, path: QuicNetworkPath, now: float, host_cid: bytes | None) -> None:
+        self._path_frames += 1
+        if self._path_frames > MAX_PATH_FRAMES:
+            buf.pull_bytes(PATH_DATA)
+        else:
+            self._inherited_frame(kind, buf, path, now, host_cid)
 
     def _other(self, kind: int, buf: Buffer, path: QuicNetworkPath, now: float, host_cid: bytes | None) -> None:
         table = self._connection.table

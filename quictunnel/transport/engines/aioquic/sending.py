@@ -41,6 +41,9 @@ SKIPS_KEPT = 4
 SHORT_NUMBER_SPAN = 0x3FFF
 # Datagrams that carry PATH_CHALLENGE or PATH_RESPONSE are at least so long (RFC 9000 section 8.2.1).
 VALIDATION_SIZE = 1200
+# PATH_CHALLENGE frames that are answered at once, the newest; no honest peer has more of them waiting. Together
+# the answers are no longer than the longest frame that a packet is sure to have room for.
+MAX_ANSWERS = 4
 # What aioquic's own limit for paths is measured in: a new path's probe time-out before any sample.
 NEW_PATH_TIMEOUTS = 3
 # Datagrams of the least size that bulk leaves free in the congestion window, for what somebody types.
@@ -60,6 +63,7 @@ class Sender:
         self._next_skip = 0
         self._ack_only = 0
         self._is_tail = False
+        self._answers_due = False
         self.packets = 0
         self.bytes = 0
 
@@ -306,10 +310,11 @@ class Sender:
             if path.validation_deadline is None:
                 pto = max(connection.recovery.get_probe_timeout(), 2 * connection._configuration.initial_rtt)
                 path.validation_deadline = now + NEW_PATH_TIMEOUTS * pto
-        while path.remote_challenges:
-            answer = b"\x1b" + path.remote_challenges.popleft()
+        if path.remote_challenges and not self._answers_due:
+            # One entry, however many wait: a peer that acknowledges nothing keeps it there.
+            self._answers_due = True
             connection.padded_packet = True
-            control.add(partial(_frame_plain, answer), first=True)
+            control.add(self._frame_answers, first=True)
         for cid in connection._host_cids:
             if not cid.was_sent:
                 cid.was_sent = True
@@ -326,6 +331,16 @@ class Sender:
         challenge = self._connection.random(8)
         path.local_challenges.append(challenge)
         return b"\x1a" + challenge, (self._connection._on_path_challenge_delivery, (path,))
+
+    def _frame_answers(self) -> Frame | None:
+        """What is challenged is the path in use; others are answered where they are validated."""
+        self._answers_due = False
+        challenges = self._connection._network_paths[0].remote_challenges
+        newest = list(challenges)[-MAX_ANSWERS:]
+        challenges.clear()
+        if not newest:
+            return None  # another path is in use by now
+        return b"".join(b"\x1b" + challenge for challenge in newest), None
 
     def _frame_new_cid(self, cid: QuicConnectionId) -> Frame | None:
         connection = self._connection
@@ -346,10 +361,6 @@ class Sender:
     def _frame_retire(self, sequence: int) -> Frame:
         handler = self._connection._on_retire_connection_id_delivery
         return b"\x19" + encode(sequence), (handler, (sequence,))
-
-
-def _frame_plain(frame: bytes) -> Frame:
-    return frame, None
 
 
 def is_open(connection: TunnelConnection) -> bool:
