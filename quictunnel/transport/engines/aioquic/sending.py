@@ -19,7 +19,8 @@ from quictunnel.transport.engines.aioquic.recovery import SentPacket
 from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:
-    from aioquic.quic.connection import QuicConnectionId
+    from collections.abc import Callable
+
     from aioquic.quic.recovery import QuicPacketSpace
 
     from quictunnel.transport.engines.aioquic.announcements import Frame, Handler
@@ -63,7 +64,7 @@ class Sender:
         self._next_skip = 0
         self._ack_only = 0
         self._is_tail = False
-        self._answers_due = False
+        self._wanted: set[Callable[[], Frame | None]] = set()
         self.packets = 0
         self.bytes = 0
 
@@ -295,57 +296,69 @@ class Sender:
         return table.fill(parts, handlers, room)
 
     def _queue_inherited_frames(self, path: QuicNetworkPath, now: float) -> None:
-        """Queue what aioquic's part of the connection wants to say, in its own lists and flags."""
+        """Queue what aioquic's part of the connection wants to say, in its own lists and flags. There it stays,
+        within aioquic's bounds, until it is written."""
         connection = self._connection
-        control = connection.table.control
         if not connection._handshake_complete:
             return
         if connection._handshake_done_pending:
-            connection._handshake_done_pending = False
-            control.add(self._frame_handshake_done)
+            self._want(self._frame_handshake_done)
         if not path.is_validated and not path.local_challenge_sent:
-            path.local_challenge_sent = True
             connection.padded_packet = True
-            control.add(partial(self._frame_challenge, path), first=True)
+            self._want(self._frame_challenge, first=True)
             if path.validation_deadline is None:
                 pto = max(connection.recovery.get_probe_timeout(), 2 * connection._configuration.initial_rtt)
                 path.validation_deadline = now + NEW_PATH_TIMEOUTS * pto
-        if path.remote_challenges and not self._answers_due:
-            # One entry, however many wait: a peer that acknowledges nothing keeps it there.
-            self._answers_due = True
+        if path.remote_challenges:
             connection.padded_packet = True
-            control.add(self._frame_answers, first=True)
-        for cid in connection._host_cids:
-            if not cid.was_sent:
-                cid.was_sent = True
-                control.add(partial(self._frame_new_cid, cid))
-        retired = connection._retire_connection_ids
-        while retired:
-            sequence = retired.pop(0)
-            control.add(partial(self._frame_retire, sequence))
+            self._want(self._frame_answers, first=True)
+        if not all(cid.was_sent for cid in connection._host_cids):
+            self._want(self._frame_new_cid)
+        if connection._retire_connection_ids:
+            self._want(self._frame_retire)
+
+    def _want(self, frame: Callable[[], Frame | None], *, first: bool = False) -> None:
+        """One entry of a kind waits, however much it will have to say: with a peer that acknowledges nothing, and
+        finds ever more to be told, for ever."""
+        if frame not in self._wanted:
+            self._wanted.add(frame)
+            self._connection.table.control.add(partial(self._frame, frame), first=first)
+
+    def _frame(self, maker: Callable[[], Frame | None]) -> Frame | None:
+        self._wanted.discard(maker)
+        return maker()
+
+    # What is wanted no more when its turn comes is left out.
 
     def _frame_handshake_done(self) -> Frame:
+        self._connection._handshake_done_pending = False
         return b"\x1e", (self._connection._on_handshake_done_delivery, ())
 
-    def _frame_challenge(self, path: QuicNetworkPath) -> Frame:
+    def _frame_challenge(self) -> Frame | None:
+        path = self._connection._network_paths[0]
+        if path.is_validated or path.local_challenge_sent:
+            return None
+        path.local_challenge_sent = True
         challenge = self._connection.random(8)
         path.local_challenges.append(challenge)
         return b"\x1a" + challenge, (self._connection._on_path_challenge_delivery, (path,))
 
     def _frame_answers(self) -> Frame | None:
         """What is challenged is the path in use; others are answered where they are validated."""
-        self._answers_due = False
         challenges = self._connection._network_paths[0].remote_challenges
         newest = list(challenges)[-MAX_ANSWERS:]
         challenges.clear()
-        if not newest:
-            return None  # another path is in use by now
-        return b"".join(b"\x1b" + challenge for challenge in newest), None
+        return (b"".join(b"\x1b" + challenge for challenge in newest), None) if newest else None
 
-    def _frame_new_cid(self, cid: QuicConnectionId) -> Frame | None:
+    def _frame_new_cid(self) -> Frame | None:
         connection = self._connection
-        if cid not in connection._host_cids:
+        unsent = [cid for cid in connection._host_cids if not cid.was_sent]
+        if not unsent:
             return None
+        cid = unsent[0]
+        cid.was_sent = True
+        if len(unsent) > 1:
+            self._want(self._frame_new_cid)
         frame = b"".join(
             (
                 b"\x18",
@@ -358,9 +371,14 @@ class Sender:
         )
         return frame, (connection._on_new_connection_id_delivery, (cid,))
 
-    def _frame_retire(self, sequence: int) -> Frame:
-        handler = self._connection._on_retire_connection_id_delivery
-        return b"\x19" + encode(sequence), (handler, (sequence,))
+    def _frame_retire(self) -> Frame | None:
+        retired = self._connection._retire_connection_ids
+        if not retired:
+            return None
+        sequence = retired.pop(0)
+        if retired:
+            self._want(self._frame_retire)
+        return b"\x19" + encode(sequence), (self._connection._on_retire_connection_id_delivery, (sequence,))
 
 
 def is_open(connection: TunnelConnection) -> bool:

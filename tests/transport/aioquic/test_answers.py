@@ -1,15 +1,18 @@
-"""PATH_CHALLENGE and PATH_RESPONSE frames, however many a peer sends: a few are acted upon, and none pile up."""
+"""What a peer can make this side say, as often as it likes: a few challenges are answered, and nothing piles up
+for a peer that acknowledges nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import pytest
+from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import Closed
 from quictunnel.transport.engines.aioquic.frames import MAX_PATH_FRAMES
 from quictunnel.transport.engines.aioquic.sending import MAX_ANSWERS, VALIDATION_SIZE
-from tests.transport.aioquic.pair import inject
+from quictunnel.transport.engines.aioquic.varint import encode
+from tests.transport.aioquic.pair import CLIENT, inject, new_cid_frame
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Connection
@@ -99,6 +102,56 @@ def test_answers_to_a_peer_that_acknowledges_nothing_do_not_pile_up(make_pair):
     assert 0 < len(heard) <= MAX_ANSWERS
     assert not path.remote_challenges
     assert not control
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_a_peer_that_moves_and_acknowledges_nothing_is_challenged_in_one_place(make_pair, hosts):
+    """Each move asks for a challenge of the new path, also where there was one before."""
+    pair = make_pair()
+    client, edge = pair.connect()
+    pair.down.down = True
+    for number in range(500):
+        address = (f"198.51.100.{number % hosts}", 1 + number % 2)
+        inject(pair, client, b"\x01", bytes(1000), address=address)
+        list(pair.edge.engine.transmit(pair.now))
+    assert len(edge.quic.table.control._queue) <= 3
+    assert not pair.edge.of(Closed)
+    pair.down.down = False
+    pair.move_client(CLIENT)
+    stream = client.open()
+    client.write(stream, b"x")
+    pair.settle(5)
+    assert pair.edge.received[stream] == b"x"
+    assert edge.quic.knows_address()
+    assert not edge.quic.table.control
+
+
+def test_a_peer_that_retires_ours_and_acknowledges_nothing_gets_others_from_one_place(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    pair.down.down = True
+    for sequence in range(1, 500):
+        inject(pair, client, b"\x19" + encode(sequence))
+        list(pair.edge.engine.transmit(pair.now))
+    assert len(edge.quic.table.control._queue) == 1
+    assert len(edge.quic.own_cids()) == 4
+    pair.down.down = False
+    pair.settle(5)
+    assert not pair.edge.of(Closed)
+    assert all(cid.was_sent for cid in edge.quic._host_cids)
+    assert not edge.quic.table.control
+
+
+def test_a_peer_that_has_its_own_retired_and_acknowledges_nothing_is_sent_away(make_pair):
+    pair = make_pair()
+    client, edge = pair.connect()
+    pair.down.down = True
+    for sequence in range(20, 5000):
+        inject(pair, client, new_cid_frame(sequence, sequence))
+        list(pair.edge.engine.transmit(pair.now))
+        assert len(edge.quic.table.control._queue) <= 1
+        assert len(edge.quic._retire_connection_ids) <= 33  # aioquic's bound
+    assert pair.edge.closed_with(QuicErrorCode.CONNECTION_ID_LIMIT_ERROR)
 
 
 def test_answers_of_which_nobody_asked_are_read_up_to_a_bound(make_pair):
