@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_server.ports import BACKLOG
 from edge_server.visitors import proxy
 from edge_server.visitors.filter import Filter
 from quictunnel.transport.link import KEEPALIVE
@@ -165,7 +166,7 @@ class Lease:
             return
         # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
         self.listener = await asyncio.get_running_loop().create_server(
-            self.tcp_visitor, sock=self._socket, start_serving=False
+            self.tcp_visitor, sock=self._socket, backlog=BACKLOG, start_serving=False
         )
         await self.listener.start_serving()
 
@@ -236,7 +237,8 @@ class Lease:
         if (
             not self._is_open
             or not self.filter.admits(host)
-            or not self._admission.enter(self.owner, host, self.max_visitors)
+            or (way is BY_PORT and not self._admission.arrivals.comes(host, owner=self.owner, lease=self.name))
+            or not self._admission.enter(self.owner, self.name, host, self.max_visitors)
         ):
             splice.refuse()
             return
@@ -307,7 +309,7 @@ class Lease:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting[1].cancel()
-        self._admission.leave(self.owner, self.visitors.pop(splice))
+        self._admission.leave(self.owner, self.name, self.visitors.pop(splice))
 
 
 def _end(splice: Splice, which: str) -> tuple[str, int]:

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import secrets
 import socket
+import time
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority, replace_file
 from edge_server.admission import Admission
+from edge_server.arrivals import Arrivals
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
@@ -19,7 +21,7 @@ from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
 from edge_server.passing import Heir, Passed
-from edge_server.ports import Ports, listen
+from edge_server.ports import BACKLOG, Ports, backlog_of, listen
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
@@ -39,7 +41,7 @@ from edge_server.succession import (
     ask,
 )
 from edge_server.tickets import Sealer
-from edge_server.visitors.front import Front, Route
+from edge_server.visitors.front import CROWD, Front, Route
 from edge_server.visitors.sni import Alert
 from edge_server.watch import Watch
 from quictunnel.address import format_address
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from edge_server.config import EdgeConfig
     from edge_server.state import ClientEnv
     from edge_server.succession import Inheritance, Post
+    from edge_server.visitors.front import Crowd
     from edge_server.visitors.sni import Hello
     from quictunnel.transport.engine import Connection, Engine
     from quictunnel.transport.link import Link
@@ -84,7 +87,8 @@ class EdgeServer:
         self.token = ""
         self.ca = config.state_dir / "ca.pem"
         self._guests: set[Guest] = set()
-        self._admission = Admission()
+        self.lag = Lag()
+        self._admission = Admission(arrivals=Arrivals(self._waiting, time.monotonic))
         self._registry = Registry()
         self._certificates = Certificates(allow_wildcard_h2=config.allow_wildcard_h2)
         self._endpoint: Endpoint | None = None
@@ -97,7 +101,6 @@ class EdgeServer:
         self._udp: UdpSocket | None = None
         self._watch: Watch | None = None
         self._gauge: asyncio.Task[None] | None = None
-        self.lag = Lag()
         self._offer: Offer | None = None
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
@@ -145,7 +148,9 @@ class EdgeServer:
         # ... then the door for clients, who bring the names that visitors ask for.
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
-        self._https = await asyncio.get_running_loop().create_server(self._front, sock=self._listening)
+        self._https = await asyncio.get_running_loop().create_server(
+            self._front, sock=self._listening, backlog=BACKLOG
+        )
         self._watch = Watch(house, self._guests)
         self._gauge = asyncio.create_task(self.lag.watch())
         # Last, tell: whoever reads this may come at once.
@@ -194,6 +199,10 @@ class EdgeServer:
     def leases(self) -> int:
         """Names held now."""
         return len(self._registry)
+
+    def _waiting(self) -> int:
+        """Visitors whom the kernel has accepted and nobody here has."""
+        return backlog_of(self._listening) if self._listening is not None else 0
 
     async def drain(self) -> None:
         """Take no new visitors and no new clients; wait until those in flight have finished, at most the
@@ -415,14 +424,17 @@ class EdgeServer:
         self._guests.add(guest)
         return guest.session.link
 
-    def _route(self, hello: Hello, host: str) -> Route | Alert:
+    def _route(self, hello: Hello, host: str) -> Route | Alert | Crowd:
         """Where a TLS visitor from ``host`` goes. Unknown, absent, malformed and forbidden names get one
-        answer."""
+        answer, and count alike against whoever comes too often."""
         name = hello.server_name
         if name is None:
             return Alert.MISSING_EXTENSION
         label, _, domain = name.partition(".")
         lease = self._registry.find(label) if domain == self.config.domain else None
+        whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
+        if not self._admission.arrivals.comes(host, **whose):
+            return CROWD
         if lease is None or not lease.filter.admits(host):
             return Alert.UNRECOGNIZED_NAME
         if lease.terms.passthrough:

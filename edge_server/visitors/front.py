@@ -63,7 +63,15 @@ class Passing(Protocol):
     def received(self, data: bytes) -> None: ...
 
 
-Answer = Route | Alert
+class Crowd(enum.Enum):
+    """The answer for one who comes while there are too many: a reset, which costs the least."""
+
+    CROWD = enum.auto()
+
+
+CROWD: Final = Crowd.CROWD
+
+Answer = Route | Alert | Crowd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +242,9 @@ class Newcomer(asyncio.Protocol):
     def _follow(self, answer: Answer) -> None:
         if isinstance(answer, Alert):
             self._refuse(Outcome.REFUSED, _alert_record(answer))
+            return
+        if answer is CROWD:
+            self.make_room()
             return
         front = self._front
         assert self._hello is not None

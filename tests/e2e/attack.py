@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import ssl
+import struct
 import sys
 import time
 from pathlib import Path
@@ -136,6 +137,36 @@ async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> d
     return {"longest": max(lasted), "kept": sum(seconds > 1 for seconds in lasted)}
 
 
+async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str, name: str) -> dict[str, object]:
+    """Handshakes from one address, so many at once and each given up after the edge's first flight, which costs
+    the edge most and this end little; how many the edge answered, and how many it sent away."""
+    hello = client_hello(name)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    answered = refused = 0
+
+    async def again_and_again() -> None:
+        nonlocal answered, refused
+        while loop.time() < until:
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                sock.bind((source, 0))
+                try:
+                    async with asyncio.timeout(5):  # the kernel forgets some of those whom it has no room for
+                        await loop.sock_connect(sock, edge)
+                        await loop.sock_sendall(sock, hello)
+                        flight = await loop.sock_recv(sock, 10_000)
+                except (ConnectionError, TimeoutError):
+                    refused += 1
+                else:
+                    answered += bool(flight)
+
+    print(json.dumps({"all": "there"}), flush=True)
+    await asyncio.gather(*(again_and_again() for _ in range(at_once)))
+    return {"answered": answered, "refused": refused}
+
+
 async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) -> dict[str, object]:
     """A client with a good token that floods its edge; how the edge ended it, if it did."""
     async with HostileClient(config) as client:
@@ -216,6 +247,8 @@ def main() -> None:
             done = half_open(edge, count, rate)
         case "drips":
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
+        case "hurry":
+            done = asyncio.run(hurry(edge, int(rest[0]), float(rest[1]), rest[2], rest[3]))
         case "guesses":
             done = asyncio.run(guesses(edge, rest[0], rest[1], int(rest[2])))
         case "insider":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_server.arrivals import LASTING
 from edge_server.rights.requests import BURST, RATE
 from tests.e2e.arena import Arena
 from tests.e2e.conftest import resident_memory
@@ -229,6 +230,24 @@ def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: 
         assert p99(taken) < 0.2
         assert done["kept"] == 2000
         assert done["longest"] < 6
+        arena.well("ask_again")
+
+
+@pytest.mark.slow
+def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tmp_path: Path):
+    """A thousand handshakes at once from one address, again and again: a few seconds later, whoever comes to the
+    same lease from elsewhere is welcome, and does not wait for all of them."""
+    with Arena(tmp_path) as arena:
+        tunnel = arena.client.tunnel
+        with attack("hurry", "127.0.0.1", tunnel.port, 1000, 10, "127.3.0.1", tunnel.host) as flood:
+            assert json.loads(first_line(flood)) == {"all": "there"}
+            time.sleep(LASTING + 3)
+            taken = [seconds for _ in range(20) for seconds in handshakes(arena, 1)]
+            done = json.loads(first_line(flood))
+        print(f"median {statistics.median(taken) * 1e3:.1f} ms, worst {max(taken) * 1e3:.1f} ms", done)
+        assert statistics.median(taken) < 0.1
+        assert done["refused"] > 1000
+        assert done["answered"] > 1000
         arena.well("ask_again")
 
 

@@ -14,28 +14,29 @@ HOST = "203.0.113.9"
 
 def test_the_cap_is_reached_and_holds():
     admission = Admission(cap=3)
-    assert [admission.enter("owner", HOST) for _ in range(5)] == [True, True, True, False, False]
+    assert [admission.enter("owner", "name", HOST) for _ in range(5)] == [True, True, True, False, False]
     assert (admission.inside, admission.refused) == (3, 2)
 
 
 def test_who_leaves_makes_room_for_one():
     admission = Admission(cap=1)
-    assert admission.enter("owner", HOST)
-    assert not admission.enter("owner", HOST)
-    admission.leave("owner", HOST)
-    assert admission.enter("owner", HOST)
-    assert not admission.enter("owner", HOST)
+    assert admission.enter("owner", "name", HOST)
+    assert not admission.enter("owner", "name", HOST)
+    admission.leave("owner", "name", HOST)
+    assert admission.enter("owner", "name", HOST)
+    assert not admission.enter("owner", "name", HOST)
 
 
-@pytest.mark.parametrize("by", ["owner", "address", "network"])
+@pytest.mark.parametrize("by", ["owner", "lease", "address", "network"])
 def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
     """One takes all that it can, then another; the next still finds some."""
     admission = Admission(cap=9000)
 
     def enter(who: int, visitor: int) -> bool:
-        hosts = {"owner": f"10.{visitor >> 8}.{visitor & 255}.1", "address": f"10.0.0.{who}",
-                 "network": f"2001:db8:0:{who:x}::{visitor:x}"}  # fmt: skip
-        return admission.enter(f"owner{who}" if by == "owner" else f"owner{visitor}", hosts[by])
+        everywhere = f"10.{visitor >> 8}.{visitor & 255}.1"
+        hosts = {"address": f"10.0.0.{who}", "network": f"2001:db8:0:{who:x}::{visitor:x}"}
+        owner, lease = (who if by == which else visitor for which in ("owner", "lease"))
+        return admission.enter(f"owner{owner}", f"lease{lease}", hosts.get(by, everywhere))
 
     taken = [sum(enter(who, visitor) for visitor in range(9000)) for who in range(3)]
     assert taken[0] == 8000
@@ -46,20 +47,20 @@ def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
 
 def test_who_shares_an_address_is_not_punished_for_it_while_there_is_room():
     admission = Admission(cap=9000)
-    assert all(admission.enter(f"owner{number}", HOST) for number in range(5000))
+    assert all(admission.enter(f"owner{number}", f"name{number}", HOST) for number in range(5000))
 
 
 def test_few_places_are_for_whoever_comes():
     admission = Admission(cap=10)
-    assert [admission.enter("owner", HOST) for _ in range(11)] == [True] * 10 + [False]
+    assert [admission.enter("owner", "name", HOST) for _ in range(11)] == [True] * 10 + [False]
 
 
 def test_what_everybody_left_is_forgotten():
     admission = Admission(cap=10)
     for host in (HOST, "2001:db8::1", ""):
-        assert admission.enter("owner", host)
-        admission.leave("owner", host)
-    assert (admission.inside, admission._of, admission._from) == (0, {}, {})
+        assert admission.enter("owner", "name", host)
+        admission.leave("owner", "name", host)
+    assert (admission.inside, admission._of, admission._at, admission._from) == (0, {}, {}, {})
 
 
 @pytest.mark.parametrize("limit", [1, 256, 300, 1024, 20_000, 1_000_000])

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import random
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.ports import QUARANTINE, Ports, listen
+from edge_server.ports import QUARANTINE, Ports, backlog_of, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,3 +187,15 @@ def test_all_addresses_of_both_families():
 def test_a_host_that_is_not_this_machine():
     with pytest.raises(OSError, match="assign requested address"):
         listen("192.0.2.1", 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not say")
+def test_the_length_of_a_queue_is_known():
+    sock = listen("127.0.0.1", 0)
+    assert sock is not None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sock)
+        for number in range(5):
+            assert backlog_of(sock) == number
+            stack.enter_context(socket.create_connection(sock.getsockname()))
+    assert backlog_of(sock) == 0

@@ -12,7 +12,7 @@ import pytest
 
 from edge_server.visitors import farewell
 from edge_server.visitors.farewell import FAREWELL_BYTES
-from edge_server.visitors.front import PATIENCE, Alert, Deadlines, Front, Outcome
+from edge_server.visitors.front import CROWD, PATIENCE, Alert, Deadlines, Front, Outcome
 
 if TYPE_CHECKING:
     import socket
@@ -261,6 +261,14 @@ async def test_the_one_that_has_owed_its_hello_for_longest_makes_room(doorstep: 
         other.close()
     await drained(doorstep, Outcome.LEFT, 2)
     assert not doorstep.front.silent
+
+
+async def test_who_comes_while_there_are_too_many_is_reset(doorstep: Doorstep) -> None:
+    doorstep.route = lambda _hello, _host: CROWD
+    visitor = await doorstep.visitor()
+    with pytest.raises(ConnectionResetError):
+        await visitor.handshake()
+    assert doorstep.front.outcomes == {Outcome.CROWDED: 1}
 
 
 async def test_newcomers_beyond_the_bound_are_reset(doorstep: Doorstep) -> None:

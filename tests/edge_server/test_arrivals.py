@@ -1,0 +1,116 @@
+"""How many come in a second."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from edge_server.arrivals import ALWAYS, BEHIND, LASTING, LEAST, MOST, Arrivals
+
+CITY = "203.0.113.9"
+
+
+class Machine:
+    """A queue that is as long as it is told, at a time that it is told."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.now = 1000.0
+        self.arrivals = Arrivals(lambda: self.waiting, lambda: self.now)
+
+    def come(self, number: int, host: str = CITY, **whose: str) -> int:
+        """How many of them got in."""
+        return sum(self.arrivals.comes(host, **whose) for _ in range(number))
+
+    def falls_behind(self, after: int) -> None:
+        """Some seconds with so many visitors, each of somebody else, were too much; now is the next."""
+        for _ in range(LASTING):
+            for number in range(after):
+                host = f"10.0.{number >> 8}.{number & 255}"
+                assert self.arrivals.comes(host, owner=str(number), lease=str(number))
+            self.waiting = int(BEHIND * max(after, LEAST))
+            self.now += 1
+        assert self.come(1, "192.0.2.1", owner="first", lease="first")
+        self.waiting = 0
+
+
+def test_nobody_is_limited_as_long_as_the_machine_keeps_up():
+    machine = Machine()
+    assert machine.come(50_000, owner="one", lease="one") == 50_000
+    assert machine.arrivals.refused == 0
+
+
+@pytest.mark.parametrize("by", ["address", "network", "owner", "lease"])
+def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
+    machine = Machine()
+    machine.falls_behind(after=1200)
+
+    def come(who: str, number: int) -> int:
+        return sum(
+            machine.arrivals.comes(
+                {"address": f"10.9.9.{who}", "network": f"2001:db8:0:{who}::{visit:x}"}.get(
+                    by, f"10.{1 + (visit >> 8)}.{visit & 255}.{who}"
+                ),
+                owner=who if by == "owner" else f"owner{who}-{visit}",
+                lease=who if by == "lease" else f"lease{who}-{visit}",
+            )
+            for visit in range(number)
+        )
+
+    assert machine.arrivals.budget == 900
+    first, second = (600, 200) if by in {"address", "network"} else (800, 80)
+    assert come("1", 3000) == first  # two thirds, or eight ninths, of what the one who came before has left
+    assert come("2", 3000) >= second
+    assert come("3", 5) == 5
+    assert machine.arrivals.refused > 5000
+
+
+def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
+    machine = Machine()
+    machine.falls_behind(after=2000)
+    budgets = [machine.arrivals.budget]
+    for waiting in [5000] * 20 + [0] * 30:
+        machine.waiting = waiting
+        machine.now += 1
+        machine.come(10_000)
+        budgets.append(machine.arrivals.budget)
+    assert budgets[0] == 1500
+    assert min(budgets) == LEAST
+    assert budgets[:21] == sorted(budgets[:21], reverse=True)
+    assert budgets[21:] == sorted(budgets[21:])
+    assert max(budget for budget in budgets if budget < math.inf) < MOST
+    assert budgets[-1] == math.inf
+
+
+def test_a_burst_is_welcome():
+    """Some hundreds at once are a queue for a moment."""
+    machine = Machine()
+    machine.come(300)
+    for waiting in (300, 0, 300, 0):
+        machine.waiting = waiting
+        machine.now += 1
+        assert machine.come(300) == 300
+
+
+def test_a_lease_that_one_address_floods_still_serves_the_page_of_a_browser_elsewhere():
+    machine = Machine()
+    machine.falls_behind(after=1)
+    assert machine.arrivals.budget == LEAST
+    assert machine.come(LEAST, owner="one", lease="one") == 66
+    assert machine.come(ALWAYS, "198.51.100.7", owner="one", lease="one") == ALWAYS
+
+
+def test_a_long_pause_ends_it_at_once():
+    machine = Machine()
+    machine.falls_behind(after=1)
+    machine.now += 86_400
+    assert machine.come(20_000) == 20_000
+
+
+def test_who_came_in_a_second_is_forgotten_in_the_next():
+    machine = Machine()
+    machine.come(100, owner="one", lease="one")
+    machine.now += 1
+    machine.come(1)
+    assert len(machine.arrivals._by) == 3
