@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -14,10 +15,18 @@ from pathlib import Path
 import pytest
 
 import quictunnel
+from quictunnel.wire.messages import MAX_NETWORK, MAX_NETWORKS
 from tests.e2e.conftest import children_environment, free_port, need, tls_connect, was_reset
 from tests.e2e.echo import EchoOrigin, assert_closed, is_closed, run_python, says_back, serves, udp_sockets, until
 
 ROOT = Path(__file__).parents[2]
+
+
+def long_networks(count: int) -> list[str]:
+    """None of them has a visitor; in words as long as a network's can be."""
+    networks = [f"2001:1db8:1111:2222:3333:4444:5555:{0x1000 + number:x}/128" for number in range(count)]
+    assert len(networks[-1]) == MAX_NETWORK
+    return networks
 
 
 @pytest.fixture
@@ -41,6 +50,24 @@ class TestArguments:
     def test_h2_is_for_encrypted_ports(self):
         with pytest.raises(quictunnel.InvalidError, match=r"^H2 can only be used with encrypted ports"):
             quictunnel.forward(8000, h2_enabled=True, unencrypted=True)
+
+    @pytest.mark.parametrize("what", ["allow", "deny"])
+    def test_networks_are_counted(self, what):
+        with pytest.raises(quictunnel.InvalidError, match=rf"^{what} takes up to {MAX_NETWORKS} networks\.$"):
+            quictunnel.forward(8000, **{what: long_networks(MAX_NETWORKS + 1)})
+
+    def test_as_many_networks_as_there_may_be(self, edge, client, origin):
+        """Both lists full of the longest fit into what is said to the edge, and it looks at the last of each."""
+        here, networks = "127.0.0.1/32", long_networks(MAX_NETWORKS)
+        with quictunnel.forward(
+            origin.port, unencrypted=True, client=client, allow=[*networks[1:], here], deny=networks
+        ) as tunnel:
+            assert serves(edge, tunnel)
+        with (
+            quictunnel.forward(origin.port, client=client, allow=networks, deny=[*networks[1:], here]) as tunnel,
+            pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"),
+        ):
+            tls_connect(edge, tunnel)
 
     def test_options_are_keywords(self):
         with pytest.raises(TypeError):

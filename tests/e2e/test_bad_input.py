@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 import edge_server.control
 import quictunnel
@@ -22,6 +23,7 @@ from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode, StreamCode
 from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import (
     MAX_MESSAGE,
+    MAX_NETWORKS,
     MAX_WINDOW,
     AnyMessage,
     Bind,
@@ -164,6 +166,7 @@ def _wrong_afterwards() -> dict[str, bytes]:
         return b"".join(map(frame, messages))
 
     bind = Bind(2, unencrypted=False, h2=False, ticket=b"")
+    networks = ["10.0.0.0/8"] * (MAX_NETWORKS + 1)
     return {
         "random bytes": CHANCE.randbytes(100_000),
         "a frame of 2 GiB": HUGE_FRAME,
@@ -174,6 +177,8 @@ def _wrong_afterwards() -> dict[str, bytes]:
         "Unbound": said(Unbound(1)),
         "GoAway": said(GoAway(0)),
         "one number for two leases": said(bind, bind),
+        "too many networks to allow": said(replace(bind, allow=networks)),
+        "too many networks to deny": said(replace(bind, deny=networks)),
         "credit for a stream that never was": said(Credits([(0, 0, WINDOW)])),
         "an oversized ticket": b"\x00\x00\x10\x09" + b"\x95\x03\x02\xc2\xc2\xc5\x10\x00" + bytes(4097 - 8 + 8),
     }
