@@ -144,6 +144,7 @@ class Holdings:
             name,
             owner=identity.key,
             admission=house.admission,
+            ledger=house.ledger,
             terms=Terms.of(bind),
             # By what was shown and not by what is held: a client that dies each time before it has kept the answer
             # would else fall behind and be locked out.

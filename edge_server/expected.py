@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edge_server.ports import Ports
     from edge_server.registry import Registry
     from edge_server.succession import Name
+    from edge_server.visits import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +23,14 @@ logger = logging.getLogger(__name__)
 class Expected:
     """See the module."""
 
-    def __init__(self, registry: Registry, ports: Ports, admission: Admission, hold: float) -> None:
+    def __init__(
+        self, registry: Registry, ports: Ports, admission: Admission, *, ledger: Ledger, hold: float
+    ) -> None:
         """``hold``: seconds for which a name is kept for its owner."""
         self._registry = registry
         self._ports = ports
         self._admission = admission
+        self._ledger = ledger
         self._hold = max(hold, WAIT)
         self._timers: dict[Lease, asyncio.TimerHandle] = {}
 
@@ -38,6 +42,7 @@ class Expected:
             name.name,
             owner=name.owner,
             admission=self._admission,
+            ledger=self._ledger,
             terms=name.terms,
             generation=name.generation,
         )

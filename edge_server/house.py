@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_server.rights.tokens import Tokens
     from edge_server.sessions import Sessions
     from edge_server.tickets import Sealer
+    from edge_server.visits import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,7 @@ class House:
     domain: str
     expected: Expected
     https_port: int
+    ledger: Ledger
     ports: Ports
     registry: Registry
     requests: Requests = field(default_factory=Requests)

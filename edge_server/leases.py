@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.ports import BACKLOG
 from edge_server.visitors import proxy
 from edge_server.visitors.filter import Filter
+from edge_server.visits import Visit
 from quictunnel.transport.link import KEEPALIVE
 from quictunnel.transport.splice import TcpSplice, TlsSplice
 from quictunnel.transport.throttle import Throttle
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from edge_server.binding import Holdings
     from edge_server.pool import Pool
     from edge_server.terms import Terms
+    from edge_server.visits import Kind, Ledger
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter
@@ -55,6 +57,12 @@ class Way:
     authority: str = ""
     """The name that led it here, if one did."""
 
+    @property
+    def kind(self) -> Kind:
+        if self.tls:
+            return "tls"
+        return "passthrough" if self.authority else "tcp"
+
 
 BY_PORT: Final = Way(tls=False)
 
@@ -70,6 +78,7 @@ class Lease:
         *,
         owner: str,
         admission: Admission,
+        ledger: Ledger,
         terms: Terms,
         generation: int = 1,
     ) -> None:
@@ -85,8 +94,7 @@ class Lease:
         self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0
-        self.visitors: dict[Splice, str] = {}
-        """And the address of each."""
+        self.visitors: dict[Splice, Visit] = {}
         self.max_visitors: int | None = None
         """Of its owner, at all its leases together."""
         self.meters: tuple[Meter, Meter] | None = None
@@ -99,6 +107,7 @@ class Lease:
         """Of the client that holds it."""
         self._troubled_until = 0.0
         self._admission = admission
+        self._ledger = ledger
         self._socket: socket.socket | None = None
         self._is_open = True
         self._is_stopped = False
@@ -198,8 +207,8 @@ class Lease:
 
     def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
         """Reset those who are in, and those who wait, unless they are spared by their address."""
-        for splice, host in tuple(self.visitors.items()):
-            if spared(host):
+        for splice, visit in tuple(self.visitors.items()):
+            if spared(visit.host):
                 continue
             if splice.stream is None:
                 splice.refuse()
@@ -243,7 +252,8 @@ class Lease:
             splice.refuse()
             return
         splice.on_gone = self._went
-        self.visitors[splice] = host
+        self.visitors[splice] = visit = Visit(host, way.kind, lease=self.name, owner=self.owner)
+        self._ledger.begin(visit)
         if self.session is not None and not self.session.is_away:
             self._let_in(splice, way)
         elif len(self._waiting) < MAX_WAITING:
@@ -276,6 +286,7 @@ class Lease:
             splice.on_refused = lambda refused, code: self._refused(refused, code, way, tried | {self})
         if self.terms.proxy_protocol and not tried:
             stream.write(self._introduction(splice, way))
+        self.visitors[splice].stream = stream
         splice.join(stream)
 
     def _introduction(self, splice: Splice, way: Way) -> bytes:
@@ -309,7 +320,9 @@ class Lease:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
             waiting[1].cancel()
-        self._admission.leave(self.owner, self.name, self.visitors.pop(splice))
+        visit = self.visitors.pop(splice)
+        self._admission.leave(self.owner, self.name, visit.host)
+        self._ledger.end(visit, splice)
 
 
 def _end(splice: Splice, which: str) -> tuple[str, int]:

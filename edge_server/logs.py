@@ -30,7 +30,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """``{"time": "...Z", "level": "info", "logger": "...", "message": "..."}``"""
+    """``{"time": "...Z", "level": "info", "logger": "...", "message": "..."}``, and the record's ``fields``."""
 
     converter = staticmethod(time.gmtime)
 
@@ -41,6 +41,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage()[:MAX_LINE],
         }
+        entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)[:MAX_LINE]
         return json.dumps(entry)

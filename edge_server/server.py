@@ -43,6 +43,7 @@ from edge_server.succession import (
 from edge_server.tickets import Sealer
 from edge_server.visitors.front import CROWD, Front, Route
 from edge_server.visitors.sni import Alert
+from edge_server.visits import Ledger
 from edge_server.watch import Watch
 from quictunnel.address import format_address
 from quictunnel.errors import ConfigError
@@ -89,6 +90,7 @@ class EdgeServer:
         self._guests: set[Guest] = set()
         self.lag = Lag()
         self._admission = Admission(arrivals=Arrivals(self._waiting, time.monotonic))
+        self.ledger = Ledger()
         self._registry = Registry()
         self._certificates = Certificates(allow_wildcard_h2=config.allow_wildcard_h2)
         self._endpoint: Endpoint | None = None
@@ -168,8 +170,9 @@ class EdgeServer:
             certificates=self._certificates,
             claims=Claims(ClaimStore(state.path)),
             domain=config.domain,
-            expected=Expected(self._registry, ports, self._admission, config.hold),
+            expected=Expected(self._registry, ports, self._admission, ledger=self.ledger, hold=config.hold),
             https_port=https_port,
+            ledger=self.ledger,
             ports=ports,
             registry=self._registry,
             sealer=Sealer(state.key("ticket"), config.domain),

@@ -62,6 +62,9 @@ class Splice(asyncio.BaseProtocol):
         "_stream",
         "_transport",
         "_watch",
+        "is_complete",
+        "is_refused",
+        "lost",
         "on_gone",
         "on_refused",
         "throttle",
@@ -75,6 +78,12 @@ class Splice(asyncio.BaseProtocol):
         """Asked when the other end gave the stream up without having taken anything of it: whether the splice was
         joined with another. What was written to the first is then written to that."""
         self.throttle: Throttle | None = None
+        self.lost: StreamCode | None = None
+        """Why the stream was lost, if it was."""
+        self.is_complete = False
+        """Both directions have ended, and everything was passed on."""
+        self.is_refused = False
+        """It was reset without having been joined."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._held = False
@@ -125,6 +134,7 @@ class Splice(asyncio.BaseProtocol):
     def refuse(self) -> None:
         """Reset the TCP connection; it was never joined."""
         if self._transport is not None:
+            self.is_refused = True
             tcp.reset(self._transport)
 
     # From asyncio.
@@ -179,8 +189,10 @@ class Splice(asyncio.BaseProtocol):
         if stream is not None and exc is None and not stream.receive_done and self._is_owed_by_throttle_alone:
             stream.consume(self._owed)
             stream.consume_end()
-        if stream is not None and not (self._ended and stream.receive_done and exc is None):
-            stream.abort(StreamCode.ABORTED)
+        if stream is not None:
+            self.is_complete = self._ended and stream.receive_done and exc is None
+            if not self.is_complete:
+                stream.abort(StreamCode.ABORTED)
         if self.on_gone is not None:
             self.on_gone(self)
 
@@ -231,6 +243,7 @@ class Splice(asyncio.BaseProtocol):
             transport.pause_reading()
             if self.on_refused(self, code):
                 return
+        self.lost = code
         tcp.reset(transport)  # TCP has one kind of reset, whatever the code
 
     # Inside.

@@ -28,6 +28,7 @@ from edge_server.sessions import Sessions
 from edge_server.succession import Name
 from edge_server.terms import Terms
 from edge_server.tickets import Sealer, Ticket
+from edge_server.visits import Ledger
 from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
@@ -96,14 +97,16 @@ class FakeSession:
 def build(directory: Path) -> House:
     clock = asyncio.get_running_loop().time
     registry, admission, ports = Registry(), Admission(cap=100), Ports("127.0.0.1", RANGE, clock)
+    ledger = Ledger()
     return House(
         admission=admission,
         attempts=Attempts(clock),
         certificates=Certificates(),
         claims=Claims(Store(directory)),
         domain="example.com",
-        expected=Expected(registry, ports, admission, 30),
+        expected=Expected(registry, ports, admission, ledger=ledger, hold=30),
         https_port=443,
+        ledger=ledger,
         ports=ports,
         registry=registry,
         sealer=Sealer(bytes(32), "example.com"),
@@ -258,6 +261,7 @@ def pool_of(house: House, count: int) -> list[Lease]:
             "n",
             owner="a",
             admission=house.admission,
+            ledger=house.ledger,
             terms=Terms(),
         )
         lease.pool = pool

@@ -10,10 +10,11 @@ from edge_server.admission import Admission
 from edge_server.leases import Lease
 from edge_server.registry import NAME_BYTES, Registry, random_name
 from edge_server.terms import Terms
+from edge_server.visits import Ledger
 
 
 def lease(name: str) -> Lease:
-    return Lease(None, 1, name, terms=Terms(), owner="owner", admission=Admission(cap=1))
+    return Lease(None, 1, name, terms=Terms(), owner="owner", admission=Admission(cap=1), ledger=Ledger())
 
 
 class TestNames:
