@@ -7,6 +7,8 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.wire.codes import BindCode
@@ -24,6 +26,7 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from quictunnel.wire.preface import Preface, encode_preface
+from tests import browser
 from tests.fuzz.targets import GOOD_TICKET
 
 if TYPE_CHECKING:
@@ -38,18 +41,25 @@ PROGRAMS: Final = (
     ("curl", "--silent", "--insecure", "--http1.1", "--connect-to", "::{address}", f"https://{NAME}/"),
     ("curl", "--silent", "http://{address}/"),
     ("wget", "--quiet", "--no-check-certificate", "-O", "-", "https://{address}/"),
-    ("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "https://{address}/"),
+    (*browser.command(Path("{profile}"), NAME, "{address}"), f"https://{NAME}/"),
     ("firefox", "--headless", "--screenshot", "/dev/null", "https://{address}/"),
 )
 """Those that are installed say their first words."""
+HELLOS: Final = Path(__file__).with_name("hellos")
+"""What a browser said, for machines that have none; see ``tests.fuzz.record``."""
+RECORDED_NAME: Final = "abc.tunnel.example"
 
 
 def first_words(command: Sequence[str]) -> bytes:
     """What a program sends to a server that says nothing."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+    ):
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         process = subprocess.Popen(
-            [word.format(address=address) for word in command],
+            [word.format(address=address, profile=profile) for word in command],
+            env=browser.environment(Path(profile)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -70,8 +80,13 @@ def first_words(command: Sequence[str]) -> bytes:
             process.wait()
 
 
+def recorded_hellos() -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in sorted(HELLOS.glob("*.bin"))}
+
+
 def client_hellos() -> list[bytes]:
     found = [first_words(command) for command in PROGRAMS if shutil.which(command[0])]
+    found += recorded_hellos().values()
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = ssl.create_default_context()
         context.maximum_version = version

@@ -1,4 +1,4 @@
-"""The ClientHello reader against hellos that OpenSSL makes, and against everything else."""
+"""The ClientHello reader against hellos that OpenSSL and a browser make, and against everything else."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_server.visitors.sni import MAX_CLIENT_HELLO, Alert, ClientHelloReader, Hello, HelloError, PlainHttp
+from tests.fuzz.seeds import RECORDED_NAME, recorded_hellos
 
 NAME = "q7k2.tunnel.localhost"
 
@@ -33,6 +34,9 @@ def openssl_hello(
     return outgoing.read()
 
 
+BROWSERS = recorded_hellos()
+SEGMENT = 1448
+"""What a segment of TCP carries over Ethernet."""
 HELLOS = [
     openssl_hello(),
     openssl_hello(low=True),
@@ -40,7 +44,9 @@ HELLOS = [
     openssl_hello(None),
     openssl_hello("a." * 120 + "localhost", alpn=("x" * 255,)),
     openssl_hello(top="ECDHE+AESGCM", alpn=("acme-tls/1",)),
+    *BROWSERS.values(),
 ]
+every_hello = pytest.mark.parametrize("hello", HELLOS, ids=lambda hello: f"{len(hello)} bytes")
 
 
 def extension(kind: int, body: bytes) -> bytes:
@@ -90,14 +96,27 @@ def test_openssl_hellos_are_read() -> None:
     assert verdict(HELLOS[4]) == Hello("a." * 120 + "localhost", ("x" * 255,), len(HELLOS[4]))
 
 
-@pytest.mark.parametrize("hello", HELLOS)
+@pytest.mark.parametrize("name", BROWSERS)
+def test_what_a_browser_says_is_read(name: str) -> None:
+    """Of any length, with whatever else it holds, and in the segments that it comes in."""
+    said = BROWSERS[name]
+    alpn = ("http/1.1",) if "websocket" in name else ("h2", "http/1.1")
+    assert verdict(said) == Hello(RECORDED_NAME, alpn, len(said))
+    assert verdict(said[:SEGMENT], said[SEGMENT:]) == verdict(said)
+
+
+def test_most_of_what_browsers_say_does_not_fit_a_segment() -> None:
+    assert sum(len(said) > SEGMENT for said in BROWSERS.values()) >= 4
+
+
+@every_hello
 def test_cut_at_every_byte_it_is_neither_complete_nor_wrong(hello: bytes) -> None:
     for end in range(len(hello)):
         assert verdict(hello[:end]) is None
         assert verdict(hello[:end], hello[end:]) == verdict(hello)
 
 
-@pytest.mark.parametrize("hello", HELLOS)
+@every_hello
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100])
 def test_records_of_any_size(hello: bytes, size: int) -> None:
     cut = records(hello[5:], size)
