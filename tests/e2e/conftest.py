@@ -21,7 +21,7 @@ import pytest
 import quictunnel
 from edge_server.embedded import EmbeddedEdge
 from quictunnel.config import ClientConfig, load
-from tests import pairing
+from tests import browser, pairing
 
 START_TIMEOUT = 20
 
@@ -195,6 +195,21 @@ def curl(edge: EdgeProcess, *arguments: str, **options) -> subprocess.CompletedP
     """curl, verifying the certificate."""
     command = [need("curl"), "--silent", "--show-error", "--cacert", str(edge.ca), "--noproxy", "*", *arguments]
     return subprocess.run(command, capture_output=True, check=False, timeout=100, **options)
+
+
+def browsing(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, *more: str) -> list[str]:
+    """The command line of a browser that takes the tunnel's certificate for a good one, and no other."""
+    need(browser.PROGRAM)
+    with tls_connect(edge, tunnel) as visitor:
+        trust = browser.trusting(visitor.getpeercert(binary_form=True))
+    return browser.command(profile, tunnel.host, "127.0.0.1", trust, *more)
+
+
+def shown(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, path: str) -> str:
+    """What a browser makes of a page, as HTML, when all that belongs to it is there."""
+    command = browsing(edge, tunnel, profile, "--dump-dom", tunnel.url + path)
+    environ = browser.environment(profile)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import curl, free_port, need, random_file, tls_connect, was_reset
+from tests.e2e.conftest import curl, free_port, need, random_file, shown, tls_connect, was_reset
 
 DOWN = 10 * 1024 * 1024
 
@@ -122,6 +122,11 @@ def test_curl_speaks_h2(edge, tunnel, tmp_path):
         f"{tunnel.url}/bytes/{DOWN}",
     )
     assert (done.returncode, done.stdout.decode()) == (0, str(DOWN)), done.stderr
+
+
+def test_a_browser_speaks_h2(edge, tunnel, tmp_path):
+    """The origin understands nothing else."""
+    assert '{"path": "/a/page", ' in shown(edge, tunnel, tmp_path, "/a/page")
 
 
 async def test_httpx_sends_many_requests_over_one_connection(edge, tunnel):
