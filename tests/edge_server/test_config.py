@@ -176,9 +176,15 @@ def test_a_wrong_value_is_one_line(tmp_path, option, value, begin):
     with pytest.raises(ConfigError) as raised:
         parse([f"--{option}={value}"])
     check_one_line(raised.value, begin)
+    path = toml(tmp_path, f'# of our own\n\n{option} = "{value}"')
     with pytest.raises(ConfigError) as raised:
-        parse(["--config", toml(tmp_path, f'{option} = "{value}"')])
-    check_one_line(raised.value, begin)
+        parse(["--config", path])
+    check_one_line(raised.value, begin.replace("--", f"{path}:3: "))
+    if value:  # an empty variable is as good as none
+        variable = f"QUICTUNNEL_EDGE_SERVER_{option.replace('-', '_').upper()}"
+        with pytest.raises(ConfigError) as raised:
+            parse([], {variable: value})
+        check_one_line(raised.value, variable + begin.removeprefix(f"--{option}"))
 
 
 @pytest.mark.parametrize(
@@ -195,14 +201,15 @@ def test_a_wrong_value_is_one_line(tmp_path, option, value, begin):
         ('engine = "steam"', "--engine should be one of"),
         ('log-format = "xml"', "--log-format should be one of"),
         ('log-level = "loud"', "--log-level should be one of"),
-        ('cert = "a.pem"', "--cert and --key go together"),
-        ('key = "a.pem"', "--cert and --key go together"),
+        ('cert = "a.pem"', "--cert: cert and key go together"),
+        ('key = "a.pem"', "--key: cert and key go together"),
     ],
 )
 def test_a_wrong_value_in_a_file_is_one_line(tmp_path, text, begin):
+    path = toml(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
-        parse(["--config", toml(tmp_path, text)])
-    check_one_line(raised.value, begin)
+        parse(["--config", path])
+    check_one_line(raised.value, begin.replace("--", f"{path}:1: "))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +229,7 @@ def test_a_wrong_file_is_one_line(tmp_path, content, match):
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=match) as raised:
         parse(["--config", str(path)])
-    check_one_line(raised.value, "--config ")
+    check_one_line(raised.value, "--config " if "larger" in match else f"{path}:1: ")
 
 
 @pytest.mark.parametrize("name", ["absent.toml", "."])
@@ -258,7 +265,7 @@ def test_random_files_raise_nothing_else(tmp_path_factory, content):
     try:
         parse(["--config", str(path)])
     except ConfigError as error:
-        check_one_line(error, "--")
+        check_one_line(error, f"{path}:")
 
 
 # What only shows when the edge starts.
