@@ -18,8 +18,17 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from quictunnel.client import Client
-    from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, InvalidError, ProtocolError
+    from quictunnel.errors import (
+        AuthError,
+        ConfigError,
+        EdgeUnavailableError,
+        Error,
+        InvalidError,
+        OriginUnavailableError,
+        ProtocolError,
+    )
     from quictunnel.forwarding import forward
+    from quictunnel.observation import TunnelStats
     from quictunnel.tunnel import Tunnel
     from quictunnel.version import VERSION
 
@@ -32,8 +41,10 @@ __all__ = [
     "EdgeUnavailableError",
     "Error",
     "InvalidError",
+    "OriginUnavailableError",
     "ProtocolError",
     "Tunnel",
+    "TunnelStats",
     "__version__",
     "forward",
 ]
@@ -41,12 +52,10 @@ __all__ = [
 _ROOMS: Final = {
     "Client": ("client", "Client"),
     "Tunnel": ("tunnel", "Tunnel"),
+    "TunnelStats": ("observation", "TunnelStats"),
     "forward": ("forwarding", "forward"),
     "__version__": ("version", "VERSION"),
-} | {
-    name: ("errors", name)
-    for name in ("AuthError", "ConfigError", "EdgeUnavailableError", "Error", "InvalidError", "ProtocolError")
-}
+} | {name: ("errors", name) for name in __all__ if name.endswith("Error")}
 
 
 def __getattr__(name: str) -> object:

@@ -12,16 +12,19 @@ import os
 import threading
 import time
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel import background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load
+from quictunnel.meter import Meter
 from quictunnel.observation import ClientEvent, Snapshot
 from quictunnel.uplink import CLOSED, Uplink
+from quictunnel.waiting import until_it_listens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from quictunnel.background import Background
@@ -187,11 +190,14 @@ class Client:
 class Binding:
     """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
 
-    def __init__(self, client: Client, wish: Wish, ticket: TicketFile | None) -> None:
+    def __init__(self, client: Client, wish: Wish, ticket: TicketFile | None, wait: float = 0.0) -> None:
+        """``wait``: seconds for somebody to listen on the local port before the edge is asked."""
         self._ticket = ticket
+        self._wait = wait
         self._client = client
         self._wish = wish
         self._held: tuple[Background, Uplink, HeldLease] | None = None
+        self._meter: Meter | None = None
 
     def open(self) -> Tunnel:
         loop, uplink = self._client.reach()
@@ -215,6 +221,8 @@ class Binding:
         return self._hold(loop, uplink, bound[0])
 
     async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
+        if self._wait:
+            await until_it_listens(self._wish.port, self._wait)
         bound.append(await uplink.bind(self._wish, self._ticket))
 
     @staticmethod
@@ -226,21 +234,35 @@ class Binding:
 
     def _hold(self, loop: Background, uplink: Uplink, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
-        return lease.answer.result()
+        self._meter = meter = Meter(lease, uplink)
+        return lease.answer.result().metered(meter.read)
 
     def close(self) -> None:
         """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            loop.call(uplink.release(lease))
+            with self._closing():
+                loop.call(uplink.release(lease))
 
     async def close_async(self) -> None:
         """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
         held = self._take()
         if held is not None:
             loop, uplink, lease = held
-            await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+            with self._closing():
+                await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        """What its figures say meanwhile, and in the end."""
+        meter = self._meter
+        assert meter is not None, "it is held"
+        meter.closing()
+        try:
+            yield
+        finally:
+            meter.closed()
 
     def _take(self) -> tuple[Background, Uplink, HeldLease] | None:
         held, self._held = self._held, None

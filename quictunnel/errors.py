@@ -7,6 +7,7 @@
     ├── ConfigError            something that had to be configured is missing or malformed
     ├── AuthError              the edge refused the token
     ├── EdgeUnavailableError   the edge did not answer in time, or went away; trying again may help
+    ├── OriginUnavailableError nobody listened on the local port in the time that was given with ``wait=``
     └── ProtocolError          the peer broke the protocol; the connection to it was closed
 
 Each message says what happened and what to do next. No message contains a secret.
@@ -38,6 +39,12 @@ class AuthError(Error):
 
 class EdgeUnavailableError(Error):
     """The edge could not be reached, or refused for a reason that passes."""
+
+    temporary: ClassVar[bool] = True
+
+
+class OriginUnavailableError(Error):
+    """Nobody listened on the local port in the time that was given."""
 
     temporary: ClassVar[bool] = True
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
+from quictunnel.patience import patience
 from quictunnel.ticketfile import TicketFile
 from quictunnel.wish import Wish
 
@@ -48,12 +49,14 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         deny: networks from which they may not, also when ``allow`` has them.
         ticket: a file that keeps the ticket of this tunnel: a program that is started again with it gets the same
             public name and port. Written when the tunnel opens; keep it as you keep a key.
+        wait: seconds to wait for somebody to listen on the local port before the tunnel is opened; True: up to
+            60. It is found out by connections that are closed at once, so that nobody comes before the service.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
-    (no edge is configured, a file that is no ticket), AuthError (the edge refused the token) or
-    EdgeUnavailableError (no edge within 10 seconds). Cancelling ``async with`` while it opens gives everything
-    back.
+    (no edge is configured, a file that is no ticket), AuthError (the edge refused the token),
+    EdgeUnavailableError (no edge within 10 seconds) or OriginUnavailableError (nobody listened within ``wait``).
+    Cancelling ``async with`` while it opens, or Ctrl-C, gives everything back.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         allow: Sequence[str] = (),
         deny: Sequence[str] = (),
         ticket: str | os.PathLike[str] | None = None,
+        wait: float | bool = False,
         client: Client | None = None,
     ) -> None:
         self._wish = Wish(
@@ -85,6 +89,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             deny=deny,
         )
         self._ticket = None if ticket is None else TicketFile(ticket)
+        self._wait = patience(wait)
         self._client = client
         self._binding: Binding | None = None
 
@@ -92,7 +97,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._binding is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
-        self._binding = Binding(client, self._wish, self._ticket)
+        self._binding = Binding(client, self._wish, self._ticket, self._wait)
         return self._binding
 
     def __enter__(self) -> Tunnel:

@@ -28,6 +28,15 @@ _PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSI
 _FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts of visitors. Bytes are of those that have left; of the others their streams know."""
+
+    visitors: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class HeldLease:
     """One forwarded port, from the first Bind to the end."""
@@ -44,6 +53,8 @@ class HeldLease:
     file: TicketFile | None = None
     """Where the newest ticket is kept."""
     streams: set[Stream] = field(default_factory=set)
+    tally: Tally = field(default_factory=Tally)
+    """Since it was bound."""
     unbound: asyncio.Future[None] | None = None
     warned: bool = False
     """The person was told that the origin refuses; once is enough until it answers again."""

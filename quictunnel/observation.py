@@ -71,6 +71,29 @@ class Snapshot:
     """How often a new session took the place of one that was lost, or whose edge left."""
 
 
+@dataclass(frozen=True, slots=True)
+class TunnelStats:
+    """How one tunnel is doing at one moment. Counts are since it was opened, and stay when it is closed."""
+
+    state: str
+    """One of :data:`STATES`, of the link that carries it; ``draining`` while it closes, ``closed`` after; or
+    :data:`LOST`."""
+    engine: str
+    """Name of the QUIC engine that carries it."""
+    rtt: float | None
+    """Seconds to the edge and back; None while there is no connection; the last one when it is closed."""
+    visitors_now: int
+    visitors_total: int
+    bytes_in: int
+    """Bytes from visitors to the origin."""
+    bytes_out: int
+    """Bytes from the origin to visitors."""
+    since: float
+    """When it was opened, in seconds since the epoch."""
+    until: float | None = None
+    """When it was closed, likewise; None while it is open."""
+
+
 LOST = "lost"
 """Kind of an event about a tunnel that has ended for good although its client goes on: another client has its
 name, or the edge's operator has withdrawn it."""

@@ -28,6 +28,19 @@ class OriginRefusedError(Exception):
         self.code = code
 
 
+async def is_listening(port: int) -> bool:
+    """Whether somebody takes connections there, found out by one. When cancelled, nothing stays open."""
+    for host in LOOPBACKS:
+        try:
+            async with asyncio.timeout(DIAL_TIMEOUT):
+                _, writer = await asyncio.open_connection(host, port)
+        except OSError:  # a time-out is one, too
+            continue
+        writer.close()
+        return True
+    return False
+
+
 class Origin:
     """One local port. Remembers which of the loopback addresses answered last and asks it first."""
 

@@ -1,20 +1,54 @@
 """The value that a program gets for a forwarded port: where the public reaches it.
 
-Only addresses live here. Nothing in this module knows how a tunnel is opened, kept or closed.
+Only addresses live here, and the way to the figures. Nothing in this module knows how a tunnel is opened, kept
+or closed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 from quictunnel.errors import InvalidError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.observation import TunnelStats
 
 HTTPS_PORT = 443
 """The port that an https URL need not name (RFC 9110 section 4.2.2)."""
 
 
+class _Metered:
+    """Whose figures can be asked for. Not a field: two tunnels with the same addresses are equal, whatever has
+    passed through them, and a copy or a pickle is of the addresses."""
+
+    __slots__ = ("_read",)
+
+    _read: Callable[[], TunnelStats]
+
+    def metered(self, read: Callable[[], TunnelStats]) -> Self:
+        """For whoever opened it: how :attr:`stats` is read from now on."""
+        object.__setattr__(self, "_read", read)
+        return self
+
+    @property
+    def stats(self) -> TunnelStats:
+        """How this tunnel is doing now, and after it was closed how it did in the end; from any thread.
+        Raises InvalidError for a Tunnel that ``forward()`` did not give, such as a copy of one."""
+        try:
+            read = self._read
+        except AttributeError:
+            raise InvalidError(
+                "This Tunnel has no figures, because it is a copy or was made by hand. Ask the one that "
+                "forward() gave."
+            ) from None
+        return read()
+
+
 @dataclass(frozen=True, slots=True)
-class Tunnel:
+class Tunnel(_Metered):
     """The public addresses of one forwarded port."""
 
     host: str

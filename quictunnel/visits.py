@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from quictunnel.leases import Tally
 from quictunnel.origin import OriginRefusedError
 from quictunnel.refusal import Refusal
 from quictunnel.wire.codes import StreamCode
@@ -17,20 +18,12 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 
-@dataclass(slots=True)
-class Tally:
-    """Counts since the client was made, of visitors that have left."""
-
-    visitors: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-
-
 class Visits:
     """See the module."""
 
     def __init__(self, leases: Leases, observe: Callable[[str, str], None]) -> None:
         self.tally = Tally()
+        """Since the client was made."""
         self._leases = leases
         self._observe = observe
         self._dialling: dict[Stream, asyncio.Task[None]] = {}
@@ -54,9 +47,10 @@ class Visits:
             stream.abort(StreamCode.UNKNOWN_LEASE)
             return
         self.tally.visitors += 1
+        lease.tally.visitors += 1
         lease.streams.add(stream)
         visit = asyncio.create_task(self._visit(stream, lease))
-        stream.on_over = self._over
+        stream.on_over = partial(self._over, lease)
         self._dialling[stream] = visit
         visit.add_done_callback(lambda _: self._dialling.pop(stream))
         self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
@@ -87,12 +81,11 @@ class Visits:
                 lease.warned = False
                 self._observe("origin", f"Port {lease.origin.port} answers again.")
 
-    def _over(self, stream: Stream) -> None:
+    def _over(self, lease: HeldLease, stream: Stream) -> None:
         visit = self._dialling.get(stream)
         if visit is not None:
             visit.cancel()  # it still dials, and the visitor does not wait any more
-        self.tally.bytes_in += stream.bytes_received
-        self.tally.bytes_out += stream.bytes_sent
-        lease = self._leases.get(stream.preface.lease)
-        if lease is not None:
-            lease.streams.discard(stream)
+        lease.streams.discard(stream)  # first: nobody who reads meanwhile counts it twice
+        for tally in (self.tally, lease.tally):
+            tally.bytes_in += stream.bytes_received
+            tally.bytes_out += stream.bytes_sent

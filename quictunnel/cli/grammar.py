@@ -19,6 +19,7 @@ class Option:
     default: str | None = None
     is_file: bool = False
     is_port: bool = False
+    is_seconds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,11 @@ ALLOW: Final = Option(
     "--allow", "networks that visitors may come from: 203.0.113.0/24,2001:db8::/32", metavar="NETS"
 )
 DENY: Final = Option("--deny", "networks that they may not come from", metavar="NETS")
-PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET)
-TERMS: Final = ("name", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket")
+WAIT: Final = Option(
+    "--wait", "wait so many seconds for the local server to listen first", metavar="SECONDS", is_seconds=True
+)
+PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET, WAIT)
+TERMS: Final = ("name", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket", "wait")
 """Options that ``forward()`` has by the same names."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
@@ -90,6 +94,7 @@ examples:
   quictunnel http 8000                    a web app that listens on port 8000
   quictunnel http 50051 --h2              gRPC, or any other server that speaks HTTP/2 without TLS
   quictunnel http 8000 --name my-app      at the same address each time
+  quictunnel http 8000 --wait 60          a server that is about to start
   quictunnel http 8000 --json             for a program: the first line it reads has the address
 """,
     arguments=(PORT,),
@@ -160,6 +165,7 @@ examples:
 
 exit status:
   0  stopped by Ctrl-C or SIGTERM, after visitors had their time to finish (a second Ctrl-C: at once)
+  1  something else failed: nobody listened on the local port in the time of --wait
   2  wrong usage, wrong configuration or a refused token
   3  the edge cannot be reached
 

@@ -16,7 +16,14 @@ from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.version import engine
 from quictunnel.cli.views import PlainView
 from quictunnel.config import load as load_config
-from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, InvalidError
+from quictunnel.errors import (
+    AuthError,
+    ConfigError,
+    EdgeUnavailableError,
+    Error,
+    InvalidError,
+    OriginUnavailableError,
+)
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
@@ -54,6 +61,8 @@ def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edge
         return _fail(MISCONFIGURED, str(error), "The token comes from QUICTUNNEL_TOKEN or --token-file.")
     except (ConfigError, InvalidError) as error:
         return _fail(MISCONFIGURED, str(error), "`quictunnel --help` explains; `quictunnel demo` needs no edge.")
+    except OriginUnavailableError as error:
+        return _fail(FAILED, str(error), "`quictunnel doctor PORT` looks at the local port.")
     except Error as error:
         return _fail(
             FAILED, str(error), "Client and edge may be of different versions; --log-level debug shows more."

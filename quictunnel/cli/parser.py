@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.address import MAX_PORT, shown
 from quictunnel.cli import grammar
+from quictunnel.errors import InvalidError
+from quictunnel.patience import MAX_WAIT, patience
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quictunnel.cli.grammar import Argument, Command, Option
 
 WIDTH: Final = 100
@@ -108,11 +112,28 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     parser.add_argument(
         option.flag,
         metavar=option.metavar,
-        type=Path if option.is_file else _port if option.is_port else str,
+        type=_type(option),
         choices=option.choices or None,
         default=option.default,
         help=summary,
     )
+
+
+def _type(option: Option) -> Callable[[str], object]:
+    if option.is_file:
+        return Path
+    if option.is_port:
+        return _port
+    return _seconds if option.is_seconds else str
+
+
+def _seconds(text: str) -> float:
+    try:
+        return patience(float(text))
+    except (ValueError, InvalidError):
+        raise argparse.ArgumentTypeError(
+            f"should be a number of seconds up to {MAX_WAIT:.0f}, not {shown(text)}"
+        ) from None
 
 
 def _port(text: str) -> int:

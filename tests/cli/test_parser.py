@@ -28,6 +28,7 @@ def test_http() -> None:
         "allow": None,
         "deny": None,
         "proxy_protocol": None,
+        "wait": None,
         "json": False,
         "log_level": "warning",
     }
@@ -56,6 +57,7 @@ def test_what_a_command_line_asks_of_forward() -> None:
         "unencrypted": True,
         "tcp_port": 20022,
     }
+    assert terms(build().parse_args(["http", "80", "--wait", "1.5"])) == {"unencrypted": False, "wait": 1.5}
     assert terms(build().parse_args(["http", "80", "--h2"])) == {"unencrypted": False, "h2_enabled": True}
 
 
@@ -73,6 +75,9 @@ def test_what_a_command_line_asks_of_forward() -> None:
         ("http 80 --token secret", "unrecognized arguments"),
         ("http 80 --edg e:1", "unrecognized arguments"),
         ("http 80 --log-level loud", "invalid choice: 'loud'"),
+        ("http 80 --wait soon", "should be a number of seconds up to 86400, not 'soon'"),
+        ("http 80 --wait -1", "--wait"),
+        ("http 80 --wait nan", "should be a number of seconds"),
         ("tcp 22 --h2", "unrecognized arguments: --h2"),
         ("completion tcsh", "invalid choice: 'tcsh'"),
     ],

@@ -82,6 +82,7 @@ def test_help_and_completion_load_no_quic_library(clean_environ: dict[str, str])
         ("AuthError", 2),
         ("InvalidError", 2),
         ("EdgeUnavailableError", 3),
+        ("OriginUnavailableError", 1),
         ("ProtocolError", 1),
     ],
 )

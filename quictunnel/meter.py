@@ -1,0 +1,84 @@
+"""The figures of one tunnel, for whoever asks from whichever thread: while it is open, and after.
+
+Nothing is counted here. A reading looks at what the tunnel's own work has counted anyway, so a tunnel that nobody
+asks about costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from quictunnel.observation import LOST, TunnelStats
+
+if TYPE_CHECKING:
+    from quictunnel.leases import HeldLease
+    from quictunnel.uplink import Uplink
+
+
+class Meter:
+    """See the module. The lease is bound."""
+
+    def __init__(self, lease: HeldLease, uplink: Uplink) -> None:
+        self._lease = lease
+        self._uplink: Uplink | None = uplink
+        self._since = time.time()
+        self._is_closing = False
+        self._engine = uplink.engine
+        self._rtt: float | None = None
+        self._last: TunnelStats | None = None
+        self._told = (0, 0)
+        """Bytes in and out of the last reading. A visitor who leaves while somebody reads may be missed for that
+        moment; the sums stand still then, and do not go back."""
+
+    def read(self) -> TunnelStats:
+        """How the tunnel is doing; when it is closed, how it did."""
+        uplink = self._uplink
+        if uplink is None:
+            assert self._last is not None, "set before the uplink is let go"
+            return self._last
+        return self._reading(self._state(uplink), uplink.rtt, None)
+
+    def closing(self) -> None:
+        """The tunnel is about to be closed: the last moment at which it surely has a link to ask."""
+        if self._uplink is not None:
+            self._is_closing = True
+            self._rtt = self._uplink.rtt
+
+    def closed(self) -> None:
+        """It is closed: what it did stays, what carried it may go."""
+        uplink = self._uplink
+        if uplink is not None:
+            state = self._state(uplink)
+            is_over = state in ("refused", "failed", LOST)
+            self._last = self._reading(state if is_over else "closed", self._rtt, time.time())
+            self._uplink = None
+
+    def _state(self, uplink: Uplink) -> str:
+        if not self._lease.asked:
+            return LOST
+        return "draining" if self._is_closing and uplink.state == "connected" else uplink.state
+
+    def _reading(self, state: str, rtt: float | None, until: float | None) -> TunnelStats:
+        tally = self._lease.tally
+        bytes_in, bytes_out = tally.bytes_in, tally.bytes_out
+        # Other threads count while this one looks; a copy of a set is made in one step.
+        streams = tuple(self._lease.streams)
+        for stream in streams:
+            bytes_in += stream.bytes_received
+            bytes_out += stream.bytes_sent
+        told = self._told
+        self._told = bytes_in, bytes_out = max(bytes_in, told[0]), max(bytes_out, told[1])
+        if self._uplink is not None:
+            self._engine = self._uplink.engine or self._engine
+        return TunnelStats(
+            state=state,
+            engine=self._engine,
+            rtt=rtt,
+            visitors_now=len(streams),
+            visitors_total=tally.visitors,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            since=self._since,
+            until=until,
+        )
