@@ -1,5 +1,5 @@
-"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token|name``: whose
-is what, and who may."""
+"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token|name|admin``:
+whose is what, who may, and where to look at it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server import logs, succession
+from edge_server.admin.command import main as admin_command
 from edge_server.claims.command import main as name_command
 from edge_server.config import EdgeConfig, parse
 from edge_server.notify import notify
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
-COMMANDS: Final = {"token": token_command, "name": name_command}
+COMMANDS: Final = {"token": token_command, "name": name_command, "admin": admin_command}
 """What can be said to an edge that runs, or does not; see ``config`` for what it is started with."""
 
 
@@ -88,7 +89,7 @@ async def run(config: EdgeConfig) -> None:
     try:
         print(banner(server), flush=True)  # noqa: T201 - for the person who started it, not for the log
         notify("READY=1", f"MAINPID={os.getpid()}")
-        await first_of(signals.stop.wait(), server.succeeded.wait())
+        await first_of(signals.stop.wait(), server.succeeded.wait(), server.asked_to_drain.wait())
         if not server.succeeded.is_set():
             notify("STOPPING=1")
         await first_of(server.drain(), signals.hurry.wait())

@@ -18,6 +18,7 @@ from edge_server.options.kinds import (
     FILE,
     HOST,
     MAX_SECONDS,
+    OWN_ADDRESS,
     PORTS,
     SECONDS,
     STATE_DIR,
@@ -81,6 +82,12 @@ class EdgeConfig:
     tcp_ports: range = option(PORTS, "range of their ports", default=range(20000, 30000), group=_WHERE)
     public_host: str = option(
         HOST, "the host that clients are told for plain TCP", default="", shown="tcp-host", group=_WHERE
+    )
+    admin: tuple[str, int] | None = option(
+        OWN_ADDRESS,
+        "show the operator's page and API there (`python -m edge_server admin url` prints a link to it)",
+        shown="nowhere",
+        group=_WHERE,
     )
     cert: Path | None = option(
         FILE,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_server.rights.requests import Requests
 from edge_server.rights.shaping import Shaping
+from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from edge_server.admission import Admission
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from edge_server.sessions import Sessions
     from edge_server.tickets import Sealer
     from edge_server.visits import Ledger
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +47,11 @@ class House:
     shaping: Shaping = field(default_factory=Shaping)
     tcp_host: str
     tokens: Tokens
+
+    async def close(self) -> None:
+        """Write what is not written yet."""
+        self.tokens.close()
+        try:
+            await asyncio.to_thread(self.claims.close)
+        except ConfigError as error:
+            logger.error("%s The claims of the last moment are lost.", error)

@@ -10,7 +10,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from certs.authority import DevelopmentAuthority, replace_file
+from certs.authority import DevelopmentAuthority
+from edge_server.admin.server import Admin
 from edge_server.admission import Admission
 from edge_server.arrivals import Arrivals
 from edge_server.certificates import Certificates
@@ -20,13 +21,13 @@ from edge_server.control import Guest
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
+from edge_server.opening import bind_quic, check_tcp_host, listen_at, make_identity
 from edge_server.passing import Heir, Passed
-from edge_server.ports import BACKLOG, Ports, backlog_of, listen
+from edge_server.ports import BACKLOG, Ports, backlog_of
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import Tokens
-from edge_server.scene import Scene
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.succession import (
@@ -104,9 +105,11 @@ class EdgeServer:
         self._udp: UdpSocket | None = None
         self._watch: Watch | None = None
         self._gauge: asyncio.Task[None] | None = None
+        self.admin: Admin | None = None
+        """The operator's page, if there is one."""
+        self.asked_to_drain = asyncio.Event()
+        """By its operator, who looks at the page; whoever runs this edge is to drain and to stop it."""
         self._offer: Offer | None = None
-        self.scene: Scene | None = None
-        """For those who look; there as soon as it serves."""
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
         self.succeeded = asyncio.Event()
@@ -130,18 +133,20 @@ class EdgeServer:
         authority = DevelopmentAuthority.load_or_create(config.state_dir)
         self.ca = authority.certificate
         self._take_certificates(authority)
-        identity = _identity(config, state.path, authority)
+        identity = make_identity(config, state.path, authority)
         inherited = await self._ask(state) if config.takeover else None
         try:
+            if config.admin is not None:
+                self.admin = Admin(self, state, inherits=inherited is not None)
             # The public port next, because leases are told its number...
-            self._listening = await self._listen_https() if inherited is None else inherited.https
+            self._listening = listen_at("--https", config.https) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
             self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
             self._front = Front(self._route, max_pending=self._admission.doorstep, admits=self._admission.admits)
-            self._udp = await self._bind_quic() if inherited is None else UdpSocket.adopt(inherited.udp)
+            self._udp = await bind_quic(config.quic) if inherited is None else UdpSocket.adopt(inherited.udp)
             engine = self._make_engine(state, identity, self._udp)
-            self._check_tcp_host()
+            check_tcp_host(config.tcp_host)
             # From here on a predecessor takes nobody any more.
             names = [] if inherited is None else await self._accept_inheritance(inherited)
         except BaseException:
@@ -158,17 +163,8 @@ class EdgeServer:
         )
         self._watch = Watch(house, self._guests)
         self._gauge = asyncio.create_task(self.lag.watch())
-        self.scene = Scene(
-            config=config,
-            endpoint=self._endpoint,
-            front=self._front,
-            guests=self._guests,
-            house=house,
-            identity=identity[0],
-            is_draining=lambda: self._is_draining,
-            lag=self.lag,
-            udp=self._udp,
-        )
+        if self.admin is not None:
+            await self.admin.start()
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
@@ -255,6 +251,8 @@ class EdgeServer:
             self._offer.close()
         if self._gauge is not None:
             self._gauge.cancel()
+        if self.admin is not None:
+            await self.admin.close()
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:
@@ -270,11 +268,7 @@ class EdgeServer:
         if self._watch is not None:
             await self._watch.close()
         if self._house is not None:
-            self._house.tokens.close()
-            try:
-                await asyncio.to_thread(self._house.claims.close)
-            except ConfigError as error:
-                logger.error("%s The claims of the last moment are lost.", error)
+            await self._house.close()
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
 
@@ -292,28 +286,6 @@ class EdgeServer:
                 f"(it covers {', '.join(sorted(names))[:200]}); give a wildcard certificate or another --domain."
             )
 
-    async def _listen_https(self) -> socket.socket:
-        host, port = self.config.https
-        try:
-            sock = listen(host, port)
-        except OSError as error:
-            raise ConfigError(f"--https {host}:{port} cannot be used: {error.strerror or error}.") from None
-        if sock is None:
-            raise ConfigError(
-                f"--https: port {port} of {host} is taken or not allowed to you; choose another, or 0 for any."
-            )
-        return sock
-
-    def _check_tcp_host(self) -> None:
-        """Say now, and not to each client, that no port of that host can be listened on."""
-        host = self.config.tcp_host
-        try:
-            sock = listen(host, 0)
-        except OSError as error:
-            raise ConfigError(f"--tcp-host {host} cannot be used: {error.strerror or error}.") from None
-        if sock is not None:
-            sock.close()
-
     def _make_engine(self, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket) -> Engine:
         certificate, private_key = identity
         settings = EngineSettings(
@@ -328,17 +300,6 @@ class EdgeServer:
             cid_mark=self.mark,
         )
         return create_engine(settings, self.config.engine)
-
-    async def _bind_quic(self) -> UdpSocket:
-        host, port = self.config.quic
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            return UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
-        except OSError as error:
-            raise ConfigError(
-                f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "
-                "choose another, or 0 for any."
-            ) from None
 
     # Taking over, and being followed.
 
@@ -414,6 +375,8 @@ class EdgeServer:
             source = before.over(source)
         self._endpoint.rebind(source)
         self._client_env = None  # the successor's now
+        if self.admin is not None:
+            self.admin.leave()
         if self._https is not None:
             self._https.close()
         names = []
@@ -464,14 +427,3 @@ class EdgeServer:
         if context is None:
             return Alert.UNRECOGNIZED_NAME
         return Route(context, lambda: lease.tls_visitor(name))
-
-
-def _identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:
-    """The certificate and key of the QUIC socket. Clients trust it through ``ca.pem``, whatever visitors are
-    shown: what is between a client and its edge needs no public authority."""
-    names = {"localhost", "127.0.0.1", "::1", config.quic[0], config.domain, config.public_host}
-    chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}))
-    certificate, private_key = directory / "quic.pem", directory / "quic.key"
-    replace_file(certificate, chain, mode=0o644)
-    replace_file(private_key, key, mode=0o600)
-    return certificate, private_key

@@ -43,11 +43,15 @@ class StateDir:
 
     def token(self) -> str:
         """The token of this edge's own clients, made when first asked for. An operator may have put one there."""
-        content = self._secret("token", _fresh_token).strip()
+        return self.secret_token("token")
+
+    def secret_token(self, name: str) -> str:
+        """One that is kept in the file ``name``, likewise."""
+        content = self._secret(name, _fresh_token).strip()
         # An empty file, left behind by a full disk, must not become a token that everybody knows.
         if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise ConfigError(
-                f"{self.path / 'token'} is no token of {MIN_TOKEN} to {MAX_TOKEN} printable ASCII characters; "
+                f"{self.path / name} is no token of {MIN_TOKEN} to {MAX_TOKEN} printable ASCII characters; "
                 "remove it and a new one will be made."
             )
         return content.decode()

@@ -182,7 +182,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import quictunnel", {"aioquic", "asyncio", "quictunnel.client", "quictunnel.forwarding"}),
         ("from quictunnel import forward, Client", {"aioquic", "edge_server", "certs", "rich", "quictunnel.cli"}),
         ("import quictunnel.transport.session, quictunnel.transport.endpoint", {"aioquic", "quictunnel.client"}),
-        ("import edge_server.server", {"quictunnel.client", "quictunnel.uplink", "rich"}),
+        ("import edge_server.server, edge_server.__main__", {"quictunnel.client", "rich", "starlette", "uvicorn"}),
         ("import quictunnel.cli.main", {"edge_server", "certs"}),
     ],
 )

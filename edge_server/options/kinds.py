@@ -119,6 +119,13 @@ def _address(text: str, what: str) -> tuple[str, int]:
     return parse_address(text, what=what, any_port=True)
 
 
+def _own_address(text: str, what: str) -> tuple[str, int] | None:
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    return parse_address(f"{host or '127.0.0.1'}:{port}", what=what, any_port=True)
+
+
 def _host(text: str, what: str) -> str:
     # What clients are told must fit into what they take; whether it resolves is for networks to say.
     if len(text) > MAX_HOST or " " in text:
@@ -170,6 +177,13 @@ ADDRESS: Final[Kind[tuple[str, int]]] = _kind(
     _address,
     pattern=_ADDRESS,
     show=lambda address: format_address(*address),
+)
+OWN_ADDRESS: Final[Kind[tuple[str, int] | None]] = _kind(
+    "HOST:PORT",
+    "host:port, or a port of loopback; port 0 is any free one",
+    _own_address,
+    pattern=r"^((\[[0-9A-Fa-f:.]+\]|[^:\[\]]*):)?[0-9]{1,5}$",
+    show=lambda address: format_address(*address) if address else "",
 )
 HOST: Final = _kind("HOST", "a host name or an address", _host)
 PORTS: Final[Kind[range]] = _kind(

@@ -324,7 +324,7 @@ class Session:
         if self._sweep is not None:
             self._sweep.cancel()
         for stream in list(self._streams.values()):
-            stream.lose(StreamCode.CLOSING)
+            stream.lose(StreamCode.ABORTED)
         self._events.session_down(closed)
 
     def _stands(self, message: Standing) -> None:

@@ -1,0 +1,41 @@
+"""``python -m edge_server admin url``: a link that opens the page of the edge that runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from edge_server.admin.server import TOKEN, URL_FILE
+from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
+from edge_server.state import StateDir
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    parser, add = build_parser("admin", "The operator's page of the edge that runs with --admin.")
+    add(
+        "url",
+        "A link that opens the page. The token stands behind the #, which browsers send to no server; keep it as "
+        "you keep the file that it comes from.",
+    )
+    options = parser.parse_args(argv)
+    try:
+        url = (options.state_dir / URL_FILE).read_text()
+        token = StateDir(options.state_dir).secret_token(TOKEN)
+    except FileNotFoundError:
+        print(f"No edge with --admin runs in {options.state_dir}.", file=sys.stderr)
+        return EXIT_UNKNOWN
+    except OSError as error:
+        print(f"{error.filename} cannot be read: {error.strerror}.", file=sys.stderr)
+        return EXIT_CONFIG
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIG
+    link = f"{url}#token={token}"
+    print(json.dumps({"url": url, "token": token, "link": link}) if options.json else link)
+    return 0

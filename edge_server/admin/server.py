@@ -1,0 +1,138 @@
+"""The operator's HTTP server: uvicorn's HTTP/1.1 on the edge's own loop, opened and closed with the edge.
+
+Of uvicorn only the protocol is used. Its ``Server`` installs signal handlers, writes into the root logger's
+stream and ticks ten times a second; an edge has its own of all these.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from edge_server.opening import listen_at
+from edge_server.state import ClientEnv
+from quictunnel.address import format_address
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
+
+    from edge_server.server import EdgeServer
+    from edge_server.state import StateDir
+
+logger = logging.getLogger(__name__)
+
+URL_FILE: Final = "admin.url"
+"""In the state directory while the page is there: where it is, without the token."""
+TOKEN: Final = "admin.token"  # noqa: S105 - the name of a file
+BACKLOG: Final = 64
+"""As many as may be open."""
+RETRY: Final = 0.1
+"""Seconds between tries to have the address, which the edge that leaves still has for a moment."""
+PATIENCE: Final = 5.0
+"""Seconds after which an address that is still taken is worth a line in the log."""
+
+
+class Admin:
+    """See the module. :meth:`start`, then :meth:`leave` when a successor comes, then :meth:`close`."""
+
+    def __init__(self, edge: EdgeServer, state: StateDir, *, inherits: bool) -> None:
+        """``inherits``: an edge that leaves may still have the address; it is waited for. Raises ConfigError."""
+        assert edge.config.admin is not None
+        try:
+            from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra "edge"
+        except ImportError as error:
+            raise ConfigError(
+                f"--admin needs a package that is not here ({error.name}): pip install 'quictunnel[edge]'."
+            ) from None
+        self._edge = edge
+        self._state = state
+        self._address = edge.config.admin
+        self._token = state.secret_token(TOKEN)
+        self._window = Window(edge, self._token)
+        self._listening = None if inherits else listen_at("--admin", self._address)
+        self._server: asyncio.Server | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self._told: ClientEnv | None = None
+        self._http: Any = None
+        self.url = ""
+        """Where the page is; empty before it is."""
+
+    async def start(self) -> None:
+        """Serve; with a predecessor as soon as its address is free."""
+        self._window.open()
+        if self._listening is not None:
+            await self._serve(self._listening)
+        else:
+            self._waiting = asyncio.create_task(self._serve_when_free())
+
+    def leave(self) -> None:
+        """The address is a successor's from now on. Whoever looks is sent away and asks again there."""
+        self._told = None
+        self._end()
+
+    async def close(self) -> None:
+        """End, with every connection."""
+        if self._told is not None:
+            self._told.withdraw()
+        self._end()
+        if self._waiting is not None:
+            await asyncio.wait([self._waiting])
+        await self._window.close()
+
+    def _end(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self._server is not None:
+            self._server.close()
+        elif self._listening is not None:
+            self._listening.close()
+        if self._http is not None:
+            self._http.close()
+
+    async def _serve_when_free(self) -> None:
+        loop = asyncio.get_running_loop()
+        late = loop.time() + PATIENCE
+        while True:
+            try:
+                self._listening = listen_at("--admin", self._address)
+                break
+            except ConfigError as error:
+                if loop.time() >= late:
+                    late = float("inf")
+                    logger.error("%s It is tried again until it is free.", error)
+            await asyncio.sleep(RETRY)
+        await self._serve(self._listening)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        from edge_server.admin.http import Http  # noqa: PLC0415 - uvicorn is optional
+
+        self._http = Http(self._window.app)
+        self._server = await asyncio.get_running_loop().create_server(
+            self._http.connection, sock=sock, backlog=BACKLOG
+        )
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address[0], self._address[0])
+        self.url = f"http://{format_address(host, sock.getsockname()[1])}/"
+        try:
+            self._told = ClientEnv(self._state.path / URL_FILE, self.url.encode())
+        except OSError as error:
+            logger.error("%s cannot be written: %s", self._state.path / URL_FILE, error.strerror or error)
+        logger.info("the operator's page is at %s; its token is in %s", self.url, self._state.path / TOKEN)
+        if not is_loopback(self._address[0]):
+            logger.warning(
+                "the operator's page can be reached from other machines, and its token travels in the clear; "
+                "put TLS in front of it, or use --admin 127.0.0.1:%d and ssh -L",
+                sock.getsockname()[1],
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it. A name other than localhost may be anything."""
+    if host == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return False

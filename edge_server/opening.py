@@ -1,0 +1,69 @@
+"""What an edge opens at its start: sockets, and the certificate of the QUIC one.
+
+Whatever is wrong is said as the one thing that the operator has to mend (ConfigError).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from certs.authority import replace_file
+from edge_server.ports import listen
+from quictunnel.errors import ConfigError
+from quictunnel.transport.udp import UdpSocket
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from certs.authority import DevelopmentAuthority
+    from edge_server.config import EdgeConfig
+
+
+def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
+    """A listening TCP socket at the address of an option. Raises ConfigError."""
+    host, port = address
+    try:
+        sock = listen(host, port)
+    except OSError as error:
+        raise ConfigError(f"{option} {host}:{port} cannot be used: {error.strerror or error}.") from None
+    if sock is None:
+        raise ConfigError(
+            f"{option}: port {port} of {host} is taken or not allowed to you; choose another, or 0 for any."
+        )
+    return sock
+
+
+def check_tcp_host(host: str) -> None:
+    """Say now, and not to each client, that no port of that host can be listened on. Raises ConfigError."""
+    try:
+        sock = listen(host, 0)
+    except OSError as error:
+        raise ConfigError(f"--tcp-host {host} cannot be used: {error.strerror or error}.") from None
+    if sock is not None:
+        sock.close()
+
+
+async def bind_quic(address: tuple[str, int]) -> UdpSocket:
+    """The UDP socket for clients. Raises ConfigError."""
+    host, port = address
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        return UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
+    except OSError as error:
+        raise ConfigError(
+            f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "
+            "choose another, or 0 for any."
+        ) from None
+
+
+def make_identity(config: EdgeConfig, directory: Path, authority: DevelopmentAuthority) -> tuple[Path, Path]:
+    """The certificate and key of the QUIC socket. Clients trust it through ``ca.pem``, whatever visitors are
+    shown: what is between a client and its edge needs no public authority."""
+    names = {"localhost", "127.0.0.1", "::1", config.quic[0], config.domain, config.public_host}
+    chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}))
+    certificate, private_key = directory / "quic.pem", directory / "quic.key"
+    replace_file(certificate, chain, mode=0o644)
+    replace_file(private_key, key, mode=0o600)
+    return certificate, private_key
