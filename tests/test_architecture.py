@@ -118,9 +118,10 @@ def test_a_quic_library_is_known_to_its_adapter_only(module):
 
 @pytest.mark.parametrize("module", modules_of("quictunnel"))
 def test_the_client_half_does_not_know_the_edge(module):
-    """Except ``quictunnel demo``, which is both, and which loads the edge when it runs."""
+    """Except ``quictunnel demo`` and the fixtures for pytest, which are both, and which load the edge when they
+    run."""
     other = {name for name in imports(module) if name.partition(".")[0] in ("edge_server", "certs")}
-    if module != "quictunnel.cli.demo":
+    if module not in ("quictunnel.cli.demo", "quictunnel.pytest_plugin"):
         assert other == set()
     at_once = imports(module, lazy=False, typing=False)
     assert {name for name in at_once if name.partition(".")[0] in ("edge_server", "certs")} == set()
@@ -184,6 +185,10 @@ def loaded_by(statement: str) -> set[str]:
         ("import quictunnel.transport.session, quictunnel.transport.endpoint", {"aioquic", "quictunnel.client"}),
         ("import edge_server.server, edge_server.__main__", {"quictunnel.client", "rich", "starlette", "uvicorn"}),
         ("import quictunnel.cli.main", {"edge_server", "certs"}),
+        (
+            "import quictunnel.pytest_plugin",
+            {"aioquic", "asyncio", "ssl", "edge_server", "certs", "quictunnel.client", "quictunnel.config"},
+        ),
     ],
 )
 def test_what_an_import_does_not_load(statement, absent):
