@@ -55,6 +55,9 @@ _ROOMS: Final = {
     "TunnelStats": ("observation", "TunnelStats"),
     "forward": ("forwarding", "forward"),
     "__version__": ("version", "VERSION"),
+    # What ``%load_ext quictunnel`` and ``%unload_ext quictunnel`` look for.
+    "load_ipython_extension": ("jupyter", "load_ipython_extension"),
+    "unload_ipython_extension": ("jupyter", "unload_ipython_extension"),
 } | {name: ("errors", name) for name in __all__ if name.endswith("Error")}
 
 

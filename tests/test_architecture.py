@@ -180,7 +180,10 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import quictunnel.wire.messages, quictunnel.wire.control", {"aioquic", "asyncio", "quictunnel.client"}),
-        ("import quictunnel", {"aioquic", "asyncio", "quictunnel.client", "quictunnel.forwarding"}),
+        (
+            "import quictunnel",
+            {"aioquic", "asyncio", "quictunnel.client", "quictunnel.forwarding", "quictunnel.jupyter", "IPython"},
+        ),
         ("from quictunnel import forward, Client", {"aioquic", "edge_server", "certs", "rich", "quictunnel.cli"}),
         ("import quictunnel.transport.session, quictunnel.transport.endpoint", {"aioquic", "quictunnel.client"}),
         ("import edge_server.server, edge_server.__main__", {"quictunnel.client", "rich", "starlette", "uvicorn"}),

@@ -1,0 +1,193 @@
+"""``%quictunnel``: tunnels from a notebook cell, open until they are stopped or the kernel ends.
+
+::
+
+    %load_ext quictunnel
+    %quictunnel 8000                    a link to click for local port 8000
+    %quictunnel 8000 --name my-app      at the same address each time
+    %quictunnel 5432 --tcp              and a raw TCP address
+    %quictunnel                         what is open
+    %quictunnel --stop 8000             close one; without a port: all
+
+What can go wrong is said in one line, as the error of the cell. Interrupting the kernel while a tunnel opens gives
+everything back. Tunnels are those of ``Client.from_env()``, as ``forward()`` makes them: the kernel's end closes
+them. Only IPython imports this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import shlex
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from IPython.core.error import UsageError
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.display import display
+
+from quictunnel.address import MAX_PORT
+from quictunnel.client import Client
+from quictunnel.errors import Error
+from quictunnel.forwarding import forward
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from quictunnel.tunnel import Tunnel
+
+OVER: Final = ("closed", "refused", "failed")
+"""States of a client from which no tunnel comes back."""
+USAGE: Final = (
+    "%quictunnel PORT [--name NAME] [--tcp] [--h2] opens a tunnel, %quictunnel --stop [PORT] closes it, "
+    "%quictunnel lists those that are open."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A tunnel as a notebook shows it, and a terminal."""
+
+    port: int
+    tunnel: Tunnel
+
+    def _repr_html_(self) -> str:
+        url = html.escape(self.tunnel.url, quote=True)
+        link = f'<a href="{url}" target="_blank" rel="noopener">{url}</a>'
+        return f"<div>{link} &rarr; port {self.port}{html.escape(self._tcp())}</div>"
+
+    def __repr__(self) -> str:
+        return f"{self.tunnel.url} -> port {self.port}{self._tcp()}"
+
+    def _tcp(self) -> str:
+        if not self.tunnel.unencrypted_host:
+            return ""
+        host, port = self.tunnel.tcp_socket
+        return f", TCP {host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    options: Mapping[str, Any]
+    client: Client
+    shown: Shown
+    ending: ExitStack
+
+
+class Tunnels:
+    """Those that this kernel holds, by local port."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Held] = {}
+
+    def shown(self) -> list[Shown]:
+        """Those that are open, in the order in which they were opened."""
+        for port in [port for port, held in self._open.items() if held.client.state in OVER]:
+            self.stop(port)
+        return [held.shown for held in self._open.values()]
+
+    def open(self, port: int, options: Mapping[str, Any]) -> Shown:
+        """The tunnel of a port. A cell that is run again gets the one it has; with other options, another.
+        Raises what ``forward()`` does."""
+        held = self._open.get(port)
+        if held is not None:
+            if held.options == options and held.client.state not in OVER:
+                return held.shown
+            self.stop(port)
+        client = Client.from_env()
+        with ExitStack() as stack:
+            shown = Shown(port, stack.enter_context(forward(port, client=client, **options)))
+            self._open[port] = _Held(options, client, shown, stack.pop_all())
+        return shown
+
+    def stop(self, port: int) -> bool:
+        """Close it; visitors in flight get a few seconds to finish. Whether there was one."""
+        held = self._open.pop(port, None)
+        if held is not None:
+            held.ending.close()
+        return held is not None
+
+    def stop_all(self) -> int:
+        """Close all of them; how many there were."""
+        ports = list(self._open)
+        return sum(self.stop(port) for port in ports)
+
+
+@magics_class
+class QuictunnelMagics(Magics):
+    """Carries the magic and the tunnels that it opened."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(shell)  # type: ignore[no-untyped-call]  # not typed by IPython
+        self.tunnels = Tunnels()
+
+    @line_magic  # type: ignore[untyped-decorator]  # as above
+    def quictunnel(self, line: str) -> None:
+        """Expose a local port at a public address: %quictunnel PORT; see quictunnel.jupyter."""
+        wanted = _parse(line)
+        try:
+            self._do(wanted)
+        except Error as error:
+            raise UsageError(" ".join(str(error).split())) from None
+
+    def _do(self, wanted: argparse.Namespace) -> None:
+        if wanted.stop and wanted.port is None:
+            print(f"{self.tunnels.stop_all()} closed")  # noqa: T201 - a cell's output
+        elif wanted.stop:
+            if not self.tunnels.stop(wanted.port):
+                raise UsageError(f"No tunnel is open for port {wanted.port}; %quictunnel lists those that are.")
+            print(f"port {wanted.port} closed")  # noqa: T201 - as above
+        elif wanted.port is None:
+            found = self.tunnels.shown()
+            for shown in found:
+                display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
+            if not found:
+                print(f"No tunnel is open. {USAGE}")  # noqa: T201 - as above
+        else:
+            options = {"unencrypted": wanted.tcp, "h2_enabled": wanted.h2, "name": wanted.name}
+            shown = self.tunnels.open(wanted.port, options)
+            display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. {USAGE}")
+
+
+def _parse(line: str) -> argparse.Namespace:
+    parser = _Parser(prog="%quictunnel", add_help=False, allow_abbrev=False)
+    parser.add_argument("port", nargs="?", type=_port)
+    parser.add_argument("--name")
+    parser.add_argument("--tcp", action="store_true")
+    parser.add_argument("--h2", action="store_true")
+    parser.add_argument("--stop", action="store_true")
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"{error}. {USAGE}") from None
+    wanted = parser.parse_args(words)
+    if wanted.port is None and (wanted.name is not None or wanted.tcp or wanted.h2):
+        raise UsageError(f"Which port? {USAGE}")
+    return wanted
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
+        raise argparse.ArgumentTypeError(f"a port lies between 1 and {MAX_PORT}")
+    return int(text)
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """``%load_ext quictunnel``."""
+    shell.register_magics(QuictunnelMagics(shell))
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """``%unload_ext quictunnel``, also the first half of ``%reload_ext``: closes what is open."""
+    shell.magics_manager.magics["line"].pop("quictunnel")
+    shell.magics_manager.registry.pop(QuictunnelMagics.__name__).tunnels.stop_all()
