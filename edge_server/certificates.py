@@ -21,7 +21,7 @@ from cryptography import x509
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
@@ -38,6 +38,15 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 @dataclass(frozen=True, slots=True)
+class Validity:
+    """When a certificate is good, in seconds since the epoch."""
+
+    names: frozenset[str]
+    since: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Pair:
     """One certificate of the operator's."""
 
@@ -48,6 +57,10 @@ class _Pair:
     """Key and chain as they were read: files that are half replaced are nobody's certificate."""
     stamp: tuple[object, ...]
     """Of the files when they were read."""
+
+    @property
+    def validity(self) -> Validity:
+        return validity_of(self.pem, self.names)
 
     def covers(self, name: str) -> bool:
         return name in self.names or _wildcard_of(name) in self.names
@@ -104,6 +117,14 @@ class Certificates:
         self._authority = authority
         self._domain = domain
         return frozenset((domain, f"*.{domain}"))
+
+    def validities(self) -> list[Validity]:
+        """When those that visitors are met with are good; of a development authority, when it is itself."""
+        found = [pair.validity for pair in self._pairs]
+        if self._authority is not None:
+            names = frozenset((self._domain, f"*.{self._domain}"))
+            found.append(validity_of(self._authority.certificate.read_bytes(), names))
+        return found
 
     def h2_allowed(self, name: str) -> bool:
         """Whether ``name`` may be met with h2: with a certificate of its own, or knowingly with another."""
@@ -221,6 +242,14 @@ def _names_in(pem: bytes, cert: Path) -> frozenset[str]:
     if not names:
         raise ConfigError(f"The certificate {cert} names no host (it has no DNS subjectAltName).")
     return names
+
+
+def validity_of(pem: bytes, names: Iterable[str] = ()) -> Validity:
+    """When the first certificate in there is good, which is a host's own."""
+    begin = pem.index(b"-----BEGIN CERTIFICATE-----")
+    leaf = x509.load_pem_x509_certificate(pem[begin:])
+    since, until = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    return Validity(frozenset(names), since.timestamp(), until.timestamp())
 
 
 def _readable(path: Path, what: str) -> bytes:

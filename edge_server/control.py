@@ -99,6 +99,7 @@ class Guest:
 
     def give_up(self) -> None:
         """The session was without a link for too long."""
+        self._house.sessions.given_up += 1
         logger.info("client %s did not come back", self.identity.key if self.identity else "")
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
@@ -196,6 +197,7 @@ class Guest:
     def go_on(self, link: Link, secret: bytes) -> None:
         """The client is back on another link, whose greeting showed the secret."""
         self._house.sessions.come_back(self)
+        self._house.sessions.resumed += 1
         self._is_resumed = True
         self.session.resume(link, self)
         self._welcome(secret, resumed=True)

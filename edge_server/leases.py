@@ -242,7 +242,7 @@ class Lease:
 
     def came(self, splice: Splice, way: Way) -> None:
         """A visitor is in, its TLS handshake complete."""
-        host, _ = _end(splice, "peername")
+        host, port = _end(splice, "peername")
         if (
             not self._is_open
             or not self.filter.admits(host)
@@ -252,7 +252,10 @@ class Lease:
             splice.refuse()
             return
         splice.on_gone = self._went
-        self.visitors[splice] = visit = Visit(host, way.kind, lease=self.name, owner=self.owner)
+        self.visitors[splice] = visit = Visit(host, way.kind, lease=self.name, owner=self.owner, port=port)
+        if way.tls:
+            ends = splice.transport.get_extra_info("ssl_object")
+            visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
         self._ledger.begin(visit)
         if self.session is not None and not self.session.is_away:
             self._let_in(splice, way)
@@ -286,8 +289,8 @@ class Lease:
             splice.on_refused = lambda refused, code: self._refused(refused, code, way, tried | {self})
         if self.terms.proxy_protocol and not tried:
             stream.write(self._introduction(splice, way))
-        self.visitors[splice].stream = stream
         splice.join(stream)
+        self.visitors[splice].travels_on(stream, splice)
 
     def _introduction(self, splice: Splice, way: Way) -> bytes:
         tls = None

@@ -28,6 +28,7 @@ from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import Tokens
+from edge_server.scene import Scene
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.succession import (
@@ -110,6 +111,8 @@ class EdgeServer:
         self.asked_to_drain = asyncio.Event()
         """By its operator, who looks at the page; whoever runs this edge is to drain and to stop it."""
         self._offer: Offer | None = None
+        self.scene: Scene | None = None
+        """For those who look; there as soon as it serves."""
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
         self.succeeded = asyncio.Event()
@@ -163,6 +166,17 @@ class EdgeServer:
         )
         self._watch = Watch(house, self._guests)
         self._gauge = asyncio.create_task(self.lag.watch())
+        self.scene = Scene(
+            config=config,
+            endpoint=self._endpoint,
+            front=self._front,
+            guests=self._guests,
+            house=house,
+            identity=identity[0],
+            is_draining=lambda: self._is_draining,
+            lag=self.lag,
+            udp=self._udp,
+        )
         if self.admin is not None:
             await self.admin.start()
         # Last, tell: whoever reads this may come at once.

@@ -29,9 +29,24 @@ class Sessions:
         self.hold = hold
         self._by_digest: dict[bytes, Guest] = {}
         self._away: dict[Guest, asyncio.TimerHandle] = {}
+        self.begun = 0
+        """Sessions so far."""
+        self.resumed = 0
+        """How often one went on with another link."""
+        self.given_up = 0
+        """Those that did not come back in time."""
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    @property
+    def away(self) -> int:
+        """Those without a link now."""
+        return len(self._away)
 
     def add(self, guest: Guest) -> bytes:
         """A new session; its secret."""
+        self.begun += 1
         secret = secrets.token_bytes(SECRET)
         guest.digest = _digest(secret)
         self._by_digest[guest.digest] = guest

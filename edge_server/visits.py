@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 import logging
+import secrets
 import time
+from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -46,17 +48,58 @@ _BY_CODE: Final = {
 }
 
 
+SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3600.0)
+"""Bounds of the classes in which durations are counted: half a decade each, from loopback to a working day."""
+
+
+class Classes:
+    """Durations by class, for those who draw distributions."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
+        """In each class; the last is of those beyond all bounds."""
+        self.sum = 0.0
+
+    def count(self, seconds: float) -> None:
+        """One more."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+
 class Visit:
     """One visitor that is in."""
 
-    __slots__ = ("began", "host", "kind", "lease", "owner", "stream")
+    __slots__ = (
+        "alpn",
+        "began",
+        "first_byte",
+        "host",
+        "kind",
+        "lease",
+        "number",
+        "owner",
+        "port",
+        "stream",
+        "tls",
+    )
 
-    def __init__(self, host: str, kind: Kind, *, lease: str, owner: str) -> None:
+    def __init__(
+        self, host: str, kind: Kind, *, lease: str, owner: str, port: int = 0, tls: str = "", alpn: str = ""
+    ) -> None:
+        self.number = 0
+        """Since this edge was started; given by the ledger."""
         self.host = host
+        self.port = port
         self.kind: Kind = kind
         self.lease = lease
         self.owner = owner
+        self.tls = tls
+        """The version of TLS that ends here, as OpenSSL names it: ``TLSv1.3``."""
+        self.alpn = alpn
+        """What was agreed on within it: ``h2``, ``http/1.1``, or nothing."""
         self.began = time.monotonic()
+        self.first_byte: float | None = None
+        """Seconds from then to the first byte of the origin."""
         self.stream: Stream | None = None
         """That carries it, when a client has taken it."""
 
@@ -70,6 +113,39 @@ class Visit:
         """Bytes from the origin to the visitor so far."""
         return self.stream.bytes_received if self.stream is not None else 0
 
+    def travels_on(self, stream: Stream, splice: Splice) -> None:
+        """A client has taken it; ``splice`` is joined with the stream."""
+        self.stream = stream
+        if self.first_byte is None and not stream.is_over:
+            stream.hand_to(_FirstByte(self, splice))
+
+
+class _FirstByte:
+    """Stands before a splice until the first byte of the origin is there, and then nobody does: what every byte
+    takes costs nothing more (a transport.stream.StreamSide)."""
+
+    __slots__ = ("_splice", "_visit")
+
+    def __init__(self, visit: Visit, splice: Splice) -> None:
+        self._visit = visit
+        self._splice = splice
+
+    def stream_data(self, chunks: list[bytes], size: int) -> None:
+        visit = self._visit
+        visit.first_byte = time.monotonic() - visit.began
+        if visit.stream is not None:
+            visit.stream.hand_to(self._splice)
+        self._splice.stream_data(chunks, size)
+
+    def stream_end(self) -> None:
+        self._splice.stream_end()
+
+    def stream_room(self) -> None:
+        self._splice.stream_room()
+
+    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+        self._splice.stream_lost(code, untaken)
+
 
 class Ledger:
     """See the module."""
@@ -77,8 +153,14 @@ class Ledger:
     def __init__(self) -> None:
         self.now: set[Visit] = set()
         """Those that are in."""
-        self.came = 0
+        self.came: Counter[Kind] = Counter()
         self.endings: Counter[Ending] = Counter()
+        self.durations = Classes()
+        """Of visits that are over."""
+        self.first_bytes = Classes()
+        """How long the origins took to say something, where they did."""
+        self._mark = secrets.token_hex(4)
+        """Of this process, so that two edges, or one before and after a restart, give no number twice."""
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -92,20 +174,28 @@ class Ledger:
         """Bytes to all of them."""
         return self._bytes_out + sum(visit.bytes_out for visit in self.now)
 
+    def name_of(self, visit: Visit) -> str:
+        """What a visit is called in the log and in dumps."""
+        return f"{self._mark}-{visit.number}"
+
     def begin(self, visit: Visit) -> None:
         """It is in."""
         self.now.add(visit)
-        self.came += 1
+        self.came[visit.kind] += 1
+        visit.number = self.came.total()
 
     def end(self, visit: Visit, splice: Splice) -> None:
         """It has left; why is what its splice knows."""
         self.now.discard(visit)
+        seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
         self._bytes_out += visit.bytes_out
         ending = _ending(splice)
         self.endings[ending] += 1
+        self.durations.count(seconds)
+        if visit.first_byte is not None:
+            self.first_bytes.count(visit.first_byte)
         if logger.isEnabledFor(logging.INFO):
-            seconds = time.monotonic() - visit.began
             logger.info(
                 "visitor %s of %s (%s): %d bytes in, %d out, %.3f s, %s",
                 visit.host or "unknown",
@@ -115,19 +205,25 @@ class Ledger:
                 visit.bytes_out,
                 seconds,
                 ending.value,
-                extra={
-                    "fields": {
-                        "visitor": visit.host,
-                        "name": visit.lease,
-                        "owner": visit.owner,
-                        "kind": visit.kind,
-                        "bytes_in": visit.bytes_in,
-                        "bytes_out": visit.bytes_out,
-                        "seconds": round(seconds, 6),
-                        "ending": ending.name.lower(),
-                    }
-                },
+                extra={"fields": self._fields(visit, seconds, ending)},
             )
+
+    def _fields(self, visit: Visit, seconds: float, ending: Ending) -> dict[str, object]:
+        return {
+            "visit": self.name_of(visit),
+            "visitor": visit.host,
+            "visitor_port": visit.port,
+            "name": visit.lease,
+            "owner": visit.owner,
+            "kind": visit.kind,
+            "tls": visit.tls,
+            "alpn": visit.alpn,
+            "bytes_in": visit.bytes_in,
+            "bytes_out": visit.bytes_out,
+            "seconds": round(seconds, 6),
+            "first_byte": None if visit.first_byte is None else round(visit.first_byte, 6),
+            "ending": ending.name.lower(),
+        }
 
 
 def _ending(splice: Splice) -> Ending:

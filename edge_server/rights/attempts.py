@@ -26,6 +26,8 @@ class Attempts:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._wrong: dict[tuple[str, str | None], list[float]] = {}
+        self.wrong = 0
+        """Tokens that were looked at and not good."""
         self.refused = 0
         """Tokens that were not looked at."""
 
@@ -42,6 +44,7 @@ class Attempts:
 
     def was_wrong(self, address: str, key: str | None) -> None:
         """The token that was looked at was not good."""
+        self.wrong += 1
         where = neighbourhood(address), key
         recent = self._recent(where)
         self._wrong.pop(where, None)  # to the end: the first in the table is the one to forget

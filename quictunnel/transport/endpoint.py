@@ -15,6 +15,7 @@ import asyncio
 import logging
 import math
 import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from quictunnel.transport.engine import (
@@ -32,7 +33,7 @@ from quictunnel.wire.codes import SessionCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.transport.engine import Address, Connection, Engine, Event
+    from quictunnel.transport.engine import Address, Connection, Engine, Event, Stats
     from quictunnel.transport.udp import DatagramSocket
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,26 @@ class ConnectionEvents(Protocol):
         """The connection is over; nothing follows."""
 
 
+@dataclass(slots=True)
+class Traffic:
+    """What all connections of an endpoint have carried, those that are over included, as far as the engine knew of
+    each at its end."""
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    packets_sent: int = 0
+    packets_received: int = 0
+    packets_lost: int = 0
+
+    def add(self, stats: Stats) -> None:
+        """Count a connection in."""
+        self.bytes_sent += stats.bytes_sent
+        self.bytes_received += stats.bytes_received
+        self.packets_sent += stats.packets_sent
+        self.packets_received += stats.packets_received
+        self.packets_lost += stats.packets_lost
+
+
 class Endpoint:
     """Drives ``engine`` over ``socket``; owns the socket, and both end with it."""
 
@@ -88,6 +109,7 @@ class Endpoint:
         # trips and pacing; both clocks are the system's monotonic one.
         self._now = self._loop.time if isinstance(self._loop, asyncio.BaseEventLoop) else time.monotonic
         self._sinks: dict[Connection, ConnectionEvents] = {}
+        self._past = Traffic()
         self._flush_due: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -112,6 +134,18 @@ class Endpoint:
     @property
     def is_closed(self) -> bool:
         return self._is_closed
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are there now, handshakes under way of connections that peers began left out."""
+        return tuple(self._sinks)
+
+    def traffic(self) -> Traffic:
+        """What they and those before them have carried. Costs a question to the engine for each."""
+        traffic = replace(self._past)
+        for connection in self._sinks:
+            traffic.add(connection.stats())
+        return traffic
 
     # What the rooms above ask for.
 
@@ -292,7 +326,7 @@ class Endpoint:
             case StreamsAvailable():
                 sink.streams_available()
             case Closed():
-                del self._sinks[connection]
+                self._forget(connection)
                 self._tell_closed(connection, sink, event)
 
     def _accept(self, connection: Connection) -> ConnectionEvents | None:
@@ -308,12 +342,18 @@ class Endpoint:
         except Exception as error:  # noqa: BLE001  a sink's fault costs its connection only
             self._report(error, f"The connection with {connection.address[0]} was not taken down properly")
 
+    def _forget(self, connection: Connection) -> ConnectionEvents | None:
+        sink = self._sinks.pop(connection, None)
+        if sink is not None:
+            self._past.add(connection.stats())
+        return sink
+
     def _sink_failed(self, connection: Connection, error: Exception) -> None:
         """Close a connection whose sink raised; the sink is told of its end and of nothing else."""
         self._report(
             error, f"The connection with {connection.address[0]} is closed because of a fault on this side"
         )
-        sink = self._sinks.pop(connection, None)
+        sink = self._forget(connection)
         connection.close(SessionCode.INTERNAL)
         self.wake()
         if sink is not None:

@@ -324,7 +324,7 @@ class Session:
         if self._sweep is not None:
             self._sweep.cancel()
         for stream in list(self._streams.values()):
-            stream.lose(StreamCode.ABORTED)
+            stream.lose(StreamCode.CLOSING)
         self._events.session_down(closed)
 
     def _stands(self, message: Standing) -> None:

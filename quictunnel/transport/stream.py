@@ -142,6 +142,10 @@ class Stream:
         if self._end_arrived and not self.is_over:
             side.stream_end()
 
+    def hand_to(self, side: StreamSide) -> None:
+        """Somebody else stands at this end from now on; what the one before was told is not said again."""
+        self._side = side
+
     @property
     def room(self) -> int:
         """Bytes that :meth:`write` takes now. When it is zero, stop reading until ``stream_room``."""

@@ -54,6 +54,8 @@ class FakeStream:
 
     def attach(self, side: object) -> None: ...
 
+    def hand_to(self, side: object) -> None: ...
+
     def write(self, data: bytes) -> None:
         self.log.append(bytes(data))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
-from quictunnel.transport.endpoint import BATCHES_PER_TURN, FAULT_LOG_INTERVAL, GRANULARITY, Endpoint
+from quictunnel.transport.endpoint import BATCHES_PER_TURN, FAULT_LOG_INTERVAL, GRANULARITY, Endpoint, Traffic
 from quictunnel.transport.engine import (
     Address,
     CloseCause,
@@ -16,6 +16,7 @@ from quictunnel.transport.engine import (
     Event,
     Received,
     Reset,
+    Stats,
     Stopped,
     StreamsAvailable,
     Transmit,
@@ -40,6 +41,9 @@ class ScriptedConnection:
 
     def migrate(self) -> None:
         self.migrations += 1
+
+    def stats(self) -> Stats:
+        return Stats(0.05, 0, 0, 0, 100, 200, 3, 4, 1, 0, 0, 0.0)
 
 
 class ScriptedEngine:
@@ -489,3 +493,21 @@ async def test_abort_ends_everything_at_once_also_from_within_a_sink(bed: Bed) -
     spare = bed.network.socket(ELSEWHERE)
     bed.endpoint.rebind(spare)
     assert bed.network.sockets == [bed.peer]
+
+
+async def test_what_was_carried_is_known_of_connections_that_are_over_as_well(bed: Bed) -> None:
+    one, _ = bed.accepted()
+    _other, _ = bed.accepted()
+    assert (bed.endpoint.traffic().bytes_sent, len(bed.endpoint.connections)) == (200, 2)
+    bed.engine.events.append((one, Closed(CloseCause.PEER, 0, "")))
+    bed.nudge()
+    assert len(bed.endpoint.connections) == 1
+    assert bed.endpoint.traffic() == Traffic(200, 400, 6, 8, 2)
+
+
+async def test_what_a_connection_carried_whose_sink_failed_is_known(bed: Bed) -> None:
+    connection, _ = bed.accepted("data")
+    bed.engine.events.append((connection, Data(0, [b"a"], False)))
+    bed.nudge()
+    assert bed.endpoint.connections == ()
+    assert bed.endpoint.traffic().packets_lost == 1

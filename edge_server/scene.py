@@ -1,0 +1,44 @@
+"""What there is to see of an edge that serves, in one place: for its figures, its page and its dumps.
+
+They look, and change nothing. Everything here belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from pathlib import Path
+
+    from edge_server.config import EdgeConfig
+    from edge_server.control import Guest
+    from edge_server.house import House
+    from edge_server.lag import Lag
+    from edge_server.visitors.front import Front
+    from quictunnel.transport.endpoint import Endpoint
+    from quictunnel.transport.udp import UdpSocket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """See the module."""
+
+    config: EdgeConfig
+    endpoint: Endpoint
+    """The QUIC side: its engine, its connections, what they have carried."""
+    front: Front
+    """Where TLS visitors come in."""
+    guests: Collection[Guest]
+    """Clients, those that have not shown a token yet included."""
+    house: House
+    identity: Path
+    """The certificate that clients see, PEM."""
+    is_draining: Callable[[], bool]
+    """Whether nobody is taken any more, because it stops or another edge took over."""
+    lag: Lag
+    udp: UdpSocket
+    started_at: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
