@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,6 +21,8 @@ from quictunnel import background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load
 from quictunnel.meter import Meter
 from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.status import endpoint as status
+from quictunnel.status.report import Listed
 from quictunnel.uplink import CLOSED, Uplink
 from quictunnel.waiting import until_it_listens
 
@@ -223,19 +226,28 @@ class Binding:
     async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
         if self._wait:
             await until_it_listens(self._wish.port, self._wait)
-        bound.append(await uplink.bind(self._wish, self._ticket))
+        lease = await uplink.bind(self._wish, self._ticket)
+        bound.append(lease)
+        self._meter = meter = Meter(lease, uplink)
+        await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
 
-    @staticmethod
-    async def _undo(uplink: Uplink, bound: list[HeldLease]) -> None:
+    async def _release(self, uplink: Uplink, lease: HeldLease) -> None:
+        try:
+            await uplink.release(lease)
+        finally:
+            status.withdraw(self)
+
+    async def _undo(self, uplink: Uplink, bound: list[HeldLease]) -> None:
         """Whoever asked was interrupted, perhaps when the lease was granted already and nobody had been told.
         Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
         for lease in bound:
+            status.withdraw(self)
             await uplink.release(lease, grace=0)
 
     def _hold(self, loop: Background, uplink: Uplink, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
-        self._meter = meter = Meter(lease, uplink)
-        return lease.answer.result().metered(meter.read)
+        assert self._meter is not None, "it is bound"
+        return lease.answer.result().metered(self._meter.read)
 
     def close(self) -> None:
         """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""
@@ -243,7 +255,7 @@ class Binding:
         if held is not None:
             loop, uplink, lease = held
             with self._closing():
-                loop.call(uplink.release(lease))
+                loop.call(self._release(uplink, lease))
 
     async def close_async(self) -> None:
         """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
@@ -251,7 +263,7 @@ class Binding:
         if held is not None:
             loop, uplink, lease = held
             with self._closing():
-                await asyncio.wrap_future(loop.submit(uplink.release(lease)))
+                await asyncio.wrap_future(loop.submit(self._release(uplink, lease)))
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -269,6 +281,25 @@ class Binding:
         if held is not None and held[0].process != os.getpid():
             return None  # a forked child leaves the parent's tunnel alone
         return held
+
+
+def listed(edge: str, lease: HeldLease, meter: Meter) -> Listed:
+    """One tunnel as ``quictunnel status`` shows it."""
+    tunnel, stats = lease.answer.result(), meter.read()
+    return Listed(
+        url=tunnel.url,
+        tcp="{}:{}".format(*tunnel.tcp_socket) if tunnel.unencrypted_host else "",
+        port=lease.origin.port,
+        edge=edge,
+        state=stats.state,
+        engine=stats.engine,
+        rtt=stats.rtt,
+        visitors_now=stats.visitors_now,
+        visitors_total=stats.visitors_total,
+        bytes_in=stats.bytes_in,
+        bytes_out=stats.bytes_out,
+        since=stats.since,
+    )
 
 
 _lock = threading.Lock()

@@ -44,6 +44,19 @@ def default_client_env(environ: Mapping[str, str] | None = None, *, platform: st
     return default_state_dir(environ, platform=platform) / CLIENT_ENV
 
 
+def default_runtime_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
+    """Where running clients can be found by their user: ``$XDG_RUNTIME_DIR/quictunnel`` (where there is none, as
+    in many containers, ``/tmp/quictunnel-UID``), on macOS ``$TMPDIR/quictunnel``, which is the user's own there,
+    on Windows ``%LOCALAPPDATA%\\quictunnel\\run``. Short, because a Unix socket's path may have 104 bytes."""
+    environ = os.environ if environ is None else environ
+    if platform == "win32":
+        return default_state_dir(environ, platform=platform) / "run"
+    set_to = Path(environ.get("TMPDIR" if platform == "darwin" else "XDG_RUNTIME_DIR", ""))
+    if set_to.is_absolute():
+        return set_to / APP
+    return Path("/tmp") / f"{APP}-{os.geteuid()}"  # noqa: S108 - its owner and mode are looked at before it is used
+
+
 def _base(
     environ: Mapping[str, str] | None, platform: str, *, xdg: tuple[str, str], windows: tuple[str, str]
 ) -> Path:

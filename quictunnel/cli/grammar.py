@@ -138,6 +138,24 @@ examples:
 """,
     options=(Option("--once", "leave after the fetch"), JSON, LOG_LEVEL),
 )
+STATUS: Final = Command(
+    "status",
+    "the tunnels that you have open on this machine",
+    "Show every tunnel that this user has open on this machine, whichever program opened it: its public address, "
+    "where it leads, the state of its link, visitors, bytes and rates.",
+    """\
+examples:
+  quictunnel status                        for a person
+  quictunnel status --json | jq -r .url    for a program: one JSON object a line, one for each tunnel
+
+exit status:
+  0  something is open
+  1  nothing is
+
+A program is not shown when QUICTUNNEL_STATUS=off was set for it.
+""",
+    options=(JSON,),
+)
 COMPLETION: Final = Command(
     "completion",
     "print a completion script for your shell",
@@ -150,7 +168,7 @@ examples:
 """,
     arguments=(Argument("SHELL", "bash, zsh or fish", choices=SHELLS),),
 )
-COMMANDS: Final = (HTTP, TCP, DEMO, COMPLETION)
+COMMANDS: Final = (HTTP, TCP, STATUS, DEMO, COMPLETION)
 EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP}
 """What follows the examples in a command's help."""
 
@@ -162,6 +180,7 @@ examples:
   quictunnel demo         see it work, with nothing configured
   quictunnel http 8000    a public https:// address for port 8000
   quictunnel tcp 22       a public TCP address for port 22
+  quictunnel status       what is open now
 
 exit status:
   0  stopped by Ctrl-C or SIGTERM, after visitors had their time to finish (a second Ctrl-C: at once)

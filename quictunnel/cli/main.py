@@ -81,6 +81,10 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
         case "http" | "tcp":
             _set_up_logging(options.log_level)
             _tunnel(options, door or load_door())
+        case "status":
+            from quictunnel.cli.status import status  # noqa: PLC0415  # loads asyncio, which most need not
+
+            return status(options)
         case "demo":
             _set_up_logging(options.log_level)
             return _demo(options, door or load_door(), edges or load_edges())

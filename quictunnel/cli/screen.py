@@ -6,6 +6,7 @@ blinks, scrolls or asks for attention while all is well. Text from elsewhere is 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from quictunnel.cli.amounts import milliseconds, rate, size
 from quictunnel.cli.views import clock, printable
 
 if TYPE_CHECKING:
@@ -23,22 +25,29 @@ if TYPE_CHECKING:
     from quictunnel.observation import ClientEvent, Snapshot
 
 MAX_EVENTS: Final = 6
-"""Recent events on the screen: with the rest, 16 rows, which fits a 24-row terminal with room above."""
+"""Recent events on the screen: with the rest, 17 rows, which fits a 24-row terminal with room above."""
+RATE_WINDOW: Final = 2.0
+"""Seconds over which a rate is shown: steady enough to be read."""
+MAX_SAMPLES: Final = 64
+"""Looks that are remembered; the window has eight, and events that come in bursts bring more."""
 
 _STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "refused": "red", "failed": "red"}
-_UNITS: Final = ("kB", "MB", "GB", "TB")
 
 
 class ScreenView:
     """A :class:`~quictunnel.cli.views.View` on a terminal."""
 
-    def __init__(self, console: Console, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, console: Console, snapshot: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = console
         self._snapshot = snapshot
         self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
         self._opened: Opened | None = None
         self._live: Live | None = None
-        self._drawn: tuple[Snapshot, tuple[tuple[str, str], ...]] | None = None
+        self._drawn: tuple[Snapshot, tuple[tuple[str, str], ...], tuple[str, str]] | None = None
+        self._now = clock
+        self._samples: deque[tuple[float, int, int]] = deque(maxlen=MAX_SAMPLES)
 
     def opened(self, opened: Opened) -> None:
         self._opened = opened
@@ -56,10 +65,23 @@ class ScreenView:
     def tick(self) -> None:
         if self._live is None or self._opened is None:
             return
-        state = (self._snapshot(), tuple(self._events))
+        snapshot = self._snapshot()
+        state = (snapshot, tuple(self._events), self._rates(snapshot))
         if state != self._drawn:
             self._drawn = state
             self._live.update(render(self._opened, *state), refresh=True)
+
+    def _rates(self, snapshot: Snapshot) -> tuple[str, str]:
+        """Bytes a second in and out over the last moments, as they are shown; empty for none."""
+        now, samples = self._now(), self._samples
+        samples.append((now, snapshot.bytes_in, snapshot.bytes_out))
+        while len(samples) > 2 and now - samples[1][0] >= RATE_WINDOW:
+            samples.popleft()
+        begun, bytes_in, bytes_out = samples[0]
+        seconds = max(now - begun, RATE_WINDOW)  # the first moments of a burst are no rate yet
+        passed = (snapshot.bytes_in - bytes_in, snapshot.bytes_out - bytes_out)
+        inward, outward = (rate(count / seconds) if count > 0 else "" for count in passed)
+        return inward, outward
 
     def closing(self) -> None:
         self._leave()
@@ -77,7 +99,12 @@ class ScreenView:
             self._live = None
 
 
-def render(opened: Opened, snapshot: Snapshot, events: tuple[tuple[str, str], ...]) -> Group:
+def render(
+    opened: Opened,
+    snapshot: Snapshot,
+    events: tuple[tuple[str, str], ...],
+    rates: tuple[str, str] = ("", ""),
+) -> Group:
     """The whole screen for one moment."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", min_width=10)
@@ -89,7 +116,12 @@ def render(opened: Opened, snapshot: Snapshot, events: tuple[tuple[str, str], ..
         facts.add_row("TCP", Text(opened.tcp, style="bold cyan"))
     facts.add_row("Forwards", Text(f"localhost:{opened.port}"))
     facts.add_row("Visitors", Text(f"{snapshot.visitors_now} now · {snapshot.visitors_total} in total"))
-    facts.add_row("Traffic", Text(f"{size(snapshot.bytes_in)} in · {size(snapshot.bytes_out)} out"))
+    inward, outward = (f" at {shown}" if shown else "" for shown in rates)
+    facts.add_row(
+        "Traffic", Text(f"{size(snapshot.bytes_in)} in{inward} · {size(snapshot.bytes_out)} out{outward}")
+    )
+    if turns := _turns(snapshot):
+        facts.add_row("Link", Text(turns))
 
     lines = [
         Text.assemble((when, "dim"), "  ", message, no_wrap=True, overflow="ellipsis") for when, message in events
@@ -98,21 +130,18 @@ def render(opened: Opened, snapshot: Snapshot, events: tuple[tuple[str, str], ..
     return Group(title, Text(), facts, *([Text(), *lines] if lines else []))
 
 
-def size(count: int) -> str:
-    """Bytes for a person: at most four digits, decimal units as networks count."""
-    if count < 1000:
-        return f"{count} B"
-    value = count / 1000
-    for unit in _UNITS:
-        # 999.5 would be rounded up to a fourth digit before the point.
-        if value < 999.5 or unit == _UNITS[-1]:
-            return f"{value:.{0 if value >= 99.95 else 1}f} {unit}"
-        value /= 1000
-    raise AssertionError("the last unit takes everything")
+def _turns(snapshot: Snapshot) -> str:
+    """What the link went through; nothing while nothing happened."""
+    counts = (
+        ("resumed", snapshot.resumed),
+        ("moved to another network", snapshot.migrated),
+        ("dialled anew", snapshot.reconnected),
+    )
+    return " · ".join(f"{what} {count} times" if count > 1 else f"{what} once" for what, count in counts if count)
 
 
 def _status(snapshot: Snapshot) -> Text:
     style = _STYLES.get(snapshot.state, "yellow")
-    rtt = "" if snapshot.rtt is None else f"{snapshot.rtt * 1000:.0f} ms"
+    rtt = "" if snapshot.rtt is None else milliseconds(snapshot.rtt)
     details = [(f" · {detail}", "dim") for detail in (rtt, snapshot.engine) if detail]
     return Text.assemble((snapshot.state, style), *details)

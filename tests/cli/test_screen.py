@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from quictunnel.cli.screen import MAX_EVENTS, ScreenView, render, size
+from quictunnel.cli.amounts import milliseconds, size, span
+from quictunnel.cli.screen import MAX_EVENTS, MAX_SAMPLES, ScreenView, render
 from quictunnel.cli.views import Opened
 from quictunnel.observation import ClientEvent, Snapshot
 from quictunnel.tunnel import Tunnel
@@ -118,3 +119,44 @@ def test_nothing_is_drawn_when_it_never_opened() -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def test_rates_over_the_last_moments_and_what_the_link_went_through() -> None:
+    now = [100.0]
+    snapshots = [QUIET]
+    out = io.StringIO()
+    console = Console(file=out, width=100, height=24, force_terminal=True)
+    view = ScreenView(console, lambda: snapshots[-1], lambda: now[0])
+
+    def look(seconds: float, bytes_out: int, **more: int) -> str:
+        now[0] += seconds
+        snapshots.append(Snapshot("connected", 0, 0, 0, bytes_out, 0.0123, "aioquic", **more))
+        before = out.tell()
+        view.tick()
+        return out.getvalue()[before:]
+
+    view.opened(OPENED)
+    try:
+        assert " out at 500 B/s" in look(1.0, 1000), "over two seconds, of which one has passed"
+        assert " out at 1.0 kB/s" in look(1.0, 2000)
+        assert " out at 5.0 kB/s" in look(2.0, 12_000)
+        assert " at " not in look(10.0, 12_000)
+        assert "resumed once · moved to another network 3 times" in look(1.0, 12_000, resumed=1, migrated=3)
+        for number in range(500):
+            look(0.0, 12_000 + number)
+        assert len(view._samples) == MAX_SAMPLES
+    finally:
+        view.closed()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.9, "59 s"), (60, "1 min"), (7199, "119 min"), (7200, "2 hours"), (172_800, "2 days")],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0004, "0.4 ms"), (0.0099, "9.9 ms"), (0.0123, "12 ms")])
+def test_round_trips(seconds: float, text: str) -> None:
+    assert milliseconds(seconds) == text

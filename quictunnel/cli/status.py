@@ -1,0 +1,81 @@
+"""``quictunnel status``: the tunnels that this user has open on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from quictunnel.cli.amounts import milliseconds, rate, size, span
+from quictunnel.cli.views import printable
+from quictunnel.errors import ConfigError
+from quictunnel.status.asking import Look, Rate, key, look
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from quictunnel.status.report import Listed, Report
+
+RATE_WINDOW: Final = 0.5
+"""Seconds over which a rate is measured: long enough for a figure, short enough to wait for."""
+RUNS: Final = 0
+NOTHING: Final = 1
+NOTHING_RUNS: Final = "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one."
+
+
+def status(options: Namespace) -> int:
+    """The command. Exit status: whether anything is open. Raises ConfigError when it cannot be known."""
+    try:
+        seen = look(RATE_WINDOW)
+    except OSError as error:
+        raise ConfigError(f"What runs here cannot be looked at: {error.strerror or error}.") from None
+    for fault in seen.found.faults:
+        print(printable(fault), file=sys.stderr)
+    if seen.found.unasked:
+        print(f"{seen.found.unasked} more processes were not asked.", file=sys.stderr)
+    pairs = [(report, tunnel) for report in seen.found.reports for tunnel in report.tunnels]
+    for report, tunnel in pairs:
+        print(as_json(seen, report, tunnel) if options.json else as_text(seen, report, tunnel))
+    if not options.json:
+        for report in seen.found.reports:
+            if report.unlisted:
+                print(f"... and {report.unlisted} more of process {report.pid}")
+    if not pairs:
+        print(NOTHING_RUNS, file=sys.stderr)
+    return RUNS if pairs else NOTHING
+
+
+def as_json(seen: Look, report: Report, tunnel: Listed) -> str:
+    """One object, for programs; rates in bytes a second."""
+    passing = seen.rates.get(key(report, tunnel))
+    return json.dumps(
+        msgspec.to_builtins(tunnel)
+        | {
+            "rate_in": None if passing is None else passing.inward,
+            "rate_out": None if passing is None else passing.outward,
+            "uptime": max(0.0, time.time() - tunnel.since),
+            "pid": report.pid,
+            "program": report.program,
+            "software": report.software,
+        }
+    )
+
+
+def as_text(seen: Look, report: Report, tunnel: Listed) -> str:
+    """A few short lines, for a person."""
+    passing = seen.rates.get(key(report, tunnel), Rate(0, 0))
+    also = f" and {tunnel.tcp}" if tunnel.tcp else ""
+    link = [tunnel.state, *([milliseconds(tunnel.rtt)] if tunnel.rtt is not None else []), tunnel.engine]
+    passed = (
+        f"{size(tunnel.bytes_in)} in at {rate(passing.inward)}, "
+        f"{size(tunnel.bytes_out)} out at {rate(passing.outward)}"
+    )
+    lines = [
+        f"{tunnel.url}{also} -> localhost:{tunnel.port}",
+        f"  {', '.join(link)}; up {span(time.time() - tunnel.since)}; by {report.program}, process {report.pid}",
+        f"  visitors {tunnel.visitors_now} now, {tunnel.visitors_total} in total; {passed}",
+    ]
+    return "\n".join(map(printable, lines))

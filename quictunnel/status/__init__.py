@@ -1,0 +1,1 @@
+"""What runs here: each process with tunnels can be asked by its own user."""

@@ -1,0 +1,339 @@
+"""Who runs here: those that are asked, those that dead processes left, those not to be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from quictunnel.background import Background
+from quictunnel.places import default_runtime_dir
+from quictunnel.status import asking, endpoint
+from quictunnel.status.endpoint import MAX_ASKING, Endpoint, own_directory
+from quictunnel.status.report import MAX_LISTED, Listed, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes and Unix sockets")
+
+
+def listed(number: int = 0) -> Listed:
+    url = f"https://t{number}.example.com"
+    return Listed(url, "", 8000 + number, "e:1", "connected", "native", 0.01, 1, 2, 300, 400, 1.7e9)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def background() -> Iterator[Background]:
+    background = Background("status-test")
+    yield background
+    background.stop()
+
+
+@pytest.fixture(params=[True, False], ids=["unix", "port"])
+def open_endpoint(
+    request: pytest.FixtureRequest, room: Path, background: Background
+) -> Iterator[Callable[[int], Endpoint]]:
+    made: list[Endpoint] = []
+
+    def opened(tunnels: int) -> Endpoint:
+        made.append(Endpoint(room, unix=request.param))
+        for number in range(tunnels):
+            background.call(made[-1].announce(number, lambda number=number: listed(number)))
+        return made[-1]
+
+    yield opened
+
+    async def close() -> None:
+        for each in made:
+            each.close()
+
+    background.call(close())
+
+
+def test_it_answers_and_goes_with_the_last_tunnel(
+    open_endpoint: Callable[[int], Endpoint], room: Path, background: Background
+) -> None:
+    assert asking.find(room) == asking.Found(), "no directory is nothing"
+    opened = open_endpoint(2)
+    path = opened.path
+    assert path is not None
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(room.stat().st_mode) == 0o700
+    found = asking.find(room)
+    assert [report.tunnels for report in found.reports] == [[listed(0), listed(1)]]
+    assert (found.reports[0].pid, found.faults) == (os.getpid(), ())
+
+    async def withdraw(number: int) -> None:
+        opened.withdraw(number)
+
+    background.call(withdraw(0))
+    assert asking.find(room).reports[0].tunnels == [listed(1)]
+    background.call(withdraw(1))
+    background.call(withdraw(1))
+    assert list(room.iterdir()) == []
+    background.call(opened.announce("again", listed))
+    assert len(asking.find(room).reports) == 1, "it opens again for the next one"
+
+
+def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], Endpoint], room: Path) -> None:
+    open_endpoint(MAX_LISTED + 3)
+    (report,) = asking.find(room).reports
+    assert (len(report.tunnels), report.unlisted) == (MAX_LISTED, 3)
+    long = Listed(**{**msgspec.structs.asdict(listed()), "url": "https://" + "x" * 253, "edge": "y" * 260})
+    whole = msgspec.json.encode(Report(1, "p" * 255, "s" * 64, [long] * MAX_LISTED))
+    assert len(whole) < asking.MAX_ANSWER
+
+
+def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
+    open_endpoint: Callable[[int], Endpoint], room: Path, background: Background
+) -> None:
+    opened = open_endpoint(1)
+    assert opened.path is not None
+    assert opened._sock is not None
+    address = opened._sock.getsockname()
+    with contextlib.ExitStack() as stack:
+        for _ in range(3 * MAX_ASKING):
+            silent = stack.enter_context(socket.socket(opened._sock.family))
+            silent.connect(address)
+
+        async def at_rest() -> None:
+            async with asyncio.timeout(10):
+                while True:
+                    assert opened._asking <= 3 * MAX_ASKING
+                    if opened._asking == 0:
+                        return
+                    await asyncio.sleep(0.01)
+
+        background.call(asyncio.sleep(0.05))
+        background.call(at_rest())
+        assert len(asking.find(room).reports) == 1
+
+
+def test_without_the_key_a_port_says_nothing(room: Path, background: Background) -> None:
+    opened = Endpoint(room, unix=False)
+    background.call(opened.announce(1, listed))
+    assert opened._sock is not None
+    try:
+        for said in (b"0" * 32, b"", b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"):
+            with socket.create_connection(opened._sock.getsockname(), timeout=10) as stranger:
+                stranger.sendall(said)
+                stranger.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(ConnectionResetError):
+                    assert stranger.recv(1000) == b""
+    finally:
+        background.loop.call_soon_threadsafe(opened.close)
+
+
+def test_what_dead_processes_left_is_removed(room: Path) -> None:
+    own_directory(room)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(room / f"{ended.pid}-0001.sock"))
+    (room / f"{ended.pid}-0002.port").write_bytes(b"")
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    (room / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
+    (room / "notes.txt").write_text("somebody's own")
+    assert asking.find(room) == asking.Found()
+    assert [path.name for path in room.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "hung up"),
+        (b"{}", "cannot read"),
+        (b"[" * 10_000, "cannot read"),
+        (b"x" * (asking.MAX_ANSWER + 1), "too long"),
+        (None, "time is up"),
+    ],
+    ids=["nothing", "another version", "nonsense", "endless", "silence"],
+)
+def test_one_that_answers_badly_is_named_and_kept(
+    answer: bytes | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", 0.3)
+    own_directory(room)
+    path = room / f"{os.getpid()}-0001.sock"
+    over = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                if answer is None:
+                    over.wait()
+                else:
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        found = asking.find(room)
+        over.set()
+        thread.join()
+    assert found.reports == ()
+    assert words in found.faults[0]
+    assert str(os.getpid()) in found.faults[0]
+    assert path.exists()
+
+
+def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "MAX_PROCESSES", 2)
+    own_directory(room)
+    for number in range(5):
+        (room / f"{number}.port").write_bytes(b"")
+    assert asking.find(room).unasked == 3
+
+
+def test_a_directory_that_others_may_write_is_not_trusted(
+    room: Path, background: Background, caplog: pytest.LogCaptureFixture
+) -> None:
+    room.mkdir(mode=0o777)
+    room.chmod(0o777)
+    with pytest.raises(PermissionError, match="not a directory of this user alone"):
+        asking.find(room)
+    with caplog.at_level("INFO"):
+        background.call(Endpoint(room).announce(1, listed))
+    assert "will not show this process" in caplog.text
+    assert list(room.iterdir()) == []
+
+
+def test_where_a_socket_cannot_be_the_tunnel_works_all_the_same(
+    tmp_path: Path, background: Background, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = Endpoint(tmp_path / ("x" * 120))
+    with caplog.at_level("INFO"):
+        background.call(opened.announce(1, listed))
+    assert "will not show this process" in caplog.text
+    assert opened.path is None
+
+
+def test_places() -> None:
+    assert (
+        str(default_runtime_dir({"XDG_RUNTIME_DIR": "/run/user/7"}, platform="linux")) == "/run/user/7/quictunnel"
+    )
+    assert str(default_runtime_dir({}, platform="linux")) == f"/tmp/quictunnel-{os.geteuid()}"
+    assert str(default_runtime_dir({"TMPDIR": "/var/x/T"}, platform="darwin")) == "/var/x/T/quictunnel"
+    windows = default_runtime_dir({"LOCALAPPDATA": "/local"}, platform="win32")
+    assert str(windows).endswith("quictunnel/run")
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("off", False), ("0", False), ("NO", False), ("", True), ("on", True)]
+)
+def test_the_switch(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(endpoint.SWITCH, value)
+    assert endpoint.is_wanted() == wanted
+
+
+PROGRAM = """
+import os, sys, time
+sys.argv = ["/somewhere/my-app.py", "--password", "hunter2"]
+import quictunnel
+from edge_server.embedded import EmbeddedEdge
+with EmbeddedEdge() as edge:
+    config = edge.client_config
+    with quictunnel.Client.from_config(config) as client, quictunnel.forward(9, client=client) as tunnel:
+        child = os.fork() if "fork" in os.environ["MODE"] else -1
+        if child == 0:
+            sys.stdin.read()
+            os._exit(0)
+        print(tunnel.url, os.getpid(), config.token.reveal(), flush=True)
+        sys.stdin.read()
+        if child > 0:
+            os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[[str], tuple[subprocess.Popen[str], list[str]]]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(mode: str, **environ: str) -> tuple[subprocess.Popen[str], list[str]]:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
+                    env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path), "MODE": mode} | environ,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            return process, process.stdout.readline().split()
+
+        yield start
+
+
+def run_status(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "quictunnel", "status", *options],
+        env=os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mode", ["plain", "fork"])
+def test_a_program_with_a_tunnel_is_found_while_it_runs_and_forgotten_when_it_was_killed(
+    mode: str, tmp_path: Path, program: Callable[[str], tuple[subprocess.Popen[str], list[str]]]
+) -> None:
+    done = run_status(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one.\n"
+
+    process, (url, pid, token) = program(mode)
+    done = run_status(tmp_path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    (seen,) = map(json.loads, done.stdout.splitlines())
+    assert (seen["url"], seen["port"], seen["pid"], seen["program"]) == (url, 9, int(pid), "my-app.py")
+    assert (seen["state"], seen["visitors_total"], seen["rate_in"], seen["rate_out"]) == ("connected", 0, 0, 0)
+    assert 0 < seen["rtt"] < 5
+    assert 0 <= seen["uptime"] < 60
+    people = run_status(tmp_path).stdout
+    assert people.startswith(f"{url} -> localhost:9\n  connected, ")
+    for text in (done.stdout, people):
+        assert token not in text
+        assert "hunter2" not in text
+
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # In "fork" a child lives on that has inherited the socket, and holds it open for nobody.
+    assert len(list((tmp_path / "quictunnel").iterdir())) == 1
+    assert run_status(tmp_path).returncode == 1
+    assert list((tmp_path / "quictunnel").iterdir()) == []
+
+
+def test_a_program_that_ends_leaves_nothing_and_one_that_wants_not_to_be_seen_is_not(
+    tmp_path: Path, program: Callable[..., tuple[subprocess.Popen[str], list[str]]]
+) -> None:
+    process, _ = program("plain")
+    assert len(list((tmp_path / "quictunnel").iterdir())) == 1
+    process.communicate("", timeout=30)
+    assert list((tmp_path / "quictunnel").iterdir()) == []
+    program("plain", QUICTUNNEL_STATUS="off")
+    assert list((tmp_path / "quictunnel").iterdir()) == []
