@@ -1,10 +1,12 @@
-"""The protocol's tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
-docs/PROTOCOL.md`` it renews them in the document. A test fails when the document is stale."""
+"""The documents' tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
+docs/PROTOCOL.md`` (or ``docs/CONFIGURATION.md``) it renews them in the document, with ``--schema
+docs/edge.schema.json`` the JSON Schema of the edge's configuration file. A test fails when one is stale."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 from enum import IntEnum
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec.inspect
 
+from edge_server.config import OPTIONS
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
 from quictunnel.wire.control import TABLE
@@ -81,6 +84,54 @@ def constants_table() -> str:
     return _table(("what", "value"), rows)
 
 
+def options_table() -> str:
+    """The edge's options."""
+    parts = []
+    for group in dict.fromkeys(row.group for row in OPTIONS):
+        rows = [
+            (
+                f"`{row.name}`" + (f", `{row.alias}`" if row.alias else ""),
+                row.kind.words,
+                row.default if " " in row.default else row.default and f"`{row.default}`",
+                "yes" if row.live else "no",
+                row.summary,
+            )
+            for row in OPTIONS
+            if row.group == group
+        ]
+        head = ("name", "value", "default", "on SIGHUP", "meaning")
+        parts.append(f"**{group[0].upper()}{group[1:]}**\n\n{_table(head, rows)}")
+    return "\n\n".join(parts)
+
+
+def schema() -> str:
+    """The JSON Schema of a configuration file, for editors."""
+    properties: dict[str, object] = {}
+    for row in OPTIONS:
+        about = dict(row.kind.schema) | {"description": row.summary}
+        for name in filter(None, (row.name, row.alias)):
+            properties[name] = about
+    groups: dict[str, dict[str, object]] = {}
+    for name, about in properties.items():
+        group, dash, rest = name.partition("-")
+        if dash:
+            groups.setdefault(group, {})[rest] = about
+    for group, inner in groups.items():
+        table = {"type": "object", "properties": inner, "additionalProperties": False}
+        properties[group] = {"anyOf": [properties[group], table]} if group in properties else table
+    whole = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of a quictunnel edge",
+        "type": "object",
+        "properties": properties,
+        "patternProperties": {
+            f"^{name.replace('-', '[-_]')}$": about for name, about in properties.items() if "-" in name
+        },
+        "additionalProperties": False,
+    }
+    return json.dumps(whole, indent=1) + "\n"
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "constants": constants_table,
     "messages": message_table,
@@ -88,6 +139,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "preface": preface_table,
     "dialogue": dialogue_table,
     "codes": code_tables,
+    "options": options_table,
 }
 
 
@@ -163,8 +215,11 @@ def main() -> None:
     """Print the tables, or renew a document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", type=Path, metavar="FILE", help="renew the tables in this document")
+    parser.add_argument("--schema", type=Path, metavar="FILE", help="write the schema of a configuration file")
     options = parser.parse_args()
-    if options.write:
+    if options.schema:
+        options.schema.write_text(schema())
+    elif options.write:
         options.write.write_text(renewed(options.write.read_text()))
     else:
         print("\n\n".join(f"## {name}\n\n{table()}" for name, table in TABLES.items()))  # noqa: T201 - its purpose

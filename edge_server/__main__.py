@@ -11,18 +11,19 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import logs, succession
+from edge_server import checking, logs, succession
 from edge_server.admin.command import main as admin_command
 from edge_server.claims.command import main as name_command
-from edge_server.config import EdgeConfig, parse
-from edge_server.notify import notify
+from edge_server.config import EdgeConfig, Reading, read
+from edge_server.notify import keep_alive, notify
+from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +82,25 @@ def start_successor() -> None:
         logger.info("process %d is to take over", child)
 
 
-async def run(config: EdgeConfig) -> None:
-    """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once."""
+async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
+    """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
+    SIGHUP has ``read_again`` called, in another thread."""
     signals = Signals()
     server = EdgeServer(config)
+    reloads = Reloads(server, read_again)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)
     await server.start()
     try:
         print(banner(server), flush=True)  # noqa: T201 - for the person who started it, not for the log
         notify("READY=1", f"MAINPID={os.getpid()}")
-        await first_of(signals.stop.wait(), server.succeeded.wait(), server.asked_to_drain.wait())
+        await first_of(
+            signals.stop.wait(),
+            server.succeeded.wait(),
+            server.asked_to_drain.wait(),
+            reloads.run(),
+            keep_alive(),
+        )
         if not server.succeeded.is_set():
             notify("STOPPING=1")
         await first_of(server.drain(), signals.hurry.wait())
@@ -110,18 +121,41 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
                 raise ended
 
 
+def check(reading: Reading) -> int:
+    """``--check-config``; its exit status."""
+    wrong, lines = checking.report(reading)
+    complain(wrong)
+    print(*lines, sep="\n", end="\n" if lines else "")  # noqa: T201 - what was asked for
+    return EXIT_CONFIG if wrong else 0
+
+
+def complain(problems: Sequence[str]) -> None:
+    """Say what the operator has to mend, one line each."""
+    for problem in problems:
+        print(f"edge_server: error: {problem}", file=sys.stderr)  # noqa: T201 - as the banner
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]](words[1:])
+
+    def read_again() -> Reading:
+        return read(words, os.environ)
+
+    reading = read_again()
+    if reading.only_check:
+        return check(reading)
+    if reading.config is None:
+        complain(reading.problems)
+        return EXIT_CONFIG
     try:
-        config = parse(words, os.environ)
-        logs.set_up(config)
+        logs.set_up(reading.config)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(run(config))
+            runner.run(run(reading.config, read_again))
     except ConfigError as error:
-        print(f"edge_server: error: {error}", file=sys.stderr)  # noqa: T201 - as above
+        complain([str(error)])
         return EXIT_CONFIG
     except KeyboardInterrupt:
         return 0  # before the handlers were in place

@@ -82,12 +82,31 @@ class Certificates:
         self._seen: dict[Path, tuple[object, ...]] = {}
         """Stamps of files that were looked at, good or not."""
 
-    def add_files(self, cert: Path, key: Path) -> frozenset[str]:
-        """Use a certificate chain and its key; the names it covers. ``ConfigError`` says what is wrong."""
-        pair = _read(cert, key)
+    def add_files(self, cert: Path, key: Path, domain: str = "") -> frozenset[str]:
+        """Use a certificate chain and its key; the names it covers, which have to be those below ``domain``
+        unless it is empty. ``ConfigError`` says what is wrong."""
+        pair = _read(cert, key, domain)
         self._pairs.append(pair)
         self._seen[cert] = pair.stamp
         return pair.names
+
+    def read_other(self, before: Path, cert: Path, key: Path, domain: str) -> Callable[[], None]:
+        """Read other files that are to take the place of the certificate ``before``, in any thread; what is
+        returned puts them in use, on the loop's. Raises ConfigError as :meth:`add_files`."""
+        fresh = _read(cert, key, domain)
+
+        def use() -> None:
+            self._seen[cert] = fresh.stamp
+            self._pairs = [fresh if pair.cert == before else pair for pair in self._pairs]
+            for h2 in (False, True):
+                self._contexts.pop((str(before), h2), None)
+                self._contexts.pop((str(cert), h2), None)
+
+        return use
+
+    def allow_wildcard_h2(self, allow: bool) -> None:
+        """As at the start, from now on."""
+        self._allow_wildcard_h2 = allow
 
     def refresh(self) -> None:
         """Read files that were replaced, in any thread; :meth:`settle` has to follow on the loop's. Raises
@@ -190,11 +209,16 @@ def new_context(*, h2: bool) -> ssl.SSLContext:
     return context
 
 
-def _read(cert: Path, key: Path) -> _Pair:
-    """A certificate and its key, tried out."""
+def _read(cert: Path, key: Path, domain: str = "") -> _Pair:
+    """A certificate and its key, tried out; of all names below ``domain``, if it is given."""
     stamp = _stamp(cert, key)
     chain = _readable(cert, "certificate")
     names = _names_in(chain, cert)
+    if domain and f"*.{domain}" not in names:
+        raise ConfigError(
+            f"--cert {cert} does not cover *.{domain}, the names of the tunnels (it covers "
+            f"{', '.join(sorted(names))[:200]}); give a wildcard certificate or another --domain."
+        )
     pem = _readable(key, "private key") + b"\n" + chain
     try:
         _load(pem, h2=False, passphrase=lambda: _refuse_passphrase(key))

@@ -172,6 +172,8 @@ def _build_parser() -> argparse.ArgumentParser:
         group = parser.add_argument_group("where these come from")
         group.add_argument("--config", metavar="FILE", help="TOML file with the same names; the command line wins "
             f"over variables such as {PREFIX}DOMAIN, and they over the file")  # fmt: skip
+        group.add_argument("--check-config", action="store_true", help="read everything, certificates too, say "
+            "what is wrong or would be run, and exit; no port is opened")  # fmt: skip
         group.add_argument("--version", action="version", version=f"quictunnel {VERSION}")
 
     return sources.build_parser(

@@ -26,12 +26,13 @@ class Expected:
     def __init__(
         self, registry: Registry, ports: Ports, admission: Admission, *, ledger: Ledger, hold: float
     ) -> None:
-        """``hold``: seconds for which a name is kept for its owner."""
+        """``hold``: as :attr:`hold`."""
         self._registry = registry
         self._ports = ports
         self._admission = admission
         self._ledger = ledger
-        self._hold = max(hold, WAIT)
+        self.hold = hold
+        """Seconds for which a name is kept for its owner; visitors wait for at least :data:`WAIT` of them."""
         self._timers: dict[Lease, asyncio.TimerHandle] = {}
 
     async def add(self, name: Name, sock: socket.socket | None) -> None:
@@ -47,7 +48,7 @@ class Expected:
             generation=name.generation,
         )
         self._registry.add(lease)
-        self._timers[lease] = asyncio.get_running_loop().call_later(self._hold, self._forget, lease)
+        self._timers[lease] = asyncio.get_running_loop().call_later(max(self.hold, WAIT), self._forget, lease)
         if sock is not None:
             lease.hold(sock)
             await lease.listen()

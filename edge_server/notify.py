@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -19,3 +20,17 @@ def notify(*lines: str) -> None:
             sock.sendto("\n".join(lines).encode(), address.replace("@", "\0", 1))
     except OSError as error:
         logger.warning("the service manager could not be told: %s", error.strerror or error)
+
+
+async def keep_alive() -> None:
+    """Say that the loop turns, as often as WatchdogSec= of the unit asks for; until it is cancelled. A loop that
+    hangs says nothing, and systemd starts the edge again."""
+    period = os.environ.get("WATCHDOG_USEC", "")
+    # Twice in each period (sd_watchdog_enabled(3)). The variable is systemd's own; nobody else's is believed.
+    seconds = int(period) / 2_000_000 if period.isascii() and period.isdigit() and int(period) else None
+    if seconds is None:
+        await asyncio.get_running_loop().create_future()
+        return
+    while True:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)

@@ -24,6 +24,7 @@ from edge_server.lag import Lag
 from edge_server.opening import bind_quic, check_tcp_host, listen_at, make_identity
 from edge_server.passing import Heir, Passed
 from edge_server.ports import BACKLOG, Ports, backlog_of
+from edge_server.reconfiguration import reconfigure
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.config import EdgeConfig
+    from edge_server.reconfiguration import Outcome
     from edge_server.state import ClientEnv
     from edge_server.succession import Inheritance, Post
     from edge_server.visitors.front import Crowd
@@ -231,6 +233,14 @@ class EdgeServer:
         """Visitors whom the kernel has accepted and nobody here has."""
         return backlog_of(self._listening) if self._listening is not None else 0
 
+    async def reconfigure(self, config: EdgeConfig) -> Outcome:
+        """Take over what may change while it serves; which options did, and which did not. Raises ConfigError
+        when something is wrong with them: then nothing has changed."""
+        assert self._house is not None
+        outcome = await reconfigure(self._house, self.config, config)
+        self.config = outcome.config
+        return outcome
+
     async def drain(self) -> None:
         """Take no new visitors and no new clients; wait until those in flight have finished, at most the
         configured grace. With a successor nobody is in a hurry: idle visitors have the whole grace as well.
@@ -293,12 +303,7 @@ class EdgeServer:
         if config.cert is None or config.key is None:
             self._certificates.add_authority(authority, config.domain)
             return
-        names = self._certificates.add_files(config.cert, config.key)
-        if f"*.{config.domain}" not in names:
-            raise ConfigError(
-                f"--cert {config.cert} does not cover *.{config.domain}, the names of the tunnels "
-                f"(it covers {', '.join(sorted(names))[:200]}); give a wildcard certificate or another --domain."
-            )
+        self._certificates.add_files(config.cert, config.key, config.domain)
 
     def _make_engine(self, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket) -> Engine:
         certificate, private_key = identity

@@ -2,13 +2,74 @@
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
+import tomllib
 from pathlib import Path
+
+import jsonschema
+import pytest
+
+from edge_server.config import parse, read
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_tables_of_the_protocol_are_those_of_the_code():
-    document = (DOCS / "PROTOCOL.md").read_text()
-    renewed = runpy.run_path(str(DOCS / "tables.py"))["renewed"]
-    assert renewed(document) == document, "`python docs/tables.py --write docs/PROTOCOL.md` renews them"
+@pytest.fixture(scope="module")
+def tables():
+    return runpy.run_path(str(DOCS / "tables.py"))
+
+
+@pytest.mark.parametrize("name", ["PROTOCOL.md", "CONFIGURATION.md"])
+def test_the_tables_are_those_of_the_code(tables, name):
+    document = (DOCS / name).read_text()
+    assert "<!-- table: " in document
+    assert tables["renewed"](document) == document, f"`python docs/tables.py --write docs/{name}` renews them"
+
+
+def test_the_schema_of_a_configuration_is_that_of_the_code(tables):
+    written = (DOCS / "edge.schema.json").read_text()
+    assert tables["schema"]() == written, "`python docs/tables.py --schema docs/edge.schema.json` renews it"
+
+
+def example(document: str, language: str) -> str:
+    """The first block of that language in a document."""
+    found = re.search(rf"```{language}\n(.*?)```", (DOCS / document).read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_example_of_a_configuration_is_one(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text(example("CONFIGURATION.md", "toml"))
+    config = parse(["--config", str(path)])
+    assert (config.domain, config.tcp_ports, config.log_format) == (
+        "tunnel.example.com",
+        range(20000, 21000),
+        "json",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_good"),
+    [
+        ("", True),
+        (example("CONFIGURATION.md", "toml"), True),
+        ("tcp_ports = '1-2'", True),
+        ("log = { level = 'debug' }", True),
+        ("htps = 'a:1'", False),
+        ("grace = 3601", False),
+        ("quic = 'localhost'", False),
+        ("[log]\nlevl = 'debug'", False),
+        ("engine = 'steam'", False),
+        ("takeover = 'yes'", False),
+    ],
+)
+def test_the_schema_judges_as_the_edge_does(tmp_path, text, is_good):
+    schema = json.loads((DOCS / "edge.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert jsonschema.Draft202012Validator(schema).is_valid(tomllib.loads(text)) == is_good
+    path = tmp_path / "edge.toml"
+    path.write_text(text)
+    assert (read(["--config", str(path)]).config is not None) == is_good

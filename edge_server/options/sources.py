@@ -77,7 +77,7 @@ def from_environment(options: Iterable[Option], environ: Mapping[str, str], said
         option = by_variable.get(variable)
         if option is None:
             hint = _hint(variable, [*by_variable, CONFIG])
-            said.object_to(f"The environment has an unknown variable {shown(variable)}; {hint}.")
+            said.object_to(f"The environment has an unknown variable {shown(variable)}; {hint}")
         else:
             said.given[option.field] = Given(value, variable)
 
@@ -111,7 +111,7 @@ def from_file(options: Sequence[Option], path: Path, said: Said) -> None:
         elif option is None:
             here = ".".join(keys)
             known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
-            said.object_to(f"{path}:{line}: unknown name {shown(here)}; {_hint(name, known, keys)}.")
+            said.object_to(f"{path}:{line}: unknown name {shown(here)}; {_hint(name, known, keys)}")
         elif option.field in said.given:
             said.object_to(f"{path}:{line}: {option.name} is said twice ({said.given[option.field].what}).")
         else:
@@ -154,7 +154,7 @@ def shown_words(text: str) -> str:
 def _hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     if not close:
-        return "docs/CONFIGURATION.md and python -m edge_server --help list what there is"
+        return "docs/CONFIGURATION.md and python -m edge_server --help list what there is."
     found = close[0] if len(keys) == 1 else ".".join((keys[0], close[0].removeprefix(keys[0] + "-")))
     return f'did you mean "{found}"?'
 

@@ -1,0 +1,133 @@
+"""``--check-config``: everything that can be known without opening a port, said at once."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+
+from edge_server.certificates import Certificates
+from edge_server.config import OPTIONS, differences, parse
+from edge_server.state import StateDir
+from quictunnel.errors import ConfigError
+from quictunnel.transport.engines import describe_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from edge_server.config import EdgeConfig, Reading
+
+SOON: Final = timedelta(days=14)
+"""A certificate that ends so soon is worth a word: public ones are renewed a month before their end."""
+EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def report(reading: Reading, now: datetime | None = None) -> tuple[list[str], list[str]]:
+    """What is wrong; and what would be run, when that is nothing. May wait for the resolver of host names."""
+    config = reading.config
+    if config is None:
+        return list(reading.problems), []
+    now = now or datetime.now(UTC)
+    wrong: list[str] = []
+    remarks: list[str] = []
+    for check in CHECKS:
+        try:
+            remarks += check(config, now)
+        except ConfigError as error:
+            wrong.append(str(error))
+    return wrong, [] if wrong else ["ok", *_settings(config), *remarks]
+
+
+def _settings(config: EdgeConfig) -> Iterator[str]:
+    """What differs from an edge without options, and what everybody wants to know."""
+    changed = {"domain", "quic", "https", "tcp_host", "tcp_ports", "state_dir", *differences(parse([]), config)}
+    for row in OPTIONS:
+        if row.field in changed:
+            yield f"  {row.name} = {row.kind.show(getattr(config, row.field))}"
+
+
+def _state_dir(config: EdgeConfig, _: datetime) -> Iterator[str]:
+    """It is not made here, nor is anything in it."""
+    path = config.state_dir
+    if not path.exists():
+        nearest = next(parent for parent in path.parents if parent.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            raise ConfigError(
+                f"The state directory {path} cannot be made in {nearest}; choose another (--state-dir)."
+            )
+        yield f"  {path} will be made at the first start"
+        return
+    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"The state directory {path} cannot be written; choose another (--state-dir).")
+    if (path / "token").exists():
+        StateDir(path).token()
+
+
+def _certificate(config: EdgeConfig, now: datetime) -> Iterator[str]:
+    if config.cert is None or config.key is None:
+        return
+    Certificates().add_files(config.cert, config.key, config.domain)
+    chain = x509.load_pem_x509_certificates(config.cert.read_bytes())
+    for number, certificate in enumerate(chain):
+        begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        which = "certificate" if number == 0 else "issuer's certificate"
+        if ends <= now:
+            raise ConfigError(f"The {which} in {config.cert} has expired at {ends:%Y-%m-%d %H:%M} UTC; renew it.")
+        if begins > now:
+            raise ConfigError(
+                f"The {which} in {config.cert} is not valid before {begins:%Y-%m-%d %H:%M} UTC; "
+                "is the clock right?"
+            )
+    ends = chain[0].not_valid_after_utc
+    left = f"in {(ends - now).days} days" + (": renew it soon" if ends - now < SOON else "")
+    yield f"  the certificate ends at {ends:%Y-%m-%d %H:%M} UTC, {left}"
+
+
+def _hosts(config: EdgeConfig, _: datetime) -> Iterator[str]:
+    """That they are names of something; whether of this machine, only opening a port would tell."""
+    for name, host in (("quic", config.quic[0]), ("https", config.https[0]), ("tcp-host", config.tcp_host)):
+        try:
+            socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ConfigError(f"--{name} {host} cannot be used: {error.strerror or error}.") from None
+    yield from ()
+
+
+def _ports(config: EdgeConfig, _: datetime) -> Iterator[str]:
+    port = config.https[1]
+    if port in config.tcp_ports and config.tcp_host in (config.https[0], "0.0.0.0", "::"):
+        yield f"  port {port} of https is among tcp-ports: no tunnel will get it"
+    ephemeral = _ephemeral_ports()
+    both = range(max(ephemeral.start, config.tcp_ports.start), min(ephemeral.stop, config.tcp_ports.stop))
+    if both:
+        yield (
+            f"  tcp-ports {both[0]}-{both[-1]} are also what this machine connects from; others, or "
+            f"sysctl -w net.ipv4.ip_local_reserved_ports={both[0]}-{both[-1]}, keep them for tunnels"
+        )
+
+
+def _ephemeral_ports(path: Path = EPHEMERAL) -> range:
+    """What the system takes for outgoing connections; empty where it does not say."""
+    try:
+        first, last = map(int, path.read_text().split())
+    except (OSError, ValueError):
+        return range(0)
+    return range(first, last + 1)
+
+
+def _engine(config: EdgeConfig, _: datetime) -> Iterator[str]:
+    yield f"  the QUIC engine is {describe_engine(config.engine)}"
+
+
+CHECKS: Final[tuple[Callable[[EdgeConfig, datetime], Iterator[str]], ...]] = (
+    _state_dir,
+    _certificate,
+    _hosts,
+    _ports,
+    _engine,
+)
+"""Each yields remarks, and raises ConfigError with what is wrong."""
