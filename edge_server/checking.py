@@ -110,10 +110,10 @@ def _ports(config: EdgeConfig, _: datetime) -> Iterator[str]:
         )
 
 
-def _ephemeral_ports(path: Path = EPHEMERAL) -> range:
+def _ephemeral_ports() -> range:
     """What the system takes for outgoing connections; empty where it does not say."""
     try:
-        first, last = map(int, path.read_text().split())
+        first, last = map(int, EPHEMERAL.read_text().split())
     except (OSError, ValueError):
         return range(0)
     return range(first, last + 1)

@@ -22,7 +22,7 @@ _COMMENT: Final = re.compile(r"#[^\n]*")
 
 
 def lines_of(text: str) -> dict[tuple[str, ...], int]:
-    """The line, from 1, of each table's first header and of each name, by its path of keys. What stands in an
+    """The line, from 1, on which each table and each name is said first, by its path of keys. What stands in an
     inline table or an array is not listed: its name is."""
     return _Scanner(text).found
 
@@ -43,7 +43,9 @@ class _Scanner:
             else:
                 path = table + self._key()
                 self._value()
-            self.found.setdefault(path, bisect_right(self._breaks, start) + 1)
+            line = bisect_right(self._breaks, start) + 1
+            for length in range(1, len(path) + 1):
+                self.found.setdefault(path[:length], line)
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
         match = pattern.match(self._text, self._at)

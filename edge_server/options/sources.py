@@ -102,7 +102,7 @@ def from_file(options: Sequence[Option], path: Path, said: Said) -> None:
     groups = {name.partition("-")[0] for name in by_name if "-" in name}
 
     def take(keys: tuple[str, ...], value: object) -> None:
-        line = lines.get(keys) or lines[keys[:1]]
+        line = lines.get(keys) or lines[keys[:1]]  # of the whole, where it is an inline table
         name = "-".join(keys).replace("_", "-")
         option = by_name.get(name)
         if len(keys) == 1 and name in groups and isinstance(value, dict):
@@ -152,7 +152,7 @@ def shown_words(text: str) -> str:
 
 
 def _hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     if not close:
         return "docs/CONFIGURATION.md and python -m edge_server --help list what there is."
     found = close[0] if len(keys) == 1 else ".".join((keys[0], close[0].removeprefix(keys[0] + "-")))

@@ -1,0 +1,59 @@
+"""What the service manager is told: through a real socket, as systemd listens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.notify import keep_alive, notify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        yield listener
+
+
+def test_lines_arrive_together(manager):
+    notify("READY=1", "STATUS=fine")
+    assert manager.recv(100) == b"READY=1\nSTATUS=fine"
+
+
+@pytest.mark.parametrize("address", ["", "relative", "/absent/socket"])
+def test_nobody_listens(monkeypatch, caplog, address):
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    notify("READY=1")
+    assert len(caplog.records) == (address == "/absent/socket")
+
+
+async def test_the_watchdog_is_told_twice_in_its_period(manager, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(keep_alive())
+    begun = loop.time()
+    for _ in range(4):
+        assert await asyncio.wait_for(loop.sock_recv(manager, 100), 10) == b"WATCHDOG=1"
+    assert loop.time() - begun >= 0.29
+    task.cancel()
+
+
+@pytest.mark.parametrize("period", ["", "0", "soon", "-5", "\u0663"])
+async def test_without_a_watchdog_nothing_is_said(manager, monkeypatch, period):
+    monkeypatch.setenv("WATCHDOG_USEC", period)
+    task = asyncio.create_task(keep_alive())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not task.done()
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+    task.cancel()
