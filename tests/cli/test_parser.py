@@ -92,9 +92,7 @@ def test_refusals(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "--help` shows what it takes" in hint
 
 
-@pytest.mark.parametrize(
-    ("word", "hint"), [("htp", "Did you mean `quictunnel http`?"), ("zz", "http, tcp, ")]
-)
+@pytest.mark.parametrize(("word", "hint"), [("htp", "Did you mean `quictunnel http`?"), ("zz", "http, tcp, ")])
 def test_unknown_commands_get_a_suggestion(word: str, hint: str) -> None:
     with pytest.raises(UsageError, match=f"unknown command '{word}'") as caught:
         check_command([word])
