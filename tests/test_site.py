@@ -1,0 +1,94 @@
+"""The documentation as a site: it builds without a warning, and a reader's browser asks nobody else."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quictunnel.cli import grammar
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built as its readers get it, with warnings as errors and without a network."""
+    target = tmp_path_factory.mktemp("site")
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)],
+        cwd=ROOT,
+        env=os.environ | nowhere | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert built.stdout + built.stderr == ""
+    return target
+
+
+def text_of(page: Path) -> str:
+    """What a page says."""
+    article = re.search(r"<article.*?</article>", page.read_text(), re.DOTALL)
+    assert article is not None
+    return html.unescape(re.sub(r"<[^>]+>", "", article[0]))
+
+
+def test_every_document_is_a_page_and_can_be_found(site):
+    home = (site / "index.html").read_text()
+    for document in DOCS.rglob("*.md"):
+        page = document.relative_to(DOCS).with_suffix(".html").as_posix()
+        assert (site / page).is_file()
+        assert f'href="{page}"' in home or page == "index.html", f"{page} is not in the navigation"
+    assert {path.name for path in site.rglob("*.py")} == {path.name for path in DOCS.glob("examples/*.py")}
+
+
+def test_nothing_is_loaded_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        loaded = re.findall(
+            r"<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=\"([^\"]*)\"", page.read_text()
+        )
+        assert [url for url in loaded if re.match("(?:https?:)?//", url)] == [], page
+        assert "mermaid" not in page.read_text(), "the theme loads what draws these from elsewhere"
+    for sheet in site.rglob("*.css"):
+        assert re.findall(r"url\(['\"]?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", sheet.read_text()) == []
+
+
+def test_the_reference_has_every_command_and_option(site):
+    said = text_of(site / "reference" / "command-line.html")
+    for command in grammar.COMMANDS:
+        assert f"quictunnel {command.name}" in said
+        for option in command.options:
+            assert option.flag in said
+            assert option.summary in said
+
+
+def test_the_reference_has_what_docstrings_say(site):
+    said = text_of(site / "reference" / "python.html")
+    for words in (
+        "Expose a local port",
+        "Owns one QUIC connection",
+        "tcp_socket",
+        "EdgeUnavailableError",
+        "public_url",
+    ):
+        assert words in said
+    assert ":class:" not in said
+    assert "::\n" not in said
+
+
+def test_docstrings_become_markdown():
+    markdown = runpy.run_path(str(DOCS / "docstrings.py"))["markdown"]
+    assert markdown("A :class:`~a.B` and :data:`C`.") == "A `a.B` and `C`."
+    assert markdown("Use::\n\n    a = 1\n\n    b\n\nThen.") == "Use:\n\n```python\na = 1\n\nb\n```\n\nThen."
+    assert markdown("::\n\n    a") == "```python\na\n```"
