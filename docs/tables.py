@@ -1,5 +1,5 @@
 """The documents' tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
-docs/PROTOCOL.md`` (or ``docs/CONFIGURATION.md``) it renews them in the document, with ``--schema
+docs/PROTOCOL.md`` (or ``CONFIGURATION.md``, ``METRICS.md``) it renews them in the document, with ``--schema
 docs/edge.schema.json`` the JSON Schema of the edge's configuration file. A test fails when one is stale."""
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final, get_args
 import msgspec.inspect
 
 from edge_server.config import OPTIONS
+from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
 from quictunnel.wire.control import TABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 def message_table() -> str:
@@ -132,6 +133,33 @@ def schema() -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
+def figure_table() -> str:
+    """The figures of an edge, with their labels."""
+    return _table(("name", "kind", "labels", "meaning"), _figures(PREFIX, FIGURES))
+
+
+def process_table() -> str:
+    """Those that prometheus-client adds."""
+    return _table(("name", "kind", "labels", "meaning"), _figures("", PROCESS))
+
+
+def _figures(prefix: str, figures: Mapping[str, Figure]) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"`{prefix}{name}`",
+            figure.kind,
+            _labels(figure),
+            figure.meaning,
+        )
+        for name, figure in figures.items()
+    ]
+
+
+def _labels(figure: Figure) -> str:
+    named = figure.labels.items()
+    return "; ".join(f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in named)
+
+
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "constants": constants_table,
     "messages": message_table,
@@ -140,6 +168,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "dialogue": dialogue_table,
     "codes": code_tables,
     "options": options_table,
+    "figures": figure_table,
+    "process": process_table,
 }
 
 

@@ -19,6 +19,8 @@ from edge_server.notify import keep_alive, notify
 from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
+from edge_server.sight import dump
+from edge_server.sight.command import main as health_command
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
-COMMANDS: Final = {"token": token_command, "name": name_command, "admin": admin_command}
+COMMANDS: Final = {"token": token_command, "name": name_command, "admin": admin_command, "health": health_command}
 """What can be said to an edge that runs, or does not; see ``config`` for what it is started with."""
 
 
@@ -90,6 +92,8 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     reloads = Reloads(server, read_again)
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)
+    if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: dump.take(server.scene))
     await server.start()
     try:
         print(banner(server), flush=True)  # noqa: T201 - for the person who started it, not for the log

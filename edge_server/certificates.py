@@ -57,10 +57,7 @@ class _Pair:
     """Key and chain as they were read: files that are half replaced are nobody's certificate."""
     stamp: tuple[object, ...]
     """Of the files when they were read."""
-
-    @property
-    def validity(self) -> Validity:
-        return validity_of(self.pem, self.names)
+    validity: Validity
 
     def covers(self, name: str) -> bool:
         return name in self.names or _wildcard_of(name) in self.names
@@ -226,7 +223,7 @@ def _read(cert: Path, key: Path, domain: str = "") -> _Pair:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"The private key {key} does not belong to the certificate {cert}.") from error
         raise ConfigError(f"Not a PEM private key for {cert}: {key}.") from error
-    return _Pair(names, cert, key, pem, stamp)
+    return _Pair(names, cert, key, pem, stamp, validity_of(chain, names))
 
 
 def _stamp(cert: Path, key: Path) -> tuple[object, ...]:

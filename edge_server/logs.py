@@ -6,37 +6,50 @@ import json
 import logging
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, TextIO
 
+import msgspec
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_server.config import EdgeConfig
 
 MAX_LINE: Final = 4096
 """Characters of one record, a traceback included: nothing that is logged can fill a disk line by line."""
+
+written: Final[Counter[str]] = Counter()
+"""Lines of this process by level."""
 
 
 class TextFormatter(logging.Formatter):
     """``12:00:00 INFO  message``; control characters of whatever a peer sent are shown, never obeyed."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        # A line break too: only a traceback, which is ours, may go over several lines.
-        return _printable(super().formatMessage(record))
+        super().__init__()
+        self._time = _Stamp("%H:%M:%S", time.localtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(_printable(line) for line in super().format(record)[:MAX_LINE].split("\n"))
+        # A line break too: only a traceback, which is ours, may go over several lines.
+        message = printable(record.getMessage())
+        lines = f"{self._time.of(record.created)} {record.levelname:<7} {message}"[:MAX_LINE]
+        if record.exc_info:
+            lines = f"{lines}\n{self.formatException(record.exc_info)}"[:MAX_LINE]
+            lines = "\n".join(map(printable, lines.split("\n")))
+        return lines
 
 
 class JsonFormatter(logging.Formatter):
     """``{"time": "...Z", "level": "info", "logger": "...", "message": "..."}``, and the record's ``fields``."""
 
-    converter = staticmethod(time.gmtime)
+    def __init__(self) -> None:
+        super().__init__()
+        self._time = _Stamp("%Y-%m-%dT%H:%M:%S", time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z",
+            "time": f"{self._time.of(record.created)}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage()[:MAX_LINE],
@@ -44,12 +57,43 @@ class JsonFormatter(logging.Formatter):
         entry |= getattr(record, "fields", {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)[:MAX_LINE]
-        return json.dumps(entry)
+        line = msgspec.json.encode(entry)
+        # msgspec leaves characters beyond ASCII as they are, line breaks and changes of direction among them.
+        text = line.decode() if line.isascii() else json.dumps(entry)
+        return text.replace("\x7f", "\\u007f")
+
+
+class _Stamp:
+    """The time to the second, made once a second."""
+
+    def __init__(self, form: str, clock: Callable[[float], time.struct_time]) -> None:
+        self._form = form
+        self._clock = clock
+        self._second = -1
+        self._text = ""
+
+    def of(self, moment: float) -> str:
+        second = int(moment)
+        if second != self._second:
+            self._second, self._text = second, time.strftime(self._form, self._clock(second))
+        return self._text
+
+
+class Lines(logging.StreamHandler[TextIO]):
+    """Writes each record as a line, and counts it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        written[record.levelname.lower()] += 1
+        super().emit(record)
 
 
 def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
     """Send the program's logs to standard error (or ``stream``)."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    # Nothing of these is written; finding them out costs a third of a line.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
+    handler = Lines(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -57,5 +101,8 @@ def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
-def _printable(line: str) -> str:
+def printable(line: str) -> str:
+    """With everything else shown as Python would write it."""
+    if line.isprintable():
+        return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

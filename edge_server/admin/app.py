@@ -15,6 +15,7 @@ from starlette.routing import Route
 from edge_server.admin.answers import answer, problem
 from edge_server.admin.guard import Guard
 from edge_server.rights.attempts import Attempts
+from edge_server.sight.routes import FREE, Sight
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from edge_server.server import EdgeServer
 
-OPEN: Final = frozenset({"/"})
-"""What may be had without a token. Nothing in it says anything of this edge."""
+OPEN: Final = frozenset({"/"}) | FREE
+"""What may be had without a token. Nothing in it says anything of this edge but whether it is well."""
 
 
 class Window:
@@ -34,6 +35,7 @@ class Window:
     def __init__(self, edge: EdgeServer, token: str) -> None:
         assert edge.config.admin is not None
         self._edge = edge
+        self._sight = Sight()
         inner = Starlette(routes=self._routes(), exception_handlers={404: _refused, 405: _refused, 500: _failed})
         self.app = Guard(
             inner,
@@ -45,12 +47,14 @@ class Window:
 
     def open(self) -> None:
         """Begin to look."""
+        assert self._edge.scene is not None
+        self._sight.open(self._edge.scene)
 
     async def close(self) -> None:
         """Look no more."""
 
     def _routes(self) -> list[BaseRoute]:
-        return [Route("/api/v1/edge", self._about)]
+        return [Route("/api/v1/edge", self._about), *self._sight.routes()]
 
     async def _about(self, _: Request) -> Response:
         return answer({"version": VERSION})

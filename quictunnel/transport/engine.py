@@ -279,6 +279,10 @@ class Engine(Protocol):
     """How users know it: ``aioquic`` or ``native``."""
     version: str
 
+    @property
+    def counters(self) -> EngineCounters:
+        """What it refused or dropped so far."""
+
     def connect(self, address: Address, server_name: str, now: float) -> Connection: ...
 
     def receive(self, batch: Sequence[Received], now: float) -> None:

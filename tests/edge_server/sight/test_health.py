@@ -1,0 +1,122 @@
+"""Ready or not, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from edge_server.certificates import validity_of
+from edge_server.sight.health import FRESH, Health
+from edge_server.sight.probe import SIZE, is_answer, objection, question
+
+if TYPE_CHECKING:
+    from edge_server.scene import Scene
+    from edge_server.server import EdgeServer
+    from edge_server.sight import health
+    from quictunnel.transport.engine import Address
+
+NOBODY = "127.0.0.1", 9
+
+
+async def well(_: Address) -> str:
+    return ""
+
+
+def wrong(readiness: health.Readiness) -> dict[str, str]:
+    return {check.name: check.why for check in readiness.checks if not check.ok}
+
+
+async def test_an_edge_that_serves_is_ready(scene: Scene):
+    """Its own engine answers, whichever it is."""
+    readiness = await Health(scene).readiness()
+    assert readiness.ready
+    assert [check.name for check in readiness.checks] == ["serving", "certificate", "udp"]
+    assert scene.endpoint.engine.counters.version_negotiations_sent == 1
+
+
+async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, scene: Scene):
+    ours = Health(scene)
+    assert (await ours.readiness()).ready
+    await edge.drain()
+    readiness = await ours.readiness()
+    assert not readiness.ready
+    assert wrong(readiness) == {"serving": "it takes nobody any more: it stops"}
+
+
+async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Scene):
+    ends = validity_of(scene.identity.read_bytes())
+    for clock, word in ((ends.until, "ended at 20"), (ends.since - 1, "is the clock right?")):
+        readiness = await Health(scene, clock=lambda now=clock: now, probe=well).readiness()
+        assert word in wrong(readiness)["certificate"]
+
+
+async def test_no_certificate_for_the_tunnels_is_said(scene: Scene, monkeypatch):
+    monkeypatch.setattr(type(scene.house.certificates), "validities", lambda _: [])
+    readiness = await Health(scene, probe=well).readiness()
+    assert wrong(readiness) == {"certificate": "there is none for *.tunnel.localhost yet"}
+
+
+async def test_a_certificate_that_cannot_be_read_is_said(scene: Scene):
+    scene.identity.unlink()
+    readiness = await Health(scene, probe=well).readiness()
+    assert "cannot be read" in wrong(readiness)["certificate"]
+
+
+async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, scene: Scene):
+    """Nobody reads it any more."""
+    scene.udp.detach()
+    begun = time.monotonic()
+    readiness = await Health(scene).readiness()
+    assert wrong(readiness)["udp"].startswith("nothing answers at UDP 127.0.0.1 port ")
+    assert time.monotonic() - begun < 3
+
+
+async def test_many_who_ask_cost_one_look(scene: Scene, monkeypatch):
+    asked = []
+
+    async def probe(_: Address) -> str:
+        asked.append(1)
+        await asyncio.sleep(0)
+        return ""
+
+    ours = Health(scene, probe=probe)
+    answers = await asyncio.gather(*(ours.readiness() for _ in range(100)))
+    assert len(asked) == 1
+    assert all(answer.ready for answer in answers)
+    ours._known_until -= FRESH
+    await ours.readiness()
+    assert len(asked) == 2
+
+
+async def test_alive_says_since_when_and_how_late_the_loop_is(scene: Scene):
+    life = Health(scene, clock=lambda: scene.started_at + 5).life()
+    assert (life.alive, life.uptime_seconds) == (True, 5.0)
+    assert 0 <= life.loop_lag_seconds < 10
+
+
+async def test_where_nobody_listens_the_probe_says_so():
+    assert "127.0.0.1 port 9" in await objection(NOBODY)
+
+
+def test_the_question_is_large_enough_and_random():
+    (one, beginning), (other, _) = question(), question()
+    assert len(one) == SIZE
+    assert one[:5] == other[:5]
+    assert one != other
+    assert beginning[0:4] == bytes(4)
+
+
+def test_only_the_answer_is_one():
+    _, beginning = question()
+    good = b"\x80" + beginning + bytes.fromhex("1a2a3a4a 00000001")
+    assert is_answer(good, beginning)
+    for bad in (
+        b"",
+        b"\x00" + good[1:],  # a short header
+        good[:-4],  # not the version that is spoken here
+        b"\x80\x00\x00\x00\x01" + good[5:],  # no version negotiation
+        question()[0],
+        good[:8] + b"\xff" + good[9:],  # other connection IDs
+    ):
+        assert not is_answer(bad, beginning), bad.hex()
