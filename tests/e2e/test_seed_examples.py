@@ -14,46 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import children_environment, need, start_edge
+from tests.e2e.conftest import children_environment, need
+from tests.e2e.world import new_world
 
 EXAMPLES = Path(__file__).with_name("examples")
 
 
-class World:
-    """A network namespace with an edge in it."""
-
-    def __init__(self, name: str, directory: Path) -> None:
-        self.enter = (need("ip"), "netns", "exec", name)
-        self.directory = directory
-        self.run("ip", "link", "set", "lo", "up").check_returncode()
-        self.edge = start_edge(directory / "state", prefix=self.enter)
-
-    def run(self, *command: str, **options) -> subprocess.CompletedProcess:
-        return subprocess.run([*self.enter, *command], capture_output=True, timeout=60, check=False, **options)
-
-    def curl(self, *arguments: str) -> subprocess.CompletedProcess:
-        return self.run(
-            need("curl"), "--silent", "--show-error", "--cacert", str(self.edge.ca), "--noproxy", "*", *arguments
-        )
-
-
 @pytest.fixture
 def world(tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    name = f"examples-{os.getpid()}"
-    made = subprocess.run([need("ip"), "netns", "add", name], capture_output=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no network namespace: {made.stderr.decode().strip()}")
-    try:
-        world = World(name, tmp_path)
-        try:
-            yield world
-        finally:
-            status = world.edge.stop()
-        assert status == 0
-    finally:
-        subprocess.run([need("ip"), "netns", "delete", name], check=True)
+    with new_world(tmp_path) as world:
+        world.start_edge()
+        yield world
 
 
 @pytest.fixture

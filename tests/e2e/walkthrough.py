@@ -1,0 +1,202 @@
+"""A tutorial, done as its reader does it: terminals, what is typed in them, what they then show.
+
+In a page, ``sh`` blocks with a title are typed in the terminal of that name, other blocks with a title are files,
+and a ``text`` block is what the terminal shows after the ``sh`` block before it, ``...`` standing for anything.
+Comments before a block, which readers do not see, say what is different about it:
+
+    <!-- until: TEXT -->         it goes on running; the next block is for when TEXT was shown
+    <!-- fails -->               it ends with another status than 0
+    <!-- press Ctrl-C: NAME -->  before it, in the terminal of that name
+    <!-- run instead: COMMAND -->  what the reader's machine has and this one has not
+    <!-- run with: ARGUMENTS -->   with the last options exchanged, for the same reason
+    <!-- not run: REASON -->
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+PATIENCE = 60.0
+"""Seconds that a step may take, on a machine that is busy with something else."""
+BLOCK = re.compile(
+    r"((?:^<!-- [^\n]* -->\n)*)^```(\w*)(?: title=\"([^\"]*)\")?[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL
+)
+ESCAPES = re.compile(r"\x1b(?:\[[0-9;?]*[A-Za-z]|\][^\x07]*\x07|[=>])")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A block of a page."""
+
+    kind: str
+    title: str
+    text: str
+    notes: Mapping[str, str]
+
+
+def steps_of(page: str) -> list[Step]:
+    """The blocks of a page in order."""
+    steps = []
+    for comments, kind, title, text in BLOCK.findall(page):
+        said = [note.partition(": ") for note in re.findall("<!-- (.*?) -->", comments)]
+        notes = {what: value for what, _, value in said}
+        steps.append(Step(kind, title, text, notes))
+    return steps
+
+
+class Terminal:
+    """A shell that somebody types in."""
+
+    def __init__(self, enter: Sequence[str], directory: Path, environ: Mapping[str, str]) -> None:
+        self._master, slave = pty.openpty()
+        self._seen = ""
+        self._mark = 0
+        self._count = 0
+        directory.mkdir(exist_ok=True)
+        self._process = subprocess.Popen(
+            [*enter, "setsid", "--ctty", "bash", "--norc", "--noprofile", "-i"],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            cwd=directory,
+            env={**environ, "PS1": "", "PS2": "", "TERM": "xterm", "HISTFILE": ""},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self._type("stty -echo rows 40 cols 200; bind 'set enable-bracketed-paste off'")
+        self.status()
+
+    def type(self, command: str) -> None:
+        """Type a command and Enter."""
+        self._mark = len(self._seen)
+        self._type(command.rstrip("\n"))
+
+    def press_ctrl_c(self) -> None:
+        """End what runs, and wait until it has ended."""
+        os.write(self._master, b"\x03")
+        self.status()
+
+    def status(self) -> int:
+        """The exit status of the command that was typed last, when it has ended."""
+        self._count += 1
+        self._type(f'echo "status" $? "of {self._count}"')
+        found = self._wait(rf"status (\d+) of {self._count}\r?\n")
+        self._seen = self._seen[: found.start()] + self._seen[found.end() :]
+        return int(found[1])
+
+    def wait_for(self, text: str) -> None:
+        """Until the last command has shown it."""
+        self._wait(re.escape(text))
+
+    @property
+    def shown(self) -> str:
+        """By the last command."""
+        return self._seen[self._mark :]
+
+    def close(self) -> None:
+        """End everything that runs in it."""
+        members = subprocess.run(
+            ["ps", "-o", "pid=", "--sid", str(self._session())], capture_output=True, text=True, check=False
+        )
+        for pid in members.stdout.split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._process.wait(PATIENCE)
+        os.close(self._master)
+
+    def _session(self) -> int:
+        return os.getsid(self._process.pid)
+
+    def _type(self, line: str) -> None:
+        os.write(self._master, line.encode() + b"\n")
+
+    def _wait(self, pattern: str) -> re.Match[str]:
+        deadline = time.monotonic() + PATIENCE
+        while (found := re.compile(pattern).search(self._seen, self._mark)) is None:
+            readable = select.select([self._master], [], [], max(0, deadline - time.monotonic()))[0]
+            assert readable, f"nobody showed {pattern!r} but: {self.shown}"
+            try:
+                chunk = os.read(self._master, 65536)
+            except OSError:
+                chunk = b""
+            assert chunk, f"the terminal ended: {self.shown}"
+            self._seen += ESCAPES.sub("", chunk.decode("utf-8", "replace"))
+        return found
+
+
+class Reader:
+    """Does what a page says. ``directories``: where the terminals of these names are; others are in one of all."""
+
+    def __init__(
+        self, enter: Sequence[str], base: Path, environ: Mapping[str, str], directories: Mapping[str, str]
+    ) -> None:
+        self._enter = enter
+        self._base = base
+        self._environ = environ
+        self._directories = directories
+        self._terminals: dict[str, Terminal] = {}
+        self._last: Terminal | None = None
+        self.typed = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for terminal in self._terminals.values():
+            terminal.close()
+
+    def do(self, step: Step) -> None:
+        """One block."""
+        if "not run" in step.notes:
+            return
+        if step.kind == "text":
+            self._compare(step.text)
+        elif step.kind == "sh":
+            assert step.title, f"in which terminal? {step.text}"
+            self._type(step)
+        elif step.title:
+            (self._base / step.title).write_text(step.text)
+
+    def _type(self, step: Step) -> None:
+        if (name := step.notes.get("press Ctrl-C")) is not None:
+            self._terminals[name].press_ctrl_c()
+        terminal = self._terminal(step.title)
+        command = step.notes.get("run instead", step.text)
+        if (arguments := step.notes.get("run with")) is not None:
+            command, changed = re.subn(r"--cert \S+ \\\n\s*--key \S+", lambda _: arguments, command)
+            assert changed == 1
+        terminal.type(command)
+        self.typed += 1
+        if (text := step.notes.get("until")) is not None:
+            terminal.wait_for(text)
+        else:
+            status = terminal.status()
+            assert (status != 0) == ("fails" in step.notes), f"status {status} of {command}: {terminal.shown}"
+        self._last = terminal
+
+    def _compare(self, text: str) -> None:
+        assert self._last is not None
+        shown = " ".join(self._last.shown.split())
+        for line in text.splitlines():
+            wanted = ".*".join(re.escape(" ".join(part.split())) for part in line.split("..."))
+            assert re.search(wanted, shown), f"{line!r} is not in {shown!r}"
+
+    def _terminal(self, name: str) -> Terminal:
+        if name not in self._terminals:
+            directory = self._base / self._directories.get(name, ".")
+            self._terminals[name] = Terminal(self._enter, directory, self._environ)
+        return self._terminals[name]

@@ -1,0 +1,65 @@
+"""A network of its own for programs that name ports and hosts, whatever else the machine does: a namespace with
+its own loopback and, if asked for, its own ``/etc/hosts``. Needs root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.conftest import need, start_edge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class World:
+    """A network namespace."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.enter = (need("ip"), "netns", "exec", name)
+        self.directory = directory
+        self.edge = None
+        self.run("ip", "link", "set", "lo", "up").check_returncode()
+
+    def run(self, *command: str, timeout: float = 60, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [*self.enter, *command], capture_output=True, timeout=timeout, check=False, **options
+        )
+
+    def start_edge(self, *options: str) -> None:
+        self.edge = start_edge(self.directory / "state", *options, prefix=self.enter)
+
+    def curl(self, *arguments: str) -> subprocess.CompletedProcess:
+        """curl, trusting the edge."""
+        trust = ("--cacert", str(self.edge.ca), "--noproxy", "*")
+        return self.run(need("curl"), "--silent", "--show-error", *trust, *arguments)
+
+
+@contextmanager
+def new_world(directory: Path, *hosts: str) -> Iterator[World]:
+    """A namespace for the length of a test, in which these names are 127.0.0.1; skips where there can be none."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    name = f"quictunnel-e2e-{os.getpid()}"
+    made = subprocess.run([need("ip"), "netns", "add", name], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no network namespace: {made.stderr.decode().strip()}")
+    etc = Path("/etc/netns") / name
+    try:
+        etc.mkdir(parents=True)
+        (etc / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *hosts)))
+        world = World(name, directory)
+        try:
+            yield world
+        finally:
+            status = world.edge.stop() if world.edge else 0
+        assert status == 0
+    finally:
+        shutil.rmtree(etc)
+        subprocess.run([need("ip"), "netns", "delete", name], check=True)
