@@ -39,11 +39,25 @@ def _bash() -> str:
     free = "|".join(
         option.flag for option in every if option.metavar and not option.is_file and not option.choices
     )
+    runners = "|".join(command.name for command in grammar.COMMANDS if command.runs_program)
     lines = [
         "# bash completion for quictunnel",
         "_quictunnel() {",
         '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""',
         "    COMPREPLY=()",
+        # A program after --: what it is called, then files, as for any command that we know nothing of.
+        "    local place",
+        f'    case "${{COMP_WORDS[1]}}" in {runners})',
+        "        for ((place = 2; place < COMP_CWORD; place++)); do",
+        '            [[ "${COMP_WORDS[place]}" == -- ]] || continue',
+        "            if ((place == COMP_CWORD - 1)); then",
+        '                COMPREPLY=($(compgen -c -- "$word"))',
+        "            else",
+        '                COMPREPLY=($(compgen -f -- "$word"))',
+        "            fi",
+        "            return",
+        "        done",
+        "    esac",
         '    case "$before" in',
         f'        {files}) COMPREPLY=($(compgen -f -- "$word")); return ;;',
         f"        {free}) return ;;",
@@ -91,7 +105,8 @@ def _zsh() -> str:
             _quoted(f"1:{a.name.lower()}:({' '.join(a.choices)})" if a.choices else f"1:{a.name.lower()}: ")
             for a in command.arguments
         ]
-        specs = " ".join([*arguments, *map(_zsh_option, _options(command))])
+        program = ["'*::program: _normal'"] if command.runs_program else []
+        specs = " ".join([*arguments, *map(_zsh_option, _options(command)), *program])
         lines.append(f"        {command.name}) _arguments {specs} ;;")
     # The file is either sourced or autoloaded by compinit; only then is it the function itself.
     lines += ["    esac", "}", 'if [[ ${funcstack[1]} == _quictunnel ]]; then _quictunnel "$@"']
@@ -117,6 +132,9 @@ def _fish() -> str:
         seen = f"complete -c quictunnel -n '__fish_seen_subcommand_from {command.name}'"
         lines += [f"{seen} -a {_quoted(' '.join(a.choices))}" for a in command.arguments if a.choices]
         lines += [f"{seen} {_fish_option(option)}" for option in _options(command)]
+        if command.runs_program:
+            after = f"__fish_seen_subcommand_from {command.name}; and contains -- -- (commandline -opc)"
+            lines.append(f"complete -c quictunnel -n '{after}' -F")
     return "\n".join(lines) + "\n"
 
 

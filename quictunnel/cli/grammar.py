@@ -37,6 +37,8 @@ class Command:
     examples: str
     arguments: tuple[Argument, ...] = ()
     options: tuple[Option, ...] = ()
+    runs_program: bool = False
+    """What follows ``--`` is a program and its arguments."""
 
 
 HELP: Final = Option("--help", "show this help and exit")
@@ -126,6 +128,40 @@ examples:
         LOG_LEVEL,
     ),
 )
+RUN: Final = Command(
+    "run",
+    "run a program that listens on a port, and expose that port while it runs",
+    "Run a program, wait until it listens on its port, and expose that at a public https:// address until it ends "
+    "or Ctrl-C. Then the tunnel closes first, visitors under way may finish, and the program gets SIGTERM and, 10 "
+    "seconds later, SIGKILL, with every process that it has made.",
+    """\
+examples:
+  quictunnel run -- uvicorn app:app --port 8000
+  quictunnel run -- python -m http.server 8000
+  quictunnel run --port 3000 -- npm run dev          PORT=3000 is in its environment as well
+  quictunnel run --json -- flask run --port 5000     its output goes to stderr, events to stdout
+
+which port:
+  --port; else what the program's command line says (--port 8000, -p 8000, --bind 0.0.0.0:8000,
+  http.server 8000, runserver 8000, PORT=8000) or the variable PORT. It is never made up.
+
+The program does not get QUICTUNNEL_TOKEN. It cannot be told its public address in a variable, because the tunnel
+is opened when the program listens.
+
+exit status:
+  0  stopped by Ctrl-C or SIGTERM
+  else that of the program when it ended by itself; 1 when it ended well but never listened
+""",
+    options=(
+        Option("--port", "the port that the program listens on", metavar="PORT", is_port=True),
+        Option("--h2", "offer HTTP/2 to visitors; the program must speak it without TLS"),
+        *PLACE,
+        *EDGE_OPTIONS,
+        JSON,
+        LOG_LEVEL,
+    ),
+    runs_program=True,
+)
 DEMO: Final = Command(
     "demo",
     "an edge, an app and a tunnel in one process: nothing to configure",
@@ -168,8 +204,8 @@ examples:
 """,
     arguments=(Argument("SHELL", "bash, zsh or fish", choices=SHELLS),),
 )
-COMMANDS: Final = (HTTP, TCP, STATUS, DEMO, COMPLETION)
-EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP}
+COMMANDS: Final = (HTTP, TCP, RUN, STATUS, DEMO, COMPLETION)
+EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP, RUN.name: LOOKUP}
 """What follows the examples in a command's help."""
 
 DESCRIPTION: Final = (
@@ -180,6 +216,7 @@ examples:
   quictunnel demo         see it work, with nothing configured
   quictunnel http 8000    a public https:// address for port 8000
   quictunnel tcp 22       a public TCP address for port 22
+  quictunnel run -- uvicorn app:app --port 8000       start an app and expose it
   quictunnel status       what is open now
 
 exit status:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
 from quictunnel.cli.events import JsonView
-from quictunnel.cli.parser import UsageError, build, check_command
+from quictunnel.cli.parser import UsageError, build, check_command, split_program
 from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.version import engine
 from quictunnel.cli.views import PlainView
@@ -27,8 +28,6 @@ from quictunnel.errors import (
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from quictunnel.cli.demo import Edges
     from quictunnel.cli.door import Door, TunnelClient
     from quictunnel.cli.views import View
@@ -48,7 +47,8 @@ def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edge
     argv = sys.argv[1:] if argv is None else argv
     try:
         check_command(argv)
-        return _run(build().parse_args(argv), door, edges)
+        ours, program = split_program(argv)
+        return _run(build().parse_args(ours, Namespace(program=program)), door, edges)
     except UsageError as error:
         return _fail(MISCONFIGURED, str(error), error.hint)
     except EdgeUnavailableError as error:
@@ -81,6 +81,11 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
         case "http" | "tcp":
             _set_up_logging(options.log_level)
             _tunnel(options, door or load_door())
+        case "run":
+            from quictunnel.cli.launch import launch  # noqa: PLC0415  # processes, which the others have none of
+
+            _set_up_logging(options.log_level)
+            return launch(options, door or load_door(), terms(options))
         case "status":
             from quictunnel.cli.status import status  # noqa: PLC0415  # loads asyncio, which most need not
 

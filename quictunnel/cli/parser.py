@@ -61,6 +61,29 @@ def build() -> argparse.ArgumentParser:
     return parser
 
 
+def split_program(argv: list[str]) -> tuple[list[str], list[str]]:
+    """What is ours, and the program after ``--``. Raises UsageError where the command and that do not agree."""
+    ours, _, _ = _cut(argv)
+    command = next((each for each in grammar.COMMANDS if ours and each.name == ours[0]), None)
+    if command is None or not command.runs_program:
+        return argv, []
+    ours, has_program, program = _cut(argv)
+    is_help = "-h" in ours or grammar.HELP.flag in ours
+    if not program and not is_help:
+        raise UsageError(
+            f"no command to {command.name}" if has_program else "the command has to stand after --",
+            f"Write it after --, as in `quictunnel {command.name} -- python -m http.server 8000`.",
+        )
+    return ours, program
+
+
+def _cut(argv: list[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in argv:
+        return argv, False, []
+    place = argv.index("--")
+    return argv[:place], True, argv[place + 1 :]
+
+
 def check_command(argv: list[str]) -> None:
     """Refuse an unknown command with a suggestion, which argparse would not make."""
     word = next((argument for argument in argv if not argument.startswith("-")), None)
@@ -80,6 +103,7 @@ def _add_command(commands: argparse._SubParsersAction[_Parser], command: Command
         command.name,
         help=command.summary,
         description=textwrap.fill(command.description, WIDTH),
+        usage=f"quictunnel {command.name} [options] -- PROGRAM [ARGUMENT ...]" if command.runs_program else None,
         epilog=epilog,
         formatter_class=_Help,
         add_help=False,

@@ -45,7 +45,7 @@ def test_it_knows_every_command_and_option(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["quictunnel", ""], "http tcp status demo completion --version --help"),
+        (["quictunnel", ""], "http tcp run status demo completion --version --help"),
         (["quictunnel", "h"], "http"),
         (["quictunnel", "demo", "--o"], "--once"),
         (["quictunnel", "completion", ""], "bash zsh fish --help"),
@@ -53,6 +53,11 @@ def test_it_knows_every_command_and_option(shell: str) -> None:
         (["quictunnel", "http", "80", "--edge", ""], ""),
         (["quictunnel", "http", "80", "--ca", "ca."], "ca.pem"),
         (["quictunnel", "tcp", "80", "--h"], "--help"),
+        (["quictunnel", "run", "--po"], "--port --pool"),
+        (["quictunnel", "run", "--port", "80", "--", "python3-no-such"], ""),
+        (["quictunnel", "run", "--", "compge"], "compgen"),
+        (["quictunnel", "run", "--", "cat", "--", "ca."], "ca.pem"),
+        (["quictunnel", "http", "--", "compge"], ""),
     ],
 )
 def test_bash_completes(words: list[str], expected: str, tmp_path: Path) -> None:
@@ -76,13 +81,15 @@ def test_bash_completes(words: list[str], expected: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("quictunnel ", {"http", "tcp", "status", "demo", "completion"}),
+        ("quictunnel ", {"http", "tcp", "run", "status", "demo", "completion"}),
         ("quictunnel completion ", {"bash", "zsh", "fish"}),
         ("quictunnel demo --o", {"--once"}),
+        ("quictunnel run -- cat ca.", {"ca.pem"}),
         ("quictunnel http --log-level ", {"debug", "info", "warning", "error"}),
     ],
 )
 def test_fish_completes(line: str, expected: set[str], tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
     program = f"{completion.script('fish')}\ncomplete -C '{line}'"
     done = subprocess.run(
         [need("fish"), "--no-config", "-c", program],
