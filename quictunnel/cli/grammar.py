@@ -145,8 +145,8 @@ which port:
   --port; else what the program's command line says (--port 8000, -p 8000, --bind 0.0.0.0:8000,
   http.server 8000, runserver 8000, PORT=8000) or the variable PORT. It is never made up.
 
-The program does not get QUICTUNNEL_TOKEN. It cannot be told its public address in a variable, because the tunnel
-is opened when the program listens.
+The program does not get QUICTUNNEL_TOKEN. It cannot be told its public address in a variable,
+because the tunnel is opened when the program listens.
 
 exit status:
   0  stopped by Ctrl-C or SIGTERM
