@@ -28,7 +28,7 @@ from edge_server.sessions import Sessions
 from edge_server.succession import Name
 from edge_server.terms import Terms
 from edge_server.tickets import Sealer, Ticket
-from edge_server.visits import Ledger
+from edge_server.visits import Ending, Ledger
 from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
@@ -304,6 +304,22 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert house.admission.inside == 0
+    visitor.close()
+
+
+async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(house: House, monkeypatch, caplog):
+    monkeypatch.setattr("edge_server.leases.WAIT", 0.02)
+    (lease, *_) = pool_of(house, 1)
+    lease.session.is_away = True  # type: ignore[union-attr]
+    splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
+    with caplog.at_level("INFO", "edge_server.visits"):
+        visitor = await connected(splice)
+        async with asyncio.timeout(10):
+            while house.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+                await asyncio.sleep(0.005)
+    assert house.ledger.endings == {Ending.SENT_AWAY: 1}
+    assert caplog.records[-1].fields["ending"] == "sent_away"
+    assert 0.02 <= caplog.records[-1].fields["seconds"] < 10
     visitor.close()
 
 
