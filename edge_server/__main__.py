@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import checking, logs, succession
+from edge_server import activation, checking, logs, succession
 from edge_server.admin.command import main as admin_command
 from edge_server.claims.command import main as name_command
 from edge_server.config import EdgeConfig, Reading, read
@@ -88,7 +88,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
     SIGHUP has ``read_again`` called, in another thread."""
     signals = Signals()
-    server = EdgeServer(config)
+    server = EdgeServer(config, activation.take(os.environ))
     reloads = Reloads(server, read_again)
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)

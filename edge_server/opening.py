@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from certs.authority import replace_file
 from edge_server.ports import listen
 from quictunnel.errors import ConfigError
+from quictunnel.transport import sockopts
 from quictunnel.transport.udp import UdpSocket
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
+    from edge_server.activation import Given
     from edge_server.config import EdgeConfig
 
 
@@ -31,6 +33,35 @@ def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
     if sock is None:
         raise ConfigError(
             f"{option}: port {port} of {host} is taken or not allowed to you; choose another, or 0 for any."
+        )
+    return sock
+
+
+def https_socket(config: EdgeConfig, given: Given) -> socket.socket:
+    """The public TLS port: what the service manager gave, or one of our own. Raises ConfigError."""
+    sock, given.https = given.https, None
+    if sock is None:
+        return listen_at("--https", config.https)
+    sock.setblocking(False)
+    return _of_port(sock, "--https", config.https[1])
+
+
+async def quic_socket(config: EdgeConfig, given: Given) -> UdpSocket:
+    """The UDP socket for clients, likewise. Raises ConfigError."""
+    sock, given.quic = given.quic, None
+    if sock is None:
+        return await bind_quic(config.quic)
+    sockopts.enlarge_buffers(sock, sockopts.BUFFER_BYTES)
+    return UdpSocket.adopt(_of_port(sock, "--quic", config.quic[1]))
+
+
+def _of_port(sock: socket.socket, option: str, wanted: int) -> socket.socket:
+    """The one thing that both the manager and the configuration say; a successor is asked by its port as well."""
+    port = sock.getsockname()[1]
+    if wanted not in (0, port):
+        sock.close()
+        raise ConfigError(
+            f"{option} has port {wanted}, the socket that was passed has {port}: say the same in both."
         )
     return sock
 
@@ -50,7 +81,8 @@ async def bind_quic(address: tuple[str, int]) -> UdpSocket:
     host, port = address
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-        return UdpSocket.bind(found[0][4])  # type: ignore[arg-type]  # typeshed allows for Bluetooth
+        # Of all interfaces: of both families, which clients have one or the other of.
+        return UdpSocket.bind(found[0][4], dual=host == "::")  # type: ignore[arg-type]  # typeshed allows for Bluetooth
     except OSError as error:
         raise ConfigError(
             f"--quic: UDP port {port} of {host} cannot be used ({error.strerror or error}); "

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
+from edge_server.activation import Given
 from edge_server.admin.server import Admin
 from edge_server.admission import Admission
 from edge_server.arrivals import Arrivals
@@ -21,7 +22,7 @@ from edge_server.control import Guest
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
-from edge_server.opening import bind_quic, check_tcp_host, listen_at, make_identity
+from edge_server.opening import check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
 from edge_server.ports import BACKLOG, Ports, backlog_of
 from edge_server.reconfiguration import reconfigure
@@ -88,8 +89,10 @@ CLIENT_LIMITS: Final = Limits(
 class EdgeServer:
     """One edge on the running loop: :meth:`start`, later :meth:`drain` or not, then :meth:`stop`."""
 
-    def __init__(self, config: EdgeConfig) -> None:
+    def __init__(self, config: EdgeConfig, given: Given | None = None) -> None:
+        """``given``: sockets that are open already; they are this edge's from here on."""
         self.config = config
+        self._given = given or Given()
         self.token = ""
         self.ca = config.state_dir / "ca.pem"
         self._guests: set[Guest] = set()
@@ -144,12 +147,14 @@ class EdgeServer:
             if config.admin is not None:
                 self.admin = Admin(self, state, inherits=inherited is not None)
             # The public port next, because leases are told its number...
-            self._listening = listen_at("--https", config.https) if inherited is None else inherited.https
+            self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
             self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
             self._front = Front(self._route, max_pending=self._admission.doorstep, admits=self._admission.admits)
-            self._udp = await bind_quic(config.quic) if inherited is None else UdpSocket.adopt(inherited.udp)
+            self._udp = (
+                await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
+            )
             engine = self._make_engine(state, identity, self._udp)
             check_tcp_host(config.tcp_host)
             # From here on a predecessor takes nobody any more.
@@ -179,6 +184,7 @@ class EdgeServer:
             lag=self.lag,
             udp=self._udp,
         )
+        self._given.close()
         if self.admin is not None:
             await self.admin.start()
         # Last, tell: whoever reads this may come at once.
@@ -212,7 +218,11 @@ class EdgeServer:
         """``host:port`` for clients on this machine."""
         assert self._endpoint is not None
         host, port = self._endpoint.local_address[:2]
-        return format_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)
+        here = {
+            "0.0.0.0": "127.0.0.1",
+            "::": "127.0.0.1" if self._udp is not None and self._udp.is_dual else "::1",
+        }
+        return format_address(here.get(host, host), port)
 
     @property
     def visitors(self) -> int:
@@ -269,6 +279,7 @@ class EdgeServer:
 
     async def stop(self) -> None:
         """Close everything, in the reverse order of opening."""
+        self._given.close()
         if self._client_env is not None:
             self._client_env.withdraw()
         if self._offer is not None:

@@ -49,8 +49,25 @@ _DONT_FRAGMENT: dict[str, dict[int, list[tuple[int, int, int]]]] = {
 
 def forbid_fragments(sock: socket.socket) -> bool:
     """Set the DF bit on what leaves (RFC 9000 section 14). False: this system cannot."""
-    wishes = _DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, [])
+    wishes = list(_DONT_FRAGMENT.get(sys.platform, {}).get(sock.family, []))
+    if wishes and is_dual(sock):
+        wishes += _DONT_FRAGMENT[sys.platform][socket.AF_INET]
     return bool(wishes) and all(_ask(sock, *wish) for wish in wishes)
+
+
+def separate_families(sock: socket.socket, separate: bool) -> None:
+    """Whether a socket of IPv6, not yet bound, leaves IPv4 alone. Raises OSError when it has to and cannot; where
+    it cannot do the other, it is a socket of IPv6."""
+    try:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, separate)
+    except OSError:
+        if separate:
+            raise
+
+
+def is_dual(sock: socket.socket) -> bool:
+    """Whether it speaks IPv4 and IPv6."""
+    return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def enlarge_buffers(sock: socket.socket, size: int) -> tuple[int, int]:

@@ -105,7 +105,8 @@ def wildcard(peer: Address) -> Address:
 
 class UdpSocket:
     """The real one. Its peers' addresses are always in one form, the one that ``getaddrinfo`` gives for the
-    socket's own family, because an engine compares them: an IPv6 socket speaks IPv6 only."""
+    socket's own family, because an engine compares them: an IPv6 socket speaks IPv6 only. One that only answers
+    may be for both families, because a peer's address has one form there too."""
 
     def __init__(self, sock: socket.socket, *, gro: bool = True, gso: bool = True, whole: bool = False) -> None:
         """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way. ``whole``: the
@@ -124,13 +125,20 @@ class UdpSocket:
 
     @classmethod
     def bind(
-        cls, address: Address, *, gro: bool = True, gso: bool = True, buffer: int = sockopts.BUFFER_BYTES
+        cls,
+        address: Address,
+        *,
+        gro: bool = True,
+        gso: bool = True,
+        buffer: int = sockopts.BUFFER_BYTES,
+        dual: bool = False,
     ) -> Self:
-        """A socket at a numeric address. Raises OSError as ``bind`` does: that is its owner's business."""
+        """A socket at a numeric address. ``dual``: one of IPv6 speaks IPv4 as well, where the system can. Raises
+        OSError as ``bind`` does: that is its owner's business."""
         sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sockopts.separate_families(sock, not dual)
             sockopts.enlarge_buffers(sock, buffer)
             whole = sockopts.forbid_fragments(sock)
             sock.bind(address)
@@ -151,6 +159,11 @@ class UdpSocket:
     @property
     def local_address(self) -> Address:
         return self._local_address
+
+    @property
+    def is_dual(self) -> bool:
+        """Whether it speaks IPv4 and IPv6; IPv4 peers then have addresses like ``::ffff:192.0.2.1``."""
+        return sockopts.is_dual(self._sock)
 
     @property
     def gro(self) -> bool:

@@ -85,7 +85,11 @@ class EdgeProcess:
 
 
 def start_edge(
-    state_dir: Path, *options: str, log: Path | None = None, prefix: tuple[str, ...] = ()
+    state_dir: Path,
+    *options: str,
+    log: Path | None = None,
+    prefix: tuple[str, ...] = (),
+    close_fds: bool = True,
 ) -> EdgeProcess:
     """Start an edge on free ports and wait until it says that it serves. ``prefix`` is a command that runs it,
     such as one that enters a network namespace."""
@@ -103,6 +107,7 @@ def start_edge(
             stderr=output,
             text=True,
             cwd=Path(__file__).parents[2],
+            close_fds=close_fds,
         )
     assert process.stdout is not None
     for line in process.stdout:  # the banner comes when it serves; the end of the output when it failed

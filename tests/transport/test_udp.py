@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import select
 import socket
 import sys
 from collections.abc import Iterator
@@ -305,6 +306,27 @@ def test_an_ipv6_socket_leaves_ipv4_alone() -> None:
         four.close()
     assert wildcard(("::1", 1, 0, 0)) == ("::", 0)
     assert wildcard(("127.0.0.1", 1)) == ("0.0.0.0", 0)
+
+
+@linux_only
+@pytest.mark.parametrize("gso", [True, False])
+def test_a_socket_for_both_families(gso: bool) -> None:
+    """Peers of either are heard and answered, in one form of address, and nothing is fragmented."""
+    with contextlib.closing(UdpSocket.bind(("::", 0), dual=True, gso=gso)) as both:
+        assert both.is_dual
+        assert both._sock.getsockopt(socket.IPPROTO_IP, 10) == 3
+        assert both._sock.getsockopt(socket.IPPROTO_IPV6, 23) == 3
+        port = both.local_address[1]
+        for here, heard in (("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")):
+            with contextlib.closing(UdpSocket.bind((here, 0))) as one:
+                assert not one.is_dual
+                one.send([Transmit([b"x"], 1200, (here, port))])
+                assert select.select([both._sock], [], [], 5)[0]
+                (received,) = both.receive()
+                assert received.address[0] == heard
+                both.send([Transmit([b"y" * 2500], 1000, received.address)])
+                assert select.select([one._sock], [], [], 5)[0]
+                assert b"".join(answer.payload for answer in one.receive()) == b"y" * 2500
 
 
 def test_a_busy_address_is_its_owners_problem() -> None:

@@ -1,0 +1,99 @@
+"""Sockets that a service manager opened for the edge (sd_listen_fds(3)): it then needs no privilege to have port
+443, and visitors who come while it is started again wait in them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.address import shown
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+FIRST: Final = 3
+"""The first descriptor that is passed (SD_LISTEN_FDS_START)."""
+MAX_SOCKETS: Final = 2
+"""There is nothing that an edge could do with more."""
+_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+@dataclass(slots=True)
+class Given:
+    """What there is of them. Who takes one has to close it."""
+
+    https: socket.socket | None = None
+    quic: socket.socket | None = None
+
+    def close(self) -> None:
+        """Those that nobody has taken."""
+        for sock in (self.https, self.quic):
+            if sock is not None:
+                sock.close()
+
+
+def take(environ: MutableMapping[str, str], *, first: int = FIRST) -> Given:
+    """The sockets that were passed to this process; none where nobody passes any. The variables are removed, so
+    that no child takes them for its own. Raises ConfigError for what an edge has no use for."""
+    count, names = _announced(environ)
+    given = Given()
+    try:
+        for number in range(count):
+            descriptor = first + number
+            _put(given, descriptor, names[number] if number < len(names) else "")
+    except BaseException:
+        given.close()
+        raise
+    return given
+
+
+def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
+    """How many there are, and what they are called."""
+    process, count, names = (environ.pop(name, "") for name in _VARIABLES)
+    if process != str(os.getpid()):
+        return 0, []  # for another process, which started this one
+    if not re.fullmatch(r"[0-9]{1,3}", count) or int(count) > MAX_SOCKETS:
+        raise ConfigError(
+            "LISTEN_FDS: the edge takes one TCP and one UDP socket (ListenStream=, ListenDatagram=), not "
+            f"{shown(count)}."
+        )
+    return int(count), names.split(":")
+
+
+def _put(given: Given, descriptor: int, name: str) -> None:
+    about = f"LISTEN_FDS: file descriptor {descriptor}" + (f" ({name})" if name else "")
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ConfigError(f"{about} is no socket ({error.strerror}).") from None
+    try:
+        sock.set_inheritable(False)
+        kind = _kind(sock)
+        if kind is None:
+            raise ConfigError(
+                f"{about} is neither a listening TCP socket nor a UDP socket: use ListenStream= and "
+                "ListenDatagram= with ports, and Accept=no."
+            )
+        if name in ("https", "quic") and name != kind:
+            wanted = {"https": "ListenStream= (TCP)", "quic": "ListenDatagram= (UDP)"}[name]
+            raise ConfigError(f"{about} should come from {wanted}, by its name.")
+        if getattr(given, kind) is not None:
+            raise ConfigError(f"{about} is a second socket for --{kind}: give one of each kind.")
+    except BaseException:
+        sock.close()
+        raise
+    setattr(given, kind, sock)
+
+
+def _kind(sock: socket.socket) -> str | None:
+    """Which option it stands for."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    if sock.type == socket.SOCK_DGRAM:
+        return "quic"
+    is_listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    return "https" if is_listening else None

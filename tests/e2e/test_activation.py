@@ -1,0 +1,162 @@
+"""An edge on sockets that somebody else opened: both families, through a restart, and as systemd passes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import quictunnel
+from tests.e2e.conftest import EdgeProcess, free_port, need, start_edge
+from tests.e2e.echo import EchoOrigin, is_served, says_back, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PATIENCE = 30
+# Gives descriptors the numbers that sd_listen_fds(3) says, and becomes the edge.
+PASS_ON = """
+import os, sys
+count = int(sys.argv[1])
+given = [os.dup(int(number)) for number in sys.argv[2:2 + count]]
+for number, descriptor in enumerate(given, 3):
+    os.dup2(descriptor, number)
+    os.set_inheritable(number, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+os.execv(sys.argv[2 + count], sys.argv[2 + count:])
+"""
+
+
+class Manager:
+    """Opens the sockets, as a socket unit with ``[::]`` does, and keeps them while edges come and go."""
+
+    def __init__(self) -> None:
+        self.https = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        self.quic = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self.quic.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.quic.bind(("::", 0))
+        self.ports = self.https.getsockname()[1], self.quic.getsockname()[1]
+
+    def start(self, state_dir: Path) -> EdgeProcess:
+        """An edge with these sockets."""
+        numbers = [str(sock.fileno()) for sock in (self.https, self.quic)]
+        options = ("--https", f"[::]:{self.ports[0]}", "--quic", f"[::]:{self.ports[1]}", "--grace", "5")
+        prefix = (sys.executable, "-c", PASS_ON, "2", *numbers)
+        for sock in (self.https, self.quic):
+            sock.set_inheritable(True)
+        return start_edge(state_dir, *options, prefix=prefix, close_fds=False)
+
+    def close(self) -> None:
+        self.https.close()
+        self.quic.close()
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    manager = Manager()
+    yield manager
+    manager.close()
+
+
+def visit(edge: EdgeProcess, tunnel: quictunnel.Tunnel, host: str) -> ssl.SSLSocket:
+    context = ssl.create_default_context(cafile=str(edge.ca))
+    raw = socket.create_connection((host, tunnel.port), timeout=PATIENCE)
+    return context.wrap_socket(raw, server_hostname=tunnel.host)
+
+
+def test_clients_and_visitors_of_both_families(manager, tmp_path, engines):
+    edge = manager.start(tmp_path / "state")
+    assert edge.environ["QUICTUNNEL_EDGE"] == f"127.0.0.1:{manager.ports[1]}"
+    try:
+        for host in ("127.0.0.1", "[::1]"):
+            config = edge.config
+            token = config.token.reveal()
+            client = quictunnel.Client(edge=f"{host}:{manager.ports[1]}", token=token, ca=edge.ca)
+            with client, EchoOrigin() as origin, quictunnel.forward(origin.port, client=client) as tunnel:
+                assert tunnel.port == manager.ports[0]
+                for visitor_host in ("127.0.0.1", "::1"):
+                    with visit(edge, tunnel, visitor_host) as visitor:
+                        assert says_back(visitor)
+    finally:
+        assert edge.stop() == 0
+
+
+def test_who_comes_while_the_edge_is_started_again_waits(manager, tmp_path, engines):
+    edge = manager.start(tmp_path / "state")
+    with edge.client() as client, EchoOrigin() as origin, quictunnel.forward(origin.port, client=client) as tunnel:
+        until(lambda: is_served(edge, tunnel), PATIENCE)
+        assert edge.stop() == 0
+        # The sockets are open still: nobody is refused.
+        raw = socket.create_connection(("127.0.0.1", tunnel.port), timeout=PATIENCE)
+        edge = manager.start(tmp_path / "state")
+        with ssl.create_default_context(cafile=str(edge.ca)).wrap_socket(
+            raw, server_hostname=tunnel.host, do_handshake_on_connect=False
+        ) as visitor:
+            until(lambda: is_served(edge, tunnel), PATIENCE)
+            visitor.do_handshake()
+            assert says_back(visitor)
+    assert edge.stop() == 0
+
+
+def test_a_successor_takes_them_over(manager, tmp_path, engines):
+    """It is a child, and must not believe that it was passed sockets itself."""
+    edge = manager.start(tmp_path / "state")
+    with edge.client() as client, EchoOrigin() as origin, quictunnel.forward(origin.port, client=client) as tunnel:
+        with visit(edge, tunnel, "127.0.0.1") as visitor:
+            assert says_back(visitor)
+            edge.process.send_signal(signal.SIGUSR2)
+            until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+            assert says_back(visitor)
+        assert edge.process.wait(PATIENCE) == 0
+        until(lambda: is_served(edge, tunnel), PATIENCE)
+        log = edge.state_dir.with_suffix(".log").read_text()
+        (line,) = [line for line in log.splitlines() if "is to take over" in line]
+        os.kill(int(line.split()[-5]), signal.SIGTERM)
+        until(lambda: not (edge.state_dir / "client.env").exists(), PATIENCE)
+    assert edge.process.stdout is not None
+    edge.process.stdout.close()
+
+
+def test_as_systemd_passes_them(tmp_path, engines):
+    program = need("systemd-socket-activate")
+    port = free_port()
+    command = [program, "--listen", f"127.0.0.1:{port}", "-E", "PATH", "-E", "HOME", "-E", "PYTHONPATH"]
+    root = Path(__file__).parents[2]
+    edge = subprocess.Popen(
+        [*command, sys.executable, "-m", "edge_server", "--state-dir", tmp_path / "state",
+         "--https", f"127.0.0.1:{port}", "--quic", "127.0.0.1:0"],
+        cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: can_connect(port), PATIENCE)  # the first connection starts it
+        assert edge.stdout is not None
+        assert any(line.startswith("Try:") for line in edge.stdout)
+        running = EdgeProcess(edge, tmp_path / "state")
+        with (
+            running.client() as client,
+            EchoOrigin() as origin,
+            quictunnel.forward(origin.port, client=client) as tunnel,
+        ):
+            assert tunnel.port == port
+            assert is_served(running, tunnel)
+        assert running.stop() == 0
+    finally:
+        if edge.poll() is None:
+            edge.kill()
+            edge.wait()
+
+
+def can_connect(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True

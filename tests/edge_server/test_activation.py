@@ -1,0 +1,155 @@
+"""Sockets of a service manager: the right ones are taken, wrong ones are one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server import activation
+from edge_server.config import EdgeConfig
+from edge_server.opening import https_socket, quic_socket
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+HERE = ("127.0.0.1", 0)
+
+
+def listening() -> socket.socket:
+    return socket.create_server(HERE)
+
+
+def bound(port: int = 0) -> socket.socket:
+    sock = socket.socket(type=socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", port))
+    return sock
+
+
+@pytest.fixture
+def passed() -> Iterator[Callable[..., tuple[dict[str, str], int]]]:
+    """Put sockets at descriptors that follow each other, as an exec leaves them, the first of which is told."""
+    with contextlib.ExitStack() as stack:
+
+        def put(*makers: Callable[[], socket.socket], names: str = "") -> tuple[dict[str, str], int]:
+            first = 200
+            for number, make in enumerate(makers):
+                with make() as sock:
+                    os.dup2(sock.fileno(), first + number)
+                stack.callback(close, first + number)
+            environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(makers)), "KEPT": "1"}
+            if names:
+                environ["LISTEN_FDNAMES"] = names
+            return environ, first
+
+        yield put
+
+
+def close(descriptor: int) -> None:
+    with contextlib.suppress(OSError):  # taken, and closed by who took it
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("names", ["", "https:quic", "edge.socket:edge.socket", "only-one"])
+def test_both_are_taken(passed, names):
+    environ, first = passed(listening, bound, names=names)
+    given = activation.take(environ, first=first)
+    assert given.https is not None
+    assert given.quic is not None
+    assert given.https.type == socket.SOCK_STREAM
+    assert given.quic.type == socket.SOCK_DGRAM
+    assert not given.https.get_inheritable()
+    assert environ == {"KEPT": "1"}  # children see nothing of it
+    given.close()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_PID": "1", "LISTEN_FDS": "2"},
+        {"LISTEN_FDS": "2"},
+        {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0"},
+    ],
+)
+def test_there_are_none(environ):
+    assert activation.take(environ) == activation.Given()
+    assert environ == {}
+
+
+def plain_file():
+    return open(os.devnull, "rb")  # noqa: PTH123 - for its descriptor
+
+
+def connected() -> socket.socket:
+    one, other = socket.socketpair()
+    other.close()
+    return one
+
+
+def not_listening() -> socket.socket:
+    sock = socket.socket()
+    sock.bind(HERE)
+    return sock
+
+
+@pytest.mark.parametrize(
+    ("makers", "names", "said"),
+    [
+        ([plain_file], "", r"LISTEN_FDS: file descriptor 200 is no socket"),
+        ([connected], "x", r"LISTEN_FDS: file descriptor 200 \(x\) is neither a listening TCP socket nor a UDP"),
+        ([not_listening], "", "is neither a listening TCP socket nor a UDP socket"),
+        ([listening, listening], "", "file descriptor 201 is a second socket for --https"),
+        ([bound, bound], "", "file descriptor 201 is a second socket for --quic"),
+        ([bound], "https", r"file descriptor 200 \(https\) should come from ListenStream= \(TCP\)"),
+        (
+            [listening, listening],
+            "https:quic",
+            r"descriptor 201 \(quic\) should come from ListenDatagram= \(UDP\)",
+        ),
+        ([listening, bound, bound], "", "takes one TCP and one UDP socket .*, not '3'"),
+    ],
+)
+def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
+    environ, first = passed(*makers, names=names)
+    with pytest.raises(ConfigError, match=said) as raised:
+        activation.take(environ, first=first)
+    assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize("count", ["", "-1", "two", "9" * 5000, "\u0662"])
+def test_a_count_that_is_none(count):
+    with pytest.raises(ConfigError, match="takes one TCP and one UDP socket"):
+        activation.take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+
+
+async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tmp_path: Path):
+    with listening() as https, bound() as quic:
+        ports = https.getsockname()[1], quic.getsockname()[1]
+    for config in (
+        EdgeConfig(state_dir=tmp_path, https=("::", 0), quic=("::", 0)),
+        EdgeConfig(state_dir=tmp_path, https=("::", ports[0]), quic=("::", ports[1])),
+    ):
+        given = activation.Given(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
+        taken = https_socket(config, given), await quic_socket(config, given)
+        assert (taken[0].getsockname()[1], taken[1].local_address[1]) == ports
+        assert given == activation.Given()
+        for one in taken:
+            one.close()
+    for option, make in (("https", https_socket), ("quic", quic_socket)):
+        given = activation.Given(listening(), bound())
+        try:
+            with pytest.raises(ConfigError, match=f"--{option} has port 1, the socket that was passed has [0-9]+"):
+                await make_one(make, EdgeConfig(state_dir=tmp_path, https=("::", 1), quic=("::", 1)), given)
+        finally:
+            given.close()
+
+
+async def make_one(make, config, given):
+    made = make(config, given)
+    return await made if make is quic_socket else made
