@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,10 @@ class Guest:
         self.identity: Identity | None = None
         self.holdings = Holdings(house, self.session)
         self.is_leaving = False
+        self.since = 0.0
+        """When its token was found good (time.monotonic)."""
+        self.software = ""
+        """What it calls itself; printable."""
         self._requests: deque[Bind | Unbind] = deque()
         """Those that wait for their turn."""
         self._has_had_its_turn = False
@@ -169,8 +174,9 @@ class Guest:
         self.identity = identity
         self.session.peer_window = hello.window
         self._welcome(sessions.add(self), resumed=False)
-        software = "".join(character for character in hello.software if character.isprintable())
-        logger.info("client %s from %s is here (%s)", identity.key, self.peer, software)
+        self.since = time.monotonic()
+        self.software = "".join(character for character in hello.software if character.isprintable())
+        logger.info("client %s from %s is here (%s)", identity.key, self.peer, self.software)
 
     def _recognise(self, token: str) -> Identity | None:
         """Whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""

@@ -23,10 +23,12 @@ class EmbeddedEdge:
             client = Client.from_config(edge.client_config)
 
     ``engine`` is its QUIC engine; without it QUICTUNNEL_ENGINE says which, as for its clients.
+    With ``admin`` its operator's page is at ``server.admin.url``.
     """
 
-    def __init__(self, *, engine: str = "") -> None:
+    def __init__(self, *, engine: str = "", admin: bool = False) -> None:
         self._engine = engine
+        self._admin = admin
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._background: Background | None = None
         self._server: EdgeServer | None = None
@@ -54,6 +56,7 @@ class EmbeddedEdge:
             state_dir=Path(self._directory.name),
             quic=("127.0.0.1", 0),
             https=("127.0.0.1", 0),
+            admin=("127.0.0.1", 0) if self._admin else None,
             grace=1.0,
             engine=self._engine or _of_environment(ENGINE),
             congestion=_of_environment(CONGESTION),

@@ -105,6 +105,10 @@ class Lease:
         """When the name last went from one living client to another."""
         self.holdings: Holdings | None = None
         """Of the client that holds it."""
+        self.came_so_far = 0
+        """Visitors that this lease took."""
+        self.past_in = self.past_out = 0
+        """Bytes of those who have left, from them and to them."""
         self._troubled_until = 0.0
         self._admission = admission
         self._ledger = ledger
@@ -208,12 +212,15 @@ class Lease:
     def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
         """Reset those who are in, and those who wait, unless they are spared by their address."""
         for splice, visit in tuple(self.visitors.items()):
-            if spared(visit.host):
-                continue
-            if splice.stream is None:
-                splice.refuse()
-            else:
-                splice.stream.lose(StreamCode.CLOSING)
+            if not spared(visit.host):
+                _end_now(splice)
+
+    def end_visit(self, visit: Visit) -> bool:
+        """Reset this one visitor; whether it was here."""
+        splice = next((splice for splice, who in self.visitors.items() if who is visit), None)
+        if splice is not None:
+            _end_now(splice)
+        return splice is not None
 
     def take_over(self, ghost: Lease) -> None:
         """Let in those who waited at a lease of the same name, whose client has come here; who is still in a
@@ -257,6 +264,7 @@ class Lease:
             ends = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
         self._ledger.begin(visit)
+        self.came_so_far += 1
         if self.session is not None and not self.session.is_away:
             self._let_in(splice, way)
         elif len(self._waiting) < MAX_WAITING:
@@ -325,7 +333,16 @@ class Lease:
             waiting[1].cancel()
         visit = self.visitors.pop(splice)
         self._admission.leave(self.owner, self.name, visit.host)
+        self.past_in += visit.bytes_in
+        self.past_out += visit.bytes_out
         self._ledger.end(visit, splice)
+
+
+def _end_now(splice: Splice) -> None:
+    if splice.stream is None:
+        splice.refuse()
+    else:
+        splice.stream.lose(StreamCode.CLOSING)
 
 
 def _end(splice: Splice, which: str) -> tuple[str, int]:

@@ -145,7 +145,7 @@ class EdgeServer:
         inherited = await self._ask(state) if config.takeover else None
         try:
             if config.admin is not None:
-                self.admin = Admin(self, state, inherits=inherited is not None)
+                self.admin = Admin(config.admin, state, inherits=inherited is not None)
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
@@ -186,7 +186,7 @@ class EdgeServer:
         )
         self._given.close()
         if self.admin is not None:
-            await self.admin.start()
+            await self.admin.start(self.scene, self.asked_to_drain.set)
         # Last, tell: whoever reads this may come at once.
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:

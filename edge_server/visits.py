@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.stream import Stream
 
@@ -53,6 +55,8 @@ SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.
 
 
 _LINE: Final = "visitor %s of %s (%s): %d bytes in, %d out, %.3f s, %s"
+MAX_DIGITS: Final = 16
+"""Of a visit's number: no edge has that many."""
 
 
 class Classes:
@@ -164,6 +168,8 @@ class Ledger:
         """How long the origins took to say something, where they did."""
         self._mark = secrets.token_hex(4)
         """Of this process, so that two edges, or one before and after a restart, give no number twice."""
+        self.on_end: Callable[[Visit], None] = lambda _: None
+        """Told of each that has left."""
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -181,6 +187,12 @@ class Ledger:
         """What a visit is called in the log and in dumps."""
         return f"{self._mark}-{visit.number}"
 
+    def number_of(self, name: str) -> int | None:
+        """The number in such a name; None if it is not one of this process."""
+        mark, _, number = name.partition("-")
+        is_ours = mark == self._mark and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
+        return int(number) if is_ours else None
+
     def begin(self, visit: Visit) -> None:
         """It is in."""
         self.now.add(visit)
@@ -193,6 +205,7 @@ class Ledger:
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
         self._bytes_out += visit.bytes_out
+        self.on_end(visit)
         ending = _ending(splice)
         self.endings[ending] += 1
         self.durations.count(seconds)

@@ -250,8 +250,8 @@ def explain(closed: Closed, edge: str) -> Error:
                 f"The edge at {edge} refused the token. Set QUICTUNNEL_TOKEN to a token of this edge; "
                 "that of a development edge is in client.env in the edge's state directory."
             )
-        if code is SessionCode.REPLACED:
-            # Dialling again would take the name back, and so on for ever.
+        if code in (SessionCode.REPLACED, SessionCode.ENDED):
+            # Dialling again would take the name back, and so on for ever; or undo what the operator has done.
             return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
         if code in (SessionCode.VERSION, SessionCode.BANNED):
             return ConfigError(f"{sentence} (edge at {edge})")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 """What a page on this machine is asked for as. Any port: ``ssh -L`` and containers give it others."""
 
-HEADERS: Final = (
+HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (
         b"content-security-policy",
         (
@@ -40,6 +40,8 @@ HEADERS: Final = (
     (b"cross-origin-opener-policy", b"same-origin"),
 )
 """With every answer. No CORS header is among them: no other origin may read anything."""
+
+_WRONG: Final = "The token is missing or wrong. Open the address that was printed, with all that follows #."
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
 
@@ -72,41 +74,65 @@ class WebGuard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        objection = self._objection(scope)
-        if objection is not None:
-            await _refuse(send, *objection)
-            return
 
         async def guarded_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                ours = {name for name, _ in HEADERS}
+                ours = {name for name, _ in self.headers}
                 others = [pair for pair in message.get("headers", ()) if pair[0].lower() not in ours]
-                message = {**message, "headers": [*others, *HEADERS]}
+                message = {**message, "headers": [*others, *self.headers]}
             await send(message)
 
-        await self._app(scope, receive, guarded_send)
+        objection = self._objection(scope)
+        if objection is not None:
+            await self.refusal(*objection)(scope, receive, guarded_send)
+        else:
+            await self._app(scope, receive, guarded_send)
+
+    # What a page may want otherwise.
+
+    headers = HEADERS
+
+    def refusal(self, status: int, why: str) -> App:
+        """What answers a request that is not let in."""
+        return _Refusal(status, why)
+
+    def is_known(self, host: str) -> bool:
+        """Whether the page may be asked for by that name; lower case, without the port."""
+        return host in self._names
+
+    def is_own(self, origin: str, scheme: str, host: str) -> bool:
+        """Whether a page of that origin is this page; ``host`` as the request named it, with the port."""
+        return origin == f"{scheme}://{host}"
+
+    def wants_token(self, path: str) -> bool:
+        return path.startswith(self._guarded)
+
+    def check_token(self, scope: Message, token: str) -> tuple[int, str] | None:  # noqa: ARG002 - for others
+        """What is wrong with a token, which is empty when none was sent."""
+        return None if self.is_right(token) else (401, _WRONG)
+
+    def is_right(self, token: str) -> bool:
+        return hmac.compare_digest(token.encode("latin-1"), self._token)
+
+    # Inside.
 
     def _objection(self, scope: Message) -> tuple[int, str] | None:
         """Why this request is not let in, with its status; None when it is."""
         hosts = _values(scope, b"host")
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if match is None or match[1].lower() not in self._names:
+        if match is None or not self.is_known(match[1].lower()):
             return 421, "This page is not known by that host name. Open the address that was printed."
         origins = _values(scope, b"origin")
-        if origins and origins != [f"{scope.get('scheme', 'http')}://{hosts[0]}"]:
+        scheme = scope.get("scheme", "http")
+        if origins and not (len(origins) == 1 and self.is_own(origins[0], scheme, hosts[0])):
             return 403, "Another origin may not ask this page for anything."
-        if not scope["path"].startswith(self._guarded):
+        if not self.wants_token(scope["path"]):
             return None
         if _values(scope, b"sec-fetch-site") not in ([], ["same-origin"], ["none"]):
             return 403, "Another site may not ask this page for anything."
         given = _values(scope, b"authorization")
-        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), self._token):
-            return (
-                401,
-                "The token is missing or wrong. Open the address that was printed, with all that follows #.",
-            )
-        return None
+        kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        return self.check_token(scope, token.strip() if kind.lower() == "bearer" else "")
 
 
 def name_of(host: str) -> str:
@@ -129,13 +155,16 @@ def _values(scope: Message, name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
-    body = f"{why}\n".encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-        *([(b"www-authenticate", b"Bearer")] if status == 401 else []),
-        *HEADERS,
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class _Refusal:
+    def __init__(self, status: int, why: str) -> None:
+        self._status = status
+        self._body = f"{why}\n".encode()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's call
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(self._body)).encode()),
+            *([(b"www-authenticate", b"Bearer")] if self._status == 401 else []),
+        ]
+        await send({"type": "http.response.start", "status": self._status, "headers": headers})
+        await send({"type": "http.response.body", "body": self._body})

@@ -1,63 +1,122 @@
 """The operator's HTTP application, put together: routes, what is behind them, and the guard in front.
 
-Other rooms that show something to the operator (figures, health) add their routes in :meth:`Window._routes`, and
-the paths of those that need no token to :data:`OPEN`.
+Other rooms that show something to the operator (figures, health) add their routes in :meth:`Window._others`, and
+the paths of those that want no token to :data:`OPEN`.
 """
 
 from __future__ import annotations
 
 import asyncio
+from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Route
 
+from edge_server.admin import history, openapi
 from edge_server.admin.answers import answer, problem
+from edge_server.admin.api import OPERATIONS, PREFIX, Api
+from edge_server.admin.errors import Ring
+from edge_server.admin.events import Feed
 from edge_server.admin.guard import Guard
 from edge_server.rights.attempts import Attempts
 from edge_server.sight.routes import FREE, Sight
-from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.routing import BaseRoute
 
-    from edge_server.server import EdgeServer
+    from edge_server.scene import Scene
 
-OPEN: Final = frozenset({"/"}) | FREE
+PAGE: Final = {
+    "/": ("index.html", "text/html"),
+    "/style.css": ("style.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/charts.js": ("charts.js", "text/javascript"),
+    "/tables.js": ("tables.js", "text/javascript"),
+    "/feed.js": ("feed.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""The page's own files, which say nothing of this edge."""
+OPEN: Final = frozenset((*PAGE, openapi.PATH)) | FREE
 """What may be had without a token. Nothing in it says anything of this edge but whether it is well."""
 
 
 class Window:
     """See the module."""
 
-    def __init__(self, edge: EdgeServer, token: str) -> None:
-        assert edge.config.admin is not None
-        self._edge = edge
+    def __init__(self, scene: Scene, *, host: str, token: str, drain: Callable[[], None]) -> None:
+        """``host``: of ``--admin``; ``drain``: what makes whoever runs the edge drain and stop it."""
+        self._ring = Ring()
+        self._scene = scene
+        self.api = Api(scene, self._ring, drain)
+        self._feed = Feed(self.api.snapshot)
         self._sight = Sight()
-        inner = Starlette(routes=self._routes(), exception_handlers={404: _refused, 405: _refused, 500: _failed})
-        self.app = Guard(
-            inner,
-            host=edge.config.admin[0],
-            token=token,
-            attempts=Attempts(asyncio.get_running_loop().time),
-            is_open=OPEN,
+        self._sampling: asyncio.Task[None] | None = None
+        self.routes = [*self._page(), *self._api(), *self._others()]
+        inner = Starlette(
+            routes=self.routes,
+            exception_handlers={404: _refused, 405: _refused, 500: _failed},
         )
+        inner.router.redirect_slashes = False
+        attempts = Attempts(asyncio.get_running_loop().time)
+        self.app = Guard(inner, host=host, token=token, attempts=attempts, is_open=OPEN)
 
     def open(self) -> None:
         """Begin to look."""
-        assert self._edge.scene is not None
-        self._sight.open(self._edge.scene)
+        self._ring.open()
+        self._sight.open(self._scene)
+        self._scene.house.ledger.on_end = self.api.heard.left
+        self._sampling = asyncio.create_task(self._sample())
 
-    async def close(self) -> None:
-        """Look no more."""
+    def send_away(self) -> None:
+        """Whoever follows is to ask again."""
+        self._feed.close()
 
-    def _routes(self) -> list[BaseRoute]:
-        return [Route("/api/v1/edge", self._about), *self._sight.routes()]
+    def close(self) -> None:
+        """Look no more; may be said again."""
+        self._feed.close()
+        self._ring.shut()
+        if self._sampling is not None:
+            self._sampling.cancel()
 
-    async def _about(self, _: Request) -> Response:
-        return answer({"version": VERSION})
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due += history.EVERY
+            await asyncio.sleep(due - loop.time())
+            self.api.past.sample()
+
+    # Routes.
+
+    def _page(self) -> list[BaseRoute]:
+        folder = files("edge_server.admin") / "page"
+        return [
+            Route(path, _file((folder / name).read_bytes(), kind), methods=["GET"])
+            for path, (name, kind) in PAGE.items()
+        ]
+
+    def _api(self) -> list[BaseRoute]:
+        described = bytes(answer(openapi.document()).body)
+        routes: list[BaseRoute] = [Route(openapi.PATH, _file(described, "application/json"), methods=["GET"])]
+        for operation in OPERATIONS:
+            handler = self._feed if operation.name == "events" else self.api.handler(operation)
+            routes.append(Route(PREFIX + operation.path, handler, methods=[operation.method.upper()]))
+        return routes
+
+    def _others(self) -> list[BaseRoute]:
+        return self._sight.routes()
+
+
+def _file(content: bytes, kind: str) -> Callable[[Request], object]:
+    async def handle(_: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return handle
 
 
 async def _refused(_: Request, error: Exception) -> Response:

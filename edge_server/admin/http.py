@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 64
 """Open at once: a browser has six for one page, and there are few operators. More are closed unread."""
 MAX_HEAD: Final = 16 * 1024
-"""Bytes of a request line with its headers."""
+"""Bytes of a request line with its headers, while they are not all there."""
 KEEP_ALIVE: Final = 5
 """Seconds that a connection may stay open without a request."""
 LOOK: Final = 10.0

@@ -7,20 +7,22 @@ stream and ticks ten times a second; an edge has its own of all these.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ipaddress
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from edge_server.opening import listen_at
 from edge_server.state import ClientEnv
 from quictunnel.address import format_address
 from quictunnel.errors import ConfigError
+from quictunnel.webguard import is_loopback
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
-    from edge_server.server import EdgeServer
+    from edge_server.admin.app import Window
+    from edge_server.admin.http import Http
+    from edge_server.scene import Scene
     from edge_server.state import StateDir
 
 logger = logging.getLogger(__name__)
@@ -39,31 +41,36 @@ PATIENCE: Final = 5.0
 class Admin:
     """See the module. :meth:`start`, then :meth:`leave` when a successor comes, then :meth:`close`."""
 
-    def __init__(self, edge: EdgeServer, state: StateDir, *, inherits: bool) -> None:
+    def __init__(self, address: tuple[str, int], state: StateDir, *, inherits: bool) -> None:
         """``inherits``: an edge that leaves may still have the address; it is waited for. Raises ConfigError."""
-        assert edge.config.admin is not None
         try:
-            from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra "edge"
+            import edge_server.admin.app  # noqa: PLC0415 - what it imports is optional: the extra "edge"
+            import edge_server.admin.http  # noqa: F401, PLC0415 - likewise
         except ImportError as error:
             raise ConfigError(
                 f"--admin needs a package that is not here ({error.name}): pip install 'quictunnel[edge]'."
             ) from None
-        self._edge = edge
         self._state = state
-        self._address = edge.config.admin
-        self._token = state.secret_token(TOKEN)
-        self._window = Window(edge, self._token)
-        self._listening = None if inherits else listen_at("--admin", self._address)
+        self._address = address
+        self._listening = None if inherits else listen_at("--admin", address)
+        self._window: Window | None = None
         self._server: asyncio.Server | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._told: ClientEnv | None = None
-        self._http: Any = None
+        self._http: Http | None = None
+        self.token = state.secret_token(TOKEN)
         self.url = ""
         """Where the page is; empty before it is."""
 
-    async def start(self) -> None:
-        """Serve; with a predecessor as soon as its address is free."""
+    async def start(self, scene: Scene, drain: Callable[[], None]) -> None:
+        """Show this scene; with a predecessor as soon as its address is free. ``drain``: what makes whoever runs
+        the edge drain and stop it."""
+        from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra
+        from edge_server.admin.http import Http  # noqa: PLC0415 - likewise
+
+        self._window = Window(scene, host=self._address[0], token=self.token, drain=drain)
         self._window.open()
+        self._http = Http(self._window.app)
         if self._listening is not None:
             await self._serve(self._listening)
         else:
@@ -81,7 +88,6 @@ class Admin:
         self._end()
         if self._waiting is not None:
             await asyncio.wait([self._waiting])
-        await self._window.close()
 
     def _end(self) -> None:
         if self._waiting is not None:
@@ -90,6 +96,8 @@ class Admin:
             self._server.close()
         elif self._listening is not None:
             self._listening.close()
+        if self._window is not None:
+            self._window.close()
         if self._http is not None:
             self._http.close()
 
@@ -108,9 +116,7 @@ class Admin:
         await self._serve(self._listening)
 
     async def _serve(self, sock: socket.socket) -> None:
-        from edge_server.admin.http import Http  # noqa: PLC0415 - uvicorn is optional
-
-        self._http = Http(self._window.app)
+        assert self._http is not None
         self._server = await asyncio.get_running_loop().create_server(
             self._http.connection, sock=sock, backlog=BACKLOG
         )
@@ -127,12 +133,3 @@ class Admin:
                 "put TLS in front of it, or use --admin 127.0.0.1:%d and ssh -L",
                 sock.getsockname()[1],
             )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it. A name other than localhost may be anything."""
-    if host == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return False

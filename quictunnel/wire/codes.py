@@ -54,6 +54,8 @@ class SessionCode(enum.IntEnum):
     """The edge's operator lets nobody in from there."""
     TOO_MANY_REQUESTS = 0x19
     """All that show the same token have asked for more leases in a short time than the edge takes; dial again."""
+    ENDED = 0x1A
+    """The edge's operator ended this session; nothing keeps its client from beginning another."""
 
 
 class BindCode(enum.IntEnum):
@@ -100,6 +102,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.INTERNAL: "The peer failed.",
     SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
     SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",
+    SessionCode.ENDED: "The edge's operator has ended the session.",
     SessionCode.OVERLOADED: "The edge has no room for another client now.",
 }
 

@@ -118,9 +118,9 @@ def start_edge(
     raise AssertionError(f"the edge did not start: {(log or state_dir.with_suffix('.log')).read_text()}")
 
 
-def embedded_edge() -> EmbeddedEdge:
+def embedded_edge(*, admin: bool = False) -> EmbeddedEdge:
     """An edge in this process."""
-    return EmbeddedEdge(engine=pairing.edge_engine())
+    return EmbeddedEdge(engine=pairing.edge_engine(), admin=admin)
 
 
 @pytest.fixture(scope="session")

@@ -87,9 +87,9 @@ class Stage:
 class EmbeddedStage(Stage):
     """All in this process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, admin: bool = False) -> None:
         super().__init__()
-        self.edge = self.stack.enter_context(embedded_edge())
+        self.edge = self.stack.enter_context(embedded_edge(admin=admin))
         self.ca = self.edge.server.ca
         self.client = self.stack.enter_context(quictunnel.Client.from_config(self.edge.client_config))
         self.forward = quictunnel.forward(self.origin_port, unencrypted=True, client=self.client)

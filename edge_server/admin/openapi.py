@@ -1,0 +1,103 @@
+"""The description of the API (OpenAPI 3.1), made from its table and the types of its answers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from edge_server.admin.answers import Problem
+from edge_server.admin.api import OPERATIONS, PREFIX, Operation, Parameter
+from quictunnel.version import VERSION
+
+PATH: Final = f"{PREFIX}/openapi.json"
+_REF: Final = "#/components/schemas/{name}"
+_PROBLEMS: Final = {
+    "401": "The token is missing or wrong.",
+    "403": "Another origin asked.",
+    "421": "The request names another host.",
+    "429": "Too many wrong tokens came from this address.",
+}
+
+
+def document() -> dict[str, Any]:
+    """The whole of it."""
+    types = [*(operation.answers for operation in OPERATIONS), Problem]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    problem = schemas[-1]
+    paths: dict[str, Any] = {}
+    for operation, schema in zip(OPERATIONS, schemas, strict=False):
+        paths.setdefault(PREFIX + operation.path, {})[operation.method] = _operation(operation, schema, problem)
+    paths[PATH] = {
+        "get": {
+            "operationId": "openapi",
+            "summary": "This description",
+            "security": [],
+            "responses": {"200": _response("OpenAPI 3.1.", {"type": "object"})},
+        }
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "quictunnel edge",
+            "version": VERSION,
+            "description": "What an edge does now, and what its operator can do about it (`--admin`).",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "What admin.token in the state directory has.",
+                }
+            },
+        },
+    }
+
+
+def _operation(operation: Operation, schema: dict[str, Any], problem: dict[str, Any]) -> dict[str, Any]:
+    responses = {"200": _response(operation.summary + ".", schema, operation.media)}
+    refused = dict(_PROBLEMS)
+    if operation.parameters:
+        refused["400"] = "A parameter is not what it should be."
+    if "{id}" in operation.path:
+        refused["404"] = "There is none of that name any more."
+    if operation.name == "events":
+        refused["503"] = "As many follow as may."
+    responses |= {status: _response(words, problem) for status, words in sorted(refused.items())}
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": responses,
+    }
+    parameters = [_parameter(parameter) for parameter in operation.parameters]
+    parameters += [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", operation.path)
+    ]
+    if parameters:
+        described["parameters"] = parameters
+    return described
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if parameter.most:
+        schema = {"type": "integer", "minimum": 1, "maximum": parameter.most, "default": parameter.default}
+    return {
+        "name": parameter.name,
+        "in": "query",
+        "required": False,
+        "description": parameter.description,
+        "schema": schema,
+    }
+
+
+def _response(words: str, schema: dict[str, Any], media: str = "application/json") -> dict[str, Any]:
+    return {"description": words, "content": {media: {"schema": schema}}}
