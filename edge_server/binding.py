@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 MAX_LEASES: Final = 100
 """Leases of one session; a container with more services than this is several containers."""
+MAX_DOMAINS: Final = 20
+"""Whole domains that one identity holds at once: each has a certificate of its own, which its authority counts."""
 MAX_TAKEOVERS: Final = 10
 """Times a minute that a name may go from one living client to another of the same identity: room for somebody who
 starts a program again and again, none for two that fight over it."""
@@ -65,8 +67,14 @@ class Holdings:
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
 
-    def bind(self, identity: Identity, bind: Bind, *, is_leaving: bool, is_resumed: bool) -> None:
-        """A client asks for a lease: it is told what it gets. Raises ProtocolError."""
+    def is_held(self, number: int) -> bool:
+        return number in self._leases
+
+    def bind(
+        self, identity: Identity, bind: Bind, *, is_leaving: bool, is_resumed: bool, points_here: bool = True
+    ) -> None:
+        """A client asks for a lease: it is told what it gets. ``points_here``: what is known of its domain. Raises
+        ProtocolError."""
         held = self._leases.get(bind.lease)
         if held is not None:
             # Asked again, because the answer was lost with a link.
@@ -77,6 +85,8 @@ class Holdings:
         try:
             if is_leaving:
                 raise Refused(BindCode.CLOSING)
+            if not points_here:
+                raise Refused(BindCode.DOMAIN_ELSEWHERE)
             self._give(identity, bind)
         except Refused as refused:
             self._session.say(BindRefused(bind.lease, refused.code))
@@ -180,17 +190,20 @@ class Holdings:
         """Which it is to have, and the ticket that was shown for it. Raises Refused."""
         house = self._house
         ticket = house.sealer.open(bind.ticket, identity.key) if bind.ticket else None
-        if bind.name:
-            self._check_name(identity, bind.name)
-            ticket = ticket if ticket is not None and ticket.name == bind.name else None
+        if asked := bind.domain or bind.name:
+            self._check_asked(identity, asked)
+            ticket = ticket if ticket is not None and ticket.name == asked else None
         elif ticket is not None and not labels.RANDOM_LABEL.fullmatch(ticket.name):
             # A ticket for a name that somebody chose: it may have become somebody else's since.
-            self._check_name(identity, ticket.name)
-        name = bind.name or (house.registry.fresh_name() if ticket is None else ticket.name)
+            self._check_asked(identity, ticket.name)
+        name = asked or (house.registry.fresh_name() if ticket is None else ticket.name)
         if house.claims.owner(name) == BANNED:
             raise Refused(BindCode.BANNED)
-        if bind.h2 and not house.certificates.h2_allowed(f"{name}.{house.domain}"):
+        host = house.host_of(name)
+        if bind.h2 and not house.certificates.h2_allowed(host) and not self._gets_its_own(name):
             raise Refused(BindCode.H2_FORBIDDEN)
+        if bind.domain and not bind.passthrough and not house.can_certify(host):
+            raise Refused(BindCode.NO_CERTIFICATE)
         return name, ticket
 
     def _hold(self, lease: Lease, bind: Bind) -> None:
@@ -203,7 +216,34 @@ class Holdings:
         if bind.tcp_port:
             house.claims.claim(lease.owner, f":{bind.tcp_port}")
         house.claims.record("held", lease, self._host)
+        house.certify(lease)
         self._confirm(lease)
+
+    def _gets_its_own(self, name: str) -> bool:
+        """Whether there will be a certificate for it alone."""
+        return self._house.acme is not None or ("." in name and self._house.certificates.is_development)
+
+    def _check_asked(self, identity: Identity, name: str) -> None:
+        """Whether somebody may have a name, or a whole domain, that was asked for. Raises Refused."""
+        if "." in name:
+            self._check_domain(identity, name)
+        else:
+            self._check_name(identity, name)
+        if not self._house.claims.may_claim(identity.key, name):
+            raise Refused(BindCode.TOO_MANY_NAMES)
+
+    def _check_domain(self, identity: Identity, domain: str) -> None:
+        house, key = self._house, identity.key
+        if labels.domain_objection(domain) is not None or f".{domain}".endswith(f".{house.domain}"):
+            raise Refused(BindCode.INVALID)
+        # Before it is said whether it is somebody's: that is nobody's business who may not have it.
+        if not identity.rights.allows_domain(domain):
+            raise Refused(BindCode.DOMAIN_FORBIDDEN)
+        if house.claims.owner(domain) not in (None, key, BANNED):
+            raise Refused(BindCode.NAME_TAKEN)
+        held = {lease.name for lease in house.registry if lease.owner == key and "." in lease.name}
+        if len(held - {domain}) >= MAX_DOMAINS:
+            raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_name(self, identity: Identity, name: str) -> None:
         house, key, rights = self._house, identity.key, identity.rights
@@ -219,8 +259,6 @@ class Holdings:
                 raise Refused(BindCode.NAME_RESERVED)
             if house.tokens.is_named(name):
                 raise Refused(BindCode.NAME_TAKEN)
-        if not house.claims.may_claim(key, name):
-            raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_port(self, identity: Identity, port: int) -> None:
         house, key, ports = self._house, identity.key, identity.rights.tcp_ports
@@ -318,7 +356,7 @@ class Holdings:
 
     def _confirm(self, lease: Lease) -> None:
         house = self._house
-        host = f"{lease.name}.{house.domain}"
+        host = house.host_of(lease.name)
         lease.holdings = self
         self._session.say(
             Bound(
@@ -345,7 +383,9 @@ class Holdings:
             if not (lease.pool is not None and lease.pool.members):
                 house.ports.release(lease.tcp_port, lease.owner)
         house.claims.seen(lease.owner, lease.name)
-        logger.info("client %s gave %s.%s back", lease.owner, lease.name, house.domain)
+        if house.acme is None and "." in lease.name and house.registry.find(lease.name) is None:
+            house.certificates.drop(lease.name)  # the development authority's, made for this one
+        logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
 
 
 def _check(bind: Bind, identity: Identity) -> None:
@@ -353,7 +393,7 @@ def _check(bind: Bind, identity: Identity) -> None:
     if bind.unencrypted and not identity.rights.allows_ports:
         raise Refused(BindCode.FORBIDDEN)
     contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)
-    if contradicts or (bind.pool and not bind.name):
+    if contradicts or (bind.pool and not (bind.name or bind.domain)) or (bind.domain and bind.name):
         raise Refused(BindCode.INVALID)
     try:
         Filter(bind.allow, bind.deny)

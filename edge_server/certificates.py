@@ -62,9 +62,24 @@ class _Pair:
     def covers(self, name: str) -> bool:
         return name in self.names or _wildcard_of(name) in self.names
 
+    @property
+    def place(self) -> str:
+        """What its contexts are kept under."""
+        return str(self.cert)
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """One certificate that is no file of the operator's."""
+
+    names: frozenset[str]
+    place: str
+    pem: bytes
+    validity: Validity
+
 
 class Certificates:
-    """Contexts for the names that the operator's files or a development authority cover."""
+    """Contexts for the names that the operator's files, ACME or a development authority cover."""
 
     def __init__(self, *, allow_wildcard_h2: bool = False, max_contexts: int = MAX_CONTEXTS) -> None:
         """``allow_wildcard_h2``: the operator knows that names of one certificate then share connections,
@@ -72,6 +87,11 @@ class Certificates:
         self._allow_wildcard_h2 = allow_wildcard_h2
         self._max_contexts = max_contexts
         self._pairs: list[_Pair] = []
+        self._issued: dict[str, _Issued] = {}
+        """By what they are called. There may be a thousand, so they are found by name:"""
+        self._by_name: dict[str, _Issued] = {}
+        self._alone: dict[str, _Issued] = {}
+        """Those for one name and no other."""
         self._authority: DevelopmentAuthority | None = None
         self._domain = ""
         self._contexts: OrderedDict[tuple[str, bool], ssl.SSLContext] = OrderedDict()
@@ -136,11 +156,56 @@ class Certificates:
 
     def validities(self) -> list[Validity]:
         """When those that visitors are met with are good; of a development authority, when it is itself."""
-        found = [pair.validity for pair in self._pairs]
+        found = [pair.validity for pair in self._pairs] + [issued.validity for issued in self._issued.values()]
         if self._authority is not None:
             names = frozenset((self._domain, f"*.{self._domain}"))
             found.append(validity_of(self._authority.certificate.read_bytes(), names))
         return found
+
+    def hold(self, called: str, pem: bytes, names: Iterable[str]) -> None:
+        """Meet visitors of these names with a key and its chain, in place of what was held before by what it is
+        called. Those who are in keep their connection."""
+        self.drop(called)
+        known = frozenset(names)
+        issued = self._issued[called] = _Issued(known, f"issued {called}", pem, validity_of(pem, known))
+        for name in known:
+            self._by_name[name] = issued
+        if len(known) == 1:
+            self._alone[called] = issued
+
+    def drop(self, called: str) -> None:
+        """Hold it no longer, if it was held."""
+        issued = self._issued.pop(called, None)
+        if issued is None:
+            return
+        self._alone.pop(called, None)
+        for name in issued.names:
+            if self._by_name.get(name) is issued:
+                del self._by_name[name]
+        for h2 in (False, True):
+            self._contexts.pop((issued.place, h2), None)
+
+    def mint(self, name: str) -> bool:
+        """Hold a certificate of the development authority for a name outside its domain; whether there is one."""
+        if self._authority is None:
+            return False
+        chain, key = self._authority.issue((name,))
+        self.hold(name, key + chain, (name,))
+        return True
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the operator has given some."""
+        return bool(self._pairs)
+
+    @property
+    def is_development(self) -> bool:
+        """Whether a development authority vouches for whatever is asked for."""
+        return self._authority is not None
+
+    def covers(self, name: str, *, h2: bool) -> bool:
+        """Whether visitors of ``name`` can be met now."""
+        return self.h2_allowed(name) if h2 else self._mints(name) or self._pair_for(name) is not None
 
     def h2_allowed(self, name: str) -> bool:
         """Whether ``name`` may be met with h2: with a certificate of its own, or knowingly with another."""
@@ -159,19 +224,22 @@ class Certificates:
             pair = None  # one minted for it alone is better
         if pair is not None:
             pem = pair.pem
-            return self._cached(str(pair.cert), h2, lambda: _load(pem, h2=h2))
+            return self._cached(pair.place, h2, lambda: _load(pem, h2=h2))
         if self._authority is None or not self._mints(name):
             return None
         names = (name,) if h2 else (f"*.{self._domain}", self._domain)
         chain, key = names[0], self._authority
         return self._cached(chain, h2, lambda: _load(b"".join(reversed(key.issue(names))), h2=h2))
 
-    def _pair_for(self, name: str) -> _Pair | None:
+    def _pair_for(self, name: str) -> _Pair | _Issued | None:
         exact = (pair for pair in self._pairs if name in pair.names)
-        return next(exact, next((pair for pair in self._pairs if pair.covers(name)), None))
+        if (found := next(exact, None) or self._by_name.get(name)) is not None:
+            return found
+        covering = (pair for pair in self._pairs if pair.covers(name))
+        return next(covering, None) or self._by_name.get(_wildcard_of(name))
 
-    def _own_pair(self, name: str) -> _Pair | None:
-        return next((pair for pair in self._pairs if pair.names == {name}), None)
+    def _own_pair(self, name: str) -> _Pair | _Issued | None:
+        return next((pair for pair in self._pairs if pair.names == {name}), None) or self._alone.get(name)
 
     def _mints(self, name: str) -> bool:
         if self._authority is None:
@@ -204,6 +272,11 @@ def new_context(*, h2: bool) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["h2", "http/1.1"] if h2 else ["http/1.1"])
     return context
+
+
+def load_pem(pem: bytes) -> ssl.SSLContext:
+    """A context for a private key and its chain, for connections that are no tunnel's visitors."""
+    return _load(pem, h2=False)
 
 
 def _read(cert: Path, key: Path, domain: str = "") -> _Pair:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_server.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_server, settings_of
 from edge_server.options import sources
 from edge_server.options.kinds import (
     ADDRESS,
@@ -23,6 +24,7 @@ from edge_server.options.kinds import (
     SECONDS,
     STATE_DIR,
     SWITCH,
+    TEXT,
     choice,
     parse_ports,
 )
@@ -49,6 +51,7 @@ HOLD: Final = 120
 
 _WHERE: Final = "where it listens"
 _CERTIFICATES: Final = "certificates for visitors"
+_ACME: Final = "certificates by ACME"
 _RESTARTS: Final = "restarts and outages"
 _QUIC: Final = "QUIC"
 _LOGS: Final = "logs"
@@ -104,6 +107,63 @@ class EdgeConfig:
         default=False,
         group=_CERTIFICATES,
         live=True,
+    )
+    acme: str = option(
+        TEXT,
+        "get certificates for visitors by ACME: an address for the authority's mail, whose terms you agree to",
+        default="",
+        shown="off",
+        group=_ACME,
+    )
+    acme_directory: str = option(TEXT, "URL of the ACME server", default="", shown="Let's Encrypt", group=_ACME)
+    acme_ca: Path | None = option(
+        FILE, "PEM file of who vouches for that server", shown="the system's authorities", group=_ACME
+    )
+    acme_challenge: str = option(
+        choice(*CHALLENGES),
+        "how the edge's names are proved: dns-01 gives a wildcard, the others prove name by name; custom domains "
+        "are proved by tls-alpn-01 on the https port, or by http-01 where acme-http is given",
+        default="",
+        shown="dns-01 where acme-dns or acme-dns-hook is given, else tls-alpn-01",
+        group=_ACME,
+    )
+    acme_http: tuple[str, int] | None = option(
+        OWN_ADDRESS,
+        "TCP address for http-01, which the world reaches as port 80; visitors are sent on to https",
+        shown="nowhere",
+        group=_ACME,
+    )
+    acme_dns: str = option(
+        TEXT,
+        "the name server that takes updates of the zone (RFC 2136), HOST or HOST:PORT",
+        default="",
+        group=_ACME,
+    )
+    acme_dns_zone: str = option(HOST, "the zone that is updated", default="", shown="domain", group=_ACME)
+    acme_dns_key: str = option(TEXT, "name of the TSIG key that may update it", default="", group=_ACME)
+    acme_dns_algorithm: str = option(
+        choice(*ALGORITHMS), "its algorithm", default="", shown=ALGORITHMS[0], group=_ACME
+    )
+    acme_dns_secret: Path | None = option(FILE, "a file with that key in base64", group=_ACME)
+    acme_dns_hook: str = option(
+        TEXT, "a command instead, called as COMMAND set|clear NAME VALUE", default="", group=_ACME
+    )
+    acme_dns_wait: float | None = option(
+        SECONDS, "from a change of the zone to its check", shown=f"{DNS_WAIT:g}", group=_ACME
+    )
+    acme_eab: str = option(
+        TEXT, "ID of an account that you have at the authority (external account binding)", default="", group=_ACME
+    )
+    acme_eab_key: Path | None = option(FILE, "a file with its MAC key in base64url", group=_ACME)
+    resolver: str = option(
+        TEXT,
+        "the DNS server that is asked whether custom domains point here, HOST or HOST:PORT",
+        default="",
+        shown="the system's",
+        group=_CERTIFICATES,
+    )
+    skip_domain_check: bool = option(
+        SWITCH, "let tokens have the domains they may, wherever those point", default=False, group=_CERTIFICATES
     )
     grace: float = option(
         SECONDS, "how long visitors in flight may go on at SIGTERM", default=30.0, group=_RESTARTS, live=True
@@ -240,7 +300,15 @@ def _made(said: Said, environ: Mapping[str, str]) -> EdgeConfig | None:
     values.setdefault("state_dir", default_state_dir().expanduser().absolute())
     if "https" in values:
         values.setdefault("tcp_host", values["https"][0])
-    return EdgeConfig(**values)
+    config = EdgeConfig(**values)
+    try:
+        settings_of(config)
+        if config.resolver:
+            read_server(config.resolver, "--resolver")
+    except ConfigError as error:
+        said.object_to(str(error))
+        return None
+    return config
 
 
 def _contradictions(said: Said) -> list[str]:

@@ -20,6 +20,7 @@ from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.labels import domain_objection
 from quictunnel.wire.messages import AnyMessage, Bind, GoAway, Hello, Unbind, Welcome
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Guest:
         """When its token was found good (time.monotonic)."""
         self.software = ""
         """What it calls itself; printable."""
+        self._looking: asyncio.Task[None] | None = None
+        """Where a domain points; what was asked afterwards waits for it."""
         self._requests: deque[Bind | Unbind] = deque()
         """Those that wait for their turn."""
         self._has_had_its_turn = False
@@ -145,6 +148,8 @@ class Guest:
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
         self._requests.clear()
+        if self._looking is not None:
+            self._looking.cancel()
         self._house.sessions.remove(self)
         self.holdings.release_all()
         if self.identity is not None:
@@ -232,14 +237,39 @@ class Guest:
         self._has_had_its_turn = bool(self._requests)
         if not self._requests:
             return
+        request = self._requests.popleft()
+        if isinstance(request, Bind) and self._is_to_be_looked_up(request):
+            self._looking = asyncio.create_task(self._look_up(request))
+        else:
+            self._do(request)
+
+    def _is_to_be_looked_up(self, bind: Bind) -> bool:
+        assert self.identity is not None
+        # What is refused anyway, or held already, is nobody's to ask a resolver about.
+        may = bool(bind.domain) and self.identity.rights.allows_domain(bind.domain)
+        return may and not self.holdings.is_held(bind.lease) and domain_objection(bind.domain) is None
+
+    async def _look_up(self, bind: Bind) -> None:
+        assert self.identity is not None
+        is_known = self._house.claims.owner(bind.domain) == self.identity.key
+        points_here = await self._house.domains.point_here(bind.domain, is_known=is_known)
+        self._do(bind, points_here=points_here)
+
+    def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
+        """One request; the next after a pause."""
         assert self.identity is not None
         asyncio.get_running_loop().call_later(PACE, self._serve)
-        request = self._requests.popleft()
         try:
             if isinstance(request, Unbind):
                 self.holdings.unbind(request.lease)
             else:
-                self.holdings.bind(self.identity, request, is_leaving=self.is_leaving, is_resumed=self._is_resumed)
+                self.holdings.bind(
+                    self.identity,
+                    request,
+                    is_leaving=self.is_leaving,
+                    is_resumed=self._is_resumed,
+                    points_here=points_here,
+                )
         except ProtocolError as error:
             self._requests.clear()
             self.session.close(SessionCode.PROTOCOL, str(error))

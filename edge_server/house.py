@@ -7,15 +7,19 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_server.claims.store import BANNED
+from edge_server.domains import Domains
 from edge_server.rights.requests import Requests
 from edge_server.rights.shaping import Shaping
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
+    from edge_server.acme.office import Office
     from edge_server.admission import Admission
     from edge_server.certificates import Certificates
     from edge_server.claims.claims import Claims
     from edge_server.expected import Expected
+    from edge_server.leases import Lease
     from edge_server.ports import Ports
     from edge_server.registry import Registry
     from edge_server.rights.attempts import Attempts
@@ -31,11 +35,14 @@ logger = logging.getLogger(__name__)
 class House:
     """See the module."""
 
+    acme: Office | None = None
+    """Who gets certificates, if anybody does."""
     admission: Admission
     attempts: Attempts
     certificates: Certificates
     claims: Claims
     domain: str
+    domains: Domains = field(default_factory=Domains)
     expected: Expected
     https_port: int
     ledger: Ledger
@@ -48,8 +55,41 @@ class House:
     tcp_host: str
     tokens: Tokens
 
+    def host_of(self, name: str) -> str:
+        """The host name of a lease's name, which is a label below the edge's domain or a whole domain."""
+        return name if "." in name else f"{name}.{self.domain}"
+
+    def name_of(self, host: str) -> str:
+        """The inverse."""
+        label, _, domain = host.partition(".")
+        return label if domain == self.domain else host
+
+    def is_anybodys(self, host: str) -> bool:
+        """Whether a host name is somebody's, who may be away: it then has a certificate that is renewed."""
+        name = self.name_of(host)
+        return self.registry.find(name) is not None or self.claims.owner(name) not in (None, BANNED)
+
+    def certify(self, lease: Lease) -> None:
+        """Let visitors of a lease that begins be met with a certificate, as soon as there is one."""
+        host, h2 = self.host_of(lease.name), lease.terms.h2
+        if self.acme is not None and not lease.terms.passthrough and not self.certificates.covers(host, h2=h2):
+            self.acme.keeper.want(host, lease.owner, alone=h2)
+
+    @property
+    def has_own_certificate(self) -> bool:
+        """Whether one for all names below the domain is meant to be there; else each name has its own."""
+        return self.acme is None or self.acme.keeper.is_for_all or self.certificates.has_files
+
+    def can_certify(self, host: str) -> bool:
+        """Whether there is, or will be, a certificate for one name alone."""
+        return (
+            self.acme is not None or self.certificates.is_development or self.certificates.covers(host, h2=False)
+        )
+
     async def close(self) -> None:
         """Write what is not written yet."""
+        if self.acme is not None:
+            await self.acme.close()
         self.tokens.close()
         try:
             await asyncio.to_thread(self.claims.close)

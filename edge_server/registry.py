@@ -28,7 +28,8 @@ def random_name() -> str:
 
 
 class Registry:
-    """See the module. A name that a pool shares has several leases."""
+    """See the module. A name is a label below the edge's domain, or a whole domain, which has dots. A pool's has
+    several leases."""
 
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._leases: dict[str, Lease] = {}

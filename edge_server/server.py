@@ -11,6 +11,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
+from edge_server.acme.keeper import Wants
+from edge_server.acme.office import Office
+from edge_server.acme.settings import DNS, settings_of
 from edge_server.activation import Given
 from edge_server.admin.server import Admin
 from edge_server.admission import Admission
@@ -19,6 +22,7 @@ from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.control import Guest
+from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
@@ -30,6 +34,7 @@ from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import Tokens
+from edge_server.routing import Router
 from edge_server.scene import Scene
 from edge_server.sessions import Sessions
 from edge_server.state import StateDir
@@ -46,8 +51,7 @@ from edge_server.succession import (
     ask,
 )
 from edge_server.tickets import Sealer
-from edge_server.visitors.front import CROWD, Front, Route
-from edge_server.visitors.sni import Alert
+from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
 from edge_server.watch import Watch
 from quictunnel.address import format_address
@@ -65,8 +69,6 @@ if TYPE_CHECKING:
     from edge_server.reconfiguration import Outcome
     from edge_server.state import ClientEnv
     from edge_server.succession import Inheritance, Post
-    from edge_server.visitors.front import Crowd
-    from edge_server.visitors.sni import Hello
     from quictunnel.transport.engine import Connection, Engine
     from quictunnel.transport.link import Link
 
@@ -149,9 +151,13 @@ class EdgeServer:
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
+            if house.acme is not None:
+                await house.acme.open()
             self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
-            self._front = Front(self._route, max_pending=self._admission.doorstep, admits=self._admission.admits)
+            self._front = Front(
+                Router(house).route, max_pending=self._admission.doorstep, admits=self._admission.admits
+            )
             self._udp = (
                 await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
             )
@@ -171,6 +177,8 @@ class EdgeServer:
         self._https = await asyncio.get_running_loop().create_server(
             self._front, sock=self._listening, backlog=BACKLOG
         )
+        if house.acme is not None:
+            await house.acme.start()
         self._watch = Watch(house, self._guests)
         self._gauge = asyncio.create_task(self.lag.watch())
         self.scene = Scene(
@@ -197,11 +205,13 @@ class EdgeServer:
         config = self.config
         ports = Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time)
         return House(
+            acme=self._make_office(state, https_port),
             admission=self._admission,
             attempts=Attempts(asyncio.get_running_loop().time),
             certificates=self._certificates,
             claims=Claims(ClaimStore(state.path)),
             domain=config.domain,
+            domains=domains_of(config),
             expected=Expected(self._registry, ports, self._admission, ledger=self.ledger, hold=config.hold),
             https_port=https_port,
             ledger=self.ledger,
@@ -212,6 +222,17 @@ class EdgeServer:
             tcp_host=config.shown_tcp_host,
             tokens=Tokens(self.token, Store(state.path)),
         )
+
+    def _make_office(self, state: StateDir, https_port: int) -> Office | None:
+        config = self.config
+        settings = settings_of(config)
+        if settings is None:
+            return None
+        # Beside files of the operator's for the edge's own names, ACME is for others' domains.
+        has_wildcard = config.cert is None and settings.challenge == DNS
+        own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
+        wants = Wants(own=own, is_wanted=lambda host: self._house is not None and self._house.is_anybodys(host))
+        return Office(settings, state.path, self._certificates, wants, https_port=https_port)
 
     @property
     def quic_address(self) -> str:
@@ -312,6 +333,8 @@ class EdgeServer:
     def _take_certificates(self, authority: DevelopmentAuthority) -> None:
         config = self.config
         if config.cert is None or config.key is None:
+            if config.acme:
+                return
             self._certificates.add_authority(authority, config.domain)
             return
         self._certificates.add_files(config.cert, config.key, config.domain)
@@ -407,6 +430,8 @@ class EdgeServer:
         self._client_env = None  # the successor's now
         if self.admin is not None:
             self.admin.leave()
+        if self._house is not None and self._house.acme is not None:
+            self._house.acme.leave()
         if self._https is not None:
             self._https.close()
         names = []
@@ -433,27 +458,3 @@ class EdgeServer:
             guest.session.close(SessionCode.GOING_AWAY)
         self._guests.add(guest)
         return guest.session.link
-
-    def _route(self, hello: Hello, host: str) -> Route | Alert | Crowd:
-        """Where a TLS visitor from ``host`` goes. Unknown, absent, malformed and forbidden names get one
-        answer, and count alike against whoever comes too often."""
-        name = hello.server_name
-        if name is None:
-            return Alert.MISSING_EXTENSION
-        label, _, domain = name.partition(".")
-        lease = self._registry.find(label) if domain == self.config.domain else None
-        whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
-        if not self._admission.arrivals.comes(host, **whose):
-            return CROWD
-        if lease is None or not lease.filter.admits(host):
-            return Alert.UNRECOGNIZED_NAME
-        if lease.terms.passthrough:
-            return Route(None, lambda: lease.passing_visitor(name))
-        try:
-            context = self._certificates.context_for(name, h2=lease.terms.h2)
-        except OSError as error:  # OpenSSL reads certificates from files alone, and there was no room for one
-            logger.error("no certificate could be made for %s: %s", name, error.strerror or error)
-            return Alert.INTERNAL_ERROR
-        if context is None:
-            return Alert.UNRECOGNIZED_NAME
-        return Route(context, lambda: lease.tls_visitor(name))

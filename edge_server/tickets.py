@@ -13,7 +13,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from quictunnel.wire.messages import MAX_TICKET
+from quictunnel.wire.messages import MAX_HOST, MAX_TICKET
 
 NONCE: Final = 12
 """Bytes, random: AES-GCM with 96-bit nonces is sound for 2**32 tickets of one key (NIST SP 800-38D)."""
@@ -25,8 +25,8 @@ MAX_GENERATION: Final = (1 << 32) - 1
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is sealed."""
 
-    name: Annotated[str, msgspec.Meta(max_length=63)]
-    """The label below the edge's domain."""
+    name: Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
+    """The label below the edge's domain, or a whole domain."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)]
     """The TCP port; 0 when none was leased."""
     owner: Annotated[str, msgspec.Meta(max_length=64)]

@@ -37,6 +37,9 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
         name: the label below the edge's domain that the tunnel is to have, such as ``"my-app"``. It belongs to
             whoever has the same token, also while nobody uses it; a newer client takes it from an older one.
+        domain: a whole domain of yours that it is to have instead, such as ``"app.example.com"``, once its DNS
+            points to the edge and the token allows it. The edge gets a certificate for it; until that is here, a
+            minute or so, visitors are refused.
         tcp_port: the public TCP port that it is to have, with ``unencrypted``. It belongs to somebody as a name
             does.
         pool: share the name with other clients of the same token that ask for the same. Visitors go to the one
@@ -66,6 +69,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         unencrypted: bool = False,
         h2_enabled: bool = False,
         name: str | None = None,
+        domain: str | None = None,
         tcp_port: int | None = None,
         pool: bool = False,
         tls: str = "edge",
@@ -81,6 +85,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             unencrypted=unencrypted,
             h2=h2_enabled,
             name=name,
+            domain=domain,
             tcp_port=tcp_port,
             pool=pool,
             tls=tls,

@@ -32,6 +32,7 @@ class Wish:
     proxy_protocol: str | None = None
     allow: Sequence[str] = ()
     deny: Sequence[str] = ()
+    domain: str | None = None
 
     def __post_init__(self) -> None:
         _check_port(self.port)
@@ -42,7 +43,8 @@ class Wish:
             )
         if self.name is not None and (wrong := labels.objection(self.name)) is not None:
             raise InvalidError(f"The name {shown(self.name)} {wrong}.")
-        if self.pool and self.name is None:
+        self._check_domain()
+        if self.pool and self.name is None and self.domain is None:
             raise InvalidError("A pool shares a name: give name= as well, the same to all of its clients.")
         if self.tcp_port is not None:
             _check_port(self.tcp_port)
@@ -51,6 +53,14 @@ class Wish:
         self._check_tls()
         object.__setattr__(self, "allow", _networks("allow", self.allow))
         object.__setattr__(self, "deny", _networks("deny", self.deny))
+
+    def _check_domain(self) -> None:
+        if self.domain is None:
+            return
+        if self.name is not None:
+            raise InvalidError("A tunnel has one name: give name= (below the edge's domain) or domain=, not both.")
+        if (wrong := labels.domain_objection(self.domain)) is not None:
+            raise InvalidError(f"The domain {shown(self.domain)} {wrong}.")
 
     def _check_tls(self) -> None:
         if self.tls not in TLS_CHOICES:
@@ -76,6 +86,7 @@ class Wish:
             proxy_protocol=PROXY_PROTOCOLS[self.proxy_protocol],
             allow=list(self.allow),
             deny=list(self.deny),
+            domain=self.domain or "",
         )
 
 

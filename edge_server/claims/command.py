@@ -18,7 +18,7 @@ from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment
 from edge_server.state import StateDir
 from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
-from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, objection
+from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +116,7 @@ def _what(text: str) -> str:
         return f"{NETWORK}{ip_network(text.removeprefix(NETWORK), strict=False)}"
     name = text.lower()
     is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
-    if not is_port and not RANDOM_LABEL.fullmatch(name) and objection(name) is not None:
+    is_name = RANDOM_LABEL.fullmatch(name) or objection(name) is None or domain_objection(name) is None
+    if not is_port and not is_name:
         raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name, no port (:20022) and no address")
     return name

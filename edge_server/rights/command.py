@@ -16,7 +16,7 @@ from edge_server.rights.identity import Rights
 from edge_server.rights.store import MAX_NOTE, Store
 from edge_server.state import StateDir
 from quictunnel.errors import ConfigError
-from quictunnel.wire.labels import objection
+from quictunnel.wire.labels import domain_objection, objection
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--visitors", type=_count, metavar="N", help="visitors at once, of all its tunnels together")
     option("--names", type=_names, metavar="A,B*|none", help="the names that it may ask for, each exact (which "
            "keeps it from everybody else) or with *; none: only random ones")  # fmt: skip
+    option("--domains", type=_domains, default=(), metavar="A,*.B|all|none", help="the whole domains that it may "
+           "have, each exact or as *.example.org for all names below (default: none)")  # fmt: skip
     option("--tcp-ports", type=_ports, metavar="A-B|none", help="the public TCP ports that it may have")
     option("--bandwidth", type=_bandwidth, metavar="RATE", help="bytes a second of all its visitors together, "
            "each way (500k, 10M, 1G)")  # fmt: skip
@@ -70,6 +72,7 @@ def _run(options: argparse.Namespace, store: Store, now: int) -> int:
             tunnels=options.tunnels,
             visitors=options.visitors,
             names=options.names,
+            domains=options.domains,
             tcp_ports=options.tcp_ports,
             bandwidth=options.bandwidth,
             expires=_moment(options.expires, now) if options.expires else None,
@@ -125,6 +128,7 @@ def _fields(entry: Entry, now: int) -> dict[str, str]:
         "tunnels": or_all(rights.tunnels),
         "visitors": or_all(rights.visitors),
         "names": "all" if rights.names is None else ",".join(rights.names) or "none",
+        "domains": "all" if rights.domains is None else ",".join(rights.domains) or "none",
         "tcp ports": _shown_ports(rights.tcp_ports),
         "bandwidth": "all" if rights.bandwidth is None else f"{rights.bandwidth / 1e6:g} MB/s",
         "created": moment(entry.created),
@@ -142,6 +146,7 @@ def _plain(entry: Entry, now: int) -> dict[str, Any]:
         "tunnels": rights.tunnels,
         "visitors": rights.visitors,
         "names": rights.names,
+        "domains": rights.domains,
         "tcp_ports": None if rights.tcp_ports is None else _shown_ports(rights.tcp_ports),
         "bandwidth": rights.bandwidth,
         "created": entry.created,
@@ -183,6 +188,18 @@ def _names(text: str) -> tuple[str, ...]:
     if len(names) > MAX_NAMES:
         raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} names")
     return names
+
+
+def _domains(text: str) -> tuple[str, ...] | None:
+    if text in ("none", "all"):
+        return () if text == "none" else None
+    domains = tuple(dict.fromkeys(text.lower().split(",")))
+    for domain in domains:
+        if (wrong := domain_objection(domain.removeprefix("*."))) is not None:
+            raise argparse.ArgumentTypeError(f"{domain!r} {wrong}")
+    if len(domains) > MAX_NAMES:
+        raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} domains")
+    return domains
 
 
 def _bandwidth(text: str) -> int:

@@ -17,6 +17,8 @@ class Rights:
     names: tuple[str, ...] | None = None
     """The names that it may ask for, exact or with ``*``; none at all: only random ones. What is exact here is
     kept for those whose rights say so."""
+    domains: tuple[str, ...] | None = None
+    """The whole domains that it may have, exact or with ``*`` for any names below; none at all: none."""
     tcp_ports: range | None = None
     """The public TCP ports that it may have; an empty range: none."""
     bandwidth: int | None = None
@@ -30,6 +32,9 @@ class Rights:
 
     def allows_name(self, name: str) -> bool:
         return self.names is None or any(fnmatchcase(name, pattern) for pattern in self.names)
+
+    def allows_domain(self, domain: str) -> bool:
+        return self.domains is None or any(fnmatchcase(domain, pattern) for pattern in self.domains)
 
     def owns_name(self, name: str) -> bool:
         """Whether the rights say this very name."""

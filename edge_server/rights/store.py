@@ -102,6 +102,7 @@ def _written(rights: Rights) -> str:
             "tunnels": rights.tunnels,
             "visitors": rights.visitors,
             "names": rights.names,
+            "domains": rights.domains,
             "tcp_ports": None if ports is None else [ports.start, ports.stop],
             "bandwidth": rights.bandwidth,
             "expires": rights.expires,
@@ -112,7 +113,12 @@ def _written(rights: Rights) -> str:
 def _read(text: str) -> Rights:
     fields = json.loads(text)
     ports, names = fields.pop("tcp_ports"), fields.pop("names", None)
+    # Tokens that were made before there were domains were not meant to have any.
+    domains = fields.pop("domains", ())
     # Something that is not known here would be a right that is not enforced: TypeError, and no edge.
     return Rights(
-        tcp_ports=None if ports is None else range(*ports), names=None if names is None else tuple(names), **fields
+        tcp_ports=None if ports is None else range(*ports),
+        names=None if names is None else tuple(names),
+        domains=None if domains is None else tuple(domains),
+        **fields,
     )

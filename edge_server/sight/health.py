@@ -97,12 +97,12 @@ class Health:
             ours = validity_of(scene.identity.read_bytes())
         except (OSError, ValueError) as error:
             return Check("certificate", False, f"a certificate cannot be read: {error}")
-        if not shown:
+        if not shown and scene.house.has_own_certificate:
             return Check("certificate", False, f"there is none for {wanted} yet")
         now = self._clock()
         # Of several for the same names one that is good is enough.
         complaints = [_complaint(f"that for {wanted}", validity, now) for validity in shown]
-        why = "" if "" in complaints else complaints[0]
+        why = "" if not complaints or "" in complaints else complaints[0]
         why = why or _complaint("that which clients see", ours, now)
         return Check("certificate", not why, why)
 

@@ -51,6 +51,8 @@ class Alert(enum.IntEnum):
     PROTOCOL_VERSION = 70
     INTERNAL_ERROR = 80
     MISSING_EXTENSION = 109
+    CERTIFICATE_UNOBTAINABLE = 111
+    """There is no certificate for the name yet (RFC 6066 section 9, which TLS 1.3 has kept the number of)."""
     UNRECOGNIZED_NAME = 112
 
 

@@ -59,6 +59,9 @@ TICKET: Final = Option(
     is_file=True,
 )
 NAME: Final = Option("--name", "the name below the edge's domain that it is to have: my-app", metavar="NAME")
+DOMAIN: Final = Option(
+    "--domain", "a domain of yours whose DNS points to the edge: app.example.com", metavar="DOMAIN"
+)
 POOL: Final = Option("--pool", "share the name with other clients of the same token that also say so")
 PROXY_PROTOCOL: Final = Option(
     "--proxy-protocol",
@@ -74,7 +77,7 @@ WAIT: Final = Option(
     "--wait", "wait so many seconds for the local server to listen first", metavar="SECONDS", is_seconds=True
 )
 PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET, WAIT)
-TERMS: Final = ("name", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket", "wait")
+TERMS: Final = ("name", "domain", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket", "wait")
 """Options that ``forward()`` has by the same names."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
@@ -96,6 +99,7 @@ examples:
   quictunnel http 8000                    a web app that listens on port 8000
   quictunnel http 50051 --h2              gRPC, or any other server that speaks HTTP/2 without TLS
   quictunnel http 8000 --name my-app      at the same address each time
+  quictunnel http 8000 --domain app.example.com     at a domain of yours
   quictunnel http 8000 --wait 60          a server that is about to start
   quictunnel http 8000 --json             for a program: the first line it reads has the address
 """,
@@ -103,6 +107,7 @@ examples:
     options=(
         Option("--h2", "offer HTTP/2 to visitors; the local server must speak it without TLS"),
         Option("--passthrough", "TLS ends at the local server, which has a certificate for the public name"),
+        DOMAIN,
         *PLACE,
         *EDGE_OPTIONS,
         JSON,

@@ -89,6 +89,12 @@ class BindCode(enum.IntEnum):
     """The edge keeps no more names and ports for one identity."""
     BANNED = 0x0E
     """The operator has withdrawn the name."""
+    DOMAIN_FORBIDDEN = 0x0F
+    """The token does not allow the domain."""
+    DOMAIN_ELSEWHERE = 0x10
+    """The domain does not resolve to an address of the edge."""
+    NO_CERTIFICATE = 0x11
+    """The edge has no certificate for the domain, and no way to get one."""
 
 
 SESSION_SENTENCES: dict[SessionCode, str] = {
@@ -133,5 +139,17 @@ BIND_SENTENCES: dict[BindCode, str] = {
         "operator release some (`python -m edge_server name`)."
     ),
     BindCode.BANNED: "The operator of the edge has withdrawn this name.",
+    BindCode.DOMAIN_FORBIDDEN: (
+        "The token does not allow this domain; the operator of the edge makes one that does with "
+        "`python -m edge_server token create --domains DOMAIN`."
+    ),
+    BindCode.DOMAIN_ELSEWHERE: (
+        "The domain does not point to the edge: let its DNS have a CNAME to a name of the edge, or its addresses "
+        "(A, AAAA), and try again when caches have forgotten what was there before."
+    ),
+    BindCode.NO_CERTIFICATE: (
+        "The edge has no certificate for this domain and gets none by itself (its operator can turn that on with "
+        "--acme); with tls='passthrough' the local service shows its own."
+    ),
     BindCode.INVALID: "The edge does not serve a tunnel with these options.",
 }

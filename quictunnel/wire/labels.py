@@ -14,6 +14,11 @@ Nobody may ask for such a name, because whoever had it has told it to visitors."
 LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 """Any label of a host name, in lower case (RFC 1123 section 2.1)."""
 
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A last label that resolvers read as the end of an IPv4 address, in whatever of its notations."""
+MAX_DOMAIN: Final = 253
+"""RFC 1035 section 2.3.4, as text."""
+
 
 def objection(name: str) -> str | None:
     """What is wrong with a name, as the end of a sentence that begins with it; None when nothing is."""
@@ -26,4 +31,19 @@ def objection(name: str) -> str | None:
         return "should not have hyphens in the third and fourth place, which is how other alphabets are encoded"
     if RANDOM_LABEL.fullmatch(name):
         return "has the form of the names that are given at random"
+    return None
+
+
+def domain_objection(domain: str) -> str | None:
+    """What is wrong with a whole domain, as the end of a sentence that begins with it; None when nothing is."""
+    labels = domain.split(".")
+    if len(domain) > MAX_DOMAIN or not all(map(LABEL.fullmatch, labels)):
+        lower = domain.lower().removesuffix(".")
+        if lower != domain and domain.isascii() and domain_objection(lower) is None:
+            return "should be in lower case and have no dot at its end"
+        if not domain.isascii():
+            return "should be in its ASCII form, which begins with xn--"
+        return "should be a domain name such as app.example.com"
+    if len(labels) < 2 or _NUMBER.fullmatch(labels[-1]):
+        return "should be a whole domain name such as app.example.com"
     return None

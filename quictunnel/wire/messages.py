@@ -116,6 +116,8 @@ class Bind(Message, frozen=True, tag=3):
     """Visitors' addresses that may come in, as CIDR; empty: all."""
     deny: Networks = []
     """Visitors' addresses that may not, whatever ``allow`` says."""
+    domain: HostName = ""
+    """A whole domain that it is to be, whose DNS points to the edge; empty: a name below the edge's own."""
 
 
 class Bound(Message, frozen=True, tag=4):

@@ -24,6 +24,7 @@ def test_http() -> None:
         "ticket": None,
         "passthrough": False,
         "name": None,
+        "domain": None,
         "pool": False,
         "allow": None,
         "deny": None,

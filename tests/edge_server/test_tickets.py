@@ -76,7 +76,7 @@ def test_random_bytes(sealed):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc0", msgspec.msgpack.encode(["n", 1]), msgspec.msgpack.encode(["n" * 64, 1, "owner", 1]),
+    "content", [b"", b"\xc0", msgspec.msgpack.encode(["n", 1]), msgspec.msgpack.encode(["n" * 254, 1, "owner", 1]),
                 msgspec.msgpack.encode(["n", 65536, "owner", 1]), msgspec.msgpack.encode(["n", 1, "owner", 1, 1])]
 )  # fmt: skip
 def test_sealed_by_the_right_key_but_no_ticket(sealer, content):

@@ -105,7 +105,7 @@ def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: s
     assert kept in [claim.what for claim in Store(state).claims()]
 
 
-@pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a.b", "xn--a"])
+@pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a..b", "xn--a"])
 def test_what_is_nothing_that_could_be_banned(state: Path, what: str):
     with pytest.raises(SystemExit):
         run(state, "ban", what)

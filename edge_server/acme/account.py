@@ -1,0 +1,129 @@
+"""The account at an ACME server: its key, and where the server keeps it. Both are in the state directory."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from acme import client, errors, messages
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from josepy.jwk import JWKEC
+
+from certs.authority import replace_file
+from edge_server.acme.problem import Problem, said
+from edge_server.acme.settings import read_secret
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from josepy.jwk import JWK
+
+    from edge_server.acme.settings import AcmeSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE: Final = 16 * 1024
+"""Bytes of either file; ours have some hundred."""
+
+
+class Account:
+    """Kept in one directory. Raises Problem when a file is damaged, with the one thing to do about it."""
+
+    def __init__(self, directory: Path, settings: AcmeSettings) -> None:
+        self._settings = settings
+        self._key_file = directory / "account.key"
+        self._uri_file = directory / "account.json"
+        self._lock = threading.Lock()
+        """Of two orders that begin together one makes the key and the account."""
+
+    @property
+    def key(self) -> JWKEC:
+        """Made when first asked for; P-256, for ES256 (RFC 7518 section 3.4)."""
+        try:
+            with self._lock:
+                if not self._key_file.exists():
+                    fresh = ec.generate_private_key(ec.SECP256R1())
+                    pem = fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+                    replace_file(self._key_file, pem, mode=0o600)
+            key = load_pem_private_key(_read(self._key_file), None)
+        except OSError as error:
+            raise Problem(f"{self._key_file} cannot be used: {error.strerror or error}.") from None
+        except (ValueError, TypeError):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise Problem(f"{self._key_file} holds no key of ours; remove it, and a new account will be made.")
+        return JWKEC(key=key)
+
+    def sign_in(self, acme: client.ClientV2) -> None:
+        """Let what follows be this account's; one is made where there is none."""
+        key = self.key
+        with self._lock:
+            uri = self._known()
+            if uri is None:
+                uri = self._register(acme, key)
+                self._remember(uri)
+        acme.net.account = messages.RegistrationResource(uri=uri, body=messages.Registration())
+
+    def forget(self) -> None:
+        """The server does not know it; the key stays."""
+        self._uri_file.unlink(missing_ok=True)
+
+    @property
+    def remedy(self) -> str:
+        """What to do when the server does not want it any more."""
+        return f"For another account remove {self._key_file} and {self._uri_file.name}."
+
+    def _register(self, acme: client.ClientV2, key: JWK) -> str:
+        binding = None
+        if self._settings.binding is not None:
+            secret = read_secret(self._settings.binding.secret, "--acme-eab-key", url_safe=True)
+            binding = messages.ExternalAccountBinding.from_data(
+                account_public_key=key.public_key(),
+                kid=self._settings.binding.key_id,
+                hmac_key=base64.urlsafe_b64encode(secret).decode().rstrip("="),
+                directory=acme.directory,
+            )
+        elif acme.external_account_required():
+            raise Problem(f"{self._settings.directory} wants an account that you have there: give --acme-eab.")
+        wanted = messages.NewRegistration.from_data(
+            email=self._settings.email, terms_of_service_agreed=True, external_account_binding=binding
+        )
+        try:
+            uri = str(acme.new_account(wanted).uri or "")
+        except errors.ConflictError as known:
+            uri = str(known.location)
+        if not uri:
+            raise Problem("The ACME server made an account and did not say where.")
+        logger.info("the edge has an account at %s: %s", self._settings.directory, said(uri))
+        return uri
+
+    def _known(self) -> str | None:
+        try:
+            uri = json.loads(_read(self._uri_file))["uri"]
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Problem(f"{self._uri_file} cannot be read: {error.strerror or error}.") from None
+        except (ValueError, KeyError, TypeError):
+            return None  # the server knows the key, and says again where
+        return uri if isinstance(uri, str) else None
+
+    def _remember(self, uri: str) -> None:
+        try:
+            replace_file(self._uri_file, json.dumps({"uri": uri}).encode(), mode=0o600)
+        except OSError as error:
+            raise Problem(f"{self._uri_file} cannot be written: {error.strerror or error}.") from None
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_FILE)

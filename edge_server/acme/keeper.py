@@ -1,0 +1,390 @@
+"""Keeps the certificates that are wanted: orders them, renews them in time, tries again when it failed.
+
+Everything here is on the loop's thread and decides; orders block, and run in threads of their own. A certificate
+that there is stays in use until another one is here, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from edge_server.acme.answers import Answers
+from edge_server.acme.problem import Problem, Stopped
+from edge_server.acme.settings import DNS
+from edge_server.acme.store import Issued, Store, place_of
+from quictunnel.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from edge_server.acme.order import Orders
+    from edge_server.acme.settings import AcmeSettings
+    from edge_server.certificates import Certificates
+
+logger = logging.getLogger(__name__)
+
+MAX_ORDERS: Final = 2
+"""At once: enough for a queue that moves while one of them waits, polite to an authority."""
+MAX_CERTIFICATES: Final = 1000
+"""Kept for one edge; each is ordered anew every two months or so, which is what an account may ask for."""
+MAX_OF_OWNER: Final = 100
+"""Of one identity; as many names as it may claim."""
+MAX_TRIES: Final = 20
+"""For a name that never had a certificate: with waits that grow to hours, three days. Then somebody has to ask for
+the name again. One that has had a certificate is tried for as long as it is wanted."""
+RENEW: Final = 2 / 3
+"""Of a certificate's life, after which it is renewed."""
+JITTER: Final = 0.05
+"""Of its life, by which that is earlier, at random: certificates that came together do not go on together."""
+LAST: Final = 0.1
+"""Of its life, before whose end it is renewed whatever the server advises."""
+LOOK: Final = 60.0
+"""Seconds between looks where nothing is due: clocks are set, and machines sleep."""
+STOP: Final = 3.0
+"""Seconds that orders have to tidy up when the edge stops."""
+EXPIRED: Final = 7 * 86_400.0
+"""Seconds for which a file is kept after its certificate has expired and nobody wants it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How it stands with one certificate, for people. Times are seconds since the epoch."""
+
+    names: tuple[str, ...]
+    not_after: float | None
+    """None: there is none yet."""
+    renew_at: float | None
+    is_ordering: bool
+    failures: int
+    """In a row."""
+    last_error: str
+    """Of the last try; empty when it was well."""
+    next_try: float | None
+    """None: nothing is to be tried (see MAX_TRIES)."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    names: tuple[str, ...]
+    challenge: str
+    owner: str
+    backoff: Backoff
+    issued: Issued | None = None
+    renew_at: float = 0.0
+    not_before_then: float = 0.0
+    """When it may be tried again after a failure."""
+    ask_at: float = math.inf
+    """When the server is asked for its advice."""
+    failures: int = 0
+    last_error: str = ""
+    thread: threading.Thread | None = None
+    is_ordering: bool = False
+
+    @property
+    def due(self) -> float:
+        return max(self.renew_at, self.not_before_then)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wants:
+    """Who wants which name."""
+
+    own: tuple[str, ...]
+    """The edge's own, in one certificate; none: it has another one for them."""
+    is_wanted: Callable[[str], bool]
+    """Whether a name is somebody's still."""
+
+
+class Keeper:
+    """See the module. Make it, then :meth:`start`, once the edge's doors are open; :meth:`close` in the end."""
+
+    def __init__(
+        self,
+        settings: AcmeSettings,
+        state_dir: Path,
+        certificates: Certificates,
+        wants: Wants,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """``now``: seconds since the epoch."""
+        self.answers = Answers()
+        """What validators who come to the edge's doors are met with."""
+        self._settings = settings
+        self._directory = state_dir / "acme" / place_of(settings.directory)
+        self._store = Store(self._directory / "certificates")
+        self._certificates = certificates
+        self._wants = wants
+        self._now = now
+        self._random: random.Random = random.SystemRandom()
+        self._entries: dict[str, _Entry] = {}
+        self._stopping = threading.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._orders: Orders | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def load(self) -> None:
+        """Use what is stored. Raises Problem when the directory cannot be used."""
+        for issued in await asyncio.to_thread(self._load):
+            is_own = issued.names[0] in self._wants.own[:1]
+            if is_own and not set(self._wants.own) <= set(issued.names):
+                continue
+            self._use(self._add(issued.names[0], issued.names, ""), issued)
+
+    def start(self) -> None:
+        """Begin to order and to renew."""
+        if self._wants.own and self._wants.own[0] not in self._entries:
+            self._add(self._wants.own[0], self._wants.own, "")
+        self._task = asyncio.create_task(self._run())
+
+    def leave(self) -> None:
+        """Order nothing any more."""
+        self._stopping.set()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def close(self) -> None:
+        """The same; threads that are in the middle of something have a moment to tidy up."""
+        self.leave()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+        threads = [entry.thread for entry in self._entries.values() if entry.thread is not None]
+        deadline = time.monotonic() + STOP
+        for thread in threads:
+            # What is still waiting for a network then ends with the process.
+            await asyncio.to_thread(thread.join, max(0.0, deadline - time.monotonic()))
+
+    def want(self, name: str, owner: str, *, alone: bool) -> bool:
+        """Somebody holds a name that no certificate covers: get one, unless the edge's own will cover it and the
+        name need not be ``alone`` in it. Whether one will be tried for."""
+        if not alone and "*." + name.partition(".")[2] in self._wants.own:
+            return True
+        entry = self._entries.get(name)
+        if entry is not None:
+            if entry.failures >= MAX_TRIES and entry.issued is None:
+                entry.failures, entry.not_before_then = 0, 0.0
+                entry.backoff.reset()
+                self._changed.set()
+            return True
+        of_owner = sum(other.owner == owner for other in self._entries.values())
+        if len(self._entries) >= MAX_CERTIFICATES or of_owner >= MAX_OF_OWNER:
+            logger.warning(
+                "no certificate is ordered for %s: there are too many (of client %s: %d)", name, owner, of_owner
+            )
+            return False
+        self._add(name, (name,), owner)
+        self._changed.set()
+        return True
+
+    def look(self) -> None:
+        """See now what is due."""
+        self._changed.set()
+
+    @property
+    def is_for_all(self) -> bool:
+        """Whether the edge's own names are to have one certificate together."""
+        return bool(self._wants.own)
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How it stands with each certificate, by name."""
+        return [self._standing(self._entries[name]) for name in sorted(self._entries)]
+
+    def standing(self, name: str) -> Standing | None:
+        """How it stands with the one for a name."""
+        entry = self._entries.get(name)
+        return None if entry is None else self._standing(entry)
+
+    @staticmethod
+    def _standing(entry: _Entry) -> Standing:
+        return Standing(
+            names=entry.names,
+            not_after=entry.issued.not_after if entry.issued is not None else None,
+            renew_at=entry.renew_at if entry.issued is not None else None,
+            is_ordering=entry.is_ordering,
+            failures=entry.failures,
+            last_error=entry.last_error,
+            next_try=entry.due if math.isfinite(entry.due) else None,
+        )
+
+    # What is due.
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                delay = self._round()
+            except Exception:  # a fault of ours in one look must not be the last look
+                logger.exception("certificates could not be looked after")
+                delay = LOOK
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._changed.wait()
+            self._changed.clear()
+
+    def _round(self) -> float:
+        """Begin what is due; seconds until something else is."""
+        now = self._now()
+        for name, entry in tuple(self._entries.items()):
+            if entry.thread is None and not self._is_wanted(name):
+                self._let_go(name, entry, now)
+        free = MAX_ORDERS - sum(entry.thread is not None for entry in self._entries.values())
+        idle = sorted((e for e in self._entries.values() if e.thread is None), key=lambda each: each.due)
+        wanted = [entry for entry in idle if self._is_wanted(entry.names[0])]
+        delay = LOOK
+        for entry in wanted:
+            if entry.due <= now or entry.ask_at <= now:
+                if free <= 0:
+                    break  # the end of an order is the next look
+                free -= 1
+                self._begin(entry, is_order=entry.due <= now)
+            else:
+                delay = min(delay, entry.due - now, entry.ask_at - now)
+        return max(0.0, delay)
+
+    def _is_wanted(self, name: str) -> bool:
+        return name in self._wants.own[:1] or self._wants.is_wanted(name)
+
+    def _let_go(self, name: str, entry: _Entry, now: float) -> None:
+        """Nobody wants it any more. What is still good stays in use, for the case that somebody comes back."""
+        if entry.issued is not None and now < entry.issued.not_after:
+            return
+        del self._entries[name]
+        self._certificates.drop(name)
+        if entry.issued is not None and now >= entry.issued.not_after + EXPIRED:
+            self._store.remove(name)
+
+    def _add(self, name: str, names: Sequence[str], owner: str) -> _Entry:
+        pace = self._settings.pace
+        is_own = name in self._wants.own[:1]
+        challenge = self._settings.challenge if is_own else self._settings.single
+        assert not (challenge == DNS and not is_own)
+        entry = _Entry(tuple(names), challenge, owner, Backoff(pace.first_retry, pace.most_retry))
+        self._entries[name] = entry
+        return entry
+
+    # Threads.
+
+    def _begin(self, entry: _Entry, *, is_order: bool) -> None:
+        work = self._order if is_order else self._ask
+        entry.is_ordering = is_order
+        # Not of a pool: what hangs in a network must not hold up the end of the process.
+        entry.thread = threading.Thread(target=work, args=(entry,), name="acme", daemon=True)
+        entry.thread.start()
+
+    def _load(self) -> list[Issued]:
+        return [issued for issued in self._store.load() if issued.not_after > self._now()]
+
+    def _reach(self) -> Orders:
+        """Whom the server is asked through; the library is loaded when it is first needed. In a thread."""
+        if self._orders is None:
+            from edge_server.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
+
+            try:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise Problem(f"{self._directory} cannot be made: {error.strerror or error}.") from None
+            self._orders = Orders(self._settings, self._directory, self.answers, self._stopping.wait)
+        return self._orders
+
+    def _order(self, entry: _Entry) -> None:
+        outcome: Issued | Problem
+        try:
+            outcome = self._reach().obtain(entry.names, entry.challenge)
+            try:
+                self._store.keep(outcome)
+            except OSError as error:
+                logger.error(
+                    "the certificate for %s could not be stored: %s", entry.names[0], error.strerror or error
+                )
+        except Problem as problem:
+            outcome = problem
+        except Exception as error:  # a fault of ours, or of the library: said, and tried again like others
+            logger.exception("an order failed")
+            outcome = Problem(f"A fault of the edge: {type(error).__name__}.")
+        self._tell(self._ordered, entry, outcome)
+
+    def _ask(self, entry: _Entry) -> None:
+        when: float | None = None
+        try:
+            assert entry.issued is not None
+            when = self._reach().renewal_time(entry.issued)
+        except Problem as problem:
+            logger.debug("no advice when to renew %s: %s", entry.names[0], problem.reason)
+        except Exception:  # as above
+            logger.exception("asking for advice failed")
+        self._tell(self._advised, entry, when)
+
+    def _tell(self, method: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is interested any more
+            self._loop.call_soon_threadsafe(method, *arguments)
+
+    # What came of it.
+
+    def _ordered(self, entry: _Entry, outcome: Issued | Problem) -> None:
+        entry.thread, entry.is_ordering = None, False
+        self._changed.set()
+        if isinstance(outcome, Stopped):
+            return
+        if isinstance(outcome, Problem):
+            self._failed(entry, outcome)
+        else:
+            self._use(entry, outcome)
+            logger.info(
+                "a new certificate for %s is in use, good until %s", entry.names[0], _moment(outcome.not_after)
+            )
+
+    def _use(self, entry: _Entry, issued: Issued) -> None:
+        now = self._now()
+        entry.issued = issued
+        entry.failures, entry.last_error, entry.not_before_then = 0, "", 0.0
+        entry.backoff.reset()
+        entry.renew_at = issued.not_before + issued.life * (RENEW - self._random.uniform(0.0, JITTER))
+        entry.ask_at = now + self._random.uniform(0.0, self._settings.pace.advice)
+        self._certificates.hold(entry.names[0], issued.key + issued.chain, issued.names)
+
+    def _failed(self, entry: _Entry, problem: Problem) -> None:
+        pace, now = self._settings.pace, self._now()
+        entry.failures += 1
+        entry.last_error = problem.reason
+        wait = max(pace.least_retry, entry.backoff.next(self._random), problem.retry_after)
+        entry.not_before_then = now + wait
+        if entry.issued is None:
+            rest = "There is none yet."
+            if entry.failures >= MAX_TRIES:
+                entry.not_before_then, rest = math.inf, "It is not tried again until the name is asked for again."
+        elif entry.issued.not_after > now:
+            rest = f"The old one stays in use; it is good until {_moment(entry.issued.not_after)}."
+        else:
+            rest = f"The old one has expired ({_moment(entry.issued.not_after)})."
+        when = f" The next try is in {wait:.0f} s." if math.isfinite(entry.not_before_then) else ""
+        logger.warning(
+            "no new certificate for %s (try %d): %s%s %s",
+            entry.names[0],
+            entry.failures,
+            problem.reason,
+            when,
+            rest,
+        )
+
+    def _advised(self, entry: _Entry, when: float | None) -> None:
+        entry.thread = None
+        self._changed.set()
+        pace = self._settings.pace.advice
+        entry.ask_at = self._now() + pace * (1.0 if when is not None else 4.0)
+        if when is not None and entry.issued is not None:
+            entry.renew_at = min(when, entry.issued.not_after - entry.issued.life * LAST)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

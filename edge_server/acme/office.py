@@ -1,0 +1,101 @@
+"""All of ACME as the edge has it: the keeper of certificates and the HTTP door, opened and closed together."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from edge_server.acme.door import Door
+from edge_server.acme.keeper import Keeper
+from edge_server.ports import BACKLOG
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_server.acme.answers import Answers
+    from edge_server.acme.keeper import Standing, Wants
+    from edge_server.acme.settings import AcmeSettings
+    from edge_server.certificates import Certificates
+
+
+class Office:
+    """See the module: :meth:`open`, :meth:`start`, :meth:`leave` when a successor comes, :meth:`close`."""
+
+    def __init__(
+        self, settings: AcmeSettings, state_dir: Path, certificates: Certificates, wants: Wants, *, https_port: int
+    ) -> None:
+        self._settings = settings
+        self.keeper = Keeper(settings, state_dir, certificates, wants)
+        self._door = Door(self.keeper.answers.http, https_port)
+        self._listening: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+
+    @property
+    def answers(self) -> Answers:
+        """What validators at the TLS port are met with."""
+        return self.keeper.answers
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How it stands with each certificate, by name."""
+        return self.keeper.standings
+
+    @property
+    def http_port(self) -> int:
+        """Of the HTTP door; 0 when there is none."""
+        return 0 if self._listening is None else int(self._listening.getsockname()[1])
+
+    async def open(self) -> None:
+        """Use what is stored, and take the address of the HTTP door; before visitors come. Raises ConfigError."""
+        if self._settings.http is not None:
+            self._listening = _listen(self._settings.http)
+        await self.keeper.load()
+
+    async def start(self) -> None:
+        """Let validators in and begin to order, once the edge's own doors are open."""
+        if self._listening is not None:
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(self._door, sock=self._listening, backlog=BACKLOG)
+        self.keeper.start()
+
+    def leave(self) -> None:
+        """Another edge takes over, which orders from now on."""
+        self.keeper.leave()
+        if self._server is not None:
+            self._server.close()
+        elif self._listening is not None:
+            self._listening.close()
+        self._door.abort()
+
+    async def close(self) -> None:
+        """Order nothing any more; what is under way has a moment to tidy up."""
+        self.leave()
+        await self.keeper.close()
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    """A port that an edge and its successor can both listen on."""
+    host, port = address
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--acme-http {host}:{port} cannot be used: {error.strerror or error}.") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "SO_REUSEPORT"):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(place)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"--acme-http: port {port} of {host} cannot be used ({error.strerror or error}); choose another that "
+            "the world reaches as port 80."
+        ) from None
+    return sock

@@ -1,0 +1,240 @@
+"""What the operator wants of ACME: the options that begin with ``--acme``, checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from quictunnel.address import parse_address, shown
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_server.config import EdgeConfig
+
+LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
+TLS_ALPN, HTTP, DNS = CHALLENGES = ("tls-alpn-01", "http-01", "dns-01")
+ALGORITHMS: Final = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
+"""Of TSIG (RFC 8945 section 6); SHA-1 and MD5 are not among them on purpose."""
+DNS_PORT: Final = 53
+DNS_WAIT: Final = 5.0
+"""Seconds from a change of the zone to the question of the ACME server: NOTIFY reaches secondaries in less."""
+MAX_EMAIL: Final = 254
+"""RFC 5321 section 4.5.3.1.3, less the brackets."""
+MAX_SECRET: Final = 4096
+"""Bytes of a file with a key; real ones have a hundred."""
+MAX_KEY_ID: Final = 255
+
+_NEEDS: Final = ("acme", "dns", "josepy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DnsUpdates:
+    """Where TXT records are put by RFC 2136, and with which key (TSIG, RFC 8945)."""
+
+    server: tuple[str, int]
+    zone: str
+    key: str
+    algorithm: str
+    secret: Path
+    """A file, read when it is needed: its content is a secret."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountBinding:
+    """An account that the operator has at the authority already (RFC 8555 section 7.3.4)."""
+
+    key_id: str
+    secret: Path
+    """A file with the MAC key in base64url."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How patient the edge is; seconds. Not an option: these suit public authorities, and tests have others."""
+
+    first_retry: float = 120.0
+    """The most that the first wait after a failure is. Let's Encrypt lets a name fail five times an hour."""
+    least_retry: float = 10.0
+    most_retry: float = 6 * 3600.0
+    order: float = 180.0
+    """For one order as a whole, validations included."""
+    network: float = 20.0
+    """For one request to the ACME server as a whole."""
+    poll: float = 1.0
+    """Between questions how far a validation is."""
+    advice: float = 6 * 3600.0
+    """Between questions when to renew (RFC 9773 section 4.3.3 wants some such interval)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcmeSettings:
+    """See the module."""
+
+    email: str
+    directory: str = LETS_ENCRYPT
+    ca: Path | None = None
+    """Who vouches for the directory, where the system's authorities do not."""
+    challenge: str = TLS_ALPN
+    """How the edge's own names are proved. Custom domains are never proved by dns-01: their zones are others'."""
+    http: tuple[str, int] | None = None
+    updates: DnsUpdates | None = None
+    hook: tuple[str, ...] = ()
+    dns_wait: float = DNS_WAIT
+    binding: AccountBinding | None = None
+    pace: Pace = Pace()
+
+    @property
+    def single(self) -> str:
+        """The challenge for names that are proved one by one."""
+        if self.challenge != DNS:
+            return self.challenge
+        return HTTP if self.http is not None else TLS_ALPN
+
+
+NAMES: Final = (
+    "acme_directory", "acme_ca", "acme_challenge", "acme_http", "acme_dns", "acme_dns_zone", "acme_dns_key",
+    "acme_dns_algorithm", "acme_dns_secret", "acme_dns_hook", "acme_dns_wait", "acme_eab", "acme_eab_key",
+)  # fmt: skip
+"""Options that say nothing without ``acme``."""
+NOBODYS: Final = frozenset(("localhost", "test", "invalid", "local", "internal", "example"))
+"""Names below these are nobody's for a public authority (RFC 6761, RFC 6762)."""
+
+
+def settings_of(config: EdgeConfig) -> AcmeSettings | None:
+    """What a configuration asks for; None when that is nothing. Raises ConfigError."""
+    if not config.acme:
+        if given := sorted(name for name in NAMES if getattr(config, name) not in (None, "")):
+            raise ConfigError(f"{_flag(given[0])} needs --acme EMAIL, which turns ACME on.")
+        return None
+    if (
+        not re.fullmatch(r"[^@\s]+@[^@\s]+", config.acme)
+        or len(config.acme) > MAX_EMAIL
+        or not config.acme.isascii()
+    ):
+        raise ConfigError(
+            f"--acme should be an address for mail such as you@example.com, not {shown(config.acme)}."
+        )
+    if missing := [name for name in _NEEDS if find_spec(name) is None]:
+        raise ConfigError(
+            f"--acme needs packages that are not here ({', '.join(missing)}): pip install 'quictunnel[edge]'"
+        )
+    directory = _url(config.acme_directory or LETS_ENCRYPT)
+    if directory == LETS_ENCRYPT and config.domain.rpartition(".")[2] in NOBODYS:
+        raise ConfigError(f"--acme needs a --domain of your own: no public authority vouches for {config.domain}.")
+    updates, hook = _updates(config), _hook(config.acme_dns_hook)
+    if updates is not None and hook:
+        raise ConfigError("--acme-dns and --acme-dns-hook are two ways to do the same: give one of them.")
+    challenge = config.acme_challenge or (DNS if updates is not None or hook else TLS_ALPN)
+    if challenge == DNS and updates is None and not hook:
+        raise ConfigError("--acme-challenge dns-01 needs --acme-dns (with a key) or --acme-dns-hook.")
+    if challenge == HTTP and config.acme_http is None:
+        raise ConfigError("--acme-challenge http-01 needs --acme-http HOST:PORT, which visitors reach as port 80.")
+    return AcmeSettings(
+        email=config.acme,
+        directory=directory,
+        ca=_file(config.acme_ca, "acme_ca"),
+        challenge=challenge,
+        http=config.acme_http,
+        updates=updates,
+        hook=hook,
+        dns_wait=config.acme_dns_wait if config.acme_dns_wait is not None else DNS_WAIT,
+        binding=_binding(config),
+    )
+
+
+def read_secret(path: Path, what: str, *, url_safe: bool = False) -> bytes:
+    """A key that is in a file in base64. Raises ConfigError, which says nothing of what is in it."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_SECRET + 1).strip()
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
+    alternative = b"-_" if url_safe else None
+    try:
+        key = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=alternative, validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key or len(text) > MAX_SECRET:
+        raise ConfigError(f"{what} {path} holds no key in base64{'url' * url_safe}.")
+    return key
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _url(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        is_good = parts.scheme == "https" and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ConfigError(f"--acme-directory should be an https:// URL, not {shown(value)}.")
+    return value
+
+
+def _file(path: Path | None, name: str) -> Path | None:
+    if path is None:
+        return None
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{_flag(name)} {path} cannot be read: {error.strerror or error}.") from None
+    return path
+
+
+def _updates(config: EdgeConfig) -> DnsUpdates | None:
+    names = ("acme_dns", "acme_dns_key", "acme_dns_secret")
+    if not any(getattr(config, name) for name in (*names, "acme_dns_zone", "acme_dns_algorithm")):
+        return None
+    for name in names:
+        if not getattr(config, name):
+            raise ConfigError(f"RFC 2136 needs {_flag(name)} as well: the server, the key's name and its file.")
+    zone, key = (config.acme_dns_zone or config.domain).lower().rstrip("."), config.acme_dns_key.rstrip(".")
+    for name, value in (("acme_dns_zone", zone), ("acme_dns_key", key)):
+        # The names of keys are DNS names as well (RFC 8945 section 4.2), of any number of labels.
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value) or ".." in value:
+            raise ConfigError(f"{_flag(name)} should be a DNS name, not {shown(value)}.")
+    secret = _file(config.acme_dns_secret, "acme_dns_secret")
+    assert secret is not None
+    read_secret(secret, "--acme-dns-secret")
+    algorithm = config.acme_dns_algorithm or ALGORITHMS[0]
+    return DnsUpdates(
+        server=read_server(config.acme_dns, "--acme-dns"), zone=zone, key=key, algorithm=algorithm, secret=secret
+    )
+
+
+def read_server(text: str, what: str) -> tuple[str, int]:
+    """A name server: HOST, or HOST:PORT. Raises ConfigError, which says ``what`` should be it."""
+    has_port = re.fullmatch(r"\[[^]]*\]:[0-9]+|[^:]+:[0-9]+", text) is not None
+    if not has_port and ":" in text and not text.startswith("["):
+        text = f"[{text}]"
+    return parse_address(text if has_port else f"{text}:{DNS_PORT}", what=what, any_port=False)
+
+
+def _hook(value: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(value))
+    except ValueError as error:
+        raise ConfigError(f"--acme-dns-hook {shown(value)} is no command: {error}.") from None
+
+
+def _binding(config: EdgeConfig) -> AccountBinding | None:
+    key_id, secret = config.acme_eab, _file(config.acme_eab_key, "acme_eab_key")
+    if bool(key_id) != (secret is not None):
+        raise ConfigError("--acme-eab and --acme-eab-key go together: the key's ID and the file that holds it.")
+    if secret is None:
+        return None
+    if len(key_id) > MAX_KEY_ID:
+        raise ConfigError("--acme-eab should be a key ID, which is shorter.")
+    read_secret(secret, "--acme-eab-key", url_safe=True)
+    return AccountBinding(key_id=key_id, secret=secret)

@@ -1,0 +1,113 @@
+"""Certificates that were issued, each with its key in one file of the state directory, for its owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from certs.authority import replace_file
+from edge_server.acme.problem import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MAX_STORED: Final = 1000
+"""Certificates that are read at a start; as many as the edge keeps."""
+MAX_FILE: Final = 256 * 1024
+"""Bytes of one: a key and a chain have 10 KiB."""
+_KEY_ENDS: Final = b"-----END PRIVATE KEY-----\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """One certificate. Make it with :meth:`of`, which checks that its parts belong together."""
+
+    names: tuple[str, ...]
+    """As they were ordered, the first is what it is called."""
+    chain: bytes
+    key: bytes
+    not_before: float
+    """Seconds since the epoch, as is ``not_after``."""
+    not_after: float
+
+    @classmethod
+    def of(cls, chain: bytes, key: bytes, names: Sequence[str]) -> Issued:
+        """Raises Problem for a chain that is none, that does not cover the names, or that is of another key."""
+        if len(chain) + len(key) > MAX_FILE:
+            raise Problem("The certificate is larger than any should be.")
+        try:
+            leaf = x509.load_pem_x509_certificate(chain)
+            covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            is_its_key = load_pem_private_key(key, None).public_key() == leaf.public_key()
+        except (ValueError, TypeError, x509.ExtensionNotFound) as error:
+            raise Problem(f"The certificate cannot be read: {error}.") from None
+        found = {name.lower() for name in covered.get_values_for_type(x509.DNSName)}
+        if missing := [name for name in names if name not in found]:
+            raise Problem(f"The certificate does not cover {missing[0]}, which it was ordered for.")
+        if not is_its_key:
+            raise Problem("The certificate is not for the key that it was ordered for.")
+        return cls(
+            tuple(names), chain, key, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
+        )
+
+    @property
+    def life(self) -> float:
+        return self.not_after - self.not_before
+
+
+class Store:
+    """A directory of them; made, with mode 0700, when it is needed. Blocks."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def keep(self, issued: Issued) -> None:
+        """Raises OSError."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._path(issued.names[0]), issued.key + issued.chain, mode=0o600)
+
+    def remove(self, name: str) -> None:
+        self._path(name).unlink(missing_ok=True)
+
+    def load(self) -> Iterator[Issued]:
+        """All that can be read; of others the log tells, and they stay where they are."""
+        paths = sorted(self._directory.glob("*.pem")) if self._directory.is_dir() else []
+        for path in paths[:MAX_STORED]:
+            try:
+                with path.open("rb") as file:
+                    pem = file.read(MAX_FILE + 1)
+                key, end, chain = pem.partition(_KEY_ENDS)
+                names = _names_in(chain, called=path.stem.replace("_", "*"))
+                yield Issued.of(chain, key + end, names)
+            except (Problem, OSError) as error:
+                logger.warning("%s is no certificate with its key, and not used: %s", path, error)
+
+    def _path(self, name: str) -> Path:
+        # An asterisk cannot be in the name of a file everywhere, and an underscore in no host name.
+        return self._directory / f"{name.replace('*', '_')}.pem"
+
+
+def place_of(directory_url: str) -> str:
+    """What the folder of an ACME server is called: nothing of one is another's."""
+    host = re.sub(r"[^a-z0-9.-]", "", (urlsplit(directory_url).hostname or "").lower())[:100]
+    return f"{host}-{hashlib.sha256(directory_url.encode()).hexdigest()[:12]}"
+
+
+def _names_in(chain: bytes, called: str) -> tuple[str, ...]:
+    try:
+        leaf = x509.load_pem_x509_certificate(chain)
+        covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise Problem(f"it cannot be read ({error})") from None
+    found = sorted(name.lower() for name in covered.get_values_for_type(x509.DNSName))
+    return (called, *(name for name in found if name != called))

@@ -1,0 +1,129 @@
+"""Whether somebody's whole domain points to this edge.
+
+That is asked before a tunnel gets it, to refuse in clear words what could not work. Who may have it is the token's
+and the claims' to say, and what counts for a certificate is what its authority finds. Where the edge does not know
+its own addresses, as behind a NAT whose outside nobody has named, everything is taken to point here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import OrderedDict
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+from edge_server.acme.settings import read_server
+from quictunnel.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from edge_server.config import EdgeConfig
+
+logger = logging.getLogger(__name__)
+
+LOOKUP: Final = 5.0
+"""Seconds for the addresses of one name; resolvers try again after as many."""
+REMEMBERED: Final = 60.0
+"""Seconds for which a domain that pointed here is not looked up again: after a restart all clients come back."""
+MAX_REMEMBERED: Final = 1000
+MAX_LOOKUPS: Final = 20
+"""At once; the others wait. Each may take a thread of the loop's pool."""
+MAX_ADDRESSES: Final = 64
+"""Of one name; those of content networks have a dozen."""
+
+
+class Domains:
+    """See the module."""
+
+    def __init__(
+        self, own: Sequence[str] = (), resolve: Callable[[str], Awaitable[frozenset[str]]] | None = None
+    ) -> None:
+        """``own``: names and addresses under which this edge is reached. ``resolve``: the addresses of a name; it
+        may raise OSError. None: nothing is checked."""
+        self._own = [each for each in own if each]
+        self._resolve = resolve
+        self._good: OrderedDict[str, float] = OrderedDict()
+        self._places = asyncio.Semaphore(MAX_LOOKUPS)
+
+    async def point_here(self, domain: str, *, is_known: bool = False) -> bool:
+        """Whether it does, as far as can be known; within LOOKUP seconds of its turn. One that ``is_known`` to be
+        the asker's is believed where nobody can say: a resolver that fails for a moment takes nothing away."""
+        now = asyncio.get_running_loop().time()
+        if self._resolve is None or self._good.get(domain, 0.0) > now:
+            return True
+        async with self._places:
+            found, ours = await asyncio.gather(self._addresses(domain), self._ours())
+        if ours and not found & ours and (found or not is_known):
+            logger.info("%s does not point here: it has %s, this edge %s", domain, _list(found), _list(ours))
+            return False
+        self._good[domain] = now + REMEMBERED
+        self._good.move_to_end(domain)
+        if len(self._good) > MAX_REMEMBERED:
+            self._good.popitem(last=False)
+        return True
+
+    async def _ours(self) -> frozenset[str]:
+        found = await asyncio.gather(*map(self._addresses, self._own))
+        return frozenset().union(*found)
+
+    async def _addresses(self, name: str) -> frozenset[str]:
+        """None at all when they cannot be found out."""
+        assert self._resolve is not None
+        try:
+            return frozenset((str(ip_address(name)),))
+        except ValueError:
+            pass  # a name, then
+        try:
+            async with asyncio.timeout(LOOKUP):
+                return frozenset(sorted(await self._resolve(name))[:MAX_ADDRESSES])
+        except (OSError, UnicodeError) as error:  # a time-out is one of them
+            logger.debug("%s could not be resolved: %s", name, error)
+            return frozenset()
+
+
+async def system_addresses(name: str) -> frozenset[str]:
+    """As the system's resolver has them. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(name, None)
+    return frozenset(str(ip_address(str(address[0]).partition("%")[0])) for *_, address in found)
+
+
+def domains_of(config: EdgeConfig) -> Domains:
+    """As a configuration wants them checked. Raises ConfigError."""
+    if config.skip_domain_check:
+        return Domains()
+    # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.
+    own = [config.public_host, config.domain, f"edge.{config.domain}"]
+    with contextlib.suppress(ValueError):
+        # An address that only this machine's network knows is none that a domain could have.
+        own += [config.https[0]] if ip_address(config.https[0]).is_global else []
+    resolve = addresses_from(read_server(config.resolver, "--resolver")) if config.resolver else system_addresses
+    return Domains(own, resolve)
+
+
+def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozenset[str]]]:
+    """As one DNS server has them, whatever this machine's hosts file says."""
+    try:
+        import dns.asyncresolver  # noqa: PLC0415 - an optional package
+        import dns.exception  # noqa: PLC0415 - likewise
+    except ImportError:
+        raise ConfigError("--resolver needs a package that is not here: pip install 'quictunnel[edge]'") from None
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = [server[0]]
+    resolver.port = server[1]
+    resolver.lifetime = LOOKUP
+
+    async def addresses(name: str) -> frozenset[str]:
+        try:
+            answers = await resolver.resolve_name(name + ".", lifetime=LOOKUP)
+        except dns.exception.DNSException as error:
+            raise OSError(str(error)) from None
+        return frozenset(str(ip_address(address)) for address in answers.addresses())
+
+    return addresses
+
+
+def _list(addresses: frozenset[str]) -> str:
+    return ", ".join(sorted(addresses)[:4]) or "no address"

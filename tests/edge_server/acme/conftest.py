@@ -1,0 +1,154 @@
+"""A keeper with the doors that validators come to, and an authority that it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+
+from edge_server.acme.answers import PROTOCOL
+from edge_server.acme.keeper import Wants
+from edge_server.acme.office import Office
+from edge_server.acme.settings import AcmeSettings, Pace
+from edge_server.certificates import Certificates
+from edge_server.visitors.front import Front, Route
+from edge_server.visitors.sni import Alert
+from tests.edge_server.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from edge_server.acme.keeper import Keeper, Standing
+    from edge_server.visitors.sni import Hello
+
+QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)
+PATIENCE = 30.0
+DOMAIN = "tunnel.example.com"
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+@dataclass
+class Stand:
+    """What a test has: the office, and who asks for what."""
+
+    office: Office
+    certificates: Certificates
+    tls_port: int
+    wanted: set[str] = field(default_factory=set)
+
+    @property
+    def keeper(self) -> Keeper:
+        return self.office.keeper
+
+    def want(self, name: str) -> None:
+        self.wanted.add(name)
+        self.keeper.want(name, "somebody", alone=False)
+
+    async def until(self, name: str, check: Callable[[Standing], bool]) -> Standing:
+        """Wait until it stands so with a certificate."""
+        async with asyncio.timeout(PATIENCE):
+            while (standing := self.keeper.standing(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
+                await asyncio.sleep(0.01)
+        return standing
+
+    async def until_held(self, name: str) -> Standing:
+        return await self.until(name, lambda standing: standing.not_after is not None)
+
+    async def serial(self, name: str, trusted: Path) -> int:
+        """Of the certificate that a visitor is met with, who trusts that authority alone."""
+        context = ssl.create_default_context(cafile=str(trusted))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.tls_port, ssl=context, server_hostname=name
+        )
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        found = x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+        return found.serial_number
+
+
+def route(hello: Hello, _: str, stand: Stand) -> Route | Alert:
+    assert hello.server_name is not None
+    if hello.alpn == (PROTOCOL,):
+        context = stand.office.answers.tls.get(hello.server_name)
+        return Alert.UNRECOGNIZED_NAME if context is None else Route(context, asyncio.Protocol)
+    context = stand.certificates.context_for(hello.server_name, h2=False)
+    return Alert.CERTIFICATE_UNOBTAINABLE if context is None else Route(context, Echo)
+
+
+@contextlib.asynccontextmanager
+async def stand_for(
+    state_dir: Path,
+    authority: Pebble | Between,
+    *,
+    tls_port: int,
+    own: tuple[str, ...] = (),
+    pace: Pace = QUICK,
+    **more: Any,
+) -> AsyncIterator[Stand]:
+    """``more``: of the settings."""
+    ca = authority.ca if isinstance(authority, Pebble) else authority.pebble.ca
+    settings = AcmeSettings(
+        **{"email": "you@example.com", "directory": authority.directory, "ca": ca, "pace": pace, **more}
+    )
+    certificates, wanted = Certificates(), set[str]()
+    office = Office(
+        settings, state_dir, certificates, Wants(own=own, is_wanted=wanted.__contains__), https_port=tls_port
+    )
+    stand = Stand(office, certificates, tls_port, wanted)
+    front = Front(functools.partial(route, stand=stand))
+    server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", tls_port)
+    try:
+        await office.open()
+        await office.start()
+        yield stand
+    finally:
+        await office.close()
+        server.close()
+        front.abort()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def dns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
+    with names(tmp_path_factory.mktemp("names")) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A pebble for the tests of a module, which prove names one after the other at the same ports."""
+
+    pebble: Pebble
+    between: Between
+    tls_port: int
+    http_port: int
+    roots: Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[Authority]:
+    directory = tmp_path_factory.mktemp("pebble")
+    ports = free_port(), free_port()
+    with (
+        pebble(directory, dns=dns.dns, tls_port=ports[0], http_port=ports[1]) as found,
+        between(found, directory) as proxy,
+    ):
+        yield Authority(found, proxy, *ports, found.roots(directory / "roots.pem"))
+
+
+__all__ = ["DOMAIN", "QUICK", "Authority", "Stand", "replace", "stand_for"]
