@@ -18,6 +18,7 @@ from tests.e2e.conftest import children_environment, need
 from tests.e2e.world import new_world
 
 EXAMPLES = Path(__file__).with_name("examples")
+DOCUMENTED = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def example(world):
     """Start an example in that world; it ends with the test, with whatever it started."""
     processes = []
 
-    def start(name: str, *prefix: str) -> subprocess.Popen:
+    def start(name: str | Path, *prefix: str) -> subprocess.Popen:
         process = subprocess.Popen(
             [*world.enter, *prefix, sys.executable, str(EXAMPLES / name)],
             env=children_environment(world.edge),
@@ -104,7 +105,8 @@ def test_the_echo_server(world, example):
     assert b"ConnectionRefusedError" in gone.stderr
 
 
-def test_the_ssh_server(world, example, tmp_path):
+@pytest.mark.parametrize("program", [EXAMPLES / "login.py", DOCUMENTED / "ssh_login.py"], ids=["seed", "docs"])
+def test_the_ssh_server(world, example, tmp_path, program):
     """The container's image brings sshd, its keys and root's authorized_keys: here, mounts that only the
     example sees."""
     need("sshd")
@@ -121,11 +123,11 @@ def test_the_ssh_server(world, example, tmp_path):
         f"mount --bind {shlex.quote(str(keys))} /root/.ssh && mount --bind {shlex.quote(str(etc))} /etc/ssh && "
         'mount -t tmpfs none /run && mkdir /run/sshd && exec "$@"'
     )
-    process = example("login.py", need("unshare"), "--mount", "sh", "-ec", image, "container")
+    process = example(program, need("unshare"), "--mount", "sh", "-ec", image, "container")
     said, _, command = process.stdout.readline().strip().partition(": ")
     assert said == "ssh into container using", process.stderr.read()
-    program, *arguments = shlex.split(command)
-    assert program == "ssh"
+    ssh, *arguments = shlex.split(command)
+    assert ssh == "ssh"
 
     trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
     login = [need("ssh"), "-F", "none", "-i", str(tmp_path / "id"), "-o", "BatchMode=yes", *trust, *arguments]
