@@ -1,0 +1,499 @@
+"""One connection, understood from a copy of its bytes: HTTP/1 (heads by h11), WebSocket, or raw bytes.
+
+Nothing here is on the way of the bytes. Whatever cannot be understood becomes raw bytes from there on, with the
+reason; nothing that a peer sends raises.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import h11
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
+from quictunnel.inspect.exchanges import Exchange, Frame, Kind, State, Way
+from quictunnel.inspect.websocket import FrameError, Frames, agreed
+from quictunnel.refusal import method_of
+
+if TYPE_CHECKING:
+    from quictunnel.inspect.exchanges import Store
+
+OVERLOADED: Final = "The inspector could not keep up: {} bytes passed unseen."
+ENDED_EARLY: Final = "The connection ended before this was complete."
+NOT_ASKED: Final = "The origin spoke without having been asked by HTTP/1."
+_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+"""How version 2 of the PROXY protocol begins."""
+
+
+class Parsing:
+    """Bytes of unfinished heads, of all connections together."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    def take(self, size: int) -> bool:
+        """Whether so many more may be held (fewer, when negative)."""
+        if self.held + size > limits.MAX_PARSING:
+            return False
+        self.held += size
+        return True
+
+
+class _Misunderstood(Exception):  # noqa: N818 - not an error: a reason to show raw bytes
+    """This is no HTTP/1 (any more)."""
+
+
+@dataclass(slots=True)
+class _Side:
+    """One direction of HTTP/1."""
+
+    way: Way
+    head: bytearray = field(default_factory=bytearray)
+    """A head that is not complete, or what came behind a request for another protocol."""
+    body: Body | None = None
+    """Of the message under way, once its head is known."""
+    exchange: Exchange | None = None
+    """Whose message is under way."""
+    began: float | None = None
+    has_ended: bool = False
+
+
+class Conversation:
+    """See the module. Belongs to the store's thread."""
+
+    def __init__(
+        self, store: Store, parsing: Parsing, *, visitor: str, connection: int, replay_of: int = 0
+    ) -> None:
+        self._store = store
+        self._parsing = parsing
+        self._visitor = visitor
+        self._connection = connection
+        self._replay_of = replay_of
+        self._sides = {way: _Side(way) for way in Way}
+        self._waiting: deque[Exchange] = deque()
+        """Requests whose response has not begun, and the one whose response has."""
+        self._raw: Exchange | None = None
+        self._frames: dict[Way, Frames] | None = None
+        self._socket: Exchange | None = None
+        self._is_first = True
+        self._unread = memoryview(b"")
+        """Bytes of the piece under way that nobody has got yet, for when it has to be shown as it is."""
+        self.is_over = False
+
+    @property
+    def is_answered(self) -> bool:
+        """Nothing more is waited for."""
+        return not self._waiting and self._raw is None and self._socket is None
+
+    # What passed.
+
+    def data(self, way: Way, data: bytes, when: float) -> None:
+        self._guarded(way, memoryview(data), when)
+
+    def pass_over(self, way: Way, size: int, when: float) -> bool:
+        """Whether so many bytes can be counted without being looked at; they are then."""
+        if self._raw is not None:
+            body = self._raw.side(way).body
+            if body.room:
+                return False
+            body.size += size
+            self._store.changed(self._raw)
+            return True
+        if self._frames is not None:
+            frames = self._frames[way]
+            return frames.is_full and frames.pass_over(size)
+        side = self._sides[way]
+        exchange = side.exchange
+        if side.body is None or exchange is None or exchange.side(way).body.room:
+            return False
+        if not side.body.pass_over(size):
+            return False
+        exchange.side(way).body.size += size
+        self._body_moved(side, when)
+        return True
+
+    def gap(self, way: Way, size: int, when: float) -> None:
+        """So many bytes passed unseen."""
+        side = self._sides[way]
+        exchange = self._raw or self._socket or side.exchange
+        if self._raw is not None:
+            self._raw.side(way).body.size += size
+        elif self._frames is not None:
+            if not self._frames[way].pass_over(size):
+                self._to_raw(OVERLOADED.format(size), when)
+                return
+        elif side.body is not None and exchange is not None and side.body.pass_over(size):
+            exchange.side(way).body.size += size
+            self._body_moved(side, when)
+        else:
+            self._to_raw(OVERLOADED.format(size), when)
+            return
+        if exchange is not None:
+            exchange.note(OVERLOADED.format("some"))
+            self._store.changed(exchange)
+
+    def end(self, way: Way, when: float) -> None:
+        """This direction has ended in good order."""
+        side = self._sides[way]
+        side.has_ended = True
+        if self._raw is None and self._frames is None and isinstance(side.body, UntilClose):
+            self._finish(side, when)
+        if all(each.has_ended for each in self._sides.values()):
+            self.over(when)
+
+    def over(self, when: float, why: str = "") -> None:
+        """The connection is gone."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self._drop_heads()
+        for exchange in self._followed():
+            if exchange.state is State.OPEN:
+                may_end = exchange in (self._raw, self._socket) and not why
+                exchange.state = State.DONE if may_end else State.BROKEN
+                exchange.response.ended = exchange.response.ended or when
+                self._settled(exchange, why or ("" if may_end else ENDED_EARLY))
+        self._waiting.clear()
+
+    def gone(self, when: float, why: str) -> None:
+        """The connection is gone; ``why``, unless it was in good order."""
+        if why and self._is_first:
+            self._to_raw(why, when)  # nothing was said, and that is what there is to show
+        self.over(when, why)
+
+    def fail(self, why: str) -> None:
+        """Nothing more is said of this connection, because of a fault of ours."""
+        self._drop_heads()
+        self.is_over = True
+        for exchange in self._followed():
+            if exchange.state is State.OPEN:
+                exchange.state = State.BROKEN
+                self._settled(exchange, why)
+
+    # Inside.
+
+    def _followed(self) -> list[Exchange]:
+        """All that is under way."""
+        sides = (side.exchange for side in self._sides.values())
+        followed = dict.fromkeys([*self._waiting, *sides, self._socket, self._raw])
+        return [exchange for exchange in followed if exchange is not None]
+
+    def _guarded(self, way: Way, data: memoryview, when: float) -> None:
+        if self._raw is None and self._is_first:
+            self._is_first = False
+            if way is Way.RESPONSE:
+                self._to_raw(NOT_ASKED, when)
+        if self._raw is not None:
+            self._keep_raw(self._raw, way, data, when)
+            return
+        try:
+            if self._frames is not None:
+                self._websocket(way, data, when)
+            else:
+                self._http(self._sides[way], data, when)
+        except (_Misunderstood, BodyError, FrameError) as why:
+            self._to_raw(f"{str(why)[:1].upper()}{str(why)[1:]}.", when)
+            if self._raw is not None:
+                self._keep_raw(self._raw, way, self._unread, when)
+
+    def _http(self, side: _Side, data: memoryview, when: float) -> None:
+        rest = self._behind(side, data, when)
+        while rest and self._raw is None:
+            if self._frames is not None:
+                self._websocket(side.way, rest, when)
+                return
+            rest = self._behind(side, rest, when)
+        if self._raw is not None and rest:
+            self._keep_raw(self._raw, side.way, rest, when)
+
+    def _behind(self, side: _Side, data: memoryview, when: float) -> memoryview:
+        """Read a part of a message, at most one whole; what is behind it."""
+        self._unread = data
+        if side.body is None:
+            return self._read_head(side, data, when)
+        exchange = side.exchange
+        assert exchange is not None
+        used = side.body.feed(data, lambda piece: self._store.keep(exchange, side.way, piece))
+        self._body_moved(side, when)
+        return data[used:]
+
+    def _body_moved(self, side: _Side, when: float) -> None:
+        assert side.exchange is not None
+        assert side.body is not None
+        side.exchange.side(side.way).ended = when
+        if side.body.is_done:
+            self._finish(side, when)
+
+    def _finish(self, side: _Side, when: float) -> None:
+        """The message under way is complete."""
+        exchange, side.exchange, side.body = side.exchange, None, None
+        assert exchange is not None
+        exchange.side(side.way).ended = when
+        if side.way is Way.REQUEST:
+            exchange.has_asked = True
+        else:
+            self._waiting.popleft()
+            exchange.state = State.DONE
+            if exchange is self._sides[Way.REQUEST].exchange:
+                exchange.note("The origin answered before it had the whole request.")
+        self._store.changed(exchange)
+
+    # Heads.
+
+    def _read_head(self, side: _Side, data: memoryview, when: float) -> memoryview:
+        if side.way is Way.REQUEST and self._waiting and self._waiting[-1].is_upgrade:
+            self._hold(side, data)  # whose language it is, the response says
+            return data[:0]
+        if not side.head:
+            side.began = when
+        before = len(side.head)
+        taken = min(len(data), limits.MAX_HEAD + 1 - before)
+        self._hold(side, data[:taken])
+        self._unread = data[taken:]
+        if side.way is Way.REQUEST:
+            before = self._check_beginning(side, before)
+        elif side.head[:7] != b"HTTP/1."[: len(side.head)]:
+            raise _Misunderstood("the origin's answer is not HTTP/1")
+        end = -1 if before < 0 else _end_of_head(side.head, max(0, before - 3))
+        if end < 0:
+            if len(side.head) > limits.MAX_HEAD:
+                raise _Misunderstood(f"a head of more than {limits.MAX_HEAD} bytes")
+            return data[:0]
+        head = bytes(side.head[:end])
+        rest = memoryview(bytes(side.head[end:]) + bytes(data[taken:]))
+        if side.way is Way.REQUEST:
+            self._has_request(side, head, when)
+        else:
+            self._has_response(side, head, when)
+        self._release(side)
+        return rest
+
+    def _hold(self, side: _Side, data: memoryview) -> None:
+        if len(side.head) + len(data) > limits.MAX_HEAD + 1 or not self._parsing.take(len(data)):
+            raise _Misunderstood("more waits to be understood than the inspector holds")
+        side.head += data
+
+    def _release(self, side: _Side) -> None:
+        self._parsing.take(-len(side.head))
+        side.head.clear()
+
+    def _drop_heads(self) -> None:
+        for side in self._sides.values():
+            self._release(side)
+
+    def _check_beginning(self, side: _Side, before: int) -> int:
+        """Refuse at once what cannot become a request; take a PROXY header and empty lines off the front. Gives
+        how much of the head was looked at already, below zero when even the PROXY header is not complete."""
+        head = side.head
+        skipped = _proxy_header(head) if not self._has_spoken else 0
+        if skipped < 0:
+            return -1
+        while skipped < len(head) and head[skipped] in b"\r\n":
+            skipped += 1  # RFC 9112 section 2.2
+        if skipped:
+            del head[:skipped]
+            self._parsing.take(-skipped)
+            before = 0
+        if method_of(bytes(head[:64])) is None:
+            raise _Misunderstood(_guess(bytes(head[:64])))
+        return before
+
+    @property
+    def _has_spoken(self) -> bool:
+        return bool(self._waiting) or self._sides[Way.REQUEST].exchange is not None
+
+    def _has_request(self, side: _Side, head: bytes, when: float) -> None:
+        try:
+            reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * limits.MAX_HEAD)
+            reader.receive_data(head)
+            request = reader.next_event()
+        except h11.RemoteProtocolError as error:
+            raise _Misunderstood(f"no HTTP/1 request ({error})") from None
+        if not isinstance(request, h11.Request):
+            raise _Misunderstood("no HTTP/1 request")
+        if len(self._waiting) >= limits.MAX_PIPELINED:
+            raise _Misunderstood(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
+        exchange = self._store.new(
+            Kind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
+        )
+        exchange.method = request.method.decode("ascii")
+        exchange.target = request.target.decode("latin-1")
+        exchange.version = request.http_version.decode("ascii")
+        exchange.is_upgrade = request.method == b"CONNECT" or _tokens(request.headers, b"connection", b"upgrade")
+        self._store.headers(exchange, exchange.request, head, request.headers.raw_items())
+        exchange.request.began, exchange.request.ended = side.began, when
+        side.exchange = exchange
+        side.body = _request_body(request)
+        self._waiting.append(exchange)
+        self._body_moved(side, when)
+
+    def _has_response(self, side: _Side, head: bytes, when: float) -> None:
+        if not self._waiting:
+            raise _Misunderstood("an answer that nothing asked for")
+        exchange = self._waiting[0]
+        method = exchange.method.encode("ascii")
+        try:
+            reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * limits.MAX_HEAD)
+            reader.send(_stand_in(method, is_upgrade=exchange.is_upgrade))
+            reader.receive_data(head)
+            response = reader.next_event()
+        except h11.ProtocolError as error:
+            raise _Misunderstood(f"the origin's answer is not HTTP/1 ({error})") from None
+        if not isinstance(response, h11.Response | h11.InformationalResponse):
+            raise _Misunderstood("the origin's answer is not HTTP/1")
+        if response.status_code < 200 and response.status_code != 101:
+            exchange.interim = [*exchange.interim, response.status_code][: limits.MAX_INTERIM]
+            self._store.changed(exchange)
+            return
+        exchange.status = response.status_code
+        exchange.reason = response.reason.decode("latin-1")
+        self._store.headers(exchange, exchange.response, head, response.headers.raw_items())
+        exchange.response.began, exchange.response.ended = side.began, when
+        side.exchange = exchange
+        if response.status_code == 101 or (method == b"CONNECT" and 200 <= response.status_code < 300):
+            self._switch(exchange, response, when)
+            return
+        side.body = _response_body(response, method)
+        was_upgrade, exchange.is_upgrade = exchange.is_upgrade, False
+        self._body_moved(side, when)
+        if was_upgrade:
+            self._go_on(when)
+
+    def _go_on(self, when: float) -> None:
+        """What the visitor said behind a request for another protocol is HTTP after all."""
+        side = self._sides[Way.REQUEST]
+        held = bytes(side.head)
+        self._release(side)
+        if held:
+            self._http(side, memoryview(held), when)
+
+    # Other languages.
+
+    def _switch(self, exchange: Exchange, response: h11.Response | h11.InformationalResponse, when: float) -> None:
+        self._waiting.clear()
+        request = self._sides[Way.REQUEST]
+        held = bytes(request.head)
+        self._release(request)
+        for side in self._sides.values():
+            side.exchange = side.body = None
+        self._socket = exchange
+        if response.status_code == 101 and _tokens(response.headers, b"upgrade", b"websocket"):
+            exchange.kind = Kind.WEBSOCKET
+            extensions = [value for key, value in response.headers if key == b"sec-websocket-extensions"]
+            self._frames = {way: Frames(agreed(extensions, from_server=way is Way.RESPONSE)) for way in Way}
+            self._store.changed(exchange)
+            if held:
+                self._websocket(Way.REQUEST, memoryview(held), when)
+        else:
+            exchange.state = State.DONE
+            self._socket = None
+            self._to_raw(f"The connection speaks another protocol since the answer to #{exchange.number}.", when)
+            if held:
+                self._guarded(Way.REQUEST, memoryview(held), when)
+
+    def _websocket(self, way: Way, data: memoryview, when: float) -> None:
+        assert self._socket is not None
+        assert self._frames is not None
+        self._unread = data
+        for said in self._frames[way].feed(data):
+            self._store.frame(self._socket, Frame(way, when, said.kind, said.data, said.size, said.note))
+
+    def _to_raw(self, why: str, when: float) -> None:
+        """From here on it is bytes."""
+        if self._raw is not None:
+            self._raw.note(why)
+            self._store.changed(self._raw)
+            return
+        raw = self._raw = self._store.new(
+            Kind.RAW, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
+        )
+        raw.note(why)
+        for exchange in self._followed():
+            if exchange is not raw and exchange.state is State.OPEN:
+                exchange.state = State.BROKEN
+                self._settled(exchange, f"Not followed any further, see #{raw.number}. {why}")
+        self._waiting.clear()
+        for side in self._sides.values():
+            side.exchange = side.body = None
+            held = bytes(side.head)
+            self._release(side)
+            if held:
+                self._keep_raw(raw, side.way, memoryview(held), when)
+        self._socket = self._frames = None
+
+    def _keep_raw(self, raw: Exchange, way: Way, data: memoryview, when: float) -> None:
+        message = raw.side(way)
+        message.began = message.began or when
+        message.ended = when
+        self._store.keep(raw, way, data)
+
+    def _settled(self, exchange: Exchange, why: str) -> None:
+        if why:
+            exchange.note(why)
+        self._store.changed(exchange)
+
+
+def _end_of_head(head: bytearray, start: int) -> int:
+    """Where the body begins; below zero when the head is not complete. A lone LF ends a line, as for h11."""
+    ends = [at + len(mark) for mark in (b"\n\r\n", b"\n\n") if (at := head.find(mark, start)) >= 0]
+    return min(ends, default=-1)
+
+
+def _request_body(request: h11.Request) -> Body:
+    """RFC 9112 section 6.3, points 5 to 7."""
+    return _framed(request.headers) or Length(0)
+
+
+def _response_body(response: h11.Response | h11.InformationalResponse, method: bytes) -> Body:
+    """RFC 9112 section 6.3, points 1 to 8."""
+    if method == b"HEAD" or response.status_code in (204, 304):
+        return Length(0)
+    return _framed(response.headers) or UntilClose()
+
+
+def _framed(headers: h11._headers.Headers) -> Body | None:
+    """h11 has seen to it that there is one of each and that it is a number, or ``chunked``."""
+    found = dict(headers)
+    if b"transfer-encoding" in found:
+        return Chunked()
+    return Length(int(found[b"content-length"])) if b"content-length" in found else None
+
+
+def _tokens(headers: h11._headers.Headers, name: bytes, wanted: bytes) -> bool:
+    """Whether a header that is a list has this word."""
+    return any(
+        wanted in [word.strip().lower() for word in value.split(b",")] for key, value in headers if key == name
+    )
+
+
+def _stand_in(method: bytes, *, is_upgrade: bool) -> h11.Request:
+    """What h11 has to believe was asked in order to read the answer."""
+    headers = [(b"host", b"-")]
+    if is_upgrade and method != b"CONNECT":
+        headers += [(b"upgrade", b"-"), (b"connection", b"upgrade")]
+    return h11.Request(method=method, target=b"/", headers=headers)
+
+
+def _proxy_header(head: bytearray) -> int:
+    """How long the header of the PROXY protocol in front of a connection is: 0 when there is none, below zero
+    while it is not complete."""
+    if head.startswith(b"PROXY "):
+        end = head.find(b"\r\n", 0, 108)
+        return end + 2 if end >= 0 else -1 if len(head) < 108 else 0
+    if head.startswith(_V2):
+        return -1 if len(head) < 16 or len(head) < (size := 16 + int.from_bytes(head[14:16], "big")) else size
+    return -1 if len(head) > 3 and _V2.startswith(bytes(head)) else 0
+
+
+def _guess(beginning: bytes) -> str:
+    """What a connection that does not begin with HTTP/1 may be."""
+    if beginning.startswith(b"PRI * HTTP/2"):
+        return "HTTP/2 (gRPC speaks it too), which is shown as bytes"
+    if beginning[:2] == b"\x16\x03":
+        return "TLS, which only its two ends can read"
+    if beginning.startswith(b"SSH-"):
+        return "SSH, which only its two ends can read"
+    return "this is no HTTP/1 request"

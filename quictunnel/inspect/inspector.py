@@ -1,0 +1,153 @@
+"""The inspector of one tunnel: its thread, its page's server, its beginning and end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from quictunnel.address import format_address
+from quictunnel.background import Background
+from quictunnel.errors import ConfigError
+from quictunnel.inspect import limits
+from quictunnel.inspect.exchanges import Store
+from quictunnel.inspect.recorder import Recorder
+from quictunnel.inspect.replay import Replays
+from quictunnel.inspect.tap import TappedOrigin
+from quictunnel.inspect.web import Site
+from quictunnel.webguard import WebGuard, is_loopback, name_of
+
+if TYPE_CHECKING:
+    from quictunnel.origin import Origin
+
+logger = logging.getLogger(__name__)
+
+TOKEN_BYTES: Final = 24
+BACKLOG: Final = 16
+MAX_REQUESTS: Final = 64
+"""Connections to the page at once; beyond, uvicorn answers 503."""
+LEAVE: Final = 1
+"""Seconds that a page gets to take what was being said when the tunnel ends."""
+STOP: Final = 5.0
+"""Seconds for all of that; a thread that takes longer is left to the end of the process."""
+
+
+class Inspector:
+    """See the module. Made and closed on any thread but its own."""
+
+    def __init__(self, address: tuple[str, int], port: int) -> None:
+        """Raises ConfigError when the page's address cannot be had."""
+        self._socket = _listen(*address)
+        host, self._port = self._socket.getsockname()[:2]
+        if not is_loopback(host):
+            logger.warning(
+                "the inspector listens on %s, without encryption: whoever reads the network reads what visitors "
+                "send; `ssh -L` to loopback is better", host,
+            )  # fmt: skip
+        self._host = host
+        self._token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._is_closed = False
+        self._store = Store(time.time)
+        self._recorder = Recorder(self._store, self._wake)
+        self._background = Background("quictunnel-inspector")
+        try:
+            self._background.call(self._start(port))
+        except BaseException:
+            self._socket.close()
+            self._background.stop()
+            raise
+
+    @property
+    def url(self) -> str:
+        """Where the page is. What follows ``#`` opens it, and is sent to no server."""
+        host = "127.0.0.1" if self._host == "0.0.0.0" else "::1" if self._host == "::" else self._host
+        return f"http://{format_address(host, self._port)}/#{self._token}"
+
+    def origin(self, port: int) -> Origin:
+        """The local service, with somebody looking."""
+        return TappedOrigin(port, self._recorder)
+
+    def opened(self, public: str) -> None:
+        """The tunnel is open, under this URL."""
+        self._site.public = public
+
+    def close(self) -> None:
+        """Stop looking and showing. Visitors notice nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._recorder.close()
+        self._background.call(self._stop())
+        self._background.stop()
+
+    async def _start(self, port: int) -> None:
+        self._replays = Replays(self._store, self._recorder.parsing, port)
+        self._site = Site(self._store, self._recorder, self._replays, port)
+        guarded = WebGuard(self._site.app, token=self._token, names=[name_of(self._host)])
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                guarded,
+                loop="none",
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=MAX_REQUESTS,
+                timeout_graceful_shutdown=LEAVE,
+            )
+        )
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+
+    async def _stop(self) -> None:
+        self._site.close()
+        await self._replays.close()
+        self._server.should_exit = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP):
+                await self._serving
+        self._socket.close()
+
+    # On the tunnel's thread.
+
+    def _wake(self) -> None:
+        try:
+            self._background.loop.call_soon_threadsafe(self._work)
+        except RuntimeError:  # the loop has ended meanwhile
+            self._recorder.close()
+
+    # On the inspector's.
+
+    def _work(self) -> None:
+        began = time.monotonic()
+        if self._recorder.drain(limits.SLICE):
+            took = time.monotonic() - began
+            self._background.loop.call_later(max(limits.PAUSE, took * limits.REST), self._work)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises ConfigError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    try:
+        if os.name == "posix":  # elsewhere it lets another program take the port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Give another "
+            "address, with port 0 for any."
+        ) from None
+    sock.setblocking(False)
+    return sock

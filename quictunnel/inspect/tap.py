@@ -1,0 +1,77 @@
+"""Where the inspector touches the tunnel: an origin whose splices say what passes. All that runs on its thread.
+
+What is said is references to bytes that nobody changes any more, put into a bounded queue (``recorder``).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quictunnel.inspect.exchanges import Way
+from quictunnel.origin import Origin, OriginRefusedError
+from quictunnel.transport.splice import TcpSplice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quictunnel.inspect.recorder import Recorder, Tap
+    from quictunnel.transport.splice import Splice
+    from quictunnel.transport.stream import Stream
+    from quictunnel.wire.codes import StreamCode
+
+
+class TappedOrigin(Origin):
+    """An origin whose visitors are looked at."""
+
+    def __init__(self, port: int, recorder: Recorder) -> None:
+        super().__init__(port)
+        self._recorder = recorder
+
+    async def join(self, stream: Stream) -> None:
+        try:
+            await super().join(stream)
+        except OriginRefusedError:
+            self._tap(stream).gone(f"Nobody listens on port {self.port}. The visitor was told so.")
+            raise
+
+    def splice(self, stream: Stream) -> TcpSplice:
+        return TappedSplice(lambda splice: splice.join(stream), self._tap(stream))
+
+    def _tap(self, stream: Stream) -> Tap:
+        preface = stream.preface
+        return self._recorder.tap(f"[{preface.host}]:{preface.port}" if ":" in preface.host
+                                  else f"{preface.host}:{preface.port}")  # fmt: skip
+
+
+class TappedSplice(TcpSplice):
+    """A splice that tells what it passes on, before it does: what it then does with it is none of a tap's business."""
+
+    __slots__ = ("_tap",)
+
+    def __init__(self, on_made: Callable[[Splice], None], tap: Tap) -> None:
+        super().__init__(on_made)
+        self._tap = tap
+
+    def received(self, data: bytes) -> None:
+        self._tap.passed(Way.RESPONSE, data, len(data))
+        super().received(data)
+
+    def eof_received(self) -> bool:
+        self._tap.ended(Way.RESPONSE)
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tap.gone("" if exc is None else "The origin broke the connection off.")
+        super().connection_lost(exc)
+
+    def stream_data(self, chunks: list[bytes], size: int) -> None:
+        self._tap.passed(Way.REQUEST, chunks, size)
+        super().stream_data(chunks, size)
+
+    def stream_end(self) -> None:
+        self._tap.ended(Way.REQUEST)
+        super().stream_end()
+
+    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+        self._tap.gone(f"The visitor's connection was broken off ({code.name.lower()}).")
+        super().stream_lost(code, untaken)

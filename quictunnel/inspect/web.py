@@ -1,0 +1,169 @@
+"""The inspector's page and its API: Starlette behind the guard. Everything runs on the inspector's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from importlib import resources
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.curl import curl_of
+from quictunnel.inspect.exchanges import Watcher
+from quictunnel.inspect.views import detail, no_replay, summary
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+
+    from quictunnel.inspect.exchanges import Exchange, Store
+    from quictunnel.inspect.recorder import Recorder
+    from quictunnel.inspect.replay import Replays
+
+FILES: Final = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/inspector.css": ("inspector.css", "text/css; charset=utf-8"),
+    "/inspector.js": ("inspector.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+class Site:
+    """The page of one tunnel."""
+
+    def __init__(self, store: Store, recorder: Recorder, replays: Replays, port: int) -> None:
+        self._store = store
+        self._recorder = recorder
+        self._replays = replays
+        self._port = port
+        self._is_closing = False
+        self._stirs: set[asyncio.Event] = set()
+        self.public = ""
+        """The tunnel's public URL, when it is known."""
+        folder = resources.files("quictunnel.inspect") / "page"
+        files = [(path, (folder / name).read_bytes(), media) for path, (name, media) in FILES.items()]
+        self.app = Starlette(
+            routes=[
+                *(Route(path, _file(content, media)) for path, content, media in files),
+                Route("/api/events", self._events),
+                Route("/api/exchanges", self._all),
+                Route("/api/exchanges/{number:int}", self._one),
+                Route("/api/exchanges/{number:int}/curl", self._curl),
+                Route("/api/exchanges/{number:int}/replay", self._replay, methods=["POST"]),
+                Route("/api/clear", self._clear, methods=["POST"]),
+            ]
+        )
+
+    def close(self) -> None:
+        """End what would never end by itself."""
+        self._is_closing = True
+        for stirred in self._stirs:
+            stirred.set()
+
+    async def _all(self, _: Request) -> Response:
+        return JSONResponse(self._everything())
+
+    async def _one(self, request: Request) -> Response:
+        exchange = self._find(request)
+        return _gone() if exchange is None else JSONResponse(detail(exchange))
+
+    async def _curl(self, request: Request) -> Response:
+        exchange = self._find(request)
+        if exchange is None:
+            return _gone()
+        if not exchange.request.head:
+            return _no(409, "There is no HTTP/1 request to copy.")
+        command, missing = curl_of(exchange, self._port)
+        return JSONResponse({"command": command, "note": missing})
+
+    async def _replay(self, request: Request) -> Response:
+        exchange = self._find(request)
+        if exchange is None:
+            return _gone()
+        if objection := no_replay(exchange):
+            return _no(409, objection)
+        if self._replays.is_busy:
+            return _no(429, f"{limits.MAX_REPLAYS} replays are under way; wait for one to end.")
+        return JSONResponse({"id": self._replays.start(exchange)}, 202)
+
+    async def _clear(self, _: Request) -> Response:
+        self._store.clear()
+        return JSONResponse({})
+
+    async def _events(self, _: Request) -> Response:
+        if len(self._store.watchers) >= limits.MAX_PAGES:
+            return _no(503, f"{limits.MAX_PAGES} pages follow already; close one.")
+        stirred = asyncio.Event()
+        watcher = Watcher(stirred)
+        self._store.watchers.add(watcher)
+        return StreamingResponse(self._told(watcher, stirred), media_type="text/event-stream")
+
+    async def _told(self, watcher: Watcher, stirred: asyncio.Event) -> AsyncIterator[str]:
+        """A slow page finds more in each event, never more events."""
+        self._stirs.add(stirred)
+        try:
+            yield _event("all", self._everything())
+            while not self._is_closing:
+                try:
+                    async with asyncio.timeout(limits.HEARTBEAT):
+                        await stirred.wait()
+                except TimeoutError:
+                    yield ": nothing new\n\n"
+                    continue
+                yield self._news(watcher)
+                await asyncio.sleep(limits.FLUSH)  # what comes in that time is told together
+        finally:
+            self._stirs.discard(stirred)
+            self._store.watchers.discard(watcher)
+
+    def _news(self, watcher: Watcher) -> str:
+        numbers = watcher.take()
+        if numbers is None:
+            return _event("all", self._everything())
+        found = [(number, self._store.get(number)) for number in numbers]
+        return _event(
+            "changed",
+            {
+                "changed": [summary(exchange) for _, exchange in found if exchange is not None],
+                "gone": [number for number, exchange in found if exchange is None],
+                "unseen": self._recorder.unseen_connections,
+            },
+        )
+
+    def _everything(self) -> dict[str, Any]:
+        return {
+            "port": self._port,
+            "public": self.public,
+            "most": limits.MAX_EXCHANGES,
+            "unseen": self._recorder.unseen_connections,
+            "exchanges": [summary(exchange) for exchange in self._store],
+        }
+
+    def _find(self, request: Request) -> Exchange | None:
+        return self._store.get(request.path_params["number"])
+
+
+def _file(content: bytes, media: str) -> Any:
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=media)
+
+    return serve
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _gone() -> Response:
+    return _no(404, "It is not kept any more.")
+
+
+def _no(status: int, why: str) -> Response:
+    return JSONResponse({"error": why}, status)
+
+
