@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.background import Background
+    from quictunnel.inspect.inspector import Inspector
     from quictunnel.leases import HeldLease
     from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
@@ -193,8 +194,17 @@ class Client:
 class Binding:
     """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
 
-    def __init__(self, client: Client, wish: Wish, ticket: TicketFile | None, wait: float = 0.0) -> None:
+    def __init__(
+        self,
+        client: Client,
+        wish: Wish,
+        ticket: TicketFile | None,
+        *,
+        wait: float = 0.0,
+        inspector: Inspector | None = None,
+    ) -> None:
         """``wait``: seconds for somebody to listen on the local port before the edge is asked."""
+        self._inspector = inspector
         self._ticket = ticket
         self._wait = wait
         self._client = client
@@ -226,7 +236,8 @@ class Binding:
     async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
         if self._wait:
             await until_it_listens(self._wish.port, self._wait)
-        lease = await uplink.bind(self._wish, self._ticket)
+        origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
+        lease = await uplink.bind(self._wish, self._ticket, origin)
         bound.append(lease)
         self._meter = meter = Meter(lease, uplink)
         await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
@@ -247,7 +258,11 @@ class Binding:
     def _hold(self, loop: Background, uplink: Uplink, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
         assert self._meter is not None, "it is bound"
-        return lease.answer.result().metered(self._meter.read)
+        tunnel = lease.answer.result().metered(self._meter.read)
+        if self._inspector is not None:
+            self._inspector.opened(tunnel.url)
+            tunnel.inspected(self._inspector.url)
+        return tunnel
 
     def close(self) -> None:
         """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""

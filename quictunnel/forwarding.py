@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quictunnel.address import parse_address
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
+from quictunnel.inspect import open_inspector
 from quictunnel.patience import patience
 from quictunnel.ticketfile import TicketFile
 from quictunnel.wish import Wish
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
+    from quictunnel.inspect.inspector import Inspector
     from quictunnel.tunnel import Tunnel
 
 
@@ -54,12 +57,15 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             public name and port. Written when the tunnel opens; keep it as you keep a key.
         wait: seconds to wait for somebody to listen on the local port before the tunnel is opened; True: up to
             60. It is found out by connections that are closed at once, so that nobody comes before the service.
+        inspect: open a page on this machine that shows HTTP/1 requests and responses as they pass, WebSockets, and
+            other protocols as bytes: ``tunnel.inspector_url``. Needs the extra ``inspect``.
+        inspect_address: ``host:port`` of that page; port 0 for any. None: loopback, any port.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
-    (no edge is configured, a file that is no ticket), AuthError (the edge refused the token),
-    EdgeUnavailableError (no edge within 10 seconds) or OriginUnavailableError (nobody listened within ``wait``).
-    Cancelling ``async with`` while it opens, or Ctrl-C, gives everything back.
+    (no edge is configured, a file that is no ticket, no inspector to be had), AuthError (the edge refused the
+    token), EdgeUnavailableError (no edge within 10 seconds) or OriginUnavailableError (nobody listened within
+    ``wait``). Cancelling ``async with`` while it opens, or Ctrl-C, gives everything back.
     """
 
     def __init__(
@@ -78,6 +84,8 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         deny: Sequence[str] = (),
         ticket: str | os.PathLike[str] | None = None,
         wait: float | bool = False,
+        inspect: bool = False,
+        inspect_address: str | None = None,
         client: Client | None = None,
     ) -> None:
         self._wish = Wish(
@@ -95,6 +103,10 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         )
         self._ticket = None if ticket is None else TicketFile(ticket)
         self._wait = patience(wait)
+        self._inspect = _inspect_address(inspect_address) if inspect else None
+        if inspect_address is not None and not inspect:
+            raise InvalidError("inspect_address is that of the inspector: give inspect=True as well.")
+        self._inspector: Inspector | None = None
         self._client = client
         self._binding: Binding | None = None
 
@@ -102,35 +114,54 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         if self._binding is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
-        self._binding = Binding(client, self._wish, self._ticket, self._wait)
+        if self._inspect is not None:
+            self._inspector = open_inspector(self._inspect, self._wish.port)
+        self._binding = Binding(client, self._wish, self._ticket, wait=self._wait, inspector=self._inspector)
         return self._binding
+
+    def _let_go(self) -> Callable[[], None]:
+        """Forget the tunnel; what is still to be done, and blocks a moment."""
+        inspector, self._inspector = self._inspector, None
+        self._binding = None
+        return (lambda: None) if inspector is None else inspector.close
 
     def __enter__(self) -> Tunnel:
         binding = self._bind()
         try:
             return binding.open()
         except BaseException:
-            self._binding = None
+            self._let_go()()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, self._binding = self._binding, None
-        if binding is not None:
-            binding.close()
+        binding, let_go = self._binding, self._let_go()
+        try:
+            if binding is not None:
+                binding.close()
+        finally:
+            let_go()
 
     async def __aenter__(self) -> Tunnel:
         binding = self._bind()
         try:
             return await binding.open_async()
         except BaseException:
-            self._binding = None
+            self._let_go()()
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, self._binding = self._binding, None
-        if binding is not None:
-            await binding.close_async()
+        binding, let_go = self._binding, self._let_go()
+        try:
+            if binding is not None:
+                await binding.close_async()
+        finally:
+            let_go()
+
+
+def _inspect_address(text: str | None) -> tuple[str, int]:
+    """Raises ConfigError."""
+    return ("127.0.0.1", 0) if text is None else parse_address(text, what="inspect_address", any_port=True)

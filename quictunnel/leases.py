@@ -88,15 +88,16 @@ class Leases:
     def get(self, number: int) -> HeldLease | None:
         return self._held.get(number)
 
-    def add(self, wish: Wish, ticket: bytes, file: TicketFile | None) -> HeldLease:
-        """A new one, not asked for yet. Raises InvalidError when its port is forwarded already."""
+    def add(self, wish: Wish, ticket: bytes, file: TicketFile | None, origin: Origin | None = None) -> HeldLease:
+        """A new one, not asked for yet; ``origin``: what stands for the local port, if not a plain Origin. Raises
+        InvalidError when its port is forwarded already."""
         if any(lease.origin.port == wish.port for lease in self):
             raise InvalidError(
                 f"Port {wish.port} is already forwarded by this client. Use the tunnel that exists, or another "
                 "Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next, wish, Origin(wish.port), answer, ticket=ticket, file=file)
+        lease = HeldLease(self._next, wish, origin or Origin(wish.port), answer, ticket=ticket, file=file)
         self._next += 1
         self._held[lease.number] = lease
         return lease

@@ -65,7 +65,11 @@ class Origin:
                 return
         raise OriginRefusedError(code)
 
+    def splice(self, stream: Stream) -> TcpSplice:
+        """What the connection for ``stream`` is to be joined by."""
+        return TcpSplice(lambda splice: splice.join(stream))
+
     async def _dial(self, host: str, stream: Stream) -> None:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(DIAL_TIMEOUT):
-            await loop.create_connection(lambda: TcpSplice(lambda splice: splice.join(stream)), host, self.port)
+            await loop.create_connection(lambda: self.splice(stream), host, self.port)

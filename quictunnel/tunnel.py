@@ -24,14 +24,25 @@ class _Metered:
     """Whose figures can be asked for. Not a field: two tunnels with the same addresses are equal, whatever has
     passed through them, and a copy or a pickle is of the addresses."""
 
-    __slots__ = ("_read",)
+    __slots__ = ("_inspector_url", "_read")
 
+    _inspector_url: str
     _read: Callable[[], TunnelStats]
 
     def metered(self, read: Callable[[], TunnelStats]) -> Self:
         """For whoever opened it: how :attr:`stats` is read from now on."""
         object.__setattr__(self, "_read", read)
         return self
+
+    def inspected(self, url: str) -> None:
+        """For whoever opened it: where the inspector's page is."""
+        object.__setattr__(self, "_inspector_url", url)
+
+    @property
+    def inspector_url(self) -> str:
+        """The inspector's page, for a browser on this machine; empty unless ``inspect=True`` was asked for. It
+        opens the page, so keep it as you keep a key."""
+        return getattr(self, "_inspector_url", "")
 
     @property
     def stats(self) -> TunnelStats:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config import ClientConfig
+    from quictunnel.origin import Origin
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
@@ -119,13 +120,13 @@ class Uplink:
         call = self._call  # asked for from other threads, while it comes and goes
         return call.session.link.rtt if call is not None else None
 
-    async def bind(self, wish: Wish, file: TicketFile | None = None) -> HeldLease:
-        """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``. When
-        cancelled, the lease is given back."""
+    async def bind(self, wish: Wish, file: TicketFile | None = None, origin: Origin | None = None) -> HeldLease:
+        """Lease a public name (and TCP port) for a local port, or for what stands for it. Raises the errors of
+        ``forward``. When cancelled, the lease is given back."""
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
         ticket = b"" if file is None else await asyncio.to_thread(file.read)
         self._check_open()
-        lease = self.leases.add(wish, ticket, file)
+        lease = self.leases.add(wish, ticket, file, origin)
         try:
             await self._connected()
             if self._call is not None:

@@ -76,8 +76,24 @@ DENY: Final = Option("--deny", "networks that they may not come from", metavar="
 WAIT: Final = Option(
     "--wait", "wait so many seconds for the local server to listen first", metavar="SECONDS", is_seconds=True
 )
+INSPECT: Final = (
+    Option("--inspect", "open a page on this machine that shows requests and responses as they pass"),
+    Option("--inspect-address", "where that page is (default: loopback, any port)", metavar="HOST:PORT"),
+)
 PLACE: Final = (NAME, POOL, ALLOW, DENY, PROXY_PROTOCOL, TICKET, WAIT)
-TERMS: Final = ("name", "domain", "tcp_port", "pool", "proxy_protocol", "allow", "deny", "ticket", "wait")
+TERMS: Final = (
+    "name",
+    "domain",
+    "tcp_port",
+    "pool",
+    "proxy_protocol",
+    "allow",
+    "deny",
+    "ticket",
+    "wait",
+    "inspect",
+    "inspect_address",
+)
 """Options that ``forward()`` has by the same names."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
 
@@ -101,6 +117,7 @@ examples:
   quictunnel http 8000 --name my-app      at the same address each time
   quictunnel http 8000 --domain app.example.com     at a domain of yours
   quictunnel http 8000 --wait 60          a server that is about to start
+  quictunnel http 8000 --inspect          and a page that shows what passes
   quictunnel http 8000 --json             for a program: the first line it reads has the address
 """,
     arguments=(PORT,),
@@ -109,6 +126,7 @@ examples:
         Option("--passthrough", "TLS ends at the local server, which has a certificate for the public name"),
         DOMAIN,
         *PLACE,
+        *INSPECT,
         *EDGE_OPTIONS,
         JSON,
         LOG_LEVEL,
@@ -128,6 +146,7 @@ examples:
     options=(
         Option("--tcp-port", "the public TCP port that it is to have", metavar="PORT", is_port=True),
         *PLACE,
+        *INSPECT,
         *EDGE_OPTIONS,
         JSON,
         LOG_LEVEL,

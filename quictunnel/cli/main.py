@@ -116,6 +116,8 @@ def terms(options: Namespace) -> dict[str, Any]:
     for name in grammar.TERMS:
         if value := given.get(name):
             found[name] = value.split(",") if name in ("allow", "deny") else value
+    if given.get("inspect_address"):
+        found["inspect"] = True
     if given.get("h2"):
         found["h2_enabled"] = True
     if given.get("passthrough"):

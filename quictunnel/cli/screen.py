@@ -115,6 +115,8 @@ def render(
     if opened.has_tcp:
         facts.add_row("TCP", Text(opened.tcp, style="bold cyan"))
     facts.add_row("Forwards", Text(f"localhost:{opened.port}"))
+    if opened.tunnel.inspector_url:
+        facts.add_row("Inspector", Text(opened.tunnel.inspector_url, style="cyan"))
     facts.add_row("Visitors", Text(f"{snapshot.visitors_now} now · {snapshot.visitors_total} in total"))
     inward, outward = (f" at {shown}" if shown else "" for shown in rates)
     facts.add_row(

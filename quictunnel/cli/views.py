@@ -64,6 +64,8 @@ class PlainView:
         if opened.has_tcp:
             self._line(f"TCP address:    {opened.tcp}")
         self._line(f"Forwards to:    localhost:{opened.port}")
+        if opened.tunnel.inspector_url:
+            self._line(f"Inspector:      {opened.tunnel.inspector_url}")
         self._line("Ctrl-C stops it.")
 
     def event(self, event: ClientEvent) -> None:

@@ -182,12 +182,11 @@ class Conversation:
         return [exchange for exchange in followed if exchange is not None]
 
     def _guarded(self, way: Way, data: memoryview, when: float) -> None:
-        if self._raw is None and self._is_first:
-            self._is_first = False
-            if way is Way.RESPONSE:
-                self._to_raw(NOT_ASKED, when)
+        if self._is_first and way is Way.RESPONSE:
+            self._to_raw(NOT_ASKED, when)
+        self._is_first = False
         if self._raw is not None:
-            self._keep_raw(self._raw, way, data, when)
+            self._keep_raw(way, data, when)
             return
         try:
             if self._frames is not None:
@@ -196,8 +195,7 @@ class Conversation:
                 self._http(self._sides[way], data, when)
         except (_Misunderstood, BodyError, FrameError) as why:
             self._to_raw(f"{str(why)[:1].upper()}{str(why)[1:]}.", when)
-            if self._raw is not None:
-                self._keep_raw(self._raw, way, self._unread, when)
+            self._keep_raw(way, self._unread, when)
 
     def _http(self, side: _Side, data: memoryview, when: float) -> None:
         rest = self._behind(side, data, when)
@@ -207,7 +205,7 @@ class Conversation:
                 return
             rest = self._behind(side, rest, when)
         if self._raw is not None and rest:
-            self._keep_raw(self._raw, side.way, rest, when)
+            self._keep_raw(side.way, rest, when)
 
     def _behind(self, side: _Side, data: memoryview, when: float) -> memoryview:
         """Read a part of a message, at most one whole; what is behind it."""
@@ -264,11 +262,12 @@ class Conversation:
             return data[:0]
         head = bytes(side.head[:end])
         rest = memoryview(bytes(side.head[end:]) + bytes(data[taken:]))
+        self._release(side)
+        self._unread = memoryview(head + bytes(rest))
         if side.way is Way.REQUEST:
             self._has_request(side, head, when)
         else:
             self._has_response(side, head, when)
-        self._release(side)
         return rest
 
     def _hold(self, side: _Side, data: memoryview) -> None:
@@ -368,7 +367,7 @@ class Conversation:
         held = bytes(side.head)
         self._release(side)
         if held:
-            self._http(side, memoryview(held), when)
+            self._guarded(side.way, memoryview(held), when)
 
     # Other languages.
 
@@ -386,7 +385,7 @@ class Conversation:
             self._frames = {way: Frames(agreed(extensions, from_server=way is Way.RESPONSE)) for way in Way}
             self._store.changed(exchange)
             if held:
-                self._websocket(Way.REQUEST, memoryview(held), when)
+                self._guarded(Way.REQUEST, memoryview(held), when)
         else:
             exchange.state = State.DONE
             self._socket = None
@@ -421,10 +420,12 @@ class Conversation:
             held = bytes(side.head)
             self._release(side)
             if held:
-                self._keep_raw(raw, side.way, memoryview(held), when)
+                self._keep_raw(side.way, memoryview(held), when)
         self._socket = self._frames = None
 
-    def _keep_raw(self, raw: Exchange, way: Way, data: memoryview, when: float) -> None:
+    def _keep_raw(self, way: Way, data: memoryview, when: float) -> None:
+        raw = self._raw
+        assert raw is not None
         message = raw.side(way)
         message.began = message.began or when
         message.ended = when
@@ -490,9 +491,9 @@ def _proxy_header(head: bytearray) -> int:
 
 def _guess(beginning: bytes) -> str:
     """What a connection that does not begin with HTTP/1 may be."""
-    if beginning.startswith(b"PRI * HTTP/2"):
+    if beginning.startswith(b"PRI *"):
         return "HTTP/2 (gRPC speaks it too), which is shown as bytes"
-    if beginning[:2] == b"\x16\x03":
+    if beginning[:1] == b"\x16":  # a handshake record (RFC 8446 section 5.1)
         return "TLS, which only its two ends can read"
     if beginning.startswith(b"SSH-"):
         return "SSH, which only its two ends can read"

@@ -18,7 +18,7 @@ _TEXT_CONTROLS: Final = frozenset("\t\n\r\f\x1b")
 
 
 def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
-    """The body without its content codings, at most ``limits.MAX_DECODED`` of it, and what there is to say of it."""
+    """The body without its content codings, at most ``limits.MAX_DECODED`` of it, and a word about it."""
     codings = [word.strip().lower() for word in b",".join(encodings).decode("latin-1").split(",")]
     codings = [word for word in codings if word not in ("", "identity")]
     if not codings:
@@ -26,9 +26,9 @@ def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
     if len(codings) > limits.MAX_CODINGS or not _INFLATED.issuperset(codings):
         return body, f"Content-Encoding {', '.join(codings)[:80]}: shown as it came."
     is_cut = False
-    for _ in codings:
+    for coding in reversed(codings):
         try:
-            body, was_cut = _inflated(body)
+            body, was_cut = _inflated(body, coding)
         except zlib.error:
             return body, "The content coding is not what the header says; shown as it came."
         is_cut = is_cut or was_cut
@@ -36,18 +36,17 @@ def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
     return body, f"Content-Encoding {', '.join(codings)}: undone.{cut}"
 
 
-def _inflated(body: bytes) -> tuple[bytes, bool]:
-    """Raises zlib.error."""
-    for wbits in (ZLIB_OR_GZIP, RAW_DEFLATE):  # some send deflate without zlib's frame (RFC 9110 section 8.4.1.2)
-        stream = zlib.decompressobj(wbits)
-        try:
-            made = stream.decompress(body, limits.MAX_DECODED)
-        except zlib.error:
-            if wbits == RAW_DEFLATE:
-                raise
-        else:
-            return made, bool(stream.unconsumed_tail)
-    raise AssertionError("the loop returns or raises")
+def _inflated(body: bytes, coding: str) -> tuple[bytes, bool]:
+    """What it becomes, and whether it would be more. Raises zlib.error."""
+    stream = zlib.decompressobj(ZLIB_OR_GZIP)
+    try:
+        made = stream.decompress(body, limits.MAX_DECODED)
+    except zlib.error:
+        if coding != "deflate":
+            raise
+        stream = zlib.decompressobj(RAW_DEFLATE)  # some leave zlib's frame out (RFC 9110 section 8.4.1.2)
+        made = stream.decompress(body, limits.MAX_DECODED)
+    return made, bool(stream.unconsumed_tail)
 
 
 def shown(data: bytes, content_type: bytes = b"", *, is_cut: bool = False) -> dict[str, str]:

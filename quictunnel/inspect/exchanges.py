@@ -29,10 +29,6 @@ class Way(Enum):
     RESPONSE = "response"
     """Back."""
 
-    @property
-    def other(self) -> Way:
-        return Way.RESPONSE if self is Way.REQUEST else Way.REQUEST
-
 
 class Kind(Enum):
     HTTP = "http"
@@ -135,6 +131,7 @@ class Exchange:
         return self.request if way is Way.REQUEST else self.response
 
     def note(self, text: str) -> None:
+        text = text[: limits.MAX_NOTE]
         if text not in self.notes:
             self.notes.append(text)
 

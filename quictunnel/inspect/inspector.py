@@ -67,7 +67,7 @@ class Inspector:
     @property
     def url(self) -> str:
         """Where the page is. What follows ``#`` opens it, and is sent to no server."""
-        host = "127.0.0.1" if self._host == "0.0.0.0" else "::1" if self._host == "::" else self._host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
         return f"http://{format_address(host, self._port)}/#{self._token}"
 
     def origin(self, port: int) -> Origin:
@@ -80,8 +80,8 @@ class Inspector:
 
     def close(self) -> None:
         """Stop looking and showing. Visitors notice nothing."""
-        if self._is_closed:
-            return
+        if self._is_closed or self._background.process != os.getpid():
+            return  # a forked child leaves the parent's alone
         self._is_closed = True
         self._recorder.close()
         self._background.call(self._stop())
@@ -146,8 +146,8 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Give another "
-            "address, with port 0 for any."
+            f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Give "
+            "another port, or 0 for any."
         ) from None
     sock.setblocking(False)
     return sock

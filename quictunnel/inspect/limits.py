@@ -14,6 +14,8 @@ MAX_RAW: Final = 64 * 1024
 """Bytes kept of each direction of what is no HTTP/1: 4,096 lines of a hex dump."""
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a message's head; servers refuse a quarter of that. What is longer is shown as raw bytes."""
+MAX_NOTE: Final = 300
+"""Characters of a remark; it may quote a peer."""
 MAX_PIPELINED: Final = 32
 """Requests of one connection that wait for an answer; browsers send one at a time."""
 MAX_INTERIM: Final = 16

@@ -52,7 +52,7 @@ class Tap:
         self.is_unwatched = False
         """The store's side does not look into it (any more)."""
         self._recorder = recorder
-        self._unseen = {way: 0 for way in Way}
+        self._unseen = dict.fromkeys(Way, 0)
 
     def passed(self, way: Way, data: bytes | list[bytes], size: int) -> None:
         """Bytes pass; they must not change any more."""
@@ -64,8 +64,8 @@ class Tap:
             if self._unseen[way]:
                 self._tell_unseen(way)
             recorder.put(self, way, data, size)
-        except Exception:  # noqa: BLE001 - nothing of the inspector may ever reach the bytes
-            recorder.failed()
+        except Exception as error:  # noqa: BLE001 - nothing of the inspector may ever reach the bytes
+            recorder.failed(error)
 
     def ended(self, way: Way) -> None:
         """A direction ended in good order."""
@@ -87,8 +87,8 @@ class Tap:
                 if self._unseen[each]:
                     self._tell_unseen(each)
             recorder.put(self, way, piece, 0)
-        except Exception:  # noqa: BLE001 - as above
-            recorder.failed()
+        except Exception as error:  # noqa: BLE001 - as above
+            recorder.failed(error)
 
     def _tell_unseen(self, way: Way) -> None:
         self._recorder.put(self, way, self._unseen[way], 0)
@@ -118,7 +118,7 @@ class Recorder:
         self._is_closed = False
         self._next = 1
         self._live: dict[Tap, Conversation] = {}
-        self._is_faulty = False
+        self.is_faulty = False
 
     # The tunnel's side.
 
@@ -142,11 +142,11 @@ class Recorder:
         """Nothing is wanted any more; from any thread."""
         self._is_closed = True
 
-    def failed(self) -> None:
-        """Called where an exception is handled: say it once."""
-        if not self._is_faulty:
-            self._is_faulty = True
-            logger.exception("the inspector failed; the tunnel does not notice")
+    def failed(self, error: Exception) -> None:
+        """Something of ours is wrong: say it once."""
+        if not self.is_faulty:
+            self.is_faulty = True
+            logger.error("the inspector failed; the tunnel does not notice", exc_info=error)
 
     # The store's side.
 
@@ -194,8 +194,8 @@ class Recorder:
                 return
         try:
             _tell(conversation, way, piece, size, when)
-        except Exception:  # noqa: BLE001 - whatever it is, it is ours alone, and the page goes on
-            self.failed()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is ours alone, and the page goes on
+            self.failed(error)
             del self._live[tap]
             tap.is_unwatched = True
             conversation.fail(FAILED)

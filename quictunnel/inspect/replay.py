@@ -1,4 +1,4 @@
-"""A recorded request sent to the origin again, over a connection of its own; what comes back is recorded as well."""
+"""A recorded request sent to the origin again, over a connection of its own; what comes back is recorded, too."""
 
 from __future__ import annotations
 
@@ -104,5 +104,3 @@ def _request(recorded: Exchange) -> bytes:
         chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
         body = chunk + b"0\r\n\r\n"
     return recorded.request.head + body
-
-

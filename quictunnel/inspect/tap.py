@@ -44,7 +44,7 @@ class TappedOrigin(Origin):
 
 
 class TappedSplice(TcpSplice):
-    """A splice that tells what it passes on, before it does: what it then does with it is none of a tap's business."""
+    """A splice that tells what it passes on."""
 
     __slots__ = ("_tap",)
 

@@ -95,7 +95,9 @@ def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
         "at": max(0.0, frame.when - began),
         "size": frame.size,
         "note": frame.note,
-        **(shown(frame.data, is_cut=frame.size > len(frame.data)) if frame.kind != "close" else _close(frame.data)),
+        **(
+            shown(frame.data, is_cut=frame.size > len(frame.data)) if frame.kind != "close" else _close(frame.data)
+        ),
     }
 
 
@@ -116,5 +118,3 @@ def _readable(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-

@@ -165,5 +165,3 @@ def _gone() -> Response:
 
 def _no(status: int, why: str) -> Response:
     return JSONResponse({"error": why}, status)
-
-

@@ -30,6 +30,8 @@ def test_http() -> None:
         "deny": None,
         "proxy_protocol": None,
         "wait": None,
+        "inspect": False,
+        "inspect_address": None,
         "json": False,
         "log_level": "warning",
     }

@@ -51,6 +51,7 @@ def ask(path: str = "/api/x", *, headers: dict[str, str] | list[tuple[str, str]]
         ({"host": "localhost.evil.example:4040"}, 421),
         ({"host": "127.0.0.1:4040@evil.example"}, 421),
         ({"host": "127.0.0.1 evil.example"}, 421),
+        ({"host": "127.1"}, 421),
         ({"host": ""}, 421),
         ({"origin": "http://127.0.0.1:4040"}, 200),
         ({"origin": "https://127.0.0.1:4040"}, 403),

@@ -1,0 +1,93 @@
+"""A recorder without a thread, and a connection that a test lets things pass through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.exchanges import (
+    FIXED_COST,
+    FRAME_COST,
+    HEADER_COST,
+    Exchange,
+    Store,
+    Way,
+)
+from quictunnel.inspect.recorder import Recorder, Tap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+IN, OUT = Way.REQUEST, Way.RESPONSE
+
+
+class Scene:
+    """``said`` and ``answered`` pass at once and are looked at; ``exchanges`` is what came of it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.store = Store(lambda: 1_700_000_000.0)
+        self.recorder = Recorder(self.store, lambda: None, lambda: self.now)
+        self.tap = self.recorder.tap("192.0.2.1:50000")
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        return list(self.store)
+
+    @property
+    def only(self) -> Exchange:
+        (exchange,) = self.exchanges
+        return exchange
+
+    def pass_(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
+        for piece in pieces:
+            (tap or self.tap).passed(way, piece, len(piece))
+        self.look()
+
+    def said(self, *pieces: bytes) -> None:
+        self.pass_(IN, *pieces)
+
+    def answered(self, *pieces: bytes) -> None:
+        self.pass_(OUT, *pieces)
+
+    def ended(self, way: Way) -> None:
+        self.tap.ended(way)
+        self.look()
+
+    def gone(self, why: str = "") -> None:
+        self.tap.gone(why)
+        self.look()
+
+    def look(self) -> None:
+        while self.recorder.drain():
+            pass
+        self.check()
+
+    def check(self) -> None:
+        """Nothing grew past its bound, and what is counted is what is there."""
+        assert self.store.kept == sum(exchange.cost for exchange in self.store) <= limits.MAX_KEPT
+        assert len(self.store) <= limits.MAX_EXCHANGES
+        for exchange in self.store:
+            assert exchange.cost == cost_of(exchange)
+            for message in (exchange.request, exchange.response):
+                assert len(message.body.data) <= message.body.limit <= limits.MAX_BODY
+                assert len(message.body.data) <= message.body.size
+            assert len(exchange.frames) <= limits.MAX_FRAMES
+            assert sum(len(frame.data) for frame in exchange.frames) <= limits.MAX_FRAMES_KEPT
+            assert len(exchange.notes) < 10
+        assert 0 <= self.recorder.parsing.held <= limits.MAX_PARSING
+        assert self.recorder.connections <= limits.MAX_CONNECTIONS
+        assert not self.recorder.is_faulty
+
+
+def cost_of(exchange: Exchange) -> int:
+    """What an exchange really keeps."""
+    messages = (exchange.request, exchange.response)
+    bodies = sum(len(message.body.data) for message in messages)
+    heads = sum(2 * len(message.head) + HEADER_COST * len(message.headers) for message in messages)
+    frames = sum(len(frame.data) + FRAME_COST for frame in exchange.frames)
+    return FIXED_COST + bodies + heads + frames
+
+
+def bytewise(data: bytes) -> Iterable[bytes]:
+    return (data[at : at + 1] for at in range(len(data)))

@@ -1,0 +1,75 @@
+"""Bodies as a person can read them, and what a compression bomb costs."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+import zlib
+
+import pytest
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.decoding import decoded, shown
+
+TEXT = b"a little text, " * 20
+TWICE = gzip.compress(zlib.compress(TEXT))
+
+
+def raw_deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("body", "encodings", "expected", "note"),
+    [
+        (TEXT, [], TEXT, ""),
+        (TEXT, [b"identity"], TEXT, ""),
+        (gzip.compress(TEXT), [b"gzip"], TEXT, "Content-Encoding gzip: undone."),
+        (gzip.compress(TEXT), [b" X-GZIP "], TEXT, "Content-Encoding x-gzip: undone."),
+        (zlib.compress(TEXT), [b"deflate"], TEXT, "Content-Encoding deflate: undone."),
+        (raw_deflate(TEXT), [b"deflate"], TEXT, "Content-Encoding deflate: undone."),
+        (TWICE, [b"deflate, gzip"], TEXT, "Content-Encoding deflate, gzip: undone."),
+        (TWICE, [b"deflate", b"gzip"], TEXT, "Content-Encoding deflate, gzip: undone."),
+        (gzip.compress(TEXT)[:-20], [b"gzip"], None, "Content-Encoding gzip: undone."),
+        (b"", [b"gzip"], b"", "Content-Encoding gzip: undone."),
+        (b"abc", [b"br"], b"abc", "Content-Encoding br: shown as it came."),
+        (b"abc", [b"gzip"], b"abc", "The content coding is not what the header says; shown as it came."),
+        (b"abc", [b"gzip,gzip,gzip,gzip"], b"abc", "Content-Encoding gzip, gzip, gzip, gzip: shown as it came."),
+    ],
+)
+def test_codings(body: bytes, encodings: list[bytes], expected: bytes | None, note: str) -> None:
+    found, said = decoded(body, encodings)
+    assert said == note
+    assert found == expected if expected is not None else TEXT.startswith(found)
+
+
+def test_a_bomb() -> None:
+    bomb = gzip.compress(gzip.compress(bytes(200_000_000)))
+    assert len(bomb) < 2000
+    tracemalloc.start()
+    try:
+        found, note = decoded(bomb, [b"gzip", b"gzip"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found) == limits.MAX_DECODED
+    assert f"first {limits.MAX_DECODED} bytes" in note
+    assert peak < 4 * limits.MAX_DECODED
+
+
+@pytest.mark.parametrize(
+    ("data", "media", "is_cut", "expected"),
+    [
+        (b"abc\r\n\t", b"", False, {"text": "abc\r\n\t"}),
+        ("grüß".encode(), b"text/plain", False, {"text": "grüß"}),
+        ("grüß".encode("latin-1"), b'text/plain; charset="ISO-8859-1"; x', False, {"text": "grüß"}),
+        ("grüß".encode("latin-1"), b"", False, {"base64": "Z3L83w=="}),
+        ("grü€".encode()[:-1], b"", True, {"text": "grü"}),
+        ("grü€".encode()[:-1], b"", False, {"base64": "Z3LDvOKC"}),
+        (b"\x00\x01", b"text/plain", False, {"base64": "AAE="}),
+        (b"", b"", False, {"text": ""}),
+    ],
+)
+def test_text_or_bytes(data: bytes, media: bytes, is_cut: bool, expected: dict[str, str]) -> None:
+    assert shown(data, media, is_cut=is_cut) == expected

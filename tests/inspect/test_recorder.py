@@ -1,0 +1,320 @@
+"""From the tunnel's thread to the inspector's: nothing changes on the way, nothing raises, nothing grows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.conversation import Conversation
+from quictunnel.inspect.exchanges import Kind, State, Store, Watcher
+from quictunnel.inspect.recorder import FAILED, Recorder, Tap
+from quictunnel.inspect.tap import TappedSplice
+from quictunnel.transport.splice import TcpSplice
+from quictunnel.wire.codes import StreamCode
+from tests.inspect.scene import IN, OUT, Scene
+
+if TYPE_CHECKING:
+    import pytest
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+FRAGMENTS = [
+    GET,
+    OK,
+    b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n",
+    b"PUT /p HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\n",
+    b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"5\r\nhello\r\n",
+    b"0\r\n\r\n",
+    b"hello",
+    b"\x81\x85abcd\x00\x00\x00\x00\x00",
+    b"\xc1\x07\xf2H\xcd\xc9\xc9\x07\x00",
+    b"\x88\x00",
+    b"\r\n",
+    b"PROXY TCP4 1.2.3.4 1.2.3.4 5 6\r\n",
+    b"\x16\x03\x01",
+]
+SOUP = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["in", "in", "out", "out", "in end", "out end", "lost", "gone", "unseen in", "unseen out"]
+        ),
+        st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=40)),
+        st.integers(1, 60),
+    ),
+    max_size=25,
+)
+
+
+class Side:
+    """Stands for a stream or a TCP transport, and writes down what it is told."""
+
+    room = 1 << 20
+    is_over = False
+    receive_done = False
+
+    def __init__(self, log: list[Any], name: str) -> None:
+        self._log = log
+        self._name = name
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_extra_info(self, _: str) -> None:
+        return None
+
+    def __getattr__(self, method: str) -> Any:
+        def called(*arguments: Any) -> None:
+            self._log.append((self._name, method, *arguments))
+
+        return called
+
+
+def passed_on(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
+    """What a splice does with what comes in these pieces."""
+    log: list[Any] = []
+    splice._stream, splice._transport = Side(log, "stream"), Side(log, "tcp")  # type: ignore[assignment]
+    splice._keep_looking = lambda: None  # type: ignore[method-assign]
+    for what, data, step in soup:
+        pieces = [data[at : at + step] for at in range(0, len(data), step)]
+        match what:
+            case "in":
+                splice.stream_data(pieces, len(data))
+            case "out":
+                for piece in pieces:
+                    splice.received(piece)
+            case "in end":
+                splice.stream_end()
+            case "out end":
+                splice.eof_received()
+            case "lost":
+                splice.stream_lost(StreamCode.CLOSING, None)
+                return log
+            case "gone":
+                splice.connection_lost(None)
+                return log
+    splice.connection_lost(OSError())
+    return log
+
+
+def made(tap: Tap | None) -> TcpSplice:
+    """``__slots__`` of its own class keep a splice from being told to keep still; a subclass is not."""
+    base = TcpSplice if tap is None else TappedSplice
+
+    class Still(base):  # type: ignore[misc, valid-type]
+        pass
+
+    return Still(lambda _: None) if tap is None else Still(lambda _: None, tap)
+
+
+@settings(max_examples=300)
+@given(SOUP, st.booleans())
+def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
+    soup: list[tuple[str, bytes, int]], keeps_up: bool
+) -> None:
+    """Any bytes in any split, both ways, with ends and resets at any point; with an inspector that looks at each
+    piece, or at all in the end."""
+    scene = Scene()
+    if keeps_up:
+        scene.recorder._wake = lambda: None
+        put = scene.recorder.put
+
+        def put_and_look(*arguments: Any) -> None:
+            put(*arguments)
+            scene.look()
+
+        scene.recorder.put = put_and_look  # type: ignore[method-assign]
+    assert passed_on(made(scene.tap), soup) == passed_on(made(None), soup)
+    scene.look()
+    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.connections == 0
+    assert scene.recorder.waiting == 0
+    assert all(each.state is not State.OPEN for each in scene.store)
+
+
+@settings(max_examples=200)
+@given(SOUP)
+def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
+    scene = Scene()
+    for what, data, step in soup:
+        way = IN if "in" in what else OUT
+        if what.startswith("unseen"):
+            scene.tap._unseen[way] += step
+        elif what.endswith("end"):
+            scene.ended(way)
+        elif what in ("in", "out"):
+            scene.pass_(way, *(data[at : at + step] for at in range(0, len(data), step)))
+    scene.gone("over")
+    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.connections == 0
+
+
+def test_a_fault_of_the_inspector_stays_there(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    scene = Scene()
+    scene.said(GET)
+    monkeypatch.setattr(Conversation, "data", broken)
+    for _ in range(3):
+        scene.tap.passed(OUT, OK, len(OK))
+        other = scene.recorder.tap("other")
+        other.passed(IN, GET, len(GET))
+        other.passed(IN, GET, len(GET))
+    with caplog.at_level(logging.ERROR):
+        while scene.recorder.drain():
+            pass
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert scene.recorder.connections == 0
+    assert (scene.only.state, scene.only.notes) == (State.BROKEN, [FAILED])
+
+
+def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> None:
+    def broken() -> None:
+        raise RuntimeError("no loop")
+
+    recorder = Recorder(Store(lambda: 0.0), broken)
+    soup = [("in", GET, 9), ("out", OK, 9), ("in end", b"", 1), ("gone", b"", 1)]
+    with caplog.at_level(logging.ERROR):
+        assert passed_on(made(recorder.tap("x")), soup) == passed_on(made(None), soup)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+# Bounds.
+
+
+def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_QUEUED", 1000)
+    scene = Scene()
+    scene.said(GET)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
+    scene.tap.passed(OUT, head, len(head))
+    for _ in range(50):
+        scene.tap.passed(OUT, b"x" * 100, 100)
+    assert scene.recorder.waiting <= 1000
+    scene.look()
+    scene.pass_(OUT, OK)  # behind the gap, which was all body
+    body = scene.exchanges[0].response.body
+    assert body.size == 5000
+    assert len(body.data) == 900
+    assert "could not keep up" in scene.exchanges[0].notes[0]
+    assert scene.exchanges[0].state is State.DONE
+
+
+def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    scene.said(GET)
+    monkeypatch.setattr(limits, "MAX_QUEUED", 10)
+    scene.answered(OK)
+    monkeypatch.undo()
+    scene.answered(b"more")
+    assert [each.kind for each in scene.exchanges] == [Kind.HTTP, Kind.RAW]
+    assert f"{len(OK)} bytes passed unseen" in scene.exchanges[1].notes[0]
+    scene.gone()
+
+
+def test_what_waits_is_bounded_in_pieces_and_ends_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    taps = [scene.recorder.tap("x") for _ in range(20)]
+    for tap in taps:
+        scene.pass_(IN, GET, tap=tap)
+    monkeypatch.setattr(limits, "MAX_EVENTS", 10)
+    for tap in taps:
+        tap.passed(OUT, b"H", 1)
+        tap.ended(IN)
+        tap.gone("over")
+    assert len(scene.recorder._queue) == 10
+    scene.look()
+    assert scene.recorder.connections == 0
+    assert {each.state for each in scene.store} == {State.BROKEN}
+
+
+def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_CONNECTIONS", 3)
+    scene = Scene()
+    taps = [scene.recorder.tap("x") for _ in range(5)]
+    for _ in range(2):
+        for tap in taps:
+            scene.pass_(IN, GET, tap=tap)
+    assert (scene.recorder.connections, scene.recorder.unseen_connections, len(scene.store)) == (3, 2, 6)
+    taps[0].gone("")
+    scene.pass_(IN, GET, tap=scene.recorder.tap("x"))
+    scene.pass_(OUT, OK, tap=taps[4])  # not from its middle
+    assert (scene.recorder.connections, scene.recorder.unseen_connections, len(scene.store)) == (3, 2, 7)
+
+
+def test_looking_ends_when_its_time_is_over() -> None:
+    scene = Scene()
+    for _ in range(1000):
+        scene.tap.passed(IN, GET, len(GET))
+        scene.tap.passed(OUT, OK, len(OK))
+    assert scene.recorder.drain(0.0)
+    assert scene.recorder.waiting == 1000 * len(GET + OK) - len(GET)
+    scene.look()
+    assert scene.exchanges[-1].number == 1000
+
+
+def test_no_wake_is_lost_between_two_threads() -> None:
+    """One thread says, the other looks when it is told to: in the end everything was looked at."""
+    woken = threading.Event()
+    recorder = Recorder(Store(lambda: 0.0), woken.set)
+    tap = recorder.tap("x")
+    rounds = 5000
+
+    def say() -> None:
+        for _ in range(rounds):
+            while not recorder.has_room(len(GET)):
+                pass
+            tap.passed(IN, b"\x00", 1)
+
+    saying = threading.Thread(target=say)
+    saying.start()
+    seen = 0
+    while seen < rounds:
+        assert woken.wait(20), f"asleep after {seen}"
+        woken.clear()
+        while recorder.drain():
+            pass
+        seen = sum(exchange.request.body.size for exchange in recorder._store)
+    saying.join()
+
+
+def test_a_closed_recorder_takes_nothing() -> None:
+    scene = Scene()
+    scene.said(GET)
+    scene.tap.passed(IN, GET, len(GET))
+    scene.recorder.close()
+    scene.tap.passed(IN, GET, len(GET))
+    scene.look()
+    assert len(scene.store) == 1
+
+
+async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_EXCHANGES", 5)
+    scene, stirred = Scene(), asyncio.Event()
+    watcher = Watcher(stirred)
+    scene.store.watchers.add(watcher)
+    scene.said(GET)
+    scene.answered(OK)
+    assert stirred.is_set()
+    assert watcher.take() == [1]
+    assert not stirred.is_set()
+    for _ in range(30):
+        scene.said(GET)
+        scene.answered(OK)
+        assert len(watcher._numbers) <= 10
+    assert watcher.take() is None
+    assert watcher.take() == []

@@ -1,0 +1,206 @@
+"""WebSocket messages, as a real library writes them: masked, in fragments, compressed, and wrongly."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame, Opcode
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.exchanges import Kind, State
+from quictunnel.inspect.views import detail
+from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, Said, agreed
+from tests.inspect.scene import IN, OUT, Scene, bytewise
+
+ASK = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+YES = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\n"
+DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+
+
+def written(opcode: Opcode, data: bytes, *, mask: bool = False, last: bool = True, extensions=()) -> bytes:
+    return Frame(opcode, data, last).serialize(mask=mask, extensions=extensions)
+
+
+def read(frames: Frames, *pieces: bytes) -> list[Said]:
+    return [said for piece in pieces for said in frames.feed(memoryview(piece))]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([Opcode.TEXT, Opcode.BINARY, Opcode.PING]), st.binary(max_size=120)), max_size=6
+    ),
+    st.booleans(),
+    st.booleans(),
+    st.integers(1, 50),
+)
+def test_messages_in_any_split(messages: list[tuple[Opcode, bytes]], mask: bool, deflate: bool, step: int) -> None:
+    extensions = [PerMessageDeflate(False, False, 15, 15)] if deflate else []
+    data = b"".join(written(opcode, said, mask=mask, extensions=extensions) for opcode, said in messages)
+    pieces = [data[at : at + step] for at in range(0, len(data), step)]
+    found = read(Frames(Deflate(15, keeps_context=True) if deflate else None), *pieces)
+    assert [(each.kind, each.data, each.size) for each in found] == [
+        (opcode.name.lower(), said, len(said)) for opcode, said in messages
+    ]
+
+
+def test_a_message_in_fragments_with_a_ping_between() -> None:
+    data = (
+        written(Opcode.TEXT, b"one ", mask=True, last=False)
+        + written(Opcode.PING, b"?", mask=True)
+        + written(Opcode.CONT, b"two ", mask=True, last=False)
+        + written(Opcode.CONT, b"three", mask=True)
+    )
+    assert read(Frames(None), *bytewise(data)) == [
+        Said("ping", b"?", 1, ""),
+        Said("text", b"one two three", 13, ""),
+    ]
+
+
+@pytest.mark.parametrize("size", [125, 126, 65535, 65536, 300_000])
+def test_of_a_large_message_a_beginning_is_kept(size: int) -> None:
+    data = written(Opcode.BINARY, os.urandom(size), mask=True)
+    frames = Frames(None)
+    (said,) = read(frames, *(data[at : at + 9_999] for at in range(0, len(data), 9_999)))
+    assert (len(said.data), said.size) == (min(size, limits.MAX_FRAME), size)
+
+
+def test_what_is_not_kept_is_passed_over() -> None:
+    frames = Frames(None)
+    data = written(Opcode.BINARY, b"x" * 100_000)
+    assert not frames.pass_over(5)
+    read(frames, data[:50_000])
+    assert frames.is_full
+    assert frames.pass_over(40_000)
+    assert not frames.pass_over(len(data) - 90_000), "not its last byte"
+    (said,) = read(frames, data[90_000:])
+    assert (said.data, said.size) == (b"x" * limits.MAX_FRAME, 100_000)
+
+
+def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_INFLATED", 100_000)
+    extensions = [PerMessageDeflate(False, False, 15, 15)]
+    small = written(Opcode.TEXT, b"small" * 10, extensions=extensions)
+    bomb = written(Opcode.BINARY, bytes(50_000_000), extensions=extensions)
+    after = written(Opcode.TEXT, b"after" * 10, extensions=extensions)
+    frames = Frames(Deflate(15, keeps_context=True))
+    first, second, third = read(frames, small, bomb, after)
+    assert first == Said("text", b"small" * 10, 50, "compressed")
+    assert (len(second.data), second.note) == (limits.MAX_FRAME, TOO_LARGE)
+    assert (third.data, third.note) == (b"", TOO_LARGE)
+    assert third.size == len(after) - 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        b"\x83\x00",  # an opcode that is none
+        b"\xa1\x00",  # a reserved bit
+        b"\xc1\x00",  # compressed without having agreed
+        b"\x80\x00",  # a continuation of nothing
+        b"\x09\x00",  # a ping in fragments
+        b"\x89\x7e\x00\xff",  # a ping that is too long
+        b"\x8b\x00",
+        b"\x82\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\x01\x00\x81\x00",  # a message inside another
+    ],
+)
+def test_what_are_no_frames(wrong: bytes) -> None:
+    with pytest.raises(FrameError):
+        read(Frames(None), *bytewise(wrong + b"\x00" * 8))
+
+
+def test_what_is_no_deflate() -> None:
+    with pytest.raises(FrameError):
+        read(Frames(Deflate(15, keeps_context=True)), b"\xc1\x05\xff\xff\xff\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("said", "from_server", "expected"),
+    [
+        ([], True, None),
+        ([b"x-other"], True, None),
+        ([b"permessage-deflate"], True, Deflate(15, keeps_context=True)),
+        ([b"a, permessage-deflate; server_no_context_takeover"], True, Deflate(15, keeps_context=False)),
+        ([b"permessage-deflate; server_no_context_takeover"], False, Deflate(15, keeps_context=True)),
+        ([b'PerMessage-Deflate; client_max_window_bits="10"'], False, Deflate(10, keeps_context=True)),
+        ([b"permessage-deflate; client_max_window_bits=99"], False, Deflate(15, keeps_context=True)),
+    ],
+)
+def test_what_was_agreed(said: list[bytes], from_server: bool, expected: Deflate | None) -> None:
+    assert agreed(said, from_server=from_server) == expected
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+def test_a_websocket_in_a_connection(deflate: bool) -> None:
+    scene = Scene()
+    ours, theirs = ([PerMessageDeflate(False, False, 15, 15)] if deflate else [] for _ in range(2))
+    scene.said(ASK)
+    scene.answered(
+        YES + (DEFLATE if deflate else b"") + b"\r\n" + written(Opcode.TEXT, b"hello", extensions=theirs)
+    )
+    scene.now += 1
+    scene.said(*bytewise(written(Opcode.TEXT, "grüß".encode(), mask=True, extensions=ours)))
+    scene.said(written(Opcode.CLOSE, b"\x03\xe8bye", mask=True))
+    exchange = scene.only
+    assert (exchange.kind, exchange.status, exchange.state) == (Kind.WEBSOCKET, 101, State.OPEN)
+    shown = detail(exchange)["messages"]
+    assert [(each["way"], each["kind"], each["text"]) for each in shown] == [
+        ("response", "text", "hello"),
+        ("request", "text", "grüß"),
+        ("request", "close", "1000 bye"),
+    ]
+    assert [each["at"] for each in shown] == [0.0, 1.0, 1.0]
+    scene.gone()
+    assert scene.only.state is State.DONE
+
+
+def test_what_a_visitor_says_before_the_answer_is_held() -> None:
+    scene = Scene()
+    scene.said(ASK + written(Opcode.TEXT, b"early", mask=True))
+    scene.answered(YES + b"\r\n")
+    assert [frame.data for frame in scene.only.frames] == [b"early"]
+    assert scene.recorder.parsing.held == 0
+
+
+def test_when_it_stops_being_a_websocket() -> None:
+    scene = Scene()
+    scene.said(ASK)
+    scene.answered(YES + b"\r\n" + b"\xff" * 20)
+    socket, raw = scene.exchanges
+    assert (socket.state, raw.kind, raw.response.body.data) == (State.BROKEN, Kind.RAW, b"\xff" * 20)
+
+
+def test_messages_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    scene.said(ASK)
+    scene.answered(YES + b"\r\n")
+    monkeypatch.setattr(limits, "MAX_FRAMES", 10)
+    for number in range(25):
+        scene.answered(written(Opcode.TEXT, b"%d" % number))
+    assert [int(frame.data) for frame in scene.only.frames] == list(range(15, 25))
+    assert detail(scene.only)["messages_dropped"] == 15
+    monkeypatch.setattr(limits, "MAX_FRAMES_KEPT", 5000)
+    for _ in range(9):
+        scene.answered(written(Opcode.TEXT, b"x" * 1000))
+    assert len(scene.only.frames) == 5
+
+
+def test_unseen_bytes_of_a_message_do_not_lose_the_thread() -> None:
+    scene = Scene()
+    scene.said(ASK)
+    scene.answered(YES + b"\r\n")
+    data = written(Opcode.BINARY, b"x" * 100_000) + written(Opcode.TEXT, b"next")
+    scene.answered(data[:1000])
+    scene.tap._unseen[OUT] = 50_000
+    scene.answered(data[51_000:])
+    assert [(frame.size, len(frame.data)) for frame in scene.only.frames] == [(100_000, 990), (4, 4)]
+    scene.tap._unseen[IN] = 5  # here nobody knows what it was
+    scene.said(b"x")
+    assert scene.exchanges[-1].kind is Kind.RAW
