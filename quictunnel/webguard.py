@@ -29,7 +29,8 @@ HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
         b"content-security-policy",
         (
             b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-            b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+            b"require-trusted-types-for 'script'; trusted-types 'none'"
         ),
     ),
     (b"x-content-type-options", b"nosniff"),
@@ -39,7 +40,8 @@ HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
-"""With every answer. No CORS header is among them: no other origin may read anything."""
+"""With every answer. No CORS header is among them: no other origin may read anything. The page can make no HTML
+out of text (Trusted Types), which keeps a hostile name from becoming code even if a script of ours should try."""
 
 _WRONG: Final = "The token is missing or wrong. Open the address that was printed, with all that follows #."
 

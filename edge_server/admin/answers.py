@@ -14,14 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JSON: Final = "application/json"
-_POLICY: Final = b"content-security-policy"
 HEADERS: Final = (
-    *((name, value) for name, value in webguard.HEADERS if name != _POLICY),
-    (_POLICY, dict(webguard.HEADERS)[_POLICY] + b"; require-trusted-types-for 'script'; trusted-types 'none'"),
+    *webguard.HEADERS,
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
-"""With each answer. The page can make no HTML out of text (Trusted Types), which is what keeps a hostile name from
-becoming code even if a script of ours should try."""
+"""With each answer."""
 
 
 class Problem(msgspec.Struct, frozen=True):
