@@ -15,6 +15,7 @@ from edge_server.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_ser
 from edge_server.options import sources
 from edge_server.options.kinds import (
     ADDRESS,
+    DIRECTORY,
     DOMAIN,
     FILE,
     HOST,
@@ -203,6 +204,14 @@ class EdgeConfig:
         choice(*LOG_FORMATS), "lines for people, or an object a line", default="text", group=_LOGS, live=True
     )
     log_level: str = option(choice(*LOG_LEVELS), "how much to say", default="info", group=_LOGS, live=True)
+    qlog: Path | None = option(
+        DIRECTORY,
+        "write what each QUIC connection does to files in this directory; for looking into something, since it "
+        "costs time and up to a gigabyte",
+        shown="none",
+        group=_LOGS,
+        live=True,
+    )
 
     @property
     def shown_tcp_host(self) -> str:

@@ -59,6 +59,7 @@ from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
+from quictunnel.transport.qlog import Tracer
 from quictunnel.transport.udp import UdpSocket
 from quictunnel.wire.codes import ALPN, SessionCode
 
@@ -144,6 +145,7 @@ class EdgeServer:
         self.ca = authority.certificate
         self._take_certificates(authority)
         identity = make_identity(config, state.path, authority)
+        tracer = Tracer(config.qlog) if config.qlog is not None else None
         inherited = await self._ask(state) if config.takeover else None
         try:
             if config.admin is not None:
@@ -174,6 +176,7 @@ class EdgeServer:
         # ... then the door for clients, who bring the names that visitors ask for.
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
+        self._endpoint.trace(tracer)
         self._https = await asyncio.get_running_loop().create_server(
             self._front, sock=self._listening, backlog=BACKLOG
         )
@@ -268,7 +271,12 @@ class EdgeServer:
         """Take over what may change while it serves; which options did, and which did not. Raises ConfigError
         when something is wrong with them: then nothing has changed."""
         assert self._house is not None
+        assert self._endpoint is not None
+        is_other = config.qlog != self.config.qlog
+        tracer = Tracer(config.qlog) if is_other and config.qlog is not None else None
         outcome = await reconfigure(self._house, self.config, config)
+        if is_other:
+            self._endpoint.trace(tracer)
         self.config = outcome.config
         return outcome
 

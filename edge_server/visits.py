@@ -32,6 +32,8 @@ class Ending(enum.Enum):
     """Why a visit ended. A fixed set, so that counting by it is bounded."""
 
     DONE = "both sides finished"
+    LEFT = "the origin had finished, and the visitor left"
+    """Without ending its side, as many programs do when they have what they asked for: curl, for one."""
     VISITOR = "the visitor broke it off"
     ORIGIN = "the origin broke it off"
     REFUSED = "the origin did not answer"
@@ -252,4 +254,6 @@ def _ending(splice: Splice) -> Ending:
         return Ending.DONE
     if splice.lost is not None:
         return _BY_CODE[splice.lost]
-    return Ending.SENT_AWAY if splice.is_refused else Ending.VISITOR
+    if splice.is_refused:
+        return Ending.SENT_AWAY
+    return Ending.LEFT if splice.had_all else Ending.VISITOR

@@ -16,6 +16,7 @@ from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Erro
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
 from quictunnel.transport.engines import create_engine
+from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.session import Session
 from quictunnel.transport.udp import UdpSocket, wildcard
 from quictunnel.version import SOFTWARE
@@ -102,6 +103,8 @@ class Call:
             engine = create_engine(settings, config.engine)
             self.engine = engine.name
             self._endpoint = Endpoint(engine, udp)
+            if config.qlog is not None:
+                self._endpoint.trace(tracer_of(config.qlog))
             self.session = Session(Side.CLIENT, self, self._endpoint.wake)
             self._link = self.session.link
             connection = self._endpoint.connect(address, config.address[0], self.session.link)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel import background
-from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load
+from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.meter import Meter
 from quictunnel.observation import ClientEvent, Snapshot
 from quictunnel.status import endpoint as status
@@ -65,6 +65,7 @@ class Client:
                 ca=None if ca is None else Path(ca),
                 engine=os.environ.get(ENGINE) or "auto",
                 congestion=os.environ.get(CONGESTION) or "auto",
+                qlog=qlog_of(os.environ),
             )
         )
 

@@ -10,8 +10,9 @@ sent to an edge that it was not written down for.
 3. ``client.env`` of an edge that runs on this machine. It is complete in itself: a stray ``QUICTUNNEL_TOKEN``
    or ``QUICTUNNEL_CA`` without an edge to go with is an error, not half of it.
 
-An empty variable counts as one that is not set. The engine and its
-congestion control are the environment's alone (``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``).
+An empty variable counts as one that is not set. The engine, its
+congestion control and its traces are the environment's alone (``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``,
+``QUICTUNNEL_QLOG``).
 Reading and checking the files is ``configfile``; whether the edge is still there is found out by connecting.
 """
 
@@ -39,6 +40,7 @@ CA: Final = "QUICTUNNEL_CA"
 ENGINE: Final = "QUICTUNNEL_ENGINE"
 ENGINES: Final = ("auto", "native", "aioquic")
 CONGESTION: Final = "QUICTUNNEL_CONGESTION"
+QLOG: Final = "QUICTUNNEL_QLOG"
 CONGESTIONS: Final = ("auto", "bbr", "cubic")
 MAX_TOKEN: Final = 512
 """Characters. Ours are under 100; whatever an operator makes up fits, and a whole file read by mistake does
@@ -92,6 +94,8 @@ class ClientConfig:
     engine: str = "auto"
     congestion: str = "auto"
     """What this side paces its sending by; ``auto`` is what the engine does best."""
+    qlog: Path | None = None
+    """Directory for files that say what each QUIC connection does (transport.qlog)."""
 
     def __post_init__(self) -> None:
         parse_address(self.edge, what=EDGE)
@@ -141,7 +145,14 @@ def load(
         ca=found.ca,
         engine=environ.get(ENGINE) or "auto",
         congestion=environ.get(CONGESTION) or "auto",
+        qlog=qlog_of(environ),
     )
+
+
+def qlog_of(environ: Mapping[str, str]) -> Path | None:
+    """Where traces are wanted, if they are."""
+    directory = environ.get(QLOG)
+    return Path(directory).expanduser() if directory else None
 
 
 def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:

@@ -169,6 +169,13 @@ TEXT: Final = _kind("TEXT", "text", lambda text, _: text)
 FILE: Final[Kind[Path | None]] = _kind(
     "FILE", "a file, relative to the file that says it", _path, show=lambda path: str(path or ""), is_path=True
 )
+DIRECTORY: Final[Kind[Path | None]] = _kind(
+    "DIR",
+    "a directory, relative to the file that says it",
+    _path,
+    show=lambda path: str(path or ""),
+    is_path=True,
+)
 STATE_DIR: Final = _kind("DIR", "a directory, relative to the file that says it", _state_dir, is_path=True)
 DOMAIN: Final = _kind("NAME", "a DNS name", _domain)
 ADDRESS: Final[Kind[tuple[str, int]]] = _kind(

@@ -28,12 +28,14 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
+from quictunnel.transport.qlog import Traced
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.engine import Address, Connection, Engine, Event, Stats
+    from quictunnel.transport.qlog import Tracer
     from quictunnel.transport.udp import DatagramSocket
 
 log = logging.getLogger(__name__)
@@ -147,6 +149,14 @@ class Endpoint:
             traffic.add(connection.stats())
         return traffic
 
+    def trace(self, tracer: Tracer | None) -> None:
+        """Write what every connection does to files from now on, also of those that are there; None: no more."""
+        engine = self._engine
+        if isinstance(engine, Traced):
+            engine.close()
+            engine = engine.inner
+        self._engine = engine if tracer is None else Traced(engine, tracer, self._sinks, self._now())
+
     # What the rooms above ask for.
 
     def connect(self, address: Address, server_name: str, sink: ConnectionEvents) -> Connection:
@@ -208,6 +218,7 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         self._socket.close()
+        self.trace(None)
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         while self._sinks:

@@ -62,6 +62,7 @@ class Splice(asyncio.BaseProtocol):
         "_stream",
         "_transport",
         "_watch",
+        "had_all",
         "is_complete",
         "is_refused",
         "lost",
@@ -82,6 +83,8 @@ class Splice(asyncio.BaseProtocol):
         """Why the stream was lost, if it was."""
         self.is_complete = False
         """Both directions have ended, and everything was passed on."""
+        self.had_all = False
+        """The stream had ended, and everything of it was passed on, when the TCP peer went."""
         self.is_refused = False
         """It was reset without having been joined."""
         self._transport: asyncio.Transport | None = None
@@ -190,7 +193,8 @@ class Splice(asyncio.BaseProtocol):
             stream.consume(self._owed)
             stream.consume_end()
         if stream is not None:
-            self.is_complete = self._ended and stream.receive_done and exc is None
+            self.had_all = stream.receive_done
+            self.is_complete = self._ended and self.had_all and exc is None
             if not self.is_complete:
                 stream.abort(StreamCode.ABORTED)
         if self.on_gone is not None:
