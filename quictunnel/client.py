@@ -71,7 +71,8 @@ class Client:
 
     @classmethod
     def from_config(cls, config: ClientConfig) -> Self:
-        """A client for a configuration that was looked up already."""
+        """A client for a configuration that was looked up already, such as that of an embedded edge. Connects when
+        first used, and raises nothing."""
         client = cls.__new__(cls)
         client._init(config)  # noqa: SLF001 - the other constructor
         return client
@@ -81,7 +82,8 @@ class Client:
         """The process's default client, made when first asked for: what ``forward(client=None)`` uses.
 
         Looks at the environment (QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN, QUICTUNNEL_CA), then the user's config
-        file, then an edge that runs on this machine. Raises ConfigError when none of them names an edge.
+        file, then an edge that runs on this machine. Connects when first used; only files are read here. Raises
+        ConfigError when none of them names an edge, or one of them is malformed.
         """
         global _default
         with _lock:
@@ -100,15 +102,16 @@ class Client:
 
     @property
     def is_closed(self) -> bool:
+        """Whether :meth:`close` was called; such a client opens no tunnel any more."""
         return self._is_closed
 
     @property
     def state(self) -> str:
-        """Where it is in its life: one of ``observation.STATES``."""
+        """Where it is in its life: one of :data:`quictunnel.observation.STATES`. Cheap; from any thread."""
         return self.snapshot().state
 
     def snapshot(self) -> Snapshot:
-        """How the client is doing now. Cheap; may be called from any thread."""
+        """How the client is doing now. Cheap, waits for nothing; may be called from any thread."""
         uplink = self._uplink
         if uplink is None:
             state = "closed" if self._is_closed else "connecting"
@@ -130,8 +133,8 @@ class Client:
         )
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
-        """Call ``callback`` on the background thread for every event; it must return at once. Returns a
-        function that ends it."""
+        """Call ``callback`` on the background thread for every event; it must return at once, and what it raises
+        is logged. Returns a function that ends it, which may be called again. Both are safe in any thread."""
         self._subscribers.append(callback)
 
         def unsubscribe() -> None:
@@ -141,8 +144,9 @@ class Client:
         return unsubscribe
 
     def close(self) -> None:
-        """Close the connection and every tunnel on it, now. May be called again. A subscriber that calls it
-        (on the background thread) does not wait for the end."""
+        """Close the connection and every tunnel on it, now: visitors in flight are reset. May be called again,
+        and raises nothing. Waits for milliseconds, until the edge was told; interrupted (Ctrl-C), it goes on by
+        itself. A subscriber that calls it (on the background thread) does not wait for the end."""
         with self._lock:
             self._is_closed = True
             uplink, self._uplink = self._uplink, None
@@ -152,7 +156,7 @@ class Client:
         if loop.is_here:
             loop.submit(uplink.close())
         else:
-            loop.call(uplink.close())
+            loop.submit(uplink.close()).result()  # not call(), which would cancel it when interrupted
 
     def __enter__(self) -> Self:
         return self

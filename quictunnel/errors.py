@@ -41,12 +41,14 @@ class EdgeUnavailableError(Error):
     """The edge could not be reached, or refused for a reason that passes."""
 
     temporary: ClassVar[bool] = True
+    """Networks and edges come back."""
 
 
 class OriginUnavailableError(Error):
     """Nobody listened on the local port in the time that was given."""
 
     temporary: ClassVar[bool] = True
+    """It may listen a moment later."""
 
 
 class ProtocolError(Error):

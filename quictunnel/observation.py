@@ -54,7 +54,9 @@ class Snapshot:
     state: str
     """One of :data:`STATES`."""
     visitors_now: int
+    """Public connections that are open."""
     visitors_total: int
+    """Those and all that have ended."""
     bytes_in: int
     """Bytes from visitors to the origin."""
     bytes_out: int
@@ -83,7 +85,9 @@ class TunnelStats:
     rtt: float | None
     """Seconds to the edge and back; None while there is no connection; the last one when it is closed."""
     visitors_now: int
+    """Public connections that are open."""
     visitors_total: int
+    """Those and all that have ended."""
     bytes_in: int
     """Bytes from visitors to the origin."""
     bytes_out: int

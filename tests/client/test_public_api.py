@@ -1,0 +1,138 @@
+"""What users call says what it means: meaning, arguments, units, errors, cancellation. Read from the source, as
+the reference of the site is made."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from pathlib import Path
+
+import griffe
+import pytest
+
+import quictunnel
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = griffe.load("quictunnel", search_paths=[ROOT], resolve_aliases=True)
+CLASSES = (
+    "forwarding.forward",
+    "tunnel.Tunnel",
+    "client.Client",
+    "observation.Snapshot",
+    "observation.TunnelStats",
+    "observation.ClientEvent",
+    "errors.Error",
+    "errors.InvalidError",
+    "errors.ConfigError",
+    "errors.AuthError",
+    "errors.EdgeUnavailableError",
+    "errors.OriginUnavailableError",
+    "errors.ProtocolError",
+)
+FUNCTIONS = (
+    "jupyter.load_ipython_extension",
+    "jupyter.unload_ipython_extension",
+    "loopback.localhost_resolved",
+    "pytest_plugin.public_tunnel",
+    "pytest_plugin.public_url",
+    "pytest_plugin.quictunnel_ca",
+    "pytest_plugin.quictunnel_edge",
+    "pytest_plugin.quictunnel_environ",
+    "pytest_plugin.quictunnel_ssl_context",
+    "pytest_plugin.quictunnel_trust",
+)
+INTERNAL = {"client.Client.reach"}
+"""Public in the code only for the room beside it."""
+BLOCKING = ("forwarding.forward", "client.Client.close")
+"""What waits for the edge: what an interruption does to it has to be said."""
+RAISES = {
+    "forwarding.forward": {
+        "AuthError", "ConfigError", "EdgeUnavailableError", "InvalidError", "OriginUnavailableError"
+    },
+    "client.Client": {"ConfigError"},
+    "client.Client.from_env": {"ConfigError"},
+    "tunnel.Tunnel.tcp_socket": {"InvalidError"},
+    "tunnel.Tunnel.stats": {"InvalidError"},
+}  # fmt: skip
+"""Errors that come from deeper than the function's own text, where the test would find them."""
+
+
+def member_of(name: str) -> griffe.Object:
+    found = PACKAGE[name]
+    return found.final_target if isinstance(found, griffe.Alias) else found
+
+
+def public() -> dict[str, griffe.Object]:
+    """Everything that users call or read, by its name below the package."""
+    found = {name: member_of(name) for name in (*CLASSES, *FUNCTIONS)}
+    for name in CLASSES:
+        for attribute, member in found[name].all_members.items():
+            if not attribute.startswith("_") and f"{name}.{attribute}" not in INTERNAL:
+                found[f"{name}.{attribute}"] = member
+    return {name: thing for name, thing in found.items() if name != "tunnel.Tunnel.metered"}
+
+
+PUBLIC = public()
+
+
+def documentation(name: str) -> str:
+    docstring = PUBLIC[name].docstring
+    return "" if docstring is None else " ".join(docstring.value.split())
+
+
+def test_the_list_is_complete():
+    """Every name of the package, every error and every fixture is one of those that are looked at."""
+    listed = {name.partition(".")[2] for name in (*CLASSES, *FUNCTIONS)}
+    assert set(quictunnel.__all__) - {"__version__"} <= listed
+    errors = {
+        name for name, member in PACKAGE["errors"].members.items() if not member.is_alias and member.is_class
+    }
+    assert len(errors) >= 7
+    assert errors <= listed
+    fixtures = re.findall(r"^@pytest\.fixture.*\ndef (\w+)", PACKAGE["pytest_plugin"].source, re.MULTILINE)
+    assert len(fixtures) >= 7
+    assert set(fixtures) <= listed
+
+
+def test_everything_has_a_meaning():
+    """A sentence at least."""
+    said = {name: documentation(name) for name in PUBLIC}
+    assert {name: words for name, words in said.items() if not re.fullmatch(r".{10,}[.:)`]", words)} == {}
+
+
+@pytest.mark.parametrize("name", ["forwarding.forward", "client.Client"])
+def test_every_argument_is_explained(name):
+    arguments = [parameter.name for parameter in PUBLIC[name].all_members["__init__"].parameters][1:]
+    explained = re.findall(r"^ {4}(\w+): ", PUBLIC[name].docstring.value, re.MULTILINE)
+    assert explained == arguments
+
+
+def test_numbers_have_units():
+    silent = []
+    for name, thing in PUBLIC.items():
+        said = documentation(name).lower()
+        values = [thing] if thing.is_attribute else []
+        values += thing.parameters if thing.is_function else []
+        if any("float" in str(value.annotation) for value in values) and not re.search("second|likewise", said):
+            silent.append(name)
+        if thing.name.startswith("bytes_") and "bytes" not in said:
+            silent.append(name)
+    assert silent == []
+
+
+def test_errors_are_named():
+    silent = []
+    for name, thing in PUBLIC.items():
+        raised = set(RAISES.get(name, ()))
+        if thing.is_function or "property" in thing.labels:
+            for node in ast.walk(ast.parse(textwrap.dedent(thing.source))):
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                    raised.add(ast.unparse(node.exc.func))
+        silent += [f"{name}: {error}" for error in raised if error not in documentation(name)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", BLOCKING)
+def test_what_an_interruption_does_is_said(name):
+    assert re.search("cancel|interrupt", documentation(name), re.IGNORECASE)
