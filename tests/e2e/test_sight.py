@@ -41,10 +41,10 @@ HOLD = 12
 class Watched:
     """An edge with all eyes on, a client, and an origin in the test's own hands."""
 
-    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(self, directory: Path, stack: contextlib.ExitStack, *more: str, grace: int = 0) -> None:
         self.log = directory / "edge.log"
-        options = ("--log-format", "json", "--admin", "127.0.0.1:0", "--grace", "0", "--hold", str(HOLD))
-        self.edge = start_edge(directory / "state", *options, log=self.log)
+        options = ("--log-format", "json", "--admin", "127.0.0.1:0", "--grace", str(grace), "--hold", str(HOLD))
+        self.edge = start_edge(directory / "state", *options, *more, log=self.log)
         stack.callback(self.edge.stop)
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.listener.settimeout(PATIENCE)
@@ -337,3 +337,56 @@ def test_the_dump_has_everything_but_secrets(watched: Watched):
     assert line["level"] == "info"
     reset(visitor)
     reset(origin)
+
+
+def test_an_edge_that_is_about_to_stop_is_alive_and_not_ready(tmp_path, engines):
+    with contextlib.ExitStack() as stack:
+        watched = Watched(tmp_path, stack, grace=30)
+        visitor, origin, _ = watched.pair("tcp")
+        visitor.send(b"and then?")  # waits for an answer, so that there is somebody to wait for
+        assert watched.ask("/readyz", token=False).stdout.endswith(b"\n200")
+        watched.edge.process.send_signal(signal.SIGTERM)
+        eventually(lambda: watched.ask("/readyz", token=False).stdout.endswith(b"\n503"), "it is still ready")
+        body, _, _ = watched.ask("/readyz", token=False).stdout.rpartition(b"\n")
+        (check,) = [check for check in json.loads(body)["checks"] if not check["ok"]]
+        assert check == {"name": "serving", "ok": False, "why": "it takes nobody any more: it stops"}
+        assert watched.ask("/healthz", token=False).stdout.endswith(b"\n200")
+        assert watched.figures()["draining",] == 1
+        ended = health(watched.edge.state_dir)
+        assert (ended.returncode, ended.stderr) == (1, "not ready: serving: it takes nobody any more: it stops\n")
+        for end in (visitor, origin):
+            end.sock.close()
+        assert watched.edge.process.wait(PATIENCE) == 0
+
+
+def test_connections_of_an_edge_that_runs_are_traced_on_request(tmp_path, engines):
+    """By the configuration, read again."""
+    config, traces = tmp_path / "edge.toml", tmp_path / "traces"
+    config.write_text("")
+    with contextlib.ExitStack() as stack:
+        watched = Watched(tmp_path, stack, "--config", str(config))
+        for text, word in (('qlog = "traces"', "changed: qlog"), ("", "changed: qlog")):
+            before = len(watched.lines())
+            config.write_text(text)
+            watched.edge.process.send_signal(signal.SIGHUP)
+            said = lambda: any(word in line["message"] for line in watched.lines()[before:])  # noqa: B023, E731
+            eventually(said, "the configuration was not read")
+            visitor, origin, _ = watched.pair("tls")
+            reset(visitor)
+            assert is_reset(origin)
+        (trace,) = traces.iterdir()
+        assert stat.S_IMODE(trace.stat().st_mode) == 0o600
+        names = [json.loads(record).get("name") for record in trace.read_text().split("\x1e")[1:]]
+        assert names.count("transport:datagrams_received") > 1
+        for sock in watched.ends:
+            sock.close()
+
+
+def test_a_client_traces_its_connections_when_the_environment_says_so(watched: Watched, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUICTUNNEL_QLOG", str(tmp_path / "traces"))
+    with ClientProcess.start(watched.edge, free_port()):
+        pass
+    (trace,) = (tmp_path / "traces").iterdir()
+    records = [json.loads(record) for record in trace.read_text().split("\x1e")[1:]]
+    assert records[0]["trace"]["vantage_point"]["type"] == "client"
+    assert records[-1]["name"] == "connectivity:connection_closed"

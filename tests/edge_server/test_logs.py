@@ -16,7 +16,7 @@ from edge_server.config import EdgeConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NASTY = "\x1b[31mred\x1b[0m \u202e\x00 \x07"
+NASTY = "\x1b[31mred\x1b[0m \u202e\x00 \x07\x7f\x9b2J\u2028"
 
 
 @pytest.fixture
