@@ -6,7 +6,6 @@ Blocks: it is called in a thread, and raises Problem for everything that can go 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -107,6 +106,12 @@ class Orders:
             raise Problem(
                 f"{self._settings.directory} does not answer as it should: {words}.", network.retry_after
             ) from None
+        except (TypeError, AttributeError):
+            # What the library says of answers that lack something.
+            logger.debug("an answer of the ACME server could not be read", exc_info=True)
+            raise Problem(
+                f"{self._settings.directory} does not answer as it should: something is missing."
+            ) from None
         finally:
             network.close()
 
@@ -147,10 +152,7 @@ class Orders:
             for body in bodies:
                 acme.answer_challenge(body, body.chall.response(acme.net.key))
             self._wait(acme, order, deadline)
-        left = dt.timedelta(seconds=max(1.0, deadline - time.monotonic()))
-        # The library's deadlines are in naive local time.
-        finished = acme.finalize_order(order, dt.datetime.now() + left)  # noqa: DTZ005 - see above
-        return Issued.of(finished.fullchain_pem.encode(), key, names)
+        return Issued.of(self._finalize(acme, order, deadline), key, names)
 
     def _prove(
         self, proofs: contextlib.ExitStack, authorization: messages.AuthorizationResource, challenge: str
@@ -183,6 +185,35 @@ class Orders:
             clear(record, value)
         except Problem as problem:
             logger.warning("a TXT record of %s may be left over: %s", record, problem.reason)
+
+    def _finalize(self, acme: client.ClientV2, order: messages.OrderResource, deadline: float) -> bytes:
+        """Have the certificate signed, and fetch it with its chain (RFC 8555 section 7.4). The library would sleep
+        in here, whatever becomes of the edge."""
+        nonces = acme.directory["newNonce"]
+        pause = 0.0
+        while True:
+            if pause and self._is_stopping(pause):
+                raise Stopped
+            pause = self._settings.pace.poll
+            status = order.body.status
+            if status == messages.STATUS_VALID and order.body.certificate is not None:
+                return bytes(acme.net.post(order.body.certificate, None, new_nonce_url=nonces).content)
+            if status == messages.STATUS_INVALID:
+                error = order.body.error
+                why = said(error.detail) if error else "it does not say why"
+                raise Problem(f"The ACME server does not sign the certificate: {why}.")
+            if time.monotonic() > deadline:
+                raise Problem("The ACME server did not sign the certificate in time.")
+            if status in (messages.STATUS_PENDING, messages.STATUS_READY):
+                try:
+                    order = acme.begin_finalization(order)
+                    continue
+                except messages.Error as error:
+                    if error.code != "orderNotReady":
+                        raise
+            answer = acme.net.post(order.uri, None, new_nonce_url=nonces)
+            order = order.update(body=messages.Order.from_json(answer.json()))
+            pause = max(pause, _asked_to_wait(answer))
 
     def _wait(self, acme: client.ClientV2, order: messages.OrderResource, deadline: float) -> None:
         """Until every name is proved. Raises Problem, and errors.ValidationError."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import ssl
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,11 @@ class Stand:
 
     async def until_held(self, name: str) -> Standing:
         return await self.until(name, lambda standing: standing.not_after is not None)
+
+    def is_idle(self, name: str) -> bool:
+        """Whether nothing is due soon: the certificate is a new one."""
+        standing = self.keeper.standing(name)
+        return standing is not None and (standing.next_try or 0) > time.time() + 1000
 
     async def serial(self, name: str, trusted: Path) -> int:
         """Of the certificate that a visitor is met with, who trusts that authority alone."""

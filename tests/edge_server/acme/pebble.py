@@ -139,6 +139,7 @@ def pebble(
     tls_port: int = 1,
     http_port: int = 1,
     nonce_reject: int = 0,
+    port: int = 0,
     **config: object,
 ) -> Iterator[Pebble]:
     """``tls_port``, ``http_port``: where it proves names. ``config``: more of its configuration."""
@@ -147,7 +148,7 @@ def pebble(
     chain, key = authority.issue(["127.0.0.1", "localhost"])
     (directory / "web.pem").write_bytes(chain)
     (directory / "web.key").write_bytes(key)
-    found = Pebble(free_port(), free_port(), authority.certificate)
+    found = Pebble(port or free_port(), free_port(), authority.certificate)
     whole = {
         "listenAddress": f"127.0.0.1:{found.port}",
         "managementListenAddress": f"127.0.0.1:{found.management}",
@@ -178,7 +179,10 @@ class Between:
     port: int = 0
     refusals: list[tuple[str, int, dict[str, str], bytes]] = field(default_factory=list)
     """What a path contains, and what is answered then; each once, in this order."""
-    change: Callable[[str, bytes], bytes] = lambda _, body: body
+    change: Callable[[str, bytes], bytes] | None = None
+    """What becomes of an answer to a path."""
+    own: dict[str, Callable[[str], bytes]] = field(default_factory=dict)
+    """How a path begins, and what is answered by this proxy alone."""
     asked: list[str] = field(default_factory=list)
     """Method and path of everything that came."""
 
@@ -211,10 +215,16 @@ def between(authority: Pebble, directory: Path) -> Iterator[Between]:
                 _, status, headers, said = refusal
                 self.say(status, {"Content-Type": "application/problem+json", **headers}, said)
                 return
+            for begin, say in found.own.items():
+                if self.path.startswith(begin):
+                    self.say(200, {"Content-Type": "application/json"}, say(self.path))
+                    return
             upstream = http.client.HTTPSConnection("127.0.0.1", authority.port, context=authority.context)
             upstream.request(self.command, self.path, body, dict(self.headers))
             answer = upstream.getresponse()
-            said = found.change(self.path, answer.read())
+            said = answer.read()
+            if found.change is not None:
+                said = found.change(self.path, said)
             kept = ("content-length", "transfer-encoding", "connection", "date")
             self.say(answer.status, {n: v for n, v in answer.getheaders() if n.lower() not in kept}, said)
             upstream.close()
