@@ -94,6 +94,7 @@ def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
         "kind": frame.kind,
         "at": max(0.0, frame.when - began),
         "size": frame.size,
+        "is_cut": frame.size > len(frame.data),
         "note": frame.note,
         **(
             shown(frame.data, is_cut=frame.size > len(frame.data)) if frame.kind != "close" else _close(frame.data)

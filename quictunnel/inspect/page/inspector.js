@@ -381,7 +381,7 @@ function messages(each) {
   const list = element("ul", undefined, "messages");
   for (const said of each.messages) {
     const item = element("li");
-    const cut = said.base64 === undefined && said.size > said.text.length ? " …" : "";
+    const cut = said.is_cut ? " …" : "";
     const arrow = said.way === "request" ? "→" : "←";
     item.append(
       element("span", `${arrow} ${said.kind}`), element("span", seconds(said.at)),

@@ -1,0 +1,145 @@
+"""What is copied, run by a real shell with a real curl, is the same request."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quictunnel.inspect import limits
+from quictunnel.inspect.curl import MAX_ARGUMENT, curl_of
+from tests.inspect.scene import Scene
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from quictunnel.inspect.exchanges import Exchange
+
+NASTY = b"'\"`id`$HOME $(id)\\ \\n !! ; | & > < * ? [a] {b,c} ~ # %s %% \xe2\x82\xac"
+HOST = b"Host: a.example\r\n"
+
+
+def asked(line: bytes, more: bytes = b"") -> bytes:
+    return line + b" HTTP/1.1\r\n" + HOST + more + b"\r\n"
+
+
+def with_body(body: bytes, more: bytes = b"", method: bytes = b"POST") -> bytes:
+    return asked(method + b" /", more + b"Content-Length: %d\r\n" % len(body)) + body
+
+
+REQUESTS = {
+    "plain": asked(b"GET /a"),
+    "browser": asked(
+        b"GET /a?b=c&d=%20e", b"User-Agent: Mozilla/5.0 (X11)\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n"
+    ),
+    "header": asked(b"GET /", b"X-Nasty: " + NASTY + b"\r\nX-Twice: 1\r\nX-Twice: 2\r\nX-Empty:\r\n"),
+    "header bytes": asked(b"GET /", b"X-Raw: caf\xe9 -'%\r\nCookie: a=b; c='d'\r\n"),
+    "no host": b"GET / HTTP/1.0\r\n\r\n",
+    "HTTP/1.0": b"GET /old HTTP/1.0\r\n" + HOST + b"\r\n",
+    "target": asked(b"GET /'\"`id`$HOME$(id)\\;|&><*?[a-z]{b,c}~!%41"),
+    "dots": asked(b"GET /a/../b/./c"),
+    "fragment": asked(b"GET /a#b"),
+    "whole URL": asked(b"GET http://other.example/x"),
+    "star": asked(b"OPTIONS *"),
+    "HEAD": asked(b"HEAD /"),
+    "DELETE": asked(b"DELETE /1"),
+    "json": with_body(b'{"a": "it\'s $5"}\n\n', b"Content-Type: application/json\r\n"),
+    "nasty": with_body(NASTY + b"\nEOF\n\t" + NASTY),
+    "at": with_body(b"@/etc/passwd"),
+    "empty": with_body(b""),
+    "GET with body": with_body(b"x=1", method=b"GET"),
+    "PUT": with_body(b"x", method=b"PUT"),
+    "binary": with_body(bytes(range(256)) * 2),
+    "dash first": with_body(b"--help\x00"),
+    "digits behind bytes": with_body(b"\x00123\x0045\xff7"),
+    "large": with_body(b"ab'%\n" * 50_000),
+    "expects": with_body(b"x", b"Expect: 100-continue\r\n"),
+    "chunked": asked(b"POST /", b"Transfer-Encoding: chunked\r\n") + b"4\r\nit's\r\n0\r\n\r\n",
+}
+
+
+class Listener:
+    """Takes one request at a time and answers it with 204."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def one(self, found: list[bytes]) -> None:
+        connection, _ = self._socket.accept()
+        with connection:
+            connection.settimeout(20)
+            scene, received = Scene(), b""
+            while not (scene.exchanges and scene.exchanges[0].has_asked):
+                data = connection.recv(65536)
+                if not data:
+                    break
+                received += data
+                scene.said(data)
+            found.append(received)
+            connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+def recorded(request: bytes) -> Exchange:
+    scene = Scene()
+    scene.said(request)
+    return scene.only
+
+
+def run(command: str, listener: Listener, shell: str) -> Exchange:
+    """The request that a shell makes of a command."""
+    program = shutil.which(shell)
+    if program is None or shutil.which("curl") is None:
+        pytest.skip(f"{shell} and curl are not both installed")
+    found: list[bytes] = []
+    serving = threading.Thread(target=listener.one, args=(found,))
+    serving.start()
+    line = command.encode() + b" -sS\n"
+    ended = subprocess.run([program], input=line, capture_output=True, check=False, timeout=30)
+    serving.join(30)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    return recorded(found[0])
+
+
+def headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    return sorted((name.lower(), value.strip()) for name, value in exchange.request.headers)
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_the_same_request(case: str, listener: Listener) -> None:
+    first = recorded(REQUESTS[case])
+    command, note = curl_of(first, listener.port)
+    assert note == ""
+    again = run(command, listener, "bash" if case == "nasty" else "sh")
+    assert (again.method, again.target, again.version) == (first.method, first.target, first.version)
+    assert again.request.body.data == first.request.body.data
+    expected = headers(first)
+    if case == "no host":
+        expected += [(b"host", f"127.0.0.1:{listener.port}".encode())]
+    assert headers(again) == sorted(expected)
+
+
+def test_where_the_body_stands() -> None:
+    assert "printf" not in curl_of(recorded(with_body(b"a" * MAX_ARGUMENT)), 1)[0]
+    assert curl_of(recorded(with_body(b"a" * (MAX_ARGUMENT + 1))), 1)[0].startswith("printf 'aaa")
+
+
+def test_a_cut_body_is_said_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_BODY", 3)
+    command, note = curl_of(recorded(with_body(b"abcdef")), 1)
+    assert command.endswith("--data-raw abc")
+    assert "cut" in note
