@@ -125,6 +125,21 @@ def load(
     ``edge``, ``ca`` and ``token_file`` are what the command line says; ``config_file`` and ``client_env`` are
     where to look instead of the platform's places.
     """
+    return look_up(
+        environ, edge=edge, ca=ca, token_file=token_file, config_file=config_file, client_env=client_env
+    )[0]
+
+
+def look_up(
+    environ: Mapping[str, str] | None = None,
+    *,
+    edge: str | None = None,
+    ca: Path | None = None,
+    token_file: Path | None = None,
+    config_file: Path | None = None,
+    client_env: Path | None = None,
+) -> tuple[ClientConfig, str]:
+    """As :func:`load`, and where it came from, for a sentence."""
     environ = os.environ if environ is None else environ
     stated = _stated(environ, edge, ca, token_file)
     found = stated if stated.edge else _from_files(environ, stated, config_file, client_env)
@@ -139,7 +154,7 @@ def load(
     parse_address(found.edge, what=f"the edge in {found.origin}")
     if found.ca:
         read_authority(found.ca, found.origin)
-    return ClientConfig(
+    config = ClientConfig(
         edge=found.edge,
         token=Secret(found.token),
         ca=found.ca,
@@ -147,6 +162,7 @@ def load(
         congestion=environ.get(CONGESTION) or "auto",
         qlog=qlog_of(environ),
     )
+    return config, found.origin
 
 
 def qlog_of(environ: Mapping[str, str]) -> Path | None:

@@ -96,6 +96,7 @@ TERMS: Final = (
 )
 """Options that ``forward()`` has by the same names."""
 PORT: Final = Argument("PORT", "the local port to expose, 1 to 65535")
+LOCAL_PORT: Final = Argument("PORT", "the local port to look at; may be left out")
 
 LOOKUP: Final = """\
 which edge:
@@ -216,6 +217,26 @@ A program is not shown when QUICTUNNEL_STATUS=off was set for it.
 """,
     options=(JSON,),
 )
+DOCTOR: Final = Command(
+    "doctor",
+    "find out why a tunnel does not work, or is slow",
+    "Look at everything that a tunnel needs, one by one: engine, socket buffers, limits, the local port, "
+    "configuration, the edge's name, UDP, the size of datagrams, the handshake, the certificate, the clock, the "
+    "token and, through a tunnel to nothing of yours, the public address. What is not well comes with a remedy.",
+    """\
+examples:
+  quictunnel doctor           everything but a local port
+  quictunnel doctor 8000      and whether somebody listens on port 8000
+  quictunnel doctor --json    one JSON object a line: check, verdict (ok, warn, fail, skip), message, remedy
+
+exit status:
+  0  tunnels work; there may be warnings
+  1  something failed
+  2  what failed is your configuration: no edge, a wrong address, token or authority
+""",
+    arguments=(LOCAL_PORT,),
+    options=(*EDGE_OPTIONS, JSON),
+)
 COMPLETION: Final = Command(
     "completion",
     "print a completion script for your shell",
@@ -228,8 +249,8 @@ examples:
 """,
     arguments=(Argument("SHELL", "bash, zsh or fish", choices=SHELLS),),
 )
-COMMANDS: Final = (HTTP, TCP, RUN, STATUS, DEMO, COMPLETION)
-EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP, RUN.name: LOOKUP}
+COMMANDS: Final = (HTTP, TCP, RUN, STATUS, DOCTOR, DEMO, COMPLETION)
+EXPLAINED: Final = {HTTP.name: LOOKUP, TCP.name: LOOKUP, RUN.name: LOOKUP, DOCTOR.name: LOOKUP}
 """What follows the examples in a command's help."""
 
 DESCRIPTION: Final = (
@@ -242,6 +263,7 @@ examples:
   quictunnel tcp 22       a public TCP address for port 22
   quictunnel run -- uvicorn app:app --port 8000       start an app and expose it
   quictunnel status       what is open now
+  quictunnel doctor       why it does not work
 
 exit status:
   0  stopped by Ctrl-C or SIGTERM, after visitors had their time to finish (a second Ctrl-C: at once)

@@ -86,6 +86,10 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
 
             _set_up_logging(options.log_level)
             return launch(options, door or load_door(), terms(options))
+        case "doctor":
+            from quictunnel.cli.doctor import doctor  # noqa: PLC0415  # loads the engines, whichever there are
+
+            return doctor(options)
         case "status":
             from quictunnel.cli.status import status  # noqa: PLC0415  # loads asyncio, which most need not
 

@@ -119,6 +119,8 @@ def _add_command(commands: argparse._SubParsersAction[_Parser], command: Command
 def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
     if argument is grammar.PORT:
         parser.add_argument("port", metavar=argument.name, type=_port, help=argument.summary)
+    elif argument is grammar.LOCAL_PORT:
+        parser.add_argument("port", metavar=argument.name, type=_port, nargs="?", help=argument.summary)
     else:
         parser.add_argument(
             argument.name.lower(), metavar=argument.name, choices=argument.choices, help=argument.summary

@@ -226,6 +226,22 @@ class EngineSettings:
     (as in QUIC-LB, draft-ietf-quic-load-balancers, section 5.2: in the clear). None: as random as the rest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a server showed in a handshake that verified nothing."""
+
+    chain: tuple[bytes, ...]
+    """Its certificates in DER, leaf first; empty when it did not get that far."""
+    alpn: str
+    """What it chose to speak."""
+    seconds: float
+    """How long the handshake took."""
+    code: int = 0
+    """Why it did not complete (RFC 9000 section 20.1); 0 when it did."""
+    reason: str = ""
+    """Text of the peer: untrusted."""
+
+
 class Connection(Protocol):
     """One QUIC connection. All methods are cheap, non-blocking, and no-ops once it is closed."""
 

@@ -115,17 +115,21 @@ def _enlarge(sock: socket.socket, forced: int, ordinary: int, size: int) -> int:
     return granted // 2 if LINUX else granted
 
 
-@functools.cache  # a client that redials makes many sockets; their owner needs to hear it once
-def _report_small_buffers(asked: int, received: int, sent: int) -> None:
-    remedy = {
+def buffers_remedy(asked: int) -> str:
+    """What raises the system's limit on socket buffers."""
+    return {
         "linux": f"sysctl -w net.core.rmem_max={asked} net.core.wmem_max={asked}",
         "darwin": f"sysctl -w kern.ipc.maxsockbuf={2 * asked}",
     }.get(sys.platform, "your system's limit on socket buffers")
+
+
+@functools.cache  # a client that redials makes many sockets; their owner needs to hear it once
+def _report_small_buffers(asked: int, received: int, sent: int) -> None:
     log.info(
         "UDP socket buffers are %d KiB to receive and %d KiB to send, not %d KiB; fast tunnels may lose packets. "
         "To raise them: %s",
         received // 1024,
         sent // 1024,
         asked // 1024,
-        remedy,
+        buffers_remedy(asked),
     )

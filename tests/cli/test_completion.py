@@ -45,7 +45,7 @@ def test_it_knows_every_command_and_option(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["quictunnel", ""], "http tcp run status demo completion --version --help"),
+        (["quictunnel", ""], "http tcp run status doctor demo completion --version --help"),
         (["quictunnel", "h"], "http"),
         (["quictunnel", "demo", "--o"], "--once"),
         (["quictunnel", "completion", ""], "bash zsh fish --help"),
@@ -81,7 +81,7 @@ def test_bash_completes(words: list[str], expected: str, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("quictunnel ", {"http", "tcp", "run", "status", "demo", "completion"}),
+        ("quictunnel ", {"http", "tcp", "run", "status", "doctor", "demo", "completion"}),
         ("quictunnel completion ", {"bash", "zsh", "fish"}),
         ("quictunnel demo --o", {"--once"}),
         ("quictunnel run -- cat ca.", {"ca.pem"}),

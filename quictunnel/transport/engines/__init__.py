@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from quictunnel.transport.engine import Engine, EngineSettings
+    from pathlib import Path
+
+    from quictunnel.transport.engine import Address, Engine, EngineSettings, Shown
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,30 @@ def describe_engine(choice: str = "auto") -> str:
     """Name and version of the engine that :func:`create_engine` makes; raises ConfigError as that does."""
     adapter = _adapter(choice)
     return f"{adapter.name} {adapter.version}"
+
+
+def why_not(name: str) -> str | None:
+    """Why an engine cannot be used here; None when it can."""
+    try:
+        _load(name)
+    except _MissingError as missing:
+        return str(missing.__cause__)
+    return None
+
+
+class Looking(Protocol):
+    """A handshake for looking at: ``engines/aioquic/shown``, which is installed everywhere."""
+
+    @staticmethod
+    def look(address: Address, server_name: str, alpn: str, patience: float) -> Shown: ...
+
+    @staticmethod
+    def objection(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None: ...
+
+
+def looking() -> Looking:
+    """See :class:`Looking`; loaded when it is asked for, as the engines are."""
+    return cast("Looking", importlib.import_module("quictunnel.transport.engines.aioquic.shown"))
 
 
 class _Adapter(Protocol):

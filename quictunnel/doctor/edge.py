@@ -1,0 +1,244 @@
+"""The way to the edge: its name, UDP, the size of datagrams, the handshake, its certificate, the token."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.address import format_address
+from quictunnel.call import Call, resolve
+from quictunnel.doctor.finding import Finding, fail, ok, warn
+from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
+from quictunnel.transport.engine import EngineSettings
+from quictunnel.transport.engines import looking
+from quictunnel.transport.probe import SIZES, SMALLEST, Answer, Heard, ask
+from quictunnel.wire.codes import ALPN, StreamCode
+
+if TYPE_CHECKING:
+    from quictunnel.config import ClientConfig
+    from quictunnel.transport.engine import Address, Closed, Shown
+    from quictunnel.transport.session import Session
+    from quictunnel.transport.stream import Stream
+    from quictunnel.wire.messages import AnyMessage
+
+MAX_ADDRESSES: Final = 8
+"""Addresses of one name that are tried, as the client does."""
+DNS_TIMEOUT: Final = 10.0
+"""Seconds for a name; resolvers ask several servers, for five seconds each."""
+HANDSHAKE_TIMEOUT: Final = 5.0
+"""Seconds for a handshake, and for the edge's greeting."""
+TCP_TIMEOUT: Final = 2.0
+"""Seconds to find out whether a host that is silent to UDP is there at all."""
+USUAL_DATAGRAM: Final = EngineSettings(is_server=False, alpn=ALPN).datagram_size
+"""UDP payload bytes that a connection begins with after the handshake."""
+_NO_ALPN: Final = 0x100 + 120
+"""RFC 7301 section 3.2, as QUIC carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    finding: Finding
+    addresses: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    finding: Finding
+    address: Address | None = None
+    """The first that answers."""
+
+
+def name(config: ClientConfig) -> Resolved:
+    """What the edge's name stands for."""
+    host, _ = config.address
+
+    async def find() -> list[Address]:
+        async with asyncio.timeout(DNS_TIMEOUT):
+            return await resolve(config)
+
+    try:
+        found = tuple(asyncio.run(find())[:MAX_ADDRESSES])
+    except TimeoutError:
+        remedy = "Look at this machine's DNS servers (/etc/resolv.conf, `resolvectl status`)."
+        return Resolved(fail("name", f"{host} was not resolved within {DNS_TIMEOUT:.0f} s", remedy))
+    except EdgeUnavailableError as error:
+        cause = error.__cause__
+        why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+        remedy = f"Check QUICTUNNEL_EDGE ({config.edge}) and this machine's DNS."
+        return Resolved(fail("name", f"{host} has no address ({why})", remedy))
+    return Resolved(ok("name", f"{host} is {', '.join(str(address[0]) for address in found)}"), found)
+
+
+def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -> Reached:
+    """Whether a QUIC server answers at any of the addresses."""
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        heard = list(pool.map(ask, addresses))
+    for address, each in zip(addresses, heard, strict=True):
+        if each.answer is Answer.QUIC:
+            return Reached(_reached(addresses, heard, address, each), address)
+    return Reached(_unreached(config, addresses, heard, has_proxy=has_proxy))
+
+
+def _reached(addresses: tuple[Address, ...], heard: list[Heard], address: Address, first: Heard) -> Finding:
+    message = f"QUIC answers at {format_address(str(address[0]), address[1])} in {first.rtt * 1000:.1f} ms"
+    others = [
+        f"{other[0]} ({each.answer.value})"
+        for other, each in zip(addresses, heard, strict=True)
+        if each.answer is not Answer.QUIC
+    ]
+    if first.lost:
+        message += f", at the {first.lost + 1}. attempt"
+    if others:
+        message += f"; not at {', '.join(others)}, which costs a moment at each dial at most"
+    if first.lost:
+        return warn("udp", message, "Packets are lost on the way; try again, or from another network.")
+    return ok("udp", message)
+
+
+def _unreached(
+    config: ClientConfig, addresses: tuple[Address, ...], heard: list[Heard], *, has_proxy: bool
+) -> Finding:
+    answers = {each.answer for each in heard}
+    where = f"UDP port {config.address[1]} of {config.address[0]}"
+    detail = next((f" ({each.detail})" for each in heard if each.detail), "")
+    if Answer.REFUSED in answers:
+        return fail(
+            "udp",
+            f"{where} is closed: the host says that nobody listens there",
+            "Start the edge (`python -m edge_server`), or correct the port in QUICTUNNEL_EDGE.",
+        )
+    if Answer.FORBIDDEN in answers:
+        return fail(
+            "udp",
+            f"this machine itself does not let UDP out to {where}{detail}",
+            "Allow outgoing UDP in this machine's firewall (`nft list ruleset`), or in the container's policy.",
+        )
+    if Answer.NOT_QUIC in answers:
+        return fail("udp", f"what answers at {where} is no QUIC server", "Correct QUICTUNNEL_EDGE.")
+    if answers == {Answer.NO_ROUTE}:
+        return fail("udp", f"there is no route to {where}{detail}", "Is this machine online? `ip route` shows.")
+    if any(ask(address, whole=False).answer is Answer.QUIC for address in addresses):
+        return fail(
+            "udp",
+            f"{where} answers, but datagrams of {SMALLEST} bytes, which QUIC needs, do not pass in one piece",
+            "Raise the MTU on the way to at least 1280 (a VPN's or a tunnel's; `ip link` shows this machine's).",
+        )
+    return _silent(config, where, has_proxy=has_proxy)
+
+
+def _silent(config: ClientConfig, where: str, *, has_proxy: bool) -> Finding:
+    proxy = " This network may only let a proxy out, which QUIC cannot use." if has_proxy else ""
+    try:
+        socket.create_connection(config.address, timeout=TCP_TIMEOUT).close()
+        is_there = True
+    except ConnectionRefusedError:
+        is_there = True
+    except OSError:
+        is_there = False
+    if is_there:
+        return fail(
+            "udp",
+            f"nothing comes back from {where}, although the host answers TCP: UDP looks blocked on the way",
+            f"Allow UDP port {config.address[1]} in the firewalls of this network and of the edge's, or let the "
+            f"edge listen on UDP port 443, which more networks let pass.{proxy}",
+        )
+    return fail(
+        "udp",
+        f"nothing comes back from {where}, and the host does not answer TCP either",
+        f"Is the edge's machine up, and its address right? If so, UDP is blocked on the way.{proxy}",
+    )
+
+
+def datagrams(address: Address) -> Finding:
+    """The largest datagram that passes in one piece."""
+    passed = ask(address, SIZES).sizes
+    largest = max(passed, default=0)
+    if largest >= USUAL_DATAGRAM:
+        more = "at least " if largest == SIZES[-1] else ""
+        return ok("datagrams", f"{more}{largest} bytes pass in one piece")
+    if largest:
+        return warn(
+            "datagrams",
+            f"only {largest} bytes pass in one piece, {USUAL_DATAGRAM} are usual; the tunnel finds out by itself, "
+            "and is a little slower",
+            "A VPN or PPPoE takes its share; `ip link` shows this machine's MTU.",
+        )
+    return warn("datagrams", "the answers were lost", "Try again.")
+
+
+def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Shown | None]:
+    """Whether TLS gets anywhere, with whatever certificate."""
+    edge = config.edge
+    try:
+        shown = looking().look(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
+    except TimeoutError:
+        return fail(
+            "handshake", f"it did not end within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"
+        ), None
+    except OSError as error:
+        return fail("handshake", f"it broke off ({error.strerror or error})", "Try again."), None
+    if shown.code == _NO_ALPN:
+        remedy = "Correct QUICTUNNEL_EDGE: it has to name the edge's --quic port."
+        message = f"what answers at {edge} is a QUIC server, but no edge that speaks {ALPN}"
+        return fail("handshake", message, remedy, is_configuration=True), None
+    if shown.code or not shown.chain:
+        return fail("handshake", f"the edge refused it ({shown.reason or hex(shown.code)})", "See its log."), None
+    return ok("handshake", f"TLS 1.3 and {shown.alpn} in {shown.seconds * 1000:.0f} ms"), shown
+
+
+def token(config: ClientConfig, address: Address) -> Finding:
+    """Whether the edge takes it, asked with the engine that a tunnel would use."""
+    try:
+        software, leases = asyncio.run(_greet(config, address))
+    except AuthError:
+        return fail(
+            "token",
+            "the edge refuses it: it is another's, revoked or expired",
+            "Set QUICTUNNEL_TOKEN to one of this edge; its operator makes them: `python -m edge_server token`.",
+            is_configuration=True,
+        )
+    except ConfigError as error:
+        return fail("token", f"it could not be shown: {error}", "See above.", is_configuration=True)
+    except (Error, OSError, TimeoutError) as error:
+        return fail(
+            "token", f"the edge did not say: {str(error) or 'time is up'}", "Try again; see the edge's log."
+        )
+    return ok("token", f"accepted by {software}; it allows {leases} tunnels at once")
+
+
+async def _greet(config: ClientConfig, address: Address) -> tuple[str, int]:
+    call = Call(config, _Nobody(), address)
+    async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+        await call.greet()
+    try:
+        assert call.welcome is not None, "greeted"
+        return call.welcome.software, call.welcome.leases
+    finally:
+        await call.hang_up()
+
+
+class _Nobody:
+    """``call.CallEvents`` of one who only says hello."""
+
+    def call_message(self, call: Call, message: AnyMessage) -> None: ...
+
+    def call_stream(self, stream: Stream) -> None:
+        stream.abort(StreamCode.UNKNOWN_LEASE)
+
+    def call_secret(self, _call: Call) -> bytes:
+        return b""
+
+    def call_failed(self, call: Call) -> None: ...
+
+    def call_resumed(self, call: Call) -> Session:
+        return call.session  # never: no session was shown
+
+    def call_stands(self, call: Call) -> None: ...
+
+    def call_away(self, _call: Call, _closed: Closed) -> bool:
+        return False
+
+    def call_ended(self, call: Call, error: Error) -> None: ...

@@ -1,0 +1,166 @@
+"""Is there a QUIC server, how far away, and which datagrams get there: asked without a connection.
+
+A first packet of a version that does not exist, of 1200 bytes or more, is answered with the versions that the
+server speaks (RFC 9000 section 6; RFC 8999 has the form), whatever its certificate and whoever asks. The answer
+repeats the connection IDs of the question, so it says which one was answered, and the answers to questions of many
+sizes tell the largest that passes. Blocking; on sockets of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import selectors
+import socket
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.transport import sockopts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quictunnel.transport.engine import Address
+
+SMALLEST: Final = 1200
+"""UDP payload bytes below which a server does not answer (RFC 9000 section 14.1)."""
+SIZES: Final = (1200, 1232, 1252, 1280, 1300, 1350, 1372, 1400, 1420, 1440, 1452, 1472, 8952)
+"""UDP payloads that are asked for: what VPNs, PPPoE, Ethernet and jumbo frames leave, with IPv4 and IPv6."""
+ROUNDS: Final = (0.4, 0.8, 1.6)
+"""Seconds to wait after each time of asking: three losses in a row and 400 ms of round trip are not "blocked"."""
+_VERSION: Final = 0x1A2A3A4A
+"""Of those that are reserved for this (RFC 9000 section 15)."""
+_CID: Final = 8
+_UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+
+
+class Answer(enum.Enum):
+    """What became of the questions."""
+
+    QUIC = "a QUIC server answers"
+    REFUSED = "the port is closed"
+    NOT_QUIC = "what answers is no QUIC server"
+    SILENCE = "nothing answers"
+    FORBIDDEN = "this machine does not let UDP out"
+    NO_ROUTE = "there is no way to that address"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    answer: Answer
+    rtt: float = 0.0
+    """Seconds, the shortest of all answers."""
+    sizes: tuple[int, ...] = ()
+    """Those that were answered."""
+    lost: int = 0
+    """Questions of the smallest size that were not answered before the first that was."""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class _State:
+    asked: dict[bytes, tuple[int, float]] = field(default_factory=dict)
+    """Connection ID to size and time."""
+    sizes: set[int] = field(default_factory=set)
+    rtt: float = float("inf")
+    other: bool = False
+    fault: OSError | None = None
+
+
+def ask(
+    address: Address,
+    sizes: Sequence[int] = (SMALLEST,),
+    *,
+    rounds: Sequence[float] | None = None,
+    whole: bool = True,
+) -> Heard:
+    """Ask until all sizes are answered or the rounds are over. ``whole``: datagrams may not be cut to pieces on
+    the way, as those of a connection may not. Never raises for what the network does."""
+    state = _State()
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            if whole:
+                sockopts.forbid_fragments(sock)
+            sock.connect(address)
+            sock.setblocking(False)
+            unanswered = _rounds(sock, sizes, ROUNDS if rounds is None else rounds, state)
+    except OSError as error:
+        state.fault = error
+        unanswered = 0
+    if state.sizes:
+        return Heard(Answer.QUIC, state.rtt, tuple(sorted(state.sizes)), unanswered)
+    return _silent(state)
+
+
+def _rounds(sock: socket.socket, sizes: Sequence[int], rounds: Sequence[float], state: _State) -> int:
+    unanswered = 0
+    for patience in rounds:
+        for size in sizes:
+            if size not in state.sizes:
+                _question(sock, size, state)
+        _listen(sock, set(sizes), patience, state)
+        if set(sizes) <= state.sizes or isinstance(state.fault, ConnectionRefusedError):
+            break
+        unanswered += not state.sizes
+    return unanswered
+
+
+def _question(sock: socket.socket, size: int, state: _State) -> None:
+    mine = os.urandom(_CID)
+    head = bytes((0xC0,)) + _VERSION.to_bytes(4, "big") + bytes((_CID,)) + os.urandom(_CID) + bytes((_CID,)) + mine
+    try:
+        sock.send(head.ljust(size, b"\0"))
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:  # too large for the interface: it does not pass, and that is an answer
+            state.fault = error
+    else:
+        state.asked[mine] = (size, time.monotonic())
+
+
+def _listen(sock: socket.socket, wanted: set[int], patience: float, state: _State) -> None:
+    deadline = time.monotonic() + patience
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_READ)
+        while not wanted <= state.sizes and (left := deadline - time.monotonic()) > 0:
+            if state.sizes:  # the others are as far away; what takes much longer was lost
+                deadline = min(deadline, time.monotonic() + max(0.1, 4 * state.rtt))
+                left = max(0.0, deadline - time.monotonic())
+            if not selector.select(left):
+                return
+            try:
+                _hear(sock.recv(2048), state)
+            except BlockingIOError:
+                continue
+            except OSError as error:  # an ICMP message about a question
+                if error.errno != errno.EMSGSIZE:
+                    state.fault = error
+                if isinstance(error, ConnectionRefusedError):
+                    return
+
+
+def _hear(datagram: bytes, state: _State) -> None:
+    """A Version Negotiation packet for one of the questions (RFC 8999 section 6)."""
+    is_negotiation = len(datagram) > 6 + _CID and datagram[0] & 0x80 and datagram[1:5] == bytes(4)
+    known = state.asked.get(datagram[6 : 6 + _CID]) if is_negotiation and datagram[5] == _CID else None
+    if known is None:
+        state.other = True
+        return
+    size, asked = known
+    state.sizes.add(size)
+    state.rtt = min(state.rtt, time.monotonic() - asked)
+
+
+def _silent(state: _State) -> Heard:
+    fault = state.fault
+    if isinstance(fault, ConnectionRefusedError):
+        return Heard(Answer.REFUSED)
+    if isinstance(fault, PermissionError):
+        return Heard(Answer.FORBIDDEN, detail=fault.strerror or str(fault))
+    if fault is not None and fault.errno in _UNREACHABLE:
+        return Heard(Answer.NO_ROUTE, detail=fault.strerror or str(fault))
+    if state.other:
+        return Heard(Answer.NOT_QUIC)
+    return Heard(Answer.SILENCE, detail="" if fault is None else fault.strerror or str(fault))
