@@ -227,7 +227,7 @@ DOCTOR: Final = Command(
 examples:
   quictunnel doctor           everything but a local port
   quictunnel doctor 8000      and whether somebody listens on port 8000
-  quictunnel doctor --json    one JSON object a line: check, verdict (ok, warn, fail, skip), message, remedy
+  quictunnel doctor --json    one JSON object a line: check, verdict (ok warn fail skip), remedy
 
 exit status:
   0  tunnels work; there may be warnings
