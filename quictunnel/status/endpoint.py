@@ -1,7 +1,7 @@
 """Where this process can be asked what it has open: a socket that only its user can reach.
 
 A Unix socket (0600, in a directory of 0700), which answers whoever connects with one report and hangs up; where
-there are none, on Windows, a port on loopback whose number and key are in a file of the user's. It exists while
+there can be none, a port on loopback whose number and key are in a file of the user's. It exists while
 the process has tunnels, and costs nothing until somebody asks. On by default for programs as for the command
 line: a public port that a notebook opened an hour ago is what one wants to find. ``QUICTUNNEL_STATUS=off`` leaves
 it out.
@@ -42,6 +42,8 @@ MAX_ASKING: Final = 8
 """Who may be answered at once; a person asks one at a time, and a program that asks more often waits its turn."""
 ANSWER_TIMEOUT: Final = 1.0
 """Seconds for one who asks to take the answer, which fits its socket's buffer."""
+MAX_SOCKET_PATH: Final = 103
+"""Bytes of a Unix socket's path: macOS has room for these and a zero (<sys/un.h>), Linux for four more."""
 KEY_BYTES: Final = 32
 """As hexadecimal digits, 16 random bytes: nobody guesses it."""
 SOCKET: Final = ".sock"
@@ -138,10 +140,10 @@ class Endpoint:
         # A few calls of the system on a file system in memory: quicker than to ask another thread.
         directory = own_directory(self._directory or default_runtime_dir())
         place = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
-        if self._unix:
-            path = place.with_suffix(SOCKET)
+        path = place.with_suffix(SOCKET)
+        if self._unix and len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             self._sock = socket.socket(socket.AF_UNIX)
-            self._sock.bind(str(path))  # too long a path is an OSError as well
+            self._sock.bind(str(path))
             self.path = path
             path.chmod(0o600)
             self._server = await asyncio.start_unix_server(self._answer, sock=self._sock)

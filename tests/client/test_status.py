@@ -222,11 +222,25 @@ def test_a_directory_that_others_may_write_is_not_trusted(
 def test_where_a_socket_cannot_be_the_tunnel_works_all_the_same(
     tmp_path: Path, background: Background, caplog: pytest.LogCaptureFixture
 ) -> None:
-    opened = Endpoint(tmp_path / ("x" * 120))
+    (tmp_path / "file").touch()
+    opened = Endpoint(tmp_path / "file" / "run")
     with caplog.at_level("INFO"):
         background.call(opened.announce(1, listed))
     assert "will not show this process" in caplog.text
     assert opened.path is None
+
+
+def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(tmp_path: Path, background: Background) -> None:
+    room = tmp_path / ("x" * 120)
+    opened = Endpoint(room)
+    background.call(opened.announce(1, listed))
+    try:
+        assert opened.path is not None
+        assert opened.path.suffix == endpoint.PORT_FILE
+        assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
+        assert len(asking.find(room).reports) == 1
+    finally:
+        background.loop.call_soon_threadsafe(opened.close)
 
 
 def test_places() -> None:
