@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from edge_server.options.table import PREFIX
 from quictunnel.places import default_state_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 EXIT_UNKNOWN: Final = 1
 """There is nothing by that name."""
@@ -22,7 +24,7 @@ def build_parser(
 ) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
     """The parser of ``python -m edge_server NAME``, and what adds a command to it by name and meaning."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
+    common.add_argument("--state-dir", metavar="DIR", type=Path, default=usual_state_dir(), help="the edge's "
                         "(default: %(default)s)")  # fmt: skip
     common.add_argument("--json", action="store_true", help="for programs")
     parser = argparse.ArgumentParser(
@@ -34,6 +36,11 @@ def build_parser(
         return commands.add_parser(command, parents=[common], help=what, description=what, allow_abbrev=False)
 
     return parser, add
+
+
+def usual_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """The state directory of an edge that was started in the same environment without ``--state-dir``."""
+    return Path(environ.get(PREFIX + "STATE_DIR") or default_state_dir(environ)).expanduser()
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

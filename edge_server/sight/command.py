@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from edge_server.commands import usual_state_dir
 from edge_server.sight.health import Readiness
 from edge_server.sight.probe import objection
 from quictunnel.address import parse_address
 from quictunnel.errors import ConfigError
-from quictunnel.places import CLIENT_ENV, default_state_dir
+from quictunnel.places import CLIENT_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         epilog="Exit status 0: ready; 1: not, or there is none.",
         allow_abbrev=False,
     )
-    parser.add_argument("--state-dir", metavar="DIR", type=Path, default=default_state_dir(), help="the edge's "
+    parser.add_argument("--state-dir", metavar="DIR", type=Path, default=usual_state_dir(), help="the edge's "
                         "(default: %(default)s)")  # fmt: skip
     options = parser.parse_args(argv)
     try:
