@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 PAGE: Final = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/charts.js": ("charts.js", "text/javascript"),
-    "/tables.js": ("tables.js", "text/javascript"),
-    "/feed.js": ("feed.js", "text/javascript"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
+    **{
+        f"/{name}.js": (f"{name}.js", "text/javascript")
+        for name in ("page", "charts", "confirm", "dom", "feed", "tables", "words")
+    },
 }
 """The page's own files, which say nothing of this edge."""
 OPEN: Final = frozenset((*PAGE, openapi.PATH)) | FREE

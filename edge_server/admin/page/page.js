@@ -1,0 +1,302 @@
+// The operator's page: signs in, follows the edge, and shows what it says.
+
+import { Chart } from "/charts.js";
+import { confirm } from "/confirm.js";
+import { byId, element, say } from "/dom.js";
+import { Feed, Refused, ask, token } from "/feed.js";
+import { Table } from "/tables.js";
+import * as words from "/words.js";
+
+const HOUR = 360; // samples
+const LATE = 0.25; // seconds of loop lag that people notice
+const WEEK = 7 * 86400;
+
+// What is shown.
+
+const tiles = {};
+for (const [name, title] of [
+  ["visitors", "Visitors"],
+  ["rateIn", "Bytes in"],
+  ["rateOut", "Bytes out"],
+  ["tunnels", "Tunnels"],
+  ["sessions", "Sessions"],
+  ["came", "Visitors so far"],
+  ["lag", "Loop lag"],
+  ["certificate", "Certificate good for"],
+  ["uptime", "Up for"],
+]) {
+  const value = element("dd", { id: `tile-${name}` });
+  const tile = element("div", {}, element("dt", {}, title), value);
+  tiles[name] = { tile, value };
+  byId("tiles").append(tile);
+}
+
+const charts = [
+  [new Chart("Visitors", [""], words.number), [(sample) => sample.visitors]],
+  [new Chart("Newcomers", ["a second"], (value) => value.toFixed(1)), [(sample, every) => sample.came / every]],
+  [
+    new Chart("Bytes", ["in", "out"], words.rate),
+    [(sample, every) => sample.bytes_in / every, (sample, every) => sample.bytes_out / every],
+  ],
+];
+byId("charts").append(...charts.map(([chart]) => chart.element));
+
+const path = (kind, id, what) => `/${kind}/${encodeURIComponent(id)}/${what}`;
+const host = (address) => (address.includes(":") ? `[${address}]` : address);
+
+const tables = {
+  tunnels: new Table(
+    byId("tunnels"),
+    "Tunnels",
+    [
+      { head: "Name", text: (one) => one.name, link: (one) => one.url },
+      { head: "TCP port", number: true, text: (one) => String(one.tcp_port ?? "–") },
+      { head: "Owner", text: (one) => one.owner },
+      { head: "Clients", number: true, text: (one) => (one.members ? String(one.members) : "awaited") },
+      { head: "Visitors", number: true, text: (one) => words.number(one.visitors) },
+      { head: "In", number: true, text: (one) => words.bytes(one.bytes_in) },
+      { head: "Out", number: true, text: (one) => words.bytes(one.bytes_out) },
+      { head: "In now", number: true, text: (one) => words.rate(one.rate_in) },
+      { head: "Out now", number: true, text: (one) => words.rate(one.rate_out) },
+      { head: "Held for", number: true, text: (one) => words.duration(one.age) },
+    ],
+    {
+      key: (one) => one.name,
+      empty: "No tunnel is open.",
+      home: byId("tunnels-title"),
+      action: {
+        head: "Close",
+        words: () => "Close",
+        name: (one) => `Close tunnel ${one.name}`,
+        run: (one) =>
+          confirm({
+            title: "Close this tunnel?",
+            text:
+              `${one.name} of ${one.owner} ends, with its ${one.visitors} visitors. ` +
+              "Its client does not ask for it again by itself.",
+            yes: "Close the tunnel",
+            path: path("tunnels", one.name, "close"),
+            done: `Tunnel ${one.name} is closed.`,
+          }),
+      },
+    },
+  ),
+  sessions: new Table(
+    byId("sessions"),
+    "Sessions and their links",
+    [
+      { head: "Owner", text: (one) => one.owner },
+      { head: "Address", text: (one) => one.address },
+      { head: "Software", long: true, text: (one) => one.software },
+      { head: "Engine", text: (one) => one.engine },
+      { head: "State", text: (one) => (one.is_away ? "away" : "linked") },
+      { head: "RTT", number: true, text: ({ link }) => (link ? words.milliseconds(link.rtt) : "–") },
+      { head: "Loss", number: true, text: ({ link }) => (link ? words.percent(link.loss) : "–") },
+      { head: "In flight", number: true, text: ({ link }) => (link ? words.bytes(link.bytes_in_flight) : "–") },
+      { head: "Window", number: true, text: ({ link }) => (link ? words.bytes(link.congestion_window) : "–") },
+      { head: "Visitors", number: true, text: (one) => words.number(one.streams) },
+      { head: "Tunnels", number: true, text: (one) => String(one.tunnels.length) },
+      { head: "Since", number: true, text: (one) => words.duration(one.age) },
+    ],
+    {
+      key: (one) => one.id,
+      empty: "No client is connected.",
+      home: byId("sessions-title"),
+      action: {
+        head: "End",
+        words: () => "End",
+        name: (one) => `End session of ${one.owner} at ${one.address}`,
+        run: (one) =>
+          confirm({
+            title: "End this session?",
+            text:
+              `The client ${one.owner} at ${one.address} is sent away, with ${one.tunnels.length} tunnels and ` +
+              `${one.streams} visitors. It does not come back by itself; to keep it out, revoke its token.`,
+            yes: "End the session",
+            path: path("sessions", one.id, "end"),
+            done: `The session of ${one.owner} is ended.`,
+          }),
+      },
+    },
+  ),
+  visitors: new Table(
+    byId("visitors"),
+    "Visitors who are in, the newest first",
+    [
+      { head: "Address", text: (one) => `${host(one.address)}:${one.port}` },
+      { head: "Tunnel", text: (one) => one.tunnel },
+      { head: "Kind", text: (one) => (one.tls ? one.tls.replace("TLSv", "TLS ") : one.kind) },
+      { head: "State", text: (one) => (one.is_waiting ? "waiting" : "in") },
+      { head: "In", number: true, text: (one) => words.bytes(one.bytes_in) },
+      { head: "Out", number: true, text: (one) => words.bytes(one.bytes_out) },
+      { head: "For", number: true, text: (one) => words.duration(one.age) },
+    ],
+    {
+      key: (one) => one.id,
+      empty: "Nobody is in.",
+      home: byId("visitors-title"),
+      action: {
+        head: "End",
+        words: () => "End",
+        name: (one) => `End visitor ${one.address} port ${one.port}`,
+        run: (one) =>
+          confirm({
+            title: "End this visitor?",
+            text: `The connection of ${one.address}, port ${one.port}, to ${one.tunnel} is reset.`,
+            yes: "End the visitor",
+            path: path("visitors", one.id, "end"),
+            done: `Visitor ${one.address} port ${one.port} is ended.`,
+          }),
+      },
+    },
+  ),
+};
+const talker = (head) => [
+  { head, long: true, text: (one) => one.who },
+  { head: "Moved", number: true, text: (one) => words.bytes(one.bytes) },
+  { head: "In now", number: true, text: (one) => words.number(one.visitors) },
+];
+const nobody = { key: (one) => one.who, empty: "Nobody yet." };
+const addresses = new Table(byId("addresses"), "Addresses that moved most", talker("Address"), nobody);
+const busiest = new Table(byId("busiest"), "Tunnels that moved most", talker("Tunnel"), nobody);
+
+// Bringing it up to date.
+
+let samples = [];
+let every = 10;
+let before = null;
+
+function drawHour() {
+  for (const [chart, series] of charts) chart.draw(series.map((value) => samples.map((one) => value(one, every))));
+}
+
+function showErrors({ items, total }) {
+  say(byId("errors-count"), words.number(total));
+  const shown = items.map((one) => `${one.at} ${one.message}`).join("\n");
+  if (byId("errors").dataset.shown === shown) return;
+  byId("errors").dataset.shown = shown;
+  const lines = items.map((one) => {
+    const level = element("span", { class: "level", "data-level": one.level }, one.level);
+    return element("li", {}, element("time", {}, words.clock(one.at)), level, element("span", {}, one.message));
+  });
+  byId("errors").replaceChildren(...(lines.length ? lines : [element("li", { class: "soft" }, "None.")]));
+}
+
+function showEdge(edge, at) {
+  const last = before;
+  const passed = last && at > last.at && edge.process === last.edge.process ? at - last.at : 0;
+  const rate = (name) => (passed ? Math.max(0, edge[name] - last.edge[name]) / passed : 0);
+  before = { at, edge };
+  const texts = {
+    visitors: words.number(edge.visitors),
+    rateIn: words.rate(rate("bytes_in")),
+    rateOut: words.rate(rate("bytes_out")),
+    tunnels: words.number(edge.tunnels),
+    sessions: edge.sessions_away ? `${edge.sessions} (${edge.sessions_away} away)` : words.number(edge.sessions),
+    came: words.number(edge.visitors_came),
+    lag: words.milliseconds(edge.loop_lag),
+    certificate: words.until(edge.certificate_expires_at, at),
+    uptime: words.duration(edge.uptime),
+  };
+  for (const [name, text] of Object.entries(texts)) say(tiles[name].value, text);
+  tiles.lag.tile.classList.toggle("bad", edge.loop_lag >= LATE);
+  const left = edge.certificate_expires_at === null ? Infinity : edge.certificate_expires_at - at;
+  tiles.certificate.tile.classList.toggle("bad", left < WEEK);
+  say(byId("domain"), `*.${edge.domain}`);
+  const engine = `${edge.engine.name} ${edge.engine.version}`;
+  say(byId("about"), `quictunnel ${edge.version} · engine ${engine} · process ${edge.process}`);
+  document.title = `${edge.visitors} · ${edge.domain} · quictunnel edge`;
+  state(edge.is_draining ? "draining" : "live");
+  byId("drain").disabled = edge.is_draining;
+}
+
+function showSnapshot(snapshot) {
+  showEdge(snapshot.edge, snapshot.at);
+  for (const [name, table] of Object.entries(tables)) {
+    const { items, total } = snapshot[name];
+    table.show(items);
+    say(byId(`${name}-count`), total > items.length ? `${items.length} of ${words.number(total)}` : words.number(total));
+  }
+  addresses.show(snapshot.talkers.addresses);
+  busiest.show(snapshot.talkers.tunnels);
+  showErrors(snapshot.errors);
+  const { sample } = snapshot;
+  if (sample && (!samples.length || samples.at(-1).at < sample.at)) {
+    samples = [...samples, sample].slice(-HOUR);
+    drawHour();
+  }
+}
+
+const STATES = { live: "live", draining: "draining", lost: "not reached, trying again", off: "signed out" };
+
+function state(name) {
+  byId("state").dataset.state = name;
+  say(byId("state"), STATES[name]);
+}
+
+// Signing in and out.
+
+let feed = null;
+
+function follow() {
+  feed?.stop();
+  byId("login").hidden = true;
+  byId("view").hidden = false;
+  byId("edge-actions").hidden = false;
+  feed = new Feed({
+    async onBegin() {
+      const past = await ask("/history");
+      samples = past.samples;
+      every = past.every;
+      drawHour();
+    },
+    onSnapshot: showSnapshot,
+    onLost: () => state("lost"),
+    onRefused: (error) => signOut(error.message),
+  });
+  feed.run();
+}
+
+function signOut(why = "") {
+  feed?.stop();
+  feed = null;
+  before = null;
+  token.forget();
+  state("off");
+  document.title = "quictunnel edge";
+  byId("view").hidden = true;
+  byId("edge-actions").hidden = true;
+  byId("login").hidden = false;
+  say(byId("login-error"), why);
+  say(byId("domain"), "");
+  say(byId("about"), "");
+  byId("token").value = "";
+  byId("token").focus();
+}
+
+byId("login").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  token.set(byId("token").value.trim());
+  try {
+    await ask("/edge");
+    byId("token").value = "";
+    follow();
+    byId("content").focus();
+  } catch (error) {
+    signOut(error instanceof Refused ? error.message : "The edge could not be reached.");
+  }
+});
+byId("sign-out").addEventListener("click", () => signOut());
+byId("drain").addEventListener("click", () =>
+  confirm({
+    title: "Drain this edge?",
+    text: "It takes no new visitors and no new clients, lets those in flight finish within its grace, and ends.",
+    yes: "Drain the edge",
+    path: "/drain",
+    done: "The edge is draining.",
+  }),
+);
+
+token.fromAddress();
+if (token.get()) follow();
+else signOut();

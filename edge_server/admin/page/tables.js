@@ -1,0 +1,75 @@
+// Tables whose rows stay while what they are about stays: a button that has the focus keeps it while values change.
+
+import { element, say } from "/dom.js";
+
+/**
+ * Columns: {head, text(row), number, long, link(row)}. `action`, if there is one: {head, words(row), name(row),
+ * run(row)}, a button at the end of each row. `home`: where the focus goes when its row is gone.
+ */
+export class Table {
+  constructor(table, caption, columns, { key, empty, action, home } = {}) {
+    this.columns = columns;
+    this.action = action;
+    this.key = key;
+    this.home = home;
+    this.rows = new Map();
+    this.body = element("tbody");
+    const heads = columns.map(({ head, number }) => element("th", { scope: "col", class: number ? "number" : "" }, head));
+    if (action) heads.push(element("th", { scope: "col" }, element("span", { class: "quiet" }, action.head)));
+    this.nothing = element("tr", {}, element("td", { class: "empty", colspan: heads.length }, empty));
+    table.append(
+      element("caption", { class: "quiet" }, caption),
+      element("thead", {}, element("tr", {}, ...heads)),
+      this.body,
+    );
+  }
+
+  show(items) {
+    const wanted = new Set(items.map(this.key));
+    for (const [key, row] of this.rows) {
+      if (wanted.has(key)) continue;
+      // Whoever was at this row with the keyboard goes on from the table, not from the top of the page.
+      if (row.element.contains(document.activeElement)) this.home?.focus();
+      row.element.remove();
+      this.rows.delete(key);
+    }
+    this.nothing.remove();
+    items.forEach((item, index) => {
+      const key = this.key(item);
+      const row = this.rows.get(key) ?? this.made(key);
+      row.item = item;
+      this.fill(row);
+      const there = this.body.children[index] ?? null;
+      if (there !== row.element) this.body.insertBefore(row.element, there);
+    });
+    if (!items.length) this.body.append(this.nothing);
+  }
+
+  made(key) {
+    const cells = this.columns.map(({ number, long, link }) => {
+      const cell = element("td", { class: number ? "number" : long ? "text" : "" });
+      if (link) cell.append(element("a", { rel: "noreferrer noopener", target: "_blank" }));
+      return cell;
+    });
+    const row = { element: element("tr", {}, ...cells), cells };
+    if (this.action) {
+      row.button = element("button", { type: "button", class: "danger" });
+      row.button.addEventListener("click", () => this.action.run(row.item));
+      row.element.append(element("td", {}, row.button));
+    }
+    this.rows.set(key, row);
+    return row;
+  }
+
+  fill({ item, cells, button }) {
+    this.columns.forEach(({ text, link }, index) => {
+      const target = link ? cells[index].firstChild : cells[index];
+      say(target, text(item));
+      if (link) target.setAttribute("href", link(item));
+    });
+    if (button) {
+      say(button, this.action.words(item));
+      button.setAttribute("aria-label", this.action.name(item));
+    }
+  }
+}

@@ -1,0 +1,41 @@
+// Values as people read them. Nothing here touches the document.
+
+const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
+
+export function bytes(value) {
+  let unit = 0;
+  while (value >= 999.5 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit += 1;
+  }
+  return `${unit === 0 || value >= 99.5 ? Math.round(value) : value.toFixed(1)} ${UNITS[unit]}`;
+}
+
+export const rate = (value) => `${bytes(value)}/s`;
+
+export const number = (value) => value.toLocaleString("en");
+
+export function milliseconds(seconds) {
+  const value = seconds * 1000;
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+}
+
+export function duration(seconds) {
+  const whole = Math.max(0, Math.floor(seconds));
+  const [days, hours, minutes] = [Math.floor(whole / 86400), Math.floor(whole / 3600) % 24, Math.floor(whole / 60) % 60];
+  if (days) return `${days} d ${hours} h`;
+  if (hours) return `${hours} h ${minutes} min`;
+  if (minutes) return `${minutes} min ${whole % 60} s`;
+  return `${whole} s`;
+}
+
+export function until(moment, now) {
+  if (moment === null) return "none";
+  const days = (moment - now) / 86400;
+  if (days > 3650) return "years";
+  return days >= 2 ? `${Math.floor(days)} days` : moment <= now ? "expired" : duration(moment - now);
+}
+
+export const clock = (moment) => new Date(moment * 1000).toLocaleTimeString("en-GB");
+
+export const percent = (part) => (part === null ? "–" : `${(part * 100).toFixed(part && part < 0.1 ? 2 : 1)} %`);
