@@ -1,0 +1,112 @@
+"""Takes the pictures of the operator's page: ``python docs/screenshots.py [DIRECTORY]``, else ``docs/images``.
+
+A real edge with three tunnels, real visitors, and Chromium (Debian's ``chromium``; playwright of the extra
+``dev``). So that a minute gives as much to see as an hour does, the history is sampled each tenth of a second.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import socket
+import ssl
+import sys
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+from playwright.sync_api import sync_playwright
+
+import quictunnel
+from edge_server.admin import history
+from edge_server.embedded import EmbeddedEdge
+
+IMAGES: Final = Path(__file__).parent / "images"
+SECONDS: Final = 40
+CHUNK: Final = bytes(16 * 1024)
+
+
+class Origin:
+    """Answers each line, which is a number, with so many chunks."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._serve, args=self.listener.accept()[:1], daemon=True).start()
+
+    @staticmethod
+    def _serve(sock: socket.socket) -> None:
+        with suppress(OSError), sock, sock.makefile("rb") as lines:
+            for line in lines:
+                for _ in range(int(line)):
+                    sock.sendall(CHUNK)
+
+
+def visit(tunnel: quictunnel.Tunnel, ca: Path, until: float) -> None:
+    """One visitor, for some seconds, who asks for more and less as time goes by."""
+    context = ssl.create_default_context(cafile=ca)
+    with suppress(OSError), ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", tunnel.port), 10))
+        sock = stack.enter_context(context.wrap_socket(sock, server_hostname=tunnel.host))
+        while (left := until - time.monotonic()) > 0:
+            chunks = max(1, round(4 + 4 * math.sin(left / 3) + random.uniform(-2, 2)))  # noqa: S311 - for looks
+            sock.sendall(b"%d\n" % chunks)
+            wanted = chunks * len(CHUNK)
+            while wanted > 0:
+                wanted -= len(sock.recv(min(wanted, 65536)))
+            time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 - for looks
+
+
+def come_and_go(tunnels: list[quictunnel.Tunnel], ca: Path) -> None:
+    """Visitors for as long as it takes to fill an hour, of whom some stay."""
+    end = time.monotonic() + SECONDS
+    while (now := time.monotonic()) < end:
+        if threading.active_count() < 12 + 9 * math.sin(now / 5):
+            stay = now + random.uniform(1, 15)  # noqa: S311 - for looks
+            tunnel = random.choices(tunnels, (6, 3, 1))[0]  # noqa: S311 - for looks
+            threading.Thread(target=visit, args=(tunnel, ca, stay), daemon=True).start()
+        time.sleep(0.05)
+    for number in range(6):
+        threading.Thread(target=visit, args=(tunnels[number % 3], ca, end + 60), daemon=True).start()
+        time.sleep(0.3)
+
+
+def main(directory: Path) -> None:
+    """Write the pictures."""
+    directory.mkdir(exist_ok=True)
+    history.EVERY = 0.1  # type: ignore[misc]  # see the module
+    with ExitStack() as stack:
+        edge = stack.enter_context(EmbeddedEdge(admin=True))
+        admin = edge.server.admin
+        assert admin is not None
+        tunnels = []
+        for names in (("shop", "orders"), ("notebook",)):
+            client = stack.enter_context(quictunnel.Client.from_config(edge.client_config))
+            for name in names:
+                origin = Origin()
+                stack.callback(origin.listener.close)
+                wish = quictunnel.forward(origin.port, name=name, unencrypted=name == "orders", client=client)
+                tunnels.append(stack.enter_context(wish))
+        browser = stack.enter_context(sync_playwright()).chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-gpu"]
+        )
+        come_and_go(tunnels, edge.server.ca)
+        for scheme in ("light", "dark"):
+            page = browser.new_page(viewport={"width": 1180, "height": 860}, color_scheme=scheme)
+            page.goto(f"{admin.url}#token={admin.token}")
+            page.locator("#state[data-state=live]").wait_for()
+            page.wait_for_timeout(2500)
+            page.screenshot(path=directory / f"admin-{scheme}.png")
+            page.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)
