@@ -42,7 +42,7 @@ FUNCTIONS = (
     "pytest_plugin.quictunnel_ssl_context",
     "pytest_plugin.quictunnel_trust",
 )
-INTERNAL = {"client.Client.reach"}
+INTERNAL = {"client.Client.reach", "tunnel.Tunnel.inspected", "tunnel.Tunnel.metered"}
 """Public in the code only for the room beside it."""
 BLOCKING = ("forwarding.forward", "client.Client.close")
 """What waits for the edge: what an interruption does to it has to be said."""
@@ -70,7 +70,7 @@ def public() -> dict[str, griffe.Object]:
         for attribute, member in found[name].all_members.items():
             if not attribute.startswith("_") and f"{name}.{attribute}" not in INTERNAL:
                 found[f"{name}.{attribute}"] = member
-    return {name: thing for name, thing in found.items() if name != "tunnel.Tunnel.metered"}
+    return found
 
 
 PUBLIC = public()

@@ -108,6 +108,21 @@ def test_fastapi(world, start):
     assert b"unrecognized name" in world.curl(url).stderr
 
 
+@pytest.mark.slow
+def test_fastapi_that_is_started_by_the_tunnel(world, start):
+    blocks = steps_of((EXAMPLES / "fastapi.md").read_text())
+    (line,) = (block.text for block in blocks if block.kind == "sh")
+    words = line.split()
+    at = words.index("uvicorn")
+    words[at : at + 1] = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES)]
+    words.insert(words.index("run") + 1, "--json")
+    process = start(world, sys.executable, "-m", *words)
+    url = json.loads(process.stdout.readline())["url"]
+    assert json.loads(world.curl("--fail", f"{url}/items/5").stdout) == {"item": 5}
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+
 def test_flask(world, start):
     process = start(world, sys.executable, EXAMPLES / "flask_app.py")
     url = address_of(process)

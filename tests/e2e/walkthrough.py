@@ -8,12 +8,13 @@ Comments before a block, which readers do not see, say what is different about i
     <!-- fails -->               it ends with another status than 0
     <!-- press Ctrl-C: NAME -->  before it, in the terminal of that name
     <!-- run instead: COMMAND -->  what the reader's machine has and this one has not
-    <!-- run with: ARGUMENTS -->   with the last options exchanged, for the same reason
+    <!-- also: ARGUMENTS -->       and more at its end, for the same reason
     <!-- not run: REASON -->
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -64,15 +65,16 @@ class Terminal:
         self._seen = ""
         self._mark = 0
         self._count = 0
+        self._is_busy = False
         directory.mkdir(exist_ok=True)
         self._process = subprocess.Popen(
+            # In our group, so that setsid makes no child, and the session has the number of the process.
             [*enter, "setsid", "--ctty", "bash", "--norc", "--noprofile", "-i"],
             stdin=slave,
             stdout=slave,
             stderr=slave,
             cwd=directory,
             env={**environ, "PS1": "", "PS2": "", "TERM": "xterm", "HISTFILE": ""},
-            start_new_session=True,
         )
         os.close(slave)
         self._type("stty -echo rows 40 cols 200; bind 'set enable-bracketed-paste off'")
@@ -81,6 +83,7 @@ class Terminal:
     def type(self, command: str) -> None:
         """Type a command and Enter."""
         self._mark = len(self._seen)
+        self._is_busy = True
         self._type(command.rstrip("\n"))
 
     def press_ctrl_c(self) -> None:
@@ -93,6 +96,7 @@ class Terminal:
         self._count += 1
         self._type(f'echo "status" $? "of {self._count}"')
         found = self._wait(rf"status (\d+) of {self._count}\r?\n")
+        self._is_busy = False
         self._seen = self._seen[: found.start()] + self._seen[found.end() :]
         return int(found[1])
 
@@ -106,20 +110,19 @@ class Terminal:
         return self._seen[self._mark :]
 
     def close(self) -> None:
-        """End everything that runs in it."""
-        members = subprocess.run(
-            ["ps", "-o", "pid=", "--sid", str(self._session())], capture_output=True, text=True, check=False
-        )
-        for pid in members.stdout.split():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self._process.wait(PATIENCE)
+        """End what runs as its user would, then whatever is left, the shell first, so that it starts no more."""
+        if self._is_busy:
+            with contextlib.suppress(AssertionError):
+                self.press_ctrl_c()
+        session = self._process.pid
+        while members := subprocess.run(
+            ["ps", "-o", "pid=", "--sid", str(session)], capture_output=True, text=True, check=False
+        ).stdout.split():
+            for pid in sorted(members, key=int):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            self._process.wait(PATIENCE)
         os.close(self._master)
-
-    def _session(self) -> int:
-        return os.getsid(self._process.pid)
 
     def _type(self, line: str) -> None:
         os.write(self._master, line.encode() + b"\n")
@@ -156,7 +159,7 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for terminal in self._terminals.values():
+        for terminal in reversed(self._terminals.values()):
             terminal.close()
 
     def do(self, step: Step) -> None:
@@ -176,9 +179,8 @@ class Reader:
             self._terminals[name].press_ctrl_c()
         terminal = self._terminal(step.title)
         command = step.notes.get("run instead", step.text)
-        if (arguments := step.notes.get("run with")) is not None:
-            command, changed = re.subn(r"--cert \S+ \\\n\s*--key \S+", lambda _: arguments, command)
-            assert changed == 1
+        if (more := step.notes.get("also")) is not None:
+            command = f"{command.rstrip()} {more}"
         terminal.type(command)
         self.typed += 1
         if (text := step.notes.get("until")) is not None:
