@@ -249,6 +249,23 @@ def test_signals_for_the_program_reach_it(start, tmp_path):
     assert process.returncode == 21
 
 
+def test_a_terminal_that_is_closed_ends_both(edge, tmp_path):
+    port = free_port()
+    (tmp_path / "app.py").write_text(APP)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        environ = children_environment(edge) | {"PYTHONPATH": str(ROOT)}
+        command = [*RUN, "--", sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
+        os.execve(sys.executable, command, environ)
+    seen = b""
+    while b"Ctrl-C stops it." not in seen:
+        seen += os.read(terminal, 65536)
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert processes_of(str(port)) == []
+
+
 def test_at_a_terminal_ctrl_c_ends_the_tunnel_before_the_program(edge, tmp_path):
     """The terminal sends SIGINT to its foreground group, in which the program is not."""
     port = free_port()

@@ -100,7 +100,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
         "_iv",
     ),
     "HeaderProtection": ("_mask",),
-    "tls.Context": ("_max_early_data",),
+    "tls.Context": ("_max_early_data", "_peer_certificate", "_peer_certificate_chain"),
     "RangeSet": ("_RangeSet__ranges",),
 }
 """Private attributes, by the class that has them."""
