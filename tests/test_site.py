@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import html
+import http.server
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from quictunnel.cli import grammar
+from tests import browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +100,49 @@ def test_the_reference_has_what_docstrings_say(site):
         assert words in said
     assert ":class:" not in said
     assert "::\n" not in said
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it_and_searches_in_it(site, tmp_path):
+    """On every page nothing is asked of anybody else, nothing is missing, and the console stays empty."""
+    program = shutil.which(browser.PROGRAM)
+    if program is None:
+        pytest.skip(f"{browser.PROGRAM} is not installed")
+    handler = functools.partial(Quiet, directory=site)
+    asked, wrong = [], []
+    with serving(handler) as port, sync_playwright() as playwright:
+        options = [*OPTIONS, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+        environment = browser.environment(tmp_path)
+        chromium = playwright.chromium.launch(executable_path=program, args=options, env=environment)
+        page = chromium.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("response", lambda answer: wrong.append(answer.url) if answer.status >= 400 else None)
+        page.on("console", lambda said: wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        for path in sorted(site.rglob("*.html")):
+            if path.name != "404.html":
+                page.goto(f"http://127.0.0.1:{port}/{path.relative_to(site).as_posix()}")
+        page.goto(f"http://127.0.0.1:{port}/index.html")
+        page.get_by_role("textbox", name="Search").fill("public_url")
+        expect(page.get_by_role("link", name="Test what the public sees, with pytest").first).to_be_visible()
+        chromium.close()
+    assert wrong == []
+    assert [url for url in asked if not url.startswith(f"http://127.0.0.1:{port}/")] == []
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextlib.contextmanager
+def serving(handler):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def test_docstrings_become_markdown():
