@@ -13,6 +13,7 @@ import math
 import random
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -38,7 +39,11 @@ MAX_ORDERS: Final = 2
 MAX_CERTIFICATES: Final = 1000
 """Kept for one edge; each is ordered anew every two months or so, which is what an account may ask for."""
 MAX_OF_OWNER: Final = 100
-"""Of one identity; as many names as it may claim."""
+"""Of one identity at once; as many names as it may claim."""
+MAX_NEW: Final = 50
+"""Names of one identity in a day that had no certificate before: Let's Encrypt signs as many in a week for one
+registered domain, and whoever asks for names at random is not to use that up for everybody."""
+DAY: Final = 86_400.0
 MAX_TRIES: Final = 20
 """For a name that never had a certificate: with waits that grow to hours, three days. Then somebody has to ask for
 the name again. One that has had a certificate is tried for as long as it is wanted."""
@@ -52,8 +57,6 @@ LOOK: Final = 60.0
 """Seconds between looks where nothing is due: clocks are set, and machines sleep."""
 STOP: Final = 3.0
 """Seconds that orders have to tidy up when the edge stops."""
-EXPIRED: Final = 7 * 86_400.0
-"""Seconds for which a file is kept after its certificate has expired and nobody wants it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,8 @@ class Keeper:
         self._now = now
         self._random: random.Random = random.SystemRandom()
         self._entries: dict[str, _Entry] = {}
+        self._new: dict[str, deque[float]] = {}
+        """When identities asked for names that had no certificate, the last MAX_NEW of each, for a day."""
         self._stopping = threading.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -177,14 +182,36 @@ class Keeper:
                 entry.backoff.reset()
                 self._changed.set()
             return True
-        of_owner = sum(other.owner == owner for other in self._entries.values())
-        if len(self._entries) >= MAX_CERTIFICATES or of_owner >= MAX_OF_OWNER:
-            logger.warning(
-                "no certificate is ordered for %s: there are too many (of client %s: %d)", name, owner, of_owner
-            )
+        if not self._has_room(owner):
+            logger.warning("no certificate is ordered for %s: there are too many, or too many of %s", name, owner)
             return False
+        self._new.setdefault(owner, deque(maxlen=MAX_NEW)).append(self._now())
         self._add(name, (name,), owner)
         self._changed.set()
+        return True
+
+    def _has_room(self, owner: str) -> bool:
+        now = self._now()
+        for each in [each for each, times in self._new.items() if times[-1] <= now - DAY]:
+            del self._new[each]
+        lately = self._new.get(owner)
+        if lately is not None and len(lately) >= MAX_NEW and lately[0] > now - DAY:
+            return False
+        if (
+            sum(entry.owner == owner and self._is_wanted(name) for name, entry in self._entries.items())
+            >= MAX_OF_OWNER
+        ):
+            return False
+        if len(self._entries) < MAX_CERTIFICATES:
+            return True
+        # Somebody may come back to what nobody wants now, but not at the expense of who is here.
+        idle = [
+            name for name, entry in self._entries.items() if entry.thread is None and not self._is_wanted(name)
+        ]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda name: self._entries[name].renew_at)
+        self._remove(oldest, self._entries[oldest])
         return True
 
     def look(self) -> None:
@@ -259,10 +286,14 @@ class Keeper:
         """Nobody wants it any more. What is still good stays in use, for the case that somebody comes back."""
         if entry.issued is not None and now < entry.issued.not_after:
             return
+        self._remove(name, entry)
+
+    def _remove(self, name: str, entry: _Entry) -> None:
         del self._entries[name]
         self._certificates.drop(name)
-        if entry.issued is not None and now >= entry.issued.not_after + EXPIRED:
-            self._store.remove(name)
+        if entry.issued is not None:
+            with contextlib.suppress(OSError):  # it is not used again in any case
+                self._store.remove(name)
 
     def _add(self, name: str, names: Sequence[str], owner: str) -> _Entry:
         pace = self._settings.pace
@@ -283,7 +314,13 @@ class Keeper:
         entry.thread.start()
 
     def _load(self) -> list[Issued]:
-        return [issued for issued in self._store.load() if issued.not_after > self._now()]
+        good = []
+        for issued in self._store.load():
+            if issued.not_after > self._now():
+                good.append(issued)
+            else:
+                self._store.remove(issued.names[0])
+        return good
 
     def _reach(self) -> Orders:
         """Whom the server is asked through; the library is loaded when it is first needed. In a thread."""

@@ -1,0 +1,246 @@
+"""Who gets certificates and who does not, and what is due when: the keeper without an authority."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from edge_server.acme.keeper import (
+    JITTER,
+    LAST,
+    MAX_CERTIFICATES,
+    MAX_NEW,
+    MAX_OF_OWNER,
+    RENEW,
+    Keeper,
+    Wants,
+)
+from edge_server.acme.problem import MAX_WORDS, Problem, said
+from edge_server.acme.settings import AcmeSettings
+from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
+from edge_server.certificates import Certificates
+from tests.edge_server.acme.conftest import DOMAIN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.edge_server.conftest import Clock
+
+DAY = 86_400.0
+AUTHORITY = trustme.CA()
+
+
+def issue(*names: str, now: float, days: float = 90) -> Issued:
+    begin = dt.datetime.fromtimestamp(now, dt.UTC)
+    leaf = AUTHORITY.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
+    chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+    key = leaf.private_key_pem.bytes()
+    if b"RSA" in key or b"EC" in key:  # trustme writes the traditional form, orders write PKCS 8
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+            load_pem_private_key,
+        )
+
+        key = load_pem_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return Issued.of(chain, key, names)
+
+
+class Bench:
+    """A keeper whose orders a test fulfils itself."""
+
+    def __init__(self, state_dir: Path, clock: Clock, own: tuple[str, ...] = ()) -> None:
+        self.wanted: set[str] = set()
+        self.certificates = Certificates()
+        settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
+        wants = Wants(own=own, is_wanted=self.wanted.__contains__)
+        self.keeper = Keeper(settings, state_dir, self.certificates, wants, now=clock)
+        self.store = Store(state_dir / "acme" / place_of(settings.directory) / "certificates")
+        self.clock = clock
+
+    def want(self, name: str, owner: str = "a") -> bool:
+        self.wanted.add(name)
+        return self.keeper.want(name, owner, alone=False)
+
+    def fulfil(self, name: str, outcome: Issued | Problem | None = None) -> None:
+        self.keeper._ordered(self.keeper._entries[name], outcome or issue(name, now=self.clock()))
+
+    def due(self) -> list[str]:
+        """What would be begun now."""
+        begun = []
+        self.keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        self.keeper._round()
+        return begun
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, clock: Clock) -> Bench:
+    clock.now = 1_800_000_000.0
+    return Bench(tmp_path, clock)
+
+
+async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_before(bench: Bench, clock: Clock):
+    assert bench.want("a.example.com")
+    assert bench.due() == ["a.example.com"]
+    bench.fulfil("a.example.com")
+    begin = clock.now
+    standing = bench.keeper.standing("a.example.com")
+    assert standing is not None
+    assert standing.renew_at == standing.next_try
+    assert standing.renew_at is not None
+    assert (RENEW - JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEW * 90 * DAY
+    bench.keeper._entries["a.example.com"].ask_at = float("inf")
+    clock.now = standing.renew_at - 1
+    assert bench.due() == []
+    clock.now += 1
+    assert bench.due() == ["a.example.com"]
+
+
+async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com")
+    entry = bench.keeper._entries["a.example.com"]
+    bench.keeper._advised(entry, clock.now + 10 * DAY)
+    assert entry.renew_at == clock.now + 10 * DAY
+    bench.keeper._advised(entry, clock.now + 1000 * DAY)
+    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - LAST))
+    bench.keeper._advised(entry, None)
+    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - LAST))
+
+
+async def test_waits_after_failures_grow_and_have_a_least_and_a_most(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com")
+    pace = bench.keeper._settings.pace
+    waits = []
+    for _ in range(40):
+        bench.fulfil("a.example.com", Problem("no"))
+        waits.append(bench.keeper._entries["a.example.com"].not_before_then - clock.now)
+    assert all(pace.least_retry <= wait <= pace.most_retry for wait in waits)
+    assert waits[0] <= pace.first_retry
+    assert max(waits[-20:]) > 1000
+    bench.fulfil("a.example.com", Problem("no", retry_after=3 * DAY))
+    assert bench.keeper._entries["a.example.com"].not_before_then == clock.now + 3 * DAY
+    assert bench.certificates.covers("a.example.com", h2=True)
+
+
+async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    bench.store.keep(issue("a.example.com", now=clock.now))
+    bench.fulfil("a.example.com")
+    bench.wanted.clear()
+    clock.now += 80 * DAY
+    assert bench.due() == []
+    assert bench.certificates.covers("a.example.com", h2=False)
+    clock.now += 11 * DAY
+    assert bench.due() == []
+    assert bench.keeper.standings == []
+    assert not bench.certificates.covers("a.example.com", h2=False)
+    assert list(bench.store.load()) == []
+
+
+async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(bench: Bench, clock: Clock, caplog):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com")
+    clock.now += 91 * DAY
+    assert bench.due() == ["a.example.com"]
+    bench.fulfil("a.example.com", Problem("no"))
+    assert "The old one has expired" in caplog.text
+    assert bench.certificates.covers("a.example.com", h2=False)
+
+
+async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(tmp_path: Path, clock: Clock):
+    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    assert bench.want(f"shop.{DOMAIN}")
+    assert bench.keeper.standing(f"shop.{DOMAIN}") is None
+    assert bench.keeper.want(f"shop.{DOMAIN}", "a", alone=True)
+    assert bench.keeper.standing(f"shop.{DOMAIN}") is not None
+
+
+async def test_nobody_uses_up_what_an_authority_signs(bench: Bench, clock: Clock):
+    """Names at random, one after the other."""
+    for number in range(MAX_NEW):
+        assert bench.want(f"r{number}.example.com")
+        bench.fulfil(f"r{number}.example.com")
+        bench.wanted.clear()
+    assert not bench.want("one-more.example.com")
+    assert bench.want("one-more.example.com", owner="b")
+    bench.wanted.clear()
+    clock.now += DAY + 1
+    assert bench.want("another.example.com")
+
+
+async def test_one_identity_has_so_many_at_once(bench: Bench, clock: Clock):
+    for number in range(MAX_OF_OWNER):
+        if number == MAX_NEW:
+            clock.now += DAY + 1
+        assert bench.want(f"n{number}.example.com")
+    clock.now += DAY + 1
+    assert not bench.want("one-more.example.com")
+    bench.wanted.remove("n0.example.com")
+    assert bench.want("one-more.example.com")
+
+
+async def test_when_there_are_too_many_those_that_nobody_wants_make_room(bench: Bench):
+    for number in range(MAX_CERTIFICATES):
+        assert bench.want(f"n{number}.example.com", owner=f"o{number}")
+    assert not bench.want("one-more.example.com", owner="another")
+    bench.fulfil("n7.example.com")
+    bench.wanted.remove("n7.example.com")
+    assert bench.want("one-more.example.com", owner="another")
+    assert bench.keeper.standing("n7.example.com") is None
+    assert len(bench.keeper.standings) == MAX_CERTIFICATES
+
+
+async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path: Path, clock: Clock, caplog):
+    clock.now = 1_800_000_000.0
+    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    bench.store.keep(issue("good.example.com", now=clock.now))
+    bench.store.keep(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
+    bench.store.keep(issue("old.example.com", now=clock.now - 100 * DAY))
+    folder = tmp_path / "acme" / place_of("https://acme.example.net/dir") / "certificates"
+    (folder / "cut.example.com.pem").write_bytes((folder / "good.example.com.pem").read_bytes()[:700])
+    (folder / "mixed.example.com.pem").write_bytes(
+        issue("x.example.com", now=clock.now).key + issue("mixed.example.com", now=clock.now).chain
+    )
+    (folder / "large.example.com.pem").write_bytes(b"x" * (MAX_FILE + 1))
+    await bench.keeper.load()
+    assert [standing.names for standing in bench.keeper.standings] == [
+        (f"*.{DOMAIN}", DOMAIN),
+        ("good.example.com",),
+    ]
+    assert bench.certificates.covers(f"any.{DOMAIN}", h2=False)
+    assert caplog.text.count("is no certificate with its key") == 3
+    assert not (folder / "old.example.com.pem").exists()
+
+
+async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(tmp_path: Path, clock: Clock):
+    clock.now = 1_800_000_000.0
+    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    bench.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
+    bench.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
+    await bench.keeper.load()
+    bench.keeper.start()
+    assert bench.due() == [f"*.{DOMAIN}"]
+    bench.keeper.leave()
+
+
+def test_a_certificate_has_to_be_what_was_ordered():
+    good = issue("a.example.com", now=1_800_000_000.0)
+    for chain, key, names, words in (
+        (b"", good.key, ("a.example.com",), "cannot be read"),
+        (good.chain, good.key, ("b.example.com",), "does not cover b.example.com"),
+        (good.chain, issue("a.example.com", now=0).key, ("a.example.com",), "not for the key"),
+        (good.chain + b" " * MAX_FILE, good.key, ("a.example.com",), "larger than any"),
+    ):
+        with pytest.raises(Problem, match=words):
+            Issued.of(chain, key, names)
+
+
+def test_what_strangers_say_is_one_line_with_an_end():
+    assert said("a\nb\x1b[31m\tc") == "a b?[31m c"
+    assert len(said("x" * 10_000)) == MAX_WORDS
