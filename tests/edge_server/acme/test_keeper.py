@@ -7,6 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from edge_server.acme.keeper import (
     JITTER,
@@ -37,16 +43,10 @@ def issue(*names: str, now: float, days: float = 90) -> Issued:
     begin = dt.datetime.fromtimestamp(now, dt.UTC)
     leaf = AUTHORITY.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-    key = leaf.private_key_pem.bytes()
-    if b"RSA" in key or b"EC" in key:  # trustme writes the traditional form, orders write PKCS 8
-        from cryptography.hazmat.primitives.serialization import (
-            Encoding,
-            NoEncryption,
-            PrivateFormat,
-            load_pem_private_key,
-        )
-
-        key = load_pem_private_key(key, None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    # trustme writes the traditional form, orders write PKCS 8.
+    key = load_pem_private_key(leaf.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
     return Issued.of(chain, key, names)
 
 

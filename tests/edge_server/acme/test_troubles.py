@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
-from edge_server.acme.keeper import MAX_CERTIFICATES, MAX_OF_OWNER, MAX_TRIES
+from edge_server.acme.keeper import MAX_TRIES
 from edge_server.acme.store import place_of
 from tests.edge_server.acme.conftest import QUICK, Authority, Stand, stand_for
 from tests.edge_server.acme.pebble import Between, Names, free_port, pebble
@@ -205,15 +205,3 @@ async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(authori
         standing = await stand.until(NAME, lambda standing: standing.next_try is not None)
         standing = await stand.until(NAME, lambda standing: standing.next_try is None)
         assert standing.failures == MAX_TRIES
-
-
-async def test_there_are_no_more_certificates_than_there_may_be(authority: Authority, tmp_path: Path):
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port) as stand:
-        keeper = stand.keeper
-        keeper.leave()
-        of_one = [keeper.want(f"a{n}.example.com", "a", alone=False) for n in range(MAX_OF_OWNER + 1)]
-        assert of_one == [*[True] * MAX_OF_OWNER, False]
-        left = MAX_CERTIFICATES - MAX_OF_OWNER
-        of_others = [keeper.want(f"b{n}.example.com", f"b{n}", alone=False) for n in range(left + 1)]
-        assert of_others == [*[True] * left, False]
-        assert len(keeper.standings) == MAX_CERTIFICATES

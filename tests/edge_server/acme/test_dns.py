@@ -1,0 +1,149 @@
+"""A zone that cannot be changed: by signed updates, and by a command."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.acme import dns as rooms
+from edge_server.acme.dns import Hook, Updates
+from edge_server.acme.problem import Problem
+from edge_server.acme.settings import DnsUpdates
+from tests.edge_server.acme.pebble import free_port
+from tests.edge_server.acme.zone import Zone, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DOMAIN = "tunnel.example.com"
+RECORD = f"_acme-challenge.{DOMAIN}"
+SECRET = b"thirty-two bytes of a shared key"
+
+
+def goes_on(_: float) -> bool:
+    return False
+
+
+@pytest.fixture
+def zone() -> Iterator[Zone]:
+    with serving(Zone(DOMAIN, "edge", SECRET, "hmac-sha512")) as zone:
+        yield zone
+
+
+@pytest.fixture
+def updates(zone: Zone, tmp_path: Path) -> DnsUpdates:
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(SECRET))
+    return DnsUpdates(
+        server=("localhost", zone.port), zone=DOMAIN, key="edge", algorithm="hmac-sha512", secret=secret
+    )
+
+
+def test_two_records_of_one_name_are_beside_each_other(zone: Zone, updates: DnsUpdates):
+    there = Updates(updates, goes_on)
+    there.set(RECORD, "one")
+    there.set(RECORD, "two")
+    assert list(zone.records.values()) == [{"one", "two"}]
+    there.clear(RECORD, "one")
+    there.clear(RECORD, "one")
+    assert list(zone.records.values()) == [{"two"}]
+
+
+def test_another_key_is_refused(updates: DnsUpdates, tmp_path: Path):
+    other = tmp_path / "other"
+    other.write_bytes(base64.b64encode(b"another secret, of another zone."))
+    with pytest.raises(Problem, match=r"refused|does not answer as it should") as raised:
+        Updates(replace(updates, secret=other), goes_on).set(RECORD, "one")
+    assert "another secret" not in raised.value.reason
+
+
+def test_another_zone_is_refused(zone: Zone, updates: DnsUpdates):
+    with pytest.raises(Problem, match="refused to update"):
+        Updates(replace(updates, zone="example.com"), goes_on).set(RECORD, "one")
+    with pytest.raises(Problem, match="is not in the zone elsewhere.example.org"):
+        Updates(replace(updates, zone="elsewhere.example.org"), goes_on).set(RECORD, "one")
+    assert zone.log == []
+
+
+def test_a_server_that_is_not_there_and_one_that_says_nothing(
+    zone: Zone, updates: DnsUpdates, monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(Problem, match="does not answer as it should"):
+        Updates(replace(updates, server=("127.0.0.1", free_port())), goes_on).set(RECORD, "one")
+    monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
+    zone.is_deaf = True
+    with pytest.raises(Problem, match="does not answer as it should"):
+        Updates(updates, goes_on).set(RECORD, "one")
+
+
+def test_a_record_that_is_taken_and_not_shown(zone: Zone, updates: DnsUpdates):
+    looks = []
+
+    def look(_: float) -> bool:
+        looks.append(1)
+        zone.records.clear()
+        return False
+
+    zone.records = Lossy()
+    with pytest.raises(Problem, match="took the record .* and does not show it"):
+        Updates(updates, look).set(RECORD, "one")
+    assert len(looks) == rooms.SEEN_TRIES
+
+
+class Lossy(dict):  # type: ignore[type-arg]
+    """Forgets what it is given."""
+
+    def setdefault(self, *_: object) -> set[str]:
+        return set()
+
+
+def test_a_secret_that_has_gone_is_a_reason_like_others(updates: DnsUpdates, tmp_path: Path):
+    with pytest.raises(Problem, match="cannot be read"):
+        Updates(replace(updates, secret=tmp_path / "nowhere"), goes_on).set(RECORD, "one")
+
+
+def hook(code: str, **more: float) -> Hook:
+    return Hook((sys.executable, "-c", code), goes_on, **more)
+
+
+def test_a_command_that_fails_says_why():
+    with pytest.raises(Problem, match=r"set ended with 3: no such zone \?\[31m$"):
+        hook("import sys; print('no such zone', '\\x1b[31m', file=sys.stderr); sys.exit(3)").set(RECORD, "v")
+    with pytest.raises(Problem, match="clear ended with 1: it did not say why"):
+        hook("raise SystemExit(1)").clear(RECORD, "v")
+    with pytest.raises(Problem, match="cannot be run: No such file"):
+        Hook(("/nowhere/hook",), goes_on).set(RECORD, "v")
+
+
+def test_a_command_that_never_ends_is_ended_with_what_it_has_started(tmp_path: Path):
+    alive = tmp_path / "alive"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(5); open({str(alive)!r}, \"w\")'])"  # noqa: E501 - one program
+    began = time.monotonic()
+    with pytest.raises(Problem, match=r"took longer than 0.3 s and was ended"):
+        hook(code, timeout=0.3).set(RECORD, "v")
+    assert time.monotonic() - began < 4
+    assert not alive.exists()
+
+
+def test_a_command_ends_with_the_edge():
+    stopping = threading.Event()
+    threading.Timer(0.2, stopping.set).start()
+    slow = Hook((sys.executable, "-c", "import time; time.sleep(30)"), stopping.wait)
+    began = time.monotonic()
+    with pytest.raises(Problem):
+        slow.set(RECORD, "v")
+    assert time.monotonic() - began < 10
+
+
+def test_the_words_of_a_command_are_no_shells(tmp_path: Path):
+    out = tmp_path / "out"
+    code = f"import sys; open({str(out)!r}, 'w').write(repr(sys.argv[1:]))"
+    hook(code).set("$(reboot)", "; rm -rf /")
+    assert out.read_text() == "['set', '$(reboot)', '; rm -rf /']"
