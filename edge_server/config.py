@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
+    from edge_server.options.kinds import Kind
+
 __all__ = ["MAX_CONFIG", "MAX_SECONDS", "OPTIONS", "EdgeConfig", "Reading", "parse", "parse_ports", "read"]
 
 DEFAULT_DOMAIN: Final = "tunnel.localhost"
@@ -56,6 +58,11 @@ _ACME: Final = "certificates by ACME"
 _RESTARTS: Final = "restarts and outages"
 _QUIC: Final = "QUIC"
 _LOGS: Final = "logs"
+
+
+def _called(metavar: str) -> Kind[str]:
+    """Text that ``--help`` calls something."""
+    return dataclasses.replace(TEXT, metavar=metavar)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +117,15 @@ class EdgeConfig:
         live=True,
     )
     acme: str = option(
-        TEXT,
+        _called("EMAIL"),
         "get certificates for visitors by ACME: an address for the authority's mail, whose terms you agree to",
         default="",
         shown="off",
         group=_ACME,
     )
-    acme_directory: str = option(TEXT, "URL of the ACME server", default="", shown="Let's Encrypt", group=_ACME)
+    acme_directory: str = option(
+        _called("URL"), "URL of the ACME server", default="", shown="Let's Encrypt", group=_ACME
+    )
     acme_ca: Path | None = option(
         FILE, "PEM file of who vouches for that server", shown="the system's authorities", group=_ACME
     )
@@ -141,23 +150,26 @@ class EdgeConfig:
         group=_ACME,
     )
     acme_dns_zone: str = option(HOST, "the zone that is updated", default="", shown="domain", group=_ACME)
-    acme_dns_key: str = option(TEXT, "name of the TSIG key that may update it", default="", group=_ACME)
+    acme_dns_key: str = option(_called("NAME"), "name of the TSIG key that may update it", default="", group=_ACME)
     acme_dns_algorithm: str = option(
         choice(*ALGORITHMS), "its algorithm", default="", shown=ALGORITHMS[0], group=_ACME
     )
     acme_dns_secret: Path | None = option(FILE, "a file with that key in base64", group=_ACME)
     acme_dns_hook: str = option(
-        TEXT, "a command instead, called as COMMAND set|clear NAME VALUE", default="", group=_ACME
+        _called("COMMAND"), "a command instead, called as COMMAND set|clear NAME VALUE", default="", group=_ACME
     )
     acme_dns_wait: float | None = option(
         SECONDS, "from a change of the zone to its check", shown=f"{DNS_WAIT:g}", group=_ACME
     )
     acme_eab: str = option(
-        TEXT, "ID of an account that you have at the authority (external account binding)", default="", group=_ACME
+        _called("ID"),
+        "ID of an account that you have at the authority (external account binding)",
+        default="",
+        group=_ACME,
     )
     acme_eab_key: Path | None = option(FILE, "a file with its MAC key in base64url", group=_ACME)
     resolver: str = option(
-        TEXT,
+        _called("HOST[:PORT]"),
         "the DNS server that is asked whether custom domains point here, HOST or HOST:PORT",
         default="",
         shown="the system's",

@@ -85,7 +85,6 @@ def test_a_name_server_may_have_a_port(secret: str, server: str, address: tuple[
         ((*BASE, "--acme-ca", "/nowhere/ca.pem"), "cannot be read"),
         ((*BASE, "--acme-challenge", "dns-01"), "needs --acme-dns"),
         ((*BASE, "--acme-challenge", "http-01"), "needs --acme-http"),
-        ((*BASE, "--acme-challenge", "dns-02"), "one of tls-alpn-01, http-01, dns-01"),
         ((*BASE, "--acme-dns", "192.0.2.1"), "needs --acme-dns-key as well"),
         ((*BASE, "--acme-dns-key", "k", "--acme-dns-hook", "x"), "needs --acme-dns as well"),
         ((*BASE, "--acme-dns-hook", "'half"), "is no command"),
