@@ -9,9 +9,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 
 from edge_server.admission import Admission
-from edge_server.binding import Holdings
+from edge_server.binding import MAX_DOMAINS, Holdings
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store
@@ -348,3 +349,115 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
         await gone.wait()
     assert stream.log == [b"tail", "finish", 1000, "end"]
     visitor.close()
+
+
+# Whole domains.
+
+ANY = Identity("a", Rights(domains=None))
+
+
+async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(house: House):
+    house.certificates.hold("shop.example.org", *made_for("shop.example.org"))
+    bound = Client(house, ANY).got(domain="shop.example.org")
+    assert bound.host == "shop.example.org"
+    assert house.registry.find(house.name_of("shop.example.org")) is not None
+    assert house.registry.find("shop") is None
+    assert house.claims.owner("shop.example.org") == "a"
+    other = Identity("b", Rights(domains=("*.example.org",)))
+    assert Client(house, other).ask(domain="shop.example.org") is BindCode.NAME_TAKEN
+    assert Client(house, other).ask(domain="shop.example.org", ticket=bound.ticket) is BindCode.NAME_TAKEN
+
+
+def made_for(name: str) -> tuple[bytes, tuple[str]]:
+    leaf = trustme.CA().issue_cert(name)
+    return leaf.private_key_pem.bytes() + leaf.cert_chain_pems[0].bytes(), (name,)
+
+
+@pytest.mark.parametrize(
+    ("domains", "domain", "is_allowed"),
+    [
+        ((), "app.example.org", False),
+        (("app.example.org",), "app.example.org", True),
+        (("app.example.org",), "other.example.org", False),
+        (("*.example.org",), "app.example.org", True),
+        (("*.example.org",), "a.b.example.org", True),
+        (("*.example.org",), "example.org", False),
+        (("*.example.org",), "app.example.org.evil.net", False),
+        (None, "anything.example.net", True),
+    ],
+)
+async def test_what_a_token_says_of_domains(house: House, domains, domain: str, is_allowed: bool):
+    client = Client(house, Identity("a", Rights(domains=domains)))
+    answer = client.ask(domain=domain, passthrough=True)
+    assert isinstance(answer, Bound) if is_allowed else answer is BindCode.DOMAIN_FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"domain": "example.com"},  # the edge's own
+        {"domain": "shop.example.com"},
+        {"domain": "a.b.example.com"},
+        {"domain": "Shop.example.org"},
+        {"domain": "shop.example.org."},
+        {"domain": "*.example.org"},
+        {"domain": "example"},
+        {"domain": "203.0.113.1"},
+        {"domain": "a..example.org"},
+        {"domain": f"{'a' * 64}.example.org"},
+        {"domain": "shop.example.org", "name": "shop"},
+    ],
+)
+async def test_what_is_no_domain_of_a_tunnel(house: House, more: dict[str, str]):
+    assert Client(house, ANY).ask(passthrough=True, **more) is BindCode.INVALID
+
+
+async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(house: House):
+    assert Client(house, ANY).ask(domain="shop.example.org") is BindCode.NO_CERTIFICATE
+    Client(house, ANY).got(2, domain="shop.example.org", passthrough=True)
+
+
+async def test_a_domain_that_points_elsewhere(house: House):
+    client = Client(house, ANY)
+    bind = Bind(1, False, False, b"", domain="shop.example.org")
+    client.holdings.bind(ANY, bind, is_leaving=False, is_resumed=False, points_here=False)
+    assert client.session.said == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
+
+
+async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: House):
+    one, two, three = (Client(house, ANY) for _ in range(3))
+    one.got(domain="pool.example.org", passthrough=True, pool=True)
+    two.got(domain="pool.example.org", passthrough=True, pool=True)
+    assert three.ask(domain="pool.example.org", passthrough=True) is BindCode.NOT_SHARED
+    one.got(2, domain="solo.example.org", passthrough=True)
+    two.got(2, domain="solo.example.org", passthrough=True)
+    assert one.session.said[-1] == BindRefused(2, BindCode.REPLACED)
+
+
+async def test_an_identity_has_so_many_domains_at_once(house: House):
+    client = Client(house, ANY)
+    for number in range(MAX_DOMAINS):
+        client.got(number, domain=f"n{number}.example.org", passthrough=True)
+    refused = client.ask(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
+    assert refused is BindCode.TOO_MANY_NAMES
+    client.holdings.unbind(0)
+    client.got(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
+
+
+async def test_a_banned_domain_is_taken_away(house: House, tmp_path: Path):
+    client = Client(house, ANY)
+    client.got(domain="bad.example.org", passthrough=True)
+    house.claims.synchronise()
+    Store(tmp_path).ban("bad.example.org", 0)
+    house.claims.synchronise()
+    watch = Watch(house, ())
+    watch._apply()
+    await watch.close()
+    assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
+    assert Client(house, ANY).ask(domain="bad.example.org", passthrough=True) is BindCode.BANNED
+
+
+async def test_a_ticket_of_a_domain_is_no_way_around_rights(house: House):
+    ticket = Client(house, ANY).got(domain="shop.example.org", passthrough=True).ticket
+    less = Identity("a", Rights(domains=()))
+    assert Client(house, less).ask(ticket=ticket, passthrough=True) is BindCode.DOMAIN_FORBIDDEN
