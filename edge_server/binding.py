@@ -393,7 +393,9 @@ def _check(bind: Bind, identity: Identity) -> None:
     if bind.unencrypted and not identity.rights.allows_ports:
         raise Refused(BindCode.FORBIDDEN)
     contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)
-    if contradicts or (bind.pool and not (bind.name or bind.domain)) or (bind.domain and bind.name):
+    if contradicts or (bind.pool and not (bind.name or bind.domain)):
+        raise Refused(BindCode.INVALID)
+    if bind.domain and (bind.name or labels.domain_objection(bind.domain) is not None):
         raise Refused(BindCode.INVALID)
     try:
         Filter(bind.allow, bind.deny)

@@ -116,7 +116,7 @@ async def test_a_name_server_of_the_operators_choice(server: Names):
 
 async def test_the_systems_own_resolver():
     assert "127.0.0.1" in await system_addresses("127.0.0.1")
-    with pytest.raises(OSError, match=""):
+    with pytest.raises(OSError, match=r"(?i)name|resol|address|node"):
         await system_addresses("nowhere.invalid")
 
 

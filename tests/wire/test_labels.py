@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_server.registry import random_name
-from quictunnel.wire.labels import MAX_LABEL, objection
+from quictunnel.wire.labels import MAX_DOMAIN, MAX_LABEL, domain_objection, objection
 
 
 @pytest.mark.parametrize("name", ["a", "1", "my-app", "abc--d", "x" * MAX_LABEL, "customerfeedback", "8080"])
@@ -54,3 +54,39 @@ def test_what_is_good_is_one_label_of_ascii_whatever_is_tried(name: str):
         assert name.isascii()
         assert name == name.lower()
         assert name.encode("idna") == name.encode()
+
+
+@pytest.mark.parametrize(
+    "domain",
+    ["example.com", "a.b", "app.example.co.uk", "xn--bcher-kva.example", "1.example.com", f"{'a.' * 125}com"],
+)
+def test_a_domain_is_fine(domain):
+    assert domain_objection(domain) is None
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"),
+    [
+        ("", "such as app.example.com"),
+        ("localhost", "a whole domain name"),
+        ("example.com.", "no dot at its end"),
+        ("Example.com", "lower case"),
+        ("*.example.com", "such as"),
+        ("a_b.example.com", "such as"),
+        ("-a.example.com", "such as"),
+        ("a..example.com", "such as"),
+        (".example.com", "such as"),
+        ("1.2.3.4", "a whole domain name"),
+        ("example.0x7f", "a whole domain name"),
+        ("b\u00fccher.example", "xn--"),
+        ("example.com\n", "such as"),
+        ("a" * 64 + ".com", "such as"),
+        ("a." * 126 + "com", "such as"),
+        ("x" * 100_000, "such as"),
+    ],
+)
+def test_what_is_wrong_with_a_domain(domain, words):
+    wrong = domain_objection(domain)
+    assert wrong is not None
+    assert words in wrong
+    assert len(domain) > MAX_DOMAIN or domain_objection(domain) == wrong

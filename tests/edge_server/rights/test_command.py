@@ -116,3 +116,29 @@ def test_a_state_directory_that_cannot_be_used(run, tmp_path: Path):
     status, out, err = run("list")
     assert (status, out) == (2, "")
     assert err.startswith("edge_server token: error: The state directory")
+
+
+def test_domains_are_nobodys_unless_a_token_says_so(run):
+    run("create")
+    run("create", "--domains", "App.example.com,*.example.org,app.example.com")
+    run("create", "--domains", "all")
+    assert [entry["domains"] for entry in listed(run)] == [[], ["app.example.com", "*.example.org"], None]
+    shown = run("list")[1]
+    assert "app.example.com,*.example.org" in shown
+
+
+@pytest.mark.parametrize("domains", ["example", "a.*.example.com", "*", "*.com.", "1.2.3.4", "", ",".join(["a.b"] * 2 + [f"n{n}.example.com" for n in range(100)])])  # fmt: skip
+def test_what_is_no_domain_is_refused(run, domains: str):
+    assert run("create", "--domains", domains)[0] == 2
+
+
+def test_a_token_of_before_there_were_domains_has_none(run, tmp_path: Path):
+    run("create")
+    store = Store(tmp_path / "state")
+    with store._database.writing() as database:
+        (text,) = database.execute("SELECT rights FROM token").fetchone()
+        before = {name: value for name, value in json.loads(text).items() if name != "domains"}
+        database.execute("UPDATE token SET rights = ?", (json.dumps(before),))
+    (entry,) = store.entries()
+    assert entry.rights.domains == ()
+    store.close()
