@@ -80,8 +80,25 @@ class Stage(EmbeddedStage):
 
 @pytest.fixture
 def stage(browser: Browser, engines) -> Iterator[Stage]:
+    """One of one's own, for what ends things."""
     with Stage(browser) as stage:
         yield stage
+
+
+@pytest.fixture(scope="module")
+def one_for_many(browser: Browser, engines) -> Iterator[Stage]:
+    with Stage(browser) as stage:
+        yield stage
+
+
+@pytest.fixture
+def shared(one_for_many: Stage) -> Iterator[Stage]:
+    one_for_many.complaints.clear()
+    yield one_for_many
+    for page in one_for_many.context.pages:
+        page.close()
+    one_for_many.close_ends()
+    eventually(lambda: one_for_many.edge.server.visitors == 0, "visitors were left")
 
 
 def cells(page: Page, table: str) -> list[list[str]]:
@@ -137,27 +154,27 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
         assert stage.complaints == []
 
 
-def test_what_is_hostile_is_text(stage: Stage):
+def test_what_is_hostile_is_text(shared: Stage):
     """HTML in what a client calls itself and in a line of the log."""
-    (guest,) = stage.edge.server._guests
+    (guest,) = shared.edge.server._guests
     guest.software = HOSTILE
     logging.getLogger("edge_server.test").warning("%s", HOSTILE)
-    page = stage.opened()
+    page = shared.opened()
     expect(page.locator("#sessions")).to_contain_text(HOSTILE)
     expect(page.locator("#errors")).to_contain_text(HOSTILE)
     assert page.locator("main img, main script").count() == 0
     assert "owned" not in page.title()
-    assert stage.complaints == []
+    assert shared.complaints == []
     # Nor could a script of the page's own make HTML of it by mistake.
     careless = "(text) => { try { document.body.innerHTML = text; } catch (e) { return e.name; } }"
     assert page.evaluate(careless, HOSTILE) == "TypeError"
 
 
-def test_without_the_token_there_is_a_form_and_nothing_else(stage: Stage):
+def test_without_the_token_there_is_a_form_and_nothing_else(shared: Stage):
     asked = []
-    page = stage.page()
-    page.on("request", lambda request: asked.append(request.url.removeprefix(stage.url)))
-    page.goto(stage.url)
+    page = shared.page()
+    page.on("request", lambda request: asked.append(request.url.removeprefix(shared.url)))
+    page.goto(shared.url)
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert not any(path.startswith("api/") for path in asked)
     assert page.locator("#view").is_hidden()
@@ -165,26 +182,26 @@ def test_without_the_token_there_is_a_form_and_nothing_else(stage: Stage):
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_contain_text("token is missing or wrong")
     assert page.locator("#view").is_hidden()
-    page.get_by_label("Token").fill(stage.token)
+    page.get_by_label("Token").fill(shared.token)
     page.keyboard.press("Enter")
     expect(page.locator("#state")).to_have_text("live")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
     assert page.evaluate("sessionStorage.length") == 0
-    assert [text for text in stage.complaints if "401" not in text] == []
+    assert [text for text in shared.complaints if "401" not in text] == []
 
 
-def test_the_token_of_a_link_stays_with_this_tab_and_page(stage: Stage):
-    page = stage.opened()
-    assert page.url == stage.url
+def test_the_token_of_a_link_stays_with_this_tab_and_page(shared: Stage):
+    page = shared.opened()
+    assert page.url == shared.url
     assert page.evaluate("document.cookie") == ""
     assert page.evaluate("localStorage.length") == 0
     page.reload()
     expect(page.locator("#state")).to_have_text("live")
-    other = stage.page()
-    other.goto(stage.url)
+    other = shared.page()
+    other.goto(shared.url)
     expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
-    assert stage.context.cookies() == []
+    assert shared.context.cookies() == []
 
 
 class _Evil(http.server.BaseHTTPRequestHandler):
@@ -221,37 +238,42 @@ FRAME = """(url) => new Promise((done) => {
 })"""
 
 
-def test_another_page_can_neither_read_nor_do_anything(stage: Stage):
+def test_another_page_can_neither_read_nor_do_anything(shared: Stage):
     """Of another port of the same host, with everything that a page may send, even with the token."""
-    visitor, _ = stage.pair("tcp")
-    (one,) = stage.operator.get("/visitors")["items"]
-    kill = f"{stage.url}api/v1/visitors/{one['id']}/end"
-    headers = {"Authorization": f"Bearer {stage.token}"}
+    visitor, _ = shared.pair("tcp")
+    (one,) = shared.operator.get("/visitors")["items"]
+    kill = f"{shared.url}api/v1/visitors/{one['id']}/end"
+    headers = {"Authorization": f"Bearer {shared.token}"}
     with evil_site() as port:
         for host in ("127.0.0.1", "localhost"):
-            page = stage.page()
+            page = shared.page()
             page.goto(f"http://{host}:{port}/")
-            for url in (stage.url, f"{stage.url}api/v1/edge", f"{stage.url}api/v1/events", f"{stage.url}healthz"):
+            for url in (
+                shared.url,
+                f"{shared.url}api/v1/edge",
+                f"{shared.url}api/v1/events",
+                f"{shared.url}healthz",
+            ):
                 assert page.evaluate(FETCH, [url, {}]) == "TypeError"
                 assert page.evaluate(FETCH, [url, {"headers": headers}]) == "TypeError"
             assert page.evaluate(FETCH, [kill, {"method": "POST", "headers": headers}]) == "TypeError"
             blind = page.evaluate(FETCH, [kill, {"method": "POST", "mode": "no-cors"}])
             assert blind in (["opaque", 0, ""], "TypeError")
-            assert page.evaluate(FRAME, stage.url) is True  # what shows there is the browser's own refusal
+            assert page.evaluate(FRAME, shared.url) is True  # what shows there is the browser's own refusal
             assert "Sign in" not in "".join(frame.content() for frame in page.frames)
             page.close()
     visitor.send(b"still here")
-    assert stage.operator.get("/visitors")["total"] == 1
+    assert shared.operator.get("/visitors")["total"] == 1
 
 
-def test_a_name_that_was_rebound_leads_to_nothing(stage: Stage):
+def test_a_name_that_was_rebound_leads_to_nothing(shared: Stage):
     """A page of evil.example, which now resolves to this address, is of the origin that it asks."""
-    page = stage.page()
-    port = httpx.URL(stage.url).port
+    page = shared.page()
+    port = httpx.URL(shared.url).port
     answer = page.goto(f"http://evil.example:{port}/")
     assert answer is not None
     assert answer.status == 421
-    headers = {"Authorization": f"Bearer {stage.token}"}
+    headers = {"Authorization": f"Bearer {shared.token}"}
     for path in ("/", "/api/v1/edge", "/healthz"):
         kind, status, text = page.evaluate(FETCH, [path, {"headers": headers}])
         assert (kind, status) == ("basic", 421)
@@ -335,23 +357,21 @@ def test_an_edge_that_is_away_is_said_and_found_again(stage: Stage):
     expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])
-def test_it_fits_and_can_be_read(browser: Browser, engines, scheme: str, width: int):
+def test_it_fits_and_can_be_read(shared: Stage):
     """On a phone and on a screen, by day and by night: nothing beside the page, and text against its ground."""
-    size = {"width": width, "height": 800}
-    with Stage(browser, color_scheme=scheme, viewport=size, reduced_motion="reduce") as stage:
-        stage.pair("tls")
-        logging.getLogger("edge_server.test").error("something to show")
-        page = stage.opened()
-        expect(page.locator("#visitors-count")).to_have_text("1")
+    shared.pair("tls")
+    logging.getLogger("edge_server.test").error("something to show")
+    page = shared.opened()
+    expect(page.locator("#visitors-count")).to_have_text("1")
+    for width, scheme in ((360, "light"), (1280, "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        for other in ("light", "dark"):
-            page.emulate_media(color_scheme=other)
-            contrasts = page.evaluate(CONTRASTS)
-            assert len(contrasts) > 50
-            assert min(contrasts.values()) >= 4.5, {what: of for what, of in contrasts.items() if of < 4.5}
-            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (other == "dark")
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 50
+        assert min(contrasts.values()) >= 4.5, {what: of for what, of in contrasts.items() if of < 4.5}
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
 
 
 # The contrast of each text that is seen with what is behind it (WCAG 2.2, 1.4.3).
