@@ -19,6 +19,7 @@ from edge_server.options.kinds import (
     DOMAIN,
     FILE,
     HOST,
+    HOSTS,
     MAX_SECONDS,
     OWN_ADDRESS,
     PORTS,
@@ -98,6 +99,14 @@ class EdgeConfig:
         OWN_ADDRESS,
         "show the operator's page and API there (`python -m edge_server admin url` prints a link to it)",
         shown="nowhere",
+        group=_WHERE,
+    )
+    admin_names: tuple[str, ...] = option(
+        HOSTS,
+        "names besides localhost and addresses by which the page may be asked for: that of a proxy in front of "
+        "it, or of a container",
+        default=(),
+        shown="none",
         group=_WHERE,
     )
     cert: Path | None = option(

@@ -149,7 +149,7 @@ class EdgeServer:
         inherited = await self._ask(state) if config.takeover else None
         try:
             if config.admin is not None:
-                self.admin = Admin(config.admin, state, inherits=inherited is not None)
+                self.admin = Admin(config, state, inherits=inherited is not None)
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])

@@ -24,7 +24,7 @@ from edge_server.rights.attempts import Attempts
 from edge_server.sight.routes import FREE, Sight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from starlette.requests import Request
     from starlette.routing import BaseRoute
@@ -48,8 +48,8 @@ OPEN: Final = frozenset((*PAGE, openapi.PATH)) | FREE
 class Window:
     """See the module."""
 
-    def __init__(self, scene: Scene, *, host: str, token: str, drain: Callable[[], None]) -> None:
-        """``host``: of ``--admin``; ``drain``: what makes whoever runs the edge drain and stop it."""
+    def __init__(self, scene: Scene, *, names: Collection[str], token: str, drain: Callable[[], None]) -> None:
+        """``names``: by which it may be asked for; ``drain``: makes whoever runs the edge drain and stop it."""
         self._ring = Ring()
         self._scene = scene
         self.api = Api(scene, self._ring, drain)
@@ -63,7 +63,7 @@ class Window:
         )
         inner.router.redirect_slashes = False
         attempts = Attempts(asyncio.get_running_loop().time)
-        self.app = Guard(inner, host=host, token=token, attempts=attempts, is_open=OPEN)
+        self.app = Guard(inner, names=names, token=token, attempts=attempts, is_open=OPEN)
 
     def open(self) -> None:
         """Begin to look."""

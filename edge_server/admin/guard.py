@@ -55,9 +55,11 @@ class Guard(WebGuard):
 
     headers = HEADERS
 
-    def __init__(self, app: App, *, host: str, token: str, attempts: Attempts, is_open: Collection[str]) -> None:
-        """``host``: of ``--admin``; ``is_open``: the paths that want no token."""
-        super().__init__(app, token=token, names=(host,))
+    def __init__(
+        self, app: App, *, names: Collection[str], token: str, attempts: Attempts, is_open: Collection[str]
+    ) -> None:
+        """``names``: besides those of loopback; ``is_open``: the paths that want no token."""
+        super().__init__(app, token=token, names=names)
         self._digest = digest_of(token)
         self._key = key_of(token)
         self._attempts = attempts

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edge_server.admin.app import Window
     from edge_server.admin.http import Http
+    from edge_server.config import EdgeConfig
     from edge_server.scene import Scene
     from edge_server.state import StateDir
 
@@ -41,7 +42,7 @@ PATIENCE: Final = 5.0
 class Admin:
     """See the module. :meth:`start`, then :meth:`leave` when a successor comes, then :meth:`close`."""
 
-    def __init__(self, address: tuple[str, int], state: StateDir, *, inherits: bool) -> None:
+    def __init__(self, config: EdgeConfig, state: StateDir, *, inherits: bool) -> None:
         """``inherits``: an edge that leaves may still have the address; it is waited for. Raises ConfigError."""
         try:
             import edge_server.admin.app  # noqa: PLC0415 - what it imports is optional: the extra "edge"
@@ -50,9 +51,11 @@ class Admin:
             raise ConfigError(
                 f"--admin needs a package that is not here ({error.name}): pip install 'quictunnel[edge]'."
             ) from None
+        assert config.admin is not None
         self._state = state
-        self._address = address
-        self._listening = None if inherits else listen_at("--admin", address)
+        self._address = config.admin
+        self._names = config.admin_names
+        self._listening = None if inherits else listen_at("--admin", config.admin)
         self._window: Window | None = None
         self._server: asyncio.Server | None = None
         self._waiting: asyncio.Task[None] | None = None
@@ -68,7 +71,7 @@ class Admin:
         from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra
         from edge_server.admin.http import Http  # noqa: PLC0415 - likewise
 
-        self._window = Window(scene, host=self._address[0], token=self.token, drain=drain)
+        self._window = Window(scene, names=(self._address[0], *self._names), token=self.token, drain=drain)
         self._window.open()
         self._http = Http(self._window.app)
         if self._listening is not None:

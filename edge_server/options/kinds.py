@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SECONDS: Final = 3600
+MAX_HOSTS: Final = 16
+"""Names of one machine; more are a mistake."""
 _ADDRESS: Final = r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$"
 _PORTS: Final = r"^[0-9]{1,5}-[0-9]{1,5}$"
 
@@ -133,6 +135,16 @@ def _host(text: str, what: str) -> str:
     return text
 
 
+def _hosts(text: str, what: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
+    if len(names) > MAX_HOSTS:
+        raise ConfigError(f"{what} should be at most {MAX_HOSTS} names.")
+    for name in names:
+        if not all(LABEL.fullmatch(label) for label in name.split(".")):
+            raise ConfigError(f"{what} should be DNS names with commas between them, not {shown(text)}.")
+    return names
+
+
 def parse_ports(what: str, value: str) -> range:
     """``A-B``, as a range that includes both. Raises ConfigError, which says ``what`` should be it."""
     match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", value)
@@ -193,6 +205,9 @@ OWN_ADDRESS: Final[Kind[tuple[str, int] | None]] = _kind(
     show=lambda address: format_address(*address) if address else "",
 )
 HOST: Final = _kind("HOST", "a host name or an address", _host)
+HOSTS: Final[Kind[tuple[str, ...]]] = _kind(
+    "NAME,...", "DNS names with commas between them", _hosts, show=",".join
+)
 PORTS: Final[Kind[range]] = _kind(
     "A-B",
     "a range within 1-65535, both ends included",

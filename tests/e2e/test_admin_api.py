@@ -575,10 +575,14 @@ def edge_that_fails(state: Path, admin: str, first: str = "") -> subprocess.Comp
 
 
 def test_an_open_door_is_said(tmp_path: Path):
-    edge = start_edge(tmp_path / "state", "--admin", "0.0.0.0:0")
+    edge = start_edge(tmp_path / "state", "--admin", "0.0.0.0:0", "--admin-names", "edge,admin.example.com")
     with page_of(tmp_path / "state") as operator:
         assert operator.url.startswith("http://127.0.0.1:")
         assert operator.ask("/edge").status_code == 200
+        for host in ("edge:9443", "admin.example.com"):
+            behind = {"host": host, "origin": f"https://{host}"}
+            assert operator.http.get(f"{PREFIX}/edge", headers=behind).status_code == 200
+        assert operator.http.get(f"{PREFIX}/edge", headers={"host": "example.com"}).status_code == 421
     assert edge.stop() == 0
     log = (tmp_path / "state.log").read_text()
     assert "WARNING the operator's page can be reached from other machines" in log

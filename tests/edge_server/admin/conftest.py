@@ -1,0 +1,36 @@
+"""Visits as a ledger keeps them, without anything that carries them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.visits import Visit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Carried(Visit):
+    """One that says itself how much it has moved."""
+
+    __slots__ = ("moved",)
+
+    @property
+    def bytes_in(self) -> int:
+        return self.moved[0]
+
+    @property
+    def bytes_out(self) -> int:
+        return self.moved[1]
+
+
+@pytest.fixture
+def visit() -> Callable[..., Carried]:
+    def make(host: str = "192.0.2.1", lease: str = "shop", bytes_in: int = 0, bytes_out: int = 0) -> Carried:
+        made = Carried(host, "tcp", lease=lease, owner="owner")
+        made.moved = bytes_in, bytes_out
+        return made
+
+    return make

@@ -1,0 +1,53 @@
+"""What the page keeps of the log: the last of it, in one line each, as text."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.admin.errors import KEPT, MAX_MESSAGE, Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+logger = logging.getLogger("edge_server.test")
+
+
+@pytest.fixture
+def ring() -> Iterator[Ring]:
+    ring = Ring()
+    ring.open()
+    yield ring
+    ring.shut()
+    before = ring.recent(1).total
+    logger.error("nobody listens")
+    assert ring.recent(1).total == before
+
+
+def test_the_newest_come_first_and_so_many_are_kept(ring: Ring):
+    for number in range(KEPT + 50):
+        logger.warning("number %d", number)
+    logger.info("no warning")
+    errors = ring.recent(1000)
+    assert errors.total == KEPT + 50
+    assert [one.message for one in errors.items] == [f"number {n}" for n in range(KEPT + 49, 49, -1)]
+    assert len(ring.recent(3).items) == 3
+
+
+def test_a_line_is_one_line_of_what_can_be_printed(ring: Ring):
+    logger.error("a\nb\x1b[31m\u202e%s", "<b>" + "x" * MAX_MESSAGE)
+    (one,) = ring.recent(1).items
+    assert one.message.startswith(r"a\nb\x1b[31m\u202e<b>xxx")
+    assert one.message.isprintable()
+    assert len(one.message) < 2 * MAX_MESSAGE
+    assert (one.level, one.logger) == ("error", "edge_server.test")
+
+
+def test_why_something_failed_is_said(ring: Ring):
+    try:
+        raise ValueError("the reason")
+    except ValueError:
+        logger.exception("it failed")
+    assert ring.recent(1).items[0].message == "it failed: ValueError('the reason')"

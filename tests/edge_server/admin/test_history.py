@@ -1,0 +1,83 @@
+"""The last hour, however much comes: bounded, and those who moved most are in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_server.admin.history import EVERY, KEPT, MAX_TALKERS, SPAN, SPANS, Heard, History
+from edge_server.visits import Ledger
+from quictunnel.transport.splice import TcpSplice
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.visits import Visit
+    from tests.edge_server.conftest import Clock
+
+
+def leaves(ledger: Ledger, visit: Visit) -> None:
+    ledger.end(visit, TcpSplice(lambda _: None))
+
+
+def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable[..., Visit]):
+    ledger = Ledger()
+    history = History(ledger, clock)
+    first, second = visit(bytes_in=10, bytes_out=20), visit(bytes_in=1)
+    ledger.begin(first)
+    ledger.begin(second)
+    clock.now += EVERY
+    history.sample()
+    first.moved = 15, 40
+    leaves(ledger, first)
+    clock.now += EVERY
+    history.sample()
+    clock.now += EVERY
+    history.sample()
+    found = [(one.at, one.visitors, one.came, one.bytes_in, one.bytes_out) for one in history.past().samples]
+    assert found == [(1010.0, 2, 2, 11, 20), (1020.0, 1, 0, 5, 20), (1030.0, 1, 0, 0, 0)]
+    assert history.last == history.past().samples[-1]
+
+
+def test_an_hour_is_kept_and_no_more(clock: Clock):
+    history = History(Ledger(), clock)
+    assert history.last is None
+    for _ in range(KEPT + 5):
+        clock.now += EVERY
+        history.sample()
+    samples = history.past().samples
+    assert len(samples) == KEPT
+    assert samples[-1].at - samples[0].at == (KEPT - 1) * EVERY
+
+
+def test_who_moved_most_is_known_among_strangers_without_end(clock: Clock, visit: Callable[..., Visit]):
+    heard = Heard(Ledger(), clock)
+    for number in range(20 * MAX_TALKERS):
+        host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        heard.left(visit(host, f"name{number}", 1, 1))
+        if number % 100 == 0:
+            heard.left(visit("192.0.2.7", "busy", 500, 500))
+    ((_, addresses, tunnels),) = heard._tables
+    assert max(len(addresses), len(tunnels)) < 2 * MAX_TALKERS
+    top = heard.top(3)
+    assert (top.addresses[0].who, top.addresses[0].bytes) == ("192.0.2.7", 1000 * 205)
+    assert (top.tunnels[0].who, top.tunnels[0].bytes) == ("busy", 1000 * 205)
+    assert len(top.addresses) == len(top.tunnels) == 3
+    assert top.remembered == len(addresses)
+
+
+def test_those_who_are_in_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., Visit]):
+    ledger = Ledger()
+    heard = Heard(ledger, clock)
+    ledger.on_end = heard.left
+    stays, goes = visit("2001:db8::1", "a", 1, 2), visit("2001:db8::ffff", "a", 10, 20)
+    for one in (stays, goes):
+        ledger.begin(one)
+    leaves(ledger, goes)
+    (talker,) = heard.top(9).addresses
+    assert (talker.who, talker.bytes, talker.visitors) == ("2001:db8::/64", 33, 1)
+    clock.now += SPAN * SPANS
+    assert [one.bytes for one in heard.top(9).addresses] == [3]
+    for _ in range(2 * SPANS):
+        clock.now += SPAN
+        heard.left(visit())
+    assert len(heard._tables) == SPANS
