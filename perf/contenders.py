@@ -170,9 +170,10 @@ def ours(
     name: str = "quictunnel",
     engine: str = "",
     through: tuple[str, ...] = (),
+    more: tuple[str, ...] = (),
 ) -> Iterator[Contender]:
     """The real programs with this engine, else with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them,
-    if not Python."""
+    if not Python; ``more`` are options of the client."""
     base = directory / (f"{name}-https" if tls else name)
     chosen = {"QUICTUNNEL_ENGINE": engine} if engine else {}
     run = [sys.executable, "-m", *through]
@@ -182,7 +183,7 @@ def ours(
         line_of(edge, "Try:")
         lines = (base / "client.env").read_text().splitlines()
         environment = os.environ | chosen | dict(line.split("=", 1) for line in lines)
-        client_command = [*run, "quictunnel", "http" if tls else "tcp", str(origin), "--json"]
+        client_command = [*run, "quictunnel", "http" if tls else "tcp", str(origin), "--json", *more]
         with running(client_command, stdout=subprocess.PIPE, env=environment) as client:
             ready = json.loads(line_of(client, "{"))
             if tls:

@@ -27,11 +27,15 @@ class Body(Protocol):
     @property
     def is_done(self) -> bool: ...
 
+    @property
+    def certain(self) -> int:
+        """How many of the bytes that come next are content of this body, whatever they are."""
+
     def feed(self, data: memoryview, sink: Sink) -> int:
         """Take bytes; how many of them were the body's. Raises BodyError."""
 
     def pass_over(self, size: int) -> bool:
-        """Whether so many bytes are certainly content of this body and nothing else; if so they count."""
+        """Whether so many bytes are certain; if so they count as read."""
 
 
 class Length:
@@ -50,6 +54,10 @@ class Length:
         sink(data[:used])
         return used
 
+    @property
+    def certain(self) -> int:
+        return self._left
+
     def pass_over(self, size: int) -> bool:
         if size > self._left:
             return False
@@ -61,6 +69,7 @@ class UntilClose:
     """Everything that comes."""
 
     is_done = False
+    certain = limits.ENDLESS
 
     def feed(self, data: memoryview, sink: Sink) -> int:
         sink(data)
@@ -95,8 +104,12 @@ class Chunked:
                 used += self._read_line(data[used:])
         return used
 
+    @property
+    def certain(self) -> int:
+        return max(0, self._left - 1)  # not to its end: what follows it has to be read
+
     def pass_over(self, size: int) -> bool:
-        if size >= self._left:  # not even to its end: what follows it has to be read
+        if size > self.certain:
             return False
         self._left -= size
         return True

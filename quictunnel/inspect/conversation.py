@@ -93,26 +93,33 @@ class Conversation:
     def data(self, way: Way, data: bytes, when: float) -> None:
         self._guarded(way, memoryview(data), when)
 
-    def pass_over(self, way: Way, size: int, when: float) -> bool:
-        """Whether so many bytes can be counted without being looked at; they are then."""
+    def certain(self, way: Way) -> int:
+        """How many of the bytes that come next change nothing but a number, so that nobody has to look at them."""
         if self._raw is not None:
-            body = self._raw.side(way).body
-            if body.room:
-                return False
-            body.size += size
-            self._store.changed(self._raw)
-            return True
+            return 0 if self._raw.side(way).body.room else limits.ENDLESS
         if self._frames is not None:
             frames = self._frames[way]
-            return frames.is_full and frames.pass_over(size)
+            return frames.certain if frames.is_full else 0
         side = self._sides[way]
-        exchange = side.exchange
-        if side.body is None or exchange is None or exchange.side(way).body.room:
+        if side.body is None or side.exchange is None or side.exchange.side(way).body.room:
+            return 0
+        return side.body.certain
+
+    def pass_over(self, way: Way, size: int, when: float) -> bool:
+        """Whether so many bytes are certain; they are counted then."""
+        if size > self.certain(way):
             return False
-        if not side.body.pass_over(size):
-            return False
-        exchange.side(way).body.size += size
-        self._body_moved(side, when)
+        side = self._sides[way]
+        if self._raw is not None:
+            self._raw.side(way).body.size += size
+            self._store.changed(self._raw)
+        elif self._frames is not None:
+            self._frames[way].pass_over(size)
+        elif side.body is not None and side.exchange is not None:
+            side.body.pass_over(size)
+            side.exchange.side(way).body.size += size
+            self._store.changed(side.exchange)
+            self._body_moved(side, when)
         return True
 
     def gap(self, way: Way, size: int, when: float) -> None:

@@ -44,6 +44,9 @@ MAX_PARSING: Final = 8 * 1024 * 1024
 """Bytes of unfinished heads that all connections may hold together."""
 MAX_QUEUED: Final = 8 * 1024 * 1024
 """Bytes that wait to be looked at: some hundredths of a second at full speed. Beyond, they pass unseen."""
+REPORT: Final = 1024 * 1024
+"""Bytes that pass without being looked at, because none of them would be kept, between two reports of it."""
+ENDLESS: Final = 1 << 62
 MAX_EVENTS: Final = 16 * 1024
 """The same as pieces, however small."""
 

@@ -35,14 +35,66 @@ class _Gone(NamedTuple):
     why: str
 
 
-Piece = bytes | list[bytes] | int | _End | _Gone
-"""Bytes that passed; as a number, so many that passed unseen."""
+Piece = bytes | list[bytes] | _End | _Gone
+
+
+class Lane:
+    """One direction of a connection. Both sides count its bytes: what never came into the queue is missing in the
+    count of the other side."""
+
+    __slots__ = ("_recorder", "_told", "lost", "passed_so_far", "seen", "tap", "until", "way")
+
+    def __init__(self, recorder: Recorder, tap: Tap, way: Way) -> None:
+        self.tap = tap
+        self.way = way
+        self.passed_so_far = 0
+        """Bytes, as the tunnel's side counts them."""
+        self.lost = 0
+        """The same when last there was no room for what passed."""
+        self.seen = 0
+        """Bytes, as the store's side counts them."""
+        self.until = 0
+        """Nobody needs to look at what passes before so many have. Written by the store's side alone."""
+        self._recorder = recorder
+        self._told = 0
+
+    def passed(self, data: bytes | list[bytes], size: int) -> None:
+        """Bytes pass; they must not change any more."""
+        recorder = self._recorder
+        try:
+            position = self.passed_so_far = self.passed_so_far + size
+            until = self.until
+            if position <= until:
+                if position < until and position - self._told < limits.REPORT:
+                    return
+                self._told, data, size = position, b"", 0
+            if recorder.has_room(size):
+                recorder.put(self, data, size)
+            else:
+                self.lost = position
+                recorder.has_lost = True
+        except Exception as error:  # noqa: BLE001 - nothing of the inspector may ever reach the bytes
+            recorder.failed(error)
+
+    def ended(self) -> None:
+        """It ended in good order."""
+        self.last(_End())
+
+    def last(self, piece: _End | _Gone) -> None:
+        recorder = self._recorder
+        try:
+            if recorder.has_room(0):
+                recorder.put(self, piece, 0)
+            else:
+                recorder.has_lost = True
+        except Exception as error:  # noqa: BLE001 - as above
+            recorder.failed(error)
 
 
 class Tap:
     """One connection, as the tunnel's side knows it."""
 
-    __slots__ = ("_recorder", "_unseen", "gone_why", "is_unwatched", "number", "visitor")
+    __slots__ = ("gone_why", "is_unwatched", "number", "request", "response", "visitor")
 
     def __init__(self, recorder: Recorder, number: int, visitor: str) -> None:
         self.number = number
@@ -51,48 +103,22 @@ class Tap:
         """Set when it is gone; for when there was no room to say it."""
         self.is_unwatched = False
         """The store's side does not look into it (any more)."""
-        self._recorder = recorder
-        self._unseen = dict.fromkeys(Way, 0)
+        self.request = Lane(recorder, self, Way.REQUEST)
+        self.response = Lane(recorder, self, Way.RESPONSE)
 
-    def passed(self, way: Way, data: bytes | list[bytes], size: int) -> None:
-        """Bytes pass; they must not change any more."""
-        recorder = self._recorder
-        try:
-            if not recorder.has_room(size):
-                self._unseen[way] += size
-                return
-            if self._unseen[way]:
-                self._tell_unseen(way)
-            recorder.put(self, way, data, size)
-        except Exception as error:  # noqa: BLE001 - nothing of the inspector may ever reach the bytes
-            recorder.failed(error)
-
-    def ended(self, way: Way) -> None:
-        """A direction ended in good order."""
-        self._last(way, _End())
+    def lane(self, way: Way) -> Lane:
+        return self.request if way is Way.REQUEST else self.response
 
     def gone(self, why: str) -> None:
         """The connection is gone; ``why``, unless it was in good order."""
         if self.gone_why is None:
             self.gone_why = why
-            self._last(Way.RESPONSE, _Gone(why))
+            self.response.last(_Gone(why))
 
-    def _last(self, way: Way, piece: _End | _Gone) -> None:
-        recorder = self._recorder
-        try:
-            if not recorder.has_room(0):
-                recorder.has_lost_ends = True
-                return
-            for each in Way:
-                if self._unseen[each]:
-                    self._tell_unseen(each)
-            recorder.put(self, way, piece, 0)
-        except Exception as error:  # noqa: BLE001 - as above
-            recorder.failed(error)
-
-    def _tell_unseen(self, way: Way) -> None:
-        self._recorder.put(self, way, self._unseen[way], 0)
-        self._unseen[way] = 0
+    def unwatch(self) -> None:
+        """For the store's side: nothing of it is wanted any more."""
+        self.is_unwatched = True
+        self.request.until = self.response.until = limits.ENDLESS
 
 
 class Recorder:
@@ -106,11 +132,12 @@ class Recorder:
         self.parsing = Parsing()
         self.unseen_connections = 0
         """Connections that nobody looked into, because there were too many."""
-        self.has_lost_ends = False
+        self.has_lost = False
+        """Something was not put into the queue since that was last looked at."""
         self._store = store
         self._wake = wake
         self._now = now
-        self._queue: deque[tuple[Tap, Way, Piece, int, float]] = deque()
+        self._queue: deque[tuple[Lane, Piece, int, int, float]] = deque()
         # Each written by one thread alone, so neither needs a lock.
         self._put = 0
         self._taken = 0
@@ -129,11 +156,11 @@ class Recorder:
     def has_room(self, size: int) -> bool:
         return self._put - self._taken + size <= limits.MAX_QUEUED and len(self._queue) < limits.MAX_EVENTS
 
-    def put(self, tap: Tap, way: Way, piece: Piece, size: int) -> None:
+    def put(self, lane: Lane, piece: Piece, size: int) -> None:
         if self._is_closed:
             return
         self._put += size
-        self._queue.append((tap, way, piece, size, self._now()))
+        self._queue.append((lane, piece, size, lane.passed_so_far, self._now()))
         if not self._is_awake:
             self._is_awake = True
             self._wake()
@@ -167,17 +194,16 @@ class Recorder:
         queue = self._queue
         if self._is_closed:
             queue.clear()
-        has_looked = bool(queue or self.has_lost_ends)
+        has_looked = bool(queue or self.has_lost)
         while queue:
-            tap, way, piece, size, when = queue.popleft()
+            lane, piece, size, position, when = queue.popleft()
             self._taken += size
-            self._look(tap, way, piece, size, when)
+            self._look(lane, piece, position - size, when)
             if until is not None and time.monotonic() >= until:
                 return True
-        if self.has_lost_ends:
-            self.has_lost_ends = False
-            for tap in [tap for tap in self._live if tap.gone_why is not None]:
-                self._look(tap, Way.RESPONSE, _Gone(tap.gone_why or ""), 0, self._now())
+        if self.has_lost:
+            self.has_lost = False
+            self._find_lost()
         if has_looked:
             return True
         # In this order: whoever puts something now either is seen by the next line, or wakes.
@@ -186,29 +212,45 @@ class Recorder:
             self._is_awake = True
         return self._is_awake
 
-    def _look(self, tap: Tap, way: Way, piece: Piece, size: int, when: float) -> None:
+    def _find_lost(self) -> None:
+        """What there was no room to say: bytes that passed, and ends."""
+        when = self._now()
+        for tap in tuple(self._live):
+            for lane in (tap.request, tap.response):
+                self._look(lane, b"", lane.lost, when)
+            if tap.gone_why is not None:
+                self._look(tap.response, _Gone(tap.gone_why), tap.response.passed_so_far, when)
+
+    def _look(self, lane: Lane, piece: Piece, start: int, when: float) -> None:
+        """``start``: how many bytes passed before."""
+        tap = lane.tap
         conversation = self._live.get(tap)
         if conversation is None:
             conversation = self._begin(tap, piece)
             if conversation is None:
                 return
         try:
-            _tell(conversation, way, piece, size, when)
+            if isinstance(piece, _Gone):
+                _catch_up(conversation, tap.request, tap.request.passed_so_far, when)
+            _catch_up(conversation, lane, start, when)
+            _tell(conversation, lane, piece, start, when)
+            lane.until = lane.seen + conversation.certain(lane.way)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is ours alone, and the page goes on
             self.failed(error)
-            del self._live[tap]
-            tap.is_unwatched = True
+            self._live.pop(tap, None)
+            tap.unwatch()
             conversation.fail(FAILED)
             return
         if isinstance(piece, _Gone):
             self._live.pop(tap, None)
+            tap.unwatch()
 
     def _begin(self, tap: Tap, piece: Piece) -> Conversation | None:
         says_nothing = isinstance(piece, _End) or (isinstance(piece, _Gone) and not piece.why)
         if tap.is_unwatched or says_nothing or self._is_closed:
             return None
         if len(self._live) >= limits.MAX_CONNECTIONS:
-            tap.is_unwatched = True
+            tap.unwatch()
             self.unseen_connections += 1
             return None
         conversation = Conversation(self._store, self.parsing, visitor=tap.visitor, connection=tap.number)
@@ -216,19 +258,36 @@ class Recorder:
         return conversation
 
 
-def _tell(conversation: Conversation, way: Way, piece: Piece, size: int, when: float) -> None:
+def _catch_up(conversation: Conversation, lane: Lane, position: int, when: float) -> None:
+    """Bytes that were not put into the queue: nobody had to look at them, or there was no room."""
+    missing = position - lane.seen
+    if missing > 0:
+        lane.seen = position
+        if not conversation.pass_over(lane.way, missing, when):
+            conversation.gap(lane.way, missing, when)
+
+
+def _tell(conversation: Conversation, lane: Lane, piece: Piece, start: int, when: float) -> None:
     match piece:
         case bytes():
-            if not conversation.pass_over(way, size, when):
-                conversation.data(way, piece, when)
+            _show(conversation, lane, piece, start, when)
         case list():
-            if not conversation.pass_over(way, size, when):
-                for each in piece:
-                    if not conversation.pass_over(way, len(each), when):
-                        conversation.data(way, each, when)
-        case int():
-            conversation.gap(way, piece, when)
+            size = sum(map(len, piece))
+            if start == lane.seen and conversation.pass_over(lane.way, size, when):
+                lane.seen += size
+                return
+            for each in piece:
+                _show(conversation, lane, each, start, when)
+                start += len(each)
         case _End():
-            conversation.end(way, when)
+            conversation.end(lane.way, when)
         case _Gone(why=why):
             conversation.gone(when, why)
+
+
+def _show(conversation: Conversation, lane: Lane, data: bytes, start: int, when: float) -> None:
+    data = data[lane.seen - start :]  # what was certain may have been counted already
+    if data:
+        lane.seen += len(data)
+        if not conversation.pass_over(lane.way, len(data), when):
+            conversation.data(lane.way, data, when)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel.inspect.exchanges import Way
 from quictunnel.origin import Origin, OriginRefusedError
 from quictunnel.transport.splice import TcpSplice
 
@@ -46,18 +45,19 @@ class TappedOrigin(Origin):
 class TappedSplice(TcpSplice):
     """A splice that tells what it passes on."""
 
-    __slots__ = ("_tap",)
+    __slots__ = ("_request", "_response", "_tap")
 
     def __init__(self, on_made: Callable[[Splice], None], tap: Tap) -> None:
         super().__init__(on_made)
         self._tap = tap
+        self._request, self._response = tap.request, tap.response
 
     def received(self, data: bytes) -> None:
-        self._tap.passed(Way.RESPONSE, data, len(data))
+        self._response.passed(data, len(data))
         super().received(data)
 
     def eof_received(self) -> bool:
-        self._tap.ended(Way.RESPONSE)
+        self._response.ended()
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,11 +65,11 @@ class TappedSplice(TcpSplice):
         super().connection_lost(exc)
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
-        self._tap.passed(Way.REQUEST, chunks, size)
+        self._request.passed(chunks, size)
         super().stream_data(chunks, size)
 
     def stream_end(self) -> None:
-        self._tap.ended(Way.REQUEST)
+        self._request.ended()
         super().stream_end()
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:

@@ -132,9 +132,14 @@ class Frames:
         """Nothing more of the message under way is kept."""
         return len(self._kept) >= limits.MAX_FRAME or self._size > len(self._kept)
 
+    @property
+    def certain(self) -> int:
+        """How many of the bytes that come next are payload of this frame, not its last, and need not be read."""
+        return 0 if self._opcode >= 8 or self._is_compressed else max(0, self._left - 1)
+
     def pass_over(self, size: int) -> bool:
-        """Whether so many bytes are certainly payload of this frame and not its last; if so they count as read."""
-        if self._opcode >= 8 or self._is_compressed or size >= self._left:
+        """Whether so many bytes are certain; if so they count as read."""
+        if size > self.certain:
             return False
         self._left -= size
         self._at += size

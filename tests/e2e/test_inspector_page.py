@@ -207,7 +207,7 @@ def test_a_stream_is_seen_as_it_comes(scene: Scene, origin: Origin, page: Page) 
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         row(page, 1).click()
         expect(page.locator("#parts .body")).to_have_text("data: first")
-        assert cells(page, 1)[3] == "200"
+        expect(row(page, 1).locator("td").nth(3)).to_have_text("200")
         assert scene.listed()[0]["state"] == "open"
         origin.more.set()
         expect(page.locator("#parts .body")).to_contain_text("data: last")

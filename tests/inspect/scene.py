@@ -41,7 +41,7 @@ class Scene:
 
     def pass_(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
         for piece in pieces:
-            (tap or self.tap).passed(way, piece, len(piece))
+            (tap or self.tap).lane(way).passed(piece, len(piece))
         self.look()
 
     def said(self, *pieces: bytes) -> None:
@@ -50,8 +50,14 @@ class Scene:
     def answered(self, *pieces: bytes) -> None:
         self.pass_(OUT, *pieces)
 
+    def unseen(self, way: Way, size: int) -> None:
+        """So many bytes pass while there is no room."""
+        lane = self.tap.lane(way)
+        lane.passed_so_far += size
+        lane.lost = lane.passed_so_far
+
     def ended(self, way: Way) -> None:
-        self.tap.ended(way)
+        self.tap.lane(way).ended()
         self.look()
 
     def gone(self, why: str = "") -> None:

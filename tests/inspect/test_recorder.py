@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +19,6 @@ from quictunnel.inspect.tap import TappedSplice
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
 from tests.inspect.scene import IN, OUT, Scene
-
-if TYPE_CHECKING:
-    import pytest
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -150,7 +148,7 @@ def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
     for what, data, step in soup:
         way = IN if "in" in what else OUT
         if what.startswith("unseen"):
-            scene.tap._unseen[way] += step
+            scene.unseen(way, step)
         elif what.endswith("end"):
             scene.ended(way)
         elif what in ("in", "out"):
@@ -170,10 +168,10 @@ def test_a_fault_of_the_inspector_stays_there(
     scene.said(GET)
     monkeypatch.setattr(Conversation, "data", broken)
     for _ in range(3):
-        scene.tap.passed(OUT, OK, len(OK))
+        scene.tap.lane(OUT).passed(OK, len(OK))
         other = scene.recorder.tap("other")
-        other.passed(IN, GET, len(GET))
-        other.passed(IN, GET, len(GET))
+        other.lane(IN).passed(GET, len(GET))
+        other.lane(IN).passed(GET, len(GET))
     with caplog.at_level(logging.ERROR):
         while scene.recorder.drain():
             pass
@@ -201,9 +199,9 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypa
     scene = Scene()
     scene.said(GET)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
-    scene.tap.passed(OUT, head, len(head))
+    scene.tap.lane(OUT).passed(head, len(head))
     for _ in range(50):
-        scene.tap.passed(OUT, b"x" * 100, 100)
+        scene.tap.lane(OUT).passed(b"x" * 100, 100)
     assert scene.recorder.waiting <= 1000
     scene.look()
     scene.pass_(OUT, OK)  # behind the gap, which was all body
@@ -212,6 +210,51 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypa
     assert len(body.data) == 900
     assert "could not keep up" in scene.exchanges[0].notes[0]
     assert scene.exchanges[0].state is State.DONE
+
+
+@pytest.mark.parametrize(
+    ("opening", "end"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n", OK),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b""),
+        (b"\xff", b""),
+    ],
+)
+def test_what_would_not_be_kept_is_not_even_put_into_the_queue(opening: bytes, end: bytes) -> None:
+    scene = Scene()
+    scene.said(GET, GET)
+    scene.answered(opening)
+    pieces = 0
+    for _ in range(1000):
+        scene.tap.response.passed(b"x" * 10_000, 10_000)
+        pieces += len(scene.recorder._queue)
+        scene.look()
+    body = (scene.exchanges[2] if opening == b"\xff" else scene.exchanges[0]).response.body
+    assert 10_000_000 - limits.REPORT < body.size - (opening == b"\xff") <= 10_000_000
+    assert pieces < 50, "the kept beginning, and a report now and then"
+    if end:
+        assert body.size == 10_000_000, "its end is reported when it is there"
+        scene.answered(end)
+        assert [each.state for each in scene.exchanges] == [State.DONE, State.DONE]
+    scene.gone()
+    assert body.size - (opening == b"\xff") == 10_000_000
+
+
+def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
+    """They were on their way into the queue when it became certain that nobody needs them."""
+    scene = Scene()
+    scene.said(GET, GET)
+    scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
+    lane = scene.tap.response
+    behind = lane.passed_so_far
+    lane.until = 0
+    lane.passed(b"x" * 20_000, 20_000)
+    lane.lost, scene.recorder.has_lost = behind + 10_000, True
+    scene.recorder._find_lost()
+    assert scene.exchanges[0].response.body.size == 280_000
+    scene.answered(b"x" * 10_000 + OK)
+    assert scene.exchanges[0].response.body.size == 300_000
+    assert [each.state for each in scene.exchanges] == [State.DONE, State.DONE]
 
 
 def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,8 +276,8 @@ def test_what_waits_is_bounded_in_pieces_and_ends_are_found_all_the_same(monkeyp
         scene.pass_(IN, GET, tap=tap)
     monkeypatch.setattr(limits, "MAX_EVENTS", 10)
     for tap in taps:
-        tap.passed(OUT, b"H", 1)
-        tap.ended(IN)
+        tap.lane(OUT).passed(b"H", 1)
+        tap.lane(IN).ended()
         tap.gone("over")
     assert len(scene.recorder._queue) == 10
     scene.look()
@@ -259,8 +302,8 @@ def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: p
 def test_looking_ends_when_its_time_is_over() -> None:
     scene = Scene()
     for _ in range(1000):
-        scene.tap.passed(IN, GET, len(GET))
-        scene.tap.passed(OUT, OK, len(OK))
+        scene.tap.lane(IN).passed(GET, len(GET))
+        scene.tap.lane(OUT).passed(OK, len(OK))
     assert scene.recorder.drain(0.0)
     assert scene.recorder.waiting == 1000 * len(GET + OK) - len(GET)
     scene.look()
@@ -278,7 +321,7 @@ def test_no_wake_is_lost_between_two_threads() -> None:
         for _ in range(rounds):
             while not recorder.has_room(len(GET)):
                 pass
-            tap.passed(IN, b"\x00", 1)
+            tap.lane(IN).passed(b"\x00", 1)
 
     saying = threading.Thread(target=say)
     saying.start()
@@ -295,9 +338,9 @@ def test_no_wake_is_lost_between_two_threads() -> None:
 def test_a_closed_recorder_takes_nothing() -> None:
     scene = Scene()
     scene.said(GET)
-    scene.tap.passed(IN, GET, len(GET))
+    scene.tap.lane(IN).passed(GET, len(GET))
     scene.recorder.close()
-    scene.tap.passed(IN, GET, len(GET))
+    scene.tap.lane(IN).passed(GET, len(GET))
     scene.look()
     assert len(scene.store) == 1
 

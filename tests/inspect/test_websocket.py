@@ -198,9 +198,9 @@ def test_unseen_bytes_of_a_message_do_not_lose_the_thread() -> None:
     scene.answered(YES + b"\r\n")
     data = written(Opcode.BINARY, b"x" * 100_000) + written(Opcode.TEXT, b"next")
     scene.answered(data[:1000])
-    scene.tap._unseen[OUT] = 50_000
+    scene.unseen(OUT, 50_000)
     scene.answered(data[51_000:])
     assert [(frame.size, len(frame.data)) for frame in scene.only.frames] == [(100_000, 990), (4, 4)]
-    scene.tap._unseen[IN] = 5  # here nobody knows what it was
+    scene.unseen(IN, 5)  # here nobody knows what it was
     scene.said(b"x")
     assert scene.exchanges[-1].kind is Kind.RAW
