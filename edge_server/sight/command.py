@@ -65,6 +65,9 @@ def _look(directory: Path) -> str:
         raise NotReadyError(f"{error.filename} cannot be read: {error.strerror}.") from None
     try:
         readiness = msgspec.json.decode(_fetched(url), type=Readiness)
+    except ConnectionRefusedError:
+        # Left behind by an edge that was killed. Whoever runs there now has no page.
+        return _of_udp_alone(directory)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         raise NotReadyError(
             f"not ready: no answer from {url}readyz ({str(error) or type(error).__name__})"
