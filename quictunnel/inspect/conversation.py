@@ -10,22 +10,30 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import h11
-
 from quictunnel.inspect import limits
-from quictunnel.inspect.bodies import Body, BodyError, Chunked, Length, UntilClose
+from quictunnel.inspect.bodies import Body, BodyError, UntilClose
 from quictunnel.inspect.exchanges import Exchange, Frame, Kind, State, Way
+from quictunnel.inspect.heads import (
+    Misunderstood,
+    end_of_head,
+    guess,
+    has_token,
+    proxy_header,
+    read_request,
+    read_response,
+    request_body,
+    response_body,
+)
 from quictunnel.inspect.websocket import FrameError, Frames, agreed
 from quictunnel.refusal import method_of
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchanges import Store
+    from quictunnel.inspect.heads import AnyResponse
 
 OVERLOADED: Final = "The inspector could not keep up: {} bytes passed unseen."
 ENDED_EARLY: Final = "The connection ended before this was complete."
 NOT_ASKED: Final = "The origin spoke without having been asked by HTTP/1."
-_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
-"""How version 2 of the PROXY protocol begins."""
 
 
 class Parsing:
@@ -40,10 +48,6 @@ class Parsing:
             return False
         self.held += size
         return True
-
-
-class _Misunderstood(Exception):  # noqa: N818 - not an error: a reason to show raw bytes
-    """This is no HTTP/1 (any more)."""
 
 
 @dataclass(slots=True)
@@ -200,7 +204,7 @@ class Conversation:
                 self._websocket(way, data, when)
             else:
                 self._http(self._sides[way], data, when)
-        except (_Misunderstood, BodyError, FrameError) as why:
+        except (Misunderstood, BodyError, FrameError) as why:
             self._to_raw(f"{str(why)[:1].upper()}{str(why)[1:]}.", when)
             self._keep_raw(way, self._unread, when)
 
@@ -261,11 +265,11 @@ class Conversation:
         if side.way is Way.REQUEST:
             before = self._check_beginning(side, before)
         elif side.head[:7] != b"HTTP/1."[: len(side.head)]:
-            raise _Misunderstood("the origin's answer is not HTTP/1")
-        end = -1 if before < 0 else _end_of_head(side.head, max(0, before - 3))
+            raise Misunderstood("the origin's answer is not HTTP/1")
+        end = -1 if before < 0 else end_of_head(side.head, max(0, before - 3))
         if end < 0:
             if len(side.head) > limits.MAX_HEAD:
-                raise _Misunderstood(f"a head of more than {limits.MAX_HEAD} bytes")
+                raise Misunderstood(f"a head of more than {limits.MAX_HEAD} bytes")
             return data[:0]
         head = bytes(side.head[:end])
         rest = memoryview(bytes(side.head[end:]) + bytes(data[taken:]))
@@ -279,7 +283,7 @@ class Conversation:
 
     def _hold(self, side: _Side, data: memoryview) -> None:
         if len(side.head) + len(data) > limits.MAX_HEAD + 1 or not self._parsing.take(len(data)):
-            raise _Misunderstood("more waits to be understood than the inspector holds")
+            raise Misunderstood("more waits to be understood than the inspector holds")
         side.head += data
 
     def _release(self, side: _Side) -> None:
@@ -294,7 +298,7 @@ class Conversation:
         """Refuse at once what cannot become a request; take a PROXY header and empty lines off the front. Gives
         how much of the head was looked at already, below zero when even the PROXY header is not complete."""
         head = side.head
-        skipped = _proxy_header(head) if not self._has_spoken else 0
+        skipped = proxy_header(head) if not self._has_spoken else 0
         if skipped < 0:
             return -1
         while skipped < len(head) and head[skipped] in b"\r\n":
@@ -304,7 +308,7 @@ class Conversation:
             self._parsing.take(-skipped)
             before = 0
         if method_of(bytes(head[:64])) is None:
-            raise _Misunderstood(_guess(bytes(head[:64])))
+            raise Misunderstood(guess(bytes(head[:64])))
         return before
 
     @property
@@ -312,44 +316,29 @@ class Conversation:
         return bool(self._waiting) or self._sides[Way.REQUEST].exchange is not None
 
     def _has_request(self, side: _Side, head: bytes, when: float) -> None:
-        try:
-            reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * limits.MAX_HEAD)
-            reader.receive_data(head)
-            request = reader.next_event()
-        except h11.RemoteProtocolError as error:
-            raise _Misunderstood(f"no HTTP/1 request ({error})") from None
-        if not isinstance(request, h11.Request):
-            raise _Misunderstood("no HTTP/1 request")
+        request = read_request(head)
         if len(self._waiting) >= limits.MAX_PIPELINED:
-            raise _Misunderstood(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
+            raise Misunderstood(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
         exchange = self._store.new(
             Kind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         exchange.method = request.method.decode("ascii")
         exchange.target = request.target.decode("latin-1")
         exchange.version = request.http_version.decode("ascii")
-        exchange.is_upgrade = request.method == b"CONNECT" or _tokens(request.headers, b"connection", b"upgrade")
+        exchange.is_upgrade = request.method == b"CONNECT" or has_token(request.headers, b"connection", b"upgrade")
         self._store.headers(exchange, exchange.request, head, request.headers.raw_items())
         exchange.request.began, exchange.request.ended = side.began, when
         side.exchange = exchange
-        side.body = _request_body(request)
+        side.body = request_body(request)
         self._waiting.append(exchange)
         self._body_moved(side, when)
 
     def _has_response(self, side: _Side, head: bytes, when: float) -> None:
         if not self._waiting:
-            raise _Misunderstood("an answer that nothing asked for")
+            raise Misunderstood("an answer that nothing asked for")
         exchange = self._waiting[0]
         method = exchange.method.encode("ascii")
-        try:
-            reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * limits.MAX_HEAD)
-            reader.send(_stand_in(method, is_upgrade=exchange.is_upgrade))
-            reader.receive_data(head)
-            response = reader.next_event()
-        except h11.ProtocolError as error:
-            raise _Misunderstood(f"the origin's answer is not HTTP/1 ({error})") from None
-        if not isinstance(response, h11.Response | h11.InformationalResponse):
-            raise _Misunderstood("the origin's answer is not HTTP/1")
+        response = read_response(head, method, is_upgrade=exchange.is_upgrade)
         if response.status_code < 200 and response.status_code != 101:
             exchange.interim = [*exchange.interim, response.status_code][: limits.MAX_INTERIM]
             self._store.changed(exchange)
@@ -362,7 +351,7 @@ class Conversation:
         if response.status_code == 101 or (method == b"CONNECT" and 200 <= response.status_code < 300):
             self._switch(exchange, response, when)
             return
-        side.body = _response_body(response, method)
+        side.body = response_body(response, method)
         was_upgrade, exchange.is_upgrade = exchange.is_upgrade, False
         self._body_moved(side, when)
         if was_upgrade:
@@ -378,7 +367,7 @@ class Conversation:
 
     # Other languages.
 
-    def _switch(self, exchange: Exchange, response: h11.Response | h11.InformationalResponse, when: float) -> None:
+    def _switch(self, exchange: Exchange, response: AnyResponse, when: float) -> None:
         self._waiting.clear()
         request = self._sides[Way.REQUEST]
         held = bytes(request.head)
@@ -386,7 +375,7 @@ class Conversation:
         for side in self._sides.values():
             side.exchange = side.body = None
         self._socket = exchange
-        if response.status_code == 101 and _tokens(response.headers, b"upgrade", b"websocket"):
+        if response.status_code == 101 and has_token(response.headers, b"upgrade", b"websocket"):
             exchange.kind = Kind.WEBSOCKET
             extensions = [value for key, value in response.headers if key == b"sec-websocket-extensions"]
             self._frames = {way: Frames(agreed(extensions, from_server=way is Way.RESPONSE)) for way in Way}
@@ -442,66 +431,3 @@ class Conversation:
         if why:
             exchange.note(why)
         self._store.changed(exchange)
-
-
-def _end_of_head(head: bytearray, start: int) -> int:
-    """Where the body begins; below zero when the head is not complete. A lone LF ends a line, as for h11."""
-    ends = [at + len(mark) for mark in (b"\n\r\n", b"\n\n") if (at := head.find(mark, start)) >= 0]
-    return min(ends, default=-1)
-
-
-def _request_body(request: h11.Request) -> Body:
-    """RFC 9112 section 6.3, points 5 to 7."""
-    return _framed(request.headers) or Length(0)
-
-
-def _response_body(response: h11.Response | h11.InformationalResponse, method: bytes) -> Body:
-    """RFC 9112 section 6.3, points 1 to 8."""
-    if method == b"HEAD" or response.status_code in (204, 304):
-        return Length(0)
-    return _framed(response.headers) or UntilClose()
-
-
-def _framed(headers: h11._headers.Headers) -> Body | None:
-    """h11 has seen to it that there is one of each and that it is a number, or ``chunked``."""
-    found = dict(headers)
-    if b"transfer-encoding" in found:
-        return Chunked()
-    return Length(int(found[b"content-length"])) if b"content-length" in found else None
-
-
-def _tokens(headers: h11._headers.Headers, name: bytes, wanted: bytes) -> bool:
-    """Whether a header that is a list has this word."""
-    return any(
-        wanted in [word.strip().lower() for word in value.split(b",")] for key, value in headers if key == name
-    )
-
-
-def _stand_in(method: bytes, *, is_upgrade: bool) -> h11.Request:
-    """What h11 has to believe was asked in order to read the answer."""
-    headers = [(b"host", b"-")]
-    if is_upgrade and method != b"CONNECT":
-        headers += [(b"upgrade", b"-"), (b"connection", b"upgrade")]
-    return h11.Request(method=method, target=b"/", headers=headers)
-
-
-def _proxy_header(head: bytearray) -> int:
-    """How long the header of the PROXY protocol in front of a connection is: 0 when there is none, below zero
-    while it is not complete."""
-    if head.startswith(b"PROXY "):
-        end = head.find(b"\r\n", 0, 108)
-        return end + 2 if end >= 0 else -1 if len(head) < 108 else 0
-    if head.startswith(_V2):
-        return -1 if len(head) < 16 or len(head) < (size := 16 + int.from_bytes(head[14:16], "big")) else size
-    return -1 if len(head) > 3 and _V2.startswith(bytes(head)) else 0
-
-
-def _guess(beginning: bytes) -> str:
-    """What a connection that does not begin with HTTP/1 may be."""
-    if beginning.startswith(b"PRI *"):
-        return "HTTP/2 (gRPC speaks it too), which is shown as bytes"
-    if beginning[:1] == b"\x16":  # a handshake record (RFC 8446 section 5.1)
-        return "TLS, which only its two ends can read"
-    if beginning.startswith(b"SSH-"):
-        return "SSH, which only its two ends can read"
-    return "this is no HTTP/1 request"
