@@ -64,7 +64,7 @@ def project(pytester, monkeypatch):
 def test_every_http_client_trusts_the_url(project, pytester):
     pytester.makepyfile(
         test_it="""
-        import subprocess, urllib.request
+        import socket, subprocess, urllib.request
         import httpx, pytest, requests
         from app import serving
 
@@ -97,6 +97,15 @@ def test_every_http_client_trusts_the_url(project, pytester):
                 host, number = tunnel.tcp_socket
                 assert httpx.get(f"http://{host}:{number}").text == "hello"
 
+        def test_http2_is_offered_when_asked_for(public_tunnel, quictunnel_ssl_context):
+            tunnel = public_tunnel(1, h2_enabled=True)
+            quictunnel_ssl_context.set_alpn_protocols(["h2"])
+            with (
+                socket.create_connection(tunnel.tls_socket) as plain,
+                quictunnel_ssl_context.wrap_socket(plain, server_hostname=tunnel.host) as visitor,
+            ):
+                assert visitor.selected_alpn_protocol() == "h2"
+
         kept = None
 
         def test_a_visitor_who_stays_holds_nothing_up(public_url, quictunnel_ssl_context):
@@ -113,7 +122,7 @@ def test_every_http_client_trusts_the_url(project, pytester):
             kept.close()
         """
     )
-    project("--durations=3", "--durations-min=2").assert_outcomes(passed=6)
+    project("--durations=3", "--durations-min=2").assert_outcomes(passed=7)
 
 
 def test_the_code_under_test_finds_the_edge_and_loses_nothing(project, pytester, monkeypatch, tmp_path):
