@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server import activation, checking, logs, succession
 from edge_server.admin.command import main as admin_command
+from edge_server.backup import main as backup_command
 from edge_server.claims.command import main as name_command
 from edge_server.config import EdgeConfig, Reading, read
 from edge_server.notify import keep_alive, notify
@@ -31,7 +32,13 @@ logger = logging.getLogger(__name__)
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
-COMMANDS: Final = {"token": token_command, "name": name_command, "admin": admin_command, "health": health_command}
+COMMANDS: Final = {
+    "token": token_command,
+    "name": name_command,
+    "admin": admin_command,
+    "health": health_command,
+    "backup": backup_command,
+}
 """What can be said to an edge that runs, or does not; see ``config`` for what it is started with."""
 
 

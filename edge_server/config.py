@@ -131,6 +131,7 @@ class EdgeConfig:
         default="",
         shown="off",
         group=_ACME,
+        alias="acme-email",
     )
     acme_directory: str = option(
         _called("URL"), "URL of the ACME server", default="", shown="Let's Encrypt", group=_ACME

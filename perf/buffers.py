@@ -1,0 +1,78 @@
+"""How long a UDP socket's buffer holds out while nobody reads it: what net.core.rmem_max is raised for.
+
+    python -m perf.buffers                          # sizes that systems have, 100 Mbit/s, five rounds; a minute
+    python -m perf.buffers --sizes 208 4096 --rate 500
+
+A busy event loop reads nothing; what arrives meanwhile waits in the buffer, or is lost. Each round and size sends
+at the rate to a socket that is not read, until the kernel counts the first loss; said is how much had fit. Datagrams
+have 1,200 bytes and come joined (GRO), as from a fast network, or one by one, which costs the buffer more. Nothing
+here is a speed of this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+from quictunnel.transport.udp import Transmit, UdpSocket
+
+SIZE: Final = 1200
+BURST: Final = 10
+GIVE_UP: Final = 64 * 1024 * 1024
+"""Bytes after which a socket that loses nothing is believed to have no bound."""
+
+
+def drops(socket: UdpSocket) -> int:
+    """What the kernel has thrown away of this socket's (/proc/net/udp, the last column)."""
+    port = f":{socket.local_address[1]:04X}"
+    for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(port):
+            return int(fields[-1])
+    raise SystemExit("the socket is not listed in /proc/net/udp; this needs Linux")
+
+
+def held(size: int, rate: float, *, joined: bool) -> int:
+    """Bytes of payload that fit into a buffer of so many bytes."""
+    to, sender = UdpSocket.bind(("127.0.0.1", 0), buffer=size), UdpSocket.bind(("127.0.0.1", 0), gso=joined)
+    try:
+        burst = Transmit((bytes(SIZE * BURST),), SIZE, to.local_address)
+        sent, begun = 0, time.perf_counter()
+        while not drops(to) and sent < GIVE_UP:
+            sender.send([burst])
+            sent += SIZE * BURST
+            time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
+        return sent - SIZE * BURST
+    finally:
+        to.close()
+        sender.close()
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[208, 1024, 4096], help="KiB")
+    parser.add_argument("--rate", type=float, default=100, help="Mbit/s")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    rate = options.rate * 1e6 / 8
+    kinds = [(size, joined) for joined in (True, False) for size in options.sizes]
+    found: dict[tuple[int, bool], list[int]] = {kind: [] for kind in kinds}
+    for _ in range(options.rounds):
+        for (size, joined), fits in found.items():
+            fits.append(held(size * 1024, rate, joined=joined))
+    print(f"| buffer | datagrams | payload that fits | at {options.rate:g} Mbit/s | of the first |")
+    print("|---|---|---|---|---|")
+    least = statistics.median(found[kinds[0]])
+    for (size, joined), fits in found.items():
+        middle = statistics.median(fits)
+        how = "joined" if joined else "one by one"
+        span = f"{middle / 1024:.0f} KiB ({min(fits) / 1024:.0f} to {max(fits) / 1024:.0f})"
+        print(f"| {size} KiB | {how} | {span} | {middle / rate * 1000:.0f} ms | {middle / least:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

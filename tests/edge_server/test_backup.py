@@ -1,0 +1,113 @@
+"""A backup of a running edge, and an edge made from it: the same keys, tokens and claims."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sqlite3
+import stat
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.backup import main, write
+from edge_server.config import EdgeConfig
+from edge_server.rights.store import Store
+from edge_server.server import EdgeServer
+from edge_server.state import StateDir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def edge(state_dir: Path) -> EdgeServer:
+    here = ("127.0.0.1", 0)
+    return EdgeServer(EdgeConfig(state_dir=state_dir, quic=here, https=here))
+
+
+async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
+    server = edge(tmp_path / "state")
+    await server.start()
+    try:
+        assert server._house is not None
+        with Store(tmp_path / "state")._database.writing() as database:  # as a command beside it does
+            database.execute("CREATE TABLE mark (x)")
+            database.execute("INSERT INTO mark VALUES (7)")
+        (tmp_path / "state" / "acme").mkdir()
+        (tmp_path / "state" / "acme" / "account.key").write_text("secret")
+        assert main([str(tmp_path / "edge.tar"), "--state-dir", str(tmp_path / "state")]) == 0
+        with tarfile.open(tmp_path / "edge.tar") as archive:
+            names = archive.getnames()
+        assert {"token", "ca.pem", "ca.key", "ticket.key", "reset.key", "tokens.db", "acme/account.key"} <= set(
+            names
+        )
+        assert not {"client.env", "edge.sock", "quic.key", "tokens.db-wal", "tokens.db-shm"} & set(names)
+        token = server.token
+    finally:
+        await server.stop()
+    assert stat.S_IMODE((tmp_path / "edge.tar").stat().st_mode) == 0o600
+    (tmp_path / "other").mkdir()
+    untar = ["tar", "--extract", "--file", tmp_path / "edge.tar", "--directory", tmp_path / "other"]
+    assert await (await asyncio.create_subprocess_exec(*untar)).wait() == 0
+    with contextlib.closing(sqlite3.connect(tmp_path / "other" / "tokens.db")) as database:
+        assert database.execute("SELECT x FROM mark").fetchall() == [(7,)]
+        database.execute("DROP TABLE mark")
+        database.commit()
+    again = edge(tmp_path / "other")
+    await again.start()
+    try:
+        assert again.token == token
+        for name in ("ca.pem", "ticket.key", "reset.key"):
+            assert (tmp_path / "other" / name).read_bytes() == (tmp_path / "state" / name).read_bytes()
+    finally:
+        await again.stop()
+    secret = tmp_path / "other" / "ca.key"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+
+
+def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tmp_path):
+    """A database in the middle of a transaction: its copy is that of before."""
+    StateDir(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as writer:
+        writer.execute("PRAGMA journal_mode=WAL")
+        writer.execute("CREATE TABLE t (x)")
+        writer.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(1000)])
+        writer.commit()
+        writer.execute("DELETE FROM t WHERE x < 500")
+        file = io.BytesIO()
+        write(tmp_path, file)
+        writer.rollback()
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        content = archive.extractfile("x.db")
+        assert content is not None
+        (tmp_path / "copy.db").write_bytes(content.read())
+    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as reader:
+        assert reader.execute("SELECT count(*) FROM t").fetchone() == (1000,)
+        assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
+    target = tmp_path / "edge.tar"
+    assert main([str(target), "--state-dir", str(tmp_path / "absent")]) == 1
+    assert "There is no edge's state in" in capsys.readouterr().err
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "ca.key").write_text("key")
+    assert main([str(target), "--state-dir", str(tmp_path / "state")]) == 0
+    assert main([str(target), "--state-dir", str(tmp_path / "state")]) == 2
+    assert "File exists" in capsys.readouterr().err
+    (tmp_path / "state" / "tokens.db").write_text("this is no database, and long enough to be taken for one" * 20)
+    assert main([str(tmp_path / "b.tar"), "--state-dir", str(tmp_path / "state")]) == 2
+    assert "tokens.db cannot be copied: file is not a database." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["client.env", "edge.sock", ".probe-1", ".token-1-abc"])
+def test_what_belongs_to_a_run_is_left_out(tmp_path, name):
+    (tmp_path / name).write_text("x")
+    file = io.BytesIO()
+    write(tmp_path, file)
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        assert archive.getnames() == []
