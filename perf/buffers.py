@@ -4,9 +4,9 @@
     python -m perf.buffers --sizes 208 4096 --rate 500
 
 A busy event loop reads nothing; what arrives meanwhile waits in the buffer, or is lost. Each round and size sends
-at the rate to a socket that is not read, until the kernel counts the first loss; said is how much had fit. Datagrams
-have 1,200 bytes and come joined (GRO), as from a fast network, or one by one, which costs the buffer more. Nothing
-here is a speed of this machine.
+at the rate to a socket that is not read, until the kernel counts the first loss; said is how much had fit.
+Datagrams have 1,200 bytes and come joined (GRO), as from a fast network, or one by one, which costs the buffer
+more. Nothing here is a speed of this machine.
 """
 
 from __future__ import annotations
