@@ -16,7 +16,7 @@ from edge_server.admin.command import main as admin_command
 from edge_server.backup import main as backup_command
 from edge_server.claims.command import main as name_command
 from edge_server.config import EdgeConfig, Reading, read
-from edge_server.notify import keep_alive, notify
+from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
@@ -45,12 +45,14 @@ COMMANDS: Final = {
 def banner(server: EdgeServer) -> str:
     """What a person needs to use this edge."""
     config = server.config
+    # What goes to the journal is kept, and read by more people than those who may open tunnels.
+    token = f"$(cat {config.state_dir / 'token'})" if goes_to_journal(1) else server.token
     return (
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
         f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {server.quic_address} (UDP).\n"
         "Clients on this machine find it by themselves. Others need:\n\n"
         f"  export QUICTUNNEL_EDGE={server.quic_address}\n"
-        f"  export QUICTUNNEL_TOKEN={server.token}\n"
+        f"  export QUICTUNNEL_TOKEN={token}\n"
         f"  export QUICTUNNEL_CA={server.ca}\n\n"
         f"Try:  quictunnel http 8000     then:  curl --cacert {server.ca} URL"
     )

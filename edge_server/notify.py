@@ -22,6 +22,15 @@ def notify(*lines: str) -> None:
         logger.warning("the service manager could not be told: %s", error.strerror or error)
 
 
+def goes_to_journal(descriptor: int) -> bool:
+    """Whether systemd's journal keeps what is written there (systemd.exec(5), JOURNAL_STREAM)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 async def keep_alive() -> None:
     """Say that the loop turns, as often as WatchdogSec= of the unit asks for; until it is cancelled. A loop that
     hangs says nothing, and systemd starts the edge again."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.notify import keep_alive, notify
+from edge_server.__main__ import banner
+from edge_server.config import EdgeConfig
+from edge_server.notify import goes_to_journal, keep_alive, notify
+from edge_server.server import EdgeServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,3 +61,27 @@ async def test_without_a_watchdog_nothing_is_said(manager, monkeypatch, period):
     with pytest.raises(BlockingIOError):
         manager.recv(100)
     task.cancel()
+
+
+def test_what_goes_to_the_journal_is_known(monkeypatch, tmp_path):
+    """Not by the variable alone, which whoever was started from a terminal may have inherited."""
+    with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+        assert goes_to_journal(journal.fileno())
+        assert not goes_to_journal(other.fileno())
+        closed = other.fileno()
+    assert not goes_to_journal(closed)
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not goes_to_journal(1)
+
+
+def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
+    server = EdgeServer(EdgeConfig(state_dir=tmp_path))
+    server.token = "a-secret-of-somebody"
+    monkeypatch.setattr(EdgeServer, "quic_address", "127.0.0.1:4433")
+    assert "export QUICTUNNEL_TOKEN=a-secret-of-somebody\n" in banner(server)
+    status = os.fstat(1)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert f"export QUICTUNNEL_TOKEN=$(cat {tmp_path}/token)\n" in banner(server)
+    assert "a-secret-of-somebody" not in banner(server)
