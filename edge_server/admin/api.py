@@ -93,6 +93,10 @@ OPERATIONS: Final = (
         "get", "/visitors", "visitors", "Visitors who are in, the newest first", view.Page[view.Visitor],
         (LIMIT, AFTER, _only("tunnel")),
     ),
+    Operation(
+        "get", "/certificates", "certificates", "Certificates for visitors, and how it stands with those of ACME",
+        view.Page[view.Certificate], (LIMIT, AFTER),
+    ),
     Operation("get", "/history", "history", "The last hour in samples of ten seconds", Past),
     Operation(
         "get", "/talkers", "talkers", "Who moved most", Talkers,
@@ -161,6 +165,9 @@ class Api:
 
     def visitors(self, limit: int, after: str, only: str) -> view.Page[view.Visitor]:
         return self._view.visitors(limit, after, only=only)
+
+    def certificates(self, limit: int, after: str) -> view.Page[view.Certificate]:
+        return self._view.certificates(limit, after)
 
     def history(self) -> Past:
         return self.past.past()

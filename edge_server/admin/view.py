@@ -148,6 +148,21 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
     next: Annotated[str | None, Meta(description="The ``after`` with which the following come; null: none.")]
 
 
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """One that visitors are met with, or are to be."""
+
+    names: Annotated[list[str], Meta(description="What it is for; the first is what it is called.")]
+    by_acme: Annotated[
+        bool, Meta(description="The edge gets it by itself. Else it is the operator's, or made here.")
+    ]
+    expires_at: Annotated[Moment | None, Meta(description="None: there is none yet.")]
+    renew_at: Moment | None = None
+    next_try: Annotated[Moment | None, Meta(description="When something is tried next; none: nothing is.")] = None
+    is_ordering: bool = False
+    failures: Annotated[int, Meta(description="Tries in a row that failed.", ge=0)] = 0
+    last_error: Annotated[str, Meta(description="Of the last try; empty when it was well.")] = ""
+
+
 class Sums:
     """Visitors and bytes of one tunnel."""
 
@@ -228,6 +243,31 @@ class View:
         total = len(ledger.now) if not only else sum(visit.lease == only for visit in ledger.now)
         return Page(items, total, items[-1].id if len(chosen) > limit else None)
 
+    def certificates(self, limit: int, after: str = "") -> Page[Certificate]:
+        """Those of ACME, by name, and then others."""
+        house = self._scene.house
+        standings = house.acme.standings if house.acme is not None else []
+        found = [
+            Certificate(
+                names=list(standing.names),
+                by_acme=True,
+                expires_at=standing.not_after,
+                renew_at=standing.renew_at,
+                next_try=standing.next_try,
+                is_ordering=standing.is_ordering,
+                failures=standing.failures,
+                last_error=standing.last_error,
+            )
+            for standing in standings
+        ]
+        known = {frozenset(standing.names) for standing in standings}
+        found += [
+            Certificate(names=sorted(validity.names), by_acme=False, expires_at=validity.until)
+            for validity in house.certificates.validities()
+            if validity.names not in known
+        ]
+        return _page(found, lambda each: each.names[0], lambda each: each, limit, after)
+
     def look(self) -> dict[str, Sums]:
         """Measure the rates of all tunnels; visitors who are in and their bytes, by tunnel."""
         now: defaultdict[str, Sums] = defaultdict(Sums)
@@ -282,7 +322,7 @@ class View:
         members = _members(lease)
         sums = now[lease.name]
         bytes_in, bytes_out = _carried(lease, sums)
-        host = f"{lease.name}.{house.domain}"
+        host = house.host_of(lease.name)
         rate_in, rate_out = self._meter.rate(lease.name)
         return Tunnel(
             name=lease.name,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import ssl
 import subprocess
 import time
+import urllib.request
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -77,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator
         options = (
             *("--domain", DOMAIN, "--https", f"127.0.0.1:{port}", "--resolver", f"127.0.0.1:{names.dns}"),
             *("--acme", "you@example.com", "--acme-directory", authority.directory),
-            *("--acme-ca", str(authority.ca), "--grace", "20"),
+            *("--acme-ca", str(authority.ca), "--grace", "20", "--admin", "127.0.0.1:0"),
         )
         log = directory / "edge.log"
         edge = start_edge(directory / "state", *options, log=log)
@@ -86,6 +88,18 @@ def place(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator
         text = log.read_text()
         assert "Traceback" not in text
         assert "PRIVATE" not in text
+
+
+def asked(place: Place, path: str) -> list[dict[str, Any]]:
+    """What the operator's API lists."""
+    state = place.edge.state_dir
+    request = urllib.request.Request(
+        (state / "admin.url").read_text() + "api/v1" + path,
+        headers={"Authorization": "Bearer " + (state / "admin.token").read_text()},
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+        items: list[dict[str, Any]] = json.loads(answer.read())["items"]
+        return items
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +138,11 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
             input=b"", capture_output=True, check=True, timeout=30,
         ).stdout.decode()  # fmt: skip
         assert "Verify return code: 0 (ok)" in said
+        (shown,) = [each for each in asked(place, "/certificates") if each["names"] == ["app.example.com"]]
+        assert shown["by_acme"]
+        assert shown["last_error"] == ""
+        assert abs(shown["expires_at"] - time.time()) <= LIFE
+        assert {each["url"] for each in asked(place, "/tunnels")} == {f"https://app.example.com:{tunnel.port}"}
     assert len(re.findall("a new certificate for app.example.com is in use", place.log.read_text())) >= 2
 
 
