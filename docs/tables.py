@@ -1,6 +1,6 @@
 """The documents' tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
-docs/PROTOCOL.md`` (or ``CONFIGURATION.md``, ``METRICS.md``) it renews them in the document, with ``--schema
-docs/edge.schema.json`` the JSON Schema of the edge's configuration file. A test fails when one is stale."""
+docs/PROTOCOL.md`` (or ``ADMIN.md``, ``CONFIGURATION.md``, ``METRICS.md``) it renews them in the document, with
+``--schema docs/edge.schema.json`` the JSON Schema of the edge's configuration. A test fails when one is stale."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec.inspect
 
+from edge_server.admin.api import OPERATIONS
 from edge_server.config import OPTIONS
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.wire import credit, framing, messages, preface
@@ -143,6 +144,19 @@ def process_table() -> str:
     return _table(("name", "kind", "labels", "meaning"), _figures("", PROCESS))
 
 
+def operations_table() -> str:
+    """What the operator's API has."""
+    rows = [
+        (
+            f"`{operation.method.upper()} {operation.path}`",
+            operation.summary,
+            ", ".join(f"`{parameter.name}`" for parameter in operation.parameters),
+        )
+        for operation in OPERATIONS
+    ]
+    return _table(("request", "answer, or effect", "parameters"), rows)
+
+
 def _figures(prefix: str, figures: Mapping[str, Figure]) -> list[tuple[str, str, str, str]]:
     return [
         (
@@ -170,6 +184,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_table,
     "figures": figure_table,
     "process": process_table,
+    "operations": operations_table,
 }
 
 

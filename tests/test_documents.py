@@ -21,7 +21,7 @@ def tables():
     return runpy.run_path(str(DOCS / "tables.py"))
 
 
-@pytest.mark.parametrize("name", ["PROTOCOL.md", "CONFIGURATION.md", "METRICS.md"])
+@pytest.mark.parametrize("name", ["ADMIN.md", "PROTOCOL.md", "CONFIGURATION.md", "METRICS.md"])
 def test_the_tables_are_those_of_the_code(tables, name):
     document = (DOCS / name).read_text()
     assert "<!-- table: " in document

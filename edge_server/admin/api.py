@@ -108,7 +108,7 @@ OPERATIONS: Final = (
     ),
     Operation("get", "/snapshot", "snapshot", "Everything at once, the beginning of each list", Snapshot),
     Operation(
-        "get", "/events", "events", "Snapshots, one a second, as server-sent events of the type ``snapshot``",
+        "get", "/events", "events", "Snapshots, one a second, as server-sent events of the type `snapshot`",
         Snapshot, media="text/event-stream",
     ),
     Operation("post", "/drain", "drain", "Take nobody any more and end when the visitors have left", Done),
