@@ -181,6 +181,7 @@ exit status:
         Option("--port", "the port that the program listens on", metavar="PORT", is_port=True),
         Option("--h2", "offer HTTP/2 to visitors; the program must speak it without TLS"),
         *PLACE,
+        *INSPECT,
         *EDGE_OPTIONS,
         JSON,
         LOG_LEVEL,
