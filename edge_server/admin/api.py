@@ -39,6 +39,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sessions: view.Page[view.Session]
     tunnels: view.Page[view.Tunnel]
     visitors: view.Page[view.Visitor]
+    certificates: view.Page[view.Certificate]
     talkers: Talkers
     errors: Errors
     sample: Annotated[history.Sample | None, Meta(description="The newest of the history.")]
@@ -185,6 +186,7 @@ class Api:
             sessions=self._view.sessions(SHOWN),
             tunnels=self._view.tunnels(SHOWN),
             visitors=self._view.visitors(SHOWN),
+            certificates=self._view.certificates(SHOWN),
             talkers=self.heard.top(TOP),
             errors=self._ring.recent(SHOWN),
             sample=self.past.last,

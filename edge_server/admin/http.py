@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONNECTIONS: Final = 64
-"""Open at once: a browser has six for one page, and there are few operators. More are closed unread."""
+"""Open at once: a browser has six for one page, and there are few operators. For one more the one that has been
+idle for longest makes room; so strangers who say nothing keep nobody out."""
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request line with its headers, while they are not all there."""
 KEEP_ALIVE: Final = 5
@@ -66,12 +67,13 @@ class Connection(H11Protocol):
         self.access_log = False
         self._look_timer: asyncio.TimerHandle | None = None
         self._seen: tuple[Any, int] | None = None
+        self._opened = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.abort()
-            return
+            others = (one for one in self.connections if isinstance(one, Connection) and one.is_idle)
+            min(others, key=lambda one: one._opened).transport.abort()  # noqa: SLF001 - the same class
         self._look_timer = self.loop.call_later(LOOK, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,11 +81,15 @@ class Connection(H11Protocol):
             self._look_timer.cancel()
         super().connection_lost(exc)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is being answered."""
+        return getattr(self.cycle, "response_complete", True)  # there is none before the first request
+
     def _look(self) -> None:
         waiting = self.transport.get_write_buffer_size()
         now = self.cycle, waiting
-        is_idle = getattr(self.cycle, "response_complete", True)  # None before the first request
-        if self.transport.is_closing() or ((is_idle or waiting) and now == (self._seen or (None, 0))):
+        if self.transport.is_closing() or ((self.is_idle or waiting) and now == (self._seen or (None, 0))):
             self.transport.abort()
             return
         self._seen = now

@@ -22,6 +22,7 @@ from quictunnel.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from edge_server.certificates import Validity
     from edge_server.control import Guest
     from edge_server.leases import Lease
     from edge_server.scene import Scene
@@ -33,8 +34,8 @@ MAX_PAGE: Final = 500
 """Entries of a list in one answer: some 200 KiB."""
 MAX_TEXT: Final = 256
 """Characters of a word that a peer chose; those that are allowed are shorter."""
-CERTIFICATES_FOR: Final = 60.0
-"""Seconds for which the end of the certificates is remembered; to find it out they are read."""
+CERTIFICATES_FOR: Final = 10.0
+"""Seconds for which it is remembered when certificates end; to find it out they are read."""
 
 Moment = Annotated[float, Meta(description="Seconds since the epoch.")]
 Seconds = Annotated[float, Meta(description="Seconds.", ge=0)]
@@ -182,7 +183,7 @@ class View:
         self._clock = clock
         self._wall = wall
         self._meter = Meter(clock)
-        self._expiry: tuple[float, float | None] | None = None
+        self._seen_certificates: tuple[float, list[Validity]] | None = None
 
     def now(self) -> float:
         """Seconds since the epoch."""
@@ -204,7 +205,7 @@ class View:
             https_port=house.https_port,
             quic=format_address(*scene.endpoint.local_address[:2]),
             is_draining=scene.is_draining(),
-            certificate_expires_at=self._expires_at(),
+            certificate_expires_at=min((validity.until for validity in self._validities()), default=None),
             loop_lag=scene.lag.worst,
             sessions=len(sessions),
             sessions_away=sum(guest.session.is_away for guest in sessions),
@@ -263,7 +264,7 @@ class View:
         known = {frozenset(standing.names) for standing in standings}
         found += [
             Certificate(names=sorted(validity.names), by_acme=False, expires_at=validity.until)
-            for validity in house.certificates.validities()
+            for validity in self._validities()
             if validity.names not in known
         ]
         return _page(found, lambda each: each.names[0], lambda each: each, limit, after)
@@ -355,12 +356,11 @@ class View:
             bytes_out=visit.bytes_out,
         )
 
-    def _expires_at(self) -> float | None:
+    def _validities(self) -> list[Validity]:
         now = self._clock()
-        if self._expiry is None or now >= self._expiry[0] + CERTIFICATES_FOR:
-            ends = [validity.until for validity in self._scene.house.certificates.validities()]
-            self._expiry = now, min(ends, default=None)
-        return self._expiry[1]
+        if self._seen_certificates is None or now >= self._seen_certificates[0] + CERTIFICATES_FOR:
+            self._seen_certificates = now, self._scene.house.certificates.validities()
+        return self._seen_certificates[1]
 
 
 class Meter:

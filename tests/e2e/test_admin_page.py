@@ -140,6 +140,12 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
         assert re.fullmatch(r"[\d.]+ [kM]?B", window)
         assert cells(page, "addresses") == [["127.0.0.1", "2.8 MB", "7"]]
         assert cells(page, "busiest") == [[name, "2.8 MB", "7"]]
+        ((names, source, good_for, *_),) = cells(page, "certificates")
+        assert (names, source, good_for) == (
+            "*.tunnel.localhost, tunnel.localhost",
+            "files or development",
+            "years",
+        )
         chart = page.get_by_role("img", name="Visitors, last hour")
         expect(chart).to_have_attribute("aria-label", "Visitors, last hour: 7; at most 7")
         expect(chart.locator(".line")).to_have_attribute("d", re.compile("^M.*L"))

@@ -31,6 +31,8 @@ for (const [name, title] of [
   byId("tiles").append(tile);
 }
 
+let now = 0; // when the snapshot that is shown was made
+
 const charts = [
   [new Chart("Visitors", [""], words.number), [(sample) => sample.visitors]],
   [new Chart("Newcomers", ["a second"], (value) => value.toFixed(1)), [(sample, every) => sample.came / every]],
@@ -40,6 +42,12 @@ const charts = [
   ],
 ];
 byId("charts").append(...charts.map(([chart]) => chart.element));
+
+function nextTry(certificate) {
+  if (certificate.is_ordering) return "now";
+  const at = certificate.next_try ?? certificate.renew_at;
+  return at === null ? "–" : `in ${words.duration(at - now)}`;
+}
 
 const path = (kind, id, what) => `/${kind}/${encodeURIComponent(id)}/${what}`;
 const host = (address) => (address.includes(":") ? `[${address}]` : address);
@@ -150,6 +158,18 @@ const tables = {
       },
     },
   ),
+  certificates: new Table(
+    byId("certificates"),
+    "Certificates for visitors",
+    [
+      { head: "Names", long: true, text: (one) => one.names.join(", ") },
+      { head: "From", text: (one) => (one.by_acme ? "ACME" : "files or development") },
+      { head: "Good for", number: true, text: (one) => words.until(one.expires_at, now) },
+      { head: "Next try", number: true, text: (one) => nextTry(one) },
+      { head: "What went wrong last", long: true, text: (one) => one.last_error || "–" },
+    ],
+    { key: (one) => one.names.join(), empty: "There is none." },
+  ),
 };
 const talker = (head) => [
   { head, long: true, text: (one) => one.who },
@@ -211,6 +231,7 @@ function showEdge(edge, at) {
 }
 
 function showSnapshot(snapshot) {
+  now = snapshot.at;
   showEdge(snapshot.edge, snapshot.at);
   for (const [name, table] of Object.entries(tables)) {
     const { items, total } = snapshot[name];
