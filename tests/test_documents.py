@@ -11,6 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from edge_server import checking
 from edge_server.config import parse, read
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,6 +50,16 @@ def test_the_example_of_a_configuration_is_one(tmp_path):
         range(20000, 21000),
         "json",
     )
+
+
+def test_the_configuration_of_the_guide_is_one_and_passes_the_check(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text(example("OPERATIONS.md", "toml"))
+    reading = read(["--config", str(path), "--state-dir", str(tmp_path / "state")])
+    wrong, lines = checking.report(reading)
+    assert wrong == []
+    assert lines[0] == "ok"
+    assert "  acme = you@example.com" in lines
 
 
 @pytest.mark.parametrize(
