@@ -80,9 +80,10 @@ def test_tables_stand_for_the_first_words_of_a_name(tmp_path):
     assert (config.tcp_host, config.tcp_ports, config.log_format) == ("::1", range(5, 7), "json")
     assert parse(toml(tmp_path, "log = { level = 'error' }\ntcp.ports = '5-6'")).log_level == "error"
     assert parse(toml(tmp_path, "allow = { wildcard_h2 = true }")).allow_wildcard_h2
-    config = parse(toml(tmp_path, "[acme]\nemail = 'you@example.com'\nchallenge = 'tls-alpn-01'\n"))
+    own = "domain = 'tunnel.example.com'\n"
+    config = parse(toml(tmp_path, own + "[acme]\nemail = 'you@example.com'\nchallenge = 'tls-alpn-01'\n"))
     assert (config.acme, config.acme_challenge) == ("you@example.com", "tls-alpn-01")
-    assert parse(toml(tmp_path, "acme = 'you@example.com'")).acme == "you@example.com"
+    assert parse(toml(tmp_path, own + "acme = 'you@example.com'")).acme == "you@example.com"
 
 
 @pytest.mark.parametrize(
