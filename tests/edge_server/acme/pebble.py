@@ -220,14 +220,14 @@ def between(authority: Pebble, directory: Path) -> Iterator[Between]:
                     self.say(200, {"Content-Type": "application/json"}, say(self.path))
                     return
             upstream = http.client.HTTPSConnection("127.0.0.1", authority.port, context=authority.context)
-            upstream.request(self.command, self.path, body, dict(self.headers))
-            answer = upstream.getresponse()
-            said = answer.read()
+            with contextlib.closing(upstream):
+                upstream.request(self.command, self.path, body, dict(self.headers))
+                answer = upstream.getresponse()
+                said = answer.read()
             if found.change is not None:
                 said = found.change(self.path, said)
             kept = ("content-length", "transfer-encoding", "connection", "date")
             self.say(answer.status, {n: v for n, v in answer.getheaders() if n.lower() not in kept}, said)
-            upstream.close()
 
         do_GET = do_POST = do_HEAD = do  # noqa: N815 - the names of http.server
 
@@ -238,7 +238,8 @@ def between(authority: Pebble, directory: Path) -> Iterator[Between]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(body)
+                with contextlib.suppress(ConnectionError, ssl.SSLError):  # it has read enough
+                    self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
