@@ -47,6 +47,8 @@ def banner(server: EdgeServer) -> str:
     config = server.config
     # What goes to the journal is kept, and read by more people than those who may open tunnels.
     token = f"$(cat {config.state_dir / 'token'})" if goes_to_journal(1) else server.token
+    # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
+    trust = "" if config.cert is not None or config.acme else f"--cacert {server.ca} "
     return (
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
         f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {server.quic_address} (UDP).\n"
@@ -54,7 +56,7 @@ def banner(server: EdgeServer) -> str:
         f"  export QUICTUNNEL_EDGE={server.quic_address}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
         f"  export QUICTUNNEL_CA={server.ca}\n\n"
-        f"Try:  quictunnel http 8000     then:  curl --cacert {server.ca} URL"
+        f"Try:  quictunnel http 8000     then:  curl {trust}URL"
     )
 
 

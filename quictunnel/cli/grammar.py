@@ -180,6 +180,7 @@ exit status:
     options=(
         Option("--port", "the port that the program listens on", metavar="PORT", is_port=True),
         Option("--h2", "offer HTTP/2 to visitors; the program must speak it without TLS"),
+        DOMAIN,
         *PLACE,
         *INSPECT,
         *EDGE_OPTIONS,

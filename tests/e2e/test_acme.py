@@ -90,6 +90,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator
         assert "PRIVATE" not in text
 
 
+def is_ready(place: Place) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open((place.edge.state_dir / "admin.url").read_text() + "readyz", timeout=10) as answer:
+        return bool(answer.status == 200)
+
+
 def asked(place: Place, path: str) -> list[dict[str, Any]]:
     """What the operator's API lists."""
     state = place.edge.state_dir
@@ -138,6 +144,7 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
             input=b"", capture_output=True, check=True, timeout=30,
         ).stdout.decode()  # fmt: skip
         assert "Verify return code: 0 (ok)" in said
+        assert is_ready(place), "although there is no certificate for all names"
         (shown,) = [each for each in asked(place, "/certificates") if each["names"] == ["app.example.com"]]
         assert shown["by_acme"]
         assert shown["last_error"] == ""
