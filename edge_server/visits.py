@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
+from edge_server.addresses import neighbourhood
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Visit:
         "host",
         "kind",
         "lease",
+        "network",
         "number",
         "owner",
         "port",
@@ -98,6 +100,8 @@ class Visit:
         self.number = 0
         """Since this edge was started; given by the ledger."""
         self.host = host
+        self.network = neighbourhood(host)
+        """What counts as one peer."""
         self.port = port
         self.kind: Kind = kind
         self.lease = lease
@@ -160,8 +164,8 @@ class Ledger:
     """See the module."""
 
     def __init__(self) -> None:
-        self.now: set[Visit] = set()
-        """Those that are in."""
+        self.now: dict[Visit, None] = {}
+        """Those that are in, in the order of coming."""
         self.came: Counter[Kind] = Counter()
         self.endings: Counter[Ending] = Counter()
         self.durations = Classes()
@@ -197,13 +201,13 @@ class Ledger:
 
     def begin(self, visit: Visit) -> None:
         """It is in."""
-        self.now.add(visit)
+        self.now[visit] = None
         self.came[visit.kind] += 1
         visit.number = self.came.total()
 
     def end(self, visit: Visit, splice: Splice) -> None:
         """It has left; why is what its splice knows."""
-        self.now.discard(visit)
+        self.now.pop(visit, None)
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
         self._bytes_out += visit.bytes_out

@@ -27,6 +27,8 @@ SHOWN: Final = 50
 """Entries of each list in a snapshot; the lists themselves have all."""
 TOP: Final = 10
 """Talkers of each kind there."""
+TALKERS_FOR: Final = 5.0
+"""Seconds for which snapshots show the same talkers."""
 DEFAULT: Final = 100
 """Entries of a list when nobody says how many."""
 
@@ -134,6 +136,7 @@ class Api:
         self.past = history.History(scene.house.ledger)
         self.heard = history.Heard(scene.house.ledger)
         self._actions = Actions(scene, drain)
+        self._talkers: tuple[float, Talkers] | None = None
 
     def handler(self, operation: Operation) -> Callable[[Request], Any]:
         """What Starlette is to call."""
@@ -179,6 +182,13 @@ class Api:
     def errors(self, limit: int) -> Errors:
         return self._ring.recent(limit)
 
+    def _recent_talkers(self) -> Talkers:
+        """Of some seconds ago: with ten thousand visitors they cost the most of a snapshot."""
+        now = self._view.now()
+        if self._talkers is None or not 0 <= now - self._talkers[0] < TALKERS_FOR:
+            self._talkers = now, self.heard.top(TOP)
+        return self._talkers[1]
+
     def snapshot(self) -> Snapshot:
         return Snapshot(
             at=self._view.now(),
@@ -187,7 +197,7 @@ class Api:
             tunnels=self._view.tunnels(SHOWN),
             visitors=self._view.visitors(SHOWN),
             certificates=self._view.certificates(SHOWN),
-            talkers=self.heard.top(TOP),
+            talkers=self._recent_talkers(),
             errors=self._ring.recent(SHOWN),
             sample=self.past.last,
         )

@@ -6,7 +6,6 @@ the loop's thread. Lists are bounded by whoever asks (``limit``), and say how ma
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import os
 import time
@@ -235,11 +234,10 @@ class View:
     def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
         """Those who are in, the newest first. ``only``: of this tunnel."""
         ledger = self._scene.house.ledger
-        found: Iterable[Visit] = (visit for visit in ledger.now if only in ("", visit.lease))
+        found: Iterable[Visit] = (visit for visit in reversed(ledger.now) if only in ("", visit.lease))
         if (bound := ledger.number_of(after)) is not None:
             found = (visit for visit in found if visit.number < bound)
-        # Not all of ten thousand are sorted for the first fifty.
-        chosen = heapq.nlargest(limit + 1, found, key=lambda visit: visit.number)
+        chosen = list(itertools.islice(found, limit + 1))
         items = [self._visitor(visit) for visit in chosen[:limit]]
         total = len(ledger.now) if not only else sum(visit.lease == only for visit in ledger.now)
         return Page(items, total, items[-1].id if len(chosen) > limit else None)
@@ -272,7 +270,7 @@ class View:
     def look(self) -> dict[str, Sums]:
         """Measure the rates of all tunnels; visitors who are in and their bytes, by tunnel."""
         now: defaultdict[str, Sums] = defaultdict(Sums)
-        for visit in self._scene.house.ledger.now:
+        for visit in self._scene.house.ledger.now:  # ten thousand cost some milliseconds
             sums = now[visit.lease]
             sums.visitors += 1
             sums.bytes_in += visit.bytes_in
