@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from quictunnel.address import parse_address
@@ -119,47 +120,53 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         self._binding = Binding(client, self._wish, self._ticket, wait=self._wait, inspector=self._inspector)
         return self._binding
 
-    def _let_go(self) -> Callable[[], None]:
-        """Forget the tunnel; what is still to be done, and blocks a moment."""
+    def _let_go(self) -> tuple[Binding | None, Callable[[], None] | None]:
+        """Forget the tunnel: what was open, and what closes its inspector, if there is one, in a moment."""
         inspector, self._inspector = self._inspector, None
-        self._binding = None
-        return (lambda: None) if inspector is None else inspector.close
+        binding, self._binding = self._binding, None
+        return binding, None if inspector is None else inspector.close
 
     def __enter__(self) -> Tunnel:
         binding = self._bind()
         try:
             return binding.open()
         except BaseException:
-            self._let_go()()
+            _, close_inspector = self._let_go()
+            if close_inspector is not None:
+                close_inspector()
             raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, let_go = self._binding, self._let_go()
+        binding, close_inspector = self._let_go()
         try:
             if binding is not None:
                 binding.close()
         finally:
-            let_go()
+            if close_inspector is not None:
+                close_inspector()
 
     async def __aenter__(self) -> Tunnel:
         binding = self._bind()
         try:
             return await binding.open_async()
         except BaseException:
-            self._let_go()()
+            _, close_inspector = self._let_go()
+            if close_inspector is not None:
+                await asyncio.to_thread(close_inspector)
             raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, let_go = self._binding, self._let_go()
+        binding, close_inspector = self._let_go()
         try:
             if binding is not None:
                 await binding.close_async()
         finally:
-            let_go()
+            if close_inspector is not None:
+                await asyncio.to_thread(close_inspector)  # goes on by itself when this is cancelled
 
 
 def _inspect_address(text: str | None) -> tuple[str, int]:

@@ -241,7 +241,7 @@ class Recorder:
             tap.unwatch()
             conversation.fail(FAILED)
             return
-        if isinstance(piece, _Gone):
+        if isinstance(piece, _Gone) or conversation.is_over:
             self._live.pop(tap, None)
             tap.unwatch()
 

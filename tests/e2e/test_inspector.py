@@ -81,6 +81,14 @@ def test_so_many_pages_may_follow(scene: Scene) -> None:
     eventually(may_follow, "pages that left still count")
 
 
+def test_a_page_with_nothing_to_show_is_told_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEARTBEAT", 0.05)
+    with urllib.request.urlopen(scene.request("api/events"), timeout=10) as answer:
+        lines = [answer.readline() for _ in range(7)]
+    assert lines[0] == b"event: all\n"
+    assert lines[3:] == [b": nothing new\n", b"\n"] * 2
+
+
 def test_nobody_listens_and_the_page_says_so(edge, client) -> None:
     with quictunnel.forward(free_port(), client=client, inspect=True) as tunnel:
         scene = Scene(edge, tunnel)

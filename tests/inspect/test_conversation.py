@@ -269,6 +269,11 @@ def test_a_connection_that_says_nothing_is_nothing(scene: Scene) -> None:
 # Bounds.
 
 
+def test_a_remark_that_quotes_a_peer_is_short(scene: Scene) -> None:
+    scene.said(b"GET / HTTP/1.1\r\n" + b"bad " * 10_000 + b"\r\n\r\n")
+    assert len(scene.only.notes[0]) == limits.MAX_NOTE
+
+
 def test_of_a_body_a_beginning_is_kept_and_the_rest_counted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BODY", 100)
     for framing in (b"Content-Length: 1050", b"Transfer-Encoding: chunked"):

@@ -16,6 +16,7 @@ from quictunnel.inspect.conversation import Conversation
 from quictunnel.inspect.exchanges import Kind, State, Store, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
 from quictunnel.inspect.tap import TappedSplice
+from quictunnel.origin import Origin
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
 from tests.inspect.scene import IN, OUT, Scene
@@ -116,7 +117,7 @@ def made(tap: Tap | None) -> TcpSplice:
     return Still(lambda _: None) if tap is None else Still(lambda _: None, tap)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(SOUP, st.booleans())
 def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
     soup: list[tuple[str, bytes, int]], keeps_up: bool
@@ -257,6 +258,22 @@ def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
     assert [each.state for each in scene.exchanges] == [State.DONE, State.DONE]
 
 
+def test_the_last_bytes_of_all_pass_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing follows that would tell of them."""
+    scene = Scene()
+    scene.said(GET)
+    scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", b"x" * 1000)
+    monkeypatch.setattr(limits, "MAX_QUEUED", 100)
+    scene.answered(b"x" * 4000)
+    assert (scene.only.response.body.size, len(scene.only.response.body.data)) == (5000, 1000)
+    assert scene.only.state is State.DONE
+    assert "could not keep up" in scene.only.notes[0]
+
+
+def test_without_an_inspector_nothing_of_it_is_on_the_way() -> None:
+    assert type(Origin(8000).splice(None)) is TcpSplice  # type: ignore[arg-type]  # nobody joins it
+
+
 def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     scene.said(GET)
@@ -361,3 +378,14 @@ async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeyp
         assert len(watcher._numbers) <= 10
     assert watcher.take() is None
     assert watcher.take() == []
+
+
+def test_nothing_is_followed_behind_both_ends() -> None:
+    """No stream and no socket brings anything then; if one did, it would be nothing of ours."""
+    scene = Scene()
+    scene.said(GET)
+    scene.ended(IN)
+    scene.ended(OUT)
+    scene.said(GET)
+    scene.gone("why")
+    assert (scene.only.state, scene.recorder.connections) == (State.BROKEN, 0)
