@@ -68,6 +68,9 @@ class Signals:
         """SIGTERM or SIGINT: drain."""
         self.hurry = asyncio.Event()
         """One more of them: end now."""
+        self.reload = asyncio.Event()
+        """SIGHUP: read the configuration again."""
+        self._had_terminal = has_terminal()
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             try:
@@ -76,9 +79,23 @@ class Signals:
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
         if succession.IS_SUPPORTED:
             loop.add_signal_handler(signal.SIGUSR2, start_successor)
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _hang_up(self) -> None:
+        # What the signal was made for: a terminal that was closed takes along what runs in it.
+        if self._had_terminal and not has_terminal():
+            self._stop()
+        else:
+            self.reload.set()
 
     def _stop(self) -> None:
         (self.hurry if self.stop.is_set() else self.stop).set()
+
+
+def has_terminal() -> bool:
+    """Whether somebody sits before it: a terminal that was closed is none any more."""
+    return any(os.isatty(descriptor) for descriptor in range(3))
 
 
 def start_successor() -> None:
@@ -100,9 +117,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     SIGHUP has ``read_again`` called, in another thread."""
     signals = Signals()
     server = EdgeServer(config, activation.take(os.environ))
-    reloads = Reloads(server, read_again)
-    if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloads.ask)
+    reloads = Reloads(server, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: dump.take(server.scene))
     await server.start()

@@ -92,14 +92,11 @@ async def reload(server: EdgeServer, read: Callable[[], Reading]) -> None:
 class Reloads:
     """Reloads one after the other, however often they are asked for."""
 
-    def __init__(self, server: EdgeServer, read: Callable[[], Reading]) -> None:
+    def __init__(self, server: EdgeServer, read: Callable[[], Reading], asked: asyncio.Event) -> None:
+        """``asked`` is set by who wants one; asked again while one runs, one more follows, which sees all."""
         self._server = server
         self._read = read
-        self._asked = asyncio.Event()
-
-    def ask(self) -> None:
-        """What SIGHUP does. Asked again while one runs, one more follows, which sees everything."""
-        self._asked.set()
+        self._asked = asked
 
     async def run(self) -> None:
         """Until it is cancelled."""

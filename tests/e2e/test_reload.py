@@ -6,6 +6,9 @@ import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,8 +21,8 @@ from tests.e2e.echo import EchoOrigin, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 VISITORS = 50
 TIMEOUT = 20
 
@@ -171,3 +174,32 @@ def test_many_signals_at_once_are_one_reload_or_two(operator, edge):
     while "changed: grace" not in log:  # those signals may have left one more to do
         log += operator.reload(edge)
     assert edge.process.poll() is None
+
+
+# Makes the terminal of its descriptor 0 its own, as a shell's child has one, and becomes the edge.
+IN_TERMINAL = """
+import os, sys
+os.login_tty(int(sys.argv[1]))
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+
+
+def test_in_a_terminal_it_ends_with_the_terminal(tmp_path, engines):
+    master, slave = os.openpty()
+    options = ["--state-dir", tmp_path / "state", "--https", "127.0.0.1:0", "--quic", "127.0.0.1:0"]
+    command = [sys.executable, "-c", IN_TERMINAL, str(slave), "-m", "edge_server", *options]
+    with subprocess.Popen(command, pass_fds=[slave], start_new_session=True, cwd=ROOT) as edge:
+        os.close(slave)
+        try:
+            seen = b""
+            while b"Try:" not in seen:
+                seen += os.read(master, 4096)
+            os.kill(edge.pid, signal.SIGHUP)  # the terminal is there: somebody wants a reload
+            while b"the configuration was read again" not in seen:
+                seen += os.read(master, 4096)
+            os.close(master)
+            assert edge.wait(TIMEOUT) == 0
+        finally:
+            if edge.poll() is None:
+                edge.kill()
+    assert not (tmp_path / "state" / "client.env").exists()
