@@ -77,6 +77,7 @@ EFFECTS: dict[str, tuple[Any, Callable[[EdgeServer], object]]] = {
     "hold": (4.0, holds),
     "log_format": ("json", lambda _: isinstance(logging.getLogger().handlers[0].formatter, logs.JsonFormatter)),
     "log_level": ("error", lambda _: logging.getLogger().level),
+    "qlog": ("traces", lambda server: type(server._endpoint._engine)),  # below the test's directory
 }
 TOGETHER = {"cert", "key"}
 """Tested as a pair."""
@@ -87,8 +88,10 @@ def test_every_option_that_may_change_is_tested_here():
 
 
 @pytest.mark.parametrize("field", EFFECTS)
-async def test_it_changes(server, field):
+async def test_it_changes(server, field, files):
     value, look = EFFECTS[field]
+    if field == "qlog":
+        value = files / value
     before = look(server)
     outcome = await server.reconfigure(dataclasses.replace(server.config, **{field: value}))
     assert (outcome.changed, outcome.waiting) == ((field.replace("_", "-"),), ())
