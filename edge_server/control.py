@@ -21,7 +21,7 @@ from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.labels import domain_objection
-from quictunnel.wire.messages import AnyMessage, Bind, GoAway, Hello, Unbind, Welcome
+from quictunnel.wire.messages import MAX_MOMENT, AnyMessage, Bind, GoAway, Hello, Unbind, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,9 +215,19 @@ class Guest:
         self.session.stand()
 
     def _welcome(self, secret: bytes, *, resumed: bool) -> None:
-        hold = int(self._house.sessions.hold)
+        assert self.identity is not None, "it was greeted for its token"
         self.session.say(
-            Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, MAX_LEASES, SOFTWARE, secret, resumed=resumed, hold=hold)
+            Welcome(
+                PROTOCOL_VERSION,
+                INITIAL_WINDOW,
+                MAX_LEASES,
+                SOFTWARE,
+                secret,
+                resumed=resumed,
+                hold=int(self._house.sessions.hold),
+                time=int(time.time()),
+                token_ends=min(self.identity.rights.expires or 0, MAX_MOMENT),
+            )
         )
 
     # What it asks for, one after the other. No more wait than the identity may ask for at once.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SOON: Final = dt.timedelta(days=7)
 """Before its end when a certificate should have been renewed: whoever renews by itself does so weeks before."""
+SKEW: Final = 30.0
+"""Seconds that two clocks may differ: more than a greeting takes, less than matters to a certificate."""
 MAX_NAMES: Final = 4
 """Names of a certificate that are shown."""
 
@@ -48,6 +50,15 @@ def examine(shown: Shown, host: str, authority: Path | None, now: dt.datetime) -
         remedy = "The edge should have renewed it: see its log, or restart a development edge."
         return warn("certificate", message, remedy), clock
     return ok("certificate", message), clock
+
+
+def compared(now: dt.datetime, edge: int) -> Finding:
+    """This machine's clock and the edge's, in seconds since the epoch."""
+    ahead = now.timestamp() - edge
+    if abs(ahead) <= SKEW:
+        return ok("clock", f"{_moment(now)}, and so says the edge")
+    direction = "ahead of" if ahead > 0 else "behind"
+    return warn("clock", f"it says {_moment(now)}, {abs(ahead):.0f} s {direction} the edge's", SET_CLOCK)
 
 
 def _too_early(begins: dt.datetime, now: dt.datetime) -> tuple[Finding, Finding]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Address, Closed, Shown
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
-    from quictunnel.wire.messages import AnyMessage
+    from quictunnel.wire.messages import AnyMessage, Welcome
 
 MAX_ADDRESSES: Final = 8
 """Addresses of one name that are tried, as the client does."""
@@ -34,6 +34,9 @@ TCP_TIMEOUT: Final = 2.0
 """Seconds to find out whether a host that is silent to UDP is there at all."""
 USUAL_DATAGRAM: Final = EngineSettings(is_server=False, alpn=ALPN).datagram_size
 """UDP payload bytes that a connection begins with after the handshake."""
+DAY: Final = 86_400
+SOON: Final = 7 * DAY
+"""Seconds before a token's end when somebody should ask for another."""
 _NO_ALPN: Final = 0x100 + 120
 """RFC 7301 section 3.2, as QUIC carries it."""
 
@@ -189,33 +192,44 @@ def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Shown | 
     return ok("handshake", f"TLS 1.3 and {shown.alpn} in {shown.seconds * 1000:.0f} ms"), shown
 
 
-def token(config: ClientConfig, address: Address) -> Finding:
-    """Whether the edge takes it, asked with the engine that a tunnel would use."""
+def token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | None]:
+    """Whether the edge takes it, asked with the engine that a tunnel would use; and how the edge greeted."""
     try:
-        software, leases = asyncio.run(_greet(config, address))
+        welcome = asyncio.run(_greet(config, address))
     except AuthError:
         return fail(
             "token",
             "the edge refuses it: it is another's, revoked or expired",
             "Set QUICTUNNEL_TOKEN to one of this edge; its operator makes them: `python -m edge_server token`.",
             is_configuration=True,
-        )
+        ), None
     except ConfigError as error:
-        return fail("token", f"it could not be shown: {error}", "See above.", is_configuration=True)
+        remedy = "See the certificate above."
+        return fail("token", f"it could not be shown: {error}", remedy, is_configuration=True), None
     except (Error, OSError, TimeoutError) as error:
-        return fail(
-            "token", f"the edge did not say: {str(error) or 'time is up'}", "Try again; see the edge's log."
-        )
-    return ok("token", f"accepted by {software}; it allows {leases} tunnels at once")
+        why = str(error) or "time is up"
+        return fail("token", f"the edge did not say: {why}", "Try again; see the edge's log."), None
+    return _accepted(welcome), welcome
 
 
-async def _greet(config: ClientConfig, address: Address) -> tuple[str, int]:
+def _accepted(welcome: Welcome) -> Finding:
+    message = f"accepted by {welcome.software}; it allows {welcome.leases} tunnels at once"
+    if not welcome.token_ends:
+        return ok("token", message)
+    left = welcome.token_ends - welcome.time  # both by the edge's clock, which decides
+    message += f", for {left // DAY} days" if left >= 2 * DAY else f", for {max(0, left) // 3600} hours"
+    if left >= SOON:
+        return ok("token", message)
+    return warn("token", message, "Ask the edge's operator for another: `python -m edge_server token create`.")
+
+
+async def _greet(config: ClientConfig, address: Address) -> Welcome:
     call = Call(config, _Nobody(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
         await call.greet()
     try:
         assert call.welcome is not None, "greeted"
-        return call.welcome.software, call.welcome.leases
+        return call.welcome
     finally:
         await call.hang_up()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quictunnel.config import ClientConfig
     from quictunnel.transport.engine import Address
 
-ON_THE_WAY: Final = ("name", "udp", "datagrams", "handshake", "certificate", "clock", "token", "public address")
+ON_THE_WAY: Final = ("name", "udp", "datagrams", "handshake", "certificate", "token", "clock", "public address")
 """What needs an edge, in order."""
 
 
@@ -72,12 +72,14 @@ def _trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
         return
     trusted, clock = certificate.examine(shown, config.address[0], config.ca, certificate.utc_now())
     yield trusted
-    yield clock
     if trusted.verdict == "fail":
-        yield from _skipped("token", "it is shown only to an edge whose certificate is good")
+        yield skip("token", "not looked at: it is shown only to an edge whose certificate is good")
+        yield clock
+        yield from _skipped("public address", "there can be no tunnel")
         return
-    token = edge.token(config, address)
+    token, welcome = edge.token(config, address)
     yield token
+    yield clock if welcome is None else certificate.compared(certificate.utc_now(), welcome.time)
     if token.verdict == "fail":
         yield from _skipped("public address", "there can be no tunnel")
         return

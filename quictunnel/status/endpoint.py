@@ -130,7 +130,7 @@ class Endpoint:
         listed = [read() for read in tuple(self._readings.values())[:MAX_LISTED]]
         return Report(
             pid=os.getpid(),
-            program=Path(sys.argv[0] if sys.argv else "").name or "python",
+            program=_program(sys.argv[0] if sys.argv else ""),
             software=SOFTWARE,
             tunnels=listed,
             unlisted=max(0, len(self._readings) - MAX_LISTED),
@@ -170,6 +170,13 @@ class Endpoint:
         finally:
             self._asking -= 1
             writer.transport.abort()
+
+
+def _program(started: str) -> str:
+    """What a person would call the file that was started."""
+    path = Path(started)
+    name = path.parent.name if path.name == "__main__.py" else path.name
+    return name if name not in ("", "-c", "-m") else "python"
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -40,6 +40,8 @@ MAX_NETWORK = 43
 """Characters of an IPv6 network in CIDR notation."""
 MAX_NETWORKS = 64
 """In each list of a Bind: both fit into a message together."""
+MAX_MOMENT = (1 << 40) - 1
+"""Seconds since the epoch: for some ten thousand years."""
 
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
 StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
@@ -52,6 +54,7 @@ TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Secret = Annotated[bytes, msgspec.Meta(max_length=SECRET)]
 Network = Annotated[str, msgspec.Meta(max_length=MAX_NETWORK)]
 Networks = Annotated[list[Network], msgspec.Meta(max_length=MAX_NETWORKS)]
+Moment = Annotated[int, msgspec.Meta(ge=0, le=MAX_MOMENT)]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
 
 
@@ -90,6 +93,10 @@ class Welcome(Message, frozen=True, tag=2):
     """Whether the session that the Hello named goes on. Both sides then first say how they stand."""
     hold: Annotated[int, msgspec.Meta(ge=0, le=MAX_HOLD)]
     """Seconds for which the edge keeps the session without a link."""
+    time: Moment
+    """The edge's clock. To tell a person that two clocks differ; nothing is decided by it."""
+    token_ends: Moment
+    """From when on the token is not good any more; 0: it has no end."""
 
 
 class Bind(Message, frozen=True, tag=3):

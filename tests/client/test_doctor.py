@@ -25,6 +25,7 @@ from quictunnel.doctor.examination import ON_THE_WAY, examine
 from quictunnel.doctor.finding import fail, ok, warn
 from quictunnel.transport import probe
 from quictunnel.transport.engine import Shown
+from quictunnel.wire.messages import Welcome
 
 from .quicserver import quic_server
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from quictunnel.doctor.finding import Finding
 
 ROOT = Path(__file__).parents[2]
+NOW = 1_700_000_000
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,7 @@ def test_all_is_well_but_for_what_browsers_think_of_a_development_edge(real_edge
     assert "TLS 1.3 and quictunnel/1" in found["handshake"].message
     assert f"vouched for by {real_edge.ca}" in found["certificate"].message
     assert "accepted by quictunnel/" in found["token"].message
+    assert found["clock"].message.endswith("and so says the edge")
     assert found["public address"].verdict == "warn"
     assert "answered through a tunnel" in found["public address"].message
     assert str(real_edge.ca) in found["public address"].remedy
@@ -229,6 +232,7 @@ def test_an_authority_of_another_edge(look: Callable[..., dict[str, Finding]], t
     assert f"for which {other} does not vouch" in found["certificate"].message
     assert "Copy ca.pem from this edge's state directory" in found["certificate"].remedy
     assert found["clock"].verdict == "ok"
+    assert found["public address"].verdict == "skip"
     assert found["token"].message == "not looked at: it is shown only to an edge whose certificate is good"
 
 
@@ -281,6 +285,27 @@ def test_a_quic_server_that_is_no_edge(look: Callable[..., dict[str, Finding]], 
 def test_a_certificate_that_cannot_be_read() -> None:
     found, _ = certificate.examine(Shown((b"\x30\x00",), "", 0.0), "edge", None, certificate.utc_now())
     assert "cannot be read" in found.message
+
+
+def test_when_a_token_ends() -> None:
+    def accepted(left: int) -> Finding:
+        return edge._accepted(Welcome(1, 65_536, 10, "edge/1", b"", False, 0, NOW, NOW + left))
+
+    assert accepted(-NOW) == ok("token", "accepted by edge/1; it allows 10 tunnels at once")
+    assert accepted(30 * edge.DAY) == ok("token", "accepted by edge/1; it allows 10 tunnels at once, for 30 days")
+    soon = accepted(3 * edge.DAY)
+    assert (soon.verdict, soon.message[-10:]) == ("warn", "for 3 days")
+    assert accepted(7200).message.endswith("for 2 hours")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "words"),
+    [(0, "so says the edge"), (61, "61 s ahead of the edge's"), (-61, "61 s behind the edge's")],
+)
+def test_two_clocks(ahead: int, words: str) -> None:
+    found = certificate.compared(dt.datetime.fromtimestamp(NOW + ahead, dt.UTC), NOW)
+    assert words in found.message
+    assert found.verdict == ("warn" if ahead else "ok")
 
 
 # This machine

@@ -243,6 +243,14 @@ def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(tmp_path: Pat
         background.loop.call_soon_threadsafe(opened.close)
 
 
+@pytest.mark.parametrize(
+    ("started", "name"),
+    [("/x/app.py", "app.py"), ("/x/quictunnel/__main__.py", "quictunnel"), ("-c", "python"), ("", "python")],
+)
+def test_what_a_program_is_called(started: str, name: str) -> None:
+    assert endpoint._program(started) == name
+
+
 def test_places() -> None:
     assert (
         str(default_runtime_dir({"XDG_RUNTIME_DIR": "/run/user/7"}, platform="linux")) == "/run/user/7/quictunnel"

@@ -236,7 +236,7 @@ class ServedClient(Peer):
         super().hear(message)
         match message:
             case Hello():
-                self.say(Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", b"", False, 0))
+                self.say(Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", b"", False, 0, 0, 0))
             case Bind(lease=lease):
                 self.say(Bound(lease, "a.test", 443, "127.0.0.1", 1, b"ticket"))
                 self.is_bound.set()

@@ -149,7 +149,7 @@ SAID_FIRST = {
     "Bind before Hello": frame(Bind(1, unencrypted=True, h2=False, ticket=b"")),
     "Unbind before Hello": frame(Unbind(1)),
     "Credits before Hello": frame(Credits([(0, 0, 1)])),
-    "Welcome": frame(Welcome(1, WINDOW, 1, "", b"", False, 0)),
+    "Welcome": frame(Welcome(1, WINDOW, 1, "", b"", False, 0, 0, 0)),
     "GoAway": frame(GoAway(1)),
 }
 
@@ -171,7 +171,7 @@ def _wrong_afterwards() -> dict[str, bytes]:
         "random bytes": CHANCE.randbytes(100_000),
         "a frame of 2 GiB": HUGE_FRAME,
         "Hello again": said(Hello(PROTOCOL_VERSION, "x", WINDOW, "", b"")),
-        "Welcome": said(Welcome(1, WINDOW, 1, "", b"", False, 0)),
+        "Welcome": said(Welcome(1, WINDOW, 1, "", b"", False, 0, 0, 0)),
         "Bound": said(Bound(1, "a.test", 443, "", 0, b"")),
         "BindRefused": said(BindRefused(1, 1)),  # type: ignore[arg-type]  # the same on the wire
         "Unbound": said(Unbound(1)),
@@ -424,7 +424,7 @@ _WRONG_OF_AN_EDGE: dict[str, bytes] = {
     "random bytes": CHANCE.randbytes(3000),
     "a frame of 2 GiB": HUGE_FRAME,
     "an unknown message": b"\x00\x00\x00\x02\x91\x63",
-    "Welcome again": frame(Welcome(1, WINDOW, 1, "", b"", False, 0)),
+    "Welcome again": frame(Welcome(1, WINDOW, 1, "", b"", False, 0, 0, 0)),
     "Hello": frame(Hello(1, "", WINDOW, "", b"")),
     "Bind": frame(Bind(1, unencrypted=False, h2=False, ticket=b"")),
     "Unbind": frame(Unbind(1)),

@@ -18,7 +18,7 @@ KEY = bytes(range(SECRET))
 
 
 def welcome(*, resumed: bool) -> Welcome:
-    return Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", KEY, resumed, 120)
+    return Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", KEY, resumed, 120, 0, 0)
 
 
 class Holding(ServedClient):

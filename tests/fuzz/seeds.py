@@ -101,7 +101,7 @@ def client_hellos() -> list[bytes]:
 def dialogues() -> list[bytes]:
     """A client's words, and an edge's."""
     hello = Hello(1, "qt1.key.secret", 65_536, "quictunnel/0", b"")
-    welcome = Welcome(1, 65_536, 100, "quictunnel/0", bytes(32), False, 120)
+    welcome = Welcome(1, 65_536, 100, "quictunnel/0", bytes(32), False, 120, 1_700_000_000, 0)
     bind = Bind(1, True, False, b"", "app", 20_000, True, False, 2, ["10.0.0.0/8"], ["::1/128"])
     bound = Bound(1, NAME, 443, "tcp.example.com", 20_000, GOOD_TICKET)
     credit = Credits([(0, 1, 65_537), (1, 2, 100_000)])

@@ -120,7 +120,7 @@ class Half:
         if isinstance(message, Hello):
             self.session.link.connection.admit()
             self.session.peer_window = message.window
-            self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0))
+            self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0, 0, 0))
             self.greeted.set()
         elif isinstance(message, Welcome):
             self.session.peer_window = message.window
@@ -157,7 +157,7 @@ class Redial(Half):
             self.session.link.connection.admit()
         session.resume(self.session.link, self.half)
         if self.side is Side.EDGE:
-            session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120))
+            session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120, 0, 0))
         session.stand()
 
 
