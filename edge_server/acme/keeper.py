@@ -308,10 +308,10 @@ class Keeper:
 
     def _begin(self, entry: _Entry, *, is_order: bool) -> None:
         work = self._order if is_order else self._ask
-        entry.is_ordering = is_order
         # Not of a pool: what hangs in a network must not hold up the end of the process.
-        entry.thread = threading.Thread(target=work, args=(entry,), name="acme", daemon=True)
-        entry.thread.start()
+        thread = threading.Thread(target=work, args=(entry,), name="acme", daemon=True)
+        thread.start()
+        entry.thread, entry.is_ordering = thread, is_order
 
     def _load(self) -> list[Issued]:
         good = []

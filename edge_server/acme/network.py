@@ -11,11 +11,12 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
+import urllib3.exceptions
 from acme import client, messages
 from josepy.jwa import ES256
 from requests.adapters import HTTPAdapter
 
-from edge_server.acme.problem import Problem
+from edge_server.acme.problem import Problem, said
 from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -107,18 +108,25 @@ class _Adapter(HTTPAdapter):
         if self._ca is not None:
             options["verify"] = str(self._ca)
         answer = super().send(request, **options)
-        body = bytearray()
-        for chunk in answer.raw.stream(CHUNK, decode_content=True):
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                answer.raw.close()
-                raise Problem(f"The ACME server answers with more than {MAX_ANSWER} bytes.")
-            if time.monotonic() > deadline:
-                answer.raw.close()
-                raise Problem(f"The ACME server took longer than {self._timeout:g} s to answer.")
+        try:
+            body = self._read(answer, deadline)
+        except urllib3.exceptions.HTTPError as error:  # which requests would translate if it read by itself
+            raise Problem(f"The ACME server broke its answer off: {said(error)}.") from None
+        finally:
+            answer.raw.close()
         # From here on it is read again, without a network.
         answer.raw = cast("Any", io.BytesIO(body))
         return answer
+
+    def _read(self, answer: requests.Response, deadline: float) -> bytes:
+        body = bytearray()
+        while chunk := answer.raw.read1(CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                raise Problem(f"The ACME server answers with more than {MAX_ANSWER} bytes.")
+            if time.monotonic() > deadline:
+                raise Problem(f"The ACME server took longer than {self._timeout:g} s to answer.")
+        return bytes(body)
 
 
 class _Forbidden(HTTPAdapter):

@@ -183,6 +183,10 @@ class Between:
     """What becomes of an answer to a path."""
     own: dict[str, Callable[[str], bytes]] = field(default_factory=dict)
     """How a path begins, and what is answered by this proxy alone."""
+    cut: str = ""
+    """Answers to paths that contain it end before they have said everything."""
+    drip: str = ""
+    """Answers to paths that contain it come byte by byte."""
     asked: list[str] = field(default_factory=list)
     """Method and path of everything that came."""
 
@@ -197,51 +201,67 @@ class Between:
                               body.encode()))  # fmt: skip
 
 
+class _Passing(BaseHTTPRequestHandler):
+    """One connection to a :class:`Between`."""
+
+    found: Between
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def do(self) -> None:
+        self.found.asked.append(f"{self.command} {self.path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        refusal = next((each for each in self.found.refusals if each[0] in self.path), None)
+        if refusal is not None:
+            self.found.refusals.remove(refusal)
+            _, status, headers, said = refusal
+            self.say(status, {"Content-Type": "application/problem+json", **headers}, said)
+            return
+        for begin, say in self.found.own.items():
+            if self.path.startswith(begin):
+                self.say(200, {"Content-Type": "application/json"}, say(self.path))
+                return
+        upstream = http.client.HTTPSConnection(
+            "127.0.0.1", self.found.pebble.port, context=self.found.pebble.context
+        )
+        with contextlib.closing(upstream):
+            upstream.request(self.command, self.path, body, dict(self.headers))
+            answer = upstream.getresponse()
+            said = answer.read()
+        if self.found.change is not None:
+            said = self.found.change(self.path, said)
+        kept = ("content-length", "transfer-encoding", "connection", "date")
+        self.say(answer.status, {n: v for n, v in answer.getheaders() if n.lower() not in kept}, said)
+
+    do_GET = do_POST = do_HEAD = do  # noqa: N815 - the names of http.server
+
+    def say(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            with contextlib.suppress(ConnectionError, ssl.SSLError):  # it has read enough
+                self.write(body)
+
+    def write(self, body: bytes) -> None:
+        if self.found.cut and self.found.cut in self.path:
+            body, self.close_connection = body[:-5], True
+        if self.found.drip and self.found.drip in self.path:
+            for byte in body:
+                self.wfile.write(bytes((byte,)))
+                time.sleep(0.02)
+        else:
+            self.wfile.write(body)
+
+
 @contextlib.contextmanager
 def between(authority: Pebble, directory: Path) -> Iterator[Between]:
     found = Between(authority)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None: ...
-
-        def do(self) -> None:
-            found.asked.append(f"{self.command} {self.path}")
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            refusal = next((each for each in found.refusals if each[0] in self.path), None)
-            if refusal is not None:
-                found.refusals.remove(refusal)
-                _, status, headers, said = refusal
-                self.say(status, {"Content-Type": "application/problem+json", **headers}, said)
-                return
-            for begin, say in found.own.items():
-                if self.path.startswith(begin):
-                    self.say(200, {"Content-Type": "application/json"}, say(self.path))
-                    return
-            upstream = http.client.HTTPSConnection("127.0.0.1", authority.port, context=authority.context)
-            with contextlib.closing(upstream):
-                upstream.request(self.command, self.path, body, dict(self.headers))
-                answer = upstream.getresponse()
-                said = answer.read()
-            if found.change is not None:
-                said = found.change(self.path, said)
-            kept = ("content-length", "transfer-encoding", "connection", "date")
-            self.say(answer.status, {n: v for n, v in answer.getheaders() if n.lower() not in kept}, said)
-
-        do_GET = do_POST = do_HEAD = do  # noqa: N815 - the names of http.server
-
-        def say(self, status: int, headers: dict[str, str], body: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                with contextlib.suppress(ConnectionError, ssl.SSLError):  # it has read enough
-                    self.wfile.write(body)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Passing", (_Passing,), {"found": found}))
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "web.pem", directory / "web.key")

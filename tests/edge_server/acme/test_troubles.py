@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import socket
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -36,6 +37,7 @@ def between(authority: Authority) -> Between:
     proxy.refusals.clear()
     proxy.own.clear()
     proxy.change = None
+    proxy.cut = proxy.drip = ""
     return proxy
 
 
@@ -178,6 +180,41 @@ async def test_nonsense_is_a_reason_like_others(between, authority, tmp_path, ch
         standing = await stand.until(NAME, lambda standing: standing.failures > 0)
         assert words in standing.last_error
         assert standing.not_after is None
+
+
+async def test_answers_that_break_off_and_answers_that_never_end(
+    between: Between, authority: Authority, tmp_path: Path
+):
+    between.cut = "/dir"
+    async with stand_for(tmp_path / "a", between, tls_port=authority.tls_port) as stand:
+        stand.want(NAME)
+        standing = await stand.until(NAME, lambda standing: standing.failures > 0)
+        assert "broke its answer off" in standing.last_error
+    between.cut, between.drip = "", "/dir"
+    pace = replace(QUICK, network=0.5)
+    async with stand_for(tmp_path / "b", between, tls_port=authority.tls_port, pace=pace) as stand:
+        stand.want(NAME)
+        standing = await stand.until(NAME, lambda standing: standing.failures > 0)
+        assert standing.last_error == "The ACME server took longer than 0.5 s to answer."
+
+
+async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edge_server.acme.keeper.STOP", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        hung = replace(authority.pebble, port=hanging.getsockname()[1])
+        pace = replace(QUICK, network=1.5)
+        async with stand_for(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as stand:
+            stand.want(NAME)
+            await stand.until(NAME, lambda standing: standing.is_ordering)
+            thread = stand.keeper._entries[NAME].thread
+            began = time.monotonic()
+        assert time.monotonic() - began < 1.2
+        assert thread is not None
+        assert thread.daemon
+        thread.join(10)
+        assert not thread.is_alive()
 
 
 async def test_an_authority_that_is_not_there_and_one_that_nobody_vouches_for(
