@@ -23,6 +23,7 @@ import quictunnel
 from edge_server.admin import app, events, http, openapi
 from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.view import MAX_PAGE
+from quictunnel.transport.engine import CloseCause, Closed
 from tests.e2e.conftest import start_edge
 from tests.e2e.ends import PATIENCE, eventually, is_reset, receive_exactly
 from tests.e2e.operator import DOCUMENT, Operator, schema_of, snapshots
@@ -461,6 +462,47 @@ def test_a_session_is_ended_and_does_not_come_back_by_itself():
             quictunnel.forward(stage.origin_port, client=again),
         ):
             assert stage.operator.get("/edge")["sessions"] == 1
+
+
+def test_a_client_that_is_away_is_shown_and_ended():
+    """Its link is lost: nothing is known of it, a newcomer waits, and either can be ended."""
+    with Stage() as stage:
+        stays, _ = stage.pair("tcp")
+        (guest,) = stage.edge.server._guests
+        lost = Closed(CloseCause.TIMEOUT, 0, "")
+        stage.edge._background.call(called(lambda: guest.session.link_down(lost)))
+        (session,) = stage.operator.get("/sessions")["items"]
+        assert (session["is_away"], session["link"], session["streams"]) == (True, None, 1)
+        OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/sessions", "get", 200)).validate(
+            stage.operator.get("/sessions")
+        )
+        assert stage.operator.get("/edge")["sessions_away"] == 1
+        waits = stage.visitor("tcp")
+        eventually(lambda: stage.operator.get("/visitors")["total"] == 2, "the newcomer is not in")
+        newcomer, _ = stage.operator.get("/visitors")["items"]
+        assert newcomer["is_waiting"]
+        assert stage.operator.do(f"/visitors/{newcomer['id']}/end").status_code == 200
+        assert is_reset(waits)
+        assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
+        assert is_reset(stays)
+        eventually(lambda: session["id"] not in ids(stage), "it is still there")
+
+
+def ids(stage: Stage) -> set[str]:
+    return {one["id"] for one in stage.operator.get("/sessions")["items"]}
+
+
+def test_a_shared_tunnel_is_one(shared: Stage):
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(quictunnel.Client.from_config(shared.edge.client_config))
+            wish = quictunnel.forward(shared.origin_port, name="shared", pool=True, client=client)
+            stack.enter_context(wish)
+        (tunnel,) = [one for one in shared.operator.get("/tunnels")["items"] if one["name"] == "shared"]
+        assert tunnel["members"] == 2
+        assert shared.operator.do("/tunnels/shared/close").status_code == 200
+        assert "shared" not in {one["name"] for one in shared.operator.get("/tunnels")["items"]}
+        assert len(ids(shared)) == 3, "their clients stay"
 
 
 # With the edge's life.
