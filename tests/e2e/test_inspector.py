@@ -146,6 +146,22 @@ def test_it_ends_with_the_tunnel_and_leaves_nothing(edge, client, origin: Origin
     assert threading.active_count() == before
 
 
+async def test_a_tunnel_that_does_not_open_leaves_no_inspector(edge, client, origin: Origin) -> None:
+    async with quictunnel.forward(origin.port, client=client):
+        before = threading.active_count()
+        with pytest.raises(quictunnel.InvalidError, match="already forwarded"):
+            async with quictunnel.forward(origin.port, client=client, inspect=True):
+                pytest.fail("it opened")
+        with (
+            pytest.raises(quictunnel.InvalidError, match="already forwarded"),
+            quictunnel.forward(origin.port, client=client, inspect=True),
+        ):
+            pytest.fail("it opened")
+        inspectors = [each for each in threading.enumerate() if each.name == "quictunnel-inspector"]
+        assert inspectors == []
+        assert threading.active_count() <= before + 1  # a worker of to_thread
+
+
 async def test_under_async_with(edge, client, origin: Origin) -> None:
     async with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
         scene = Scene(edge, tunnel)

@@ -325,12 +325,12 @@ def test_another_site_in_the_same_browser(scene: Scene, page: Page, complaints: 
     assert complaints.taken()
 
 
-def test_a_name_that_was_rebound_to_this_machine(scene: Scene, page: Page, complaints: Complaints) -> None:
+def test_a_name_that_was_rebound_to_this_machine(scene: Scene, chromium: Browser) -> None:
     port = scene.base.rsplit(":", 1)[1].strip("/")
-    answer = page.goto(f"http://rebound.example:{port}/#{scene.token}")
-    assert answer is not None
-    assert answer.status == 421
-    assert any("421" in said for said in complaints.taken())
+    with chromium.new_context() as context:
+        answer = context.new_page().goto(f"http://rebound.example:{port}/#{scene.token}")
+        assert answer is not None
+        assert answer.status == 421
 
 
 def test_thousands_of_requests(scene: Scene, page: Page) -> None:
