@@ -336,6 +336,7 @@ def test_the_steps_of_the_image_make_an_edge_that_runs(tmp_path, monkeypatch):
     python = tmp_path / "opt" / "quictunnel" / "bin" / "python"
     packages = subprocess.run(
         [python, "-c", "import edge_server.config as c; print(c.__file__)"],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=True,
