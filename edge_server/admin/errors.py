@@ -53,10 +53,10 @@ class Ring(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except (TypeError, ValueError):  # arguments that do not fit; the log's own handler says where
-            message = str(record.msg)
-        if record.exc_info and record.exc_info[1] is not None:
-            message = f"{message}: {record.exc_info[1]!r}"
+            if record.exc_info and record.exc_info[1] is not None:
+                message = f"{message}: {record.exc_info[1]!r}"
+        except Exception:  # noqa: BLE001 - whoever logs goes on, whatever is logged; the log's own handler says where
+            message = f"{record.msg} (which could not be put together)"
         self._total += 1
         self._records.append(
             Record(

@@ -22,6 +22,9 @@ from openapi_schema_validator import OAS31Validator
 import quictunnel
 from edge_server.admin import app, events, http, openapi
 from edge_server.admin.api import OPERATIONS, PREFIX
+from edge_server.admin.errors import KEPT
+from edge_server.admin.guard import MAX_TOKEN
+from edge_server.admin.history import MAX_TOP
 from edge_server.admin.view import MAX_PAGE
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.e2e.conftest import start_edge
@@ -200,6 +203,8 @@ def test_lists_come_in_parts(stage: Stage, operator: Operator):
     for wrong in ("0", str(MAX_PAGE + 1), "-1", "many", "9" * 30, "٣"):
         assert operator.ask("/visitors", limit=wrong).status_code == 400
     assert operator.ask("/visitors", limti=1).status_code == 400
+    assert operator.ask("/talkers", limit=MAX_TOP + 1).status_code == 400
+    assert operator.ask("/errors", limit=KEPT + 1).status_code == 400
     with contextlib.ExitStack() as stack:
         names = []
         for _ in range(3):
@@ -376,6 +381,8 @@ def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: Stage):
         assert set(found) <= {401, 429}
         assert stranger.ask("/edge").headers["retry-after"] == "60"
         assert owner.ask("/edge").status_code == 200
+        too_long = {"authorization": f"Bearer {admin.token}{'x' * MAX_TOKEN}"}
+        assert owner.http.get(f"{PREFIX}/edge", headers=too_long).status_code in (401, 429)
     admin._window.app._attempts._wrong.clear()
 
 
@@ -404,6 +411,15 @@ def test_so_many_connections_may_be_open(stage: Stage, operator: Operator):
             assert all_of(sock) == b""
         assert len(connections) <= http.MAX_CONNECTIONS
         assert operator.ask("/edge").status_code == 200
+
+
+def test_who_asks_for_nothing_more_is_let_go(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+    config = stage.edge.server.admin._http._config
+    assert config.timeout_keep_alive == http.KEEP_ALIVE
+    monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
+    with raw(stage.operator) as sock:
+        sock.sendall(request(stage.operator, "GET", f"{PREFIX}/edge"))
+        assert all_of(sock).startswith(b"HTTP/1.1 200 ")
 
 
 def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.MonkeyPatch):
@@ -547,6 +563,7 @@ def test_it_lives_and_ends_with_its_edge(tmp_path: Path):
     assert f"the operator's page is at {url}; its token is in {state / 'admin.token'}" in log
     assert token not in log
     assert token.rpartition(".")[2] not in log
+    assert "Traceback" not in log, "it ends in order, although somebody follows"
     assert not (state / "admin.url").exists()
     gone = command(state, "url")
     assert (gone.returncode, gone.stdout) == (1, "")

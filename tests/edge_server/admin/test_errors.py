@@ -45,6 +45,12 @@ def test_a_line_is_one_line_of_what_can_be_printed(ring: Ring):
     assert (one.level, one.logger) == ("error", "edge_server.test")
 
 
+def test_what_cannot_be_put_together_stops_nobody(ring: Ring):
+    for arguments in (("no number",), ({},)):
+        ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, "%(wrong)d", arguments, None))
+    assert [one.message for one in ring.recent(2).items] == ["%(wrong)d (which could not be put together)"] * 2
+
+
 def test_why_something_failed_is_said(ring: Ring):
     try:
         raise ValueError("the reason")
