@@ -137,6 +137,8 @@ class Keeper:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._orders: Orders | None = None
+        self._reaching = threading.Lock()
+        """Of two orders that begin together both have the one account, and its one key."""
         self._loop = asyncio.get_running_loop()
 
     async def load(self) -> None:
@@ -324,15 +326,16 @@ class Keeper:
 
     def _reach(self) -> Orders:
         """Whom the server is asked through; the library is loaded when it is first needed. In a thread."""
-        if self._orders is None:
-            from edge_server.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
+        with self._reaching:
+            if self._orders is None:
+                from edge_server.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
 
-            try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise Problem(f"{self._directory} cannot be made: {error.strerror or error}.") from None
-            self._orders = Orders(self._settings, self._directory, self.answers, self._stopping.wait)
-        return self._orders
+                try:
+                    self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                except OSError as error:
+                    raise Problem(f"{self._directory} cannot be made: {error.strerror or error}.") from None
+                self._orders = Orders(self._settings, self._directory, self.answers, self._stopping.wait)
+            return self._orders
 
     def _order(self, entry: _Entry) -> None:
         outcome: Issued | Problem

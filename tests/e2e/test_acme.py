@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -21,6 +22,7 @@ from tests.e2e.conftest import EdgeProcess, need, start_edge
 from tests.e2e.echo import EchoOrigin, says_back, until
 from tests.e2e.tokens import client_of, new_token
 from tests.edge_server.acme import pebble as authorities
+from tests.edge_server.acme.zone import Zone, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,6 +155,7 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
     assert len(re.findall("a new certificate for app.example.com is in use", place.log.read_text())) >= 2
 
 
+@pytest.mark.long
 def test_a_successor_goes_on_with_the_certificates_that_there_are(place: Place, tokens: tuple[str, str]):
     with (
         EchoOrigin() as origin,
@@ -213,3 +216,51 @@ def test_a_development_edge_vouches_for_a_domain_itself(edge: EdgeProcess, clien
             context.wrap_socket(raw, server_hostname="app.example.test") as visitor,
         ):
             assert says_back(visitor)
+
+
+def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: Path, engines: object):
+    """The zone is changed by RFC 2136; a tunnel with HTTP/2 has a certificate of its own beside the wildcard."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(b"thirty-two bytes of a shared key"))
+    port = authorities.free_port()
+    with (
+        serving(Zone(DOMAIN, "edge", b"thirty-two bytes of a shared key", "hmac-sha256")) as zone,
+        authorities.pebble(tmp_path / "pebble", dns=zone.port, tls_port=port) as authority,
+        EchoOrigin() as origin,
+    ):
+        options = (
+            *("--domain", DOMAIN, "--https", f"127.0.0.1:{port}", "--acme", "you@example.com"),
+            *("--acme-directory", authority.directory, "--acme-ca", str(authority.ca)),
+            *("--acme-dns", f"127.0.0.1:{zone.port}", "--acme-dns-key", "edge", "--acme-dns-secret", str(secret)),
+            *("--acme-dns-wait", "0"),
+        )
+        roots = authority.roots(tmp_path / "roots.pem")
+        serials = []
+        for _ in range(2):
+            log = tmp_path / "edge.log"
+            edge = start_edge(tmp_path / "state", *options, log=log)
+            place = Place(edge, authorities.Names(0, 0), options, roots, log)
+            with (
+                edge.client() as client,
+                quictunnel.forward(origin.port, name="plain", client=client) as plain,
+                quictunnel.forward(authorities.free_port(), name="two", h2_enabled=True, client=client) as two,
+            ):
+                until(lambda: place.is_served(plain))  # noqa: B023 - called at once
+                until(lambda: is_met(place, two))  # noqa: B023 - likewise
+                with place.visit(plain) as visitor:
+                    assert ("DNS", f"*.{DOMAIN}") in visitor.getpeercert()["subjectAltName"]
+                    serials.append(serial_of(visitor))
+                with place.visit(two) as visitor:
+                    assert visitor.getpeercert()["subjectAltName"] == (("DNS", f"two.{DOMAIN}"),)
+            assert edge.stop() == 0
+        assert serials[0] == serials[1]
+        assert log.read_text().count("a new certificate for") == 2
+        assert not any(zone.records.values())
+
+
+def is_met(place: Place, tunnel: quictunnel.Tunnel) -> bool:
+    try:
+        place.visit(tunnel).close()
+    except ssl.SSLError:
+        return False
+    return True

@@ -55,6 +55,17 @@ async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
     assert authority.between.asked == []
 
 
+async def test_orders_that_begin_together_make_one_account(authority: Authority, tmp_path: Path, caplog):
+    authority.between.asked.clear()
+    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
+        stand.want("one.example.com")
+        stand.want("two.example.com")
+        await stand.until_held("one.example.com")
+        await stand.until_held("two.example.com")
+    assert authority.between.asked.count("POST /sign-me-up") == 1
+    assert "no new certificate" not in caplog.text
+
+
 async def test_whoever_proves_nothing_is_met_with_no_challenge(authority: Authority, tmp_path: Path):
     async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port):
         context = ssl.create_default_context()
