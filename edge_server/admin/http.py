@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONNECTIONS: Final = 64
-"""Open at once: a browser has six for one page, and there are few operators. For one more the one that has been
-idle for longest makes room; so strangers who say nothing keep nobody out."""
+"""Open at once: a browser has six for one page, and there are few operators. For one more the oldest that
+is idle makes room; so strangers who say nothing keep nobody out."""
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request line with its headers, while they are not all there."""
 KEEP_ALIVE: Final = 5
@@ -27,6 +28,9 @@ waits for it, is closed."""
 # What strangers send is no news: only faults of ours are said.
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.ERROR)
+
+_numbers = itertools.count()
+"""Of connections, in the order of coming: many come within one turn of the loop."""
 
 
 class Http:
@@ -67,13 +71,13 @@ class Connection(H11Protocol):
         self.access_log = False
         self._look_timer: asyncio.TimerHandle | None = None
         self._seen: tuple[Any, int] | None = None
-        self._opened = self.loop.time()
+        self._number = next(_numbers)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             others = (one for one in self.connections if isinstance(one, Connection) and one.is_idle)
-            min(others, key=lambda one: one._opened).transport.abort()  # noqa: SLF001 - the same class
+            min(others, key=lambda one: one._number).transport.abort()  # noqa: SLF001 - the same class
         self._look_timer = self.loop.call_later(LOOK, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:

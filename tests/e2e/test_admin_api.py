@@ -262,12 +262,14 @@ def test_who_reads_slowly_skips(stage: Stage, operator: Operator, monkeypatch: p
     made = []
     feed = stage.edge.server.admin._window._feed
     make = feed._make
+    eventually(lambda: feed._followers == 0, "somebody still follows")
     monkeypatch.setattr(events, "EVERY", 0.01)
     monkeypatch.setattr(http, "LOOK", 1.0)
     monkeypatch.setattr(feed, "_make", lambda: made.append(1) or [msgspec.to_builtins(make()), "x" * 500_000])
     with raw(operator) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(request(operator, "GET", f"{PREFIX}/events"))
+        eventually(lambda: feed._followers == 1, "nobody follows")
         (connection,) = [
             c for c in stage.edge.server.admin._http._state.connections if c.client == sock.getsockname()
         ]
@@ -406,7 +408,7 @@ def test_so_many_connections_may_be_open(stage: Stage, operator: Operator):
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(raw(operator)) for _ in range(http.MAX_CONNECTIONS + 8)]
         connections = stage.edge.server.admin._http._state.connections
-        for sock in socks[:8]:  # those that were silent for longest made room
+        for sock in socks[:4]:  # those that were idle for longest made room; some of ours may be among them
             sock.settimeout(PATIENCE)
             assert all_of(sock) == b""
         assert len(connections) <= http.MAX_CONNECTIONS
