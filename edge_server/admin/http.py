@@ -75,9 +75,11 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            others = (one for one in self.connections if isinstance(one, Connection) and one.is_idle)
-            min(others, key=lambda one: one._number).transport.abort()  # noqa: SLF001 - the same class
+        # Those that were told to close go a turn of the loop later, in which many may come.
+        there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        if len(there) > MAX_CONNECTIONS:
+            idle = (one for one in there if one.is_idle)
+            min(idle, key=lambda one: one._number).transport.abort()  # noqa: SLF001 - the same class
         self._look_timer = self.loop.call_later(LOOK, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
