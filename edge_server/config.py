@@ -348,7 +348,7 @@ def _contradictions(said: Said) -> list[str]:
     pair = [name for name in ("cert", "key") if name in said.given and said.given[name].value]
     if len(pair) == 1:
         problems.append(
-            f"{said.given[pair[0]].what}: cert and key go together; give both, or neither for a development "
+            f"{said.given[pair[0]].what}: --cert and --key go together; give both, or neither for a development "
             "certificate."
         )
     return problems

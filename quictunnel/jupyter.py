@@ -121,10 +121,10 @@ class QuictunnelMagics(Magics):
     """Carries the magic and the tunnels that it opened."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        super().__init__(shell)  # type: ignore[no-untyped-call]  # not typed by IPython
+        super().__init__(shell)
         self.tunnels = Tunnels()
 
-    @line_magic  # type: ignore[untyped-decorator]  # as above
+    @line_magic
     def quictunnel(self, line: str) -> None:
         """Expose a local port at a public address: %quictunnel PORT; see quictunnel.jupyter."""
         wanted = _parse(line)
