@@ -347,9 +347,10 @@ def _contradictions(said: Said) -> list[str]:
     problems = []
     pair = [name for name in ("cert", "key") if name in said.given and said.given[name].value]
     if len(pair) == 1:
+        what = said.given[pair[0]].what
+        dashes = "--" if what.startswith("--") else ""  # as it was said: on the command line, or in a file
         problems.append(
-            f"{said.given[pair[0]].what}: --cert and --key go together; give both, or neither for a development "
-            "certificate."
+            f"{what}: {dashes}cert and {dashes}key go together; give both, or neither for a development certificate."
         )
     return problems
 

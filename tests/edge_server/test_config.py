@@ -201,8 +201,8 @@ def test_a_wrong_value_is_one_line(tmp_path, option, value, begin):
         ('engine = "steam"', "--engine should be one of"),
         ('log-format = "xml"', "--log-format should be one of"),
         ('log-level = "loud"', "--log-level should be one of"),
-        ('cert = "a.pem"', "--cert: --cert and --key go together"),
-        ('key = "a.pem"', "--key: --cert and --key go together"),
+        ('cert = "a.pem"', "--cert: cert and key go together"),
+        ('key = "a.pem"', "--key: cert and key go together"),
     ],
 )
 def test_a_wrong_value_in_a_file_is_one_line(tmp_path, text, begin):
