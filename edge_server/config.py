@@ -350,7 +350,8 @@ def _contradictions(said: Said) -> list[str]:
         what = said.given[pair[0]].what
         dashes = "--" if what.startswith("--") else ""  # as it was said: on the command line, or in a file
         problems.append(
-            f"{what}: {dashes}cert and {dashes}key go together; give both, or neither for a development certificate."
+            f"{what}: {dashes}cert and {dashes}key go together; give both, or neither for a development "
+            "certificate."
         )
     return problems
 
