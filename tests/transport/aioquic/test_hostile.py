@@ -170,7 +170,14 @@ class Hostile(RuleBasedStateMachine):
         assert not len(self.pair.edge.engine._routes)
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(1500, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize(
+    "examples",
+    [
+        40,
+        pytest.param(400, marks=pytest.mark.slow),
+        pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
+    ],
+)
 def test_a_hostile_peer(make_pair, caplog, examples):
     run_state_machine_as_test(
         type("Machine", (Hostile,), {"make_pair": staticmethod(make_pair), "caplog": caplog}),
