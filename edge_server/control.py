@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 HELLO_TIMEOUT: Final = 5.0
 """Seconds from the end of the QUIC handshake to a good Hello: one round trip for an honest client."""
+SECOND_LOOK: Final = 1.0
+"""Seconds after which a wrong token is looked at once more, and then refused: one that was made a moment ago is
+known by then. It makes guessing slow as well, whatever was wrong about the guess."""
 PACE: Final = 0.002
 """Seconds between two requests that are served: each costs some tenths of a millisecond, and a client that
 makes hundreds at once is not to hold up everybody else."""
@@ -66,6 +69,7 @@ class Guest:
         """Of the session's secret; see ``sessions``."""
         self._house = house
         self._is_resumed = False
+        self._second_look: asyncio.TimerHandle | None = None
         self._on_gone = on_gone
         self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
 
@@ -147,6 +151,8 @@ class Guest:
 
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
+        if self._second_look is not None:
+            self._second_look.cancel()
         self._requests.clear()
         if self._looking is not None:
             self._looking.cancel()
@@ -161,10 +167,30 @@ class Guest:
     # The dialogue.
 
     def _greet(self, hello: Hello) -> None:
-        identity = self._recognise(hello.token)
-        if identity is None:
+        """Find out whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
+        tokens, attempts = self._house.tokens, self._house.attempts
+        key = tokens.is_known(hello.token)
+        if not attempts.may_try(self.peer, key):
+            logger.warning("a client from %s was refused: too many wrong tokens", self.peer)
             self.session.close(SessionCode.UNAUTHORIZED)
             return
+        identity = tokens.check(hello.token)
+        if identity is not None:
+            self._welcome_as(identity, hello)
+            return
+        attempts.was_wrong(self.peer, key)
+        self._second_look = asyncio.get_running_loop().call_later(SECOND_LOOK, self._look_again, hello, key)
+
+    def _look_again(self, hello: Hello, key: str | None) -> None:
+        identity = self._house.tokens.check(hello.token)
+        if identity is not None:
+            self._house.attempts.was_right(self.peer, key)
+            self._welcome_as(identity, hello)
+            return
+        logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
+        self.session.close(SessionCode.UNAUTHORIZED)
+
+    def _welcome_as(self, identity: Identity, hello: Hello) -> None:
         if hello.version < PROTOCOL_VERSION:
             self.session.close(SessionCode.VERSION)
             return
@@ -182,19 +208,6 @@ class Guest:
         self.since = time.monotonic()
         self.software = "".join(character for character in hello.software if character.isprintable())
         logger.info("client %s from %s is here (%s)", identity.key, self.peer, self.software)
-
-    def _recognise(self, token: str) -> Identity | None:
-        """Whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
-        tokens, attempts = self._house.tokens, self._house.attempts
-        key = tokens.is_known(token)
-        if not attempts.may_try(self.peer, key):
-            logger.warning("a client from %s was refused: too many wrong tokens", self.peer)
-            return None
-        identity = tokens.check(token)
-        if identity is None:
-            attempts.was_wrong(self.peer, key)
-            logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
-        return identity
 
     @property
     def may_go_on(self) -> bool:

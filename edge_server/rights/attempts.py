@@ -52,6 +52,13 @@ class Attempts:
         if len(self._wrong) > MAX_TRACKED:
             del self._wrong[next(iter(self._wrong))]
 
+    def was_right(self, address: str, key: str | None) -> None:
+        """The token that was called wrong last was good after all."""
+        where = neighbourhood(address), key
+        if recent := self._wrong.pop(where, None):
+            self.wrong -= 1
+            self._wrong[where] = recent[:-1]
+
     def _recent(self, where: tuple[str, str | None]) -> list[float]:
         since = self._now() - WINDOW
         return [at for at in self._wrong.get(where, ()) if at > since]

@@ -122,7 +122,7 @@ async def test_a_wrong_token_buys_nothing_that_follows_it(stage, hostile):
             Hello(PROTOCOL_VERSION, "wrong", WINDOW, "hostile/1", b""),
             Bind(1, unencrypted=True, h2=False, ticket=b""),
         )
-        assert await client.end() == (CloseCause.PEER, SessionCode.UNAUTHORIZED)
+        assert await client.end() == (CloseCause.PEER, SessionCode.PROTOCOL)
         assert client.messages.empty()
         assert stage.edge.server.leases == 1
 

@@ -26,7 +26,8 @@ def client_of(edge: EdgeProcess, token: str) -> quictunnel.Client:
 
 
 def new_token(edge: EdgeProcess, *rights: str) -> str:
-    """A token that the edge knows already, which takes up to a second."""
+    """A token that the edge knows already. It would work at once, but for other tests that have guessed too much:
+    from their address only tokens that are known are looked at, which takes up to a second."""
     made = command(edge, "token", "create", *rights)
 
     def is_known() -> bool:

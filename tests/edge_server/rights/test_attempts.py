@@ -32,6 +32,15 @@ def test_a_thousand_in_a_minute(clock: Clock):
     assert tries.may_try(THERE, None)
 
 
+def test_what_was_right_after_all_does_not_count(clock: Clock):
+    tries = Attempts(clock)
+    for _ in range(3 * LIMIT):
+        assert tries.may_try(HERE, None)
+        tries.was_wrong(HERE, None)
+        tries.was_right(HERE, None)
+    assert tries.wrong == 0
+
+
 def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
     tries = Attempts(clock)
     flood(tries, HERE, None, 100)
