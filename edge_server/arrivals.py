@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 BEHIND: Final = 0.1
 """Seconds that a newcomer waits, from which on the edge is behind: half of what its whole handshake may take."""
-LASTING: Final = 2
-"""Seconds in a row for which it has to be; a burst of some hundreds is over sooner."""
+LASTING: Final = 10
+"""Seconds in a row for which it has to be; a burst of some thousands is over sooner, and is no fault."""
 SHRINK: Final = 0.75
 """Of what came in a second that was too much, so much is taken in the next."""
 GROW: Final = 1.25
