@@ -70,6 +70,7 @@ class Guest:
         self._house = house
         self._is_resumed = False
         self._second_look: asyncio.TimerHandle | None = None
+        """At a token that was not good when it came."""
         self._on_gone = on_gone
         self._deadline = asyncio.get_running_loop().call_later(HELLO_TIMEOUT, self._too_slow)
 
@@ -85,7 +86,7 @@ class Guest:
         if self.session.is_away:
             self.give_up()
         elif self.identity is None:
-            self.session.close(SessionCode.GOING_AWAY)
+            self.end(SessionCode.GOING_AWAY)
         else:
             self.session.say(GoAway(int(grace)))
 
@@ -103,7 +104,7 @@ class Guest:
 
     def end(self, code: SessionCode) -> None:
         """End the session now, with or without a link."""
-        self._requests.clear()
+        self._stop_waiting()
         if self.session.is_away:
             self.session.end(Closed(CloseCause.LOCAL, code, ""))
         else:
@@ -151,9 +152,7 @@ class Guest:
 
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
-        if self._second_look is not None:
-            self._second_look.cancel()
-        self._requests.clear()
+        self._stop_waiting()
         if self._looking is not None:
             self._looking.cancel()
         self._house.sessions.remove(self)
@@ -163,6 +162,12 @@ class Guest:
         else:
             logger.info("a client from %s left without a good token: %s", self.peer, closed.cause.value)
         self._on_gone(self)
+
+    def _stop_waiting(self) -> None:
+        """Nothing that it said is answered any more."""
+        self._requests.clear()
+        if self._second_look is not None:
+            self._second_look.cancel()
 
     # The dialogue.
 

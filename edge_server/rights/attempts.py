@@ -27,7 +27,7 @@ class Attempts:
         self._now = now
         self._wrong: dict[tuple[str, str | None], list[float]] = {}
         self.wrong = 0
-        """Tokens that were looked at and not good."""
+        """Tokens that were not good when they came. Never less than before, as a counter has to be."""
         self.refused = 0
         """Tokens that were not looked at."""
 
@@ -53,11 +53,11 @@ class Attempts:
             del self._wrong[next(iter(self._wrong))]
 
     def was_right(self, address: str, key: str | None) -> None:
-        """The token that was called wrong last was good after all."""
+        """The token that was called wrong is good after all: it does not count towards the limit."""
         where = neighbourhood(address), key
-        if recent := self._wrong.pop(where, None):
-            self.wrong -= 1
-            self._wrong[where] = recent[:-1]
+        recent = self._wrong.pop(where, [])[:-1]
+        if recent:
+            self._wrong[where] = recent
 
     def _recent(self, where: tuple[str, str | None]) -> list[float]:
         since = self._now() - WINDOW

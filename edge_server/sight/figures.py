@@ -82,7 +82,7 @@ FIGURES: Final[dict[str, Figure]] = {
     "sessions_given_up_total": Figure("counter", "Sessions that lost their connection and did not come back."),
     "tokens_refused_total": Figure(
         "counter",
-        "Tokens that were not good (wrong), or not looked at after too many of those (ignored).",
+        "Tokens that were not good when they came (wrong), or not looked at after too many of those (ignored).",
         {"reason": ("wrong", "ignored")},
     ),
     "tunnels": Figure("gauge", "Names that are held now."),
