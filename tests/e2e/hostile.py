@@ -20,7 +20,7 @@ from quictunnel.transport.engine import CloseCause, EngineSettings
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.link import CONTROL_STREAM
 from quictunnel.transport.udp import UdpSocket
-from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION
+from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.framing import FrameReader, frame
 from quictunnel.wire.messages import AnyMessage, Bind, Bound, Hello, Unbind, Unbound, Welcome
 from quictunnel.wire.preface import Preface, encode_preface
@@ -36,6 +36,10 @@ T = TypeVar("T")
 
 PATIENCE = 15.0
 WINDOW = 64 * 1024
+PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
+"""How a session ends whose other end says what may not be said."""
+HUGE_FRAME = (1 << 31).to_bytes(4, "big")
+"""The length of a frame of 2 GiB."""
 
 
 class Peer:
