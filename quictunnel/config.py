@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import hmac
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -96,6 +96,8 @@ class ClientConfig:
     """What this side paces its sending by; ``auto`` is what the engine does best."""
     qlog: Path | None = None
     """Directory for files that say what each QUIC connection does (transport.qlog)."""
+    source: str = field(default="", compare=False)
+    """Where it was found, for a sentence; empty when it was not looked up."""
 
     def __post_init__(self) -> None:
         parse_address(self.edge, what=EDGE)
@@ -125,21 +127,6 @@ def load(
     ``edge``, ``ca`` and ``token_file`` are what the command line says; ``config_file`` and ``client_env`` are
     where to look instead of the platform's places.
     """
-    return look_up(
-        environ, edge=edge, ca=ca, token_file=token_file, config_file=config_file, client_env=client_env
-    )[0]
-
-
-def look_up(
-    environ: Mapping[str, str] | None = None,
-    *,
-    edge: str | None = None,
-    ca: Path | None = None,
-    token_file: Path | None = None,
-    config_file: Path | None = None,
-    client_env: Path | None = None,
-) -> tuple[ClientConfig, str]:
-    """As :func:`load`, and where it came from, for a sentence."""
     environ = os.environ if environ is None else environ
     stated = _stated(environ, edge, ca, token_file)
     found = stated if stated.edge else _from_files(environ, stated, config_file, client_env)
@@ -154,15 +141,15 @@ def look_up(
     parse_address(found.edge, what=f"the edge in {found.origin}")
     if found.ca:
         read_authority(found.ca, found.origin)
-    config = ClientConfig(
+    return ClientConfig(
         edge=found.edge,
         token=Secret(found.token),
         ca=found.ca,
         engine=environ.get(ENGINE) or "auto",
         congestion=environ.get(CONGESTION) or "auto",
         qlog=qlog_of(environ),
+        source=found.origin,
     )
-    return config, found.origin
 
 
 def qlog_of(environ: Mapping[str, str]) -> Path | None:

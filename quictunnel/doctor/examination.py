@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.config import look_up
+from quictunnel.config import load
 from quictunnel.doctor import certificate, edge, machine, public
 from quictunnel.doctor.finding import Finding, fail, ok, skip
 from quictunnel.errors import ConfigError
@@ -38,14 +38,14 @@ def examine(
     if port is not None:
         yield machine.local_port(port)
     try:
-        config, origin = look_up(environ, edge=edge_address, ca=ca, token_file=token_file)
+        config = load(environ, edge=edge_address, ca=ca, token_file=token_file)
     except ConfigError as error:
         yield fail("configuration", str(error), "`quictunnel http --help` says where it is looked for.",
                    is_configuration=True)  # fmt: skip
         yield from _skipped("name", "nothing is configured")
         return
     trust = str(config.ca) if config.ca else "what this system trusts"
-    yield ok("configuration", f"edge {config.edge}, trusting {trust}, from {origin}")
+    yield ok("configuration", f"edge {config.edge}, trusting {trust}, from {config.source}")
     yield from _way(config, machine.has_proxy(environ))
 
 
