@@ -9,28 +9,19 @@ import http.server
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from quictunnel.cli import grammar
 from tests import browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +96,9 @@ def test_the_reference_has_what_docstrings_say(site):
 @pytest.mark.slow
 def test_a_browser_shows_it_and_searches_in_it(site, tmp_path):
     """Nothing is asked of anybody else, nothing is missing, and the console stays empty."""
-    program = shutil.which(browser.PROGRAM)
-    if program is None:
-        pytest.skip(f"{browser.PROGRAM} is not installed")
     handler = functools.partial(Quiet, directory=site)
     asked, wrong = [], []
-    with serving(handler) as port, sync_playwright() as playwright:
-        options = [*OPTIONS, "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        environment = browser.environment(tmp_path)
-        chromium = playwright.chromium.launch(executable_path=program, args=options, env=environment)
+    with serving(handler) as port, browser.driven(tmp_path) as chromium:
         page = chromium.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("response", lambda answer: wrong.append(answer.url) if answer.status >= 400 else None)
@@ -123,7 +108,6 @@ def test_a_browser_shows_it_and_searches_in_it(site, tmp_path):
             page.goto(f"http://127.0.0.1:{port}/{path}.html")
         page.get_by_role("textbox", name="Search").fill("public_url")
         expect(page.get_by_role("link", name="Test what the public sees, with pytest").first).to_be_visible()
-        chromium.close()
     assert wrong == []
     assert [url for url in asked if not url.startswith(f"http://127.0.0.1:{port}/")] == []
 

@@ -6,17 +6,17 @@ import contextlib
 import http.server
 import logging
 import re
-import shutil
 import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import quictunnel
 from edge_server.admin import history
 from quictunnel import call
+from tests.browser import driven
 from tests.e2e.ends import eventually, is_reset, receive_exactly
 from tests.e2e.operator import Operator
 from tests.e2e.stages import EmbeddedStage
@@ -26,30 +26,17 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, BrowserContext, Page
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 PATIENCE = 15_000
 """Milliseconds."""
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert>"
 """As long as what a client may call itself."""
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # Nothing leaves the machine; and a name that is not ours leads to it, as one that was rebound would.
-    "--host-resolver-rules=MAP evil.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
-)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    # A name that is not ours leads here, as one that was rebound would.
+    with driven(tmp_path_factory.mktemp("chromium"), "MAP evil.example 127.0.0.1") as browser:
         yield browser
-        browser.close()
 
 
 class Stage(EmbeddedStage):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import shutil
 import socket
 import ssl
 import subprocess
@@ -12,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 from websockets.sync.client import connect
 
 import quictunnel
@@ -41,23 +40,8 @@ def scene(edge, client, origin: Origin) -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory) -> Iterator[Browser]:
-    program = shutil.which(browser.PROGRAM)
-    if program is None:
-        pytest.skip(f"{browser.PROGRAM} is not installed")
-    options = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--host-resolver-rules=MAP rebound.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-    ]
-    environment = browser.environment(tmp_path_factory.mktemp("chromium"))
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=options, env=environment)
+    with browser.driven(tmp_path_factory.mktemp("chromium"), "MAP rebound.example 127.0.0.1") as launched:
         yield launched
-        launched.close()
 
 
 class Complaints(list[str]):
