@@ -45,12 +45,6 @@ class Result:
     cpu_seconds: dict[int, float] = field(default_factory=dict)
     """User and system time of each process asked about, over the whole run."""
 
-    @property
-    def mb_per_cpu_second(self) -> float:
-        """Bytes moved for each CPU second that all the processes asked about spent together."""
-        spent = sum(self.cpu_seconds.values())
-        return self.mb_per_second * self.seconds / spent if spent else float("inf")
-
 
 def cpu_seconds(pid: int) -> float:
     """User and system time of all threads of a process so far (proc(5), fields 14 and 15 of stat)."""

