@@ -54,7 +54,7 @@ from edge_server.tickets import Sealer
 from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
 from edge_server.watch import Watch
-from quictunnel.address import format_address
+from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
@@ -242,11 +242,8 @@ class EdgeServer:
         """``host:port`` for clients on this machine."""
         assert self._endpoint is not None
         host, port = self._endpoint.local_address[:2]
-        here = {
-            "0.0.0.0": "127.0.0.1",
-            "::": "127.0.0.1" if self._udp is not None and self._udp.is_dual else "::1",
-        }
-        return format_address(here.get(host, host), port)
+        is_dual = self._udp is not None and self._udp.is_dual
+        return format_address("127.0.0.1" if host == "::" and is_dual else on_this_machine(host), port)
 
     @property
     def visitors(self) -> int:

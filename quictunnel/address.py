@@ -47,6 +47,11 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def on_this_machine(host: str) -> str:
+    """Where a socket that is bound to ``host`` is reached from here: all interfaces are no place to go to."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def shown(text: str) -> str:
     """A wrong value as an error may quote it: one bounded, printable line."""
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")

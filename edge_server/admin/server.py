@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.opening import listen_at
 from edge_server.state import ClientEnv
-from quictunnel.address import format_address
+from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.webguard import is_loopback
 
@@ -123,8 +123,7 @@ class Admin:
         self._server = await asyncio.get_running_loop().create_server(
             self._http.connection, sock=sock, backlog=BACKLOG
         )
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._address[0], self._address[0])
-        self.url = f"http://{format_address(host, sock.getsockname()[1])}/"
+        self.url = f"http://{format_address(on_this_machine(self._address[0]), sock.getsockname()[1])}/"
         try:
             self._told = ClientEnv(self._state.path / URL_FILE, self.url.encode())
         except OSError as error:

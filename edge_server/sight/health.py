@@ -14,6 +14,7 @@ import msgspec
 
 from edge_server.certificates import validity_of
 from edge_server.sight.probe import objection
+from quictunnel.address import on_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -107,14 +108,9 @@ class Health:
         return Check("certificate", not why, why)
 
     async def _udp(self) -> Check:
-        why = await self._probe(reachable(self._scene.endpoint.local_address))
+        host, port = self._scene.endpoint.local_address[:2]
+        why = await self._probe((on_this_machine(host), port))
         return Check("udp", not why, why)
-
-
-def reachable(bound: Address) -> Address:
-    """Where a socket that is bound so is reached from this machine."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound[0], bound[0])
-    return host, bound[1]
 
 
 def _complaint(which: str, validity: Validity, now: float) -> str:

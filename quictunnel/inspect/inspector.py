@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
-from quictunnel.address import format_address
+from quictunnel.address import format_address, on_this_machine
 from quictunnel.background import Background
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
@@ -67,8 +67,7 @@ class Inspector:
     @property
     def url(self) -> str:
         """Where the page is. What follows ``#`` opens it, and is sent to no server."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host)
-        return f"http://{format_address(host, self._port)}/#{self._token}"
+        return f"http://{format_address(on_this_machine(self._host), self._port)}/#{self._token}"
 
     def origin(self, port: int) -> Origin:
         """The local service, with somebody looking."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quictunnel.address import MAX_SHOWN, format_address, parse_address
+from quictunnel.address import MAX_SHOWN, format_address, on_this_machine, parse_address
 from quictunnel.errors import ConfigError
 
 
@@ -87,3 +87,11 @@ def test_any_text_gives_an_address_or_one_bounded_line(text: str) -> None:
     else:
         assert host
         assert 1 <= port <= 65535
+
+
+@pytest.mark.parametrize(
+    ("bound", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.1", "192.0.2.1"), ("example.com", "example.com")],
+)
+def test_all_interfaces_are_reached_by_loopback(bound, reached):
+    assert on_this_machine(bound) == reached
