@@ -2,9 +2,9 @@
 
 As long as the edge keeps up, nobody is limited, however many they are: an address may be a whole city behind one
 NAT. When it falls behind, each second gets a budget, which shrinks while it stays behind and grows again when it
-keeps up. Of the budget, an address, a lease and an owner may each have so many times what is left, as with places
-(:mod:`edge_server.admission`): whoever comes most often is the first to be sent away, and who comes now and then
-is not.
+keeps up, slowly as long as somebody is sent away. Of the budget, an address, a lease and an owner may each have so
+many times what is left, as with places (:mod:`edge_server.admission`): whoever comes most often is the first to be
+sent away, and who comes now and then is not.
 
 It is behind when a newcomer waits for long, which is where it shows first: so many who wait in the kernel for
 ``accept``, at so many who come in a second, wait for the one divided by the other (Little's law).
@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 BEHIND: Final = 0.1
 """Seconds that a newcomer waits, from which on the edge is behind: half of what its whole handshake may take."""
 LASTING: Final = 10
-"""Seconds in a row for which it has to be; a burst of some thousands is over sooner, and is no fault."""
+"""Seconds in a row for which it has to be before there is a budget; a burst of some thousands is over sooner, and
+is no fault. Where there is one already, a single second is enough."""
 SHRINK: Final = 0.75
 """Of what came in a second that was too much, so much is taken in the next."""
 GROW: Final = 1.25
-"""Each second that was not too much, the next may take so many times more."""
+"""Each second that was not too much, and in which nobody was sent away, the next may take so many times more."""
+CREEP: Final = 1.03
+"""And if somebody was: the same flood would be too much again soon, and everybody waits while it is."""
 LEAST: Final = 100
 """Visitors a second that are taken always; the slowest of machines can do that."""
 MOST: Final = 10_000
@@ -80,11 +83,11 @@ class Arrivals:
         passed, self._second = second - self._second, second
         is_behind = passed == 1 and self._waiting() >= BEHIND * max(self._seen, LEAST)
         self._behind_for = self._behind_for + 1 if is_behind else 0
-        if self._behind_for >= LASTING:
+        if self._behind_for >= (LASTING if self.budget == math.inf else 1):
             self.budget = max(LEAST, SHRINK * min(self.budget, self._came))
-        elif self.budget < math.inf and not is_behind:
+        elif self.budget < math.inf:
             # A pause of a minute is enough for the smallest of budgets to end; the power is bounded by it.
-            self.budget *= GROW ** min(60, passed)
+            self.budget *= CREEP if passed == 1 and self._seen > self._came else GROW ** min(60, passed)
             if self.budget >= MOST:
                 self.budget = math.inf
         self._came = self._seen = 0

@@ -71,9 +71,10 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
     machine.falls_behind(after=2000)
     budgets = [machine.arrivals.budget]
     for waiting in [5000] * 20 + [0] * 30:
+        machine.come(10_000 if waiting else 50)
         machine.waiting = waiting
         machine.now += 1
-        machine.come(10_000)
+        machine.come(1)
         budgets.append(machine.arrivals.budget)
     assert budgets[0] == 1500
     assert min(budgets) == LEAST
@@ -81,6 +82,21 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
     assert budgets[21:] == sorted(budgets[21:])
     assert max(budget for budget in budgets if budget < math.inf) < MOST
     assert budgets[-1] == math.inf
+
+
+def test_while_a_flood_goes_on_the_budget_creeps_and_one_second_is_enough_to_shrink_it():
+    """A machine that can do 1,500 a second is hardly ever behind, though 5,000 want to come."""
+    machine = Machine()
+    machine.falls_behind(after=2000)
+    behind = 0
+    for _ in range(60):
+        came = 1 + sum(machine.come(1, f"10.9.{visit >> 8}.{visit & 255}") for visit in range(5000))
+        machine.waiting = 1000 if came > 1600 else 0
+        behind += came > 1600
+        machine.now += 1
+        machine.come(1)
+        assert 1000 < machine.arrivals.budget < 2000
+    assert 0 < behind <= 8
 
 
 def test_a_burst_is_welcome():
