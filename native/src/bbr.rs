@@ -225,8 +225,7 @@ impl Bbr {
         self.rates.push_back((self.round, rate));
     }
 
-    fn note_rtt(&mut self, now: Instant) {
-        let sample = now.saturating_duration_since(self.newest_acked);
+    fn note_rtt(&mut self, now: Instant, sample: Duration) {
         self.round_samples += 1;
         self.round_rtts += sample;
         self.round_rtt = Some(self.round_rtt.map_or(sample, |rtt| rtt.min(sample)));
@@ -259,12 +258,15 @@ impl Bbr {
     /// Whether the round was longer than what is in flight explains.
     fn is_long(&self, explained: f64) -> bool {
         let enough = u64::from(ENOUGH_SAMPLES).min(self.window / self.mtu / 2);
-        match (self.round_rtt, self.rtt) {
-            (Some(round), Some(rtt)) if u64::from(self.round_samples) >= enough => {
-                round > rtt.mul_f64(explained * LONGER) + LONGER_BY
-            }
-            _ => false,
-        }
+        u64::from(self.round_samples) >= enough
+            && self
+                .round_rtt
+                .is_some_and(|round| self.is_longer(round, explained))
+    }
+
+    fn is_longer(&self, trip: Duration, explained: f64) -> bool {
+        self.rtt
+            .is_some_and(|rtt| trip > rtt.mul_f64(explained * LONGER) + LONGER_BY)
     }
 
     fn end_round(&mut self, now: Instant) {
@@ -458,14 +460,17 @@ impl Controller for Bbr {
         }
         // quinn-proto takes a sender who had only acknowledgements to send for one whom the window held back.
         let is_idle = app_limited || in_flight + self.batch < self.window / 2;
-        if self.phase == Phase::Start && !is_idle {
+        let sample = now.saturating_duration_since(self.newest_acked);
+        if self.phase == Phase::Start && !is_idle && !self.is_longer(sample, 1.0) {
+            // A queue has begun, and the round's end, where more is known, is a whole queue away: by then it would
+            // have run over.
             self.window += self.batch;
         }
         self.aggregation = self.aggregation.max(self.batch);
         self.batch = 0;
         self.round_was_idle &= is_idle;
         self.in_flight = in_flight;
-        self.note_rtt(now);
+        self.note_rtt(now, sample);
         self.note_rate(now, is_idle);
         self.delivered_at = now;
         self.delivered_sent = self.newest_acked;
@@ -555,6 +560,8 @@ mod tests {
         used: f64,
         /// Mean time in the queue, as a share of the round trip, then.
         queued: f64,
+        /// Datagrams that the queue had no room for, in the whole run.
+        dropped: u64,
     }
 
     fn run(path: &Path, seconds: u64) -> Outcome {
@@ -567,7 +574,7 @@ mod tests {
         let mut acks = BinaryHeap::new();
         let (mut number, mut chance) = (0u64, 12345u64);
         let (mut arrived, mut queued, mut counted) = (0u64, 0u64, 0u64);
-        let (mut smoothed, mut newest) = (path.delay, 0);
+        let (mut smoothed, mut newest, mut dropped) = (path.delay, 0, 0);
         while now < seconds * SECOND {
             while in_flight.len() as u64 * MTU + MTU < control.window() && next_send <= now {
                 control.on_sent(at(now), MTU, number);
@@ -592,6 +599,8 @@ mod tests {
                         let back = if now > SECOND / 10 { path.back } else { 0 };
                         acks.push(Reverse((free + path.delay + late + back, number)));
                     }
+                } else {
+                    dropped += 1;
                 }
                 number += 1;
             }
@@ -635,6 +644,7 @@ mod tests {
         Outcome {
             used: (arrived * cost) as f64 / window as f64,
             queued: queued as f64 / counted.max(1) as f64 / path.delay as f64,
+            dropped,
         }
     }
 
@@ -646,6 +656,23 @@ mod tests {
             outcome.used, outcome.queued
         );
         assert!(outcome.used > 0.9 && outcome.queued < 0.2);
+    }
+
+    #[test]
+    fn a_queue_of_two_round_trips_does_not_run_over_at_the_start() {
+        for (mbit, delay) in [(20, 20), (100, 50), (500, 100)] {
+            let outcome = run(
+                &Path {
+                    mbit,
+                    delay: delay * MILLI,
+                    queue: 2 * delay * MILLI,
+                    ..Path::usual()
+                },
+                2,
+            );
+            println!("start {mbit} Mbit/s: dropped {}", outcome.dropped);
+            assert_eq!(outcome.dropped, 0);
+        }
     }
 
     #[test]
