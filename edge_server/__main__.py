@@ -22,6 +22,7 @@ from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
 from edge_server.sight import dump
 from edge_server.sight.command import main as health_command
+from quictunnel.allocator import keep_pages
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
 
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reading.config is None:
         complain(reading.problems)
         return EXIT_CONFIG
+    keep_pages()
     try:
         logs.set_up(reading.config)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:

@@ -130,7 +130,17 @@ def test_the_client_half_does_not_know_the_edge(module):
 # What the edge shares with the client besides the transport: leaves, which know nothing of either.
 SHARED = tuple(
     f"quictunnel.{room}"
-    for room in ("address", "backoff", "background", "config", "configfile", "places", "version", "webguard")
+    for room in (
+        "address",
+        "allocator",
+        "backoff",
+        "background",
+        "config",
+        "configfile",
+        "places",
+        "version",
+        "webguard",
+    )
 )
 
 

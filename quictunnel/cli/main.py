@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
+from quictunnel.allocator import keep_pages
 from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edge
     ``door`` and ``edges`` stand in for the package's own.
     """
     argv = sys.argv[1:] if argv is None else argv
+    keep_pages()
     try:
         check_command(argv)
         ours, program = split_program(argv)

@@ -1,0 +1,48 @@
+"""Freed memory is kept by programs that are ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from quictunnel.allocator import OF_THE_USER
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+
+FAULTS = """
+import resource
+from quictunnel.allocator import keep_pages
+{before}
+for _ in range(50):
+    blocks = [bytearray(b"x") * 300_000 for _ in range(10)]
+    del blocks
+begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50):
+    blocks = [bytearray(b"x") * 300_000 for _ in range(10)]
+    del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+"""
+
+
+def said(program: str, **environ: str) -> str:
+    env = {key: value for key, value in os.environ.items() if key not in OF_THE_USER} | environ
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
+    ).stdout.strip()
+
+
+def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
+    kept = int(said(FAULTS.format(before="assert keep_pages()")))
+    given_back = int(said(FAULTS.format(before="")))
+    assert kept < 100
+    assert given_back > 10_000  # else nothing of this is needed any more
+
+
+@pytest.mark.parametrize("name", OF_THE_USER)
+def test_who_has_an_opinion_keeps_it(name: str):
+    value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
+    program = "from quictunnel.allocator import keep_pages; print(keep_pages())"
+    assert said(program, **{name: value}) == "False"
