@@ -171,15 +171,19 @@ def ours(
     engine: str = "",
     through: tuple[str, ...] = (),
     more: tuple[str, ...] = (),
+    log: tuple[str, ...] = ("--log-level", "warning"),
 ) -> Iterator[Contender]:
     """The real programs with this engine, else with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them,
-    if not Python; ``more`` are options of the client."""
+    if not Python; ``more`` are options of the client, ``log`` the edge's about its log, which is a file."""
     base = directory / (f"{name}-https" if tls else name)
     chosen = {"QUICTUNNEL_ENGINE": engine} if engine else {}
     run = [sys.executable, "-m", *through]
     command = [*run, "edge_server", "--state-dir", base]
-    command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", "--log-level", "warning"]
-    with running(command, stdout=subprocess.PIPE, env=os.environ | chosen) as edge:
+    command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", *log]
+    with (
+        base.with_suffix(".log").open("w") as file,
+        running(command, stdout=subprocess.PIPE, stderr=file, env=os.environ | chosen) as edge,
+    ):
         line_of(edge, "Try:")
         lines = (base / "client.env").read_text().splitlines()
         environment = os.environ | chosen | dict(line.split("=", 1) for line in lines)
