@@ -47,7 +47,8 @@ def banner(server: EdgeServer) -> str:
     """What a person needs to use this edge."""
     config = server.config
     # What goes to the journal is kept, and read by more people than those who may open tunnels.
-    token = f"$(cat {config.state_dir / 'token'})" if goes_to_journal(1) else server.token
+    is_kept = config.hide_token or goes_to_journal(1)
+    token = f"$(cat {config.state_dir / 'token'})" if is_kept else server.token
     # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
     trust = "" if config.cert is not None or config.acme else f"--cacert {server.ca} "
     return (

@@ -225,6 +225,13 @@ class EdgeConfig:
     log_format: str = option(
         choice(*LOG_FORMATS), "lines for people, or an object a line", default="text", group=_LOGS, live=True
     )
+    hide_token: bool = option(
+        SWITCH,
+        "say at the start where the operator's token is, not what it is: for outputs that are kept, as containers' "
+        "are; towards systemd's journal it is never said",
+        default=False,
+        group=_LOGS,
+    )
     log_level: str = option(choice(*LOG_LEVELS), "how much to say", default="info", group=_LOGS, live=True)
     qlog: Path | None = option(
         DIRECTORY,

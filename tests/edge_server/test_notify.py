@@ -85,3 +85,11 @@ def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
     assert f"export QUICTUNNEL_TOKEN=$(cat {tmp_path}/token)\n" in banner(server)
     assert "a-secret-of-somebody" not in banner(server)
+
+
+def test_the_token_is_not_said_where_the_operator_hides_it(monkeypatch, tmp_path):
+    server = EdgeServer(EdgeConfig(state_dir=tmp_path, hide_token=True))
+    server.token = "a-secret-of-somebody"
+    monkeypatch.setattr(EdgeServer, "quic_address", "127.0.0.1:4433")
+    assert f"export QUICTUNNEL_TOKEN=$(cat {tmp_path}/token)\n" in banner(server)
+    assert "a-secret-of-somebody" not in banner(server)
