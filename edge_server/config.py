@@ -227,8 +227,8 @@ class EdgeConfig:
     )
     hide_token: bool = option(
         SWITCH,
-        "say at the start where the operator's token is, not what it is: for outputs that are kept, as containers' "
-        "are; towards systemd's journal it is never said",
+        "say at the start where the operator's token is, not what it is: for outputs that are kept, as those of "
+        "containers; towards systemd's journal it is never said",
         default=False,
         group=_LOGS,
     )
