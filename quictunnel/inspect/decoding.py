@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+import io
 import zlib
 from typing import TYPE_CHECKING, Final
+
+import brotli  # type: ignore[import-untyped]  # it has no types
+import zstandard
 
 from quictunnel.inspect import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 ZLIB_OR_GZIP: Final = 32 + 15
 RAW_DEFLATE: Final = -15
-_INFLATED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+MAX_WINDOW: Final = 8 * 1024 * 1024
+"""Bytes that a body in zstd may have the decoder keep; what RFC 9659 allows in HTTP."""
 _TEXT_CONTROLS: Final = frozenset("\t\n\r\f\x1b")
 
 
@@ -23,30 +28,52 @@ def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
     codings = [word for word in codings if word not in ("", "identity")]
     if not codings:
         return body, ""
-    if len(codings) > limits.MAX_CODINGS or not _INFLATED.issuperset(codings):
+    if len(codings) > limits.MAX_CODINGS or not _UNDO.keys() >= set(codings):
         return body, f"Content-Encoding {', '.join(codings)[:80]}: shown as it came."
     is_cut = False
     for coding in reversed(codings):
         try:
-            body, was_cut = _inflated(body, coding)
-        except zlib.error:
+            body = _UNDO[coding](body)
+        except (zlib.error, brotli.error, zstandard.ZstdError):
             return body, "The content coding is not what the header says; shown as it came."
-        is_cut = is_cut or was_cut
+        is_cut = is_cut or len(body) > limits.MAX_DECODED
+        body = body[: limits.MAX_DECODED]
     cut = f" Only the first {limits.MAX_DECODED} bytes of what it becomes are shown." if is_cut else ""
     return body, f"Content-Encoding {', '.join(codings)}: undone.{cut}"
 
 
-def _inflated(body: bytes, coding: str) -> tuple[bytes, bool]:
-    """What it becomes, and whether it would be more. Raises zlib.error."""
-    stream = zlib.decompressobj(ZLIB_OR_GZIP)
+# Each makes at least a byte more than may be shown where there are more, and not much more than that.
+
+
+def _gzip(body: bytes) -> bytes:
+    return zlib.decompressobj(ZLIB_OR_GZIP).decompress(body, limits.MAX_DECODED + 1)
+
+
+def _deflate(body: bytes) -> bytes:
     try:
-        made = stream.decompress(body, limits.MAX_DECODED)
-    except zlib.error:
-        if coding != "deflate":
-            raise
-        stream = zlib.decompressobj(RAW_DEFLATE)  # some leave zlib's frame out (RFC 9110 section 8.4.1.2)
-        made = stream.decompress(body, limits.MAX_DECODED)
-    return made, bool(stream.unconsumed_tail)
+        return _gzip(body)
+    except zlib.error:  # some leave zlib's frame out (RFC 9110 section 8.4.1.2)
+        return zlib.decompressobj(RAW_DEFLATE).decompress(body, limits.MAX_DECODED + 1)
+
+
+def _brotli(body: bytes) -> bytes:
+    made: bytes = brotli.Decompressor().process(body, output_buffer_limit=limits.MAX_DECODED + 1)
+    return made
+
+
+def _zstd(body: bytes) -> bytes:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    with decompressor.stream_reader(io.BytesIO(body), read_across_frames=True) as reader:
+        return reader.read(limits.MAX_DECODED + 1)
+
+
+_UNDO: Final[dict[str, Callable[[bytes], bytes]]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "br": _brotli,
+    "zstd": _zstd,
+}
 
 
 def shown(data: bytes, content_type: bytes = b"", *, is_cut: bool = False) -> dict[str, str]:

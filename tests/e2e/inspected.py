@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import brotli
 import uvicorn
+import zstandard
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -76,6 +78,11 @@ class Origin:
             case "/gzip":
                 packed = gzip.compress(b"told in full " * 100)
                 return Response(packed, headers={"content-encoding": "gzip"}, media_type="text/plain")
+            case "/br" | "/zstd":
+                pack = {"/br": brotli.compress, "/zstd": zstandard.compress}[path]
+                return Response(
+                    pack(b"told in full " * 100), headers={"content-encoding": path[1:]}, media_type="text/plain"
+                )
             case "/nothing":
                 return Response(status_code=204)
             case "/digest":

@@ -150,6 +150,16 @@ def test_a_known_set_of_requests(scene: Scene, page: Page) -> None:
     assert page.locator(".messages pre").all_text_contents()[:4] == ["hello", "HELLO", "grüß dich", "GRÜSS DICH"]
 
 
+def test_what_only_browsers_ask_for_is_readable_as_well(scene: Scene, page: Page) -> None:
+    opened(page, scene)
+    for number, coding in enumerate(("br", "zstd"), 1):
+        scene.curl(scene.url(f"/{coding}"))
+        scene.settled(number)
+        row(page, number).click()
+        expect(page.locator("#title")).to_have_text(f"#{number} GET /{coding}")
+        expect(page.locator("#parts .body")).to_contain_text("told in full told in full")
+
+
 def test_by_keyboard_and_by_filter(scene: Scene, page: Page) -> None:
     opened(page, scene)
     known(scene)

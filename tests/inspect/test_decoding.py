@@ -6,7 +6,9 @@ import gzip
 import tracemalloc
 import zlib
 
+import brotli
 import pytest
+import zstandard
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.decoding import decoded, shown
@@ -33,11 +35,18 @@ def raw_deflate(data: bytes) -> bytes:
         (TWICE, [b"deflate", b"gzip"], TEXT, "Content-Encoding deflate, gzip: undone."),
         (gzip.compress(TEXT, mtime=0)[:-20], [b"gzip"], None, "Content-Encoding gzip: undone."),
         (b"", [b"gzip"], b"", "Content-Encoding gzip: undone."),
-        (b"abc", [b"br"], b"abc", "Content-Encoding br: shown as it came."),
+        (brotli.compress(TEXT), [b"br"], TEXT, "Content-Encoding br: undone."),
+        (brotli.compress(TEXT)[:-8], [b"br"], None, "Content-Encoding br: undone."),
+        (zstandard.compress(TEXT), [b"zstd"], TEXT, "Content-Encoding zstd: undone."),
+        (zstandard.compress(TEXT) * 2, [b"zstd"], TEXT * 2, "Content-Encoding zstd: undone."),
+        (zstandard.compress(TEXT)[:-3], [b"zstd"], None, "Content-Encoding zstd: undone."),
+        (b"abcdefgh", [b"br"], b"abcdefgh", "The content coding is not what the header says; shown as it came."),
+        (b"abcdefgh", [b"zstd"], b"abcdefgh", "The content coding is not what the header says; shown as it came."),
+        (b"abc", [b"compress"], b"abc", "Content-Encoding compress: shown as it came."),
         (b"abc", [b"gzip"], b"abc", "The content coding is not what the header says; shown as it came."),
         (b"abc", [b"gzip,gzip,gzip,gzip"], b"abc", "Content-Encoding gzip, gzip, gzip, gzip: shown as it came."),
     ],
-    ids=range(13),
+    ids=range(20),
 )
 def test_codings(body: bytes, encodings: list[bytes], expected: bytes | None, note: str) -> None:
     found, said = decoded(body, encodings)
@@ -45,18 +54,33 @@ def test_codings(body: bytes, encodings: list[bytes], expected: bytes | None, no
     assert found == expected if expected is not None else TEXT.startswith(found)
 
 
-def test_a_bomb() -> None:
-    bomb = gzip.compress(gzip.compress(bytes(200_000_000)))
+@pytest.mark.parametrize(
+    ("bomb", "encoding"),
+    [
+        (gzip.compress(gzip.compress(bytes(200_000_000))), b"gzip, gzip"),
+        (brotli.compress(bytes(50_000_000)), b"br"),
+        (zstandard.compress(zstandard.compress(bytes(200_000_000))), b"zstd, zstd"),
+    ],
+    ids=["gzip", "br", "zstd"],
+)
+def test_a_bomb(bomb: bytes, encoding: bytes) -> None:
     assert len(bomb) < 2000
     tracemalloc.start()
     try:
-        found, note = decoded(bomb, [b"gzip", b"gzip"])
+        found, note = decoded(bomb, [encoding])
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert len(found) == limits.MAX_DECODED
     assert f"first {limits.MAX_DECODED} bytes" in note
     assert peak < 4 * limits.MAX_DECODED
+
+
+def test_a_window_that_no_client_has_to_have_is_refused() -> None:
+    parameters = zstandard.ZstdCompressionParameters(window_log=24)
+    body = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    wide = body.compress(TEXT) + body.flush()
+    assert decoded(wide, [b"zstd"]) == (wide, "The content coding is not what the header says; shown as it came.")
 
 
 @pytest.mark.parametrize(
