@@ -16,7 +16,7 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from edge_server.acme.office import Office
     from edge_server.admission import Admission
-    from edge_server.certificates import Certificates
+    from edge_server.certificates import Certificates, Validity
     from edge_server.claims.claims import Claims
     from edge_server.expected import Expected
     from edge_server.leases import Lease
@@ -68,6 +68,13 @@ class House:
         """Whether a host name is somebody's, who may be away: it then has a certificate that is renewed."""
         name = self.name_of(host)
         return self.registry.find(name) is not None or self.claims.owner(name) not in (None, BANNED)
+
+    def validities(self) -> list[Validity]:
+        """When the certificates are good that visitors are met with. Without those of ACME for names that are
+        nobody's any more: they end without a successor, and that is as it should be."""
+        standings = self.acme.standings if self.acme is not None else []
+        left_over = {frozenset(standing.names) for standing in standings if not standing.is_wanted}
+        return [each for each in self.certificates.validities() if each.names not in left_over]
 
     def certify(self, lease: Lease) -> None:
         """Let visitors of a lease that begins be met with a certificate, as soon as there is one."""

@@ -13,10 +13,10 @@ import math
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from edge_server.acme.answers import Answers
 from edge_server.acme.problem import Problem, Stopped
@@ -59,11 +59,17 @@ STOP: Final = 3.0
 """Seconds that orders have to tidy up when the edge stops."""
 
 
+Outcome = Literal["obtained", "failed"]
+"""Of an order. One that the end of the edge breaks off has none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How it stands with one certificate, for people. Times are seconds since the epoch."""
 
     names: tuple[str, ...]
+    is_wanted: bool
+    """Whether it is somebody's; else it is not renewed."""
     not_after: float | None
     """None: there is none yet."""
     renew_at: float | None
@@ -73,7 +79,7 @@ class Standing:
     last_error: str
     """Of the last try; empty when it was well."""
     next_try: float | None
-    """None: nothing is to be tried (see MAX_TRIES)."""
+    """None: nothing is to be tried, because it is nobody's or was tried for too long (see MAX_TRIES)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +136,8 @@ class Keeper:
         self._wants = wants
         self._now = now
         self._random: random.Random = random.SystemRandom()
+        self.outcomes: Counter[Outcome] = Counter()
+        """Of all orders so far."""
         self._entries: dict[str, _Entry] = {}
         self._new: dict[str, deque[float]] = {}
         """When identities asked for names that had no certificate, the last MAX_NEW of each, for a day."""
@@ -235,16 +243,17 @@ class Keeper:
         entry = self._entries.get(name)
         return None if entry is None else self._standing(entry)
 
-    @staticmethod
-    def _standing(entry: _Entry) -> Standing:
+    def _standing(self, entry: _Entry) -> Standing:
+        is_wanted = self._is_wanted(entry.names[0])
         return Standing(
             names=entry.names,
+            is_wanted=is_wanted,
             not_after=entry.issued.not_after if entry.issued is not None else None,
             renew_at=entry.renew_at if entry.issued is not None else None,
             is_ordering=entry.is_ordering,
             failures=entry.failures,
             last_error=entry.last_error,
-            next_try=entry.due if math.isfinite(entry.due) else None,
+            next_try=entry.due if is_wanted and math.isfinite(entry.due) else None,
         )
 
     # What is due.
@@ -377,8 +386,10 @@ class Keeper:
         if isinstance(outcome, Stopped):
             return
         if isinstance(outcome, Problem):
+            self.outcomes["failed"] += 1
             self._failed(entry, outcome)
         else:
+            self.outcomes["obtained"] += 1
             self._use(entry, outcome)
             logger.info(
                 "a new certificate for %s is in use, good until %s", entry.names[0], _moment(outcome.not_after)

@@ -357,7 +357,7 @@ class View:
     def _validities(self) -> list[Validity]:
         now = self._clock()
         if self._seen_certificates is None or now >= self._seen_certificates[0] + CERTIFICATES_FOR:
-            self._seen_certificates = now, self._scene.house.certificates.validities()
+            self._seen_certificates = now, self._scene.house.validities()
         return self._seen_certificates[1]
 
 

@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from edge_server import logs
+from edge_server.acme.keeper import Outcome as OrderOutcome
 from edge_server.certificates import validity_of
 from edge_server.visitors.front import Outcome
 from edge_server.visits import SECONDS, Ending, Kind
@@ -120,8 +121,12 @@ FIGURES: Final[dict[str, Figure]] = {
     "loop_lag_seconds": Figure("gauge", "The worst delay of the event loop in the last minute."),
     "certificate_expiry_timestamp_seconds": Figure(
         "gauge",
-        "When the first certificate ends, since the epoch: of those that visitors see, and of that for clients.",
+        "When the first certificate ends, since the epoch: of those that visitors see, and of that for clients. "
+        "Those of ACME for names that are nobody's any more end unrenewed, and do not count.",
         {"seen_by": ("visitors", "clients")},
+    ),
+    "acme_orders_total": Figure(
+        "counter", "Orders of certificates by ACME that ended.", {"outcome": get_args(OrderOutcome)}
     ),
     "log_records_total": Figure("counter", "Lines of the log.", {"level": ("warning", "error")}),
 }
@@ -246,11 +251,16 @@ def _of_quic(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
 
 
 def _of_certificates(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
-    ends = [validity.until for validity in scene.house.certificates.validities()]
+    acme = scene.house.acme
+    ends = [validity.until for validity in scene.house.validities()]
     yield (
         "certificate_expiry_timestamp_seconds",
         {
             ("visitors",): min(ends, default=0.0),
             ("clients",): validity_of(scene.identity.read_bytes()).until,
         },
+    )
+    yield (
+        "acme_orders_total",
+        {(outcome,): 0 if acme is None else acme.keeper.outcomes[outcome] for outcome in get_args(OrderOutcome)},
     )

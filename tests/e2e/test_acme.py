@@ -98,16 +98,20 @@ def is_ready(place: Place) -> bool:
         return bool(answer.status == 200)
 
 
-def asked(place: Place, path: str) -> list[dict[str, Any]]:
-    """What the operator's API lists."""
+def operator_gets(place: Place, path: str) -> bytes:
     state = place.edge.state_dir
     request = urllib.request.Request(
-        (state / "admin.url").read_text() + "api/v1" + path,
+        (state / "admin.url").read_text() + path,
         headers={"Authorization": "Bearer " + (state / "admin.token").read_text()},
     )
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
-        items: list[dict[str, Any]] = json.loads(answer.read())["items"]
-        return items
+        return bytes(answer.read())
+
+
+def asked(place: Place, path: str) -> list[dict[str, Any]]:
+    """What the operator's API lists."""
+    items: list[dict[str, Any]] = json.loads(operator_gets(place, "api/v1" + path))["items"]
+    return items
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,10 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
         assert shown["by_acme"]
         assert shown["last_error"] == ""
         assert abs(shown["expires_at"] - time.time()) <= LIFE
+        figures = operator_gets(place, "metrics").decode()
+        orders = dict(re.findall(r'quictunnel_acme_orders_total\{outcome="(\w+)"\} ([0-9.]+)', figures))
+        assert float(orders["obtained"]) >= 2
+        assert float(orders["failed"]) == 0
         assert {each["url"] for each in asked(place, "/tunnels")} == {f"https://app.example.com:{tunnel.port}"}
     assert len(re.findall("a new certificate for app.example.com is in use", place.log.read_text())) >= 2
 

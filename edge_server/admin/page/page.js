@@ -45,7 +45,7 @@ byId("charts").append(...charts.map(([chart]) => chart.element));
 
 function nextTry(certificate) {
   if (certificate.is_ordering) return "now";
-  const at = certificate.next_try ?? certificate.renew_at;
+  const at = certificate.next_try;
   return at === null ? "–" : `in ${words.duration(at - now)}`;
 }
 

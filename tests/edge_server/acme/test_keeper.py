@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
 import pytest
-import trustme
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
 from edge_server.acme.keeper import (
     JITTER,
@@ -24,11 +16,12 @@ from edge_server.acme.keeper import (
     Keeper,
     Wants,
 )
-from edge_server.acme.problem import MAX_WORDS, Problem, said
+from edge_server.acme.problem import MAX_WORDS, Problem, Stopped, said
 from edge_server.acme.settings import AcmeSettings
 from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
 from edge_server.certificates import Certificates
 from tests.edge_server.acme.conftest import DOMAIN
+from tests.edge_server.acme.issuing import issue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,18 +29,6 @@ if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock
 
 DAY = 86_400.0
-AUTHORITY = trustme.CA()
-
-
-def issue(*names: str, now: float, days: float = 90) -> Issued:
-    begin = dt.datetime.fromtimestamp(now, dt.UTC)
-    leaf = AUTHORITY.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
-    chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-    # trustme writes the traditional form, orders write PKCS 8.
-    key = load_pem_private_key(leaf.private_key_pem.bytes(), None).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    return Issued.of(chain, key, names)
 
 
 class Bench:
@@ -141,6 +122,27 @@ async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(ben
     assert bench.keeper.standings == []
     assert not bench.certificates.covers("a.example.com", h2=False)
     assert list(bench.store.load()) == []
+
+
+async def test_orders_are_counted_by_what_came_of_them(bench: Bench):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com", Problem("no"))
+    bench.fulfil("a.example.com", Problem("no"))
+    bench.fulfil("a.example.com")
+    bench.fulfil("a.example.com", Stopped())
+    assert bench.keeper.outcomes == {"failed": 2, "obtained": 1}
+
+
+async def test_for_what_nobody_wants_nothing_is_tried_next(bench: Bench):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com")
+    standing = bench.keeper.standing("a.example.com")
+    assert standing is not None
+    assert standing.is_wanted
+    bench.wanted.clear()
+    standing = bench.keeper.standing("a.example.com")
+    assert standing is not None
+    assert (standing.is_wanted, standing.next_try) == (False, None)
 
 
 async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(bench: Bench, clock: Clock, caplog):

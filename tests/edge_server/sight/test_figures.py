@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import re
 import secrets
@@ -11,6 +12,7 @@ import shutil
 import socket
 import ssl
 import sys
+import time
 from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +20,17 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edge_server.acme.keeper import Wants
+from edge_server.acme.office import Office
+from edge_server.acme.problem import Problem
+from edge_server.acme.settings import AcmeSettings
+from edge_server.admin.view import View
+from edge_server.certificates import Certificates
 from edge_server.sight.exposition import Exposition
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
 from edge_server.visits import Classes
 from quictunnel.version import VERSION
+from tests.edge_server.acme.issuing import issue
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -101,6 +110,27 @@ async def test_alarms_and_examples_of_the_document_use_figures_that_exist():
     used = set(re.findall(r"\b(?:quictunnel|process)_[a-z_]+", DOCUMENT.read_text()))
     known = {PREFIX + name for name in FIGURES} | set(PROCESS)
     assert used <= known
+
+
+async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene: Scene, tmp_path: Path):
+    """They are not renewed, and an alarm for each of them would be one too many."""
+    certificates, wanted, now = Certificates(), {"a.example.org", "b.example.org"}, time.time()
+    settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
+    wants = Wants(own=(), is_wanted=wanted.__contains__)
+    office = Office(settings, tmp_path, certificates, wants, https_port=443)
+    keeper = office.keeper
+    for name, days in (("a.example.org", 10), ("b.example.org", 60)):
+        keeper.want(name, "somebody", alone=False)
+        keeper._ordered(keeper._entries[name], issue(name, now=now, days=days))
+    keeper._ordered(keeper._entries["a.example.org"], Problem("no"))
+    house = dataclasses.replace(scene.house, acme=office, certificates=certificates)
+    scene = dataclasses.replace(scene, house=house)
+    assert dict(read(scene))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
+    for days in (10, 60):
+        ends = dict(read(scene))["certificate_expiry_timestamp_seconds"]["visitors",]
+        assert ends == pytest.approx(now + days * 86_400, abs=2)
+        assert View(scene).edge().certificate_expires_at == ends
+        wanted.discard("a.example.org")
 
 
 def hello(name: str) -> bytes:
