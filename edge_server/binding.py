@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from edge_server.claims.store import BANNED
 from edge_server.leases import Lease
 from edge_server.pool import Pool
-from edge_server.reserved import RESERVED
 from edge_server.terms import Terms
 from edge_server.tickets import Ticket
 from edge_server.visitors.filter import Filter
@@ -237,8 +236,8 @@ class Holdings:
         if labels.domain_objection(domain) is not None or f".{domain}".endswith(f".{house.domain}"):
             raise Refused(BindCode.INVALID)
         # Before it is said whether it is somebody's: that is nobody's business who may not have it.
-        if not identity.rights.allows_domain(domain):
-            raise Refused(BindCode.DOMAIN_FORBIDDEN)
+        if (why := house.tokens.objection(identity, domain)) is not None:
+            raise Refused(why)
         if house.claims.owner(domain) not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
         held = {lease.name for lease in house.registry if lease.owner == key and "." in lease.name}
@@ -246,19 +245,14 @@ class Holdings:
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_name(self, identity: Identity, name: str) -> None:
-        house, key, rights = self._house, identity.key, identity.rights
+        house, key = self._house, identity.key
         if labels.objection(name) is not None:
             raise Refused(BindCode.INVALID)
         owner = house.claims.owner(name)
         if owner not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
-        if not rights.allows_name(name):
-            raise Refused(BindCode.FORBIDDEN)
-        if not rights.owns_name(name):
-            if name in RESERVED:
-                raise Refused(BindCode.NAME_RESERVED)
-            if house.tokens.is_named(name):
-                raise Refused(BindCode.NAME_TAKEN)
+        if (why := house.tokens.objection(identity, name)) is not None:
+            raise Refused(why)
 
     def _check_port(self, identity: Identity, port: int) -> None:
         house, key, ports = self._house, identity.key, identity.rights.tcp_ports

@@ -12,6 +12,7 @@ from edge_server.domains import Domains
 from edge_server.rights.requests import Requests
 from edge_server.rights.shaping import Shaping
 from quictunnel.errors import ConfigError
+from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from edge_server.acme.office import Office
@@ -65,9 +66,18 @@ class House:
         return label if domain == self.domain else host
 
     def is_anybodys(self, host: str) -> bool:
-        """Whether a host name is somebody's, who may be away: it then has a certificate that is renewed."""
+        """Whether a host name is somebody's, who may be away, and whose token may have it still: it then has a
+        certificate that is renewed."""
         name = self.name_of(host)
-        return self.registry.find(name) is not None or self.claims.owner(name) not in (None, BANNED)
+        lease, claimed_by = self.registry.find(name), self.claims.owner(name)
+        owner = claimed_by if lease is None else lease.owner
+        if owner is None or claimed_by == BANNED:
+            return False
+        identity = self.tokens.identity(owner)
+        if identity is None:
+            return False
+        # A random name was given, so rights have no word for it.
+        return RANDOM_LABEL.fullmatch(name) is not None or self.tokens.objection(identity, name) is None
 
     def validities(self) -> list[Validity]:
         """When the certificates are good that visitors are met with. Without those of ACME for names that are

@@ -187,6 +187,7 @@ class Keeper:
             return True
         entry = self._entries.get(name)
         if entry is not None:
+            entry.owner = owner
             if entry.failures >= MAX_TRIES and entry.issued is None:
                 entry.failures, entry.not_before_then = 0, 0.0
                 entry.backoff.reset()

@@ -11,8 +11,10 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from edge_server.reserved import RESERVED
 from edge_server.rights.identity import Identity
 from edge_server.rights.token import digest_of, key_of
+from quictunnel.wire.codes import BindCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,7 @@ class Tokens:
         self._version = -1
         self._entries: dict[str, Entry] = {}
         self._named: frozenset[str] = frozenset()
+        """What the rights of some token say exactly."""
         self._nobody = secrets.token_bytes(32)
         self.refresh()
 
@@ -73,13 +76,26 @@ class Tokens:
 
     def current(self, identity: Identity) -> Identity | None:
         """The same identity with the rights that it has now; None when it has none any more."""
-        if self._developer is not None and identity.key == self._developer.key:
-            return self._developer
-        return self._good(self._entries.get(identity.key))
+        return self.identity(identity.key)
 
-    def is_named(self, name: str) -> bool:
-        """Whether the rights of some token say this very name."""
-        return name in self._named
+    def identity(self, key: str) -> Identity | None:
+        """Whose key this is, with the rights that it has now; None when its token is not good."""
+        if self._developer is not None and key == self._developer.key:
+            return self._developer
+        return self._good(self._entries.get(key))
+
+    def objection(self, identity: Identity, name: str) -> BindCode | None:
+        """Why rights do not let somebody have a name, or a whole domain, that was asked for; None: they do."""
+        rights = identity.rights
+        if "." in name:
+            return None if rights.allows_domain(name) else BindCode.DOMAIN_FORBIDDEN
+        if not rights.allows_name(name):
+            return BindCode.FORBIDDEN
+        if rights.owns_name(name):
+            return None
+        if name in RESERVED:
+            return BindCode.NAME_RESERVED
+        return BindCode.NAME_TAKEN if name in self._named else None
 
     def _good(self, entry: Entry | None) -> Identity | None:
         return entry.identity if entry is not None and entry.state(self._now()) == "good" else None

@@ -20,7 +20,7 @@ from cryptography import x509
 import quictunnel
 from tests.e2e.conftest import EdgeProcess, need, start_edge
 from tests.e2e.echo import EchoOrigin, says_back, until
-from tests.e2e.tokens import client_of, new_token
+from tests.e2e.tokens import client_of, command, new_token
 from tests.edge_server.acme import pebble as authorities
 from tests.edge_server.acme.zone import Zone, serving
 
@@ -211,6 +211,34 @@ def test_a_domain_is_one_tokens(place: Place, tokens: tuple[str, str]):
             pytest.raises(quictunnel.InvalidError, match="belongs to somebody else"),
         ):
             quictunnel.forward(1, domain="mine.example.org", client=stranger).__enter__()
+
+
+@pytest.mark.slow
+def test_with_a_revoked_token_nothing_is_renewed(place: Place):
+    """While the token was good it was, although its client was away."""
+    domain = "gone.example.org"
+
+    def orders() -> int:
+        return place.log.read_text().count(f"a new certificate for {domain} is in use")
+
+    def standing() -> dict[str, Any]:
+        return next((each for each in asked(place, "/certificates") if each["names"] == [domain]), {})
+
+    token = new_token(place.edge, "--domains", domain)
+    with (
+        EchoOrigin() as origin,
+        client_of(place.edge, token) as client,
+        quictunnel.forward(origin.port, domain=domain, client=client) as tunnel,
+    ):
+        until(lambda: place.is_served(tunnel))
+    before = orders()
+    until(lambda: orders() > before)
+    command(place.edge, "token", "revoke", token.split(".")[1])
+    until(lambda: standing()["next_try"] is None and not standing()["is_ordering"])
+    ordered, end = orders(), standing()["expires_at"]
+    until(lambda: time.time() > end)
+    assert orders() == ordered
+    assert standing().get("expires_at", end) == end
 
 
 def test_a_development_edge_vouches_for_a_domain_itself(edge: EdgeProcess, client: quictunnel.Client):

@@ -187,6 +187,19 @@ async def test_one_identity_has_so_many_at_once(bench: Bench, clock: Clock):
     assert bench.want("one-more.example.com")
 
 
+async def test_a_certificate_counts_for_whom_its_name_is_now(bench: Bench, clock: Clock):
+    """Also one that was stored, of which nothing says whose it was."""
+    bench.store.keep(issue("before.example.com", now=clock.now))
+    await bench.keeper.load()
+    assert bench.want("before.example.com", owner="b")
+    for number in range(MAX_OF_OWNER - 1):
+        if number == MAX_NEW:
+            clock.now += DAY + 1
+        assert bench.want(f"n{number}.example.com", owner="b")
+    clock.now += DAY + 1
+    assert not bench.want("one-more.example.com", owner="b")
+
+
 async def test_when_there_are_too_many_those_that_nobody_wants_make_room(bench: Bench):
     for number in range(MAX_CERTIFICATES):
         assert bench.want(f"n{number}.example.com", owner=f"o{number}")
