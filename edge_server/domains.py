@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections import OrderedDict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -111,7 +112,11 @@ def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozens
     except ImportError:
         raise ConfigError("--resolver needs a package that is not here: pip install 'quictunnel[edge]'") from None
     resolver = dns.asyncresolver.Resolver(configure=False)
-    resolver.nameservers = [server[0]]
+    try:
+        # dnspython wants a numeric one.
+        resolver.nameservers = [str(socket.getaddrinfo(server[0], None, type=socket.SOCK_DGRAM)[0][4][0])]
+    except OSError as error:
+        raise ConfigError(f"--resolver {server[0]} cannot be found: {error.strerror or error}.") from None
     resolver.port = server[1]
     resolver.lifetime = LOOKUP
 

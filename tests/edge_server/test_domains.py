@@ -10,6 +10,7 @@ import pytest
 from edge_server import domains as rooms
 from edge_server.config import parse
 from edge_server.domains import MAX_LOOKUPS, MAX_REMEMBERED, Domains, addresses_from, domains_of, system_addresses
+from quictunnel.errors import ConfigError
 from tests.edge_server.acme.pebble import Names, names
 
 if TYPE_CHECKING:
@@ -112,6 +113,13 @@ async def test_a_name_server_of_the_operators_choice(server: Names):
     assert await domains_of(config).point_here("near.example.org")
     skips = parse(["--domain", "tunnel.example.com", "--resolver", "127.0.0.1:1", "--skip-domain-check"])
     assert await domains_of(skips).point_here("far.example.org")
+
+
+async def test_a_name_server_may_be_said_by_its_name(server: Names):
+    server.point("far.example.org", "203.0.113.5")
+    assert await addresses_from(("localhost", server.dns))("far.example.org") == {"203.0.113.5"}
+    with pytest.raises(ConfigError, match=r"--resolver nowhere\.invalid cannot be found"):
+        addresses_from(("nowhere.invalid", 53))
 
 
 async def test_the_systems_own_resolver():
