@@ -159,7 +159,13 @@ class EdgeConfig:
         default="",
         group=_ACME,
     )
-    acme_dns_zone: str = option(HOST, "the zone that is updated", default="", shown="domain", group=_ACME)
+    acme_dns_zone: str = option(
+        HOST,
+        "the zone that is updated: _acme-challenge of the domain is in it, or an alias (CNAME) into it",
+        default="",
+        shown="domain",
+        group=_ACME,
+    )
     acme_dns_key: str = option(_called("NAME"), "name of the TSIG key that may update it", default="", group=_ACME)
     acme_dns_algorithm: str = option(
         choice(*ALGORITHMS), "its algorithm", default="", shown=ALGORITHMS[0], group=_ACME
@@ -180,7 +186,8 @@ class EdgeConfig:
     acme_eab_key: Path | None = option(FILE, "a file with its MAC key in base64url", group=_ACME)
     resolver: str = option(
         _called("HOST[:PORT]"),
-        "the DNS server that is asked whether custom domains point here, HOST or HOST:PORT",
+        "the DNS server that is asked whether custom domains point here, and of what _acme-challenge is an alias "
+        "where acme-dns-zone is another zone, HOST or HOST:PORT",
         default="",
         shown="the system's",
         group=_CERTIFICATES,

@@ -21,6 +21,7 @@ import dns.query
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.resolver
 import dns.tsig
 import dns.update
 
@@ -39,6 +40,9 @@ HOOK_TIMEOUT: Final = 120.0
 """Seconds for one call of the hook: it may wait until its provider's servers know."""
 SEEN_TRIES: Final = 10
 """How often it is looked, half a second apart, whether the server that took a record has it."""
+MAX_ALIASES: Final = 8
+"""CNAME records that are followed one after the other: delegations have one or two, and resolvers of authorities
+give up after some more."""
 TTL: Final = 60
 """Seconds that caches keep a record which is gone in a minute."""
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT")
@@ -65,24 +69,93 @@ def zone_of(settings: AcmeSettings, is_stopping: Callable[[float], bool]) -> Zon
 
 
 class Updates:
-    """A zone that takes dynamic updates (RFC 2136), signed (TSIG, RFC 8945)."""
+    """A zone that takes dynamic updates (RFC 2136), signed (TSIG, RFC 8945).
+
+    The name of a record may be an alias (CNAME) into that zone, which an authority follows (RFC 8555 section 8.4):
+    then the zone of the domain itself need not be changed."""
 
     def __init__(self, settings: DnsUpdates, is_stopping: Callable[[float], bool]) -> None:
         self._settings = settings
+        self._zone = dns.name.from_text(settings.zone)
         self._is_stopping = is_stopping
+        self._places: dict[str, dns.name.Name] = {}
+        """Where records of a name were put: when they are removed, an alias may be gone, or not be found."""
 
     def set(self, name: str, value: str) -> None:
-        self._update(name, value, is_there=True)
+        place = self._places[name] = self._place(name)
+        update = self._change()
+        update.add(place, TTL, "TXT", f'"{value}"')
+        self._send(update, place)
         for _ in range(SEEN_TRIES):
-            if self._has(name, value) or self._is_stopping(0.5):
+            if self._has(place, value) or self._is_stopping(0.5):
                 return
         host, port = self._settings.server
-        raise Problem(f"The name server {host}:{port} took the record {name} and does not show it.")
+        raise Problem(f"The name server {host}:{port} took the record {_text(place)} and does not show it.")
 
     def clear(self, name: str, value: str) -> None:
-        self._update(name, value, is_there=False)
+        place = self._places.get(name)
+        if place is not None:  # else it did not come to it
+            update = self._change()
+            update.delete(place, "TXT", f'"{value}"')
+            self._send(update, place)
 
-    def _update(self, name: str, value: str, *, is_there: bool) -> None:
+    def _place(self, name: str) -> dns.name.Name:
+        """Where the record belongs: at the name, or where its alias leads."""
+        path = [dns.name.from_text(name)]
+        while (target := self._alias(path[-1])) is not None:
+            if target in path:
+                raise Problem(f"The alias {name} (CNAME) leads in a circle, back to {_text(target)}.")
+            path.append(target)
+            if len(path) > MAX_ALIASES + 1:
+                raise Problem(f"The alias {name} (CNAME) leads over more than {MAX_ALIASES} others.")
+        place, zone = path[-1], self._settings.zone
+        if place.is_subdomain(self._zone):
+            return place
+        if len(path) == 1:
+            raise Problem(
+                f"{name} is not in the zone {zone}, and is no alias (CNAME) into it: say the right one "
+                "(--acme-dns-zone), or make the alias."
+            )
+        raise Problem(
+            f"{name} is an alias (CNAME) of {_text(place)}, which is not in the zone {zone}: say the right one "
+            "(--acme-dns-zone), or mend the alias."
+        )
+
+    def _alias(self, name: dns.name.Name) -> dns.name.Name | None:
+        """What a name is an alias of. Within the zone its own server is asked, which knows no older answer, and
+        elsewhere the resolver."""
+        if not name.is_subdomain(self._zone):
+            return self._resolved(name)
+        answer = self._ask(dns.message.make_query(name, "CNAME"))
+        found = answer.get_rrset(answer.answer, name, dns.rdataclass.IN, dns.rdatatype.CNAME)
+        if found is None:
+            return None
+        # One that a wildcard makes (*.DOMAIN) gives way to the record that is put there. Conditions of an update
+        # look at what is written in the zone alone (RFC 2136 section 2.4.1).
+        update = self._change()
+        update.present(name, "CNAME")
+        is_written = self._ask(update).rcode() == dns.rcode.NOERROR
+        return found[0].target if is_written else None
+
+    def _resolved(self, name: dns.name.Name) -> dns.name.Name | None:
+        server = self._settings.resolver
+        try:
+            resolver = dns.resolver.Resolver(configure=server is None)
+            if server is not None:
+                resolver.nameservers, resolver.port = [_address(server[0])], server[1]
+            found = resolver.resolve(name, "CNAME", search=False, lifetime=DNS_TIMEOUT)
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            return None
+        except (dns.exception.DNSException, OSError, EOFError) as error:
+            raise Problem(
+                f"{_text(name)} is not in the zone {self._settings.zone}, and whether it is an alias (CNAME) "
+                f"could not be found out: {said(error)}"
+            ) from None
+        target: dns.name.Name = found[0].target
+        return target
+
+    def _change(self) -> dns.update.UpdateMessage:
+        """One of the zone, signed, with nothing in it yet."""
         settings = self._settings
         try:
             key = dns.tsig.Key(
@@ -92,26 +165,21 @@ class Updates:
             )
         except ConfigError as error:
             raise Problem(str(error)) from None
-        zone = dns.name.from_text(settings.zone)
-        update = dns.update.UpdateMessage(zone, keyring=key)
-        owner = dns.name.from_text(name)
-        if not owner.is_subdomain(zone):
-            raise Problem(f"{name} is not in the zone {settings.zone}: say the right one (--acme-dns-zone).")
-        if is_there:
-            update.add(owner, TTL, "TXT", f'"{value}"')
-        else:
-            update.delete(owner, "TXT", f'"{value}"')
+        return dns.update.UpdateMessage(self._zone, keyring=key)
+
+    def _send(self, update: dns.update.UpdateMessage, place: dns.name.Name) -> None:
         answer = self._ask(update)
         if answer.rcode() != dns.rcode.NOERROR:
-            host, port = settings.server
+            host, port = self._settings.server
             why = dns.rcode.to_text(answer.rcode())
             raise Problem(
-                f"The name server {host}:{port} refused to update {name} ({why}); may that key update that zone?"
+                f"The name server {host}:{port} refused to update {_text(place)} ({why}); may that key update "
+                "that zone?"
             )
 
-    def _has(self, name: str, value: str) -> bool:
-        answer = self._ask(dns.message.make_query(name, "TXT"))
-        found = answer.get_rrset(answer.answer, dns.name.from_text(name), dns.rdataclass.IN, dns.rdatatype.TXT)
+    def _has(self, place: dns.name.Name, value: str) -> bool:
+        answer = self._ask(dns.message.make_query(place, "TXT"))
+        found = answer.get_rrset(answer.answer, place, dns.rdataclass.IN, dns.rdatatype.TXT)
         return found is not None and any(b"".join(record.strings) == value.encode() for record in found)
 
     def _ask(self, message: dns.message.Message) -> dns.message.Message:
@@ -121,6 +189,10 @@ class Updates:
             return dns.query.tcp(message, _address(host), timeout=DNS_TIMEOUT, port=port)
         except (dns.exception.DNSException, OSError, EOFError) as error:
             raise Problem(f"The name server {host}:{port} does not answer as it should: {said(error)}.") from None
+
+
+def _text(name: dns.name.Name) -> str:
+    return said(name.to_text(omit_final_dot=True))
 
 
 def _address(host: str) -> str:

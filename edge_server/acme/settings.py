@@ -45,6 +45,8 @@ class DnsUpdates:
     algorithm: str
     secret: Path
     """A file, read when it is needed: its content is a secret."""
+    resolver: tuple[str, int] | None = None
+    """Who is asked where names outside the zone lead; None: whom the system asks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +211,12 @@ def _updates(config: EdgeConfig) -> DnsUpdates | None:
     read_secret(secret, "--acme-dns-secret")
     algorithm = config.acme_dns_algorithm or ALGORITHMS[0]
     return DnsUpdates(
-        server=read_server(config.acme_dns, "--acme-dns"), zone=zone, key=key, algorithm=algorithm, secret=secret
+        server=read_server(config.acme_dns, "--acme-dns"),
+        zone=zone,
+        key=key,
+        algorithm=algorithm,
+        secret=secret,
+        resolver=read_server(config.resolver, "--resolver") if config.resolver else None,
     )
 
 

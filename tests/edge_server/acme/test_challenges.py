@@ -111,6 +111,35 @@ async def test_a_wildcard_by_signed_updates_of_the_zone(zone: Zone, tmp_path: Pa
     assert SECRET not in b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
 
 
+async def test_a_wildcard_by_signed_updates_of_another_zone(tmp_path: Path):
+    """The domain's own zone has an alias into it, which pebble follows as well, and is never changed."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(SECRET))
+    place = "tunnel.acme.example.net"
+    with (
+        serving(Zone("acme.example.net", "edge.key", SECRET, "hmac-sha256")) as zone,
+        pebble(tmp_path / "pebble", dns=zone.port) as found,
+    ):
+        zone.alias(f"_acme-challenge.{DOMAIN}", place)
+        server = ("127.0.0.1", zone.port)
+        updates = DnsUpdates(
+            server=server,
+            zone="acme.example.net",
+            key="edge.key",
+            algorithm="hmac-sha256",
+            secret=secret,
+            resolver=server,
+        )
+        settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
+        own = (WILDCARD, DOMAIN)
+        async with stand_for(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as stand:
+            standing = await stand.until_held(WILDCARD)
+            assert standing.names == own
+            assert await stand.serial(f"anything.{DOMAIN}", found.roots(tmp_path / "roots.pem"))
+    assert zone.log == [f"{what} {place}" for what in ("set", "set", "clear", "clear")]
+    assert not any(zone.records.values())
+
+
 HOOK = """\
 import json, os, sys, urllib.request
 management, log, action, name, value = sys.argv[1:]

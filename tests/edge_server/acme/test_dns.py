@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import sys
 import threading
@@ -11,6 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from dns.name import from_text
+from dns.resolver import Resolver
 
 from edge_server.acme import dns as rooms
 from edge_server.acme.dns import Hook, Updates
@@ -43,7 +46,12 @@ def updates(zone: Zone, tmp_path: Path) -> DnsUpdates:
     secret = tmp_path / "secret"
     secret.write_bytes(base64.b64encode(SECRET))
     return DnsUpdates(
-        server=("localhost", zone.port), zone=DOMAIN, key="edge", algorithm="hmac-sha512", secret=secret
+        server=("localhost", zone.port),
+        zone=DOMAIN,
+        key="edge",
+        algorithm="hmac-sha512",
+        secret=secret,
+        resolver=("localhost", zone.port),
     )
 
 
@@ -71,6 +79,96 @@ def test_another_zone_is_refused(zone: Zone, updates: DnsUpdates):
     with pytest.raises(Problem, match=r"is not in the zone elsewhere\.example\.org"):
         Updates(replace(updates, zone="elsewhere.example.org"), goes_on).set(RECORD, "one")
     assert zone.log == []
+
+
+@pytest.fixture
+def delegated(zone: Zone, updates: DnsUpdates) -> DnsUpdates:
+    """The domain's own zone is another one, which nobody changes."""
+    zone.name = from_text("acme.example.net")
+    return replace(updates, zone="acme.example.net")
+
+
+@pytest.mark.parametrize("between", [0, 1, rooms.MAX_ALIASES - 1])
+def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, between: int):
+    """Over others, within the zone and without."""
+    path = [RECORD, *(f"hop{number}.example.{'org' * (number % 2)}com" for number in range(between))]
+    if between:
+        path[-1] = "hop.acme.example.net"
+    path.append("tunnel.acme.example.net")
+    for name, target in itertools.pairwise(path):
+        zone.alias(name, target)
+    there = Updates(delegated, goes_on)
+    there.set(RECORD, "one")
+    assert zone.records == {from_text(path[-1]): {"one"}}
+    zone.aliases.clear()  # it is removed where it was put
+    there.clear(RECORD, "one")
+    assert not any(zone.records.values())
+
+
+def test_an_alias_that_leads_elsewhere_is_said(zone: Zone, delegated: DnsUpdates):
+    with pytest.raises(Problem, match=r"is not in the zone acme\.example\.net, and is no alias \(CNAME\) into it"):
+        Updates(delegated, goes_on).set(RECORD, "one")
+    zone.alias(RECORD, "between.acme.example.net")
+    zone.alias("between.acme.example.net", "somewhere.example.org")
+    words = r"is an alias \(CNAME\) of somewhere\.example\.org, which is not in the zone acme\.example\.net"
+    there = Updates(delegated, goes_on)
+    with pytest.raises(Problem, match=words):
+        there.set(RECORD, "one")
+    there.clear(RECORD, "one")  # nothing was put anywhere
+    assert zone.log == []
+
+
+def test_aliases_that_never_end(zone: Zone, delegated: DnsUpdates):
+    path = [RECORD, *(f"hop{number}.example.com" for number in range(rooms.MAX_ALIASES)), "x.acme.example.net"]
+    for name, target in itertools.pairwise(path):
+        zone.alias(name, target)
+    with pytest.raises(Problem, match=f"leads over more than {rooms.MAX_ALIASES} others"):
+        Updates(delegated, goes_on).set(RECORD, "one")
+    zone.alias("hop2.example.com", "HOP1.example.com")
+    with pytest.raises(Problem, match=r"leads in a circle, back to (?i:hop1)\.example\.com"):
+        Updates(delegated, goes_on).set(RECORD, "one")
+    zone.alias(RECORD, RECORD)
+    with pytest.raises(Problem, match="leads in a circle"):
+        Updates(delegated, goes_on).set(RECORD, "one")
+    assert zone.log == []
+
+
+def test_what_only_a_wildcard_makes_an_alias_is_none(zone: Zone, updates: DnsUpdates):
+    """``*.DOMAIN CNAME edge.example.com``, as people point tunnels to an edge."""
+    zone.wildcard = from_text("edge.example.com")
+    there = Updates(updates, goes_on)
+    there.set(RECORD, "one")
+    assert zone.records == {from_text(RECORD): {"one"}}
+
+
+def test_within_the_zone_its_own_server_is_asked(zone: Zone, updates: DnsUpdates):
+    """An edge that needs no resolver goes on needing none."""
+    there = Updates(replace(updates, resolver=("127.0.0.1", free_port())), goes_on)
+    there.set(RECORD, "one")
+    there.clear(RECORD, "one")
+    assert zone.asked == [f"CNAME {RECORD}.", f"TXT {RECORD}."]
+
+
+def test_a_resolver_that_does_not_answer(zone: Zone, delegated: DnsUpdates, monkeypatch: pytest.MonkeyPatch):
+    zone.alias(RECORD, "tunnel.acme.example.net")
+    monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
+    for resolver in (("127.0.0.1", free_port()), ("nowhere.invalid", 53)):
+        with pytest.raises(Problem, match=r"whether it is an alias \(CNAME\) could not be found out: "):
+            Updates(replace(delegated, resolver=resolver), goes_on).set(RECORD, "one")
+    assert zone.log == []
+
+
+def test_without_another_one_the_systems_resolver_is_asked(
+    zone: Zone, delegated: DnsUpdates, monkeypatch: pytest.MonkeyPatch
+):
+    zone.alias(RECORD, "tunnel.acme.example.net")
+
+    def read(resolver: Resolver, _: object = None) -> None:
+        resolver.nameservers, resolver.port = ["127.0.0.1"], zone.port
+
+    monkeypatch.setattr(Resolver, "read_resolv_conf", read)
+    Updates(replace(delegated, resolver=None), goes_on).set(RECORD, "one")
+    assert zone.records == {from_text("tunnel.acme.example.net"): {"one"}}
 
 
 def test_a_server_that_is_not_there_and_one_that_says_nothing(

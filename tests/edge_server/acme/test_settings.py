@@ -53,6 +53,11 @@ def test_who_says_how_to_change_the_zone_wants_a_wildcard(secret: str):
     assert (found.updates.server, found.updates.zone, found.updates.key) == (
         ("192.0.2.1", 53), "tunnel.example.com", "edge"
     )  # fmt: skip
+    assert found.updates.resolver is None
+    more = ("--acme-dns-zone", "Acme.example.net.", "--resolver", "192.0.2.2:5353")
+    found = settings("--acme-dns", "192.0.2.1", "--acme-dns-key", "edge", "--acme-dns-secret", secret, *more)
+    assert found.updates is not None
+    assert (found.updates.zone, found.updates.resolver) == ("acme.example.net", ("192.0.2.2", 5353))
     found = settings("--acme-dns-hook", "hook", "--acme-http", "127.0.0.1:8080")
     assert found.single == "http-01"
 

@@ -23,12 +23,18 @@ if TYPE_CHECKING:
 
 
 class Zone:
-    """Its records, and the key that may change them. Every name below it is at 127.0.0.1."""
+    """Its records, and the key that may change them. Every name is at 127.0.0.1. Of names outside the
+    zone it tells as a resolver does."""
 
     def __init__(self, name: str, key: str, secret: bytes, algorithm: str) -> None:
         self.name = dns.name.from_text(name)
         self.keyring = {dns.name.from_text(key): dns.tsig.Key(dns.name.from_text(key), secret, algorithm)}
         self.records: dict[dns.name.Name, set[str]] = {}
+        self.aliases: dict[dns.name.Name, dns.name.Name] = {}
+        self.wildcard: dns.name.Name | None = None
+        """What names below the zone are an alias of that have no record."""
+        self.asked: list[str] = []
+        """For which names and types."""
         self.log: list[str] = []
         self.port = 0
         self.is_deaf = False
@@ -56,7 +62,11 @@ class Zone:
             return dns.rcode.REFUSED
         if message.sections[0][0].name != self.name:
             return dns.rcode.NOTAUTH
+        if any(condition.name not in self.aliases for condition in message.sections[1]):
+            return dns.rcode.NXRRSET
         for change in message.sections[2]:
+            if change.name in self.aliases:
+                continue  # RFC 2136 section 3.4.2.2
             values = self.records.setdefault(change.name, set())
             for record in change:
                 text = b"".join(record.strings).decode()
@@ -67,10 +77,25 @@ class Zone:
 
     def _look_up(self, message: dns.message.Message, reply: dns.message.Message) -> None:
         question = message.question[0]
-        if question.rdtype == dns.rdatatype.TXT and (values := self.records.get(question.name)):
-            reply.answer.append(dns.rrset.from_text(question.name, 1, "IN", "TXT", *(f'"{v}"' for v in values)))
+        self.asked.append(f"{dns.rdatatype.to_text(question.rdtype)} {question.name}")
+        name = question.name
+        while (target := self._target(name)) is not None:
+            reply.answer.append(dns.rrset.from_text(name, 1, "IN", "CNAME", target.to_text()))
+            name = target
+            if question.rdtype == dns.rdatatype.CNAME:
+                return
+        if question.rdtype == dns.rdatatype.TXT and (values := self.records.get(name)):
+            reply.answer.append(dns.rrset.from_text(name, 1, "IN", "TXT", *(f'"{v}"' for v in values)))
         elif question.rdtype == dns.rdatatype.A:
-            reply.answer.append(dns.rrset.from_text(question.name, 1, "IN", "A", "127.0.0.1"))
+            reply.answer.append(dns.rrset.from_text(name, 1, "IN", "A", "127.0.0.1"))
+
+    def alias(self, name: str, target: str) -> None:
+        self.aliases[dns.name.from_text(name)] = dns.name.from_text(target)
+
+    def _target(self, name: dns.name.Name) -> dns.name.Name | None:
+        if name in self.aliases or not name.is_subdomain(self.name) or name == self.name or self.records.get(name):
+            return self.aliases.get(name)
+        return self.wildcard
 
 
 @contextlib.contextmanager
