@@ -1,5 +1,5 @@
-"""Sockets that a service manager opened for the edge (sd_listen_fds(3)): it then needs no privilege to have port
-443, and visitors who come while it is started again wait in them."""
+"""Sockets that a service manager opened for the edge (sd_listen_fds(3)): it then needs no privilege to have ports
+443 and 80, and visitors who come while it is started again wait in them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 FIRST: Final = 3
 """The first descriptor that is passed (SD_LISTEN_FDS_START)."""
-MAX_SOCKETS: Final = 2
+ACME_HTTP: Final = "acme-http"
+"""What the socket for ``--acme-http`` is called (FileDescriptorName=), because it is of the same kind as that for
+``--https``."""
+MAX_SOCKETS: Final = 3
 """There is nothing that an edge could do with more."""
+_KINDS: Final = {"https": "https", "quic": "quic", ACME_HTTP: "https"}
+"""Of sockets whose name says which option they stand for."""
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
@@ -28,10 +33,11 @@ class Given:
 
     https: socket.socket | None = None
     quic: socket.socket | None = None
+    acme_http: socket.socket | None = None
 
     def close(self) -> None:
         """Those that nobody has taken."""
-        for sock in (self.https, self.quic):
+        for sock in (self.https, self.quic, self.acme_http):
             if sock is not None:
                 sock.close()
 
@@ -58,8 +64,8 @@ def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
         return 0, []  # for another process, which started this one
     if not re.fullmatch(r"[0-9]{1,3}", count) or int(count) > MAX_SOCKETS:
         raise ConfigError(
-            "LISTEN_FDS: the edge takes one TCP and one UDP socket (ListenStream=, ListenDatagram=), not "
-            f"{shown(count)}."
+            "LISTEN_FDS: the edge takes one TCP and one UDP socket (ListenStream=, ListenDatagram=), and one more "
+            f"for TCP that is called {ACME_HTTP}, not {shown(count)}."
         )
     return int(count), names.split(":")
 
@@ -78,19 +84,21 @@ def _put(given: Given, descriptor: int, name: str) -> None:
                 f"{about} is neither a listening TCP socket nor a UDP socket: use ListenStream= and "
                 "ListenDatagram= with ports, and Accept=no."
             )
-        if name in ("https", "quic") and name != kind:
-            wanted = {"https": "ListenStream= (TCP)", "quic": "ListenDatagram= (UDP)"}[name]
+        if kind != _KINDS.get(name, kind):
+            wanted = {"https": "ListenStream= (TCP)", "quic": "ListenDatagram= (UDP)"}[_KINDS[name]]
             raise ConfigError(f"{about} should come from {wanted}, by its name.")
-        if getattr(given, kind) is not None:
-            raise ConfigError(f"{about} is a second socket for --{kind}: give one of each kind.")
+        option = name if name in _KINDS else kind
+        field = option.replace("-", "_")
+        if getattr(given, field) is not None:
+            raise ConfigError(f"{about} is a second socket for --{option}: give one of each.")
     except BaseException:
         sock.close()
         raise
-    setattr(given, kind, sock)
+    setattr(given, field, sock)
 
 
 def _kind(sock: socket.socket) -> str | None:
-    """Which option it stands for."""
+    """Which option it stands for, unless its name says another one."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return None
     if sock.type == socket.SOCK_DGRAM:

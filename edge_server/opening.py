@@ -55,6 +55,18 @@ async def quic_socket(config: EdgeConfig, given: Given) -> UdpSocket:
     return UdpSocket.adopt(_of_port(sock, "--quic", config.quic[1]))
 
 
+def acme_http_socket(config: EdgeConfig, given: Given) -> socket.socket | None:
+    """The socket for validators by http-01, if somebody else opened one. Raises ConfigError."""
+    sock, given.acme_http = given.acme_http, None
+    if sock is None:
+        return None
+    if config.acme_http is None:
+        sock.close()
+        raise ConfigError("A socket called acme-http was passed, and --acme-http does not say what for.")
+    sock.setblocking(False)
+    return _of_port(sock, "--acme-http", config.acme_http[1])
+
+
 def _of_port(sock: socket.socket, option: str, wanted: int) -> socket.socket:
     """The one thing that both the manager and the configuration say; a successor is asked by its port as well."""
     port = sock.getsockname()[1]

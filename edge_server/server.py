@@ -26,7 +26,7 @@ from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
-from edge_server.opening import check_tcp_host, https_socket, make_identity, quic_socket
+from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
 from edge_server.ports import BACKLOG, Ports, backlog_of
 from edge_server.reconfiguration import reconfigure
@@ -153,8 +153,9 @@ class EdgeServer:
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = self._build_house(state, self._listening.getsockname()[1])
+            door = acme_http_socket(config, self._given)
             if house.acme is not None:
-                await house.acme.open()
+                await house.acme.open(door)
             self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
             self._front = Front(
@@ -377,7 +378,19 @@ class EdgeServer:
                 inherited.close()
                 raise ConfigError(f"--takeover: the edge that runs has {what}, which {option} contradicts.")
         self.mark = (inherited.mark + 1) % 256
+        self._inherit_door(inherited)
         return inherited
+
+    def _inherit_door(self, inherited: Inheritance) -> None:
+        """Take the socket for validators over: its port may be one that this edge has no right to open again."""
+        door, inherited.acme_http = inherited.acme_http, None
+        if door is None:
+            return
+        wanted = self.config.acme_http
+        if wanted is not None and wanted[1] in (0, door.getsockname()[1]) and self._given.acme_http is None:
+            self._given.acme_http = door
+        else:
+            door.close()
 
     @staticmethod
     async def _accept_inheritance(inherited: Inheritance) -> list[tuple[Name, socket.socket | None]]:
@@ -404,7 +417,10 @@ class EdgeServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._udp.duplicate() as udp:
             try:
-                await post.send(Estate(self.config.domain, self.mark), [self._listening, udp, theirs])
+                acme = self._house.acme if self._house is not None else None
+                doors = [acme.listening] if acme is not None and acme.listening is not None else []
+                estate = Estate(self.config.domain, self.mark, has_acme_http=bool(doors))
+                await post.send(estate, [self._listening, udp, theirs, *doors])
                 message, _ = await post.receive()
                 if not isinstance(message, Ready):
                     raise SuccessionError("it did not say that it is ready")

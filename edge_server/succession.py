@@ -5,7 +5,8 @@ They talk through a Unix socket in the state directory (:data:`SOCKET`, for the 
     successor                                   the edge that runs
       |-- Ask ------------------------------------>|
       |<- Estate, with the HTTPS socket, ----------|   nothing has changed so far: a successor that
-      |   the UDP socket and a pipe                |   fails here leaves everything as it was
+      |   the UDP socket, a pipe, perhaps one      |   fails here leaves everything as it was
+      |   more                                     |
       |-- Ready ---------------------------------->|   it stops accepting and reading
       |<- Names, with the sockets of TCP ports ----|   until ``last``; then its visitors finish
 """
@@ -54,11 +55,14 @@ class Ask(msgspec.Struct, tag=1, array_like=True, frozen=True):
 
 
 class Estate(msgspec.Struct, tag=2, array_like=True, frozen=True):
-    """What there is to take over; with it come its sockets: HTTPS, UDP, the pipe for the old one's datagrams."""
+    """What there is to take over; with it come its sockets: HTTPS, UDP, the pipe for the old one's datagrams, and
+    the one for validators of ACME."""
 
     domain: str
     mark: int
     """Of the connection IDs of the one that leaves."""
+    has_acme_http: bool = False
+    """Whether the last of these is there."""
 
 
 class Ready(msgspec.Struct, tag=3, array_like=True, frozen=True):
@@ -186,6 +190,7 @@ class Inheritance:
     https: socket.socket
     udp: socket.socket
     pipe: socket.socket
+    acme_http: socket.socket | None = None
 
     async def accept(self) -> list[tuple[Name, socket.socket | None]]:
         """Say that everything is ready; from the return on the sockets are this edge's alone. Raises
@@ -206,7 +211,7 @@ class Inheritance:
     def close(self) -> None:
         """It did not come to it."""
         self.post.close()
-        _close([self.https, self.udp, self.pipe])
+        _close([sock for sock in (self.https, self.udp, self.pipe, self.acme_http) if sock is not None])
 
 
 async def ask(directory: Path) -> Inheritance | None:
@@ -228,7 +233,7 @@ async def ask(directory: Path) -> Inheritance | None:
     try:
         await post.send(Ask(VERSION))
         message, sockets = await post.receive()
-        if isinstance(message, Estate) and len(sockets) == 3:
+        if isinstance(message, Estate) and len(sockets) == 3 + message.has_acme_http:
             return Inheritance(post, message.domain, message.mark, *sockets)
         _close(sockets)
         if isinstance(message, Refusal):

@@ -29,7 +29,8 @@ class Office:
         self._settings = settings
         self.keeper = Keeper(settings, state_dir, certificates, wants)
         self._door = Door(self.keeper.answers.http, https_port)
-        self._listening: socket.socket | None = None
+        self.listening: socket.socket | None = None
+        """The HTTP door's, if there is one."""
         self._server: asyncio.Server | None = None
 
     @property
@@ -42,17 +43,19 @@ class Office:
         """How it stands with each certificate, by name."""
         return self.keeper.standings
 
-    async def open(self) -> None:
-        """Use what is stored, and take the address of the HTTP door; before visitors come. Raises ConfigError."""
-        if self._settings.http is not None:
-            self._listening = _listen(self._settings.http)
+    async def open(self, listening: socket.socket | None = None) -> None:
+        """Use what is stored, and take the address of the HTTP door; before visitors come. Raises ConfigError.
+        ``listening``: a socket for that door which somebody else opened; it is this office's from here on."""
+        self.listening = listening
+        if self._settings.http is not None and listening is None:
+            self.listening = _listen(self._settings.http)
         await self.keeper.load()
 
     async def start(self) -> None:
         """Let validators in and begin to order, once the edge's own doors are open."""
-        if self._listening is not None:
+        if self.listening is not None:
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._door, sock=self._listening, backlog=BACKLOG)
+            self._server = await loop.create_server(self._door, sock=self.listening, backlog=BACKLOG)
         self.keeper.start()
 
     def leave(self) -> None:
@@ -60,8 +63,8 @@ class Office:
         self.keeper.leave()
         if self._server is not None:
             self._server.close()
-        elif self._listening is not None:
-            self._listening.close()
+        elif self.listening is not None:
+            self.listening.close()
         self._door.abort()
 
     async def close(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 import quictunnel
 from tests.e2e.conftest import EdgeProcess, free_port, need, start_edge
 from tests.e2e.echo import EchoOrigin, is_served, says_back, until
+from tests.edge_server.acme import pebble as authorities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,12 +25,13 @@ PATIENCE = 30
 # Gives descriptors the numbers that sd_listen_fds(3) says, and becomes the edge.
 PASS_ON = """
 import os, sys
-count = int(sys.argv[1])
+names = sys.argv[1]
+count = len(names.split(":"))
 given = [os.dup(int(number)) for number in sys.argv[2:2 + count]]
 for number, descriptor in enumerate(given, 3):
     os.dup2(descriptor, number)
     os.set_inheritable(number, True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=names)
 os.execv(sys.argv[2 + count], sys.argv[2 + count:])
 """
 
@@ -42,20 +44,23 @@ class Manager:
         self.quic = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self.quic.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.quic.bind(("::", 0))
+        self.http = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         self.ports = self.https.getsockname()[1], self.quic.getsockname()[1]
+        self.http_port = self.http.getsockname()[1]
 
-    def start(self, state_dir: Path) -> EdgeProcess:
-        """An edge with these sockets."""
-        numbers = [str(sock.fileno()) for sock in (self.https, self.quic)]
-        options = ("--https", f"[::]:{self.ports[0]}", "--quic", f"[::]:{self.ports[1]}", "--grace", "5")
-        prefix = (sys.executable, "-c", PASS_ON, "2", *numbers)
-        for sock in (self.https, self.quic):
+    def start(self, state_dir: Path, *more: str, names: str = "https:quic") -> EdgeProcess:
+        """An edge with these sockets: of ``https``, ``quic`` and ``acme-http`` those that are named."""
+        known = {"https": self.https, "quic": self.quic, "acme-http": self.http}
+        sockets = [known[name] for name in names.split(":")]
+        options = ("--https", f"[::]:{self.ports[0]}", "--quic", f"[::]:{self.ports[1]}", "--grace", "5", *more)
+        prefix = (sys.executable, "-c", PASS_ON, names, *(str(sock.fileno()) for sock in sockets))
+        for sock in sockets:
             sock.set_inheritable(True)
         return start_edge(state_dir, *options, prefix=prefix, close_fds=False)
 
     def close(self) -> None:
-        self.https.close()
-        self.quic.close()
+        for sock in (self.https, self.quic, self.http):
+            sock.close()
 
 
 @pytest.fixture
@@ -116,12 +121,55 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
             assert says_back(visitor)
         assert edge.process.wait(PATIENCE) == 0
         until(lambda: is_served(edge, tunnel), PATIENCE)
-        log = edge.state_dir.with_suffix(".log").read_text()
-        (line,) = [line for line in log.splitlines() if "is to take over" in line]
-        os.kill(int(line.split()[-5]), signal.SIGTERM)
-        until(lambda: not (edge.state_dir / "client.env").exists(), PATIENCE)
+        stop_successor(edge)
+
+
+def stop_successor(edge: EdgeProcess) -> None:
+    """Of an edge that has ended."""
+    log = edge.state_dir.with_suffix(".log").read_text()
+    (line,) = [line for line in log.splitlines() if "is to take over" in line]
+    os.kill(int(line.split()[-5]), signal.SIGTERM)
+    until(lambda: not (edge.state_dir / "client.env").exists(), PATIENCE)
     assert edge.process.stdout is not None
     edge.process.stdout.close()
+
+
+def test_validators_come_to_a_socket_that_was_passed_also_at_a_successor(manager, tmp_path, engines):
+    """Neither could have opened it: nobody may share it."""
+    with (
+        authorities.names(tmp_path) as names,
+        authorities.pebble(tmp_path / "pebble", dns=names.dns, http_port=manager.http_port) as authority,
+    ):
+        context = ssl.create_default_context(cafile=str(authority.roots(tmp_path / "roots.pem")))
+        edge = manager.start(
+            tmp_path / "state",
+            *("--domain", "tunnel.example.com", "--acme", "you@example.com", "--acme-challenge", "http-01"),
+            *("--acme-directory", authority.directory, "--acme-ca", str(authority.ca)),
+            *("--acme-http", f"[::]:{manager.http_port}"),
+            names="acme-http:https:quic",
+        )
+
+        def is_met(tunnel: quictunnel.Tunnel) -> bool:
+            raw = socket.create_connection(("127.0.0.1", tunnel.port), timeout=PATIENCE)
+            try:
+                with context.wrap_socket(raw, server_hostname=tunnel.host) as visitor:
+                    return says_back(visitor)
+            except OSError:
+                return False
+
+        with edge.client() as client, EchoOrigin() as origin:
+            with quictunnel.forward(origin.port, name="one", client=client) as tunnel:
+                until(lambda: is_met(tunnel), PATIENCE)
+            edge.process.send_signal(signal.SIGUSR2)
+            assert edge.process.wait(PATIENCE) == 0
+            with quictunnel.forward(origin.port, name="two", client=client) as tunnel:
+                until(lambda: is_met(tunnel), PATIENCE)
+            stop_successor(edge)
+
+
+def test_a_socket_for_validators_that_nobody_asked_for(manager, tmp_path, engines):
+    with pytest.raises(AssertionError, match="A socket called acme-http was passed, and --acme-http does not say"):
+        manager.start(tmp_path / "state", names="https:quic:acme-http")
 
 
 def test_as_systemd_passes_them(tmp_path, engines):

@@ -11,7 +11,7 @@ import pytest
 
 from edge_server import activation
 from edge_server.config import EdgeConfig
-from edge_server.opening import https_socket, quic_socket
+from edge_server.opening import acme_http_socket, https_socket, quic_socket
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -112,7 +112,9 @@ def not_listening() -> socket.socket:
             "https:quic",
             r"descriptor 201 \(quic\) should come from ListenDatagram= \(UDP\)",
         ),
-        ([listening, bound, bound], "", "takes one TCP and one UDP socket .*, not '3'"),
+        ([bound], "acme-http", r"file descriptor 200 \(acme-http\) should come from ListenStream= \(TCP\)"),
+        ([listening, listening], "acme-http:acme-http", r"201 \(acme-http\) is a second socket for --acme-http"),
+        ([listening, bound, listening, listening], "", "takes one TCP and one UDP socket .*, not '4'"),
     ],
 )
 def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
@@ -126,6 +128,38 @@ def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
 def test_a_count_that_is_none(count):
     with pytest.raises(ConfigError, match="takes one TCP and one UDP socket"):
         activation.take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
+def test_one_more_is_told_by_its_name(passed, order):
+    makers, names = [listening, bound, listening], ["edge.socket", "edge.socket", "acme-http"]
+    environ, first = passed(*(makers[each] for each in order), names=":".join(names[each] for each in order))
+    given = activation.take(environ, first=first)
+    assert given.https is not None
+    assert given.quic is not None
+    assert given.acme_http is not None
+    with socket.socket(fileno=os.dup(first + order.index(2))) as other:
+        assert given.acme_http.getsockname() == other.getsockname()
+    given.close()
+    assert given.acme_http.fileno() == -1
+
+
+def test_the_port_of_acme_http_is_that_of_its_socket(tmp_path: Path):
+    with listening() as sock:
+        port = sock.getsockname()[1]
+    for wanted in (0, port):
+        given = activation.Given(acme_http=socket.create_server(("127.0.0.1", port)))
+        taken = acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", wanted)), given)
+        assert taken is not None
+        assert taken.getsockname()[1] == port
+        assert given == activation.Given()
+        taken.close()
+    for address, said in ((("::", 1), "--acme-http has port 1, the socket"), (None, "--acme-http does not say")):
+        given = activation.Given(acme_http=listening())
+        with pytest.raises(ConfigError, match=said):
+            acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=address), given)
+        assert given == activation.Given()
+    assert acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), activation.Given()) is None
 
 
 async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tmp_path: Path):

@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from edge_server.activation import ACME_HTTP
 from edge_server.commands import usual_state_dir
 from edge_server.config import EdgeConfig, parse
 from quictunnel.places import default_state_dir
@@ -42,7 +43,7 @@ def need(program: str) -> str:
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """The units, with a Python that is there in the place of the one that will be."""
-    for path in (DEPLOY / "systemd").glob("quictunnel-edge.*"):
+    for path in (DEPLOY / "systemd").glob("quictunnel-edge*.*"):
         text = path.read_text()
         assert path.suffix != ".service" or "/opt/quictunnel/bin/python" in text
         (tmp_path / path.name).write_text(text.replace("/opt/quictunnel/bin/python", sys.executable))
@@ -51,7 +52,7 @@ def units(tmp_path: Path) -> Path:
 
 def test_systemd_finds_nothing_wrong_with_the_units(units):
     names = [str(path) for path in sorted(units.iterdir())]
-    assert len(names) == 2
+    assert len(names) == 3
     ended = subprocess.run(
         [need("systemd-analyze"), "verify", "--man=no", *names],
         capture_output=True,
@@ -95,6 +96,12 @@ def seconds_of(text: str, name: str) -> float:
     found = re.search(rf"^{name}=([0-9]+)$", text, re.MULTILINE)
     assert found is not None, name
     return float(found[1])
+
+
+def test_the_socket_for_validators_is_called_what_the_edge_looks_for():
+    text = (DEPLOY / "systemd" / "quictunnel-edge-http.socket").read_text()
+    assert f"\nFileDescriptorName={ACME_HTTP}\n" in text
+    assert "\nService=quictunnel-edge.service\n" in text
 
 
 def test_the_service_may_stop_as_slowly_as_the_edge_does():

@@ -103,6 +103,23 @@ async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socke
     offer.close()
 
 
+async def test_one_more_socket_comes_where_it_is_announced(tmp_path: Path, sockets: list[socket.socket]) -> None:
+    """Of an edge that has one for validators."""
+    with socket.create_server(("127.0.0.1", 0)) as door:
+
+        async def hand_over(post: Post) -> None:
+            await post.send(Estate("a.test", 7, has_acme_http=True), [*sockets, door])
+
+        offer = Offer(tmp_path, hand_over)
+        inherited = await ask(tmp_path)
+        assert inherited is not None
+        assert inherited.acme_http is not None
+        assert inherited.acme_http.getsockname() == door.getsockname()
+        inherited.close()
+        assert inherited.acme_http.fileno() == -1
+        offer.close()
+
+
 async def test_nobody_there(tmp_path: Path) -> None:
     assert await ask(tmp_path) is None
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_behind:
