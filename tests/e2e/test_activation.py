@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ class Manager:
         self.http = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         self.ports = self.https.getsockname()[1], self.quic.getsockname()[1]
         self.http_port = self.http.getsockname()[1]
+        self._started: list[EdgeProcess] = []
 
     def start(self, state_dir: Path, *more: str, names: str = "https:quic") -> EdgeProcess:
         """An edge with these sockets: of ``https``, ``quic`` and ``acme-http`` those that are named."""
@@ -56,9 +58,20 @@ class Manager:
         prefix = (sys.executable, "-c", PASS_ON, names, *(str(sock.fileno()) for sock in sockets))
         for sock in sockets:
             sock.set_inheritable(True)
-        return start_edge(state_dir, *options, prefix=prefix, close_fds=False)
+        edge = start_edge(state_dir, *options, prefix=prefix, close_fds=False)
+        self._started.append(edge)
+        return edge
 
     def close(self) -> None:
+        for edge in self._started:  # those that a test left when it failed
+            if edge.process.poll() is None:
+                edge.process.kill()
+                edge.process.wait()
+            for process in successors(edge):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    # By now the number may be somebody else's.
+                    if str(edge.state_dir).encode() in Path(f"/proc/{process}/cmdline").read_bytes():
+                        os.kill(process, signal.SIGKILL)
         for sock in (self.https, self.quic, self.http):
             sock.close()
 
@@ -124,11 +137,16 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
         stop_successor(edge)
 
 
+def successors(edge: EdgeProcess) -> list[int]:
+    """Processes that it started, and that ended by themselves where all is well."""
+    log = edge.state_dir.with_suffix(".log").read_text()
+    return [int(line.split()[-5]) for line in log.splitlines() if "is to take over" in line]
+
+
 def stop_successor(edge: EdgeProcess) -> None:
     """Of an edge that has ended."""
-    log = edge.state_dir.with_suffix(".log").read_text()
-    (line,) = [line for line in log.splitlines() if "is to take over" in line]
-    os.kill(int(line.split()[-5]), signal.SIGTERM)
+    (process,) = successors(edge)
+    os.kill(process, signal.SIGTERM)
     until(lambda: not (edge.state_dir / "client.env").exists(), PATIENCE)
     assert edge.process.stdout is not None
     edge.process.stdout.close()
