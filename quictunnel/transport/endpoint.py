@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.transport.engine import Address, Connection, Engine, Event, Stats
-    from quictunnel.transport.qlog import Tracer
+    from quictunnel.transport.qlog import Trace, Tracer
     from quictunnel.transport.udp import DatagramSocket
 
 log = logging.getLogger(__name__)
@@ -149,13 +149,41 @@ class Endpoint:
             traffic.add(connection.stats())
         return traffic
 
+    # What connections do, in files. The engine that does it is there while some are wanted, and at no other time.
+
     def trace(self, tracer: Tracer | None) -> None:
-        """Write what every connection does to files from now on, also of those that are there; None: no more."""
-        engine = self._engine
-        if isinstance(engine, Traced):
-            engine.close()
-            engine = engine.inner
-        self._engine = engine if tracer is None else Traced(engine, tracer, self._sinks, self._now())
+        """Write what every connection does to files from now on, also of those that are there; None: no more, but
+        of those that :meth:`trace_one` was said of, which go on in their files either way."""
+        if tracer is not None or isinstance(self._engine, Traced):
+            self._tracing().trace_all(tracer, self._sinks, self._now())
+
+    def trace_one(self, connection: Connection, tracer: Tracer) -> Trace:
+        """Write what one of the connections does, until its end; where that is done already, this says where.
+        Raises NotTracedError."""
+        return self._tracing().trace_one(connection, tracer, self._sinks, self._now())
+
+    def untrace_one(self, connection: Connection) -> None:
+        """It is of no more interest than the others."""
+        if isinstance(self._engine, Traced):
+            self._engine.untrace_one(connection)
+
+    def trace_of(self, connection: Connection) -> Trace | None:
+        """What is being written of a connection now, whoever asked for it."""
+        return self._engine.trace_of(connection) if isinstance(self._engine, Traced) else None
+
+    def _tracing(self) -> Traced:
+        if not isinstance(self._engine, Traced):
+            self._engine = Traced(self._engine, self._trace_no_more)
+        return self._engine
+
+    def _end_trace(self, connection: Connection) -> None:
+        """It is over. There is nothing to do, unless a trace began after the engine had said so."""
+        if isinstance(self._engine, Traced):
+            self._engine.forget(connection)
+
+    def _trace_no_more(self) -> None:
+        if isinstance(self._engine, Traced):
+            self._engine = self._engine.inner
 
     # What the rooms above ask for.
 
@@ -218,7 +246,9 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         self._socket.close()
-        self.trace(None)
+        if isinstance(self._engine, Traced):
+            self._engine.close()
+            self._trace_no_more()
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
         while self._sinks:
@@ -322,6 +352,8 @@ class Endpoint:
         if sink is None and isinstance(event, Connected) and not connection.is_client:
             sink = self._accept(connection)
         if sink is None:  # refused, or failed before
+            if isinstance(event, Closed):
+                self._end_trace(connection)
             return
         match event:
             case Data(stream, chunks, end):
@@ -337,6 +369,7 @@ class Endpoint:
             case StreamsAvailable():
                 sink.streams_available()
             case Closed():
+                self._end_trace(connection)
                 self._forget(connection)
                 self._tell_closed(connection, sink, event)
 

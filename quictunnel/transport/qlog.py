@@ -1,18 +1,18 @@
 """What QUIC connections did, in files that tools draw (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON text
 sequences, RFC 7464): one for each connection, of bounded size and number, for their owner alone.
 
-A :class:`Traced` engine stands before an engine while traces are wanted, and nothing does otherwise. It sees what
-goes over the seam, which is the same for every engine: datagrams in and out with their sizes, long headers (which
-are in the clear), bytes handed to streams' readers, resets, and after each turn what the engine knows of the path:
-round trip times, congestion window, bytes in flight, packets lost. It does not see numbers and frames of packets,
-which only the engines' own code does. So nothing in the files is secret either, except who talks with whom.
+A :class:`Traced` engine stands before an engine while traces are wanted, of all connections or of some, and
+nothing does otherwise. It sees what goes over the seam, which is the same for every engine: datagrams in and out
+with their sizes, long headers (which are in the clear), bytes handed to streams' readers, resets, and after each
+turn what the engine knows of the path: round trip times, congestion window, bytes in flight, packets lost. It does
+not see numbers and frames of packets, which only the engines' own code does. So nothing in the files is secret
+either, except who talks with whom.
 
 Files are written on the loop's thread, in pieces: traces are for looking into something, not for every day.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import json
@@ -26,7 +26,7 @@ from quictunnel.errors import ConfigError
 from quictunnel.transport.engine import Closed, Connected, Data, Reset, Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from quictunnel.transport.engine import (
@@ -45,7 +45,8 @@ logger = logging.getLogger(__name__)
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Of one file: a gigabyte of transfer or so, and what tools still open. The trace ends there and says so."""
 MAX_FILES: Final = 64
-"""That one process writes, a gigabyte altogether. Connections after these are not traced."""
+"""Of one process in a directory, a gigabyte altogether. Connections after these are not traced, until somebody has
+removed some."""
 PIECE: Final = 64 * 1024
 """Bytes after which what was gathered is written."""
 MAX_EARLY: Final = 64
@@ -59,15 +60,26 @@ _TYPES: Final = ("initial", "0RTT", "handshake", "retry")
 _BEGIN: Final = "\x1e"
 
 
+class NotTracedError(Exception):
+    """No trace can be begun; says why."""
+
+
 class Tracer:
     """Where traces go, and how many there may be."""
 
     def __init__(self, directory: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
         """Makes the directory. Raises ConfigError when it cannot be written."""
-        self.directory = directory
+        self.directory = directory.absolute()
         self.max_bytes = max_bytes
-        self._left = max_files
+        self._max_files = max_files
+        self._written: list[Trace] = []
+        """Those whose files are there, as far as is known."""
         self._number = itertools.count(1)
+        self.make_directory()
+
+    def make_directory(self) -> None:
+        """If it is not there. Raises ConfigError when it cannot be written."""
+        directory = self.directory
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -75,28 +87,44 @@ class Tracer:
         if not os.access(directory, os.W_OK | os.X_OK):
             raise ConfigError(f"The qlog directory {directory} cannot be written.")
 
-    def begin(self, connection: Connection, engine: str, at: float) -> Trace | None:
-        """A trace of a connection from now on (``at``: the engine's clock); None when there are too many."""
-        if self._left <= 0:
-            return None
-        self._left -= 1
-        if not self._left:
-            logger.warning(
-                "there are as many qlog files in %s as there may be; the next begin none", self.directory
+    @property
+    def has_room(self) -> bool:
+        """Whether another file may be begun. Those that somebody has removed do not count."""
+        if len(self._written) >= self._max_files:
+            self._written = [trace for trace in self._written if trace.is_open or trace.path.exists()]
+        return len(self._written) < self._max_files
+
+    def begin(self, connection: Connection, engine: str, at: float) -> Trace:
+        """A trace of a connection from now on (``at``: the engine's clock). Raises NotTracedError."""
+        if not self.has_room:
+            raise NotTracedError(
+                f"There are {self._max_files} qlog files of this process in {self.directory}, and there may be no "
+                "more; remove some."
             )
         side = "client" if connection.is_client else "server"
         name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}-{next(self._number)}-{side}{SUFFIX}"
         try:
-            return Trace(self.directory / name, connection, engine, at, self.max_bytes)
+            trace = Trace(self.directory / name, connection, engine, at, self.max_bytes)
         except OSError as error:
-            logger.error("%s cannot be written: %s", self.directory / name, error.strerror or error)
-            return None
+            raise NotTracedError(f"{self.directory / name} cannot be written: {error.strerror}.") from None
+        self._written.append(trace)
+        if len(self._written) == self._max_files:
+            logger.warning(
+                "there are as many qlog files in %s as there may be; the next begin none", self.directory
+            )
+        return trace
+
+
+def tracer_of(directory: Path) -> Tracer:
+    """That of this process for a directory, so that many connections one after another do not fill a disk either,
+    nor do traces that are switched on again and again. Raises ConfigError."""
+    tracer = _known(directory.absolute())
+    tracer.make_directory()  # it may have been removed since
+    return tracer
 
 
 @functools.cache
-def tracer_of(directory: Path) -> Tracer:
-    """That of this process for a directory, so that many connections one after another do not fill a disk either.
-    Raises ConfigError."""
+def _known(directory: Path) -> Tracer:
     return Tracer(directory)
 
 
@@ -107,13 +135,15 @@ class Trace:
         """Raises OSError when there can be none."""
         self.path = path
         self.stats: Stats | None = None
+        self.is_open = True
+        self.is_cut = False
+        """It ended before its time: at its bound, or because the disk is full."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._gathered: list[str] = []
         self._size = 0
         self._written = 0
         self._max = max_bytes
         self._began = at
-        self._is_open = True
         side = "client" if connection.is_client else "server"
         self._put(
             {
@@ -135,7 +165,7 @@ class Trace:
 
     def note(self, at: float, name: str, data: dict[str, Any]) -> None:
         """An event. Those that began before the trace have a negative time."""
-        if self._is_open:
+        if self.is_open:
             self._put({"time": round((at - self._began) * 1000, 3), "name": name, "data": data})
 
     def look(self, at: float, stats: Stats) -> None:
@@ -151,8 +181,8 @@ class Trace:
 
     def close(self) -> None:
         """Write what is left; nothing follows."""
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             self._write()
             os.close(self._descriptor)
 
@@ -161,6 +191,7 @@ class Trace:
         if self._written + self._size + len(text) > self._max - PIECE // 64:
             end = {"time": entry.get("time", 0), "name": "quictunnel:trace_is_full", "data": {}}
             self._gathered.append(f"{_BEGIN}{json.dumps(end, separators=(',', ':'))}\n")
+            self.is_cut = True
             self.close()
             return
         self._gathered.append(text)
@@ -176,8 +207,9 @@ class Trace:
             os.write(self._descriptor, text.encode())
         except OSError as error:
             logger.error("%s cannot be written any more: %s", self.path, error.strerror or error)
-            if self._is_open:
-                self._is_open = False
+            self.is_cut = True
+            if self.is_open:
+                self.is_open = False
                 os.close(self._descriptor)
 
 
@@ -191,31 +223,89 @@ def _metrics(stats: Stats) -> dict[str, float]:
 
 
 class Traced:
-    """An engine, traced (a transport.engine.Engine). Connections are the inner engine's own."""
+    """An engine, traced (a transport.engine.Engine). Connections are the inner engine's own.
 
-    def __init__(self, inner: Engine, tracer: Tracer, known: Iterable[Connection], now: float) -> None:
-        """``known``: those that are there already."""
+    Which of them are wanted is said by :meth:`trace_all` and :meth:`trace_one`; a connection has one file, whoever
+    wants it."""
+
+    def __init__(self, inner: Engine, on_unwanted: Callable[[], None]) -> None:
+        """``on_unwanted``: no connection is wanted any more; it is told in the middle of what this object does,
+        which then goes on as if it were not there."""
         self.inner = inner
         self.name = inner.name
         self.version = inner.version
-        self._tracer = tracer
-        self._traces: dict[Connection, Trace | None] = {}
+        self._on_unwanted = on_unwanted
+        self._everything: Tracer | None = None
+        self._chosen: set[Connection] = set()
+        """Those wanted for their own sake; each has a trace."""
+        self._traces: dict[Connection, Trace] = {}
+        self._known: dict[Connection, Address] = {}
+        """All connections, those that are not traced as well, so that their datagrams are told apart from those of
+        newcomers at the cost of a look."""
         self._by_address: dict[Address, Connection] = {}
         self._early: OrderedDict[Address, list[tuple[float, str, dict[str, Any]]]] = OrderedDict()
         self._touched: dict[Connection, None] = {}
-        self._now = now
-        for connection in known:
-            self._begin(connection)
+        self._now = 0.0
 
     @property
     def counters(self) -> EngineCounters:
         return self.inner.counters
 
+    # Which connections.
+
+    def trace_all(self, tracer: Tracer | None, known: Iterable[Connection], now: float) -> None:
+        """Trace every connection from now on; None: those alone that were chosen, whose files go on either way.
+        ``known``: those that are there already."""
+        self._now = now
+        self._everything = tracer
+        self._early.clear()
+        for connection in tuple(self._traces):
+            if connection not in self._chosen:
+                self._traces.pop(connection).close()
+        for connection in known:
+            self._meet(connection)
+            if tracer is not None and connection not in self._traces:
+                self._begin_if_possible(connection, tracer)
+        self._rest()
+
+    def trace_one(self, connection: Connection, tracer: Tracer, known: Iterable[Connection], now: float) -> Trace:
+        """Trace a connection, which is not over, until its end, or until :meth:`untrace_one`; where it has a trace
+        already, that is it. Raises NotTracedError."""
+        self._now = now
+        for each in known:
+            self._meet(each)
+        trace = self._traces.get(connection)
+        try:
+            if trace is None or not trace.is_open:
+                trace = self._begin(connection, tracer)
+            self._chosen.add(connection)
+        finally:
+            self._rest()
+        return trace
+
+    def untrace_one(self, connection: Connection) -> None:
+        """It is not chosen any more."""
+        self._chosen.discard(connection)
+        if self._everything is None:
+            self._end(connection)
+
+    def trace_of(self, connection: Connection) -> Trace | None:
+        """What is being written of a connection."""
+        trace = self._traces.get(connection)
+        return trace if trace is not None and trace.is_open else None
+
+    def forget(self, connection: Connection) -> None:
+        """It is over."""
+        address = self._known.pop(connection, None)
+        if address is not None and self._by_address.get(address) is connection:
+            del self._by_address[address]
+        self._touched.pop(connection, None)
+        self._end(connection)
+
     def close(self) -> None:
         """End all traces; the connections go on."""
         for trace in self._traces.values():
-            if trace is not None:
-                trace.close()
+            trace.close()
         self._traces.clear()
 
     # The seam.
@@ -223,16 +313,16 @@ class Traced:
     def connect(self, address: Address, server_name: str, now: float) -> Connection:
         self._now = now
         connection = self.inner.connect(address, server_name, now)
-        self._begin(connection)
+        self._newcomer(connection)
         return connection
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
         self._now = now
         self.inner.receive(batch, now)
         for received in batch:
-            self._datagrams(
-                received.address, "received", received.payload, len(received.payload), received.segment
-            )
+            address, payload = received.address, received.payload
+            if self._is_seen(address):
+                self._datagrams(address, "received", payload, len(payload), received.segment)
 
     def expire(self, now: float) -> None:
         self._now = now
@@ -249,28 +339,66 @@ class Traced:
     def transmit(self, now: float) -> Iterator[Transmit]:
         self._now = now
         for burst in self.inner.transmit(now):
-            size = sum(map(len, burst.parts))
-            self._datagrams(burst.address, "sent", burst.parts[0] if burst.parts else b"", size, burst.segment)
+            if self._is_seen(burst.address):
+                size = sum(map(len, burst.parts))
+                first = burst.parts[0] if burst.parts else b""
+                self._datagrams(burst.address, "sent", first, size, burst.segment)
             yield burst
         touched, self._touched = self._touched, {}
         for connection in touched:
             if (trace := self._traces.get(connection)) is not None:
                 trace.look(now, connection.stats())
+                if not trace.is_open:
+                    self._end(connection)
 
     def has_connections(self) -> bool:
         return self.inner.has_connections()
 
     # Inside.
 
-    def _begin(self, connection: Connection) -> None:
-        if connection in self._traces:
+    def _meet(self, connection: Connection) -> None:
+        if connection not in self._known:
+            self._known[connection] = connection.address
+            self._by_address[connection.address] = connection
+
+    def _newcomer(self, connection: Connection) -> None:
+        if connection in self._known:
             return
-        trace = self._traces[connection] = self._tracer.begin(connection, self.name, self._now)
-        address = connection.address
-        self._by_address[address] = connection
-        for at, name, data in self._early.pop(address, ()):
-            if trace is not None:
+        self._meet(connection)
+        early = self._early.pop(connection.address, ())
+        trace = self._begin_if_possible(connection, self._everything) if self._everything is not None else None
+        if trace is not None:
+            for at, name, data in early:
                 trace.note(at, name, data)
+
+    def _begin(self, connection: Connection, tracer: Tracer) -> Trace:
+        trace = self._traces[connection] = tracer.begin(connection, self.name, self._now)
+        return trace
+
+    def _begin_if_possible(self, connection: Connection, tracer: Tracer) -> Trace | None:
+        """One of many: when there are too many, that was said once."""
+        try:
+            return self._begin(connection, tracer) if tracer.has_room else None
+        except NotTracedError as error:
+            logger.error("%s", error)
+            return None
+
+    def _end(self, connection: Connection) -> None:
+        """Of a trace; the connection may go on."""
+        self._chosen.discard(connection)
+        trace = self._traces.pop(connection, None)
+        if trace is not None:
+            trace.close()
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._everything is None and not self._traces:
+            self._on_unwanted()
+
+    def _is_seen(self, address: Address) -> bool:
+        """Whether datagrams of this address are of interest. Those of most are not where few are traced."""
+        connection = self._whose(address)
+        return self._everything is not None if connection is None else connection in self._traces
 
     def _datagrams(self, address: Address, way: str, first: bytes | memoryview, size: int, segment: int) -> None:
         """``first``: bytes with which the first of them begins."""
@@ -288,8 +416,7 @@ class Traced:
         connection = self._whose(address)
         if connection is not None:
             self._touched[connection] = None
-            if (trace := self._traces[connection]) is not None:
-                trace.note(self._now, name, data)
+            self._traces[connection].note(self._now, name, data)
             return
         early = self._early.setdefault(address, [])
         self._early.move_to_end(address)
@@ -301,17 +428,19 @@ class Traced:
     def _whose(self, address: Address) -> Connection | None:
         connection = self._by_address.get(address)
         if connection is None:
-            # Of those that are there one may have moved.
+            # Of those that are traced one may have moved.
             connection = next((each for each in self._traces if each.address == address), None)
             if connection is not None:
-                for old in [at for at, who in self._by_address.items() if who is connection]:
+                old = self._known[connection]
+                if self._by_address.get(old) is connection:
                     del self._by_address[old]
+                self._known[connection] = address
                 self._by_address[address] = connection
         return connection
 
     def _event(self, connection: Connection, event: Event) -> None:
         if isinstance(event, Connected):
-            self._begin(connection)
+            self._newcomer(connection)
         trace = self._traces.get(connection)
         if trace is not None:
             match event:
@@ -329,16 +458,7 @@ class Traced:
                     said = {"application_code": code, "reason": reason, "trigger": cause.name.lower()}
                     trace.note(self._now, "connectivity:connection_closed", said)
         if isinstance(event, Closed):
-            self._forget(connection)
-
-    def _forget(self, connection: Connection) -> None:
-        trace = self._traces.pop(connection, None)
-        if trace is not None:
-            trace.close()
-        self._touched.pop(connection, None)
-        with contextlib.suppress(KeyError):
-            if self._by_address[connection.address] is connection:
-                del self._by_address[connection.address]
+            self.forget(connection)
 
 
 def long_header(datagram: bytes) -> dict[str, Any] | None:

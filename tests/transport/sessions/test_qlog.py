@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
+import copy
 import stat
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from quictunnel.errors import ConfigError
-from quictunnel.transport.engine import Received
-from quictunnel.transport.qlog import EARLY_EVENTS, MAX_EARLY, Traced, Tracer, long_header
+from quictunnel.transport.endpoint import Endpoint
+from quictunnel.transport.engine import CloseCause, Closed, Received, StreamsAvailable
+from quictunnel.transport.qlog import (
+    EARLY_EVENTS,
+    MAX_EARLY,
+    NotTracedError,
+    Traced,
+    Tracer,
+    long_header,
+    tracer_of,
+)
+from quictunnel.transport.session import Session
+from quictunnel.wire.control import Side
+from tests.qlog import count, events, names, only_file
 from tests.simnet.link import Conditions
-from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.pair import Half, Pump, SessionPair, StartPair, payloads
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.simnet.socket import Network
+
 WAN = Conditions.wan(mbit=100, rtt=0.05)
 SIZE = 300_000
-
-
-def events(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON text sequence (RFC 7464): each begins with RS and ends with LF."""
-    text = path.read_text()
-    assert text.startswith("\x1e")
-    assert text.endswith("\n")
-    assert re.fullmatch("(\x1e[^\x1e\n]*\n)*", text)
-    return [json.loads(record) for record in text.split("\x1e")[1:]]
-
-
-def only_file(directory: Path) -> Path:
-    (path,) = directory.iterdir()
-    return path
-
-
-def count(trace: list[dict[str, Any]], name: str) -> int:
-    return sum(event["data"]["count"] for event in trace if event.get("name") == name)
 
 
 async def transfer(pair: SessionPair) -> None:
@@ -65,10 +60,10 @@ async def test_both_sides_say_the_same(start_pair: StartPair, tmp_path: Path):
         head = trace[0]
         assert (head["qlog_version"], head["qlog_format"]) == ("0.3", "JSON-SEQ")
         assert head["trace"]["vantage_point"]["type"] == side
-        names = [event["name"] for event in trace[1:]]
-        assert names[0] == "connectivity:connection_started"
-        assert names.count("connectivity:connection_state_updated") == 1
-        assert "connectivity:connection_closed" in names
+        said = names(trace)
+        assert said[0] == "connectivity:connection_started"
+        assert said.count("connectivity:connection_state_updated") == 1
+        assert "connectivity:connection_closed" in said
         assert len([event for event in trace if event.get("name") == "recovery:metrics_updated"]) > 10
     # Nothing is lost on this network, and nothing between the two.
     assert count(edge, "transport:datagrams_received") >= SIZE // 1500
@@ -140,6 +135,174 @@ async def test_there_are_so_many_files_and_no_more(pair: SessionPair, tmp_path: 
     pair.client_endpoint.trace(tracer)
     await transfer(pair)
     assert only_file(tmp_path).name.endswith("-server.sqlog")
+
+
+async def test_files_that_were_removed_make_room(pair: SessionPair, tmp_path: Path):
+    tracer, endpoint, connection = Tracer(tmp_path, max_files=2), pair.edge_endpoint, pair.edge.link.connection
+    bare = endpoint.engine
+    removed = []
+    for _ in range(2):
+        removed.append(endpoint.trace_one(connection, tracer).path)
+        endpoint.untrace_one(connection)
+    with pytest.raises(NotTracedError, match="There are 2 qlog files"):
+        endpoint.trace_one(connection, tracer)
+    assert endpoint.engine is bare, "nothing stands before it for nothing"
+    removed[0].unlink()
+    gone = endpoint.trace_one(connection, tracer).path
+    gone.unlink()
+    with pytest.raises(NotTracedError):  # it is being written all the same
+        tracer.begin(connection, "", 0.0)
+    endpoint.untrace_one(connection)
+    assert tracer.has_room
+
+
+def test_a_process_has_one_count_for_a_directory(tmp_path: Path):
+    tracer = tracer_of(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    assert tracer_of(tmp_path / "here") is tracer
+    assert (tmp_path / "here").is_dir(), "made again"
+    assert tracer_of(tmp_path / "there") is not tracer
+
+
+async def beside(pair: SessionPair, network: Network) -> SessionPair:
+    """Another client of the same edge, and its session there."""
+    other = copy.copy(pair)
+    other.client_half, other.edge_half = Half(Side.CLIENT), Half(Side.EDGE)
+    mine, pair.edge_half = pair.edge_half, other.edge_half  # whom the edge takes the newcomer for
+    other.client_endpoint = Endpoint(pair._engine(), network.socket(("10.0.3.1", 7000), both=WAN.copy()))
+    other.client = other.client_half.session = Session(Side.CLIENT, other.client_half, other.client_endpoint.wake)
+    address, link = pair.edge_endpoint.local_address, other.client.link
+    link.attach(other.client_endpoint.connect(address, "edge.test", link))
+    await other.greet()
+    pair.edge_half = mine
+    return other
+
+
+@pytest.mark.parametrize("comes", ["before", "after"])
+async def test_of_two_connections_one_is_traced(network: Network, pair: SessionPair, tmp_path: Path, comes: str):
+    endpoint = pair.edge_endpoint
+    bare = endpoint.engine
+    other = await beside(pair, network) if comes == "before" else None
+    trace = endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path))
+    assert endpoint.trace_of(pair.edge.link.connection) is trace
+    assert isinstance(endpoint.engine, Traced)
+    if other is None:
+        other = await beside(pair, network)
+    assert endpoint.trace_of(other.edge.link.connection) is None
+    await transfer(other)
+    assert endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path)) is trace, "asked again, it is the same"
+    endpoint.engine.receive([Received(b"\x40" + bytes(30), 31, ("10.9.0.1", 1))], endpoint._now())
+    assert not endpoint.engine._early, "strangers are of no interest"
+    await other.client_endpoint.close(0.5)
+    before = pair.edge.stats()
+    await transfer(pair)
+    await pair.settled()
+    endpoint.untrace_one(pair.edge.link.connection)
+    assert endpoint.engine is bare
+    assert endpoint.trace_of(pair.edge.link.connection) is None
+    found = events(only_file(tmp_path))
+    received = sum(
+        raw["length"]
+        for event in found
+        if event.get("name") == "transport:datagrams_received"
+        for raw in event["data"]["raw"]
+    )
+    assert SIZE < pair.edge.stats().bytes_received - before.bytes_received <= received < 1.5 * SIZE, (
+        "its own alone"
+    )
+    assert found[1]["data"]["dst_ip"] == pair.edge.link.connection.address[0]
+
+
+async def test_a_trace_of_one_ends_with_it(pair: SessionPair, tmp_path: Path):
+    bare = pair.edge_endpoint.engine
+    pair.edge_endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path))
+    pair.client.close(0)
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_endpoint.engine is bare
+    assert names(events(only_file(tmp_path)))[-1] == "connectivity:connection_closed"
+
+
+async def test_a_trace_of_one_ends_at_its_bound(pair: SessionPair, tmp_path: Path):
+    bare, tracer = pair.edge_endpoint.engine, Tracer(tmp_path, max_bytes=20_000)
+    trace = pair.edge_endpoint.trace_one(pair.edge.link.connection, tracer)
+    await transfer(pair)
+    assert pair.edge_endpoint.engine is bare
+    assert trace.is_cut
+    assert names(events(only_file(tmp_path)))[-1] == "quictunnel:trace_is_full"
+    another = pair.edge_endpoint.trace_one(pair.edge.link.connection, tracer)
+    assert another.path != trace.path, "whoever asks again has another file"
+    while another.is_open:
+        another.note(0.0, "quictunnel:test", {})
+    assert pair.edge_endpoint.trace_of(pair.edge.link.connection) is None
+    third = pair.edge_endpoint.trace_one(pair.edge.link.connection, tracer)
+    assert third.is_open, "also in the turn in which it became full"
+    pair.edge_endpoint.untrace_one(pair.edge.link.connection)
+    assert not third.is_cut
+
+
+async def test_a_trace_of_one_goes_on_where_the_connection_goes(
+    network: Network, pair: SessionPair, tmp_path: Path
+):
+    trace = pair.edge_endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path))
+    await transfer(pair)
+    pair.client_endpoint.rebind(network.socket(("10.0.4.1", 7001), both=WAN.copy()))
+    await transfer(pair)
+    assert pair.edge.link.connection.address[0] == "10.0.4.1"
+    pair.edge_endpoint.untrace_one(pair.edge.link.connection)
+    assert not trace.is_cut
+    assert count(events(only_file(tmp_path)), "transport:datagrams_received") > 2 * SIZE // 1500
+
+
+async def test_all_and_one_do_not_get_into_each_others_way(network: Network, pair: SessionPair, tmp_path: Path):
+    """All are traced and no more, while one is, and the other way round: that one has one file for all of it."""
+    endpoint, connection = pair.edge_endpoint, pair.edge.link.connection
+    bare = endpoint.engine
+    other = await beside(pair, network)
+    mine, theirs = Tracer(tmp_path / "mine"), Tracer(tmp_path / "theirs")
+    trace = endpoint.trace_one(connection, mine)
+    await transfer(pair)
+    endpoint.trace(theirs)
+    await transfer(pair)
+    (of_other,) = theirs.directory.iterdir()
+    endpoint.trace(None)
+    assert endpoint.trace_of(connection) is trace
+    assert endpoint.trace_of(other.edge.link.connection) is None
+    await transfer(pair)
+    endpoint.untrace_one(connection)
+    assert endpoint.engine is bare
+    assert count(events(only_file(mine.directory)), "transport:datagrams_received") > 3 * SIZE // 1500
+    assert events(of_other)[1]["data"]["dst_ip"] == "10.0.3.1"
+    # The other way round.
+    endpoint.trace(theirs)
+    trace = endpoint.trace_of(connection)
+    assert trace is not None
+    assert endpoint.trace_one(connection, mine) is trace
+    endpoint.untrace_one(connection)
+    assert endpoint.trace_of(connection) is trace, "it is traced as all are"
+    endpoint.trace_one(connection, mine)
+    endpoint.trace(None)
+    assert endpoint.trace_of(connection) is trace, "and now for its own sake"
+    endpoint.untrace_one(connection)
+    assert endpoint.engine is bare
+    assert not trace.is_open
+    assert len(list(theirs.directory.iterdir())) == 3
+    assert len(list(mine.directory.iterdir())) == 1
+    await other.client_endpoint.close(0.5)
+
+
+async def test_a_trace_that_begins_too_late_ends_at_once(pair: SessionPair, tmp_path: Path, monkeypatch):
+    """The engine has said already that the connection is over, and others are still told of what came before."""
+    endpoint, connection = pair.edge_endpoint, pair.edge.link.connection
+    bare = endpoint.engine
+    said = [(connection, StreamsAvailable()), (connection, Closed(CloseCause.PEER, 0, ""))]
+    begun = []
+    late = lambda: begun.append(endpoint.trace_one(connection, Tracer(tmp_path)))  # noqa: E731 - in one line
+    monkeypatch.setattr(pair.edge.link, "streams_available", late)
+    monkeypatch.setattr(bare, "poll", lambda: iter(said))
+    endpoint._dispatch()
+    monkeypatch.undo()
+    assert endpoint.engine is bare
+    assert [trace.is_open for trace in begun] == [False]
 
 
 async def test_strangers_who_become_nothing_are_forgotten(pair: SessionPair, tmp_path: Path):
