@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
 from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, usual_state_dir
+from edge_server.tracing import DIRECTORY as TRACES
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ def _kept(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
         if any(part.startswith(".") for part in relative.parts) or relative.name in LEFT_OUT:
+            continue
+        if relative.parts[0] == TRACES:  # up to a gigabyte that is of no use there
             continue
         if path.name.endswith(_PARTS) or not (path.is_dir() or path.is_file()):
             continue

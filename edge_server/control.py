@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from edge_server.house import House
     from edge_server.rights.identity import Identity
+    from edge_server.tracing import SessionTrace
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream
@@ -59,6 +60,8 @@ class Guest:
         """When its token was found good (time.monotonic)."""
         self.software = ""
         """What it calls itself; printable."""
+        self.trace: SessionTrace | None = None
+        """What an operator wants to see of it."""
         self._looking: asyncio.Task[None] | None = None
         """Where a domain points; what was asked afterwards waits for it."""
         self._requests: deque[Bind | Unbind] = deque()
@@ -231,6 +234,8 @@ class Guest:
         self.session.resume(link, self)
         self._welcome(secret, resumed=True)
         self.session.stand()
+        if self.trace is not None:
+            self.trace.go_on()
 
     def _welcome(self, secret: bytes, *, resumed: bool) -> None:
         assert self.identity is not None, "it was greeted for its token"

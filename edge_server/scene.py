@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edge_server.control import Guest
     from edge_server.house import House
     from edge_server.lag import Lag
+    from edge_server.tracing import Tracing
     from edge_server.visitors.front import Front
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
@@ -39,6 +40,8 @@ class Scene:
     is_draining: Callable[[], bool]
     """Whether nobody is taken any more, because it stops or another edge took over."""
     lag: Lag
+    tracing: Tracing
+    """What is written of connections."""
     udp: UdpSocket
     started_at: float = field(default_factory=time.time)
     """Seconds since the epoch."""

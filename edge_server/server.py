@@ -51,6 +51,7 @@ from edge_server.succession import (
     ask,
 )
 from edge_server.tickets import Sealer
+from edge_server.tracing import Tracing
 from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
 from edge_server.watch import Watch
@@ -59,7 +60,7 @@ from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
-from quictunnel.transport.qlog import Tracer
+from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.udp import UdpSocket
 from quictunnel.wire.codes import ALPN, SessionCode
 
@@ -105,6 +106,7 @@ class EdgeServer:
         self._registry = Registry()
         self._certificates = Certificates(allow_wildcard_h2=config.allow_wildcard_h2)
         self._endpoint: Endpoint | None = None
+        self._tracing: Tracing | None = None
         self._front: Front | None = None
         self._https: asyncio.Server | None = None
         self._client_env: ClientEnv | None = None
@@ -145,7 +147,7 @@ class EdgeServer:
         self.ca = authority.certificate
         self._take_certificates(authority)
         identity = make_identity(config, state.path, authority)
-        tracer = Tracer(config.qlog) if config.qlog is not None else None
+        tracer = tracer_of(config.qlog) if config.qlog is not None else None
         inherited = await self._ask(state) if config.takeover else None
         try:
             if config.admin is not None:
@@ -177,7 +179,8 @@ class EdgeServer:
         # ... then the door for clients, who bring the names that visitors ask for.
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
-        self._endpoint.trace(tracer)
+        self._tracing = Tracing(self._endpoint, config.state_dir)
+        self._tracing.trace_all(tracer)
         self._https = await asyncio.get_running_loop().create_server(
             self._front, sock=self._listening, backlog=BACKLOG
         )
@@ -194,6 +197,7 @@ class EdgeServer:
             identity=identity[0],
             is_draining=lambda: self._is_draining,
             lag=self.lag,
+            tracing=self._tracing,
             udp=self._udp,
         )
         self._given.close()
@@ -269,12 +273,12 @@ class EdgeServer:
         """Take over what may change while it serves; which options did, and which did not. Raises ConfigError
         when something is wrong with them: then nothing has changed."""
         assert self._house is not None
-        assert self._endpoint is not None
+        assert self._tracing is not None
         is_other = config.qlog != self.config.qlog
-        tracer = Tracer(config.qlog) if is_other and config.qlog is not None else None
+        tracer = tracer_of(config.qlog) if is_other and config.qlog is not None else None
         outcome = await reconfigure(self._house, self.config, config)
         if is_other:
-            self._endpoint.trace(tracer)
+            self._tracing.trace_all(tracer)
         self.config = outcome.config
         return outcome
 

@@ -37,13 +37,16 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
             database.execute("INSERT INTO mark VALUES (7)")
         (tmp_path / "state" / "acme").mkdir()
         (tmp_path / "state" / "acme" / "account.key").write_text("secret")
+        (tmp_path / "state" / "qlog").mkdir()
+        (tmp_path / "state" / "qlog" / "1.sqlog").write_text("large")
         assert main([str(tmp_path / "edge.tar"), "--state-dir", str(tmp_path / "state")]) == 0
         with tarfile.open(tmp_path / "edge.tar") as archive:
             names = archive.getnames()
         assert {"token", "ca.pem", "ca.key", "ticket.key", "reset.key", "tokens.db", "acme/account.key"} <= set(
             names
         )
-        assert not {"client.env", "edge.sock", "quic.key", "tokens.db-wal", "tokens.db-shm"} & set(names)
+        assert not {"client.env", "edge.sock", "quic.key", "tokens.db-wal", "tokens.db-shm", "qlog"} & set(names)
+        assert "qlog/1.sqlog" not in names
         token = server.token
     finally:
         await server.stop()

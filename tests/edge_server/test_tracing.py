@@ -1,0 +1,125 @@
+"""Sessions that are traced on request, as they lose their links and have others: without any QUIC."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_server.tracing import DIRECTORY, Tracing
+from quictunnel.transport.qlog import NotTracedError, Tracer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Trace:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_cut = False
+
+
+class Endpoint:
+    """What is asked of one."""
+
+    def __init__(self) -> None:
+        self.traces: dict[object, Trace] = {}
+        self.everything: Tracer | None = None
+        self.refusal = ""
+        self.number = 0
+
+    def trace(self, tracer: Tracer | None) -> None:
+        self.everything = tracer
+
+    def trace_one(self, connection: object, tracer: Tracer) -> Trace:
+        if self.refusal:
+            raise NotTracedError(self.refusal)
+        self.number += 1
+        return self.traces.setdefault(connection, Trace(tracer.directory / str(self.number)))
+
+    def untrace_one(self, connection: object) -> None:
+        self.traces.pop(connection, None)
+
+    def trace_of(self, connection: object) -> Trace | None:
+        return self.traces.get(connection)
+
+
+@pytest.fixture
+def endpoint() -> Endpoint:
+    return Endpoint()
+
+
+@pytest.fixture
+def tracing(endpoint: Endpoint, tmp_path: Path) -> Tracing:
+    return Tracing(endpoint, tmp_path)
+
+
+@pytest.fixture
+def guest() -> Any:
+    link = SimpleNamespace(connection="one")
+    return SimpleNamespace(session=SimpleNamespace(link=link, is_away=False), trace=None, peer="192.0.2.1")
+
+
+def go_on(guest: Any, connection: str) -> None:
+    guest.session.is_away = False
+    guest.session.link.connection = connection
+    if guest.trace is not None:
+        guest.trace.go_on()
+
+
+def test_files_go_where_those_of_all_go(tracing: Tracing, guest: Any, tmp_path: Path):
+    assert tracing.begin(guest) == tmp_path / DIRECTORY / "1"
+    tracing.trace_all(Tracer(tmp_path / "all"))
+    go_on(guest, "two")
+    assert tracing.file_of(guest) == tmp_path / "all" / "2"
+    tracing.trace_all(None)
+    go_on(guest, "three")
+    assert tracing.file_of(guest) == tmp_path / DIRECTORY / "3"
+    assert tracing.end(guest) == tmp_path / DIRECTORY / "3"
+
+
+def test_one_that_is_away_is_traced_when_it_is_back(tracing: Tracing, guest: Any, endpoint: Endpoint):
+    guest.session.is_away = True
+    assert tracing.begin(guest) is None
+    assert tracing.is_asked_for(guest)
+    assert not endpoint.traces
+    go_on(guest, "two")
+    assert set(endpoint.traces) == {"two"}
+
+
+def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: Tracing, guest: Any, endpoint: Endpoint):
+    tracing.begin(guest)
+    guest.session.is_away = True
+    tracing.end(guest)
+    go_on(guest, "two")
+    assert not endpoint.traces
+
+
+def test_what_was_cut_short_does_not_go_on(tracing: Tracing, guest: Any, endpoint: Endpoint):
+    tracing.begin(guest)
+    endpoint.traces.pop("one").is_cut = True
+    assert not tracing.is_asked_for(guest)
+    go_on(guest, "two")
+    assert not endpoint.traces
+    tracing.begin(guest)
+    assert tracing.is_asked_for(guest), "asked again it does"
+
+
+def test_a_link_that_can_have_no_file_ends_it(
+    tracing: Tracing, guest: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+):
+    tracing.begin(guest)
+    endpoint.refusal = "There are 64 qlog files."
+    go_on(guest, "two")
+    assert "is traced no more: There are 64 qlog files." in caplog.text
+    assert not tracing.is_asked_for(guest)
+    with pytest.raises(NotTracedError):
+        tracing.begin(guest)
+    assert not tracing.is_asked_for(guest)
+
+
+def test_a_directory_that_cannot_be_is_no_fault(tracing: Tracing, guest: Any, tmp_path: Path):
+    (tmp_path / DIRECTORY).write_text("")
+    with pytest.raises(NotTracedError, match="cannot be made"):
+        tracing.begin(guest)
