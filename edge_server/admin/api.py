@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_server.admin import history, view
-from edge_server.admin.actions import Actions, Done
+from edge_server.admin.actions import Actions, Done, RefusedError, Traced
 from edge_server.admin.answers import answer, problem
 from edge_server.admin.errors import KEPT, Errors, Ring
 from edge_server.admin.history import Past, Talkers
@@ -66,7 +66,7 @@ AFTER: Final = Parameter("after", "Begin behind this one: what ``next`` of the a
 class Operation:
     """One thing to ask for."""
 
-    method: Literal["get", "post"]
+    method: Literal["get", "post", "delete"]
     path: str
     """Below :data:`PREFIX`, with ``{id}`` where one is meant."""
     name: str
@@ -76,6 +76,8 @@ class Operation:
     """The type of the answer."""
     parameters: tuple[Parameter, ...] = ()
     media: str = "application/json"
+    refusal: str = ""
+    """When an action is refused although there is what it is for (409)."""
 
 
 def _only(what: str) -> Parameter:
@@ -116,6 +118,11 @@ OPERATIONS: Final = (
     ),
     Operation("post", "/drain", "drain", "Take nobody any more and end when the visitors have left", Done),
     Operation("post", "/sessions/{id}/end", "end_session", "End a session with its tunnels and visitors", Done),
+    Operation(
+        "post", "/sessions/{id}/qlog", "trace_session", "Trace a session: write what its connection does",
+        Traced, refusal="No file can be begun; the message says why.",
+    ),
+    Operation("delete", "/sessions/{id}/qlog", "end_trace", "Trace a session no more", Traced),
     Operation("post", "/tunnels/{id}/close", "close_tunnel", "End a tunnel, by name, with its visitors", Done),
     Operation("post", "/visitors/{id}/end", "end_visitor", "Reset a visitor's connection", Done),
 )  # fmt: skip
@@ -140,15 +147,19 @@ class Api:
 
     def handler(self, operation: Operation) -> Callable[[Request], Any]:
         """What Starlette is to call."""
-        act = getattr(self._actions, operation.name) if operation.method == "post" else None
+        act = getattr(self._actions, operation.name) if operation.method != "get" else None
         ask = getattr(self, operation.name) if act is None else None
 
         async def handle(request: Request) -> Response:
             if act is not None:
-                target = request.path_params.get("id", "")
-                if not act(target, request.client.host if request.client is not None else "unknown"):
+                who = request.client.host if request.client is not None else "unknown"
+                try:
+                    done = act(request.path_params.get("id", ""), who)
+                except RefusedError as refused:
+                    return problem(409, "refused", str(refused))
+                if done is None:
                     return problem(404, "not-found", "There is none of that name any more.")
-                return answer(Done(operation.name, target))
+                return answer(done)
             try:
                 parameters = _read(operation, request)
             except Wrong as wrong:

@@ -68,6 +68,8 @@ def _operation(operation: Operation, schema: dict[str, Any], problem: dict[str, 
         refused["400"] = "A parameter is not what it should be."
     if "{id}" in operation.path:
         refused["404"] = "There is none of that name any more."
+    if operation.refusal:
+        refused["409"] = operation.refusal
     if operation.name == "events":
         refused["503"] = "As many follow as may."
     responses |= {status: _response(words, problem) for status, words in sorted(refused.items())}

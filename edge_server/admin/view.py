@@ -104,6 +104,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     link: Annotated[Link | None, Meta(description="null while it is away.")]
     streams: Annotated[int, Meta(description="Visitors that it carries.", ge=0)]
     tunnels: Annotated[list[str], Meta(description="Names that it holds.")]
+    is_traced: Annotated[bool, Meta(description="On request; true as well while it is away.")]
+    qlog: Annotated[
+        str | None,
+        Meta(description="The file to which its link is traced now, on request or by ``--qlog``; null: none."),
+    ]
 
 
 class Tunnel(msgspec.Struct, frozen=True, kw_only=True):
@@ -288,6 +293,8 @@ class View:
     def _session(self, guest: Guest) -> Session:
         session = guest.session
         host, port = session.link.connection.address[:2]
+        tracing = self._scene.tracing
+        file = tracing.file_of(guest)
         return Session(
             id=id_of(guest),
             owner=_owner(guest),
@@ -299,6 +306,8 @@ class View:
             link=None if session.is_away else self._link(guest),
             streams=session.streams,
             tunnels=[lease.name for lease in guest.holdings],
+            is_traced=tracing.is_asked_for(guest),
+            qlog=str(file) if file is not None else None,
         )
 
     def _link(self, guest: Guest) -> Link:

@@ -179,6 +179,14 @@ class HostileClient(Peer):
         return stream
 
 
+class Returning(HostileClient):
+    """A client that shows a secret."""
+
+    async def come_back(self, secret: bytes) -> Welcome:
+        self.say(Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", secret))
+        return await self.heard(Welcome)
+
+
 class HostileEdge:
     """An edge without manners for real clients, while the ``async with`` body runs. Greets each client and
     confirms each Bind as a good one does; the rest is the script's."""

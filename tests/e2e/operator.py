@@ -39,8 +39,8 @@ class Operator:
         assert response.status_code == 200, response.text
         return response.json()
 
-    def do(self, path: str) -> httpx.Response:
-        return self.http.post(PREFIX + path)
+    def do(self, path: str, method: str = "post") -> httpx.Response:
+        return self.http.request(method, PREFIX + path)
 
     def follow(self) -> AbstractContextManager[httpx.Response]:
         """The events, as they come."""

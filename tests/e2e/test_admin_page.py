@@ -327,6 +327,41 @@ def test_a_visitor_is_ended_with_the_keyboard_alone(stage: Stage):
     assert stage.complaints == []
 
 
+def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
+    page = stage.opened()
+    ((owner, address, *_),) = cells(page, "sessions")
+    label = f"Trace session of {owner} at {address}"
+    tab_to(page, label)
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Trace this session?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Tab")
+    assert focused(page) == "Trace the session"
+    in_the_way = stage.edge.server.config.state_dir / "qlog"
+    in_the_way.write_text("")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("alert")).to_contain_text("cannot be made")
+    in_the_way.unlink()
+    page.get_by_role("button", name="Trace the session").focus()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    (file,) = in_the_way.iterdir()
+    expect(page.locator("#said")).to_have_text(f"The session of {owner} is traced to {file}.")
+    expect(page.locator("#traces")).to_have_text(f"{owner} at {address} is traced to {file}")
+    width = page.locator("#sessions").evaluate("(table) => table.scrollWidth - table.parentElement.clientWidth")
+    assert width <= 0, "the buttons are beside the screen"
+    label = f"Stop tracing session of {owner} at {address}"
+    expect(page.get_by_role("button", name=label)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Stop tracing"
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text(f"The session of {owner} is traced no more. The file is {file}.")
+    expect(page.locator("#traces")).to_be_hidden()
+    expect(page.get_by_role("button", name=f"Trace session of {owner} at {address}")).to_be_focused()
+    assert [text for text in stage.complaints if "409" not in text] == []
+
+
 def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(stage: Stage):
     page = stage.opened()
     name = stage.tunnel.host.partition(".")[0]

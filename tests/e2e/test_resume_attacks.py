@@ -12,7 +12,7 @@ import pytest
 from edge_server.rights import requests
 from edge_server.tickets import Sealer, Ticket
 from quictunnel.transport.engine import CloseCause
-from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
+from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import (
     MAX_TICKET,
     MAX_WINDOW,
@@ -20,14 +20,13 @@ from quictunnel.wire.messages import (
     Bind,
     Bound,
     Credits,
-    Hello,
     Standing,
     Unbind,
     Unbound,
     Welcome,
 )
 from tests.e2e.ends import eventually
-from tests.e2e.hostile import WINDOW, HostileClient
+from tests.e2e.hostile import WINDOW, HostileClient, Returning
 from tests.e2e.stages import EmbeddedStage
 
 if TYPE_CHECKING:
@@ -42,14 +41,6 @@ AT_ONCE = 25
 def stage(engines):
     with EmbeddedStage() as made:
         yield made
-
-
-class Returning(HostileClient):
-    """A client that shows a secret."""
-
-    async def come_back(self, secret: bytes) -> Welcome:
-        self.say(Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", secret))
-        return await self.heard(Welcome)
 
 
 async def visited(client: HostileClient) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:

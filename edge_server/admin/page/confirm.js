@@ -1,4 +1,4 @@
-// One question before anything is ended.
+// One question before anything is done.
 
 import { byId, say } from "/dom.js";
 import { ask } from "/feed.js";
@@ -6,25 +6,27 @@ import { ask } from "/feed.js";
 const dialog = byId("confirm");
 let current = null;
 
-/** Ask, and if the answer is yes do it: `path` is posted to. `done` is what is said then. */
-export function confirm({ title, text, yes, path, done }) {
-  current = { path, done };
+/** Ask, and if the answer is yes do it, with `method` to `path`. `done(answer)` is what is said then. `calm`: it ends
+ * nothing. */
+export function confirm({ title, text, yes, path, done, method = "POST", calm = false }) {
+  current = { path, done, method };
   say(byId("confirm-title"), title);
   say(byId("confirm-text"), text);
   say(byId("confirm-yes"), yes);
   say(byId("confirm-error"), "");
   byId("confirm-yes").disabled = false;
+  byId("confirm-yes").classList.toggle("danger", !calm);
   dialog.showModal(); // the focus is kept within, Escape closes, and afterwards it is where it was
 }
 
 byId("confirm-no").addEventListener("click", () => dialog.close());
 byId("confirm-yes").addEventListener("click", async () => {
-  const { path, done } = current;
+  const { path, done, method } = current;
   byId("confirm-yes").disabled = true;
   try {
-    await ask(path, "POST");
+    const answer = await ask(path, method);
     dialog.close();
-    say(byId("said"), done);
+    say(byId("said"), done(answer));
   } catch (error) {
     say(byId("confirm-error"), error.message || "The edge could not be reached.");
     byId("confirm-yes").disabled = false;

@@ -52,6 +52,28 @@ function nextTry(certificate) {
 const path = (kind, id, what) => `/${kind}/${encodeURIComponent(id)}/${what}`;
 const host = (address) => (address.includes(":") ? `[${address}]` : address);
 
+const trace = (one) => ({
+  title: "Trace this session?",
+  text:
+    `What the QUIC connection of ${one.owner} at ${one.address} does is written to a file, until you stop it, the ` +
+    "session ends or the file has 16 MiB. It costs some time of the edge.",
+  yes: "Trace the session",
+  path: path("sessions", one.id, "qlog"),
+  done: ({ file }) => `The session of ${one.owner} is traced${file ? ` to ${file}` : " as soon as it is back"}.`,
+  calm: true,
+});
+const endOfTrace = (one) => ({
+  title: "Stop tracing this session?",
+  text: one.qlog ? `The file stays: ${one.qlog}` : "What was written stays.",
+  yes: "Stop tracing",
+  path: path("sessions", one.id, "qlog"),
+  method: "DELETE",
+  done: (answer) =>
+    `The session of ${one.owner} is ${answer.is_traced ? "still traced, as all are" : "traced no more"}.` +
+    (answer.file ? ` The file is ${answer.file}.` : ""),
+  calm: true,
+});
+
 const tables = {
   tunnels: new Table(
     byId("tunnels"),
@@ -72,21 +94,23 @@ const tables = {
       key: (one) => one.name,
       empty: "No tunnel is open.",
       home: byId("tunnels-title"),
-      action: {
-        head: "Close",
-        words: () => "Close",
-        name: (one) => `Close tunnel ${one.name}`,
-        run: (one) =>
-          confirm({
-            title: "Close this tunnel?",
-            text:
-              `${one.name} of ${one.owner} ends, with its ${one.visitors} visitors. ` +
-              "Its client does not ask for it again by itself.",
-            yes: "Close the tunnel",
-            path: path("tunnels", one.name, "close"),
-            done: `Tunnel ${one.name} is closed.`,
-          }),
-      },
+      actions: [
+        {
+          head: "Close",
+          words: () => "Close",
+          name: (one) => `Close tunnel ${one.name}`,
+          run: (one) =>
+            confirm({
+              title: "Close this tunnel?",
+              text:
+                `${one.name} of ${one.owner} ends, with its ${one.visitors} visitors. ` +
+                "Its client does not ask for it again by itself.",
+              yes: "Close the tunnel",
+              path: path("tunnels", one.name, "close"),
+              done: () => `Tunnel ${one.name} is closed.`,
+            }),
+        },
+      ],
     },
   ),
   sessions: new Table(
@@ -110,21 +134,30 @@ const tables = {
       key: (one) => one.id,
       empty: "No client is connected.",
       home: byId("sessions-title"),
-      action: {
-        head: "End",
-        words: () => "End",
-        name: (one) => `End session of ${one.owner} at ${one.address}`,
-        run: (one) =>
-          confirm({
-            title: "End this session?",
-            text:
-              `The client ${one.owner} at ${one.address} is sent away, with ${one.tunnels.length} tunnels and ` +
-              `${one.streams} visitors. It does not come back by itself; to keep it out, revoke its token.`,
-            yes: "End the session",
-            path: path("sessions", one.id, "end"),
-            done: `The session of ${one.owner} is ended.`,
-          }),
-      },
+      actions: [
+        {
+          head: "Trace",
+          calm: true,
+          words: (one) => (one.is_traced ? "Stop tracing" : "Trace"),
+          name: (one) => `${one.is_traced ? "Stop tracing" : "Trace"} session of ${one.owner} at ${one.address}`,
+          run: (one) => confirm(one.is_traced ? endOfTrace(one) : trace(one)),
+        },
+        {
+          head: "End",
+          words: () => "End",
+          name: (one) => `End session of ${one.owner} at ${one.address}`,
+          run: (one) =>
+            confirm({
+              title: "End this session?",
+              text:
+                `The client ${one.owner} at ${one.address} is sent away, with ${one.tunnels.length} tunnels and ` +
+                `${one.streams} visitors. It does not come back by itself; to keep it out, revoke its token.`,
+              yes: "End the session",
+              path: path("sessions", one.id, "end"),
+              done: () => `The session of ${one.owner} is ended.`,
+            }),
+        },
+      ],
     },
   ),
   visitors: new Table(
@@ -143,19 +176,21 @@ const tables = {
       key: (one) => one.id,
       empty: "Nobody is in.",
       home: byId("visitors-title"),
-      action: {
-        head: "End",
-        words: () => "End",
-        name: (one) => `End visitor ${one.address} port ${one.port}`,
-        run: (one) =>
-          confirm({
-            title: "End this visitor?",
-            text: `The connection of ${one.address}, port ${one.port}, to ${one.tunnel} is reset.`,
-            yes: "End the visitor",
-            path: path("visitors", one.id, "end"),
-            done: `Visitor ${one.address} port ${one.port} is ended.`,
-          }),
-      },
+      actions: [
+        {
+          head: "End",
+          words: () => "End",
+          name: (one) => `End visitor ${one.address} port ${one.port}`,
+          run: (one) =>
+            confirm({
+              title: "End this visitor?",
+              text: `The connection of ${one.address}, port ${one.port}, to ${one.tunnel} is reset.`,
+              yes: "End the visitor",
+              path: path("visitors", one.id, "end"),
+              done: () => `Visitor ${one.address} port ${one.port} is ended.`,
+            }),
+        },
+      ],
     },
   ),
   certificates: new Table(
@@ -202,6 +237,17 @@ function showErrors({ items, total }) {
   byId("errors").replaceChildren(...(lines.length ? lines : [element("li", { class: "soft" }, "None.")]));
 }
 
+function showTraces(sessions) {
+  const lines = sessions
+    .filter((one) => one.is_traced)
+    .map((one) => `${one.owner} at ${one.address} is traced ${one.qlog ? `to ${one.qlog}` : "as soon as it is back"}`);
+  const list = byId("traces");
+  list.hidden = !lines.length;
+  if (list.dataset.shown === lines.join("\n")) return;
+  list.dataset.shown = lines.join("\n");
+  list.replaceChildren(...lines.map((line) => element("li", {}, line)));
+}
+
 function showEdge(edge, at) {
   const last = before;
   const passed = last && at > last.at && edge.process === last.edge.process ? at - last.at : 0;
@@ -241,6 +287,7 @@ function showSnapshot(snapshot) {
   addresses.show(snapshot.talkers.addresses);
   busiest.show(snapshot.talkers.tunnels);
   showErrors(snapshot.errors);
+  showTraces(snapshot.sessions.items);
   const { sample } = snapshot;
   if (sample && (!samples.length || samples.at(-1).at < sample.at)) {
     samples = [...samples, sample].slice(-HOUR);
@@ -314,7 +361,7 @@ byId("drain").addEventListener("click", () =>
     text: "It takes no new visitors and no new clients, lets those in flight finish within its grace, and ends.",
     yes: "Drain the edge",
     path: "/drain",
-    done: "The edge is draining.",
+    done: () => "The edge is draining.",
   }),
 );
 

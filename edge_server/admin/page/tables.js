@@ -3,19 +3,22 @@
 import { element, say } from "/dom.js";
 
 /**
- * Columns: {head, text(row), number, long, link(row)}. `action`, if there is one: {head, words(row), name(row),
- * run(row)}, a button at the end of each row. `home`: where the focus goes when its row is gone.
+ * Columns: {head, text(row), number, long, link(row)}. `actions`: {head, words(row), name(row), run(row), calm}, each a
+ * button at the end of each row; `calm`: it ends nothing. `home`: where the focus goes when its row is gone.
  */
 export class Table {
-  constructor(table, caption, columns, { key, empty, action, home } = {}) {
+  constructor(table, caption, columns, { key, empty, actions = [], home } = {}) {
     this.columns = columns;
-    this.action = action;
+    this.actions = actions;
     this.key = key;
     this.home = home;
     this.rows = new Map();
     this.body = element("tbody");
     const heads = columns.map(({ head, number }) => element("th", { scope: "col", class: number ? "number" : "" }, head));
-    if (action) heads.push(element("th", { scope: "col" }, element("span", { class: "quiet" }, action.head)));
+    if (actions.length) {
+      const words = actions.map(({ head }) => head).join(", ");
+      heads.push(element("th", { scope: "col" }, element("span", { class: "quiet" }, words)));
+    }
     this.nothing = element("tr", {}, element("td", { class: "empty", colspan: heads.length }, empty));
     table.append(
       element("caption", { class: "quiet" }, caption),
@@ -52,24 +55,25 @@ export class Table {
       return cell;
     });
     const row = { element: element("tr", {}, ...cells), cells };
-    if (this.action) {
-      row.button = element("button", { type: "button", class: "danger" });
-      row.button.addEventListener("click", () => this.action.run(row.item));
-      row.element.append(element("td", {}, row.button));
-    }
+    row.buttons = this.actions.map(({ run, calm }) => {
+      const button = element("button", { type: "button", class: calm ? "" : "danger" });
+      button.addEventListener("click", () => run(row.item));
+      return button;
+    });
+    if (row.buttons.length) row.element.append(element("td", {}, ...row.buttons));
     this.rows.set(key, row);
     return row;
   }
 
-  fill({ item, cells, button }) {
+  fill({ item, cells, buttons }) {
     this.columns.forEach(({ text, link }, index) => {
       const target = link ? cells[index].firstChild : cells[index];
       say(target, text(item));
       if (link) target.setAttribute("href", link(item));
     });
-    if (button) {
-      say(button, this.action.words(item));
-      button.setAttribute("aria-label", this.action.name(item));
-    }
+    this.actions.forEach(({ words, name }, index) => {
+      say(buttons[index], words(item));
+      buttons[index].setAttribute("aria-label", name(item));
+    });
   }
 }
