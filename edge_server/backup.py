@@ -20,8 +20,8 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LEFT_OUT: Final = frozenset(("client.env", "edge.sock", "admin.url", "quic.pem", "quic.key"))
-"""Of the run, and made anew by the next."""
+LEFT_OUT: Final = frozenset(("client.env", "edge.sock", "admin.url", "last-held", "quic.pem", "quic.key"))
+"""Of the run, and made anew by the next, or of use for a minute (``lastheld``)."""
 DATABASE: Final = ".db"
 _PARTS: Final = (".db-wal", ".db-shm", ".db-journal")
 """Of databases that are in use; their content is in the copy."""

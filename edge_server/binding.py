@@ -96,9 +96,10 @@ class Holdings:
             self._release(number)
         self._session.say(Unbound(number))
 
-    def release_all(self) -> None:
+    def release_all(self, *, for_good: bool) -> None:
+        """The session is over; ``for_good``: the client itself has ended it."""
         for number in tuple(self._leases):
-            self._release(number)
+            self._release(number, for_good=for_good)
 
     def have_rights_of(self, identity: Identity) -> None:
         """What the identity may do has changed."""
@@ -366,8 +367,9 @@ class Holdings:
             "client %s holds %s%s", lease.owner, host, f" and port {lease.tcp_port}" * bool(lease.tcp_port)
         )
 
-    def _release(self, number: int) -> None:
+    def _release(self, number: int, *, for_good: bool = True) -> None:
         lease = self._leases.pop(number)
+        lease.is_given_up = for_good
         house = self._house
         house.claims.record("released", lease, self._host)
         lease.close()

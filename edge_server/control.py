@@ -159,7 +159,7 @@ class Guest:
         if self._looking is not None:
             self._looking.cancel()
         self._house.sessions.remove(self)
-        self.holdings.release_all()
+        self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
             logger.info("client %s from %s left: %s", self.identity.key, self.peer, closed.cause.value)
         else:

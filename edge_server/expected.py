@@ -1,9 +1,12 @@
-"""Names that a predecessor held, whose clients are on their way: visitors already come for them and wait."""
+"""Names that the edge before this one held, whose clients are on their way: visitors already come for them and
+wait. A predecessor has told them (``succession``), or they are those of before a restart (``lastheld``)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_server.leases import WAIT, Lease
@@ -20,6 +23,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """For one client."""
+
+    end: asyncio.TimerHandle
+    left: float
+    """When it was last there (time.time)."""
+
+
 class Expected:
     """See the module."""
 
@@ -32,11 +44,15 @@ class Expected:
         self._admission = admission
         self._ledger = ledger
         self.hold = hold
-        """Seconds for which a name is kept for its owner; visitors wait for at least :data:`WAIT` of them."""
-        self._timers: dict[Lease, asyncio.TimerHandle] = {}
+        """Seconds for which a name of a predecessor's is kept for its owner; visitors wait for at least
+        :data:`WAIT` of them."""
+        self._waits: dict[Lease, _Wait] = {}
 
-    async def add(self, name: Name, sock: socket.socket | None) -> None:
-        """Keep a name, and its TCP port, for whoever shows its ticket."""
+    async def add(
+        self, name: Name, sock: socket.socket | None, *, seconds: float | None = None, left: float | None = None
+    ) -> None:
+        """Keep a name, and its TCP port, for whoever shows its ticket; for so many ``seconds``, unless it is a
+        predecessor's. Its client ``left`` then (time.time), or was there until now."""
         lease = Lease(
             None,
             0,
@@ -48,26 +64,33 @@ class Expected:
             generation=name.generation,
         )
         self._registry.add(lease)
-        self._timers[lease] = asyncio.get_running_loop().call_later(max(self.hold, WAIT), self._forget, lease)
+        keep = max(self.hold, WAIT) if seconds is None else seconds
+        end = asyncio.get_running_loop().call_later(keep, self._forget, lease)
+        self._waits[lease] = _Wait(end, time.time() if left is None else left)
         if sock is not None:
             lease.hold(sock)
             await lease.listen()
 
+    def left(self, lease: Lease) -> float:
+        """When the client of one that is waited for was last there (time.time)."""
+        return self._waits[lease].left
+
     def claim(self, lease: Lease) -> None:
         """Its owner is here."""
-        self._timers.pop(lease).cancel()
+        self._waits.pop(lease).end.cancel()
 
     def give_up(self, lease: Lease) -> None:
-        """Its owner is not waited for any more."""
+        """Its owner is to have it no more."""
+        lease.is_given_up = True
         self._forget(lease)
 
     def give_up_all(self) -> None:
         """Nobody is waited for any more."""
-        for lease in tuple(self._timers):
+        for lease in tuple(self._waits):
             self._forget(lease)
 
     def _forget(self, lease: Lease) -> None:
-        self._timers.pop(lease).cancel()
+        self._waits.pop(lease).end.cancel()
         lease.close()
         self._registry.remove(lease)
         if lease.tcp_port:

@@ -116,6 +116,8 @@ class Lease:
         self._is_open = True
         self._is_stopped = False
         """Nobody is let in through the TCP port any more."""
+        self.is_given_up = False
+        """It is over for good: its client, or the operator, has ended it, and not a session that broke."""
         self.heir: Lease | None = None
         """The lease that took the name over."""
         self._waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]] = {}

@@ -36,6 +36,8 @@ class Registry:
         self._held: Counter[str] = Counter()
         self.alive: weakref.WeakSet[Lease] = weakref.WeakSet()
         """All leases that ever were here, as long as they have visitors."""
+        self.changes = 0
+        """How often anything was added or removed: who has looked at all of it need not look again at the same."""
         self._name = name
 
     def __len__(self) -> int:
@@ -67,11 +69,13 @@ class Registry:
         self._leases.setdefault(lease.name, lease)
         self.alive.add(lease)
         self._held[lease.owner] += 1
+        self.changes += 1
 
     def remove(self, lease: Lease) -> None:
         """It has not any more; may be said again."""
         if not self._holds(lease):
             return
+        self.changes += 1
         others = []
         if lease.pool is not None:
             lease.pool.remove(lease)

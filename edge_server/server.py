@@ -26,6 +26,7 @@ from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.lag import Lag
+from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
 from edge_server.ports import BACKLOG, Ports, backlog_of
@@ -115,6 +116,7 @@ class EdgeServer:
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
         self._watch: Watch | None = None
+        self._last_held: LastHeld | None = None
         self._gauge: asyncio.Task[None] | None = None
         self.admin: Admin | None = None
         """The operator's page, if there is one."""
@@ -176,6 +178,9 @@ class EdgeServer:
             raise
         for name, sock in names:
             await house.expected.add(name, sock)
+        self._last_held = LastHeld(state.path, state.key("ticket"), house)
+        if inherited is None:
+            await self._last_held.expect()
         # ... then the door for clients, who bring the names that visitors ask for.
         source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
@@ -187,6 +192,7 @@ class EdgeServer:
         if house.acme is not None:
             await house.acme.start()
         self._watch = Watch(house, self._guests)
+        self._last_held.keep()
         self._gauge = asyncio.create_task(self.lag.watch())
         self.scene = Scene(
             config=config,
@@ -289,6 +295,8 @@ class EdgeServer:
         self._is_draining = True
         if self._https is not None:
             self._https.close()
+        if self._last_held is not None:
+            self._last_held.stopping()
         if self._house is not None:
             self._house.expected.give_up_all()
         for guest in tuple(self._guests):
@@ -322,10 +330,12 @@ class EdgeServer:
         if self._https is not None:
             self._https.close()
         if self._endpoint is not None:
+            assert self._house is not None
+            assert self._last_held is not None
+            await self._last_held.close()
             # Sessions first: their visitors are reset and their ports closed as they go.
-            if self._house is not None:
-                self._house.sessions.give_up_all()
-                self._house.expected.give_up_all()
+            self._house.sessions.give_up_all()
+            self._house.expected.give_up_all()
             await self._endpoint.close(GOODBYE, SessionCode.GOING_AWAY)
         elif self._udp is not None:
             self._udp.close()
@@ -452,7 +462,9 @@ class EdgeServer:
         if isinstance(before, Heir) and before.has_predecessor:
             source = before.over(source)
         self._endpoint.rebind(source)
-        self._client_env = None  # the successor's now
+        self._client_env = None  # the successor's now, as is what follows
+        if self._last_held is not None:
+            self._last_held.leave()
         if self.admin is not None:
             self.admin.leave()
         if self._house is not None and self._house.acme is not None:
@@ -463,7 +475,7 @@ class EdgeServer:
         for lease in self._registry:
             sock = lease.keep_socket()
             port = lease.tcp_port if sock is not None else 0
-            names.append((Name(lease.name, lease.owner, lease.generation, lease.terms, port), sock))
+            names.append((Name.of(lease, port), sock))
             for each in lease.pool.members if lease.pool is not None else (lease,):
                 each.stop_listening()
         logger.info("another edge takes over; %d visitors are left", self.visitors)

@@ -31,6 +31,9 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
+    from typing import Self
+
+    from edge_server.leases import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,10 @@ class Name(msgspec.Struct, array_like=True, frozen=True):
     terms: Terms
     port: int
     """Its TCP port, whose listening socket comes with the message; 0 for none."""
+
+    @classmethod
+    def of(cls, lease: Lease, port: int) -> Self:
+        return cls(lease.name, lease.owner, lease.generation, lease.terms, port)
 
 
 class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -15,65 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import EdgeProcess, free_port, need, start_edge
+from tests.e2e.conftest import EdgeProcess, free_port, need
 from tests.e2e.echo import EchoOrigin, is_served, says_back, until
+from tests.e2e.manager import Manager, successors
 from tests.edge_server.acme import pebble as authorities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATIENCE = 30
-# Gives descriptors the numbers that sd_listen_fds(3) says, and becomes the edge.
-PASS_ON = """
-import os, sys
-names = sys.argv[1]
-count = len(names.split(":"))
-given = [os.dup(int(number)) for number in sys.argv[2:2 + count]]
-for number, descriptor in enumerate(given, 3):
-    os.dup2(descriptor, number)
-    os.set_inheritable(number, True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=names)
-os.execv(sys.argv[2 + count], sys.argv[2 + count:])
-"""
-
-
-class Manager:
-    """Opens the sockets, as a socket unit with ``[::]`` does, and keeps them while edges come and go."""
-
-    def __init__(self) -> None:
-        self.https = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-        self.quic = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-        self.quic.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.quic.bind(("::", 0))
-        self.http = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
-        self.ports = self.https.getsockname()[1], self.quic.getsockname()[1]
-        self.http_port = self.http.getsockname()[1]
-        self._started: list[EdgeProcess] = []
-
-    def start(self, state_dir: Path, *more: str, names: str = "https:quic") -> EdgeProcess:
-        """An edge with these sockets: of ``https``, ``quic`` and ``acme-http`` those that are named."""
-        known = {"https": self.https, "quic": self.quic, "acme-http": self.http}
-        sockets = [known[name] for name in names.split(":")]
-        options = ("--https", f"[::]:{self.ports[0]}", "--quic", f"[::]:{self.ports[1]}", "--grace", "5", *more)
-        prefix = (sys.executable, "-c", PASS_ON, names, *(str(sock.fileno()) for sock in sockets))
-        for sock in sockets:
-            sock.set_inheritable(True)
-        edge = start_edge(state_dir, *options, prefix=prefix, close_fds=False)
-        self._started.append(edge)
-        return edge
-
-    def close(self) -> None:
-        for edge in self._started:  # those that a test left when it failed
-            if edge.process.poll() is None:
-                edge.process.kill()
-                edge.process.wait()
-            for process in successors(edge):
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    # By now the number may be somebody else's.
-                    if str(edge.state_dir).encode() in Path(f"/proc/{process}/cmdline").read_bytes():
-                        os.kill(process, signal.SIGKILL)
-        for sock in (self.https, self.quic, self.http):
-            sock.close()
 
 
 @pytest.fixture
@@ -135,12 +84,6 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
         assert edge.process.wait(PATIENCE) == 0
         until(lambda: is_served(edge, tunnel), PATIENCE)
         stop_successor(edge)
-
-
-def successors(edge: EdgeProcess) -> list[int]:
-    """Processes that it started, and that ended by themselves where all is well."""
-    log = edge.state_dir.with_suffix(".log").read_text()
-    return [int(line.split()[-5]) for line in log.splitlines() if "is to take over" in line]
 
 
 def stop_successor(edge: EdgeProcess) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -28,57 +28,10 @@ from tests.e2e.conftest import (
     tls_connect,
 )
 from tests.e2e.echo import EchoOrigin, is_served, serves, until
+from tests.e2e.steady import RATE, Requests
 
-RATE = 100
-"""Requests a second, each with a connection of its own."""
-WORKERS = 20
 GRACE = 20
 PATIENCE = 30
-
-
-class Requests:
-    """A steady stream of HTTPS requests until its ``with`` block ends; every failure is noted."""
-
-    def __init__(self, edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> None:
-        self.failures: list[str] = []
-        self.count = 0
-        self._edge = edge
-        self._tunnel = tunnel
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,)) for number in range(WORKERS)]
-
-    def __enter__(self):
-        self._begun = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _work(self, number):
-        due = self._begun + number / RATE
-        while not self._over.wait(max(0, due - time.monotonic())):
-            due += WORKERS / RATE
-            self.count += 1
-            try:
-                self._ask()
-            except (OSError, HTTPException, AssertionError) as error:
-                self.failures.append(f"{time.monotonic() - self._begun:.2f} s: {error!r}")
-
-    def _ask(self):
-        connection = HTTPConnection(self._tunnel.host)
-        connection.sock = tls_connect(self._edge, self._tunnel)
-        connection.request("GET", "/word", headers={"Connection": "close"})
-        answer = connection.getresponse()
-        assert (answer.status, answer.read()) == (200, b"hello")
-        connection.close()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
 
 
 def successor_of(edge: EdgeProcess, *options: str) -> EdgeProcess:

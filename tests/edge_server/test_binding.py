@@ -150,7 +150,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     yield house
     for holdings in made:
         await asyncio.sleep(0)  # what has just been given begins to listen
-        holdings.release_all()
+        holdings.release_all(for_good=True)
     made.clear()
     house.expected.give_up_all()
     house.claims.close()

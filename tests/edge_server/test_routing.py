@@ -42,7 +42,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     house: Any = replace(build(tmp_path), acme=Office())  # type: ignore[arg-type]
     yield house
     for holdings in made:
-        holdings.release_all()
+        holdings.release_all(for_good=True)
     made.clear()
     house.claims.close()
 

@@ -1,0 +1,334 @@
+"""Which names were held last, in a file of the state directory (:data:`FILE`): an edge that is started again keeps
+them for clients who are on their way, as one that takes over does (``succession``).
+
+The file is written aside and moved into place, at most once in :data:`LOOK` seconds and at the stop, so a crash
+leaves the whole of what was written last. It is not forced to the disk: what was written outlives the edge, and
+a crash of the machine, after which it may be damaged, is seldom over before it is too old anyway. The file's time
+says until when the edge was there. What is in it is sealed with the key of the tickets: this edge has said it, for
+this domain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from edge_server.state import write_private
+from edge_server.succession import Name
+from edge_server.tickets import MAX_GENERATION, NONCE
+from edge_server.visitors.filter import Filter
+from quictunnel.address import MAX_PORT
+from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from edge_server.house import House
+    from edge_server.leases import Lease
+
+logger = logging.getLogger(__name__)
+
+FILE: Final = "last-held"
+HEAD: Final = b"quictunnel last-held "
+"""What the file begins with; then its version and the end of the line, and what is sealed."""
+VERSION: Final = b"1\n"
+LOOK: Final = 0.5
+"""Seconds between looks at what is held, and so between two writes: as much as a crash forgets of claims."""
+STAMP: Final = 10.0
+"""Seconds after which the file says once more that the edge is still there: a sixth of :data:`MAX_AGE`, so little
+of that is lost, and so seldom that a disk may sleep in between."""
+RETURN: Final = 15.0
+"""Seconds for which a name is kept. Clients who were told are back within about a second; one with nothing to say
+notices a crash by its keep-alive, within five, and a dial that was in vain is repeated in a few more."""
+MAX_AGE: Final = 60.0
+"""Seconds since a client was there, above which it is not waited for: its visitors know that it is away, and by
+then it has itself pauses of many seconds between its dials."""
+MAX_NAMES: Final = 10_000
+"""Names in the file; further ones are not waited for. Twice as many as an edge has room for (OPERATIONS.md)."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of the file: :data:`MAX_NAMES` with a few networks each. With hundreds of networks each they are fewer."""
+MAX_OWNER: Final = 64
+_SLACK: Final = 4096
+"""Bytes of :data:`MAX_BYTES` for all that is no entry."""
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One name."""
+
+    name: Name
+    left: int
+    """When its client was last there (seconds since the epoch); 0: as long as the edge was."""
+
+
+class Sheet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What is sealed."""
+
+    is_last: bool
+    """Written at the stop: nothing was given since."""
+    entries: Annotated[list[Entry], msgspec.Meta(max_length=MAX_NAMES)]
+
+
+class _Written(msgspec.Struct, array_like=True, frozen=True):
+    """A Sheet, put together of entries that were encoded one by one."""
+
+    is_last: bool
+    entries: list[msgspec.Raw]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(Sheet)
+
+
+class UnusableError(Exception):
+    """The file is of no use; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """A name at the beginning of the end, and who held it."""
+
+    leases: tuple[Lease, ...]
+    entry: Entry
+
+    @property
+    def is_wanted(self) -> bool:
+        return not all(lease.is_given_up for lease in self.leases)
+
+
+class LastHeld:
+    """Reads the file (:meth:`expect`), then keeps it (:meth:`keep`) until this edge hands over (:meth:`leave`) or
+    stops (:meth:`stopping`, :meth:`close`)."""
+
+    def __init__(self, directory: Path, key: bytes, house: House, now: Callable[[], float] = time.time) -> None:
+        """``key``: that of the tickets."""
+        self._path = directory / FILE
+        self._cipher = AESGCM(key)
+        self._house = house
+        self._now = now
+        self._context = HEAD + VERSION + house.domain.encode()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-held")
+        self._task: asyncio.Task[None] | None = None
+        self._frozen: list[_Frozen] | None = None
+        self._seen = -1
+        """Changes of the registry that are in the file."""
+        self._inode = 0
+        self._stamped = float("-inf")
+        self._told = ""
+
+    # At the start.
+
+    async def expect(self) -> None:
+        """Keep the names of the file for their clients (``expected``), if they were there a moment ago and may
+        still have them. To be done before anybody is accepted."""
+        house = self._house
+        try:
+            entries = self._read()
+        except UnusableError as error:
+            logger.warning("%s is not used, and nobody waited for: %s", self._path, error)
+            return
+        count = 0
+        for entry in entries:
+            if abs(self._now() - entry.left) <= MAX_AGE and self._is_theirs(entry.name):
+                sock = self._port_of(entry.name)
+                await house.expected.add(entry.name, sock, seconds=RETURN, left=entry.left)
+                count += 1
+        if entries:
+            logger.info("of %d names that were held last, %d are kept for their clients", len(entries), count)
+
+    def _read(self) -> list[Entry]:
+        """Of each entry it is said when its client was last there. Raises UnusableError."""
+        try:
+            with self._path.open("rb") as file:
+                content, at = file.read(MAX_BYTES + 1), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UnusableError(error.strerror or str(error)) from None
+        sheet = self._open(content)
+        return [
+            Entry(_trusted(entry.name, is_last=sheet.is_last), entry.left or int(at)) for entry in sheet.entries
+        ]
+
+    def _open(self, content: bytes) -> Sheet:
+        if len(content) > MAX_BYTES:
+            raise UnusableError(f"it has more than {MAX_BYTES} bytes")
+        if not content.startswith(HEAD + VERSION):
+            is_ours = content.startswith(HEAD)
+            raise UnusableError("it is of another version of quictunnel" if is_ours else "it is damaged")
+        sealed = content[len(HEAD + VERSION) :]
+        try:
+            plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
+            sheet = _decoder.decode(plain)
+        except (InvalidTag, ValueError, msgspec.MsgspecError):  # ValueError: too short for a nonce
+            raise UnusableError("it is damaged, or of another --domain or ticket.key") from None
+        names = [entry.name.name for entry in sheet.entries]
+        ports = [entry.name.port for entry in sheet.entries if entry.name.port]
+        if len(set(names)) < len(names) or len(set(ports)) < len(ports):
+            raise UnusableError("it says twice who held a name, or a port")
+        for entry in sheet.entries:
+            if not _is_possible(entry):
+                raise UnusableError("it says what cannot be")
+        return sheet
+
+    def _is_theirs(self, name: Name) -> bool:
+        """Whether its owner would still get the name."""
+        tokens, owner = self._house.tokens, self._house.claims.owner(name.name)
+        identity = tokens.identity(name.owner)
+        if identity is None:
+            return False
+        if RANDOM_LABEL.fullmatch(name.name):
+            return owner is None  # else it is banned: nobody claims such a name
+        return owner == name.owner and tokens.objection(identity, name.name) is None
+
+    def _port_of(self, name: Name) -> socket.socket | None:
+        """The listening socket of its TCP port, if it is to have one and may."""
+        house, port = self._house, name.port
+        if not port:
+            return None
+        identity = house.tokens.identity(name.owner)
+        allowed = None if identity is None else identity.rights.tcp_ports
+        may = house.claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
+        sock = house.ports.bind_this(port, name.owner) if may else None
+        if sock is None:
+            logger.info("%s is kept for its client without port %d, which is not to be had", name.name, port)
+        return sock
+
+    # While it serves.
+
+    def keep(self) -> None:
+        """Note from now on what is held."""
+        self._task = asyncio.create_task(self._run())
+
+    def leave(self) -> None:
+        """The file is a successor's from now on."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def stopping(self) -> None:
+        """From now on sessions end because this edge does: what is held now is held until the end, unless its
+        owner gives it up meanwhile."""
+        self._frozen = [
+            _Frozen(tuple(lease.pool.members) if lease.pool is not None else (lease,), self._entry(lease))
+            for lease in self._house.registry
+        ]
+
+    async def close(self) -> None:
+        """Write what is held, for the last time. To be done before sessions are ended."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+            await self._attempt(is_last=True)
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if self._seen != self._house.registry.changes or loop.time() >= self._stamped + STAMP:
+                await self._attempt(is_last=False)
+            await asyncio.sleep(LOOK)
+
+    async def _attempt(self, *, is_last: bool) -> None:
+        try:
+            await self._look(is_last=is_last)
+        except OSError as error:
+            self._tell(f"{self._path} cannot be written ({error.strerror or error}).")
+
+    async def _look(self, *, is_last: bool) -> None:
+        changes = self._house.registry.changes
+        write = self._stamp
+        if is_last or changes != self._seen:
+            entries = self._entries()
+            write = lambda: self._write(entries, is_last=is_last)  # noqa: E731 - one of two things to do
+        loop = asyncio.get_running_loop()
+        self._seen = changes if await loop.run_in_executor(self._thread, write) else -1
+        self._stamped = loop.time()
+
+    def _entries(self) -> list[Entry]:
+        if self._frozen is not None:
+            return [frozen.entry for frozen in self._frozen if frozen.is_wanted]
+        return [self._entry(lease) for lease in self._house.registry]
+
+    def _entry(self, lease: Lease) -> Entry:
+        left = 0 if lease.session is not None else int(self._house.expected.left(lease))
+        return Entry(Name.of(lease, lease.tcp_port), left)
+
+    # In the thread.
+
+    def _write(self, entries: Iterable[Entry], *, is_last: bool) -> bool:
+        written: list[msgspec.Raw] = []
+        size = _SLACK
+        for entry in entries:
+            raw = _encode(entry)
+            size += len(raw)
+            if size > MAX_BYTES or len(written) >= MAX_NAMES:
+                self._tell(f"More names are held than {self._path} takes.")
+                break
+            written.append(msgspec.Raw(raw))
+        nonce = os.urandom(NONCE)
+        sealed = self._cipher.encrypt(nonce, _encode(_Written(is_last, written)), self._context)
+        # One name for what is written aside, so that crashes leave at most one such file behind.
+        aside = self._path.with_name(f".{FILE}")
+        aside.unlink(missing_ok=True)
+        write_private(aside, HEAD + VERSION + nonce + sealed)
+        os.utime(aside, (self._now(),) * 2)
+        self._inode = aside.stat().st_ino
+        aside.replace(self._path)
+        return True
+
+    def _stamp(self) -> bool:
+        """Whether it is still this edge's own file."""
+        try:
+            if self._path.stat().st_ino == self._inode:
+                os.utime(self._path, (self._now(),) * 2)
+                return True
+        except FileNotFoundError:
+            pass  # as with another's: it is written again
+        return False
+
+    def _tell(self, what: str) -> None:
+        """Once."""
+        if self._told != what:
+            self._told = what
+            logger.warning("%s After a restart, visitors who come before their clients will be refused.", what)
+
+
+def _trusted(name: Name, *, is_last: bool) -> Name:
+    """What is said of a name, as far as it still holds. A chosen name may have gone to another client of its owner
+    in the moment before a crash, whose tickets count from one again: those of before are not to keep it out."""
+    if is_last or RANDOM_LABEL.fullmatch(name.name):
+        return name
+    return msgspec.structs.replace(name, generation=0)
+
+
+def _is_possible(entry: Entry) -> bool:
+    """Whether an edge can have written that."""
+    name = entry.name
+    if "." in name.name:
+        is_name = domain_objection(name.name) is None
+    else:
+        is_name = bool(RANDOM_LABEL.fullmatch(name.name)) or objection(name.name) is None
+    try:
+        Filter(name.terms.allow, name.terms.deny)
+    except ValueError:
+        return False
+    return (
+        is_name
+        and 0 < len(name.owner) <= MAX_OWNER
+        and 0 <= name.generation <= MAX_GENERATION
+        and 0 <= name.port <= MAX_PORT
+        and 0 <= name.terms.proxy_protocol <= 2
+        and entry.left >= 0
+    )
