@@ -243,18 +243,25 @@ class Uplink:
             self._enter("away", f"The edge is out of reach; {kept.streams} visitors wait.")
         await self._pause(wait)
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float, over: asyncio.Event | None = None) -> None:
+        """Until time is up, the network changes, or it is ``over``."""
         self._changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
+        waits = [asyncio.create_task(event.wait()) for event in (self._changed, over) if event is not None]
+        try:
+            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if self._changed.is_set():
             self._backoff.reset()
 
-    def _settle(self) -> None:
-        """A session that lasted makes the next dial come soon."""
-        if self._since and asyncio.get_running_loop().time() - self._since >= STEADY:
+    def _settle(self) -> bool:
+        """A session that lasted makes the next dial come soon. Whether it did."""
+        has_lasted = self._since > 0 and asyncio.get_running_loop().time() - self._since >= STEADY
+        if has_lasted:
             self._backoff.reset()
         self._since = 0.0
+        return has_lasted
 
     async def _served(self) -> None:
         """Until the session has no link. One that looks sick gets company meanwhile, and an edge that leaves a
@@ -296,15 +303,18 @@ class Uplink:
     async def _move(self, old: Call, grace: int) -> None:
         """The edge leaves: dial for a new session, which its successor or another edge takes, while the visitors
         in flight finish with the old one."""
-        self._settle()
+        has_lasted = self._settle()
         while not self._down.is_set():
             # Not all clients at the same moment.
-            await self._pause(self._backoff.next(self._chance))
+            await self._pause(self._backoff.next(self._chance), self._down)
             call = await self._dialler.dial_beside(self._down, URGENT, self._down.is_set)
             if call is not None:
                 self._leaving.add(old, grace)
                 self._connected_to(call)
                 return
+        if has_lasted:
+            # It is gone, and who follows may be there already: that nobody answered before does not count.
+            self._backoff.reset()
 
     def _connected_to(self, call: Call) -> None:
         self._call = call

@@ -1,0 +1,88 @@
+"""When a client dials again, by its own clock."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from quictunnel.config import ClientConfig, Secret
+from quictunnel.errors import EdgeUnavailableError
+from quictunnel.uplink import STEADY, Uplink
+from quictunnel.wire.messages import GoAway
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tests.simnet.clock import VirtualLoop
+
+DRAIN = 5.0
+"""Seconds for which an edge waits for its visitors."""
+
+
+class Edge:
+    """A Dialler, and what it reaches: an edge that is there or not."""
+
+    engine = ""
+
+    def __init__(self) -> None:
+        self.dials: list[float] = []
+        """When it was dialled and answered."""
+        self.answered = asyncio.Event()
+
+    async def dial(self, _patience: float) -> Any:
+        self.dials.append(asyncio.get_running_loop().time())
+        self.answered.set()
+
+        async def hang_up() -> None:
+            """Nothing is open."""
+
+        return SimpleNamespace(
+            address=("127.0.0.1", 1), is_resumed=False, stands=True, silence=0.0, hang_up=hang_up
+        )
+
+    async def dial_beside(self, *_: object) -> None:
+        """An edge that leaves refuses."""
+
+
+@pytest.fixture
+async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[Uplink, Edge]]:
+    config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
+    uplink, edge = Uplink(config, lambda *_: None), Edge()
+    uplink._dialler = edge  # type: ignore[assignment]
+    uplink._chance = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
+    keeper = asyncio.create_task(uplink._keep())
+    yield uplink, edge
+    keeper.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeper
+
+
+async def restart(uplink: Uplink, edge: Edge, lasted: float) -> float:
+    """Of an edge that waits for its visitors before it ends; the seconds until its client dials the next."""
+    await edge.answered.wait()
+    edge.answered.clear()
+    await asyncio.sleep(lasted)
+    call = uplink._call
+    assert call is not None
+    uplink.call_message(call, GoAway(30))
+    await asyncio.sleep(DRAIN)
+    ended = asyncio.get_running_loop().time()
+    uplink.call_ended(call, EdgeUnavailableError("it is gone"))
+    await edge.answered.wait()
+    return edge.dials[-1] - ended
+
+
+async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(world: tuple[Uplink, Edge]) -> None:
+    """The dials while it did say nothing about the one that is started next."""
+    assert await restart(*world, lasted=STEADY) == pytest.approx(world[0]._backoff.first)
+
+
+async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
+    world: tuple[Uplink, Edge],
+) -> None:
+    pauses = [await restart(*world, lasted=STEADY / 4) for _ in range(3)]
+    assert pauses == pytest.approx([6.4, 15.0, 15.0])
