@@ -1,5 +1,6 @@
 """Visitors who come all the time, so that none can be refused without being noticed."""
 
+import contextlib
 import threading
 import time
 from http.client import HTTPConnection, HTTPException
@@ -59,12 +60,15 @@ class Requests:
                 self.longest = max(self.longest, time.monotonic() - begun)
 
     def _ask(self):
-        connection = HTTPConnection(self._tunnel.host)
-        connection.sock = tls_connect(self._edge, self._tunnel)
-        connection.request("GET", "/word", headers={"Connection": "close"})
-        answer = connection.getresponse()
-        assert (answer.status, answer.read()) == (200, b"hello")
-        connection.close()
+        # Closed whatever happens: many end in the middle, where an edge is killed.
+        with (
+            tls_connect(self._edge, self._tunnel) as visitor,
+            contextlib.closing(HTTPConnection(self._tunnel.host)) as connection,
+        ):
+            connection.sock = visitor
+            connection.request("GET", "/word", headers={"Connection": "close"})
+            with connection.getresponse() as answer:
+                assert (answer.status, answer.read()) == (200, b"hello")
 
     @property
     def seconds(self) -> float:

@@ -66,6 +66,8 @@ def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
             f"requests, the longest {requests.longest:.1f} s, {len(requests.failures)} failed"
         )
         spared = over if number == signal.SIGKILL else begun
+        for failure in requests.failures:
+            print(f"begun {failure.begun - over:+.2f} s, failed {failure.ended - over:+.2f} s: {failure.error}")
         assert [failure for failure in requests.failures if failure.begun >= spared] == []
         if number == signal.SIGTERM:
             assert requests.failures == []
