@@ -11,33 +11,22 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
-from edge_server.acme.keeper import Wants
-from edge_server.acme.office import Office
-from edge_server.acme.settings import DNS, settings_of
 from edge_server.activation import Given
 from edge_server.admin.server import Admin
 from edge_server.admission import Admission
 from edge_server.arrivals import Arrivals
+from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates import Certificates
-from edge_server.claims.claims import Claims
-from edge_server.claims.store import Store as ClaimStore
 from edge_server.control import Guest
-from edge_server.domains import domains_of
-from edge_server.expected import Expected
-from edge_server.house import House
 from edge_server.lag import Lag
 from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
-from edge_server.ports import BACKLOG, Ports, backlog_of
+from edge_server.ports import BACKLOG, backlog_of
 from edge_server.reconfiguration import reconfigure
 from edge_server.registry import Registry
-from edge_server.rights.attempts import Attempts
-from edge_server.rights.store import Store
-from edge_server.rights.tokens import Tokens
 from edge_server.routing import Router
 from edge_server.scene import Scene
-from edge_server.sessions import Sessions
 from edge_server.state import StateDir
 from edge_server.succession import (
     IS_SUPPORTED,
@@ -51,7 +40,6 @@ from edge_server.succession import (
     SuccessionError,
     ask,
 )
-from edge_server.tickets import Sealer
 from edge_server.tracing import Tracing
 from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
@@ -59,20 +47,17 @@ from edge_server.watch import Watch
 from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
-from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
-from quictunnel.transport.engines import create_engine
 from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.udp import UdpSocket
-from quictunnel.wire.codes import ALPN, SessionCode
+from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge_server.config import EdgeConfig
+    from edge_server.house import House
     from edge_server.reconfiguration import Outcome
     from edge_server.state import ClientEnv
     from edge_server.succession import Inheritance, Post
-    from quictunnel.transport.engine import Connection, Engine
+    from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
 
 logger = logging.getLogger(__name__)
@@ -84,11 +69,6 @@ MAX_STRANGERS: Final = 256
 are an attack, which then costs 25 MiB."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
-
-# A client opens its control stream and no other, also when it is trusted.
-CLIENT_LIMITS: Final = Limits(
-    streams=1, stream_window=TRUSTED.stream_window, connection_window=TRUSTED.connection_window
-)
 
 
 class EdgeServer:
@@ -147,7 +127,7 @@ class EdgeServer:
         self.token = state.token()
         authority = DevelopmentAuthority.load_or_create(config.state_dir)
         self.ca = authority.certificate
-        self._take_certificates(authority)
+        take_certificates(config, self._certificates, authority)
         identity = make_identity(config, state.path, authority)
         tracer = tracer_of(config.qlog) if config.qlog is not None else None
         inherited = await self._ask(state) if config.takeover else None
@@ -156,7 +136,16 @@ class EdgeServer:
                 self.admin = Admin(config, state, inherits=inherited is not None)
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
-            house = self._house = self._build_house(state, self._listening.getsockname()[1])
+            house = self._house = build_house(
+                config,
+                state,
+                self._listening.getsockname()[1],
+                admission=self._admission,
+                certificates=self._certificates,
+                ledger=self.ledger,
+                registry=self._registry,
+                token=self.token,
+            )
             door = acme_http_socket(config, self._given)
             if house.acme is not None:
                 await house.acme.open(door)
@@ -168,7 +157,7 @@ class EdgeServer:
             self._udp = (
                 await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
             )
-            engine = self._make_engine(state, identity, self._udp)
+            engine = make_engine(config, state, identity, self._udp, self.mark)
             check_tcp_host(config.tcp_host)
             # From here on a predecessor takes nobody any more.
             names = [] if inherited is None else await self._accept_inheritance(inherited)
@@ -214,39 +203,6 @@ class EdgeServer:
         if IS_SUPPORTED:
             self._offer = self._make_offer(state)
         logger.info("QUIC engine: %s %s", engine.name, engine.version)
-
-    def _build_house(self, state: StateDir, https_port: int) -> House:
-        config = self.config
-        ports = Ports(config.tcp_host, config.tcp_ports, asyncio.get_running_loop().time)
-        return House(
-            acme=self._make_office(state, https_port),
-            admission=self._admission,
-            attempts=Attempts(asyncio.get_running_loop().time),
-            certificates=self._certificates,
-            claims=Claims(ClaimStore(state.path)),
-            domain=config.domain,
-            domains=domains_of(config),
-            expected=Expected(self._registry, ports, self._admission, ledger=self.ledger, hold=config.hold),
-            https_port=https_port,
-            ledger=self.ledger,
-            ports=ports,
-            registry=self._registry,
-            sealer=Sealer(state.key("ticket"), config.domain),
-            sessions=Sessions(config.hold),
-            tcp_host=config.shown_tcp_host,
-            tokens=Tokens(self.token, Store(state.path)),
-        )
-
-    def _make_office(self, state: StateDir, https_port: int) -> Office | None:
-        config = self.config
-        settings = settings_of(config)
-        if settings is None:
-            return None
-        # Beside files of the operator's for the edge's own names, ACME is for others' domains.
-        has_wildcard = config.cert is None and settings.challenge == DNS
-        own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-        wants = Wants(own=own, is_wanted=lambda host: self._house is not None and self._house.is_anybodys(host))
-        return Office(settings, state.path, self._certificates, wants, https_port=https_port)
 
     @property
     def quic_address(self) -> str:
@@ -347,32 +303,6 @@ class EdgeServer:
             await self._house.close()
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
-
-    # Opening.
-
-    def _take_certificates(self, authority: DevelopmentAuthority) -> None:
-        config = self.config
-        if config.cert is None or config.key is None:
-            if config.acme:
-                return
-            self._certificates.add_authority(authority, config.domain)
-            return
-        self._certificates.add_files(config.cert, config.key, config.domain)
-
-    def _make_engine(self, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket) -> Engine:
-        certificate, private_key = identity
-        settings = EngineSettings(
-            is_server=True,
-            alpn=ALPN,
-            trusted=CLIENT_LIMITS,
-            reset_key=state.key("reset"),
-            certificate=certificate,
-            private_key=private_key,
-            largest_datagram=udp.largest_datagram,
-            congestion=self.config.congestion,
-            cid_mark=self.mark,
-        )
-        return create_engine(settings, self.config.engine)
 
     # Taking over, and being followed.
 

@@ -1,0 +1,115 @@
+"""The rooms of an edge, made from its configuration, and the engine of its QUIC port. Nothing is open yet then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from edge_server.acme.keeper import Wants
+from edge_server.acme.office import Office
+from edge_server.acme.settings import DNS, settings_of
+from edge_server.claims.claims import Claims
+from edge_server.claims.store import Store as ClaimStore
+from edge_server.domains import domains_of
+from edge_server.expected import Expected
+from edge_server.house import House
+from edge_server.ports import Ports
+from edge_server.rights.attempts import Attempts
+from edge_server.rights.store import Store
+from edge_server.rights.tokens import Tokens
+from edge_server.sessions import Sessions
+from edge_server.tickets import Sealer
+from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
+from quictunnel.transport.engines import create_engine
+from quictunnel.wire.codes import ALPN
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from certs.authority import DevelopmentAuthority
+    from edge_server.admission import Admission
+    from edge_server.certificates import Certificates
+    from edge_server.config import EdgeConfig
+    from edge_server.registry import Registry
+    from edge_server.state import StateDir
+    from edge_server.visits import Ledger
+    from quictunnel.transport.engine import Engine
+    from quictunnel.transport.udp import UdpSocket
+
+# A client opens its control stream and no other, also when it is trusted.
+CLIENT_LIMITS: Final = Limits(
+    streams=1, stream_window=TRUSTED.stream_window, connection_window=TRUSTED.connection_window
+)
+
+
+def build_house(
+    config: EdgeConfig,
+    state: StateDir,
+    https_port: int,
+    *,
+    admission: Admission,
+    certificates: Certificates,
+    ledger: Ledger,
+    registry: Registry,
+    token: str,
+) -> House:
+    """``https_port``: where visitors come, as leases are told; ``token``: the operator's. Raises ConfigError."""
+
+    def is_wanted(host: str) -> bool:
+        return house.is_anybodys(host)  # asked later, when there is a house
+
+    time = asyncio.get_running_loop().time
+    ports = Ports(config.tcp_host, config.tcp_ports, time)
+    settings, acme = settings_of(config), None
+    if settings is not None:
+        # Beside files of the operator's for the edge's own names, ACME is for others' domains.
+        has_wildcard = config.cert is None and settings.challenge == DNS
+        own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
+        wants = Wants(own=own, is_wanted=is_wanted)
+        acme = Office(settings, state.path, certificates, wants, https_port=https_port)
+    house = House(
+        acme=acme,
+        admission=admission,
+        attempts=Attempts(time),
+        certificates=certificates,
+        claims=Claims(ClaimStore(state.path)),
+        domain=config.domain,
+        domains=domains_of(config),
+        expected=Expected(registry, ports, admission, ledger=ledger, hold=config.hold),
+        https_port=https_port,
+        ledger=ledger,
+        ports=ports,
+        registry=registry,
+        sealer=Sealer(state.key("ticket"), config.domain),
+        sessions=Sessions(config.hold),
+        tcp_host=config.shown_tcp_host,
+        tokens=Tokens(token, Store(state.path)),
+    )
+    return house
+
+
+def take_certificates(config: EdgeConfig, certificates: Certificates, authority: DevelopmentAuthority) -> None:
+    """Those that visitors of the edge's own names are met with, unless ACME brings them. Raises ConfigError."""
+    if config.cert is not None and config.key is not None:
+        certificates.add_files(config.cert, config.key, config.domain)
+    elif not config.acme:
+        certificates.add_authority(authority, config.domain)
+
+
+def make_engine(
+    config: EdgeConfig, state: StateDir, identity: tuple[Path, Path], udp: UdpSocket, mark: int
+) -> Engine:
+    """``identity``: certificate and key for clients; ``mark``: of its connection IDs. Raises ConfigError."""
+    certificate, private_key = identity
+    settings = EngineSettings(
+        is_server=True,
+        alpn=ALPN,
+        trusted=CLIENT_LIMITS,
+        reset_key=state.key("reset"),
+        certificate=certificate,
+        private_key=private_key,
+        largest_datagram=udp.largest_datagram,
+        congestion=config.congestion,
+        cid_mark=mark,
+    )
+    return create_engine(settings, config.engine)
