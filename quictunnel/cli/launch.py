@@ -58,23 +58,22 @@ def launch(options: Namespace, door: Door, terms: dict[str, Any]) -> int:
         os._exit(status)
 
     interrupts = Interrupts(inbox, leave)
-    with interrupts.installed():
-        child = Child(
-            command,
-            environment(os.environ, port),
-            stdout=sys.stderr if options.json else None,  # stdout is for programs that read events
-            when_over=inbox.stop,
-        )
-        try:
-            with passing_on(child, interrupts):
-                wait_for(child, port, terms.pop("wait", USUAL_WAIT))
-                if child.status is None:
-                    client = open_client(door, config)
-                    view = (JsonView if options.json else PlainView)(sys.stdout)
-                    serve(door, client, Wanted(port, terms), view=view, inbox=inbox, interrupts=interrupts)
-            status = child.status
-        finally:
-            child.stop()
+    with interrupts.installed(), contextlib.ExitStack() as stack:
+        with interrupts.held():
+            child = Child(
+                command,
+                environment(os.environ, port),
+                stdout=sys.stderr if options.json else None,  # stdout is for programs that read events
+                when_over=inbox.stop,
+            )
+            stack.callback(child.stop)
+        with passing_on(child, interrupts):
+            wait_for(child, port, terms.pop("wait", USUAL_WAIT))
+            if child.status is None:
+                client = open_client(door, config)
+                view = (JsonView if options.json else PlainView)(sys.stdout)
+                serve(door, client, Wanted(port, terms), view=view, inbox=inbox, interrupts=interrupts)
+        status = child.status
     return STOPPED if status is None else told(child, status, port, was_open=interrupts.is_serving)
 
 

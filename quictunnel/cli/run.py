@@ -80,9 +80,14 @@ class Interrupts:
         self._inbox = inbox
         self._leave = leave
         self._seen = False
+        self._is_held = False
+        self._came: int | None = None
         self.is_serving = False
 
     def __call__(self, number: int, _frame: FrameType | None = None) -> None:
+        if self._is_held:
+            self._came = number
+            return
         if self._seen:
             self._leave(128 + number)  # as a shell reports a program that a signal ended
         self._seen = True
@@ -91,6 +96,18 @@ class Interrupts:
         else:
             # Opening a tunnel blocks this thread; an exception is what ends it, as in any program.
             raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What comes meanwhile is told at the end: for moments in which something is half made, of which nobody
+        knows yet what there would be to end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+            if self._came is not None:
+                self(self._came)
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -171,6 +171,30 @@ def test_ctrl_c_while_it_starts(start):
     assert processes_of("54322") == []
 
 
+EARLY = """
+import os, signal, subprocess, sys
+from types import SimpleNamespace
+from quictunnel.cli import child
+from quictunnel.cli.main import main
+
+def popen(*arguments, **options):
+    process = subprocess.Popen(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGINT)
+    return process
+
+child.subprocess = SimpleNamespace(Popen=popen)
+sys.exit(main())
+"""
+
+
+def test_ctrl_c_at_the_moment_when_it_is_started(start):
+    """The program is there already, and nobody knows it yet."""
+    process = start("--port", free_port(), "--", "sleep", "54323", launcher=(sys.executable, "-c", EARLY, "run"))
+    assert process.communicate(timeout=30) == ("", "")
+    assert process.returncode == 0
+    assert processes_of("54323") == []
+
+
 SHORT_GRACE = """
 import sys
 from quictunnel.cli import guard
