@@ -11,20 +11,22 @@ import pytest
 
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.config import EdgeConfig
-from edge_server.leases import Lease
 from edge_server.registry import random_name
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import Store as TokenStore
 from edge_server.server import EdgeServer
+from edge_server.succession import Name
 from edge_server.terms import Terms
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from edge_server.house import House
+
+    OwnerOf = Callable[..., Awaitable["Owner"]]
 
 DAY = 86_400.0
 DUE = 85 * DAY
@@ -100,8 +102,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @pytest.fixture
-def owner_of(house: House, tmp_path: Path) -> Callable[..., Owner]:
-    def make(name: str, *, is_held: bool = False) -> Owner:
+def owner_of(house: House, tmp_path: Path) -> OwnerOf:
+    async def make(name: str, *, is_held: bool = False) -> Owner:
         assert house.acme is not None
         keeper, begun, now = house.acme.keeper, list[str](), time.time()
         keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
@@ -109,8 +111,8 @@ def owner_of(house: House, tmp_path: Path) -> Callable[..., Owner]:
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
         owner = Owner(house, tmp_path, name, token.key, begun)
         if is_held:
-            parts = {"admission": house.admission, "ledger": house.ledger}
-            house.registry.add(Lease(None, 0, name, owner=token.key, terms=Terms(), **parts))
+            held = Name(name, token.key, 1, Terms(), 0)
+            await house.expected.add(held, None)
         else:
             house.claims.claim(token.key, name)
         owner.seen_by_the_edge()
@@ -131,9 +133,9 @@ LOSSES = [Owner.revoked, Owner.expired, Owner.banned, Owner.released, Owner.with
 @pytest.mark.parametrize("is_lost", LOSSES)
 @pytest.mark.parametrize("name", ["app.example.org", "shop"])
 async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
-    owner_of: Callable[..., Owner], name: str, is_lost: Callable[[Owner], None]
+    owner_of: OwnerOf, name: str, is_lost: Callable[[Owner], None]
 ):
-    owner = owner_of(name)
+    owner = await owner_of(name)
     assert owner.due() == [owner.host]
     is_lost(owner)
     owner.seen_by_the_edge()
@@ -150,23 +152,29 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     assert list(keeper._store.load()) == []
 
 
-async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(owner_of: Callable[..., Owner]):
-    owner = owner_of("shop")
+async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of("shop")
     owner.named_by_another()
     owner.seen_by_the_edge()
     assert owner.due() == []
 
 
-async def test_a_tunnel_that_is_open_makes_no_right_of_one_that_was_lost(owner_of: Callable[..., Owner]):
-    owner = owner_of("app.example.org", is_held=True)
+async def test_a_tunnel_that_is_open_makes_no_right_of_one_that_was_lost(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of("app.example.org", is_held=True)
     assert owner.due() == [owner.host]
     owner.without_the_right()
     owner.seen_by_the_edge()
     assert owner.due() == []
 
 
-async def test_a_random_name_is_renewed_while_it_is_held_by_a_good_token(owner_of: Callable[..., Owner]):
-    owner = owner_of(random_name(), is_held=True)
+async def test_a_random_name_is_renewed_while_it_is_held_by_a_good_token(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of(random_name(), is_held=True)
     assert owner.due() == [owner.host]
     owner.without_the_right()
     owner.seen_by_the_edge()
