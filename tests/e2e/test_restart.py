@@ -42,7 +42,6 @@ def origin() -> Iterator[EchoOrigin]:
 
 
 @pytest.mark.alone
-@pytest.mark.every_pairing
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.netlab.crowd import Crowd
-from tests.netlab.rig import Bulk, Keystrokes, Tunnelled
+from tests.netlab.rig import Bulk, Tunnelled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,21 +109,6 @@ def test_bytes_are_equal_on_a_bad_link_that_also_breaks(
                 time.sleep(2)
             crowd.finish()
         assert bulk.broke is None
-
-
-@pytest.mark.timeout(180)
-def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Path) -> None:
-    lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path, patience=100) as tunnel:
-        with lab.blackout():
-            time.sleep(IDLE_TIMEOUT + 8)  # until both sides have noticed; the client dials in vain
-            early = tunnel.visit()
-            time.sleep(1)  # waits already
-        with early, tunnel.visit() as late:
-            assert Keystrokes(early).run(3)
-            assert Keystrokes(late).run(3)
-    assert tunnel.resumed
-    assert any(event.get("state") == "away" for event in tunnel.said)
 
 
 def test_a_link_that_a_firewall_swallows_is_relieved(netlab: StartLab, tmp_path: Path) -> None:
