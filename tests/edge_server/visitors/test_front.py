@@ -28,12 +28,13 @@ async def run(*command: str, stdin: bytes = b"") -> tuple[int, str]:
     """A real program's exit status and everything it said."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.PIPE,
+        # Who has nothing to say gets no pipe: some programs end before they could be told so.
+        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     async with asyncio.timeout(20):
-        said, _ = await process.communicate(stdin)
+        said, _ = await process.communicate(stdin or None)
     assert process.returncode is not None
     return process.returncode, said.decode()
 
