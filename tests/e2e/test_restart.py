@@ -168,6 +168,8 @@ def test_who_gives_it_up_while_the_edge_leaves_is_not_waited_for_either(edge, or
                 edge.process.send_signal(signal.SIGTERM)
                 until(lambda: is_refused(tunnel), PATIENCE)
                 client.close()
+        # Asked to hurry at the very end, when nobody handles signals any more, it would end by them.
+        assert edge.process.wait(PATIENCE) == 0
         assert edge.stop() == 0
         edge = ports.start()
         assert_closed(edge, tunnel)
