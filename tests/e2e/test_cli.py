@@ -290,6 +290,7 @@ class TestEdge:
                 connection.sendall(b"answer")
             assert visitor.recv(6) == b"answer"
             visitor.close()
+            assert edge.process.wait(20) == 0
             assert edge.stop() == 0
 
     def test_the_name_and_the_token_outlive_it(self, tmp_path):
