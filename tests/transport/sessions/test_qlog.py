@@ -13,16 +13,9 @@ import pytest
 from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, Received, StreamsAvailable
-from quictunnel.transport.qlog import (
-    EARLY_EVENTS,
-    MAX_EARLY,
-    NotTracedError,
-    Traced,
-    Tracer,
-    long_header,
-    tracer_of,
-)
+from quictunnel.transport.qlog import NotTracedError, Tracer, tracer_of
 from quictunnel.transport.session import Session
+from quictunnel.transport.traced import EARLY_EVENTS, MAX_EARLY, Traced, long_header
 from quictunnel.wire.control import Side
 from tests.qlog import count, events, names, only_file
 from tests.simnet.link import Conditions

@@ -1,0 +1,299 @@
+"""An engine that says what it does, for files (``qlog``): it stands before another one while traces are wanted, of
+all connections or of some, and nothing does otherwise.
+
+It sees what goes over the seam, which is the same for every engine: datagrams in and out with their sizes, long
+headers (which are in the clear), bytes handed to streams' readers, resets, and after each turn what the engine
+knows of the path: round trip times, congestion window, bytes in flight, packets lost. It does not see numbers and
+frames of packets, which only the engines' own code does. So nothing of it is secret either, except who talks with
+whom.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+from quictunnel.transport.engine import Closed, Connected, Data, Reset, Stopped
+from quictunnel.transport.qlog import NotTracedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from quictunnel.transport.engine import (
+        Address,
+        Connection,
+        Engine,
+        EngineCounters,
+        Event,
+        Received,
+        Transmit,
+    )
+    from quictunnel.transport.qlog import Trace, Tracer
+
+logger = logging.getLogger(__name__)
+
+MAX_EARLY: Final = 64
+"""Addresses that are not known to belong to a connection, whose last events are kept until it is known: an edge
+learns of a connection when its handshake is done. Those of longest ago are forgotten."""
+EARLY_EVENTS: Final = 32
+"""That are kept of each; a handshake has a dozen."""
+
+_TYPES: Final = ("initial", "0RTT", "handshake", "retry")
+
+
+class Traced:
+    """An engine, traced (a transport.engine.Engine). Connections are the inner engine's own.
+
+    Which of them are wanted is said by :meth:`trace_all` and :meth:`trace_one`; a connection has one file, whoever
+    wants it."""
+
+    def __init__(self, inner: Engine, on_unwanted: Callable[[], None]) -> None:
+        """``on_unwanted``: no connection is wanted any more; it is told in the middle of what this object does,
+        which then goes on as if it were not there."""
+        self.inner = inner
+        self.name = inner.name
+        self.version = inner.version
+        self._on_unwanted = on_unwanted
+        self._everything: Tracer | None = None
+        self._chosen: set[Connection] = set()
+        """Those wanted for their own sake; each has a trace."""
+        self._traces: dict[Connection, Trace] = {}
+        self._known: dict[Connection, Address] = {}
+        """All connections, those that are not traced as well, so that their datagrams are told apart from those of
+        newcomers at the cost of a look."""
+        self._by_address: dict[Address, Connection] = {}
+        self._early: OrderedDict[Address, list[tuple[float, str, dict[str, Any]]]] = OrderedDict()
+        self._touched: dict[Connection, None] = {}
+        self._now = 0.0
+
+    @property
+    def counters(self) -> EngineCounters:
+        return self.inner.counters
+
+    # Which connections.
+
+    def trace_all(self, tracer: Tracer | None, known: Iterable[Connection], now: float) -> None:
+        """Trace every connection from now on; None: those alone that were chosen, whose files go on either way.
+        ``known``: those that are there already."""
+        self._now = now
+        self._everything = tracer
+        self._early.clear()
+        for connection in tuple(self._traces):
+            if connection not in self._chosen:
+                self._traces.pop(connection).close()
+        for connection in known:
+            self._meet(connection)
+            if tracer is not None and connection not in self._traces:
+                self._begin_if_possible(connection, tracer)
+        self._rest()
+
+    def trace_one(self, connection: Connection, tracer: Tracer, known: Iterable[Connection], now: float) -> Trace:
+        """Trace a connection, which is not over, until its end, or until :meth:`untrace_one`; where it has a trace
+        already, that is it. Raises NotTracedError."""
+        self._now = now
+        for each in known:
+            self._meet(each)
+        trace = self._traces.get(connection)
+        try:
+            if trace is None or not trace.is_open:
+                trace = self._begin(connection, tracer)
+            self._chosen.add(connection)
+        finally:
+            self._rest()
+        return trace
+
+    def untrace_one(self, connection: Connection) -> None:
+        """It is not chosen any more."""
+        self._chosen.discard(connection)
+        if self._everything is None:
+            self._end(connection)
+
+    def trace_of(self, connection: Connection) -> Trace | None:
+        """What is being written of a connection."""
+        trace = self._traces.get(connection)
+        return trace if trace is not None and trace.is_open else None
+
+    def forget(self, connection: Connection) -> None:
+        """It is over."""
+        address = self._known.pop(connection, None)
+        if address is not None and self._by_address.get(address) is connection:
+            del self._by_address[address]
+        self._touched.pop(connection, None)
+        self._end(connection)
+
+    def close(self) -> None:
+        """End all traces; the connections go on."""
+        for trace in self._traces.values():
+            trace.close()
+        self._traces.clear()
+
+    # The seam.
+
+    def connect(self, address: Address, server_name: str, now: float) -> Connection:
+        self._now = now
+        connection = self.inner.connect(address, server_name, now)
+        self._newcomer(connection)
+        return connection
+
+    def receive(self, batch: Sequence[Received], now: float) -> None:
+        self._now = now
+        self.inner.receive(batch, now)
+        for received in batch:
+            address, payload = received.address, received.payload
+            if self._is_seen(address):
+                self._datagrams(address, "received", payload, len(payload), received.segment)
+
+    def expire(self, now: float) -> None:
+        self._now = now
+        self.inner.expire(now)
+
+    def timeout(self) -> float | None:
+        return self.inner.timeout()
+
+    def poll(self) -> Iterator[tuple[Connection, Event]]:
+        for connection, event in self.inner.poll():
+            self._event(connection, event)
+            yield connection, event
+
+    def transmit(self, now: float) -> Iterator[Transmit]:
+        self._now = now
+        for burst in self.inner.transmit(now):
+            if self._is_seen(burst.address):
+                size = sum(map(len, burst.parts))
+                first = burst.parts[0] if burst.parts else b""
+                self._datagrams(burst.address, "sent", first, size, burst.segment)
+            yield burst
+        touched, self._touched = self._touched, {}
+        for connection in touched:
+            if (trace := self._traces.get(connection)) is not None:
+                trace.look(now, connection.stats())
+                if not trace.is_open:
+                    self._end(connection)
+
+    def has_connections(self) -> bool:
+        return self.inner.has_connections()
+
+    # Inside.
+
+    def _meet(self, connection: Connection) -> None:
+        if connection not in self._known:
+            self._known[connection] = connection.address
+            self._by_address[connection.address] = connection
+
+    def _newcomer(self, connection: Connection) -> None:
+        if connection in self._known:
+            return
+        self._meet(connection)
+        early = self._early.pop(connection.address, ())
+        trace = self._begin_if_possible(connection, self._everything) if self._everything is not None else None
+        if trace is not None:
+            for at, name, data in early:
+                trace.note(at, name, data)
+
+    def _begin(self, connection: Connection, tracer: Tracer) -> Trace:
+        trace = self._traces[connection] = tracer.begin(connection, self.name, self._now)
+        return trace
+
+    def _begin_if_possible(self, connection: Connection, tracer: Tracer) -> Trace | None:
+        """One of many: when there are too many, that was said once."""
+        try:
+            return self._begin(connection, tracer) if tracer.has_room else None
+        except NotTracedError as error:
+            logger.error("%s", error)
+            return None
+
+    def _end(self, connection: Connection) -> None:
+        """Of a trace; the connection may go on."""
+        self._chosen.discard(connection)
+        trace = self._traces.pop(connection, None)
+        if trace is not None:
+            trace.close()
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._everything is None and not self._traces:
+            self._on_unwanted()
+
+    def _is_seen(self, address: Address) -> bool:
+        """Whether datagrams of this address are of interest. Those of most are not where few are traced."""
+        connection = self._whose(address)
+        return self._everything is not None if connection is None else connection in self._traces
+
+    def _datagrams(self, address: Address, way: str, first: bytes | memoryview, size: int, segment: int) -> None:
+        """``first``: bytes with which the first of them begins."""
+        sizes = [min(segment, size - at) for at in range(0, size, max(1, segment))]
+        self._note(
+            address,
+            f"transport:datagrams_{way}",
+            {"count": len(sizes), "raw": [{"length": length} for length in sizes]},
+        )
+        header = long_header(bytes(first[:64]))
+        if header is not None:
+            self._note(address, f"transport:packet_{way}", {"header": header, "is_coalesced": True})
+
+    def _note(self, address: Address, name: str, data: dict[str, Any]) -> None:
+        connection = self._whose(address)
+        if connection is not None:
+            self._touched[connection] = None
+            self._traces[connection].note(self._now, name, data)
+            return
+        early = self._early.setdefault(address, [])
+        self._early.move_to_end(address)
+        if len(early) < EARLY_EVENTS:
+            early.append((self._now, name, data))
+        if len(self._early) > MAX_EARLY:
+            self._early.popitem(last=False)
+
+    def _whose(self, address: Address) -> Connection | None:
+        connection = self._by_address.get(address)
+        if connection is None:
+            # Of those that are traced one may have moved.
+            connection = next((each for each in self._traces if each.address == address), None)
+            if connection is not None:
+                old = self._known[connection]
+                if self._by_address.get(old) is connection:
+                    del self._by_address[old]
+                self._known[connection] = address
+                self._by_address[address] = connection
+        return connection
+
+    def _event(self, connection: Connection, event: Event) -> None:
+        if isinstance(event, Connected):
+            self._newcomer(connection)
+        trace = self._traces.get(connection)
+        if trace is not None:
+            match event:
+                case Connected():
+                    trace.note(self._now, "connectivity:connection_state_updated", {"new": "connected"})
+                case Data(stream, chunks, end):
+                    size = sum(map(len, chunks))
+                    moved = {"stream_id": stream, "length": size, "from": "transport", "to": "application"}
+                    trace.note(self._now, "transport:data_moved", moved | ({"fin": True} if end else {}))
+                case Reset(stream, code) | Stopped(stream, code):
+                    name = f"quictunnel:stream_{type(event).__name__.lower()}"
+                    trace.note(self._now, name, {"stream_id": stream, "error_code": code})
+                case Closed(cause, code, reason):
+                    trace.look(self._now, connection.stats())
+                    said = {"application_code": code, "reason": reason, "trigger": cause.name.lower()}
+                    trace.note(self._now, "connectivity:connection_closed", said)
+        if isinstance(event, Closed):
+            self.forget(connection)
+
+
+def long_header(datagram: bytes) -> dict[str, Any] | None:
+    """What the first packet of a datagram shows to everybody (RFC 8999 section 5.1, RFC 9000 section 17.2); None
+    of one with a short header, which shows nothing."""
+    if len(datagram) < 7 or not datagram[0] & 0x80:
+        return None
+    version = int.from_bytes(datagram[1:5])
+    length = datagram[5]
+    destination = datagram[6 : 6 + length]
+    rest = datagram[6 + length :]
+    source = rest[1 : 1 + rest[0]] if rest else b""
+    return {
+        "packet_type": _TYPES[datagram[0] >> 4 & 3] if version else "version_negotiation",
+        "version": f"{version:08x}",
+        "dcid": destination.hex(),
+        "scid": source.hex(),
+    }
