@@ -49,7 +49,7 @@ class Machine:
 def own_loopback(module: str, mtu: int) -> NoReturn:
     """Begin anew in a network namespace of our own, whose loopback has this MTU; its settings end with it."""
     if os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("ip")):
-        sys.exit("--mtu needs root, unshare (util-linux) and ip (iproute2)")
+        sys.exit("a network of its own needs root, unshare (util-linux) and ip (iproute2)")
     there = f'ip link set lo mtu {mtu} up && exec "$0" "$@"'
     again = [sys.executable, "-m", module, *sys.argv[1:], "--inside"]
     os.execvp("unshare", ["unshare", "--net", "sh", "-c", there, *again])
