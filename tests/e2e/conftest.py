@@ -299,6 +299,16 @@ def nginx(tmp_path, running):
     return start_nginx(running, tmp_path / "nginx")
 
 
+@pytest.fixture
+def manager():
+    """Who keeps an edge's sockets open while edges come and go."""
+    from tests.e2e.manager import Manager
+
+    manager = Manager()
+    yield manager
+    manager.close()
+
+
 def tls_connect(edge: EdgeProcess, tunnel: quictunnel.Tunnel, alpn: list[str] | None = None) -> ssl.SSLSocket:
     """A verified TLS connection to the tunnel; ``*.localhost`` is not resolved by glibc, so by hand."""
     context = ssl.create_default_context(cafile=str(edge.ca))

@@ -8,6 +8,7 @@ import httpx
 
 from edge_server.admin import openapi
 from edge_server.admin.api import PREFIX
+from tests.e2e.stages import EmbeddedStage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +46,16 @@ class Operator:
     def follow(self) -> AbstractContextManager[httpx.Response]:
         """The events, as they come."""
         return self.http.stream("GET", f"{PREFIX}/events")
+
+
+class OperatedStage(EmbeddedStage):
+    """With somebody who looks."""
+
+    def __init__(self) -> None:
+        super().__init__(admin=True)
+        admin = self.edge.server.admin
+        assert admin is not None
+        self.operator = self.stack.enter_context(Operator(admin.url, admin.token))
 
 
 def snapshots(response: httpx.Response) -> Iterator[bytes]:

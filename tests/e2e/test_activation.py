@@ -9,27 +9,16 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 import quictunnel
 from tests.e2e.conftest import EdgeProcess, free_port, need
 from tests.e2e.echo import EchoOrigin, is_served, says_back, until
-from tests.e2e.manager import Manager, successors
+from tests.e2e.manager import successors
 from tests.edge_server.acme import pebble as authorities
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 PATIENCE = 30
-
-
-@pytest.fixture
-def manager() -> Iterator[Manager]:
-    manager = Manager()
-    yield manager
-    manager.close()
 
 
 def visit(edge: EdgeProcess, tunnel: quictunnel.Tunnel, host: str) -> ssl.SSLSocket:

@@ -25,8 +25,7 @@ from edge_server.admin.history import MAX_TOP
 from edge_server.admin.view import MAX_PAGE
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.e2e.ends import PATIENCE, eventually, is_reset, receive_exactly
-from tests.e2e.operator import DOCUMENT, Operator, schema_of, snapshots
-from tests.e2e.stages import EmbeddedStage
+from tests.e2e.operator import DOCUMENT, OperatedStage, Operator, schema_of, snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,29 +33,21 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-class Stage(EmbeddedStage):
-    def __init__(self) -> None:
-        super().__init__(admin=True)
-        admin = self.edge.server.admin
-        assert admin is not None
-        self.operator = self.stack.enter_context(Operator(admin.url, admin.token))
-
-
 @pytest.fixture(scope="module")
-def shared(engines) -> Iterator[Stage]:
-    with Stage() as stage:
+def shared(engines) -> Iterator[OperatedStage]:
+    with OperatedStage() as stage:
         yield stage
 
 
 @pytest.fixture
-def stage(shared: Stage) -> Iterator[Stage]:
+def stage(shared: OperatedStage) -> Iterator[OperatedStage]:
     yield shared
     shared.close_ends()
     eventually(lambda: shared.edge.server.visitors == 0, "visitors were left")
 
 
 @pytest.fixture
-def operator(stage: Stage) -> Operator:
+def operator(stage: OperatedStage) -> Operator:
     return stage.operator
 
 
@@ -67,7 +58,7 @@ def test_the_description_is_one():
     openapi_spec_validator.validate(DOCUMENT)
 
 
-def test_it_describes_all_there_is_and_nothing_else(stage: Stage):
+def test_it_describes_all_there_is_and_nothing_else(stage: OperatedStage):
     admin = stage.edge.server.admin
     served = set()
     for route in admin._window.routes:
@@ -78,7 +69,7 @@ def test_it_describes_all_there_is_and_nothing_else(stage: Stage):
     assert {path for _, path in served if not path.startswith("/api/")} == set(app.PAGE) | for_programs
 
 
-def test_every_answer_is_as_described(stage: Stage, operator: Operator):
+def test_every_answer_is_as_described(stage: OperatedStage, operator: Operator):
     stage.pair("tcp"), stage.pair("tls")
     admin = stage.edge.server.admin
     stage.edge._background.call(called(admin._window.api.past.sample))
@@ -115,7 +106,7 @@ async def called(method) -> None:
 # What it says.
 
 
-def test_the_figures_are_those_of_the_load(stage: Stage, operator: Operator):
+def test_the_figures_are_those_of_the_load(stage: OperatedStage, operator: Operator):
     before = operator.get("/edge")
     (tunnel_before,) = operator.get("/tunnels")["items"]
     pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
@@ -165,7 +156,7 @@ def test_the_figures_are_those_of_the_load(stage: Stage, operator: Operator):
     assert address["bytes"] >= into + out
 
 
-def test_bytes_of_those_who_left_are_kept(stage: Stage, operator: Operator):
+def test_bytes_of_those_who_left_are_kept(stage: OperatedStage, operator: Operator):
     stage.pair("tcp")
     before = operator.get("/edge")
     (tunnel,) = operator.get("/tunnels")["items"]
@@ -180,7 +171,7 @@ def test_bytes_of_those_who_left_are_kept(stage: Stage, operator: Operator):
     assert address["bytes"] >= 2
 
 
-def test_lists_come_in_parts(stage: Stage, operator: Operator):
+def test_lists_come_in_parts(stage: OperatedStage, operator: Operator):
     for _ in range(5):
         stage.pair("tcp")
     whole = operator.get("/visitors")
@@ -214,7 +205,7 @@ def test_lists_come_in_parts(stage: Stage, operator: Operator):
         assert second["next"] is None
 
 
-def test_warnings_are_shown_as_text(stage: Stage, operator: Operator):
+def test_warnings_are_shown_as_text(stage: OperatedStage, operator: Operator):
     before = operator.get("/errors")["total"]
     logging.getLogger("edge_server.test").warning("<script>%s</script>\x1b[31m\n", "x" * 10_000)
     errors = operator.get("/errors", limit=1)
@@ -229,7 +220,7 @@ def test_warnings_are_shown_as_text(stage: Stage, operator: Operator):
 # Following.
 
 
-def test_events_say_what_is(stage: Stage, operator: Operator):
+def test_events_say_what_is(stage: OperatedStage, operator: Operator):
     with operator.follow() as response:
         assert response.headers["content-type"] == "text/event-stream"
         seen = snapshots(response)
@@ -240,7 +231,7 @@ def test_events_say_what_is(stage: Stage, operator: Operator):
             stage.pair("tcp")
 
 
-def test_so_many_may_follow(stage: Stage, operator: Operator):
+def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
     with contextlib.ExitStack() as stack:
         for _ in range(events.MAX_FOLLOWERS):
             assert stack.enter_context(operator.follow()).status_code == 200
@@ -253,7 +244,7 @@ def test_so_many_may_follow(stage: Stage, operator: Operator):
         assert again.status_code == 200
 
 
-def test_who_reads_slowly_skips(stage: Stage, operator: Operator, monkeypatch: pytest.MonkeyPatch):
+def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkeypatch: pytest.MonkeyPatch):
     """Nothing piles up for a reader that takes nothing; a connection that takes nothing for long is ended."""
     made = []
     feed = stage.edge.server.admin._window._feed
@@ -371,7 +362,7 @@ def test_every_answer_is_hardened(operator: Operator):
         assert "server" not in headers
 
 
-def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: Stage):
+def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: OperatedStage):
     admin = stage.edge.server.admin
     with Operator(admin.url, "guess") as stranger, Operator(admin.url, admin.token) as owner:
         found = [stranger.ask("/edge").status_code for _ in range(8)]
@@ -400,7 +391,7 @@ def test_requests_are_small(operator: Operator):
         assert all_of(sock).startswith(b"HTTP/1.1 400 ")
 
 
-def test_so_many_connections_may_be_open(stage: Stage, operator: Operator):
+def test_so_many_connections_may_be_open(stage: OperatedStage, operator: Operator):
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(raw(operator)) for _ in range(http.MAX_CONNECTIONS + 8)]
         connections = stage.edge.server.admin._http._state.connections
@@ -411,7 +402,7 @@ def test_so_many_connections_may_be_open(stage: Stage, operator: Operator):
         assert operator.ask("/edge").status_code == 200
 
 
-def test_who_asks_for_nothing_more_is_let_go(stage: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: pytest.MonkeyPatch):
     config = stage.edge.server.admin._http._config
     assert config.timeout_keep_alive == http.KEEP_ALIVE
     monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
@@ -431,7 +422,7 @@ def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.M
 
 
 def test_a_visitor_is_ended(
-    stage: Stage, operator: Operator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    stage: OperatedStage, operator: Operator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     stays, _ = stage.pair("tcp")
     goes, origin = stage.pair("tls")
@@ -452,7 +443,7 @@ def test_a_visitor_is_ended(
 
 
 def test_a_tunnel_is_closed():
-    with Stage() as stage:
+    with OperatedStage() as stage:
         visitor, _ = stage.pair("tls")
         (tunnel,) = stage.operator.get("/tunnels")["items"]
         assert stage.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 200
@@ -463,7 +454,7 @@ def test_a_tunnel_is_closed():
 
 
 def test_a_session_is_ended_and_does_not_come_back_by_itself():
-    with Stage() as stage:
+    with OperatedStage() as stage:
         visitor, _ = stage.pair("tls")
         (session,) = stage.operator.get("/sessions")["items"]
         assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
@@ -480,7 +471,7 @@ def test_a_session_is_ended_and_does_not_come_back_by_itself():
 
 def test_a_client_that_is_away_is_shown_and_ended():
     """Its link is lost: nothing is known of it, a newcomer waits, and either can be ended."""
-    with Stage() as stage:
+    with OperatedStage() as stage:
         stays, _ = stage.pair("tcp")
         (guest,) = stage.edge.server._guests
         lost = Closed(CloseCause.TIMEOUT, 0, "")
@@ -502,11 +493,11 @@ def test_a_client_that_is_away_is_shown_and_ended():
         eventually(lambda: session["id"] not in ids(stage), "it is still there")
 
 
-def ids(stage: Stage) -> set[str]:
+def ids(stage: OperatedStage) -> set[str]:
     return {one["id"] for one in stage.operator.get("/sessions")["items"]}
 
 
-def test_a_shared_tunnel_is_one(shared: Stage):
+def test_a_shared_tunnel_is_one(shared: OperatedStage):
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(quictunnel.Client.from_config(shared.edge.client_config))

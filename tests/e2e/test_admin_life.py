@@ -25,15 +25,14 @@ def page_of(state: Path) -> Operator:
     return Operator((state / "admin.url").read_text(), (state / "admin.token").read_text())
 
 
-def command(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def python(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edge_server", "admin", *words, "--state-dir", str(state)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
+        [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
     )
+
+
+def command(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return python("-m", "edge_server", "admin", *words, "--state-dir", str(state))
 
 
 def test_it_lives_and_ends_with_its_edge(tmp_path: Path):
@@ -118,14 +117,7 @@ def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path):
 def edge_that_fails(state: Path, admin: str, first: str = "") -> subprocess.CompletedProcess[str]:
     program = f"{first}from edge_server.__main__ import main\nraise SystemExit(main())"
     options = ["--state-dir", str(state), "--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", admin]
-    return subprocess.run(
-        [sys.executable, "-c", program, *options],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
-        check=False,
-    )
+    return python("-c", program, *options)
 
 
 def test_an_open_door_is_said(tmp_path: Path):

@@ -14,14 +14,14 @@ from openapi_schema_validator import OAS31Validator
 
 from edge_server.admin.api import PREFIX
 from quictunnel.transport.engine import CloseCause
-from quictunnel.transport.qlog import Traced, Tracer
+from quictunnel.transport.qlog import Tracer
+from quictunnel.transport.traced import Traced
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Welcome
 from tests.e2e.conftest import start_edge
 from tests.e2e.ends import ClientProcess, eventually, receive_exactly
 from tests.e2e.hostile import HostileClient, Returning
-from tests.e2e.operator import DOCUMENT, Operator, schema_of
-from tests.e2e.stages import EmbeddedStage
+from tests.e2e.operator import DOCUMENT, OperatedStage, Operator, schema_of
 from tests.qlog import count, events, names
 
 if TYPE_CHECKING:
@@ -187,13 +187,7 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
 # Links, in this process.
 
 
-class Stage(EmbeddedStage):
-    def __init__(self) -> None:
-        super().__init__(admin=True)
-        admin = self.edge.server.admin
-        assert admin is not None
-        self.operator = self.stack.enter_context(Operator(admin.url, admin.token))
-
+class Stage(OperatedStage):
     @property
     def engine(self) -> Engine:
         """The edge's, with what stands before it."""

@@ -17,7 +17,6 @@ import quictunnel
 from edge_server.lastheld import FILE
 from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
 from tests.e2e.echo import EchoOrigin, assert_closed, is_served, serves, until
-from tests.e2e.manager import Manager
 from tests.e2e.steady import RATE, Requests
 
 if TYPE_CHECKING:
@@ -26,13 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 PATIENCE = 30
-
-
-@pytest.fixture
-def manager() -> Iterator[Manager]:
-    manager = Manager()
-    yield manager
-    manager.close()
 
 
 @pytest.fixture
