@@ -1,8 +1,8 @@
 """What QUIC connections did, in files that tools draw (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON text
 sequences, RFC 7464): one for each connection, of bounded size and number, for their owner alone.
 
-What is in them is seen by ``traced``. They are written on the loop's thread, in pieces: traces are for looking into
-something, not for every day.
+What is in them is seen by ``traced``. They are written on the loop's thread, in pieces: traces are for looking
+into something, not for every day.
 """
 
 from __future__ import annotations
