@@ -1,6 +1,7 @@
 """The documents' tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
 docs/PROTOCOL.md`` (or ``ADMIN.md``, ``CONFIGURATION.md``, ``METRICS.md``) it renews them in the document, with
-``--schema docs/edge.schema.json`` the JSON Schema of the edge's configuration. A test fails when one is stale."""
+``--schema docs/edge.schema.json`` the JSON Schema of the edge's configuration. Pages that show a file of
+``docs/examples`` are renewed in the same way. A test fails when one is stale."""
 
 from __future__ import annotations
 
@@ -17,12 +18,15 @@ import msgspec.inspect
 from edge_server.admin.api import OPERATIONS
 from edge_server.config import OPTIONS
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, Figure
+from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
 from quictunnel.wire.control import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+DOCS: Final = Path(__file__).parent
 
 
 def message_table() -> str:
@@ -157,6 +161,33 @@ def operations_table() -> str:
     return _table(("request", "answer, or effect", "parameters"), rows)
 
 
+def commands_table() -> str:
+    """Return every command of ``quictunnel`` with its arguments, options and examples."""
+    parts = [grammar.DESCRIPTION, OTHER_PROGRAMS, _block(f"usage: quictunnel COMMAND ...\n\n{grammar.EPILOG}")]
+    for command in grammar.COMMANDS:
+        parts += [f"## quictunnel {command.name}", command.description]
+        rows = [(f"`{argument.name}`", argument.summary) for argument in command.arguments]
+        rows += [(_flag(option), _option_summary(option)) for option in command.options]
+        parts += [_table(("argument or option", "meaning"), rows)] if rows else []
+        parts += [_block(text) for text in (command.examples, grammar.EXPLAINED.get(command.name, "")) if text]
+    return "\n\n".join(parts)
+
+
+def _flag(option: grammar.Option) -> str:
+    return f"`{option.flag} {option.metavar}`" if option.metavar else f"`{option.flag}`"
+
+
+def _option_summary(option: grammar.Option) -> str:
+    said = option.summary
+    if option.choices:
+        said += f": {', '.join(option.choices)}"
+    return f"{said} (default: {option.default})" if option.default else said
+
+
+def _block(text: str) -> str:
+    return f"```text\n{text.rstrip()}\n```"
+
+
 def _figures(prefix: str, figures: Mapping[str, Figure]) -> list[tuple[str, str, str, str]]:
     return [
         (
@@ -174,6 +205,10 @@ def _labels(figure: Figure) -> str:
     return "; ".join(f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in named)
 
 
+OTHER_PROGRAMS: Final = (
+    "`python -m edge_server --help` and `python -m certs --help` are other programs: see [an edge of your own]"
+    "(../tutorial/edge-of-your-own.md) and [operations](../OPERATIONS.md)."
+)
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "constants": constants_table,
     "messages": message_table,
@@ -181,6 +216,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "preface": preface_table,
     "dialogue": dialogue_table,
     "codes": code_tables,
+    "commands": commands_table,
     "options": options_table,
     "figures": figure_table,
     "process": process_table,
@@ -189,12 +225,20 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 
 
 def renewed(document: str) -> str:
-    """The document with every ``<!-- table: NAME -->`` ... ``<!-- end -->`` filled anew."""
+    """Return the document with each ``<!-- table: NAME -->`` ... ``<!-- end -->`` filled anew, and likewise each
+    ``<!-- file: PATH -->`` with that file of ``docs`` as a block of code."""
 
     def fill(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+        text = TABLES[match[3]]() if match[2] == "table" else code_block(DOCS / match[3])
+        return f"{match[1]}\n{text}\n{match[4]}"
 
-    return re.sub(r"(<!-- table: (\w+) -->)\n.*?(<!-- end -->)", fill, document, flags=re.DOTALL)
+    return re.sub(r"(<!-- (table|file): (\S+) -->)\n.*?(<!-- end -->)", fill, document, flags=re.DOTALL)
+
+
+def code_block(path: Path) -> str:
+    """Return a file as a block of Markdown that has its name as the title."""
+    language = {".py": "python"}.get(path.suffix, path.suffix.removeprefix("."))
+    return f'```{language} title="{path.name}"\n{path.read_text().rstrip()}\n```'
 
 
 def _tag(kind: type[msgspec.Struct]) -> int:
@@ -259,7 +303,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main() -> None:
     """Print the tables, or renew a document."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="renew the tables in this document")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="renew the tables and files in this document")
     parser.add_argument("--schema", type=Path, metavar="FILE", help="write the schema of a configuration file")
     options = parser.parse_args()
     if options.schema:

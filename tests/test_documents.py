@@ -14,7 +14,16 @@ import pytest
 from edge_server import checking
 from edge_server.config import parse, read
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix() for path in (*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")))
+]
+FILLED = [
+    name for name in DOCUMENTS if re.search("^<!-- (?:table|file): ", (ROOT / name).read_text(), re.MULTILINE)
+]
+DIRECTIVE = re.compile(r"-+8 ?<|:::|\{!|\{%|\[\[|\.\. \w+::")
+"""What site generators replace by something else: PyMdown's snippets, mkdocstrings, includes, Jinja, Sphinx."""
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +31,32 @@ def tables():
     return runpy.run_path(str(DOCS / "tables.py"))
 
 
-@pytest.mark.parametrize("name", ["ADMIN.md", "PROTOCOL.md", "CONFIGURATION.md", "METRICS.md"])
-def test_the_tables_are_those_of_the_code(tables, name):
-    document = (DOCS / name).read_text()
-    assert "<!-- table: " in document
-    assert tables["renewed"](document) == document, f"`python docs/tables.py --write docs/{name}` renews them"
+@pytest.mark.parametrize("name", FILLED)
+def test_what_is_filled_in_is_that_of_the_code(tables, name):
+    document = (ROOT / name).read_text()
+    assert tables["renewed"](document) == document, f"`python docs/tables.py --write {name}` renews it"
+
+
+def test_every_example_is_shown_by_its_page():
+    shown = {name for page in FILLED for name in re.findall("<!-- file: (.*) -->", (ROOT / page).read_text())}
+    files = {f"examples/{path.name}" for path in DOCS.glob("examples/*") if path.suffix not in (".md", ".ipynb")}
+    assert shown == files
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_plain_markdown_is_complete(name):
+    """Most readers see the files as they are in the repository, where nothing is included."""
+    text = (ROOT / name).read_text()
+    # The one page that only the site can fill; it says where the same is to be read without.
+    left = (
+        text
+        if name != "docs/reference/python.md"
+        else re.sub(r"^::: quictunnel\S+$", "", text, flags=re.MULTILINE)
+    )
+    assert DIRECTIVE.findall(left) == []
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", prose):
+        assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
 
 def test_the_schema_of_a_configuration_is_that_of_the_code(tables):

@@ -59,6 +59,14 @@ def test_every_document_is_a_page_and_can_be_found(site):
     assert {path.name for path in site.rglob("*.py")} == {path.name for path in DOCS.glob("examples/*.py")}
 
 
+def test_no_page_shows_a_directive(site):
+    """An include that was not resolved, or a comment that is for the tests."""
+    for document in DOCS.rglob("*.md"):
+        said = text_of(site / document.relative_to(DOCS).with_suffix(".html"))
+        assert re.findall(r"-+8 ?<|^:::.*|<!--.*", said, re.MULTILINE) == [], document
+    assert 'if __name__ == "__main__":' in text_of(site / "examples" / "flask.html")
+
+
 def test_nothing_is_loaded_from_elsewhere(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(
