@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority, replace_file
+from quictunnel import brokenpipe
 from quictunnel.errors import Error
 
 if TYPE_CHECKING:
@@ -42,13 +43,17 @@ To start over: remove OUT; everything that trusted the old ca.pem must then trus
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one line on standard error."""
+    return brokenpipe.run(lambda: _main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        for path in write_all(options.out, options.domain, options.names):
-            print(path)
+        written = write_all(options.out, options.domain, options.names)
     except (Error, OSError) as error:
         print(f"certs: {error}", file=sys.stderr)
         return 2
+    print(*written, sep="\n")
     return 0
 
 

@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
             descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 write(directory, file)
+    except BrokenPipeError:
+        raise  # whoever was to read it has left, which is no fault of the directory
     except (ConfigError, OSError) as error:
         print(f"edge_server: error: {error}", file=sys.stderr)
         return EXIT_CONFIG

@@ -135,6 +135,7 @@ SHARED = tuple(
         "allocator",
         "backoff",
         "background",
+        "brokenpipe",
         "config",
         "configfile",
         "places",

@@ -272,6 +272,7 @@ exit status:
   1  something else failed: nobody listened on the local port in the time of --wait
   2  wrong usage, wrong configuration or a refused token
   3  the edge cannot be reached
+  141 the reader of its output has left, as in `quictunnel doctor | head`
 
 `quictunnel COMMAND --help` explains a command.
 """

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
+from quictunnel import brokenpipe
 from quictunnel.allocator import keep_pages
 from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
@@ -45,8 +46,13 @@ def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edge
 
     ``door`` and ``edges`` stand in for the package's own.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
     keep_pages()
+    return brokenpipe.run(lambda: _main(words, door, edges))
+
+
+def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
+    """Run one command and return its exit status; errors of the package end in one line on stderr."""
     try:
         check_command(argv)
         ours, program = split_program(argv)

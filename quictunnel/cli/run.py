@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from quictunnel.brokenpipe import discard
 from quictunnel.cli.views import Opened, printable
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
@@ -193,7 +194,4 @@ def _surviving_a_closed_pipe() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # What is still buffered would raise again when the interpreter exits; it goes nowhere instead.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        discard(sys.stdout)

@@ -1,0 +1,84 @@
+"""Programs whose output nobody reads any more, as in ``quictunnel doctor | head``: no traceback, and they end."""
+
+import os
+import subprocess
+import sys
+from itertools import chain
+
+import pytest
+
+from edge_server.__main__ import COMMANDS as EDGE_COMMANDS
+from quictunnel.brokenpipe import EXIT_STATUS
+from quictunnel.cli import grammar
+from tests.e2e.conftest import children_environment, free_port
+
+SERVER = "import os, socket; socket.create_server(('127.0.0.1', int(os.environ['PORT']))).accept()"
+"""Listens and says nothing, since its own output goes to the closed pipe as well."""
+CLIENT = {
+    "http": ["http PORT", "http PORT --json"],
+    "tcp": ["tcp PORT"],
+    "run": ["run --port PORT -- PYTHON -c SERVER"],
+    "status": ["status"],
+    "doctor": ["doctor", "doctor --json", "doctor PORT"],
+    "demo": ["demo --once"],
+    "completion": ["completion bash"],
+}
+EDGE = {
+    "token": ["token create", "token list", "token list --json"],
+    "name": ["name list --json", "name history"],
+    "admin": ["admin --help", "admin url"],
+    "health": ["health"],
+    "backup": ["backup -"],
+}
+LINES = {
+    "quictunnel": ["", "--help", "--version", "run --help", *chain(*CLIENT.values())],
+    "edge_server": [
+        "--help",
+        "--version",
+        "--check-config",
+        "--state-dir NEW --quic 127.0.0.1:0 --https 127.0.0.1:0",
+        *chain(*EDGE.values()),
+    ],
+    "certs": ["--help", "--out NEW"],
+}
+WITHOUT_STDERR = ("doctor PORT", "status", "token list --json", "admin url")
+"""Commands whose stderr is tried with the closed pipe as well, as in ``... 2>&1 | head``."""
+SILENT = ("status", "admin url")
+"""They write to stderr alone here: no process has a tunnel that can be asked, and no edge with a page runs."""
+
+
+def test_all_commands_are_tested():
+    assert set(CLIENT) == {command.name for command in grammar.COMMANDS}
+    assert set(EDGE) == set(EDGE_COMMANDS)
+
+
+@pytest.mark.parametrize("program", LINES)
+def test_no_command_complains_about_a_closed_pipe(edge, running, tmp_path, program):
+    environ = children_environment(edge) | {
+        "QUICTUNNEL_EDGE_SERVER_STATE_DIR": str(edge.state_dir),
+        "QUICTUNNEL_STATUS": "off",
+        "HOME": str(tmp_path),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }
+    del environ["PYTHONUNBUFFERED"]  # as users have it: what is buffered fails at the end
+    # The end of a pipe that has no reader from the start: what is written first fails, whenever that is.
+    reader, writer = os.pipe()
+    os.close(reader)
+    processes = {}
+    for number, line in enumerate(LINES[program]):
+        values = {"PORT": str(free_port()), "NEW": str(tmp_path / str(number)), "PYTHON": sys.executable}
+        values["SERVER"] = SERVER
+        words = [values.get(word, word) for word in line.split()]
+        processes[line] = running(
+            [sys.executable, "-m", program, *words],
+            env=environ,
+            stdout=writer,
+            stderr=writer if line.startswith(WITHOUT_STDERR) else subprocess.PIPE,
+            text=True,
+        )
+    os.close(writer)
+    for line, process in processes.items():
+        _, said = process.communicate(timeout=60)
+        assert process.returncode in (int(line.startswith(SILENT)), EXIT_STATUS), f"{line}: {said}"
+        for word in ("Traceback", "BrokenPipe", "Broken pipe", "ignored"):
+            assert word not in (said or ""), f"{line}: {said}"
