@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority, replace_file
-from quictunnel import brokenpipe
+from quictunnel import output
 from quictunnel.errors import Error
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ To start over: remove OUT; everything that trusted the old ca.pem must then trus
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 with one line on standard error."""
-    return brokenpipe.run(lambda: _main(arguments))
+    return output.run(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

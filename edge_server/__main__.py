@@ -22,7 +22,7 @@ from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
 from edge_server.sight import dump
 from edge_server.sight.command import main as health_command
-from quictunnel import brokenpipe
+from quictunnel import output
 from quictunnel.allocator import keep_pages
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
@@ -171,7 +171,7 @@ def complain(problems: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    return brokenpipe.run(lambda: _main(words))
+    return output.run(lambda: _main(words))
 
 
 def _main(words: Sequence[str]) -> int:

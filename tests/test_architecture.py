@@ -135,7 +135,7 @@ SHARED = tuple(
         "allocator",
         "backoff",
         "background",
-        "brokenpipe",
+        "output",
         "config",
         "configfile",
         "places",

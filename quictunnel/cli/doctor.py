@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
+from quictunnel import output
 from quictunnel.doctor.examination import examine
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def doctor(options: Namespace) -> int:
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:
     """Print each when it comes; the exit status for all."""
     failed: list[Finding] = []
-    has_colour = not as_json and sys.stdout.isatty()
+    has_colour = not as_json and output.has_colour(sys.stdout, os.environ)
     for finding in findings:
         if finding.verdict == "fail":
             failed.append(finding)

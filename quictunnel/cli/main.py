@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel import brokenpipe
+from quictunnel import output
 from quictunnel.allocator import keep_pages
 from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edge
     """
     words = sys.argv[1:] if argv is None else argv
     keep_pages()
-    return brokenpipe.run(lambda: _main(words, door, edges))
+    return output.run(lambda: _main(words, door, edges))
 
 
 def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
@@ -151,14 +151,18 @@ def _demo(options: Namespace, door: Door, edges: Edges) -> int:
 def _view(client: TunnelClient, *, as_json: bool) -> View:
     if as_json:
         return JsonView(sys.stdout)
-    if not sys.stdout.isatty():
+    if not output.has_cursor(sys.stdout, os.environ):
         return PlainView(sys.stdout)
     # rich costs a tenth of a second to load: only a terminal pays it.
     from rich.console import Console  # noqa: PLC0415  # see the line above
 
-    from quictunnel.cli.screen import ScreenView  # noqa: PLC0415  # likewise
+    from quictunnel.cli.screen import MIN_WIDTH, ScreenView  # noqa: PLC0415  # likewise
 
-    return ScreenView(Console(highlight=False), client.snapshot)
+    console = Console(highlight=False)
+    # rich has variables of its own that turn a terminal into a log (TTY_INTERACTIVE, TTY_COMPATIBLE).
+    if not console.is_interactive or console.width < MIN_WIDTH:
+        return PlainView(sys.stdout)
+    return ScreenView(console, client.snapshot)
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time in 3.11

@@ -16,10 +16,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel.brokenpipe import discard
 from quictunnel.cli.views import Opened, printable
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
+from quictunnel.output import discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

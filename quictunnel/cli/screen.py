@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_EVENTS: Final = 6
 """Recent events on the screen: with the rest, 17 rows, which fits a 24-row terminal with room above."""
+MIN_WIDTH: Final = 30
+"""Columns from which on an address fits beside the names of the facts, folded; narrower ones get plain lines."""
 RATE_WINDOW: Final = 2.0
 """Seconds over which a rate is shown: steady enough to be read."""
 MAX_SAMPLES: Final = 64

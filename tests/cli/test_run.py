@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +133,60 @@ def test_a_client_that_gave_up_ends_it(capsys: pytest.CaptureFixture[str]) -> No
     assert "The tunnel is over: the token was withdrawn" in err
     assert door.clients[0].subscribers == []
     assert door.clients[0].closed == 1
+
+
+# Terminals
+
+
+def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what a terminal gets to see of a tunnel that is lost after an event."""
+    for name in ("TERM", "CI", "NO_COLOR", "COLUMNS", "LINES", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    master, slave = pty.openpty()
+    door = StandInDoor(events=(("reconnecting", "the edge — went away"), ("failed", "over")))
+    with os.fdopen(slave, "w", encoding=environ.get("PYTHONIOENCODING", "utf-8")) as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        main(["http", "8000"], door=door)
+        terminal.flush()
+        seen = os.read(master, 65536)
+    os.close(master)
+    return seen.decode()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"TERM": "dumb"},
+        {"TERM": "unknown"},
+        {"TERM": ""},
+        {},
+        {"TERM": "xterm", "CI": "1"},
+        {"TERM": "xterm", "TTY_INTERACTIVE": "0"},
+        {"TERM": "xterm", "COLUMNS": "20"},
+    ],
+)
+@pytest.mark.usefixtures("edge_configured")
+def test_a_terminal_that_cannot_draw_gets_plain_lines(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = on_a_terminal(environ, monkeypatch)
+    lines = seen.splitlines()
+    assert lines[0] == f"Public address: https://{HOST}:8443"
+    assert lines[3].endswith("  the edge — went away"), "at once, and not in the end"
+    assert "\x1b" not in seen
+
+
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"LANG": "C"}, {"PYTHONIOENCODING": "ascii"}])
+@pytest.mark.usefixtures("edge_configured")
+def test_other_terminals_get_the_screen(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = on_a_terminal({"TERM": "xterm"} | {"COLUMNS": "80"} | environ, monkeypatch)
+    assert f"https://{HOST}:8443" in seen
+    assert "\x1b[?25l" in seen, "it hides the cursor while it draws"
+    assert ("the edge ? went away" in seen) == ("PYTHONIOENCODING" in environ)
+    colours = re.findall(r"\x1b\[(?:[0-9]+;)*(3[0-7])m", seen)
+    assert bool(colours) == ("NO_COLOR" not in environ)
 
 
 # Signals, to a real process
