@@ -225,17 +225,20 @@ class Call:
         if self._greeted:
             return self._events.call_away(self, closed)
         if self.is_resumed:
-            self._fail(explain(closed, self._config.edge))
+            self._fail(self._explain(closed))
             return True  # it was away before, and goes on waiting
         return False
 
     def session_down(self, closed: Closed) -> None:
         self.over.set()
-        error = explain(closed, self._config.edge)
+        error = self._explain(closed)
         if self._greeted:
             self._events.call_ended(self, error)
         else:
             self._fail(error)
+
+    def _explain(self, closed: Closed) -> Error:
+        return explain(closed, self._config.edge, was_welcome=self.welcome is not None)
 
     def _fail(self, error: Error) -> None:
         self._end = error
@@ -243,16 +246,16 @@ class Call:
             self._answer.set_exception(error)
 
 
-def explain(closed: Closed, edge: str) -> Error:
-    """Why a session ended, as the error a caller should see."""
+def explain(closed: Closed, edge: str, *, was_welcome: bool) -> Error:
+    """Return why a session ended, as the error that a caller should see.
+
+    ``was_welcome``: the edge had accepted the token before.
+    """
     if closed.cause is CloseCause.PEER and closed.code in frozenset(SessionCode):
         code = SessionCode(closed.code)
         sentence = SESSION_SENTENCES[code]
         if code is SessionCode.UNAUTHORIZED:
-            return AuthError(
-                f"The edge at {edge} refused the token. Set QUICTUNNEL_TOKEN to a token of this edge; "
-                "that of a development edge is in client.env in the edge's state directory."
-            )
+            return AuthError(refusal_of_token(edge, was_welcome=was_welcome))
         if code in (SessionCode.REPLACED, SessionCode.ENDED):
             # Dialling again would take the name back, and so on for ever; or undo what the operator has done.
             return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
@@ -269,6 +272,20 @@ def explain(closed: Closed, edge: str) -> Error:
             f"What answers at {edge} is a QUIC server but no edge that speaks {ALPN}; check QUICTUNNEL_EDGE."
         )
     return EdgeUnavailableError(f"The connection to the edge at {edge} ended: {closed.cause.value}.")
+
+
+def refusal_of_token(edge: str, *, was_welcome: bool) -> str:
+    """Return what happened to a token, and what to do. The edge tells nobody which of the reasons it was."""
+    if was_welcome:
+        return (
+            f"The edge at {edge} does not accept the token any more: it has been revoked or has expired. "
+            "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."
+        )
+    return (
+        f"The edge at {edge} refused the token: it is not a token of this edge, or it has been revoked or has "
+        "expired. Set QUICTUNNEL_TOKEN to a token of this edge; that of a development edge is in client.env in "
+        "its state directory."
+    )
 
 
 async def resolve(config: ClientConfig) -> list[Address]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.background import Background
+    from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
     from quictunnel.leases import HeldLease
     from quictunnel.ticketfile import TicketFile
@@ -109,6 +110,13 @@ class Client:
     def state(self) -> str:
         """Where it is in its life: one of :data:`quictunnel.observation.STATES`. Cheap; from any thread."""
         return self.snapshot().state
+
+    @property
+    def failure(self) -> Error | None:
+        """The error that ended the client for good, in the states ``refused`` and ``failed``; None in the others.
+        Cheap; from any thread."""
+        uplink = self._uplink
+        return uplink.failure if uplink is not None else None
 
     def snapshot(self) -> Snapshot:
         """How the client is doing now. Cheap, waits for nothing; may be called from any thread."""

@@ -115,6 +115,11 @@ class Uplink:
         return self._dialler.engine
 
     @property
+    def failure(self) -> Error | None:
+        """The error that ended it for good."""
+        return self._failure
+
+    @property
     def rtt(self) -> float | None:
         """Seconds to the edge and back."""
         call = self._call  # asked for from other threads, while it comes and goes

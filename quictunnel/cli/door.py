@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from quictunnel.errors import Error
     from quictunnel.observation import ClientEvent, Snapshot
     from quictunnel.tunnel import Tunnel
 
 
 class Observed(Protocol):
-    """What can be watched. Both methods may be called from any thread and return at once."""
+    """What can be watched. All of it may be called from any thread and returns at once."""
+
+    @property
+    def failure(self) -> Error | None: ...
 
     def snapshot(self) -> Snapshot: ...
 

@@ -270,7 +270,7 @@ examples:
 exit status:
   0  stopped by Ctrl-C or SIGTERM, after visitors had their time to finish (a second Ctrl-C: at once)
   1  something else failed: nobody listened on the local port in the time of --wait
-  2  wrong usage, wrong configuration or a refused token
+  2  wrong usage, wrong configuration or a refused token, also one that is revoked or expires later
   3  the edge cannot be reached
   141 the reader of its output has left, as in `quictunnel doctor | head`
 

@@ -26,6 +26,7 @@ from quictunnel.errors import (
     Error,
     InvalidError,
     OriginUnavailableError,
+    ProtocolError,
 )
 from quictunnel.version import VERSION
 
@@ -71,10 +72,12 @@ def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
         return _fail(MISCONFIGURED, str(error), "`quictunnel --help` explains; `quictunnel demo` needs no edge.")
     except OriginUnavailableError as error:
         return _fail(FAILED, str(error), "`quictunnel doctor PORT` looks at the local port.")
-    except Error as error:
+    except ProtocolError as error:
         return _fail(
             FAILED, str(error), "Client and edge may be of different versions; --log-level debug shows more."
         )
+    except Error as error:
+        return _fail(FAILED, str(error), "--log-level debug shows more.")
     except KeyboardInterrupt:
         return DONE  # asked to stop before it was open: nothing was exposed, there is nothing to drain
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.cli.views import Opened, printable
-from quictunnel.errors import EdgeUnavailableError
+from quictunnel.errors import Error
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
 from quictunnel.output import discard
 
@@ -162,7 +162,7 @@ def serve(
                     opened = Opened(tunnel, wanted.port, has_tcp=wanted.tcp)
                     view.opened(opened)
                     if when_open(opened):
-                        _watch(view, inbox)
+                        _watch(view, inbox, client)
                 with _surviving_a_closed_pipe():
                     view.closing()
         finally:
@@ -173,8 +173,12 @@ def serve(
                 view.closed()
 
 
-def _watch(view: View, inbox: Inbox) -> None:
-    """Show what happens until a signal comes. Raises EdgeUnavailableError when the client gave up."""
+def _watch(view: View, inbox: Inbox, client: TunnelClient) -> None:
+    """Show what happens until a signal comes.
+
+    Raises the error that ended the client for good, such as AuthError for a token that was revoked; or Error when
+    the tunnel alone has ended.
+    """
     while True:
         try:
             event = inbox.get(TICK)
@@ -185,7 +189,8 @@ def _watch(view: View, inbox: Inbox) -> None:
             return
         view.event(event)
         if event.kind in ("failed", "refused", LOST):
-            raise EdgeUnavailableError(f"The tunnel is over: {printable(event.message)}")
+            failure = client.failure if event.kind != LOST else None
+            raise type(failure or Error())(f"The tunnel is over: {printable(event.message)}")
 
 
 @contextmanager

@@ -28,8 +28,13 @@ class StandInClient:
     def __init__(self, *, edge: str, token: str, ca: Path | None) -> None:
         self.config = (edge, token, ca)
         self.closed = 0
+        self.error: errors.Error | None = None
         self.subscribers: list[Callable[[ClientEvent], None]] = []
         self.subscribed = threading.Event()
+
+    @property
+    def failure(self) -> errors.Error | None:
+        return self.error
 
     def snapshot(self) -> Snapshot:
         return Snapshot("connected", 1, 2, 3000, 4_500_000, 0.012, "stand-in")
@@ -59,8 +64,15 @@ class StandInClient:
 class StandInDoor:
     """Behaviours: serve · hang (never opens) · stuck (opens, never drains) · the name of an error class."""
 
-    def __init__(self, behaviour: str = "serve", events: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self,
+        behaviour: str = "serve",
+        events: tuple[tuple[str, str], ...] = (),
+        failure: errors.Error | None = None,
+    ) -> None:
+        """``failure``: of each client, once it is open."""
         self.behaviour = behaviour
+        self.failure = failure
         self.events = events
         self.clients: list[StandInClient] = []
         self.forwarded: list[dict[str, object]] = []
@@ -87,6 +99,7 @@ class StandInDoor:
             threading.Event().wait()
         if self.behaviour.endswith("Error"):
             raise getattr(errors, self.behaviour)(f"A {self.behaviour}.\nOn two lines.")
+        client.error = self.failure
         threads = [threading.Thread(target=self._tell_all, args=(client,))] if self.events else []
         for thread in threads:
             thread.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -21,6 +22,7 @@ from quictunnel.cli import run
 from quictunnel.cli.main import main
 from quictunnel.cli.run import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
 from quictunnel.cli.views import Opened, PlainView
+from quictunnel.errors import AuthError, ConfigError, Error, ProtocolError
 from quictunnel.observation import VISITOR, WARNING, ClientEvent
 from quictunnel.tunnel import Tunnel
 
@@ -117,20 +119,37 @@ def test_what_was_asked_for_reaches_the_package(capsys: pytest.CaptureFixture[st
     assert "TCP address:    edge.example.com:20001" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("state", "failure", "status", "hint"),
+    [
+        ("refused", AuthError(), 2, "QUICTUNNEL_TOKEN"),
+        ("failed", ConfigError(), 2, "--help"),
+        ("failed", ProtocolError(), 1, "different versions"),
+        ("failed", Error(), 1, "--log-level debug"),
+    ],
+)
 @pytest.mark.usefixtures("edge_configured")
-def test_a_client_that_gave_up_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
-    door = StandInDoor(events=(("reconnecting", "the edge went away"), ("failed", "the token was withdrawn")))
-    assert main(["tcp", "22", "--json"], door=door) == 3
+def test_a_client_that_gave_up_ends_it(
+    state: str, failure: Error, status: int, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the status that the same fault has at the start."""
+    door = StandInDoor(
+        events=(("reconnecting", "the edge went away"), (state, "the token was withdrawn")), failure=failure
+    )
+    assert main(["tcp", "22", "--json"], door=door) == status
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     assert [(event["event"], event.get("state")) for event in events] == [
         ("ready", None),
         ("state", "reconnecting"),
-        ("state", "failed"),
+        ("state", state),
         ("state", "draining"),
         ("closed", None),
     ]
-    assert "The tunnel is over: the token was withdrawn" in err
+    first, second = err.splitlines()[-2:]
+    assert first == "quictunnel: error: The tunnel is over: the token was withdrawn"
+    assert hint in second
+    assert "UDP" not in err, "the edge was reached"
     assert door.clients[0].subscribers == []
     assert door.clients[0].closed == 1
 
@@ -149,9 +168,10 @@ def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> s
     with os.fdopen(slave, "w", encoding=environ.get("PYTHONIOENCODING", "utf-8")) as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         main(["http", "8000"], door=door)
-        terminal.flush()
-        seen = os.read(master, 65536)
-    os.close(master)
+    seen = b""
+    with contextlib.suppress(OSError), os.fdopen(master, "rb", buffering=0) as screen:
+        while more := screen.read(65536):  # EIO is its end
+            seen += more
     return seen.decode()
 
 
