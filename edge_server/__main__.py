@@ -52,11 +52,16 @@ def banner(server: EdgeServer) -> str:
     token = f"$(cat {config.state_dir / 'token'})" if is_kept else server.token
     # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
     trust = "" if config.cert is not None or config.acme else f"--cacert {server.ca} "
+    address = server.public_quic_address
+    others = (
+        f"Others need these, and a copy of {server.ca.name}" if address != server.quic_address else "Others need"
+    )
+    unknown = "" if config.shown_quic_host else "Say --public-host NAME for clients on other machines.\n"
     return (
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
-        f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {server.quic_address} (UDP).\n"
-        "Clients on this machine find it by themselves. Others need:\n\n"
-        f"  export QUICTUNNEL_EDGE={server.quic_address}\n"
+        f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {address} (UDP).\n{unknown}"
+        f"Clients on this machine find it by themselves. {others}:\n\n"
+        f"  export QUICTUNNEL_EDGE={address}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
         f"  export QUICTUNNEL_CA={server.ca}\n\n"
         f"Try:  quictunnel http 8000     then:  curl {trust}URL"

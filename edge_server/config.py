@@ -93,7 +93,11 @@ class EdgeConfig:
     )
     tcp_ports: range = option(PORTS, "range of their ports", default=range(20000, 30000), group=_WHERE)
     public_host: str = option(
-        HOST, "the host that clients are told for plain TCP", default="", shown="tcp-host", group=_WHERE
+        HOST,
+        "the host by which other machines reach it: clients are told it for plain TCP and for the QUIC port",
+        default="",
+        shown="where it listens, or domain",
+        group=_WHERE,
     )
     admin: tuple[str, int] | None = option(
         OWN_ADDRESS,
@@ -252,9 +256,20 @@ class EdgeConfig:
     @property
     def shown_tcp_host(self) -> str:
         """The public name of the plain TCP ports."""
+        return self._public_name(self.tcp_host)
+
+    @property
+    def shown_quic_host(self) -> str:
+        """The name by which clients on other machines dial it. Empty when nothing says one: it listens on all
+        interfaces, and its domain is only of this machine."""
+        name = self._public_name(self.quic[0])
+        return "" if name == self.domain and name.endswith(".localhost") else name
+
+    def _public_name(self, host: str) -> str:
+        """Return by which name others reach a socket that is bound to ``host``."""
         if self.public_host:
             return self.public_host
-        return {"0.0.0.0": self.domain, "::": self.domain}.get(self.tcp_host, self.tcp_host)
+        return {"0.0.0.0": self.domain, "::": self.domain}.get(host, host)
 
 
 OPTIONS: Final = options_of(EdgeConfig)

@@ -213,6 +213,13 @@ class EdgeServer:
         return format_address("127.0.0.1" if host == "::" and is_dual else on_this_machine(host), port)
 
     @property
+    def public_quic_address(self) -> str:
+        """``host:port`` for clients on other machines."""
+        port = self.quic_address.rpartition(":")[2]
+        host = self.config.shown_quic_host
+        return format_address(host, int(port)) if host else self.quic_address
+
+    @property
     def visitors(self) -> int:
         """Public connections open now."""
         return self._admission.inside

@@ -52,6 +52,8 @@ class EdgeProcess:
 
     process: subprocess.Popen
     state_dir: Path
+    banner: str = ""
+    """What it printed when it was ready."""
 
     @property
     def ca(self) -> Path:
@@ -110,9 +112,11 @@ def start_edge(
             close_fds=close_fds,
         )
     assert process.stdout is not None
+    banner = ""
     for line in process.stdout:  # the banner comes when it serves; the end of the output when it failed
+        banner += line
         if line.startswith("Try:"):
-            return EdgeProcess(process, state_dir)
+            return EdgeProcess(process, state_dir, banner)
     process.stdout.close()
     process.wait(START_TIMEOUT)
     raise AssertionError(f"the edge did not start: {(log or state_dir.with_suffix('.log')).read_text()}")
