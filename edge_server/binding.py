@@ -19,14 +19,13 @@ from edge_server.terms import Terms
 from edge_server.tickets import Ticket
 from edge_server.visitors.filter import Filter
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire import labels
-from quictunnel.wire.codes import BindCode, SessionCode
+from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound, Unbound
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from edge_server.house import House
     from edge_server.rights.identity import Identity
@@ -55,9 +54,11 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
 class Holdings:
     """See the module."""
 
-    def __init__(self, house: House, session: Session) -> None:
+    def __init__(self, house: House, session: Session, superseded: Callable[[], None]) -> None:
+        """``superseded`` ends the session because a newer one of the same program has a name of it."""
         self._house = house
         self._session = session
+        self._superseded = superseded
         self._leases: dict[int, Lease] = {}
         self._lost: list[BindRefused] = []
         """What the client has to be told when it is back; as many as it had leases."""
@@ -75,11 +76,10 @@ class Holdings:
         """A client asks for a lease: it is told what it gets. ``points_here``: what is known of its domain. Raises
         ProtocolError."""
         held = self._leases.get(bind.lease)
-        if held is not None:
-            # Asked again, because the answer was lost with a link.
-            if not is_resumed:
-                raise ProtocolError("a lease number was used twice")
-            self._confirm(held)
+        if held is not None and not is_resumed:
+            raise ProtocolError("a lease number was used twice")
+        if held is not None and not is_leaving:
+            self._confirm(held)  # asked again, because the answer was lost with a link
             return
         try:
             if is_leaving:
@@ -338,14 +338,13 @@ class Holdings:
             self._house.expected.claim(ghost)
             return
         logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
-        if not by_ticket and ghost.holdings is not None:
-            if ghost.heir is not None:
-                ghost.heir.takeovers = (*ghost.takeovers, time.monotonic())[-MAX_TAKEOVERS:]
-            ghost.holdings.lose(ghost, BindCode.REPLACED)
-        elif session.is_away:
-            session.end(Closed(CloseCause.LOCAL, SessionCode.REPLACED, ""))
-        else:
-            session.close(SessionCode.REPLACED)
+        assert ghost.holdings is not None, "a session confirms what it holds"
+        if by_ticket:
+            ghost.holdings._superseded()  # noqa: SLF001 - the same class
+            return
+        if ghost.heir is not None:
+            ghost.heir.takeovers = (*ghost.takeovers, time.monotonic())[-MAX_TAKEOVERS:]
+        ghost.holdings.lose(ghost, BindCode.REPLACED)
 
     # Answering, and giving back.
 

@@ -54,7 +54,7 @@ class Guest:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
-        self.holdings = Holdings(house, self.session)
+        self.holdings = Holdings(house, self.session, self.superseded)
         self.is_leaving = False
         self.since = 0.0
         """When its token was found good (time.monotonic)."""
@@ -112,6 +112,11 @@ class Guest:
             self.session.end(Closed(CloseCause.LOCAL, code, ""))
         else:
             self.session.close(code)
+
+    def superseded(self) -> None:
+        """End the session: the same program, started again, has taken the name. It does not come back."""
+        self._house.sessions.supersede(self)
+        self.end(SessionCode.REPLACED)
 
     def give_up(self) -> None:
         """The session was without a link for too long."""
@@ -210,6 +215,10 @@ class Guest:
             other.go_on(self.session.link, hello.session)
             self._on_gone(self)
             return
+        if hello.session and sessions.is_superseded(hello.session, identity.key):
+            logger.info("client %s from %s came back for a name that a newer one has", identity.key, self.peer)
+            self.session.close(SessionCode.REPLACED)
+            return
         self.identity = identity
         self.session.peer_window = hello.window
         self._welcome(sessions.add(self), resumed=False)
@@ -220,7 +229,7 @@ class Guest:
     @property
     def may_go_on(self) -> bool:
         """Whether the session may be resumed: this side has not closed it."""
-        return not self.is_leaving and (self.session.is_away or not self.session.link.is_down)
+        return not self.is_leaving and (self.session.is_away or not self.session.link.is_closing)
 
     def is_of(self, identity: Identity) -> bool:
         """Whether this is a client of that identity."""

@@ -143,7 +143,7 @@ class Lease:
     def is_well(self) -> bool:
         """Whether a visitor would most likely be answered."""
         session = self.session
-        if session is None or session.is_away:
+        if session is None or not session.can_carry:
             return False
         if asyncio.get_running_loop().time() - session.stats().last_heard >= SILENT:
             return False
@@ -267,18 +267,27 @@ class Lease:
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
         self._ledger.begin(visit)
         self.came_so_far += 1
-        if self.session is not None and not self.session.is_away:
+        if self.session is not None and self.session.can_carry:
             self._let_in(splice, way)
-        elif len(self._waiting) < MAX_WAITING:
-            timer = asyncio.get_running_loop().call_later(WAIT, self._send_away, splice)
-            self._waiting[splice] = way, timer
         else:
+            self._have_wait(splice, way, WAIT)
+
+    def _have_wait(self, splice: Splice, way: Way, seconds: float) -> None:
+        """Keep a visitor until the client has a link, on which both sides know how they stand."""
+        if len(self._waiting) >= MAX_WAITING:
             splice.refuse()
+            return
+        timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
+        self._waiting[splice] = way, timer
 
     def _let_all_in(self, waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]]) -> None:
+        now = asyncio.get_running_loop().time()
         for splice, (way, timer) in waiting.items():
             timer.cancel()
-            self._let_in(splice, way)
+            if self.session is not None and self.session.can_carry:
+                self._let_in(splice, way)
+            else:  # its link was lost while it asked for the name
+                self._have_wait(splice, way, max(0.0, timer.when() - now))
 
     def _send_away(self, splice: Splice) -> None:
         _, timer = self._waiting.pop(splice)

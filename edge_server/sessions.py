@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.wire.messages import SECRET
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 MAX_AWAY: Final = 1024
 """Sessions without a link. Each keeps what its visitors had in flight; beyond these the one that has been away for
 longest is given up."""
+MAX_SUPERSEDED: Final = 64
+"""Secrets of one identity's sessions that are remembered for having lost their name to a newer one: more than
+programs with one ticket that are out of reach at the same time."""
 
 
 class Sessions:
@@ -29,6 +33,8 @@ class Sessions:
         self.hold = hold
         self._by_digest: dict[bytes, Guest] = {}
         self._away: dict[Guest, asyncio.TimerHandle] = {}
+        self._superseded: dict[str, deque[bytes]] = {}
+        """By identity; there are no more of those than the edge has tokens."""
         self.begun = 0
         """Sessions so far."""
         self.resumed = 0
@@ -55,6 +61,18 @@ class Sessions:
     def find(self, secret: bytes) -> Guest | None:
         """Whose secret that is."""
         return self._by_digest.get(_digest(secret))
+
+    def supersede(self, guest: Guest) -> None:
+        """Remember that a newer session of the same program has this one's name, so that it is not taken back by a
+        client which has not heard of that: one that was away, or one that takes the end of its session for the end
+        of a link."""
+        assert guest.identity is not None, "it holds a name"
+        self._by_digest.pop(guest.digest, None)
+        self._superseded.setdefault(guest.identity.key, deque(maxlen=MAX_SUPERSEDED)).append(guest.digest)
+
+    def is_superseded(self, secret: bytes, key: str) -> bool:
+        """Return True if the session of this identity with this secret has lost its name to a newer one."""
+        return _digest(secret) in self._superseded.get(key, ())
 
     def leave(self, guest: Guest) -> None:
         """It has no link now; when it has none for too long, it is given up."""

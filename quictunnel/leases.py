@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
     from quictunnel.wish import Wish
 
-_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT, BindCode.CLOSING})
+_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
 
 _FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
 
@@ -158,6 +158,8 @@ class Leases:
         if lease is None:
             return
         if not lease.answer.done():
+            if code is BindCode.CLOSING:
+                return  # the edge leaves, and the next session is asked again
             kind = EdgeUnavailableError if code in _PASSING else InvalidError
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:

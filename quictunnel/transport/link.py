@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import CloseCause, Closed
-from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.control import Dialogue, Side
 from quictunnel.wire.framing import FrameReader, frame
 
@@ -114,6 +114,11 @@ class Link:
         self._acked = 0
         self.rtt = 0.0
         """Seconds to the peer and back when that was last asked; other threads may read it."""
+
+    @property
+    def is_closing(self) -> bool:
+        """It is down, or this side has closed it."""
+        return self._is_closing
 
     @property
     def connection(self) -> Connection:
@@ -322,10 +327,3 @@ class _Forgotten:
 
 
 _FORGOTTEN: Final = _Forgotten()
-
-STREAM_CODES: Final = frozenset(StreamCode)
-
-
-def stream_code(code: int) -> StreamCode:
-    """A peer's code as one of ours; what we do not know is an abort."""
-    return StreamCode(code) if code in STREAM_CODES else StreamCode.ABORTED

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Arrival, Stream
-from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.codes import SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing
+from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, PrefaceReader, encode_preface
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ IDLE_WORDS_OF_A_STREAM: Final = 4
 """Credits of a stream that may change nothing: it was given up while they were on their way."""
 MAX_IDLE_WORDS: Final = 1000
 """And so many more in a session. A peer that goes on saying them keeps this side busy on purpose."""
-MAX_UNSEEN: Final = 65_536
-"""Stream numbers that may be skipped: several times the streams that a peer may have open at once."""
-
 SWEEP: Final = 0.25
 """Seconds after which consumed bytes are credited even when they are few, so that idle streams keep nothing
 on the sending side; also the grain of the half-open deadline."""
@@ -89,14 +87,20 @@ class Session:
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side
-        self._next_number = 0
-        self._unseen: set[int] = set()
-        """Client: numbers below the next one that have not arrived."""
+        self._numbers = StreamNumbers()
+        """Edge: those given so far; client: those met so far."""
         self._settled: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_SETTLED)
-        self._to_open: deque[Stream] = deque()
-        """Edge: streams that are opened again as soon as the client allows it."""
+        self._to_open: dict[int, Stream] = {}
+        """Edge: streams that are opened again as soon as the client allows it, and those that were given up since
+        it was told of them: it is told of their end in the same way."""
         self._unmentioned: set[int] | None = None
         """Streams that the peer has not said anything of yet; None when it has said how it stands."""
+        self._following = 0
+        """Client: the number of the edge's next stream, as it said in its account."""
+        self._unknown: set[int] = set()
+        """Client: numbers that the edge has named in its account and that are not open here."""
+        self._parked: list[Arrival] = []
+        """Client: streams that came before the whole of the edge's account, which says where they go on."""
         self._due: set[Stream] = set()
         self._owed: set[Stream] = set()
         self._half_open: set[Stream] = set()
@@ -117,6 +121,17 @@ class Session:
     def is_awaiting_standing(self) -> bool:
         """It goes on with a link on which the peer has not said yet how it stands."""
         return self._unmentioned is not None
+
+    @property
+    def can_carry(self) -> bool:
+        """Whether a visitor who comes now can be carried at once: there is a link, and both sides know how they
+        stand on it."""
+        return not self.is_away and self._unmentioned is None
+
+    @property
+    def skipped_numbers(self) -> int:
+        """Client: stream numbers that it has not met and that may still come."""
+        return self._numbers.skipped
 
     def in_flight(self, now: float) -> bool:
         """Whether any visitor would lose something if the session ended now."""
@@ -144,6 +159,8 @@ class Session:
         self._owed.clear()
         standings = [stream.standing() for stream in self._streams.values()]
         standings += self._settled
+        if self._side is Side.EDGE:
+            standings.append((self._numbers.next, 0, 0, 0))
         for start in range(0, len(standings) or 1, MAX_STANDINGS):
             part = standings[start : start + MAX_STANDINGS]
             self.link.send(Standing(part, start + MAX_STANDINGS >= len(standings)))
@@ -158,13 +175,17 @@ class Session:
             self._end(closed)
 
     def open(self, *, lease: int, tls: bool, host: str, port: int) -> Stream | None:
-        """Edge: a stream for a visitor, its preface queued. None while the client allows no more."""
+        """Edge: a stream for a visitor, its preface queued. None while the client allows no more. As long as the
+        session cannot carry it (:attr:`can_carry`), it waits for those that are opened again."""
         assert self._side is Side.EDGE
-        preface = Preface(stream=self._next_number, lease=lease, tls=tls, host=host, port=port)
+        preface = Preface(stream=self._numbers.next, lease=lease, tls=tls, host=host, port=port)
+        if not self.can_carry:
+            self._numbers.meet(preface.stream)
+            return self._add(preface)
         quic_stream = self.link.open(_PENDING)
         if quic_stream is None:
             return None
-        self._next_number += 1
+        self._numbers.meet(preface.stream)
         encoded = encode_preface(preface)
         taken = self.link.connection.write(quic_stream, encoded)
         assert taken == len(encoded), "a fresh stream always has room for its preface"
@@ -224,14 +245,14 @@ class Session:
         return PrefaceReader()
 
     def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Client: a preface is complete. On a link that the session goes on with, it may be that of a stream which
-        is here already, or is over here."""
+        """Client: a preface is complete, and how the edge stands is known. On a link that the session goes on
+        with, it may be that of a stream which is here already, or is over here."""
         stream = self._streams.get(preface.stream)
         if stream is not None:
             if stream.quic_stream is not None:
                 raise ProtocolError("two streams with one number")
             self._bind(stream, quic_stream)
-        elif self._is_new(preface.stream):
+        elif self._numbers.meet(preface.stream):
             stream = self._add(preface)
             self._bind(stream, quic_stream)
             self._events.session_stream(stream)
@@ -242,7 +263,27 @@ class Session:
         if chunks or end:
             stream.data(chunks, end=end)
 
-    def abandoned(self, quic_stream: int, code: StreamCode) -> None:
+    def park(self, arrival: Arrival) -> bool:
+        """Client: have an arrival wait for the edge's account of its streams. Return False if that is here."""
+        if self._unmentioned is not None:
+            self._parked.append(arrival)
+        return self._unmentioned is not None
+
+    def gave_up_early(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
+        """Client: the edge reset a stream that is none here yet; ``number``: its number, if the edge said it."""
+        self.abandoned(quic_stream, code)
+        if number is None:
+            self._numbers.lose_unnamed()
+            return
+        stream = self._streams.get(number)
+        if stream is None:
+            self._numbers.meet(number)
+        elif stream.quic_stream is None:
+            stream.lose(code)
+        else:
+            raise ProtocolError("two streams with one number")
+
+    def abandoned(self, quic_stream: int, code: int) -> None:
         self.link.connection.reset(quic_stream, code)
         self.link.streams.pop(quic_stream, None)
         self.link.wake()
@@ -282,6 +323,11 @@ class Session:
             self._settled.append(stream.standing())
             stream.settled()
 
+    def left(self, stream: Stream) -> None:
+        """A stream was given up while it was on no QUIC stream. Whoever was told of it on this link is told."""
+        if self._side is Side.EDGE and not self.is_away:
+            self._to_open[stream.number] = stream
+
     def forget(self, stream: Stream) -> None:
         self._streams.pop(stream.number, None)
         if stream.quic_stream is not None:
@@ -300,22 +346,10 @@ class Session:
         self.link.streams[quic_stream] = stream
         stream.bind(quic_stream)
 
-    def _is_new(self, number: int) -> bool:
-        """Client: whether a stream of this number never was. Numbers rise by one but may arrive in any order;
-        those skipped are remembered, and a hostile edge must not make that many."""
-        if number < self._next_number:
-            if number not in self._unseen:
-                return False
-            self._unseen.remove(number)
-            return True
-        if number - self._next_number + len(self._unseen) > MAX_UNSEEN:
-            raise ProtocolError("stream numbers that rise too fast")
-        self._unseen.update(range(self._next_number, number))
-        self._next_number = number + 1
-        return True
-
     def _leave_link(self) -> None:
         self._to_open.clear()
+        self._parked.clear()
+        self._unknown.clear()
         self._unmentioned = None
         for stream in list(self._streams.values()):
             stream.unbind()
@@ -335,8 +369,7 @@ class Session:
         for number, received, consumed, limit in message.entries:
             stream = self._streams.get(number)
             if stream is None:
-                if number >= self._next_number and self._side is Side.EDGE:
-                    raise ProtocolError("a standing of a stream that never was")
+                self._stands_unknown(number, is_following=not limit)
                 continue
             if number not in self._unmentioned:
                 raise ProtocolError("two standings of one stream")
@@ -345,6 +378,19 @@ class Session:
         if message.last:
             unmentioned, self._unmentioned = self._unmentioned, None
             self._miss(unmentioned)
+
+    def _stands_unknown(self, number: int, *, is_following: bool) -> None:
+        """An entry about a stream that is not here."""
+        if self._side is Side.EDGE:
+            if number >= self._numbers.next:
+                raise ProtocolError("a standing of a stream that never was")
+            return
+        if is_following:
+            self._following = number
+            return
+        self._unknown.add(number)
+        if len(self._unknown) > MAX_SKIPPED:
+            raise ProtocolError("too many standings of streams that are not here")
 
     def _miss(self, unmentioned: set[int]) -> None:
         for number in unmentioned:
@@ -356,20 +402,30 @@ class Session:
             else:
                 stream.lose(StreamCode.ABORTED)
         if self._side is Side.EDGE:
-            self._to_open.extend(sorted(self._streams.values(), key=lambda stream: stream.number))
+            waiting = self._to_open | self._streams
+            # The smallest number last, where it is cheap to take off.
+            self._to_open = {number: waiting[number] for number in sorted(waiting, reverse=True)}
             self._open_again()
+        else:
+            self._numbers.reconcile(self._unknown, self._following)
+            self._unknown.clear()
         self._events.session_resumed()
+        parked, self._parked = self._parked, []
+        for arrival in parked:
+            arrival.go_on()
 
     def _open_again(self) -> None:
-        while self._to_open:
-            stream = self._to_open[0]
-            if not stream.is_over:
-                quic_stream = self.link.open(_PENDING)
-                if quic_stream is None:
-                    return
+        while self._to_open and self._unmentioned is None:
+            quic_stream = self.link.open(_PENDING)
+            if quic_stream is None:
+                return
+            _, stream = self._to_open.popitem()
+            if stream.is_over:
+                self.link.connection.stop(quic_stream, StreamCode.ABORTED)
+                self.abandoned(quic_stream, numbered(StreamCode.ABORTED, stream.number))
+            else:
                 self.link.connection.write(quic_stream, encode_preface(stream.preface))
                 self._bind(stream, quic_stream)
-            self._to_open.popleft()
 
     def _credits(self, message: Credits) -> None:
         for number, consumed, limit in message.entries:
@@ -377,11 +433,11 @@ class Session:
             if stream is not None and stream.credited(consumed, limit):
                 continue
             self._idle_words += 1
-            if self._idle_words > MAX_IDLE_WORDS + IDLE_WORDS_OF_A_STREAM * self._next_number:
+            if self._idle_words > MAX_IDLE_WORDS + IDLE_WORDS_OF_A_STREAM * self._numbers.next:
                 raise ProtocolError("too much credit that changes nothing")
             if stream is not None:
                 continue
-            if number >= self._next_number or number in self._unseen:
+            if not self._numbers.has_met(number):
                 raise ProtocolError("credit for a stream that never was")
 
     def _flush(self) -> None:

@@ -29,6 +29,29 @@ class StreamCode(enum.IntEnum):
     """The lease or the session is closing."""
 
 
+_CODES = frozenset(StreamCode)
+_CODE_BITS = 8
+"""Bits of a RESET_STREAM's error code that hold the StreamCode; those above hold the stream's number plus one."""
+
+
+def numbered(code: StreamCode, stream: int) -> int:
+    """The error code of an edge's RESET_STREAM, which names the stream as well: a reset destroys what was not sent
+    yet, the preface too, and the client has to know which number it will never see."""
+    return code | (stream + 1) << _CODE_BITS
+
+
+def stream_code(code: int) -> StreamCode:
+    """A peer's error code as one of ours; an unknown one is an abort."""
+    code &= (1 << _CODE_BITS) - 1
+    return StreamCode(code) if code in _CODES else StreamCode.ABORTED
+
+
+def numbered_stream(code: int) -> int | None:
+    """The number of the stream that an error code names, or None."""
+    number = code >> _CODE_BITS
+    return number - 1 if number else None
+
+
 class SessionCode(enum.IntEnum):
     """Why a session was refused or ended."""
 

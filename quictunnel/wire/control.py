@@ -69,6 +69,8 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.LEAVING, Side.CLIENT, Unbind): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, Credits): Phase.LEAVING,
+    # Nor can a client whose session goes on with another link at this moment.
+    (Phase.LEAVING, Side.CLIENT, Standing): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
 }
 

@@ -182,8 +182,11 @@ class HostileClient(Peer):
 class Returning(HostileClient):
     """A client that shows a secret."""
 
-    async def come_back(self, secret: bytes) -> Welcome:
+    def show(self, secret: bytes) -> None:
         self.say(Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", secret))
+
+    async def come_back(self, secret: bytes) -> Welcome:
+        self.show(secret)
         return await self.heard(Welcome)
 
 

@@ -129,7 +129,7 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: E
         assert (await second.come_back(secret)).resumed
         assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
         standing = await second.heard(Standing)
-        assert standing.entries == [(0, 0, 0, WINDOW)]
+        assert standing.entries == [(0, 0, 0, WINDOW), (1, 0, 0, 0)]  # and the number of the next stream
         second.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
         writer.write(b"more")
         stream = await second.opened.get()
@@ -166,6 +166,28 @@ async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> 
     eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
     async with Returning(config) as second:
         assert not (await second.come_back(secret)).resumed
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: EmbeddedStage, *, is_away: bool) -> None:
+    """Its program was started again while it lost its link, or just before: it must not take the name back."""
+    config = stage.edge.client_config
+    async with HostileClient(config) as older, HostileClient(config) as newer, Returning(config) as back:
+        older.say(older.good_hello)
+        secret = (await older.heard(Welcome)).session
+        ticket = (await older.lease()).ticket
+        if is_away:
+            async with Returning(config) as lost:
+                assert (await lost.come_back(secret)).resumed  # and leaves before it says how it stands
+            eventually(lambda: stage.edge.server._house.sessions.away == 1, "the session is not away")
+        await newer.greet()
+        newer.say(Bind(1, unencrypted=True, h2=False, ticket=ticket))
+        await newer.heard(Bound)
+        back.show(secret)
+        assert await back.end() == (CloseCause.PEER, SessionCode.REPLACED)
+        assert not newer.over.done()
+        newer.say(Unbind(1))
+        await newer.heard(Unbound)
 
 
 @pytest.mark.parametrize(

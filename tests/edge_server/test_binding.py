@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from edge_server.visits import Ending, Ledger
 from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
-from quictunnel.wire.codes import BindCode, StreamCode
+from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound
 
 if TYPE_CHECKING:
@@ -79,9 +80,13 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.said: list[Any] = []
-        self.is_away = False
+        self.can_carry = True
         self.link = SimpleNamespace(connection=SimpleNamespace(address=("127.0.0.1", 1)))
         self.streams: list[FakeStream] = []
+
+    @property
+    def is_away(self) -> bool:
+        return not self.can_carry
 
     def say(self, message: object) -> None:
         self.said.append(message)
@@ -128,7 +133,8 @@ class Client:
 
     def __init__(self, house: House, identity: Identity) -> None:
         self.session = FakeSession()
-        self.holdings = Holdings(house, self.session)  # type: ignore[arg-type]
+        superseded = partial(self.session.close, SessionCode.REPLACED)
+        self.holdings = Holdings(house, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
         made.append(self.holdings)
 
@@ -276,13 +282,13 @@ def pool_of(house: House, count: int) -> list[Lease]:
 async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: House):
     a, b, c = pool_of(house, 3)
     for lease in (a, c):
-        lease.session.is_away = True  # type: ignore[union-attr]
+        lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: a.came(splice, BY_PORT))
     visitor = await connected(splice)
     a.pool.remove(a)  # type: ignore[union-attr]
     a.close()
     assert list(b.visitors) == [splice]
-    c.session.is_away = False  # type: ignore[union-attr]
+    c.session.can_carry = True  # type: ignore[union-attr]
     splice.stream_lost(StreamCode.REFUSED, [b"said"])
     assert list(c.visitors) == [splice]
     assert c.session.streams[0].log == [b"said"]  # type: ignore[union-attr]
@@ -311,7 +317,7 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
 async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(house: House, monkeypatch, caplog):
     monkeypatch.setattr("edge_server.leases.WAIT", 0.02)
     (lease, *_) = pool_of(house, 1)
-    lease.session.is_away = True  # type: ignore[union-attr]
+    lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
     with caplog.at_level("INFO", "edge_server.visits"):
         visitor = await connected(splice)

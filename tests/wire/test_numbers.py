@@ -1,0 +1,70 @@
+"""Which stream numbers a client has met, and which may still come."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quictunnel.errors import ProtocolError
+from quictunnel.wire.codes import StreamCode, numbered, numbered_stream, stream_code
+from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
+
+
+@given(st.permutations(range(20)))
+def test_numbers_in_any_order_are_met_once(order: list[int]) -> None:
+    numbers = StreamNumbers()
+    for number in order:
+        assert not numbers.has_met(number)
+        assert numbers.meet(number)
+        assert numbers.has_met(number)
+        assert not numbers.meet(number)
+    assert (numbers.next, numbers.skipped) == (20, 0)
+
+
+def test_numbers_that_rise_too_fast_are_refused() -> None:
+    numbers = StreamNumbers()
+    assert numbers.meet(MAX_SKIPPED)
+    assert numbers.skipped == MAX_SKIPPED
+    with pytest.raises(ProtocolError):
+        numbers.meet(MAX_SKIPPED + 2)
+    numbers.meet(0)
+    assert numbers.meet(MAX_SKIPPED + 2)
+
+
+def test_resets_without_a_number_make_room_for_as_many() -> None:
+    """An older edge does not say which stream it has reset."""
+    numbers = StreamNumbers()
+    numbers.meet(MAX_SKIPPED)
+    for _ in range(3):
+        numbers.lose_unnamed()
+    assert numbers.meet(MAX_SKIPPED + 4)
+    assert numbers.skipped == MAX_SKIPPED
+    assert numbers.has_met(2)
+    assert not numbers.has_met(3)
+    with pytest.raises(ProtocolError):
+        numbers.meet(MAX_SKIPPED + 6)
+
+
+def test_the_edges_account_says_which_numbers_can_still_come() -> None:
+    numbers = StreamNumbers()
+    for number in (0, 4, 7):
+        numbers.meet(number)
+    numbers.reconcile({4, 5, 8, 9}, 10)
+    assert [number for number in range(10) if not numbers.has_met(number)] == [5, 8, 9]
+    assert numbers.next == 10
+
+
+def test_an_account_that_does_not_say_the_next_number_still_clears_those_below() -> None:
+    numbers = StreamNumbers()
+    numbers.meet(5)
+    numbers.reconcile({3, 9}, 0)
+    assert [number for number in range(6) if not numbers.has_met(number)] == [3]
+    assert numbers.next == 6
+    assert numbers.meet(9)
+
+
+@given(st.sampled_from(StreamCode), st.integers(0, (1 << 53) - 1))
+def test_an_error_code_names_its_stream(code: StreamCode, stream: int) -> None:
+    value = numbered(code, stream)
+    assert value < 1 << 62, "a QUIC error code is a varint"
+    assert (stream_code(value), numbered_stream(value)) == (code, stream)
+    assert (stream_code(code), numbered_stream(code)) == (code, None)
