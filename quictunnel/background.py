@@ -14,8 +14,12 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from quictunnel.errors import ConfigError
+from quictunnel.supervision import watch_over
+from quictunnel.transport import unpatched
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -24,20 +28,70 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     """The fastest loop there is here: uvloop where it is installed, else the standard one."""
     try:
         import uvloop  # noqa: PLC0415 - optional: no wheels for Windows
-    except ImportError:
+    except (ImportError, RuntimeError) as error:
+        # RuntimeError: it loads concurrent.futures.thread, which cannot be loaded after the main thread's end.
+        if unpatched.has_gevent():
+            raise ConfigError(
+                f"gevent has replaced the sockets of asyncio's own loop, and uvloop cannot be loaded ({error}): "
+                "install uvloop, or run the tunnel beside the program: `quictunnel run -- PROGRAM`."
+            ) from None
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function that blocks on a thread of its own, and return its result.
+
+    The loop's executor, which ``asyncio.to_thread`` uses, takes nothing any more when the main thread has ended,
+    although other threads of the program, and their tunnels, may go on for days. When this is cancelled, the
+    function goes on by itself; each caller has one such thread at a time.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(result)  # type: ignore[arg-type]  # of the function, which may return None
+        else:
+            answer.set_exception(error)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    unpatched.Thread(work, "quictunnel-blocking")
+    return await answer
+
+
+def result_of(future: concurrent.futures.Future[T], timeout: float | None = None) -> T:
+    """Wait for what was submitted to a background loop, from another thread. Raises TimeoutError."""
+    unpatched.wait_for(future, timeout)
+    return future.result(timeout)
 
 
 class Background:
     """A daemon thread with a running loop."""
 
     def __init__(self, name: str = "quictunnel") -> None:
+        """Start it. Raises ConfigError in a process whose threads eventlet has replaced."""
+        if unpatched.has_eventlet():
+            raise ConfigError(
+                "eventlet.monkey_patch() has replaced the threads and sockets of this process, and a tunnel needs "
+                "real ones. Run the tunnel beside the program: `quictunnel run -- PROGRAM`, or `quictunnel http "
+                "PORT` in another terminal. (gevent, or eventlet without monkey_patch(), needs no such thing.)"
+            )
         self.loop = new_event_loop()
+        watch_over(self.loop)
         self.process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = unpatched.Thread(self._run, name)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Run a coroutine there."""
@@ -46,14 +100,14 @@ class Background:
     @property
     def is_here(self) -> bool:
         """Whether the caller runs on this thread, and would wait for itself in :meth:`call`."""
-        return threading.current_thread() is self._thread
+        return self._thread.is_current
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it. KeyboardInterrupt (or any other exception thrown into the
         waiting thread) cancels it."""
         future = self.submit(work)
         try:
-            return future.result()
+            return result_of(future)
         except concurrent.futures.CancelledError:
             raise
         except BaseException:
@@ -63,7 +117,7 @@ class Background:
 
     def stop(self) -> None:
         """End the loop and the thread. What runs on the loop is cancelled."""
-        if self._thread.is_alive() and not self.is_here:
+        if self._thread.is_alive and not self.is_here:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
 

@@ -9,10 +9,19 @@ import asyncio
 import contextlib
 import logging
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.address import format_address
-from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error, ProtocolError
+from quictunnel.background import in_thread
+from quictunnel.errors import (
+    AuthError,
+    ConfigError,
+    EdgeUnavailableError,
+    Error,
+    ProtocolError,
+)
+from quictunnel.transport import unpatched
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
 from quictunnel.transport.engines import create_engine
@@ -41,6 +50,11 @@ TCP_PROBE_TIMEOUT: Final = 1.0
 # section 4.8: 0x100 plus the alert).
 _CERTIFICATE_ALERTS: Final = range(0x100 + 42, 0x100 + 49)
 _NO_ALPN: Final = 0x100 + 120
+
+
+class EdgeIdentityError(ConfigError):
+    """What answers is not the edge that was configured. The first dial gives up for it; a client that was
+    connected before dials again, because somebody may be in between for a while, or a certificate late."""
 
 
 class CallEvents(Protocol):
@@ -263,12 +277,12 @@ def explain(closed: Closed, edge: str, *, was_welcome: bool) -> Error:
             return ConfigError(f"{sentence} (edge at {edge})")
         return EdgeUnavailableError(f"{sentence} (edge at {edge}; the client dials again by itself)")
     if closed.code in _CERTIFICATE_ALERTS and closed.cause in (CloseCause.HANDSHAKE, CloseCause.PROTOCOL):
-        return ConfigError(
+        return EdgeIdentityError(
             f"The certificate of the edge at {edge} was not accepted. Set QUICTUNNEL_CA to the file with the "
             "authority that issued it (a development edge writes it as ca.pem into its state directory)."
         )
     if closed.code == _NO_ALPN:
-        return ConfigError(
+        return EdgeIdentityError(
             f"What answers at {edge} is a QUIC server but no edge that speaks {ALPN}; check QUICTUNNEL_EDGE."
         )
     return EdgeUnavailableError(f"The connection to the edge at {edge} ended: {closed.cause.value}.")
@@ -291,9 +305,9 @@ def refusal_of_token(edge: str, *, was_welcome: bool) -> str:
 async def resolve(config: ClientConfig) -> list[Address]:
     """The addresses of the edge. Raises EdgeUnavailableError when its name has none."""
     host, port = config.address
-    loop = asyncio.get_running_loop()
+    ask = partial(unpatched.getaddrinfo, host, port, kind=socket.SOCK_DGRAM, protocol=socket.IPPROTO_UDP)
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_DGRAM, proto=socket.IPPROTO_UDP)
+        found = await in_thread(ask)
     except OSError as error:
         raise EdgeUnavailableError(
             f"The name of the edge, {host}, could not be resolved ({error.strerror or error}); "
@@ -302,7 +316,7 @@ async def resolve(config: ClientConfig) -> list[Address]:
     addresses: list[Address] = []
     for _, _, _, _, address in found:
         if address not in addresses:
-            addresses.append(address)  # type: ignore[arg-type]  # typeshed also allows for Bluetooth
+            addresses.append(address)
     return addresses
 
 

@@ -12,7 +12,8 @@ import os
 import threading
 import time
 import weakref
-from contextlib import contextmanager
+from collections import deque
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 from quictunnel import background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.meter import Meter
-from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.status import endpoint as status
 from quictunnel.status.report import Listed
 from quictunnel.uplink import CLOSED, Uplink
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_UNTOLD: Final = 64
+"""Events that are kept for the first subscriber; opening a tunnel makes a handful."""
 EXIT_GRACE: Final = 2.0
 """Seconds that the end of the process waits for the edge to be told."""
 
@@ -96,6 +99,9 @@ class Client:
         self.config = config
         self._lock = threading.Lock()
         self._subscribers: list[Callable[[ClientEvent], None]] = []
+        self._was_subscribed = False
+        self._untold: deque[ClientEvent] = deque(maxlen=MAX_UNTOLD)
+        """What happened before the first subscriber was there, and what is about to be told."""
         self._is_closed = False
         self._background: Background | None = None
         self._uplink: Uplink | None = None
@@ -142,8 +148,15 @@ class Client:
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
         """Call ``callback`` on the background thread for every event; it must return at once, and what it raises
-        is logged. Returns a function that ends it, which may be called again. Both are safe in any thread."""
+        is logged. The first subscriber is also told what happened before (the newest :data:`MAX_UNTOLD` events,
+        visitors excepted). Returns a function that ends it, which may be called again. Both are safe in any
+        thread."""
         self._subscribers.append(callback)
+        self._was_subscribed = True
+        loop = self._background
+        if self._untold and loop is not None and loop.process == os.getpid():
+            with suppress(RuntimeError):  # its loop has ended
+                loop.loop.call_soon_threadsafe(self._tell)
 
         def unsubscribe() -> None:
             if callback in self._subscribers:
@@ -164,7 +177,7 @@ class Client:
         if loop.is_here:
             loop.submit(uplink.close())
         else:
-            loop.submit(uplink.close()).result()  # not call(), which would cancel it when interrupted
+            background.result_of(loop.submit(uplink.close()))  # not call(), which would cancel it when interrupted
 
     def __enter__(self) -> Self:
         return self
@@ -192,11 +205,24 @@ class Client:
 
     def _observe(self, kind: str, message: str) -> None:
         event = ClientEvent(kind, message, time.time())
-        for callback in tuple(self._subscribers):
-            try:
-                callback(event)
-            except Exception:
-                logger.exception("a subscriber of a Client failed")
+        if self._subscribers:
+            self._untold.append(event)
+            self._tell()
+            return
+        if kind in (WARNING, LOST, "failed", "refused"):
+            logger.warning("%s", message)  # nobody else would say it
+        if not self._was_subscribed and kind != VISITOR:
+            self._untold.append(event)
+
+    def _tell(self) -> None:
+        """Tell everybody what is untold, in order; on the background thread."""
+        while self._untold:
+            event = self._untold.popleft()
+            for callback in tuple(self._subscribers):
+                try:
+                    callback(event)
+                except Exception:
+                    logger.exception("a subscriber of a Client failed")
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
@@ -353,6 +379,6 @@ def _hang_up_at_exit() -> None:
         uplink, loop = client._uplink, client._background  # noqa: SLF001 - the same module
         if uplink is not None and loop is not None and loop.process == os.getpid():
             try:
-                loop.submit(uplink.close()).result(EXIT_GRACE)
+                background.result_of(loop.submit(uplink.close()), EXIT_GRACE)
             except TimeoutError:
                 logger.warning("the edge could not be told that this process ends")

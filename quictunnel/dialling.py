@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.call import Call, resolve, silence
+from quictunnel.call import Call, EdgeIdentityError, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ class Dialler:
             for attempt in asyncio.as_completed(attempts):
                 try:
                     first = await attempt
+                except EdgeIdentityError as error:
+                    failure = error  # another address may be the edge's; if none is, this says more than silence
                 except EdgeUnavailableError as error:
-                    failure = error
+                    failure = failure if isinstance(failure, EdgeIdentityError) else error
                 else:
                     return first
         finally:

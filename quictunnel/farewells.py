@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quictunnel.call import Call
+    from quictunnel.supervision import Supervisor
 
 MAX_LEAVING: Final = 4
 """Old sessions beside the new one; the oldest is cut off for one more. An edge that is restarted so often within
@@ -21,7 +22,8 @@ LATENESS: Final = 5.0
 class Farewells:
     """See the module."""
 
-    def __init__(self) -> None:
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._leaving: dict[Call, asyncio.Task[None]] = {}
 
     def __iter__(self) -> Iterator[Call]:
@@ -32,7 +34,9 @@ class Farewells:
         finished."""
         if len(self._leaving) >= MAX_LEAVING:
             next(iter(self._leaving.values())).cancel()
-        self._leaving[call] = asyncio.create_task(self._see_off(call, grace + LATENESS))
+        self._leaving[call] = self._supervisor.start(
+            self._see_off(call, grace + LATENESS), "closing a connection to an edge that leaves"
+        )
 
     async def close(self) -> None:
         """Cut all of them off."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from quictunnel.address import parse_address
+from quictunnel.background import in_thread
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
@@ -154,7 +154,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         except BaseException:
             _, close_inspector = self._let_go()
             if close_inspector is not None:
-                await asyncio.to_thread(close_inspector)
+                await in_thread(close_inspector)
             raise
 
     async def __aexit__(
@@ -166,7 +166,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
                 await binding.close_async()
         finally:
             if close_inspector is not None:
-                await asyncio.to_thread(close_inspector)  # goes on by itself when this is cancelled
+                await in_thread(close_inspector)  # goes on by itself when this is cancelled
 
 
 def _inspect_address(text: str | None) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin import Origin
+from quictunnel.ticketwriter import TicketWriter
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbound
@@ -18,6 +19,7 @@ from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbou
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from quictunnel.supervision import Supervisor
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
@@ -50,8 +52,8 @@ class HeldLease:
     """The edge was asked for it; a new session must be asked again."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
-    file: TicketFile | None = None
-    """Where the newest ticket is kept."""
+    writer: TicketWriter | None = None
+    """Keeps the newest ticket in a file."""
     streams: set[Stream] = field(default_factory=set)
     tally: Tally = field(default_factory=Tally)
     """Since it was bound."""
@@ -72,11 +74,11 @@ class HeldLease:
 class Leases:
     """See the module."""
 
-    def __init__(self, observe: Callable[[str, str], None]) -> None:
+    def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self._held: dict[int, HeldLease] = {}
         self._next = 1
         self._observe = observe
-        self._writes: set[asyncio.Task[None]] = set()
+        self._supervisor = supervisor
 
     def __iter__(self) -> Iterator[HeldLease]:
         # A copy: other threads count, and leases come and go meanwhile.
@@ -97,13 +99,16 @@ class Leases:
                 "Client."
             )
         answer = asyncio.get_running_loop().create_future()
-        lease = HeldLease(self._next, wish, origin or Origin(wish.port), answer, ticket=ticket, file=file)
+        writer = None if file is None else TicketWriter(file, self._observe, self._supervisor)
+        lease = HeldLease(self._next, wish, origin or Origin(wish.port), answer, ticket=ticket, writer=writer)
         self._next += 1
         self._held[lease.number] = lease
         return lease
 
     def remove(self, lease: HeldLease) -> None:
         self._held.pop(lease.number, None)
+        if lease.writer is not None:
+            lease.writer.close()
 
     @staticmethod
     def ask(session: Session, lease: HeldLease) -> None:
@@ -135,10 +140,8 @@ class Leases:
         if lease is None:
             return  # given up meanwhile; the Unbind is under way
         lease.ticket = message.ticket
-        if lease.file is not None:
-            write = asyncio.create_task(asyncio.to_thread(lease.file.write, lease.ticket))
-            self._writes.add(write)
-            write.add_done_callback(self._written)
+        if lease.writer is not None:
+            lease.writer.put(lease.ticket)
         tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
         if not lease.answer.done():
             lease.answer.set_result(tunnel)
@@ -146,12 +149,6 @@ class Leases:
             self._observe(
                 "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
             )
-
-    def _written(self, write: asyncio.Task[None]) -> None:
-        self._writes.discard(write)
-        error = None if write.cancelled() else write.exception()
-        if error is not None:
-            self._observe("warning", f"The ticket could not be written, the name will not be had again: {error}")
 
     def _refused(self, number: int, code: BindCode) -> None:
         lease = self._held.get(number)

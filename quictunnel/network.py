@@ -14,6 +14,8 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.transport import unpatched
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,7 +57,7 @@ def source_address(peer: Address) -> str | None:
     """The local address that datagrams to ``peer`` leave from now; None when there is no way to it."""
     family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        with unpatched.new_socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(peer)  # sends nothing
             return str(probe.getsockname()[0])
     except OSError:
@@ -155,7 +157,9 @@ def _subscribe() -> socket.socket | None:
     if not hasattr(socket, "AF_NETLINK"):
         return None
     try:
-        sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
+        sock = unpatched.new_socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+        )
     except OSError as error:
         logger.debug("no netlink here, the network is looked at once a second: %s", error.strerror)
         return None

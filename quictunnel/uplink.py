@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.background import in_thread
 from quictunnel.backoff import Backoff
 from quictunnel.call import Call, resolve, silence
 from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
@@ -20,6 +21,8 @@ from quictunnel.farewells import Farewells
 from quictunnel.keeping import KeptSession
 from quictunnel.leases import HeldLease, Leases
 from quictunnel.network import Change, NetworkWatch
+from quictunnel.retry import RetryPolicy
+from quictunnel.supervision import Supervisor
 from quictunnel.visits import Visits
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.messages import AnyMessage, GoAway, Unbind
@@ -79,8 +82,9 @@ class Uplink:
         """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
         self.state = "connecting"
         self.turns = Turns()
-        self.leases = Leases(observe)
-        self.visits = Visits(self.leases, observe)
+        self._tasks = Supervisor(self._task_failed)
+        self.leases = Leases(observe, self._tasks)
+        self.visits = Visits(self.leases, observe, self._tasks)
         self._config = config
         self._dialler = Dialler(config, self)
         self._observe = observe
@@ -97,7 +101,7 @@ class Uplink:
         """The network did; what failed before may work."""
         self._grace: int | None = None
         """The edge is leaving, and gives visitors so many seconds."""
-        self._leaving = Farewells()
+        self._leaving = Farewells(self._tasks)
         self._watch: NetworkWatch | None = None
         self._was_connected = False
         self._failure: Error | None = None
@@ -105,7 +109,7 @@ class Uplink:
         self._keeping = KeptSession()
         self._to_unbind: set[int] = set()
         """Leases that were released while there was no link."""
-        self._trouble: Error | None = None
+        self._retry = RetryPolicy(observe, self._tasks)
 
     # For the client.
 
@@ -129,7 +133,7 @@ class Uplink:
         """Lease a public name (and TCP port) for a local port, or for what stands for it. Raises the errors of
         ``forward``. When cancelled, the lease is given back."""
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
-        ticket = b"" if file is None else await asyncio.to_thread(file.read)
+        ticket = b"" if file is None else await in_thread(file.read)
         self._check_open()
         lease = self.leases.add(wish, ticket, file, origin)
         try:
@@ -140,6 +144,8 @@ class Uplink:
                 lease.asked = True  # lost again at this very moment: the next session asks
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.answer
+            if lease.writer is not None:
+                await lease.writer.settle()
         except TimeoutError:
             await self._give_up(lease)
             raise EdgeUnavailableError(
@@ -195,7 +201,7 @@ class Uplink:
                     if keeper.done() and not keeper.cancelled():
                         keeper.result()
         except TimeoutError:
-            raise self._trouble or await silence(self._config, CONNECT_TIMEOUT) from None
+            raise self._retry.last or await silence(self._config, CONNECT_TIMEOUT) from None
         finally:
             up.cancel()
 
@@ -206,8 +212,8 @@ class Uplink:
             await resolve(self._config)  # a name that does not exist is worth saying at once
             self._check_open()
         if self._keeper is None or self._keeper.done():  # nobody was quicker meanwhile
-            self._failure = self._trouble = None
-            self._keeper = asyncio.create_task(self._keep())
+            self._failure = self._retry.last = None
+            self._keeper = self._tasks.start(self._keep(), "keeping the connection to the edge")
             self._watch = self._watch or NetworkWatch(self._network_changed)
         return self._keeper
 
@@ -223,15 +229,17 @@ class Uplink:
                 await self._served()
                 if self._failure is not None:
                     return
-            except Error as error:
-                logger.info("%s", error)
-                self._trouble = error
-                if not error.temporary:
-                    self._fail(error)
+            except Exception as error:  # noqa: BLE001 - a fault of ours, too: judged there, and reported
+                final = self._retry.judge(error, was_connected=self._was_connected)
+                if final is not None:
+                    self._fail(final)
                     return
             finally:
                 await self._hang_up()
             await self._rest()
+
+    def _task_failed(self, what: str, error: Exception) -> None:
+        self._observe("warning", f"A fault of this client: {what} failed ({error!r}); its log says where.")
 
     @property
     def _patience(self) -> float:
@@ -265,6 +273,7 @@ class Uplink:
         has_lasted = self._since > 0 and asyncio.get_running_loop().time() - self._since >= STEADY
         if has_lasted:
             self._backoff.reset()
+            self._retry.lasted()
         self._since = 0.0
         return has_lasted
 

@@ -15,17 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.leases import HeldLease, Leases
+    from quictunnel.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
 
 class Visits:
     """See the module."""
 
-    def __init__(self, leases: Leases, observe: Callable[[str, str], None]) -> None:
+    def __init__(self, leases: Leases, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self.tally = Tally()
         """Since the client was made."""
         self._leases = leases
         self._observe = observe
+        self._supervisor = supervisor
         self._dialling: dict[Stream, asyncio.Task[None]] = {}
         """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
 
@@ -49,7 +51,7 @@ class Visits:
         self.tally.visitors += 1
         lease.tally.visitors += 1
         lease.streams.add(stream)
-        visit = asyncio.create_task(self._visit(stream, lease))
+        visit = self._supervisor.start(self._visit(stream, lease), "dialling the local service")
         stream.on_over = partial(self._over, lease)
         self._dialling[stream] = visit
         visit.add_done_callback(lambda _: self._dialling.pop(stream))
@@ -75,6 +77,9 @@ class Visits:
                 Refusal(stream, lease.origin.port, refused.code)
         except asyncio.CancelledError:
             stream.abort(StreamCode.CLOSING)
+            raise
+        except BaseException:
+            stream.abort(StreamCode.ABORTED)  # a fault of ours: its visitor hears of it, as its supervisor does
             raise
         else:
             if lease.warned:

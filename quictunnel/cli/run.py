@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -72,6 +73,36 @@ class Inbox:
     def _confession(self) -> ClientEvent:
         count, self._dropped = self._dropped, 0
         return ClientEvent(WARNING, f"{count} events are not shown: this output was not read in time", time.time())
+
+
+class Early:
+    """Holds back what happens before the tunnel is open, because "ready" comes first. How the connection came to
+    be is no news then; a warning is, and what happened to it since."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        self._held: deque[ClientEvent] = deque(maxlen=MAX_PENDING)
+        self._is_open = False
+
+    def put(self, event: ClientEvent) -> None:
+        """Take an event, on the client's thread."""
+        with self._lock:
+            if self._is_open:
+                self._inbox.put(event)
+            elif event.kind == "connected":
+                held = [earlier for earlier in self._held if earlier.kind == WARNING]
+                self._held.clear()
+                self._held.extend(held)
+            else:
+                self._held.append(event)
+
+    def opened(self) -> None:
+        """Pass on what was held back, and everything that follows."""
+        with self._lock:
+            self._is_open = True
+            while self._held:
+                self._inbox.put(self._held.popleft())
 
 
 class Interrupts:
@@ -153,11 +184,12 @@ def serve(
     ``when_open`` is called once; when it returns False the tunnel is stopped again at once.
     """
     with closing(client), ExitStack() as subscription:
+        early = Early(inbox)
+        subscription.callback(client.subscribe(early.put))
         try:
             with door.forward(wanted.port, client=client, **wanted.options) as tunnel:
                 interrupts.is_serving = True
-                # Subscribed only now: how it came to be open is no news, and "ready" comes first.
-                subscription.callback(client.subscribe(inbox.put))
+                early.opened()
                 with _surviving_a_closed_pipe():
                     opened = Opened(tunnel, wanted.port, has_tcp=wanted.tcp)
                     view.opened(opened)

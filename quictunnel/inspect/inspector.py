@@ -22,6 +22,7 @@ from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web import Site
+from quictunnel.transport import unpatched
 from quictunnel.webguard import WebGuard, is_loopback, name_of
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Inspector:
 def _listen(host: str, port: int) -> socket.socket:
     """Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
+    sock = unpatched.new_socket(family)
     try:
         if os.name == "posix":  # elsewhere it lets another program take the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

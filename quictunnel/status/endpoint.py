@@ -29,6 +29,7 @@ import msgspec
 
 from quictunnel.places import default_runtime_dir
 from quictunnel.status.report import MAX_LISTED, Listed, Report
+from quictunnel.transport import unpatched
 from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -142,13 +143,15 @@ class Endpoint:
         place = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         path = place.with_suffix(SOCKET)
         if self._unix and len(os.fsencode(path)) <= MAX_SOCKET_PATH:
-            self._sock = socket.socket(socket.AF_UNIX)
+            self._sock = unpatched.new_socket(socket.AF_UNIX)
             self._sock.bind(str(path))
             self.path = path
             path.chmod(0o600)
             self._server = await asyncio.start_unix_server(self._answer, sock=self._sock)
             return
-        self._sock = socket.create_server(("127.0.0.1", 0))
+        self._sock = unpatched.new_socket(socket.AF_INET)
+        self._sock.bind(("127.0.0.1", 0))
+        self._sock.listen(MAX_ASKING)
         self._key = secrets.token_hex(KEY_BYTES // 2).encode()
         self._server = await asyncio.start_server(self._answer, sock=self._sock)
         self.path = place.with_suffix(PORT_FILE)

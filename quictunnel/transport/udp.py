@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from quictunnel.transport import sockopts
+from quictunnel.transport import sockopts, unpatched
 from quictunnel.transport.engine import Received, Transmit
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class UdpSocket:
     ) -> Self:
         """A socket at a numeric address. ``dual``: one of IPv6 speaks IPv4 as well, where the system can. Raises
         OSError as ``bind`` does: that is its owner's business."""
-        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
+        sock = unpatched.new_socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             if sock.family == socket.AF_INET6:
                 sockopts.separate_families(sock, not dual)

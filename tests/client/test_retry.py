@@ -1,0 +1,53 @@
+"""After which errors a client dials again."""
+
+from __future__ import annotations
+
+import pytest
+
+from quictunnel.call import EdgeIdentityError
+from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError
+from quictunnel.retry import MAX_FAULTS, RetryPolicy
+from quictunnel.supervision import Supervisor
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def policy(said: list[str]) -> RetryPolicy:
+    return RetryPolicy(lambda kind, message: said.append(f"{kind}: {message}"), Supervisor())
+
+
+def test_a_wrong_certificate_ends_the_first_dial_and_no_redial(policy, said):
+    error = EdgeIdentityError("The certificate was not accepted.")
+    assert policy.judge(error, was_connected=False) is error
+    assert said == []
+    for _ in range(3):
+        assert policy.judge(error, was_connected=True) is None
+    assert said == [
+        "warning: The certificate was not accepted. It was accepted before, so this client dials again by itself."
+    ]
+
+
+@pytest.mark.parametrize("error", [AuthError("no"), ConfigError("wrong version")])
+def test_a_refusal_by_the_edge_itself_is_final(policy, error):
+    assert policy.judge(error, was_connected=True) is error
+
+
+def test_an_edge_that_is_away_is_dialled_again_for_ever(policy):
+    for _ in range(100):
+        assert policy.judge(EdgeUnavailableError("away"), was_connected=False) is None
+
+
+def test_a_fault_of_the_client_is_tried_again_until_it_repeats(policy, caplog):
+    fault = RuntimeError("a bug")
+    for _ in range(MAX_FAULTS - 1):
+        assert policy.judge(fault, was_connected=True) is None
+    policy.lasted()
+    for _ in range(MAX_FAULTS - 1):
+        assert policy.judge(fault, was_connected=True) is None
+    final = policy.judge(fault, was_connected=True)
+    assert "a bug" in str(final)
+    assert caplog.text.count("RuntimeError: a bug") == 2 * MAX_FAULTS - 1

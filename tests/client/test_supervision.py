@@ -1,0 +1,81 @@
+"""Background work that fails is reported: by the log, and to its owner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from quictunnel import supervision
+from quictunnel.background import Background
+from quictunnel.supervision import MAX_LOGGED, Supervisor
+
+
+@pytest.fixture
+def told() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def supervisor(told: list[tuple[str, str]]) -> Supervisor:
+    return Supervisor(lambda what, error: told.append((what, str(error))))
+
+
+async def fail(words: str = "broken") -> None:
+    raise ValueError(words)
+
+
+async def test_a_task_that_fails_is_logged_with_its_traceback(supervisor, told, caplog):
+    await asyncio.wait([supervisor.start(fail(), "the work")])
+    await asyncio.sleep(0)
+    assert told == [("the work", "broken")]
+    assert "the work" in caplog.text
+    assert "in fail" in caplog.text
+
+
+async def test_a_task_that_ends_or_is_cancelled_is_no_failure(supervisor, told):
+    ended = supervisor.start(asyncio.sleep(0), "ends")
+    cancelled = supervisor.start(asyncio.sleep(9), "is cancelled")
+    cancelled.cancel()
+    await asyncio.wait([ended, cancelled])
+    await asyncio.sleep(0)
+    assert told == []
+    assert supervisor.failures == 0
+
+
+async def test_a_loop_that_fails_is_begun_again(supervisor, told, monkeypatch):
+    monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 2:
+            assert supervisor.failing == {"the loop": "ValueError('broken')"}
+        if turns < 3:
+            await fail()
+        supervisor.recovered("the loop")
+
+    await supervisor.keep_running(turn, "the loop")
+    assert turns == 3
+    assert told == [("the loop", "broken")] * 2
+    assert supervisor.failing == {}
+
+
+async def test_a_fault_that_repeats_does_not_fill_the_log(supervisor, told, caplog):
+    for _ in range(MAX_LOGGED + 50):
+        supervisor.report("the work", ValueError("broken"))
+    assert len(caplog.records) == MAX_LOGGED
+    assert supervisor.failures == len(told) == MAX_LOGGED + 50
+
+
+def test_a_callback_of_the_background_loop_that_fails_is_logged(caplog):
+    background = Background("under test")
+    done = asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), background.loop)
+    background.loop.call_soon_threadsafe(lambda: {}["nothing"])
+    done.result(10)
+    background.stop()
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
