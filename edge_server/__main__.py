@@ -130,7 +130,8 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: dump.take(server.scene))
     await server.start()
     try:
-        print(banner(server), flush=True)  # noqa: T201 - for the person who started it, not for the log
+        # For the person who started it, not for the log.
+        print(banner(server), file=output.standard_output(), flush=True)
         notify("READY=1", f"MAINPID={os.getpid()}")
         await first_of(
             signals.stop.wait(),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
+from quictunnel.output import SteadyOutput
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -87,13 +89,28 @@ class Lines(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+def lost_as_json(count: int, why: str) -> str:
+    """The line that stands for lines which could not be written."""
+    return json.dumps(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "level": "error",
+            "logger": __name__,
+            "message": f"{count} lines before this one could not be written: {why}",
+        }
+    )
+
+
 def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
     """Send the program's logs to standard error (or ``stream``)."""
     # Nothing of these is written; finding them out costs a third of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
-    handler = Lines(stream or sys.stderr)
+    stream = stream or sys.stderr
+    if isinstance(stream, SteadyOutput) and config.log_format == "json":
+        stream.lost = lost_as_json
+    handler = Lines(stream)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

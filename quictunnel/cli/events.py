@@ -16,19 +16,29 @@ status and stderr say why.
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, TextIO
 
 from quictunnel.cli.views import printable
-from quictunnel.observation import STATES
+from quictunnel.observation import STATES, WARNING
+from quictunnel.output import SteadyOutput
 
 if TYPE_CHECKING:
     from quictunnel.cli.views import Opened
     from quictunnel.observation import ClientEvent
 
 
+def lost(count: int, why: str) -> str:
+    """The line that stands for lines which could not be written."""
+    message = f"{count} lines before this one could not be written: {why}"
+    return json.dumps({"event": WARNING, "message": message, "time": time.time()})
+
+
 class JsonView:
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        if isinstance(out, SteadyOutput):
+            out.lost = lost
         self._was_ready = False
 
     def opened(self, opened: Opened) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from quictunnel import output
 from quictunnel.cli.child import Child
 from quictunnel.cli.demo import open_client
 from quictunnel.cli.events import JsonView
@@ -71,7 +72,7 @@ def launch(options: Namespace, door: Door, terms: dict[str, Any]) -> int:
             wait_for(child, port, terms.pop("wait", USUAL_WAIT))
             if child.status is None:
                 client = open_client(door, config)
-                view = (JsonView if options.json else PlainView)(sys.stdout)
+                view = (JsonView if options.json else PlainView)(output.standard_output())
                 serve(door, client, Wanted(port, terms), view=view, inbox=inbox, interrupts=interrupts)
         status = child.status
     return STOPPED if status is None else told(child, status, port, was_open=interrupts.is_serving)

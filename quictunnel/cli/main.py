@@ -152,19 +152,20 @@ def _demo(options: Namespace, door: Door, edges: Edges) -> int:
 
 
 def _view(client: TunnelClient, *, as_json: bool) -> View:
+    stream = output.standard_output()
     if as_json:
-        return JsonView(sys.stdout)
-    if not output.has_cursor(sys.stdout, os.environ):
-        return PlainView(sys.stdout)
+        return JsonView(stream)
+    if not output.has_cursor(stream, os.environ):
+        return PlainView(stream)
     # rich costs a tenth of a second to load: only a terminal pays it.
     from rich.console import Console  # noqa: PLC0415  # see the line above
 
     from quictunnel.cli.screen import MIN_WIDTH, ScreenView  # noqa: PLC0415  # likewise
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=stream)
     # rich has variables of its own that turn a terminal into a log (TTY_INTERACTIVE, TTY_COMPATIBLE).
     if not console.is_interactive or console.width < MIN_WIDTH:
-        return PlainView(sys.stdout)
+        return PlainView(stream)
     return ScreenView(console, client.snapshot)
 
 

@@ -231,4 +231,5 @@ def _surviving_a_closed_pipe() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        discard(sys.stdout)
+        if sys.stdout is not None:
+            discard(sys.stdout)

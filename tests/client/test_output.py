@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pty
 import socket
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from quictunnel import output
+from quictunnel.output import MAX_PENDING, SteadyOutput
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,83 @@ def test_another_broken_pipe_is_not_hidden() -> None:
 
     with pytest.raises(BrokenPipeError):
         output.run(program)
+
+
+class TestALineThatCannotBeWritten:
+    """By a program that goes on without it."""
+
+    @pytest.fixture
+    def full(self, tmp_path, monkeypatch):
+        """A file on a disk that is full until its ``is_full`` is cleared."""
+        real, stream = os.write, (tmp_path / "log").open("w")
+        state = SimpleNamespace(stream=stream, path=tmp_path / "log", is_full=True, room=0)
+
+        def write(descriptor: int, data: memoryview) -> int:
+            if descriptor != stream.fileno() or not state.is_full:
+                return real(descriptor, data)
+            if not state.room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            taken, state.room = data[: state.room], max(0, state.room - len(data))
+            return real(descriptor, taken)
+
+        monkeypatch.setattr(os, "write", write)
+        with stream:
+            yield state
+
+    def test_it_is_said_once_and_counted_when_there_is_room_again(self, full):
+        other = io.StringIO()
+        steady = SteadyOutput(full.stream, "standard output", other)
+        for number in range(3):
+            print("line", number, file=steady, flush=True)
+        assert other.getvalue() == (
+            "quictunnel: standard output cannot be written (No space left on device); "
+            "this program goes on without it\n"
+        )
+        full.is_full = False
+        print("line 3", file=steady, flush=True)
+        print("line 4", file=steady, flush=True)
+        assert full.path.read_text() == (
+            "[3 lines could not be written: No space left on device]\nline 3\nline 4\n"
+        )
+
+    def test_a_line_that_was_cut_off_is_followed_by_one_of_its_own(self, full):
+        steady = SteadyOutput(full.stream, "standard output", None, lambda count, _: f"<{count}>")
+        full.room = 4
+        print("a long line", file=steady)
+        print("another", file=steady)
+        full.is_full = False
+        print("well again", file=steady)
+        assert full.path.read_text() == "a lo\n<2>\nwell again\n"
+
+    def test_a_stream_that_is_closed_raises_nothing(self):
+        stream, other = io.StringIO(), io.StringIO()
+        steady = SteadyOutput(stream, "standard error", other)
+        stream.close()
+        print("nobody reads this", file=steady, flush=True)
+        assert "standard error cannot be written" in other.getvalue()
+
+    def test_a_reader_that_has_left_is_another_matter(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        with os.fdopen(writing, "w") as stream:
+            steady = SteadyOutput(stream, "standard output")
+            with pytest.raises(BrokenPipeError):
+                print("nobody reads this", file=steady)
+
+    def test_what_has_no_end_of_line_is_bounded(self, full):
+        steady = SteadyOutput(full.stream, "standard output")
+        for _ in range(100):
+            steady.write("x" * 10_000)
+        assert len(steady._pending) <= MAX_PENDING
+
+
+def test_descriptors_that_were_closed_go_to_no_socket(tmp_path):
+    """A socket that got number 1 would be sent what some library prints."""
+    code = (
+        "import os\nfor number in range(3): os.close(number)\n"
+        "from quictunnel import output\noutput.open_descriptors()\n"
+        f"report = open({str(tmp_path / 'report')!r}, 'w')\n"
+        "report.write(' '.join(os.readlink(f'/proc/self/fd/{number}') for number in range(3)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "report").read_text() == "/dev/null /dev/null /dev/null"

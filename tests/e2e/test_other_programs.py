@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from quictunnel.forwarding import forward
-from tests.e2e.conftest import children_environment, curl, free_port, need, start_edge
+from tests.e2e.conftest import children_environment, curl, free_port, start_edge
 from tests.e2e.echo import run_python, until
+from tests.e2e.test_poor_surroundings import visit
 
 GEVENT = """
 from gevent import monkey; monkey.patch_all()
@@ -149,7 +150,7 @@ class TestAMainThreadThatHasEnded:
             edge = start_edge(
                 tmp_path / "state", "--quic", f"127.0.0.1:{port}", "--https", f"127.0.0.1:{https[1]}"
             )
-            until(lambda: curl(edge, "--http0.9", "--max-time", "2", url).stdout == b"hello")
+            until(lambda: visit(edge, url) == b"hello")
             program.stdin.close()
             assert program.stdout.readline() == "closed\n"
             assert program.wait(20) == 0
@@ -157,7 +158,6 @@ class TestAMainThreadThatHasEnded:
 
 
 def test_a_certificate_that_is_wrong_for_a_while_does_not_end_a_client(tmp_path, origin):
-    need("curl")
     port, https = free_port(), free_port()
     where = ("--quic", f"127.0.0.1:{port}", "--https", f"127.0.0.1:{https}")
     edge = start_edge(tmp_path / "state", *where)
@@ -170,7 +170,7 @@ def test_a_certificate_that_is_wrong_for_a_while_does_not_end_a_client(tmp_path,
         other.stop(signal.SIGKILL)
         assert client.state not in ("failed", "refused")
         edge = start_edge(tmp_path / "state", *where)
-        until(lambda: curl(edge, "--http0.9", "--max-time", "2", tunnel.url).stdout == b"hello")
+        until(lambda: visit(edge, tunnel.url) == b"hello")
     assert edge.stop() == 0
 
 

@@ -1,0 +1,118 @@
+"""Programs in poor surroundings: a full disk for their logs, no standard output, no home, PID 1."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from quictunnel.forwarding import forward
+from quictunnel.tunnel import Tunnel
+from tests.e2e.conftest import EdgeProcess, children_environment, tls_connect
+from tests.e2e.echo import until
+
+ROOM = 600
+"""Bytes that the disk of a log has room for: the first lines of a tunnel, and a few visitors."""
+
+
+def visit(edge, url: str) -> bytes:
+    """What a visitor gets; empty while there is no such tunnel."""
+    where = urlsplit(url)
+    try:
+        with tls_connect(edge, Tunnel(str(where.hostname), where.port or 443)) as visitor:
+            return visitor.recv(5)
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def https_port(edge, client) -> int:
+    """The port of the edge's tunnels."""
+    with forward(9, client=client) as tunnel:
+        return tunnel.port
+
+
+def url_in(text: str) -> str:
+    return next(word for word in text.replace('"', " ").split() if word.startswith("https://"))
+
+
+class TestAClientWhoseLogCannotBeWritten:
+    @pytest.mark.parametrize("form", ["text", "json"])
+    def test_it_goes_on_and_says_what_is_missing(self, edge, origin, tmp_path, running, form):
+        log, errors = tmp_path / "tunnel.log", tmp_path / "errors"
+        options = ["--json"] if form == "json" else []
+        command = [sys.executable, "-m", "quictunnel", "http", str(origin), *options]
+        limit = (ROOM, resource.RLIM_INFINITY)
+        with log.open("w") as out, errors.open("w") as err:
+            program = running(
+                command, env=children_environment(edge), stdout=out, stderr=err,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+            )  # fmt: skip
+        until(lambda: "https://" in log.read_text())
+        url = url_in(log.read_text())
+        until(lambda: visit(edge, url) == b"hello" and "standard output cannot be written" in errors.read_text())
+        assert visit(edge, url) == b"hello"
+        assert errors.read_text().count("standard output cannot be written (File too large)") == 1
+        resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        until(lambda: visit(edge, url) == b"hello" and "could not be written" in log.read_text())
+        program.terminate()
+        assert program.wait(20) == 0
+        if form == "json":
+            assert json.loads(log.read_text().splitlines()[-1]) == {"event": "closed"}
+        else:
+            assert log.read_text().endswith("Closed.\n")
+
+    def test_neither_output_nor_errors(self, edge, origin, running, https_port):
+        """``--log-level debug`` to a full disk; the tunnel is found by its name."""
+        command = [
+            sys.executable,
+            "-m",
+            "quictunnel",
+            "http",
+            str(origin),
+            "--name",
+            "full",
+            "--log-level",
+            "debug",
+        ]
+        with Path("/dev/full").open("w") as full:
+            program = running(command, env=children_environment(edge), stdout=full, stderr=full)
+        until(lambda: visit(edge, f"https://full.tunnel.localhost:{https_port}") == b"hello")
+        program.terminate()
+        assert program.wait(20) == 0
+
+    @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+    def test_without_standard_streams(self, edge, origin, running, closed, https_port):
+        command = f'exec "{sys.executable}" -m quictunnel http {origin} --name closed {closed}'
+        program = running(
+            ["sh", "-c", command],
+            env=children_environment(edge), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        until(lambda: visit(edge, f"https://closed.tunnel.localhost:{https_port}") == b"hello")
+        program.terminate()
+        assert program.wait(20) == 0
+        said = program.stderr.read()
+        assert "Traceback" not in said
+        assert ("Public address" in said) is (closed == ">&-"), "without a stdout it is said on stderr"
+        program.stderr.close()
+
+
+class TestAnEdgeWhoseLogCannotBeWritten:
+    @pytest.mark.parametrize("form", ["text", "json"])
+    def test_it_serves(self, tmp_path, origin, running, form):
+        state = tmp_path / "state"
+        command = [sys.executable, "-m", "edge_server", "--state-dir", state, "--quic", "127.0.0.1:0", "--https",
+                   "127.0.0.1:0", "--log-format", form, "--log-level", "debug"]  # fmt: skip
+        with Path("/dev/full").open("w") as full:
+            process = running(command, stdout=full, stderr=full)
+        until((state / "client.env").exists)
+        edge = EdgeProcess(process, state)
+        with edge.client() as client, forward(origin, client=client) as tunnel:
+            assert visit(edge, tunnel.url) == b"hello"
+        process.terminate()
+        assert process.wait(20) == 0
