@@ -149,8 +149,11 @@ class Guest:
         self.holdings.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
-        # A client that closed a link before it said how it stands does not know that its session is there.
-        is_left = closed.cause is CloseCause.PEER and self.session.is_awaiting_standing
+        # A client that closed a link before it said how it stands does not know that its session is there; one
+        # that says that the link was replaced has given up the link alone.
+        is_left = closed.cause is CloseCause.PEER and (
+            self.session.is_awaiting_standing or closed.code == SessionCode.REPLACED
+        )
         is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._house.sessions.hold:
             return False

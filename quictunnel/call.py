@@ -32,7 +32,7 @@ from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
-from quictunnel.wire.messages import AnyMessage, Hello, Welcome
+from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
 
 if TYPE_CHECKING:
     from quictunnel.config import ClientConfig
@@ -83,7 +83,7 @@ class CallEvents(Protocol):
         """The link was lost. Whether the session is kept for another call."""
 
     def call_ended(self, call: Call, error: Error) -> None:
-        """The session is over; told only after :meth:`Call.greet` succeeded."""
+        """The session is over; told only after :meth:`Call.adopt`."""
 
 
 class Call:
@@ -93,7 +93,8 @@ class Call:
         self._config = config
         self._events = events
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._greeted = False
+        self._adopted = False
+        """Its owner relies on it, and is told of its end."""
         self.welcome: Welcome | None = None
         """How the edge greeted."""
         self.over = asyncio.Event()
@@ -102,6 +103,8 @@ class Call:
         """The session may be used: it is new, or both sides know where it goes on."""
         self.address = address
         """Of the edge."""
+        self.grace: int | None = None
+        """Seconds that visitors have to finish, if the edge has said that it leaves."""
         self._answers = 0
         """Packets that the edge had acknowledged when it was asked for an answer."""
         self._end: Error | None = None
@@ -129,7 +132,7 @@ class Call:
 
     async def greet(self) -> None:
         """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the call is
-        hung up then, as it is when this is cancelled."""
+        hung up then, as it is when this is cancelled. :meth:`adopt` or :meth:`hang_up` has to follow."""
         try:
             await self._answer
             if self._end is not None:
@@ -137,7 +140,13 @@ class Call:
         except BaseException:
             await self.hang_up()
             raise
-        self._greeted = True
+
+    def adopt(self) -> None:
+        """Rely on the call from now on. Raises the Error with which it has ended since the greeting; a session
+        that it was to go on with is still there then."""
+        if self._end is not None:
+            raise self._end
+        self._adopted = True
 
     @property
     def was_heard(self) -> bool:
@@ -145,9 +154,11 @@ class Call:
         return self.session.stats().bytes_received > 0
 
     async def hang_up(self) -> None:
-        """End the session now, unless it has gone on with another call, and close the socket."""
+        """End the session now, unless it has gone on with another call, and close the socket. A session that was
+        to go on with this call, which nobody has adopted, waits for another one."""
         if self.session.link is self._link:
-            self.session.close(SessionCode.DONE)
+            is_to_wait = self.is_resumed and not self._adopted
+            self.session.close(SessionCode.REPLACED if is_to_wait else SessionCode.DONE)
         await self._endpoint.close(GOODBYE)
 
     @property
@@ -222,6 +233,8 @@ class Call:
             if not self._answer.done():
                 self._answer.set_result(None)
         else:
+            if isinstance(message, GoAway):
+                self.grace = message.grace
             self._events.call_message(self, message)
 
     def session_stream(self, stream: Stream) -> None:
@@ -236,17 +249,18 @@ class Call:
 
     def session_away(self, closed: Closed) -> bool:
         self.over.set()
-        if self._greeted:
+        if self._adopted:
             return self._events.call_away(self, closed)
         if self.is_resumed:
-            self._fail(self._explain(closed))
-            return True  # it was away before, and goes on waiting
+            # It was away before, and goes on waiting, whatever this link ended for: the next one will tell.
+            self._fail(EdgeUnavailableError(f"The connection to the edge was lost again: {closed.cause.value}."))
+            return True
         return False
 
     def session_down(self, closed: Closed) -> None:
         self.over.set()
         error = self._explain(closed)
-        if self._greeted:
+        if self._adopted:
             self._events.call_ended(self, error)
         else:
             self._fail(error)

@@ -225,7 +225,7 @@ class Uplink:
         """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
         while True:
             try:
-                self._connected_to(await self._dialler.dial(self._patience))
+                await self._rely_on(await self._dialler.dial(self._patience))
                 await self._served()
                 if self._failure is not None:
                     return
@@ -307,7 +307,7 @@ class Uplink:
 
         call = await self._dialler.dial_beside(self._down, URGENT, is_vain)
         if call is not None:
-            self._connected_to(call)
+            await self._rely_on(call)
             await sick.hang_up()
         elif not self._down.is_set():
             self._keeping.hand_over()  # the link is well again, or the next look tries again
@@ -322,17 +322,34 @@ class Uplink:
             # Not all clients at the same moment.
             await self._pause(self._backoff.next(self._chance), self._down)
             call = await self._dialler.dial_beside(self._down, URGENT, self._down.is_set)
-            if call is not None:
-                self._leaving.add(old, grace)
-                self._connected_to(call)
-                return
+            if call is None:
+                continue
+            try:
+                await self._rely_on(call)
+            except Error as error:
+                logger.info("%s", error)
+                continue
+            self._leaving.add(old, grace)
+            return
         if has_lasted:
             # It is gone, and who follows may be there already: that nobody answered before does not count.
             self._backoff.reset()
 
+    async def _rely_on(self, call: Call) -> None:
+        """Carry the session with this call. Raises the Error with which it has ended meanwhile; it is hung up
+        then."""
+        try:
+            call.adopt()
+        except Error:
+            self._keeping.call_failed(call)
+            await call.hang_up()
+            raise
+        self._connected_to(call)
+
     def _connected_to(self, call: Call) -> None:
         self._call = call
-        self._grace = None
+        self._grace = call.grace
+        self._stir.set()
         self._since = asyncio.get_running_loop().time()
         if self._watch is not None:
             self._watch.towards(call.address)

@@ -21,7 +21,7 @@ from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Arrival, Stream
 from quictunnel.wire.codes import SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
-from quictunnel.wire.credit import WindowPool
+from quictunnel.wire.credit import IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, PrefaceReader, encode_preface
@@ -38,10 +38,6 @@ logger = logging.getLogger(__name__)
 MAX_SETTLED: Final = 256
 """Streams that ended well here and may still be waited for there, because the last word was lost with the link:
 those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
-IDLE_WORDS_OF_A_STREAM: Final = 4
-"""Credits of a stream that may change nothing: it was given up while they were on their way."""
-MAX_IDLE_WORDS: Final = 1000
-"""And so many more in a session. A peer that goes on saying them keeps this side busy on purpose."""
 SWEEP: Final = 0.25
 """Seconds after which consumed bytes are credited even when they are few, so that idle streams keep nothing
 on the sending side; also the grain of the half-open deadline."""
@@ -107,8 +103,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._flush_soon = False
-        self._idle_words = 0
-        """Credits so far that changed nothing."""
+        self._idle_credits = IdleCreditBudget()
 
     # For the owner.
 
@@ -432,9 +427,7 @@ class Session:
             stream = self._streams.get(number)
             if stream is not None and stream.credited(consumed, limit):
                 continue
-            self._idle_words += 1
-            if self._idle_words > MAX_IDLE_WORDS + IDLE_WORDS_OF_A_STREAM * self._numbers.next:
-                raise ProtocolError("too much credit that changes nothing")
+            self._idle_credits.spend(self._loop.time(), self._numbers.next)
             if stream is not None:
                 continue
             if not self._numbers.has_met(number):

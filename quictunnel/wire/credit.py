@@ -38,6 +38,34 @@ GROWTH_SECONDS = 0.025
 and a write, and these should be few."""
 ANNOUNCE_FRACTION = 4
 """Credit is worth a message when it moves the limit by a quarter of the window."""
+IDLE_CREDITS_PER_STREAM = 4
+"""Entries of a stream that may change nothing: the quarters of a window that was full when it was given up."""
+MAX_IDLE_CREDITS = 1000
+"""And so many more in a session."""
+IDLE_CREDITS_PER_SECOND = 2000
+"""Entries a second that are forgiven: over a path whose queue takes seconds, each stream that is given up is
+credited a few times more, and there may be hundreds a second. Taking them in costs under a hundredth of a core."""
+
+
+class IdleCreditBudget:
+    """How much credit a peer may say that changes nothing, because the stream was given up meanwhile.
+
+    A peer that goes on saying it keeps this side busy on purpose. How much an honest one says for a stream depends
+    on how long it takes to hear that the stream is over, so the budget comes back with time.
+    """
+
+    __slots__ = ("_said", "_since")
+
+    def __init__(self) -> None:
+        self._said = 0.0
+        self._since = 0.0
+
+    def spend(self, now: float, streams: int) -> None:
+        """Take note of one entry. ``streams``: how many there were so far. Raises ProtocolError."""
+        self._said = max(0.0, self._said - (now - self._since) * IDLE_CREDITS_PER_SECOND) + 1
+        self._since = now
+        if self._said > MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM * streams:
+            raise ProtocolError("too much credit that changes nothing")
 
 
 class SendWindow:

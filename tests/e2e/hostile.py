@@ -204,6 +204,8 @@ class HostileEdge:
             is_server=True, alpn=ALPN, certificate=directory / "leaf.pem", private_key=directory / "leaf.key"
         )
         self.sessions: asyncio.Queue[ServedClient] = asyncio.Queue()
+        self.greetings: deque[Callable[[ServedClient, Hello], None]] = deque()
+        """What the next clients are answered with; those that follow are greeted well."""
         self._endpoint = Endpoint(
             create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)), on_connection=self._accept
         )
@@ -230,7 +232,7 @@ class HostileEdge:
             return served
 
     def _accept(self, connection: Connection) -> ServedClient:
-        served = ServedClient()
+        served = ServedClient(self.greetings)
         served.connection, served.wake = connection, self._endpoint.wake
         self.sessions.put_nowait(served)
         return served
@@ -239,9 +241,10 @@ class HostileEdge:
 class ServedClient(Peer):
     """A hostile edge's end of one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, greetings: deque[Callable[[ServedClient, Hello], None]]) -> None:
         super().__init__()
         self.is_bound = asyncio.Event()
+        self._greetings = greetings
         self._next = 0
 
     def connected(self) -> None:
@@ -250,6 +253,8 @@ class ServedClient(Peer):
     def hear(self, message: AnyMessage) -> None:
         super().hear(message)
         match message:
+            case Hello() if self._greetings:
+                self._greetings.popleft()(self, message)
             case Hello():
                 self.say(Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", b"", False, 0, 0, 0))
             case Bind(lease=lease):

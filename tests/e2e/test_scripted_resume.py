@@ -1,0 +1,155 @@
+"""A client whose edge says several things in one breath, when it greets a session or goes on with one."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import quictunnel
+from quictunnel.dialling import Dialler
+from quictunnel.uplink import SUSPICION
+from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
+from quictunnel.wire.messages import SECRET, AnyMessage, Bind, BindRefused, GoAway, Hello, Standing, Welcome
+from tests.e2e.ends import PATIENCE
+from tests.e2e.hostile import WINDOW, HostileEdge, ServedClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from quictunnel.call import Call
+
+KEY = bytes(SECRET)
+
+
+@pytest.fixture
+async def scripted(tmp_path: Path) -> AsyncIterator[HostileEdge]:
+    async with HostileEdge(tmp_path) as edge:
+        yield edge
+
+
+@pytest.fixture
+def client(scripted: HostileEdge) -> Iterator[quictunnel.Client]:
+    made = quictunnel.Client.from_config(scripted.client_config)
+    yield made
+    made.close()
+
+
+def welcome(*, resumed: bool) -> Welcome:
+    return Welcome(PROTOCOL_VERSION, WINDOW, 10, "scripted/1", KEY, resumed, 60, 0, 0)
+
+
+class Greetings:
+    """Greets as a script says, and remembers which secrets were shown."""
+
+    def __init__(self, edge: HostileEdge, *greetings: Callable[[ServedClient], None]) -> None:
+        self.shown: asyncio.Queue[bytes] = asyncio.Queue()
+        self.count = 0
+        edge.greetings.extend(self._greeting(each) for each in greetings)
+
+    def _greeting(self, greet: Callable[[ServedClient], None]) -> Callable[[ServedClient, Hello], None]:
+        def answer(served: ServedClient, hello: Hello) -> None:
+            self.count += 1
+            greet(served)
+            self.shown.put_nowait(hello.session)
+
+        return answer
+
+    async def secret(self) -> bytes:
+        """Return what the next client has shown."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.shown.get()
+
+
+def greet_well(served: ServedClient) -> None:
+    served.say(welcome(resumed=False))
+
+
+def go_on(served: ServedClient) -> None:
+    served.say(welcome(resumed=True), Standing([(1, 0, 0, 0)], True))
+
+
+def go_on_and_close(served: ServedClient) -> None:
+    go_on(served)
+    asyncio.get_running_loop().call_later(0.05, served.connection.close, SessionCode.REPLACED, "")
+    asyncio.get_running_loop().call_later(0.05, served.wake)
+
+
+def greet_and_leave(served: ServedClient) -> None:
+    served.say(welcome(resumed=False), GoAway(30))
+
+
+def make_the_link_look_sick(client: quictunnel.Client) -> None:
+    """Have the client dial beside the link that it has."""
+    uplink, background = client._uplink, client._background
+    assert uplink is not None
+    assert background is not None
+
+    def doubt() -> None:
+        assert uplink._call is not None
+        uplink._call.doubt(SUSPICION)
+        uplink._stir.set()
+
+    background.loop.call_soon_threadsafe(doubt)
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[ServedClient]:
+    """The edge refuses the first Bind because it leaves; the clients to whom it did."""
+    real = ServedClient.hear
+    clients: list[ServedClient] = []
+
+    def hear(self: ServedClient, message: AnyMessage) -> None:
+        if isinstance(message, Bind) and not clients:
+            clients.append(self)
+            self.say(BindRefused(message.lease, BindCode.CLOSING))
+        else:
+            real(self, message)
+
+    monkeypatch.setattr(ServedClient, "hear", hear)
+    return clients
+
+
+async def test_goaway_in_one_breath_with_the_greeting_is_heard(
+    scripted: HostileEdge, client: quictunnel.Client, refused: list[ServedClient]
+) -> None:
+    """The client dials for another session, of which it asks what the first has refused."""
+    greetings = Greetings(scripted, greet_and_leave, greet_well)
+    async with quictunnel.forward(9, client=client):
+        assert await greetings.secret() == b""
+        assert await greetings.secret() == b"", "a session that is to leave is not gone on with"
+        (first,) = refused
+        assert not first.over.done(), "the first session has ended before its visitors had finished"
+
+
+async def test_link_lost_right_after_a_resume_loses_no_visitor(
+    scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the greeting and the moment when the client relies on it."""
+    real = Dialler._attempt
+
+    async def attempt(*of: Any) -> Call:
+        call = await real(*of)
+        if call.is_resumed and greetings.count == 2:
+            await call.over.wait()
+        return call
+
+    monkeypatch.setattr(Dialler, "_attempt", attempt)
+    greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    origin = await asyncio.start_server(echo, "127.0.0.1", 0)
+    async with origin, quictunnel.forward(origin.sockets[0].getsockname()[1], client=client):
+        served = await scripted.session()
+        stream = served.visit()
+        served.write(stream, b"question")
+        await served.has_come(stream, b"question")
+        make_the_link_look_sick(client)
+        secrets = [await greetings.secret() for _ in range(3)]
+        assert secrets == [b"", KEY, KEY], "the session was given up"
