@@ -11,7 +11,7 @@ from quictunnel.transport.stream import Arrival, Stream
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.messages import GoAway, Standing
 from tests.simnet.clock import VirtualLoop
-from tests.simnet.link import Packet
+from tests.simnet.link import Conditions, Packet
 from tests.simnet.socket import Network, SimSocket
 from tests.transport.sessions.pair import Pump, SessionPair, StartPair
 from tests.transport.sessions.test_resume import WAN, Redialler
@@ -245,3 +245,25 @@ def hold_one_packet_of_the_account(loop: VirtualLoop, pair: SessionPair, socket:
     session.park = park  # type: ignore[method-assign]
     down.tap = tap
     return lambda: was_parked
+
+
+async def test_visitors_who_reset_on_a_full_link_leave_no_numbers(
+    network: Network, start_pair: StartPair, virtual_time: VirtualLoop
+) -> None:
+    """Their resets destroy the prefaces, which have not left the edge yet."""
+    pair = start_pair(both=Conditions.wan(mbit=8, rtt=0.04))
+    await pair.greet()
+    clients: list[Pump] = []
+    pair.client_half.on_stream = lambda stream: clients.append(Pump(stream, b""))
+    upload = Pump(pair.open(), bytes(20_000_000))
+    await asyncio.sleep(2)
+    for _ in range(300):
+        OpenConnection(pair.open(), b"x").stream.abort(StreamCode.ABORTED)
+        await asyncio.sleep(0.004)
+    unmet = 300 - len(clients) + 1
+    assert unmet > 100, "the prefaces got through"
+    upload.stream.abort(StreamCode.ABORTED)
+    async with asyncio.timeout(60):
+        await pair.settled()
+    assert pair.client.skipped_numbers == 0
+    assert pair.client_half.down is None
