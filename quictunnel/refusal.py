@@ -10,9 +10,10 @@ import asyncio
 import re
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.wire.codes import StreamCode
+
 if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
-    from quictunnel.wire.codes import StreamCode
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
 """Seconds to wait for the first bytes of a TLS visitor before it is reset without an answer."""
@@ -93,7 +94,10 @@ class Refusal:
 
     def _give_up(self) -> None:
         self._cancel()
-        self._stream.abort(self._code)
+        if self._answered:
+            self._stream.abort_after_delivery(StreamCode.ABORTED)  # with REFUSED, nothing would have been answered
+        else:
+            self._stream.abort(self._code)
 
     def _restart(self, seconds: float) -> None:
         self._cancel()

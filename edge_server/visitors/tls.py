@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.visitors.farewell import Farewell, reset
 from edge_server.visitors.records import TlsProtocolError
+from quictunnel.transport.remainder import Remainder
+from quictunnel.transport.splice import LOOK, TlsSplice
+from quictunnel.transport.tcp import has_told_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,7 +90,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """``factory`` makes the application's protocol when the handshake is complete, and not before.
         ``on_shaken`` hears once, with True then or with False when the raw transport is gone without it.
         A deadline for the handshake is the caller's: it resets the raw transport."""
-        self._raw = raw
+        self._raw: asyncio.Transport = raw
         self._raw_ended = False
         self._records = records
         self._factory = factory
@@ -125,6 +128,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
+        if not self._records.finished and has_told_error(self._raw) and not isinstance(self._raw, Remainder):
+            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
+            self._loop.call_later(LOOK, self._raw.abort)
+            return True
         self._raw_ended = True
         if not self._held and not self._paused:
             self._tcp_ended()
@@ -142,6 +149,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._reads_on(exc):
+            return
         if self._phase is _Phase.OPEN and exc is None:
             exc = TruncationError()  # ended by neither side
         self._phase = _Phase.LOST
@@ -151,6 +160,21 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connection_lost(exc)
+
+    def _reads_on(self, error: Exception | None) -> bool:
+        """Whether a connection that broke has something left to read, which is then read as it would have been."""
+        if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
+            return False
+        rest = Remainder.take(self._raw, self, error)
+        if rest is None:
+            return False
+        self._raw = rest
+        self._blocked = False
+        if isinstance(self._protocol, TlsSplice):
+            self._protocol.writing_failed()
+        if not self._paused:
+            rest.resume_reading()
+        return True
 
     # Handshake and decryption.
 

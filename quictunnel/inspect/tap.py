@@ -53,7 +53,8 @@ class TappedSplice(TcpSplice):
         self._request, self._response = tap.request, tap.response
 
     def received(self, data: bytes) -> None:
-        self._response.passed(data, len(data))
+        if self.lost is None:
+            self._response.passed(data, len(data))
         super().received(data)
 
     def eof_received(self) -> bool:
@@ -61,8 +62,9 @@ class TappedSplice(TcpSplice):
         return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._tap.gone("" if exc is None else "The origin broke the connection off.")
         super().connection_lost(exc)
+        if not self.is_connected:  # otherwise what it said before is still being read
+            self._tap.gone("" if exc is None else "The origin broke the connection off.")
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         self._request.passed(chunks, size)

@@ -297,7 +297,7 @@ class Session:
 
     def owe(self, stream: Stream) -> None:
         """Bytes were consumed: tell the peer at the end of this turn, or some time."""
-        if stream.receive_window.due or stream.receive_done:
+        if stream.receive_window.due or stream.receive_done or stream.is_stopped:
             self._due.add(stream)
             if not self._flush_soon:
                 self._flush_soon = True

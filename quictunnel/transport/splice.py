@@ -12,6 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import tcp
+from quictunnel.transport.remainder import Remainder
+from quictunnel.transport.stream import MAX_DISCARDED
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -109,6 +111,11 @@ class Splice(asyncio.BaseProtocol):
         return self._transport
 
     @property
+    def is_connected(self) -> bool:
+        """There is a TCP connection, or what is left of it to be read."""
+        return self._transport is not None
+
+    @property
     def stream(self) -> Stream | None:
         return self._stream
 
@@ -158,7 +165,10 @@ class Splice(asyncio.BaseProtocol):
         """Bytes were read from the transport."""
         stream = self._stream
         if stream is None:
-            self._early.append(data)
+            if self.lost is None:
+                self._early.append(data)
+            else:
+                self._discard(len(data))
         elif not stream.is_over:
             stream.write(data)
             if self.throttle is not None:
@@ -168,6 +178,10 @@ class Splice(asyncio.BaseProtocol):
                 self._keep_looking()
 
     def eof_received(self) -> bool:
+        if not self._finished and tcp.has_told_error(self.transport) and not isinstance(self.transport, Remainder):
+            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
+            asyncio.get_running_loop().call_later(LOOK, self.transport.abort)
+            return True
         self._ended = True
         if self._stream is not None:
             self._stream.finish()
@@ -183,7 +197,9 @@ class Splice(asyncio.BaseProtocol):
         self._credit()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        stream, self._stream = self._stream, None
+        if self._reads_on(exc):
+            return
+        stream = self._stream
         self._transport = None
         if self._watch is not None:
             self._watch.cancel()
@@ -196,7 +212,37 @@ class Splice(asyncio.BaseProtocol):
             self.had_all = stream.receive_done
             self.is_complete = self._ended and self.had_all and exc is None
             if not self.is_complete:
-                stream.abort(StreamCode.ABORTED)
+                # Until the peer has everything that was read, the stream keeps this connection's place.
+                if self.on_gone is not None:
+                    stream.on_over = self._delivered
+                stream.abort_after_delivery(StreamCode.ABORTED)
+                return
+        self._gone()
+
+    def _reads_on(self, error: Exception | None) -> bool:
+        """Whether a connection that broke has something left to read, which is then read as it would have been."""
+        if self._stream is None or self._ended or self._transport is None:
+            return False
+        rest = Remainder.take(self._transport, self, error)
+        if rest is None:
+            return False
+        self._transport = rest
+        self.writing_failed()
+        if self._stream.asks_room():
+            self.stream_room()
+        return True
+
+    def writing_failed(self) -> None:
+        """The TCP peer takes nothing more; what it has said is still read."""
+        self._paused = False
+        if self._stream is not None:
+            self._stream.stop()
+
+    def _delivered(self, _stream: Stream) -> None:
+        self._gone()
+
+    def _gone(self) -> None:
+        self._stream = None
         if self.on_gone is not None:
             self.on_gone(self)
 
@@ -248,7 +294,15 @@ class Splice(asyncio.BaseProtocol):
             if self.on_refused(self, code):
                 return
         self.lost = code
-        tcp.reset(transport)  # TCP has one kind of reset, whatever the code
+        if code is not StreamCode.ABORTED:
+            tcp.reset(transport)  # TCP has one kind of reset, whatever the code
+        elif not transport.is_closing():
+            # As a reset of the other TCP connection: what came before it is delivered before it. What the peer
+            # says meanwhile goes nowhere, but who cannot send does not read either.
+            self._owed = 0
+            if not self._ended:
+                transport.resume_reading()
+            tcp.reset_after_delivery(transport)
 
     # Inside.
 
@@ -267,10 +321,12 @@ class Splice(asyncio.BaseProtocol):
         transport = self._transport
         if transport is None or transport.is_closing() or (transport.is_reading() and not self._ended):
             return
-        if tcp.is_gone(transport):
+        if not tcp.is_gone(transport):
+            self._keep_looking()
+        elif self._stream is None or self._ended:
             transport.abort()
         else:
-            self._keep_looking()
+            self._stream.stop()  # what it had said is still to be read, when there is room
 
     def _credit(self) -> None:
         stream = self._stream
@@ -282,13 +338,18 @@ class Splice(asyncio.BaseProtocol):
         if self._finished and not stream.receive_done:
             stream.consume_end()
 
+    def _discard(self, size: int) -> None:
+        self._owed += size
+        if self._owed > MAX_DISCARDED and self._transport is not None:
+            tcp.reset(self._transport)
+
     @property
     def _is_owed_by_throttle_alone(self) -> bool:
         """Both ends have come and everything has left; only the credit for it is still withheld."""
         return self._ended and self._finished and not self._paused and self.throttle is not None
 
     def _close_if_done(self) -> None:
-        if self._ended and self._finished and self._transport is not None:
+        if self._ended and self._finished and self.lost is None and self._transport is not None:
             self._transport.close()  # flushes what is still buffered first
 
 
@@ -309,7 +370,7 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  room decides, not the hint
         stream = self._stream
-        room = stream.room if stream is not None else 0
+        room = stream.room if stream is not None else 0 if self.lost is None else READ_SIZE
         # Zero room happens only when reading was paused during this very read event; asyncio wants a buffer.
         return _reading.buffer[: min(room, READ_SIZE) or 1]
 

@@ -6,6 +6,7 @@ windows: nothing is written beyond the credit, nothing is credited before it has
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
@@ -26,6 +27,14 @@ Twice the pool out of which honest receivers open larger windows, so they never 
 consumes nothing would else pin the largest window with every stream."""
 NOT_TAKEN: Final = frozenset({StreamCode.REFUSED, StreamCode.UNREACHABLE, StreamCode.UNKNOWN_LEASE})
 """By which a client says that it had no connection to give a visitor's bytes to."""
+DELIVERY_TIMEOUT: Final = 60.0
+"""Seconds without progress after which the delivery of what a broken TCP connection had said is given up. Twice
+what it takes to find a link dead, so that a session has another link first; a connection that lives has no such
+deadline."""
+MAX_DISCARDED: Final = 16 * 1024 * 1024
+"""Bytes taken from a TCP connection and dropped after the peer has stopped reading them, so that a sender is not
+blocked before it looks for its answer. More than the socket buffers of a connection hold; whoever has sent so much
+and not read what is waiting for it is reset, as it would be without a tunnel."""
 IN_FLIGHT: Final = 1.0
 """Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
@@ -53,12 +62,15 @@ class Stream:
     __slots__ = (
         "_asked",
         "_blocked",
+        "_delivery_timer",
         "_early",
         "_end_arrived",
         "_excess",
         "_finish_given",
         "_finishing",
         "_full",
+        "_has_stopped",
+        "_pending_abort",
         "_quic_stream",
         "_replay",
         "_send_window",
@@ -66,6 +78,7 @@ class Stream:
         "_side",
         "active_at",
         "is_over",
+        "is_stopped",
         "on_over",
         "preface",
         "receive_done",
@@ -102,6 +115,13 @@ class Stream:
         self._side: StreamSide | None = None
         self._early: list[bytes] = []
         self._end_arrived = False
+        self.is_stopped = False
+        """The peer takes no more bytes of ours: they are dropped."""
+        self._has_stopped = False
+        """We take no more bytes of the peer's, and have told it so."""
+        self._pending_abort: StreamCode | None = None
+        """Given up as soon as the peer has consumed everything that was written."""
+        self._delivery_timer: asyncio.TimerHandle | None = None
 
     @property
     def number(self) -> int:
@@ -166,6 +186,11 @@ class Stream:
         if self.is_over or self._finishing:
             return
         self._send_window.written += len(data)
+        if self.is_stopped:
+            self._full = not self.room
+            if self._full:
+                asyncio.get_running_loop().call_soon(self.lose, StreamCode.STALLED)
+            return
         self._replay.append(data)
         self._count_kept()
         self.active_at = self._session.now()
@@ -179,7 +204,7 @@ class Stream:
         if not self._finishing and not self.is_over:
             self._finishing = True
             self._session.half_closed(self)
-            if not self._blocked:
+            if not self._blocked and not self.is_stopped:
                 self._push()
 
     def consume(self, size: int) -> None:
@@ -196,6 +221,30 @@ class Stream:
             self.receive_done = True
             self._session.half_closed(self)
             self._session.owe(self)
+            if self.is_stopped:
+                self.lose(StreamCode.ABORTED)  # one direction has ended, and nobody takes the other
+
+    def stop(self) -> None:
+        """Take no more of the peer's bytes, because the TCP connection that they were for is gone. What was
+        written, and what is still written, arrives. :meth:`abort_after_delivery` has to follow."""
+        if self.is_over or self._has_stopped:
+            return
+        self._has_stopped = True
+        self._watch_delivery()
+        if self._quic_stream is not None:
+            self._session.link.connection.stop(self._quic_stream, StreamCode.ABORTED)
+            self._session.link.wake()
+
+    def abort_after_delivery(self, code: StreamCode) -> None:
+        """Give up both directions as soon as the peer has consumed everything that was written, or makes no
+        progress for :data:`DELIVERY_TIMEOUT`. The side above is told nothing any more; the stream lives on until
+        then."""
+        if not self.is_over:
+            self.stop()
+            self._side = None
+            self._early.clear()
+            self._pending_abort = code
+            self._abort_if_delivered()
 
     def abort(self, code: StreamCode) -> None:
         """Give up both directions; the other side sees a reset. The side above is told nothing."""
@@ -205,7 +254,7 @@ class Stream:
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, numbered(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._end_arrived and self._finish_given:
+                if self._end_arrived and (self._finish_given or self.is_stopped):
                     # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000
                     # sections 3.1 and 3.2). So the peer hears that what it keeps for us is not needed any more.
                     self._session.waive(self)
@@ -230,6 +279,8 @@ class Stream:
         # An end alone asks for nothing: a visitor who only hangs up must not hold up a drain.
         self._asked = self._session.side is Side.CLIENT and (size > 0 or self._asked)
         self._end_arrived = end
+        if self._has_stopped:
+            return
         side = self._side
         if side is None:
             self._early += chunks
@@ -243,10 +294,33 @@ class Stream:
         self.lose(stream_code(code))
 
     def stopped(self, code: int) -> None:
-        if not self.send_done:
-            self.lose(stream_code(code))
+        """The peer takes no more of our bytes. With ABORTED its TCP connection is gone, and what that had said may
+        still be on its way: it is awaited, and its end is a reset, or this side's when the peer had ended
+        cleanly."""
+        if self.send_done or self.is_over:
+            return
+        reason = stream_code(code)
+        if reason is not StreamCode.ABORTED:
+            self.lose(reason)
+            return
+        if self.is_stopped:
+            return
+        self.is_stopped = True
+        if self._side is None or self.receive_done:
+            self.lose(reason)
+            return
+        self._replay.drop()
+        self._count_kept()
+        self._send_window.limit = self._send_window.written + MAX_DISCARDED
+        self._blocked = False
+        if self.receive_window.owed:
+            self._session.owe(self)
+        if self._full:
+            self._tell_room()
 
     def writable(self) -> None:
+        if self.is_stopped:
+            return
         self._blocked = False
         self._push()
         if self._full:
@@ -261,13 +335,19 @@ class Stream:
     @property
     def is_untouched(self) -> bool:
         """Whether the peer has not been seen to know of it, so that it may be opened as if for the first time."""
-        return self._replay.base == 0
+        return self._replay.base == 0 and not self.is_stopped
 
     def bind(self, quic_stream: int) -> None:
         """It travels on this QUIC stream of the session's link from now on."""
         self._quic_stream = quic_stream
+        connection = self._session.link.connection
+        if self._has_stopped:
+            connection.stop(quic_stream, StreamCode.ABORTED)
+        if self.is_stopped:
+            self._session.link.wake()
+            return  # the peer says so again
         if self._finish_given:
-            self._session.link.connection.finish(quic_stream)
+            connection.finish(quic_stream)
         self._push()
         if self._full:
             self._tell_room()
@@ -291,6 +371,8 @@ class Stream:
 
     def stands(self, received: int, consumed: int, limit: int) -> None:
         """The peer says how far it has come there: what it did not receive is sent again. Raises ProtocolError."""
+        if self.is_stopped:
+            return
         replay = self._replay
         if not replay.base <= received <= replay.sent + self._finish_given or consumed > received:
             raise ProtocolError("a standing that cannot be")
@@ -302,6 +384,7 @@ class Stream:
         if self._finish_given and consumed > replay.end:
             self.send_done = True
             self._session.settle(self)
+        self._abort_if_delivered()
 
     def lose(self, code: StreamCode) -> None:
         """The peer, the link or a deadline ended the stream: give it up and tell the side above."""
@@ -312,12 +395,15 @@ class Stream:
                 side.stream_lost(code, untaken)
 
     def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
-        if code not in NOT_TAKEN or self._replay.base or self.receive_window.received or self._end_arrived:
+        is_touched = self._replay.base or self.is_stopped or self.receive_window.received or self._end_arrived
+        if code not in NOT_TAKEN or is_touched:
             return None
         return self._replay.pieces()
 
     def credited(self, consumed: int, limit: int) -> bool:
         """The peer consumed bytes and allows more. Whether it said anything new. Raises ProtocolError."""
+        if self.is_stopped:
+            return False
         is_news = consumed > self._send_window.consumed or limit > self._send_window.limit
         if consumed > self._send_window.consumed:
             self.active_at = self._session.now()
@@ -327,11 +413,14 @@ class Stream:
         if self._finish_given and consumed > self._replay.end:
             self.send_done = True
             self._session.settle(self)
+            self._abort_if_delivered()
             return is_news
         if not self._blocked and self._replay.next_chunk is not None:
             self._push()
         if self._full:
             self._tell_room()
+        if self._pending_abort is not None:
+            self._abort_if_delivered()
         return is_news
 
     # Inside.
@@ -359,6 +448,25 @@ class Stream:
                 self._finish_given = True
         self._session.link.wake()
 
+    def _abort_if_delivered(self) -> None:
+        if self._pending_abort is not None and (
+            self.is_stopped or (self.send_done if self._finishing else not self._replay.held)
+        ):
+            self.abort(self._pending_abort)
+
+    def _watch_delivery(self) -> None:
+        self._delivery_timer = asyncio.get_running_loop().call_later(
+            DELIVERY_TIMEOUT, self._check_delivery, self._send_window.consumed
+        )
+
+    def _check_delivery(self, before: int) -> None:
+        """Give up what makes no progress. A session without a link cannot make any."""
+        is_waiting = self._replay.held > 0 or self._pending_abort is not None
+        if is_waiting and self._send_window.consumed == before and not self._session.is_away:
+            self.lose(StreamCode.STALLED)
+        else:
+            self._watch_delivery()
+
     def _count_kept(self) -> None:
         excess = max(0, self._replay.held - INITIAL_WINDOW)
         if excess != self._excess:
@@ -372,6 +480,8 @@ class Stream:
 
     def _over(self) -> None:
         self.is_over = True
+        if self._delivery_timer is not None:
+            self._delivery_timer.cancel()
         self._session.kept -= self._excess
         self._replay.clear()
         self._early.clear()

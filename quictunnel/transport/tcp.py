@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import fcntl
 import select
 import socket
 import struct
 import sys
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    import asyncio
+import termios
+from typing import Final
 
 KEEPALIVE_IDLE: Final = 60
 """Seconds of silence before the kernel asks whether the other end is still there; nothing else ends an idle
@@ -18,6 +18,16 @@ connection, because an idle one is none of a tunnel's business."""
 KEEPALIVE_INTERVAL: Final = 15
 KEEPALIVE_PROBES: Final = 4
 
+LINGER_TIMEOUT: Final = 30.0
+"""Seconds without progress after which a lingering reset is made although bytes are left: the peer does not
+read."""
+MIN_POLL_INTERVAL: Final = 0.001
+MAX_POLL_INTERVAL: Final = 0.5
+"""Seconds between two looks at what is left; doubled from the one to the other, so that ten thousand who do not
+read cost little. The kernel has no event for it."""
+
+_SO_NWRITE: Final = 0x1024
+"""macOS: bytes in the send buffer (sys/socket.h)."""
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -50,15 +60,67 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
+def reset_after_delivery(transport: asyncio.Transport) -> None:
+    """Reset the connection as soon as the other end's kernel has everything that was written. A reset destroys
+    what is still to be sent. Nothing is read meanwhile unless the caller does."""
+    unsent = _unsent(transport)
+    if unsent:
+        now = asyncio.get_running_loop().time()
+        _linger(transport, unsent, now + LINGER_TIMEOUT, MIN_POLL_INTERVAL)
+    else:
+        reset(transport)
+
+
+def _linger(transport: asyncio.Transport, before: int, deadline: float, interval: float) -> None:
+    if transport.is_closing():
+        return
+    loop = asyncio.get_running_loop()
+    unsent = _unsent(transport)
+    if unsent < before:
+        deadline = loop.time() + LINGER_TIMEOUT
+    if unsent and loop.time() < deadline:
+        loop.call_later(interval, _linger, transport, unsent, deadline, min(2 * interval, MAX_POLL_INTERVAL))
+    else:
+        reset(transport)
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes that were written and that the other end's kernel has not acknowledged; where the system does not say,
+    as many as are still in this process."""
+    left = transport.get_write_buffer_size()
+    sock: socket.socket | None = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return left
+    with contextlib.suppress(OSError):  # closed for the kernel: nothing will be sent any more
+        if sys.platform == "darwin":
+            left += sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
+        else:
+            left += int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
+    return left
+
+
 def is_gone(transport: asyncio.BaseTransport) -> bool:
     """Whether the kernel knows already that the connection was reset or timed out. Event loops notice only
     while they read or write; this asks. Always False where the system cannot say.
 
     It asks for the error and not for the state: a connection that both ends have closed in good order is closed
     for the kernel (TCP_CLOSE), and what came before the end may still be there to be read."""
+    return bool(_state(transport) & select.POLLERR)
+
+
+def has_told_error(transport: asyncio.BaseTransport) -> bool:
+    """Return True if the connection broke and the kernel has told somebody of it, which it does once. Of a
+    connection that this side has not ended, an end that is read then may be none: after a reset whose error went
+    to a write, a read finds the same as after a FIN. The write that failed tells which it was. Always False where
+    the system cannot say."""
+    return _state(transport) & (select.POLLERR | select.POLLHUP) == select.POLLHUP
+
+
+def _state(transport: asyncio.BaseTransport) -> int:
+    """Events of poll(2) that nobody has to ask for."""
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None or sys.platform != "linux" or sock.fileno() < 0:
-        return False
+        return 0
     pending = select.poll()
     pending.register(sock.fileno(), 0)
-    return any(events & select.POLLERR for _, events in pending.poll(0))
+    return sum(events for _, events in pending.poll(0))

@@ -84,6 +84,11 @@ class Replay:
             self.sent = start
         self._kept, self._unsent = kept or None, unsent or None
 
+    def drop(self) -> None:
+        """The receiver takes no more: nothing is kept, and what was not sent never will be."""
+        self._kept = self._unsent = None
+        self.base = self.end = self.sent
+
     def pieces(self) -> list[bytes | memoryview]:
         """Everything that is kept, in order."""
         return [*(self._kept or ()), *(self._unsent or ())]

@@ -172,6 +172,85 @@ def test_a_reset_after_an_end_is_a_reset(pair):
     assert is_reset(origin)
 
 
+def upload_until_refused(visitor) -> None:
+    """Send as a program does that looks for an answer when it has sent everything, or cannot."""
+    try:
+        while True:
+            visitor.send(bytes(64 * 1024))
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+
+
+@pytest.mark.parametrize("size", [100, 50_000])
+def test_an_answer_to_an_upload_that_is_not_read_arrives(stage, kind, size):
+    """413, 401, "max clients": the origin answers and closes, and its kernel says RST for what it has not read."""
+    answer = random.Random(size).randbytes(size)
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        visitor.send(bytes(MEGABYTE))
+        origin.send(answer)
+        origin.sock.close()
+        upload_until_refused(visitor)
+        assert receive_exactly(visitor, size) == answer
+
+
+def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        visitor.send(bytes(MEGABYTE))
+        origin.send(b"no")
+        origin.sock.close()
+        assert receive_exactly(visitor, 2) == b"no"
+        assert is_reset(visitor)
+
+
+def test_who_sends_and_never_reads_is_reset(stage, kind):
+    visitor, origin = stage.pair(kind)
+    origin.sock.settimeout(0.3)
+    assert not refuses_more(origin)  # every buffer on the way is full
+    reset(origin)
+    upload_until_refused(visitor)
+
+
+def test_an_answer_that_ends_before_the_upload_does_ends_cleanly(stage, kind):
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        origin.send(b"enough")
+        origin.sock.close()  # nothing is unread: a FIN, and a RST for what comes then
+        upload_until_refused(visitor)
+        assert receive_all(visitor) == b"enough"
+
+
+def test_a_visitor_that_answers_and_leaves_is_heard(stage):
+    """The other way round: the origin sends, the visitor says one word and closes with all of it unread."""
+    for _ in range(10):
+        visitor, origin = stage.pair("tcp")
+        origin.send(bytes(MEGABYTE))
+        visitor.send(b"enough")
+        visitor.sock.close()
+        upload_until_refused(origin)
+        assert receive_exactly(origin, 6) == b"enough"
+
+
+def test_what_a_tls_visitor_said_before_its_reset_is_heard(stage):
+    payload = random.Random(4).randbytes(50_000)
+    visitor, origin = stage.pair("tls")
+    origin.send(bytes(MEGABYTE))
+    visitor.send(payload)
+    visitor.sock.close()
+    upload_until_refused(origin)
+    assert receive_exactly(origin, len(payload)) == payload
+
+
+def test_a_visitor_that_resets_while_the_answer_drains_has_gone(stage, kind):
+    visitor, origin = stage.pair(kind)
+    visitor.send(bytes(MEGABYTE))
+    origin.send(bytes(8 * MEGABYTE))
+    origin.sock.close()
+    visitor.receive()
+    reset(visitor)
+
+
 def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
     """Bytes are missing, so the origin must not take it for whole."""
     visitor, origin = stage.pair("tls")

@@ -1,13 +1,16 @@
 """A splice over a real TCP connection, on both event loops, with a stream that only counts."""
 
 import asyncio
+import random
 import socket
+import struct
 from collections.abc import Callable
 from typing import Self
 
 import pytest
 import uvloop
 
+from quictunnel.transport import tcp
 from quictunnel.transport.splice import WRITE_HIGH, TcpSplice
 from quictunnel.wire.codes import StreamCode
 
@@ -26,6 +29,8 @@ class CountingStream:
         self.ended = asyncio.Event()
         self.finished = asyncio.Event()
         self.aborted: StreamCode | None = None
+        self.stops = 0
+        self.on_over: Callable[[CountingStream], None] | None = None
 
     def attach(self, side: TcpSplice) -> None: ...
 
@@ -44,8 +49,16 @@ class CountingStream:
     def consume_end(self) -> None:
         self.ended.set()
 
-    def abort(self, code: StreamCode) -> None:
+    def asks_room(self) -> bool:
+        return self.room > 0
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def abort_after_delivery(self, code: StreamCode) -> None:
         self.aborted = code
+        if self.on_over is not None:
+            self.on_over(self)
 
 
 class Scene:
@@ -219,5 +232,161 @@ def test_what_came_before_two_clean_ends_is_not_lost_with_them(run, monkeypatch)
             await scene.gone.wait()
             assert stream.written == words
             assert stream.aborted is None
+
+    run(scenario())
+
+
+class RoomyStream(ListeningStream):
+    """Says that it has room again when it is told to."""
+
+    room = 3000
+
+    def write(self, data: bytes) -> None:
+        assert len(data) <= self.room
+        self.room -= len(data)
+        super().write(data)
+
+
+@pytest.mark.parametrize("ends_first", [False, True], ids=["reset", "end and reset"])
+@pytest.mark.parametrize("reads", [True, False], ids=["reading", "paused"])
+@pytest.mark.parametrize("size", [6, 20_000])
+def test_what_the_peer_said_before_its_reset_is_read(run, ends_first: bool, reads: bool, size: int) -> None:
+    """A server that answers before it has read its request and closes: a write fails, and the answer is there."""
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            stream = scene.splice._stream = RoomyStream()
+            if not reads:
+                scene.splice.transport.pause_reading()
+            answer = random.Random(1).randbytes(size)
+            scene.splice.stream_data([b"request"], 7)
+            await asyncio.sleep(0)
+            loop = asyncio.get_running_loop()
+            if ends_first:
+                assert await loop.sock_recv(scene.peer, 100) == b"request"
+            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            await loop.sock_sendall(scene.peer, answer)
+            scene.peer.close()
+            for _ in range(100):  # without a turn of the loop for reading: a write comes first
+                scene.splice.stream_data([bytes(1000)], 1000)
+                if scene.splice.transport.is_closing():
+                    break
+            while not scene.gone.is_set():
+                await asyncio.sleep(0)
+                if not stream.room and not scene.gone.is_set():
+                    assert stream.aborted is None
+                    stream.room = 3000
+                    scene.splice.stream_room()
+            assert stream.written == answer
+            assert stream.finished.is_set() is ends_first
+            assert stream.stops
+            assert stream.aborted is StreamCode.ABORTED
+
+    run(scenario())
+
+
+def test_an_end_that_is_read_behind_a_failed_write_is_none(run) -> None:
+    """The kernel tells of a reset once. When a write was told, a read finds the same as after a FIN."""
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.splice.stream_data([b"request"], 7)
+            await asyncio.sleep(0)
+            scene.peer.close()  # with the request unread
+            sock = scene.splice.transport.get_extra_info("socket")
+            with socket.socket(fileno=socket.dup(sock.fileno())) as other:
+                with pytest.raises(ConnectionResetError):
+                    other.send(b"more")
+                assert other.recv(100) == b""
+            scene.splice.eof_received()
+            assert not scene.stream.finished.is_set()
+            scene.splice.transport.abort()
+            await scene.gone.wait()
+            assert scene.stream.aborted is StreamCode.ABORTED
+
+    run(scenario())
+
+
+def is_reset(peer: socket.socket) -> bool:
+    """Read to the end: is it a reset?"""
+    try:
+        while peer.recv(65536):
+            pass
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def test_what_was_written_before_a_reset_is_delivered_first(run) -> None:
+    """More than the kernel takes; and what the peer still says is read, or it would not read either."""
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            payload = random.Random(1).randbytes(8 * WRITE_HIGH)
+            scene.splice.stream_data([payload], len(payload))
+            scene.splice.stream_lost(StreamCode.ABORTED, None)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(scene.peer, bytes(1 << 20))
+            got = b""
+            while len(got) < len(payload):
+                got += await loop.sock_recv(scene.peer, 65536)
+            assert got == payload
+            await scene.gone.wait()
+            assert scene.splice.lost is StreamCode.ABORTED
+            assert is_reset(scene.peer)
+
+    run(scenario())
+
+
+def test_a_reset_of_the_visitor_ends_a_delivery_to_it(run) -> None:
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            scene.splice.stream_lost(StreamCode.ABORTED, None)
+            await asyncio.sleep(0.01)
+            assert not scene.gone.is_set()
+            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            scene.peer.close()
+            await scene.gone.wait()
+
+    run(scenario())
+
+
+def test_a_peer_that_never_reads_is_reset_after_all(run, monkeypatch) -> None:
+    monkeypatch.setattr(tcp, "LINGER_TIMEOUT", 0.2)
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            scene.splice.stream_lost(StreamCode.ABORTED, None)
+            await scene.gone.wait()
+            assert is_reset(scene.peer)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("code", [code for code in StreamCode if code is not StreamCode.ABORTED])
+def test_other_reasons_than_a_reset_wait_for_nobody(run, code: StreamCode) -> None:
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            scene.splice.stream_lost(code, None)
+            async with asyncio.timeout(1):
+                await scene.gone.wait()
+
+    run(scenario())
+
+
+def test_a_sender_that_never_reads_is_reset_after_so_many_bytes(run, monkeypatch) -> None:
+    monkeypatch.setattr("quictunnel.transport.splice.MAX_DISCARDED", 100_000)
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            scene.splice.stream_lost(StreamCode.ABORTED, None)
+            with pytest.raises((ConnectionResetError, BrokenPipeError)):
+                await asyncio.get_running_loop().sock_sendall(scene.peer, bytes(64 << 20))
+            await scene.gone.wait()
+            assert 100_000 < scene.splice._owed < 500_000
 
     run(scenario())

@@ -42,6 +42,8 @@ class Pump:
         self.ended = False
         self.reading = reading
         self.note = note
+        self.said = asyncio.Event()
+        """It has written everything."""
         self.done = asyncio.Event()
         stream.attach(self)
         self.push()
@@ -62,6 +64,7 @@ class Pump:
             self.stream.write(part)
         if self.sent == len(self.payload):
             self.stream.finish()
+            self.said.set()
             self.sent += 1
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:

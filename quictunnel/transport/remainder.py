@@ -1,0 +1,131 @@
+"""What a broken TCP connection had received and nobody has read: it is read before the connection is forgotten.
+
+A write that fails makes an event loop close its transport at once, with all that the kernel has received in the
+same breath: the answer of a server that closed while it was still being sent to. The kernel keeps those bytes as
+long as the socket is open (tcp_recvmsg serves its queue before it tells of the error).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes of one read; others have their turn between two."""
+
+
+class Remainder(asyncio.Transport):
+    """A transport that only reads, from a socket that is closed for the kernel. Made within ``connection_lost`` of
+    the transport that broke; the protocol then gets what is left as if nothing had happened, ``eof_received`` if
+    the peer had ended its direction before the connection broke, and ``connection_lost`` with the same error once
+    more.
+
+    Its reads never wait: whatever there will ever be is there.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: asyncio.BaseProtocol, error: Exception) -> None:
+        super().__init__()
+        self._sock = sock
+        self._protocol = protocol
+        self._error = error
+        self._is_reading = False
+        self._is_scheduled = False
+        self._is_closing = False
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    def take(
+        cls, transport: asyncio.BaseTransport, protocol: asyncio.BaseProtocol, error: Exception | None
+    ) -> Self | None:
+        """Keep the socket of a transport that broke with ``error``; None where there is nothing to read any more,
+        or no descriptor for a second handle. Reading begins with :meth:`resume_reading`."""
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if not isinstance(error, OSError) or isinstance(transport, cls) or sock is None or sock.fileno() < 0:
+            return None
+        try:
+            kept = socket.socket(fileno=os.dup(sock.fileno()))
+        except OSError:
+            return None  # out of descriptors: what was not read is lost with the connection
+        kept.setblocking(False)
+        return cls(kept, protocol, error)
+
+    def resume_reading(self) -> None:
+        self._is_reading = True
+        if not self._is_scheduled and not self._is_closing:
+            self._is_scheduled = True
+            self._loop.call_soon(self._read)
+
+    def pause_reading(self) -> None:
+        self._is_reading = False
+
+    def is_reading(self) -> bool:
+        return self._is_reading
+
+    def _read(self) -> None:
+        self._is_scheduled = False
+        if not self._is_reading or self._is_closing:
+            return
+        protocol = self._protocol
+        try:
+            if isinstance(protocol, asyncio.BufferedProtocol):
+                size = self._sock.recv_into(cast("memoryview", protocol.get_buffer(READ_SIZE)))
+                if size:
+                    protocol.buffer_updated(size)
+            else:
+                data = self._sock.recv(READ_SIZE)
+                size = len(data)
+                if data:
+                    cast("asyncio.Protocol", protocol).data_received(data)
+        except OSError:
+            self._close(self._error)  # the reset, behind the last byte
+            return
+        if size:
+            if self._is_reading:
+                self.resume_reading()
+            return
+        # The error was told to whoever wrote, and is told once. After a reset that is ECONNRESET, but EPIPE when
+        # the peer had ended its direction before (tcp_reset): only then this end is one.
+        if isinstance(self._error, BrokenPipeError):
+            cast("asyncio.Protocol | asyncio.BufferedProtocol", protocol).eof_received()
+        self._close(self._error)
+
+    def _close(self, error: Exception | None) -> None:
+        if not self._is_closing:
+            self._is_closing = True
+            self._sock.close()
+            self._loop.call_soon(self._protocol.connection_lost, error)
+
+    def abort(self) -> None:
+        self._close(None)
+
+    def close(self) -> None:
+        self._close(None)
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Nobody takes it."""
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
+        """Likewise."""
+
+    def write_eof(self) -> None:
+        """Likewise."""
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """There is no buffer."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._sock if name == "socket" and not self._is_closing else default
