@@ -198,6 +198,7 @@ def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
     for _ in range(10):
         visitor, origin = stage.pair(kind)
         visitor.send(bytes(MEGABYTE))
+        assert origin.sock.recv(1, socket.MSG_PEEK)  # something is there that it never reads
         origin.send(b"no")
         origin.sock.close()
         assert receive_exactly(visitor, 2) == b"no"
