@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import children_environment, need
+from tests.e2e.walkthrough import steps_of
 from tests.e2e.world import new_world
 
 EXAMPLES = Path(__file__).with_name("examples")
-DOCUMENTED = Path(__file__).parents[2] / "docs" / "examples"
+ROOT = Path(__file__).parents[2]
+DOCUMENTED = ROOT / "docs" / "examples"
 
 
 @pytest.fixture
@@ -105,11 +107,15 @@ def test_the_echo_server(world, example):
     assert b"ConnectionRefusedError" in gone.stderr
 
 
-@pytest.mark.parametrize("program", [EXAMPLES / "login.py", DOCUMENTED / "ssh_login.py"], ids=["seed", "docs"])
+@pytest.mark.parametrize("program", [EXAMPLES / "login.py", DOCUMENTED / "ssh_login.py", "README"])
 def test_the_ssh_server(world, example, tmp_path, program):
     """The container's image brings sshd, its keys and root's authorized_keys: here, mounts that only the
     example sees."""
     need("sshd")
+    if program == "README":
+        steps = steps_of((ROOT / "README.md").read_text())
+        program = tmp_path / "login.py"
+        program.write_text(next(step.text for step in steps if step.title == "login.py"))
     if not Path("/root/.ssh").is_dir():
         pytest.skip("root has no .ssh directory to mount over")
     keys, etc = tmp_path / "keys", tmp_path / "etc"

@@ -10,6 +10,7 @@ Comments before a block, which readers do not see, say what is different about i
     <!-- run instead: COMMAND -->  what the reader's machine has and this one has not
     <!-- also: ARGUMENTS -->       and more at its end, for the same reason
     <!-- not run: REASON -->
+    <!-- each: REASON -->        its lines are run by the test, one by one
 """
 
 from __future__ import annotations
@@ -162,6 +163,12 @@ class Reader:
         for terminal in reversed(self._terminals.values()):
             terminal.close()
 
+    @property
+    def shown(self) -> str:
+        """By the last command."""
+        assert self._last is not None
+        return self._last.shown
+
     def do(self, step: Step) -> None:
         """One block."""
         if "not run" in step.notes:
@@ -191,8 +198,7 @@ class Reader:
         self._last = terminal
 
     def _compare(self, text: str) -> None:
-        assert self._last is not None
-        shown = " ".join(self._last.shown.split())
+        shown = " ".join(self.shown.split())
         for line in text.splitlines():
             wanted = ".*".join(re.escape(" ".join(part.split())) for part in line.split("..."))
             assert re.search(wanted, shown), f"{line!r} is not in {shown!r}"
