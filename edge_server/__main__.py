@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
@@ -49,9 +50,11 @@ def banner(server: EdgeServer) -> str:
     config = server.config
     # What goes to the journal is kept, and read by more people than those who may open tunnels.
     is_kept = config.hide_token or goes_to_journal(1)
-    token = f"$(cat {config.state_dir / 'token'})" if is_kept else server.token
+    file = shlex.quote(str(config.state_dir / "token"))
+    token = f'"$(cat {file})"' if is_kept else shlex.quote(server.token)
+    authority = shlex.quote(str(server.ca))
     # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
-    trust = "" if config.cert is not None or config.acme else f"--cacert {server.ca} "
+    trust = "" if config.cert is not None or config.acme else f"--cacert {authority} "
     address = server.public_quic_address
     others = (
         f"Others need these, and a copy of {server.ca.name}" if address != server.quic_address else "Others need"
@@ -61,9 +64,9 @@ def banner(server: EdgeServer) -> str:
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
         f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {address} (UDP).\n{unknown}"
         f"Clients on this machine find it by themselves. {others}:\n\n"
-        f"  export QUICTUNNEL_EDGE={address}\n"
+        f"  export QUICTUNNEL_EDGE={shlex.quote(address)}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
-        f"  export QUICTUNNEL_CA={server.ca}\n\n"
+        f"  export QUICTUNNEL_CA={authority}\n\n"
         f"Try:  quictunnel http 8000     then:  curl {trust}URL"
     )
 

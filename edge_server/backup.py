@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, usual_state_dir
+from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, add_state_dir
 from edge_server.tracing import DIRECTORY as TRACES
 from quictunnel.errors import ConfigError
 
@@ -37,8 +37,7 @@ def main(argv: Sequence[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("file", metavar="FILE", help="which must not exist yet; - is standard output")
-    parser.add_argument("--state-dir", metavar="DIR", type=Path, default=usual_state_dir(), help="the edge's "
-                        "(default: %(default)s)")  # fmt: skip
+    add_state_dir(parser)
     options = parser.parse_args(argv)
     directory: Path = options.state_dir
     if not (directory / "ca.key").exists():

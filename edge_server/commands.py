@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_server.options.table import PREFIX
-from quictunnel.places import default_state_dir
+from quictunnel.errors import ConfigError
+from quictunnel.places import default_state_dir, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 EXIT_UNKNOWN: Final = 1
 """There is nothing by that name."""
@@ -24,8 +25,7 @@ def build_parser(
 ) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
     """The parser of ``python -m edge_server NAME``, and what adds a command to it by name and meaning."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument("--state-dir", metavar="DIR", type=Path, default=usual_state_dir(), help="the edge's "
-                        "(default: %(default)s)")  # fmt: skip
+    add_state_dir(common)
     common.add_argument("--json", action="store_true", help="for programs")
     parser = argparse.ArgumentParser(
         prog=f"python -m edge_server {name}", description=description, allow_abbrev=False
@@ -38,9 +38,24 @@ def build_parser(
     return parser, add
 
 
-def usual_state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """The state directory of an edge that was started in the same environment without ``--state-dir``."""
-    return Path(environ.get(PREFIX + "STATE_DIR") or default_state_dir(environ)).expanduser()
+def add_state_dir(parser: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
+    """Add ``--state-dir``, by default that of an edge that was started in the same environment without it."""
+    try:
+        given = environ.get(PREFIX + "STATE_DIR")
+        usual = expanded(given, PREFIX + "STATE_DIR") if given else default_state_dir(environ)
+    except ConfigError:  # a user without a home has to say it
+        parser.add_argument("--state-dir", metavar="DIR", type=_path, required=True, help="the edge's")
+    else:
+        parser.add_argument(
+            "--state-dir", metavar="DIR", type=_path, default=usual, help="the edge's (default: %(default)s)"
+        )
+
+
+def _path(text: str) -> Path:
+    try:
+        return expanded(text, text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

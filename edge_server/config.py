@@ -355,9 +355,10 @@ def _made(said: Said, environ: Mapping[str, str]) -> EdgeConfig | None:
             said.object_to(str(error))
     for problem in _contradictions(said):
         said.object_to(problem)
+    state_dir = values.get("state_dir") or _usual_state_dir(said)
     if said.problems:
         return None
-    values.setdefault("state_dir", default_state_dir().expanduser().absolute())
+    values.setdefault("state_dir", state_dir)
     if "https" in values:
         values.setdefault("tcp_host", values["https"][0])
     config = EdgeConfig(**values)
@@ -369,6 +370,14 @@ def _made(said: Said, environ: Mapping[str, str]) -> EdgeConfig | None:
         said.object_to(str(error))
         return None
     return config
+
+
+def _usual_state_dir(said: Said) -> Path | None:
+    try:
+        return default_state_dir().absolute()
+    except ConfigError as error:
+        said.object_to(f"{error} Or say where the edge keeps its keys, with --state-dir.")
+        return None
 
 
 def _contradictions(said: Said) -> list[str]:

@@ -5,6 +5,7 @@ Secrets are created with mode 0600 in a directory of mode 0700, and never replac
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import secrets
@@ -47,7 +48,7 @@ class StateDir:
 
     def secret_token(self, name: str) -> str:
         """One that is kept in the file ``name``, likewise."""
-        content = self._secret(name, _fresh_token).strip()
+        content = self._secret(name, _fresh_token).removeprefix(codecs.BOM_UTF8).strip()
         # An empty file, left behind by a full disk, must not become a token that everybody knows.
         if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise ConfigError(

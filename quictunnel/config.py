@@ -21,16 +21,16 @@ from __future__ import annotations
 import hmac
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.address import parse_address, shown
 from quictunnel.configfile import Partial, read_authority, read_client_env, read_config_file, read_token_file
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_client_env, default_config_file, default_state_dir
+from quictunnel.places import default_client_env, default_config_file, default_state_dir, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = ["ENGINES", "MAX_TOKEN", "ClientConfig", "Secret", "default_state_dir", "load", "parse_address"]
 
@@ -155,7 +155,7 @@ def load(
 def qlog_of(environ: Mapping[str, str]) -> Path | None:
     """Where traces are wanted, if they are."""
     directory = environ.get(QLOG)
-    return Path(directory).expanduser() if directory else None
+    return expanded(directory, QLOG) if directory else None
 
 
 def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:
@@ -165,13 +165,18 @@ def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token
         origin="the command line" if edge else "the environment",
         edge=edge or environ.get(EDGE) or None,
         token=read_token_file(token_file) if token_file else environ.get(TOKEN) or None,
-        ca=ca or (Path(ca_text).expanduser() if ca_text else None),
+        ca=ca or (expanded(ca_text, CA) if ca_text else None),
     )
 
 
 def _from_files(
     environ: Mapping[str, str], stated: Partial, config_file: Path | None, client_env: Path | None
 ) -> Partial:
+    if config_file is None or client_env is None:
+        try:
+            default_client_env(environ)
+        except ConfigError as error:
+            raise ConfigError(f"{NOTHING_CONFIGURED} No settings file was looked for: {error}") from None
     mine = read_config_file(config_file or default_config_file(environ))
     if mine is not None and mine.edge:
         return Partial(

@@ -3,7 +3,9 @@ file and says what to do. Which file wins is not decided here (``config``)."""
 
 from __future__ import annotations
 
+import codecs
 import os
+import shlex
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Final
 
 from quictunnel.address import shown
 from quictunnel.errors import ConfigError
+from quictunnel.places import expanded
 
 KIB: Final = 1024
 MAX_SETTINGS: Final = 64 * KIB
@@ -60,7 +63,7 @@ def read_config_file(path: Path) -> Partial | None:
         origin=str(path),
         edge=values.get("edge"),
         token=values.get("token"),
-        ca=path.parent / Path(ca).expanduser() if ca else None,
+        ca=path.parent / expanded(ca, f"{path}: ca") if ca else None,
     )
 
 
@@ -156,15 +159,19 @@ def _named(path: Path) -> str:
 
 def _text(content: bytes, what: str) -> str:
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # Windows' editors begin a file with a mark, which is no part of it
     except UnicodeDecodeError:
-        raise ConfigError(f"{what} is not UTF-8 text: write it again.") from None
+        is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        encoding = "UTF-16, as PowerShell's > writes it" if is_utf_16 else "not UTF-8 text"
+        raise ConfigError(f"{what} is {encoding}: save it as UTF-8.") from None
 
 
 def _check_private(path: Path, mode: int) -> None:
     """A file with a token is its owner's alone, as for an SSH key. Windows has no such modes."""
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
-        raise ConfigError(f"{path} holds a token and others may read it: run `chmod 600 {path}`.")
+        raise ConfigError(
+            f"{path} holds a token and others may read it: run `chmod 600 {shlex.quote(str(path))}`."
+        )
 
 
 def _stale(path: Path, why: str) -> ConfigError:

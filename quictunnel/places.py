@@ -20,6 +20,17 @@ CLIENT_ENV = "client.env"
 """Name of the file in an edge's state directory that tells clients on the same machine how to reach it."""
 
 
+def expanded(path: str | os.PathLike[str], what: str) -> Path:
+    """Return a path as a user may have written it, with the home directory in place of a ``~`` that no shell has
+    replaced. ``what`` names it in an error. Raises ConfigError when there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{what} begins with ~, but there is no such home directory: write the path in full."
+        ) from None
+
+
 def default_state_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
     """Where an edge keeps its authority, its keys and ``client.env`` unless it is told otherwise.
 

@@ -147,22 +147,36 @@ def public_tunnel(
     quictunnel_trust: Path,  # noqa: ARG001 - for what it does
 ) -> Iterator[OpenTunnel]:
     """``public_tunnel(port, **options)`` forwards a local port until the test ends; options are those of
-    ``quictunnel.forward()``. Gives a :class:`quictunnel.Tunnel`."""
+    ``quictunnel.forward()``. Gives a :class:`quictunnel.Tunnel`, the same one for the same port and options."""
     from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
+    from quictunnel.errors import InvalidError  # noqa: PLC0415 - the same
     from quictunnel.forwarding import forward  # noqa: PLC0415 - the same
 
     with ExitStack() as opened, Client.from_config(quictunnel_edge.config) as client:
         # The client ends first: a test that is over waits for nobody's keep-alive connection.
 
+        tunnels: dict[int, tuple[dict[str, Any], Tunnel]] = {}
+
         def open_tunnel(port: int, **options: Any) -> Tunnel:
-            return opened.enter_context(forward(port, client=client, **options))
+            if port in tunnels:
+                given, tunnel = tunnels[port]
+                if given != options:
+                    raise InvalidError(
+                        f"Port {port} has a tunnel in this test already, with other options ({given}). Ask for it "
+                        "with the same, or serve on another port."
+                    )
+                return tunnel
+            tunnel = opened.enter_context(forward(port, client=client, **options))
+            tunnels[port] = (options, tunnel)
+            return tunnel
 
         yield open_tunnel
 
 
 @pytest.fixture
 def public_url(public_tunnel: OpenTunnel) -> OpenUrl:
-    """``public_url(port, **options)`` forwards a local port until the test ends, and gives its ``https://`` URL.
+    """``public_url(port, **options)`` forwards a local port until the test ends, and gives its ``https://`` URL,
+    the same each time.
 
     The certificate is trusted (see ``quictunnel_trust``), the name resolves, and nothing leaves the machine.
     """

@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import os
 import tempfile
@@ -15,6 +16,7 @@ from typing import Final
 
 from quictunnel.address import shown
 from quictunnel.errors import ConfigError
+from quictunnel.places import expanded
 from quictunnel.wire.messages import MAX_TICKET
 
 FIRST_LINE: Final = "quictunnel ticket 1"
@@ -23,10 +25,10 @@ MAX_FILE: Final = 2 * MAX_TICKET
 
 
 class TicketFile:
-    """One such file; it need not exist yet."""
+    """One such file; it need not exist yet. Raises ConfigError for a ``~`` without a home."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expanded(path, "The ticket file")
 
     def read(self) -> bytes:
         """The ticket, empty when there is no file. Raises ConfigError for anything that is no ticket."""
@@ -39,7 +41,7 @@ class TicketFile:
             raise ConfigError(
                 f"The ticket file {shown(str(self.path))} cannot be read: {error.strerror}."
             ) from None
-        first, _, rest = content.decode("ascii", "replace").partition("\n")
+        first, _, rest = content.removeprefix(codecs.BOM_UTF8).decode("ascii", "replace").partition("\n")
         try:
             ticket = base64.b64decode(rest.strip(), validate=True)
         except ValueError:  # binascii.Error is one

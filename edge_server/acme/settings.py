@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 import shlex
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def read_secret(path: Path, what: str, *, url_safe: bool = False) -> bytes:
     """A key that is in a file in base64. Raises ConfigError, which says nothing of what is in it."""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_SECRET + 1).strip()
+            text = file.read(MAX_SECRET + 1).removeprefix(codecs.BOM_UTF8).strip()
     except OSError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
     alternative = b"-_" if url_safe else None

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from quictunnel.address import format_address, parse_address, shown
 from quictunnel.errors import ConfigError
+from quictunnel.places import expanded
 from quictunnel.wire.labels import LABEL
 from quictunnel.wire.messages import MAX_HOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -98,14 +99,14 @@ def choice(*allowed: str) -> Kind[str]:
     return _kind("WORD", "one of " + ", ".join(allowed), read, choices=allowed)
 
 
-def _path(text: str, _: str) -> Path | None:
-    return Path(text).expanduser() if text else None
+def _path(text: str, what: str) -> Path | None:
+    return expanded(text, what) if text else None
 
 
 def _state_dir(text: str, what: str) -> Path:
     if not text:
         raise ConfigError(f"{what} should be a directory, not empty.")
-    return Path(text).expanduser().absolute()
+    return expanded(text, what).absolute()
 
 
 def _domain(text: str, what: str) -> str:

@@ -8,16 +8,17 @@ import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.options.lines import lines_of
 from edge_server.options.table import PREFIX, Option
 from quictunnel.address import shown
 from quictunnel.errors import ConfigError
+from quictunnel.places import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
 
 CONFIG: Final = PREFIX + "CONFIG"
 """The variable that names the file, where ``--config`` does not."""
@@ -43,7 +44,7 @@ class Given:
         kind = option.kind
         value = self.value
         if self.base is not None and kind.is_path and isinstance(value, str) and value:
-            value = str(self.base / Path(value).expanduser())
+            value = str(self.base / expanded(value, self.what))
         return kind.from_toml(value, self.what) if self.is_toml else kind.read(str(value), self.what)
 
 
@@ -131,7 +132,7 @@ def _text(path: Path) -> str:
     if len(content) > MAX_CONFIG:
         raise ConfigError(f"--config {path}: larger than {MAX_CONFIG} bytes; is this the right file?")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not valid TOML: this is not UTF-8.") from None

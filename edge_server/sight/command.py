@@ -6,13 +6,12 @@ import argparse
 import asyncio
 import http.client
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from edge_server.commands import usual_state_dir
+from edge_server.commands import add_state_dir
 from edge_server.sight.health import Readiness
 from edge_server.sight.probe import objection
 from quictunnel.address import parse_address
@@ -21,6 +20,7 @@ from quictunnel.places import CLIENT_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 READY: Final = 0
 NOT_READY: Final = 1
@@ -45,11 +45,10 @@ def main(argv: Sequence[str]) -> int:
         epilog="Exit status 0: ready; 1: not, or there is none.",
         allow_abbrev=False,
     )
-    parser.add_argument("--state-dir", metavar="DIR", type=Path, default=usual_state_dir(), help="the edge's "
-                        "(default: %(default)s)")  # fmt: skip
+    add_state_dir(parser)
     options = parser.parse_args(argv)
     try:
-        print(_look(options.state_dir.expanduser()))
+        print(_look(options.state_dir))
     except NotReadyError as error:
         print(error, file=sys.stderr)
         return NOT_READY

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.address import MAX_PORT, shown
 from quictunnel.cli import grammar
-from quictunnel.errors import InvalidError
+from quictunnel.errors import ConfigError, InvalidError
 from quictunnel.patience import MAX_WAIT, patience
+from quictunnel.places import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from quictunnel.cli.grammar import Argument, Command, Option
 
@@ -147,10 +148,17 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
 
 def _type(option: Option) -> Callable[[str], object]:
     if option.is_file:
-        return Path
+        return _path
     if option.is_port:
         return _port
     return _seconds if option.is_seconds else str
+
+
+def _path(text: str) -> Path:
+    try:
+        return expanded(text, shown(text))  # a shell leaves the ~ of --ca=~/ca.pem as it is
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

@@ -21,7 +21,8 @@ _ADDRESS_FLAGS: Final = frozenset({"--bind", "-b", "--listen", "--addr", "--addr
 _PLACES: Final = frozenset({"http.server", "runserver"})
 """Words after which an address or a port stands alone: Python's own server, Django's."""
 _NUMBER: Final = re.compile(r"[0-9]{1,5}")
-_ADDRESS: Final = re.compile(r"(?:.*:)?([0-9]{1,5})")
+_ADDRESS: Final = re.compile(r"(?:(?:\[[^\[\]]*\]|[^:\[\]]*):)?([0-9]{1,5})")
+"""A port, perhaps behind a host; one of IPv6 stands in brackets, because ``::1`` is a host and no port 1."""
 
 
 def port_of(command: Sequence[str], environ: Mapping[str, str], given: int | None) -> int:

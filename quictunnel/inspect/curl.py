@@ -68,7 +68,7 @@ def _is_text(data: bytes) -> bool:
         text = data.decode()
     except UnicodeDecodeError:
         return False
-    return all(character >= " " or character in "\t\n" for character in text) and "\x7f" not in text
+    return all(character.isprintable() or character in "\t\n" for character in text)
 
 
 def _quoted(data: bytes) -> str:

@@ -25,6 +25,14 @@ from quictunnel.errors import InvalidError
         "env PORT=8000 node server.js",
         "uvicorn app:app --host 0.0.0.0 --port 8000",
         "app --port 8000 --listen 127.0.0.1:8000",
+        "uvicorn app:app --host ::1 --port 8000",
+        "uvicorn app:app --host :: --port 8000",
+        "app --host fe80::1:2 -p 8000",
+        "app --host fe80::1%eth0 -p 8000",
+        "python -m http.server 8000 --bind ::1",
+        "python -m http.server --bind ::1 8000 --port 8000",
+        "gunicorn --bind [::1]:8000 app",
+        "python manage.py runserver [::1]:8000",
     ],
 )
 def test_what_a_command_line_says(line: str) -> None:
@@ -50,6 +58,9 @@ def test_the_variable_alone() -> None:
         "app 8000",
         "python -m http.server",
         "mkdir -p src",
+        "app --host ::1",
+        "app --host 2001:db8::8000",
+        "app --bind [::1]",
     ],
 )
 def test_what_it_does_not_say_is_not_made_up(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 from dataclasses import dataclass
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from edge_server.config import parse
+from edge_server.rights.command import main as token_command
+from edge_server.sight.command import main as health_command
 from quictunnel import configfile
+from quictunnel.cli.parser import build
 from quictunnel.config import MAX_TOKEN, ClientConfig, Secret, load
 from quictunnel.errors import ConfigError
 
@@ -216,6 +221,66 @@ def test_malformed_config_files(desk: Desk, content: str | bytes, why: str) -> N
     message = desk.refusal()
     assert str(desk.config_file) in message
     assert why in message
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_files_of_windows_editors(desk: Desk, mark: bytes, tmp_path: Path) -> None:
+    """A byte order mark in front, and lines that end with two characters."""
+    desk.ca.write_bytes(mark + desk.ca.read_bytes())
+    text = f'edge = "mine:1"\r\nca = "{desk.ca}"\r\n'
+    desk.write(desk.config_file, mark + text.encode())
+    token = desk.write(tmp_path / "token", mark + TOKEN.encode() + b"\r\n")
+    found = load(desk.environ, token_file=token)
+    assert (found.edge, found.token.reveal(), found.ca) == ("mine:1", TOKEN, desk.ca)
+    desk.config_file.unlink()
+    desk.write(desk.client_env, mark + f"QUICTUNNEL_EDGE=e:1\r\nQUICTUNNEL_TOKEN={TOKEN}\r\n".encode())
+    assert desk.load().token.reveal() == TOKEN
+
+
+def test_a_file_that_powershell_wrote_is_told_from_garbage(desk: Desk) -> None:
+    desk.write(desk.config_file, 'edge = "mine:1"'.encode("utf-16"))
+    assert "UTF-16, as PowerShell's > writes it: save it as UTF-8" in desk.refusal()
+
+
+class TestAUserWithoutAHome:
+    @pytest.fixture(autouse=True)
+    def _nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As with ``docker run -u 54321``: neither a variable nor the user database knows."""
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+
+    def test_nothing_is_configured(self) -> None:
+        with pytest.raises(ConfigError, match=r"No edge is configured.*no home directory"):
+            load({})
+
+    def test_the_environment_is_enough(self) -> None:
+        environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN}
+        assert load(environ).edge == "mine:1"
+
+    @pytest.mark.parametrize("variable", ["QUICTUNNEL_CA", "QUICTUNNEL_QLOG"])
+    def test_a_tilde_that_nobody_expanded(self, variable: str) -> None:
+        environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN, variable: "~/file"}
+        with pytest.raises(ConfigError, match=f"{variable} begins with ~"):
+            load(environ)
+
+    def test_the_edge(self) -> None:
+        with pytest.raises(ConfigError, match=r"no home directory.*--state-dir"):
+            parse([])
+        with pytest.raises(ConfigError, match="--state-dir begins with ~"):
+            parse(["--state-dir", "~/edge"])
+
+    def test_the_commands_beside_the_edge(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            token_command(["list"])
+        assert "--state-dir" in capsys.readouterr().err
+        assert health_command(["--state-dir", str(tmp_path)]) == 1
+
+
+def test_a_tilde_stands_for_the_home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(desk.ca.parent))
+    environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN}
+    assert desk.load(**environ, QUICTUNNEL_CA="~/ca.pem").ca == desk.ca
+    assert build().parse_args(["http", "1", "--ca=~/ca.pem"]).ca == desk.ca
 
 
 def test_the_largest_config_file(desk: Desk) -> None:

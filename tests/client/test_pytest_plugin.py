@@ -65,7 +65,7 @@ def test_every_http_client_trusts_the_url(project, pytester):
     pytester.makepyfile(
         test_it="""
         import socket, subprocess, urllib.request
-        import httpx, pytest, requests
+        import httpx, pytest, quictunnel, requests
         from app import serving
 
         def test_sync(public_url):
@@ -106,6 +106,12 @@ def test_every_http_client_trusts_the_url(project, pytester):
             ):
                 assert visitor.selected_alpn_protocol() == "h2"
 
+        def test_a_port_keeps_its_url(public_url, public_tunnel):
+            with serving() as port:
+                assert public_url(port) == public_url(port) == public_tunnel(port).url
+                with pytest.raises(quictunnel.InvalidError, match="other options"):
+                    public_tunnel(port, unencrypted=True)
+
         kept = None
 
         def test_a_visitor_who_stays_holds_nothing_up(public_url, quictunnel_ssl_context):
@@ -122,7 +128,7 @@ def test_every_http_client_trusts_the_url(project, pytester):
             kept.close()
         """
     )
-    project("--durations=3", "--durations-min=2").assert_outcomes(passed=7)
+    project("--durations=3", "--durations-min=2").assert_outcomes(passed=8)
 
 
 def test_the_code_under_test_finds_the_edge_and_loses_nothing(project, pytester, monkeypatch, tmp_path):

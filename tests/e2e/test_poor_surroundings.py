@@ -13,7 +13,7 @@ import pytest
 
 from quictunnel.forwarding import forward
 from quictunnel.tunnel import Tunnel
-from tests.e2e.conftest import EdgeProcess, children_environment, tls_connect
+from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
 from tests.e2e.echo import until
 
 ROOM = 600
@@ -116,3 +116,15 @@ class TestAnEdgeWhoseLogCannotBeWritten:
             assert visit(edge, tunnel.url) == b"hello"
         process.terminate()
         assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--hide-token"]])
+def test_what_an_edge_prints_can_be_pasted(tmp_path, options):
+    """The place of a state directory on macOS has a blank in it, and a person's may have anything."""
+    state = tmp_path / "Application Support; $(echo 'no')"
+    edge = start_edge(state, *options, log=tmp_path / "log")
+    exports = [line for line in edge.banner.splitlines() if "export" in line]
+    shown = '; printf "%s\\n" "$QUICTUNNEL_EDGE" "$QUICTUNNEL_TOKEN" "$QUICTUNNEL_CA"'
+    pasted = subprocess.run(["sh", "-c", "\n".join(exports) + shown], capture_output=True, text=True, check=True)
+    assert pasted.stdout.splitlines() == [edge.environ[f"QUICTUNNEL_{name}"] for name in ("EDGE", "TOKEN", "CA")]
+    assert edge.stop() == 0

@@ -6,6 +6,7 @@ and the objects that callers hold.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import ssl
@@ -267,7 +268,8 @@ def _authorities(settings: EngineSettings) -> list[bytes]:
     if settings.authority is None:
         return _system_store()
     try:
-        return list(quictunnel_native.read_certificates(settings.authority.read_bytes()))
+        pem = settings.authority.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return list(quictunnel_native.read_certificates(pem))
     except (OSError, ValueError) as error:
         raise ConfigError(_complaint(settings, error)) from error
 

@@ -136,3 +136,11 @@ def test_problems_have_a_bound(tmp_path):
 def test_a_file_that_is_nested_too_deeply_is_refused_in_one_line(tmp_path):
     (found,) = problems(tmp_path, "a = " + "[" * 30_000)
     assert "nested too deeply" in found or "not valid TOML" in found
+
+
+def test_a_file_of_a_windows_editor_is_read(tmp_path):
+    """With a byte order mark, and two characters at the end of each line."""
+    path = tmp_path / "edge.toml"
+    path.write_bytes(b'\xef\xbb\xbfdomain = "tunnel.example.com"\r\nlog-level = "debug"\r\n')
+    config = parse(["--state-dir", str(tmp_path), "--config", str(path)])
+    assert (config.domain, config.log_level) == ("tunnel.example.com", "debug")
