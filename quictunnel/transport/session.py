@@ -5,7 +5,7 @@ A session outlives its link when its owner says so: it is then *away*, its strea
 then the edge opens every stream again, and each side sends what the other did not receive.
 
 The same class serves both sides. It owns what streams share: the pool of windows, the batching of credit,
-the deadline of half-open streams. What a session is for (leases, visitors, origins) is its owner's
+and what is said again on a new link. What a session is for (leases, visitors, origins) is its owner's
 business, told through :class:`SessionEvents`.
 """
 
@@ -40,10 +40,7 @@ MAX_SETTLED: Final = 256
 those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
 SWEEP: Final = 0.25
 """Seconds after which consumed bytes are credited even when they are few, so that idle streams keep nothing
-on the sending side; also the grain of the half-open deadline."""
-HALF_OPEN_TIMEOUT: Final = 300.0
-"""Seconds without a byte after which a stream with one direction ended is given up. Long enough for a request
-that was half-closed and takes minutes to answer; TCP stacks themselves wait one minute (FIN-WAIT-2)."""
+on the sending side."""
 
 
 class SessionEvents(Protocol):
@@ -99,7 +96,6 @@ class Session:
         """Client: streams that came before the whole of the edge's account, which says where they go on."""
         self._due: set[Stream] = set()
         self._owed: set[Stream] = set()
-        self._half_open: set[Stream] = set()
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._flush_soon = False
@@ -160,8 +156,6 @@ class Session:
             part = standings[start : start + MAX_STANDINGS]
             self.link.send(Standing(part, start + MAX_STANDINGS >= len(standings)))
         self._unmentioned = set(self._streams)
-        if self._half_open:
-            self._arm()
 
     def end(self, closed: Closed) -> None:
         """Give up a session that is away."""
@@ -290,11 +284,6 @@ class Session:
     def now(self) -> float:
         return self._loop.time()
 
-    def half_closed(self, stream: Stream) -> None:
-        """One direction has ended: the deadline of half-open streams begins."""
-        self._half_open.add(stream)
-        self._arm()
-
     def owe(self, stream: Stream) -> None:
         """Bytes were consumed: tell the peer at the end of this turn, or some time."""
         if stream.receive_window.due or stream.receive_done or stream.is_stopped:
@@ -329,7 +318,6 @@ class Session:
             self.link.streams.pop(stream.quic_stream, None)
         self._due.discard(stream)
         self._owed.discard(stream)
-        self._half_open.discard(stream)
 
     # Inside.
 
@@ -460,11 +448,6 @@ class Session:
             return
         if self._owed:
             self._announce(self._owed)
-        deadline = self._loop.time() - HALF_OPEN_TIMEOUT
-        for stream in [s for s in self._half_open if s.active_at < deadline]:
-            stream.lose(StreamCode.STALLED)
-        if self._half_open:
-            self._arm()
 
 
 class _Pending:

@@ -98,7 +98,7 @@ class Stream:
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now
-        """When bytes last came, went or were consumed; read by the deadline for half-open streams."""
+        """When bytes last came, went or were consumed."""
         self._asked = False
         self._session = session
         self._quic_stream: int | None = None
@@ -203,7 +203,6 @@ class Stream:
         """No more bytes will be written. Those that were will all arrive, and then the end."""
         if not self._finishing and not self.is_over:
             self._finishing = True
-            self._session.half_closed(self)
             if not self._blocked and not self.is_stopped:
                 self._push()
 
@@ -219,7 +218,6 @@ class Stream:
         if not self.is_over:
             self.receive_window.consume(1)
             self.receive_done = True
-            self._session.half_closed(self)
             self._session.owe(self)
             if self.is_stopped:
                 self.lose(StreamCode.ABORTED)  # one direction has ended, and nobody takes the other

@@ -13,10 +13,13 @@ import termios
 from typing import Final
 
 KEEPALIVE_IDLE: Final = 60
-"""Seconds of silence before the kernel asks whether the other end is still there; nothing else ends an idle
-connection, because an idle one is none of a tunnel's business."""
+"""Seconds of silence before the kernel asks whether the other end is still there. Nothing else ends a connection
+that is idle or half-closed: that is none of a tunnel's business. Often enough for the routers between here and a
+visitor, which forget connections after some minutes (RFC 5382 asks for two hours, which few of them keep to)."""
 KEEPALIVE_INTERVAL: Final = 15
+"""Seconds between further questions."""
 KEEPALIVE_PROBES: Final = 4
+"""Unanswered ones after which the connection is dead: two minutes after the other end vanished."""
 
 LINGER_TIMEOUT: Final = 30.0
 """Seconds without progress after which a lingering reset is made although bytes are left: the peer does not

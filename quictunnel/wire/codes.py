@@ -24,7 +24,7 @@ class StreamCode(enum.IntEnum):
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
     STALLED = 0x05
-    """A deadline for a half-closed or stalled connection passed."""
+    """What a broken connection had said could not be delivered: the other side takes nothing in."""
     CLOSING = 0x06
     """The lease or the session is closing."""
 

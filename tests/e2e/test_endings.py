@@ -10,11 +10,9 @@ import random
 import socket
 import sys
 import threading
-import time
 
 import pytest
 
-import quictunnel.transport.session
 from tests.e2e.ends import (
     PATIENCE,
     eventually,
@@ -374,38 +372,3 @@ def test_bytes_under_way_when_the_client_ends_are_not_called_whole(kind):
         assert not sender.is_alive()
         stage.close_ends()
         eventually(lambda: stage.edge.server.visitors == stage.edge.server.guests == 0, "the edge keeps a visitor")
-
-
-@pytest.fixture
-def half_open_stage(monkeypatch):
-    monkeypatch.setattr(quictunnel.transport.session, "HALF_OPEN_TIMEOUT", 0.4)
-    with EmbeddedStage() as stage, nothing_left(stage):
-        yield stage
-
-
-def test_a_half_open_connection_is_given_up_in_time(half_open_stage, kind):
-    visitor, origin = half_open_stage.pair(kind)
-    visitor.finish()
-    assert receive_all(origin) == b""
-    # Neither says anything more, and no end of the other direction ever comes.
-    assert is_reset(visitor)
-    assert refuses_more(origin)
-
-
-def test_a_half_open_connection_lives_while_bytes_move(half_open_stage, kind):
-    visitor, origin = half_open_stage.pair(kind)
-    visitor.finish()
-    assert receive_all(origin) == b""
-    for _ in range(8):  # 1.6 times the deadline
-        time.sleep(0.08)
-        origin.send(b"still here")
-        receive_exactly(visitor, 10)
-    origin.finish()
-    assert receive_all(visitor) == b""
-
-
-def test_a_connection_open_both_ways_has_no_deadline(half_open_stage, kind):
-    visitor, origin = half_open_stage.pair(kind)
-    time.sleep(1.0)
-    origin.send(b"good morning")
-    assert receive_exactly(visitor, 12) == b"good morning"

@@ -1,9 +1,11 @@
 """A splice over a real TCP connection, on both event loops, with a stream that only counts."""
 
 import asyncio
+import os
 import random
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from typing import Self
 
@@ -388,5 +390,29 @@ def test_a_sender_that_never_reads_is_reset_after_so_many_bytes(run, monkeypatch
                 await asyncio.get_running_loop().sock_sendall(scene.peer, bytes(64 << 20))
             await scene.gone.wait()
             assert 100_000 < scene.splice._owed < 500_000
+
+    run(scenario())
+
+
+TCP_REPAIR = 19
+"""Linux: a socket that is closed in this mode vanishes without a word (tcp_repair; needs CAP_NET_ADMIN)."""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root makes a peer vanish")
+@pytest.mark.parametrize("ends_first", [False, True], ids=["open", "half-closed"])
+def test_a_peer_that_vanished_is_noticed_by_keep_alive(run, monkeypatch, ends_first: bool) -> None:
+    """Nothing is read from a half-closed connection, and nothing is written to it."""
+    monkeypatch.setattr(tcp, "KEEPALIVE_IDLE", 1)
+    monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.05)
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            if ends_first:
+                scene.peer.shutdown(socket.SHUT_WR)
+                await scene.stream.finished.wait()
+            scene.peer.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+            scene.peer.close()
+            await scene.gone.wait()
+            assert scene.stream.aborted is StreamCode.ABORTED
 
     run(scenario())

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from quictunnel.transport import session as session_module
 from quictunnel.transport.link import CONTROL_STREAM
 from quictunnel.transport.stream import IN_FLIGHT, MAX_KEPT
 from quictunnel.wire.codes import SessionCode, StreamCode
@@ -70,7 +69,7 @@ async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side
     gives_up.stream.abort(StreamCode.ABORTED)
     other.stream.consume(1000)
     other.stream.consume_end()
-    async with asyncio.timeout(session_module.HALF_OPEN_TIMEOUT / 10):
+    async with asyncio.timeout(30):
         await pair.settled()
 
 
@@ -92,22 +91,6 @@ async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: Session
     assert not pair.edge.in_flight(pair.edge.now())
     assert not pair.client.in_flight(pair.client.now())
     edge.stream.abort(StreamCode.ABORTED)
-
-
-async def test_a_half_open_stream_whose_bytes_are_still_leaving_is_not_stalled(pair: SessionPair) -> None:
-    edge, client = await both(pair)
-    client.stream.write(bytes(INITIAL_WINDOW))
-    client.stream.finish()
-    await edge.ended.wait()
-    for _ in range(4):
-        await asyncio.sleep(session_module.HALF_OPEN_TIMEOUT / 2)
-        edge.stream.consume(INITIAL_WINDOW // 4)
-    edge.stream.consume_end()
-    await asyncio.sleep(session_module.HALF_OPEN_TIMEOUT / 2)
-    assert not edge.lost.is_set()
-    assert not client.lost.is_set()
-    edge.stream.abort(StreamCode.ABORTED)
-    await client.lost.wait()
 
 
 async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pair: SessionPair) -> None:
