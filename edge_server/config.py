@@ -1,6 +1,6 @@
 """The edge's options as a table: read from the command line, the environment and a TOML file, checked, frozen.
 
-A new option is a new field of :class:`EdgeConfig`; ``docs/configuration.py`` then renews what documents it.
+A new option is a new field of :class:`EdgeConfig`; ``docs/tables.py`` then renews what documents it.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -41,6 +43,28 @@ def test_every_example_is_shown_by_its_page():
     shown = {name for page in FILLED for name in re.findall("<!-- file: (.*) -->", (ROOT / page).read_text())}
     files = {f"examples/{path.name}" for path in DOCS.glob("examples/*") if path.suffix not in (".md", ".ipynb")}
     assert shown == files
+
+
+def test_python_blocks_import_what_they_use(tmp_path):
+    """Each can be copied into a file of its own."""
+    for name in DOCUMENTS:
+        blocks = re.findall(r"^```python[^\n]*\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+        for number, block in enumerate(blocks):
+            (tmp_path / f"{name.replace('/', '-')}-{number}.py").write_text(block)
+    assert len(list(tmp_path.iterdir())) > 20
+    ruff = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F401,F821",
+        "--output-format",
+        "concise",
+    ]
+    found = subprocess.run([*ruff, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -39,7 +39,7 @@ def engine(environ: Mapping[str, str]) -> Finding:
     return warn(
         "engine",
         f"{found}; the native engine, several times faster, cannot be used ({why_not('native')})",
-        "pip install 'quictunnel[native]', or build it from native/ (docs/ENGINES.md).",
+        "Build it, which needs Rust: pip install ./native, in a clone of the repository (docs/ENGINES.md).",
     )
 
 

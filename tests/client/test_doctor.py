@@ -354,7 +354,7 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.verdict == "warn"
     assert found.message.startswith("aioquic 1.")
     assert "cannot be used (" in found.message
-    assert "pip install 'quictunnel[native]'" in found.remedy
+    assert "pip install ./native" in found.remedy
 
 
 def test_the_local_port() -> None:

@@ -139,13 +139,3 @@ def test_the_test_of_the_readme(tmp_path, environ):
         command, env=environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
-
-
-def test_every_program_is_whole():
-    """Each Python block imports what it uses: none is a part of another."""
-    for step in STEPS:
-        if step.kind == "python":
-            assert step.title, step.text
-            names = set(re.findall(r"\b(quictunnel|subprocess|time|socketserver|httpx|Flask)[.(]", step.text))
-            for name in names:
-                assert re.search(rf"^(?:import|from \w+ import) {name}$", step.text, re.MULTILINE), step.text
