@@ -9,14 +9,18 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from quictunnel import Client, InvalidError, Tunnel, forward
+from quictunnel.call import Call
 from quictunnel.leases import HeldLease
 from quictunnel.origin import Origin
+from quictunnel.transport.engine import CloseCause
+from quictunnel.uplink import SUSPICION
 from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import until
@@ -96,6 +100,56 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     await failed(loser)
                     assert loser.snapshot().state == "failed"
             for client in (old, *newer):
+                client.close()
+
+
+async def resumed(client: Client) -> None:
+    """Have the client's session go on with another link, as if nothing had come over the one it has."""
+    loop, uplink = client.reach()
+
+    async def doubt() -> None:
+        uplink._call.doubt(SUSPICION)
+        uplink._stir.set()
+
+    await asyncio.wrap_future(loop.submit(doubt()))
+    await asyncio.to_thread(until, lambda: client.snapshot().resumed == 1 and client.state == "connected")
+
+
+async def out_of_reach(client: Client) -> threading.Event:
+    """Lose the client's link, and have it dial only when the event that is returned is set."""
+    loop, uplink = client.reach()
+    gate = threading.Event()
+    dial = uplink._dialler.dial
+
+    async def dial_later(*patience: float) -> Call:
+        await asyncio.to_thread(gate.wait, 20)
+        return await dial(*patience)
+
+    async def lose() -> None:
+        uplink._dialler.dial = dial_later
+        uplink._call._link.closed(CloseCause.TIMEOUT, 0, "")
+
+    await asyncio.wrap_future(loop.submit(lose()))
+    await asyncio.to_thread(until, lambda: client.state == "away")
+    return gate
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_older_program_that_has_once_resumed_does_not_win(*, is_away: bool) -> None:
+    """With a link, and without one, in which case it hears of the newer one when it dials."""
+    with embedded_edge() as edge:
+        async with Origins(b"old") as old_port, Origins(b"new") as new_port:
+            old, newer = Client.from_config(edge.client_config), Client.from_config(edge.client_config)
+            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+                await resumed(old)
+                gate = await out_of_reach(old) if is_away else None
+                await take_over(newer, old.reach()[1].leases.get(1).ticket, new_port)
+                if gate is not None:
+                    gate.set()
+                await failed(old)
+                assert newer.state == "connected"
+                assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
+            for client in (old, newer):
                 client.close()
 
 
