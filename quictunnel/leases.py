@@ -50,6 +50,8 @@ class HeldLease:
     """The edge's first answer."""
     asked: bool = False
     """The edge was asked for it; a new session must be asked again."""
+    answered: bool = False
+    """The edge has answered in the session of now; if not, it is asked again on that session's next link."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
     writer: TicketWriter | None = None
@@ -112,7 +114,7 @@ class Leases:
 
     @staticmethod
     def ask(session: Session, lease: HeldLease) -> None:
-        lease.asked = True
+        lease.asked, lease.answered = True, False
         session.say(lease.bind)
 
     def end(self, error: Exception) -> None:
@@ -139,6 +141,7 @@ class Leases:
         lease = self._held.get(message.lease)
         if lease is None:
             return  # given up meanwhile; the Unbind is under way
+        lease.answered = True
         lease.ticket = message.ticket
         if lease.writer is not None:
             lease.writer.put(lease.ticket)
@@ -157,9 +160,11 @@ class Leases:
         if not lease.answer.done():
             if code is BindCode.CLOSING:
                 return  # the edge leaves, and the next session is asked again
+            lease.answered = True
             kind = EdgeUnavailableError if code in _PASSING else InvalidError
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:
+            lease.answered = True
             is_final = code in _FINAL
             # To ask again with the next session would take it from whoever has it now.
             lease.asked = lease.asked and not is_final

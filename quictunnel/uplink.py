@@ -143,7 +143,7 @@ class Uplink:
             else:
                 lease.asked = True  # lost again at this very moment: the next session asks
             async with asyncio.timeout(BIND_TIMEOUT):
-                await lease.answer
+                await asyncio.shield(lease.answer)
             if lease.writer is not None:
                 await lease.writer.settle()
         except TimeoutError:
@@ -294,6 +294,8 @@ class Uplink:
                 await self._relieve(call)
             elif self.state == "migrating" and call.has_answered:
                 self._enter("connected", "The edge answers at the new address.")
+            elif self.state == "suspect":
+                self._enter("connected", "The edge answers again.")
 
     async def _relieve(self, sick: Call) -> None:
         """Dial beside a link from which nothing comes; whichever works first carries the session."""
@@ -373,7 +375,7 @@ class Uplink:
         for lease in self.leases:
             if not lease.asked:
                 continue
-            if not is_kept or not lease.answer.done():
+            if not is_kept or not lease.answered:
                 self.leases.ask(call.session, lease)
             if lease.unbound is not None and not lease.unbound.done():
                 call.session.say(Unbind(lease.number))

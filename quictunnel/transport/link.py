@@ -210,8 +210,11 @@ class Link:
             return
         if stream == CONTROL_STREAM:
             self._violated(ProtocolError("the control stream was stopped"))
-        elif (receiver := self.streams.get(stream)) is not None:
-            receiver.stopped(code)
+            return
+        try:
+            self._receiver(stream).stopped(code)
+        except ProtocolError as error:
+            self._violated(error)
 
     def writable(self, stream: int) -> None:
         if stream == CONTROL_STREAM:

@@ -17,8 +17,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
+from quictunnel.transport.arrival import Arrival
 from quictunnel.transport.link import Discarded, Link
-from quictunnel.transport.stream import Arrival, Stream
+from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import IdleCreditBudget, WindowPool

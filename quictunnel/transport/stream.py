@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.codes import StreamCode, numbered, numbered_stream, stream_code
+from quictunnel.wire.codes import StreamCode, numbered, stream_code
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
 from quictunnel.wire.replay import Replay
@@ -492,55 +492,3 @@ class Stream:
         """Both directions have ended cleanly and both sides know."""
         if not self.is_over:
             self._over()
-
-
-class Arrival:
-    """A stream that the edge opened and whose preface is still coming in, or which waits for the edge's account
-    of its streams: that may be overtaken, and says where a stream goes on that was here before. What waits is
-    bounded by the windows of QUIC."""
-
-    __slots__ = ("_chunks", "_ended", "_preface", "_quic_stream", "_reader", "_session")
-
-    def __init__(self, session: Session, quic_stream: int) -> None:
-        self._session = session
-        self._quic_stream = quic_stream
-        self._reader = session.preface_reader()
-        self._preface: Preface | None = None
-        self._chunks: list[bytes] = []
-        """What came behind the preface."""
-        self._ended = False
-
-    def data(self, chunks: list[bytes], *, end: bool) -> None:
-        self._ended = end
-        if self._preface is not None:
-            self._chunks += chunks
-            return
-        for index, chunk in enumerate(chunks):
-            parsed = self._reader.feed(chunk)
-            if parsed is not None:
-                self._preface, rest = parsed
-                following = chunks[index + 1 :]
-                self._chunks = [rest, *following] if rest else following
-                if not self._session.park(self):
-                    self.go_on()
-                return
-        if end:
-            raise ProtocolError("a stream ended within its preface")
-
-    def go_on(self) -> None:
-        """Become the stream that the preface names; called once. Raises ProtocolError."""
-        if self._preface is not None:
-            chunks, self._chunks = self._chunks, []
-            self._session.arrived(self._preface, self._quic_stream, chunks, end=self._ended)
-
-    def reset(self, code: int) -> None:
-        """The visitor left before anything was known of it: nobody is to be told, only our half is closed."""
-        number = self._preface.stream if self._preface is not None else numbered_stream(code)
-        self._preface = None
-        self._session.gave_up_early(self._quic_stream, stream_code(code), number)
-
-    def stopped(self, code: int) -> None:
-        """A reset follows: the edge gives up both directions together."""
-
-    def writable(self) -> None:
-        """Nothing was written."""

@@ -128,6 +128,7 @@ async def out_of_reach(client: Client) -> threading.Event:
     async def lose() -> None:
         uplink._dialler.dial = dial_later
         uplink._call._link.closed(CloseCause.TIMEOUT, 0, "")
+        uplink._call._endpoint.abort()  # without a goodbye
 
     await asyncio.wrap_future(loop.submit(lose()))
     await asyncio.to_thread(until, lambda: client.state == "away")

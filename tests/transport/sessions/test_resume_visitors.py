@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
+from quictunnel.transport.arrival import Arrival
 from quictunnel.transport.engine import CloseCause
 from quictunnel.transport.session import Session
-from quictunnel.transport.stream import Arrival, Stream
+from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.messages import GoAway, Standing
 from tests.simnet.clock import VirtualLoop
