@@ -55,15 +55,13 @@ def banner(server: EdgeServer) -> str:
     authority = shlex.quote(str(server.ca))
     # Where a public authority vouches for the tunnels, a visitor needs nothing of ours.
     trust = "" if config.cert is not None or config.acme else f"--cacert {authority} "
-    address = server.public_quic_address
-    others = (
-        f"Others need these, and a copy of {server.ca.name}" if address != server.quic_address else "Others need"
-    )
-    unknown = "" if config.shown_quic_host else "Say --public-host NAME for clients on other machines.\n"
+    public, address = server.public_quic_address, server.public_quic_address or server.quic_address
+    unknown = "" if public else "Say --public-host NAME for clients on other machines.\n"
+    copy = f" these, and a copy of {server.ca.name}" if address != server.quic_address else ""
     return (
         f"The edge serves https://*.{config.domain}:{server.https_port} and TCP ports "
         f"{config.tcp_ports[0]}-{config.tcp_ports[-1]}; clients connect to {address} (UDP).\n{unknown}"
-        f"Clients on this machine find it by themselves. {others}:\n\n"
+        f"Clients on this machine find it by themselves. Others need{copy}:\n\n"
         f"  export QUICTUNNEL_EDGE={shlex.quote(address)}\n"
         f"  export QUICTUNNEL_TOKEN={token}\n"
         f"  export QUICTUNNEL_CA={authority}\n\n"

@@ -256,20 +256,13 @@ class EdgeConfig:
     @property
     def shown_tcp_host(self) -> str:
         """The public name of the plain TCP ports."""
-        return self._public_name(self.tcp_host)
+        return self.public_name(self.tcp_host)
 
-    @property
-    def shown_quic_host(self) -> str:
-        """The name by which clients on other machines dial it. Empty when nothing says one: it listens on all
-        interfaces, and its domain is only of this machine."""
-        name = self._public_name(self.quic[0])
-        return "" if name == self.domain and name.endswith(".localhost") else name
-
-    def _public_name(self, host: str) -> str:
-        """Return by which name others reach a socket that is bound to ``host``."""
+    def public_name(self, host: str) -> str:
+        """Return the name by which other machines reach a socket that is bound to ``host``."""
         if self.public_host:
             return self.public_host
-        return {"0.0.0.0": self.domain, "::": self.domain}.get(host, host)
+        return self.domain if host in ("0.0.0.0", "::") else host
 
 
 OPTIONS: Final = options_of(EdgeConfig)

@@ -44,7 +44,7 @@ from edge_server.tracing import Tracing
 from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
 from edge_server.watch import Watch
-from quictunnel.address import format_address, on_this_machine
+from quictunnel.address import format_address, is_name, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.qlog import tracer_of
@@ -207,17 +207,25 @@ class EdgeServer:
     @property
     def quic_address(self) -> str:
         """``host:port`` for clients on this machine."""
-        assert self._endpoint is not None
-        host, port = self._endpoint.local_address[:2]
+        host, port = self._bound
         is_dual = self._udp is not None and self._udp.is_dual
         return format_address("127.0.0.1" if host == "::" and is_dual else on_this_machine(host), port)
 
     @property
     def public_quic_address(self) -> str:
-        """``host:port`` for clients on other machines."""
-        port = self.quic_address.rpartition(":")[2]
-        host = self.config.shown_quic_host
-        return format_address(host, int(port)) if host else self.quic_address
+        """``host:port`` for clients on other machines. Empty when nothing says it: the edge listens on all
+        interfaces, and its domain is only of this machine."""
+        host, port = self._bound
+        name = self.config.public_name(host)
+        return "" if name == self.config.domain and name.endswith(".localhost") else format_address(name, port)
+
+    @property
+    def _bound(self) -> tuple[str, int]:
+        """Host and port of the QUIC socket; the host as the operator called it, which is in its certificate."""
+        assert self._endpoint is not None
+        host, port = self._endpoint.local_address[:2]
+        is_everywhere = host in ("0.0.0.0", "::")
+        return host if is_everywhere or not is_name(self.config.quic[0]) else self.config.quic[0], port
 
     @property
     def visitors(self) -> int:

@@ -52,6 +52,15 @@ def on_this_machine(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
+def is_name(host: str) -> bool:
+    """Return True if a host is a name, False if it is an address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def shown(text: str) -> str:
     """A wrong value as an error may quote it: one bounded, printable line."""
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")

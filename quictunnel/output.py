@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import select
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 EXIT_STATUS: Final = 141
 """Exit status that a shell reports for a program that SIGPIPE (13) ended: 128 + 13."""
+FAILED: Final = 1
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Why a file takes no more of the output: a full disk, a quota, a limit."""
 DUMB: Final = ("dumb", "unknown")
 """Values of TERM for a terminal that has no cursor to move: Emacs' shell, some editors and CI systems."""
 
@@ -200,6 +204,12 @@ def run(program: Callable[[], int]) -> int:
         for stream in unread:
             discard(stream)
         return EXIT_STATUS
+    except OSError as error:
+        if error.errno not in FULL or sys.stdout is None:
+            raise
+        discard(sys.stdout)
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201 - for a person
+        return FAILED
 
 
 def has_cursor(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -210,9 +220,9 @@ def has_cursor(stream: TextIO, environ: Mapping[str, str]) -> bool:
     return stream.isatty() and not _is_dumb(environ) and not environ.get("CI")
 
 
-def has_colour(stream: TextIO, environ: Mapping[str, str]) -> bool:
+def has_colour(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
     """Return True if a stream is a terminal with colours and its user wants them (https://no-color.org)."""
-    return stream.isatty() and not _is_dumb(environ) and not environ.get("NO_COLOR")
+    return stream is not None and stream.isatty() and not _is_dumb(environ) and not environ.get("NO_COLOR")
 
 
 def is_unread(stream: TextIO) -> bool:

@@ -104,7 +104,8 @@ class Uplink:
         self._leaving = Farewells(self._tasks)
         self._watch: NetworkWatch | None = None
         self._was_connected = False
-        self._failure: Error | None = None
+        self.failure: Error | None = None
+        """The error that ended it for good."""
         self._keeper: asyncio.Task[None] | None = None
         self._keeping = KeptSession()
         self._to_unbind: set[int] = set()
@@ -117,11 +118,6 @@ class Uplink:
     def engine(self) -> str:
         """The QUIC engine of the last call."""
         return self._dialler.engine
-
-    @property
-    def failure(self) -> Error | None:
-        """The error that ended it for good."""
-        return self._failure
 
     @property
     def rtt(self) -> float | None:
@@ -195,8 +191,8 @@ class Uplink:
                 while not up.done():
                     keeper = await self._kept()
                     await asyncio.wait([up, keeper], return_when=asyncio.FIRST_COMPLETED)
-                    if self._failure is not None:
-                        raise self._failure
+                    if self.failure is not None:
+                        raise self.failure
                     # Without a failure it ended because of a bug, or because somebody else gave up.
                     if keeper.done() and not keeper.cancelled():
                         keeper.result()
@@ -212,7 +208,7 @@ class Uplink:
             await resolve(self._config)  # a name that does not exist is worth saying at once
             self._check_open()
         if self._keeper is None or self._keeper.done():  # nobody was quicker meanwhile
-            self._failure = self._retry.last = None
+            self.failure = self._retry.last = None
             self._keeper = self._tasks.start(self._keep(), "keeping the connection to the edge")
             self._watch = self._watch or NetworkWatch(self._network_changed)
         return self._keeper
@@ -227,7 +223,7 @@ class Uplink:
             try:
                 await self._rely_on(await self._dialler.dial(self._patience))
                 await self._served()
-                if self._failure is not None:
+                if self.failure is not None:
                     return
             except Exception as error:  # noqa: BLE001 - a fault of ours, too: judged there, and reported
                 final = self._retry.judge(error, was_connected=self._was_connected)
@@ -394,7 +390,7 @@ class Uplink:
             await call.hang_up()
 
     def _fail(self, error: Error) -> None:
-        self._failure = error
+        self.failure = error
         self._keeping.give_up()
         self._enter("refused" if isinstance(error, AuthError) else "failed", str(error))
         self.leases.end(error)

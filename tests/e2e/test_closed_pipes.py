@@ -82,3 +82,33 @@ def test_no_command_complains_about_a_closed_pipe(edge, running, tmp_path, progr
         assert process.returncode in (int(line.startswith(SILENT)), EXIT_STATUS), f"{line}: {said}"
         for word in ("Traceback", "BrokenPipe", "Broken pipe", "ignored"):
             assert word not in (said or ""), f"{line}: {said}"
+
+
+@pytest.mark.parametrize("stdout", ["full", "none"])
+def test_no_command_ends_in_a_traceback_where_nothing_can_be_written(edge, running, tmp_path, stdout):
+    """A full disk, and a process that was started without a stdout."""
+    environ = children_environment(edge)
+    del environ["PYTHONUNBUFFERED"]
+    certs = f"certs --out {tmp_path / 'certs'}"
+    lines = (
+        "quictunnel --version",
+        "quictunnel doctor",
+        "edge_server --version",
+        "edge_server --check-config",
+        certs,
+    )
+    shell = 'exec "$@" > /dev/full' if stdout == "full" else 'exec "$@" >&-'
+    processes = {
+        line: running(
+            ["sh", "-c", shell, "sh", sys.executable, "-m", *line.split()],
+            env=environ,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for line in lines
+    }
+    for line, process in processes.items():
+        _, said = process.communicate(timeout=60)
+        told = "error: the output cannot be written: No space left on device\n" if stdout == "full" else ""
+        assert (process.returncode, said) == (int(stdout == "full"), told), line

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class World:
     """A network namespace."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, hosts: Path) -> None:
+        self.hosts = hosts
+        """Its ``/etc/hosts``."""
         self.enter = (need("ip"), "netns", "exec", name)
         self.directory = directory
         self.edge = None
@@ -54,7 +56,7 @@ def new_world(directory: Path, *hosts: str) -> Iterator[World]:
     try:
         etc.mkdir(parents=True)
         (etc / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *hosts)))
-        world = World(name, directory)
+        world = World(name, directory, etc / "hosts")
         try:
             yield world
         finally:

@@ -137,20 +137,6 @@ def test_what_clients_are_told_for_plain_tcp(options, shown):
     assert parse(options).shown_tcp_host == shown
 
 
-@pytest.mark.parametrize(
-    ("options", "shown"),
-    [
-        ([], "127.0.0.1"),
-        (["--quic", "10.0.0.1:4433"], "10.0.0.1"),
-        (["--quic", "0.0.0.0:4433", "--domain", "a.example"], "a.example"),
-        (["--quic", "[::]:4433", "--domain", "a.example", "--public-host", "b.example"], "b.example"),
-        (["--quic", "0.0.0.0:4433"], ""),
-    ],
-)
-def test_what_other_machines_are_told_to_dial(options, shown):
-    assert parse(options).shown_quic_host == shown
-
-
 WRONG = [
     ("domain", "-a.example", "--domain should be a DNS name"),
     ("domain", "", "--domain should be a DNS name"),

@@ -79,7 +79,7 @@ def test_what_goes_to_the_journal_is_known(monkeypatch, tmp_path):
 def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
     server = EdgeServer(EdgeConfig(state_dir=tmp_path))
     server.token = "a-secret-of-somebody"
-    monkeypatch.setattr(EdgeServer, "quic_address", "127.0.0.1:4433")
+    monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))
     assert "export QUICTUNNEL_TOKEN=a-secret-of-somebody\n" in banner(server)
     status = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
@@ -90,6 +90,6 @@ def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
 def test_the_token_is_not_said_where_the_operator_hides_it(monkeypatch, tmp_path):
     server = EdgeServer(EdgeConfig(state_dir=tmp_path, hide_token=True))
     server.token = "a-secret-of-somebody"
-    monkeypatch.setattr(EdgeServer, "quic_address", "127.0.0.1:4433")
+    monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))
     assert f'export QUICTUNNEL_TOKEN="$(cat {tmp_path}/token)"\n' in banner(server)
     assert "a-secret-of-somebody" not in banner(server)
