@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.options.table import PREFIX
 from quictunnel.errors import ConfigError
+from quictunnel.output import visible
 from quictunnel.places import default_state_dir, expanded
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def _path(text: str) -> Path:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """The first row is the head."""
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -59,7 +59,7 @@ class Guest:
         self.since = 0.0
         """When its token was found good (time.monotonic)."""
         self.software = ""
-        """What it calls itself; printable."""
+        """What it calls itself."""
         self.trace: SessionTrace | None = None
         """What an operator wants to see of it."""
         self._looking: asyncio.Task[None] | None = None
@@ -226,7 +226,7 @@ class Guest:
         self.session.peer_window = hello.window
         self._welcome(sessions.add(self), resumed=False)
         self.since = time.monotonic()
-        self.software = "".join(character for character in hello.software if character.isprintable())
+        self.software = hello.software
         logger.info("client %s from %s is here (%s)", identity.key, self.peer, self.software)
 
     @property

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from quictunnel.output import SteadyOutput
+from quictunnel.output import SteadyOutput, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,11 +34,11 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # A line break too: only a traceback, which is ours, may go over several lines.
-        message = printable(record.getMessage())
+        message = visible(record.getMessage())
         lines = f"{self._time.of(record.created)} {record.levelname:<7} {message}"[:MAX_LINE]
         if record.exc_info:
             lines = f"{lines}\n{self.formatException(record.exc_info)}"[:MAX_LINE]
-            lines = "\n".join(map(printable, lines.split("\n")))
+            lines = "\n".join(map(visible, lines.split("\n")))
         return lines
 
 
@@ -116,10 +116,3 @@ def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(config.log_level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-def printable(line: str) -> str:
-    """With everything else shown as Python would write it."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -6,6 +6,7 @@ Whoever dials is ``uplink``; which bytes go on where is the session's own busine
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quictunnel.errors import ProtocolError
@@ -15,6 +16,18 @@ from quictunnel.wire.codes import SessionCode
 if TYPE_CHECKING:
     from quictunnel.call import Call
     from quictunnel.transport.session import Session
+
+
+@dataclass(slots=True)
+class Turns:
+    """How often since the client was made."""
+
+    resumed: int = 0
+    """The session went on with another link."""
+    migrated: int = 0
+    """The link went on from another socket."""
+    reconnected: int = 0
+    """A new session took the place of one before."""
 
 
 class KeptSession:

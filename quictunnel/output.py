@@ -143,6 +143,13 @@ def _becomes_writable(descriptor: int) -> bool:
     return bool(poll.poll(FULL_PIPE_WAIT * 1000))
 
 
+def visible(line: str) -> str:
+    """Return a line in which whatever a terminal would obey, or not show, stands as Python would write it."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def open_descriptors() -> None:
     """Let descriptors 0, 1 and 2 lead nowhere where the process was started without them: a socket that got one of
     the numbers would be written to by whatever writes to standard output."""

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import random
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.background import in_thread
@@ -18,7 +17,7 @@ from quictunnel.call import Call, resolve, silence
 from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
 from quictunnel.errors import AuthError, EdgeUnavailableError, Error
 from quictunnel.farewells import Farewells
-from quictunnel.keeping import KeptSession
+from quictunnel.keeping import KeptSession, Turns
 from quictunnel.leases import HeldLease, Leases
 from quictunnel.network import Change, NetworkWatch
 from quictunnel.retry import RetryPolicy
@@ -61,18 +60,6 @@ DRAIN_GRACE: Final = 5.0
 """Seconds that visitors in flight get to finish when a tunnel closes."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
-
-
-@dataclass(slots=True)
-class Turns:
-    """How often since the client was made."""
-
-    resumed: int = 0
-    """The session went on with another link."""
-    migrated: int = 0
-    """The link went on from another socket."""
-    reconnected: int = 0
-    """A new session took the place of one before."""
 
 
 class Uplink:
@@ -470,10 +457,8 @@ class Uplink:
     async def _give_up(self, lease: HeldLease) -> None:
         """Take back a Bind that did not work out."""
         self.leases.remove(lease)
-        if lease.answer.done():
+        if not lease.answer.cancel() and not lease.answer.cancelled():  # the end of a time-out has cancelled it
             lease.answer.exception()  # seen: the caller gets it
-        else:
-            lease.answer.cancel()
         if self._call is not None:
             self._call.session.say(Unbind(lease.number))
         elif not self.leases and self._keeper is not None:

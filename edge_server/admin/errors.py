@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_server.admin.view import Moment
-from edge_server.logs import printable
+from quictunnel.output import visible
 
 KEPT: Final = 100
 """Records: what a person reads through."""
@@ -63,7 +63,7 @@ class Ring(logging.Handler):
                 at=record.created,
                 level=record.levelname.lower(),
                 logger=record.name,
-                message=printable(message[:MAX_MESSAGE]),
+                message=visible(message[:MAX_MESSAGE]),
             )
         )
 

@@ -13,7 +13,7 @@ from quictunnel.address import format_address, parse_address, shown
 from quictunnel.errors import ConfigError
 from quictunnel.places import expanded
 from quictunnel.wire.labels import LABEL
-from quictunnel.wire.messages import MAX_HOST
+from quictunnel.wire.messages import is_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ def _own_address(text: str, what: str) -> tuple[str, int] | None:
 
 def _host(text: str, what: str) -> str:
     # What clients are told must fit into what they take; whether it resolves is for networks to say.
-    if len(text) > MAX_HOST or " " in text:
+    if text and not is_host(text):
         raise ConfigError(f"{what} should be a host name or an address, not {shown(text)}.")
     return text
 

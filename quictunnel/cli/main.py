@@ -93,10 +93,11 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
             _set_up_logging(options.log_level)
             _tunnel(options, door or load_door())
         case "run":
-            from quictunnel.cli.launch import launch  # noqa: PLC0415  # processes, which the others have none of
+            from quictunnel.cli.init import as_first_process  # noqa: PLC0415  # processes: the others have none
+            from quictunnel.cli.launch import launch  # noqa: PLC0415  # likewise
 
             _set_up_logging(options.log_level)
-            return launch(options, door or load_door(), terms(options))
+            return as_first_process(lambda: launch(options, door or load_door(), terms(options)))
         case "doctor":
             from quictunnel.cli.doctor import doctor  # noqa: PLC0415  # loads the engines, whichever there are
 
@@ -177,10 +178,21 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # not subscript
         super().emit(record)
 
 
+class _Lines(logging.Formatter):
+    """One line a record, and its traceback, without anything that a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        what = output.visible(record.getMessage())
+        lines = [f"{self.formatTime(record)} {record.levelname} {record.name}: {what}"]
+        if record.exc_info:
+            lines += map(output.visible, self.formatException(record.exc_info).split("\n"))
+        return "\n".join(lines)
+
+
 def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[_Stderr()]
-    )
+    handler = _Stderr()
+    handler.setFormatter(_Lines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def _fail(status: int, message: str, hint: str) -> int:

@@ -6,7 +6,8 @@ missing, extra, mistyped or oversized field is a :class:`ProtocolError`.
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 import msgspec
 
@@ -43,16 +44,28 @@ MAX_NETWORKS = 64
 MAX_MOMENT = (1 << 40) - 1
 """Seconds since the epoch: for some ten thousand years."""
 
+# Text of the other side can hold nothing that a terminal obeys, and nothing that looks like something else: what
+# does not match is no message.
+PLAIN: Final = r"\A[ -~]*\Z"
+"""Printable ASCII."""
+_LABEL: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST: Final = rf"\A(?:{_LABEL}(?:\.{_LABEL})*\.?|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]{{1,32}})?)?\Z"
+"""A host name of letters, digits, hyphens and underscores, or an address; or nothing."""
+ADDRESS: Final = r"\A[0-9A-Za-z:._%/-]*\Z"
+"""The characters of numeric addresses and networks."""
+
 Offset = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
 StreamNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_OFFSET)]
 LeaseNumber = Annotated[int, msgspec.Meta(ge=0, le=MAX_LEASE)]
 Window = Annotated[int, msgspec.Meta(ge=MIN_WINDOW, le=MAX_WINDOW)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Software = Annotated[str, msgspec.Meta(max_length=MAX_SOFTWARE)]
-HostName = Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
+Software = Annotated[str, msgspec.Meta(max_length=MAX_SOFTWARE, pattern=PLAIN)]
+HostName = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=HOST)]
+Domain = Annotated[str, msgspec.Meta(max_length=MAX_HOST, pattern=PLAIN)]
+"""As a client asks for one; what is wrong with it is told in words."""
 TcpPort = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Secret = Annotated[bytes, msgspec.Meta(max_length=SECRET)]
-Network = Annotated[str, msgspec.Meta(max_length=MAX_NETWORK)]
+Network = Annotated[str, msgspec.Meta(max_length=MAX_NETWORK, pattern=ADDRESS)]
 Networks = Annotated[list[Network], msgspec.Meta(max_length=MAX_NETWORKS)]
 Moment = Annotated[int, msgspec.Meta(ge=0, le=MAX_MOMENT)]
 Ticket = Annotated[bytes, msgspec.Meta(max_length=MAX_TICKET)]
@@ -109,7 +122,7 @@ class Bind(Message, frozen=True, tag=3):
     """Offer HTTP/2 to TLS visitors."""
     ticket: Ticket
     """What an earlier Bound gave, to get the same name and port again; empty for new ones."""
-    name: Annotated[str, msgspec.Meta(max_length=MAX_LABEL)] = ""
+    name: Annotated[str, msgspec.Meta(max_length=MAX_LABEL, pattern=PLAIN)] = ""
     """The label below the edge's domain that it is to be; empty: any. See ``labels``."""
     tcp_port: TcpPort = 0
     """The TCP port that it is to be, with ``unencrypted``; 0: any."""
@@ -123,7 +136,7 @@ class Bind(Message, frozen=True, tag=3):
     """Visitors' addresses that may come in, as CIDR; empty: all."""
     deny: Networks = []
     """Visitors' addresses that may not, whatever ``allow`` says."""
-    domain: HostName = ""
+    domain: Domain = ""
     """A whole domain that it is to be, whose DNS points to the edge; empty: a name below the edge's own."""
 
 
@@ -131,7 +144,7 @@ class Bound(Message, frozen=True, tag=4):
     """Edge: the lease is held, and visitors are accepted from now on."""
 
     lease: LeaseNumber
-    host: HostName
+    host: Annotated[HostName, msgspec.Meta(min_length=1)]
     port: TcpPort
     """Where TLS visitors reach it."""
     unencrypted_host: HostName
@@ -193,6 +206,11 @@ AnyMessage = Hello | Welcome | Bind | Bound | BindRefused | Unbind | Unbound | C
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def is_host(text: str) -> bool:
+    """Return True for what a message can carry as a host, the empty text excepted."""
+    return bool(text) and len(text) <= MAX_HOST and re.match(HOST, text) is not None
 
 
 def encode(message: AnyMessage) -> bytes:

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.messages import LeaseNumber, StreamNumber, TcpPort
+from quictunnel.wire.messages import ADDRESS, LeaseNumber, StreamNumber, TcpPort
 
 MAX_PREFACE = 255
 """What one byte of length can say; a real one has about 40 bytes."""
@@ -29,7 +29,7 @@ class Preface(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """The client's number of the lease, as in Bind."""
     tls: bool
     """Whether the visitor came over TLS (terminated at the edge) or over plain TCP."""
-    host: Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
+    host: Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS, pattern=ADDRESS)]
     """The visitor's address."""
     port: TcpPort
 

@@ -9,10 +9,12 @@ import socket
 import pytest
 
 import quictunnel
+from quictunnel import uplink
 from quictunnel.backoff import Backoff
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import (
+    AnyMessage,
     Bind,
     BindRefused,
     Bound,
@@ -25,7 +27,7 @@ from quictunnel.wire.messages import (
 )
 from quictunnel.wire.preface import Preface, encode_preface
 from tests.e2e.ends import PATIENCE
-from tests.e2e.hostile import HUGE_FRAME, PROTOCOL, WINDOW, HostileEdge
+from tests.e2e.hostile import HUGE_FRAME, PROTOCOL, WINDOW, HostileEdge, ServedClient
 
 CHANCE = random.Random(4)
 
@@ -213,3 +215,26 @@ async def test_an_edge_that_wants_another_version_is_refused(tmp_path, monkeypat
 async def _open(client: quictunnel.Client) -> None:
     async with quictunnel.forward(1234, client=client):
         raise AssertionError("bound at an edge of another version")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [None, "", "x\x1b]0;owned\x07\x1b[2J", "bank.example\r\n$ curl", "bank.example\u202e", "-oProxyCommand=x"],
+)
+async def test_an_edge_that_gives_no_good_host_gives_no_tunnel(bad_edge, victim, origin, monkeypatch, host):
+    """None: it does not answer at all. What is wrong is an error of the package, and nothing of it is shown."""
+    monkeypatch.setattr(uplink, "BIND_TIMEOUT", 0.5)
+
+    honest = ServedClient.hear
+
+    def hear(self: ServedClient, message: AnyMessage) -> None:
+        if not isinstance(message, Bind):
+            honest(self, message)
+        elif host is not None:
+            self.say(Bound(message.lease, host, 443, "", 0, b""))
+
+    monkeypatch.setattr(ServedClient, "hear", hear)
+    with pytest.raises(quictunnel.EdgeUnavailableError) as refused:
+        async with quictunnel.forward(origin, client=victim):
+            pytest.fail("there is a tunnel")
+    assert "did not answer within" in str(refused.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,15 @@ import pytest
 
 from quictunnel.forwarding import forward
 from quictunnel.tunnel import Tunnel
-from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
+from tests.e2e.conftest import (
+    EdgeProcess,
+    children_environment,
+    free_port,
+    need,
+    read_all,
+    start_edge,
+    tls_connect,
+)
 from tests.e2e.echo import until
 
 ROOM = 600
@@ -28,6 +38,13 @@ def visit(edge, url: str) -> bytes:
             return visitor.recv(5)
     except OSError:
         return b""
+
+
+def visit_all(edge, url: str) -> bytes:
+    """Everything that a visitor gets."""
+    where = urlsplit(url)
+    with tls_connect(edge, Tunnel(str(where.hostname), where.port or 443)) as visitor:
+        return read_all(visitor)
 
 
 @pytest.fixture
@@ -128,3 +145,52 @@ def test_what_an_edge_prints_can_be_pasted(tmp_path, options):
     pasted = subprocess.run(["sh", "-c", "\n".join(exports) + shown], capture_output=True, text=True, check=True)
     assert pasted.stdout.splitlines() == [edge.environ[f"QUICTUNNEL_{name}"] for name in ("EDGE", "TOKEN", "CA")]
     assert edge.stop() == 0
+
+
+ORPHANS = """
+import os, socket, subprocess, sys
+for _ in range(8):
+    subprocess.run(["sh", "-c", "sleep 0.01 & exit 0"])
+listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+while True:
+    visitor = listener.accept()[0]
+    states = [line.rpartition(")")[2].split()[:2] for line in (
+        open(f"/proc/{pid}/stat").read() for pid in os.listdir("/proc") if pid.isdigit()
+    )]
+    visitor.sendall(b"%d zombies of 1\\n" % sum(state == ["Z", "1"] for state in states))
+    visitor.close()
+"""
+
+
+class TestProcessOne:
+    """``quictunnel run`` as a container starts it."""
+
+    @pytest.fixture
+    def container(self, edge, running, tmp_path):
+        """Start it in a namespace of its own: its outer process, and the URL."""
+        if os.geteuid() != 0:
+            pytest.skip("a namespace of processes needs root")
+        need("unshare")
+        program = tmp_path / "orphans.py"
+        program.write_text(ORPHANS)
+        port = free_port()
+        command = [sys.executable, "-m", "quictunnel", "run", "--json", "--port", port, "--"]
+        process = running(
+            ["unshare", "--pid", "--fork", "--mount-proc", *command, sys.executable, program, "--port", port],
+            env=children_environment(edge), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        url = json.loads(process.stdout.readline())["url"]
+        first = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+        yield process, url, first
+        process.stdout.close()
+
+    def test_orphans_are_reaped(self, edge, container):
+        _, url, _ = container
+        until(lambda: visit_all(edge, url) == b"0 zombies of 1\n", 10)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_a_signal_ends_it_in_good_order(self, container, number):
+        process, _, first = container
+        os.kill(first, number)
+        assert process.wait(20) == 0
+        assert json.loads(process.stdout.read().splitlines()[-1]) == {"event": "closed"}
