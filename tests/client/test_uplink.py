@@ -41,7 +41,12 @@ class Edge:
             """Nothing is open."""
 
         return SimpleNamespace(
-            address=("127.0.0.1", 1), is_resumed=False, stands=True, silence=0.0, hang_up=hang_up
+            address=("127.0.0.1", 1),
+            is_resumed=False,
+            stands=True,
+            silence=0.0,
+            adopt=lambda: None,
+            hang_up=hang_up,
         )
 
     async def dial_beside(self, *_: object) -> None:
