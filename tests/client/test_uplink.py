@@ -46,6 +46,7 @@ class Edge:
             stands=True,
             silence=0.0,
             adopt=lambda: None,
+            grace=None,
             hang_up=hang_up,
         )
 
