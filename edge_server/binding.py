@@ -21,7 +21,7 @@ from edge_server.visitors.filter import Filter
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
-from quictunnel.wire.messages import Bind, BindRefused, Bound, Unbound
+from quictunnel.wire.messages import Bind, BindRefused, BindV2, Bound, Unbound
 
 if TYPE_CHECKING:
     import socket
@@ -144,7 +144,7 @@ class Holdings:
             raise Refused(BindCode.NAME_TAKEN)  # whatever became of the claim since it was given
         shared = self._shared(ghost, bind)
         if ghost is not None and shared is None:
-            self._check_takeover(ghost, ticket, pool=bind.pool)
+            self._check_takeover(ghost, ticket, bind)
         evicted = None if shared is not None else ghost
         if not rights.allows_tunnel_beside(house.registry.held_by(identity.key) - (evicted is not None)):
             raise Refused(BindCode.TOO_MANY)
@@ -160,6 +160,7 @@ class Holdings:
             # would else fall behind and be locked out.
             generation=1 + (ticket.generation if ticket else 0),
         )
+        lease.program = _program(bind)
         lease.pool = shared or (Pool() if bind.pool else None)
         self._limit(lease, identity)
         if bind.unencrypted:
@@ -275,7 +276,7 @@ class Holdings:
             raise Refused(BindCode.PORT_TAKEN)
         return ghost.pool
 
-    def _check_takeover(self, ghost: Lease, ticket: Ticket | None, *, pool: bool) -> None:
+    def _check_takeover(self, ghost: Lease, ticket: Ticket | None, bind: Bind) -> None:
         """Whether a name may go to this client from the one that has it, which is of the same identity:
         tickets are good for nobody else, and so are claims."""
         if ghost.session is self._session:
@@ -286,7 +287,8 @@ class Holdings:
             raise Refused(BindCode.NOT_SHARED)
         if ticket is not None:
             # Of a pool's tickets the edge before this one has told of one alone.
-            if ghost.is_newer_than(ticket.generation) and not (pool and ghost.session is None):
+            is_old = ghost.is_newer_than(ticket.generation) and not (bind.pool and ghost.session is None)
+            if is_old or _is_older_program(bind, ticket, ghost):
                 logger.info("client %s showed an old ticket of %s", ghost.owner, ghost.name)
                 raise Refused(BindCode.STALE)
         elif len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:
@@ -381,6 +383,16 @@ class Holdings:
         if house.acme is None and "." in lease.name and house.registry.find(lease.name) is None:
             house.certificates.drop(lease.name)  # the development authority's, made for this one
         logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
+
+
+def _program(bind: Bind) -> bytes:
+    return bind.program if isinstance(bind, BindV2) else b""
+
+
+def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
+    """Return True if a program asks again for what another one, which was started with its ticket, holds now."""
+    is_again = isinstance(bind, BindV2) and bind.again and ghost.session is not None
+    return is_again and ticket.generation < ghost.generation and _program(bind) != ghost.program
 
 
 def _check(bind: Bind, identity: Identity) -> None:

@@ -17,7 +17,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.version import SOFTWARE
-from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
+from quictunnel.wire.codes import OLDEST_VERSION, PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.labels import domain_objection
@@ -207,7 +207,7 @@ class Guest:
         self.session.close(SessionCode.UNAUTHORIZED)
 
     def _welcome_as(self, identity: Identity, hello: Hello) -> None:
-        if hello.version < PROTOCOL_VERSION:
+        if hello.version < OLDEST_VERSION:
             self.session.close(SessionCode.VERSION)
             return
         self._deadline.cancel()
@@ -215,7 +215,7 @@ class Guest:
         self.session.link.connection.admit()
         other = sessions.find(hello.session) if hello.session else None
         if other is not None and other.may_go_on and other.is_of(identity):
-            other.go_on(self.session.link, hello.session)
+            other.go_on(self.session.link, hello)
             self._on_gone(self)
             return
         if hello.session and sessions.is_superseded(hello.session, identity.key):
@@ -224,6 +224,7 @@ class Guest:
             return
         self.identity = identity
         self.session.peer_window = hello.window
+        self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(sessions.add(self), resumed=False)
         self.since = time.monotonic()
         self.software = hello.software
@@ -238,13 +239,14 @@ class Guest:
         """Whether this is a client of that identity."""
         return self.identity is not None and self.identity.key == identity.key
 
-    def go_on(self, link: Link, secret: bytes) -> None:
-        """The client is back on another link, whose greeting showed the secret."""
+    def go_on(self, link: Link, hello: Hello) -> None:
+        """The client is back on another link, whose greeting showed the session's secret."""
         self._house.sessions.come_back(self)
         self._house.sessions.resumed += 1
         self._is_resumed = True
         self.session.resume(link, self)
-        self._welcome(secret, resumed=True)
+        self.session.version = min(hello.version, PROTOCOL_VERSION)
+        self._welcome(hello.session, resumed=True)
         self.session.stand()
         if self.trace is not None:
             self.trace.go_on()
@@ -253,7 +255,7 @@ class Guest:
         assert self.identity is not None, "it was greeted for its token"
         self.session.say(
             Welcome(
-                PROTOCOL_VERSION,
+                self.session.version,
                 INITIAL_WINDOW,
                 MAX_LEASES,
                 SOFTWARE,

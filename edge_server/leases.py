@@ -91,6 +91,8 @@ class Lease:
         self.owner = owner
         self.generation = generation
         """Of the ticket that was given for it."""
+        self.program = b""
+        """Of the client that holds it (``messages.BindV2``), if it said so."""
         self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0

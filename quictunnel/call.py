@@ -29,7 +29,7 @@ from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.session import Session
 from quictunnel.transport.udp import UdpSocket, wildcard
 from quictunnel.version import SOFTWARE
-from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
+from quictunnel.wire.codes import ALPN, OLDEST_VERSION, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
@@ -219,7 +219,7 @@ class Call:
 
     def session_message(self, message: AnyMessage) -> None:
         if isinstance(message, Welcome):
-            if message.version != PROTOCOL_VERSION:
+            if not OLDEST_VERSION <= message.version <= PROTOCOL_VERSION:
                 raise ProtocolError(f"the edge wants to speak version {message.version}")
             self.welcome = message
             if message.resumed:
@@ -230,6 +230,7 @@ class Call:
             else:
                 self.session.peer_window = message.window
                 self.stands = True
+            self.session.version = message.version
             if not self._answer.done():
                 self._answer.set_result(None)
         else:

@@ -6,6 +6,7 @@ They outlast sessions: whoever has a new one asks for all of them again (:meth:`
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from quictunnel.origin import Origin
 from quictunnel.ticketwriter import TicketWriter
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wire.messages import AnyMessage, Bind, BindRefused, Bound, Unbound
+from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, Bound, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
     from quictunnel.wish import Wish
+
+DRAIN_INTERVAL: Final = 0.05
+"""Seconds between looks at whether the visitors of a tunnel that closes have finished."""
 
 _PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
 
@@ -63,9 +67,19 @@ class HeldLease:
     warned: bool = False
     """The person was told that the origin refuses; once is enough until it answers again."""
 
-    @property
-    def bind(self) -> Bind:
-        return self.wish.bind(self.number, self.ticket)
+    def bind(self, program: bytes) -> BindV2:
+        """Return what asks an edge for it, in this or a new session of the ``program``."""
+        had = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
+        return self.wish.bind(self.number, self.ticket, program, again=had)
+
+    async def drain(self, grace: float) -> None:
+        """Wait until no visitor is in the middle of something, at most ``grace`` seconds."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + grace
+        while (now := loop.time()) < deadline:
+            if not any(stream.in_flight(now) for stream in self.streams):
+                return
+            await asyncio.sleep(DRAIN_INTERVAL)
 
     def is_unbound(self) -> None:
         """The edge has closed the port, or the session that held it is over, which comes to the same."""
@@ -80,6 +94,7 @@ class Leases:
         self._held: dict[int, HeldLease] = {}
         self._next = 1
         self._observe = observe
+        self._program = secrets.token_bytes(PROGRAM)
         self._supervisor = supervisor
 
     def __iter__(self) -> Iterator[HeldLease]:
@@ -112,10 +127,10 @@ class Leases:
         if lease.writer is not None:
             lease.writer.close()
 
-    @staticmethod
-    def ask(session: Session, lease: HeldLease) -> None:
+    def ask(self, session: Session, lease: HeldLease) -> None:
         lease.asked, lease.answered = True, False
-        session.say(lease.bind)
+        bind = lease.bind(self._program)
+        session.say(bind if session.version >= 2 else bind.of_version_1())
 
     def end(self, error: Exception) -> None:
         """No answer will come to those who still wait for one."""

@@ -58,8 +58,6 @@ BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
 """Seconds that visitors in flight get to finish when a tunnel closes."""
-DRAIN_LOOK: Final = 0.05
-"""Seconds between looks at whether the visitors have finished."""
 
 
 class Uplink:
@@ -146,7 +144,7 @@ class Uplink:
             return
         try:
             await self._unbind(lease)
-            await self._drain(lease, grace)
+            await lease.drain(grace)
         finally:
             for stream in tuple(lease.streams):
                 stream.lose(StreamCode.CLOSING)
@@ -475,12 +473,3 @@ class Uplink:
         with contextlib.suppress(TimeoutError):  # the edge closes the port with the session at the latest
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.unbound
-
-    @staticmethod
-    async def _drain(lease: HeldLease, grace: float) -> None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + grace
-        while (now := loop.time()) < deadline:
-            if not any(stream.in_flight(now) for stream in lease.streams):
-                return
-            await asyncio.sleep(DRAIN_LOOK)

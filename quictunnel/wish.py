@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.address import MAX_PORT, shown
 from quictunnel.errors import InvalidError
 from quictunnel.wire import labels
-from quictunnel.wire.messages import MAX_NETWORKS, Bind
+from quictunnel.wire.messages import MAX_NETWORKS, BindV2
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,9 +72,11 @@ class Wish:
         if self.proxy_protocol not in PROXY_PROTOCOLS:
             raise InvalidError(f"proxy_protocol should be v1 or v2, not {shown(str(self.proxy_protocol))}.")
 
-    def bind(self, lease: int, ticket: bytes) -> Bind:
-        """As an edge is asked for it."""
-        return Bind(
+    def bind(self, lease: int, ticket: bytes, program: bytes, *, again: bool) -> BindV2:
+        """As an edge is asked for it; the arguments as in ``messages.BindV2``."""
+        return BindV2(
+            program=program,
+            again=again,
             lease=lease,
             unencrypted=self.unencrypted,
             h2=self.h2,

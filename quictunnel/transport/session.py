@@ -20,7 +20,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.transport.arrival import Arrival
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
-from quictunnel.wire.codes import SessionCode, StreamCode, numbered
+from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing
@@ -74,6 +74,8 @@ class Session:
         self.pool = WindowPool()
         self.peer_window = 0
         """What the peer lets us send on a new stream; known after Hello or Welcome."""
+        self.version = OLDEST_VERSION
+        """Of the protocol, which both sides speak; known after Welcome."""
         self.is_away = False
         """It has no link now, and waits for another."""
         self.kept = 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+OLDEST_VERSION = 1
+"""Peers of older versions are spoken to in theirs; version 1 has no BindV2."""
 ALPN = "quictunnel/1"
 
 

@@ -13,6 +13,7 @@ from quictunnel.wire.messages import (
     AnyMessage,
     Bind,
     BindRefused,
+    BindV2,
     Bound,
     Credits,
     GoAway,
@@ -53,6 +54,7 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.SILENT, Side.CLIENT, Hello): Phase.GREETED,
     (Phase.GREETED, Side.EDGE, Welcome): Phase.OPEN,
     (Phase.OPEN, Side.CLIENT, Bind): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, BindV2): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, Bound): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, BindRefused): Phase.OPEN,
     (Phase.OPEN, Side.CLIENT, Unbind): Phase.OPEN,
@@ -65,6 +67,7 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.EDGE, Standing): Phase.OPEN,
     # The client cannot know yet that the edge is leaving, so it may still ask; the answer is a refusal.
     (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
+    (Phase.LEAVING, Side.CLIENT, BindV2): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, BindRefused): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, Unbind): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,

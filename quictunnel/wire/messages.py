@@ -29,6 +29,8 @@ MAX_STANDINGS = 256
 """Entries of one :class:`Standing`; more go into another message."""
 SECRET = 32
 """Bytes of a session's secret: not to be guessed, whatever is tried and for how long."""
+PROGRAM = 16
+"""Bytes by which an edge tells the programs that show one ticket apart."""
 MAX_HOLD = 3600
 MAX_OFFSET = (1 << 62) - 1
 """The largest QUIC stream offset (RFC 9000 section 16)."""
@@ -140,6 +142,20 @@ class Bind(Message, frozen=True, tag=3):
     """A whole domain that it is to be, whose DNS points to the edge; empty: a name below the edge's own."""
 
 
+class BindV2(Bind, frozen=True, tag=11):
+    """Client, to an edge that speaks version 2: as Bind, and which program it is that asks."""
+
+    program: Annotated[bytes, msgspec.Meta(max_length=PROGRAM)] = b""
+    """Random bytes that the program chose when it began, the same in all of its sessions."""
+    again: bool = False
+    """The program has had this lease before: it is not one that was started with the ticket of another, and must
+    not take the name from one that was."""
+
+    def of_version_1(self) -> Bind:
+        """Return the part of it that every edge understands."""
+        return Bind(*(getattr(self, field) for field in Bind.__struct_fields__))
+
+
 class Bound(Message, frozen=True, tag=4):
     """Edge: the lease is held, and visitors are accepted from now on."""
 
@@ -202,7 +218,7 @@ class Standing(Message, frozen=True, tag=10):
     """Whether no more follow."""
 
 
-AnyMessage = Hello | Welcome | Bind | Bound | BindRefused | Unbind | Unbound | Credits | GoAway | Standing
+AnyMessage = Hello | Welcome | Bind | BindV2 | Bound | BindRefused | Unbind | Unbound | Credits | GoAway | Standing
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -212,6 +212,18 @@ async def test_an_edge_that_wants_another_version_is_refused(tmp_path, monkeypat
                 await opening
 
 
+async def test_edge_of_version_1_is_asked_in_its_words(tmp_path, monkeypatch):
+    """BindV2 is not among them."""
+    async with HostileEdge(tmp_path) as edge:
+        monkeypatch.setattr("tests.e2e.hostile.PROTOCOL_VERSION", 1)
+        client = quictunnel.Client.from_config(edge.client_config)
+        async with quictunnel.forward(9, client=client):
+            served = await edge.session()
+            said = [served.messages.get_nowait() for _ in range(served.messages.qsize())]
+            assert [type(message) for message in said] == [Hello, Bind]
+        await asyncio.to_thread(client.close)
+
+
 async def _open(client: quictunnel.Client) -> None:
     async with quictunnel.forward(1234, client=client):
         raise AssertionError("bound at an edge of another version")

@@ -20,6 +20,7 @@ from quictunnel.wire.messages import (
     Bind,
     Bound,
     Credits,
+    Hello,
     Standing,
     Unbind,
     Unbound,
@@ -156,6 +157,13 @@ async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(s
             third.write(stream, b"an answer")
             assert await reader.readexactly(9) == b"an answer"
             writer.close()
+
+
+async def test_client_of_version_1_is_spoken_to_in_its_version(stage: EmbeddedStage) -> None:
+    async with HostileClient(stage.edge.client_config) as client:
+        client.say(Hello(1, client.token, WINDOW, "hostile/1", b""))
+        assert (await client.heard(Welcome)).version == 1
+        assert (await client.lease()).port
 
 
 async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> None:

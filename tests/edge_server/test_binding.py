@@ -35,10 +35,10 @@ from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
 from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
-from quictunnel.wire.messages import Bind, BindRefused, Bound
+from quictunnel.wire.messages import Bind, BindRefused, BindV2, Bound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 A, B = Identity("a"), Identity("b")
@@ -53,6 +53,7 @@ class FakeStream:
         self.room = 65_536
         self.receive_done = False
         self.log: list[object] = []
+        self.on_over: Callable[[FakeStream], None] | None = None
 
     def attach(self, side: object) -> None: ...
 
@@ -66,6 +67,11 @@ class FakeStream:
 
     def abort(self, code: StreamCode) -> None:
         self.log.append(code)
+
+    def abort_after_delivery(self, code: StreamCode) -> None:
+        self.log.append(code)
+        if self.on_over is not None:
+            self.on_over(self)
 
     def consume(self, size: int) -> None:
         self.log.append(size)
@@ -139,7 +145,8 @@ class Client:
         made.append(self.holdings)
 
     def ask(self, lease: int = 1, *, unencrypted: bool = False, **more: Any) -> Bound | BindCode:
-        bind = Bind(**({"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more))
+        fields = {"lease": lease, "unencrypted": unencrypted, "h2": False, "ticket": b""} | more
+        bind = BindV2(**fields) if "program" in fields else Bind(**fields)
         self.holdings.bind(self.identity, bind, is_leaving=False, is_resumed=False)
         answer = next(said for said in reversed(self.session.said) if isinstance(said, Bound | BindRefused))
         return answer if isinstance(answer, Bound) else answer.code
@@ -161,6 +168,27 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     house.expected.give_up_all()
     house.claims.close()
     await asyncio.sleep(0)
+
+
+async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(house: House):
+    """Both came anew, the newer one first, as after a restart of the edge."""
+    ticket = Client(house, A).got(program=b"old").ticket
+    newer, older = Client(house, A), Client(house, A)
+    got = newer.got(ticket=ticket, program=b"new")
+    assert older.ask(ticket=ticket, program=b"old", again=True) is BindCode.STALE
+    assert SessionCode.REPLACED not in newer.session.said
+    # The same program may, in a new session: the answer with the newest ticket was lost.
+    assert Client(house, A).got(ticket=ticket, program=b"new", again=True).host == got.host
+    # And one that was started again before it had kept the answer.
+    assert Client(house, A).got(2, ticket=got.ticket, program=b"third").host == got.host
+
+
+async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
+    ticket = Client(house, A).got(program=b"old")
+    first = Client(house, A)
+    first.got(ticket=ticket.ticket, program=b"new")
+    first.holdings.release_all(for_good=True)
+    assert Client(house, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
 
 
 async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house: House, tmp_path: Path):
