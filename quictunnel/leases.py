@@ -64,8 +64,8 @@ class HeldLease:
     tally: Tally = field(default_factory=Tally)
     """Since it was bound."""
     unbound: asyncio.Future[None] | None = None
-    warned: bool = False
-    """The person was told that the origin refuses; once is enough until it answers again."""
+    trouble: str = ""
+    """What the person was told of the origin; once is enough until it answers again, or for another reason."""
 
     def bind(self, program: bytes) -> BindV2:
         """Return what asks an edge for it, in this or a new session of the ``program``."""

@@ -6,7 +6,8 @@ The edge names a lease, never an address: what is dialled is decided here alone.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import errno
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
@@ -16,23 +17,116 @@ if TYPE_CHECKING:
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 """Both, because servers that say ``localhost`` may listen on either alone."""
-DIAL_TIMEOUT: Final = 5.0
-"""Seconds for one connection on this machine; a listener whose queue is full for longer is not answering."""
+PROBE_TIMEOUT: Final = 5.0
+"""Seconds in which a listener that is asked for by name, and not for a visitor, has to take a connection. A
+visitor waits as long as TCP does: while it is there, and until the kernel gives up (two minutes on Linux)."""
+
+
+class Trouble(NamedTuple):
+    """Why an origin was not reached, for those who hear of it."""
+
+    code: StreamCode
+    """For the edge."""
+    status: str
+    """For a visitor who speaks HTTP."""
+    words: str
+    """For a visitor, after the port."""
+    event: str
+    """For the user; ``{port}`` is the origin's."""
+
+
+REFUSED: Final = Trouble(
+    StreamCode.REFUSED,
+    "502 Bad Gateway",
+    "nobody listens on port {port} of the machine behind this tunnel",
+    "Nobody listens on port {port}; visitors are refused.",
+)
+BUSY: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "504 Gateway Timeout",
+    "the service on port {port} of the machine behind this tunnel takes no connections now",
+    "Port {port} takes no connections: its queue has been full for minutes (raise the backlog of the server, "
+    "or the number of its workers).",
+)
+NO_DESCRIPTORS: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "503 Service Unavailable",
+    "the program behind this tunnel has no room for another visitor now",
+    "No file descriptors are left for a connection to port {port} (see ulimit -n); visitors are refused.",
+)
+_FORBIDDEN: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "502 Bad Gateway",
+    "the program behind this tunnel may not connect to port {port}",
+    "This program may not connect to port {port} (a firewall or a security policy); visitors are refused.",
+)
+_NO_ROUTE: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "502 Bad Gateway",
+    "the machine behind this tunnel has no way to port {port}",
+    "There is no route to port {port} of this machine: is its loopback interface up? Visitors are refused.",
+)
+_NO_LOCAL_PORTS: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "503 Service Unavailable",
+    "the machine behind this tunnel has no room for another visitor now",
+    "No local ports are left for a connection to port {port} (see net.ipv4.ip_local_port_range); visitors are "
+    "refused.",
+)
+_NO_MEMORY: Final = Trouble(
+    StreamCode.UNREACHABLE,
+    "503 Service Unavailable",
+    "the machine behind this tunnel has no room for another visitor now",
+    "The system has no memory for a connection to port {port}; visitors are refused.",
+)
+_BY_ERRNO: Final = {
+    errno.ECONNREFUSED: REFUSED,
+    errno.ETIMEDOUT: BUSY,
+    errno.EMFILE: NO_DESCRIPTORS,
+    errno.ENFILE: NO_DESCRIPTORS._replace(
+        event="The system has no file descriptors left for a connection to port {port}; visitors are refused."
+    ),
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.ENETUNREACH: _NO_ROUTE,
+    errno.EHOSTUNREACH: _NO_ROUTE,
+    errno.ENETDOWN: _NO_ROUTE,
+    errno.EADDRNOTAVAIL: _NO_LOCAL_PORTS,
+    errno.ENOMEM: _NO_MEMORY,
+    errno.ENOBUFS: _NO_MEMORY,
+}
+_NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH})
+"""What a machine without IPv6 says of ``::1``, which is no trouble."""
+
+
+def trouble_of(error: OSError) -> Trouble:
+    """Return the words for a failed connection."""
+    known = _BY_ERRNO.get(error.errno or 0)
+    if known is not None:
+        return known
+    return Trouble(
+        StreamCode.UNREACHABLE,
+        "502 Bad Gateway",
+        "port {port} of the machine behind this tunnel cannot be reached",
+        "A connection to port {port} failed ("
+        + (error.strerror or str(error)).replace("{", "{{").replace("}", "}}")
+        + "); visitors are refused.",
+    )
 
 
 class OriginRefusedError(Exception):
-    """Nobody took the connection; ``code`` says how."""
+    """Nobody took the connection; ``trouble`` says why."""
 
-    def __init__(self, code: StreamCode) -> None:
-        super().__init__(code.name)
-        self.code = code
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.event)
+        self.trouble = trouble
 
 
 async def is_listening(port: int) -> bool:
     """Whether somebody takes connections there, found out by one. When cancelled, nothing stays open."""
     for host in LOOPBACKS:
         try:
-            async with asyncio.timeout(DIAL_TIMEOUT):
+            async with asyncio.timeout(PROBE_TIMEOUT):
                 _, writer = await asyncio.open_connection(host, port)
         except OSError:  # a time-out is one, too
             continue
@@ -48,28 +142,28 @@ class Origin:
         self.port = port
         self._hosts = list(LOOPBACKS)
 
-    async def join(self, stream: Stream) -> None:
-        """Dial and splice with ``stream``. Raises OriginRefusedError. When cancelled, nothing stays open."""
-        code = StreamCode.REFUSED
+    async def join(self, stream: Stream) -> TcpSplice:
+        """Dial and splice with ``stream``. Waits as long as the system does. Raises OriginRefusedError. When
+        cancelled, nothing stays open."""
+        found = REFUSED
         for host in tuple(self._hosts):
             try:
-                await self._dial(host, stream)
-            except TimeoutError:
-                code = StreamCode.UNREACHABLE
-            except OSError:
-                # Refused, or this machine has no such address family: the next one may answer.
-                continue
+                splice = await self._dial(host, stream)
+            except OSError as error:
+                if not (host == "::1" and error.errno in _NO_IPV6):
+                    trouble = trouble_of(error)
+                    found = trouble if trouble is not REFUSED else found
             else:
                 if self._hosts[0] != host:
                     self._hosts.sort(key=host.__ne__)
-                return
-        raise OriginRefusedError(code)
+                return splice
+        raise OriginRefusedError(found)
 
     def splice(self, stream: Stream) -> TcpSplice:
         """What the connection for ``stream`` is to be joined by."""
         return TcpSplice(lambda splice: splice.join(stream))
 
-    async def _dial(self, host: str, stream: Stream) -> None:
+    async def _dial(self, host: str, stream: Stream) -> TcpSplice:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(DIAL_TIMEOUT):
-            await loop.create_connection(lambda: self.splice(stream), host, self.port)
+        _, splice = await loop.create_connection(lambda: self.splice(stream), host, self.port)
+        return splice

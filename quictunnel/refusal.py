@@ -1,6 +1,7 @@
-"""What a visitor gets when the origin does not answer: a reset, or for an HTTP/1 request one plain 502.
+"""What a visitor gets when the origin does not answer: a reset, or for an HTTP/1 request one plain 502, 503 or
+504.
 
-The 502 is the only byte string that this project ever puts into a visitor's stream. It exists because "nobody
+That answer is the only byte string that this project ever puts into a visitor's stream. It exists because "nobody
 listens on port 8000" is the most common mistake there is, and a browser's "connection reset" hides it.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
+    from quictunnel.origin import Trouble
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
@@ -36,11 +38,11 @@ def method_of(head: bytes) -> str | None:
     return "" if undecided else None
 
 
-def bad_gateway(port: int, method: str) -> bytes:
+def answer(trouble: Trouble, port: int, method: str) -> bytes:
     """The one answer."""
-    body = f"502 Bad Gateway: nobody listens on port {port} of the machine behind this tunnel.\n".encode()
+    body = f"{trouble.status}: {trouble.words.format(port=port)}.\n".encode()
     head = (
-        "HTTP/1.1 502 Bad Gateway\r\n"
+        f"HTTP/1.1 {trouble.status}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
@@ -52,10 +54,10 @@ def bad_gateway(port: int, method: str) -> bytes:
 class Refusal:
     """Stands at the end of a stream in place of an origin that did not answer (a StreamSide)."""
 
-    def __init__(self, stream: Stream, port: int, code: StreamCode) -> None:
+    def __init__(self, stream: Stream, port: int, trouble: Trouble) -> None:
         self._stream = stream
         self._port = port
-        self._code = code
+        self._trouble = trouble
         self._head = b""
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -63,7 +65,7 @@ class Refusal:
             self._deadline = asyncio.get_running_loop().call_later(FIRST_BYTES_TIMEOUT, self._give_up)
             stream.attach(self)
         else:
-            stream.abort(code)
+            stream.abort(trouble.code)
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         self._stream.consume(size)
@@ -75,7 +77,7 @@ class Refusal:
             self._give_up()
         elif method:
             self._answered = True
-            self._stream.write(bad_gateway(self._port, method))
+            self._stream.write(answer(self._trouble, self._port, method))
             self._stream.finish()
             self._restart(LINGER)
 
@@ -97,7 +99,7 @@ class Refusal:
         if self._answered:
             self._stream.abort_after_delivery(StreamCode.ABORTED)  # with REFUSED, nothing would have been answered
         else:
-            self._stream.abort(self._code)
+            self._stream.abort(self._trouble.code)
 
     def _restart(self, seconds: float) -> None:
         self._cancel()

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from quictunnel.capacity import Capacity, descriptor_limit, reserve_of
 from quictunnel.leases import Tally
-from quictunnel.origin import OriginRefusedError
+from quictunnel.origin import NO_DESCRIPTORS, OriginRefusedError
 from quictunnel.refusal import Refusal
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quictunnel.capacity import Place
     from quictunnel.leases import HeldLease, Leases
+    from quictunnel.origin import Trouble
     from quictunnel.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
 
+FULL_INTERVAL: Final = 60.0
+"""Seconds between two events that say that visitors are refused for want of descriptors."""
+
+
 class Visits:
-    """See the module."""
+    """The visitors of one client."""
 
     def __init__(self, leases: Leases, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self.tally = Tally()
@@ -28,6 +35,10 @@ class Visits:
         self._leases = leases
         self._observe = observe
         self._supervisor = supervisor
+        self._capacity = Capacity()
+        self._refused = 0
+        """For want of a place, since that was said."""
+        self._said_at = float("-inf")
         self._dialling: dict[Stream, asyncio.Task[None]] = {}
         """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
 
@@ -51,11 +62,37 @@ class Visits:
         self.tally.visitors += 1
         lease.tally.visitors += 1
         lease.streams.add(stream)
-        visit = self._supervisor.start(self._visit(stream, lease), "dialling the local service")
         stream.on_over = partial(self._over, lease)
+        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
+        place = self._capacity.take(lease.number, stream.preface.host)
+        if place is None:
+            self._say_full()
+            self._refuse(stream, lease, NO_DESCRIPTORS)
+            return
+        visit = self._supervisor.start(self._visit(stream, lease, place), "dialling the local service")
         self._dialling[stream] = visit
         visit.add_done_callback(lambda _: self._dialling.pop(stream))
-        self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
+
+    def _say_full(self) -> None:
+        self._refused += 1
+        now = asyncio.get_running_loop().time()
+        limit = descriptor_limit()
+        if now >= self._said_at + FULL_INTERVAL and limit is not None:
+            self._observe(
+                "warning",
+                f"Visitors are refused ({self._refused} since this was last said): {self._capacity.held} are "
+                f"here, and of the {limit} file descriptors that this program may have (ulimit -n) "
+                f"{reserve_of(limit)} are kept for itself.",
+            )
+            self._said_at = now
+            self._refused = 0
+
+    @staticmethod
+    def _refuse(stream: Stream, lease: HeldLease, trouble: Trouble) -> None:
+        if lease.wish.pool:
+            stream.abort(trouble.code)  # the edge has others to ask
+        elif not stream.is_over:
+            Refusal(stream, lease.origin.port, trouble)
 
     async def close(self) -> None:
         """Stop dialling for those who wait."""
@@ -64,27 +101,35 @@ class Visits:
         if self._dialling:
             await asyncio.wait(tuple(self._dialling.values()))
 
-    async def _visit(self, stream: Stream, lease: HeldLease) -> None:
+    async def _visit(self, stream: Stream, lease: HeldLease, place: Place) -> None:
+        port = lease.origin.port
         try:
-            await lease.origin.join(stream)
-        except OriginRefusedError as refused:
-            if not lease.warned:
-                lease.warned = True
-                self._observe("origin", f"Nobody listens on port {lease.origin.port}; visitors are refused.")
-            if lease.wish.pool:
-                stream.abort(refused.code)  # the edge has others to ask
-            elif not stream.is_over:
-                Refusal(stream, lease.origin.port, refused.code)
-        except asyncio.CancelledError:
-            stream.abort(StreamCode.CLOSING)
-            raise
-        except BaseException:
-            stream.abort(StreamCode.ABORTED)  # a fault of ours: its visitor hears of it, as its supervisor does
-            raise
+            splice = await lease.origin.join(stream)
+        except BaseException as error:
+            place.give_back()
+            self._failed(stream, lease, error)
+            if not isinstance(error, OriginRefusedError):
+                raise
         else:
-            if lease.warned:
-                lease.warned = False
-                self._observe("origin", f"Port {lease.origin.port} answers again.")
+            if splice.is_connected:
+                splice.on_gone = lambda _: place.give_back()
+            else:
+                place.give_back()
+            if lease.trouble:
+                lease.trouble = ""
+                self._observe("origin", f"Port {port} answers again.")
+
+    def _failed(self, stream: Stream, lease: HeldLease, error: BaseException) -> None:
+        if isinstance(error, OriginRefusedError):
+            event = error.trouble.event.format(port=lease.origin.port)
+            if lease.trouble != event:
+                lease.trouble = event
+                self._observe("origin", event)
+            self._refuse(stream, lease, error.trouble)
+        elif isinstance(error, asyncio.CancelledError):
+            stream.abort(StreamCode.CLOSING)
+        else:
+            stream.abort(StreamCode.ABORTED)  # a fault of ours: its visitor hears of it, as its supervisor does
 
     def _over(self, lease: HeldLease, stream: Stream) -> None:
         visit = self._dialling.get(stream)

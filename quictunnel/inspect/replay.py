@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.inspect import limits
 from quictunnel.inspect.conversation import Conversation
 from quictunnel.inspect.exchanges import Way
-from quictunnel.origin import DIAL_TIMEOUT, LOOPBACKS
+from quictunnel.origin import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
     from quictunnel.inspect.conversation import Parsing
@@ -90,7 +90,7 @@ class Replays:
         refused: OSError = ConnectionRefusedError()
         for host in LOOPBACKS:
             try:
-                async with asyncio.timeout(DIAL_TIMEOUT):
+                async with asyncio.timeout(PROBE_TIMEOUT):
                     return await asyncio.open_connection(host, self._port)
             except OSError as error:
                 refused = error

@@ -26,11 +26,11 @@ class TappedOrigin(Origin):
         super().__init__(port)
         self._recorder = recorder
 
-    async def join(self, stream: Stream) -> None:
+    async def join(self, stream: Stream) -> TcpSplice:
         try:
-            await super().join(stream)
-        except OriginRefusedError:
-            self._tap(stream).gone(f"Nobody listens on port {self.port}. The visitor was told so.")
+            return await super().join(stream)
+        except OriginRefusedError as refused:
+            self._tap(stream).gone(refused.trouble.event.format(port=self.port))
             raise
 
     def splice(self, stream: Stream) -> TcpSplice:

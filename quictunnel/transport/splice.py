@@ -213,8 +213,7 @@ class Splice(asyncio.BaseProtocol):
             self.is_complete = self._ended and self.had_all and exc is None
             if not self.is_complete:
                 # Until the peer has everything that was read, the stream keeps this connection's place.
-                if self.on_gone is not None:
-                    stream.on_over = self._delivered
+                self._tell_when_over(stream)
                 stream.abort_after_delivery(StreamCode.ABORTED)
                 return
         self._gone()
@@ -238,8 +237,16 @@ class Splice(asyncio.BaseProtocol):
         if self._stream is not None:
             self._stream.stop()
 
-    def _delivered(self, _stream: Stream) -> None:
-        self._gone()
+    def _tell_when_over(self, stream: Stream) -> None:
+        others = stream.on_over
+
+        def over(stream: Stream) -> None:
+            if others is not None:
+                others(stream)
+            self._gone()
+
+        if self.on_gone is not None:
+            stream.on_over = over
 
     def _gone(self) -> None:
         self._stream = None

@@ -22,7 +22,7 @@ class StreamCode(enum.IntEnum):
     REFUSED = 0x02
     """The origin refused the connection."""
     UNREACHABLE = 0x03
-    """The origin could not be dialled in time."""
+    """The origin could not be reached: not in time, or for want of something that the client needs for it."""
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
     STALLED = 0x05

@@ -1,0 +1,113 @@
+"""How many visitors a client takes: strangers must not use up the file descriptors of the user's program.
+
+The process's own limit decides (``ulimit -n``), which is read and never changed. A part of it is kept free for the
+program. What is left is shared: a tunnel, and a network of visitors, may hold so many times what is still free, so
+that one that takes all it can leaves room for others.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections import Counter
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+MIN_RESERVE: Final = 32
+"""Descriptors kept free however low the limit is: an event loop, a log, some files and a subprocess."""
+MAX_RESERVE: Final = 1024
+"""And no more than these, however high it is: as many as a program may have where nobody has raised the limit."""
+RESERVE_DIVISOR: Final = 4
+"""In between, a quarter of the limit. A program that serves its visitors itself has a descriptor for each as well;
+it accepts them a moment after they were counted here."""
+SHARE: Final = 8
+"""How many times what is free one tunnel or network may hold (dynamic thresholds, Choudhury and Hahne 1998): at
+most 8/9 of all."""
+ALWAYS: Final = 4
+"""Visitors that each may have as long as there is room for any."""
+SUBSCRIBER_PREFIX: Final = 64
+"""Bits of an IPv6 address that belong to one subscriber."""
+
+
+class Capacity:
+    """Counts the visitors that hold a connection to an origin, or are about to."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._by: Counter[Hashable] = Counter()
+
+    def take(self, tunnel: Hashable, host: str) -> Place | None:
+        """Take a place for a visitor from ``host``; None if there is none, or none for this tunnel or network."""
+        keys = tunnel, network_of(host)
+        free = free_descriptors()
+        if free is not None:
+            share = max(ALWAYS, SHARE * free)
+            if free <= 0 or any(self._by[key] >= share for key in keys):
+                return None
+        return Place(self, keys)
+
+
+class Place:
+    """One visitor's. Given back once."""
+
+    __slots__ = ("_capacity", "_keys")
+
+    def __init__(self, capacity: Capacity, keys: tuple[Hashable, ...]) -> None:
+        self._capacity = capacity
+        self._keys = keys
+        capacity.held += 1
+        capacity._by.update(keys)  # noqa: SLF001 - the two are one thing
+
+    def give_back(self) -> None:
+        """The visitor's connection is closed."""
+        self._capacity.held -= 1
+        counts = self._capacity._by  # noqa: SLF001 - likewise
+        for key in self._keys:
+            counts[key] -= 1
+            if not counts[key]:
+                del counts[key]
+
+
+def descriptor_limit() -> int | None:
+    """Return how many descriptors this process may have now; None where there is no limit."""
+    if sys.platform == "win32":
+        return None
+    import resource  # noqa: PLC0415 - does not exist on Windows
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def reserve_of(limit: int) -> int:
+    """Return how many of ``limit`` descriptors are kept free."""
+    return min(MAX_RESERVE, max(MIN_RESERVE, limit // RESERVE_DIVISOR))
+
+
+def free_descriptors() -> int | None:
+    """Return how many descriptors visitors may still take, at least: the system gives the lowest number that is
+    free, so all below it are in use. None where there is no limit."""
+    limit = descriptor_limit()
+    if limit is None:
+        return None
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            lowest = probe.fileno()
+    except OSError:
+        return 0
+    return limit - reserve_of(limit) - lowest
+
+
+def network_of(host: str) -> str:
+    """Return what counts as one visitor's network: an IPv4 address, or a /64 of IPv6."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return ""
+    if not isinstance(address, IPv6Address):
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((address, SUBSCRIBER_PREFIX), strict=False))

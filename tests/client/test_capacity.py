@@ -1,0 +1,101 @@
+"""How many visitors a client takes, and how tunnels and networks share them."""
+
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+
+from quictunnel import capacity
+from quictunnel.capacity import MAX_RESERVE, MIN_RESERVE, Capacity, free_descriptors, network_of, reserve_of
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """A capacity of so many places as long as nobody is there."""
+    made = Capacity()
+
+    def of(number: int | None) -> Capacity:
+        monkeypatch.setattr(capacity, "free_descriptors", lambda: None if number is None else number - made.held)
+        return made
+
+    return of
+
+
+def test_one_network_leaves_room_for_others(places):
+    limited = places(900)
+    taken = []
+    while (place := limited.take(1, "192.0.2.1")) is not None:
+        taken.append(place)
+    assert 700 < len(taken) < 810
+    assert limited.take(2, "192.0.2.1") is None
+    others = [limited.take(2, f"198.51.100.{n}") for n in range(50)]
+    assert None not in others
+
+
+def test_one_tunnel_leaves_room_for_others(places):
+    limited = places(900)
+    count = 0
+    while limited.take(1, f"198.51.{count // 250}.{count % 250}") is not None:
+        count += 1
+    assert 700 < count < 810
+    assert limited.take(2, "192.0.2.1") is not None
+
+
+def test_a_place_that_was_given_back_may_be_taken_again(places):
+    limited = places(3)
+    taken = [limited.take(1, "192.0.2.1") for _ in range(3)]
+    assert None not in taken
+    assert limited.take(1, "192.0.2.1") is None
+    taken[0].give_back()
+    assert limited.take(1, "192.0.2.1") is not None
+    assert limited.held == 3
+
+
+def test_nothing_is_kept_of_those_who_have_gone(places):
+    limited = places(100)
+    for n in range(50):
+        limited.take(n, f"192.0.2.{n}").give_back()
+    assert (limited.held, limited._by) == (0, {})
+
+
+def test_without_a_limit_everybody_comes_in(places):
+    unlimited = places(None)
+    assert None not in [unlimited.take(1, "192.0.2.1") for _ in range(10_000)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reserve"),
+    [(64, MIN_RESERVE), (256, 64), (1024, 256), (65_536, MAX_RESERVE), (1 << 30, MAX_RESERVE)],
+)
+def test_the_reserve_is_a_part_of_the_limit(limit, reserve):
+    assert reserve_of(limit) == reserve
+
+
+def test_what_the_program_itself_has_open_counts():
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = []
+    try:
+        while not opened or opened[-1] != max(opened) or len(opened) < 100:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+        assert free_descriptors() == limit - reserve_of(limit) - max(opened) - 1
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == limit
+
+
+@pytest.mark.parametrize(
+    ("host", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_a_subscriber_is_one_network(host, network):
+    assert network_of(host) == network

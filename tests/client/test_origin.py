@@ -1,0 +1,111 @@
+"""The origin is dialled: how long, and what is said when it was not reached."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+import pytest
+
+from quictunnel import origin as origin_module
+from quictunnel.origin import Origin, OriginRefusedError, trouble_of
+from quictunnel.refusal import answer
+from quictunnel.wire.codes import StreamCode
+
+WORDS = {
+    errno.ECONNREFUSED: "Nobody listens",
+    errno.ETIMEDOUT: "queue has been full",
+    errno.EMFILE: "file descriptors",
+    errno.ENFILE: "system has no file descriptors",
+    errno.EACCES: "may not connect",
+    errno.EPERM: "may not connect",
+    errno.ENETUNREACH: "no route",
+    errno.EADDRNOTAVAIL: "No local ports",
+    errno.ENOMEM: "no memory",
+    errno.ENOBUFS: "no memory",
+    errno.EPROTO: "failed (strange {thing})",
+}
+
+
+class OverStream:
+    """A stream whose visitor has left: whatever joins it is reset."""
+
+    is_over = True
+
+
+@pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)
+def test_each_error_has_words_of_its_own(number):
+    trouble = trouble_of(OSError(number, "strange {thing}"))
+    assert WORDS[number] in trouble.event.format(port=8000)
+    assert ("Nobody listens" in trouble.event) is (number == errno.ECONNREFUSED)
+    assert (trouble.code is StreamCode.REFUSED) is (number == errno.ECONNREFUSED)
+    assert str(trouble.status).encode() in answer(trouble, 8000, "GET")
+
+
+def test_a_timeout_is_a_504_and_a_refusal_a_502():
+    assert answer(origin_module.BUSY, 8000, "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert answer(origin_module.REFUSED, 8000, "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"8000" in answer(origin_module.BUSY, 8000, "GET")
+    assert answer(origin_module.BUSY, 8000, "HEAD").endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("errors", "wanted"),
+    [
+        ((errno.ECONNREFUSED, errno.EADDRNOTAVAIL), origin_module.REFUSED),
+        ((errno.ECONNREFUSED, errno.ECONNREFUSED), origin_module.REFUSED),
+        ((errno.ETIMEDOUT, errno.ECONNREFUSED), origin_module.BUSY),
+        ((errno.ECONNREFUSED, errno.ETIMEDOUT), origin_module.BUSY),
+        ((errno.EMFILE, errno.EMFILE), origin_module.NO_DESCRIPTORS),
+    ],
+)
+async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
+    """Without IPv6 ``::1`` is no trouble, and a refusal tells less than anything else."""
+    said = dict(zip(("127.0.0.1", "::1"), errors, strict=True))
+
+    async def dial(_origin: Origin, host: str, _stream: object) -> None:
+        raise OSError(said[host], "")
+
+    monkeypatch.setattr(Origin, "_dial", dial)
+    with pytest.raises(OriginRefusedError) as caught:
+        await Origin(8000).join(OverStream())
+    assert caught.value.trouble == wanted
+
+
+@pytest.fixture
+def full_listener():
+    """A server that is busy, and whose queue is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        listener.setblocking(False)
+        waiting = []
+        for _ in range(4):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(listener.getsockname())
+        yield listener
+        for each in waiting:
+            each.close()
+
+
+async def test_a_visitor_waits_for_a_busy_origin_until_it_takes_it(full_listener):
+    loop = asyncio.get_running_loop()
+    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).join(OverStream()))
+    done, _ = await asyncio.wait([dial], timeout=0.3)
+    assert not done
+    while not dial.done():  # the kernel asks again after a second
+        taken = asyncio.create_task(loop.sock_accept(full_listener))
+        await asyncio.wait([taken, dial], return_when=asyncio.FIRST_COMPLETED)
+        if taken.done():
+            taken.result()[0].close()
+        else:
+            taken.cancel()
+    await dial
+
+
+async def test_whoever_gives_up_leaves_no_socket(full_listener):
+    dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).join(OverStream()))
+    await asyncio.wait([dial], timeout=0.1)
+    dial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await dial
