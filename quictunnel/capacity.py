@@ -37,6 +37,9 @@ class Capacity:
 
     def __init__(self) -> None:
         self.held = 0
+        self._opening = 0
+        """Places whose descriptor may not be open yet: many visitors come in one turn of the loop. One that waits
+        for a busy origin counts twice."""
         self._by: Counter[Hashable] = Counter()
 
     def take(self, tunnel: Hashable, host: str) -> Place | None:
@@ -44,6 +47,7 @@ class Capacity:
         keys = tunnel, network_of(host)
         free = free_descriptors()
         if free is not None:
+            free -= self._opening
             share = max(ALWAYS, SHARE * free)
             if free <= 0 or any(self._by[key] >= share for key in keys):
                 return None
@@ -53,16 +57,25 @@ class Capacity:
 class Place:
     """One visitor's. Given back once."""
 
-    __slots__ = ("_capacity", "_keys")
+    __slots__ = ("_capacity", "_is_opening", "_keys")
 
     def __init__(self, capacity: Capacity, keys: tuple[Hashable, ...]) -> None:
         self._capacity = capacity
         self._keys = keys
+        self._is_opening = True
         capacity.held += 1
-        capacity._by.update(keys)  # noqa: SLF001 - the two are one thing
+        capacity._opening += 1  # noqa: SLF001 - the two are one thing
+        capacity._by.update(keys)  # noqa: SLF001 - likewise
+
+    def opened(self) -> None:
+        """The visitor's connection is there, and with it its descriptor."""
+        if self._is_opening:
+            self._is_opening = False
+            self._capacity._opening -= 1  # noqa: SLF001 - likewise
 
     def give_back(self) -> None:
-        """The visitor's connection is closed."""
+        """The visitor's connection is closed, or there will be none."""
+        self.opened()
         self._capacity.held -= 1
         counts = self._capacity._by  # noqa: SLF001 - likewise
         for key in self._keys:

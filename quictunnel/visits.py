@@ -111,6 +111,7 @@ class Visits:
             if not isinstance(error, OriginRefusedError):
                 raise
         else:
+            place.opened()
             if splice.is_connected:
                 splice.on_gone = lambda _: place.give_back()
             else:

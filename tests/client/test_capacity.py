@@ -17,7 +17,10 @@ def places(monkeypatch):
     made = Capacity()
 
     def of(number: int | None) -> Capacity:
-        monkeypatch.setattr(capacity, "free_descriptors", lambda: None if number is None else number - made.held)
+        def free() -> int | None:
+            return None if number is None else number - made.held + made._opening
+
+        monkeypatch.setattr(capacity, "free_descriptors", free)
         return made
 
     return of
@@ -41,6 +44,16 @@ def test_one_tunnel_leaves_room_for_others(places):
         count += 1
     assert 700 < count < 810
     assert limited.take(2, "192.0.2.1") is not None
+
+
+def test_a_descriptor_that_is_not_open_yet_counts(monkeypatch):
+    """Many come in one turn of the loop, before the first of them has a socket."""
+    monkeypatch.setattr(capacity, "free_descriptors", lambda: 10)
+    limited = Capacity()
+    taken = [limited.take(n, f"192.0.2.{n}") for n in range(20)]
+    assert [place is not None for place in taken] == [True] * 10 + [False] * 10
+    taken[0].opened()
+    assert limited.take(1, "192.0.2.1") is not None
 
 
 def test_a_place_that_was_given_back_may_be_taken_again(places):
