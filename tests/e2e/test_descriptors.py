@@ -68,7 +68,8 @@ def forwarder(edge):
 def comes(address: tuple[str, int], host: str = "127.0.0.1") -> socket.socket:
     visitor = socket.create_connection(address, PATIENCE, source_address=(host, 0))
     visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves with a reset
-    visitor.sendall(b"x")
+    with contextlib.suppress(ConnectionResetError):  # it may have been refused by now, which it will see again
+        visitor.sendall(b"x")
     return visitor
 
 
@@ -80,7 +81,7 @@ def stays(visitor: socket.socket) -> bool:
     except TimeoutError:
         return True
     except ConnectionResetError:
-        pass
+        return False
     return False
 
 
