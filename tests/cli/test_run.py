@@ -372,7 +372,7 @@ def test_on_a_terminal_it_is_a_screen_that_leaves_the_terminal_as_it_was(
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, str(STANDIN), "serve", "http", "8000"],
-        env={**edge_environ, "TERM": "xterm-256color"},
+        env={**edge_environ, "TERM": "xterm-256color", "CI": ""},
         cwd=ROOT,
         stdout=theirs,
         stderr=subprocess.DEVNULL,

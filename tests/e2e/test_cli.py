@@ -112,7 +112,12 @@ class TestTunnel:
 
     def test_a_person_at_a_terminal(self, edge, running, nginx):
         master, slave = pty.openpty()
-        environment = children_environment(edge) | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"}
+        environment = children_environment(edge) | {
+            "TERM": "xterm-256color",
+            "COLUMNS": "100",
+            "LINES": "30",
+            "CI": "",
+        }
         process = running(
             [*CLIENT, "http", str(nginx.port)], env=environment, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT
         )
