@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.store import BANNED
 from edge_server.leases import Lease
-from edge_server.pool import Pool
+from edge_server.pool import MAX_MEMBERS, Pool
 from edge_server.terms import Terms
 from edge_server.tickets import Ticket
 from edge_server.visitors.filter import Filter
@@ -132,8 +132,8 @@ class Holdings:
     # Giving.
 
     def _give(self, identity: Identity, bind: Bind) -> None:
-        house, rights = self._house, identity.rights
-        _check(bind, identity)
+        house = self._house
+        visitors_filter = _check(bind, identity)
         if len(self._leases) >= MAX_LEASES:
             raise Refused(BindCode.TOO_MANY)
         name, ticket = self._name(identity, bind)
@@ -146,8 +146,8 @@ class Holdings:
         if ghost is not None and shared is None:
             self._check_takeover(ghost, ticket, bind)
         evicted = None if shared is not None else ghost
-        if not rights.allows_tunnel_beside(house.registry.held_by(identity.key) - (evicted is not None)):
-            raise Refused(BindCode.TOO_MANY)
+        terms = Terms.of(bind)
+        self._check_count(identity, terms, evicted)
         lease = Lease(
             self._session,
             bind.lease,
@@ -155,7 +155,8 @@ class Holdings:
             owner=identity.key,
             admission=house.admission,
             ledger=house.ledger,
-            terms=Terms.of(bind),
+            terms=terms,
+            visitors_filter=visitors_filter,
             # By what was shown and not by what is held: a client that dies each time before it has kept the answer
             # would else fall behind and be locked out.
             generation=1 + (ticket.generation if ticket else 0),
@@ -176,6 +177,15 @@ class Holdings:
             for fellow in shared.members:
                 if not fellow.is_well:
                     lease.take_waiting_of(fellow)
+
+    def _check_count(self, identity: Identity, terms: Terms, evicted: Lease | None) -> None:
+        """Whether an identity may hold one more, by its rights and by its share. Raises Refused."""
+        registry, key = self._house.registry, identity.key
+        if not identity.rights.allows_tunnel_beside(registry.held_by(key) - (evicted is not None)):
+            raise Refused(BindCode.TOO_MANY)
+        if not registry.may_hold(key, terms, instead_of=evicted):
+            logger.warning("client %s holds its share of this edge's tunnels; another one is refused", key)
+            raise Refused(BindCode.TOO_MANY)
 
     def _evict(self, evicted: Lease, heir: Lease) -> None:
         """The owner is back while its old session still looks alive here, or for the first time since this edge
@@ -242,8 +252,7 @@ class Holdings:
             raise Refused(why)
         if house.claims.owner(domain) not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
-        held = {lease.name for lease in house.registry if lease.owner == key and "." in lease.name}
-        if len(held - {domain}) >= MAX_DOMAINS:
+        if house.registry.domains_of(key, besides=domain) >= MAX_DOMAINS:
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_name(self, identity: Identity, name: str) -> None:
@@ -274,6 +283,8 @@ class Holdings:
             raise Refused(BindCode.NOT_SHARED)
         if bind.tcp_port not in (0, ghost.tcp_port):
             raise Refused(BindCode.PORT_TAKEN)
+        if len(ghost.pool.members) >= MAX_MEMBERS:
+            raise Refused(BindCode.TOO_MANY)
         return ghost.pool
 
     def _check_takeover(self, ghost: Lease, ticket: Ticket | None, bind: Bind) -> None:
@@ -395,8 +406,8 @@ def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
     return is_again and ticket.generation < ghost.generation and _program(bind) != ghost.program
 
 
-def _check(bind: Bind, identity: Identity) -> None:
-    """What can be said of it without looking at anybody else's. Raises Refused."""
+def _check(bind: Bind, identity: Identity) -> Filter:
+    """What can be said of it without looking at anybody else's; which visitors may come in. Raises Refused."""
     if bind.unencrypted and not identity.rights.allows_ports:
         raise Refused(BindCode.FORBIDDEN)
     contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)
@@ -405,6 +416,6 @@ def _check(bind: Bind, identity: Identity) -> None:
     if bind.domain and (bind.name or labels.domain_objection(bind.domain) is not None):
         raise Refused(BindCode.INVALID)
     try:
-        Filter(bind.allow, bind.deny)
+        return Filter(bind.allow, bind.deny)
     except ValueError:
         raise Refused(BindCode.INVALID) from None

@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from edge_server.binding import MAX_LEASES, Holdings
+from edge_server.rights.requests import work_of
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
@@ -41,8 +42,8 @@ SECOND_LOOK: Final = 1.0
 """Seconds after which a wrong token is looked at once more, and then refused: one that was made a moment ago is
 known by then. It makes guessing slow as well, whatever was wrong about the guess."""
 PACE: Final = 0.002
-"""Seconds between two requests that are served: each costs some tenths of a millisecond, and a client that
-makes hundreds at once is not to hold up everybody else."""
+"""Seconds from a plain request that is served to the next one, and more from one that is more work: each costs
+some tenths of a millisecond, and a client that makes hundreds at once is not to hold up everybody else."""
 
 
 class Guest:
@@ -222,7 +223,14 @@ class Guest:
             logger.info("client %s from %s came back for a name that a newer one has", identity.key, self.peer)
             self.session.close(SessionCode.REPLACED)
             return
+        if not sessions.make_room(identity.key):
+            logger.warning(
+                "client %s from %s was refused: no session is left for its token", identity.key, self.peer
+            )
+            self.session.close(SessionCode.OVERLOADED)
+            return
         self.identity = identity
+        self.session.pool.memory = self._house.memory.of(identity.key)
         self.session.peer_window = hello.window
         self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(sessions.add(self), resumed=False)
@@ -271,7 +279,7 @@ class Guest:
 
     def _asked(self, request: Bind | Unbind) -> None:
         assert self.identity is not None
-        if not self._house.requests.may(self.identity.key):
+        if not self._house.requests.may(self.identity.key, work_of(request)):
             logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
             self._requests.clear()
             self.session.close(SessionCode.TOO_MANY_REQUESTS)
@@ -299,13 +307,13 @@ class Guest:
     async def _look_up(self, bind: Bind) -> None:
         assert self.identity is not None
         is_known = self._house.claims.owner(bind.domain) == self.identity.key
-        points_here = await self._house.domains.point_here(bind.domain, is_known=is_known)
+        points_here = await self._house.domains.point_here(bind.domain, owner=self.identity.key, is_known=is_known)
         self._do(bind, points_here=points_here)
 
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         """One request; the next after a pause."""
         assert self.identity is not None
-        asyncio.get_running_loop().call_later(PACE, self._serve)
+        asyncio.get_running_loop().call_later(PACE * work_of(request), self._serve)
         try:
             if isinstance(request, Unbind):
                 self.holdings.unbind(request.lease)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from edge_server.acme.settings import read_server
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from edge_server.config import EdgeConfig
 
@@ -32,6 +32,9 @@ REMEMBERED: Final = 60.0
 MAX_REMEMBERED: Final = 1000
 MAX_LOOKUPS: Final = 20
 """At once; the others wait. Each may take a thread of the loop's pool."""
+MAX_OF_OWNER: Final = 4
+"""Of those, for one owner: domains whose servers do not answer take LOOKUP seconds each, and others' wait for
+none of them."""
 MAX_ADDRESSES: Final = 64
 """Of one name; those of content networks have a dozen."""
 
@@ -48,14 +51,17 @@ class Domains:
         self._resolve = resolve
         self._good: OrderedDict[str, float] = OrderedDict()
         self._places = asyncio.Semaphore(MAX_LOOKUPS)
+        self._of: dict[str, asyncio.Semaphore] = {}
+        """The places of owners who look something up now, or wait."""
+        self._looking: Counter[str] = Counter()
 
-    async def point_here(self, domain: str, *, is_known: bool = False) -> bool:
+    async def point_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
         """Whether it does, as far as can be known; within LOOKUP seconds of its turn. One that ``is_known`` to be
         the asker's is believed where nobody can say: a resolver that fails for a moment takes nothing away."""
         now = asyncio.get_running_loop().time()
         if self._resolve is None or self._good.get(domain, 0.0) > now:
             return True
-        async with self._places:
+        async with self._place(owner):
             found, ours = await asyncio.gather(self._addresses(domain), self._ours())
         if ours and not found & ours and (found or not is_known):
             logger.info("%s does not point here: it has %s, this edge %s", domain, _list(found), _list(ours))
@@ -65,6 +71,19 @@ class Domains:
         if len(self._good) > MAX_REMEMBERED:
             self._good.popitem(last=False)
         return True
+
+    @contextlib.asynccontextmanager
+    async def _place(self, owner: str) -> AsyncIterator[None]:
+        """One of the places, and one of the owner's. What waits for the owner's is not in others' way."""
+        mine = self._of.setdefault(owner, asyncio.Semaphore(MAX_OF_OWNER))
+        self._looking[owner] += 1
+        try:
+            async with mine, self._places:
+                yield
+        finally:
+            self._looking[owner] -= 1
+            if not self._looking[owner]:
+                del self._looking[owner], self._of[owner]
 
     async def _ours(self) -> frozenset[str]:
         found = await asyncio.gather(*map(self._addresses, self._own))

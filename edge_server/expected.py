@@ -29,7 +29,7 @@ class _Wait:
 
     end: asyncio.TimerHandle
     left: float
-    """When it was last there (time.time)."""
+    """When it was last there (time.monotonic)."""
 
 
 class Expected:
@@ -66,14 +66,16 @@ class Expected:
         self._registry.add(lease)
         keep = max(self.hold, WAIT) if seconds is None else seconds
         end = asyncio.get_running_loop().call_later(keep, self._forget, lease)
-        self._waits[lease] = _Wait(end, time.time() if left is None else left)
+        age = 0.0 if left is None else max(0.0, time.time() - left)
+        self._waits[lease] = _Wait(end, time.monotonic() - age)
         if sock is not None:
             lease.hold(sock)
+            self._ports.adopt(lease.tcp_port, lease.owner)
             await lease.listen()
 
     def left(self, lease: Lease) -> float:
-        """When the client of one that is waited for was last there (time.time)."""
-        return self._waits[lease].left
+        """When the client of one that is waited for was last there (time.time), by the clock as it is now."""
+        return time.time() - (time.monotonic() - self._waits[lease].left)
 
     def claim(self, lease: Lease) -> None:
         """Its owner is here."""

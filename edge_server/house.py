@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edge_server.claims.store import BANNED
 from edge_server.domains import Domains
+from edge_server.memory import Memory
 from edge_server.rights.requests import Requests
 from edge_server.rights.shaping import Shaping
 from quictunnel.errors import ConfigError
@@ -47,6 +48,7 @@ class House:
     expected: Expected
     https_port: int
     ledger: Ledger
+    memory: Memory = field(default_factory=Memory)
     ports: Ports
     registry: Registry
     requests: Requests = field(default_factory=Requests)

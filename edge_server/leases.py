@@ -81,13 +81,15 @@ class Lease:
         ledger: Ledger,
         terms: Terms,
         generation: int = 1,
+        visitors_filter: Filter | None = None,
     ) -> None:
+        """``visitors_filter``: that of the terms, where it was made already."""
         self.session = session
         """None: the name is kept for a client that has not come yet."""
         self.number = number
         self.name = name
         self.terms = terms
-        self.filter = Filter(terms.allow, terms.deny)
+        self.filter = visitors_filter or Filter(terms.allow, terms.deny)
         self.owner = owner
         self.generation = generation
         """Of the ticket that was given for it."""

@@ -8,10 +8,13 @@ import logging
 import random
 import socket
 import sys
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from edge_server.shares import Shares
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +22,11 @@ QUARANTINE: Final = 600.0
 """Seconds for which a freed port goes only to whoever had it, so that nobody picks up the visitors
 of somebody whose network failed for a moment."""
 TRIES: Final = 200
-"""Random ports to try. With nine in ten of a range taken by others, all of them fail once in a billion."""
-BLIND_TRIES: Final = 20
-"""Before those: with a range that is half full, all of them fail once in a million."""
+"""Ports to draw for one request. Those that cannot be had are put aside: the next request does not draw them."""
+ASIDE: Final = 60.0
+"""Seconds for which a port is not drawn again that another program has, or that is claimed by somebody else."""
+LAST_TRIES: Final = 20
+"""Ports that were put aside to try, where no other is left: what took them may have ended."""
 BACKLOG: Final = 1024
 """Connections that the kernel keeps while the edge is busy: half a second of as many as one core welcomes. Who
 finds no room there tries again after a second."""
@@ -31,15 +36,68 @@ _UNACKED: Final = 24
 """Where ``tcpi_unacked`` is in Linux's ``struct tcp_info``: of a listening socket, the length of its queue."""
 
 
+class _Drawable:
+    """Numbers of a range: one is drawn at random out of any part of it, in logarithmic time (a Fenwick tree)."""
+
+    def __init__(self, numbers: range) -> None:
+        self._start = numbers.start
+        self._size = len(numbers)
+        self._is_in = bytearray(b"\x01" * self._size)
+        self._tree = [0] + [number & -number for number in range(1, self._size + 1)]
+        self._top = 1 << self._size.bit_length() >> 1
+
+    def put(self, number: int, *, is_in: bool) -> None:
+        """Let it be drawn, or not."""
+        at = number - self._start
+        if self._is_in[at] == is_in:
+            return
+        self._is_in[at] = is_in
+        at += 1
+        while at <= self._size:
+            self._tree[at] += 1 if is_in else -1
+            at += at & -at
+
+    def draw(self, part: range, chance: random.Random) -> int | None:
+        """Return one of a part at random, None when there is none."""
+        before = self._count_below(part.start - self._start)
+        count = self._count_below(part.stop - self._start) - before
+        if count <= 0:
+            return None
+        wanted, at, step = before + chance.randrange(count), 0, self._top
+        while step:
+            if at + step <= self._size and self._tree[at + step] <= wanted:
+                at += step
+                wanted -= self._tree[at]
+            step >>= 1
+        return self._start + at
+
+    def _count_below(self, at: int) -> int:
+        at = min(max(at, 0), self._size)
+        count = 0
+        while at:
+            count += self._tree[at]
+            at &= at - 1
+        return count
+
+
 class Ports:
-    """Hands out listening sockets from the edge's range."""
+    """Hands out listening sockets from the edge's range. Nothing here takes longer the fewer ports are left."""
 
     def __init__(self, host: str, ports: range, clock: Callable[[], float]) -> None:
         self._host = host
         self._range = ports
         self._clock = clock
-        self._freed: dict[int, tuple[float, str]] = {}
-        """Until when a port is quarantined, and whose it was."""
+        self.shares = Shares(len(ports))
+        """Ports that somebody has, or that are quarantined for somebody."""
+        self._owner: dict[int, str] = {}
+        """Whose those are."""
+        self._freed: dict[int, float] = {}
+        """Until when a port is quarantined; the first ends first."""
+        self._freed_of: dict[str, dict[int, None]] = {}
+        """The same ports by owner."""
+        self._aside: dict[int, float] = {}
+        """Until when a port that could not be had is not drawn; the first ends first."""
+        self._drawable = _Drawable(ports)
         self._chance = random.SystemRandom()
 
     def bind(
@@ -50,8 +108,8 @@ class Ports:
         may: Callable[[int], bool] = lambda _: True,
     ) -> socket.socket | None:
         """A listening socket: on ``wanted``, if it is free or was the owner's, else on a random port, in any
-        case one of those ``allowed`` which it ``may`` be. None when no port is free, or the system has no
-        socket to give."""
+        case one of those ``allowed`` which it ``may`` be. None when no port is free, when the owner has its share
+        (:mod:`edge_server.shares`), or when the system has no socket to give."""
         try:
             return self._find(owner, wanted, self._range if allowed is None else allowed, may)
         except OSError as error:
@@ -59,65 +117,103 @@ class Ports:
 
     def bind_this(self, port: int, owner: str) -> socket.socket | None:
         """On this port or on none."""
+        self._forget_old()
         try:
             return self._take(port, owner) if port in self._range else None
         except OSError as error:
             return self._failed(error)
 
+    def adopt(self, port: int, owner: str) -> None:
+        """Count a port whose socket came from somewhere else, as from the edge before this one."""
+        if port in self._range:
+            self._have(port, owner)
+
+    def release(self, port: int, owner: str) -> None:
+        """The lease is gone; its port is quarantined."""
+        if port not in self._range:
+            return
+        self._have(port, owner)
+        self._freed[port] = self._clock() + QUARANTINE
+        self._freed_of.setdefault(owner, {})[port] = None
+
     def _find(self, owner: str, wanted: int, allowed: range, may: Callable[[int], bool]) -> socket.socket | None:
+        self._forget_old()
         if wanted in self._range and wanted in allowed and may(wanted):
             taken = self._take(wanted, owner)
             if taken is not None:
                 return taken
-        self._forget_old()
         # Their own first: whoever binds and unbinds in a loop then quarantines one port and not all of them.
-        for port in [port for port, (_, whose) in self._freed.items() if whose == owner]:
+        for port in tuple(islice(self._freed_of.get(owner, ()), TRIES)):
             if port in allowed and may(port) and (taken := self._take(port, owner)) is not None:
                 return taken
-        for port in self._drawn(allowed, may):
-            taken = self._listen(port)
-            if taken is not None:
+        if not self.shares.may_take(owner):
+            return None
+        return self._draw(owner, allowed, may)
+
+    def _draw(self, owner: str, allowed: range, may: Callable[[int], bool]) -> socket.socket | None:
+        for _ in range(TRIES):
+            port = self._drawable.draw(allowed, self._chance)
+            if port is None:
+                break
+            if may(port) and (taken := self._take(port, owner)) is not None:
+                return taken
+            self._drawable.put(port, is_in=False)
+            self._aside[port] = self._clock() + ASIDE
+        for port in tuple(islice(self._aside, LAST_TRIES)):
+            if port in allowed and may(port) and (taken := self._take(port, owner)) is not None:
                 return taken
         return None
 
-    def _drawn(self, allowed: range, may: Callable[[int], bool]) -> Iterator[int]:
-        """Ports at random that may be free, as many as are worth a try. First drawn blindly, which nearly always
-        does it; only in a range that is all but full is it worth looking at every port."""
-        within = range(max(self._range.start, allowed.start), min(self._range.stop, allowed.stop))
-        if not within:
-            return
-        for port in self._chance.choices(within, k=BLIND_TRIES):
-            if port not in self._freed and may(port):
-                yield port
-        free = [port for port in within if port not in self._freed and may(port)]
-        yield from self._chance.sample(free, min(TRIES, len(free)))
-
     def _take(self, port: int, owner: str) -> socket.socket | None:
-        until, whose = self._freed.get(port, (0.0, owner))
-        if whose != owner and until > self._clock():
+        whose = self._owner.get(port)
+        if whose is None:
+            if not self.shares.may_take(owner):
+                return None
+        elif port not in self._freed or (whose != owner and self._freed[port] > self._clock()):
             return None
-        taken = self._listen(port)
+        taken = listen(self._host, port)
         if taken is not None:
-            self._freed.pop(port, None)
+            self._have(port, owner)
         return taken
 
-    def release(self, port: int, owner: str) -> None:
-        """The lease is gone; its port is quarantined."""
-        self._freed.pop(port, None)
-        self._freed[port] = self._clock() + QUARANTINE, owner
+    def _have(self, port: int, owner: str) -> None:
+        """It is theirs now, and neither free nor quarantined."""
+        self._let_go(port)
+        self._owner[port] = owner
+        self.shares.take(owner)
+        self._drawable.put(port, is_in=False)
+        self._aside.pop(port, None)
+
+    def _let_go(self, port: int) -> None:
+        """It is nobody's."""
+        before = self._owner.pop(port, None)
+        if before is None:
+            return
+        self.shares.give_back(before)
+        if self._freed.pop(port, None) is not None:
+            mine = self._freed_of[before]
+            del mine[port]
+            if not mine:
+                del self._freed_of[before]
 
     def _forget_old(self) -> None:
+        """Let ports be drawn again whose time is over. Each costs as much as its being put there did."""
         now = self._clock()
-        for port in [port for port, (until, _) in self._freed.items() if until <= now]:
-            del self._freed[port]
+        for table in (self._freed, self._aside):
+            while table:
+                port, until = next(iter(table.items()))
+                if until > now:
+                    break
+                if table is self._freed:
+                    self._let_go(port)
+                else:
+                    del table[port]
+                self._drawable.put(port, is_in=True)
 
     @staticmethod
     def _failed(error: OSError) -> None:
         # Out of files or memory: one lease less, and everybody else goes on.
         logger.warning("no listening socket could be made: %s", error.strerror or error)
-
-    def _listen(self, port: int) -> socket.socket | None:
-        return listen(self._host, port)
 
 
 def listen(host: str, port: int) -> socket.socket | None:

@@ -8,15 +8,29 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from edge_server.shares import Shares
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.leases import Lease
+    from edge_server.terms import Terms
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
+MAX_LEASES: Final = 10_000
+"""Leases of one edge: twice as many as it has room for (OPERATIONS.md), and as many as are noted for a restart
+(``lastheld``)."""
+ALWAYS: Final = 16
+"""Leases that each owner may have as long as there are any."""
+NETWORKS_OF_ONE: Final = 16
+"""A lease counts once more for so many networks to allow or deny, which take as much memory as the rest of it."""
+
+
+def weight_of(terms: Terms) -> int:
+    """As how many leases one counts on these terms."""
+    return 1 + (len(terms.allow) + len(terms.deny)) // NETWORKS_OF_ONE
 
 
 def random_name() -> str:
@@ -34,6 +48,10 @@ class Registry:
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._leases: dict[str, Lease] = {}
         self._held: Counter[str] = Counter()
+        self._domains: dict[str, Counter[str]] = {}
+        """How many leases each whole domain has, by owner."""
+        self.shares = Shares(MAX_LEASES, always=ALWAYS)
+        """Leases by owner, each as often as it counts."""
         self.alive: weakref.WeakSet[Lease] = weakref.WeakSet()
         """All leases that ever were here, as long as they have visitors."""
         self.changes = 0
@@ -54,6 +72,16 @@ class Registry:
         """How many leases are an owner's."""
         return self._held[owner]
 
+    def domains_of(self, owner: str, besides: str) -> int:
+        """How many whole domains are an owner's, not counting one of them."""
+        domains = self._domains.get(owner, ())
+        return len(domains) - (besides in domains)
+
+    def may_hold(self, owner: str, terms: Terms, instead_of: Lease | None) -> bool:
+        """Return True if an owner's share allows a lease on these terms, perhaps instead of another one."""
+        freed = 0 if instead_of is None else weight_of(instead_of.terms)
+        return self.shares.may_take(owner, weight_of(terms) - freed)
+
     def fresh_name(self) -> str:
         """A name that nobody holds."""
         while (name := self._name()) in self._leases:
@@ -69,6 +97,9 @@ class Registry:
         self._leases.setdefault(lease.name, lease)
         self.alive.add(lease)
         self._held[lease.owner] += 1
+        self.shares.take(lease.owner, weight_of(lease.terms))
+        if "." in lease.name:
+            self._domains.setdefault(lease.owner, Counter())[lease.name] += 1
         self.changes += 1
 
     def remove(self, lease: Lease) -> None:
@@ -88,6 +119,14 @@ class Registry:
         self._held[lease.owner] -= 1
         if not self._held[lease.owner]:
             del self._held[lease.owner]
+        self.shares.give_back(lease.owner, weight_of(lease.terms))
+        if "." in lease.name:
+            domains = self._domains[lease.owner]
+            domains[lease.name] -= 1
+            if not domains[lease.name]:
+                del domains[lease.name]
+            if not domains:
+                del self._domains[lease.owner]
 
     def _holds(self, lease: Lease) -> bool:
         if lease.pool is not None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_KEPT: Final = 64 * 1024 * 1024
+"""Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
+Twice the pool out of which honest receivers open larger windows, so they never meet it; one that raises limits and
+consumes nothing would else pin the largest window with every stream."""
 MAX_SETTLED: Final = 256
 """Streams that ended well here and may still be waited for there, because the last word was lost with the link:
 those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
@@ -79,7 +83,7 @@ class Session:
         self.is_away = False
         """It has no link now, and waits for another."""
         self.kept = 0
-        """Bytes beyond an initial window each that the streams keep; see ``stream.MAX_KEPT``."""
+        """Bytes beyond an initial window each that the streams keep; see ``MAX_KEPT``."""
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side
@@ -126,6 +130,17 @@ class Session:
     def skipped_numbers(self) -> int:
         """Client: stream numbers that it has not met and that may still come."""
         return self._numbers.skipped
+
+    def keep(self, more: int) -> None:
+        """Count so many bytes more that a stream keeps, or less when it is negative."""
+        self.kept += more
+        if self.pool.memory is not None:
+            self.pool.memory.keep(more)
+
+    @property
+    def keeps_enough(self) -> bool:
+        """Whether streams may keep nothing beyond an initial window now."""
+        return self.kept >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
 
     def in_flight(self, now: float) -> bool:
         """Whether any visitor would lose something if the session ended now."""

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from quictunnel.transport.session import Session
     from quictunnel.wire.preface import Preface
 
-MAX_KEPT: Final = 64 * 1024 * 1024
-"""Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
-Twice the pool out of which honest receivers open larger windows, so they never meet it; one that raises limits and
-consumes nothing would else pin the largest window with every stream."""
 NOT_TAKEN: Final = frozenset({StreamCode.REFUSED, StreamCode.UNREACHABLE, StreamCode.UNKNOWN_LEASE})
 """By which a client says that it had no connection to give a visitor's bytes to."""
 DELIVERY_TIMEOUT: Final = 60.0
@@ -171,8 +167,9 @@ class Stream:
         if self._blocked or self.is_over:
             return 0
         room = self._send_window.room
-        if self._session.kept >= MAX_KEPT:
-            room = min(room, max(0, INITIAL_WINDOW - self._replay.held))
+        within_initial = INITIAL_WINDOW - self._replay.held
+        if room > within_initial and self._session.keeps_enough:
+            return max(0, within_initial)
         return room
 
     def asks_room(self) -> bool:
@@ -468,7 +465,7 @@ class Stream:
     def _count_kept(self) -> None:
         excess = max(0, self._replay.held - INITIAL_WINDOW)
         if excess != self._excess:
-            self._session.kept += excess - self._excess
+            self._session.keep(excess - self._excess)
             self._excess = excess
 
     def _tell_room(self) -> None:
@@ -480,7 +477,7 @@ class Stream:
         self.is_over = True
         if self._delivery_timer is not None:
             self._delivery_timer.cancel()
-        self._session.kept -= self._excess
+        self._session.keep(-self._excess)
         self._replay.clear()
         self._early.clear()
         self.receive_window.close()

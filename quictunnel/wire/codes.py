@@ -74,7 +74,7 @@ class SessionCode(enum.IntEnum):
     INTERNAL = 0x16
     """A fault of this side."""
     OVERLOADED = 0x17
-    """The edge has no room for another client now."""
+    """The edge has no room for another client now, or for another with this token; dial again later."""
     BANNED = 0x18
     """The edge's operator lets nobody in from there."""
     TOO_MANY_REQUESTS = 0x19
@@ -87,9 +87,10 @@ class BindCode(enum.IntEnum):
     """Why a lease was refused."""
 
     TOO_MANY = 0x01
-    """The session, or all that show the same token, hold as many leases as they may."""
+    """The session, or all that show the same token, hold as many leases as they may: by the token's rights, or by
+    its share of what the edge has."""
     NO_PORT = 0x02
-    """No TCP port is free in the edge's range."""
+    """No TCP port of the edge's range is free for this token, which may have its share of them."""
     H2_FORBIDDEN = 0x03
     """HTTP/2 needs a certificate for one name alone, and this edge has only a wildcard."""
     CLOSING = 0x04
@@ -134,12 +135,21 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
     SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",
     SessionCode.ENDED: "The edge's operator has ended the session.",
-    SessionCode.OVERLOADED: "The edge has no room for another client now.",
+    SessionCode.OVERLOADED: (
+        "The edge has no room for another client now, or none for another with this token: "
+        "end one that is not needed, or try again later."
+    ),
 }
 
 BIND_SENTENCES: dict[BindCode, str] = {
-    BindCode.TOO_MANY: "There are as many tunnels already as the edge allows to this client, or to its token.",
-    BindCode.NO_PORT: "The edge has no free TCP port; try again later or ask its operator to widen --tcp-ports.",
+    BindCode.TOO_MANY: (
+        "There are as many tunnels already as the edge allows to this client, or to its token; "
+        "close one that is not needed."
+    ),
+    BindCode.NO_PORT: (
+        "The edge has no free TCP port for this token; close a tunnel that has one, try again later, or ask the "
+        "edge's operator to widen --tcp-ports."
+    ),
     BindCode.H2_FORBIDDEN: (
         "This edge has only a wildcard certificate, and HTTP/2 with it would let browsers mix up tunnels; "
         "its operator can mint certificates for single names or allow it with --allow-wildcard-h2."

@@ -11,6 +11,8 @@ need never be sent again.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.messages import MAX_WINDOW
 
@@ -96,26 +98,46 @@ class SendWindow:
         self.limit = limit
 
 
+class MemoryShare(Protocol):
+    """What the sessions of one token may keep together, at an edge that has many of them."""
+
+    def lend(self, wanted: int) -> int:
+        """Take as many of so many bytes as there are; they are then in use."""
+
+    def keep(self, more: int) -> None:
+        """Count so many bytes more, or less than before when it is negative, whatever the share."""
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing more is to be kept."""
+
+
 class WindowPool:
     """What the receiving windows of one session share beyond their initial sizes."""
 
-    __slots__ = ("reserve", "size", "used")
+    __slots__ = ("memory", "reserve", "size", "used")
 
     def __init__(self, size: int = POOL, reserve: int = RESERVE) -> None:
         self.size = size
         self.reserve = reserve
         self.used = 0
+        self.memory: MemoryShare | None = None
+        """What it takes from in turn, if several sessions share something."""
 
     def take(self, held: int, wanted: int, *, proven: bool = False) -> int:
         """How many of ``wanted`` more bytes a window that holds ``held`` gets. They are then in use."""
         size = self.size if proven else self.size - self.reserve
         allowed = max(0, (size - self.used) // POOL_SHARE - held)
         taken = min(wanted, allowed)
+        if self.memory is not None:
+            taken = self.memory.lend(taken)
         self.used += taken
         return taken
 
     def give_back(self, held: int) -> None:
         self.used -= held
+        if self.memory is not None:
+            self.memory.keep(-held)
 
 
 class ReceiveWindow:

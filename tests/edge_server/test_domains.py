@@ -9,7 +9,15 @@ import pytest
 
 from edge_server import domains as rooms
 from edge_server.config import parse
-from edge_server.domains import MAX_LOOKUPS, MAX_REMEMBERED, Domains, addresses_from, domains_of, system_addresses
+from edge_server.domains import (
+    MAX_LOOKUPS,
+    MAX_OF_OWNER,
+    MAX_REMEMBERED,
+    Domains,
+    addresses_from,
+    domains_of,
+    system_addresses,
+)
 from quictunnel.errors import ConfigError
 from tests.edge_server.acme.pebble import Names, names
 
@@ -74,8 +82,11 @@ async def test_what_pointed_here_is_not_asked_again_soon():
     assert "a.example" in resolver.asked, "no more are remembered than may be"
 
 
-async def test_so_many_are_looked_up_at_once_and_none_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rooms, "LOOKUP", 0.05)
+@pytest.mark.parametrize(("owners", "places"), [(60, MAX_LOOKUPS), (1, MAX_OF_OWNER)])
+async def test_so_many_are_looked_up_at_once_and_none_for_ever(
+    monkeypatch: pytest.MonkeyPatch, owners: int, places: int
+):
+    monkeypatch.setattr(rooms, "LOOKUP", 0.02)
     now, most = 0, 0
 
     async def slow(_: str) -> frozenset[str]:
@@ -89,10 +100,38 @@ async def test_so_many_are_looked_up_at_once_and_none_for_ever(monkeypatch: pyte
         return frozenset()
 
     domains = Domains(["192.0.2.1"], slow)
-    found = await asyncio.gather(*(domains.point_here(f"n{number}.example") for number in range(3 * MAX_LOOKUPS)))
+    found = await asyncio.gather(
+        *(
+            domains.point_here(f"n{number}.example", owner=f"o{number % owners}")
+            for number in range(3 * MAX_LOOKUPS)
+        )
+    )
     assert not any(found)
-    assert most == MAX_LOOKUPS
+    assert most == places
     assert now == 0
+    assert not domains._of
+
+
+async def test_slow_look_ups_of_one_owner_hold_up_nobody_else():
+    never, answers = asyncio.Event(), {"edge.example": "192.0.2.1", "good.example": "192.0.2.1"}
+
+    async def resolve(name: str) -> frozenset[str]:
+        if name not in answers:
+            await never.wait()
+        return frozenset((answers[name],))
+
+    domains = Domains(["edge.example"], resolve)
+    slow = [
+        asyncio.create_task(domains.point_here(f"n{number}.example", owner="slow"))
+        for number in range(2 * MAX_LOOKUPS)
+    ]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(2):
+        assert await domains.point_here("good.example", owner="another")
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    assert not domains._of
 
 
 @pytest.fixture(scope="module")

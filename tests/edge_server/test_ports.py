@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.ports import QUARANTINE, Ports, backlog_of, listen
+from edge_server.ports import ASIDE, LAST_TRIES, QUARANTINE, TRIES, Ports, _Drawable, backlog_of, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,11 @@ class Taker:
         self.held[port] = sock
         return port
 
+    def take_all(self) -> None:
+        """Everything that there is: nearly all of it mine, and the share that is left to others."""
+        while self.take() or self.take(owner="neighbour"):
+            pass
+
     def give_back(self, port: int, owner: str = "me") -> None:
         self.held.pop(port).close()
         self.ports.release(port, owner)
@@ -75,14 +80,41 @@ def test_a_port_of_the_range_that_listens(ports, few):
 
 
 def test_the_range_is_used_up_and_then_there_is_none(ports, few):
-    assert {ports.take() for _ in few} == set(few)
+    ports.take_all()
+    assert set(ports.held) == set(few)
     assert ports.take() == 0
     assert ports.take(few[3]) == 0
 
 
+def test_one_owner_does_not_get_all_ports(ports, few):
+    mine = [port for _ in few if (port := ports.take())]
+    (left,) = set(few) - set(mine)
+    assert ports.take() == ports.take(left) == 0
+    assert ports.ports.bind_this(left, "me") is None
+    assert ports.take(owner="another") == left
+
+
+def test_ports_in_quarantine_count_for_whoever_had_them(ports, few):
+    mine = [port for _ in few if (port := ports.take())]
+    for port in mine:
+        ports.give_back(port)
+    again = {ports.take() for _ in mine}
+    assert again == set(mine)
+    assert ports.take() == 0
+
+
+def test_a_port_that_came_from_the_edge_before_counts(ports, few):
+    for port in few[1:]:
+        ports.ports.adopt(port, "me")
+        ports.ports.adopt(port, "me")
+    assert ports.ports.shares.held_by("me") == len(few) - 1
+    assert ports.take() == 0
+    assert ports.take(owner="another") == few[0]
+
+
 def test_a_freed_port_is_kept_for_whoever_had_it(ports, clock, few):
-    for _ in few:
-        ports.take()
+    ports.take(few[4])
+    ports.take_all()
     ports.give_back(few[4])
     clock.now += QUARANTINE - 1
     for wanted in (0, few[4]):
@@ -97,7 +129,8 @@ def test_who_frees_one_in_a_loop_quarantines_no_other(ports, few):
         seen.add(port := ports.take())
         ports.give_back(port)
     assert len(seen) == 1
-    assert {ports.take(owner="another") for _ in few[1:]} == set(few) - seen
+    others = {ports.take(owner=owner) for owner in ("another", "yet-another") for _ in few}
+    assert others - {0} == set(few) - seen
 
 
 def test_a_port_that_somebody_has_claimed_is_given_to_nobody_else(ports, few):
@@ -117,16 +150,16 @@ def test_this_port_or_none(ports, few):
 
 
 def test_a_quarantine_ends(ports, clock, few):
-    for _ in few:
-        ports.take()
+    ports.take(few[4])
+    ports.take_all()
     ports.give_back(few[4])
     clock.now += QUARANTINE
     assert ports.take(owner="another") == few[4]
 
 
 def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
-    for _ in few:
-        ports.take()
+    ports.take(few[0])
+    ports.take_all()
     ports.give_back(few[0])
     clock.now += QUARANTINE - 1
     ports.take(few[0])
@@ -156,6 +189,56 @@ def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
     assert sock is not None
     with sock:
         assert sock.getsockname()[1] == few[7]
+
+
+@pytest.mark.parametrize("allowed", [None, range(20_000, 25_000)])
+def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatch, allowed):
+    """Counted are the ports that are looked at; nothing listens."""
+    looked: list[int] = []
+    monkeypatch.setattr("edge_server.ports.listen", lambda _host, port: looked.append(port) or object())
+    claimed = set(range(20_000, 30_000)) - {24_321}
+    ports = Ports(HOST, range(20_000, 30_000), clock)
+    asked = 0
+
+    def may(port: int) -> bool:
+        nonlocal asked
+        asked += 1
+        return port not in claimed
+
+    while ports.bind("me", allowed=allowed, may=may) is None:
+        assert asked <= TRIES + LAST_TRIES
+        asked = 0
+    assert looked == [24_321]
+    ports.release(24_321, "me")
+    clock.now += ASIDE / 2
+    for _ in range(3):
+        asked = 0
+        assert ports.bind("me", allowed=allowed, may=may) is not None
+        assert asked == 1
+        ports.release(24_321, "me")
+
+
+def test_a_port_that_another_program_had_is_drawn_again(ports, few, clock):
+    with socket.socket() as other:
+        other.bind((HOST, few[0]))
+        other.listen()
+        ports.take_all()
+        assert few[0] not in ports.held
+        assert ports.take(owner="another") == 0
+    assert ports.take(owner="another") == few[0]
+
+
+def test_any_free_port_of_any_part_is_drawn():
+    numbers, chance = range(100, 137), random.Random(15)
+    drawable, is_in = _Drawable(numbers), set(numbers)
+    for _ in range(2000):
+        number = chance.choice(numbers)
+        drawable.put(number, is_in=number not in is_in)
+        is_in ^= {number}
+        part = range(*sorted((chance.randrange(90, 145), chance.randrange(90, 145))))
+        possible = is_in & set(part)
+        assert (drawable.draw(part, chance) in possible) if possible else drawable.draw(part, chance) is None
+    assert {drawable.draw(numbers, chance) for _ in range(2000)} == is_in
 
 
 def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog):

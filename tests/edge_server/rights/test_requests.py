@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge_server.rights import requests
-from edge_server.rights.requests import BURST, RATE, Requests
+from edge_server.rights.requests import BURST, RATE, Requests, work_of
+from quictunnel.wire.messages import Bind, Unbind
 
 
 class Clock:
@@ -27,6 +28,25 @@ def test_a_burst_and_then_the_rate():
     assert allowed == pytest.approx(5 * RATE, abs=2)
     clock.now += BURST / RATE
     assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
+
+
+NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(64)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "work"),
+    [
+        (Unbind(1), 1.0),
+        (Bind(1, False, False, b""), 1.0),
+        (Bind(1, False, False, b"", allow=NETWORKS, deny=NETWORKS), 3.0),
+        (Bind(1, True, False, b""), 2.0),
+        (Bind(1, False, False, b"", domain="app.example.org"), 5.0),
+    ],
+)
+def test_a_request_counts_by_its_work(request_: Bind | Unbind, work: float):
+    assert work_of(request_) == work
+    made = Requests(Clock())
+    assert sum(made.may("a", work) for _ in range(5000)) == pytest.approx(BURST / work, abs=1)
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch):

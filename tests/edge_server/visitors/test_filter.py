@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from ipaddress import ip_address, ip_network
+
 import pytest
 
 from edge_server.visitors.filter import Filter
@@ -35,3 +38,21 @@ def test_admits(allow: list[str], deny: list[str], host: str, admitted: bool):
 def test_what_is_no_network(network: str):
     with pytest.raises(ValueError, match=r"network|address|netmask|Octet|octet|host bits|IPv"):
         Filter([], [network])
+
+
+def test_a_filter_of_many_networks_says_what_each_of_them_says():
+    chance = random.Random(15)
+    for _ in range(200):
+        bits = chance.choice((32, 128))
+        near = chance.getrandbits(bits)
+        networks, hosts = [], []
+        for _ in range(chance.randrange(1, 12)):
+            length = chance.randrange(bits - 16, bits + 1)
+            number = near ^ chance.getrandbits(12)
+            networks.append(str(ip_network((number, length), strict=False)))
+            hosts.append(str(ip_network((near ^ chance.getrandbits(12), bits))).partition("/")[0])
+        allowed, denied = Filter(networks, []), Filter([], networks)
+        for host in hosts:
+            is_in = any(ip_address(host) in ip_network(each) for each in networks)
+            assert allowed.admits(host) is is_in
+            assert denied.admits(host) is not is_in

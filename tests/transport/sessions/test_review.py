@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from quictunnel.transport.link import CONTROL_STREAM
-from quictunnel.transport.stream import IN_FLIGHT, MAX_KEPT
+from quictunnel.transport.session import MAX_KEPT
+from quictunnel.transport.stream import IN_FLIGHT
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.framing import frame

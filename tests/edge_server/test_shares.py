@@ -1,0 +1,100 @@
+"""How much of something finite one holder may have."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from edge_server.memory import MAX_MEMORY, Memory
+from edge_server.shares import SHARE, Shares
+from quictunnel.wire.credit import INITIAL_WINDOW, POOL, WindowPool
+
+
+def take_all(shares: Shares, holder: str) -> int:
+    """As much as it gets, one by one."""
+    count = 0
+    while shares.may_take(holder):
+        shares.take(holder)
+        count += 1
+    return count
+
+
+def test_each_gets_eight_ninths_of_what_is_left_and_the_next_still_finds_some():
+    shares = Shares(9000)
+    assert [take_all(shares, holder) for holder in "abc"] == [8000, 889, 99]
+    assert shares.may_take("d")
+
+
+def test_a_holder_that_gives_back_may_take_again():
+    shares = Shares(90)
+    took = take_all(shares, "a")
+    shares.give_back("a", 10)
+    assert take_all(shares, "a") == 10
+    assert shares.held_by("a") == took
+
+
+def test_so_many_everybody_may_have_as_long_as_there_are_any():
+    shares = Shares(40, always=16)
+    assert [take_all(shares, holder) for holder in "abc"] == [36, 4, 0]
+    shares.give_back("a", 30)
+    assert take_all(shares, "c") >= 16
+
+
+def test_what_is_taken_at_once_is_what_one_by_one_would_be():
+    chance = random.Random(15)
+    for _ in range(500):
+        size, always = chance.randrange(1, 200), chance.choice((0, 3, 16))
+        together, single = Shares(size, always=always), Shares(size, always=always)
+        for _ in range(4):
+            holder = chance.choice("abc")
+            amount = together.most_for(holder)
+            assert together.may_take(holder, amount)
+            assert not together.may_take(holder, amount + 1)
+            together.take(holder, amount)
+            assert take_all(single, holder) == amount
+
+
+def test_what_was_given_before_is_counted_whatever_the_share():
+    shares = Shares(10)
+    shares.take("a", 12)
+    assert shares.left == -2
+    assert shares.most_for("a") == shares.most_for("b") == 0
+    shares.give_back("a", 12)
+    assert shares.used == 0
+    assert not shares._held
+
+
+@pytest.mark.parametrize("sessions", [1, 100])
+def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions: int):
+    """Each of its sessions asks for all that a session may have."""
+    memory = Memory()
+    pools = []
+    for _ in range(sessions):
+        pool = WindowPool(reserve=0)
+        pool.memory = memory.of("a")
+        for _ in range(30):
+            pool.take(0, POOL)
+        pools.append(pool)
+    assert memory.shares.used == sum(pool.used for pool in pools)
+    assert memory.shares.used <= MAX_MEMORY * SHARE // (SHARE + 1) + 1
+    other = WindowPool()
+    other.memory = memory.of("b")
+    assert other.take(0, 4 * INITIAL_WINDOW) == 4 * INITIAL_WINDOW
+    other.give_back(4 * INITIAL_WINDOW)
+    for pool in pools:
+        pool.give_back(pool.used)
+    assert memory.shares.used == 0
+
+
+def test_who_keeps_its_share_keeps_no_more():
+    memory = Memory()
+    mine, other = memory.of("a"), memory.of("b")
+    mine.keep(MAX_MEMORY)  # what is written is written
+    assert mine.is_used_up
+    assert other.is_used_up
+    mine.keep(-(MAX_MEMORY // 16))
+    assert mine.is_used_up
+    assert not other.is_used_up
+    mine.keep(-MAX_MEMORY)
+    assert not mine.is_used_up
