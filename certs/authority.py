@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trustme
+from cryptography import x509
 
 from quictunnel.errors import ConfigError, InvalidError
 
@@ -64,18 +65,23 @@ class DevelopmentAuthority:
             raise ConfigError(f"Cannot keep a development authority in {directory}: {reason}.") from error
         return cls(authority, certificate)
 
-    def issue(self, names: Iterable[str]) -> tuple[bytes, bytes]:
-        """A new leaf for exactly these names (hosts, ``*.`` wildcards, IP addresses): its PEM chain and key."""
+    def issue(self, names: Iterable[str], *, as_long_as_the_authority: bool = False) -> tuple[bytes, bytes]:
+        """A new leaf for exactly these names (hosts, ``*.`` wildcards, IP addresses): its PEM chain and key. Good
+        for a year from now on, as browsers want it, or ``as_long_as_the_authority``, whatever the clock says."""
         checked = [_check_name(name) for name in names]
         if not 0 < len(checked) <= MAX_NAMES:
             raise InvalidError(f"A certificate takes 1 to {MAX_NAMES} names, not {len(checked)}.")
         # A day back, for clocks that are behind.
-        now = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
+        end = begin + dt.timedelta(days=LEAF_DAYS)
+        if as_long_as_the_authority:
+            own = x509.load_pem_x509_certificate(self._authority.cert_pem.bytes())
+            begin, end = own.not_valid_before_utc, own.not_valid_after_utc
         leaf = self._authority.issue_cert(
             *checked,
             organization_name=_ORGANIZATION,
-            not_before=now,
-            not_after=now + dt.timedelta(days=LEAF_DAYS),
+            not_before=begin,
+            not_after=end,
             key_type=trustme.KeyType.ECDSA,
         )
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)

@@ -82,6 +82,16 @@ def test_a_leaf_signed_after_a_reload_is_trusted_too(tmp_path: Path) -> None:
     assert accepts(ca, chain, key, "a.two.test")
 
 
+def test_a_leaf_for_clients_is_good_whatever_the_clock_says(tmp_path: Path) -> None:
+    authority = DevelopmentAuthority.load_or_create(tmp_path)
+    chain, _ = authority.issue(["a.test"], as_long_as_the_authority=True)
+    leaf = x509.load_pem_x509_certificate(chain)
+    own = x509.load_pem_x509_certificate(authority.certificate.read_bytes())
+    assert leaf.not_valid_before_utc == own.not_valid_before_utc
+    assert leaf.not_valid_after_utc == own.not_valid_after_utc
+    assert own.not_valid_before_utc.year <= 2000, "also of an edge that was first started without a battery"
+
+
 def test_a_leaf_is_short_lived_and_elliptic(tmp_path: Path) -> None:
     chain, _ = DevelopmentAuthority.load_or_create(tmp_path).issue(["A.test", "127.0.0.1", "::1"])
     leaf = x509.load_pem_x509_certificate(chain)
