@@ -207,7 +207,7 @@ class Holdings:
         elif ticket is not None and not labels.RANDOM_LABEL.fullmatch(ticket.name):
             # A ticket for a name that somebody chose: it may have become somebody else's since.
             self._check_asked(identity, ticket.name)
-        name = asked or (house.registry.fresh_name() if ticket is None else ticket.name)
+        name = asked or (self._fresh_name(identity) if ticket is None else ticket.name)
         if house.claims.owner(name) == BANNED:
             raise Refused(BindCode.BANNED)
         host = house.host_of(name)
@@ -216,6 +216,12 @@ class Holdings:
         if bind.domain and not bind.passthrough and not house.can_certify(host):
             raise Refused(BindCode.NO_CERTIFICATE)
         return name, ticket
+
+    def _fresh_name(self, identity: Identity) -> str:
+        if not self._house.fresh_names.may(identity.key):
+            logger.warning("client %s has been given too many random names lately", identity.key)
+            raise Refused(BindCode.TOO_MANY_NAMES)
+        return self._house.registry.fresh_name()
 
     def _hold(self, lease: Lease, bind: Bind) -> None:
         """It is this client's from now on."""

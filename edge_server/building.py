@@ -10,6 +10,7 @@ from edge_server.acme.office import Office
 from edge_server.acme.settings import DNS, settings_of
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
+from edge_server.clock import Clock
 from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
@@ -58,7 +59,9 @@ def build_house(
     def is_wanted(host: str) -> bool:
         return house.is_anybodys(host)  # asked later, when there is a house
 
-    time = asyncio.get_running_loop().time
+    time, clock = asyncio.get_running_loop().time, Clock()
+    claims = Claims(ClaimStore(state.path), clock.now)
+    clock.follow(claims.moved)
     ports = Ports(config.tcp_host, config.tcp_ports, time)
     settings, acme = settings_of(config), None
     if settings is not None:
@@ -66,13 +69,14 @@ def build_house(
         has_wildcard = config.cert is None and settings.challenge == DNS
         own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
         wants = Wants(own=own, is_wanted=is_wanted)
-        acme = Office(settings, state.path, certificates, wants, https_port=https_port)
+        acme = Office(settings, state.path, certificates, wants, clock=clock, https_port=https_port)
     house = House(
         acme=acme,
         admission=admission,
         attempts=Attempts(time),
         certificates=certificates,
-        claims=Claims(ClaimStore(state.path)),
+        claims=claims,
+        clock=clock,
         domain=config.domain,
         domains=domains_of(config),
         expected=Expected(registry, ports, admission, ledger=ledger, hold=config.hold),
@@ -83,7 +87,7 @@ def build_house(
         sealer=Sealer(state.key("ticket"), config.domain),
         sessions=Sessions(config.hold),
         tcp_host=config.shown_tcp_host,
-        tokens=Tokens(token, Store(state.path)),
+        tokens=Tokens(token, Store(state.path), clock.now),
     )
     return house
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 BUSY_SECONDS: Final = 5.0
@@ -25,11 +26,15 @@ class Database:
     """One file with one schema. Every method raises ConfigError, in one line, when it cannot be read or written.
     May be used from one thread after another, never from two at once."""
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
-        """``version``: of the schema (``PRAGMA user_version``)."""
+    def __init__(
+        self, path: Path, schema: str, version: int, changes: Mapping[int, Sequence[str]] = MappingProxyType({})
+    ) -> None:
+        """``version``: of the schema (``PRAGMA user_version``). ``changes``: statements that bring a database from
+        an older version to the next one."""
         self._path = path
         self._schema = schema
         self._version = version
+        self._changes = changes
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -84,11 +89,17 @@ class Database:
         with database:
             database.execute("BEGIN IMMEDIATE")
             (version,) = database.execute("PRAGMA user_version").fetchone()
+            statements: list[str] = []
             if version == 0:
-                for statement in self._schema.split(";"):  # executescript would commit before the version is set
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {self._version}")
-            elif version != self._version:
+                statements, version = [self._schema], self._version
+            while version in self._changes:
+                statements += self._changes[version]
+                version += 1
+            if version != self._version:
                 raise ConfigError(
                     f"{self._path} is of another version of quictunnel ({version}, not {self._version})."
                 )
+            for statement in ";".join(statements).split(";"):  # executescript would commit before all is done
+                database.execute(statement)
+            if statements:
+                database.execute(f"PRAGMA user_version = {version}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_server.claims.store import BANNED
+from edge_server.clock import Clock
 from edge_server.domains import Domains
 from edge_server.memory import Memory
-from edge_server.rights.requests import Requests
+from edge_server.rights.requests import Budget, fresh_name_budget, request_budget
 from edge_server.rights.shaping import Shaping
 from quictunnel.errors import ConfigError
 from quictunnel.wire.labels import RANDOM_LABEL
@@ -43,6 +44,7 @@ class House:
     attempts: Attempts
     certificates: Certificates
     claims: Claims
+    clock: Clock = field(default_factory=Clock)
     domain: str
     domains: Domains = field(default_factory=Domains)
     expected: Expected
@@ -51,7 +53,8 @@ class House:
     memory: Memory = field(default_factory=Memory)
     ports: Ports
     registry: Registry
-    requests: Requests = field(default_factory=Requests)
+    fresh_names: Budget = field(default_factory=fresh_name_budget)
+    requests: Budget = field(default_factory=request_budget)
     sealer: Sealer
     sessions: Sessions
     shaping: Shaping = field(default_factory=Shaping)
@@ -88,11 +91,20 @@ class House:
         left_over = {frozenset(standing.names) for standing in standings if not standing.is_wanted}
         return [each for each in self.certificates.validities() if each.names not in left_over]
 
+    @property
+    def held(self) -> frozenset[str]:
+        """Names and TCP ports (as claims have them) that somebody holds now, or is waited for."""
+        leases = tuple(self.registry)
+        return frozenset(lease.name for lease in leases) | {f":{lease.tcp_port}" for lease in leases}
+
     def certify(self, lease: Lease) -> None:
         """Let visitors of a lease that begins be met with a certificate, as soon as there is one."""
         host, h2 = self.host_of(lease.name), lease.terms.h2
-        if self.acme is not None and not lease.terms.passthrough and not self.certificates.covers(host, h2=h2):
-            self.acme.keeper.want(host, lease.owner, alone=h2)
+        if self.acme is None or lease.terms.passthrough:
+            return
+        keeper = self.acme.keeper
+        if keeper.is_asked_for(host) or not self.certificates.covers(host, h2=h2):
+            keeper.want(host, lease.owner, alone=h2)
 
     @property
     def has_own_certificate(self) -> bool:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 REFRESH: Final = 0.5
 """Seconds between looks: half of the second within which a revocation is to work."""
 LOOK_AT_CLAIMS: Final = 3600.0
-"""Seconds between looks at which claimed names are in use, for those that are so for weeks."""
+"""Seconds between looks at which claimed names are in use, for those that are so for weeks, and which are over."""
 MAX_SHOWN: Final = 200
 """Characters of names in a line of the log."""
 
@@ -61,6 +61,7 @@ class Watch:
 
     async def _look(self) -> None:
         loop, house = asyncio.get_running_loop(), self._house
+        house.clock.look()
         for what, read in (
             ("tokens", house.tokens.refresh),
             ("claims", house.claims.synchronise),
@@ -71,6 +72,8 @@ class Watch:
         if loop.time() >= self._seen_at + LOOK_AT_CLAIMS:
             self._seen_at = loop.time()
             self._see_claims()
+            if house.clock.is_settled:
+                house.claims.sweep(house.held)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:
@@ -126,3 +129,4 @@ class Watch:
         for lease in house.registry:
             house.claims.seen(lease.owner, lease.name)
             house.claims.seen(lease.owner, f":{lease.tcp_port}")
+            house.claims.record("seen", lease, "")

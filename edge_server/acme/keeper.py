@@ -13,13 +13,14 @@ import math
 import random
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 from edge_server.acme.answers import Answers
 from edge_server.acme.problem import Problem, Stopped
+from edge_server.acme.quota import Quota
 from edge_server.acme.settings import DNS
 from edge_server.acme.store import Issued, Store, place_of
 from quictunnel.backoff import Backoff
@@ -40,10 +41,6 @@ MAX_CERTIFICATES: Final = 1000
 """Kept for one edge; each is ordered anew every two months or so, which is what an account may ask for."""
 MAX_OF_OWNER: Final = 100
 """Of one identity at once; as many names as it may claim."""
-MAX_NEW: Final = 50
-"""Names of one identity in a day that had no certificate before: Let's Encrypt signs as many in a week for one
-registered domain, and whoever asks for names at random is not to use that up for everybody."""
-DAY: Final = 86_400.0
 MAX_TRIES: Final = 20
 """For a name that never had a certificate: with waits that grow to hours, three days. Then somebody has to ask for
 the name again. One that has had a certificate is tried for as long as it is wanted."""
@@ -53,6 +50,9 @@ JITTER: Final = 0.05
 """Of its life, by which that is earlier, at random: certificates that came together do not go on together."""
 LAST: Final = 0.1
 """Of its life, before whose end it is renewed whatever the server advises."""
+LEAST: Final = 1 / 3
+"""Of its life, for which one that was just signed is not renewed, whatever the edge's clock says: with a clock
+that is a season ahead each new one would seem to be over, and be ordered again at once."""
 LOOK: Final = 60.0
 """Seconds between looks where nothing is due: clocks are set, and machines sleep."""
 STOP: Final = 3.0
@@ -124,9 +124,11 @@ class Keeper:
         certificates: Certificates,
         wants: Wants,
         *,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float],
+        is_settled: Callable[[], bool],
     ) -> None:
-        """``now``: seconds since the epoch."""
+        """``now``: seconds since the epoch. ``is_settled``: whether that clock is good enough to delete what it
+        says has expired (:mod:`edge_server.clock`)."""
         self.answers = Answers()
         """What validators who come to the edge's doors are met with."""
         self._settings = settings
@@ -135,12 +137,12 @@ class Keeper:
         self._certificates = certificates
         self._wants = wants
         self._now = now
+        self._is_settled = is_settled
+        self._quota = Quota(self._directory / "quota.json")
         self._random: random.Random = random.SystemRandom()
         self.outcomes: Counter[Outcome] = Counter()
         """Of all orders so far."""
         self._entries: dict[str, _Entry] = {}
-        self._new: dict[str, deque[float]] = {}
-        """When identities asked for names that had no certificate, the last MAX_NEW of each, for a day."""
         self._stopping = threading.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -151,14 +153,17 @@ class Keeper:
 
     async def load(self) -> None:
         """Use what is stored. Raises Problem when the directory cannot be used."""
-        for issued in await asyncio.to_thread(self._load):
+        # Those that seem to have expired as well: the clock may be wrong, and an old one is better than none.
+        for issued in await asyncio.to_thread(lambda: list(self._store.load())):
             is_own = issued.names[0] in self._wants.own[:1]
             if is_own and not set(self._wants.own) <= set(issued.names):
                 continue
             self._use(self._add(issued.names[0], issued.names, ""), issued)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Begin to order and to renew."""
+        # Now and not before: an edge that this one followed has ordered until a moment ago.
+        await asyncio.to_thread(self._quota.load, self._now())
         if self._wants.own and self._wants.own[0] not in self._entries:
             self._add(self._wants.own[0], self._wants.own, "")
         self._task = asyncio.create_task(self._run())
@@ -188,42 +193,49 @@ class Keeper:
         entry = self._entries.get(name)
         if entry is not None:
             entry.owner = owner
+            if entry.due <= self._now():
+                self._changed.set()
             if entry.failures >= MAX_TRIES and entry.issued is None:
                 entry.failures, entry.not_before_then = 0, 0.0
                 entry.backoff.reset()
                 self._changed.set()
             return True
-        if not self._has_room(owner):
-            logger.warning("no certificate is ordered for %s: there are too many, or too many of %s", name, owner)
+        if why := self._quota.refusal(name, owner, self._now()) or self._full_for(owner):
+            logger.warning("no certificate is ordered for %s: client %s has asked for %s", name, owner, why)
             return False
-        self._new.setdefault(owner, deque(maxlen=MAX_NEW)).append(self._now())
+        self._quota.ask(name, owner, self._now())
         self._add(name, (name,), owner)
         self._changed.set()
         return True
 
-    def _has_room(self, owner: str) -> bool:
-        now = self._now()
-        for each in [each for each, times in self._new.items() if times[-1] <= now - DAY]:
-            del self._new[each]
-        lately = self._new.get(owner)
-        if lately is not None and len(lately) >= MAX_NEW and lately[0] > now - DAY:
-            return False
-        if (
-            sum(entry.owner == owner and self._is_wanted(name) for name, entry in self._entries.items())
-            >= MAX_OF_OWNER
-        ):
-            return False
+    def is_asked_for(self, name: str) -> bool:
+        """Whether a certificate for a name is kept or ordered."""
+        return name in self._entries
+
+    def moved(self, forward: float) -> None:
+        """The clock was set by so many seconds, or back below zero: nobody waits longer or shorter for that."""
+        self._quota.moved(forward)
+        for entry in self._entries.values():
+            entry.ask_at += forward
+            entry.not_before_then += forward
+        self._changed.set()
+
+    def _full_for(self, owner: str) -> str:
+        """Why no more certificates are kept for an owner; empty where one more is. Makes room for it."""
+        mine = (name for name, entry in self._entries.items() if entry.owner == owner)
+        if sum(map(self._is_wanted, mine)) >= MAX_OF_OWNER:
+            return f"{MAX_OF_OWNER} of them, which are kept for one"
         if len(self._entries) < MAX_CERTIFICATES:
-            return True
+            return ""
         # Somebody may come back to what nobody wants now, but not at the expense of who is here.
         idle = [
             name for name, entry in self._entries.items() if entry.thread is None and not self._is_wanted(name)
         ]
         if not idle:
-            return False
+            return f"one more than the {MAX_CERTIFICATES} that an edge keeps"
         oldest = min(idle, key=lambda name: self._entries[name].renew_at)
         self._remove(oldest, self._entries[oldest])
-        return True
+        return ""
 
     def look(self) -> None:
         """See now what is due."""
@@ -282,26 +294,33 @@ class Keeper:
         wanted = [entry for entry in idle if self._is_wanted(entry.names[0])]
         delay = LOOK
         for entry in wanted:
-            if entry.due <= now or entry.ask_at <= now:
-                if free <= 0:
-                    break  # the end of an order is the next look
-                free -= 1
-                self._begin(entry, is_order=entry.due <= now)
-            else:
-                delay = min(delay, entry.due - now, entry.ask_at - now)
+            is_order = entry.due <= now
+            wait = self._quota.wait(entry.owner, is_new=self._is_new(entry), now=now) if is_order else 0.0
+            if wait or not (is_order or entry.ask_at <= now):
+                delay = min(delay, *((wait,) if wait else (entry.due - now, entry.ask_at - now)))
+                continue
+            if free <= 0:
+                break  # the end of an order is the next look
+            free -= 1
+            self._begin(entry, is_order=is_order)
         return max(0.0, delay)
+
+    def _is_new(self, entry: _Entry) -> bool:
+        """Whether an order for it counts as one for a new name."""
+        return entry.issued is None and entry.names[0] not in self._wants.own[:1]
 
     def _is_wanted(self, name: str) -> bool:
         return name in self._wants.own[:1] or self._wants.is_wanted(name)
 
     def _let_go(self, name: str, entry: _Entry, now: float) -> None:
         """Nobody wants it any more. What is still good stays in use, for the case that somebody comes back."""
-        if entry.issued is not None and now < entry.issued.not_after:
+        if entry.issued is not None and (now < entry.issued.not_after or not self._is_settled()):
             return
         self._remove(name, entry)
 
     def _remove(self, name: str, entry: _Entry) -> None:
         del self._entries[name]
+        self._quota.give_up(name)
         self._certificates.drop(name)
         if entry.issued is not None:
             with contextlib.suppress(OSError):  # it is not used again in any case
@@ -320,19 +339,12 @@ class Keeper:
 
     def _begin(self, entry: _Entry, *, is_order: bool) -> None:
         work = self._order if is_order else self._ask
+        if is_order:
+            self._quota.begin(entry.names[0], entry.owner, is_new=self._is_new(entry), now=self._now())
         # Not of a pool: what hangs in a network must not hold up the end of the process.
         thread = threading.Thread(target=work, args=(entry,), name="acme", daemon=True)
         thread.start()
         entry.thread, entry.is_ordering = thread, is_order
-
-    def _load(self) -> list[Issued]:
-        good = []
-        for issued in self._store.load():
-            if issued.not_after > self._now():
-                good.append(issued)
-            else:
-                self._store.remove(issued.names[0])
-        return good
 
     def _reach(self) -> Orders:
         """Whom the server is asked through; the library is loaded when it is first needed. In a thread."""
@@ -349,6 +361,10 @@ class Keeper:
 
     def _order(self, entry: _Entry) -> None:
         outcome: Issued | Problem
+        try:
+            self._quota.save()
+        except OSError as error:
+            logger.error("orders of certificates could not be counted on disk: %s", error.strerror or error)
         try:
             outcome = self._reach().obtain(entry.names, entry.challenge)
             try:
@@ -392,6 +408,7 @@ class Keeper:
         else:
             self.outcomes["obtained"] += 1
             self._use(entry, outcome)
+            entry.renew_at = max(entry.renew_at, self._now() + outcome.life * LEAST)
             logger.info(
                 "a new certificate for %s is in use, good until %s", entry.names[0], _moment(outcome.not_after)
             )

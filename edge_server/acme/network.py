@@ -78,8 +78,16 @@ class Network(client.ClientNetwork):
         self.retry_after = 0.0
         answer = super()._send_request(method, url, *args, **kwargs)
         if not answer.ok:
-            self.retry_after = seconds_of(answer.headers.get("Retry-After", ""), time.time())
+            self.retry_after = seconds_of(answer.headers.get("Retry-After", ""), _now_at(answer))
         return answer
+
+
+def _now_at(answer: requests.Response) -> float:
+    """The server's clock, by which a date in its answer is meant; ours where it does not say."""
+    try:
+        return parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return time.time()
 
 
 def seconds_of(retry_after: str, now: float) -> float:

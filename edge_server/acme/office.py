@@ -18,16 +18,27 @@ if TYPE_CHECKING:
     from edge_server.acme.keeper import Standing, Wants
     from edge_server.acme.settings import AcmeSettings
     from edge_server.certificates import Certificates
+    from edge_server.clock import Clock
 
 
 class Office:
     """See the module: :meth:`open`, :meth:`start`, :meth:`leave` when a successor comes, :meth:`close`."""
 
     def __init__(
-        self, settings: AcmeSettings, state_dir: Path, certificates: Certificates, wants: Wants, *, https_port: int
+        self,
+        settings: AcmeSettings,
+        state_dir: Path,
+        certificates: Certificates,
+        wants: Wants,
+        *,
+        clock: Clock,
+        https_port: int,
     ) -> None:
         self._settings = settings
-        self.keeper = Keeper(settings, state_dir, certificates, wants)
+        self.keeper = Keeper(
+            settings, state_dir, certificates, wants, now=clock.now, is_settled=lambda: clock.is_settled
+        )
+        clock.follow(self.keeper.moved)
         self._door = Door(self.keeper.answers.http, https_port)
         self.listening: socket.socket | None = None
         """The HTTP door's, if there is one."""
@@ -56,7 +67,7 @@ class Office:
         if self.listening is not None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._door, sock=self.listening, backlog=BACKLOG)
-        self.keeper.start()
+        await self.keeper.start()
 
     def leave(self) -> None:
         """Another edge takes over, which orders from now on."""

@@ -3,19 +3,23 @@
 Everything is answered from memory. :meth:`Claims.synchronise` writes what has changed and reads what commands have
 changed; it is called twice a second, off the loop's thread, so a crash of the machine forgets half a second of new
 claims, and no owner that was there before.
+
+A claim is not over because a clock says so: it stays until :meth:`Claims.sweep` has removed it, which spares
+what is held and does nothing as long as the edge's clock is not settled (:mod:`edge_server.clock`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edge_server.claims.store import Claim, Event
+from edge_server.claims.store import Claim, HistoryEntry
+from edge_server.shares import Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from edge_server.claims.store import Store
 
@@ -25,13 +29,12 @@ visitors of somebody who was away."""
 KEPT: Final = KEPT_DAYS * 86_400
 SEEN_AGAIN: Final = 86_400
 """Seconds after which it is written down once more that a claim is in use."""
-SWEEP: Final = 3600.0
-"""Seconds between looks for claims that are over."""
 MAX_CLAIMS: Final = 100
 """Names and ports together that one identity may claim: as many as a session may hold. Whoever could claim without
 end would leave nothing to others."""
-MAX_PENDING_EVENTS: Final = 10_000
-"""Events that wait to be written; more in half a second, or while the database cannot be written, are not kept."""
+MAX_PENDING: Final = 10_000
+"""Names whose events wait to be written, of which an owner has its share; more in half a second, or while the
+database cannot be written, are not kept."""
 
 
 class Held(Protocol):
@@ -40,23 +43,27 @@ class Held(Protocol):
     name: str
     tcp_port: int
     owner: str
+    came_so_far: int
 
 
 class Claims:
     """See the module."""
 
     def __init__(self, store: Store, now: Callable[[], float] = time.time) -> None:
-        """Reads the database; raises ConfigError when it cannot."""
+        """Reads the database; raises ConfigError when it cannot. ``now``: seconds since the epoch."""
         self._store = store
         self._now = now
         self._claims: dict[str, Claim] = {}
-        self._count: Counter[str] = Counter()
+        self._of: dict[str, set[str]] = {}
+        """What each owner has."""
         self._changed: dict[str, Claim] = {}
-        self._events: list[Event] = []
+        self._over: dict[str, Claim] = {}
+        """Removed here, and not yet in the database."""
+        self._events: dict[tuple[int, str, str], HistoryEntry] = {}
+        self._waiting = Shares(MAX_PENDING)
         self._lock = threading.Lock()
         """Held over what is to be written, which the loop's thread and the one that writes both change."""
         self._version = -1
-        self._swept = float("-inf")
         self._read: list[Claim] | None = None
         self.synchronise()
         self.settle()
@@ -64,25 +71,15 @@ class Claims:
     def owner(self, what: str) -> str | None:
         """Whose it is (``store.BANNED``: nobody's, for good), None when it is free."""
         claim = self._claims.get(what)
-        if claim is None or (not claim.is_banned and claim.seen < self._now() - KEPT):
-            return None
-        return claim.owner
+        return None if claim is None else claim.owner
 
     def may_claim(self, owner: str, what: str) -> bool:
         """Whether it is not one too many."""
-        if self._count[owner] >= MAX_CLAIMS:
-            for old in [each for each, claim in self._claims.items() if claim.owner == owner]:
-                if self.owner(old) is None:
-                    del self._claims[old]
-                    self._count[owner] -= 1
-        return self.owner(what) == owner or self._count[owner] < MAX_CLAIMS
+        return self.owner(what) == owner or len(self._of.get(owner, ())) < MAX_CLAIMS
 
     def claim(self, owner: str, what: str) -> None:
         """It is theirs, and in use now. For what is free or theirs already, and :meth:`may_claim`."""
-        claim = Claim(what, owner, int(self._now()))
-        self._put(claim)
-        with self._lock:
-            self._changed[what] = claim
+        self._change(Claim(what, owner, int(self._now())))
 
     def seen(self, owner: str, what: str) -> None:
         """It is still in use, or was until now."""
@@ -90,10 +87,40 @@ class Claims:
         if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_AGAIN:
             self.claim(owner, what)
 
+    def sweep(self, held: Container[str]) -> None:
+        """Remove claims that nobody has used for so long, but none that is held. For a clock that is settled."""
+        before = self._now() - KEPT
+        for what, claim in tuple(self._claims.items()):
+            if claim.seen < before and not claim.is_banned and what not in held:
+                self._drop(what)
+                with self._lock:
+                    self._changed.pop(what, None)
+                    self._over[what] = claim
+
+    def moved(self, forward: float) -> None:
+        """The clock was set forward by so many seconds, or back below zero: nothing has become older by that. (Set
+        back, everything is kept for so much longer.)"""
+        if forward <= 0:
+            return
+        for claim in tuple(self._claims.values()):
+            if not claim.is_banned:
+                self._change(replace(claim, seen=claim.seen + int(forward)))
+
     def record(self, event: str, lease: Held, host: str) -> None:
-        """Something happened to a name, for the history."""
-        if len(self._events) < MAX_PENDING_EVENTS:
-            self._events.append(Event(int(self._now()), event, lease.name, lease.tcp_port, lease.owner, host))
+        """Something happened to a name (see ``HistoryEntry.of``), for the history."""
+        fresh = HistoryEntry.of(
+            event, int(self._now()), name=lease.name, port=lease.tcp_port, owner=lease.owner, host=host
+        )
+        if event == "released":
+            fresh = replace(fresh, visitors=lease.came_so_far)
+        key = fresh.day, fresh.owner, fresh.name
+        with self._lock:
+            before = self._events.get(key)
+            if before is None:
+                if not self._waiting.may_take(lease.owner):
+                    return
+                self._waiting.take(lease.owner)
+            self._events[key] = fresh if before is None else before.joined(fresh)
 
     def banned_networks(self) -> list[str]:
         """From where nobody may come, neither visitors nor clients."""
@@ -112,23 +139,35 @@ class Claims:
         """Write and read, in any thread. Raises ConfigError: what was to be written then is so next time.
         :meth:`settle` has to follow on the loop's."""
         with self._lock:
-            changed = tuple(self._changed.values())
+            changed, over = tuple(self._changed.values()), tuple(self._over.values())
+        if over:
+            self._store.remove_these(over)
         if changed:
             self._store.write(changed)
-            with self._lock:
-                for claim in changed:
-                    if self._changed.get(claim.what) is claim:
-                        del self._changed[claim.what]
-        if events := tuple(self._events):
-            self._store.record(events)
-            del self._events[: len(events)]
+        with self._lock:
+            for table, done in ((self._changed, changed), (self._over, over)):
+                for claim in done:
+                    if table.get(claim.what) is claim:
+                        del table[claim.what]
+        self._write_events()
         version = self._store.changes()
-        now = self._now()
-        if version != self._version or now >= self._swept + SWEEP:
-            self._swept = now
-            self._store.remove_old(int(now) - KEPT)
+        if version != self._version:
             self._read = self._store.claims()
             self._version = version
+
+    def _write_events(self) -> None:
+        with self._lock:
+            events = dict(self._events)
+        if not events:
+            return
+        self._store.record(events.values())
+        with self._lock:
+            for key, event in events.items():
+                if self._events[key] is event:
+                    del self._events[key]
+                    self._waiting.give_back(event.owner)
+                else:
+                    self._events[key] = self._events[key].less(event)
 
     def settle(self) -> bool:
         """Hold to what :meth:`synchronise` has read; whether that is anything."""
@@ -136,15 +175,30 @@ class Claims:
         if read is None:
             return False
         self._claims.clear()
-        self._count.clear()
-        for claim in (*read, *self._changed.values()):
-            if (known := self._claims.get(claim.what)) is None or not known.is_banned:
+        self._of.clear()
+        with self._lock:
+            changed, over = tuple(self._changed.values()), dict(self._over)
+        for claim in (*read, *changed):
+            known = self._claims.get(claim.what)
+            if claim != over.get(claim.what) and (known is None or not known.is_banned):
                 self._put(claim)
         return True
 
+    def _change(self, claim: Claim) -> None:
+        self._put(claim)
+        with self._lock:
+            self._over.pop(claim.what, None)
+            self._changed[claim.what] = claim
+
     def _put(self, claim: Claim) -> None:
-        before = self._claims.get(claim.what)
-        if before is not None:
-            self._count[before.owner] -= 1
+        self._drop(claim.what)
         self._claims[claim.what] = claim
-        self._count[claim.owner] += 1
+        self._of.setdefault(claim.owner, set()).add(claim.what)
+
+    def _drop(self, what: str) -> None:
+        before = self._claims.pop(what, None)
+        if before is not None:
+            mine = self._of[before.owner]
+            mine.remove(what)
+            if not mine:
+                del self._of[before.owner]

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from edge_server.claims.claims import KEPT_DAYS
-from edge_server.claims.store import Store
+from edge_server.claims.store import MAX_DAYS, Store
 from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.state import StateDir
 from quictunnel.address import MAX_PORT
@@ -23,7 +23,7 @@ from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, ob
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.claims.store import Claim, Event
+    from edge_server.claims.store import Claim, HistoryEntry
 
 SHOWN: Final = 100
 NETWORK: Final = "@"
@@ -47,9 +47,14 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             "name", metavar="NAME|ADDRESS", type=_what, help="as the list has it, or a tunnel's label"
         )
-    history = add("history", "Who held what when.")
-    history.add_argument("name", metavar="NAME", nargs="?", help="of this name alone")
-    history.add_argument("--last", metavar="N", type=int, default=SHOWN, help="so many events (%(default)s)")
+    history = add(
+        "history", f"Who held what on which day (the last {MAX_DAYS} days with tunnels), random names too."
+    )
+    history.add_argument(
+        "name", metavar="NAME", nargs="?", type=str.lower, help="of this name alone: a tunnel's label, or a domain"
+    )
+    history.add_argument("--owner", metavar="KEY", help="of this token alone")
+    history.add_argument("--last", metavar="N", type=int, default=SHOWN, help="so many lines (%(default)s)")
     return parser
 
 
@@ -69,7 +74,7 @@ def _run(options: argparse.Namespace, store: Store, now: int) -> int:
         _show(store.claims(), as_json=options.json)
         return 0
     if options.command == "history":
-        _show_history(store.history(options.name, options.last), as_json=options.json)
+        _show_history(store.history(options.name, options.last, options.owner), as_json=options.json)
         return 0
     name = options.name.removeprefix(NETWORK)
     if options.command == "ban":
@@ -99,14 +104,26 @@ def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     print_table(rows)
 
 
-def _show_history(events: Sequence[Event], *, as_json: bool) -> None:
+def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([asdict(event) for event in events]))
+        print(json.dumps([asdict(entry) for entry in entries]))
         return
-    rows = [("WHEN", "EVENT", "NAME", "PORT", "OWNER", "FROM")]
-    for event in events:
-        port = str(event.port) if event.port else "-"
-        rows.append((moment(event.at), event.event, event.name, port, event.owner, event.host or "-"))
+    rows = [("FROM", "UNTIL", "NAME", "OWNER", "EVENTS", "VISITORS", "PORT", "CLIENT")]
+    for entry in entries:
+        counts = {"held": entry.held, "released": entry.released, "banned": entry.banned}
+        events = ", ".join(what if count == 1 else f"{what} {count}x" for what, count in counts.items() if count)
+        rows.append(
+            (
+                moment(entry.since),
+                moment(entry.until),
+                entry.name or "(others)",
+                entry.owner,
+                events or "goes on",
+                str(entry.visitors),
+                str(entry.port) if entry.port else "-",
+                " to ".join(dict.fromkeys((entry.host, entry.last_host))) or "-",
+            )
+        )
     print_table(rows)
 
 

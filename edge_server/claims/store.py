@@ -1,40 +1,82 @@
-"""Claims on disk, so that a name stays its owner's through restarts and crashes; and who held what when."""
+"""Claims on disk, so that a name stays its owner's through restarts and crashes; and who held what on which
+day."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from edge_server.database import Database
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
     from pathlib import Path
 
 FILE: Final = "claims.db"
-VERSION: Final = 1
+VERSION: Final = 2
 BANNED: Final = ""
 """Whose names nobody may have: a tombstone's owner."""
-MAX_EVENTS: Final = 200_000
-"""Of the history, some 100 bytes each; the oldest are forgotten."""
+DAY: Final = 86_400
+MAX_DAYS: Final = 90
+"""Days of the history that are kept: the last on which anybody held a name, so that a clock which jumps deletes
+nothing."""
+MAX_NAMES_A_DAY: Final = 4000
+"""Names in the history of one owner and day, some 150 bytes each: more than it can be given in a day
+(``rights.requests``) beside those that it has already. Others have one entry together."""
+OTHERS: Final = ""
+"""The name of that entry."""
 
-_SCHEMA: Final = """
+_HISTORY: Final = """
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY,
+    day INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    name TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    last_host TEXT NOT NULL,
+    since INTEGER NOT NULL,
+    until INTEGER NOT NULL,
+    held INTEGER NOT NULL,
+    released INTEGER NOT NULL,
+    banned INTEGER NOT NULL,
+    visitors INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX history_of_day ON history (owner, day, name);
+CREATE INDEX history_of_name ON history (name, number);
+CREATE INDEX days_of_history ON history (day, number)
+"""
+_SCHEMA: Final = f"""
 CREATE TABLE claim (
     what TEXT PRIMARY KEY,
     owner TEXT NOT NULL,
     seen INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE history (
-    number INTEGER PRIMARY KEY,
-    at INTEGER NOT NULL,
-    event TEXT NOT NULL,
-    name TEXT NOT NULL,
-    port INTEGER NOT NULL,
-    owner TEXT NOT NULL,
-    host TEXT NOT NULL
-) STRICT;
-CREATE INDEX history_of_name ON history (name, number);
+{_HISTORY}
 """
+_SUMMED: Final = """
+INSERT INTO history
+    SELECT NULL, of.day, of.owner, of.name, of.port, first.host, last.host, of.since, of.until,
+        of.held, of.released, of.banned, 0
+    FROM (
+        SELECT at / 86400 AS day, owner, name, max(port) AS port, min(number) AS first, max(number) AS last,
+            min(at) AS since, max(at) AS until,
+            sum(event = 'held') AS held, sum(event = 'released') AS released, sum(event = 'banned') AS banned
+        FROM event GROUP BY at / 86400, owner, name
+    ) AS of
+    JOIN event AS first ON first.number = of.first
+    JOIN event AS last ON last.number = of.last
+    ORDER BY of.first
+"""
+_FROM_1: Final = (
+    "ALTER TABLE history RENAME TO event",
+    "DROP INDEX history_of_name",
+    _HISTORY,
+    _SUMMED,
+    "DROP TABLE event",
+)
+"""Version 1 had a row for each event, and no more than 200,000, whosever they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +96,96 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a name."""
+class HistoryEntry:
+    """What one owner did with one name on one day."""
 
-    at: int
-    """Seconds since the epoch."""
-    event: str
-    """``held``, ``released`` or ``banned``."""
-    name: str
-    port: int
-    """The TCP port that went with it; 0 for none."""
+    day: int
+    """Days since the epoch, in UTC."""
     owner: str
+    name: str
+    """:data:`OTHERS` for those of a day that were too many."""
+    port: int
+    """The TCP port that went with it, the last one; 0 for none."""
     host: str
-    """From where its client came."""
+    """From where its first client of the day came, and from where the last one did."""
+    last_host: str
+    since: int
+    """The first moment of it: seconds since the epoch, as is ``until``."""
+    until: int
+    held: int
+    """How often it was given, and so on."""
+    released: int
+    banned: int
+    visitors: int
+    """Of the leases that were released."""
+
+    @classmethod
+    def of(cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "") -> HistoryEntry:
+        """One event: ``held``, ``released``, ``banned``, or ``seen`` where a name goes on being held."""
+        counts = {each: int(each == event) for each in ("held", "released", "banned")}
+        return cls(
+            day=at // DAY,
+            owner=owner,
+            name=name,
+            port=port,
+            host=host,
+            last_host=host,
+            since=at,
+            until=at,
+            visitors=0,
+            **counts,
+        )
+
+    def joined(self, later: HistoryEntry) -> HistoryEntry:
+        """This and what came after it."""
+        return replace(
+            self,
+            port=later.port or self.port,
+            host=self.host or later.host,
+            last_host=later.last_host or self.last_host,
+            since=min(self.since, later.since),
+            until=max(self.until, later.until),
+            held=self.held + later.held,
+            released=self.released + later.released,
+            banned=self.banned + later.banned,
+            visitors=self.visitors + later.visitors,
+        )
+
+    def less(self, written: HistoryEntry) -> HistoryEntry:
+        """What is left to be written when a part has been."""
+        return replace(
+            self,
+            held=self.held - written.held,
+            released=self.released - written.released,
+            banned=self.banned - written.banned,
+            visitors=self.visitors - written.visitors,
+        )
+
+
+_INSERT: Final = """
+INSERT INTO history VALUES (NULL, :day, :owner, :name, :port, :host, :last_host, :since, :until, :held, :released,
+    :banned, :visitors)
+"""
+_UPDATE: Final = """
+UPDATE history SET
+    port = iif(:port, :port, port),
+    host = iif(host = '', :host, host),
+    last_host = iif(:last_host = '', last_host, :last_host),
+    since = min(since, :since),
+    until = max(until, :until),
+    held = held + :held,
+    released = released + :released,
+    banned = banned + :banned,
+    visitors = visitors + :visitors
+WHERE owner = :owner AND day = :day AND name = :name
+"""
 
 
 class Store:
     """The database. Every method raises ConfigError when it cannot be read or written."""
 
     def __init__(self, directory: Path) -> None:
-        self._database = Database(directory / FILE, _SCHEMA, VERSION)
+        self._database = Database(directory / FILE, _SCHEMA, VERSION, {1: _FROM_1})
 
     def close(self) -> None:
         self._database.close()
@@ -97,33 +209,40 @@ class Store:
         with self._database.writing() as database:
             return database.execute("DELETE FROM claim WHERE what = ?", (what,)).rowcount > 0
 
-    def remove_old(self, before: int) -> None:
-        if not self._database.exists:
-            return
-        with self._database.writing() as database:
-            database.execute("DELETE FROM claim WHERE seen < ? AND owner <> ?", (before, BANNED))
-
-    def record(self, events: Iterable[Event]) -> None:
+    def remove_these(self, claims: Iterable[Claim]) -> None:
+        """Remove those that are still as they were."""
         with self._database.writing() as database:
             database.executemany(
-                "INSERT INTO history (at, event, name, port, owner, host) VALUES (?, ?, ?, ?, ?, ?)",
-                [astuple(event) for event in events],
-            )
-            database.execute(
-                "DELETE FROM history WHERE number <= (SELECT max(number) FROM history) - ?", (MAX_EVENTS,)
+                "DELETE FROM claim WHERE what = ? AND owner = ? AND seen <= ?",
+                [astuple(claim) for claim in claims],
             )
 
-    def history(self, name: str | None, most: int) -> list[Event]:
-        """What happened last to a name, or to all of them, the oldest first."""
+    def record(self, entries: Iterable[HistoryEntry]) -> None:
+        """Add to the history. What is too much for an owner's day changes nothing of its other days, and nothing
+        of other owners'."""
+        with self._database.writing() as database:
+            days_before = _days(database)
+            for entry in entries:
+                _add(database, entry)
+            if _days(database) > days_before:
+                database.execute(
+                    "DELETE FROM history WHERE day IN (SELECT day FROM history GROUP BY day "
+                    "ORDER BY max(number) DESC LIMIT -1 OFFSET ?)",
+                    (MAX_DAYS,),
+                )
+
+    def history(self, name: str | None, most: int, owner: str | None = None) -> list[HistoryEntry]:
+        """The last of it, of one name or owner or of all, the oldest first."""
         if not self._database.exists:
             return []
         with self._database.reading() as database:
             rows = database.execute(
-                "SELECT at, event, name, port, owner, host FROM history WHERE ?1 IS NULL OR name = ?1 "
-                "ORDER BY number DESC LIMIT ?2",
-                (name, most),
+                "SELECT day, owner, name, port, host, last_host, since, until, held, released, banned, visitors "
+                "FROM history WHERE (?1 IS NULL OR name = ?1) AND (?2 IS NULL OR owner = ?2) "
+                "ORDER BY until DESC, number DESC LIMIT ?3",
+                (name, owner, most),
             ).fetchall()
-        return [Event(*row) for row in reversed(rows)]
+        return [HistoryEntry(*row) for row in reversed(rows)]
 
     def claims(self) -> list[Claim]:
         """All of them, by what they claim."""
@@ -135,3 +254,26 @@ class Store:
     def changes(self) -> int:
         """A number that changes when another process has written."""
         return self._database.changes()
+
+
+def _days(database: sqlite3.Connection) -> int:
+    """How many days the history has. By the index, which has them in order: one look for each day."""
+    query = (
+        "WITH RECURSIVE d(day) AS (SELECT min(day) FROM history UNION ALL "
+        "SELECT (SELECT min(day) FROM history WHERE day > d.day) FROM d WHERE d.day IS NOT NULL) "
+        "SELECT count(day) FROM d"
+    )
+    return int(database.execute(query).fetchone()[0])
+
+
+def _add(database: sqlite3.Connection, entry: HistoryEntry) -> None:
+    for each in (entry, replace(entry, name=OTHERS)):
+        fields = asdict(each)
+        if database.execute(_UPDATE, fields).rowcount:
+            return
+        (count,) = database.execute(
+            "SELECT count(*) FROM history WHERE owner = ? AND day = ?", (each.owner, each.day)
+        ).fetchone()
+        if count < MAX_NAMES_A_DAY or each.name == OTHERS:
+            database.execute(_INSERT, fields)
+            return

@@ -27,6 +27,11 @@ LOOKUP: Final = 4.0
 """Plain requests that a domain counts as: its addresses and the edge's own are looked up, in threads."""
 BURST: Final = 1000.0
 """And at once: ten clients that come back with all that they may hold."""
+FRESH_BURST: Final = 2000.0
+"""Random names that one identity may be given at once, beside those that it has tickets for: one who abuses a name
+goes on to the next, and all of them are to be in the history (``claims.store.MAX_NAMES_A_DAY``)."""
+FRESH_RATE: Final = 1 / 60
+"""And so many a second for long: 1,440 a day."""
 MAX_TRACKED: Final = 4096
 """Identities remembered, the latest; one that is forgotten has a full bucket."""
 
@@ -40,22 +45,37 @@ def work_of(request: Bind | Unbind) -> float:
     return 1.0 + networks / NETWORKS + PORT * request.unencrypted + LOOKUP * bool(request.domain)
 
 
-class Requests:
-    """See the module."""
+class Budget:
+    """A bucket of work for each identity: it is full at first, and what is taken comes back at a steady rate."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate = rate
+        """Work a second."""
+        self.burst = burst
+        """Work at once."""
         self._clock = clock
         self._full_at: dict[str, float] = {}
         """When each bucket is full again."""
 
     def may(self, key: str, work: float = 1.0) -> bool:
-        """Whether that identity may ask for so much work (:func:`work_of`); it is then counted."""
+        """Whether that identity may have so much more; it is then counted."""
         now = self._clock()
-        full_at = max(now, self._full_at.pop(key, now)) + work / RATE
-        if full_at - now > BURST / RATE:
-            self._full_at[key] = full_at - work / RATE
+        before = max(now, self._full_at.pop(key, now))
+        full_at = before + work / self.rate
+        if full_at - now > self.burst / self.rate:
+            self._full_at[key] = before
             return False
         self._full_at[key] = full_at
         if len(self._full_at) > MAX_TRACKED:
             del self._full_at[next(iter(self._full_at))]
         return True
+
+
+def request_budget(clock: Callable[[], float] = time.monotonic) -> Budget:
+    """Of requests, by :func:`work_of`."""
+    return Budget(RATE, BURST, clock)
+
+
+def fresh_name_budget(clock: Callable[[], float] = time.monotonic) -> Budget:
+    """Of random names that nobody had before."""
+    return Budget(FRESH_RATE, FRESH_BURST, clock)

@@ -59,12 +59,12 @@ class Health:
         self,
         scene: Scene,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         probe: Callable[[Address], Awaitable[str]] = objection,
     ) -> None:
-        """``clock``: seconds since the epoch."""
+        """``clock``: seconds since the epoch; by default the edge's."""
         self._scene = scene
-        self._clock = clock
+        self._clock = clock or scene.house.clock.now
         self._probe = probe
         self._known: Readiness | None = None
         self._known_until = 0.0
@@ -73,7 +73,7 @@ class Health:
     def life(self) -> Life:
         """That it is alive."""
         scene = self._scene
-        return Life(True, round(self._clock() - scene.started_at, 3), round(scene.lag.worst, 6))
+        return Life(True, max(0.0, round(self._clock() - scene.started_at, 3)), round(scene.lag.worst, 6))
 
     async def readiness(self) -> Readiness:
         """Whether it is ready. Never raises for what is wrong; takes two seconds at most. However many ask at

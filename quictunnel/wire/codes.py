@@ -112,7 +112,7 @@ class BindCode(enum.IntEnum):
     REPLACED = 0x0C
     """Another client of the same identity has taken the name of a lease that was given."""
     TOO_MANY_NAMES = 0x0D
-    """The edge keeps no more names and ports for one identity."""
+    """The edge keeps no more names and ports for one identity, or gives it no more random names now."""
     BANNED = 0x0E
     """The operator has withdrawn the name."""
     DOMAIN_FORBIDDEN = 0x0F
@@ -170,8 +170,8 @@ BIND_SENTENCES: dict[BindCode, str] = {
     ),
     BindCode.REPLACED: "Another client with the same token has taken the name; this tunnel has ended.",
     BindCode.TOO_MANY_NAMES: (
-        "The edge keeps as many names and ports for this token as it keeps for one. Use one of them, or have its "
-        "operator release some (`python -m edge_server name`)."
+        "The edge has given this token as many names and ports as it gives to one. Use one of them (a ticket "
+        "keeps a random one), or have its operator release some (`python -m edge_server name`)."
     ),
     BindCode.BANNED: "The operator of the edge has withdrawn this name.",
     BindCode.DOMAIN_FORBIDDEN: (

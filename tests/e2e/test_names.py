@@ -215,7 +215,7 @@ def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, or
         command(edge, "name", "release", "127.0.0.66")
     eventually(lambda: "released" in command(edge, "name", "history", "seen"), "it was not written down")
     events = json.loads(command(edge, "name", "history", "seen", "--json"))
-    assert [(event["event"], event["host"]) for event in events][:1] == [("held", "127.0.0.1")]
+    assert (events[0]["held"], events[0]["visitors"], events[0]["host"]) == (1, 2, "127.0.0.1")
     assert events[0]["port"] == tunnel.unencrypted_port
     assert events[0]["owner"] == owner.split(".")[1]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import quictunnel
 from edge_server import binding, registry, sessions
+from edge_server.claims.store import Store as ClaimStore
+from edge_server.clock import steady
 from edge_server.config import EdgeConfig
-from edge_server.rights import requests
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import Store
 from edge_server.server import EdgeServer
@@ -55,10 +56,10 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     await edge.stop()
 
 
-def token_of(edge: EdgeServer) -> ClientConfig:
+def token_of(edge: EdgeServer, **rights: Any) -> ClientConfig:
     """Of another tenant, as the command makes it by default."""
     store = Store(edge.config.state_dir)
-    token, _ = store.create(Rights(), "", int(time.time()))
+    token, _ = store.create(Rights(**rights), "", int(time.time()))
     store.close()
     assert edge._house is not None
     edge._house.tokens.refresh()
@@ -187,8 +188,9 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
 async def test_requests_that_are_more_work_use_a_budget_up_sooner(
     edge: EdgeServer, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(requests, "BURST", 20.0)
-    monkeypatch.setattr(requests, "RATE", 0.1)
+    assert edge._house is not None
+    monkeypatch.setattr(edge._house.requests, "burst", 20.0)
+    monkeypatch.setattr(edge._house.requests, "rate", 0.1)
     networks = [f"2001:db8:{number:x}::/48" for number in range(64)]
     for binds, is_ended in ((6, False), (7, True)):
         client, _ = await begin(token_of(edge))
@@ -198,3 +200,74 @@ async def test_requests_that_are_more_work_use_a_budget_up_sooner(
         else:
             assert len([await client.heard(Bound) for _ in range(binds)]) == binds
         await end(client)
+
+
+MONTHS = 60 * 86_400.0
+
+
+async def looks_of(edge: EdgeServer, count: int = 3) -> None:
+    """Wait until the edge has looked at its clock, its tokens and its claims so often."""
+    assert edge._house is not None
+    store = edge._house.claims._store
+    looked, changes = 0, store.changes
+
+    def counting() -> int:
+        nonlocal looked
+        looked += 1
+        return changes()
+
+    store.changes = counting  # type: ignore[method-assign]
+    async with asyncio.timeout(10):
+        while looked < count:  # noqa: ASYNC110 - what is waited for happens in another thread
+            await asyncio.sleep(0.01)
+    del store.changes  # type: ignore[method-assign]
+
+
+async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, caplog: pytest.LogCaptureFixture):
+    """Claims, a live session of a token with an end, and its next session."""
+    house = edge._house
+    assert house is not None
+    limited = token_of(edge, expires=int(time.time() + MONTHS / 2))
+    (client, _), (away, _) = await begin(limited), await begin(token_of(edge))
+    await ask(client, Bind(1, True, False, b"", name="held", tcp_port=PORTS[5]))
+    await ask(away, Bind(1, False, False, b"", name="left"))
+    await end(away)
+    for wrong in (MONTHS, -MONTHS):
+        # What the edge is told of the time at its next looks; and it has run for days.
+        house.clock._wall = lambda wrong=wrong: time.time() + wrong
+        house.clock._since -= 10 * 86_400.0
+        await looks_of(edge)
+        watch = edge._watch
+        assert watch is not None
+        watch._seen_at -= 7200.0
+        await looks_of(edge)
+        again, _ = await begin(limited)
+        await end(again)
+        house.clock._wall = time.time
+        await looks_of(edge)
+    assert not client.over.done()
+    assert "the system's clock has jumped by 5184000 s" in caplog.text
+    assert all(house.claims.owner(what) for what in ("held", "left", f":{PORTS[5]}"))
+    store = ClaimStore(edge.config.state_dir)
+    assert {claim.what for claim in store.claims()} == {"held", "left", f":{PORTS[5]}"}
+    store.close()
+    await end(client)
+
+
+async def test_names_that_nobody_has_used_for_a_month_are_freed_at_last(edge: EdgeServer):
+    """By a clock that has gone on evenly for a day; what is held stays."""
+    house = edge._house
+    assert house is not None
+    (client, _), (away, _) = await begin(token_of(edge)), await begin(token_of(edge))
+    await ask(client, Bind(1, True, False, b"", name="held", tcp_port=PORTS[5]))
+    await ask(away, Bind(1, False, False, b"", name="left"))
+    await end(away)
+    await looks_of(edge)
+    house.clock._steady = lambda: steady() + MONTHS
+    house.clock._wall = lambda: time.time() + MONTHS
+    assert edge._watch is not None
+    edge._watch._seen_at -= 7200.0
+    await looks_of(edge)
+    assert house.claims.owner("left") is None
+    assert house.claims.owner("held") == house.claims.owner(f":{PORTS[5]}") is not None
+    await end(client)

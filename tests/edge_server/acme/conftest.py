@@ -18,6 +18,7 @@ from edge_server.acme.keeper import Wants
 from edge_server.acme.office import Office
 from edge_server.acme.settings import AcmeSettings, Pace
 from edge_server.certificates import Certificates
+from edge_server.clock import Clock
 from edge_server.visitors.front import Front, Route
 from edge_server.visitors.sni import Alert
 from tests.edge_server.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
@@ -113,7 +114,12 @@ async def stand_for(
     )
     certificates, wanted = Certificates(), set[str]()
     office = Office(
-        settings, state_dir, certificates, Wants(own=own, is_wanted=wanted.__contains__), https_port=tls_port
+        settings,
+        state_dir,
+        certificates,
+        Wants(own=own, is_wanted=wanted.__contains__),
+        clock=Clock(),
+        https_port=tls_port,
     )
     stand = Stand(office, certificates, tls_port, wanted)
     front = Front(functools.partial(route, stand=stand))

@@ -9,14 +9,16 @@ import pytest
 from edge_server.acme.keeper import (
     JITTER,
     LAST,
+    LEAST,
+    LOOK,
     MAX_CERTIFICATES,
-    MAX_NEW,
     MAX_OF_OWNER,
     RENEW,
     Keeper,
     Wants,
 )
 from edge_server.acme.problem import MAX_WORDS, Problem, Stopped, said
+from edge_server.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, registered_domain
 from edge_server.acme.settings import AcmeSettings
 from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
 from edge_server.certificates import Certificates
@@ -39,7 +41,10 @@ class Bench:
         self.certificates = Certificates()
         settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
         wants = Wants(own=own, is_wanted=self.wanted.__contains__)
-        self.keeper = Keeper(settings, state_dir, self.certificates, wants, now=clock)
+        self.is_settled = True
+        self.keeper = Keeper(
+            settings, state_dir, self.certificates, wants, now=clock, is_settled=lambda: self.is_settled
+        )
         self.store = Store(state_dir / "acme" / place_of(settings.directory) / "certificates")
         self.clock = clock
 
@@ -56,6 +61,19 @@ class Bench:
         self.keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
         self.keeper._round()
         return begun
+
+    def order_all(self) -> int:
+        """Begin and fulfil what may be ordered now; how many that were."""
+        count = 0
+        while begun := self.due():
+            for name in begun:
+                entry = self.keeper._entries[name]
+                is_new = self.keeper._is_new(entry)
+                self.keeper._quota.begin(name, entry.owner, is_new=is_new, now=self.clock.now)
+                self.fulfil(name)
+                entry.ask_at = float("inf")
+                count += 1
+        return count
 
 
 @pytest.fixture
@@ -163,27 +181,159 @@ async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their
     assert bench.keeper.standing(f"shop.{DOMAIN}") is not None
 
 
-async def test_nobody_uses_up_what_an_authority_signs(bench: Bench, clock: Clock):
-    """Names at random, one after the other."""
-    for number in range(MAX_NEW):
-        assert bench.want(f"r{number}.example.com")
-        bench.fulfil(f"r{number}.example.com")
+async def test_nobody_uses_up_what_an_authority_signs_in_a_week(bench: Bench, clock: Clock, caplog):
+    """Names at random, one after the other: below one registered domain, whatever the names of the edge are."""
+    took = {}
+    for owner in ("a", "b"):
+        count = 0
+        while bench.want(f"{owner}{count}.tunnel.example.com", owner):
+            count += 1
+            assert bench.order_all() == 1
+            bench.wanted.clear()
+            clock.now += 60
+        took[owner] = count
         bench.wanted.clear()
-    assert not bench.want("one-more.example.com")
-    assert bench.want("one-more.example.com", owner="b")
+    assert took == {"a": 40, "b": 8}
+    assert "40 new names of example.com within a week, its share of 50" in caplog.text
+    assert bench.want("last-but-one.example.com", "c")
+    assert bench.want("last.example.com", "d")
+    assert not bench.want("none.example.com", "e")
+    assert "one more than the 50 new names of example.com" in caplog.text
+    assert bench.want("a0.tunnel.example.com"), "it was signed for in this week, and counts once"
+    assert bench.want("shop.example.org"), "another registered domain"
     bench.wanted.clear()
-    clock.now += DAY + 1
+    clock.now += WEEK
     assert bench.want("another.example.com")
 
 
-async def test_one_identity_has_so_many_at_once(bench: Bench, clock: Clock):
+async def test_names_that_were_given_up_before_they_were_ordered_do_not_count(bench: Bench):
+    for number in range(200):
+        assert bench.want(f"r{number}.example.com")
+        bench.wanted.clear()
+        assert bench.due() == []
+
+
+async def test_new_names_of_all_tokens_leave_orders_to_renewals(bench: Bench, clock: Clock):
+    for number in range(30):
+        assert bench.want(f"old{number}.example{number}.com", f"r{number}")
+    assert bench.order_all() == 30
+    old = set(bench.wanted)
+    clock.now += 80 * DAY
+    took = {}
+    for owner in ("a", "b", "c"):
+        for number in range(MAX_OF_OWNER):
+            for other in ("", "2"):
+                bench.want(f"n{number}.{owner}{number}{other}.net", owner + other)
+    renewed = bench.order_all()
+    for order in bench.keeper._quota._orders:
+        took[order.owner] = took.get(order.owner, 0) + 1
+    assert sum(count for owner, count in took.items() if owner[0] in "abc") == NEW_ORDERS
+    assert renewed == NEW_ORDERS + 30
+    assert all(took[f"r{number}"] == 1 for number in range(30))
+    assert {name for name in old if bench.keeper._entries[name].renew_at < clock.now} == set()
+    clock.now += ORDER_SECONDS
+    assert bench.order_all() > 100
+
+
+async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    for _ in range(NEW_ORDERS * SHARE // (SHARE + 1)):
+        bench.keeper._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
+    assert bench.due() == []
+    assert bench.keeper._round() <= LOOK
+    assert bench.want("b.example.com", "b")
+    assert bench.due() == ["b.example.com"]
+
+
+async def test_what_was_asked_for_is_counted_after_a_restart(bench: Bench, tmp_path: Path, clock: Clock, caplog):
+    for number in range(40):
+        assert bench.want(f"r{number}.example.com")
+    bench.order_all()
+    bench.keeper._quota.save()
+    later = Bench(tmp_path, clock)
+    await later.keeper.start()
+    assert not later.want("one-more.example.com")
+    assert later.want("r7.example.com")
+    assert len(later.keeper._quota._orders) == 40
+    file = later.keeper._quota._file
+    assert file.stat().st_mode & 0o777 == 0o600
+    later.keeper.leave()
+    # Written when the clock was ahead.
+    clock.now -= 300 * DAY
+    behind = Bench(tmp_path, clock)
+    await behind.keeper.start()
+    assert not behind.want("one-more.example.com")
+    clock.now += WEEK + 1
+    assert behind.want("one-more.example.com")
+    behind.keeper.leave()
+    file.write_bytes(b'{"names": [["x"]], "orders": []}')
+    damaged = Bench(tmp_path, clock)
+    await damaged.keeper.start()
+    damaged.keeper.leave()
+    assert "orders are counted from now on" in caplog.text
+    assert damaged.want("one-more.example.com")
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("a.tunnel.example.com", "example.com"),
+        ("*.example.com", "example.com"),
+        ("example.com", "example.com"),
+        ("shop.example.co.uk", "example.co.uk"),
+        ("example.de", "example.de"),
+        ("www.example.de", "example.de"),
+    ],
+)
+def test_what_an_authority_counts_a_name_under(name: str, domain: str):
+    assert registered_domain(name) == domain
+
+
+async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    now = clock.now
+    clock.now += 100 * DAY
+    assert bench.due() == ["a.example.com"]
+    bench.fulfil("a.example.com", issue("a.example.com", now=now))
+    bench.keeper._entries["a.example.com"].ask_at = float("inf")
+    assert bench.due() == []
+    clock.now += LEAST * 90 * DAY
+    assert bench.due() == ["a.example.com"]
+
+
+async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(bench: Bench, clock: Clock):
+    bench.want("a.example.com")
+    bench.fulfil("a.example.com", Problem("no", retry_after=3600))
+    for move in (40 * DAY, -60 * DAY):
+        clock.now += move
+        bench.keeper.moved(move)
+        assert bench.due() == []
+        assert bench.keeper._entries["a.example.com"].due == clock.now + 3600
+    clock.now += 3600
+    assert bench.due() == ["a.example.com"]
+
+
+async def test_a_clock_that_is_not_settled_deletes_no_certificate(bench: Bench, tmp_path: Path, clock: Clock):
+    bench.store.keep(issue("a.example.com", now=clock.now))
+    clock.now += 1000 * DAY
+    bench.is_settled = False
+    await bench.keeper.load()
+    assert bench.due() == []
+    assert bench.certificates.covers("a.example.com", h2=False)
+    clock.now -= 1000 * DAY
+    later = Bench(tmp_path, clock)
+    await later.keeper.load()
+    assert later.keeper.standing("a.example.com") is not None
+    clock.now += 1000 * DAY
+    assert later.due() == []
+    assert list(later.store.load()) == []
+
+
+async def test_one_identity_has_so_many_at_once(bench: Bench):
     for number in range(MAX_OF_OWNER):
-        if number == MAX_NEW:
-            clock.now += DAY + 1
-        assert bench.want(f"n{number}.example.com")
-    clock.now += DAY + 1
+        assert bench.want(f"n{number}.example{number % 5}.com")
     assert not bench.want("one-more.example.com")
-    bench.wanted.remove("n0.example.com")
+    bench.wanted.remove("n0.example0.com")
     assert bench.want("one-more.example.com")
 
 
@@ -193,21 +343,18 @@ async def test_a_certificate_counts_for_whom_its_name_is_now(bench: Bench, clock
     await bench.keeper.load()
     assert bench.want("before.example.com", owner="b")
     for number in range(MAX_OF_OWNER - 1):
-        if number == MAX_NEW:
-            clock.now += DAY + 1
-        assert bench.want(f"n{number}.example.com", owner="b")
-    clock.now += DAY + 1
+        assert bench.want(f"n{number}.example{number % 5}.com", owner="b")
     assert not bench.want("one-more.example.com", owner="b")
 
 
 async def test_when_there_are_too_many_those_that_nobody_wants_make_room(bench: Bench):
     for number in range(MAX_CERTIFICATES):
-        assert bench.want(f"n{number}.example.com", owner=f"o{number}")
+        assert bench.want(f"n.example{number}.com", owner=f"o{number}")
     assert not bench.want("one-more.example.com", owner="another")
-    bench.fulfil("n7.example.com")
-    bench.wanted.remove("n7.example.com")
+    bench.fulfil("n.example7.com")
+    bench.wanted.remove("n.example7.com")
     assert bench.want("one-more.example.com", owner="another")
-    assert bench.keeper.standing("n7.example.com") is None
+    assert bench.keeper.standing("n.example7.com") is None
     assert len(bench.keeper.standings) == MAX_CERTIFICATES
 
 
@@ -223,7 +370,9 @@ async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path
         issue("x.example.com", now=clock.now).key + issue("mixed.example.com", now=clock.now).chain
     )
     (folder / "large.example.com.pem").write_bytes(b"x" * (MAX_FILE + 1))
+    bench.wanted.add("good.example.com")
     await bench.keeper.load()
+    bench.due()
     assert [standing.names for standing in bench.keeper.standings] == [
         (f"*.{DOMAIN}", DOMAIN),
         ("good.example.com",),
@@ -239,7 +388,7 @@ async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(
     bench.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
     bench.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
     await bench.keeper.load()
-    bench.keeper.start()
+    await bench.keeper.start()
     assert bench.due() == [f"*.{DOMAIN}"]
     bench.keeper.leave()
 

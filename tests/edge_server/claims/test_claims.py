@@ -46,8 +46,11 @@ def test_a_name_is_nobodys_and_then_somebodys(claims: Claims, time: Time):
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
     time.now += KEPT
+    claims.sweep(())
     assert claims.owner("app") == "a"
     time.now += 1
+    assert claims.owner("app") == "a", "a time alone ends nothing"
+    claims.sweep(())
     assert claims.owner("app") is None
 
 
@@ -69,6 +72,7 @@ def test_who_uses_it_for_long_keeps_it(claims: Claims, time: Time, tmp_path: Pat
         time.now += SEEN_AGAIN + 1
         claims.seen("b", "app")  # not theirs
         claims.seen("a", "app")
+    claims.sweep(())
     claims.close()
     assert again(tmp_path, time).owner("app") == "a"
 
@@ -78,6 +82,7 @@ def test_an_old_one_is_forgotten_for_good(claims: Claims, time: Time, tmp_path: 
     claims.close()
     time.now += KEPT + 1
     later = again(tmp_path, time)
+    later.sweep(())
     later.claim("b", "app")
     assert later.owner("app") == "b"
     later.close()
@@ -159,6 +164,8 @@ def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path:
     claims.synchronise()
     claims.settle()
     time.now += KEPT + 1
+    assert not claims.may_claim("a", "one-more")
+    claims.sweep(())
     assert claims.may_claim("a", "one-more")
     claims.claim("a", "one-more")
     claims.synchronise()
@@ -166,13 +173,123 @@ def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path:
     assert [claim.what for claim in Store(tmp_path).claims()] == ["one-more"]
 
 
-def test_events_that_wait_are_bounded(claims: Claims, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("edge_server.claims.claims.MAX_PENDING_EVENTS", 3)
-    lease = SimpleNamespace(name="app", tcp_port=0, owner="a")
-    for number in range(5):
-        claims.record("held", lease, f"10.0.0.{number}")
+def test_what_is_held_is_spared_however_old_it_is_said_to_be(claims: Claims, time: Time, tmp_path: Path):
+    for what in ("held", ":20022", "free"):
+        claims.claim("a", what)
+    time.now += KEPT + 1
+    claims.sweep({"held", ":20022"})
     claims.synchronise()
-    claims.record("released", lease, "10.0.0.9")
+    claims.settle()
+    assert [claim.what for claim in Store(tmp_path).claims()] == [":20022", "held"]
+    assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
+
+
+def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: Claims, time: Time, tmp_path: Path):
+    claims.claim("a", "app")
     claims.synchronise()
-    hosts = [event.host for event in Store(tmp_path).history(None, 10)]
-    assert hosts == ["10.0.0.0", "10.0.0.1", "10.0.0.2", "10.0.0.9"]
+    claims.settle()
+    time.now += KEPT + 1
+    claims.sweep(())
+    claims.claim("b", "app")
+    claims.synchronise()
+    claims.settle()
+    assert claims.owner("app") == "b"
+    assert [claim.owner for claim in Store(tmp_path).claims()] == ["b"]
+
+
+def test_what_was_removed_does_not_come_back_with_what_a_command_has_changed(
+    claims: Claims, time: Time, tmp_path: Path
+):
+    claims.claim("a", "app")
+    claims.synchronise()
+    time.now += KEPT + 1
+    Store(tmp_path).ban("other", 5)
+    claims.synchronise()
+    claims.sweep(())
+    claims.settle()
+    assert claims.owner("app") is None
+    claims.synchronise()
+    assert [claim.what for claim in Store(tmp_path).claims()] == ["other"]
+
+
+def test_a_clock_that_is_set_forward_makes_nothing_older(claims: Claims, time: Time, tmp_path: Path):
+    claims.claim("a", "app")
+    claims.synchronise()
+    Store(tmp_path).ban("bad", 5)
+    claims.synchronise()
+    claims.settle()
+    time.now += 2 * KEPT
+    claims.moved(2.0 * KEPT)
+    claims.sweep(())
+    time.now += KEPT - 10
+    claims.sweep(())
+    assert claims.owner("app") == "a"
+    claims.close()
+    other = again(tmp_path, time)
+    other.sweep(())
+    assert other.owner("app") == "a"
+    time.now += 11
+    other.sweep(())
+    assert other.owner("app") is None
+    assert other.owner("bad") == BANNED
+
+
+def test_a_clock_that_is_set_back_ends_nothing(claims: Claims, time: Time):
+    claims.claim("a", "app")
+    time.now -= 2 * KEPT
+    claims.moved(-2.0 * KEPT)
+    claims.sweep(())
+    assert claims.owner("app") == "a"
+
+
+def lease(name: str = "app", owner: str = "a", visitors: int = 0) -> SimpleNamespace:
+    return SimpleNamespace(name=name, tcp_port=0, owner=owner, came_so_far=visitors)
+
+
+def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
+    tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edge_server.claims.claims.MAX_PENDING", 9)
+    claims = Claims(Store(tmp_path), time)
+    for number in range(30):
+        claims.record("held", lease(f"n{number}", "bad"), "10.0.0.1")
+    claims.record("held", lease("shop", "good"), "10.0.0.2")
+    claims.synchronise()
+    names = [(entry.owner, entry.name) for entry in Store(tmp_path).history(None, 100)]
+    assert names == [*(("bad", f"n{number}") for number in range(8)), ("good", "shop")]
+    claims.record("released", lease("late", "bad"), "10.0.0.9")
+    claims.synchronise()
+    assert Store(tmp_path).history("late", 10)
+
+
+def test_what_happens_again_and_again_is_one_entry(claims: Claims, time: Time, tmp_path: Path):
+    began = int(time.now)
+    for number in range(500):
+        claims.record("held", lease(), f"10.0.0.{number % 2}")
+        claims.record("released", lease(visitors=2), f"10.0.0.{number % 2}")
+        time.now += 1
+        if number % 100 == 50:
+            claims.synchronise()
+    claims.record("seen", lease(), "")
+    claims.close()
+    (entry,) = Store(tmp_path).history("app", 10)
+    assert (entry.held, entry.released, entry.banned, entry.visitors) == (500, 500, 0, 1000)
+    assert (entry.host, entry.last_host) == ("10.0.0.0", "10.0.0.1")
+    assert (entry.since, entry.until) == (began, began + 500)
+
+
+def test_an_event_while_others_are_written_is_not_lost(claims: Claims, tmp_path: Path, monkeypatch):
+    record = claims._store.record
+
+    def write(entries: object) -> None:
+        record(entries)  # type: ignore[arg-type]
+        claims.record("released", lease(visitors=3), "10.0.0.2")
+        monkeypatch.undo()
+
+    monkeypatch.setattr(claims._store, "record", write)
+    claims.record("held", lease(), "10.0.0.1")
+    claims.synchronise()
+    claims.synchronise()
+    (entry,) = Store(tmp_path).history("app", 10)
+    assert (entry.held, entry.released, entry.visitors) == (1, 1, 3)
+    assert claims._waiting.used == 0

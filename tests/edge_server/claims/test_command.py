@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+import sqlite3
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edge_server.__main__ import main
 from edge_server.claims.claims import Claims
-from edge_server.claims.store import Claim, Event, Store
+from edge_server.claims.store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, Store
+from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 NOW = 1_800_000_000
+VERSION_1 = """
+CREATE TABLE claim (
+    what TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    seen INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE history (
+    number INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    event TEXT NOT NULL,
+    name TEXT NOT NULL,
+    port INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    host TEXT NOT NULL
+) STRICT;
+CREATE INDEX history_of_name ON history (name, number);
+PRAGMA user_version = 1;
+"""
+"""As the first version of the edge made it."""
 
 
 @pytest.fixture
@@ -69,24 +90,99 @@ def test_ban_an_address(state: Path, given: str, network: str, capsys: pytest.Ca
     assert Claims(Store(state)).banned_networks() == []
 
 
+def held(name: str, at: int = NOW, owner: str = "k", **more: Any) -> HistoryEntry:
+    return HistoryEntry.of("held", at, name=name, owner=owner, **more)
+
+
 def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
-    events = [Event(NOW + n, "held", f"n{n % 2}", 20000 * (n % 2), "k", "10.0.0.1") for n in range(5)]
-    Store(state).record(events)
+    store = Store(state)
+    store.record([held(f"n{n % 2}", NOW + 60 * n, port=20000 * (n % 2), host="10.0.0.1") for n in range(5)])
+    store.record([HistoryEntry.of("banned", NOW + 600, name="n1", owner="k"), held("other", owner="k2")])
     assert run(state, "history") == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == ["WHEN", "EVENT", "NAME", "PORT", "OWNER", "FROM"]
-    assert lines[1] == ["2027-01-15", "08:00", "held", "n0", "-", "k", "10.0.0.1"]
-    assert len(lines) == 6
-    assert run(state, "history", "n1", "--last", "1", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [asdict(events[3])]
+    assert lines[0] == ["FROM", "UNTIL", "NAME", "OWNER", "EVENTS", "VISITORS", "PORT", "CLIENT"]
+    begin, end = ["2027-01-15", "08:00"], ["2027-01-15", "08:04"]
+    assert lines[1][:6] == [*begin, *begin, "other", "k2"]
+    assert lines[2] == [*begin, *end, "n0", "k", "held", "3x", "0", "-", "10.0.0.1"]
+    assert lines[3][5:] == ["k", "held", "2x,", "banned", "0", "20000", "10.0.0.1"]
+    assert run(state, "history", "N1", "--last", "1", "--json") == 0
+    (entry,) = json.loads(capsys.readouterr().out)
+    assert (entry["name"], entry["held"], entry["banned"]) == ("n1", 2, 1)
+    assert run(state, "history", "--owner", "k2", "--json") == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["other"]
 
 
-def test_the_history_is_bounded(state: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("edge_server.claims.store.MAX_EVENTS", 10)
+def test_one_owner_washes_nothing_out_of_the_history(state: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither its own deed of another day or of this one, nor somebody else's."""
+    monkeypatch.setattr("edge_server.claims.store.MAX_NAMES_A_DAY", 10)
     store = Store(state)
-    for n in range(7):
-        store.record([Event(NOW + n, "held", f"n{n}", 0, "k", "")] * 3)
-    assert [event.name for event in store.history(None, 100)] == ["n3", *["n4"] * 3, *["n5"] * 3, *["n6"] * 3]
+    store.record([held("bank-login", NOW - DAY), held("a2345678901234bc", NOW), held("shop", NOW, owner="good")])
+    for number in range(100):
+        store.record(held(f"n{number}-{name}", NOW + number) for name in range(5))
+    for name in ("bank-login", "a2345678901234bc", "shop"):
+        assert len(store.history(name, 10)) == 1
+    mine = store.history(None, 1000, owner="k")
+    assert len([entry for entry in mine if entry.day == NOW // DAY]) == 11
+    (others,) = store.history(OTHERS, 10)
+    assert others.held == 500 - 9
+
+
+def test_the_days_of_the_history_are_bounded_by_their_number_and_not_by_the_clock(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edge_server.claims.store.MAX_DAYS", 3)
+    store = Store(state)
+    for n in range(3):
+        store.record([held(f"n{n}", NOW + n * DAY)])
+    store.record([held("ahead", NOW + 1000 * DAY)])
+    store.record([held("behind", 0)])
+    assert {entry.name for entry in store.history(None, 100)} == {"n2", "ahead", "behind"}
+
+
+def test_a_history_of_single_events_is_taken_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.executescript(VERSION_1)
+        rows = [
+            (NOW + n, event, "app" if n < 4 else "other", 0, "k", f"10.0.0.{n}")
+            for n, event in enumerate(("held", "released", "held", "banned", "held"))
+        ]
+        rows.append((NOW + DAY, "released", "other", 20_001, "k", "10.0.0.9"))
+        database.executemany(
+            "INSERT INTO history (at, event, name, port, owner, host) VALUES (?, ?, ?, ?, ?, ?)", rows
+        )
+        database.execute("INSERT INTO claim VALUES ('app', 'k', ?)", (NOW,))
+        database.commit()
+    store = Store(tmp_path)
+    assert [claim.what for claim in store.claims()] == ["app"]
+    app, other, later = store.history(None, 10)
+    assert (app.held, app.released, app.banned, app.since, app.until) == (2, 1, 1, NOW, NOW + 3)
+    assert (app.host, app.last_host, app.day) == ("10.0.0.0", "10.0.0.3", NOW // DAY)
+    assert (other.name, other.held, later.released, later.port) == ("other", 1, 1, 20_001)
+    store.record([held("app", NOW + 5)])
+    store.close()
+    again = Store(tmp_path)
+    assert again.history("app", 1)[0].held == 3
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert tables == {"claim", "history"}
+
+
+def test_a_change_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.executescript(VERSION_1 + "DROP INDEX history_of_name;")
+    with pytest.raises(ConfigError, match="history_of_name"):
+        Store(tmp_path).claims()
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert (version, tables) == (1, {"claim", "history"})
+
+
+def test_a_newer_database_is_not_touched(tmp_path: Path):
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
+        database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    with pytest.raises(ConfigError, match="another version"):
+        Store(tmp_path).claims()
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 64])

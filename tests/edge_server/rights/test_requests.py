@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_server.rights import requests
-from edge_server.rights.requests import BURST, RATE, Requests, work_of
+from edge_server.rights.requests import BURST, RATE, request_budget, work_of
 from quictunnel.wire.messages import Bind, Unbind
 
 
@@ -18,7 +18,7 @@ class Clock:
 
 def test_a_burst_and_then_the_rate():
     clock = Clock()
-    made = Requests(clock)
+    made = request_budget(clock)
     assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
     assert made.may("b")
     allowed = 0
@@ -45,13 +45,13 @@ NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(64)]
 )
 def test_a_request_counts_by_its_work(request_: Bind | Unbind, work: float):
     assert work_of(request_) == work
-    made = Requests(Clock())
+    made = request_budget(Clock())
     assert sum(made.may("a", work) for _ in range(5000)) == pytest.approx(BURST / work, abs=1)
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(requests, "MAX_TRACKED", 3)
-    made = Requests(Clock())
+    made = request_budget(Clock())
     for name in "abcdef":
         assert made.may(name)
     assert len(made._full_at) == 3

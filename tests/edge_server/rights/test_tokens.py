@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_server.clock import Clock
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import FILE, Store
 from edge_server.rights.token import key_of, new_token
@@ -162,3 +163,30 @@ def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store
     with pytest.raises(ConfigError):
         tokens.refresh()
     assert tokens.check(token) is not None
+
+
+@pytest.mark.parametrize("jump", [3000, -3000])
+def test_a_token_outlives_a_jump_of_the_clock(store: Store, jump: float):
+    """Expired is what is so by a clock that has been believed; and a clock that is put right gives it back."""
+    time = Time()
+    wrong = 0.0
+    clock = Clock(lambda: time.now + wrong, lambda: time.now)
+    token, _ = store.create(Rights(expires=NOW + 5000), "", NOW)
+    tokens = Tokens("", store, clock.now)
+
+    def pass_(seconds: float) -> None:
+        for _ in range(10):
+            time.now += seconds / 10
+            clock.look()
+
+    pass_(700)
+    wrong = 5 * jump
+    pass_(500)
+    assert tokens.check(token) is not None
+    pass_(300)
+    assert (tokens.check(token) is None) is (jump > 0)
+    wrong = 0.0
+    pass_(700)
+    assert tokens.check(token) is not None
+    time.now = NOW + 5000.0
+    assert tokens.check(token) is None

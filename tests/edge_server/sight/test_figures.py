@@ -26,6 +26,7 @@ from edge_server.acme.problem import Problem
 from edge_server.acme.settings import AcmeSettings
 from edge_server.admin.view import View
 from edge_server.certificates import Certificates
+from edge_server.clock import Clock
 from edge_server.sight.exposition import Exposition
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
 from edge_server.visits import Classes
@@ -117,7 +118,7 @@ async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene:
     certificates, wanted, now = Certificates(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
     wants = Wants(own=(), is_wanted=wanted.__contains__)
-    office = Office(settings, tmp_path, certificates, wants, https_port=443)
+    office = Office(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
     keeper = office.keeper
     for name, days in (("a.example.org", 10), ("b.example.org", 60)):
         keeper.want(name, "somebody", alone=False)
