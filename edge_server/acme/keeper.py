@@ -163,7 +163,7 @@ class Keeper:
     async def start(self) -> None:
         """Begin to order and to renew."""
         # Now and not before: an edge that this one followed has ordered until a moment ago.
-        await asyncio.to_thread(self._quota.load, self._now())
+        self._quota.go_on(await asyncio.to_thread(self._quota.read), self._now())
         if self._wants.own and self._wants.own[0] not in self._entries:
             self._add(self._wants.own[0], self._wants.own, "")
         self._task = asyncio.create_task(self._run())

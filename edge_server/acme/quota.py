@@ -57,8 +57,15 @@ class Ordered(NamedTuple):
     """For a name that had no certificate."""
 
 
+class Before(NamedTuple):
+    """What a file holds."""
+
+    names: dict[str, Asked]
+    orders: list[Ordered]
+
+
 class Quota:
-    """On the loop's thread, except :meth:`save`."""
+    """On the loop's thread, except :meth:`read` and :meth:`save`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -74,27 +81,30 @@ class Quota:
         self._changes = self._saved = 0
         self._saving = threading.Lock()
 
-    def load(self, now: float) -> None:
-        """Go on with what was asked for before."""
+    def read(self) -> Before:
+        """What was asked for before; nothing where that cannot be known. :meth:`go_on` has to follow."""
         try:
             with self._file.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
             if len(content) > MAX_FILE:
                 raise ValueError("it is too large")
             found = json.loads(content)
-            # A clock that was ahead when it was written must not keep anybody waiting.
-            names = [(str(name), min(float(at), now), str(owner)) for name, at, owner in found["names"]]
-            orders = sorted(
-                Ordered(min(float(at), now), str(owner), bool(is_new)) for at, owner, is_new in found["orders"]
+            return Before(
+                {str(name): Asked(float(at), str(owner), True) for name, at, owner in found["names"]},
+                [Ordered(float(at), str(owner), bool(is_new)) for at, owner, is_new in found["orders"]],
             )
         except FileNotFoundError:
-            return
+            return Before({}, [])
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning("%s cannot be used, so orders are counted from now on: %s", self._file, error)
-            return
-        for name, at, owner in names:
-            self._of(name).setdefault(name, Asked(at, owner, True))
-        for order in orders:
+            return Before({}, [])
+
+    def go_on(self, before: Before, now: float) -> None:
+        """Count what was asked for before."""
+        # A clock that was ahead when it was written must not keep anybody waiting.
+        for name, asked in before.names.items():
+            self._of(name).setdefault(name, asked._replace(at=min(asked.at, now)))
+        for order in sorted(order._replace(at=min(order.at, now)) for order in before.orders):
             self._count(order)
 
     def refusal(self, name: str, owner: str, now: float) -> str:

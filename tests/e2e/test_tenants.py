@@ -19,6 +19,7 @@ from edge_server.rights.store import Store
 from edge_server.server import EdgeServer
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.transport.engine import CloseCause
+from quictunnel.wire import credit
 from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound, Welcome
 from tests import pairing
@@ -200,6 +201,40 @@ async def test_requests_that_are_more_work_use_a_budget_up_sooner(
         else:
             assert len([await client.heard(Bound) for _ in range(binds)]) == binds
         await end(client)
+
+
+async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monkeypatch: pytest.MonkeyPatch):
+    """Windows that have grown, in both directions."""
+    monkeypatch.setattr(credit, "GROWTH_SECONDS", 10.0)
+    size, house = 8 << 20, edge._house
+    assert house is not None
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1 << 20)
+        writer.write(bytes(size))
+        await writer.drain()
+        writer.close()
+
+    origin = await asyncio.start_server(answer, "127.0.0.1", 0)
+    client = quictunnel.Client.from_config(token_of(edge))
+    forwarding = quictunnel.forward(origin.sockets[0].getsockname()[1], unencrypted=True, client=client)
+    tunnel = await asyncio.to_thread(forwarding.__enter__)
+    reader, writer = await asyncio.open_connection(*tunnel.tcp_socket)
+    writer.write(bytes(1 << 20))
+    used = read = 0
+    while chunk := await reader.read(1 << 20):
+        read += len(chunk)
+        used = max(used, house.memory.shares.used)
+    assert read == size
+    assert used > 0, "no window has grown"
+    await asyncio.to_thread(forwarding.__exit__, None, None, None)
+    await asyncio.to_thread(client.close)
+    writer.close()
+    origin.close()
+    async with asyncio.timeout(10):
+        while house.memory.shares.used:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.01)
+    assert not house.memory.shares._held
 
 
 MONTHS = 60 * 86_400.0

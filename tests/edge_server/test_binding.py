@@ -219,6 +219,29 @@ async def test_a_random_name_is_had_again_by_its_ticket(house: House):
     assert Client(house, B).got(ticket=first.ticket).host != first.host
 
 
+async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(house: House, tmp_path: Path):
+    house.fresh_names.burst = 5.0
+    client = Client(house, A)
+    given = []
+    for number in range(8):
+        answer = client.ask(number)
+        if isinstance(answer, Bound):
+            given.append(answer)
+            client.holdings.unbind(number)
+        else:
+            assert answer is BindCode.TOO_MANY_NAMES
+    assert len(given) == 5
+    client.got(9, ticket=given[0].ticket)
+    client.got(10, name="chosen")
+    Client(house, B).got()
+    house.claims.synchronise()
+    store = Store(tmp_path)
+    for bound in given:
+        (entry,) = store.history(bound.host.partition(".")[0], 10)
+        assert (entry.owner, entry.held) == ("a", 2 if bound is given[0] else 1)
+    store.close()
+
+
 async def test_a_ticket_does_not_break_a_pool_up(house: House):
     one, two, three = (Client(house, A) for _ in range(3))
     ticket = one.got(name="pool", pool=True).ticket
