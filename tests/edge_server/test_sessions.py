@@ -136,6 +136,14 @@ async def test_of_those_with_equally_many_the_one_away_for_longest_makes_room(do
     assert [guest.is_over for guest in guests] == [True] + [False] * 8
 
 
+async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(door: Door):
+    guest = door.came("a")
+    door.sessions.supersede(guest)  # type: ignore[arg-type]
+    assert door.sessions.shares.used == 1, "it is not over yet"
+    guest.give_up()
+    assert door.sessions.shares.used == 0
+
+
 async def test_nothing_is_left_of_sessions_that_are_over(door: Door):
     for number, guest in enumerate([door.came("ab"[number % 2]) for number in range(12)]):
         if number % 3:
