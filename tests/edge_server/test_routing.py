@@ -30,7 +30,7 @@ class Office:
     def __init__(self) -> None:
         self.answers = Answers()
         self.wanted: list[tuple[str, str, bool]] = []
-        self.keeper = SimpleNamespace(want=self.want, is_for_all=False)
+        self.keeper = SimpleNamespace(want=self.want, is_for_all=False, is_asked_for=lambda _: False)
 
     def want(self, name: str, owner: str, *, alone: bool) -> bool:
         self.wanted.append((name, owner, alone))

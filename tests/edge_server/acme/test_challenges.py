@@ -39,7 +39,7 @@ async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
         assert not stand.office.answers.tls
     folder = tmp_path / "acme" / place_of(authority.between.directory)
     files = [path for path in folder.glob("**/*") if path.is_file()]
-    assert {path.name for path in files} == {"account.key", "account.json", "app.example.com.pem"}
+    assert {path.name for path in files} == {"account.key", "account.json", "quota.json", "app.example.com.pem"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
     assert {path.stat().st_mode & 0o777 for path in (folder, folder / "certificates")} == {0o700}
     pem = (folder / "certificates" / "app.example.com.pem").read_bytes()
