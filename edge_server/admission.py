@@ -1,53 +1,46 @@
 """May one more visitor come in?
 
-Counts what is in, of each owner, each lease, each address and altogether, and says no at the cap, so that a
-flood of visitors is refused one by one while the tunnels' own sockets and files go on working. Nobody takes all
-places: an owner, a lease and an address may have so many times what is left. While there is plenty of room that
-limits nobody, so people who share an address are not punished for it; when it gets scarce, whoever has the most is
-the first to get no more. How many come in a second is :mod:`edge_server.arrivals`'.
+Counts what is in, of each owner, each lease, each address, each network and altogether, and says no at the cap, so
+that a flood of visitors is refused one by one while the tunnels' own sockets and files go on working. Nobody takes
+all places: an owner, a lease, an address and a network may have so many times what is left. While there is plenty
+of room that limits nobody, so people who share an address are not punished for it; when it gets scarce, whoever
+has the most is the first to get no more. How many come in a second is :mod:`edge_server.arrivals`'.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import neighbourhood
+from edge_server.addresses import neighbourhood, network_of
 from edge_server.arrivals import Arrivals
+from edge_server.descriptors import REMEDY, Budget, Shortage, descriptor_limit
+from edge_server.fair_places import FairPlaces
 from edge_server.visitors.filter import Filter
-from edge_server.visitors.front import MAX_PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RESERVE: Final = 256
-"""File descriptors kept free of visitors: the QUIC socket, listeners of leases, files, the loop's own."""
-DOORSTEP_SHARE: Final = 4
-"""One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
-yet, and strangers who say nothing must not use up the files of everybody else."""
+    from edge_server.leases import Waiting
+
 SHARE: Final = 8
-"""How many times what is left one owner, lease or address may have (dynamic thresholds, Choudhury and Hahne 1998).
-One that takes all it can gets to 8/9 of the places, a second one to 8/9 of the rest, and the next still finds
-some."""
+"""How many times what is left one owner, lease, address or network may have (dynamic thresholds, Choudhury and
+Hahne 1998). One that takes all it can gets to 8/9 of the places, a second one to 8/9 of the rest, and the next
+still finds some."""
 ALWAYS: Final = 16
-"""Places that everybody may have as long as there are any."""
-FALLBACK_LIMIT: Final = 4096
-"""Where the platform does not say how many files a process may open."""
-
-
-def descriptor_limit() -> int:
-    """How many files this process may open; raised to the hard limit first, where there is one."""
-    if sys.platform == "win32":
-        return FALLBACK_LIMIT
-    import resource  # noqa: PLC0415 - does not exist on Windows
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard and hard != resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return hard
-    return FALLBACK_LIMIT if soft == resource.RLIM_INFINITY else soft
+"""Places that everybody may have as long as there are any..."""
+ALWAYS_SHARE: Final = 16
+"""... but one in so many, where there are few."""
+WAITING_SHARE: Final = 4
+"""One in so many places is for visitors whose client is away; they hold a descriptor, and some 30 KiB of TLS."""
+MAX_WAITING: Final = 4096
+"""Of them, where there are many places: a flood is cut at about 120 MiB."""
+MAX_WAITING_PER_LEASE: Final = 256
+"""Of them at one lease."""
+WAIT: Final = 10.0
+"""Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
+browsers and people have patience for."""
 
 
 class Admission:
@@ -56,15 +49,25 @@ class Admission:
     def __init__(self, cap: int | None = None, arrivals: Arrivals | None = None) -> None:
         """``arrivals``: how many may come in a second; by default anybody."""
         self.arrivals = arrivals or Arrivals(lambda: 0, time.monotonic)
-        free = max(2, descriptor_limit() - RESERVE)
-        self.doorstep = min(MAX_PENDING, free // DOORSTEP_SHARE)
+        self.budget = Budget.of(descriptor_limit())
+        self.doorstep = self.budget.doorstep
         """How many visitors may be between accept and the end of their TLS handshake."""
-        self.cap = free - self.doorstep if cap is None else cap
+        self.cap = self.budget.visitors if cap is None else cap
+        self.waiting: FairPlaces[Waiting] = FairPlaces(
+            max(1, min(MAX_WAITING, self.cap // WAITING_SHARE)),
+            limit_per_lease=MAX_WAITING_PER_LEASE,
+            patience=WAIT,  # who came first was promised that
+            clock=time.monotonic,
+        )
+        """Visitors who are in, and for whom no client is there now."""
+        self.shortage = Shortage()
         self.inside = 0
         self.refused = 0
+        self._always = min(ALWAYS, max(1, self.cap // ALWAYS_SHARE))
         self._of: Counter[str] = Counter()
         self._at: Counter[str] = Counter()
         self._from: Counter[str] = Counter()
+        self._within: Counter[str] = Counter()
         self._banned = Filter((), ())
 
     def ban(self, networks: Iterable[str]) -> None:
@@ -78,27 +81,50 @@ class Admission:
     def enter(self, owner: str, lease: str, host: str, most: int | None = None) -> bool:
         """Take a place for a visitor of ``owner``, who may have ``most`` of them, at that lease and from that
         address. False: there is none; the visitor is counted as refused."""
-        neighbours = neighbourhood(host)
-        fair = max(ALWAYS, SHARE * (self.cap - self.inside))
-        if (
-            self.inside >= self.cap
-            or not self.admits(host)
-            or self._of[owner] >= (fair if most is None else min(fair, most))
-            or self._at[lease] >= fair
-            or self._from[neighbours] >= fair
-        ):
+        neighbours, network = neighbourhood(host), network_of(host)
+        fair = max(self._always, SHARE * (self.cap - self.inside))
+        held = max(self._of[owner], self._at[lease], self._from[neighbours], self._within[network])
+        is_short = self.inside >= self.cap or held >= fair
+        if is_short or not self.admits(host) or (most is not None and self._of[owner] >= most):
             self.refused += 1
+            if is_short:
+                self.shortage.tell("places for visitors are scarce, one was refused", self._tell_places)
             return False
         self.inside += 1
         self._of[owner] += 1
         self._at[lease] += 1
         self._from[neighbours] += 1
+        self._within[network] += 1
         return True
 
     def leave(self, owner: str, lease: str, host: str) -> None:
         """Give a place back."""
         self.inside -= 1
-        for count, key in ((self._of, owner), (self._at, lease), (self._from, neighbourhood(host))):
+        for count, key in (
+            (self._of, owner),
+            (self._at, lease),
+            (self._from, neighbourhood(host)),
+            (self._within, network_of(host)),
+        ):
             count[key] -= 1
             if not count[key]:
                 del count[key]
+
+    def wait(self, waiting: Waiting, host: str, owner: str, lease: str) -> Waiting | None:
+        """Let a visitor who is in wait for the client. Returns who has to wait no longer because of it."""
+        loser = self.waiting.enter(waiting, host, owner=owner, lease=lease)
+        if loser is not None:
+            what = "places for visitors who wait for a client are scarce, one was refused"
+            self.shortage.tell(what, self._tell_waiting)
+        return loser
+
+    def _tell_waiting(self) -> str:
+        network, held = self.waiting.largest_network()
+        return f"{len(self.waiting)} of {self.waiting.limit} are taken, {held} by {network}"
+
+    def _tell_places(self) -> str:
+        (network, held), (owner, owned) = self._within.most_common(1)[0], self._of.most_common(1)[0]
+        return (
+            f"{self.inside} of {self.cap} are taken, {held} by {network}, {owned} by tunnels of {owner}; "
+            f"{self.budget.limit} file descriptors allow no more ({REMEDY})"
+        )

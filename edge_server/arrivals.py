@@ -2,9 +2,9 @@
 
 As long as the edge keeps up, nobody is limited, however many they are: an address may be a whole city behind one
 NAT. When it falls behind, each second gets a budget, which shrinks while it stays behind and grows again when it
-keeps up, slowly as long as somebody is sent away. Of the budget, an address, a lease and an owner may each have so
-many times what is left, as with places (:mod:`edge_server.admission`): whoever comes most often is the first to be
-sent away, and who comes now and then is not.
+keeps up, slowly as long as somebody is sent away. Of the budget, an address, a network, a lease and an owner may
+each have so many times what is left, as with places (:mod:`edge_server.admission`): whoever comes most often is
+the first to be sent away, and who comes now and then is not.
 
 It is behind when a newcomer waits for long, which is where it shows first: so many who wait in the kernel for
 ``accept``, at so many who come in a second, wait for the one divided by the other (Little's law).
@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import neighbourhood
+from edge_server.addresses import neighbourhood, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ MOST: Final = 10_000
 SHARE: Final = 8
 """How many times what is left of a second's budget one owner or lease may have."""
 ADDRESS_SHARE: Final = 2
-"""And one address: less, so that who comes to a lease that one address floods still finds some."""
+"""And one address or network: less, so that who comes to a lease that one of them floods still finds some."""
 ALWAYS: Final = 16
 """A second that everybody may have as long as there is any budget: a browser that opens a page."""
 
@@ -69,7 +69,12 @@ class Arrivals:
         if second != self._second:
             self._next(second)
         self._seen += 1
-        who = {f"from {neighbourhood(host)}": ADDRESS_SHARE, f"of {owner}": SHARE, f"to {lease}": SHARE}
+        who = {
+            f"from {neighbourhood(host)}": ADDRESS_SHARE,
+            f"within {network_of(host)}": ADDRESS_SHARE,
+            f"of {owner}": SHARE,
+            f"to {lease}": SHARE,
+        }
         if self.budget < math.inf:
             left = self.budget - self._came
             if left <= 0 or any(self._by[key] >= max(ALWAYS, share * left) for key, share in who.items()):

@@ -397,8 +397,6 @@ class Holdings:
             if not (lease.pool is not None and lease.pool.members):
                 house.ports.release(lease.tcp_port, lease.owner)
         house.claims.seen(lease.owner, lease.name)
-        if house.acme is None and "." in lease.name and house.registry.find(lease.name) is None:
-            house.certificates.drop(lease.name)  # the development authority's, made for this one
         logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
 
 

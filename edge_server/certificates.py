@@ -185,13 +185,12 @@ class Certificates:
         for h2 in (False, True):
             self._contexts.pop((issued.place, h2), None)
 
-    def mint(self, name: str) -> bool:
-        """Hold a certificate of the development authority for a name outside its domain; whether there is one."""
+    def minted_for(self, name: str, *, h2: bool) -> ssl.SSLContext | None:
+        """The context with a certificate of the development authority for a name outside its domain; None where
+        there is no authority. Only to be asked for a name that a lease holds: making one takes a millisecond."""
         if self._authority is None:
-            return False
-        chain, key = self._authority.issue((name,))
-        self.hold(name, key + chain, (name,))
-        return True
+            return None
+        return self._minted(name, (name,), h2=h2)
 
     @property
     def has_files(self) -> bool:
@@ -228,8 +227,12 @@ class Certificates:
         if self._authority is None or not self._mints(name):
             return None
         names = (name,) if h2 else (f"*.{self._domain}", self._domain)
-        chain, key = names[0], self._authority
-        return self._cached(chain, h2, lambda: _load(b"".join(reversed(key.issue(names))), h2=h2))
+        return self._minted(names[0], names, h2=h2)
+
+    def _minted(self, place: str, names: tuple[str, ...], *, h2: bool) -> ssl.SSLContext:
+        authority = self._authority
+        assert authority is not None
+        return self._cached(place, h2, lambda: _load(b"".join(reversed(authority.issue(names))), h2=h2))
 
     def _pair_for(self, name: str) -> _Pair | _Issued | None:
         exact = (pair for pair in self._pairs if name in pair.names)

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_server.leases import WAIT, Lease
+from edge_server.admission import WAIT
+from edge_server.leases import Lease
 
 if TYPE_CHECKING:
     import socket

@@ -65,15 +65,25 @@ class House:
         """The host name of a lease's name, which is a label below the edge's domain or a whole domain."""
         return name if "." in name else f"{name}.{self.domain}"
 
-    def name_of(self, host: str) -> str:
-        """The inverse."""
+    def name_of(self, host: str) -> str | None:
+        """The inverse; None for a host name that no lease can have."""
         label, _, domain = host.partition(".")
-        return label if domain == self.domain else host
+        if domain == self.domain:
+            return label
+        # A label alone is a name below the edge's domain, and no host name.
+        return host if domain else None
+
+    def lease_of(self, host: str) -> Lease | None:
+        """The lease that a host name leads to, if there is one."""
+        name = self.name_of(host)
+        return None if name is None else self.registry.find(name)
 
     def is_anybodys(self, host: str) -> bool:
         """Whether a host name is somebody's, who may be away, and whose token may have it still: it then has a
         certificate that is renewed."""
         name = self.name_of(host)
+        if name is None:
+            return False
         lease, claimed_by = self.registry.find(name), self.claims.owner(name)
         owner = claimed_by if lease is None else lease.owner
         if owner is None or claimed_by == BANNED:

@@ -8,7 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ports import BACKLOG
+from edge_server.admission import WAIT
+from edge_server.ports import ACCEPTS, restore_backlog
 from edge_server.visitors import proxy
 from edge_server.visitors.filter import Filter
 from edge_server.visits import Visit
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WAIT: Final = 10.0
-"""Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
-browsers and people have patience for."""
-MAX_WAITING: Final = 256
-"""Visitors of one lease who wait; more are refused at once. Each costs a descriptor; nothing is read from it."""
 UNCONFIRMED: Final = 30.0
 """Seconds after which a client has its ticket, or has lost its link, which is dead after as many in silence."""
 UNKNOWN_PEER: Final = ("", 0)
@@ -65,6 +61,17 @@ class Way:
 
 
 BY_PORT: Final = Way(tls=False)
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A visitor for whom the client has no link, and until when it waits. It holds a descriptor; nothing is read
+    from it."""
+
+    lease: Lease
+    splice: Splice
+    way: Way
+    timer: asyncio.TimerHandle
 
 
 class Lease:
@@ -124,8 +131,8 @@ class Lease:
         """It is over for good: its client, or the operator, has ended it, and not a session that broke."""
         self.heir: Lease | None = None
         """The lease that took the name over."""
-        self._waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]] = {}
-        """Visitors for whom the client has no link, how they came, and until when they wait."""
+        self._waiting: dict[Splice, Waiting] = {}
+        """In the order of coming; bounded by the places that admission has for them."""
 
     def is_newer_than(self, generation: int) -> bool:
         """Whether a ticket of that generation is not to take the name. That which this lease was given for may,
@@ -185,9 +192,10 @@ class Lease:
             return
         # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
         self.listener = await asyncio.get_running_loop().create_server(
-            self.tcp_visitor, sock=self._socket, backlog=BACKLOG, start_serving=False
+            self.tcp_visitor, sock=self._socket, backlog=ACCEPTS, start_serving=False
         )
         await self.listener.start_serving()
+        restore_backlog(self.listener, self._socket)
 
     def keep_socket(self) -> socket.socket | None:
         """A second handle of the listening socket, for a lease that takes over: the port is never free in
@@ -245,7 +253,7 @@ class Lease:
         self.visitors[splice] = other.visitors.pop(splice)
         splice.on_gone = self._went
 
-    def part_with_waiting(self) -> dict[Splice, tuple[Way, asyncio.TimerHandle]]:
+    def part_with_waiting(self) -> dict[Splice, Waiting]:
         waiting, self._waiting = self._waiting, {}
         return waiting
 
@@ -278,25 +286,29 @@ class Lease:
 
     def _have_wait(self, splice: Splice, way: Way, seconds: float) -> None:
         """Keep a visitor until the client has a link, on which both sides know how they stand."""
-        if len(self._waiting) >= MAX_WAITING:
-            splice.refuse()
-            return
         timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
-        self._waiting[splice] = way, timer
+        waiting = self._waiting[splice] = Waiting(self, splice, way, timer)
+        loser = self._admission.wait(waiting, self.visitors[splice].host, self.owner, self.name)
+        if loser is not None:
+            loser.lease._send_away(loser.splice)  # noqa: SLF001 - the same class
 
-    def _let_all_in(self, waiting: dict[Splice, tuple[Way, asyncio.TimerHandle]]) -> None:
+    def _let_all_in(self, waiting: dict[Splice, Waiting]) -> None:
+        for each in waiting.values():
+            self._stops_waiting(each)
         now = asyncio.get_running_loop().time()
-        for splice, (way, timer) in waiting.items():
-            timer.cancel()
+        for splice, each in waiting.items():
             if self.session is not None and self.session.can_carry:
-                self._let_in(splice, way)
+                self._let_in(splice, each.way)
             else:  # its link was lost while it asked for the name
-                self._have_wait(splice, way, max(0.0, timer.when() - now))
+                self._have_wait(splice, each.way, max(0.0, each.timer.when() - now))
 
     def _send_away(self, splice: Splice) -> None:
-        _, timer = self._waiting.pop(splice)
-        timer.cancel()
+        self._stops_waiting(self._waiting.pop(splice))
         splice.refuse()
+
+    def _stops_waiting(self, waiting: Waiting) -> None:
+        waiting.timer.cancel()
+        self._admission.waiting.leave(waiting)
 
     def _let_in(self, splice: Splice, way: Way, tried: frozenset[Lease] = frozenset()) -> None:
         """``tried``: leases of the pool whose origin has not taken it."""
@@ -345,7 +357,7 @@ class Lease:
     def _went(self, splice: Splice) -> None:
         waiting = self._waiting.pop(splice, None)
         if waiting is not None:
-            waiting[1].cancel()
+            self._stops_waiting(waiting)
         visit = self.visitors.pop(splice)
         self._admission.leave(self.owner, self.name, visit.host)
         self.past_in += visit.bytes_in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -30,7 +31,9 @@ LAST_TRIES: Final = 20
 BACKLOG: Final = 1024
 """Connections that the kernel keeps while the edge is busy: half a second of as many as one core welcomes. Who
 finds no room there tries again after a second."""
-
+ACCEPTS: Final = 8
+"""Connections that asyncio's own loop accepts in a turn, and one more, twice before anybody can refuse the first:
+their descriptors come out of the reserve. uvloop accepts one."""
 
 _UNACKED: Final = 24
 """Where ``tcpi_unacked`` is in Linux's ``struct tcp_info``: of a listening socket, the length of its queue."""
@@ -240,6 +243,20 @@ def listen(host: str, port: int) -> socket.socket | None:
         sock.close()
         raise
     return sock
+
+
+async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
+    """Serve the connections of a listening socket."""
+    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS)
+    restore_backlog(server, sock)
+    return server
+
+
+def restore_backlog(server: asyncio.Server, sock: socket.socket) -> None:
+    """Let the kernel keep as many as before for a server that was made with a backlog of :data:`ACCEPTS`: asyncio
+    means by that both what the kernel keeps and what it accepts in a turn."""
+    if server.is_serving():
+        sock.listen(BACKLOG)
 
 
 def backlog_of(sock: socket.socket) -> int:

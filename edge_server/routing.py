@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edge_server.acme.answers import PROTOCOL
-from edge_server.visitors.front import CROWD, Route
+from edge_server.visitors.front import CROWD, Crowd, Origin, Route
 from edge_server.visitors.sni import Alert
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from edge_server.house import House
     from edge_server.leases import Lease
-    from edge_server.visitors.front import Crowd
     from edge_server.visitors.sni import Hello
 
 logger = logging.getLogger(__name__)
+
+HTTPS_PORT: Final = 443
+"""The port of ``https://``, which such addresses need not say."""
 
 
 class Router:
@@ -38,14 +40,13 @@ class Router:
             if context is not None:
                 return Route(context, _Validator)
             # Else it may be a local service's own, behind a tunnel that passes TLS through.
-        lease = house.registry.find(house.name_of(name))
-        whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
-        if not house.admission.arrivals.comes(host, **whose):
+        lease = self._find(name, host)
+        if isinstance(lease, Crowd):
             return CROWD
-        if lease is None or not lease.filter.admits(host):
+        if lease is None:
             return Alert.UNRECOGNIZED_NAME
         if lease.terms.passthrough:
-            return Route(None, lambda: lease.passing_visitor(name))
+            return Route(None, lambda: lease.passing_visitor(name), owner=lease.owner, lease=lease.name)
         try:
             context = self._context(lease, name)
         except OSError as error:  # OpenSSL reads certificates from files alone, and there was no room for one
@@ -53,14 +54,31 @@ class Router:
             return Alert.INTERNAL_ERROR
         if context is None:
             return Alert.UNRECOGNIZED_NAME if house.acme is None else Alert.CERTIFICATE_UNOBTAINABLE
-        return Route(context, lambda: lease.tls_visitor(name))
+        return Route(context, lambda: lease.tls_visitor(name), owner=lease.owner, lease=lease.name)
+
+    def origin(self, name: str, host: str) -> Origin | Crowd | None:
+        """Where a visitor from ``host`` who came without TLS reaches a name; None for each name that
+        :meth:`route` does not know either."""
+        lease = self._find(name, host)
+        if lease is None or isinstance(lease, Crowd):
+            return lease
+        port = self._house.https_port
+        url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
+        return Origin(url, owner=lease.owner, lease=lease.name)
+
+    def _find(self, name: str, host: str) -> Lease | Crowd | None:
+        """The lease of a host name, if a visitor from ``host`` may come to it; counts who comes."""
+        house = self._house
+        lease = house.lease_of(name)
+        whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
+        if not house.admission.arrivals.comes(host, **whose):
+            return CROWD
+        return lease if lease is not None and lease.filter.admits(host) else None
 
     def _context(self, lease: Lease, name: str) -> ssl.SSLContext | None:
         certificates, h2 = self._house.certificates, lease.terms.h2
         context = certificates.context_for(name, h2=h2)
-        if context is None and lease.name == name and certificates.mint(name):
-            context = certificates.context_for(name, h2=h2)
-        return context
+        return certificates.minted_for(name, h2=h2) if context is None and lease.name == name else context
 
 
 class _Validator(asyncio.Protocol):

@@ -18,11 +18,12 @@ from edge_server.arrivals import Arrivals
 from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates import Certificates
 from edge_server.control import Guest
+from edge_server.descriptors import watch_for_free_descriptors
 from edge_server.lag import Lag
 from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
-from edge_server.ports import BACKLOG, backlog_of
+from edge_server.ports import accept_from, backlog_of
 from edge_server.reconfiguration import reconfigure
 from edge_server.registry import Registry
 from edge_server.routing import Router
@@ -97,7 +98,7 @@ class EdgeServer:
         self._udp: UdpSocket | None = None
         self._watch: Watch | None = None
         self._last_held: LastHeld | None = None
-        self._gauge: asyncio.Task[None] | None = None
+        self._gauges: list[asyncio.Task[None]] = []
         self.admin: Admin | None = None
         """The operator's page, if there is one."""
         self.asked_to_drain = asyncio.Event()
@@ -115,7 +116,9 @@ class EdgeServer:
         """Open. Raises ConfigError, with one clear line, for anything that the operator has to mend; nothing
         is left open then."""
         try:
+            self._admission.budget.check()
             await self._start()
+            self._admission.budget.tell()
         except BaseException:
             await self.stop()
             raise
@@ -151,9 +154,7 @@ class EdgeServer:
                 await house.acme.open(door)
             self._admission.ban(house.claims.banned_networks())
             self.https_port = house.https_port
-            self._front = Front(
-                Router(house).route, max_pending=self._admission.doorstep, admits=self._admission.admits
-            )
+            self._front = self._make_front(house)
             self._udp = (
                 await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
             )
@@ -175,14 +176,12 @@ class EdgeServer:
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._tracing = Tracing(self._endpoint, config.state_dir)
         self._tracing.trace_all(tracer)
-        self._https = await asyncio.get_running_loop().create_server(
-            self._front, sock=self._listening, backlog=BACKLOG
-        )
+        self._https = await accept_from(self._listening, self._front)
         if house.acme is not None:
             await house.acme.start()
         self._watch = Watch(house, self._guests)
         self._last_held.keep()
-        self._gauge = asyncio.create_task(self.lag.watch())
+        self._gauges = self._watch_machine()
         self.scene = Scene(
             config=config,
             endpoint=self._endpoint,
@@ -203,6 +202,20 @@ class EdgeServer:
         if IS_SUPPORTED:
             self._offer = self._make_offer(state)
         logger.info("QUIC engine: %s %s", engine.name, engine.version)
+
+    def _watch_machine(self) -> list[asyncio.Task[None]]:
+        watches = self.lag.watch(), watch_for_free_descriptors(self._admission.shortage)
+        return [asyncio.create_task(watch) for watch in watches]
+
+    def _make_front(self, house: House) -> Front:
+        router, admission = Router(house), self._admission
+        return Front(
+            router.route,
+            origin=router.origin,
+            max_pending=admission.doorstep,
+            admits=admission.admits,
+            shortage=admission.shortage,
+        )
 
     @property
     def quic_address(self) -> str:
@@ -294,8 +307,8 @@ class EdgeServer:
             self._client_env.withdraw()
         if self._offer is not None:
             self._offer.close()
-        if self._gauge is not None:
-            self._gauge.cancel()
+        for gauge in self._gauges:
+            gauge.cancel()
         if self.admin is not None:
             await self.admin.close()
         if self._https is not None:

@@ -66,11 +66,13 @@ FIGURES: Final[dict[str, Figure]] = {
     "visitor_places": Figure("gauge", "Visitors that may be in at once."),
     "visitors_refused_total": Figure(
         "counter",
-        "Visitors sent away although their name exists: places: none was left for them; arrivals: they came too "
-        "often for what the edge keeps up with (of names that do not exist as well).",
-        {"reason": ("places", "arrivals")},
+        "Visitors sent away although their name exists: places: none was left for them; waiting: their client was "
+        "away, and too many waited for it; arrivals: they came too often for what the edge keeps up with (of "
+        "names that do not exist as well).",
+        {"reason": ("places", "waiting", "arrivals")},
     ),
     "newcomers_waiting": Figure("gauge", "TLS connections between accept and the end of their handshake now."),
+    "newcomer_places": Figure("gauge", "How many of them there may be; then whoever has most makes room."),
     "newcomers_total": Figure("counter", "How the arrival of TLS connections ended.", _OUTCOMES),
     # Clients.
     "sessions": Figure(
@@ -188,9 +190,16 @@ def _of_visitors(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield "visitors_ended_total", {(ending.name.lower(),): ledger.endings[ending] for ending in Ending}
     yield "visitor_bytes_total", {("in",): ledger.bytes_in, ("out",): ledger.bytes_out}
     yield "visitor_places", {(): admission.cap}
-    refused = {("places",): admission.refused, ("arrivals",): admission.arrivals.refused}
-    yield "visitors_refused_total", {key: float(number) for key, number in refused.items()}
+    yield (
+        "visitors_refused_total",
+        {
+            ("places",): admission.refused,
+            ("waiting",): admission.waiting.given_up,
+            ("arrivals",): admission.arrivals.refused,
+        },
+    )
     yield "newcomers_waiting", {(): len(front.pending)}
+    yield "newcomer_places", {(): front.pending.limit}
     yield "newcomers_total", {(outcome.name.lower(),): front.outcomes[outcome] for outcome in Outcome}
 
 

@@ -55,7 +55,8 @@ class Farewell(asyncio.Protocol):
             return  # connection_lost is on its way
         raw.resume_reading()
         raw.write(words)
-        raw.write_eof()
+        with contextlib.suppress(OSError):  # it left while it was told; connection_lost is on its way
+            raw.write_eof()
 
     def data_received(self, data: bytes) -> None:
         self._room -= len(data)

@@ -3,6 +3,9 @@
 A :class:`Front` is what ``loop.create_server`` calls for each accepted connection. It decides nothing about
 names: ``route`` does, and answers with a :class:`Route` or with the alert that says why not. Nothing here
 raises or logs for anything that a stranger sends; :attr:`Front.outcomes` counts it.
+
+Each newcomer has one of a bounded number of places, from accept until its handshake is complete or its socket
+closed, whatever it is doing meanwhile: :mod:`edge_server.fair_places` says who loses one when there are too few.
 """
 
 from __future__ import annotations
@@ -13,7 +16,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from edge_server.fair_places import FairPlaces
+from edge_server.visitors import plain_http
 from edge_server.visitors.farewell import Farewell, reset
+from edge_server.visitors.plain_http import Request, RequestError, RequestReader
 from edge_server.visitors.records import Bios, Records
 from edge_server.visitors.sni import Alert, ClientHelloReader, Hello, HelloError
 from edge_server.visitors.tls import TlsTransport
@@ -22,11 +28,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
+    from edge_server.descriptors import Shortage
+
 CLIENT_HELLO_TIMEOUT: Final = 5.0
 """Seconds from accept to a complete ClientHello: one flight, which honest clients send at once."""
-
-ROUTE_TIMEOUT: Final = 10.0
-"""Seconds that a route may take to be found, that is, a visitor may wait for a session that is away."""
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake, four flights over the worst of links; it pins some 40 KiB and a socket."""
@@ -34,17 +39,11 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 MAX_PENDING: Final = 4096
 """Visitors between accept and the end of their handshake. Each holds a socket, up to 16 KiB of ClientHello
 and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 newcomers a second with the
-slowest of handshakes still fit. When there are so many, the one that has owed its ClientHello for longest
-makes room; where nobody has for long, the newcomer is reset."""
+slowest of handshakes still fit."""
 
 PATIENCE: Final = 1.0
-"""Seconds that everybody has for the ClientHello, however many others come: two flights over a bad link."""
-
-_HTTPS_PLEASE: Final = b"This port speaks TLS: use https:// instead of http://\n"
-_PLAIN_HTTP_ANSWER: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTPS_PLEASE), _HTTPS_PLEASE)
-)
+"""Seconds that everybody has for the whole handshake, however many others come, each from a network of its own:
+two flights over a bad link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,9 @@ class Route:
 
     context: ssl.SSLContext | None
     factory: Callable[[], asyncio.Protocol | Passing]
+    owner: str = ""
+    """The token whose tunnel it is, and the lease: their visitors have a share of the places."""
+    lease: str = ""
 
 
 class Passing(Protocol):
@@ -74,12 +76,21 @@ CROWD: Final = Crowd.CROWD
 Answer = Route | Alert | Crowd
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a visitor who came without TLS is to come instead: ``https://name`` and the port, if it has to be
+    said."""
+
+    url: str
+    owner: str = ""
+    lease: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
     """Seconds for each step; each begins where the one before ended."""
 
     hello: float = CLIENT_HELLO_TIMEOUT
-    route: float = ROUTE_TIMEOUT
     handshake: float = HANDSHAKE_TIMEOUT
 
 
@@ -91,6 +102,7 @@ class Outcome(enum.Enum):
     BAD_HELLO = "malformed ClientHello"
     NOT_TLS = "not TLS"
     PLAIN_HTTP = "HTTP without TLS"
+    REDIRECTED = "HTTP without TLS, for a tunnel that there is"
     SLOW = "took too long"
     LEFT = "went away or failed the handshake"
     CROWDED = "too many newcomers"
@@ -101,45 +113,84 @@ class Front:
     """One listening port's newcomers, on one event loop.
 
     ``route`` is called once for each well-formed ClientHello, also for one without a name, with the visitor's
-    address. It may return a future that nobody else owns: it is awaited with the visitor's socket paused, and
-    cancelled when the deadline passes.
+    address.
     """
 
     def __init__(
         self,
-        route: Callable[[Hello, str], Answer | asyncio.Future[Answer]],
+        route: Callable[[Hello, str], Answer],
         *,
+        origin: Callable[[str, str], Origin | Crowd | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_PENDING,
         admits: Callable[[str], bool] = lambda _: True,
+        shortage: Shortage | None = None,
     ) -> None:
-        """``admits``: whether anybody may come from an address."""
+        """``origin``: where a host name is served over TLS, for a visitor from an address; None where it is not.
+        ``admits``: whether anybody may come from an address."""
         self.route = route
+        self.origin = origin
         self.loop = loop or asyncio.get_running_loop()
         self.deadlines = deadlines or Deadlines()
-        self.max_pending = max_pending
         self.admits = admits
         self.bios = Bios()
         self.outcomes: Counter[Outcome] = Counter()
-        self.pending: set[Newcomer] = set()
+        self.pending: FairPlaces[Newcomer | Leaver] = FairPlaces(
+            max_pending, patience=PATIENCE, clock=self.loop.time
+        )
         """Everybody who is not welcomed and not gone yet; empty when this front is done."""
-        self.silent: dict[Newcomer, float] = {}
-        """Those of them who owe their ClientHello, and since when; the oldest first."""
+        self._shortage = shortage
 
     def __call__(self) -> asyncio.Protocol:
         return Newcomer(self)
 
+    def enter(self, who: Newcomer | Leaver, host: str) -> None:
+        """Take a place; where there is none, whoever holds the most of them makes room."""
+        loser = self.pending.enter(who, host)
+        if loser is not None:
+            loser.make_room()
+            if self._shortage is not None:
+                self._shortage.tell("places for TLS handshakes are scarce, one was cut short", self._tell_places)
+
+    def see_out(self, raw: asyncio.Transport, words: bytes) -> None:
+        """Take over a visitor whose TLS broke after its handshake, and who is to be told so."""
+        Leaver(self, raw, words)
+
     def abort(self) -> None:
         """Reset every visitor still on the doorstep; those welcomed belong to their protocols."""
-        for newcomer in tuple(self.pending):
+        for newcomer in self.pending:
             newcomer.abort()
+
+    def _tell_places(self) -> str:
+        network, held = self.pending.largest_network()
+        return f"{network} holds {held} of {self.pending.limit}"
+
+
+class Leaver:
+    """A visitor who was in, and whose socket is open until it has read the last words."""
+
+    __slots__ = ("_front", "_raw")
+
+    def __init__(self, front: Front, raw: asyncio.Transport, words: bytes) -> None:
+        self._front = front
+        self._raw = raw
+        Farewell(raw, words, loop=front.loop, on_gone=self._gone)
+        front.enter(self, host_of(raw))
+
+    def make_room(self) -> None:
+        reset(self._raw)
+
+    abort = make_room
+
+    def _gone(self) -> None:
+        self._front.pending.leave(self)
 
 
 class Newcomer(asyncio.Protocol):
     """One visitor from accept to the end of its handshake."""
 
-    __slots__ = ("_front", "_future", "_hello", "_outcome", "_raw", "_reader", "_timer")
+    __slots__ = ("_front", "_hello", "_host", "_outcome", "_raw", "_reader", "_request", "_timer")
 
     _raw: asyncio.Transport
     _timer: asyncio.TimerHandle
@@ -148,7 +199,8 @@ class Newcomer(asyncio.Protocol):
         self._front = front
         self._reader = ClientHelloReader()
         self._hello: Hello | None = None
-        self._future: asyncio.Future[Answer] | None = None
+        self._request: RequestReader | None = None
+        """Of one who does not speak TLS."""
         self._outcome = Outcome.LEFT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -156,21 +208,19 @@ class Newcomer(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)
         front = self._front
         self._raw = transport
+        self._host = host_of(transport)
         self._timer = front.loop.call_later(front.deadlines.hello, self._too_slow)
-        crowded = len(front.pending) >= front.max_pending
-        front.pending.add(self)
-        front.silent[self] = now = front.loop.time()
-        if not front.admits(_host_of(transport)):
+        if front.admits(self._host):
+            front.enter(self, self._host)
+        else:
             self._outcome = Outcome.BANNED
             reset(transport)
-        elif crowded:
-            oldest, since = next(iter(front.silent.items()))
-            (oldest if since <= now - PATIENCE else self).make_room()
 
     def data_received(self, data: bytes) -> None:
-        if self._hello is not None:
-            # Read before the pause took hold; the handshake will want it.
-            self._reader.received += data
+        if self._raw.is_closing():
+            return  # it was sent away, and this had been read before
+        if self._request is not None:
+            self._read_request(self._request, data)
             return
         try:
             outcome = self._reader.feed(data)
@@ -185,15 +235,13 @@ class Newcomer(asyncio.Protocol):
             return
         if isinstance(outcome, Hello):
             self._hello = outcome
-            self._front.silent.pop(self, None)
             self._timer.cancel()
-            self._find_route(outcome)
+            self._follow(self._front.route(outcome, self._host))
         else:
-            self._refuse(Outcome.PLAIN_HTTP, _PLAIN_HTTP_ANSWER)
+            self._request = RequestReader()
+            self._read_request(self._request, self._reader.received)
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        if self._future is not None:
-            self._future.cancel()
         self._gone()
 
     def abort(self) -> None:
@@ -202,42 +250,26 @@ class Newcomer(asyncio.Protocol):
     def make_room(self) -> None:
         """Too many have come."""
         self._outcome = Outcome.CROWDED
-        self._front.silent.pop(self, None)  # its end comes a moment later; nobody else is to find it here
         reset(self._raw)
 
-    def _find_route(self, hello: Hello) -> None:
-        front = self._front
-        answer = front.route(hello, _host_of(self._raw))
-        if not isinstance(answer, asyncio.Future):
-            self._follow(answer)
+    def _read_request(self, reader: RequestReader, data: bytes | bytearray) -> None:
+        try:
+            request = reader.feed(data)
+        except RequestError:
+            self._refuse(Outcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
             return
-        # What it sends meanwhile stays in the kernel, whose buffer is bounded.
-        self._raw.pause_reading()
-        self._future = answer
-        self._timer = front.loop.call_later(front.deadlines.route, self._no_route)
-        answer.add_done_callback(self._routed)
+        if request is not None:
+            self._answer(request)
 
-    def _routed(self, future: asyncio.Future[Answer]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if self._future is None or self._raw.is_closing():
-            return  # the deadline was first, or the visitor left
-        self._future = None
-        self._timer.cancel()
-        if future.cancelled():
-            self._follow(Alert.UNRECOGNIZED_NAME)
-        elif error is not None:
-            context = {"message": "finding a visitor's route failed", "exception": error}
-            self._front.loop.call_exception_handler(context)
-            self._follow(Alert.INTERNAL_ERROR)
+    def _answer(self, request: Request) -> None:
+        origin = self._front.origin(request.host, self._host)
+        if origin is None:
+            self._refuse(Outcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
+        elif isinstance(origin, Crowd):
+            self.make_room()
         else:
-            self._follow(future.result())
-
-    def _no_route(self) -> None:
-        future, self._future = self._future, None
-        assert future is not None
-        future.cancel()
-        # The answer for a name that does not exist: an absent one is nobody's business either.
-        self._follow(Alert.UNRECOGNIZED_NAME)
+            self._front.pending.assign(self, owner=origin.owner, lease=origin.lease)
+            self._refuse(Outcome.REDIRECTED, plain_http.redirect(origin.url, request))
 
     def _follow(self, answer: Answer) -> None:
         if isinstance(answer, Alert):
@@ -248,6 +280,7 @@ class Newcomer(asyncio.Protocol):
             return
         front = self._front
         assert self._hello is not None
+        front.pending.assign(self, owner=answer.owner, lease=answer.lease)
         if answer.context is None:
             self._pass_on(cast("Passing", answer.factory()))
             return
@@ -258,8 +291,8 @@ class Newcomer(asyncio.Protocol):
             loop=front.loop,
             server_name=self._hello.server_name,
             on_shaken=self._shaken,
+            see_out=front.see_out,
         )
-        self._raw.resume_reading()
         self._timer = front.loop.call_later(front.deadlines.handshake, self._too_slow)
         tls.begin(self._reader.received)
 
@@ -279,7 +312,6 @@ class Newcomer(asyncio.Protocol):
 
     def _refuse(self, outcome: Outcome, words: bytes) -> None:
         self._outcome = outcome
-        self._front.silent.pop(self, None)
         self._timer.cancel()
         Farewell(self._raw, words, loop=self._front.loop, on_gone=self._gone)
 
@@ -289,13 +321,13 @@ class Newcomer(asyncio.Protocol):
 
     def _gone(self) -> None:
         self._timer.cancel()
-        self._front.silent.pop(self, None)
-        self._front.pending.discard(self)
+        self._front.pending.leave(self)
         self._front.outcomes[self._outcome] += 1
 
 
-def _host_of(transport: asyncio.BaseTransport) -> str:
-    peer = transport.get_extra_info("peername")  # None when it has gone already
+def host_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address of the other end; empty when it has gone already."""
+    peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
 
 

@@ -239,10 +239,11 @@ def _read_server_name(body: bytes) -> str:
     raw = names.vector(2, 1, 0xFFFF)
     if names:
         raise HelloError(Alert.ILLEGAL_PARAMETER, "more than one server name")  # RFC 6066 section 3
-    return _read_host_name(raw)
+    return read_host_name(raw)
 
 
-def _read_host_name(raw: bytes) -> str:
+def read_host_name(raw: bytes) -> str:
+    """Return the host name in lower case, without a trailing dot. Raises HelloError for what nobody can hold."""
     # Well-formed TLS around a name that nobody can hold: the answer is the one for any unknown name.
     unknown = Alert.UNRECOGNIZED_NAME
     if len(raw) > MAX_NAME + 1:

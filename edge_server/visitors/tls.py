@@ -72,6 +72,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_raw",
         "_raw_ended",
         "_records",
+        "_see_out",
         "_server_name",
         "_timer",
         "_unasked",
@@ -86,10 +87,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         loop: asyncio.AbstractEventLoop,
         server_name: str | None = None,
         on_shaken: Callable[[bool], None],
+        see_out: Callable[[asyncio.Transport, bytes], None],
     ) -> None:
         """``factory`` makes the application's protocol when the handshake is complete, and not before.
         ``on_shaken`` hears once, with True then or with False when the raw transport is gone without it.
-        A deadline for the handshake is the caller's: it resets the raw transport."""
+        A deadline for the handshake is the caller's: it resets the raw transport. ``see_out`` takes the raw
+        transport over when TLS is broken after the handshake: it delivers an alert and closes."""
         self._raw: asyncio.Transport = raw
         self._raw_ended = False
         self._records = records
@@ -97,6 +100,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._loop = loop
         self._server_name = server_name
         self._on_shaken: Callable[[bool], None] | None = on_shaken
+        self._see_out = see_out
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
         self._timer: asyncio.TimerHandle | None = None
@@ -279,10 +283,12 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._phase = _Phase.LOST
         self._disarm()
         words = error.farewell if isinstance(error, TlsProtocolError) else b""
-        if words and not self._blocked and not self._records.finished:
+        if not words or self._blocked or self._records.finished:
+            reset(self._raw)
+        elif self._on_shaken is not None:
             Farewell(self._raw, words, loop=self._loop, on_gone=self._gone)
         else:
-            reset(self._raw)
+            self._see_out(self._raw, words)
 
     def _gone(self) -> None:
         self._shaken(complete=False)

@@ -4,6 +4,7 @@ of JSON when it has done what it does."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -167,6 +168,56 @@ async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str
     return {"answered": answered, "refused": refused}
 
 
+def first_words(state: str, name: str) -> bytes:
+    """What brings a visitor of the TLS port into a state, and leaves it there."""
+    return {
+        "silent": b"",
+        "half a hello": client_hello(name)[:100],
+        "handshake": client_hello(name),
+        "refused": client_hello(f"nobody-{name}"),
+        "half a request": f"GET / HTTP/1.1\r\nHost: {name}".encode(),
+        "redirected": f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode(),
+    }[state]
+
+
+async def occupy(
+    edge: tuple[str, int], at_once: int, rate: int, seconds: float, words: list[bytes]
+) -> dict[str, object]:
+    """Connections from all addresses of a network, each with one of those first words and kept for as long as it
+    is let; ``rate`` new ones a second, so that none is ever missing. How many there were."""
+    loop = asyncio.get_running_loop()
+    made = 0
+
+    async def stay(number: int) -> None:
+        nonlocal made
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.bind((f"127.9.9.{1 + number % 250}", 0))
+            with contextlib.suppress(ConnectionError):
+                await loop.sock_connect(sock, edge)
+                made += 1
+                await loop.sock_sendall(sock, words[number % len(words)])
+                while await loop.sock_recv(sock, 10_000):
+                    pass
+                await loop.create_future()  # a refusal is not the end of it
+
+    began = loop.time()
+    stays: set[asyncio.Task[None]] = set()
+    for number in range(at_once + int(rate * seconds)):
+        if number == at_once:
+            print(json.dumps({"all": "there"}), flush=True)
+            began = loop.time()
+        stays.add(task := asyncio.create_task(stay(number)))
+        task.add_done_callback(stays.discard)
+        ahead = (number - at_once) / rate - (loop.time() - began) if number >= at_once else 0.0
+        if number % 20 == 0 or ahead > 0.005:
+            await asyncio.sleep(max(0.0, ahead))
+    for task in stays:
+        task.cancel()
+    return {"made": made}
+
+
 async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) -> dict[str, object]:
     """A client with a good token that floods its edge; how the edge ended it, if it did."""
     async with HostileClient(config) as client:
@@ -249,6 +300,10 @@ def main() -> None:
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
         case "hurry":
             done = asyncio.run(hurry(edge, int(rest[0]), float(rest[1]), rest[2], rest[3]))
+        case "occupy":
+            at_once, rate, seconds = map(int, rest[:3])
+            words = [first_words(state, rest[4]) for state in rest[3].split(",")]
+            done = asyncio.run(occupy(edge, at_once, rate, seconds, words))
         case "guesses":
             done = asyncio.run(guesses(edge, rest[0], rest[1], int(rest[2])))
         case "insider":

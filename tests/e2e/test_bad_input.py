@@ -405,7 +405,17 @@ def test_a_record_of_64_kib_is_refused(stage):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
 def test_plain_http_is_told_to_use_https(stage, method):
-    answer = answer_to(stage, f"{method} / HTTP/1.1\r\nHost: {stage.tunnel.host}\r\n\r\n".encode())
+    tunnel = stage.tunnel
+    answer = answer_to(stage, f"{method} /a?b HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
+    assert f"\r\nLocation: https://{tunnel.host}:{tunnel.port}/a?b\r\n".encode() in head
+    assert body == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+def test_plain_http_for_no_tunnel_is_told_no_more(stage, method):
+    answer = answer_to(stage, f"{method} / HTTP/1.1\r\nHost: x{stage.tunnel.host}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"https://" in body

@@ -41,7 +41,7 @@ def test_nobody_is_limited_as_long_as_the_machine_keeps_up():
     assert machine.arrivals.refused == 0
 
 
-@pytest.mark.parametrize("by", ["address", "network", "owner", "lease"])
+@pytest.mark.parametrize("by", ["address", "prefix", "network", "site", "owner", "lease"])
 def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
     machine = Machine()
     machine.falls_behind(after=1200)
@@ -49,9 +49,12 @@ def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
     def come(who: str, number: int) -> int:
         return sum(
             machine.arrivals.comes(
-                {"address": f"10.9.9.{who}", "network": f"2001:db8:0:{who}::{visit:x}"}.get(
-                    by, f"10.{1 + (visit >> 8)}.{visit & 255}.{who}"
-                ),
+                {
+                    "address": f"10.9.{who}.9",
+                    "prefix": f"2001:db8:{who}:0::{visit:x}",
+                    "network": f"10.9.{who}.{visit & 255}",
+                    "site": f"2001:db8:{who}:{visit:x}::1",
+                }.get(by, f"10.{1 + (visit >> 8)}.{visit & 255}.{who}"),
                 owner=who if by == "owner" else f"owner{who}-{visit}",
                 lease=who if by == "lease" else f"lease{who}-{visit}",
             )
@@ -59,7 +62,7 @@ def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
         )
 
     assert machine.arrivals.budget == 900
-    first, second = (600, 200) if by in {"address", "network"} else (800, 80)
+    first, second = (600, 200) if by not in {"owner", "lease"} else (800, 80)
     assert come("1", 3000) == first  # two thirds, or eight ninths, of what the one who came before has left
     assert come("2", 3000) >= second
     assert come("3", 5) == 5
@@ -129,4 +132,4 @@ def test_who_came_in_a_second_is_forgotten_in_the_next():
     machine.come(100, owner="one", lease="one")
     machine.now += 1
     machine.come(1)
-    assert len(machine.arrivals._by) == 3
+    assert len(machine.arrivals._by) == 4

@@ -50,6 +50,7 @@ class FakeStream:
 
     def __init__(self) -> None:
         self.is_over = False
+        self.bytes_sent = self.bytes_received = 0
         self.room = 65_536
         self.receive_done = False
         self.log: list[object] = []

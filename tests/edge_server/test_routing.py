@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from certs.authority import DevelopmentAuthority
 from edge_server.acme.answers import PROTOCOL, Answers
+from edge_server.certificates import Certificates
 from edge_server.rights.identity import Identity, Rights
 from edge_server.routing import Router
-from edge_server.visitors.front import Route
+from edge_server.visitors.front import CROWD, Origin, Route
 from edge_server.visitors.sni import Alert, Hello
 from tests.edge_server.test_binding import Client, build, made, made_for
 
@@ -47,6 +49,11 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     house.claims.close()
 
 
+@pytest.fixture
+def authority(tmp_path: Path) -> DevelopmentAuthority:
+    return DevelopmentAuthority.load_or_create(tmp_path / "authority")
+
+
 def route(house: House, name: str | None, *alpn: str) -> Route | Alert | object:
     return Router(house).route(Hello(name, alpn, 300), "192.0.2.1")
 
@@ -57,6 +64,67 @@ async def test_a_domain_and_a_name_have_different_visitors(house: House):
     for other in ("shop.example.com", "shop.example.net", "a.shop.example.org", "example.org", "shop"):
         assert route(house, other) is Alert.UNRECOGNIZED_NAME
     assert route(house, None) is Alert.MISSING_EXTENSION
+
+
+@pytest.mark.parametrize("domain", ["example.com", "localhost"])
+async def test_a_label_alone_is_no_host_name(house: House, domain: str):
+    """Nor with the edge's domain twice, nor the domain itself."""
+    house = replace(house, domain=domain, acme=None)
+    house.certificates.hold("wildcard", *made_for(f"*.{domain}"))
+    label = Client(house, ANY).got(1).host.partition(".")[0]
+    Client(house, ANY).got(2, name="secret")
+    for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
+        assert route(house, name) is Alert.UNRECOGNIZED_NAME
+        assert Router(house).origin(name, "192.0.2.1") is None
+    assert isinstance(route(house, f"secret.{domain}"), Route)
+
+
+async def test_a_development_edge_mints_for_names_that_are_held_alone(
+    house: House, authority: DevelopmentAuthority
+):
+    """And not more than it keeps: a name that was given back leaves nothing behind."""
+    house = replace(house, acme=None, certificates=Certificates(max_contexts=3))
+    house.certificates.add_authority(authority, "example.com")
+    minted = []
+    issue = authority.issue
+    authority.issue = lambda names: minted.append(tuple(names)) or issue(names)  # type: ignore[method-assign]
+    for name in ("secret", "a.example.net", "example.net", "b.a.example.com"):
+        assert route(house, name) is Alert.UNRECOGNIZED_NAME
+    assert minted == []
+    for number in range(8):
+        client = Client(house, ANY)
+        client.got(1, domain=f"shop{number}.example.org", h2=bool(number % 2))
+        for _ in range(5):
+            found = route(house, f"shop{number}.example.org")
+            assert isinstance(found, Route)
+            assert found.context is not None
+        client.holdings.unbind(1)
+        assert route(house, f"shop{number}.example.org") is Alert.UNRECOGNIZED_NAME
+    assert minted == [(f"shop{number}.example.org",) for number in range(8)]
+    assert len(house.certificates._contexts) <= 3
+    assert house.certificates.validities() == [house.certificates.validities()[0]]  # the authority's own
+
+
+@pytest.mark.parametrize(("port", "said"), [(443, ""), (8443, ":8443")])
+async def test_who_comes_without_tls_is_told_where_a_tunnel_is(house: House, port: int, said: str):
+    house = replace(house, https_port=port)
+    client = Client(house, ANY)
+    client.got(1, name="web", allow=("192.0.2.0/24",))
+    client.got(2, domain="shop.example.org", passthrough=True)
+    origin = Router(house).origin
+    assert origin("web.example.com", "192.0.2.1") == Origin(f"https://web.example.com{said}", "a", "web")
+    assert origin("shop.example.org", "198.51.100.1") == Origin(
+        f"https://shop.example.org{said}", "a", "shop.example.org"
+    )
+    # As over TLS: who may not come does not learn that there is something.
+    assert origin("web.example.com", "198.51.100.1") is None
+    assert origin("other.example.com", "192.0.2.1") is None
+
+
+async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(house: House):
+    house.admission.arrivals.budget = 0
+    assert Router(house).origin("web.example.com", "192.0.2.1") is CROWD
+    assert route(house, "web.example.com") is CROWD
 
 
 async def test_until_there_is_a_certificate_visitors_are_told_so(house: House):

@@ -15,7 +15,7 @@ import trustme
 import uvloop
 
 from edge_server.certificates import new_context
-from edge_server.visitors.front import Alert, Front, Hello, Route
+from edge_server.visitors.front import Alert, Front, Hello, Origin, Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -190,13 +190,16 @@ class Doorstep:
         self.make_app: Callable[[], App] = App
         self.hellos: list[Hello] = []
 
-    def route(self, hello: Hello, _host: str = "") -> Route | Alert | asyncio.Future[Route | Alert]:
+    def origin(self, name: str, _host: str) -> Origin | None:
+        return Origin(f"https://{name}:{self.port}") if name == NAME else None
+
+    def route(self, hello: Hello, _host: str = "") -> Route | Alert:
         self.hellos.append(hello)
         if hello.server_name is None:
             return Alert.MISSING_EXTENSION
         return self.welcome if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
 
-    def _ask(self, hello: Hello, host: str) -> Route | Alert | asyncio.Future[Route | Alert]:
+    def _ask(self, hello: Hello, host: str) -> Route | Alert:
         return self.route(hello, host)  # which a test may have replaced
 
     @property
@@ -208,7 +211,7 @@ class Doorstep:
         return app
 
     async def open(self, **settings: Any) -> None:
-        self.front = Front(self._ask, **settings)
+        self.front = Front(self._ask, origin=self.origin, **settings)
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(self.front, "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]
@@ -224,9 +227,10 @@ class Doorstep:
         await self.server.wait_closed()
         assert self.front.bios.incoming.pending == self.front.bios.outgoing.pending == 0
 
-    async def connect(self) -> socket.socket:
+    async def connect(self, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.socket()
         sock.setblocking(False)
+        sock.bind((source, 0))
         self.sockets.append(sock)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
         return sock

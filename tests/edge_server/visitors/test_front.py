@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_server.descriptors import Shortage
 from edge_server.visitors import farewell
 from edge_server.visitors.farewell import FAREWELL_BYTES
-from edge_server.visitors.front import CROWD, PATIENCE, Alert, Deadlines, Front, Outcome
+from edge_server.visitors.front import CROWD, Alert, Deadlines, Front, Outcome
+from tests.edge_server.visitors.conftest import Visitor
 
 if TYPE_CHECKING:
     import socket
@@ -125,6 +127,17 @@ async def test_curl_without_tls_is_told_to_use_https(doorstep: Doorstep, argumen
     await drained(doorstep, Outcome.PLAIN_HTTP)
 
 
+async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(doorstep: Doorstep, ca_file: str) -> None:
+    resolve = f"{NAME}:{doorstep.port}:127.0.0.1"
+    url = f"http://{NAME}:{doorstep.port}/shelf/?page=2"
+    _, said = await run("curl", "-sS", "-i", "-X", "DELETE", "--resolve", resolve, url)
+    assert said.splitlines()[:2] == [
+        "HTTP/1.1 308 Permanent Redirect",
+        f"Location: {url.replace('http', 'https')}",
+    ]
+    assert doorstep.front.outcomes == {Outcome.REDIRECTED: 1}
+
+
 async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -> None:
     sock = await doorstep.connect()
     loop = asyncio.get_running_loop()
@@ -142,12 +155,12 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
 ) -> None:
     loop = asyncio.get_running_loop()
     flood = await doorstep.connect()
-    await loop.sock_sendall(flood, b"GET / HTTP/1.1\r\n")
+    await loop.sock_sendall(flood, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ConnectionError):
         await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
     monkeypatch.setattr(farewell, "FAREWELL_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
-    await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n")
+    await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
     await drained(doorstep, Outcome.PLAIN_HTTP, 2)
 
 
@@ -212,6 +225,14 @@ async def drip(sock: socket.socket, data: bytes) -> None:
         await asyncio.sleep(0.01)  # the pace of the attack
 
 
+async def test_a_request_without_an_end_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
+    hurry(hello=0.1)
+    sock = await stay(doorstep, "half a request", "127.0.0.1")
+    with pytest.raises(ConnectionResetError):
+        await asyncio.get_running_loop().sock_recv(sock, 1)
+    await drained(doorstep, Outcome.SLOW)
+
+
 async def test_a_dripping_hello_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
     hurry(hello=0.1)
     visitor = await doorstep.visitor()
@@ -245,23 +266,133 @@ async def test_many_drips_do_not_keep_a_newcomer_waiting(doorstep: Doorstep, hur
     assert doorstep.front.outcomes[Outcome.WELCOME] == 1
 
 
-async def test_the_one_that_has_owed_its_hello_for_longest_makes_room(doorstep: Doorstep) -> None:
-    """However many connect and say nothing, who says something is served."""
+STATES = ("silent", "half a hello", "handshake", "refused", "half a request", "redirected", "broken")
+
+
+async def stay(doorstep: Doorstep, state: str, source: str) -> socket.socket:
+    """A stranger who takes a place and keeps it for as long as it is let, in one of the states before its bytes
+    are anybody's."""
     loop = asyncio.get_running_loop()
-    doorstep.front.max_pending = 3
+    sock = await doorstep.connect(source)
+    hello = client_hello(doorstep, "b.tunnel.localhost" if state == "refused" else NAME)
+    said = {
+        "silent": b"",
+        "half a hello": hello[:100],
+        "half a request": b"GET / HTTP/1.1\r\nHost: ",
+        "redirected": b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % NAME.encode(),
+    }
+    if state == "broken":
+        visitor = Visitor(sock, ssl.create_default_context(cafile=doorstep.ca_file), NAME)
+        await visitor.handshake()
+        await loop.sock_sendall(sock, b"\x17\x03\x03\x00\x20" + bytes(32))  # no record of this connection's
+    else:
+        await loop.sock_sendall(sock, said.get(state, hello))
+    return sock
+
+
+async def read_to_the_end(sock: socket.socket) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        while await asyncio.get_running_loop().sock_recv(sock, 10_000):
+            pass
+
+
+def client_hello(doorstep: Doorstep, name: str) -> bytes:
+    outgoing = ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=doorstep.ca_file)
+    tls = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("state", [*STATES, "mixed"])
+async def test_a_flood_from_one_network_keeps_nobody_else_out(doorstep: Doorstep, state: str) -> None:
+    """From all addresses of a /24, more than there are places, and then one more before each honest visitor: all
+    of those are served, and so is one who has been in the middle of a handshake since before."""
+    front = doorstep.front
+    front.pending.limit = 8
+    early = await doorstep.visitor()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        early.tls.do_handshake()
+    await early.flush()
+    await early.fill()
+
+    async def flood(number: int) -> None:
+        await stay(doorstep, STATES[number % len(STATES)] if state == "mixed" else state, f"127.9.9.{1 + number}")
+
+    for number in range(24):
+        await flood(number)
+    await doorstep.eventually(lambda: front.pending.given_up >= 16)
+    assert front.pending.largest_network()[0] == "127.9.9.0/24"
+    for number in range(24, 34):
+        await flood(number)
+        visitor, _ = await doorstep.pair()
+        visitor.sock.close()
+    await early.handshake()
+    assert front.pending.given_up >= 20
+    assert len(front.pending) <= 8
+
+
+async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(doorstep: Doorstep) -> None:
+    """The place that was taken first is given up first, so a handshake has the time in which the flood takes all
+    of them once."""
+    doorstep.front.pending.limit = 8
+    for _ in range(10):
+        for _ in range(6):
+            await stay(doorstep, "handshake", "127.0.0.1")
+        visitor, _ = await doorstep.pair()
+        visitor.sock.close()
+    assert doorstep.front.pending.given_up > 40
+
+
+async def test_without_scarcity_nobody_is_sent_away(doorstep: Doorstep) -> None:
+    for _ in range(40):
+        await stay(doorstep, "handshake", "127.0.0.1")
+    await doorstep.pair()
+    assert doorstep.front.pending.given_up == doorstep.front.outcomes[Outcome.CROWDED] == 0
+
+
+async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
+    loop = asyncio.get_running_loop()
+    doorstep.front.pending.limit = 2
     first = await doorstep.connect()
     await doorstep.eventually(lambda: len(doorstep.front.pending) == 1)
     others = [await doorstep.connect() for _ in range(2)]
-    await doorstep.eventually(lambda: len(doorstep.front.pending) == 3)
-    await asyncio.sleep(PATIENCE)
-    await doorstep.pair()
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
-    assert doorstep.front.outcomes == {Outcome.CROWDED: 1, Outcome.WELCOME: 1}
+    assert doorstep.front.outcomes == {Outcome.CROWDED: 1}
     for other in others:
         other.close()
     await drained(doorstep, Outcome.LEFT, 2)
-    assert not doorstep.front.silent
+
+
+async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(doorstep: Doorstep) -> None:
+    """Each has one place, and the time for a handshake is everybody's."""
+    loop = asyncio.get_running_loop()
+    doorstep.front.pending.limit = 2
+    doorstep.front.pending.patience = 0.2
+    first, second = [await doorstep.connect(f"127.0.{number}.1") for number in range(2)]
+    await doorstep.eventually(lambda: len(doorstep.front.pending) == 2)
+    third = await doorstep.connect("127.0.3.1")
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(third, 1)
+    await asyncio.sleep(0.2)  # what is tested is time
+    await doorstep.pair()
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(first, 1)
+    second.close()
+    await drained(doorstep, Outcome.LEFT)
+
+
+async def test_few_places_are_told_of(doorstep: Doorstep, caplog: pytest.LogCaptureFixture) -> None:
+    doorstep.front.pending.limit = 2
+    doorstep.front._shortage = Shortage()
+    for _ in range(20):
+        await stay(doorstep, "silent", "127.9.9.9")
+    await doorstep.eventually(lambda: doorstep.front.pending.given_up == 18)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("places for TLS handshakes are scarce")
+    assert record.getMessage().endswith("127.9.9.0/24 holds 2 of 2")
 
 
 async def test_who_comes_while_there_are_too_many_is_reset(doorstep: Doorstep) -> None:
@@ -272,69 +403,22 @@ async def test_who_comes_while_there_are_too_many_is_reset(doorstep: Doorstep) -
     assert doorstep.front.outcomes == {Outcome.CROWDED: 1}
 
 
-async def test_newcomers_beyond_the_bound_are_reset(doorstep: Doorstep) -> None:
-    doorstep.front.max_pending = 2
-    first, second = await doorstep.connect(), await doorstep.connect()
-    await doorstep.eventually(lambda: len(doorstep.front.pending) == 2)
-    third = await doorstep.connect()
-    with pytest.raises(ConnectionResetError):
-        await asyncio.get_running_loop().sock_recv(third, 1)
-    first.close()
-    second.close()
-    await drained(doorstep, Outcome.LEFT, 2)
-    await doorstep.pair()
-
-
-async def test_a_route_may_take_a_while(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda hello, _host: doorstep.hellos.append(hello) or later
-    visitor = await doorstep.visitor(version)
-    handshake = asyncio.create_task(visitor.handshake())
-    await doorstep.eventually(lambda: doorstep.hellos != [])
-    assert not handshake.done()
-    later.set_result(doorstep.welcome)
-    await handshake
-    await visitor.send(b"hello")
-    await doorstep.eventually(lambda: len(doorstep.apps) == 1 and doorstep.apps[0].data == b"hello")
-
-
-@pytest.mark.parametrize("how", ["deadline", "cancelled", "alert"])
-async def test_a_route_may_never_come(doorstep: Doorstep, hurry: Callable[..., None], how: str) -> None:
-    hurry(route=0.05 if how == "deadline" else 10)
-    later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda _hello, _host: later
-    if how == "cancelled":
-        later.cancel()
-    elif how == "alert":
-        later.set_result(Alert.UNRECOGNIZED_NAME)
-    assert "UNRECOGNIZED_NAME" in await refused_with(doorstep, NAME, TLS13)
-    assert later.cancelled() or how == "alert"
-
-
-async def test_a_route_that_fails_is_our_fault_and_is_told(doorstep: Doorstep) -> None:
-    told = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
-    later: asyncio.Future = asyncio.get_running_loop().create_future()
-    later.set_exception(LookupError("a bug"))
-    doorstep.route = lambda _hello, _host: later
-    assert "INTERNAL_ERROR" in await refused_with(doorstep, NAME, TLS13)
-    assert isinstance(told[0]["exception"], LookupError)
+async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(doorstep: Doorstep) -> None:
+    """On loopback the reset that the last words meet is there before their end is sent."""
+    for _ in range(20):
+        sock = await doorstep.connect()
+        sock.send(client_hello(doorstep, "b.tunnel.localhost"))
+        sock.close()
+    await drained(doorstep, Outcome.REFUSED, 20)
 
 
 async def test_abort_clears_the_doorstep(doorstep: Doorstep) -> None:
-    later: asyncio.Future = asyncio.get_running_loop().create_future()
-    doorstep.route = lambda hello, _host: doorstep.hellos.append(hello) or later
-    silent = await doorstep.connect()
-    visitor = await doorstep.visitor()
-    handshake = asyncio.create_task(visitor.handshake())
-    await doorstep.eventually(lambda: doorstep.hellos != [] and len(doorstep.front.pending) == 2)
+    socks = [await stay(doorstep, state, "127.0.0.1") for state in STATES]
+    await doorstep.eventually(lambda: len(doorstep.front.pending) == len(STATES))
     doorstep.front.abort()
-    with pytest.raises(ConnectionResetError):
-        await handshake
-    with pytest.raises(ConnectionResetError):
-        await asyncio.get_running_loop().sock_recv(silent, 1)
-    await drained(doorstep, Outcome.LEFT, 2)
-    assert later.cancelled()
+    await doorstep.eventually(lambda: not doorstep.front.pending)
+    for sock in socks:
+        await read_to_the_end(sock)
 
 
 async def test_a_front_needs_no_loop_argument() -> None:

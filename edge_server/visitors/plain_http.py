@@ -1,0 +1,95 @@
+"""A strict reader of an HTTP request that came without TLS: for which host, and which path.
+
+Sans-IO: bytes in, a :class:`Request` or :class:`RequestError` out. At most :data:`MAX_HEAD` bytes are looked at.
+Nothing is decided here about hosts. The two answers that there are for such a request are made here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from edge_server.visitors.sni import HelloError, read_host_name
+
+MAX_HEAD: Final = 16 * 1024
+"""Bytes of a request's head; browsers' rarely take more than 4 KiB, and a ClientHello may be as long."""
+
+_END: Final = b"\r\n\r\n"
+_LINE: Final = re.compile(rb"[A-Z]{1,16} (?:(?i:http)://([!-.0-~]+))?(/[!-\"$-~\x80-\xff]*) HTTP/1\.[01]")
+"""Origin form or absolute form (RFC 9112 sections 3.2.1 and 3.2.2). A path in raw UTF-8, which curl sends as it
+was typed, goes through as it is."""
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\0\r\n]*)")
+_PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
+
+_HTTPS_PLEASE: Final = b"This port speaks TLS: use https:// instead of http://\n"
+BAD_REQUEST: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTPS_PLEASE), _HTTPS_PLEASE)
+)
+"""The one answer for a request that names no tunnel, a tunnel that there is not, or nothing that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a visitor asked for."""
+
+    host: str
+    """Lower case, without a trailing dot and without the port, letters, digits and hyphens only."""
+    target: bytes
+    """Path and query, beginning with a slash; no blanks, no control characters, no fragment."""
+
+
+class RequestError(Exception):
+    """The request is malformed, too long, or says no host."""
+
+
+class RequestReader:
+    """Reads the head of one request, however it is cut. After an outcome or an error the reader is spent."""
+
+    __slots__ = ("_received",)
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def feed(self, data: bytes | bytearray) -> Request | None:
+        """Take more bytes; None means that the head is not complete yet. Raises RequestError."""
+        start = max(0, len(self._received) - len(_END))
+        self._received += data
+        end = self._received.find(_END, start, MAX_HEAD)
+        if end >= 0:
+            return _read_head(bytes(self._received[:end]))
+        if len(self._received) >= MAX_HEAD:
+            raise RequestError("a head above 16 KiB")
+        return None
+
+
+def redirect(origin: str, request: Request) -> bytes:
+    """Return the answer that sends a visitor to the same path of an ``https://`` origin, with its method and body
+    (RFC 9110 section 15.4.9). Not to be kept: the next edge at this name may have another port."""
+    return (
+        b"HTTP/1.1 308 Permanent Redirect\r\nLocation: %b%b\r\nCache-Control: no-store\r\n"
+        b"Content-Length: 0\r\nConnection: close\r\n\r\n" % (origin.encode("ascii"), request.target)
+    )
+
+
+def _read_head(head: bytes) -> Request:
+    line, *fields = head.split(b"\r\n")
+    asked = _LINE.fullmatch(line)
+    if asked is None:
+        raise RequestError("no request line")
+    hosts = []
+    for field in fields:
+        found = _FIELD.fullmatch(field)
+        if found is None:
+            raise RequestError("no header field")
+        if found[1].lower() == b"host":
+            hosts.append(found[2].strip(b" \t"))
+    if len(hosts) != 1:
+        raise RequestError("no host, or several")  # RFC 9112 section 3.2
+    # The absolute form says it better than the field, which a proxy would have replaced.
+    authority = hosts[0] if asked[1] is None else asked[1]
+    try:
+        return Request(read_host_name(_PORT.sub(b"", authority)), asked[2])
+    except HelloError as error:
+        raise RequestError(error.reason) from None

@@ -1,0 +1,213 @@
+"""Places that are few: who gives one up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from edge_server.addresses import neighbourhood, network_of
+from edge_server.fair_places import NETWORK_ALWAYS, NETWORK_SHARE, FairPlaces
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def places(limit: int, **more: int) -> FairPlaces[str]:
+    return FairPlaces(limit, patience=1.0, clock=Clock(), **more)
+
+
+def networks(count: int) -> list[str]:
+    return [f"10.{number >> 8}.{number & 255}.1" for number in range(count)]
+
+
+def test_while_there_is_room_nobody_gives_way():
+    full = places(100)
+    assert [full.enter(f"visitor {number}", "10.0.0.1") for number in range(100)] == [None] * 100
+    assert (len(full), full.given_up) == (100, 0)
+
+
+def test_who_leaves_makes_room():
+    full = places(1)
+    full.enter("first", "10.0.0.1")
+    full.leave("first")
+    full.leave("first")
+    assert full.enter("second", "10.0.1.1") is None
+    assert "first" not in full
+    assert list(full) == ["second"]
+
+
+@pytest.mark.parametrize("flood", ["10.9.9.9", "10.9.9.{}", "2001:db8:9::{:x}", "2001:db8:9:{:x}::1"])
+def test_the_network_that_holds_the_most_gives_way(flood: str):
+    """One address, all of a /24, of a /64, of a /48: the others keep what they have, however long the flood lasts,
+    and whoever comes new finds a place."""
+    full = places(64)
+    for number, host in enumerate(networks(20)):
+        full.enter(f"honest {number}", host)
+    for number in range(500):
+        loser = full.enter(f"flood {number}", flood.format(number % 250))
+        assert loser is None or loser.startswith("flood")
+    for number, host in enumerate(networks(40)[20:]):
+        assert (full.enter(f"late {number}", host) or "").startswith("flood")
+    assert sum(not each.startswith("flood") for each in full) == 40
+    assert full.largest_network() == (network_of(flood.format(0)), 24)
+
+
+def test_who_shares_a_network_with_a_flood_keeps_its_place():
+    full = places(16)
+    full.enter("neighbour", "10.9.9.1")
+    for number in range(100):
+        full.enter(f"flood {number}", "10.9.9.9")
+    assert "neighbour" in full
+
+
+def test_within_an_address_the_oldest_gives_way():
+    """A flood keeps its places for as long as it can, an honest visitor for a round trip or two."""
+    full = places(3)
+    for number in range(3):
+        full.enter(f"{number}", "10.9.9.9")
+    assert [full.enter(f"{number}", "10.9.9.9") for number in range(3, 6)] == ["0", "1", "2"]
+
+
+def test_a_flood_from_everywhere_for_one_token_costs_the_others_nothing():
+    """Also a browser of theirs, which has six connections from one address."""
+    full = places(256)
+    for number in range(6):
+        full.enter(f"browser {number}", "192.0.2.1", owner="victim", lease="site")
+    for number, host in enumerate(networks(2000)):
+        full.enter(f"flood {number}", host, owner="famous", lease=f"{number % 50}")
+    assert sum(each.startswith("browser") for each in full) == 6
+
+
+def test_a_flood_from_one_network_is_no_fault_of_the_token_that_it_is_for():
+    """A tunnel that is popular holds more than the flood, from many networks: the flood makes room."""
+    full = places(256)
+    for number, host in enumerate(networks(150)):
+        full.enter(f"popular {number}", host, owner="popular", lease="site")
+    for number in range(500):
+        full.enter(f"flood {number}", "198.51.100.7", owner="other", lease="other")
+    assert sum(each.startswith("popular") for each in full) == 150
+
+
+def test_at_most_so_many_at_one_lease():
+    full = places(100, limit_per_lease=5)
+    for number in range(20):
+        full.enter(f"flood {number}", "198.51.100.7", owner="one", lease="one")
+    assert [full.enter(f"honest {n}", f"10.0.{n}.1", owner="one", lease="one") for n in range(2)] == [
+        "flood 15",
+        "flood 16",
+    ]
+    assert len(full) == 5
+    assert full.enter("elsewhere", "198.51.100.7", owner="one", lease="two") is None
+
+
+def test_an_only_place_is_kept_for_a_while():
+    """Of a crowd in which nobody has two, nobody loses one that was taken a moment ago: the newcomer has to go."""
+    clock = Clock()
+    full: FairPlaces[str] = FairPlaces(3, patience=1.0, clock=clock)
+    for host in networks(3):
+        full.enter(host, host)
+    assert full.enter("too soon", "192.0.2.1") == "too soon"
+    clock.now += 1.0
+    assert full.enter("later", "192.0.2.1") == networks(3)[0]
+
+
+def test_another_token_does_not_wait_for_that():
+    """Whose visitors are all alone, as they are at a tunnel that is famous, still makes room for others'."""
+    full = places(16)
+    for number, host in enumerate(networks(40)):
+        full.enter(f"famous {number}", host, owner="famous", lease="site")
+    for number in range(8):
+        assert (full.enter(f"{number}", "192.0.2.1", owner="other", lease="") or "").startswith("famous")
+
+
+def test_for_whom_somebody_comes_may_be_known_later():
+    full = places(64)
+    for number, host in enumerate(networks(64)):
+        full.enter(host, host)
+        full.assign(host, owner="famous" if number % 2 else f"owner {number}", lease="")
+    full._clock.now += 1.0
+    assert full.enter("newcomer", "192.0.2.1") == networks(2)[1]
+
+
+def test_nothing_is_kept_of_those_who_left():
+    full = places(8)
+    for number, host in enumerate(networks(100)):
+        full.enter(host, host, owner=f"{number}", lease=f"{number}")
+    for each in full:
+        full.leave(each)
+    for groups in (full._by_source, full._by_target):
+        assert (groups.size, groups._members, groups._by_size, groups._largest) == (0, {}, {}, 0)
+
+
+LIMIT = 40
+
+
+class Naive:
+    """The same rules, by looking at everybody each time."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.all: dict[int, tuple[str, ...]] = {}
+
+    def may_go(self) -> set[int]:
+        network, address, owner, lease = range(4)
+        held = Counter(fields[network] for fields in self.all.values())
+        is_flood = max(held.values()) > max(NETWORK_ALWAYS, self.limit // NETWORK_SHARE)
+        return self._of(list(self.all), [network, address] if is_flood else [owner, lease, network, address])
+
+    def _of(self, among: list[int], order: list[int]) -> set[int]:
+        """Those of the largest group of the largest group, whichever is taken of several of one size."""
+        if not order:
+            return set(among)
+        groups: dict[str, list[int]] = {}
+        for each in among:
+            groups.setdefault(self.all[each][order[0]], []).append(each)
+        most = max(map(len, groups.values()))
+        return set().union(*(self._of(group, order[1:]) for group in groups.values() if len(group) == most))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_as_if_everybody_were_looked_at(seed: int):
+    chance = random.Random(seed)
+    full: FairPlaces[int] = FairPlaces(LIMIT, patience=0.0, clock=Clock())
+    naive = Naive(LIMIT)
+    for number in range(2000):
+        host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
+        owner, lease = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"
+        naive.all[number] = (network_of(host), neighbourhood(host), owner, lease)
+        loser = full.enter(number, host, owner=owner, lease=lease)
+        if len(naive.all) > naive.limit:
+            assert loser in naive.may_go()
+            del naive.all[loser]
+        else:
+            assert loser is None
+        if chance.random() < 0.3:
+            leaver = chance.choice(list(naive.all))
+            full.leave(leaver)
+            del naive.all[leaver]
+        if naive.all and chance.random() < 0.3:
+            mover = chance.choice(list(naive.all))
+            naive.all[mover] = (*naive.all[mover][:2], "9", "9")
+            full.assign(mover, owner="9", lease="9")
+    assert set(full) == set(naive.all)
+
+
+def test_a_newcomer_costs_as_much_among_thousands_as_among_few():
+    def cost(limit: int) -> float:
+        full: FairPlaces[int] = FairPlaces(limit, patience=1.0, clock=Clock())
+        for number in range(limit):
+            full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.{number >> 12}")
+        began = time.process_time()
+        for number in range(limit, limit + 1000):
+            full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.1")
+        return time.process_time() - began
+
+    assert min(cost(2048) / cost(64) for _ in range(3)) < 4
