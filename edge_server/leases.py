@@ -13,6 +13,7 @@ from edge_server.ports import ACCEPTS, restore_backlog
 from edge_server.visitors import proxy
 from edge_server.visitors.filter import Filter
 from edge_server.visits import Visit
+from quictunnel.transport import descriptors
 from quictunnel.transport.link import KEEPALIVE
 from quictunnel.transport.splice import TcpSplice, TlsSplice
 from quictunnel.transport.throttle import Throttle
@@ -181,6 +182,7 @@ class Lease:
     def hold(self, sock: socket.socket) -> None:
         """Take a listening socket for the TCP port. :meth:`listen` has to follow; it closes the socket if this
         lease was closed meanwhile."""
+        descriptors.own(sock)
         self._socket = sock
         self.tcp_port = sock.getsockname()[1]
 
@@ -210,6 +212,7 @@ class Lease:
     def stop_listening(self) -> None:
         """Nobody comes through the TCP port any more; those in the middle of a TLS handshake are still let in."""
         self._is_stopped = True
+        descriptors.disown(self._socket)
         if self.listener is not None:
             self.listener.close()
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from quictunnel.transport import descriptors, unpatched
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
 
@@ -165,5 +167,15 @@ class Origin:
 
     async def _dial(self, host: str, stream: Stream) -> TcpSplice:
         loop = asyncio.get_running_loop()
-        _, splice = await loop.create_connection(lambda: self.splice(stream), host, self.port)
+        # A socket of our own, because a dial may take minutes and a child may be forked meanwhile.
+        sock = unpatched.new_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        descriptors.own(sock)
+        try:
+            sock.setblocking(False)
+            await loop.sock_connect(sock, (host, self.port))
+            _, splice = await loop.create_connection(lambda: self.splice(stream), sock=sock)
+        except BaseException:
+            descriptors.disown(sock)
+            sock.close()
+            raise
         return splice

@@ -23,6 +23,7 @@ from edge_server.visitors.plain_http import Request, RequestError, RequestReader
 from edge_server.visitors.records import Bios, Records
 from edge_server.visitors.sni import Alert, ClientHelloReader, Hello, HelloError
 from edge_server.visitors.tls import TlsTransport
+from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
     import ssl
@@ -209,6 +210,7 @@ class Newcomer(asyncio.Protocol):
         front = self._front
         self._raw = transport
         self._host = host_of(transport)
+        descriptors.own(transport.get_extra_info("socket"))
         self._timer = front.loop.call_later(front.deadlines.hello, self._too_slow)
         if front.admits(self._host):
             front.enter(self, self._host)
@@ -242,6 +244,7 @@ class Newcomer(asyncio.Protocol):
             self._read_request(self._request, self._reader.received)
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        descriptors.disown(self._raw.get_extra_info("socket"))
         self._gone()
 
     def abort(self) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.visitors.farewell import Farewell, reset
 from edge_server.visitors.records import TlsProtocolError
+from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
 from quictunnel.transport.tcp import has_told_error
@@ -153,6 +154,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        descriptors.disown(self._raw.get_extra_info("socket"))
         if self._reads_on(exc):
             return
         if self._phase is _Phase.OPEN and exc is None:

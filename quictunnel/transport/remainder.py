@@ -12,6 +12,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
+from quictunnel.transport import descriptors
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -52,6 +54,7 @@ class Remainder(asyncio.Transport):
         except OSError:
             return None  # out of descriptors: what was not read is lost with the connection
         kept.setblocking(False)
+        descriptors.own(kept)
         return cls(kept, protocol, error)
 
     def resume_reading(self) -> None:
@@ -97,6 +100,7 @@ class Remainder(asyncio.Transport):
     def _close(self, error: Exception | None) -> None:
         if not self._is_closing:
             self._is_closing = True
+            descriptors.disown(self._sock)
             self._sock.close()
             self._loop.call_soon(self._protocol.connection_lost, error)
 

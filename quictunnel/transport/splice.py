@@ -11,7 +11,7 @@ import asyncio
 import threading
 from typing import TYPE_CHECKING, Final, cast
 
-from quictunnel.transport import tcp
+from quictunnel.transport import descriptors, tcp
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.stream import MAX_DISCARDED
 from quictunnel.wire.codes import StreamCode
@@ -154,6 +154,7 @@ class Splice(asyncio.BaseProtocol):
         transport = cast("asyncio.Transport", transport)
         self._transport = transport
         tcp.tune(transport)
+        descriptors.own(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
         self._on_made(self)
         if self._stream is None:
@@ -197,6 +198,8 @@ class Splice(asyncio.BaseProtocol):
         self._credit()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            descriptors.disown(self._transport.get_extra_info("socket"))
         if self._reads_on(exc):
             return
         stream = self._stream

@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from quictunnel.transport import sockopts, unpatched
+from quictunnel.transport import descriptors, sockopts, unpatched
 from quictunnel.transport.engine import Received, Transmit
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ class UdpSocket:
         """Take over a bound socket. ``gro`` and ``gso`` False: never join datagrams that way. ``whole``: the
         system was told not to cut datagrams to pieces, so that a path's limit can be found out."""
         sock.setblocking(False)
+        descriptors.own(sock)
         self._sock = sock
         self._gro = gro and sockopts.enable_gro(sock)
         self._gso = gso and sockopts.supports_gso(sock)
@@ -193,6 +194,7 @@ class UdpSocket:
 
     def close(self) -> None:
         self.detach()
+        descriptors.disown(self._sock)
         self._sock.close()
 
     async def _read(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
