@@ -27,6 +27,7 @@ from quictunnel import output
 from quictunnel.allocator import keep_pages
 from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
+from quictunnel.supervision import Supervisor, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -124,7 +125,9 @@ def start_successor() -> None:
 async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
     SIGHUP has ``read_again`` called, in another thread."""
+    watch_over(asyncio.get_running_loop())
     signals = Signals()
+    tasks = Supervisor()
     server = EdgeServer(config, activation.take(os.environ))
     reloads = Reloads(server, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
@@ -138,8 +141,8 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
             signals.stop.wait(),
             server.succeeded.wait(),
             server.asked_to_drain.wait(),
-            reloads.run(),
-            keep_alive(),
+            tasks.running(reloads.run, "reading the configuration again"),
+            tasks.running(keep_alive, "telling the service manager"),
         )
         if not server.succeeded.is_set():
             notify("STOPPING=1")

@@ -6,7 +6,6 @@ Who may have which name and port is decided here, in one place; what is remember
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from functools import partial
@@ -62,7 +61,6 @@ class Holdings:
         self._leases: dict[int, Lease] = {}
         self._lost: list[BindRefused] = []
         """What the client has to be told when it is back; as many as it had leases."""
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
@@ -342,9 +340,7 @@ class Holdings:
 
     def _listen(self, lease: Lease, sock: socket.socket) -> None:
         lease.hold(sock)
-        task = asyncio.create_task(lease.listen())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._house.supervisor.start(lease.listen(), "listening for TCP visitors")
 
     # Taking over.
 

@@ -294,7 +294,8 @@ class Guest:
             return
         request = self._requests.popleft()
         if isinstance(request, Bind) and self._is_to_be_looked_up(request):
-            self._looking = asyncio.create_task(self._look_up(request))
+            work = self._look_up(request)
+            self._looking = self._house.supervisor.start(work, "looking up where a domain points")
         else:
             self._do(request)
 

@@ -14,6 +14,7 @@ from edge_server.memory import Memory
 from edge_server.rights.requests import Budget, fresh_name_budget, request_budget
 from edge_server.rights.shaping import Shaping
 from quictunnel.errors import ConfigError
+from quictunnel.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class House:
     sealer: Sealer
     sessions: Sessions
     shaping: Shaping = field(default_factory=Shaping)
+    supervisor: Supervisor = field(default_factory=Supervisor)
+    """Of everything that runs in the background."""
     tcp_host: str
     tokens: Tokens
 

@@ -43,6 +43,7 @@ FILE: Final = "last-held"
 HEAD: Final = b"quictunnel last-held "
 """What the file begins with; then its version and the end of the line, and what is sealed."""
 VERSION: Final = b"1\n"
+WORK: Final = "noting which names are held"
 LOOK: Final = 0.5
 """Seconds between looks at what is held, and so between two writes: as much as a crash forgets of claims."""
 STAMP: Final = 10.0
@@ -208,7 +209,7 @@ class LastHeld:
 
     def keep(self) -> None:
         """Note from now on what is held."""
-        self._task = asyncio.create_task(self._run())
+        self._task = self._house.supervisor.keep_running(self._run, WORK)
 
     def leave(self) -> None:
         """The file is a successor's from now on."""

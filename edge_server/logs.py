@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from quictunnel.output import SteadyOutput, visible
+from quictunnel.output import SteadyOutput, lost_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,8 +108,8 @@ def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
     stream = stream or sys.stderr
-    if isinstance(stream, SteadyOutput) and config.log_format == "json":
-        stream.lost = lost_as_json
+    if isinstance(stream, SteadyOutput):
+        stream.lost = lost_as_json if config.log_format == "json" else lost_line
     handler = Lines(stream)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     root = logging.getLogger()

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from edge_server.reconfiguration import Outcome
     from edge_server.state import ClientEnv
     from edge_server.succession import Inheritance, Post
+    from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
 
@@ -178,10 +179,10 @@ class EdgeServer:
         self._tracing.trace_all(tracer)
         self._https = await accept_from(self._listening, self._front)
         if house.acme is not None:
-            await house.acme.start()
+            await house.acme.start(house.supervisor)
         self._watch = Watch(house, self._guests)
         self._last_held.keep()
-        self._gauges = self._watch_machine()
+        self._gauges = self._watch_machine(house.supervisor)
         self.scene = Scene(
             config=config,
             endpoint=self._endpoint,
@@ -203,9 +204,13 @@ class EdgeServer:
             self._offer = self._make_offer(state)
         logger.info("QUIC engine: %s %s", engine.name, engine.version)
 
-    def _watch_machine(self) -> list[asyncio.Task[None]]:
-        watches = self.lag.watch(), watch_for_free_descriptors(self._admission.shortage)
-        return [asyncio.create_task(watch) for watch in watches]
+    def _watch_machine(self, supervisor: Supervisor) -> list[asyncio.Task[None]]:
+        return [
+            supervisor.keep_running(self.lag.watch, "measuring how late the loop is"),
+            supervisor.keep_running(
+                lambda: watch_for_free_descriptors(self._admission.shortage), "watching for free descriptors"
+            ),
+        ]
 
     def _make_front(self, house: House) -> Front:
         router, admission = Router(house), self._admission

@@ -27,6 +27,7 @@ import msgspec
 
 from edge_server.terms import Terms
 from quictunnel.errors import ConfigError
+from quictunnel.supervision import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -263,7 +264,7 @@ class Offer:
         self._directory = directory
         self._hand_over = hand_over
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Supervisor()
         self._turn = asyncio.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._inode = 0
@@ -286,8 +287,7 @@ class Offer:
 
     def close(self) -> None:
         """Nobody can ask any more."""
-        for task in tuple(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         self._loop.remove_reader(self._listener)
         self._listener.close()
         path = self._directory / SOCKET
@@ -305,9 +305,7 @@ class Offer:
         if user not in (0, os.geteuid()):
             sock.close()
             return
-        task = self._loop.create_task(self._serve(Post(sock)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(self._serve(Post(sock)), "handing over to a successor")
 
     async def _serve(self, post: Post) -> None:
         try:

@@ -27,6 +27,7 @@ REFRESH: Final = 0.5
 """Seconds between looks: half of the second within which a revocation is to work."""
 LOOK_AT_CLAIMS: Final = 3600.0
 """Seconds between looks at which claimed names are in use, for those that are so for weeks, and which are over."""
+WORK: Final = "looking at what has changed of tokens, claims and certificates"
 MAX_SHOWN: Final = 200
 """Characters of names in a line of the log."""
 
@@ -38,7 +39,7 @@ class Watch:
         self._house = house
         self._guests = guests
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
-        self._task = asyncio.create_task(self._run())
+        self._task = house.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
         self._told: dict[str, str] = {}
         """Of what cannot be read, so that it is said once."""
@@ -54,10 +55,10 @@ class Watch:
             await asyncio.sleep(REFRESH)
             try:
                 await self._look()
-            except Exception as error:  # a fault of ours in one look must not be the last look
-                if self._told.get("all") != repr(error):
-                    self._told["all"] = repr(error)
-                    logger.exception("what has changed could not be applied")
+            except Exception as error:  # noqa: BLE001 - a fault of ours in one look must not be the last look
+                self._house.supervisor.turn_failed(WORK, error)
+            else:
+                self._house.supervisor.recovered(WORK)
 
     async def _look(self) -> None:
         loop, house = asyncio.get_running_loop(), self._house

@@ -28,6 +28,11 @@ FULL_PIPE_WAIT: Final = 1.0
 """Seconds for the reader of a pipe that somebody made non-blocking to take a line."""
 
 
+def lost_line(count: int, why: str) -> str:
+    """Return the line that stands for lines which could not be written."""
+    return f"[{count} lines could not be written: {why}]"
+
+
 class SteadyOutput(io.TextIOBase):
     """Writes the lines of a program that goes on when they cannot be written: to a full disk, beyond a limit, to a
     terminal that is gone.
@@ -42,10 +47,10 @@ class SteadyOutput(io.TextIOBase):
         stream: TextIO,
         name: str,
         other: TextIO | None = None,
-        lost: Callable[[int, str], str] = lambda count, why: f"[{count} lines could not be written: {why}]",
+        lost: Callable[[int, str], str] | None = None,
     ) -> None:
         """``name`` is what the stream is called in a sentence; ``lost`` makes the line about those missing."""
-        self.lost = lost
+        self.lost = lost or lost_line
         self._stream = stream
         self._name = name
         self._other = other

@@ -22,6 +22,8 @@ T = TypeVar("T")
 RESTART_PAUSE: Final = 1.0
 """Seconds before a loop that failed is begun again: soon enough to be no outage, and a fault that repeats at once
 costs nothing."""
+WELL_AFTER: Final = 30.0
+"""Seconds that a loop which was begun again has to run to count as well."""
 MAX_LOGGED: Final = 100
 """Failures that one supervisor logs with their tracebacks; a fault that repeats for ever must not fill a disk."""
 
@@ -48,7 +50,12 @@ class Supervisor:
     def keep_running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> asyncio.Task[None]:
         """Run the loop that ``make`` returns; after an exception make another. It ends when it returns or is
         cancelled."""
-        return self.start(self._running(make, what), what)
+        return self.start(self.running(make, what), what)
+
+    def cancel(self) -> None:
+        """Cancel every task that runs."""
+        for task in tuple(self._tasks):
+            task.cancel()
 
     def report(self, what: str, error: Exception) -> None:
         """Log a failure that the caller has caught, and tell the owner."""
@@ -58,16 +65,29 @@ class Supervisor:
         if self._failed is not None:
             self._failed(what, error)
 
-    async def _running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+    async def running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
+        """The same as a coroutine, for a caller who waits for it."""
+        well: asyncio.TimerHandle | None = None
         while True:
             try:
                 await make()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and the loop goes on
-                self.failing[what] = repr(error)
-                self.report(what, error)
-                await asyncio.sleep(RESTART_PAUSE)
+                self.turn_failed(what, error)
             else:
                 return
+            finally:
+                if well is not None:
+                    well.cancel()
+            await asyncio.sleep(RESTART_PAUSE)
+            well = asyncio.get_running_loop().call_later(WELL_AFTER, self.recovered, what)
+
+    def turn_failed(self, what: str, error: Exception) -> None:
+        """Report a turn of a loop that failed; one that fails in the same way again is only counted."""
+        if self.failing.get(what) == repr(error):
+            self.failures += 1
+        else:
+            self.failing[what] = repr(error)
+            self.report(what, error)
 
     def recovered(self, what: str) -> None:
         """A turn of a loop that had failed was well."""

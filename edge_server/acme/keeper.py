@@ -24,6 +24,7 @@ from edge_server.acme.quota import Quota
 from edge_server.acme.settings import DNS
 from edge_server.acme.store import Issued, Store, place_of
 from quictunnel.backoff import Backoff
+from quictunnel.supervision import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -160,13 +161,14 @@ class Keeper:
                 continue
             self._use(self._add(issued.names[0], issued.names, ""), issued)
 
-    async def start(self) -> None:
-        """Begin to order and to renew."""
+    async def start(self, supervisor: Supervisor | None = None) -> None:
+        """Begin to order and to renew; ``supervisor`` is told of a fault."""
         # Now and not before: an edge that this one followed has ordered until a moment ago.
         self._quota.go_on(await asyncio.to_thread(self._quota.read), self._now())
         if self._wants.own and self._wants.own[0] not in self._entries:
             self._add(self._wants.own[0], self._wants.own, "")
-        self._task = asyncio.create_task(self._run())
+        supervisor = supervisor or Supervisor()
+        self._task = supervisor.keep_running(self._run, "keeping certificates")
 
     def leave(self) -> None:
         """Order nothing any more."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edge_server.acme.settings import AcmeSettings
     from edge_server.certificates import Certificates
     from edge_server.clock import Clock
+    from quictunnel.supervision import Supervisor
 
 
 class Office:
@@ -62,12 +63,12 @@ class Office:
             self.listening = _listen(self._settings.http)
         await self.keeper.load()
 
-    async def start(self) -> None:
+    async def start(self, supervisor: Supervisor | None = None) -> None:
         """Let validators in and begin to order, once the edge's own doors are open."""
         if self.listening is not None:
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._door, sock=self.listening, backlog=BACKLOG)
-        await self.keeper.start()
+        await self.keeper.start(supervisor)
 
     def leave(self) -> None:
         """Another edge takes over, which orders from now on."""

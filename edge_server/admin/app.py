@@ -70,7 +70,7 @@ class Window:
         self._ring.open()
         self._sight.open(self._scene)
         self._scene.house.ledger.on_end = self.api.heard.left
-        self._sampling = asyncio.create_task(self._sample())
+        self._sampling = self._scene.house.supervisor.keep_running(self._sample, "keeping the last hour")
 
     def close(self) -> None:
         """Look no more; may be said again."""

@@ -112,6 +112,7 @@ FIGURES: Final[dict[str, Figure]] = {
         {"answer": ("retry", "version_negotiation", "stateless_reset")},
     ),
     "quic_faults_total": Figure("counter", "Faults of this program that cost a connection or less."),
+    "background_faults_total": Figure("counter", "Faults of this program in background work; its log says where."),
     "udp_datagrams_total": Figure("counter", "UDP datagrams.", _DIRECTIONS),
     "udp_datagrams_dropped_total": Figure(
         "counter",
@@ -246,6 +247,7 @@ def _of_quic(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
             ("stateless_reset",): engine.resets_sent,
         },
     )
+    yield "background_faults_total", {(): scene.house.supervisor.failures}
     yield "quic_faults_total", {(): endpoint.faults + engine.by_cause.get(CloseCause.INTERNAL, 0)}
     yield "udp_datagrams_total", {("in",): udp.received, ("out",): udp.sent}
     yield (

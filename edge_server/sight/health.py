@@ -53,7 +53,7 @@ class Life(msgspec.Struct, frozen=True):
 
 class Health:
     """Ready means: it serves and is not about to stop, the certificates that visitors and clients see are valid
-    now, and its QUIC socket answers. On the loop's thread."""
+    now, none of its background loops fails, and its QUIC socket answers. On the loop's thread."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Health:
         async with self._looking:
             now = asyncio.get_running_loop().time()
             if self._known is None or now >= self._known_until or self._scene.is_draining():
-                checks = [self._serving(), self._certificates(), await self._udp()]
+                checks = [self._serving(), self._certificates(), self._background(), await self._udp()]
                 self._known = Readiness(all(check.ok for check in checks), checks)
                 self._known_until = asyncio.get_running_loop().time() + FRESH
             return self._known
@@ -89,6 +89,10 @@ class Health:
     def _serving(self) -> Check:
         is_leaving = self._scene.is_draining()
         return Check("serving", not is_leaving, "it takes nobody any more: it stops" if is_leaving else "")
+
+    def _background(self) -> Check:
+        failing = self._scene.house.supervisor.failing
+        return Check("background", not failing, "; ".join(f"{what} fails: {why}" for what, why in failing.items()))
 
     def _certificates(self) -> Check:
         scene = self._scene

@@ -301,7 +301,8 @@ async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pyte
     async with asyncio.timeout(10):
         await looked.wait()
     await watch.close()
-    assert "could not be applied" in caplog.text
+    assert caplog.text.count("RuntimeError: a fault of ours") == 1
+    assert house.supervisor.failing == {}, "the next look was well"
 
 
 async def connected(splice: TcpSplice) -> socket.socket:

@@ -7,8 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_server.certificates import validity_of
+from edge_server.sight import figures
 from edge_server.sight.health import FRESH, Health
 from edge_server.sight.probe import SIZE, is_answer, objection, question
+from quictunnel import supervision
 
 if TYPE_CHECKING:
     from edge_server.scene import Scene
@@ -31,7 +33,7 @@ async def test_an_edge_that_serves_is_ready(scene: Scene):
     """Its own engine answers, whichever it is."""
     readiness = await Health(scene).readiness()
     assert readiness.ready
-    assert [check.name for check in readiness.checks] == ["serving", "certificate", "udp"]
+    assert [check.name for check in readiness.checks] == ["serving", "certificate", "background", "udp"]
     assert scene.endpoint.engine.counters.version_negotiations_sent == 1
 
 
@@ -49,6 +51,32 @@ async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Scene):
     for clock, word in ((ends.until, "ended at"), (ends.since - 1, "is the clock right?")):
         readiness = await Health(scene, clock=lambda now=clock: now, probe=well).readiness()
         assert word in wrong(readiness)["certificate"]
+
+
+async def test_background_work_that_fails_is_said_until_it_is_well(scene: Scene, monkeypatch):
+    """By /readyz, by the figures, and by the log."""
+    monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
+    monkeypatch.setattr(supervision, "WELL_AFTER", 0.05)
+    supervisor, failed, goes_on = scene.house.supervisor, asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        if failed.is_set():
+            await goes_on.wait()
+            return
+        failed.set()
+        raise ValueError("a fault of ours")
+
+    task = supervisor.keep_running(work, "counting sheep")
+    await failed.wait()
+    await asyncio.sleep(0)
+    readiness = await Health(scene, probe=well).readiness()
+    assert wrong(readiness) == {"background": "counting sheep fails: ValueError('a fault of ours')"}
+    assert dict(figures.read(scene))["background_faults_total"] == {(): 1}
+    while supervisor.failing:  # noqa: ASYNC110 - there is no event of a timer
+        await asyncio.sleep(0.01)
+    assert (await Health(scene, probe=well).readiness()).ready
+    goes_on.set()
+    await task
 
 
 async def test_no_certificate_for_the_tunnels_is_said(scene: Scene, monkeypatch):
