@@ -77,7 +77,8 @@ class Admin:
         if self._listening is not None:
             await self._serve(self._listening)
         else:
-            self._waiting = asyncio.create_task(self._serve_when_free())
+            waits = self._serve_when_free()
+            self._waiting = scene.house.supervisor.start(waits, "waiting for the address of the page")
 
     def leave(self) -> None:
         """The address is a successor's from now on. Whoever looks is sent away and asks again there."""
