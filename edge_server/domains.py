@@ -12,6 +12,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,9 @@ REMEMBERED: Final = 60.0
 MAX_REMEMBERED: Final = 1000
 MAX_LOOKUPS: Final = 20
 """At once; the others wait. Each may take a thread of the loop's pool."""
+MAX_THREADS: Final = 64
+"""Of the system's resolver, which nobody can interrupt: one thread may hang for half a minute, six times as long
+as is waited for it. They are not those that other work of the edge is done in."""
 MAX_OF_OWNER: Final = 4
 """Of those, for one owner: domains whose servers do not answer take LOOKUP seconds each, and others' wait for
 none of them."""
@@ -104,9 +108,12 @@ class Domains:
             return frozenset()
 
 
+_threads: Final = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="lookup")
+
+
 async def system_addresses(name: str) -> frozenset[str]:
     """As the system's resolver has them. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(name, None)
+    found = await asyncio.get_running_loop().run_in_executor(_threads, socket.getaddrinfo, name, None)
     return frozenset(str(ip_address(str(address[0]).partition("%")[0])) for *_, address in found)
 
 

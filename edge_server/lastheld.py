@@ -263,7 +263,7 @@ class LastHeld:
         return [self._entry(lease) for lease in self._house.registry]
 
     def _entry(self, lease: Lease) -> Entry:
-        left = 0 if lease.session is not None else int(self._house.expected.left(lease))
+        left = 0 if lease.session is not None else round(self._house.expected.left(lease))
         return Entry(Name.of(lease, lease.tcp_port), left)
 
     # In the thread.

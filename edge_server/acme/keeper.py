@@ -56,6 +56,9 @@ LEAST: Final = 1 / 3
 that is a season ahead each new one would seem to be over, and be ordered again at once."""
 LOOK: Final = 60.0
 """Seconds between looks where nothing is due: clocks are set, and machines sleep."""
+PAUSE: Final = 0.1
+"""Seconds from one look to the next, whatever is asked for: a look at a thousand certificates takes
+milliseconds."""
 STOP: Final = 3.0
 """Seconds that orders have to tidy up when the edge stops."""
 
@@ -284,6 +287,7 @@ class Keeper:
                 async with asyncio.timeout(delay):
                     await self._changed.wait()
             self._changed.clear()
+            await asyncio.sleep(PAUSE)
 
     def _round(self) -> float:
         """Begin what is due; seconds until something else is."""

@@ -83,6 +83,7 @@ FIGURES: Final[dict[str, Figure]] = {
     "sessions_begun_total": Figure("counter", "Sessions that were begun with a good token."),
     "sessions_resumed_total": Figure("counter", "How often a session went on with another connection."),
     "sessions_given_up_total": Figure("counter", "Sessions that lost their connection and did not come back."),
+    "sessions_refused_total": Figure("counter", "New sessions for which their token had no place left."),
     "tokens_refused_total": Figure(
         "counter",
         "Tokens that were not good when they came (wrong), or not looked at after too many of those (ignored).",
@@ -218,6 +219,7 @@ def _of_clients(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield "sessions_begun_total", {(): sessions.begun}
     yield "sessions_resumed_total", {(): sessions.resumed}
     yield "sessions_given_up_total", {(): sessions.given_up}
+    yield "sessions_refused_total", {(): sessions.refused}
     yield "tokens_refused_total", {("wrong",): attempts.wrong, ("ignored",): attempts.refused}
     yield "tunnels", {(): len(scene.house.registry)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -174,3 +175,19 @@ def test_an_address_of_the_public_network_is_the_edges_own(https: str, is_ours: 
     own = domains_of(parse(["--domain", "t.example.com", "--https", https, "--public-host", "p.example.com"]))._own
     assert own[:3] == ["p.example.com", "t.example.com", "edge.t.example.com"]
     assert (https.partition(":")[0] in own) is is_ours
+
+
+async def test_names_that_hang_in_the_systems_resolver_hold_up_no_other_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rooms, "LOOKUP", 0.02)
+    release = threading.Event()
+    monkeypatch.setattr("edge_server.domains.socket.getaddrinfo", lambda *_: release.wait(10) and [])
+    domains = Domains(["192.0.2.1"], system_addresses)
+    try:
+        found = await asyncio.gather(
+            *(domains.point_here(f"n{number}.example", owner="slow") for number in range(24))
+        )
+        assert not any(found)
+        async with asyncio.timeout(2):
+            await asyncio.to_thread(lambda: None)
+    finally:
+        release.set()

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import stat
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -148,6 +149,28 @@ async def test_who_was_there_long_ago_is_not_waited_for(runs: Runs, away: float,
     await edge.note(is_last=True)
     runs.clock.now += away
     assert bool((await runs.begin()).held()) is is_kept
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_a_clock_that_was_set_while_it_ran_is_what_the_next_one_goes_by(runs: Runs, jump: float) -> None:
+    edge = await runs.begin()
+    edge.client(runs.owner()).got()
+    await edge.note()
+    runs.clock.now += jump
+    await edge.note()  # as it does each ten seconds
+    assert (await runs.begin()).held()
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_how_long_a_client_has_been_away_is_no_matter_of_the_clock(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    edge = await runs.begin()
+    began = time.time()
+    await edge.house.expected.add(Name(RANDOM, "a", 1, Terms(), 0), None, left=began - 20)
+    (lease,) = edge.house.registry
+    monkeypatch.setattr("edge_server.expected.time.time", lambda: began + jump)
+    assert edge.house.expected.left(lease) == pytest.approx(began + jump - 20, abs=5)
 
 
 async def test_an_edge_that_is_started_again_and_again_does_not_wait_for_ever(runs: Runs) -> None:
