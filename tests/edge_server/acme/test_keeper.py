@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,13 +22,15 @@ from edge_server.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, regis
 from edge_server.acme.settings import AcmeSettings
 from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
 from edge_server.certificates import Certificates
+from edge_server.clock import CONFIRM
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
+from tests.edge_server.conftest import Clock
+from tests.edge_server.test_clock import BEGIN, World
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.edge_server.conftest import Clock
 
 DAY = 86_400.0
 
@@ -299,6 +301,43 @@ async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(bench
     assert bench.due() == []
     clock.now += LEAST * 90 * DAY
     assert bench.due() == ["a.example.com"]
+
+
+async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice(tmp_path: Path):
+    """The system's goes a season ahead and back all the time, or ahead for good."""
+    world = World()
+    world.pass_(2 * CONFIRM)
+    clock = Clock()
+    bench = Bench(tmp_path, clock)
+    bench.keeper._now = world.clock.now
+    begun: list[float] = []
+
+    def begin(entry: Any, *, is_order: bool) -> None:
+        entry.ask_at = float("inf")
+        if is_order:
+            begun.append(world.steady)
+            real = BEGIN + world.steady - 1000.0
+            bench.keeper._ordered(entry, issue("a.example.com", now=real))
+
+    bench.keeper._begin = begin  # type: ignore[method-assign]
+    bench.want("a.example.com")
+    for _ in range(200):
+        bench.keeper._round()
+        world.wrong = 100 * DAY - world.wrong
+        world.pass_(60)
+    assert len(begun) == 1
+    world.clock.follow(bench.keeper.moved)
+    world.wrong = 100 * DAY
+    for _ in range(200):
+        bench.keeper._round()
+        world.pass_(60)
+    assert world.error == 100 * DAY
+    assert len(begun) == 2
+    world.wrong = 0.0
+    for _ in range(200):
+        bench.keeper._round()
+        world.pass_(60)
+    assert len(begun) == 2
 
 
 async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(bench: Bench, clock: Clock):
