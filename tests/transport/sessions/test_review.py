@@ -121,6 +121,43 @@ async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pa
     assert pair.edge.kept == 0
 
 
+class Share:
+    """Memory of a token, of which nothing is left while it is said so."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.is_used_up = False
+
+    def lend(self, wanted: int) -> int:
+        return 0
+
+    def keep(self, more: int) -> None:
+        self.kept += more
+
+
+async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: SessionPair) -> None:
+    """Whatever its client allows; and what was kept is given back at the end."""
+    share = pair.edge.pool.memory = Share()
+    streams = [pair.open() for _ in range(2)]
+    pair.client_half.on_stream = Keeper
+    await asyncio.sleep(1)
+    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    for stream in pair.client._streams.values():
+        stream.receive_window.limit = MAX_WINDOW  # as it has told
+    await asyncio.sleep(1)
+    first, second = streams
+    assert first.room == MAX_WINDOW
+    first.write(bytes(3 * INITIAL_WINDOW))
+    assert share.kept == 2 * INITIAL_WINDOW
+    share.is_used_up = True
+    assert first.room == 0
+    assert second.room == INITIAL_WINDOW
+    assert second.receive_window._pool.take(0, INITIAL_WINDOW) == 0
+    for stream in streams:
+        stream.abort(StreamCode.ABORTED)
+    assert share.kept == 0
+
+
 async def test_what_came_in_the_batch_that_a_session_was_closed_in_is_not_heard(pair: SessionPair) -> None:
     """A client that was replaced must not bind again, which would take the name from the one that replaced it."""
     pair.edge.close(SessionCode.REPLACED)
