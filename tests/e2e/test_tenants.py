@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FEW = 27
-PORTS = range(21_400, 21_436)
+PORTS = 36
+begun: list[HostileClient] = []
+"""Clients of the test that runs, which has not ended them yet."""
 
 
 @pytest.fixture
@@ -42,18 +45,20 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(registry, "MAX_LEASES", 90)
     monkeypatch.setattr(registry, "ALWAYS", 2)
     monkeypatch.setattr(binding, "MAX_MEMBERS", 3)
+    first = random.randrange(10_000, 30_000)  # tests run side by side
     edge = EdgeServer(
         EdgeConfig(
             state_dir=tmp_path,
             quic=("127.0.0.1", 0),
             https=("127.0.0.1", 0),
-            tcp_ports=PORTS,
+            tcp_ports=range(first, first + PORTS),
             grace=1.0,
             engine=pairing.edge_engine(),
         )
     )
     await edge.start()
     yield edge
+    await end(*begun)
     await edge.stop()
 
 
@@ -72,6 +77,7 @@ def token_of(edge: EdgeServer, **rights: Any) -> ClientConfig:
 async def begin(config: ClientConfig) -> tuple[HostileClient, bytes]:
     """A session, and its secret."""
     client = await HostileClient(config).__aenter__()
+    begun.append(client)
     client.say(client.good_hello)
     return client, (await client.heard(Welcome)).session
 
@@ -90,25 +96,28 @@ async def ask(client: HostileClient, *binds: Bind) -> list[Bound | BindCode]:
 
 
 async def end(*clients: HostileClient) -> None:
+    for client in clients:
+        if client in begun:
+            begun.remove(client)
     await asyncio.gather(*(client.__aexit__() for client in clients))
 
 
 async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edge: EdgeServer):
     bad, good = token_of(edge), token_of(edge)
-    begun = [await begin(bad) for _ in range(FEW * 8 // 9)]
+    clients = [await begin(bad) for _ in range(FEW * 8 // 9)]
     refused = await HostileClient(bad).__aenter__()
     refused.say(refused.good_hello)
     assert await refused.end() == (CloseCause.PEER, SessionCode.OVERLOADED)
     other, _ = await begin(good)
     # The honest redial of a client of that token: its session has its place.
     back = await Returning(bad).__aenter__()
-    assert (await back.come_back(begun[0][1])).resumed
-    await end(refused, other, back, *(client for client, _ in begun))
+    assert (await back.come_back(clients[0][1])).resumed
+    await end(refused, other, back, *(client for client, _ in clients))
 
 
 async def test_a_real_client_comes_in_when_there_is_room_for_its_token_again(edge: EdgeServer):
     mine = token_of(edge)
-    begun = [(await begin(mine))[0] for _ in range(FEW * 8 // 9)]
+    clients = [(await begin(mine))[0] for _ in range(FEW * 8 // 9)]
 
     def open_one() -> str:
         with quictunnel.Client.from_config(mine) as client, quictunnel.forward(9, client=client) as tunnel:
@@ -119,18 +128,18 @@ async def test_a_real_client_comes_in_when_there_is_room_for_its_token_again(edg
         opening = asyncio.create_task(asyncio.to_thread(open_one))
         while not edge._house.sessions.refused:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
-        await end(begun.pop())
+        await end(clients.pop())
         assert (await opening).startswith("https://")
-    await end(*begun)
+    await end(*clients)
 
 
 async def test_ports_and_tunnels_of_one_token_leave_some_to_others(edge: EdgeServer):
     bad, good = token_of(edge), token_of(edge)
     (first, _), (second, _), (other, _) = await begin(bad), await begin(bad), await begin(good)
-    with_port = [Bind(number, True, False, b"") for number in range(len(PORTS) + 4)]
+    with_port = [Bind(number, True, False, b"") for number in range(PORTS + 4)]
     answers = await ask(first, *with_port)
     got = [answer for answer in answers if isinstance(answer, Bound)]
-    assert len(got) == len(PORTS) * 8 // 9
+    assert len(got) == PORTS * 8 // 9
     assert set(answers) - set(got) == {BindCode.NO_PORT}
     plain = await ask(second, *(Bind(number, False, False, b"") for number in range(70)))
     assert sum(isinstance(answer, Bound) for answer in plain) == 80 - len(got)
@@ -264,7 +273,8 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
     assert house is not None
     limited = token_of(edge, expires=int(time.time() + MONTHS / 2))
     (client, _), (away, _) = await begin(limited), await begin(token_of(edge))
-    await ask(client, Bind(1, True, False, b"", name="held", tcp_port=PORTS[5]))
+    (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
+    assert isinstance(held, Bound)
     await ask(away, Bind(1, False, False, b"", name="left"))
     await end(away)
     for wrong in (MONTHS, -MONTHS):
@@ -282,9 +292,9 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
         await looks_of(edge)
     assert not client.over.done()
     assert "the system's clock has jumped by 5184000 s" in caplog.text
-    assert all(house.claims.owner(what) for what in ("held", "left", f":{PORTS[5]}"))
+    assert all(house.claims.owner(what) for what in ("held", "left", f":{edge.config.tcp_ports[5]}"))
     store = ClaimStore(edge.config.state_dir)
-    assert {claim.what for claim in store.claims()} == {"held", "left", f":{PORTS[5]}"}
+    assert {claim.what for claim in store.claims()} == {"held", "left", f":{edge.config.tcp_ports[5]}"}
     store.close()
     await end(client)
 
@@ -294,7 +304,8 @@ async def test_names_that_nobody_has_used_for_a_month_are_freed_at_last(edge: Ed
     house = edge._house
     assert house is not None
     (client, _), (away, _) = await begin(token_of(edge)), await begin(token_of(edge))
-    await ask(client, Bind(1, True, False, b"", name="held", tcp_port=PORTS[5]))
+    (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
+    assert isinstance(held, Bound)
     await ask(away, Bind(1, False, False, b"", name="left"))
     await end(away)
     await looks_of(edge)
@@ -304,5 +315,5 @@ async def test_names_that_nobody_has_used_for_a_month_are_freed_at_last(edge: Ed
     edge._watch._seen_at -= 7200.0
     await looks_of(edge)
     assert house.claims.owner("left") is None
-    assert house.claims.owner("held") == house.claims.owner(f":{PORTS[5]}") is not None
+    assert house.claims.owner("held") == house.claims.owner(f":{edge.config.tcp_ports[5]}") is not None
     await end(client)
