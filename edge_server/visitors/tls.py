@@ -22,7 +22,7 @@ from edge_server.visitors.records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
-from quictunnel.transport.tcp import has_told_error
+from quictunnel.transport.tcp import has_told_error, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from edge_server.visitors.records import Records
 
 CLOSE_TIMEOUT: Final = 30.0
-"""Seconds that a closed transport may go on delivering what was written before it is reset: a visitor that
-stopped reading would otherwise keep its socket for ever."""
+"""Seconds without progress after which a closed transport that still delivers what was written is reset: a visitor
+that stopped reading would otherwise keep its socket for ever."""
 
 MAX_UNASKED: Final = 4 * 1024
 """Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every
@@ -367,8 +367,16 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._records.finished:
             self._raw.write(self._records.finish())
         self._raw.close()
-        if self._raw.get_write_buffer_size():
-            self._timer = self._loop.call_later(CLOSE_TIMEOUT, reset, self._raw)
+        self._watch_delivery()
+
+    def _watch_delivery(self, before: int = -1) -> None:
+        left = undelivered(self._raw)
+        if not self._raw.get_write_buffer_size():
+            return  # the rest is the kernel's business
+        if left == before:
+            reset(self._raw)
+        else:
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._watch_delivery, left)
 
     def abort(self) -> None:
         """RST, at once."""

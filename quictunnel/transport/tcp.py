@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import select
 import socket
 import struct
 import sys
-import termios
 from typing import Final
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 KEEPALIVE_IDLE: Final = 60
 """Seconds of silence before the kernel asks whether the other end is still there. Nothing else ends a connection
@@ -66,7 +68,7 @@ def reset(transport: asyncio.Transport) -> None:
 def reset_after_delivery(transport: asyncio.Transport) -> None:
     """Reset the connection as soon as the other end's kernel has everything that was written. A reset destroys
     what is still to be sent. Nothing is read meanwhile unless the caller does."""
-    unsent = _unsent(transport)
+    unsent = undelivered(transport)
     if unsent:
         now = asyncio.get_running_loop().time()
         _linger(transport, unsent, now + LINGER_TIMEOUT, MIN_POLL_INTERVAL)
@@ -78,7 +80,7 @@ def _linger(transport: asyncio.Transport, before: int, deadline: float, interval
     if transport.is_closing():
         return
     loop = asyncio.get_running_loop()
-    unsent = _unsent(transport)
+    unsent = undelivered(transport)
     if unsent < before:
         deadline = loop.time() + LINGER_TIMEOUT
     if unsent and loop.time() < deadline:
@@ -87,7 +89,7 @@ def _linger(transport: asyncio.Transport, before: int, deadline: float, interval
         reset(transport)
 
 
-def _unsent(transport: asyncio.Transport) -> int:
+def undelivered(transport: asyncio.Transport) -> int:
     """Bytes that were written and that the other end's kernel has not acknowledged; where the system does not say,
     as many as are still in this process."""
     left = transport.get_write_buffer_size()
@@ -97,7 +99,7 @@ def _unsent(transport: asyncio.Transport) -> int:
     with contextlib.suppress(OSError):  # closed for the kernel: nothing will be sent any more
         if sys.platform == "darwin":
             left += sock.getsockopt(socket.SOL_SOCKET, _SO_NWRITE)
-        else:
+        elif sys.platform != "win32":
             left += int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))[0])
     return left
 

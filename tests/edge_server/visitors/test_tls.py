@@ -315,6 +315,21 @@ async def test_a_closed_transport_does_not_wait_for_ever(
         await visitor.read_all()
 
 
+async def test_a_closed_transport_waits_for_a_slow_visitor(
+    doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "CLOSE_TIMEOUT", 0.5)
+    visitor, app = await doorstep.pair()
+    app.transport.write(bytes(20 * MEGABYTE))
+    app.transport.close()
+    got = 0
+    while got < 20 * MEGABYTE:
+        if got < 5 * MEGABYTE:
+            await asyncio.sleep(0.005)  # several times the deadline in all
+        got += len(await visitor.read())
+    await asyncio.wait_for(app.lost, 5)
+
+
 async def test_after_its_end_a_transport_is_quiet(doorstep: Doorstep) -> None:
     visitor, app = await doorstep.pair()
     transport = app.transport

@@ -110,6 +110,9 @@ class Actor:
         self.chance = chance
         self.clients = clients
         self.aborts = chance.random() < 0.2
+        self.gave_up = False
+        self.broke: dict[Pump, int] = {}
+        """Whose TCP connection broke, and how many bytes it had said."""
         stream = pair.open_or_none()
         self.edge = Pump(stream, self.down, reading=chance.random() < 0.8) if stream is not None else None
 
@@ -123,8 +126,13 @@ class Actor:
     def act(self, *, last: bool) -> None:
         """Perhaps give up; perhaps read what was left unread."""
         for pump in self.pumps:
-            if self.aborts and self.chance.random() < 0.1 and not pump.stream.is_over:
-                pump.stream.abort(StreamCode.ABORTED)
+            if self.aborts and self.chance.random() < 0.1 and not pump.stream.is_over and pump not in self.broke:
+                if self.chance.random() < 0.5:
+                    pump.stream.abort(StreamCode.ABORTED)
+                    self.gave_up = True
+                else:
+                    self.broke[pump] = min(pump.sent, len(pump.payload))
+                    pump.stream.abort_after_delivery(StreamCode.ABORTED)
             if not pump.reading and (last or self.chance.random() < 0.2):
                 pump.read_on()
 
@@ -136,6 +144,17 @@ class Actor:
                 assert pump.hash.digest() == hashlib.sha256(wanted).digest()
             else:
                 assert pump.lost is not None or self.aborts, "neither an end nor a reset"
+        self.check_delivery()
+
+    def check_delivery(self) -> None:
+        """What one connection had said before it broke has come to the other, if that took it in."""
+        if len(self.broke) != 1 or self.gave_up:
+            return
+        ((broken, said),) = self.broke.items()
+        for pump in self.pumps:
+            if pump is not broken and pump.lost is StreamCode.ABORTED:
+                assert pump.received == said
+                assert pump.hash.digest() == hashlib.sha256(broken.payload[:said]).digest()
 
 
 @pytest.mark.parametrize("story", range(1, 6))
