@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_server.ports import listen
 from edge_server.registry import weight_of
 from edge_server.rights.identity import Identity, Rights
 from edge_server.succession import Name
 from edge_server.terms import Terms
+from edge_server.tickets import Ticket
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bound
 from tests.edge_server.test_binding import Client, build, made
 
@@ -89,6 +91,39 @@ async def act(chance: random.Random, house: House, clients: list[Client], ticket
             # Its session was ended, because a newer one has its name.
             clients.remove(client)
             client.holdings.release_all(for_good=False)
+
+
+async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edge_server.registry.MAX_LEASES", 90)
+    monkeypatch.setattr("edge_server.registry.ALWAYS", 0)
+    house = build(tmp_path)
+    ports: dict[str, int] = {}
+    for number in range(80):
+        sock = listen("127.0.0.1", 0)
+        assert sock is not None
+        port = ports[f"n{number}"] = sock.getsockname()[1]
+        await house.expected.add(Name(f"n{number}", "a", 1, Terms(), port), sock)
+    client = Client(house, OWNERS[0])
+    for number, (name, port) in enumerate(ports.items()):
+        ticket = house.sealer.seal(Ticket(name, port, "a", 1))
+        bound = client.got(number, ticket=ticket, unencrypted=True)
+        assert (bound.host, bound.unencrypted_port) == (f"{name}.example.com", port)
+        await asyncio.sleep(0)
+    assert client.ask(len(ports)) is BindCode.TOO_MANY
+    other = Client(house, OWNERS[1])
+    other.got()
+    # A program of that token that is started again takes its own place, and no other.
+    last = house.sealer.seal(Ticket("n7", ports["n7"], "a", 2))
+    assert Client(house, OWNERS[0]).got(ticket=last, unencrypted=True).host == "n7.example.com"
+    await asyncio.sleep(0)
+    for holdings in made:
+        holdings.release_all(for_good=True)
+    made.clear()
+    assert house.registry.shares.used == 0
+    house.claims.close()
+    await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("seed", range(3))
