@@ -52,7 +52,7 @@ class Clock:
         self._steady = steady
         self._offset = wall() - steady()
         self._since = steady()
-        """Since when the clock that is believed has gone on evenly, as far as this process knows."""
+        """Start (steady) of the time for which the believed clock has gone on evenly in this process."""
         self._jump: _Jump | None = None
         self._told = float("-inf")
         self._followers: list[Callable[[float], None]] = []
@@ -63,7 +63,7 @@ class Clock:
 
     @property
     def is_settled(self) -> bool:
-        """Whether something may be deleted because it is old."""
+        """Return True if something may be deleted because it is old."""
         return self._jump is None and self._steady() - self._since >= SETTLED
 
     def follow(self, follower: Callable[[float], None]) -> None:

@@ -28,7 +28,7 @@ class Memory:
 
 
 class _OwnersMemory:
-    """See wire.credit.MemoryShare."""
+    """Share of one token (a wire.credit.MemoryShare)."""
 
     __slots__ = ("_owner", "_shares")
 

@@ -93,13 +93,13 @@ class Ports:
         self.shares = Shares(len(ports))
         """Ports that somebody has, or that are quarantined for somebody."""
         self._owner: dict[int, str] = {}
-        """Whose those are."""
+        """Owners of those ports."""
         self._freed: dict[int, float] = {}
-        """Until when a port is quarantined; the first ends first."""
+        """Ends of quarantines by port, in their order."""
         self._freed_of: dict[str, dict[int, None]] = {}
-        """The same ports by owner."""
+        """Quarantined ports by owner."""
         self._aside: dict[int, float] = {}
-        """Until when a port that could not be had is not drawn; the first ends first."""
+        """Times until which ports that could not be had are not drawn, in their order."""
         self._drawable = _Drawable(ports)
         self._chance = random.SystemRandom()
 
@@ -180,7 +180,7 @@ class Ports:
         return taken
 
     def _have(self, port: int, owner: str) -> None:
-        """It is theirs now, and neither free nor quarantined."""
+        """Count a port for its owner; it is neither free nor quarantined any more."""
         self._let_go(port)
         self._owner[port] = owner
         self.shares.take(owner)
@@ -188,7 +188,7 @@ class Ports:
         self._aside.pop(port, None)
 
     def _let_go(self, port: int) -> None:
-        """It is nobody's."""
+        """Count a port for nobody."""
         before = self._owner.pop(port, None)
         if before is None:
             return

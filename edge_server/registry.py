@@ -29,7 +29,7 @@ NETWORKS_OF_ONE: Final = 16
 
 
 def weight_of(terms: Terms) -> int:
-    """As how many leases one counts on these terms."""
+    """Return the number of leases that one on these terms counts as."""
     return 1 + (len(terms.allow) + len(terms.deny)) // NETWORKS_OF_ONE
 
 

@@ -43,11 +43,11 @@ class Sessions:
         self._superseded: dict[str, deque[bytes]] = {}
         """By identity; there are no more of those than the edge has tokens."""
         self._away_of: dict[str, dict[Guest, None]] = {}
-        """The same by token; those that have been away for longest come first."""
+        """Sessions without a link by token, in the order in which they lost it."""
         self.shares = Shares(MAX_SESSIONS, always=ALWAYS)
         """Sessions by token."""
         self._counted: set[Guest] = set()
-        """Those that are in it."""
+        """Sessions that are counted there."""
         self.begun = 0
         """Sessions so far."""
         self.resumed = 0

@@ -29,11 +29,11 @@ class Shares:
 
     @property
     def left(self) -> int:
-        """What nobody has; below zero after :meth:`take` without :meth:`may_take`."""
+        """Amount that nobody has; below zero after :meth:`take` without :meth:`may_take`."""
         return self.size - self.used
 
     def held_by(self, holder: str) -> int:
-        """What one holder has."""
+        """Return the amount that one holder has."""
         return self._held[holder]
 
     def most_for(self, holder: str) -> int:

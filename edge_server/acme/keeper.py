@@ -214,11 +214,11 @@ class Keeper:
         return True
 
     def is_asked_for(self, name: str) -> bool:
-        """Whether a certificate for a name is kept or ordered."""
+        """Return True if a certificate for a name is kept or ordered."""
         return name in self._entries
 
     def moved(self, forward: float) -> None:
-        """The clock was set by so many seconds, or back below zero: nobody waits longer or shorter for that."""
+        """Follow a clock that was set by so many seconds (back below zero): no wait changes its length."""
         self._quota.moved(forward)
         for entry in self._entries.values():
             entry.ask_at += forward
@@ -226,7 +226,7 @@ class Keeper:
         self._changed.set()
 
     def _full_for(self, owner: str) -> str:
-        """Why no more certificates are kept for an owner; empty where one more is. Makes room for it."""
+        """Make room for one more certificate of an owner; return why there is none, or an empty text."""
         mine = (name for name, entry in self._entries.items() if entry.owner == owner)
         if sum(map(self._is_wanted, mine)) >= MAX_OF_OWNER:
             return f"{MAX_OF_OWNER} of them, which are kept for one"
@@ -312,7 +312,7 @@ class Keeper:
         return max(0.0, delay)
 
     def _is_new(self, entry: _Entry) -> bool:
-        """Whether an order for it counts as one for a new name."""
+        """Return True if an order for it counts as one for a new name."""
         return entry.issued is None and entry.names[0] not in self._wants.own[:1]
 
     def _is_wanted(self, name: str) -> bool:

@@ -45,7 +45,7 @@ class Asked(NamedTuple):
     """Seconds since the epoch."""
     owner: str
     is_ordered: bool
-    """Whether an order was begun; else it is not in the file."""
+    """True when an order was begun; else the name is not in the file."""
 
 
 class Ordered(NamedTuple):
@@ -58,7 +58,7 @@ class Ordered(NamedTuple):
 
 
 class Before(NamedTuple):
-    """What a file holds."""
+    """Content of the file."""
 
     names: dict[str, Asked]
     orders: list[Ordered]
@@ -74,15 +74,15 @@ class Quota:
         self._orders: deque[Ordered] = deque()
         """Of the last three hours, the oldest first."""
         self._new_orders = Shares(NEW_ORDERS, share=SHARE)
-        """Those of them for new names."""
+        """Orders for new names by owner."""
         self._looked = float("-inf")
         self._content = b""
-        """What the file is to hold, and how often that has changed."""
+        """Next content of the file; below, how often it has changed and how much of that is written."""
         self._changes = self._saved = 0
         self._saving = threading.Lock()
 
     def read(self) -> Before:
-        """What was asked for before; nothing where that cannot be known. :meth:`go_on` has to follow."""
+        """Read what was asked for before, in any thread; nothing where that is unknown. :meth:`go_on` follows."""
         try:
             with self._file.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
@@ -108,7 +108,7 @@ class Quota:
             self._count(order)
 
     def refusal(self, name: str, owner: str, now: float) -> str:
-        """Why no certificate is asked for a name that has none; empty where one is."""
+        """Return why no certificate may be asked for a name that has none; an empty text if one may."""
         self._forget_old(now)
         domain = registered_domain(name)
         asked = self._asked.get(domain, {})
@@ -128,7 +128,7 @@ class Quota:
         self._of(name).setdefault(name, Asked(now, owner, False))
 
     def give_up(self, name: str) -> None:
-        """The name is not asked for any more. It still counts if an order was begun."""
+        """Forget a name that is not asked for any more, unless an order was begun."""
         asked = self._asked.get(registered_domain(name), {}).get(name)
         if asked is not None and not asked.is_ordered:
             self._forget(name)
@@ -164,7 +164,7 @@ class Quota:
                 self._saved = changes
 
     def moved(self, forward: float) -> None:
-        """The clock was set by so many seconds: nothing has become older or younger by that."""
+        """Follow a clock that was set by so many seconds: nothing becomes older or younger by that."""
         for asked in self._asked.values():
             for name, each in asked.items():
                 asked[name] = each._replace(at=each.at + forward)
@@ -198,7 +198,7 @@ class Quota:
 
 
 def registered_domain(name: str) -> str:
-    """What an authority counts a name under: the part that somebody has registered. Without the list of public
+    """Return the part of a name that was registered, which an authority counts by. Without the list of public
     suffixes that is the last two labels, or three where the last two look like ``co.uk``; where that is too much
     the edge is stricter than the authority."""
     labels = name.removeprefix("*.").split(".")

@@ -55,7 +55,7 @@ class Claims:
         self._now = now
         self._claims: dict[str, Claim] = {}
         self._of: dict[str, set[str]] = {}
-        """What each owner has."""
+        """Names and ports by owner."""
         self._changed: dict[str, Claim] = {}
         self._over: dict[str, Claim] = {}
         """Removed here, and not yet in the database."""
@@ -98,7 +98,7 @@ class Claims:
                     self._over[what] = claim
 
     def moved(self, forward: float) -> None:
-        """The clock was set forward by so many seconds, or back below zero: nothing has become older by that. (Set
+        """Follow a clock that was set by so many seconds (back below zero): nothing becomes older by that. (Set
         back, everything is kept for so much longer.)"""
         if forward <= 0:
             return
@@ -107,7 +107,7 @@ class Claims:
                 self._change(replace(claim, seen=claim.seen + int(forward)))
 
     def record(self, event: str, lease: Held, host: str) -> None:
-        """Something happened to a name (see ``HistoryEntry.of``), for the history."""
+        """Add an event of a name (see ``HistoryEntry.of``) to the history."""
         fresh = HistoryEntry.of(
             event, int(self._now()), name=lease.name, port=lease.tcp_port, owner=lease.owner, host=host
         )

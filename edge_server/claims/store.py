@@ -97,7 +97,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """What one owner did with one name on one day."""
+    """Events of one name, owner and day, summed up."""
 
     day: int
     """Days since the epoch, in UTC."""
@@ -137,7 +137,7 @@ class HistoryEntry:
         )
 
     def joined(self, later: HistoryEntry) -> HistoryEntry:
-        """This and what came after it."""
+        """Add what came later."""
         return replace(
             self,
             port=later.port or self.port,
@@ -152,7 +152,7 @@ class HistoryEntry:
         )
 
     def less(self, written: HistoryEntry) -> HistoryEntry:
-        """What is left to be written when a part has been."""
+        """Subtract the part that has been written."""
         return replace(
             self,
             held=self.held - written.held,

@@ -58,7 +58,7 @@ class Budget:
         """When each bucket is full again."""
 
     def may(self, key: str, work: float = 1.0) -> bool:
-        """Whether that identity may have so much more; it is then counted."""
+        """Count so much more work of an identity; return False, and count nothing, if that is too much."""
         now = self._clock()
         before = max(now, self._full_at.pop(key, now))
         full_at = before + work / self.rate

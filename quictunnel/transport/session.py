@@ -139,7 +139,7 @@ class Session:
 
     @property
     def keeps_enough(self) -> bool:
-        """Whether streams may keep nothing beyond an initial window now."""
+        """Return True if streams may keep nothing beyond an initial window now."""
         return self.kept >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
 
     def in_flight(self, now: float) -> bool:

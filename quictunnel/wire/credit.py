@@ -99,7 +99,7 @@ class SendWindow:
 
 
 class MemoryShare(Protocol):
-    """What the sessions of one token may keep together, at an edge that has many of them."""
+    """Memory that the sessions of one token may use together, at an edge that has many tokens."""
 
     def lend(self, wanted: int) -> int:
         """Take as many of so many bytes as there are; they are then in use."""
@@ -109,7 +109,7 @@ class MemoryShare(Protocol):
 
     @property
     def is_used_up(self) -> bool:
-        """Whether nothing more is to be kept."""
+        """Return True if nothing more is to be kept."""
 
 
 class WindowPool:
@@ -122,7 +122,7 @@ class WindowPool:
         self.reserve = reserve
         self.used = 0
         self.memory: MemoryShare | None = None
-        """What it takes from in turn, if several sessions share something."""
+        """Memory that several sessions share, from which the pool takes in turn."""
 
     def take(self, held: int, wanted: int, *, proven: bool = False) -> int:
         """How many of ``wanted`` more bytes a window that holds ``held`` gets. They are then in use."""

@@ -12,7 +12,7 @@ from quictunnel.wire.credit import INITIAL_WINDOW, POOL, WindowPool
 
 
 def take_all(shares: Shares, holder: str) -> int:
-    """As much as it gets, one by one."""
+    """Take one by one until no more is given; return how much that was."""
     count = 0
     while shares.may_take(holder):
         shares.take(holder)
