@@ -62,7 +62,7 @@ def build_house(
     time, clock = asyncio.get_running_loop().time, Clock()
     claims = Claims(ClaimStore(state.path), clock.now)
     clock.follow(claims.moved)
-    ports = Ports(config.tcp_host, config.tcp_ports, time)
+    ports = Ports(config.tcp_host, config.tcp_ports, time, most=admission.budget.ports)
     settings, acme = settings_of(config), None
     if settings is not None:
         # Beside files of the operator's for the edge's own names, ACME is for others' domains.

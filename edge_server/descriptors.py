@@ -26,13 +26,16 @@ MACOS_FILES: Final = 10_240
 """Asked for when that is too much, and counted on where nothing is said: macOS refuses more than OPEN_MAX, though
 its hard limit is infinite."""
 
-RESERVE: Final = 256
-"""Descriptors kept free of visitors: the QUIC socket, listeners of leases, files, the event loop's own."""
-RESERVE_SHARE: Final = 4
+RESERVE: Final = 128
+"""Descriptors kept for the edge itself: sockets, files, the event loop's own, what the operator's page and ACME
+open, connections that a turn of the loop accepts before anybody could refuse them."""
+RESERVE_SHARE: Final = 8
 """One in so many where there are few."""
 LEAST_RESERVE: Final = 48
-"""An idle edge has 16 open, 30 with the operator's page and ACME at work; the rest is for listeners of leases, and
-for connections that one turn of the loop accepts."""
+"""An idle edge has 16 open, 30 with the operator's page and ACME at work."""
+PORT_SHARE: Final = 8
+"""One in so many of all is for the listening sockets of leases with a TCP port: tokens have shares of these
+(:mod:`edge_server.ports`), and no way into those of visitors."""
 DOORSTEP_SHARE: Final = 4
 """One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
 yet, and strangers who say nothing must not use up the files of everybody else."""
@@ -40,6 +43,9 @@ LEAST_FILES: Final = 2 * LEAST_RESERVE
 """With fewer an edge does not start: a browser that opens one page would be turned away."""
 FEW_FILES: Final = 1024
 """With fewer it says at the start what that means; most systems allow as many without being asked."""
+
+MAX_PORTS: Final = 65_535
+"""No host has more."""
 
 PROBE_INTERVAL: Final = 1.0
 """Seconds between looks for a free descriptor."""
@@ -82,14 +88,17 @@ class Budget:
     """For visitors between accept and the end of their TLS handshake."""
     visitors: int
     """For those who are in."""
+    ports: int
+    """For TCP ports of leases."""
 
     @classmethod
     def of(cls, limit: int) -> Self:
         """Share out so many. Each has at least one; whether that is of any use is :meth:`check`'s to say."""
         reserve = min(RESERVE, max(LEAST_RESERVE, limit // RESERVE_SHARE))
-        free = max(2, limit - reserve)
+        ports = min(MAX_PORTS, max(1, limit // PORT_SHARE))
+        free = max(2, limit - reserve - ports)
         doorstep = min(MAX_PENDING, max(1, free // DOORSTEP_SHARE))
-        return cls(limit, doorstep, free - doorstep)
+        return cls(limit=limit, doorstep=doorstep, visitors=free - doorstep, ports=ports)
 
     def check(self) -> None:
         """Raises ConfigError when there are too few to serve anybody well."""
@@ -103,10 +112,11 @@ class Budget:
         """Say in the log what there is; as a warning when that is little."""
         logger.log(
             logging.WARNING if self.limit < FEW_FILES else logging.INFO,
-            "%d file descriptors: places for %d visitors, and for %d in their TLS handshake%s",
+            "%d file descriptors: places for %d visitors, for %d in their TLS handshake, and for %d TCP ports%s",
             self.limit,
             self.visitors,
             self.doorstep,
+            self.ports,
             f"; for more raise the limit ({REMEDY})" if self.limit < FEW_FILES else "",
         )
 

@@ -86,11 +86,12 @@ class _Drawable:
 class Ports:
     """Hands out listening sockets from the edge's range. Nothing here takes longer the fewer ports are left."""
 
-    def __init__(self, host: str, ports: range, clock: Callable[[], float]) -> None:
+    def __init__(self, host: str, ports: range, clock: Callable[[], float], *, most: int | None = None) -> None:
+        """``most``: how many there are descriptors for."""
         self._host = host
         self._range = ports
         self._clock = clock
-        self.shares = Shares(len(ports))
+        self.shares = Shares(len(ports) if most is None else min(len(ports), most))
         """Ports that somebody has, or that are quarantined for somebody."""
         self._owner: dict[int, str] = {}
         """Owners of those ports."""

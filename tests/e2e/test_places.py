@@ -122,7 +122,7 @@ class TestFewDescriptors:
         finally:
             assert edge.stop() == 0
         said = (tmp_path / "state.log").read_text()
-        assert said.count("256 file descriptors: places for 144 visitors, and for 48 in their TLS handshake") == 1
+        assert said.count("256 file descriptors: places for 132 visitors, for 44 in their TLS handshake") == 1
         assert said.count("places for TLS handshakes are scarce") == 1
         assert said.count("ulimit -n") == 1
         assert "Traceback" not in said

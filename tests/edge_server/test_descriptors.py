@@ -23,12 +23,13 @@ from edge_server.descriptors import (
     MAX_FILES,
     QUIET,
     RESERVE,
+    RESERVE_SHARE,
     Budget,
     Shortage,
     descriptor_limit,
     watch_for_free_descriptors,
 )
-from edge_server.ports import ACCEPTS, accept_from, listen
+from edge_server.ports import ACCEPTS, Ports, accept_from, listen
 from edge_server.visitors.front import MAX_PENDING
 from quictunnel.errors import ConfigError
 from tests.edge_server.visitors.conftest import eventually
@@ -44,11 +45,23 @@ def test_all_visitors_together_leave_a_reserve(limit: int):
     assert 1 <= budget.doorstep <= MAX_PENDING
     assert budget.visitors >= 1
     if limit >= LEAST_FILES:
-        assert budget.doorstep + budget.visitors <= limit - LEAST_RESERVE
-        assert budget.doorstep >= 12
+        assert budget.doorstep + budget.visitors + budget.ports <= limit - LEAST_RESERVE
+        assert min(budget.doorstep, budget.ports) >= 9
         assert budget.visitors >= 3 * budget.doorstep
-    if limit >= 4 * RESERVE:
-        assert budget.doorstep + budget.visitors == limit - RESERVE
+    if limit >= RESERVE_SHARE * RESERVE:
+        assert budget.doorstep + budget.visitors + budget.ports == limit - RESERVE
+
+
+def test_tcp_ports_of_leases_take_no_descriptors_of_visitors():
+    """However many the range has; one token gets a part of those that there are."""
+    ports = Ports("127.0.0.1", range(20_000, 30_000), lambda: 0.0, most=Budget.of(256).ports)
+    taken = [ports.bind("one") for _ in range(40)]
+    others = [ports.bind("other") for _ in range(40)]
+    held = [sock for sock in (*taken, *others) if sock is not None]
+    assert len(held) <= Budget.of(256).ports
+    assert any(others)
+    for sock in held:
+        sock.close()
 
 
 def test_ten_thousand_fit_into_twenty_thousand_files(monkeypatch):
