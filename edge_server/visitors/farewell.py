@@ -13,6 +13,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.transport.tcp import end_writing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -55,8 +57,7 @@ class Farewell(asyncio.Protocol):
             return  # connection_lost is on its way
         raw.resume_reading()
         raw.write(words)
-        with contextlib.suppress(OSError):  # it left while it was told; connection_lost is on its way
-            raw.write_eof()
+        end_writing(raw)
 
     def data_received(self, data: bytes) -> None:
         self._room -= len(data)

@@ -22,7 +22,7 @@ from edge_server.visitors.records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
-from quictunnel.transport.tcp import has_told_error, undelivered
+from quictunnel.transport.tcp import end_writing, has_told_error, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -322,7 +322,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is not _Phase.OPEN or self._records.finished or self._raw.is_closing():
             return
         self._raw.write(self._records.finish())
-        self._raw.write_eof()
+        end_writing(self._raw)
 
     def can_write_eof(self) -> bool:
         return True

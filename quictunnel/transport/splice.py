@@ -277,7 +277,7 @@ class Splice(asyncio.BaseProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write_eof()
+        tcp.end_writing(transport)
         # The end counts as consumed when nothing before it is left in this process.
         transport.set_write_buffer_limits(0)
         if not self._paused:

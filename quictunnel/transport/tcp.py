@@ -54,6 +54,13 @@ def tune(transport: asyncio.BaseTransport) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+def end_writing(transport: asyncio.WriteTransport) -> None:
+    """Send FIN after what was written. asyncio's own loop raises where the connection has broken and it does not
+    know so yet; whoever reads hears of that as always, and an end that nobody can be told is no fault of ours."""
+    with contextlib.suppress(OSError):
+        transport.write_eof()
+
+
 def reset(transport: asyncio.Transport) -> None:
     """Close so that the other end sees a reset. A plain abort() sends RST only when unread bytes happen to
     be waiting, and FIN otherwise; lingering for zero seconds always resets (socket(7), SO_LINGER)."""

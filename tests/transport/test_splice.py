@@ -161,6 +161,23 @@ def test_a_connection_that_closes_before_everything_has_left_is_no_clean_end(run
     run(scenario())
 
 
+@pytest.mark.parametrize("size", [0, 1000])
+def test_an_end_for_a_connection_that_was_reset_is_no_fault(run, size: int) -> None:
+    """The loop has not seen the reset yet: it ends this connection, and not the one that all visitors share."""
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            scene.peer.close()
+            if size:
+                scene.splice.stream_data([bytes(size)], size)
+            scene.splice.stream_end()
+            await scene.gone.wait()
+            assert scene.stream.aborted is StreamCode.ABORTED
+
+    run(scenario())
+
+
 class ListeningStream(CountingStream):
     """Keeps what it is given."""
 

@@ -137,6 +137,14 @@ async def test_abort_after_write_eof_is_still_a_reset(doorstep: Doorstep) -> Non
     await app.lost
 
 
+async def test_an_end_for_a_visitor_who_has_left_is_no_fault(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+    """On loopback the reset that our close_notify meets is there before the FIN behind it."""
+    visitor, app = await doorstep.pair(version)
+    visitor.sock.close()
+    app.transport.write_eof()
+    await doorstep.eventually(lambda: "eof" in app.calls or app.lost.done())
+
+
 async def test_a_visitors_reset_is_told(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
     visitor, app = await doorstep.pair(version)
     visitor.reset()
