@@ -81,6 +81,6 @@ class TicketWriter:
             self._has_failed = True
             self._observe(
                 "warning",
-                f"The ticket cannot be written to {shown(str(self._file.path))} ({error.strerror or error}): the "
-                f"next start gets another address, unless that is mended. Trying again every {RETRY:.0f} s.",
+                f"The ticket cannot be written to {shown(str(self._file.path))} ({error.strerror or error}): a "
+                f"later start may not get this address. Trying again every {RETRY:.0f} s.",
             )
