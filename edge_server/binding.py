@@ -159,7 +159,7 @@ class Holdings:
             # would else fall behind and be locked out.
             generation=1 + (ticket.generation if ticket else 0),
         )
-        lease.program = _program(bind)
+        _note_program(lease, bind, ghost)
         lease.pool = shared or (Pool() if bind.pool else None)
         self._limit(lease, identity)
         if bind.unencrypted:
@@ -396,14 +396,18 @@ class Holdings:
         logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
 
 
-def _program(bind: Bind) -> bytes:
-    return bind.program if isinstance(bind, BindV2) else b""
+def _note_program(lease: Lease, bind: Bind, ghost: Lease | None) -> None:
+    if isinstance(bind, BindV2):
+        was_first = ghost is not None and ghost.program == bind.program and ghost.is_first_ask
+        lease.program, lease.is_first_ask = bind.program, was_first or not bind.again
 
 
 def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
-    """Return True if a program asks again for what another one, which was started with its ticket, holds now."""
-    is_again = isinstance(bind, BindV2) and bind.again and ghost.session is not None
-    return is_again and ticket.generation < ghost.generation and _program(bind) != ghost.program
+    """Return True if a program asks again for what another one holds, which was started later with its ticket.
+    After a restart of the edge the tickets of the two may have been counted apart."""
+    if not isinstance(bind, BindV2) or not bind.again or ghost.program in (b"", bind.program):
+        return False
+    return ghost.is_first_ask or ticket.generation <= ghost.generation
 
 
 def _check(bind: Bind, identity: Identity) -> Filter:

@@ -64,6 +64,7 @@ class Expected:
             terms=name.terms,
             generation=name.generation,
         )
+        lease.program = name.program
         self._registry.add(lease)
         keep = max(self.hold, WAIT) if seconds is None else seconds
         end = asyncio.get_running_loop().call_later(keep, self._forget, lease)

@@ -28,6 +28,7 @@ from edge_server.tickets import MAX_GENERATION, NONCE
 from edge_server.visitors.filter import Filter
 from quictunnel.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
+from quictunnel.wire.messages import PROGRAM
 
 if TYPE_CHECKING:
     import socket
@@ -311,7 +312,7 @@ def _trusted(name: Name, *, is_last: bool) -> Name:
     in the moment before a crash, whose tickets count from one again: those of before are not to keep it out."""
     if is_last or RANDOM_LABEL.fullmatch(name.name):
         return name
-    return msgspec.structs.replace(name, generation=0)
+    return msgspec.structs.replace(name, generation=0, program=b"")
 
 
 def _is_possible(entry: Entry) -> bool:
@@ -330,6 +331,7 @@ def _is_possible(entry: Entry) -> bool:
         and 0 < len(name.owner) <= MAX_OWNER
         and 0 <= name.generation <= MAX_GENERATION
         and 0 <= name.port <= MAX_PORT
+        and len(name.program) <= PROGRAM
         and 0 <= name.terms.proxy_protocol <= 2
         and entry.left >= 0
     )

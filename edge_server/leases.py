@@ -103,6 +103,8 @@ class Lease:
         """Of the ticket that was given for it."""
         self.program = b""
         """Of the client that holds it (``messages.BindV2``), if it said so."""
+        self.is_first_ask = False
+        """That program had not had it before: it was started later than one that asks again."""
         self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0

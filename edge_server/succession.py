@@ -82,10 +82,12 @@ class Name(msgspec.Struct, array_like=True, frozen=True):
     terms: Terms
     port: int
     """Its TCP port, whose listening socket comes with the message; 0 for none."""
+    program: bytes = b""
+    """Of the client that held it (``messages.BindV2``), if it said so."""
 
     @classmethod
     def of(cls, lease: Lease, port: int) -> Self:
-        return cls(lease.name, lease.owner, lease.generation, lease.terms, port)
+        return cls(lease.name, lease.owner, lease.generation, lease.terms, port, lease.program)
 
 
 class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):

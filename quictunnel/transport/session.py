@@ -23,7 +23,7 @@ from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import IdleCreditBudget, WindowPool
-from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing
+from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, PrefaceReader, encode_preface
 
@@ -220,6 +220,8 @@ class Session:
             raise ProtocolError("said something before how it stands")
         elif isinstance(message, Credits):
             self._credits(message)
+        elif isinstance(message, StreamsAborted):
+            self._aborted(message)
         else:
             self._events.session_message(message)
 
@@ -313,10 +315,14 @@ class Session:
             self._owed.add(stream)
             self._arm()
 
-    def waive(self, stream: Stream) -> None:
-        """The peer need keep nothing for this stream, whose end has arrived and which is given up."""
-        window = stream.receive_window
-        self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
+    def say_aborted(self, stream: Stream) -> None:
+        """Tell the peer of a stream that was given up and of which QUIC may have no word left."""
+        if self.version >= 2:
+            self.link.send(StreamsAborted([stream.number]))
+        elif stream.has_ended:
+            # The peer need keep nothing for it, whose end has arrived.
+            window = stream.receive_window
+            self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
 
     def settle(self, stream: Stream) -> None:
         """Forget a stream whose two directions have both ended cleanly."""
@@ -438,6 +444,19 @@ class Session:
                 continue
             if not self._numbers.has_met(number):
                 raise ProtocolError("credit for a stream that never was")
+
+    def _aborted(self, message: StreamsAborted) -> None:
+        """The peer has given streams up. (Client: perhaps before their prefaces are here.)"""
+        for number in message.streams:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.lose(StreamCode.ABORTED)
+                continue
+            self._idle_credits.spend(self._loop.time(), self._numbers.next)
+            if self._side is Side.CLIENT:
+                self._numbers.meet(number)
+            elif not self._numbers.has_met(number):
+                raise ProtocolError("the end of a stream that never was")
 
     def _flush(self) -> None:
         self._flush_soon = False

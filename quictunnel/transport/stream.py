@@ -124,6 +124,11 @@ class Stream:
         return self.preface.stream
 
     @property
+    def has_ended(self) -> bool:
+        """The peer's end has arrived."""
+        return self._end_arrived
+
+    @property
     def bytes_received(self) -> int:
         """Bytes that came from the peer so far."""
         return self.receive_window.received
@@ -249,10 +254,10 @@ class Stream:
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, numbered(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._end_arrived and (self._finish_given or self.is_stopped):
+                if self._finish_given or self.is_stopped or self._has_stopped:
                     # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000
-                    # sections 3.1 and 3.2). So the peer hears that what it keeps for us is not needed any more.
-                    self._session.waive(self)
+                    # sections 3.1 and 3.2), or tells its user nothing of a direction that was stopped.
+                    self._session.say_aborted(self)
                 self._session.link.wake()
             else:
                 # Without a link: the peer will find that it is not known here any more.

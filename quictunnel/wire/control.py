@@ -19,6 +19,7 @@ from quictunnel.wire.messages import (
     GoAway,
     Hello,
     Standing,
+    StreamsAborted,
     Unbind,
     Unbound,
     Welcome,
@@ -61,6 +62,8 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.EDGE, Unbound): Phase.OPEN,
     (Phase.OPEN, Side.CLIENT, Credits): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, Credits): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, StreamsAborted): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, StreamsAborted): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
     # After a Welcome to a session that goes on; the session sees to it that it is then said first, and once.
     (Phase.OPEN, Side.CLIENT, Standing): Phase.OPEN,
@@ -75,6 +78,8 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     # Nor can a client whose session goes on with another link at this moment.
     (Phase.LEAVING, Side.CLIENT, Standing): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
+    (Phase.LEAVING, Side.CLIENT, StreamsAborted): Phase.LEAVING,
+    (Phase.LEAVING, Side.EDGE, StreamsAborted): Phase.LEAVING,
 }
 
 

@@ -218,7 +218,27 @@ class Standing(Message, frozen=True, tag=10):
     """Whether no more follow."""
 
 
-AnyMessage = Hello | Welcome | Bind | BindV2 | Bound | BindRefused | Unbind | Unbound | Credits | GoAway | Standing
+class StreamsAborted(Message, frozen=True, tag=12):
+    """Either side, to a peer that speaks version 2: streams that the speaker has given up and of which QUIC may
+    have no word left to say so, because both directions had arrived."""
+
+    streams: Annotated[list[StreamNumber], msgspec.Meta(min_length=1, max_length=MAX_CREDITS)]
+
+
+AnyMessage = (
+    Hello
+    | Welcome
+    | Bind
+    | BindV2
+    | Bound
+    | BindRefused
+    | Unbind
+    | Unbound
+    | Credits
+    | GoAway
+    | Standing
+    | StreamsAborted
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

@@ -184,6 +184,34 @@ async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_sel
     assert Client(house, A).got(2, ticket=got.ticket, program=b"third").host == got.host
 
 
+async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(house: House):
+    """The name of the newer one is kept for it after a restart of the edge."""
+    name = Client(house, A).got(program=b"old")
+    ticket = house.sealer.open(name.ticket, "a")
+    assert ticket is not None
+    made[-1].release_all(for_good=True)
+    await house.expected.add(Name(ticket.name, "a", 2, Terms(), 0, b"new"), None)
+    older, newer = Client(house, A), Client(house, A)
+    assert older.ask(ticket=name.ticket, program=b"old", again=True) is BindCode.STALE
+    second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
+    assert newer.got(ticket=second, program=b"new", again=True).host == name.host
+
+
+async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(house: House):
+    name = Client(house, A).got(program=b"old")
+    ticket = house.sealer.open(name.ticket, "a")
+    assert ticket is not None
+    made[-1].release_all(for_good=True)
+    newer, older = Client(house, A), Client(house, A)
+    newer.got(ticket=name.ticket, program=b"new")
+    fifth = house.sealer.seal(Ticket(ticket.name, 0, "a", 5))
+    assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
+    # It stays the newer one when it asks again in another session.
+    again = Client(house, A)
+    again.got(ticket=name.ticket, program=b"new", again=True)
+    assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
+
+
 async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
     ticket = Client(house, A).got(program=b"old")
     first = Client(house, A)

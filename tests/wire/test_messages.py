@@ -20,6 +20,7 @@ from quictunnel.wire.messages import (
     GoAway,
     Hello,
     Standing,
+    StreamsAborted,
     Unbind,
     Unbound,
     Welcome,
@@ -38,6 +39,7 @@ EXAMPLES = [
     Unbound(1),
     Credits([(0, 10, 70000), (5, 0, 65536)]),
     GoAway(30),
+    StreamsAborted([0, 7]),
     Standing([(0, 11, 10, 70000), (5, 0, 0, 65536)], True),
 ]
 

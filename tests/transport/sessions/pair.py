@@ -123,10 +123,12 @@ class Half:
         if isinstance(message, Hello):
             self.session.link.connection.admit()
             self.session.peer_window = message.window
+            self.session.version = PROTOCOL_VERSION
             self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0, 0, 0))
             self.greeted.set()
         elif isinstance(message, Welcome):
             self.session.peer_window = message.window
+            self.session.version = message.version
             self.greeted.set()
         else:
             self.messages.append(message)

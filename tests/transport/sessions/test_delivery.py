@@ -7,8 +7,9 @@ import pytest
 
 from quictunnel.transport import stream as stream_module
 from quictunnel.transport.stream import DELIVERY_TIMEOUT, MAX_DISCARDED, Stream
-from quictunnel.wire.codes import StreamCode
+from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.messages import StreamsAborted
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
 from tests.simnet.socket import Network
@@ -214,3 +215,53 @@ async def test_a_visitor_who_has_left_ends_what_nobody_has_taken_in_hand(pair: S
     async with asyncio.timeout(stream_module.DELIVERY_TIMEOUT / 10):
         await over.wait()
         await pair.settled()
+
+
+@pytest.mark.parametrize("breaks", SIDES)
+@pytest.mark.parametrize("delay", [0.0, 0.01, 0.03, 0.06, 0.2])
+async def test_stream_that_quic_has_no_word_left_for_ends_on_both_sides(
+    pair: SessionPair, breaks: str, delay: float
+) -> None:
+    """Both directions have ended, or are ending, when the connection breaks: no reset says so."""
+    here, there = await streams(pair, breaks)
+    listener = Pump(there, b"x" * 1000)  # ends its direction at once
+    reader = Pump(here, b"y" * 1000, reading=False)
+    await asyncio.sleep(delay)
+    here.abort_after_delivery(StreamCode.ABORTED)
+    async with asyncio.timeout(5):
+        await listener.done.wait()
+        await pair.settled()
+    assert reader.lost is None
+
+
+async def test_visitor_who_ends_and_resets_while_his_origin_is_dialled_is_forgotten(pair: SessionPair) -> None:
+    """The stop and the end arrive together, when nobody stands at the client's end."""
+    taken: list[Stream] = []
+    pair.client_half.on_stream = taken.append
+    edge = pair.open()
+    edge.write(b"question")
+    edge.finish()
+    edge.abort_after_delivery(StreamCode.ABORTED)
+    async with asyncio.timeout(5):
+        await pair.settled()
+    assert all(stream.is_over for stream in taken)
+
+
+async def test_peer_of_version_1_is_told_in_credits(pair: SessionPair) -> None:
+    pair.edge.version = pair.client.version = 1
+    here, there = await streams(pair, "edge")
+    listener = Pump(there, b"x" * 1000)
+    Pump(here, b"y" * 1000, reading=False)
+    await asyncio.sleep(0.2)
+    here.abort(StreamCode.ABORTED)
+    async with asyncio.timeout(5):
+        await listener.done.wait()
+        await pair.settled()
+
+
+async def test_end_of_a_stream_that_never_was_ends_the_session(pair: SessionPair) -> None:
+    pair.edge_half.keeps = False
+    pair.client.say(StreamsAborted([7]))
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_half.down is not None
+    assert pair.edge_half.down.code == SessionCode.PROTOCOL
