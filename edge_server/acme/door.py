@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Final
 
+from edge_server.fair_places import FairPlaces
 from edge_server.visitors.farewell import Farewell, reset
+from edge_server.visitors.front import host_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_REQUEST: Final = 8 * 1024
 """Bytes of a request's head; validators' have some hundred, browsers' rarely more than 4 KiB."""
-MAX_GUESTS: Final = 256
-"""Connections at once; one more is reset. Each is answered within a round trip, or gone in PATIENCE."""
+MAX_GUESTS: Final = 64
+"""Connections at once; with one more, the network that has most of them loses its oldest, so that nobody keeps
+validators out. Each is answered within a round trip, or gone in PATIENCE. Their descriptors come out of the edge's
+own reserve."""
 PATIENCE: Final = 5.0
 """Seconds for the whole head."""
 PATH: Final = "/.well-known/acme-challenge/"
@@ -30,13 +35,13 @@ class Door:
         """``answers``: key authorizations by token. ``https_port``: where visitors are sent."""
         self.answers = answers
         self.port = "" if https_port == 443 else f":{https_port}"
-        self.guests: set[_Guest] = set()
+        self.guests: FairPlaces[_Guest] = FairPlaces(MAX_GUESTS, patience=PATIENCE, clock=time.monotonic)
 
     def __call__(self) -> asyncio.Protocol:
         return _Guest(self)
 
     def abort(self) -> None:
-        for guest in tuple(self.guests):
+        for guest in self.guests:
             guest.abort()
 
     def answer(self, head: bytes) -> bytes:
@@ -70,11 +75,10 @@ class _Guest(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's are asyncio's by behaviour
-        if len(self._door.guests) >= MAX_GUESTS:
-            self.abort()
-            return
-        self._door.guests.add(self)
         self._timer = asyncio.get_running_loop().call_later(PATIENCE, self.abort)
+        loser = self._door.guests.enter(self, host_of(transport))
+        if loser is not None:
+            loser.abort()
 
     def data_received(self, data: bytes) -> None:
         self._head += data
@@ -97,7 +101,7 @@ class _Guest(asyncio.Protocol):
     def _gone(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._door.guests.discard(self)
+        self._door.guests.leave(self)
 
 
 def _response(status: str, body: bytes, *, kind: str = "text/plain", more: str = "") -> bytes:
