@@ -38,7 +38,7 @@ class Ending(enum.Enum):
     VISITOR = "the visitor broke it off"
     ORIGIN = "the origin broke it off"
     REFUSED = "the origin did not answer"
-    STALLED = "one side was silent for too long"
+    STALLED = "one side took nothing in for too long"
     CLOSED = "the tunnel was closed, or lost its client"
     SENT_AWAY = "no client took it"
 

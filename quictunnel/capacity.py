@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections import Counter
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +29,8 @@ SHARE: Final = 8
 most 8/9 of all."""
 ALWAYS: Final = 4
 """Visitors that each may have as long as there is room for any."""
+REMEMBERED: Final = 4096
+"""Addresses whose network was found out before; busy ones come again."""
 SUBSCRIBER_PREFIX: Final = 64
 """Bits of an IPv6 address that belong to one subscriber."""
 
@@ -113,6 +116,7 @@ def free_descriptors() -> int | None:
     return limit - reserve_of(limit) - lowest
 
 
+@lru_cache(REMEMBERED)
 def network_of(host: str) -> str:
     """Return what counts as one visitor's network: an IPv4 address, or a /64 of IPv6."""
     try:

@@ -7,6 +7,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.capacity import reserve_of
 from quictunnel.config import ENGINE
 from quictunnel.doctor.finding import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError
@@ -67,9 +68,11 @@ def open_files() -> Finding:
     if soft == resource.RLIM_INFINITY:
         return ok("open files", "without limit")
     if soft >= FEW_FILES:
-        return ok("open files", f"{soft}, so about as many visitors at once")
+        return ok("open files", f"{soft}, so at most {soft - reserve_of(soft)} visitors at once")
     most = "a higher one" if hard == resource.RLIM_INFINITY else str(hard)
-    return warn("open files", f"{soft}, so not even that many visitors at once", f"ulimit -n {most}")
+    kept = reserve_of(soft)
+    room = f"{soft}, so not even {soft - kept} visitors at once; {kept} are kept for the program"
+    return warn("open files", room, f"ulimit -n {most}")
 
 
 def has_proxy(environ: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ import threading
 
 import pytest
 
+import quictunnel
 from tests.e2e.ends import (
     PATIENCE,
     eventually,
@@ -201,6 +202,27 @@ def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
         origin.sock.close()
         assert receive_exactly(visitor, 2) == b"no"
         assert is_reset(visitor)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"inspect": True}, {"proxy_protocol": "v1"}, {"proxy_protocol": "v2"}, {"pool": True, "name": "shared"}],
+    ids=["inspect", "proxy v1", "proxy v2", "pool"],
+)
+def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engines, kind, options):
+    answer = random.Random(6).randbytes(50_000)
+    with EmbeddedStage() as stage, socket.create_server(("127.0.0.1", 0)) as stage.listener:
+        stage.listener.settimeout(PATIENCE)
+        port = stage.listener.getsockname()[1]
+        with quictunnel.forward(port, unencrypted=True, client=stage.client, **options) as stage.tunnel:
+            visitor = stage.visitor(kind)
+            visitor.send(bytes(MEGABYTE))
+            origin = stage.accept()
+            assert origin.sock.recv(1, socket.MSG_PEEK)
+            origin.send(answer)
+            origin.sock.close()
+            assert receive_exactly(visitor, len(answer)) == answer
+            assert is_reset(visitor)
 
 
 def test_who_sends_and_never_reads_is_reset(stage, kind):
