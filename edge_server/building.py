@@ -22,7 +22,7 @@ from edge_server.sessions import Sessions
 from edge_server.tickets import Sealer
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
-from quictunnel.wire.codes import ALPN
+from quictunnel.wire.codes import ALPN, SessionCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +108,7 @@ def make_engine(
     settings = EngineSettings(
         is_server=True,
         alpn=ALPN,
+        replaced_code=SessionCode.OVERLOADED,
         trusted=CLIENT_LIMITS,
         reset_key=state.key("reset"),
         certificate=certificate,

@@ -66,9 +66,6 @@ logger = logging.getLogger(__name__)
 
 GOODBYE: Final = 0.5
 """Seconds in which closed sessions may still be told so again."""
-MAX_STRANGERS: Final = 256
-"""Clients that have not shown a token yet. Each costs about 100 KiB for at most five seconds; more of them
-are an attack, which then costs 25 MiB."""
 DRAIN_LOOK: Final = 0.05
 """Seconds between looks at whether the visitors have finished."""
 
@@ -452,8 +449,6 @@ class EdgeServer:
         guest = Guest(self._house, connection, self._endpoint.wake, self._guests.discard)
         if not self._admission.admits(guest.peer):
             guest.session.close(SessionCode.BANNED)
-        elif sum(other.identity is None for other in self._guests) >= MAX_STRANGERS:
-            guest.session.close(SessionCode.OVERLOADED)
         elif self._is_draining:
             guest.session.close(SessionCode.GOING_AWAY)
         self._guests.add(guest)

@@ -106,7 +106,13 @@ FIGURES: Final[dict[str, Figure]] = {
     "quic_rtt_seconds": Figure(
         "gauge", "Round trip times of the connections now; 0 without any.", {"of": ("median", "worst")}
     ),
-    "quic_handshakes_refused_total": Figure("counter", "Handshakes not begun, since too many were under way."),
+    "quic_handshakes_begun_total": Figure("counter", "Handshakes begun with clients whose address is proven."),
+    "quic_handshakes_refused_total": Figure(
+        "counter", "Handshakes not begun, since the client's network held as many places without a token as any."
+    ),
+    "quic_strangers_replaced_total": Figure(
+        "counter", "Connections without a good token that made room for one of another network."
+    ),
     "quic_answers_total": Figure(
         "counter",
         "Packets to strangers that cost no memory.",
@@ -240,7 +246,9 @@ def _of_quic(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield "quic_packets_lost_total", {(): traffic.packets_lost}
     yield "quic_bytes_in_flight", {(): sum(stats.bytes_in_flight for stats in known)}
     yield "quic_rtt_seconds", {("median",): median(trips or [0.0]), ("worst",): max(trips, default=0.0)}
+    yield "quic_handshakes_begun_total", {(): engine.handshakes_begun}
     yield "quic_handshakes_refused_total", {(): engine.half_open_refused}
+    yield "quic_strangers_replaced_total", {(): engine.strangers_replaced}
     yield (
         "quic_answers_total",
         {

@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 
 use crate::cids::Recognised;
 use crate::congestion::{Congestion, Gauge, Gauged};
+use crate::sealing::{Sealed, Sealing};
 
 /// Packets that may overtake one before it counts as lost, whatever the time.
 const REORDERING_PACKETS: u32 = 10_000;
@@ -55,12 +56,14 @@ pub struct Settings {
     pub authorities: Vec<Vec<u8>>,
     pub idle_timeout: f64,
     pub handshake_timeout: f64,
-    pub max_half_open: usize,
+    pub max_strangers: usize,
+    pub replaced_code: u64,
     pub retry: bool,
     pub ack_delay: f64,
     pub reset_key: Vec<u8>,
     pub stranger: Limits,
     pub trusted: Limits,
+    pub first_window: u64,
     pub send_buffer: usize,
     /// Path MTU discovery looks for datagrams up to this size.
     pub largest_datagram: u16,
@@ -77,8 +80,8 @@ pub struct Config {
     pub settings: Settings,
     /// For `Endpoint::new`.
     pub endpoint: Arc<EndpointConfig>,
-    server: Option<ServerConfig>,
-    client: Option<ClientConfig>,
+    server: Option<(ServerConfig, Arc<QuicServerConfig>)>,
+    client: Option<Arc<QuicClientConfig>>,
 }
 
 /// A sentence for the person who set it up.
@@ -103,19 +106,26 @@ impl Config {
 
     /// What `Endpoint::new` decides about strangers by.
     pub fn listening(&self) -> Option<Arc<ServerConfig>> {
-        self.server.clone().map(Arc::new)
+        self.server.clone().map(|(config, _)| Arc::new(config))
     }
 
     /// For one accepted connection: a stranger's limits, and its own gauge.
-    pub fn accepting(&self, gauge: Arc<Gauge>) -> Option<Arc<ServerConfig>> {
-        let mut config = self.server.clone()?;
+    pub fn accepting(&self, gauge: Arc<Gauge>, sealing: Arc<Sealing>) -> Option<Arc<ServerConfig>> {
+        let (mut config, inner) = self.server.clone()?;
+        config.crypto = Arc::new(Sealed { inner, sealing });
         config.transport_config(Arc::new(self.transport(self.settings.stranger, gauge)));
         Some(Arc::new(config))
     }
 
     /// For one outgoing connection, which begins with the connection ID `first`.
-    pub fn connecting(&self, gauge: Arc<Gauge>, first: ConnectionId) -> Option<ClientConfig> {
-        let mut config = self.client.clone()?;
+    pub fn connecting(
+        &self,
+        gauge: Arc<Gauge>,
+        sealing: Arc<Sealing>,
+        first: ConnectionId,
+    ) -> Option<ClientConfig> {
+        let inner = self.client.clone()?;
+        let mut config = ClientConfig::new(Arc::new(Sealed { inner, sealing }));
         config.initial_dst_cid_provider(Arc::new(move || first));
         config.transport_config(Arc::new(self.transport(self.settings.trusted, gauge)));
         Some(config)
@@ -181,7 +191,7 @@ fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
     Ok(config)
 }
 
-fn server(settings: &Settings) -> Result<ServerConfig, Mistake> {
+fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), Mistake> {
     let chain = certificates(&settings.certificate)?;
     if chain.is_empty() {
         return Err("there is no certificate in the file".into());
@@ -196,18 +206,18 @@ fn server(settings: &Settings) -> Result<ServerConfig, Mistake> {
     tls.max_early_data_size = 0;
     tls.send_tls13_tickets = 0;
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    let crypto = QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?;
+    let crypto = Arc::new(QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?);
     // Retry tokens live for seconds: a key of their own for each run of the program is enough.
     let token_key =
         hkdf::Salt::new(hkdf::HKDF_SHA256, &settings.reset_key).extract(&random::<32>()?);
-    let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(token_key));
+    let mut config = ServerConfig::new(crypto.clone(), Arc::new(token_key));
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0);
     config.validation_token_config(tokens).migration(true);
-    Ok(config)
+    Ok((config, crypto))
 }
 
-fn client(settings: &Settings) -> Result<ClientConfig, Mistake> {
+fn client(settings: &Settings) -> Result<Arc<QuicClientConfig>, Mistake> {
     let mut roots = RootCertStore::empty();
     let (good, _) =
         roots.add_parsable_certificates(settings.authorities.iter().cloned().map(Into::into));
@@ -223,7 +233,7 @@ fn client(settings: &Settings) -> Result<ClientConfig, Mistake> {
     tls.enable_early_data = false;
     tls.resumption = rustls::client::Resumption::disabled();
     let crypto = QuicClientConfig::try_from(tls).map_err(|error| error.to_string())?;
-    Ok(ClientConfig::new(Arc::new(crypto)))
+    Ok(Arc::new(crypto))
 }
 
 /// The certificates of a PEM file, as DER.

@@ -19,9 +19,11 @@ use crate::events::{cause_of, Cause, Event, Outgoing, Stats};
 use crate::hearing::Hearing;
 use crate::probing::Probing;
 use crate::reach::{Allowance, Reach};
+use crate::sealing::{Sealing, Unsealed};
 use crate::streams::{End, Streams};
 use crate::tail::Tail;
 use crate::time::span;
+use crate::window::Window;
 
 /// Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
 /// congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
@@ -32,6 +34,23 @@ const MAX_SEGMENTS: usize = 64;
 const MAX_BURST: usize = 65_000;
 /// The size of a Retry's integrity tag.
 const RETRY_TAG: usize = 16;
+
+/// How long the datagram of a ping of a client is: whoever hears it at an address that it does not know (a router may
+/// have given this side another port) may answer with three times as much, which is all that a path carries before
+/// larger datagrams were found to fit.
+const PING_SIZE: usize = 512;
+
+/// A connection that quinn-proto made, and what is shared with its parts.
+pub struct Made {
+    /// The state machine.
+    pub quic: Quic,
+    /// In its congestion controllers.
+    pub gauge: Arc<Gauge>,
+    /// In its keys.
+    pub sealing: Arc<Sealing>,
+    /// How many bytes came of a peer that has not shown that it receives where it says to be; None of one that has.
+    pub unproven: Option<usize>,
+}
 
 /// What waits to be told: an event, or a stream that is read when it is told.
 enum Note {
@@ -55,8 +74,8 @@ pub struct Connection {
     pub is_eventful: bool,
     /// As above.
     pub is_heard: bool,
-    /// It counts as a handshake under way.
-    pub is_counted: bool,
+    /// Another has its place: it is forgotten as soon as it was told that it is over.
+    pub is_replaced: bool,
     /// Told: the handshake is complete.
     pub is_connected: bool,
     /// Told: it is over.
@@ -72,14 +91,19 @@ pub struct Connection {
     early: Vec<ConnectionEvent>,
     closing: Option<(u64, Vec<u8>)>,
     is_admitted: bool,
+    /// What a peer may be ahead of delivery, on the accepting side once it was admitted.
+    window: Option<Window>,
     was_open_refused: bool,
     wants_probe: bool,
+    /// The next datagram is to be long enough for an answer from where this side is not known.
+    is_asking: bool,
     streams: Streams,
     notes: VecDeque<Note>,
     gauge: Arc<Gauge>,
     hearing: Hearing,
     acks: Acks,
     reach: Reach,
+    sealing: Arc<Sealing>,
     retirements: Allowance,
     tail: Tail,
     probing: Probing,
@@ -90,9 +114,17 @@ pub struct Connection {
 
 impl Connection {
     /// Wraps what quinn-proto made.
-    pub fn new(id: u64, quic: Quic, settings: &Settings, gauge: Arc<Gauge>, now: Instant) -> Self {
+    pub fn new(id: u64, made: Made, settings: &Settings, now: Instant) -> Self {
+        let Made {
+            quic,
+            gauge,
+            sealing,
+            unproven,
+        } = made;
         let patience = span(settings.handshake_timeout, 0.0);
-        let quic_address = quic.remote_address();
+        let address = quic.remote_address();
+        let mut reach = Reach::new(address, unproven.is_none());
+        reach.heard(address, unproven.unwrap_or(0), address, now);
         Self {
             id,
             is_admitted: quic.side() == Side::Client,
@@ -102,7 +134,7 @@ impl Connection {
             is_touched: false,
             is_eventful: false,
             is_heard: false,
-            is_counted: false,
+            is_replaced: false,
             is_connected: false,
             is_closed: false,
             is_remembered: false,
@@ -111,14 +143,17 @@ impl Connection {
             must_panic: false,
             early: Vec::new(),
             closing: None,
+            window: None,
             was_open_refused: false,
             wants_probe: false,
+            is_asking: false,
             streams: Streams::new(settings.send_buffer),
             notes: VecDeque::new(),
             gauge,
             hearing: Hearing::new(settings.max_probe_timeout, now),
             acks: Acks::new(settings.ack_delay),
-            reach: Reach::new(quic_address),
+            reach,
+            sealing,
             retirements: Allowance::new(now),
             tail: Tail::default(),
             probing: Probing::default(),
@@ -131,6 +166,11 @@ impl Connection {
     /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         self.quic.remote_address()
+    }
+
+    /// Whether a peer began it and did not complete the handshake, perhaps never will.
+    pub fn is_handshaking(&self) -> bool {
+        !self.is_connected && self.quic.side() == Side::Server
     }
 
     /// When something has to be done next.
@@ -215,13 +255,15 @@ impl Connection {
         }
     }
 
-    /// Raise a stranger's limits.
-    pub fn admit(&mut self, trusted: Limits) {
+    /// Raise a stranger's limits; its window is `first_window` until it has delivered something.
+    pub fn admit(&mut self, trusted: Limits, first_window: u64) {
         if !mem::replace(&mut self.is_admitted, true) && !self.is_closed {
+            let window = Window::new(first_window, trusted.connection_window);
+            let size = varint(window.size());
+            self.window = Some(window);
             self.quic
                 .set_max_concurrent_streams(Dir::Bi, varint(trusted.streams));
-            self.quic
-                .set_receive_window(varint(trusted.connection_window));
+            self.quic.set_receive_window(size);
         }
     }
 
@@ -229,6 +271,7 @@ impl Connection {
     pub fn ping(&mut self) {
         if !self.is_closed {
             self.wants_probe |= self.is_connected;
+            self.is_asking |= self.is_connected && self.quic.side() == Side::Client;
             self.quic.ping();
         }
     }
@@ -238,6 +281,7 @@ impl Connection {
         if self.is_connected && !self.is_closed && self.quic.side() == Side::Client {
             self.quic.local_address_changed();
             self.wants_probe = true;
+            self.is_asking = true;
         }
     }
 
@@ -290,7 +334,19 @@ impl Connection {
         from: SocketAddr,
         size: usize,
     ) {
-        self.reach.heard(from, size, self.now);
+        let current = self.quic.remote_address();
+        self.reach.heard(from, size, current, self.now);
+        let is_challenging = self.reach.is_challenging();
+        self.sealing.watch(is_challenging);
+        self.hand_over(event, is_long);
+        if is_challenging {
+            for token in self.sealing.responses() {
+                self.reach.answered(token);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, event: ConnectionEvent, is_long: bool) {
         if !is_long && self.quic.is_handshaking() && self.early.len() < MAX_EARLY {
             self.early.push(event);
             return;
@@ -310,8 +366,7 @@ impl Connection {
         let frames = self.quic.stats().frame_rx;
         self.hearing.take(&frames, in_flight, now);
         self.acks.take(&frames, now);
-        self.reach
-            .prove(frames.path_response, self.quic.remote_address());
+        self.reach.tidy(self.quic.remote_address(), now);
         if !self.retirements.allows(frames.retire_connection_id, now) {
             let code = TransportErrorCode::PROTOCOL_VIOLATION.into();
             self.close(
@@ -354,6 +409,7 @@ impl Connection {
         if self.probe_due().is_some_and(|due| due <= now) {
             self.quic.ping();
             self.wants_probe = true;
+            self.is_asking = self.quic.side() == Side::Client;
             self.hearing.asked(now);
         }
         if self.tail_due().is_some_and(|due| due <= now) {
@@ -382,7 +438,7 @@ impl Connection {
                 }
                 return None;
             };
-            if self.may_reach(sent.destination, buffer.len()) {
+            if !buffer.is_empty() && self.reach.allows(sent.destination, buffer.len()) {
                 return Some(Outgoing {
                     segment: sent.segment_size.unwrap_or(buffer.len()),
                     data: mem::take(buffer),
@@ -420,7 +476,7 @@ impl Connection {
                 return sent;
             }
         }
-        if let Some(sent) = self.quic.poll_transmit(now, max_datagrams, buffer) {
+        if let Some(sent) = self.poll(now, max_datagrams, buffer) {
             return Some(sent);
         }
         if self.acks.sent(&self.quic.stats().frame_tx)
@@ -437,9 +493,56 @@ impl Connection {
         sent
     }
 
-    /// Whether a datagram may go there. What may not is dropped, as the network might.
-    fn may_reach(&mut self, to: SocketAddr, size: usize) -> bool {
-        self.reach.allows(to, size)
+    /// What quinn-proto sends next, as long as it may be where it goes. What may not go there at all is dropped, as the
+    /// network might: the buffer is empty then.
+    fn poll(
+        &mut self,
+        now: Instant,
+        max_datagrams: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Option<quinn_proto::Transmit> {
+        let is_asking = mem::replace(&mut self.is_asking, false);
+        if !is_asking && !self.reach.is_confined(self.quic.remote_address()) {
+            return self.quic.poll_transmit(now, max_datagrams, buffer);
+        }
+        self.sealing.begin();
+        let sent = self.quic.poll_transmit(now, 1, buffer);
+        let packet = self.sealing.end();
+        let sent = sent?;
+        if let Some(packet) = packet {
+            match self.size_of(&packet, buffer, sent.destination, is_asking) {
+                Some(size) => self.sealing.seal(packet, buffer, size),
+                None => buffer.clear(),
+            }
+        }
+        Some(sent)
+    }
+
+    /// How long a datagram is to be that goes there; None: it may not.
+    fn size_of(
+        &mut self,
+        packet: &Unsealed,
+        datagram: &[u8],
+        to: SocketAddr,
+        is_asking: bool,
+    ) -> Option<usize> {
+        let left = self.reach.left(to);
+        let mut size = datagram.len();
+        if let Some((found, least)) = packet.look(datagram) {
+            // Others are as long as they are for a reason: one that finds out how much fits, say.
+            let is_validation = !found.challenges.is_empty() || !found.responses.is_empty();
+            if size > left && is_validation {
+                size = least;
+            } else if is_asking && !found.is_open {
+                size = size.max(PING_SIZE);
+            }
+            if size <= left {
+                for token in found.challenges {
+                    self.reach.challenged(to, token);
+                }
+            }
+        }
+        (size <= left).then_some(size)
     }
 
     /// One datagram, whatever congestion control says.
@@ -449,7 +552,7 @@ impl Connection {
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
         self.gauge.set_open(true);
-        let sent = self.quic.poll_transmit(now, 1, buffer);
+        let sent = self.poll(now, 1, buffer);
         self.gauge.set_open(false);
         sent
     }
@@ -476,7 +579,9 @@ impl Connection {
 
     /// Hand on what streams have to say; whether it was anything.
     fn feed(&mut self, now: Instant) -> bool {
-        if self.is_closed {
+        // To an address that has not shown that it receives, what little may go there is a challenge.
+        let is_paid = self.reach.left(self.address()) >= self.quic.current_mtu().into();
+        if self.is_closed || !is_paid {
             return false;
         }
         let before = self.streams.handed_on();
@@ -560,6 +665,7 @@ impl Connection {
         }
         self.is_connected = true;
         self.gauge.connect(self.now);
+        self.reach.prove(self.quic.remote_address());
         self.deadline = None;
         let address = self.address();
         self.tell(Event::Connected { address });
@@ -614,6 +720,7 @@ impl Connection {
         let Some((chunks, end)) = self.streams.read(id, &mut self.quic) else {
             return;
         };
+        self.grow_window(chunks.iter().map(Bytes::len).sum());
         let stream = id.into();
         let is_end = end == Some(End::Clean);
         if is_end || !chunks.is_empty() {
@@ -628,6 +735,15 @@ impl Connection {
         }
         if let Some(End::Reset(code)) = end {
             told.push((self.id, Event::Reset { stream, code }));
+        }
+    }
+
+    /// So many bytes are handed over.
+    fn grow_window(&mut self, bytes: usize) {
+        if let Some(window) = &mut self.window {
+            if window.delivered(bytes as u64) {
+                self.quic.set_receive_window(varint(window.size()));
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod arrivals;
 mod remains;
 mod requests;
+mod strangers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -11,15 +12,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent, Side};
+use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent};
 
 use crate::config::{random, Config, Mistake, Settings};
 use crate::congestion::Gauge;
-use crate::connection::Connection;
+use crate::connection::{Connection, Made};
 use crate::containment::contained;
 use crate::events::{Event, Outgoing};
+use crate::sealing::Sealing;
 use crate::time::Clock;
 use remains::{Ration, Remains};
+use strangers::Strangers;
 
 /// The number of no connection.
 const NOBODY: u64 = u64::MAX;
@@ -34,7 +37,9 @@ pub struct Counters {
     pub retries_sent: u64,
     pub version_negotiations_sent: u64,
     pub resets_sent: u64,
+    pub handshakes_begun: u64,
     pub half_open_refused: u64,
+    pub strangers_replaced: u64,
     pub datagrams_dropped: u64,
     pub connections_failed: u64,
     pub panics: u64,
@@ -49,7 +54,7 @@ pub struct Engine {
     connections: HashMap<usize, Connection>,
     numbers: HashMap<u64, usize>,
     next_number: u64,
-    half_open: usize,
+    strangers: Strangers,
     touched: Vec<usize>,
     eventful: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
@@ -73,6 +78,7 @@ impl Engine {
     /// Fails with a sentence about the settings.
     pub fn new(settings: Settings) -> Result<Self, Mistake> {
         let config = Config::new(settings)?;
+        let strangers = Strangers::new(config.settings.max_strangers);
         Ok(Self {
             endpoint: Endpoint::new(config.endpoint.clone(), config.listening(), true, None),
             config,
@@ -81,7 +87,7 @@ impl Engine {
             connections: HashMap::new(),
             numbers: HashMap::new(),
             next_number: 0,
-            half_open: 0,
+            strangers,
             touched: Vec::new(),
             eventful: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -101,17 +107,23 @@ impl Engine {
     /// Begin a connection; its number.
     pub fn connect(&mut self, address: SocketAddr, name: &str, now: f64) -> Result<u64, Mistake> {
         let now = self.clock.instant(now);
-        let gauge = Arc::new(Gauge::default());
+        let (gauge, sealing) = (Arc::new(Gauge::default()), Arc::new(Sealing::default()));
         let first = ConnectionId::new(&random::<16>()?);
         let config = self
             .config
-            .connecting(gauge.clone(), first)
+            .connecting(gauge.clone(), sealing.clone(), first)
             .ok_or("an accepting engine does not connect")?;
         let (handle, quic) = self
             .endpoint
             .connect(now, config, address, name)
             .map_err(|error| format!("cannot connect to {name}: {error}"))?;
-        let number = self.register(handle, quic, gauge, now);
+        let made = Made {
+            quic,
+            gauge,
+            sealing,
+            unproven: None,
+        };
+        let number = self.register(handle, made, now);
         if let Some(connection) = self.connections.get_mut(&handle.0) {
             connection.first_cid = Some(first);
         }
@@ -220,6 +232,7 @@ impl Engine {
             self.round.left = None;
             self.round.keys.pop_front();
             self.settle(key);
+            self.forget_if_replaced(key);
         }
         None
     }
@@ -236,9 +249,9 @@ impl Engine {
             .any(|connection| !connection.is_closed || connection.is_closing)
     }
 
-    /// How many connections there are in memory, and how many of them are handshakes under way.
+    /// How many connections there are in memory, and how many of them are of peers that have not been admitted.
     pub fn population(&self) -> (usize, usize) {
-        (self.connections.len(), self.half_open)
+        (self.connections.len(), self.strangers.len())
     }
 
     /// Since the start.
@@ -279,6 +292,15 @@ impl Engine {
         self.remove(key);
     }
 
+    /// Drop a connection whose place another has, and that was told so: nothing of it is to stay in memory.
+    fn forget_if_replaced(&mut self, key: usize) {
+        let is_replaced = |connection: &Connection| connection.is_replaced;
+        if self.connections.get(&key).is_some_and(is_replaced) {
+            self.tell_all(key);
+            self.forget(key);
+        }
+    }
+
     /// What was told to it, and not yet to the caller, has been taken from it before.
     fn remove(&mut self, key: usize) {
         if let Some(connection) = self.connections.remove(&key) {
@@ -287,27 +309,17 @@ impl Engine {
             if let Some(at) = connection.scheduled {
                 self.timers.remove(&(at, key));
             }
-            if connection.is_counted {
-                self.half_open -= 1;
+            self.strangers.leave(connection.id);
+            if connection.is_handshaking() && !connection.is_closed {
                 self.counters.connections_failed += 1;
             }
         }
     }
 
-    fn register(
-        &mut self,
-        handle: ConnectionHandle,
-        quic: quinn_proto::Connection,
-        gauge: Arc<Gauge>,
-        now: Instant,
-    ) -> u64 {
+    fn register(&mut self, handle: ConnectionHandle, made: Made, now: Instant) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        let mut connection = Connection::new(number, quic, &self.config.settings, gauge, now);
-        if connection.quic.side() == Side::Server {
-            connection.is_counted = true;
-            self.half_open += 1;
-        }
+        let connection = Connection::new(number, made, &self.config.settings, now);
         self.connections.insert(handle.0, connection);
         self.numbers.insert(number, handle.0);
         self.settle(handle.0);
@@ -352,10 +364,9 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        if connection.is_counted && (connection.is_connected || connection.is_closed) {
-            connection.is_counted = false;
-            self.half_open -= 1;
-            self.counters.connections_failed += u64::from(connection.is_closed);
+        if connection.is_closed && !connection.is_remembered {
+            self.strangers.leave(connection.id);
+            self.counters.connections_failed += u64::from(connection.is_handshaking());
         }
         if is_drained {
             self.tell_all(key);

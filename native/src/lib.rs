@@ -15,14 +15,17 @@ mod connection;
 mod containment;
 mod engine;
 mod events;
+mod frames;
 mod hearing;
 mod probing;
 #[cfg(feature = "python")]
 mod python;
 mod reach;
+mod sealing;
 mod streams;
 mod tail;
 mod time;
+mod window;
 
 pub use config::{certificates, Limits, Mistake, Settings};
 pub use congestion::Congestion;

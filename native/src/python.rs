@@ -147,7 +147,7 @@ impl PyEngine {
         self.engine.has_connections()
     }
 
-    /// Connections in memory, and handshakes under way among them.
+    /// Connections in memory, and those of peers that were not admitted among them.
     fn population(&self) -> (usize, usize) {
         self.engine.population()
     }
@@ -161,7 +161,9 @@ impl PyEngine {
             counters.version_negotiations_sent,
         )?;
         dict.set_item("resets_sent", counters.resets_sent)?;
+        dict.set_item("handshakes_begun", counters.handshakes_begun)?;
         dict.set_item("half_open_refused", counters.half_open_refused)?;
+        dict.set_item("strangers_replaced", counters.strangers_replaced)?;
         dict.set_item("datagrams_dropped", counters.datagrams_dropped)?;
         dict.set_item("connections_failed", counters.connections_failed)?;
         dict.set_item("panics", counters.panics)?;
@@ -375,12 +377,14 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         authorities: item("authorities")?.extract()?,
         idle_timeout: item("idle_timeout")?.extract()?,
         handshake_timeout: item("handshake_timeout")?.extract()?,
-        max_half_open: item("max_half_open")?.extract()?,
+        max_strangers: item("max_strangers")?.extract()?,
+        replaced_code: item("replaced_code")?.extract()?,
         retry: item("retry")?.extract()?,
         ack_delay: item("ack_delay")?.extract()?,
         reset_key: item("reset_key")?.extract()?,
         stranger: limits("stranger")?,
         trusted: limits("trusted")?,
+        first_window: item("first_window")?.extract()?,
         send_buffer: item("send_buffer")?.extract()?,
         largest_datagram: item("largest_datagram")?.extract()?,
         max_probe_timeout: item("max_probe_timeout")?.extract()?,

@@ -193,8 +193,11 @@ class EngineSettings:
     handshake_timeout: float = 5.0
     """Seconds a handshake may take on the accepting side (a stranger's memory is held no longer), and on
     the connecting side unless the caller gives up earlier."""
-    max_half_open: int = 256
-    """Handshakes under way at once on the accepting side; further Initials are dropped (84 KiB each)."""
+    max_strangers: int = 256
+    """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each.
+    When there are so many, whoever holds the most of them, by address network, makes room for a newcomer."""
+    replaced_code: int = 0
+    """Application error code with which a connection is closed whose place another needs."""
     retry: bool = True
     """Whether the accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
     reset_key: bytes = b""
@@ -204,6 +207,10 @@ class EngineSettings:
     """In force on the accepting side until :meth:`Connection.admit`."""
     trusted: Limits = TRUSTED
     """In force on the connecting side at once, on the accepting side after :meth:`Connection.admit`."""
+    first_window: int = 256 * KIB
+    """Accepting side: bytes that a peer may be ahead of delivery on all streams when it has been admitted.
+    Afterwards it is four times what was delivered, up to ``trusted.connection_window``: what a peer may pin behind
+    one missing byte is earned."""
     send_buffer: int = 512 * KIB
     """Unsent bytes that one stream may have waiting in the engine before writes are short. They are referenced,
     not copied, and a session keeps them anyway, so this is about calls: a few reads of TCP, a few bursts."""
@@ -273,7 +280,8 @@ class Connection(Protocol):
         """Send this stream's bytes before those of all streams that were not prioritised."""
 
     def admit(self) -> None:
-        """Accepting side: the peer proved who it is; raise its limits from ``stranger`` to ``trusted``."""
+        """Accepting side: the peer proved who it is; raise its limits from ``stranger`` to ``trusted``, and give
+        its place among strangers back."""
 
     def ping(self) -> None:
         """Send something that the peer must acknowledge."""
@@ -329,7 +337,12 @@ class EngineCounters:
     retries_sent: int = 0
     version_negotiations_sent: int = 0
     resets_sent: int = 0
+    handshakes_begun: int = 0
+    """First packets of peers, their addresses proven, that were answered with a handshake."""
     half_open_refused: int = 0
+    """Those that were dropped, because their own network held as many places as any."""
+    strangers_replaced: int = 0
+    """Connections that made room, because their network held the most places."""
     datagrams_dropped: int = 0
     connections_failed: int = 0
     by_cause: dict[CloseCause, int] = field(default_factory=dict)

@@ -32,10 +32,11 @@ def more_rounds(ratios: list[float], bar: float) -> bool:
 class Arena:
     """While the ``with`` body runs; :meth:`do` tells the crowd what to do (``crowd.Crowd``)."""
 
-    def __init__(self, directory: Path, *, prefix: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, *options: str, prefix: tuple[str, ...] = ()) -> None:
+        """``options``: more of the edge's."""
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opening:
-            self.edge = start_edge(directory / "state", "--grace", "0", prefix=prefix)
+            self.edge = start_edge(directory / "state", "--grace", "0", *options, prefix=prefix)
             opening.callback(self.edge.stop)
             self.origin = program([sys.executable, "-m", "tests.e2e.crowd", "origin"])
             opening.callback(end, self.origin)

@@ -33,10 +33,15 @@ POOL = 200
 """Datagrams that are real first flights; made beforehand, because each takes a millisecond."""
 
 
+DIALLED = ("127.0.0.1", 1)
+"""Where the connections of :func:`first_flight` think that the edge is; they ignore what comes from elsewhere."""
+ANSWER_TIMEOUT = 1.0
+
+
 def first_flight() -> tuple[QuicConnection, bytes]:
     configuration = QuicConfiguration(is_client=True, alpn_protocols=[ALPN], verify_mode=ssl.CERT_NONE)
     connection = QuicConnection(configuration=configuration)
-    connection.connect(("127.0.0.1", 1), now=0.0)
+    connection.connect(DIALLED, now=0.0)
     return connection, connection.datagrams_to_send(now=0.0)[0][0]
 
 
@@ -66,28 +71,38 @@ def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict
     return {"seconds": time.monotonic() - began}
 
 
-def half_open(edge: tuple[str, int], count: int, rate: int) -> dict[str, object]:
-    """Handshakes that stop where the edge has done its part: the address is shown, the client says no more."""
-    answered = 0
-    began = time.monotonic()
+async def half_open(edge: tuple[str, int], count: int, rate: int, source: str) -> dict[str, object]:
+    """Handshakes from one address that stop where the edge has done its part: the address is shown, the client
+    says no more. How many Retries were answered."""
+    loop = asyncio.get_running_loop()
     socks = []
-    for number in range(count):
+
+    async def begin() -> bool:
         connection, datagram = first_flight()
         sock = socket.socket(type=socket.SOCK_DGRAM)
-        sock.settimeout(0.05)
-        sock.sendto(datagram, edge)
-        try:
-            connection.receive_datagram(sock.recv(2000), edge, now=0.0)  # the Retry
-            for again, _ in connection.datagrams_to_send(now=0.0):
-                sock.sendto(again, edge)
-            answered += 1
-        except TimeoutError:
-            pass
         socks.append(sock)
-        ahead = number / rate - (time.monotonic() - began)
-        if ahead > 0:
-            time.sleep(ahead)
-    return {"answered": answered, "seconds": time.monotonic() - began}
+        sock.setblocking(False)
+        sock.bind((source, 0))
+        sock.connect(edge)
+        sock.send(datagram)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                retry = await loop.sock_recv(sock, 2000)
+        except TimeoutError:
+            return False
+        connection.receive_datagram(retry, DIALLED, now=0.0)
+        again = [datagram for datagram, _ in connection.datagrams_to_send(now=0.0)]
+        for datagram in again:
+            sock.send(datagram)
+        return bool(again)
+
+    began = loop.time()
+    tasks = []
+    for number in range(count):
+        tasks.append(asyncio.create_task(begin()))
+        await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+    answered = sum(await asyncio.gather(*tasks))
+    return {"answered": answered, "seconds": loop.time() - began}
 
 
 def client_hello(name: str) -> bytes:
@@ -294,8 +309,7 @@ def main() -> None:
             count, rate, sources = map(int, rest)
             done = initials(edge, count, rate, sources)
         case "half-open":
-            count, rate = map(int, rest)
-            done = half_open(edge, count, rate)
+            done = asyncio.run(half_open(edge, int(rest[0]), int(rest[1]), rest[2]))
         case "drips":
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
         case "hurry":

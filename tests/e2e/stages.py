@@ -130,9 +130,10 @@ class EmbeddedStage(Stage):
 class ProcessStage(Stage):
     """Edge and client in processes of their own."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        """``options``: more of the edge's."""
         super().__init__()
-        self.edge = start_edge(directory / "state", "--grace", "0")
+        self.edge = start_edge(directory / "state", "--grace", "0", *options)
         with contextlib.ExitStack() as opening:
             opening.callback(self.edge.stop)
             self.ca = self.edge.ca

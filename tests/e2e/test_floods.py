@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import quictunnel
 from edge_server.arrivals import LASTING
 from edge_server.rights.requests import BURST, RATE
+from quictunnel.transport.engine import EngineSettings
 from tests.e2e.arena import Arena
 from tests.e2e.conftest import resident_memory
 from tests.e2e.ends import PATIENCE, eventually, first_line, sockets_of, verifying
+from tests.e2e.figures import WITH_FIGURES, Arrivals, figures_of
 from tests.e2e.stages import ProcessStage
 from tests.e2e.test_slow_readers import processor_time
 
@@ -37,6 +40,11 @@ PAUSE = 0.004
 ROUNDS = 5
 SECONDS = 3
 REQUESTS = ("requests", "names", "leases")
+PLACES = EngineSettings(is_server=True, alpn="").max_strangers
+FLOODER = "127.1.0.1"
+"""Another network of loopback than that of honest clients."""
+ENOUGH = 0.9
+"""Of a flood, so much has to arrive: else nothing was shown."""
 
 
 class Echo:
@@ -81,20 +89,30 @@ def attack(*words: object, environ: dict[str, str] | None = None) -> subprocess.
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
 
 
+def met_at_the_door(arrivals: Arrivals) -> float:
+    """First packets that were answered, begun with, refused or found to be junk."""
+    return (
+        arrivals("quic_answers_total", "retry")
+        + arrivals("udp_datagrams_dropped_total", "unroutable")
+        + arrivals("quic_handshakes_begun_total")
+        + arrivals("quic_handshakes_refused_total")
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
         pytest.param(("initials", 20_000, 2000, 20), id="20,000 Initials", marks=pytest.mark.long),
         pytest.param(("initials", 10_000, 2000, 10_000), id="from 10,000 addresses"),
-        pytest.param(("half-open", 500, 50), id="handshakes that stop", marks=pytest.mark.long),
+        pytest.param(("half-open", 2000, 200, FLOODER), id="handshakes that stop", marks=pytest.mark.long),
     ],
 )
 def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[object, ...]):
     """The p99 of a byte there and back less than doubles, the edge grows by less than 50 MB, and ten seconds later
     it is as it was."""
     kind, *rest = words
-    with ProcessStage(tmp_path) as stage:
+    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
         host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
         echo = Echo(*stage.pair("tcp"))
         ratios = []
@@ -102,9 +120,11 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
         while len(ratios) < 1 or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
             with echo.running() as quiet:
                 time.sleep(4)
+            arrivals = Arrivals(stage.edge)
             with attack(kind, host, port, *rest) as flood, echo.running() as beside:
                 done = json.loads(first_line(flood, 60))
                 most = resident_memory(stage.edge.pid)
+            assert met_at_the_door(arrivals) >= ENOUGH * words[1]
             ratios.append(p99(beside) / p99(quiet))
             print(
                 f"{p99(quiet) * 1e3:.2f} ms, beside {p99(beside) * 1e3:.2f} ms",
@@ -119,6 +139,29 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
         with stage.edge.client():
             pass
         assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
+
+
+def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
+    """One address holds all places of strangers and begins more handshakes all the time."""
+    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
+        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        arrivals = Arrivals(stage.edge)
+        with attack("half-open", host, port, 1200, 300, FLOODER) as flood:
+            while arrivals("quic_handshakes_begun_total") < PLACES:
+                assert flood.poll() is None, "the places were never full"
+                time.sleep(0.2)
+            taken = []
+            for _ in range(3):
+                began = time.monotonic()
+                with stage.edge.client() as client, quictunnel.forward(stage.origin_port, client=client):
+                    taken.append(time.monotonic() - began)
+            assert flood.poll() is None, "the flood was over before the clients came"
+            done = json.loads(first_line(flood, 60))
+        print(f"{', '.join(f'{seconds:.2f}' for seconds in taken)} s", done)
+        assert done["answered"] >= PLACES
+        assert arrivals("quic_strangers_replaced_total") >= len(taken)
+        # A first packet that is refused is sent again after some tenths of a second, and later.
+        assert max(taken) < 1
 
 
 class Disturbed:
@@ -143,14 +186,17 @@ class Disturbed:
         token = os.environ | {"QUICTUNNEL_TOKEN": edge.environ["QUICTUNNEL_TOKEN"]}
         with attack("insider", host, port, edge.ca, kind, SECONDS, rate, environ=token) as flood:
             assert json.loads(first_line(flood)) == {"in": True}
+            arrivals = Arrivals(edge)
             with self.echo.running() as taken:
                 done = json.loads(first_line(flood))
+        # Of one that was ended, the edge counts what came before: at least so much was enough.
+        assert done["cause"] or arrivals("quic_packets_total", "in") >= ENOUGH * done["sent"], done
         return p99(taken), done
 
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[Disturbed]:
-    with ProcessStage(tmp_path_factory.mktemp("floods")) as stage:
+    with ProcessStage(tmp_path_factory.mktemp("floods"), *WITH_FIGURES) as stage:
         yield Disturbed(stage)
         assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
 
@@ -218,12 +264,13 @@ def handshakes(arena: Arena, count: int) -> list[float]:
 def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: int):
     """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
     200 ms, and the drips are gone in six seconds."""
-    with Arena(tmp_path) as arena:
+    with Arena(tmp_path, *WITH_FIGURES) as arena:
         for _ in range(2):
             arena.well("idle", count=2500, tls=True)
         tunnel = arena.client.tunnel
         with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
             assert json.loads(first_line(drips, 60)) == {"all": "there"}
+            assert figures_of(arena.edge)["newcomers_waiting",] >= ENOUGH * 2000
             taken = handshakes(arena, 400)
             done = json.loads(first_line(drips, 60))
         print(f"p99 {p99(taken) * 1e3:.1f} ms", done)
@@ -237,7 +284,7 @@ def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: 
 def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tmp_path: Path):
     """A thousand handshakes at once from one address, again and again: some seconds later, whoever comes to the
     same lease from elsewhere is welcome, and does not wait for all of them."""
-    with Arena(tmp_path) as arena:
+    with Arena(tmp_path, *WITH_FIGURES) as arena:
         tunnel = arena.client.tunnel
         with attack("hurry", "127.0.0.1", tunnel.port, 1000, LASTING + 11, "127.3.0.1", tunnel.host) as flood:
             assert json.loads(first_line(flood)) == {"all": "there"}
@@ -246,6 +293,7 @@ def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tm
             done = json.loads(first_line(flood))
         print(f"median {statistics.median(taken) * 1e3:.1f} ms, worst {max(taken) * 1e3:.1f} ms", done)
         assert statistics.median(taken) < 0.1
+        assert figures_of(arena.edge)["visitors_refused_total", "arrivals"] > 1000
         assert done["refused"] > 1000
         assert done["answered"] > 1000
         arena.well("ask_again")

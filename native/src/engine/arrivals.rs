@@ -7,11 +7,13 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{DatagramEvent, Incoming};
 
+use super::strangers::Entry;
 use super::Engine;
 use crate::congestion::Gauge;
-use crate::connection::Connection;
+use crate::connection::{Connection, Made};
 use crate::containment::contained;
-use crate::events::Outgoing;
+use crate::events::{Cause, Outgoing};
+use crate::sealing::Sealing;
 
 /// Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
 const MAX_REPLIES: usize = 2048;
@@ -48,7 +50,7 @@ impl Engine {
                 });
                 return is_taken.then_some(handle.0);
             }
-            Ok(Some(DatagramEvent::NewConnection(incoming))) => self.meet(incoming, now),
+            Ok(Some(DatagramEvent::NewConnection(incoming))) => self.meet(incoming, size, now),
             // A client owes strangers nothing.
             Ok(Some(DatagramEvent::Response(_))) if !self.config.settings.is_server => {}
             Ok(Some(DatagramEvent::Response(_))) => {
@@ -68,8 +70,8 @@ impl Engine {
         None
     }
 
-    /// A valid first packet of a stranger.
-    fn meet(&mut self, incoming: Incoming, now: Instant) {
+    /// A valid first packet of a stranger, in a datagram of `size` bytes.
+    fn meet(&mut self, incoming: Incoming, size: usize, now: Instant) {
         let address = incoming.remote_address();
         let mut reply = Vec::new();
         if self.config.settings.retry && !incoming.remote_address_validated() {
@@ -82,13 +84,19 @@ impl Engine {
             }
             return;
         }
-        if self.half_open >= self.config.settings.max_half_open {
-            self.counters.half_open_refused += 1;
-            self.endpoint.ignore(incoming);
-            return;
+        let proven = incoming.remote_address_validated().then(|| address.ip());
+        match self.strangers.enter(self.next_number, proven, now) {
+            Entry::Taken => {}
+            Entry::Replaces(number) => self.replace(number),
+            Entry::Refused => {
+                self.counters.half_open_refused += 1;
+                self.endpoint.ignore(incoming);
+                return;
+            }
         }
-        let gauge = Arc::new(Gauge::default());
-        let config = self.config.accepting(gauge.clone());
+        self.counters.handshakes_begun += 1;
+        let (gauge, sealing) = (Arc::new(Gauge::default()), Arc::new(Sealing::default()));
+        let config = self.config.accepting(gauge.clone(), sealing.clone());
         let endpoint = &mut self.endpoint;
         let accepted = contained(|| {
             endpoint
@@ -97,16 +105,47 @@ impl Engine {
         });
         match accepted {
             Ok(Ok((handle, quic))) => {
-                self.register(handle, quic, gauge, now);
+                let made = Made {
+                    quic,
+                    gauge,
+                    sealing,
+                    unproven: proven.is_none().then_some(size),
+                };
+                self.register(handle, made, now);
             }
             Ok(Err(has_answer)) => {
+                self.give_up_number();
                 self.counters.connections_failed += 1;
                 if has_answer {
                     self.reply(reply, address);
                 }
             }
-            Err(place) => self.blame(place),
+            Err(place) => {
+                self.give_up_number();
+                self.blame(place);
+            }
         }
+    }
+
+    /// A handshake failed with its first packet. Its place is taken all the same, for as long as one costs.
+    fn give_up_number(&mut self) {
+        self.strangers.leave(self.next_number);
+        self.next_number += 1;
+    }
+
+    /// Close the connection of a peer that was not admitted: another has its place.
+    fn replace(&mut self, number: u64) {
+        self.counters.strangers_replaced += 1;
+        let Some(key) = self.numbers.get(&number).copied() else {
+            return;
+        };
+        let code = self.config.settings.replaced_code;
+        self.guarded(key, |connection, _| {
+            connection.is_replaced = true;
+            connection.close(Cause::Local, code, b"There is no room for strangers".into());
+        });
+        self.settle(key);
+        self.touch(key);
     }
 
     fn reply(&mut self, data: Vec<u8>, address: SocketAddr) {

@@ -55,8 +55,12 @@ impl Engine {
 
     /// See [`Connection::admit`].
     pub fn admit(&mut self, number: u64) {
-        let trusted = self.config.settings.trusted;
-        self.ask(number, |connection| connection.admit(trusted));
+        let (trusted, first) = {
+            let settings = &self.config.settings;
+            (settings.trusted, settings.first_window)
+        };
+        self.strangers.admit(number);
+        self.ask(number, |connection| connection.admit(trusted, first));
     }
 
     /// See [`Connection::ping`].

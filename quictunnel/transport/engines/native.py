@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # What the extension offers changes with its minor version; the extra ``native`` asks for the same.
-WANTED: Final = "0.2."
+WANTED: Final = "0.3."
 if not quictunnel_native.__version__.startswith(WANTED):
     raise ImportError(f"quictunnel-native {quictunnel_native.__version__} is installed, {WANTED}* is needed")
 
@@ -245,12 +245,14 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "authorities": authorities,
         "idle_timeout": settings.idle_timeout,
         "handshake_timeout": settings.handshake_timeout,
-        "max_half_open": settings.max_half_open,
+        "max_strangers": settings.max_strangers,
+        "replaced_code": settings.replaced_code,
         "retry": settings.retry,
         "ack_delay": settings.ack_delay,
         "reset_key": settings.reset_key or random(32),
         "stranger": _limits(settings.stranger),
         "trusted": _limits(settings.trusted),
+        "first_window": settings.first_window,
         "send_buffer": settings.send_buffer,
         "largest_datagram": settings.largest_datagram or settings.datagram_size,
         "max_probe_timeout": settings.max_probe_timeout,

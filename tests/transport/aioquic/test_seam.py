@@ -36,7 +36,7 @@ def nothing_left(pair: Pair) -> None:
         assert engine.timeout() is None
         assert not engine._connections
         assert not len(engine._routes)
-        assert not engine._half_open
+        assert not len(engine._strangers)
 
 
 def test_echo_and_nothing_is_left(make_pair):

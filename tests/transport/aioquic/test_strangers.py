@@ -32,7 +32,7 @@ def edge(paths) -> AioquicEngine:
 
 
 def is_empty(engine: AioquicEngine) -> bool:
-    return not (engine._connections or len(engine._routes) or engine._half_open or engine._timers)
+    return not (engine._connections or len(engine._routes) or len(engine._strangers) or engine._timers)
 
 
 def test_every_new_address_meets_a_retry(edge):
@@ -136,10 +136,10 @@ def test_10_000_random_datagrams_leave_nothing(edge):
 
 
 def test_half_open_handshakes_are_capped_and_forgotten(paths):
-    edge = AioquicEngine(settings_for("edge", paths, retry=False, max_half_open=10))
+    edge = AioquicEngine(settings_for("edge", paths, retry=False, max_strangers=10))
     for number in range(50):
         say(edge, initial(cid=number.to_bytes(8, "big")))
-    assert len(edge._half_open) == 10
+    assert len(edge._strangers) == 10
     assert edge.counters.half_open_refused == 40
     edge.expire(6.5)
     assert is_empty(edge) or not edge._connections
@@ -153,14 +153,14 @@ def test_a_handshake_that_stops_is_given_up_on_both_sides(make_pair, retry):
     pair = make_pair(edge={"retry": retry})
     pair.up.delay = pair.down.delay = 0.01
     pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
-    assert pair.run(lambda: bool(pair.edge.engine._half_open), limit=1)
+    assert pair.run(lambda: bool(len(pair.edge.engine._strangers)), limit=1)
     pair.up.down = True
     pair.run(limit=4.9)
     assert pair.edge.engine.has_connections()
     pair.run(limit=3)
     assert not pair.edge.events
     assert not pair.edge.engine.has_connections()
-    assert not pair.edge.engine._half_open
+    assert not len(pair.edge.engine._strangers)
     if retry:
         assert [event.cause for event in pair.client.of(Closed)] == [CloseCause.PEER]
 

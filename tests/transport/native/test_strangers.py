@@ -85,7 +85,7 @@ def test_10_000_mutated_packets_of_a_handshake_leave_nothing(make_pair, retry, e
 
 
 def test_half_open_handshakes_are_capped_and_forgotten(paths):
-    edge = create_engine(settings_for("edge", paths, retry=False, max_half_open=10), "native")
+    edge = create_engine(settings_for("edge", paths, retry=False, max_strangers=10), "native")
     for number in range(50):
         client = create_engine(settings_for("client", paths), "native")
         client.connect(("192.0.2.1", 4433), "edge.test", 1.0)

@@ -6,7 +6,6 @@ the validated path of a confirmed connection take a short way; whatever is unusu
 
 from __future__ import annotations
 
-import ipaddress
 from typing import TYPE_CHECKING, Any
 
 from aioquic._buffer import Buffer
@@ -33,6 +32,7 @@ from quictunnel.transport.engine import CloseCause, Connected
 from quictunnel.transport.engines.aioquic.frames import FrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
 from quictunnel.transport.engines.aioquic.mtu import MtuSearch
+from quictunnel.transport.engines.aioquic.reach import Reach, is_public
 from quictunnel.transport.engines.aioquic.recovery import ReceivedNumbers, Recovery, WideWindow
 from quictunnel.transport.engines.aioquic.sending import Sender, is_open
 from quictunnel.transport.engines.aioquic.table import StreamTable
@@ -111,6 +111,9 @@ class TunnelConnection(QuicConnection):
             logger=self._logger,
         )
         self.sender = Sender(self)
+        self.is_asking = False
+        """The next packet is to be long enough for an answer from where this side is not known."""
+        self.reach = Reach(self, validated)
         self._reader = FrameReader(self, self._QuicConnection__frame_handlers)  # type: ignore[attr-defined]  # mangled
 
     def _choose_cids(self) -> None:
@@ -148,7 +151,9 @@ class TunnelConnection(QuicConnection):
     def receive_burst(self, datagrams: list[bytes], address: NetworkAddress, now: float) -> None:
         """Datagrams of one source, in order. Nothing that is in them raises."""
         self.table.now = now
-        self.bytes_received += sum(map(len, datagrams))
+        size = sum(map(len, datagrams))
+        self.bytes_received += size
+        self.reach.heard(address, size)
         try:
             for datagram in datagrams:
                 if self._close_event is not None:
@@ -251,7 +256,7 @@ class TunnelConnection(QuicConnection):
         if address == current or address[0] == current[0]:
             return True
         try:
-            return _is_public(address[0]) or not _is_public(current[0])
+            return is_public(address[0]) or not is_public(current[0])
         except ValueError:
             return True  # not an IP address: a simulated network
 
@@ -343,6 +348,9 @@ class TunnelConnection(QuicConnection):
     # Sending
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        return self.reach.filter(self._datagrams_to_send(now))
+
+    def _datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         self.table.now = now
         if not self._network_paths:
             return []
@@ -427,9 +435,10 @@ class TunnelConnection(QuicConnection):
         table.on_max_streams(self._remote_max_streams_bidi)
 
     def admit(self) -> None:
-        self.table.raise_limits(self._settings.trusted)
+        self.table.raise_limits(self._settings.trusted, self._settings.first_window)
 
     def ask_for_answer(self) -> None:
+        self.is_asking = self._is_client
         self._ping_pending.append(0)
 
     def migrate(self) -> None:
@@ -468,10 +477,3 @@ class TunnelConnection(QuicConnection):
         taken = list(self._events)
         self._events.clear()
         return taken
-
-
-def _is_public(host: str) -> bool:
-    address = ipaddress.ip_address(host)
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped  # how a dual-stack socket names its IPv4 peers
-    return address.is_global

@@ -11,6 +11,7 @@ import heapq
 import itertools
 import logging
 import os
+from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ from quictunnel.transport.engines.aioquic.stateless import (
     retry_packet,
     version_negotiation,
 )
+from quictunnel.transport.engines.aioquic.strangers import Strangers
 from quictunnel.transport.engines.aioquic.tls import configure
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ MAX_SEGMENTS = 64
 MAX_BURST = 65_000
 # Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
 MAX_REPLIES = 2048
+# Closed connections that are remembered to repeat their goodbye, or to keep quiet (RFC 9000 section 10.2). A peer
+# decides by its delays how long that takes, so beyond these the oldest is forgotten: whoever still writes to it is
+# told by a stateless reset.
+MAX_REMAINS = 1024
 # Stale entries the timer heap may have before it is rebuilt.
 STALE_TIMERS = 64
 
@@ -79,7 +85,10 @@ class AioquicEngine:
         self._retry_tokens = RetryTokens(key, random)
         self._routes = Routes(random(32))
         self._connections: dict[AioquicConnection, None] = {}
-        self._half_open: set[AioquicConnection] = set()
+        self._strangers: Strangers[int] = Strangers(settings.max_strangers)
+        self._by_number: dict[int, AioquicConnection] = {}
+        """Those of peers, by the number of their place among strangers."""
+        self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
         self._touched: dict[AioquicConnection, None] = {}
         self._eventful: dict[AioquicConnection, None] = {}
         self._replies: list[Transmit] = []
@@ -177,6 +186,8 @@ class AioquicEngine:
                 connection.close_echo = [datagram for datagram, _ in datagrams]
             _group(datagrams, bursts)
             self._settle(connection)
+            if connection.is_replaced:
+                self._forget(connection)
             if not connection.gone:
                 self._schedule(connection)
         return bursts
@@ -190,6 +201,11 @@ class AioquicEngine:
         """It has something to send."""
         if not connection.gone:
             self._touched[connection] = None
+
+    def admit(self, connection: AioquicConnection) -> None:
+        """It is no stranger any more."""
+        self._strangers.admit(connection.number)
+        self._touched[connection] = None
 
     def end(self, connection: AioquicConnection, cause: CloseCause, code: int, reason: str) -> None:
         """Close on this side's initiative."""
@@ -214,6 +230,7 @@ class AioquicEngine:
         if connection.gone:
             return
         if connection.told_closed:
+            connection.quic.reach.heard(address, sum(map(len, datagrams)))
             self._repeat_close(connection, len(datagrams))
             return
         try:
@@ -232,7 +249,8 @@ class AioquicEngine:
             return
         connection.closes_due = connection.closes_seen * 2
         for datagram in connection.close_echo:
-            self._reply(datagram, connection.address)
+            if connection.quic.reach.allows(connection.address, len(datagram)):
+                self._reply(datagram, connection.address)
 
     def _settle(self, connection: AioquicConnection) -> None:
         """Carry what happened inside a connection to the outside."""
@@ -258,7 +276,6 @@ class AioquicEngine:
     def _on_handshake(self, connection: AioquicConnection) -> None:
         connection.connected = True
         connection.deadline = None
-        self._half_open.discard(connection)
 
     def _tell_closed(self, connection: AioquicConnection) -> None:
         quic = connection.quic
@@ -268,7 +285,8 @@ class AioquicEngine:
             cause = CloseCause.HANDSHAKE
         connection.told_closed = True
         connection.deadline = None
-        self._half_open.discard(connection)
+        self._strangers.leave(connection.number)
+        self._remember(connection)
         self.counters.by_cause[cause] = self.counters.by_cause.get(cause, 0) + 1
         if not connection.connected and not connection.is_client:
             self.counters.connections_failed += 1
@@ -276,6 +294,18 @@ class AioquicEngine:
         code, reason = (event.error_code, event.reason_phrase) if event is not None else (0, "")
         quic.table.events.append(Closed(cause, int(code), printable(reason)))
         self._eventful[connection] = None
+
+    def _remember(self, connection: AioquicConnection) -> None:
+        self._remains[connection] = None
+        if len(self._remains) > MAX_REMAINS:
+            self._forget(next(iter(self._remains)))
+
+    def _replace(self, connection: AioquicConnection) -> None:
+        """Close the connection of a peer that was not admitted: another has its place, and nothing of it stays in
+        memory once it was told so."""
+        self.counters.strangers_replaced += 1
+        self.end(connection, CloseCause.LOCAL, self._settings.replaced_code, "There is no room for strangers")
+        connection.is_replaced = True
 
     def _give_up_handshake(self, connection: AioquicConnection) -> None:
         quic = connection.quic
@@ -303,7 +333,9 @@ class AioquicEngine:
     def _forget(self, connection: AioquicConnection) -> None:
         connection.gone = True
         self._connections.pop(connection, None)
-        self._half_open.discard(connection)
+        self._strangers.leave(connection.number)
+        self._by_number.pop(connection.number, None)
+        self._remains.pop(connection, None)
         self._touched.pop(connection, None)
         self._routes.forget(connection)
 
@@ -385,9 +417,14 @@ class AioquicEngine:
                 self._reply(refuse_initial(header, QuicErrorCode.INVALID_TOKEN), address)
                 return None
             original, retry_cid = opened, header.destination
-        if len(self._half_open) >= self._settings.max_half_open:
+        number = next(self._sequence)
+        entry = self._strangers.enter(number, address if retry_cid is not None else None, now)
+        if not entry.has_place:
             self.counters.half_open_refused += 1
             return None
+        if entry.replaced is not None:
+            self._replace(self._by_number[entry.replaced])
+        self.counters.handshakes_begun += 1
         quic = TunnelConnection(
             configuration=self._configuration,
             settings=self._settings,
@@ -398,8 +435,9 @@ class AioquicEngine:
             validated=address if retry_cid is not None else None,
         )
         connection = self._register(quic, address, now)
+        connection.number = number
+        self._by_number[number] = connection
         self._routes.add(header.destination, connection)
-        self._half_open.add(connection)
         return connection
 
 

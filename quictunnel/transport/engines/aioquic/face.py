@@ -25,7 +25,8 @@ class AioquicConnection:
 
     __slots__ = (
         "_engine", "address", "admitted", "cids", "close_echo", "closes_due", "closes_seen", "connected",
-        "deadline", "gone", "is_client", "quic", "reported", "reset_token", "scheduled", "told_closed",
+        "deadline", "gone", "is_client", "is_replaced", "number", "quic", "reported", "reset_token", "scheduled",
+        "told_closed",
     )  # fmt: skip
 
     def __init__(self, engine: AioquicEngine, quic: TunnelConnection, address: Address, deadline: float) -> None:
@@ -42,6 +43,10 @@ class AioquicConnection:
         """When the handshake has taken too long; None when it is complete."""
         self.scheduled: float | None = None
         """The time of this connection's entry in the engine's heap."""
+        self.number = -1
+        """Of its place among strangers, on the accepting side."""
+        self.is_replaced = False
+        """Another has its place: it is forgotten as soon as it was told that it is over."""
         self.connected = False
         self.told_closed = False
         self.gone = False
@@ -84,7 +89,7 @@ class AioquicConnection:
         if not self.admitted and not self.told_closed:
             self.admitted = True
             self.quic.admit()
-            self._engine.touch(self)
+            self._engine.admit(self)
 
     def ping(self) -> None:
         if not self.told_closed:

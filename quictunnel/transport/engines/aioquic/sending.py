@@ -42,6 +42,10 @@ SKIPS_KEPT = 4
 SHORT_NUMBER_SPAN = 0x3FFF
 # Datagrams that carry PATH_CHALLENGE or PATH_RESPONSE are at least so long (RFC 9000 section 8.2.1).
 VALIDATION_SIZE = 1200
+# How long the datagram of a ping of a client is: whoever hears it at an address that it does not know (a router
+# gave this side another port, say) may answer with three times as much, which is all that a path carries before
+# larger datagrams were found to fit.
+PING_SIZE = 512
 # PATH_CHALLENGE frames that are answered at once, the newest; no honest peer has more of them waiting. Together
 # the answers are no longer than the longest frame that a packet is sure to have room for.
 MAX_ANSWERS = 4
@@ -185,6 +189,9 @@ class Sender:
         if connection.padded_packet and eliciting:
             connection.padded_packet = False
             payload = payload.ljust(min(capacity, VALIDATION_SIZE - overhead), b"\0")
+        if connection.is_asking and eliciting:
+            connection.is_asking = False
+            payload = payload.ljust(min(capacity, PING_SIZE - overhead), b"\0")
         if len(payload) < 4:
             payload = payload.ljust(4, b"\0")  # room for the header protection's sample
         if acked_only and not eliciting:

@@ -40,6 +40,9 @@ MAX_ZOMBIES = 1024
 ZOMBIE_PATIENCE = 45.0
 # Windows move in quarters: one frame for many packets, and never less than three quarters left.
 WINDOW_STEP = 4
+# What a peer may pin behind one missing byte is earned: its window is so many times what it has delivered since it
+# was admitted. A congestion window at most doubles in a round trip, so nobody who carries bytes is held up.
+WINDOW_FACTOR = 4
 # The least room worth a STREAM frame: its header and a few bytes.
 MIN_FRAME = 32
 # What the two bytes of a frame's length can say.
@@ -54,6 +57,8 @@ class StreamTable:
 
     def __init__(self, *, is_client: bool, limits: Limits, own_window: int, send_buffer: int) -> None:
         self.limits = limits
+        self._window = limits.connection_window
+        self._admitted_at = 0
         self.is_client = is_client
         self.now = 0.0
         self.streams: dict[int, Stream] = {}
@@ -151,8 +156,11 @@ class StreamTable:
                         queue.remove(stream)
                 self._ready_first.append(stream)
 
-    def raise_limits(self, limits: Limits) -> None:
-        """The peer proved who it is."""
+    def raise_limits(self, limits: Limits, first_window: int) -> None:
+        """The peer proved who it is. What it may be ahead of delivery is ``first_window`` until it has delivered
+        something."""
+        self._window = min(first_window, limits.connection_window)
+        self._admitted_at = self.delivered
         self.control.grant_streams(limits.streams - self.limits.streams, limits.streams)
         self.limits = limits
         self._own_window = limits.stream_window
@@ -449,8 +457,15 @@ class StreamTable:
             receive.limit = target
             self.control.stream_limit(stream)
 
+    def _earned_window(self) -> int:
+        """How many bytes the peer may be ahead of delivery on all streams."""
+        most = self.limits.connection_window
+        while self._window < most and WINDOW_FACTOR * (self.delivered - self._admitted_at) >= 2 * self._window:
+            self._window = min(2 * self._window, most)
+        return self._window
+
     def _grow_max_data(self) -> None:
-        window = self.limits.connection_window
+        window = self._earned_window()
         target = self.delivered + window
         if target - self.control.max_data >= window // WINDOW_STEP:
             self.control.raise_max_data(target)

@@ -1,0 +1,38 @@
+"""The figures of an edge in a process of its own: what shows that a flood arrived."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.conftest import curl
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import EdgeProcess
+
+WITH_FIGURES = ("--admin", "127.0.0.1:0")
+"""Options of an edge that can be asked for them."""
+
+
+def figures_of(edge: EdgeProcess) -> dict[tuple[str, ...], float]:
+    """Every sample by its name without the prefix and the values of its labels."""
+    url = (edge.state_dir / "admin.url").read_text().strip().rstrip("/")
+    token = (edge.state_dir / "admin.token").read_text().strip()
+    text = curl(edge, "--header", f"Authorization: Bearer {token}", f"{url}/metrics").stdout.decode()
+    return {
+        (sample.name.removeprefix("quictunnel_"), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class Arrivals:
+    """How much an edge has counted since this was made."""
+
+    def __init__(self, edge: EdgeProcess) -> None:
+        self._edge = edge
+        self._before = figures_of(edge)
+
+    def __call__(self, *name: str) -> float:
+        return figures_of(self._edge)[name] - self._before[name]
