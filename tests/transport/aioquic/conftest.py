@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from quictunnel.transport.engine import TRUSTED
 from quictunnel.transport.engines.aioquic import AioquicEngine
 from tests.transport.aioquic.pair import Pair, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+LARGEST = {"first_window": TRUSTED.connection_window}
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +35,14 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def make_pair(paths: dict[str, Path]) -> Callable[..., Pair]:
-    """``make_pair(seed=1, client={...}, edge={...})``: settings by name, for each side."""
+    """``make_pair(seed=1, client={...}, edge={...})``: settings by name, for each side. How a window is earned is
+    tested elsewhere; here it is the largest."""
 
     def make(*, seed: int = 1, client: dict | None = None, edge: dict | None = None) -> Pair:
         rng = random.Random(seed)
         return Pair(
             AioquicEngine(settings_for("client", paths, **(client or {})), random=rng.randbytes),
-            AioquicEngine(settings_for("edge", paths, **(edge or {})), random=rng.randbytes),
+            AioquicEngine(settings_for("edge", paths, **(LARGEST | (edge or {}))), random=rng.randbytes),
             seed=seed,
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from quictunnel.transport.engine import TRUSTED
 from quictunnel.transport.engines import create_engine
 from tests.transport.aioquic.conftest import paths
 from tests.transport.aioquic.pair import Pair, settings_for
@@ -40,8 +41,9 @@ def make_pair(paths: dict[str, Path], engines: tuple[str, str]) -> Callable[...,
     ]
 )
 def attacked(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Pair:
-    """The native engine as an edge and as a client, and an aioquic engine on the other side."""
-    return _pair(paths, request.param)
+    """The native engine as an edge and as a client, and an aioquic engine on the other side. How a window is
+    earned is tested elsewhere; here it is the largest."""
+    return _pair(paths, request.param, edge={"first_window": TRUSTED.connection_window})
 
 
 @pytest.fixture

@@ -58,7 +58,8 @@ class StreamTable:
     def __init__(self, *, is_client: bool, limits: Limits, own_window: int, send_buffer: int) -> None:
         self.limits = limits
         self._window = limits.connection_window
-        self._admitted_at = 0
+        self._handed_over = 0
+        """Bytes; what was skipped, because a stream was given up, earns no window."""
         self.is_client = is_client
         self.now = 0.0
         self.streams: dict[int, Stream] = {}
@@ -160,7 +161,7 @@ class StreamTable:
         """The peer proved who it is. What it may be ahead of delivery is ``first_window`` until it has delivered
         something."""
         self._window = min(first_window, limits.connection_window)
-        self._admitted_at = self.delivered
+        self._handed_over = 0
         self.control.grant_streams(limits.streams - self.limits.streams, limits.streams)
         self.limits = limits
         self._own_window = limits.stream_window
@@ -259,6 +260,7 @@ class StreamTable:
             size = sum(map(len, chunks))
             receive.delivered += size
             self.delivered += size
+            self._handed_over += size
             if receive.stop_code is None:
                 told.append(Data(item.number, chunks, receive.inbox_end))
             self._grow_stream_window(item)
@@ -460,7 +462,7 @@ class StreamTable:
     def _earned_window(self) -> int:
         """How many bytes the peer may be ahead of delivery on all streams."""
         most = self.limits.connection_window
-        while self._window < most and WINDOW_FACTOR * (self.delivered - self._admitted_at) >= 2 * self._window:
+        while self._window < most and WINDOW_FACTOR * self._handed_over >= 2 * self._window:
             self._window = min(2 * self._window, most)
         return self._window
 
