@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import pytest
 import yaml
 
 from edge_server.activation import ACME_HTTP
-from edge_server.commands import usual_state_dir
+from edge_server.commands import add_state_dir
 from edge_server.config import EdgeConfig, parse
 from quictunnel.places import default_state_dir
 
@@ -161,6 +162,13 @@ def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well():
     assert last["ENTRYPOINT"] == '["python", "-m", "edge_server"]'
 
 
+def usual_state_dir(environ: dict[str, str]) -> Path:
+    """Return where ``health`` and ``token`` look when they are not told."""
+    parser = argparse.ArgumentParser()
+    add_state_dir(parser, environ)
+    return parser.parse_args([]).state_dir
+
+
 def test_the_image_listens_on_the_ports_that_it_exposes(tmp_path):
     environ = environment_of_the_image()
     assert environ["QUICTUNNEL_EDGE_SERVER_CONFIG"] == "/etc/quictunnel/edge.toml"
@@ -169,7 +177,7 @@ def test_the_image_listens_on_the_ports_that_it_exposes(tmp_path):
     ports = config.tcp_ports
     assert exposed == [f"{config.https[1]}/tcp", f"{config.quic[1]}/udp", f"{ports[0]}-{ports[-1]}/tcp"]
     assert str(config.state_dir) == dict(instructions())["VOLUME"]
-    assert usual_state_dir(environ) == config.state_dir  # where health and token look
+    assert usual_state_dir(environ) == config.state_dir
     assert usual_state_dir({"HOME": str(tmp_path)}) == default_state_dir({"HOME": str(tmp_path)})
 
 
