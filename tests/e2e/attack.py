@@ -71,9 +71,13 @@ def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict
     return {"seconds": time.monotonic() - began}
 
 
-async def half_open(edge: tuple[str, int], count: int, rate: int, source: str) -> dict[str, object]:
+def half_open(edge: tuple[str, int], count: int, rate: int, source: str = "127.1.0.1") -> dict[str, object]:
     """Handshakes from one address that stop where the edge has done its part: the address is shown, the client
     says no more. How many Retries were answered."""
+    return asyncio.run(_half_open(edge, count, rate, source))
+
+
+async def _half_open(edge: tuple[str, int], count: int, rate: int, source: str) -> dict[str, object]:
     loop = asyncio.get_running_loop()
     socks = []
 
@@ -309,7 +313,7 @@ def main() -> None:
             count, rate, sources = map(int, rest)
             done = initials(edge, count, rate, sources)
         case "half-open":
-            done = asyncio.run(half_open(edge, int(rest[0]), int(rest[1]), rest[2]))
+            done = half_open(edge, int(rest[0]), int(rest[1]), rest[2])
         case "drips":
             done = asyncio.run(drips(edge, int(rest[0]), int(rest[1]), rest[2]))
         case "hurry":
