@@ -265,6 +265,7 @@ def test_no_test_is_skipped_without_a_reason():
 def test_the_test_tree_mirrors_the_source():
     """A folder of tests is a room of the source, or one of the beds that several rooms are tested in."""
     beds = {
+        "load",
         "simnet",
         "fuzz",
         "netlab",

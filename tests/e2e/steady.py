@@ -28,6 +28,8 @@ class Requests:
     def __init__(self, edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> None:
         self.failures: list[Failure] = []
         self.count = 0
+        self.ended = 0
+        """Requests that are over, whatever came of them."""
         self.longest = 0.0
         """Seconds that an answer took."""
         self._edge = edge
@@ -58,6 +60,7 @@ class Requests:
                 self.failures.append(Failure(begun, time.monotonic(), repr(error)))
             else:
                 self.longest = max(self.longest, time.monotonic() - begun)
+            self.ended += 1
 
     def _ask(self):
         # Closed whatever happens: many end in the middle, where an edge is killed.

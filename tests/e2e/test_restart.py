@@ -17,7 +17,8 @@ import quictunnel
 from edge_server.lastheld import FILE
 from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
 from tests.e2e.echo import EchoOrigin, assert_closed, is_served, serves, until
-from tests.e2e.steady import RATE, Requests
+from tests.e2e.steady import RATE, WORKERS, Requests
+from tests.load.beside import arrivals_at, churn_beside, nothing_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,22 +42,32 @@ def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
     (nginx.root / "word").write_text("hello")
     edge = manager.start(tmp_path / "state")
     with edge.client() as client, quictunnel.forward(nginx.port, client=client) as tunnel:
-        with Requests(edge, tunnel) as requests:
+        with (
+            Requests(edge, tunnel) as requests,
+            churn_beside(
+                edge, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
+            ) as churn,
+        ):
             until(lambda: requests.count > 2 * RATE)
+            churn.edge_leaves()
             begun = time.monotonic()
             assert edge.stop(number) == (0 if number == signal.SIGTERM else -number)
             over = time.monotonic()
             edge = manager.start(tmp_path / "state")
             started = time.monotonic()
+            before = requests.ended
+            churn.edge_follows(arrivals_at(edge, lambda: requests.ended - before))
             until(lambda: client.snapshot().reconnected == 1, PATIENCE)
             back = time.monotonic()
             count = requests.count
             until(lambda: requests.count > count + RATE)
+            spared = over if number == signal.SIGKILL else begun
+            churn.finish(lambda visit: visit.began < spared and number == signal.SIGKILL)
+        nothing_left(edge, client)
         print(
             f"down for {started - over:.1f} s, the client back after {back - started:.2f} s; {requests.count} "
             f"requests, the longest {requests.longest:.1f} s, {len(requests.failures)} failed"
         )
-        spared = over if number == signal.SIGKILL else begun
         for failure in requests.failures:
             print(f"begun {failure.begun - over:+.2f} s, failed {failure.ended - over:+.2f} s: {failure.error}")
         assert [failure for failure in requests.failures if failure.begun >= spared] == []
@@ -126,11 +137,15 @@ def test_a_client_that_is_late_is_waited_for_at_its_name_and_its_port(edge, orig
         with (
             tls_connect(edge, tunnel) as over_tls,
             socket.create_connection(tunnel.tcp_socket, PATIENCE) as over_tcp,
+            churn_beside(edge, tunnel) as churn,
         ):
             over_tls.sendall(b"hello")
             over_tcp.sendall(b"hello")
             client.process.send_signal(signal.SIGCONT)
             assert over_tls.recv(100) == over_tcp.recv(100) == b"hello"
+            churn.wait_for(20)
+            churn.finish()
+        nothing_left(edge)
     assert edge.stop() == 0
 
 

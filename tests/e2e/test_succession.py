@@ -28,7 +28,9 @@ from tests.e2e.conftest import (
     tls_connect,
 )
 from tests.e2e.echo import EchoOrigin, is_served, serves, until
-from tests.e2e.steady import RATE, Requests
+from tests.e2e.steady import RATE, WORKERS, Requests
+from tests.load.beside import arrivals_at, churn_beside, nothing_left
+from tests.load.churn import in_between
 
 GRACE = 20
 PATIENCE = 30
@@ -57,9 +59,17 @@ def test_no_request_fails_and_long_downloads_finish(old, nginx, tmp_path):
             subprocess.Popen([*slow, "-o", tmp_path / f"got{number}", target])
             for number, target in enumerate(targets)
         ]
-        with Requests(old, tunnel) as requests:
+        with (
+            Requests(old, tunnel) as requests,
+            churn_beside(
+                old, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
+            ) as churn,
+        ):
             until(lambda: requests.count > RATE)
+            churn.edge_leaves()
             new = successor_of(old)
+            before = requests.ended
+            churn.edge_follows(arrivals_at(new, lambda: requests.ended - before))
             old.process.send_signal(signal.SIGTERM)  # what a service manager does next; it is leaving already
             begun = time.monotonic()
             assert [download.wait(60) for download in downloads] == [0, 0]
@@ -67,6 +77,8 @@ def test_no_request_fails_and_long_downloads_finish(old, nginx, tmp_path):
             print(f"the old edge was gone after {time.monotonic() - begun:.1f} s", end="; ")
             count = requests.count
             until(lambda: requests.count > count + RATE)  # without the old one
+            churn.finish()
+        nothing_left(new, client)
         print(f"{requests.count} requests in {requests.seconds:.1f} s, {len(requests.failures)} failed")
         assert requests.failures == []
         assert {sha256(tmp_path / f"got{number}") for number in range(2)} == {sha256(large)}
@@ -95,21 +107,28 @@ def test_visitors_of_three_edges_at_once(old, origin):
     """Each restart leaves one visitor behind, whose datagrams pass through those that follow."""
     with old.client() as client, quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
         edges, visitors = [old], [socket.create_connection(tunnel.tcp_socket, PATIENCE)]
-        for number in range(2):
-            assert echoes(visitors[-1], b"before")
-            edges.append(successor_of(old))
-            until(lambda number=number: client.snapshot().reconnected == number + 1, PATIENCE)
-            visitors.append(socket.create_connection(tunnel.tcp_socket, PATIENCE))
         data = os.urandom(1024 * 1024)
-        for visitor in visitors:
-            assert exchange(visitor, data)
-        assert client.snapshot().visitors_now == 3
+        with churn_beside(old, tunnel) as churn:
+            for number in range(2):
+                assert echoes(visitors[-1], b"before")
+                churn.wait_for(RATE // 4)
+                churn.edge_leaves()
+                edges.append(successor_of(old))
+                churn.edge_follows(arrivals_at(edges[-1]))
+                until(lambda number=number: client.snapshot().reconnected == number + 1, PATIENCE)
+                visitors.append(socket.create_connection(tunnel.tcp_socket, PATIENCE))
+            for visitor in visitors:
+                assert exchange(visitor, data)
+            churn.wait_for(RATE // 4)
+            churn.finish()
+        until(lambda: client.snapshot().visitors_now == 3)
         for visitor, edge in zip(visitors, edges[:-1], strict=False):
             visitor.close()
             assert edge.process.wait(PATIENCE) == 0
             edge.stop()
         assert echoes(visitors[-1], b"after")
         visitors[-1].close()
+        nothing_left(edges[-1], client)
         assert edges[-1].stop() == 0
 
 
@@ -166,7 +185,11 @@ def processes_with(argument):
     ],
 )
 def test_a_successor_that_cannot_start_changes_nothing(old, origin, tmp_path, options, complaint):
-    with old.client() as client, quictunnel.forward(origin.port, client=client) as tunnel:
+    with (
+        old.client() as client,
+        quictunnel.forward(origin.port, client=client) as tunnel,
+        churn_beside(old, tunnel) as churn,
+    ):
         log = tmp_path / "failed.log"
         with pytest.raises(AssertionError, match="did not start"):
             start_edge(old.state_dir, "--takeover", *options, log=log)
@@ -174,11 +197,16 @@ def test_a_successor_that_cannot_start_changes_nothing(old, origin, tmp_path, op
         assert "Traceback" not in log.read_text()
         assert serves(old, tunnel)
         assert client.snapshot().reconnected == 0
+        churn.edge_leaves()
         # and the next one may try
         new = successor_of(old)
+        churn.edge_follows(arrivals_at(new))
         assert old.process.wait(PATIENCE) == 0
         until(lambda: client.snapshot().reconnected == 1, PATIENCE)
         assert serves(new, tunnel)
+        churn.wait_for(RATE // 4)
+        churn.finish()
+        nothing_left(new, client)
         assert new.stop() == 0
 
 
@@ -193,14 +221,21 @@ def test_a_client_that_is_late_is_waited_for(old, origin):
     command = [sys.executable, "-m", "quictunnel", "tcp", str(origin.port), "--json"]
     environment = children_environment(old)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as client:
-        line = client.stdout.readline()
-        address = json.loads(line)["tcp_socket"]
-        client.send_signal(signal.SIGSTOP)
-        new = successor_of(old)
-        with socket.create_connection(address, PATIENCE) as visitor:
-            visitor.sendall(b"hello")
-            client.send_signal(signal.SIGCONT)
-            assert visitor.recv(100) == b"hello"
+        said = json.loads(client.stdout.readline())
+        tunnel = quictunnel.Tunnel(*said["tls_socket"], *said["tcp_socket"])
+        with churn_beside(old, tunnel) as churn:
+            churn.wait_for(RATE // 4)
+            churn.edge_leaves()
+            client.send_signal(signal.SIGSTOP)
+            new = successor_of(old)
+            churn.edge_follows(arrivals_at(new))
+            with socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor:
+                visitor.sendall(b"hello")
+                client.send_signal(signal.SIGCONT)
+                assert visitor.recv(100) == b"hello"
+            churn.wait_for(RATE // 4)
+            churn.finish()
+        nothing_left(new)
         client.terminate()
         client.communicate(timeout=PATIENCE)
         assert new.stop() == 0
@@ -214,6 +249,10 @@ async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is
         async with quictunnel.forward(origin.port, client=client) as tunnel:
             visitor = await asyncio.to_thread(tls_connect, old, tunnel)
             assert await asyncio.to_thread(echoes, visitor, b"before")
+            churn = await asyncio.to_thread(churn_beside(old, tunnel).__enter__)
+            await asyncio.to_thread(churn.wait_for, RATE // 4)
+            await asyncio.to_thread(churn.edge_leaves)
+            gone = time.monotonic()
             old.process.send_signal(signal.SIGTERM)
             for _ in range(5):
                 assert await asyncio.to_thread(echoes, visitor, b"still here")
@@ -221,7 +260,12 @@ async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is
             assert await asyncio.to_thread(old.process.wait, PATIENCE) == 0
             options = ("--quic", f"127.0.0.1:{port}", "--https", f"127.0.0.1:{tunnel.port}")
             new = await asyncio.to_thread(start_edge, old.state_dir, *options)
+            there = time.monotonic()
+            await asyncio.to_thread(churn.edge_follows, arrivals_at(new))
             await asyncio.to_thread(until, lambda: is_served(new, tunnel), PATIENCE)
+            await asyncio.to_thread(churn.wait_for, RATE // 4)
+            await asyncio.to_thread(churn.finish, in_between(gone, there))
+            await asyncio.to_thread(nothing_left, new, client)
     assert await asyncio.to_thread(new.stop) == 0
 
 

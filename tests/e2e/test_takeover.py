@@ -24,6 +24,8 @@ from quictunnel.uplink import SUSPICION
 from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import until
+from tests.load.beside import churn_beside, nothing_left
+from tests.load.churn import in_between
 
 
 class Origins:
@@ -43,7 +45,8 @@ class Origins:
     async def serve(self, reader, writer) -> None:
         writer.write(self.word)
         writer.close()
-        await writer.wait_closed()
+        with contextlib.suppress(ConnectionError):  # the visitor has left
+            await writer.wait_closed()
 
 
 def hears(address: tuple[str, int]) -> bytes:
@@ -88,13 +91,25 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
             async with forward(old_port, unencrypted=True, client=old) as tunnel:
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"old"
                 ticket = old.reach()[1].leases.get(1).ticket
-                newer = []
+                newer, taken = [], []
+                churn = churn_beside(edge, tunnel, conversation="greeting")
+                await asyncio.to_thread(churn.__enter__)
                 for _ in range(times):
                     newer.append(Client.from_config(edge.client_config))
+                    begun = time.monotonic()
                     lease = await take_over(newer[-1], ticket, new_port)
                     assert lease.answer.result() == tunnel
                     ticket = lease.ticket
+                    taken.append(in_between(begun, time.monotonic()))
                     assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
+                over = time.monotonic()
+                await asyncio.to_thread(churn.wait_for, 20)
+                visits = await asyncio.to_thread(
+                    churn.finish, lambda visit: any(was_in(visit) for was_in in taken)
+                )
+                heard = {visit.heard for visit in visits if visit.is_newcomer and visit.began > over}
+                assert heard == {"new"}
+                await asyncio.to_thread(nothing_left, edge)
                 assert edge.server.leases == 1
                 for loser in (old, *newer[:-1]):
                     await failed(loser)

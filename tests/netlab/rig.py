@@ -22,6 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests import pairing
+from tests.load.churn import Churn
+from tests.load.figures import arrivals, ask_client, dump_of, left_at, settled
+from tests.load.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,6 +152,11 @@ class Tunnelled:
         self.said: list[dict[str, Any]] = []
         """Everything that clients said after ``ready``; complete when they have ended."""
         self._client: subprocess.Popen[str] | None = None
+        self._inspector = directory / "client.sock"
+        """Where the client says what it holds."""
+        self._tasks = 0
+        """Of the client, without visitors."""
+        self._visits = 0
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,11 +181,41 @@ class Tunnelled:
         with self._stack:
             if error is not None:
                 return  # the lab ends them; whether they can end well on a broken link is not the question now
+            self._check_nothing_left()
             if self._client is not None:
                 self.stop_client()
             self.edge.terminate()
             self.edge.communicate(timeout=PATIENCE)
             assert self.edge.returncode == 0
+
+    def _check_nothing_left(self) -> None:
+        """Wait until nothing of any visitor is left on either side; all have gone."""
+
+        def left() -> dict[str, int]:
+            at_edge = {f"edge: {name}": count for name, count in left_at(self.state()).items()}
+            if self._client is None:
+                return at_edge
+            (held,) = ask_client(self._inspector)
+            tasks = held.pop("tasks")
+            held["tasks of visitors"] = max(0, tasks - self._tasks)
+            return at_edge | {f"client: {name}": count for name, count in held.items()}
+
+        settled(left)
+
+    def state(self) -> dict[str, Any]:
+        """What the edge holds, and its figures."""
+        return dump_of(self.edge.pid, self._directory)
+
+    def churn(self, *, patience: float = PATIENCE, conversation: str = "echo", prefix: str = "E") -> Churn:
+        """Newcomers and leavers, as many as the shared load has, beside the edge."""
+        host, tls_port = self.ready["tls_socket"]
+        target = (host, tls_port, *self.ready["tcp_socket"])
+        plan = Plan([target], str(self._directory / "ca.pem"), conversation, prefix, patience=patience)
+        return Churn(plan, self.lab.edge.popen, watched=self._arrivals)
+
+    def _arrivals(self) -> int:
+        """Visitors that have come to the edge, without those of the test's own."""
+        return arrivals(self.state()) - self._visits
 
     def _start_edge(self) -> None:
         address = self.lab.edge.address
@@ -203,9 +241,11 @@ class Tunnelled:
     def start_client(self) -> None:
         """Start ``quictunnel`` in the client's host and wait until it is ready."""
         began = time.monotonic()
+        self._inspector.unlink(missing_ok=True)
         with self._directory.with_name("client.log").open("ab") as output:
             client = self.lab.client.python(
-                *("-m", "quictunnel", self._kind, str(self._port or self.origin.port), "--json"),
+                *("-m", "tests.load.inspected", self._inspector),
+                *(self._kind, str(self._port or self.origin.port), "--json"),
                 env=self.environment,
                 cwd=REPOSITORY,
                 stdout=subprocess.PIPE,
@@ -221,6 +261,8 @@ class Tunnelled:
         self.ready = json.loads(line)
         assert self.ready["event"] == "ready", line
         self._client = client
+        (held,) = ask_client(self._inspector)
+        self._tasks = held["tasks"]
 
     def stop_client(self) -> None:
         """End the client as its user does."""
@@ -264,6 +306,7 @@ class Tunnelled:
         sock = self.lab.edge.socket(kind=socket.SOCK_STREAM)
         sock.settimeout(self._patience)
         sock.connect((host, port))
+        self._visits += 1
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 

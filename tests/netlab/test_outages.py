@@ -1,30 +1,53 @@
 """Visitors in flight survive what happens to the network between container and edge: real programs, a bad WAN.
 
-Every visitor sends and receives at once, and every byte is checked.
+Two hundred visitors send and receive at once, one downloads, and others come and leave all the time; every byte of
+all of them is checked.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.load.churn import nobody, waited
 from tests.netlab.crowd import Crowd
 from tests.netlab.rig import Bulk, Tunnelled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.load.plan import Visit
     from tests.netlab.fixture import StartLab
+    from tests.netlab.lab import Lab
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.usefixtures("pairing_in_force")]
 
 KIB = 1024
 VISITORS = 200
+PATIENCE = 200.0
+"""Seconds without a byte for which visitors and the origin wait: longer than every outage."""
 IDLE_TIMEOUT = 30
 """Seconds without a word after which a link is dead; the engine's setting."""
+
+
+@contextlib.contextmanager
+def in_use(
+    lab: Lab, directory: Path, spared: Callable[[Visit], bool] = nobody
+) -> Iterator[tuple[Tunnelled, Bulk]]:
+    """A tunnel with an endless download, newcomers and leavers; none of them fails but those ``spared``."""
+    with (
+        Tunnelled(lab, directory, patience=PATIENCE) as tunnel,
+        Bulk(tunnel.visit()) as bulk,
+        tunnel.churn(patience=PATIENCE) as churn,
+    ):
+        yield tunnel, bulk
+        churn.finish(spared)
+        assert bulk.broke is None
 
 
 @pytest.mark.timeout(400)
@@ -33,16 +56,16 @@ IDLE_TIMEOUT = 30
                 pytest.param(90, marks=pytest.mark.long)]
 )  # fmt: skip
 def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
+    """Newcomers wait as well: on the link as long as that is not dead, then for ten seconds."""
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path, patience=200) as tunnel, Bulk(tunnel.visit()) as bulk:
-        with Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
-            bulk.wait_for(64 * KIB, timeout=10)  # they are in the middle of it
-            with lab.blackout():
-                time.sleep(seconds)  # the length of the outage
-            back = bulk.first_after(time.monotonic(), timeout=30)
-            assert crowd.is_busy
-            crowd.finish()
-        assert bulk.broke is None
+    spared = waited if seconds > IDLE_TIMEOUT else nobody
+    with in_use(lab, tmp_path, spared) as (tunnel, bulk), Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
+        bulk.wait_for(64 * KIB, timeout=10)  # they are in the middle of it
+        with lab.blackout():
+            time.sleep(seconds)  # the length of the outage
+        back = bulk.first_after(time.monotonic(), timeout=30)
+        assert crowd.is_busy
+        crowd.finish()
     print(f"{seconds} s of black hole: bytes after {back * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     if seconds > IDLE_TIMEOUT:  # else the link may have lived, or another been quicker
         assert tunnel.resumed
@@ -53,16 +76,14 @@ def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds
 @pytest.mark.timeout(300)
 def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path, patience=200) as tunnel, Bulk(tunnel.visit()) as bulk:
-        with Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
-            bulk.wait_for(64 * KIB, timeout=10)
-            tunnel.signal_client(signal.SIGSTOP)
-            time.sleep(60)  # the length of the freeze
-            tunnel.signal_client(signal.SIGCONT)
-            back = bulk.first_after(time.monotonic(), timeout=30)
-            assert crowd.is_busy
-            crowd.finish()
-        assert bulk.broke is None
+    with in_use(lab, tmp_path, waited) as (tunnel, bulk), Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
+        bulk.wait_for(64 * KIB, timeout=10)
+        tunnel.signal_client(signal.SIGSTOP)
+        time.sleep(60)  # the length of the freeze
+        tunnel.signal_client(signal.SIGCONT)
+        back = bulk.first_after(time.monotonic(), timeout=30)
+        assert crowd.is_busy
+        crowd.finish()
     print(f"frozen for 60 s: bytes after {back * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     assert tunnel.resumed
 
@@ -72,17 +93,15 @@ def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Pa
 def test_nobody_breaks_while_the_client_moves_every_second(netlab: StartLab, tmp_path: Path, how: str) -> None:
     """Another address of its own each time, or another port of the NAT before it."""
     lab = netlab(delay_ms=25, rate_mbit=100, nat=how == "nat_rebind")
-    with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk:
-        with Crowd(tunnel, VISITORS, 600 * KIB) as crowd:
-            bulk.wait_for(64 * KIB, timeout=10)
-            begun = time.monotonic()
-            for _ in range(10):
-                getattr(lab, how)()
-                time.sleep(1)  # the time between two moves
-            stall = bulk.longest_pause(begun, time.monotonic())
-            assert crowd.is_busy
-            crowd.finish()
-        assert bulk.broke is None
+    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 600 * KIB) as crowd:
+        bulk.wait_for(64 * KIB, timeout=10)
+        begun = time.monotonic()
+        for _ in range(10):
+            getattr(lab, how)()
+            time.sleep(1)  # the time between two moves
+        stall = bulk.longest_pause(begun, time.monotonic())
+        assert crowd.is_busy
+        crowd.finish()
     print(f"ten times {how}: the longest stall took {stall * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     if how == "move_client":
         assert any(event.get("state") == "migrating" for event in tunnel.said)
@@ -101,31 +120,27 @@ def test_bytes_are_equal_on_a_bad_link_that_also_breaks(
     netlab: StartLab, tmp_path: Path, trouble: dict[str, Any]
 ) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100, **trouble)
-    with Tunnelled(lab, tmp_path, patience=200) as tunnel, Bulk(tunnel.visit()) as bulk:
-        with Crowd(tunnel, VISITORS, 64 * KIB) as crowd:
-            bulk.wait_for(64 * KIB, timeout=30)
-            lab.move_client()
-            with lab.blackout():
-                time.sleep(2)
-            crowd.finish()
-        assert bulk.broke is None
+    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 64 * KIB) as crowd:
+        bulk.wait_for(64 * KIB, timeout=30)
+        lab.move_client()
+        with lab.blackout():
+            time.sleep(2)
+        crowd.finish()
 
 
 def test_a_link_that_a_firewall_swallows_is_relieved(netlab: StartLab, tmp_path: Path) -> None:
     """Only this flow is dropped, as by a firewall that has had enough of it: waiting would be of no use."""
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk:
-        with Crowd(tunnel, VISITORS, 128 * KIB) as crowd:
-            bulk.wait_for(64 * KIB, timeout=10)
-            sockets = lab.client.run(["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
-            lab.edge.run(["nft", "add table inet firewall"])
-            lab.edge.run(["nft", "add chain inet firewall in { type filter hook input priority 0; }"])
-            for sock in sockets:
-                port = int(sock.split()[1].rpartition(":")[2], 16)
-                lab.edge.run(["nft", f"add rule inet firewall in udp sport {port} drop"])
-            back = bulk.first_after(time.monotonic() + 0.5, timeout=20)
-            crowd.finish()
-        assert bulk.broke is None
+    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 128 * KIB) as crowd:
+        bulk.wait_for(64 * KIB, timeout=10)
+        sockets = lab.client.run(["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
+        lab.edge.run(["nft", "add table inet firewall"])
+        lab.edge.run(["nft", "add chain inet firewall in { type filter hook input priority 0; }"])
+        for sock in sockets:
+            port = int(sock.split()[1].rpartition(":")[2], 16)
+            lab.edge.run(["nft", f"add rule inet firewall in udp sport {port} drop"])
+        back = bulk.first_after(time.monotonic() + 0.5, timeout=20)
+        crowd.finish()
     print(f"the flow was dropped: bytes after {back:.1f} s")
     assert tunnel.resumed
     assert any(event.get("state") == "suspect" for event in tunnel.said)

@@ -1,4 +1,7 @@
-"""An SSH session and a copy of a gigabyte, through everything that can happen to a network."""
+"""An SSH session and a copy of a gigabyte, through everything that can happen to a network.
+
+Visitors come and leave all the while.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.load.churn import waited
 from tests.netlab.rig import Tunnelled
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ pytestmark = [
 
 GIGABYTE = 1_000_000_000
 PORT = 2222
+PATIENCE = 200.0
 BETWEEN = 4.0
 """Seconds in which the copy goes on, between two events."""
 
@@ -42,6 +47,7 @@ PasswordAuthentication no
 PermitRootLogin prohibit-password
 Subsystem sftp internal-sftp
 UseDNS no
+MaxStartups 1000
 """
 
 
@@ -93,40 +99,43 @@ def test_a_session_and_a_gigabyte_outlive_everything(netlab: StartLab, tmp_path:
             file.write(os.urandom(GIGABYTE // 100))
     lab = netlab(delay_ms=25, rate_mbit=100, nat=True)
     lab.client.popen([shutil.which("sshd", path="/usr/sbin:/usr/bin"), "-D", "-f", tmp_path / "sshd_config"])
-    with Tunnelled(lab, tmp_path, port=PORT) as tunnel:
+    with Tunnelled(lab, tmp_path, port=PORT, patience=PATIENCE) as tunnel, tunnel.visit() as visitor:
+        churn = tunnel.churn(patience=PATIENCE, conversation="banner", prefix=visitor.recv(100).decode())
         host, port = tunnel.ready["tcp_socket"]
         options = ["-F", "none", "-i", tmp_path / "key", "-o", "BatchMode=yes", "-o", "Compression=no"]
         options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-        shell = lab.edge.popen(
-            ["ssh", *options, "-p", str(port), host, "while read line; do echo got $line; done"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        typist = Typist(shell)
-        typist.types()
-        scp = lab.edge.popen(["scp", *options, "-P", str(port), f"{host}:{source}", copy])
-        events = {
-            "another address": lab.move_client,
-            "another port of the NAT": lab.nat_rebind,
-            "black hole of 2 s": lambda: black_hole(lab, 2),
-            "black hole of 5 s": lambda: black_hole(lab, 5),
-            "black hole of 20 s": lambda: black_hole(lab, 20),
-            "frozen for 60 s": lambda: freeze(tunnel, 60),
-            "black hole of 90 s": lambda: black_hole(lab, 90),
-            "ten moves": lambda: moves(lab),
-        }
-        for name, happen in events.items():
-            time.sleep(BETWEEN)
-            assert scp.poll() is None, "the copy was over before the end of the story"
-            happen()
-            print(f"{name}: the next line came back after {typist.types():.1f} s")
-        assert scp.wait(300) == 0
-        assert shell.stdin is not None
-        shell.stdin.close()
-        assert shell.wait(20) == 0
-        assert shell.stdout is not None
-        shell.stdout.close()
+        with churn:
+            shell = lab.edge.popen(
+                ["ssh", *options, "-p", str(port), host, "while read line; do echo got $line; done"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            typist = Typist(shell)
+            typist.types()
+            scp = lab.edge.popen(["scp", *options, "-P", str(port), f"{host}:{source}", copy])
+            events = {
+                "another address": lab.move_client,
+                "another port of the NAT": lab.nat_rebind,
+                "black hole of 2 s": lambda: black_hole(lab, 2),
+                "black hole of 5 s": lambda: black_hole(lab, 5),
+                "black hole of 20 s": lambda: black_hole(lab, 20),
+                "frozen for 60 s": lambda: freeze(tunnel, 60),
+                "black hole of 90 s": lambda: black_hole(lab, 90),
+                "ten moves": lambda: moves(lab),
+            }
+            for name, happen in events.items():
+                time.sleep(BETWEEN)
+                assert scp.poll() is None, "the copy was over before the end of the story"
+                happen()
+                print(f"{name}: the next line came back after {typist.types():.1f} s")
+            assert scp.wait(300) == 0
+            assert shell.stdin is not None
+            shell.stdin.close()
+            assert shell.wait(20) == 0
+            assert shell.stdout is not None
+            shell.stdout.close()
+            churn.finish(waited)
         assert digest(copy) == digest(source)
 
 

@@ -99,6 +99,7 @@ def test_a_transfer_survives_a_nat_that_forgets(netlab: StartLab, tmp_path: Path
             tunnel.visit_tls() as downloader,
             tunnel.visit() as uploader,
             tunnel.visit() as typist,
+            tunnel.churn() as churn,
         ):
             keystrokes = Keystrokes(typist)
             for _ in range(3):
@@ -109,6 +110,7 @@ def test_a_transfer_survives_a_nat_that_forgets(netlab: StartLab, tmp_path: Path
             assert keystrokes.run(3)
             assert upload(uploader, MIB) == digest_of(MIB)
             assert download(downloader, MIB) == digest_of(MIB)
+            churn.finish()
             assert bulk.broke is None
         assert lab.link.stats().down.nat_dropped > 0
     assert not tunnel.reconnected
@@ -118,7 +120,12 @@ def test_a_transfer_survives_a_nat_that_forgets(netlab: StartLab, tmp_path: Path
 @pytest.mark.parametrize("seconds", [2, 5])
 def test_streams_survive_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
     lab = netlab(delay_ms=ROUND_TRIP * 500, rate_mbit=100)
-    with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk, tunnel.visit() as typist:
+    with (
+        Tunnelled(lab, tmp_path) as tunnel,
+        Bulk(tunnel.visit()) as bulk,
+        tunnel.visit() as typist,
+        tunnel.churn() as churn,
+    ):
         keystrokes = Keystrokes(typist)
         keystrokes.run(2)
         bulk.wait_for(2 * MIB, timeout=10)
@@ -127,6 +134,7 @@ def test_streams_survive_a_black_hole(netlab: StartLab, tmp_path: Path, seconds:
         back = bulk.first_after(time.monotonic(), timeout=10)
         moving = bulk.wait_for(MIB, timeout=10)
         keystrokes.run(2)
+        churn.finish()
         assert bulk.broke is None
     print(f"{seconds} s of black hole: bytes after {back * 1000:.0f} ms, a MiB {moving * 1000:.0f} ms later")
     assert not tunnel.reconnected

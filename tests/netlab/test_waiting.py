@@ -1,4 +1,5 @@
-"""Visitors who come while the client is out of reach: nothing is measured, so others may run beside it."""
+"""Visitors who come, and some who leave, while the client is out of reach: nothing is measured, so others may run
+beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.load.churn import waited
 from tests.netlab.rig import Keystrokes, Tunnelled
 from tests.netlab.test_outages import IDLE_TIMEOUT
 
@@ -21,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pairing_in_force")]
 @pytest.mark.timeout(180)
 def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path, patience=100) as tunnel:
+    with Tunnelled(lab, tmp_path, patience=100) as tunnel, tunnel.churn(patience=100) as churn:
         with lab.blackout():
             time.sleep(IDLE_TIMEOUT + 8)  # until both sides have noticed; the client dials in vain
             early = tunnel.visit()
@@ -29,5 +31,6 @@ def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Pat
         with early, tunnel.visit() as late:
             assert Keystrokes(early).run(3)
             assert Keystrokes(late).run(3)
+        churn.finish(waited)
     assert tunnel.resumed
     assert any(event.get("state") == "away" for event in tunnel.said)

@@ -1,0 +1,41 @@
+"""Count what a client holds of its visitors, and its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quictunnel.transport.stream import Stream
+    from quictunnel.uplink import Uplink
+
+
+async def held_by(uplink: Uplink) -> dict[str, int]:
+    """Count it. On the loop of the client."""
+    held = {
+        "visitors": uplink.visits.now,
+        "origins dialled": len(uplink.visits._dialling),
+        "tasks": len(asyncio.all_tasks()) - 1,  # without this one
+    }
+    session = uplink._call.session if uplink._call is not None else uplink._keeping.session
+    if session is not None:
+        held |= {
+            "streams": session.streams,
+            "parked": len(session._parked),
+            "skipped numbers": session.skipped_numbers,
+            "kept bytes": session.kept,
+            "registered": len(session.link.streams),
+        }
+        held |= {describe(stream): 1 for stream in session._streams.values()}
+    return held
+
+
+def describe(stream: Stream) -> str:
+    """Say how far a stream has come, for whoever wonders why it is still here."""
+    receive, replay = stream.receive_window, stream._replay
+    return (
+        f"stream {stream.number}: received {receive.received}, consumed {receive.consumed}, "
+        f"end arrived {stream._end_arrived} and consumed {stream.receive_done}; "
+        f"written {replay.end}, sent {replay.sent}, acknowledged {replay.base}, finishing {stream._finishing}, "
+        f"end sent {stream._finish_given} and acknowledged {stream.send_done}; on {stream.quic_stream}"
+    )
