@@ -41,6 +41,8 @@ class KeptSession:
         """The one call that shows the secret: two would take the session from each other."""
         self._was_shown = False
         """The edge may have taken the session to another link at any time since, whether we heard of it or not."""
+        self._hold = 0
+        """Seconds for which the edge keeps it without a link."""
         self._expiry: asyncio.TimerHandle | None = None
 
     def keep(self, call: Call, closed: Closed) -> bool:
@@ -51,14 +53,17 @@ class KeptSession:
         is_ours = self._was_shown and closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
         if closed.cause not in LOST and not is_ours:
             return False
-        self.session, self._secret = call.session, welcome.session
-        self._expiry = asyncio.get_running_loop().call_later(welcome.hold, self.give_up)
+        self.session, self._secret, self._hold = call.session, welcome.session, welcome.hold
+        self._expire_later()
         return True
+
+    def _expire_later(self) -> None:
+        self._expiry = asyncio.get_running_loop().call_later(self._hold, self.give_up)
 
     def offer(self, call: Call) -> None:
         """The link of this call looks sick: another call may take its session over."""
         if call.welcome is not None and call.welcome.session:
-            self.session, self._secret = call.session, call.welcome.session
+            self.session, self._secret, self._hold = call.session, call.welcome.session, call.welcome.hold
 
     def secret_for(self, call: Call) -> bytes | None:
         """What a call should show: nothing when no session waits, None when another call is ahead."""
@@ -83,9 +88,11 @@ class KeptSession:
         return self.session
 
     def call_failed(self, call: Call) -> None:
-        """Another call may show the secret."""
+        """Another call may show the secret. The session may have left an older link for this call's."""
         if self._shown_by is call:
             self._shown_by = None
+            if self.session is not None and self.session.is_away and self._expiry is None:
+                self._expire_later()
 
     def hand_over(self) -> Session | None:
         """It has a link again."""

@@ -56,6 +56,8 @@ class HeldLease:
     """The edge was asked for it; a new session must be asked again."""
     answered: bool = False
     """The edge has answered in the session of now; if not, it is asked again on that session's next link."""
+    is_given_back: bool = False
+    """It closes; no session is asked for it any more."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
     writer: TicketWriter | None = None

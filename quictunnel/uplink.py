@@ -24,7 +24,7 @@ from quictunnel.retry import RetryPolicy
 from quictunnel.supervision import Supervisor
 from quictunnel.visits import Visits
 from quictunnel.wire.codes import StreamCode
-from quictunnel.wire.messages import AnyMessage, GoAway, Unbind
+from quictunnel.wire.messages import AnyMessage, GoAway, Unbind, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,8 @@ class Uplink:
         self._keeper: asyncio.Task[None] | None = None
         self._keeping = KeptSession()
         self._to_unbind: set[int] = set()
-        """Leases that were released while there was no link."""
+        """Leases of the session that were given back, which the edge has not confirmed: said again on another
+        link."""
         self._retry = RetryPolicy(observe, self._tasks)
 
     # For the client.
@@ -292,6 +293,8 @@ class Uplink:
         if call is not None:
             await self._rely_on(call)
             await sick.hang_up()
+        elif sick.session.is_away:
+            self._lost()  # it had gone on with the new link, which was lost at once
         elif not self._down.is_set():
             self._keeping.hand_over()  # the link is well again, or the next look tries again
             if sick.silence < SUSPICION:
@@ -352,17 +355,14 @@ class Uplink:
         self._ask_again(call, is_kept=kept is not None)
 
     def _ask_again(self, call: Call, *, is_kept: bool) -> None:
-        """For leases that the session does not hold; those that are being given back are so here as well."""
+        """For leases that the session does not hold; those that were given back are so here as well."""
         for lease in self.leases:
-            if not lease.asked:
-                continue
-            if not is_kept or not lease.answered:
+            if lease.asked and not lease.is_given_back and not (is_kept and lease.answered):
                 self.leases.ask(call.session, lease)
-            if lease.unbound is not None and not lease.unbound.done():
-                call.session.say(Unbind(lease.number))
-        for number in self._to_unbind if is_kept else ():
+        if not is_kept:
+            self._to_unbind.clear()
+        for number in self._to_unbind:
             call.session.say(Unbind(number))
-        self._to_unbind.clear()
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
@@ -434,6 +434,8 @@ class Uplink:
                 self._grace = message.grace
                 self._stir.set()
         else:
+            if isinstance(message, Unbound):
+                self._to_unbind.discard(message.lease)
             self.leases.message(message)
 
     def call_stream(self, stream: Stream) -> None:
@@ -457,19 +459,24 @@ class Uplink:
         self.leases.remove(lease)
         if not lease.answer.cancel() and not lease.answer.cancelled():  # the end of a time-out has cancelled it
             lease.answer.exception()  # seen: the caller gets it
-        if self._call is not None:
-            self._call.session.say(Unbind(lease.number))
-        elif not self.leases and self._keeper is not None:
+        self._say_unbind(lease)
+        if self._call is None and not self.leases and self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 
     async def _unbind(self, lease: HeldLease) -> None:
+        self._say_unbind(lease)
         if self._call is None:
-            if self._keeping.session is not None:
-                self._to_unbind.add(lease.number)
             return
         lease.unbound = asyncio.get_running_loop().create_future()
-        self._call.session.say(Unbind(lease.number))
         with contextlib.suppress(TimeoutError):  # the edge closes the port with the session at the latest
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.unbound
+
+    def _say_unbind(self, lease: HeldLease) -> None:
+        """Give it back in the session of now, on this link or the next. No other session is asked for it."""
+        lease.is_given_back = True
+        if self._call is not None or self._keeping.session is not None:
+            self._to_unbind.add(lease.number)
+        if self._call is not None:
+            self._call.session.say(Unbind(lease.number))

@@ -8,10 +8,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
+from quictunnel.call import Call
 from quictunnel.dialling import Dialler
 from quictunnel.uplink import SUSPICION
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
-from quictunnel.wire.messages import SECRET, AnyMessage, Bind, BindRefused, GoAway, Hello, Standing, Welcome
+from quictunnel.wire.messages import (
+    SECRET,
+    AnyMessage,
+    Bind,
+    BindRefused,
+    Credits,
+    GoAway,
+    Hello,
+    Standing,
+    Unbind,
+    Welcome,
+)
 from tests.e2e.ends import PATIENCE
 from tests.e2e.hostile import WINDOW, HostileEdge, ServedClient
 
@@ -19,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from quictunnel.call import Call
 
 KEY = bytes(SECRET)
 
@@ -153,3 +164,88 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
         make_the_link_look_sick(client)
         secrets = [await greetings.secret() for _ in range(3)]
         assert secrets == [b"", KEY, KEY], "the session was given up"
+
+
+@pytest.mark.parametrize("silence", [0.0, SUSPICION], ids=["old-link-was-well", "old-link-was-sick"])
+async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
+    scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, silence: float
+) -> None:
+    """The session has left the old link, and the new one is gone before anybody relies on it."""
+    real = Call.greet
+
+    async def greet(call: Call) -> None:
+        if greetings.count == 2:
+            assert uplink._keeping._expiry is not None, "the session would wait for ever"
+        await asyncio.wait([call._answer])
+        if call.is_resumed and greetings.count == 2:
+            await call.over.wait()
+            old = uplink._call
+            assert old is not None
+            old._link.silence = silence
+        await real(call)
+
+    monkeypatch.setattr(Call, "greet", greet)
+    greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
+    async with quictunnel.forward(9, client=client):
+        uplink = client._uplink
+        assert uplink is not None
+        make_the_link_look_sick(client)
+        assert [await greetings.secret() for _ in range(3)] == [b"", KEY, KEY]
+
+
+def answer_one_lease_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have edges hear what is said of other leases, and say nothing."""
+    real = ServedClient.hear
+
+    def hear(self: ServedClient, message: AnyMessage) -> None:
+        if getattr(message, "lease", 1) == 1:
+            real(self, message)
+        else:
+            self.messages.put_nowait(message)
+
+    monkeypatch.setattr(ServedClient, "hear", hear)
+
+
+async def test_lease_that_was_given_up_is_given_back_again_on_the_next_link(
+    scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edge has not answered the Bind, and the link that carried the Unbind is lost."""
+    answer_one_lease_alone(monkeypatch)
+    Greetings(scripted, greet_well, go_on)
+    async with quictunnel.forward(9, client=client):
+        first = await scripted.session()
+        opening = asyncio.create_task(quictunnel.forward(10, client=client).__aenter__())
+        while (await first.heard(Bind)).lease == 1:
+            pass
+        opening.cancel()
+        assert (await first.heard(Unbind)).lease == 2
+        make_the_link_look_sick(client)
+        async with asyncio.timeout(PATIENCE):
+            second = await scripted.sessions.get()
+        assert (await second.heard(Unbind)).lease == 2
+
+
+async def test_tunnel_that_closes_is_not_asked_of_the_session_that_follows(
+    scripted: HostileEdge, client: quictunnel.Client
+) -> None:
+    """Its visitors still finish when the edge leaves."""
+    Greetings(scripted, greet_well, greet_well)
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    origin = await asyncio.start_server(listen, "127.0.0.1", 0)
+    closing = quictunnel.forward(origin.sockets[0].getsockname()[1], client=client)
+    async with origin, quictunnel.forward(9, client=client):
+        await closing.__aenter__()
+        first = await scripted.session()
+        first.write(first.visit(2), b"question")
+        await asyncio.wait_for(first.heard(Credits), PATIENCE)
+        close = asyncio.create_task(closing.__aexit__(None, None, None))
+        await first.heard(Unbind)
+        first.say(GoAway(30))
+        second = await scripted.session()
+        assert (await second.heard(Bind)).lease == 1
+        async with quictunnel.forward(10, client=client):
+            assert (await second.heard(Bind)).lease == 3, "the edge was asked for a tunnel that closes"
+        await close
