@@ -8,12 +8,9 @@ what it still sends is thrown away, and its own FIN (or one of two bounds) ends 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.transport.tcp import end_writing
+from quictunnel.transport.tcp import end_writing, reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,16 +20,6 @@ FAREWELL_TIMEOUT: Final = 2.0
 
 FAREWELL_BYTES: Final = 64 * 1024
 """Bytes thrown away meanwhile; more than a client sends before it looks for an answer, and no free ride."""
-
-_NO_LINGER: Final = struct.pack("ii", 1, 0)
-
-
-def reset(raw: asyncio.Transport) -> None:
-    """End a TCP connection with RST, dropping whatever is unsent."""
-    sock = raw.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # already closed, and then there is nobody left to send a RST to
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-    raw.abort()
 
 
 class Farewell(asyncio.Protocol):

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from edge_server.fair_places import FairPlaces
 from edge_server.visitors import plain_http
-from edge_server.visitors.farewell import Farewell, reset
+from edge_server.visitors.farewell import Farewell
 from edge_server.visitors.plain_http import Request, RequestError, RequestReader
 from edge_server.visitors.records import Bios, Records
 from edge_server.visitors.sni import Alert, ClientHelloReader, Hello, HelloError
 from edge_server.visitors.tls import TlsTransport
 from quictunnel.transport import descriptors
+from quictunnel.transport.tcp import reset
 
 if TYPE_CHECKING:
     import ssl

@@ -17,12 +17,12 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.visitors.farewell import Farewell, reset
+from edge_server.visitors.farewell import Farewell
 from edge_server.visitors.records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
-from quictunnel.transport.tcp import end_writing, has_told_error, undelivered
+from quictunnel.transport.tcp import end_writing, has_told_error, reset, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -157,6 +157,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         descriptors.disown(self._raw.get_extra_info("socket"))
         if self._reads_on(exc):
             return
+        if self._eof_due and self._phase is _Phase.OPEN:
+            self._deliver_eof()  # it had said so before it broke off
         if self._phase is _Phase.OPEN and exc is None:
             exc = TruncationError()  # ended by neither side
         self._phase = _Phase.LOST
@@ -285,8 +287,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._phase = _Phase.LOST
         self._disarm()
         words = error.farewell if isinstance(error, TlsProtocolError) else b""
-        if not words or self._blocked or self._records.finished:
-            reset(self._raw)
+        if not words or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
+            reset(self._raw)  # a remainder takes no words
         elif self._on_shaken is not None:
             Farewell(self._raw, words, loop=self._loop, on_gone=self._gone)
         else:

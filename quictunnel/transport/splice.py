@@ -179,10 +179,6 @@ class Splice(asyncio.BaseProtocol):
                 self._keep_looking()
 
     def eof_received(self) -> bool:
-        if not self._finished and tcp.has_told_error(self.transport) and not isinstance(self.transport, Remainder):
-            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
-            asyncio.get_running_loop().call_later(LOOK, self.transport.abort)
-            return True
         self._ended = True
         if self._stream is not None:
             self._stream.finish()
@@ -221,18 +217,9 @@ class Splice(asyncio.BaseProtocol):
                 return
         self._gone()
 
-    def _reads_on(self, error: Exception | None) -> bool:
+    def _reads_on(self, error: Exception | None) -> bool:  # noqa: ARG002 - for those below
         """Whether a connection that broke has something left to read, which is then read as it would have been."""
-        if self._stream is None or self._ended or self._transport is None:
-            return False
-        rest = Remainder.take(self._transport, self, error)
-        if rest is None:
-            return False
-        self._transport = rest
-        self.writing_failed()
-        if self._stream.asks_room():
-            self.stream_room()
-        return True
+        return False
 
     def writing_failed(self) -> None:
         """The TCP peer takes nothing more; what it has said is still read."""
@@ -364,7 +351,8 @@ class Splice(asyncio.BaseProtocol):
 
 
 class TlsSplice(Splice, asyncio.Protocol):
-    """Joins a TLS visitor to a stream; what comes is as much as one read of the socket below brought."""
+    """Joins a TLS visitor to a stream; what comes is as much as one read of the socket below brought. What is left
+    of a broken connection is TLS as well: only the transport may read it."""
 
     __slots__ = ()
 
@@ -386,3 +374,22 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.received(bytes(_reading.buffer[:nbytes]))
+
+    def eof_received(self) -> bool:
+        if not self._finished and tcp.has_told_error(self.transport) and not isinstance(self.transport, Remainder):
+            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
+            asyncio.get_running_loop().call_later(LOOK, self.transport.abort)
+            return True
+        return super().eof_received()
+
+    def _reads_on(self, error: Exception | None) -> bool:
+        if self._stream is None or self._ended or self._transport is None:
+            return False
+        rest = Remainder.take(self._transport, self, error)
+        if rest is None:
+            return False
+        self._transport = rest
+        self.writing_failed()
+        if self._stream.asks_room():
+            self.stream_room()
+        return True

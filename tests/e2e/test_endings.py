@@ -5,6 +5,7 @@ After each, nothing is left: no stream in either session, no task, no socket.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import socket
@@ -280,6 +281,17 @@ def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
     visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(20))
     visitor.sock.shutdown(socket.SHUT_WR)
     assert is_reset(origin)
+
+
+def test_what_follows_a_broken_record_reaches_nobody(stage):
+    """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
+    visitor, origin = stage.pair("tls")
+    visitor.send(b"one")
+    receive_exactly(origin, 3)
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(64) + b"GET /admin HTTP/1.1\r\n" * 400_000)
+    with pytest.raises(ConnectionResetError):
+        assert origin.receive() == b"not a word"
 
 
 def test_a_tls_visitor_that_only_ends_tcp_has_ended(stage):

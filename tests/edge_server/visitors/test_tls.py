@@ -23,7 +23,7 @@ from edge_server.visitors.tls import MAX_UNASKED, TruncationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.edge_server.visitors.conftest import Doorstep
+    from tests.edge_server.visitors.conftest import App, Doorstep, Visitor
 
 MEGABYTE = 1_000_000
 NAME = "a.tunnel.localhost"
@@ -379,6 +379,43 @@ async def test_a_broken_record_ends_with_an_alert(
         await visitor.read()
     assert app.data == b""
     assert app.transport.is_closing()
+
+
+def break_off(visitor: Visitor, app: App, last: bytes) -> None:
+    """Have the visitor say something and reset the connection, and a write find out before a read does."""
+    visitor.sock.send(last)
+    visitor.sock.close()  # with bytes of ours unread
+    for _ in range(100):
+        app.transport.write(bytes(1000))
+        if app.transport.is_closing():
+            return
+    raise AssertionError("no write has failed")
+
+
+@pytest.mark.parametrize("garbage", [b"\x17\x03\x03\x00\x20" + bytes(32), b"GET / HTTP/1.1\r\n\r\n"])
+async def test_a_broken_record_that_is_read_behind_a_reset_is_no_fault(doorstep: Doorstep, garbage: bytes) -> None:
+    visitor, app = await doorstep.pair()
+    await app.send(b"unread")
+    await asyncio.sleep(0)
+    break_off(visitor, app, garbage)
+    assert isinstance(await app.lost, ConnectionError)
+    assert app.data == b""
+
+
+async def test_a_visitor_who_has_ended_and_resets_while_paused_has_ended(doorstep: Doorstep) -> None:
+    visitor, app = await doorstep.pair()
+    await app.send(b"unread")
+    received = app.data_received
+    app.data_received = lambda data: (app.transport.pause_reading(), received(data))
+    visitor.tls.write(b"all of it")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        visitor.tls.unwrap()
+    await visitor.flush()
+    await doorstep.eventually(lambda: app.data == b"all of it")
+    assert "eof" not in app.calls
+    break_off(visitor, app, b"")
+    await app.lost
+    assert app.calls == ["made", "eof", "lost"]
 
 
 class KeyUpdates:
