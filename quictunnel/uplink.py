@@ -356,13 +356,13 @@ class Uplink:
 
     def _ask_again(self, call: Call, *, is_kept: bool) -> None:
         """For leases that the session does not hold; those that were given back are so here as well."""
+        if not is_kept:
+            self._to_unbind.clear()
+        for number in self._to_unbind:  # first: what is asked for may be the same name
+            call.session.say(Unbind(number))
         for lease in self.leases:
             if lease.asked and not lease.is_given_back and not (is_kept and lease.answered):
                 self.leases.ask(call.session, lease)
-        if not is_kept:
-            self._to_unbind.clear()
-        for number in self._to_unbind:
-            call.session.say(Unbind(number))
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None

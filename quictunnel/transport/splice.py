@@ -28,6 +28,8 @@ WRITE_LOW: Final = 16 * 1024
 """Bytes at which credit flows again: some are left so that the socket does not run dry for a round trip."""
 LOOK: Final = 5.0
 """Seconds between looks at whether a connection from which nothing is being read is still there."""
+WAITING_LOOK: Final = 1.0
+"""And at one that waits to be joined: it holds one of few places, for ten seconds at most."""
 READ_SIZE: Final = 128 * 1024
 """The most that one read takes; more would let one busy connection hold up its neighbours on the loop, and what is
 read would have left the processor's caches when it is sent."""
@@ -307,11 +309,13 @@ class Splice(asyncio.BaseProtocol):
         if self._stream is None and self._transport is not None and not self._transport.is_closing():
             self._held = True
             self._transport.pause_reading()
+            self._keep_looking()
 
     def _keep_looking(self) -> None:
         """Nothing is read now, so a reset would go unnoticed: look from time to time."""
         if self._watch is None and self._transport is not None:
-            self._watch = asyncio.get_running_loop().call_later(LOOK, self._look)
+            seconds = WAITING_LOOK if self._stream is None else LOOK
+            self._watch = asyncio.get_running_loop().call_later(seconds, self._look)
 
     def _look(self) -> None:
         self._watch = None

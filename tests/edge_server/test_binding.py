@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -378,6 +379,25 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: Ho
     await asyncio.sleep(0)
     assert house.admission.inside == 0
     visitor.close()
+
+
+async def test_visitor_who_resets_while_it_waits_gives_its_place_back(house: House, monkeypatch):
+    """Nothing is read from it meanwhile, so its reset has to be looked for."""
+    monkeypatch.setattr("quictunnel.transport.splice.WAITING_LOOK", 0.01)
+    (lease,) = pool_of(house, 1)
+    lease.session.can_carry = False  # type: ignore[union-attr]
+    splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
+    server = await asyncio.get_running_loop().create_server(lambda: splice, "127.0.0.1", 0)
+    visitor = socket.create_connection(server.sockets[0].getsockname())
+    async with asyncio.timeout(10):
+        while not house.admission.inside:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+            await asyncio.sleep(0.005)
+        visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        visitor.close()
+        while house.admission.inside:  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(0.005)
+    server.close()
+    await server.wait_closed()
 
 
 async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(house: House):
