@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import numbered_stream, stream_code
+from quictunnel.wire.preface import PrefaceReader
 
 if TYPE_CHECKING:
     from quictunnel.transport.session import Session
@@ -22,7 +23,7 @@ class Arrival:
     def __init__(self, session: Session, quic_stream: int) -> None:
         self._session = session
         self._quic_stream = quic_stream
-        self._reader = session.preface_reader()
+        self._reader = PrefaceReader()
         self._preface: Preface | None = None
         self._chunks: list[bytes] = []
         """What came behind the preface."""

@@ -25,7 +25,7 @@ from quictunnel.wire.control import Side
 from quictunnel.wire.credit import IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
-from quictunnel.wire.preface import Preface, PrefaceReader, encode_preface
+from quictunnel.wire.preface import Preface, encode_preface
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,10 +249,6 @@ class Session:
 
     # From streams and arrivals.
 
-    @staticmethod
-    def preface_reader() -> PrefaceReader:
-        return PrefaceReader()
-
     def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
         """Client: a preface is complete, and how the edge stands is known. On a link that the session goes on
         with, it may be that of a stream which is here already, or is over here."""
@@ -268,6 +264,8 @@ class Session:
         else:
             self.link.connection.stop(quic_stream, StreamCode.ABORTED)
             self.abandoned(quic_stream, StreamCode.ABORTED)
+            if self.version >= 2:  # all of it may be here, and then QUIC says nothing of the stop
+                self.link.send(StreamsAborted([preface.stream]))
             return
         if chunks or end:
             stream.data(chunks, end=end)

@@ -128,6 +128,24 @@ async def test_origin_that_leaves_during_a_resume_leaves_at_the_edge_too(resume:
     await resume.end()
 
 
+async def test_both_ends_of_a_stream_leave_while_there_is_no_link(network: Network, resume: Resume) -> None:
+    """The visitor ended and reset, the origin reset: what the edge opens again is over at the client, which has
+    all of it before it can say so to QUIC."""
+    left = OpenConnection(resume.pair.open(), b"")
+    await until(lambda: left.stream.number in resume.clients)
+    (socket,) = (socket for socket in network.sockets if socket.local_address[1] == 5000)
+    socket.down.conditions.black_hole = socket.up.conditions.black_hole = True
+    left.stream.finish()
+    left.stream.abort_after_delivery(StreamCode.ABORTED)
+    resume.clients[left.stream.number].stream.abort(StreamCode.ABORTED)
+    await resume.reach_the_edge()
+    await asyncio.sleep(2)
+    assert left.stream.is_over
+    for visitor in resume.visitors:
+        resume.check_served(visitor)
+    await resume.end()
+
+
 async def test_visitors_of_a_lost_link_leave_no_numbers(network: Network, resume: Resume) -> None:
     """They came when nothing got through any more, and left before there was another link."""
     (socket,) = (socket for socket in network.sockets if socket.local_address[1] == 5000)
