@@ -155,9 +155,7 @@ class Holdings:
             ledger=house.ledger,
             terms=terms,
             visitors_filter=visitors_filter,
-            # By what was shown and not by what is held: a client that dies each time before it has kept the answer
-            # would else fall behind and be locked out.
-            generation=1 + (ticket.generation if ticket else 0),
+            generation=1 + _generation_before(ticket, evicted),
         )
         _note_program(lease, bind, ghost)
         lease.pool = shared or (Pool() if bind.pool else None)
@@ -394,6 +392,15 @@ class Holdings:
                 house.ports.release(lease.tcp_port, lease.owner)
         house.claims.seen(lease.owner, lease.name)
         logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
+
+
+def _generation_before(ticket: Ticket | None, evicted: Lease | None) -> int:
+    """Return that of the ticket that was shown, and not that of the lease which is evicted: a client that dies
+    each time before it has kept the answer would else fall behind and be locked out. Who asks by name alone cannot
+    be, and has a newer ticket than the one before."""
+    if ticket is not None:
+        return ticket.generation
+    return 0 if evicted is None else evicted.generation
 
 
 def _note_program(lease: Lease, bind: Bind, ghost: Lease | None) -> None:

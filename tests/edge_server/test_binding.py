@@ -213,6 +213,23 @@ async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_wa
     assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
 
 
+async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(house: House):
+    """Its older self has had many, and comes again after a restart of the edge, when both sessions are new."""
+    older = Client(house, A)
+    ticket = older.got(name="shop", program=b"old").ticket
+    for lease in (2, 3):
+        older.holdings.release_all(for_good=True)
+        ticket = older.got(lease, name="shop", program=b"old", ticket=ticket, again=True).ticket
+    newer = Client(house, A).got(name="shop", program=b"new").ticket
+    sealed = house.sealer.open(newer, "a")
+    assert sealed is not None
+    for client in made:
+        client.release_all(for_good=True)
+    await house.expected.add(Name("shop", "a", sealed.generation, Terms(), 0, b"new"), None)
+    assert Client(house, A).got(name="shop", program=b"new", ticket=newer, again=True)
+    assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
+
+
 async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
     ticket = Client(house, A).got(program=b"old")
     first = Client(house, A)
