@@ -10,7 +10,7 @@ from quictunnel.call import Call, EdgeIdentityError, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from quictunnel.call import CallEvents
     from quictunnel.config import ClientConfig
@@ -61,9 +61,12 @@ class Dialler:
         finally:
             for task in attempts:
                 task.cancel()
-            for ended in await asyncio.gather(*attempts, return_exceptions=True):
-                if isinstance(ended, Call) and ended is not first:
-                    await ended.hang_up()
+            try:
+                await asyncio.gather(*attempts, return_exceptions=True)
+                await _hang_up(attempts, besides=first)
+            except asyncio.CancelledError:
+                await _hang_up(attempts)  # the first as well: nobody takes it
+                raise
         raise failure
 
     async def dial_beside(self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]) -> Call | None:
@@ -80,9 +83,14 @@ class Dialler:
         finally:
             dial.cancel()
             ended.cancel()
-            call, _ = await asyncio.gather(dial, ended, return_exceptions=True)
-            if isinstance(call, Call) and not is_wanted:
-                await call.hang_up()
+            try:
+                call, _ = await asyncio.gather(dial, ended, return_exceptions=True)
+            except asyncio.CancelledError:
+                is_wanted = False
+                raise
+            finally:
+                if not is_wanted:
+                    await _hang_up([dial])
         if isinstance(call, Call):
             return call
         if not isinstance(call, Error | asyncio.CancelledError):
@@ -121,3 +129,9 @@ class Dialler:
             return await silence(self._config, patience)
         # Whoever is in a hurry knows that the edge was there, and does not look into it.
         return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")
+
+
+async def _hang_up(dials: Sequence[asyncio.Task[Call]], besides: Call | None = None) -> None:
+    """End the calls of those dials that have one; all of them are done."""
+    calls = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
+    await asyncio.gather(*(call.hang_up() for call in calls if call is not besides))

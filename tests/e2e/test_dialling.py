@@ -1,0 +1,79 @@
+"""A dial that is cancelled while it gives up its other attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+import quictunnel.dialling
+from quictunnel.call import Call
+from quictunnel.dialling import ADDRESS_STAGGER, Dialler
+from quictunnel.transport.engine import CloseCause
+from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
+from quictunnel.wire.messages import Hello, Welcome
+from tests.e2e.ends import PATIENCE
+from tests.e2e.hostile import WINDOW, HostileEdge, ServedClient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from quictunnel.config import ClientConfig
+    from quictunnel.transport.engine import Address
+    from quictunnel.uplink import Uplink
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """An address at which nobody answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock
+
+
+class Strangers:
+    """An owner of calls that never had a session."""
+
+    def call_secret(self, _: Call) -> bytes:
+        return b""
+
+    def call_failed(self, _: Call) -> None: ...
+
+
+async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
+    tmp_path: Path, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = asyncio.Event()
+    real = Call.hang_up
+
+    async def hang_up(call: Call) -> None:
+        if call.address == silent.getsockname():
+            ending.set()
+        await real(call)
+
+    monkeypatch.setattr(Call, "hang_up", hang_up)
+
+    def greet_late(served: ServedClient, _: Hello) -> None:
+        greeting = Welcome(PROTOCOL_VERSION, WINDOW, 10, "late/1", b"", False, 0, 0, 0)
+        asyncio.get_running_loop().call_later(2 * ADDRESS_STAGGER, served.say, greeting)
+
+    async with HostileEdge(tmp_path) as edge:
+        config = edge.client_config
+
+        async def both(_: ClientConfig) -> list[Address]:
+            return [config.address, silent.getsockname()]
+
+        monkeypatch.setattr(quictunnel.dialling, "resolve", both)
+        edge.greetings.append(greet_late)
+        owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+        dial = asyncio.create_task(Dialler(config, owner).dial())
+        async with asyncio.timeout(PATIENCE):
+            await ending.wait()
+            dial.cancel()
+            await asyncio.wait([dial])
+            served = await edge.sessions.get()
+        assert dial.cancelled()
+        assert await served.end() == (CloseCause.PEER, SessionCode.DONE)
