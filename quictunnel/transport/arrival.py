@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class Arrival:
     """A stream that the edge opened and whose preface is still coming in, or which waits for the edge's account
     of its streams: that may be overtaken, and says where a stream goes on that was here before. What waits is
-    bounded by the windows of QUIC."""
+    bounded by the stream's credit."""
 
-    __slots__ = ("_chunks", "_ended", "_preface", "_quic_stream", "_reader", "_session", "_stop_code")
+    __slots__ = ("_chunks", "_credit", "_ended", "_preface", "_quic_stream", "_reader", "_session", "_stop_code")
 
     def __init__(self, session: Session, quic_stream: int) -> None:
         self._session = session
@@ -27,25 +27,37 @@ class Arrival:
         self._preface: Preface | None = None
         self._chunks: list[bytes] = []
         """What came behind the preface."""
+        self._credit = 0
+        """Bytes that may still come while it waits."""
         self._ended = False
         self._stop_code: int | None = None
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
         self._ended = end
         if self._preface is not None:
-            self._chunks += chunks
+            self._keep(chunks)
             return
         for index, chunk in enumerate(chunks):
             parsed = self._reader.feed(chunk)
             if parsed is not None:
                 self._preface, rest = parsed
-                following = chunks[index + 1 :]
-                self._chunks = [rest, *following] if rest else following
-                if not self._session.park(self):
+                following = [rest, *chunks[index + 1 :]] if rest else chunks[index + 1 :]
+                credit = self._session.park(self, self._preface.stream)
+                if credit is None:
+                    self._chunks = following
                     self.go_on()
+                else:
+                    self._credit = credit
+                    self._keep(following)
                 return
         if end:
             raise ProtocolError("a stream ended within its preface")
+
+    def _keep(self, chunks: list[bytes]) -> None:
+        self._credit -= sum(map(len, chunks))
+        if self._credit < 0:
+            raise ProtocolError("bytes beyond the credit")
+        self._chunks += chunks
 
     def go_on(self) -> None:
         """Become the stream that the preface names; called once. Raises ProtocolError."""

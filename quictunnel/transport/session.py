@@ -22,7 +22,7 @@ from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered
 from quictunnel.wire.control import Side
-from quictunnel.wire.credit import IdleCreditBudget, WindowPool
+from quictunnel.wire.credit import INITIAL_WINDOW, IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, encode_preface
@@ -122,9 +122,8 @@ class Session:
 
     @property
     def can_carry(self) -> bool:
-        """Whether a visitor who comes now can be carried at once: there is a link, and both sides know how they
-        stand on it."""
-        return not self.is_away and self._unmentioned is None
+        """A visitor who comes now can be carried at once: both sides know how they stand on the link of now."""
+        return not self.is_away and not self.is_awaiting_standing
 
     @property
     def skipped_numbers(self) -> int:
@@ -270,11 +269,14 @@ class Session:
         if chunks or end:
             stream.data(chunks, end=end)
 
-    def park(self, arrival: Arrival) -> bool:
-        """Client: have an arrival wait for the edge's account of its streams. Return False if that is here."""
-        if self._unmentioned is not None:
-            self._parked.append(arrival)
-        return self._unmentioned is not None
+    def park(self, arrival: Arrival, number: int) -> int | None:
+        """Client: have an arrival wait for the edge's account. Return the bytes that may come meanwhile; None if
+        it need not wait: the account is here, or the stream is over."""
+        stream = self._streams.get(number)
+        if self._unmentioned is None or (stream is None and self._numbers.has_met(number)):
+            return None
+        self._parked.append(arrival)
+        return INITIAL_WINDOW if stream is None else stream.receive_window.room
 
     def gave_up_early(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
         """Client: the edge reset a stream that is none here yet; ``number``: its number, if the edge said it."""
@@ -344,8 +346,8 @@ class Session:
     # Inside.
 
     def _add(self, preface: Preface) -> Stream:
-        stream = self._streams[preface.stream] = Stream(self, preface, self.peer_window, self._loop.time())
-        return stream
+        self._streams[preface.stream] = Stream(self, preface, self.peer_window, self._loop.time())
+        return self._streams[preface.stream]
 
     def _bind(self, stream: Stream, quic_stream: int) -> None:
         self.link.streams[quic_stream] = stream
@@ -479,9 +481,7 @@ class Session:
 
     def _swept(self) -> None:
         self._sweep = None
-        if self.link.is_down:
-            return
-        if self._owed:
+        if self._owed and not self.link.is_down:
             self._announce(self._owed)
 
 

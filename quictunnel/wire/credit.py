@@ -183,6 +183,11 @@ class ReceiveWindow:
         self.consumed += size
 
     @property
+    def room(self) -> int:
+        """Bytes that the sender may still send."""
+        return self.limit - self.received
+
+    @property
     def owed(self) -> bool:
         """Whether anything was consumed that the sender has not been told."""
         return self.consumed > self._announced

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,7 @@ from quictunnel.call import Call
 from quictunnel.dialling import Dialler
 from quictunnel.uplink import SUSPICION
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
+from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import (
     SECRET,
     AnyMessage,
@@ -25,7 +27,7 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from tests.e2e.ends import PATIENCE
-from tests.e2e.hostile import WINDOW, HostileEdge, ServedClient
+from tests.e2e.hostile import PROTOCOL, WINDOW, HostileEdge, ServedClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -90,6 +92,20 @@ def go_on_and_close(served: ServedClient) -> None:
 
 def greet_and_leave(served: ServedClient) -> None:
     served.say(welcome(resumed=False), GoAway(30))
+
+
+@asynccontextmanager
+async def listening_origin() -> AsyncIterator[int]:
+    """A local service that says it is ready, and then only listens; its port."""
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"ready")
+        with suppress(ConnectionResetError):  # as its visitor may end
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 def make_the_link_look_sick(client: quictunnel.Client) -> None:
@@ -193,6 +209,22 @@ async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
         assert [await greetings.secret() for _ in range(3)] == [b"", KEY, KEY]
 
 
+@pytest.mark.parametrize("number", [0, 1], ids=["stream-that-is-here", "stream-that-is-new"])
+async def test_what_waits_for_the_account_of_the_edge_is_bounded_by_credit(
+    scripted: HostileEdge, client: quictunnel.Client, number: int
+) -> None:
+    Greetings(scripted, greet_well, lambda served: served.say(welcome(resumed=True)))
+    async with listening_origin() as port, quictunnel.forward(port, client=client):
+        first = await scripted.session()
+        await first.has_come(first.visit(), b"ready")
+        make_the_link_look_sick(client)
+        async with asyncio.timeout(PATIENCE):
+            second = await scripted.sessions.get()
+        await second.heard(Standing)
+        second.write(second.visit(number=number), bytes(INITIAL_WINDOW + 1))
+        assert await second.end() == PROTOCOL
+
+
 def answer_one_lease_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have edges hear what is said of other leases, and say nothing."""
     real = ServedClient.hear
@@ -231,12 +263,8 @@ async def test_tunnel_that_closes_is_not_asked_of_the_session_that_follows(
     """Its visitors still finish when the edge leaves."""
     Greetings(scripted, greet_well, greet_well)
 
-    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    origin = await asyncio.start_server(listen, "127.0.0.1", 0)
-    closing = quictunnel.forward(origin.sockets[0].getsockname()[1], client=client)
-    async with origin, quictunnel.forward(9, client=client):
+    async with listening_origin() as port, quictunnel.forward(9, client=client):
+        closing = quictunnel.forward(port, client=client)
         await closing.__aenter__()
         first = await scripted.session()
         first.write(first.visit(2), b"question")
