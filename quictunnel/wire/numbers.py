@@ -8,6 +8,7 @@ streams when a session goes on with another link, take those away that will neve
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ProtocolError
@@ -54,9 +55,10 @@ class StreamNumbers:
             raise ProtocolError("stream numbers that rise too fast")
         self._skipped.update(dict.fromkeys(range(self.next, number)))
         self.next = number + 1
-        for _ in range(ahead):
-            # A stream that was reset without its number has this one, most likely, being the oldest.
-            del self._skipped[next(iter(self._skipped))]
+        # Streams that were reset without their numbers most likely have these, the oldest. All are looked up
+        # at once: the first key of a dict takes the longer to find the more were deleted in front of it.
+        for oldest in tuple(islice(self._skipped, max(0, ahead))):
+            del self._skipped[oldest]
             self._unnamed -= 1
         return True
 

@@ -1,5 +1,7 @@
 """Which stream numbers a client has met, and which may still come."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,18 @@ def test_resets_without_a_number_make_room_for_as_many() -> None:
     assert not numbers.has_met(3)
     with pytest.raises(ProtocolError):
         numbers.meet(MAX_SKIPPED + 6)
+
+
+def test_making_room_for_many_costs_no_more_than_skipping_them() -> None:
+    numbers = StreamNumbers()
+    begin = time.process_time()
+    numbers.meet(MAX_SKIPPED)
+    skipping = time.process_time() - begin
+    for _ in range(MAX_SKIPPED):
+        numbers.lose_unnamed()
+    begin = time.process_time()
+    numbers.meet(2 * MAX_SKIPPED)
+    assert time.process_time() - begin < 40 * skipping, "it looks through those that are gone each time"
 
 
 def test_the_edges_account_says_which_numbers_can_still_come() -> None:
