@@ -293,9 +293,8 @@ class Holdings:
         """Whether a name may go to this client from the one that has it, which is of the same identity:
         tickets are good for nobody else, and so are claims."""
         if ghost.session is self._session:
-            if ticket is not None:
-                raise ProtocolError("one ticket was used for two leases")
-            raise Refused(BindCode.NOT_SHARED)
+            # A mistake about one tunnel, which is not to end the others.
+            raise Refused(BindCode.NOT_SHARED if ticket is None else BindCode.STALE)
         if ghost.pool is not None and len(ghost.pool.members) > 1:
             raise Refused(BindCode.NOT_SHARED)
         if ticket is not None:

@@ -585,3 +585,11 @@ async def test_a_ticket_of_a_domain_is_no_way_around_rights(house: House):
     ticket = Client(house, ANY).got(domain="shop.example.org", passthrough=True).ticket
     less = Identity("a", Rights(domains=()))
     assert Client(house, less).ask(ticket=ticket, passthrough=True) is BindCode.DOMAIN_FORBIDDEN
+
+
+async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(house: House):
+    client = Client(house, A)
+    ticket = client.got().ticket
+    assert client.ask(2, ticket=ticket) is BindCode.STALE
+    assert [lease.number for lease in client.holdings] == [1]
+    assert client.session.said[0].ticket == ticket, "the session has ended"
