@@ -243,10 +243,10 @@ def hold_one_packet_of_the_account(loop: VirtualLoop, pair: SessionPair, socket:
     was_parked = False
     packets = 0
 
-    def park(arrival: Arrival) -> bool:
+    def park(arrival: Arrival, number: int) -> int | None:
         nonlocal was_parked
         was_parked = was_parked or session.is_awaiting_standing
-        return Session.park(session, arrival)
+        return Session.park(session, arrival, number)
 
     def tap(packet: Packet) -> Packet | None:
         nonlocal packets
