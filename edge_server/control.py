@@ -117,7 +117,7 @@ class Guest:
     def superseded(self) -> None:
         """End the session: the same program, started again, has taken the name. It does not come back."""
         self._house.sessions.supersede(self)
-        self.end(SessionCode.REPLACED)
+        self.end(_superseded_code(self.session.version))
 
     def give_up(self) -> None:
         """The session was without a link for too long."""
@@ -221,7 +221,7 @@ class Guest:
             return
         if hello.session and sessions.is_superseded(hello.session, identity.key):
             logger.info("client %s from %s came back for a name that a newer one has", identity.key, self.peer)
-            self.session.close(SessionCode.REPLACED)
+            self.session.close(_superseded_code(hello.version))
             return
         if not sessions.make_room(identity.key):
             logger.warning(
@@ -332,3 +332,7 @@ class Guest:
 
     def _too_slow(self) -> None:
         self.session.close(SessionCode.TOO_SLOW)
+
+
+def _superseded_code(version: int) -> SessionCode:
+    return SessionCode.SUPERSEDED if version >= 2 else SessionCode.REPLACED

@@ -267,7 +267,7 @@ class Call:
             self._fail(error)
 
     def _explain(self, closed: Closed) -> Error:
-        return explain(closed, self._config.edge, was_welcome=self.welcome is not None)
+        return explain(closed, self._config.edge, welcome=self.welcome)
 
     def _fail(self, error: Error) -> None:
         self._end = error
@@ -275,17 +275,19 @@ class Call:
             self._answer.set_exception(error)
 
 
-def explain(closed: Closed, edge: str, *, was_welcome: bool) -> Error:
+def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
     """Return why a session ended, as the error that a caller should see.
 
-    ``was_welcome``: the edge had accepted the token before.
+    ``welcome``: how the edge had greeted, if it had.
     """
     if closed.cause is CloseCause.PEER and closed.code in frozenset(SessionCode):
         code = SessionCode(closed.code)
         sentence = SESSION_SENTENCES[code]
         if code is SessionCode.UNAUTHORIZED:
-            return AuthError(refusal_of_token(edge, was_welcome=was_welcome))
-        if code in (SessionCode.REPLACED, SessionCode.ENDED):
+            return AuthError(refusal_of_token(edge, was_welcome=welcome is not None))
+        # An edge of version 1 has one word for a newer link of the session and for a newer session.
+        is_superseded = code is SessionCode.REPLACED and welcome is not None and welcome.version < 2
+        if is_superseded or code in (SessionCode.SUPERSEDED, SessionCode.ENDED):
             # Dialling again would take the name back, and so on for ever; or undo what the operator has done.
             return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
         if code in (SessionCode.VERSION, SessionCode.BANNED):

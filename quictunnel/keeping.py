@@ -50,7 +50,8 @@ class KeptSession:
         welcome = call.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False
-        is_ours = self._was_shown and closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
+        is_replaced = closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
+        is_ours = is_replaced and (self._was_shown or welcome.version >= 2)
         if closed.cause not in LOST and not is_ours:
             return False
         self.session, self._secret, self._hold = call.session, welcome.session, welcome.hold

@@ -81,6 +81,8 @@ class SessionCode(enum.IntEnum):
     """All that show the same token have asked for more leases in a short time than the edge takes; dial again."""
     ENDED = 0x1A
     """The edge's operator ended this session; nothing keeps its client from beginning another."""
+    SUPERSEDED = 0x1B
+    """A newer session has the name that this one held by its ticket. (A client of version 1 is told REPLACED.)"""
 
 
 class BindCode(enum.IntEnum):
@@ -131,6 +133,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.TOO_SLOW: "The client did not introduce itself in time.",
     SessionCode.GOING_AWAY: "The edge is shutting down.",
     SessionCode.REPLACED: "A newer connection of the same client took over.",
+    SessionCode.SUPERSEDED: "This program was started again, and its newer self has the name.",
     SessionCode.INTERNAL: "The peer failed.",
     SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
     SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",

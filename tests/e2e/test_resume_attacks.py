@@ -192,7 +192,7 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: Embedded
         newer.say(Bind(1, unencrypted=True, h2=False, ticket=ticket))
         await newer.heard(Bound)
         back.show(secret)
-        assert await back.end() == (CloseCause.PEER, SessionCode.REPLACED)
+        assert await back.end() == (CloseCause.PEER, SessionCode.SUPERSEDED)
         assert not newer.over.done()
         newer.say(Unbind(1))
         await newer.heard(Unbound)
