@@ -147,8 +147,8 @@ def public_tunnel(
     quictunnel_trust: Path,  # noqa: ARG001 - for what it does
 ) -> Iterator[OpenTunnel]:
     """``public_tunnel(port, **options)`` forwards a local port until the test ends; options are those of
-    ``quictunnel.forward()``. Gives a :class:`quictunnel.Tunnel`, the same one for the same port and options; raises
-    InvalidError for a port that has a tunnel with other options in this test."""
+    ``quictunnel.forward()``. Gives a :class:`quictunnel.Tunnel`, the same one for the same port and options.
+    Raises InvalidError for a port that has a tunnel with other options in this test."""
     from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
     from quictunnel.errors import InvalidError  # noqa: PLC0415 - the same
     from quictunnel.forwarding import forward  # noqa: PLC0415 - the same
