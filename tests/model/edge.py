@@ -1,0 +1,180 @@
+"""An edge without sockets: an :class:`EdgeServer` whose rooms and endpoint are real, and whose doors are the world's."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_server.certificates import Certificates
+from edge_server.claims.claims import Claims
+from edge_server.config import EdgeConfig
+from edge_server.control import Guest
+from edge_server.domains import Domains
+from edge_server.expected import Expected
+from edge_server.house import House
+from edge_server.ports import Ports
+from edge_server.rights.attempts import Attempts
+from edge_server.rights.tokens import Tokens
+from edge_server.server import EdgeServer
+from edge_server.sessions import Sessions
+from edge_server.succession import Name
+from edge_server.tickets import Sealer
+from quictunnel.transport.endpoint import Endpoint
+from quictunnel.wire.codes import SessionCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.leases import Lease
+    from quictunnel.transport.engine import Closed, Connection
+    from quictunnel.transport.link import Link
+    from quictunnel.transport.session import Session
+    from tests.model.world import World
+
+DOMAIN = "edge.test"
+HOLD = 120.0
+GRACE = 20.0
+
+
+class NoStore:
+    """A claims database that forgets."""
+
+    def changes(self) -> int:
+        return 0
+
+    def claims(self) -> list[Any]:
+        return []
+
+    def write(self, claims: Any) -> None: ...
+    def record(self, events: Any) -> None: ...
+    def remove_old(self, before: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class WatchedGuest(Guest):
+    """A guest whose session's end the world hears of."""
+
+    def __init__(self, house: House, connection: Connection, wake: Any, on_gone: Any) -> None:
+        super().__init__(house, connection, wake, on_gone)
+        self.on_end: Callable[[WatchedGuest, Closed], None] = lambda _, __: None
+        self.away_at: float | None = None
+        self.is_over = False
+
+    def session_away(self, closed: Closed) -> bool:
+        kept = super().session_away(closed)
+        if kept:
+            self.away_at = asyncio.get_running_loop().time()
+        return kept
+
+    def session_down(self, closed: Closed) -> None:
+        self.is_over = True
+        self.on_end(self, closed)
+        super().session_down(closed)
+
+
+@functools.cache
+def _token() -> str:
+    return "a-token-of-the-model"
+
+
+class ModelEdge(EdgeServer):
+    """One process of the edge."""
+
+    def __init__(self, world: World, number: int, names: list[Name]) -> None:
+        super().__init__(EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD))
+        loop = asyncio.get_running_loop()
+        self.world = world
+        self.number = number
+        self.state = "serving"
+        """``leaving`` when it drains, ``gone`` when it has stopped."""
+        ports = Ports("127.0.0.1", range(20_000, 20_001), loop.time)
+        self._house = House(
+            admission=self._admission,
+            attempts=Attempts(loop.time),
+            certificates=Certificates(),
+            claims=Claims(NoStore()),  # type: ignore[arg-type]
+            domain=DOMAIN,
+            domains=Domains(),
+            expected=Expected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD),
+            https_port=443,
+            ledger=self.ledger,
+            ports=ports,
+            registry=self._registry,
+            sealer=Sealer(bytes(32), DOMAIN),
+            sessions=Sessions(HOLD),
+            tcp_host=DOMAIN,
+            tokens=Tokens(_token()),
+        )
+        self.guests_ever: list[WatchedGuest] = []
+        self._leaving: asyncio.Task[None] | None = None
+        self._endpoint = Endpoint(world.ground.edge_engine(number), world.ground.edge_socket(number),
+                                  on_connection=self._accept)  # fmt: skip
+        self._names = names
+
+    @property
+    def house(self) -> House:
+        assert self._house is not None
+        return self._house
+
+    async def expect(self) -> None:
+        """Keep the names of the edge before."""
+        for name in self._names:
+            await self.house.expected.add(name, None)
+
+    def find(self, host: str) -> Lease | None:
+        """Return the lease that a visitor's ClientHello leads to."""
+        return self._registry.find(self.house.name_of(host))
+
+    def names(self) -> list[Name]:
+        """Return what the next edge has to know."""
+        return [Name.of(lease, 0) for lease in self._registry]
+
+    def hand_over(self) -> list[Name]:
+        """Take nobody any more: a successor does from now on (:meth:`EdgeServer._stop_taking`)."""
+        self._is_draining = True
+        names = self.names()
+        for lease in self._registry:
+            lease.stop_listening()
+        self.succeeded.set()
+        self.leave()
+        return names
+
+    def leave(self) -> None:
+        """Drain and stop, as ``python -m edge_server`` does."""
+        self.state = "leaving"
+        self._leaving = asyncio.get_running_loop().create_task(self._drain_and_stop())
+
+    async def _drain_and_stop(self) -> None:
+        await self.drain()
+        self.house.sessions.give_up_all()
+        self.house.expected.give_up_all()
+        assert self._endpoint is not None
+        await self._endpoint.close(0.5, SessionCode.GOING_AWAY)
+        self.state = "gone"
+
+    def kill(self) -> None:
+        """Die without a word: sockets are closed, and whatever is in memory is forgotten."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+        self.state = "gone"
+        assert self._endpoint is not None
+        self.house.sessions.hold = 0
+        self.world.ground.silence(self._endpoint)
+        self._endpoint.abort()
+        self.house.sessions.give_up_all()
+        self.house.expected.give_up_all()
+
+    def sessions(self) -> list[Session]:
+        """Return the sessions of clients that are not over."""
+        return [guest.session for guest in self.guests_ever if not guest.is_over and guest.identity is not None]
+
+    def _accept(self, connection: Connection) -> Link:
+        link = super()._accept(connection)
+        for guest in self._guests:
+            assert isinstance(guest, WatchedGuest)
+            if guest not in self.guests_ever:
+                self.guests_ever.append(guest)
+                guest.on_end = self.world.guest_ended
+        return link

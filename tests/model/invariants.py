@@ -1,0 +1,260 @@
+"""What has to hold after every step, and what at the end, when the network is well again and everybody finishes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from quictunnel.transport.session import MAX_SETTLED
+from tests.model.edge import HOLD
+from tests.model.tcp import Broken
+
+if TYPE_CHECKING:
+    from quictunnel.transport.session import Session
+    from tests.model.program import Program
+    from tests.model.world import Visitor, World
+
+WAIT = 10.0
+QUIET = 200
+"""Rounds in which everything has to come to rest."""
+
+
+def check_step(world: World) -> None:
+    """Raise Broken for the first promise that does not hold now."""
+    if world.alarm.found:
+        raise Broken(*world.alarm.found[0])
+    for visitor in world.visitors:
+        _check_resets(world, visitor)
+    for program in world.programs:
+        state = program.uplink.state
+        if program.state == "running" and state in ("failed", "refused") and not program.may_fail:
+            if not world._is_superseded(program):
+                raise Broken("a program gave up without a cause", f"{program}: {program.events[-3:]}")
+            program.may_fail = True
+    world.visitors = [visitor for visitor in world.visitors if not _is_settled(visitor)]
+
+
+def _is_settled(visitor: Visitor) -> bool:
+    """Return True if nothing can happen to it any more; the ends agree then."""
+    if visitor.origin is None or not visitor.is_over:
+        return False
+    _check_agreement(visitor)
+    return True
+
+
+def _check_agreement(visitor: Visitor) -> None:
+    ends = visitor.ends
+    for one, other in ((ends[0], ends[-1]), (ends[-1], ends[0])):
+        if one.is_complete and not other.is_complete and other.received < one.sent and not other.has_reset:
+            raise Broken("a reset that only one side saw", f"{visitor}")
+
+
+def _check_resets(world: World, visitor: Visitor) -> None:
+    """A reset by the tunnel needs a cause."""
+    if visitor.excuse:
+        return
+    if any(peer.has_reset for peer in visitor.ends):
+        return
+    for peer in visitor.ends:
+        if peer.was_reset:
+            splice = visitor.splice
+            if peer is visitor.peer and splice.is_refused:
+                waited = world.loop.time() - visitor.came_at
+                engine: Any = visitor.edge._endpoint.engine  # type: ignore[union-attr]
+                lease = visitor.lease.newest
+                if waited >= WAIT - 0.01 or engine.refused_streams or not lease._is_open:
+                    visitor.excuse = "sent away"
+                    world.reach("a visitor was sent away")
+                    return
+                raise Broken("a visitor was refused without a cause", f"{visitor} after {waited:.2f} s")
+            raise Broken("a reset without a cause", f"{visitor}")
+
+
+def settle(world: World) -> None:
+    """Make the network well, let everybody finish, and see that nothing is left."""
+    for link in world.ground.live_links():
+        link.is_paused = False
+    if world.edge is None:
+        world.loop.call(world.start_edge, [])
+    _run(world, lambda: all(_is_up(world, program) for program in world.programs), "clients that do not come back",
+         most=HOLD + 60)  # fmt: skip
+    _check_holders(world)
+    for visitor in world.visitors:
+        if not visitor.is_in:
+            world.loop.call(world.enter, visitor)
+        for peer in visitor.ends:
+            if not peer.reads:
+                world.loop.call(peer.read_on)
+    _carry(world, 1.0)
+    _probe(world)
+
+    def all_over() -> bool:
+        for visitor in world.visitors:
+            for peer in visitor.ends:
+                if not peer.is_done and not peer.has_ended:
+                    world.loop.call(peer.end)
+        return all(visitor.is_over or not visitor.is_in for visitor in world.visitors)
+
+    _run(world, all_over, "a visitor that does not end")
+    _run(world, lambda: not _left(world), "something that is left", show=lambda: _left(world))
+    for visitor in world.visitors:
+        _check_agreement(visitor)
+    _end(world)
+
+
+def _is_up(world: World, program: Program) -> bool:
+    if program.state != "running" or program.uplink.state in ("failed", "refused"):
+        return True
+    if not program._task.done():
+        return False
+    if program.error is not None:
+        return True
+    call = program.uplink._call
+    return (
+        call is not None
+        and program.uplink.state in ("connected", "migrating")
+        and not call.session.link.is_down
+        and not call.session.is_awaiting_standing
+        and program.uplink._grace is None
+    )
+
+
+def _run(world: World, is_done: Any, what: str, *, most: float = 100.0, show: Any = None) -> None:
+    """Let time pass and everything arrive until it is done."""
+    start = world.loop.time()
+    while not is_done():
+        _carry(world, 0.5)
+        if world.loop.time() > start + most:
+            raise Broken(what, str(show()) if show else f"{world.programs}; {world.visitors}")
+
+
+def _carry(world: World, seconds: float) -> None:
+    """Everything arrives, local services accept, and time passes."""
+    for _ in range(QUIET):
+        moved = False
+        while world.dials:
+            world.loop.call(world.accept, world.dials[0])
+        for link in list(world.ground.live_links()):
+            if link.is_cut or link.is_paused:
+                continue
+            for end in link.ends:
+                for piece in end.pieces():
+                    if piece[0] != "pong" and piece in end.pieces():
+                        world.loop.call(end.deliver, piece)
+                        moved = True
+        check_step(world)
+        if not moved:
+            break
+    else:
+        raise Broken("no rest", f"{world.programs}")
+    for link in world.ground.live_links():
+        if not link.is_cut:
+            for end in link.ends:
+                if ("pong", 0) in end.pieces():
+                    world.loop.call(end.deliver, ("pong", 0))
+    world.loop.advance(seconds)
+    check_step(world)
+
+
+def _check_holders(world: World) -> None:
+    """The newest program with a ticket has its name."""
+    edge = world.edge
+    assert edge is not None
+    for ticket in world.tickets:
+        alive = [program for program in world.programs if program.ticket is ticket and program.state == "running"
+                 and program.has_held]  # fmt: skip
+        if not alive:
+            continue
+        newest = alive[-1]
+        if newest.may_fail:
+            continue
+        lease = edge.find(ticket.host)
+        holder = None
+        if lease is not None and lease.session is not None:
+            guest = next((guest for guest in edge.guests_ever if guest.session is lease.session), None)
+            holder = None if guest is None else world.program_of(guest.digest)
+        if holder is not newest:
+            raise Broken("the newest holder lost", f"{newest} ({newest.events[-4:]}); {holder} holds {ticket.host}")
+
+
+def _probe(world: World) -> None:
+    """A visitor who comes now is served."""
+    for ticket in world.tickets:
+        alive = [program for program in world.programs if program.ticket is ticket and program.state == "running"
+                 and program.has_held and program.uplink.state == "connected"]  # fmt: skip
+        if not alive or alive[-1].may_fail:
+            continue
+        visitor = world.come(ticket)
+        if visitor is None:
+            raise Broken("a name that leads nowhere", f"{ticket.host} of {alive[-1]}")
+        world.loop.call(world.enter, visitor)
+        _carry(world, 0.1)
+        if visitor.origin is None:
+            if visitor.excuse:
+                continue
+            raise Broken("a visitor who is not served", f"{visitor}, {alive[-1]}")
+        world.loop.call(visitor.peer.send, 10)
+        world.loop.call(visitor.origin.send, 10)
+        _carry(world, 0.1)
+        if (visitor.peer.received, visitor.origin.received) != (10, 10):
+            raise Broken("a visitor who is not served", f"{visitor}, {alive[-1]}")
+
+
+def _left_in(session: Session, where: str) -> list[str]:
+    found = []
+    for name, value in (
+        ("streams", session.streams),
+        ("numbers never seen", len(session._unseen)),
+        ("kept bytes", session.kept),
+        ("window bytes", session.pool.used),
+        ("half-open streams", len(session._half_open)),
+        ("streams to open", len(session._to_open)),
+        ("streams that credit is owed for", len(session._owed) + len(session._due)),
+    ):
+        if value:
+            found.append(f"{where}: {value} {name}")
+    if len(session._settled) > MAX_SETTLED:
+        found.append(f"{where}: {len(session._settled)} settled")
+    if not session.is_away and not session.link.is_down and set(session.link.streams) - {0}:
+        found.append(f"{where}: QUIC streams {set(session.link.streams) - {0}}")
+    return found
+
+
+def _left(world: World) -> list[str]:
+    """Return what is left although no visitor is there any more."""
+    found = []
+    for program in world.programs:
+        if program.session is not None and program.state == "running":
+            found += _left_in(program.session, f"{program}")
+        if program.uplink.visits.now:
+            found.append(f"{program}: {program.uplink.visits.now} visits")
+    for edge in world.edges:
+        for session in edge.sessions():
+            found += _left_in(session, f"edge {edge.number} ({edge.state})")
+        inside = edge._admission.inside - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
+                                              for visitor in world.visitors)  # fmt: skip
+        if inside or edge.ledger.now:
+            found.append(f"edge {edge.number}: {inside} visitors inside")
+    found += [f"a dial of {dial.program}" for dial in world.dials]
+    return found
+
+
+def _end(world: World) -> None:
+    """End programs and edges; no task and no timer may stay."""
+    for program in world.programs:
+        if program.state == "running":
+            world.loop.call(program.close)
+    _carry(world, 2.0)
+    for edge in world.edges:
+        if edge.state == "serving":
+            world.loop.call(edge.leave)
+    _carry(world, 30.0)
+    tasks = [task for task in asyncio.all_tasks(world.loop) if not task.done()]
+    if tasks:
+        raise Broken("tasks that stay", f"{tasks}")
+    timers = world.loop.timers
+    if timers:
+        raise Broken("timers that stay", f"{timers}")
+    for edge in world.edges:
+        if len(edge._registry) or edge._admission.inside or len(edge.house.sessions):
+            raise Broken("something that stays at an edge", f"{list(edge._registry)}, {edge._admission.inside}")

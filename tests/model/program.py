@@ -1,0 +1,180 @@
+"""A program that forwards a port: the client's real uplink, with an origin whose connections the world makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from typing import TYPE_CHECKING
+
+from quictunnel.call import Call
+from quictunnel.config import ClientConfig, Secret
+from quictunnel.errors import Error
+from quictunnel.origin import Origin, OriginRefusedError
+from quictunnel.uplink import Uplink
+from quictunnel.wire.codes import StreamCode
+from quictunnel.wish import Wish
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quictunnel.address import Address
+    from quictunnel.transport.engine import Closed
+    from quictunnel.transport.session import Session
+    from quictunnel.transport.stream import Stream
+    from tests.model.world import World
+
+TOKEN = "a-token-of-the-model"
+
+
+class Ticket:
+    """The ticket file of one tunnel (``ticketfile.TicketFile``)."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.content = b""
+        self.host = ""
+        """The name that it stands for, once that is known."""
+
+    def read(self) -> bytes:
+        return self.content
+
+    def write(self, ticket: bytes) -> None:
+        self.content = ticket
+
+
+class Dial:
+    """A connection to the local service that is being made."""
+
+    def __init__(self, program: Program, stream: Stream) -> None:
+        self.program = program
+        self.stream = stream
+        self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+
+class ModelOrigin(Origin):
+    """The local service of a program."""
+
+    def __init__(self, program: Program, port: int) -> None:
+        super().__init__(port)
+        self._program = program
+
+    async def join(self, stream: Stream) -> None:
+        dial = Dial(self._program, stream)
+        dials = self._program.world.dials
+        dials.append(dial)
+        try:
+            if not await dial.outcome:
+                raise OriginRefusedError(StreamCode.REFUSED)
+        finally:
+            dials.remove(dial)
+
+
+class WatchedCall(Call):
+    """A call whose session's end the world hears of."""
+
+    def __init__(self, config: ClientConfig, events: WatchedUplink, address: Address) -> None:
+        super().__init__(config, events, address)
+        self.program = events.program
+        self.program.calls.append(self)
+        self.was_current = False
+        """It has carried the program's session."""
+        self.away_at: float | None = None
+
+    def session_away(self, closed: Closed) -> bool:
+        kept = super().session_away(closed)
+        if kept:
+            self.away_at = asyncio.get_running_loop().time()
+        return kept
+
+    def session_down(self, closed: Closed) -> None:
+        self.program.world.call_ended(self, closed)
+        super().session_down(closed)
+
+
+class WatchedUplink(Uplink):
+    """An uplink that knows whose it is."""
+
+    def __init__(self, program: Program, config: ClientConfig) -> None:
+        super().__init__(config, program.observe)
+        self.program = program
+
+    def _connected_to(self, call: Call) -> None:
+        assert isinstance(call, WatchedCall)
+        call.was_current = True
+        super()._connected_to(call)
+
+
+class Program:
+    """One process with one tunnel."""
+
+    def __init__(self, world: World, number: int, ticket: Ticket, authority: Path | None) -> None:
+        self.world = world
+        self.number = number
+        self.ticket = ticket
+        self.calls: list[WatchedCall] = []
+        self.events: list[tuple[float, str, str]] = []
+        self.state = "running"
+        """``closing`` when it was told to end, ``killed``, or ``ended`` when nothing of it is left."""
+        self.error: Error | None = None
+        self.has_held = False
+        """It was given its name."""
+        self.may_fail = False
+        """The script has given it a reason to end for good."""
+        self.is_gone = False
+        config = ClientConfig(edge=world.ground.edge_name, token=Secret(TOKEN), ca=authority)
+        self.uplink = WatchedUplink(self, config)
+        self.uplink._chance = random.Random(f"{world.seed} program {number}")
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def __repr__(self) -> str:
+        return f"program {self.number} ({self.state}, {self.uplink.state})"
+
+    def observe(self, kind: str, message: str) -> None:
+        self.events.append((self.world.loop.time(), kind, message))
+
+    async def _run(self) -> None:
+        wish = Wish(port=8000 + self.number, tls="passthrough")
+        try:
+            lease = await self.uplink.bind(wish, self.ticket, ModelOrigin(self, wish.port))  # type: ignore[arg-type]
+            self.ticket.host = lease.answer.result().host
+            self.has_held = True
+            self.world.reach("a name was given")
+        except Error as error:
+            self.error = error
+
+    @property
+    def session(self) -> Session | None:
+        """Return the session that serves the tunnel now or waits for a link."""
+        uplink = self.uplink
+        if uplink._call is not None:
+            return uplink._call.session
+        return uplink._keeping.session
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions that were ever this program's, each once."""
+        found: dict[int, Session] = {}
+        for call in self.calls:
+            found[id(call.session)] = call.session
+        return list(found.values())
+
+    def close(self) -> None:
+        """End as a program does that leaves ``forward``."""
+        self.state = "closing"
+        asyncio.get_running_loop().create_task(self._end())
+
+    def kill(self) -> None:
+        """Die without a word."""
+        self.state = "killed"
+        for call in self.calls:
+            self.world.ground.silence(call._endpoint)
+        asyncio.get_running_loop().create_task(self._end())
+
+    async def _end(self) -> None:
+        was_killed = self.state == "killed"
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        await self.uplink.close()
+        self.state = "killed" if was_killed else "ended"
+        self.is_gone = True

@@ -1,0 +1,471 @@
+"""QUIC connections without packets: a scheduler chooses which piece arrives next.
+
+What QUIC promises holds, and nothing more: the bytes of one stream arrive in order and once; those of different
+streams, resets, stops and the end of the connection overtake each other; whatever is under way may be lost with the
+link. An engine here is a ``transport.engine.Engine`` that a real endpoint drives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from quictunnel.transport.engine import (
+    CloseCause,
+    Closed,
+    Connected,
+    Data,
+    EngineCounters,
+    Reset,
+    Stats,
+    Stopped,
+    StreamsAvailable,
+    Writable,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Iterable, Sequence
+
+    from quictunnel.transport.engine import Address, Event, Received, Transmit
+
+IDLE_TIMEOUT: Final = 30.0
+HANDSHAKE_TIMEOUT: Final = 5.0
+
+
+class Lane:
+    """One direction of one stream: what was sent and has not arrived, and how it ends."""
+
+    __slots__ = (
+        "code", "end_sent", "flight", "in_flight", "is_blocked", "is_closed", "is_done", "is_stopped", "stop_code",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.flight: deque[bytes] = deque()
+        self.in_flight = 0
+        self.end_sent = False
+        self.code: int | None = None
+        """Of a RESET_STREAM that was sent."""
+        self.is_closed = False
+        """The receiver has the end, or the reset."""
+        self.is_done = False
+        """The sender knows that."""
+        self.stop_code: int | None = None
+        """Of a STOP_SENDING that is under way to the sender."""
+        self.is_stopped = False
+        """The receiver takes no more of it."""
+        self.is_blocked = False
+
+
+class Stream:
+    """Both directions of a stream, by the side that sends."""
+
+    __slots__ = ("lanes", "opened_by")
+
+    def __init__(self, opened_by: End) -> None:
+        self.opened_by = opened_by
+        self.lanes = {True: Lane(), False: Lane()}
+
+
+Piece = tuple[str, int]
+"""What can arrive: its kind, and the stream that it is of."""
+
+
+class End:
+    """One end of a connection (a ``transport.engine.Connection``)."""
+
+    def __init__(self, engine: ScriptedEngine, link: QuicLink, address: Address, *, is_client: bool) -> None:
+        self.engine = engine
+        self.link = link
+        self.address = address
+        self.is_client = is_client
+        self.closed: Closed | None = None
+        self.is_connected = False
+        self.last_heard = engine.now()
+        self.began = engine.now()
+        self.outbox: deque[Piece] = deque()
+        """Pieces of no stream, under way to the peer."""
+        self.opened = 0
+        self.allowed = engine.peer_streams
+        self.wants_streams = False
+        self.freed: set[int] = set()
+        """Streams of the peer's that are over here and whose place it may have again."""
+        self.acked = 0
+        self.is_owed = False
+        self.bytes_received = 0
+        self.close_code = 0
+        self.close_reason = ""
+
+    @property
+    def peer(self) -> End | None:
+        return self.link.server if self.is_client else self.link.client
+
+    # From the endpoint (transport.engine.Connection).
+
+    def open(self) -> int | None:
+        if self.closed is not None:
+            return None
+        if self.opened >= self.allowed:
+            self.wants_streams = True
+            self.engine.refused_streams += 1
+            return None
+        number = 4 * self.opened + (0 if self.is_client else 1)
+        self.opened += 1
+        self.link.streams[number] = Stream(self)
+        return number
+
+    def write(self, stream: int, data: bytes | memoryview) -> int:
+        lane = self._lane(stream)
+        if lane is None or lane.code is not None or lane.end_sent or self.closed is not None:
+            return 0
+        taken = min(len(data), max(0, self.engine.send_buffer - lane.in_flight))
+        if taken:
+            lane.flight.append(bytes(data[:taken]))
+            lane.in_flight += taken
+            self.is_owed = True
+        if taken < len(data):
+            lane.is_blocked = True
+        return taken
+
+    def finish(self, stream: int) -> None:
+        lane = self._lane(stream)
+        if lane is not None and lane.code is None:
+            lane.end_sent = True
+            self.is_owed = True
+
+    def reset(self, stream: int, code: int) -> None:
+        lane = self._lane(stream)
+        if lane is not None and lane.code is None and not lane.is_done:
+            lane.code = code
+            self.is_owed = True
+
+    def stop(self, stream: int, code: int) -> None:
+        lane = self._lane(stream, mine=False)
+        if lane is not None and not lane.is_closed and not lane.is_stopped:
+            lane.is_stopped = True
+            lane.stop_code = code
+            self.is_owed = True
+
+    def prioritise(self, stream: int) -> None: ...
+
+    def admit(self) -> None: ...
+
+    def ping(self) -> None:
+        if self.closed is None and ("ping", 0) not in self.outbox:
+            self.outbox.append(("ping", 0))
+            self.is_owed = True
+
+    def migrate(self) -> None:
+        self.ping()
+        if self.link.server is not None:
+            host, port = self.link.server.address[:2]
+            self.link.server.address = (host, port + 1)
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self.closed is None:
+            self.close_code, self.close_reason = int(code), reason
+            self.outbox.append(("close", 0))
+            self.die(CloseCause.LOCAL, code, reason)
+
+    def stats(self) -> Stats:
+        return Stats(
+            rtt=0.05, congestion_window=100_000, bytes_in_flight=100 * self.is_owed, datagram_size=1350,
+            bytes_sent=0, bytes_received=self.bytes_received, packets_sent=0, packets_received=0, packets_lost=0,
+            packets_acked=self.acked, streams_open=0, last_heard=self.last_heard,
+        )  # fmt: skip
+
+    # From the scheduler.
+
+    def die(self, cause: CloseCause, code: int = 0, reason: str = "") -> None:
+        """The connection is over at this end."""
+        if self.closed is None:
+            self.closed = Closed(cause, int(code), reason)
+            if not self.is_client and not self.is_connected:
+                return  # nobody has heard of it
+            self.engine.tell(self, self.closed)
+
+    def pieces(self) -> list[Piece]:
+        """Return what can arrive next at the peer."""
+        found: list[Piece] = [piece for piece in self.outbox if piece[0] != "pong" or len(self.outbox) == 1]
+        if self.link.phase < 3:
+            return [piece for piece in found if piece[0] in ("first", "second", "third", "close")]
+        for number, stream in self.link.streams.items():
+            lane = stream.lanes[self.is_client]
+            if not lane.is_closed:
+                if lane.code is not None:
+                    found.append(("reset", number))
+                if lane.flight:
+                    found.append(("data", number))
+                elif lane.end_sent:
+                    found.append(("end", number))  # also of a direction that was reset afterwards
+            if stream.lanes[not self.is_client].stop_code is not None:
+                found.append(("stop", number))
+        return found
+
+    def deliver(self, piece: Piece, size: int | None = None, *, with_end: bool = True) -> bool:
+        """Let one piece arrive at the peer; of data, ``size`` bytes. Return False if it had nothing to bring."""
+        kind, number = piece
+        if number == 0 and kind in ("ping", "pong", "close", "first", "second", "third"):
+            if piece not in self.outbox:
+                return False
+            self.outbox.remove(piece)
+        peer = self._heard(kind)
+        if kind in ("first", "second", "third"):
+            self.link.shake_hands(kind)
+        elif peer is None or peer.closed is not None:
+            return False
+        elif kind == "close":
+            peer.die(CloseCause.PEER, self.close_code, self.close_reason)
+        elif kind == "ping":
+            peer.outbox.append(("pong", 0))
+        elif kind == "streams":
+            self.outbox.remove(piece)
+            peer.allowed += 1
+            if peer.wants_streams:
+                peer.wants_streams = False
+                peer.engine.tell(peer, StreamsAvailable())
+        elif kind != "pong":
+            self._deliver_of_stream(kind, number, peer, size, with_end=with_end)
+        return True
+
+    # Inside.
+
+    def _lane(self, stream: int, *, mine: bool = True) -> Lane | None:
+        if self.closed is not None:
+            return None
+        found = self.link.streams.get(stream)
+        return None if found is None else found.lanes[self.is_client is mine]
+
+    def _heard(self, kind: str) -> End | None:
+        """Note at the peer that something has arrived, and with it what acknowledges what the peer had sent."""
+        peer = self.peer
+        if peer is not None and peer.closed is None:
+            peer.last_heard = peer.engine.now()
+            peer.bytes_received += 50
+            if ("pong", 0) in self.outbox:
+                self.outbox.remove(("pong", 0))
+                kind = "pong"
+            if kind == "pong":
+                peer.acked += 1
+                peer.is_owed = any(piece[0] != "pong" for piece in peer.pieces())
+        return peer
+
+    def _deliver_of_stream(self, kind: str, number: int, peer: End, size: int | None, *, with_end: bool) -> None:
+        stream = self.link.streams[number]
+        lane = stream.lanes[self.is_client]
+        if ("pong", 0) not in peer.outbox:
+            peer.outbox.append(("pong", 0))
+        if kind == "stop":
+            self._deliver_stop(number, peer, stream.lanes[peer.is_client], stream.lanes[not self.is_client])
+            return
+        if kind == "reset":
+            assert lane.code is not None
+            lane.flight.clear()
+            self._close_lane(number, stream, lane, peer)
+            if not lane.is_stopped:
+                peer.engine.tell(peer, Reset(number, lane.code))
+            return
+        chunks = self._take(lane, size)
+        end = lane.end_sent and not lane.flight and (with_end or not chunks)
+        peer.bytes_received += sum(map(len, chunks))
+        if end:
+            self._close_lane(number, stream, lane, peer)
+        if not lane.is_stopped and (chunks or end):
+            peer.engine.tell(peer, Data(number, chunks, end))
+        if lane.is_blocked and lane.code is None and lane.in_flight < self.engine.send_buffer:
+            lane.is_blocked = False
+            self.engine.tell(self, Writable(number))
+
+    @staticmethod
+    def _take(lane: Lane, size: int | None) -> list[bytes]:
+        chunks: list[bytes] = []
+        left = lane.in_flight if size is None else size
+        while lane.flight and left > 0:
+            chunk = lane.flight.popleft()
+            if len(chunk) > left:
+                lane.flight.appendleft(chunk[left:])
+                chunk = chunk[:left]
+            chunks.append(chunk)
+            left -= len(chunk)
+            lane.in_flight -= len(chunk)
+        return chunks
+
+    def _deliver_stop(self, number: int, peer: End, lane: Lane, stopped: Lane) -> None:
+        assert lane is stopped
+        code, lane.stop_code = lane.stop_code, None
+        assert code is not None
+        if lane.is_done or lane.code is not None:
+            return
+        lane.code = code
+        peer.engine.tell(peer, Stopped(number, code))
+
+    def _close_lane(self, number: int, stream: Stream, lane: Lane, peer: End) -> None:
+        """The receiver has the end of a direction. Its acknowledgement travels with what it sends next."""
+        lane.is_closed = True
+        lane.is_done = self.engine.acks_at_once()
+        if all(each.is_closed for each in stream.lanes.values()):
+            opener = stream.opened_by
+            other = opener.peer
+            if other is not None and other.closed is None:
+                other.outbox.append(("streams", number))
+
+
+class QuicLink:
+    """One connection, both ends."""
+
+    def __init__(self, network: Any, client_engine: ScriptedEngine, address: Address) -> None:
+        self.network = network
+        self.streams: dict[int, Stream] = {}
+        self.seen: set[int] = set()
+        """Streams of which something has arrived at the client."""
+        self.phase = 0
+        """0: nothing arrived; 1: the client's first packet did; 2: the server's; 3: the handshake is complete."""
+        self.is_cut = False
+        """Nothing arrives any more, in either direction, and nobody says so."""
+        self.is_paused = False
+        """Nothing arrives for the time being."""
+        self.address = address
+        self.server: End | None = None
+        self.client = End(client_engine, self, address, is_client=True)
+        self.client.outbox.append(("first", 0))
+        self.client.is_owed = True
+
+    @property
+    def ends(self) -> list[End]:
+        return [end for end in (self.client, self.server) if end is not None]
+
+    @property
+    def is_over(self) -> bool:
+        return all(end.closed is not None for end in self.ends)
+
+    def shake_hands(self, kind: str) -> None:
+        """A flight of the handshake has arrived."""
+        if kind == "first" and self.phase == 0:
+            engine = self.network.server_at(self.address)
+            if engine is None:
+                return
+            self.phase = 1
+            self.server = End(engine, self, self.network.next_client_address(), is_client=False)
+            self.server.outbox.append(("second", 0))
+        elif kind == "second" and self.phase == 1 and self.client.closed is None:
+            self.phase = 2
+            self.client.is_connected = True
+            self.client.outbox.append(("third", 0))
+            self.client.engine.tell(self.client, Connected())
+        elif kind == "third" and self.phase == 2 and self.server is not None and self.server.closed is None:
+            self.phase = 3
+            self.server.is_connected = True
+            self.server.engine.connections.append(self.server)
+            self.server.engine.tell(self.server, Connected())
+
+
+class ScriptedEngine:
+    """An engine whose connections a scheduler moves (a ``transport.engine.Engine``)."""
+
+    name = "scripted"
+    version = "1"
+
+    def __init__(self, network: Any, *, send_buffer: int, peer_streams: int) -> None:
+        self.network = network
+        self.send_buffer = send_buffer
+        self.peer_streams = peer_streams
+        self.refused_streams = 0
+        """Streams that could not be opened because of the peer's limit."""
+        self.connections: list[End] = []
+        self.counters = EngineCounters()
+        self.is_dead = False
+        self._is_stirred = False
+        self._events: list[tuple[End, Event]] = []
+        self.on_readable: Callable[[], None] | None = None
+
+    def now(self) -> float:
+        return self.network.loop.time()
+
+    def acks_at_once(self) -> bool:
+        """Return True if the sender of a stream's end hears of its arrival before it does anything else."""
+        return self.network.chance.random() < 0.5
+
+    def tell(self, connection: End, event: Event) -> None:
+        """Tell the endpoint at its next turn."""
+        if self.is_dead:
+            return
+        self._events.append((connection, event))
+        if not self._is_stirred:
+            self._is_stirred = True
+            self.network.loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._is_stirred = False
+        if self.on_readable is not None:
+            self.on_readable()
+
+    # From the endpoint (transport.engine.Engine).
+
+    def connect(self, address: Address, server_name: str, now: float) -> End:
+        link = QuicLink(self.network, self, address)
+        self.network.links.append(link)
+        self.connections.append(link.client)
+        return link.client
+
+    def receive(self, batch: Sequence[Received], now: float) -> None: ...
+
+    def timeout(self) -> float | None:
+        times = [self._deadline(connection) for connection in self.connections if connection.closed is None]
+        return min(times) if times else None
+
+    def expire(self, now: float) -> None:
+        for connection in self.connections:
+            if connection.closed is None and self._deadline(connection) <= now:
+                connection.die(CloseCause.TIMEOUT if connection.is_connected else CloseCause.HANDSHAKE)
+
+    @staticmethod
+    def _deadline(connection: End) -> float:
+        if connection.is_connected:
+            return connection.last_heard + IDLE_TIMEOUT
+        return connection.began + HANDSHAKE_TIMEOUT
+
+    def poll(self) -> Iterable[tuple[Any, Event]]:
+        events, self._events = self._events, []
+        return events
+
+    def transmit(self, now: float) -> Iterable[Transmit]:
+        return ()
+
+    def has_connections(self) -> bool:
+        return any(connection.closed is None for connection in self.connections)
+
+
+class ScriptedSocket:
+    """Stands where an endpoint wants a socket, and wakes the endpoint when its engine has events."""
+
+    largest_datagram = 0
+
+    def __init__(self, address: Address) -> None:
+        self.local_address = address
+        self._engine: ScriptedEngine | None = None
+
+    def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Any) -> None:
+        engine = on_readable.__self__.engine
+        assert isinstance(engine, ScriptedEngine)
+        self._engine = engine
+        engine.on_readable = on_readable
+
+    def detach(self) -> None:
+        if self._engine is not None:
+            self._engine.on_readable = None
+            self._engine = None
+
+    def receive(self) -> list[Received]:
+        return []
+
+    def send(self, transmits: Iterable[Transmit]) -> None:
+        for _ in transmits:
+            raise AssertionError("a scripted engine has no datagrams")
+
+    def close(self) -> None:
+        """With the socket the engine is gone; its connections are not told and tell nobody."""
+        if self._engine is not None:
+            self._engine.is_dead = True
+            for connection in self._engine.connections:
+                connection.closed = connection.closed or Closed(CloseCause.LOCAL, 0, "")
+            self._engine = None

@@ -1,0 +1,390 @@
+"""What can happen in the world: rules with weights, each of which takes three numbers to decide the rest by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.network import Change
+from quictunnel.transport.engine import CloseCause
+from quictunnel.wire.codes import SessionCode
+from tests.model.quic import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.model.quic import End, Piece, QuicLink
+    from tests.model.tcp import Peer
+    from tests.model.world import World
+
+Rule = "Callable[[World, int, int, int], bool]"
+
+SIZES: Final = (1, 10, 300, 3_000, 3_000, 20_000, 70_000, 150_000)
+PAUSES: Final = (0.01, 0.05, 0.3, 0.3, 1.1, 1.1, 2.2, 3.5, 5.0, 11.0)
+LONG_PAUSES: Final = (31.0, 31.0, 65.0, 125.0)
+MAX_VISITORS: Final = 12
+MAX_PROGRAMS: Final = 5
+
+RULES: dict[str, tuple[int, Callable[[World, int, int, int], bool]]] = {}
+
+
+def rule(weight: int) -> Callable[[Callable[[World, int, int, int], bool]], Callable[..., bool]]:
+    """Add a function to the rules; it returns False when it cannot be applied."""
+
+    def add(function: Callable[[World, int, int, int], bool]) -> Callable[..., bool]:
+        RULES[function.__name__] = weight, function
+        return function
+
+    return add
+
+
+# Visitors and local services.
+
+
+@rule(14)
+def come(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor comes; most have finished their handshake at once."""
+    if sum(not visitor.is_over for visitor in world.visitors) >= MAX_VISITORS or not world.tickets:
+        return False
+    visitor = world.come(world.tickets[a % len(world.tickets)])
+    if visitor is None:
+        return False
+    if b % 6:
+        world.loop.call(world.enter, visitor)
+    return True
+
+
+@rule(4)
+def enter(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor finishes its handshake."""
+    waiting = [visitor for visitor in world.visitors if not visitor.is_in]
+    if not waiting:
+        return False
+    world.loop.call(world.enter, waiting[a % len(waiting)])
+    return True
+
+
+@rule(12)
+def accept(world: World, a: int, b: int, c: int) -> bool:
+    """A local service takes a connection."""
+    if not world.dials:
+        return False
+    world.loop.call(world.accept, world.dials[a % len(world.dials)])
+    return True
+
+
+@rule(1)
+def refuse(world: World, a: int, b: int, c: int) -> bool:
+    """A local service refuses one."""
+    if not world.dials:
+        return False
+    world.loop.call(world.refuse, world.dials[a % len(world.dials)])
+    return True
+
+
+def _peers(world: World) -> list[Peer]:
+    return [peer for visitor in world.visitors if visitor.is_in for peer in visitor.ends if not peer.is_done]
+
+
+def _pick(world: World, a: int) -> Peer | None:
+    peers = _peers(world)
+    return peers[a % len(peers)] if peers else None
+
+
+@rule(24)
+def speak(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor or a local service sends bytes."""
+    peers = [peer for peer in _peers(world) if not peer.has_ended]
+    if not peers:
+        return False
+    world.loop.call(peers[a % len(peers)].send, SIZES[b % len(SIZES)])
+    return True
+
+
+@rule(9)
+def end(world: World, a: int, b: int, c: int) -> bool:
+    """One of them sends a FIN."""
+    peers = [peer for peer in _peers(world) if not peer.has_ended]
+    if not peers:
+        return False
+    world.loop.call(peers[a % len(peers)].end)
+    return True
+
+
+@rule(3)
+def reset(world: World, a: int, b: int, c: int) -> bool:
+    """One of them resets its connection."""
+    peer = _pick(world, a)
+    if peer is None:
+        return False
+    for visitor in world.visitors:
+        if visitor.peer is peer and visitor.splice.stream is not None:
+            session = visitor.splice.stream._session
+            if session.is_awaiting_standing:
+                world.reach("leaver within the round trip of a resume")
+            elif session.is_away:
+                world.reach("leaver while the client is away")
+    world.loop.call(peer.reset)
+    return True
+
+
+@rule(3)
+def stop_reading(world: World, a: int, b: int, c: int) -> bool:
+    """One of them reads no more."""
+    peer = _pick(world, a)
+    if peer is None or not peer.reads:
+        return False
+    peer.reads = False
+    return True
+
+
+@rule(5)
+def read_on(world: World, a: int, b: int, c: int) -> bool:
+    """One of them reads again."""
+    peers = [peer for visitor in world.visitors for peer in visitor.ends if not peer.reads]
+    if not peers:
+        return False
+    world.loop.call(peers[a % len(peers)].read_on)
+    return True
+
+
+# Links.
+
+
+def _open_links(world: World) -> list[QuicLink]:
+    return [link for link in world.ground.live_links() if not link.is_cut and not link.is_paused]
+
+
+def _ways(world: World) -> list[tuple[End, list[Piece]]]:
+    ways = [(end, end.pieces()) for link in _open_links(world) for end in link.ends]
+    return [(end, pieces) for end, pieces in ways if pieces]
+
+
+def deliver_one(world: World, end: End, piece: Piece, b: int) -> None:
+    """Let one piece arrive, of data perhaps a part."""
+    kind, number = piece
+    if not end.is_client and kind == "reset":
+        stream = end.link.streams[number]
+        if isinstance(stream, Stream) and number not in end.link.seen:
+            world.reach("reset before the preface")
+    if kind == "data" and not end.is_client and number not in end.link.seen:
+        end.link.seen.add(number)
+    size = (None, None, None, 1, 7, 1000, 30_000, None)[b % 8]
+    end.deliver(piece, size, with_end=b % 3 != 0)
+
+
+@rule(40)
+def deliver(world: World, a: int, b: int, c: int) -> bool:
+    """One piece arrives."""
+    ways = _ways(world)
+    if not ways:
+        return False
+    end, pieces = ways[a % len(ways)]
+    world.loop.call(deliver_one, world, end, pieces[c % len(pieces)], b)
+    return True
+
+
+@rule(16)
+def deliver_together(world: World, a: int, b: int, c: int) -> bool:
+    """Several pieces arrive in one turn of the loop."""
+    ways = _ways(world)
+    if not ways:
+        return False
+    end, _ = ways[a % len(ways)]
+
+    def together() -> None:
+        nonlocal c
+        for _ in range(2 + b % 6):
+            pieces = end.pieces()
+            if not pieces:
+                break
+            c = c * 1103515245 + 12345 & 0x7FFFFFFF
+            deliver_one(world, end, pieces[(c >> 8) % len(pieces)], c >> 16)
+
+    world.loop.call(together)
+    return True
+
+
+@rule(20)
+def flow(world: World, a: int, b: int, c: int) -> bool:
+    """A link carries in both directions for a while."""
+    links = [link for link in _open_links(world) if any(end.pieces() for end in link.ends)]
+    if not links:
+        return False
+    link = links[a % len(links)]
+    for _ in range(4 + b % 60):
+        ways = [(end, pieces) for end in link.ends if (pieces := end.pieces())]
+        if not ways or link.client.closed is not None:
+            break
+        c = c * 1103515245 + 12345 & 0x7FFFFFFF
+        end, pieces = ways[(c >> 8) % len(ways)]
+        world.loop.call(deliver_one, world, end, pieces[(c >> 12) % len(pieces)], 0)
+    return True
+
+
+@rule(3)
+def pause_link(world: World, a: int, b: int, c: int) -> bool:
+    """Nothing arrives on a link for the time being."""
+    links = _open_links(world)
+    if not links:
+        return False
+    links[a % len(links)].is_paused = True
+    return True
+
+
+@rule(5)
+def go_on_link(world: World, a: int, b: int, c: int) -> bool:
+    """A link that paused carries again."""
+    links = [link for link in world.ground.live_links() if link.is_paused]
+    if not links:
+        return False
+    links[a % len(links)].is_paused = False
+    world.reach("a link came back")
+    return True
+
+
+@rule(2)
+def cut_link(world: World, a: int, b: int, c: int) -> bool:
+    """A link carries nothing any more, and nobody is told."""
+    links = _open_links(world)
+    if not links:
+        return False
+    links[a % len(links)].is_cut = True
+    world.reach("a link was cut")
+    return True
+
+
+@rule(4)
+def lose_link(world: World, a: int, b: int, c: int) -> bool:
+    """One end of a link gives it up (a time-out of its own, a fault inside its engine); the other is not told."""
+    ends = [end for link in world.ground.live_links() for end in link.ends if end.closed is None and end.is_connected]
+    if not ends:
+        return False
+    end = ends[a % len(ends)]
+    end.link.is_cut = True
+    world.reach("a link was lost at the client" if end.is_client else "a link was lost at the edge")
+    world.loop.call(end.die, (CloseCause.TIMEOUT, CloseCause.INTERNAL)[b % 2])
+    return True
+
+
+@rule(8)
+def stateless_reset(world: World, a: int, b: int, c: int) -> bool:
+    """A client hears that the edge does not know its connection any more."""
+    links = [
+        link
+        for link in world.ground.live_links()
+        if link.client.closed is None and link.client.is_connected
+        and link.server is not None and (link.server.engine.is_dead or link.server.closed is not None)
+    ]  # fmt: skip
+    if not links:
+        return False
+    link = links[a % len(links)]
+    link.is_cut = True
+    world.reach("stateless reset")
+    world.loop.call(link.client.die, CloseCause.RESET)
+    return True
+
+
+@rule(1)
+def move(world: World, a: int, b: int, c: int) -> bool:
+    """A client's network changes, or a router gives it another port."""
+    programs = [program for program in world.programs if program.state == "running"]
+    if not programs:
+        return False
+    change = (Change.MOVED, Change.STIRRED, Change.SLEPT)[b % 3]
+    world.reach(f"network: {change.name.lower()}")
+    world.loop.call(programs[a % len(programs)].uplink._network_changed, change)
+    return True
+
+
+# Time.
+
+
+@rule(14)
+def pass_time(world: World, a: int, b: int, c: int) -> bool:
+    """Some time passes."""
+    world.loop.advance(PAUSES[a % len(PAUSES)])
+    return True
+
+
+@rule(1)
+def pass_long_time(world: World, a: int, b: int, c: int) -> bool:
+    """A long time passes, in which links that carry nothing are lost."""
+    world.loop.advance(LONG_PAUSES[a % len(LONG_PAUSES)])
+    return True
+
+
+# Programs and edges.
+
+
+@rule(2)
+def start_program(world: World, a: int, b: int, c: int) -> bool:
+    """A program is started, with a ticket of its own or with one that is in use."""
+    running = [program for program in world.programs if program.state == "running"]
+    if len(running) >= MAX_PROGRAMS or len(world.programs) > 20:
+        return False
+    known = [ticket for ticket in world.tickets if ticket.content]
+    if not known or b % 3 == 0:
+        if len(world.tickets) >= 3:
+            return False
+        world.loop.call(world.start_program, None)
+        return True
+    ticket = known[a % len(known)]
+    if any(program.ticket is ticket for program in running):
+        world.reach("a ticket is used twice")
+    world.loop.call(world.start_program, ticket)
+    return True
+
+
+@rule(1)
+def close_program(world: World, a: int, b: int, c: int) -> bool:
+    """A program ends, in good order or killed."""
+    running = [program for program in world.programs if program.state == "running"]
+    if len(running) < 2:
+        return False
+    program = running[a % len(running)]
+    world.reach("a program was killed" if b % 2 else "a program was closed")
+    world.loop.call(program.kill if b % 2 else program.close)
+    return True
+
+
+@rule(1)
+def take_over(world: World, a: int, b: int, c: int) -> bool:
+    """A successor takes over from the edge, which lets its visitors finish."""
+    edge = world.edge
+    if edge is None or len(world.edges) > 6:
+        return False
+    if any(visitor.is_in and not visitor.is_over for visitor in world.visitors):
+        world.reach("takeover with visitors")
+    names = world.loop.call(edge.hand_over)
+    world.loop.call(world.start_edge, names)
+    return True
+
+
+@rule(1)
+def restart(world: World, a: int, b: int, c: int) -> bool:
+    """The edge is killed, or stops in good order, and another one is started that knows the names of before."""
+    edge = world.edge
+    if edge is None or len(world.edges) > 6 or c % 2:
+        return False
+    names = edge.names()
+    world.reach("the edge was killed" if b % 2 else "the edge was restarted")
+    world.loop.call(edge.kill if b % 2 else edge.leave)
+    world.loop.call(world.start_edge, names)
+    return True
+
+
+@rule(1)
+def end_session(world: World, a: int, b: int, c: int) -> bool:
+    """The operator ends a session."""
+    if world.edge is None or c % 4:
+        return False
+    guests = [guest for guest in world.edge.guests_ever if not guest.is_over and guest.identity is not None]
+    if not guests:
+        return False
+    guest = guests[a % len(guests)]
+    world.dead.setdefault(guest.digest, "the operator ended it")
+    program = world.program_of(guest.digest)
+    if program is not None:
+        program.may_fail = True
+    world.loop.call(guest.end, SessionCode.ENDED)
+    return True

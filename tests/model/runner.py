@@ -1,0 +1,148 @@
+"""Episodes from a seed, and the shortest story of a failure."""
+
+from __future__ import annotations
+
+import gc
+import random
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tests.model.clock import SteppedLoop
+from tests.model.ground import ScriptedGround
+from tests.model.invariants import check_step, settle
+from tests.model.rules import RULES
+from tests.model.tcp import Broken
+from tests.model.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Step = tuple[str, int, int, int]
+
+EPISODE = 250
+"""Steps of an episode."""
+SPAN = 1 << 30
+
+NAMES = list(RULES)
+WEIGHTS = [RULES[name][0] for name in NAMES]
+
+
+@dataclass
+class Failure:
+    """A promise that was broken, and how to see it again."""
+
+    kind: str
+    text: str
+    seed: str
+    steps: list[Step]
+
+
+@dataclass
+class Result:
+    """What some episodes did."""
+
+    steps: int = 0
+    episodes: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Episode:
+    """One world from its beginning to its end."""
+
+    def __init__(self, seed: str) -> None:
+        self.seed = seed
+        self.applied: list[Step] = []
+        self.reached: Counter[str] = Counter()
+
+    def run(self, steps: Sequence[Step] | None = None, length: int = EPISODE) -> Failure | None:
+        """Apply ``steps``, or as many as ``length`` drawn from the seed, and let everything come to its end."""
+        loop = SteppedLoop()
+        chance = random.Random(self.seed)
+        try:
+            ground = ScriptedGround(loop, random.Random(f"{self.seed} ground"))
+            world = World(loop, ground, self.seed)
+            self.reached = world.reached
+            with world.in_force():
+                try:
+                    loop.call(world.start_edge, [])
+                    loop.call(world.start_program, None)
+                    if steps is None:
+                        self._draw(world, chance, length)
+                    else:
+                        for step in steps:
+                            self._apply(world, step)
+                    settle(world)
+                except Broken as broken:
+                    return Failure(broken.kind, str(broken), self.seed, self.applied)
+                except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
+                    text = "".join(traceback.format_exception(error)[-4:])
+                    return Failure(f"a fault inside: {type(error).__name__}", text, self.seed, self.applied)
+                finally:
+                    self._take_down(loop)
+        finally:
+            loop.close()
+        return None
+
+    def _draw(self, world: World, chance: random.Random, length: int) -> None:
+        while len(self.applied) < length:
+            name = chance.choices(NAMES, WEIGHTS)[0]
+            self._apply(world, (name, chance.randrange(SPAN), chance.randrange(SPAN), chance.randrange(SPAN)))
+
+    def _apply(self, world: World, step: Step) -> None:
+        name, *numbers = step
+        self.applied.append(step)
+        if RULES[name][1](world, *numbers):
+            check_step(world)
+        else:
+            self.applied.pop()
+
+    @staticmethod
+    def _take_down(loop: SteppedLoop) -> None:
+        """Cancel what an episode that failed has left."""
+        import asyncio
+
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+        loop.set_exception_handler(lambda *_: None)
+        for timer in loop.timers:
+            timer.cancel()
+        loop.settle()
+
+
+def shrink(failure: Failure, budget: int = 400) -> Failure:
+    """Leave steps out as long as the same promise is broken."""
+    steps, best = failure.steps, failure
+    size = max(1, len(steps) // 2)
+    while size and budget > 0:
+        start = 0
+        while start < len(steps) and budget > 0:
+            budget -= 1
+            found = Episode(failure.seed).run(steps[:start] + steps[start + size :])
+            if found is not None and found.kind == failure.kind:
+                steps, best = found.steps, found
+            else:
+                start += size
+        size //= 2
+    return best
+
+
+def run(steps: int, seed: int | str, *, stop_at_first: bool = True) -> Result:
+    """Run episodes until so many steps are done, or a promise is broken."""
+    result = Result()
+    gc.freeze()
+    while result.steps < steps:
+        episode = Episode(f"{seed}/{result.episodes}")
+        failure = episode.run()
+        result.episodes += 1
+        result.steps += len(episode.applied)
+        result.rules.update(step[0] for step in episode.applied)
+        result.reached.update(episode.reached)
+        if failure is not None:
+            result.failures.append(failure)
+            if stop_at_first:
+                break
+    return result

@@ -1,0 +1,289 @@
+"""The world of one episode: who is in it, what the script has done to them, and what they may therefore see."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import edge_server.server
+from quictunnel.transport.engine import CloseCause
+from quictunnel.wire.codes import SessionCode
+from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
+from tests.model.program import Dial, Program, Ticket, WatchedCall
+from tests.model.tcp import Broken, Peer, TcpPipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edge_server.leases import Lease
+    from quictunnel.transport.engine import Closed
+    from quictunnel.transport.splice import TcpSplice
+    from tests.model.clock import SteppedLoop
+
+WAIT = 10.0
+
+
+class Visitor:
+    """One visitor, from its ClientHello on."""
+
+    def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice) -> None:
+        self.number = number
+        self.edge = edge
+        self.lease = lease
+        self.splice = protocol
+        self.peer = Peer(2 * number, f"visitor {number}")
+        self.origin: Peer | None = None
+        self.is_in = False
+        """Its handshake is complete."""
+        self.came_at = 0.0
+        self.excuse = ""
+        """Why it may be reset although neither end has done so."""
+        self.client_session: Any = None
+
+    def __repr__(self) -> str:
+        return f"{self.peer} with {self.origin}"
+
+    @property
+    def ends(self) -> list[Peer]:
+        return [peer for peer in (self.peer, self.origin) if peer is not None]
+
+    @property
+    def is_over(self) -> bool:
+        return all(peer.is_done for peer in self.ends)
+
+
+class Alarm(logging.Handler):
+    """Notices what the product itself says is wrong."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[tuple[str, str]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "broke the protocol" in text:
+            self.found.append(("an honest peer is called hostile", text))
+        elif record.levelno >= logging.ERROR:
+            if record.exc_info:
+                error = record.exc_info[1]
+                if isinstance(error, Broken):
+                    self.found.append((error.kind, str(error)))
+                    return
+                text += f": {logging.Formatter().formatException(record.exc_info)}"
+            self.found.append(("a fault inside", text))
+
+
+class World:
+    """One edge after the other, programs, visitors; everything that happens is decided by the rules."""
+
+    def __init__(self, loop: SteppedLoop, ground: Any, seed: str) -> None:
+        self.loop = loop
+        self.ground = ground
+        self.seed = seed
+        self.chance = random.Random(f"{seed} world")
+        self.edges: list[ModelEdge] = []
+        self.programs: list[Program] = []
+        self.tickets: list[Ticket] = []
+        self.visitors: list[Visitor] = []
+        self.dials: list[Dial] = []
+        self.reached: Counter[str] = Counter()
+        self.dead: dict[bytes, str] = {}
+        """Sessions that are over at one side at least, by their secret's digest, and why."""
+        self.alarm = Alarm()
+        self.visitors_so_far = 0
+        self._by_port: dict[int, Visitor] = {}
+        loop.set_exception_handler(self._exception)
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Make the product's code use this world."""
+        loggers = [logging.getLogger(name) for name in ("quictunnel", "edge_server")]
+        before = [(logger.level, logger.propagate) for logger in loggers]
+        with self.ground.in_force(), mock.patch.object(edge_server.server, "Guest", WatchedGuest):
+            for logger in loggers:
+                logger.addHandler(self.alarm)
+                logger.setLevel(logging.WARNING)
+                logger.propagate = False
+            try:
+                yield
+            finally:
+                for logger, (level, propagates) in zip(loggers, before, strict=True):
+                    logger.removeHandler(self.alarm)
+                    logger.setLevel(level)
+                    logger.propagate = propagates
+
+    def reach(self, state: str) -> None:
+        """Count an interesting state."""
+        self.reached[state] += 1
+
+    # Making things.
+
+    @property
+    def edge(self) -> ModelEdge | None:
+        """Return the edge that takes visitors and clients."""
+        last = self.edges[-1] if self.edges else None
+        return last if last is not None and last.state == "serving" else None
+
+    def start_edge(self, names: list[Any]) -> None:
+        edge = ModelEdge(self, len(self.edges), names)
+        self.edges.append(edge)
+        self.loop.create_task(edge.expect())
+
+    def start_program(self, ticket: Ticket | None) -> None:
+        if ticket is None:
+            ticket = Ticket(len(self.tickets))
+            self.tickets.append(ticket)
+        self.programs.append(Program(self, len(self.programs), ticket, self.ground_authority))
+
+    ground_authority = None
+
+    def come(self, ticket: Ticket) -> Visitor | None:
+        """A visitor says a name; it is not in yet."""
+        edge = self.edge
+        if edge is None or not ticket.host:
+            return None
+        lease = edge.find(ticket.host)
+        if lease is None:
+            self.reach("visitor of an unknown name")
+            return None
+        visitor = Visitor(self.visitors_so_far, edge, lease, lease.passing_visitor(ticket.host))
+        self.visitors_so_far += 1
+        self.visitors.append(visitor)
+        return visitor
+
+    def enter(self, visitor: Visitor) -> None:
+        """Its handshake is complete."""
+        visitor.is_in = True
+        visitor.came_at = self.loop.time()
+        port = 1 + visitor.number % 65_000
+        self._by_port[port] = visitor
+        session = visitor.lease.newest.session
+        if session is None:
+            self.reach("newcomer while nobody has come yet")
+        elif session.is_away:
+            self.reach("newcomer while the client is away")
+        elif session.is_awaiting_standing:
+            self.reach("newcomer within the round trip of a resume")
+        TcpPipe(self.loop, visitor.peer, visitor.splice, ("198.51.100.7", port))
+
+    def visitor_of(self, dial: Dial) -> Visitor:
+        return self._by_port[dial.stream.preface.port]
+
+    def accept(self, dial: Dial) -> None:
+        """The local service takes a connection."""
+        visitor = self.visitor_of(dial)
+        if visitor.origin is not None:
+            raise Broken("one visitor, two connections", f"{visitor}")
+        visitor.origin = Peer(2 * visitor.number + 1, f"origin {visitor.number}")
+        visitor.origin.partner, visitor.peer.partner = visitor.peer, visitor.origin
+        visitor.client_session = dial.stream._session
+        splice = dial.program.uplink.leases.get(dial.stream.preface.lease)
+        assert splice is not None
+        TcpPipe(self.loop, visitor.origin, splice.origin.splice(dial.stream), ("127.0.0.1", 8000))
+        dial.outcome.set_result(True)
+
+    def refuse(self, dial: Dial) -> None:
+        self.visitor_of(dial).excuse = "refused by the local service"
+        dial.outcome.set_result(False)
+
+    # What the product says of its sessions.
+
+    def guest_ended(self, guest: WatchedGuest, closed: Closed) -> None:
+        """An edge's session is over (before its leases are)."""
+        if guest.identity is None:
+            return
+        why = self._guest_excuse(guest, closed)
+        if why is None:
+            self.alarm.found.append(("a session ended without a cause", f"at the edge: {closed}"))
+            why = "unexplained"
+        self.dead.setdefault(guest.digest, why)
+        self.reach(f"session over at the edge: {why}")
+        for edge in self.edges:
+            for lease in edge._registry.alive:
+                if lease.session is guest.session:
+                    for visitor in self.visitors:
+                        if visitor.splice in lease.visitors:
+                            visitor.excuse = visitor.excuse or why
+
+    def _guest_excuse(self, guest: WatchedGuest, closed: Closed) -> str | None:
+        if guest.digest in self.dead:
+            return self.dead[guest.digest]
+        edge = next((edge for edge in self.edges if guest in edge.guests_ever), None)
+        if edge is None or edge.state != "serving":
+            return "the edge left"
+        program = self.program_of(guest.digest)
+        if program is None:
+            return "the client never heard of it"
+        if program.state != "running":
+            return f"the program was {program.state}"
+        if closed.code == SessionCode.REPLACED and self._is_superseded(program):
+            return "a newer program has its ticket"
+        if closed.cause is CloseCause.TIMEOUT and guest.away_at is not None:
+            if self.loop.time() >= guest.away_at + HOLD - 1:
+                return "away for too long"
+        return None
+
+    def call_ended(self, call: WatchedCall, closed: Closed) -> None:
+        """A client's session is over."""
+        if call.welcome is None:
+            return
+        digest = hashlib.sha256(call.welcome.session).digest()
+        why = self._call_excuse(call, closed, digest)
+        if why is None:
+            self.alarm.found.append(
+                ("a session ended without a cause", f"at the client: {closed}, {call.program}")
+            )
+            why = "unexplained"
+        self.dead.setdefault(digest, why)
+        self.reach(f"session over at the client: {why}")
+        for visitor in self.visitors:
+            if visitor.client_session is call.session or (
+                visitor.client_session is None and visitor.is_in
+            ):
+                visitor.excuse = visitor.excuse or why
+
+    def _call_excuse(self, call: WatchedCall, closed: Closed, digest: bytes) -> str | None:
+        if digest in self.dead:
+            return self.dead[digest]
+        program = call.program
+        if program.state != "running":
+            return f"the program was {program.state}"
+        for edge in self.edges:
+            if edge.state != "serving" and any(guest.digest == digest for guest in edge.guests_ever):
+                return "the edge left"
+        if not call.was_current:
+            return "a dial that was not needed"
+        if closed.code == SessionCode.REPLACED and self._is_superseded(program):
+            return "a newer program has its ticket"
+        if closed.cause is CloseCause.TIMEOUT and call.away_at is not None:
+            if self.loop.time() >= call.away_at + HOLD - 1:
+                return "away for too long"
+        return None
+
+    def _is_superseded(self, program: Program) -> bool:
+        later = self.programs[program.number + 1 :]
+        return any(other.ticket is program.ticket for other in later)
+
+    def program_of(self, digest: bytes) -> Program | None:
+        """Return whose session that is, as far as its client has heard of it."""
+        for program in self.programs:
+            for call in program.calls:
+                if call.welcome is not None and hashlib.sha256(call.welcome.session).digest() == digest:
+                    return program
+        return None
+
+    def _exception(self, loop: Any, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if isinstance(error, Broken):
+            self.alarm.found.append((error.kind, str(error)))
+        else:
+            self.alarm.found.append(("a fault inside", f"{context['message']}: {error!r}"))
+
+    @staticmethod
+    def host_of(name: str) -> str:
+        return f"{name}.{DOMAIN}"
