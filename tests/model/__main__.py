@@ -24,6 +24,9 @@ def tell(failure: Failure) -> None:
     print(f"BROKEN {failure.kind} (episode {failure.seed}, {len(failure.steps)} steps)\n  {failure.text}")
     for step in failure.steps:
         print(f"    {step},")
+    print("  story:")
+    for line in failure.story[-100:]:
+        print(f"    {line}")
 
 
 def main() -> int:
@@ -32,15 +35,16 @@ def main() -> int:
     parser.add_argument("--seed", default="1")
     parser.add_argument("--episode", help="run this one episode alone, as a failure printed it")
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
+    parser.add_argument("--known", action="append", default=[], help="pass over faults of kinds that begin so")
     parser.add_argument("--no-shrink", action="store_true")
     options = parser.parse_args()
     begun = time.perf_counter()
     if options.episode:
-        episode = Episode(options.episode)
+        episode = Episode(options.episode, options.known)
         failure = episode.run()
         failures = [] if failure is None else [failure]
     else:
-        result = run(options.steps, options.seed, stop_at_first=not options.go_on)
+        result = run(options.steps, options.seed, known=options.known, stop_at_first=not options.go_on)
         show(result, time.perf_counter() - begun)
         failures = result.failures
         kinds = Counter(failure.kind for failure in failures)
@@ -50,7 +54,7 @@ def main() -> int:
     for failure in failures:
         if failure.kind not in told:
             told.add(failure.kind)
-            tell(failure if options.no_shrink else shrink(failure))
+            tell(failure if options.no_shrink else shrink(failure, options.known))
     return 1 if failures else 0
 
 

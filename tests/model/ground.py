@@ -18,7 +18,7 @@ from tests.model.program import WatchedCall
 from tests.model.quic import QuicLink, ScriptedEngine, ScriptedSocket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address
@@ -49,6 +49,8 @@ class ScriptedGround:
         self.serving: ScriptedEngine | None = None
         """The engine of the edge that takes new connections."""
         self._next_port = 1000
+        self.note: Callable[[str], None] | None = None
+        """Told of every event, where somebody wants to read a story."""
 
     # For edges and programs.
 
@@ -77,6 +79,12 @@ class ScriptedGround:
     def next_client_address(self) -> Address:
         self._next_port += 10
         return ("10.0.1.1", self._next_port)
+
+    @staticmethod
+    def is_well(call: Any) -> bool:
+        """Return True if the call's link carries, and its edge is there."""
+        end = call._link.connection
+        return not end.link.is_cut and end.closed is None and end.peer is not None and end.peer.closed is None
 
     def live_links(self) -> list[QuicLink]:
         """Return links on which something can still happen; forget the others."""

@@ -132,6 +132,7 @@ class Program:
 
     def observe(self, kind: str, message: str) -> None:
         self.events.append((self.world.loop.time(), kind, message))
+        self.world.note(f"program {self.number}: {kind}: {message}")
 
     async def _run(self) -> None:
         wish = Wish(port=8000 + self.number, tls="passthrough")

@@ -185,7 +185,10 @@ class End:
             self.engine.tell(self, self.closed)
 
     def pieces(self) -> list[Piece]:
-        """Return what can arrive next at the peer."""
+        """Return what can arrive next at the peer, if anything there still matters."""
+        peer = self.peer
+        if peer is not None and peer.closed is not None:
+            return []
         found: list[Piece] = [piece for piece in self.outbox if piece[0] != "pong" or len(self.outbox) == 1]
         if self.link.phase < 3:
             return [piece for piece in found if piece[0] in ("first", "second", "third", "close")]
@@ -315,6 +318,7 @@ class QuicLink:
 
     def __init__(self, network: Any, client_engine: ScriptedEngine, address: Address) -> None:
         self.network = network
+        self.number = len(network.links) if not network.links else network.links[-1].number + 1
         self.streams: dict[int, Stream] = {}
         self.seen: set[int] = set()
         """Streams of which something has arrived at the client."""
@@ -389,6 +393,9 @@ class ScriptedEngine:
         """Tell the endpoint at its next turn."""
         if self.is_dead:
             return
+        note = self.network.note
+        if note is not None:
+            note(f"{'client' if connection.is_client else 'edge'} end of link {connection.link.number}: {str(event)[:120]}")
         self._events.append((connection, event))
         if not self._is_stirred:
             self._is_stirred = True

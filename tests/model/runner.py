@@ -17,13 +17,13 @@ from tests.model.tcp import Broken
 from tests.model.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 Step = tuple[str, int, int, int]
 
 EPISODE = 250
 """Steps of an episode."""
-SPAN = 1 << 30
+SPAN = 1 << 16
 
 NAMES = list(RULES)
 WEIGHTS = [RULES[name][0] for name in NAMES]
@@ -37,6 +37,7 @@ class Failure:
     text: str
     seed: str
     steps: list[Step]
+    story: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -53,8 +54,11 @@ class Result:
 class Episode:
     """One world from its beginning to its end."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed: str, known: Collection[str] = ()) -> None:
         self.seed = seed
+        self.known = known
+        self.is_told = False
+        """Every event belongs to the story."""
         self.applied: list[Step] = []
         self.reached: Counter[str] = Counter()
 
@@ -64,8 +68,9 @@ class Episode:
         chance = random.Random(self.seed)
         try:
             ground = ScriptedGround(loop, random.Random(f"{self.seed} ground"))
-            world = World(loop, ground, self.seed)
+            world = World(loop, ground, self.seed, self.known)
             self.reached = world.reached
+            ground.note = world.note if self.is_told else None
             with world.in_force():
                 try:
                     loop.call(world.start_edge, [])
@@ -75,12 +80,14 @@ class Episode:
                     else:
                         for step in steps:
                             self._apply(world, step)
+                    world.note("-> settle")
                     settle(world)
                 except Broken as broken:
-                    return Failure(broken.kind, str(broken), self.seed, self.applied)
+                    return Failure(broken.kind, str(broken), self.seed, self.applied, list(world.story))
                 except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
                     text = "".join(traceback.format_exception(error)[-4:])
-                    return Failure(f"a fault inside: {type(error).__name__}", text, self.seed, self.applied)
+                    kind = f"a fault inside: {type(error).__name__}"
+                    return Failure(kind, text, self.seed, self.applied, list(world.story))
                 finally:
                     self._take_down(loop)
         finally:
@@ -95,10 +102,12 @@ class Episode:
     def _apply(self, world: World, step: Step) -> None:
         name, *numbers = step
         self.applied.append(step)
+        world.note(f"-> {step}")
         if RULES[name][1](world, *numbers):
             check_step(world)
         else:
             self.applied.pop()
+            world.story.pop()
 
     @staticmethod
     def _take_down(loop: SteppedLoop) -> None:
@@ -113,7 +122,7 @@ class Episode:
         loop.settle()
 
 
-def shrink(failure: Failure, budget: int = 400) -> Failure:
+def shrink(failure: Failure, known: Collection[str] = (), budget: int = 1500) -> Failure:
     """Leave steps out as long as the same promise is broken."""
     steps, best = failure.steps, failure
     size = max(1, len(steps) // 2)
@@ -121,21 +130,25 @@ def shrink(failure: Failure, budget: int = 400) -> Failure:
         start = 0
         while start < len(steps) and budget > 0:
             budget -= 1
-            found = Episode(failure.seed).run(steps[:start] + steps[start + size :])
+            found = Episode(failure.seed, known).run(steps[:start] + steps[start + size :])
             if found is not None and found.kind == failure.kind:
                 steps, best = found.steps, found
             else:
                 start += size
         size //= 2
-    return best
+    last = Episode(failure.seed, known)
+    last.is_told = True
+    return last.run(steps) or best
 
 
-def run(steps: int, seed: int | str, *, stop_at_first: bool = True) -> Result:
+def run(
+    steps: int, seed: int | str, *, known: Collection[str] = (), stop_at_first: bool = True
+) -> Result:
     """Run episodes until so many steps are done, or a promise is broken."""
     result = Result()
     gc.freeze()
     while result.steps < steps:
-        episode = Episode(f"{seed}/{result.episodes}")
+        episode = Episode(f"{seed}/{result.episodes}", known)
         failure = episode.run()
         result.episodes += 1
         result.steps += len(episode.applied)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.model.clock import SteppedLoop
 
 KERNEL = 48 * 1024
@@ -51,6 +53,7 @@ class Peer:
         self.was_reset = False
         self.reads = True
         self.transport: TcpPipe | None = None
+        self.note: Callable[[str], None] = lambda _: None
 
     def __repr__(self) -> str:
         flags = "".join(
@@ -77,6 +80,7 @@ class Peer:
     def send(self, size: int) -> None:
         """Send so many bytes."""
         assert self.transport is not None
+        self.note(f"{self} sends {size}")
         self.sent += size
         self.transport.arrived(size)
 
@@ -84,12 +88,14 @@ class Peer:
         """Send a FIN."""
         assert self.transport is not None
         self.has_ended = True
+        self.note(f"{self} ends")
         self.transport.ended()
 
     def reset(self) -> None:
         """Reset the connection."""
         assert self.transport is not None
         self.has_reset = True
+        self.note(f"{self} resets")
         self.transport.was_reset()
 
     def read_on(self) -> None:
@@ -121,11 +127,13 @@ class Peer:
         if partner is None or not partner.has_ended or partner.sent != self.received:
             raise Broken("a clean end short of bytes", f"{self} was ended, {partner}")
         self.was_ended = True
+        self.note(f"{self} is ended")
 
     def take_reset(self) -> None:
         """Note a reset by the tunnel."""
         if not self.has_reset and not self.is_complete:
             self.was_reset = True
+            self.note(f"{self} is reset")
 
 
 class TcpPipe(asyncio.Transport):

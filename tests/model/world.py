@@ -6,19 +6,20 @@ import contextlib
 import hashlib
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import edge_server.server
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
+from tests.simnet.clock import START
 from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
 from tests.model.program import Dial, Program, Ticket, WatchedCall
 from tests.model.tcp import Broken, Peer, TcpPipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from edge_server.leases import Lease
     from quictunnel.transport.engine import Closed
@@ -67,7 +68,8 @@ class Alarm(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if "broke the protocol" in text:
-            self.found.append(("an honest peer is called hostile", text))
+            reason = text.rpartition(": ")[2]
+            self.found.append((f"an honest peer is called hostile: {reason}", text))
         elif record.levelno >= logging.ERROR:
             if record.exc_info:
                 error = record.exc_info[1]
@@ -81,8 +83,10 @@ class Alarm(logging.Handler):
 class World:
     """One edge after the other, programs, visitors; everything that happens is decided by the rules."""
 
-    def __init__(self, loop: SteppedLoop, ground: Any, seed: str) -> None:
+    def __init__(self, loop: SteppedLoop, ground: Any, seed: str, known: Collection[str] = ()) -> None:
+        """``known``: kinds of faults that do not end the episode."""
         self.loop = loop
+        self.known = known
         self.ground = ground
         self.seed = seed
         self.chance = random.Random(f"{seed} world")
@@ -95,6 +99,7 @@ class World:
         self.dead: dict[bytes, str] = {}
         """Sessions that are over at one side at least, by their secret's digest, and why."""
         self.alarm = Alarm()
+        self.story: deque[str] = deque(maxlen=400)
         self.visitors_so_far = 0
         self._by_port: dict[int, Visitor] = {}
         loop.set_exception_handler(self._exception)
@@ -120,6 +125,17 @@ class World:
     def reach(self, state: str) -> None:
         """Count an interesting state."""
         self.reached[state] += 1
+        self.note(state)
+
+    def fail(self, kind: str, text: str) -> None:
+        """Raise Broken, unless faults of that kind are known and passed over."""
+        if not any(kind.startswith(known) for known in self.known):
+            raise Broken(kind, text)
+        self.reach(f"passed over: {kind}")
+
+    def note(self, text: str) -> None:
+        """Add a line to the story of this world."""
+        self.story.append(f"{self.loop.time() - START:8.2f} {text}")
 
     # Making things.
 
@@ -132,6 +148,7 @@ class World:
     def start_edge(self, names: list[Any]) -> None:
         edge = ModelEdge(self, len(self.edges), names)
         self.edges.append(edge)
+        self.note(f"edge {edge.number} serves, names {[name.name for name in names]}")
         self.loop.create_task(edge.expect())
 
     def start_program(self, ticket: Ticket | None) -> None:
@@ -154,6 +171,7 @@ class World:
         visitor = Visitor(self.visitors_so_far, edge, lease, lease.passing_visitor(ticket.host))
         self.visitors_so_far += 1
         self.visitors.append(visitor)
+        self.note(f"{visitor.peer.name} comes for {ticket.host}")
         return visitor
 
     def enter(self, visitor: Visitor) -> None:
@@ -169,6 +187,8 @@ class World:
             self.reach("newcomer while the client is away")
         elif session.is_awaiting_standing:
             self.reach("newcomer within the round trip of a resume")
+        visitor.peer.note = self.note
+        self.note(f"{visitor.peer} is in")
         TcpPipe(self.loop, visitor.peer, visitor.splice, ("198.51.100.7", port))
 
     def visitor_of(self, dial: Dial) -> Visitor:
@@ -180,6 +200,8 @@ class World:
         if visitor.origin is not None:
             raise Broken("one visitor, two connections", f"{visitor}")
         visitor.origin = Peer(2 * visitor.number + 1, f"origin {visitor.number}")
+        visitor.origin.note = self.note
+        self.note(f"{visitor.origin} accepts")
         visitor.origin.partner, visitor.peer.partner = visitor.peer, visitor.origin
         visitor.client_session = dial.stream._session
         splice = dial.program.uplink.leases.get(dial.stream.preface.lease)
@@ -202,6 +224,7 @@ class World:
             self.alarm.found.append(("a session ended without a cause", f"at the edge: {closed}"))
             why = "unexplained"
         self.dead.setdefault(guest.digest, why)
+        self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
         for edge in self.edges:
             for lease in edge._registry.alive:
@@ -240,6 +263,7 @@ class World:
             )
             why = "unexplained"
         self.dead.setdefault(digest, why)
+        self.note(f"session {digest.hex()[:6]} of {call.program}: {closed}")
         self.reach(f"session over at the client: {why}")
         for visitor in self.visitors:
             if visitor.client_session is call.session or (
