@@ -7,6 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from quictunnel.transport.session import MAX_SETTLED
+from quictunnel.wire.codes import StreamCode
 from tests.model.edge import HOLD
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def _check_resets(world: World, visitor: Visitor) -> None:
         return
     if any(peer.has_reset for peer in visitor.ends):
         return
+    if visitor.splice.lost is StreamCode.UNKNOWN_LEASE and any(program.error for program in world.programs):
+        visitor.excuse = "a program did not wait for its name any longer"
+        return
     for peer in visitor.ends:
         if peer.was_reset:
             splice = visitor.splice
@@ -77,6 +81,7 @@ def settle(world: World) -> None:
             if not peer.reads:
                 world.loop.call(peer.read_on)
     _carry(world, 1.0)
+    _check_given_up(world)
     _probe(world)
 
     def all_over() -> bool:
@@ -124,7 +129,12 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
     while not is_done():
         _carry(world, 0.5)
         if world.loop.time() > start + most:
-            world.fail(what, str(show()) if show else f"{world.programs}; {world.visitors}")
+            if show is not None:
+                nouns = {noun.partition(": ")[2].lstrip("0123456789 ") for noun in show()}
+                for noun in sorted(nouns):
+                    world.fail(f"{what}: {noun}", str(show()))
+                return
+            world.fail(what, f"{world.programs}; {world.visitors}")
             return
 
 
@@ -175,7 +185,20 @@ def _check_holders(world: World) -> None:
             guest = next((guest for guest in edge.guests_ever if guest.session is lease.session), None)
             holder = None if guest is None else world.program_of(guest.digest)
         if holder is not newest:
-            world.fail("the newest holder lost", f"{newest} ({newest.events[-4:]}); {holder} holds {ticket.host}")
+            kind = "the newest holder lost" if holder is not None else "a name that nobody has"
+            world.fail(kind, f"{newest} ({newest.events[-4:]}); {holder} holds {ticket.host}")
+
+
+def _check_given_up(world: World) -> None:
+    """No name is kept for a program that has given it up."""
+    assert world.edge is not None
+    for guest in world.edge.guests_ever:
+        program = world.program_of(guest.digest)
+        if program is None or program.state != "running" or guest.is_over:
+            continue
+        for lease in guest.holdings:
+            if program.uplink.leases.get(lease.number) is None:
+                world.fail("a name that its program gave up", f"{lease.name} of {program}")
 
 
 def _probe(world: World) -> None:

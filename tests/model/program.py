@@ -46,8 +46,9 @@ class Ticket:
 class Dial:
     """A connection to the local service that is being made."""
 
-    def __init__(self, program: Program, stream: Stream) -> None:
+    def __init__(self, program: Program, origin: ModelOrigin, stream: Stream) -> None:
         self.program = program
+        self.origin = origin
         self.stream = stream
         self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
@@ -60,7 +61,7 @@ class ModelOrigin(Origin):
         self._program = program
 
     async def join(self, stream: Stream) -> None:
-        dial = Dial(self._program, stream)
+        dial = Dial(self._program, self, stream)
         dials = self._program.world.dials
         dials.append(dial)
         try:
@@ -116,7 +117,7 @@ class Program:
         self.events: list[tuple[float, str, str]] = []
         self.state = "running"
         """``closing`` when it was told to end, ``killed``, or ``ended`` when nothing of it is left."""
-        self.error: Error | None = None
+        self.error: BaseException | None = None
         self.has_held = False
         """It was given its name."""
         self.may_fail = False
@@ -143,6 +144,11 @@ class Program:
             self.world.reach("a name was given")
         except Error as error:
             self.error = error
+        except asyncio.CancelledError as error:
+            if self.state == "running":
+                self.error = error
+                self.world.alarm.found.append(("a bind ended in a cancellation", f"{self}"))
+            raise
 
     @property
     def session(self) -> Session | None:

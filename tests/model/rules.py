@@ -266,6 +266,25 @@ def lose_link(world: World, a: int, b: int, c: int) -> bool:
     return True
 
 
+@rule(4)
+def resume_halfway(world: World, a: int, b: int, c: int) -> bool:
+    """A client loses its link and dials again, as far as the edge's answer, which is still under way."""
+    links = [link for link in _open_links(world) if link.client.is_connected and link.client.closed is None]
+    if not links:
+        return False
+    lost = links[a % len(links)]
+    lost.is_cut = True
+    world.loop.call(lost.client.die, CloseCause.TIMEOUT)
+    world.reach("a link was lost at the client")
+    world.loop.advance(1.0)
+    for link in [link for link in _open_links(world) if link.number > lost.number]:
+        for end in (link.client, link.server, link.client, link.client)[: 1 + b % 4]:
+            end = end or link.server  # noqa: PLW2901  it was made by the first packet
+            for piece in end.pieces() if end is not None else ():
+                world.loop.call(end.deliver, piece)
+    return True
+
+
 @rule(8)
 def stateless_reset(world: World, a: int, b: int, c: int) -> bool:
     """A client hears that the edge does not know its connection any more."""

@@ -204,9 +204,7 @@ class World:
         self.note(f"{visitor.origin} accepts")
         visitor.origin.partner, visitor.peer.partner = visitor.peer, visitor.origin
         visitor.client_session = dial.stream._session
-        splice = dial.program.uplink.leases.get(dial.stream.preface.lease)
-        assert splice is not None
-        TcpPipe(self.loop, visitor.origin, splice.origin.splice(dial.stream), ("127.0.0.1", 8000))
+        TcpPipe(self.loop, visitor.origin, dial.origin.splice(dial.stream), ("127.0.0.1", 8000))
         dial.outcome.set_result(True)
 
     def refuse(self, dial: Dial) -> None:
