@@ -37,14 +37,19 @@ def main() -> int:
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--known", action="append", default=[], help="pass over faults of kinds that begin so")
     parser.add_argument("--no-shrink", action="store_true")
+    parser.add_argument("--engines", help="CLIENT-EDGE: these engines over the simulated network")
     options = parser.parse_args()
+    engines = None
+    if options.engines:
+        client, _, edge = options.engines.partition("-")
+        engines = client, edge
     begun = time.perf_counter()
     if options.episode:
-        episode = Episode(options.episode, options.known)
+        episode = Episode(options.episode, options.known, engines)
         failure = episode.run()
         failures = [] if failure is None else [failure]
     else:
-        result = run(options.steps, options.seed, known=options.known, stop_at_first=not options.go_on)
+        result = run(options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.go_on)
         show(result, time.perf_counter() - begun)
         failures = result.failures
         kinds = Counter(failure.kind for failure in failures)

@@ -1,9 +1,8 @@
-"""What the world stands on: the network of scripted links, and how the client's code is made to use it."""
+"""What the world stands on: how the client's code is made to use the network of the model."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -13,18 +12,17 @@ import quictunnel.dialling
 import quictunnel.uplink
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.transport import tcp
-from quictunnel.transport.engine import Closed, CloseCause
 from tests.model.program import WatchedCall
-from tests.model.quic import QuicLink, ScriptedEngine, ScriptedSocket
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from quictunnel.transport.endpoint import Endpoint
-    from quictunnel.transport.engine import Address
+    from quictunnel.transport.engine import Address, EngineSettings
     from tests.model.clock import SteppedLoop
-
-EDGE_ADDRESS = ("10.0.0.1", 4433)
+    from tests.model.world import World
 
 
 class NoWatch:
@@ -35,88 +33,73 @@ class NoWatch:
     def close(self) -> None: ...
 
 
-class ScriptedGround:
-    """Engines and links that the rules move."""
+class Ground:
+    """A network, with engines and sockets for both sides."""
 
     edge_name = "edge.test:4433"
+    authority: Path | None = None
 
     def __init__(self, loop: SteppedLoop, chance: random.Random) -> None:
         self.loop = loop
         self.chance = chance
-        self.links: list[QuicLink] = []
-        self.send_buffer = chance.choice([2_000, 20_000, 512 * 1024])
-        self.peer_streams = chance.choice([3, 100, 100])
-        self.serving: ScriptedEngine | None = None
-        """The engine of the edge that takes new connections."""
-        self._next_port = 1000
         self.note: Callable[[str], None] | None = None
         """Told of every event, where somebody wants to read a story."""
 
     # For edges and programs.
 
     def edge_engine(self, number: int) -> Any:
-        self.serving = self._engine()
-        return self.serving
+        raise NotImplementedError
 
     def edge_socket(self, number: int) -> Any:
-        return ScriptedSocket(EDGE_ADDRESS)
+        raise NotImplementedError
+
+    def client_engine(self, settings: EngineSettings) -> Any:
+        raise NotImplementedError
+
+    def sockets(self) -> Any:
+        """Return what stands for ``UdpSocket`` in the client's code."""
+        raise NotImplementedError
+
+    def edge_address(self) -> Address:
+        """Return where an edge takes new connections."""
+        raise NotImplementedError
 
     def silence(self, endpoint: Endpoint) -> None:
         """A process dies: nothing leaves it any more, and nobody is told."""
-        engine: Any = endpoint.engine
-        assert isinstance(engine, ScriptedEngine)
-        engine.is_dead = True
-        if engine is self.serving:
-            self.serving = None
-        for connection in engine.connections:
-            connection.closed = connection.closed or Closed(CloseCause.LOCAL, 0, "")
+        raise NotImplementedError
 
-    # For links.
+    # For rules and invariants.
 
-    def server_at(self, address: Address) -> ScriptedEngine | None:
-        return self.serving
-
-    def next_client_address(self) -> Address:
-        self._next_port += 10
-        return ("10.0.1.1", self._next_port)
-
-    @staticmethod
-    def is_well(call: Any) -> bool:
+    def is_well(self, call: Any) -> bool:
         """Return True if the call's link carries, and its edge is there."""
-        end = call._link.connection
-        return not end.link.is_cut and end.closed is None and end.peer is not None and end.peer.closed is None
+        raise NotImplementedError
 
-    def live_links(self) -> list[QuicLink]:
-        """Return links on which something can still happen; forget the others."""
-        self.links = [link for link in self.links if not self._is_dead(link)]
-        return self.links
+    def mend(self) -> None:
+        """Whatever can carry again does so."""
+        raise NotImplementedError
 
-    @staticmethod
-    def _is_dead(link: QuicLink) -> bool:
-        if link.client.closed is None:
-            return False
-        server = link.server
-        if server is None or not server.is_connected:
-            return True
-        if server.closed is None:
-            return False
-        return True
+    def carry(self, world: World, seconds: float) -> None:
+        """Everything arrives, local services accept, and time passes."""
+        raise NotImplementedError
 
-    def _engine(self) -> ScriptedEngine:
-        return ScriptedEngine(self, send_buffer=self.send_buffer, peer_streams=self.peer_streams)
+    def refused_streams(self, endpoint: Endpoint) -> int:
+        """Return how many streams the peer's limit did not allow."""
+        return 0
+
+    def left(self) -> list[str]:
+        """Return what is left when everybody has ended."""
+        return []
+
+    def close(self) -> None:
+        """Lose what is under way."""
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
         """Make the product's code stand on this ground."""
         ground = self
 
-        class Sockets:
-            @staticmethod
-            def bind(address: Address) -> ScriptedSocket:
-                return ScriptedSocket(("10.0.1.1", 1))
-
         async def resolve(config: Any) -> list[Address]:
-            return [EDGE_ADDRESS]
+            return [ground.edge_address()]
 
         async def silence(config: Any, seconds: float) -> EdgeUnavailableError:
             return EdgeUnavailableError("No answer.")
@@ -125,8 +108,8 @@ class ScriptedGround:
             def patch(target: Any, name: str, value: Any) -> None:
                 stack.enter_context(mock.patch.object(target, name, value))
 
-            patch(quictunnel.call, "UdpSocket", Sockets)
-            patch(quictunnel.call, "create_engine", lambda settings, name: ground._engine())
+            patch(quictunnel.call, "UdpSocket", self.sockets())
+            patch(quictunnel.call, "create_engine", lambda settings, name: ground.client_engine(settings))
             patch(quictunnel.dialling, "resolve", resolve)
             patch(quictunnel.uplink, "resolve", resolve)
             patch(quictunnel.dialling, "silence", silence)

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tests.model.world import Visitor, World
 
 WAIT = 10.0
-QUIET = 200
-"""Rounds in which everything has to come to rest."""
 
 
 def check_step(world: World) -> None:
@@ -54,9 +52,10 @@ def _check_resets(world: World, visitor: Visitor) -> None:
             splice = visitor.splice
             if peer is visitor.peer and splice.is_refused:
                 waited = world.loop.time() - visitor.came_at
-                engine: Any = visitor.edge._endpoint.engine  # type: ignore[union-attr]
+                assert visitor.edge._endpoint is not None
+                had_no_stream = world.ground.refused_streams(visitor.edge._endpoint)
                 lease = visitor.lease.newest
-                if waited >= WAIT - 0.01 or engine.refused_streams or not lease._is_open:
+                if waited >= WAIT - 0.01 or had_no_stream or not lease._is_open:
                     visitor.excuse = "sent away"
                     world.reach("a visitor was sent away")
                     return
@@ -67,8 +66,7 @@ def _check_resets(world: World, visitor: Visitor) -> None:
 
 def settle(world: World) -> None:
     """Make the network well, let everybody finish, and see that nothing is left."""
-    for link in world.ground.live_links():
-        link.is_paused = False
+    world.ground.mend()
     if world.edge is None:
         world.loop.call(world.start_edge, [])
     _run(world, lambda: all(_is_up(world, program) for program in world.programs), "clients that do not come back",
@@ -80,7 +78,7 @@ def settle(world: World) -> None:
         for peer in visitor.ends:
             if not peer.reads:
                 world.loop.call(peer.read_on)
-    _carry(world, 1.0)
+    world.ground.carry(world, 1.0)
     _check_given_up(world)
     _probe(world)
 
@@ -127,7 +125,7 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
     """Let time pass and everything arrive until it is done."""
     start = world.loop.time()
     while not is_done():
-        _carry(world, 0.5)
+        world.ground.carry(world, 0.5)
         if world.loop.time() > start + most:
             if show is not None:
                 nouns = {noun.partition(": ")[2].lstrip("0123456789 ") for noun in show()}
@@ -136,34 +134,6 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
                 return
             world.fail(what, f"{world.programs}; {world.visitors}")
             return
-
-
-def _carry(world: World, seconds: float) -> None:
-    """Everything arrives, local services accept, and time passes."""
-    for _ in range(QUIET):
-        moved = False
-        while world.dials:
-            world.loop.call(world.accept, world.dials[0])
-        for link in list(world.ground.live_links()):
-            if link.is_cut or link.is_paused:
-                continue
-            for end in link.ends:
-                for piece in end.pieces():
-                    if piece[0] != "pong" and piece in end.pieces():
-                        world.loop.call(end.deliver, piece)
-                        moved = True
-        check_step(world)
-        if not moved:
-            break
-    else:
-        world.fail("no rest", f"{world.programs}")
-    for link in world.ground.live_links():
-        if not link.is_cut:
-            for end in link.ends:
-                if ("pong", 0) in end.pieces():
-                    world.loop.call(end.deliver, ("pong", 0))
-    world.loop.advance(seconds)
-    check_step(world)
 
 
 def _newest(world: World, ticket: Ticket) -> Program | None:
@@ -212,14 +182,14 @@ def _probe(world: World) -> None:
             world.fail("a name that leads nowhere", f"{ticket.host} of {newest}")
             continue
         world.loop.call(world.enter, visitor)
-        _carry(world, 0.1)
+        world.ground.carry(world, 1.0)
         if visitor.origin is None:
             if not visitor.excuse:
                 world.fail("a visitor who is not served", f"{visitor}, {newest}")
             continue
         world.loop.call(visitor.peer.send, 10)
         world.loop.call(visitor.origin.send, 10)
-        _carry(world, 0.1)
+        world.ground.carry(world, 1.0)
         if (visitor.peer.received, visitor.origin.received) != (10, 10):
             world.fail("a visitor who is not served", f"{visitor}, {newest}")
 
@@ -268,14 +238,16 @@ def _end(world: World) -> None:
     for program in world.programs:
         if program.state == "running":
             world.loop.call(program.close)
-    _carry(world, 2.0)
+    world.ground.carry(world, 2.0)
     for edge in world.edges:
         if edge.state == "serving":
             world.loop.call(edge.leave)
-    _carry(world, 30.0)
+    world.ground.carry(world, 30.0)
     tasks = [task for task in asyncio.all_tasks(world.loop) if not task.done()]
     if tasks:
         world.fail("tasks that stay", f"{tasks}")
+    if left := world.ground.left():
+        world.fail("something that stays in the network", f"{left}")
     timers = world.loop.timers
     if timers:
         world.fail("timers that stay", f"{timers}")

@@ -10,23 +10,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.model.clock import SteppedLoop
-from tests.model.ground import ScriptedGround
 from tests.model.invariants import check_step, settle
-from tests.model.rules import RULES
+from tests.model.rules import COMMON
+from tests.model.scripted_ground import ScriptedGround
+from tests.model.scripted_rules import SCRIPTED
+from tests.model.simnet_ground import SimnetGround
+from tests.model.simnet_rules import SIMNET
 from tests.model.tcp import Broken
 from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from tests.model.ground import Ground
+
 Step = tuple[str, int, int, int]
 
 EPISODE = 250
 """Steps of an episode."""
 SPAN = 1 << 16
-
-NAMES = list(RULES)
-WEIGHTS = [RULES[name][0] for name in NAMES]
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Failure:
     seed: str
     steps: list[Step]
     story: list[str] = field(default_factory=list)
+    engines: tuple[str, str] | None = None
 
 
 @dataclass
@@ -54,9 +57,14 @@ class Result:
 class Episode:
     """One world from its beginning to its end."""
 
-    def __init__(self, seed: str, known: Collection[str] = ()) -> None:
+    def __init__(
+        self, seed: str, known: Collection[str] = (), engines: tuple[str, str] | None = None
+    ) -> None:
+        """``engines``: those of clients and edges, over the simulated network; None: scripted links."""
         self.seed = seed
         self.known = known
+        self.engines = engines
+        self.rules = COMMON | (SCRIPTED if engines is None else SIMNET)
         self.is_told = False
         """Every event belongs to the story."""
         self.applied: list[Step] = []
@@ -67,7 +75,10 @@ class Episode:
         loop = SteppedLoop()
         chance = random.Random(self.seed)
         try:
-            ground = ScriptedGround(loop, random.Random(f"{self.seed} ground"))
+            luck = random.Random(f"{self.seed} ground")
+            ground: Ground = (
+                ScriptedGround(loop, luck) if self.engines is None else SimnetGround(loop, luck, self.engines)
+            )
             world = World(loop, ground, self.seed, self.known)
             self.reached = world.reached
             ground.note = world.note if self.is_told else None
@@ -83,27 +94,30 @@ class Episode:
                     world.note("-> settle")
                     settle(world)
                 except Broken as broken:
-                    return Failure(broken.kind, str(broken), self.seed, self.applied, list(world.story))
+                    return Failure(broken.kind, str(broken), self.seed, self.applied, list(world.story), self.engines)
                 except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
                     text = "".join(traceback.format_exception(error)[-4:])
                     kind = f"a fault inside: {type(error).__name__}"
-                    return Failure(kind, text, self.seed, self.applied, list(world.story))
+                    return Failure(kind, text, self.seed, self.applied, list(world.story), self.engines)
                 finally:
                     self._take_down(loop)
+                    ground.close()
         finally:
             loop.close()
         return None
 
     def _draw(self, world: World, chance: random.Random, length: int) -> None:
+        names = list(self.rules)
+        weights = [weight for weight, _ in self.rules.values()]
         while len(self.applied) < length:
-            name = chance.choices(NAMES, WEIGHTS)[0]
+            name = chance.choices(names, weights)[0]
             self._apply(world, (name, chance.randrange(SPAN), chance.randrange(SPAN), chance.randrange(SPAN)))
 
     def _apply(self, world: World, step: Step) -> None:
         name, *numbers = step
         self.applied.append(step)
         world.note(f"-> {step}")
-        if RULES[name][1](world, *numbers):
+        if self.rules[name][1](world, *numbers):
             check_step(world)
         else:
             self.applied.pop()
@@ -130,25 +144,30 @@ def shrink(failure: Failure, known: Collection[str] = (), budget: int = 1500) ->
         start = 0
         while start < len(steps) and budget > 0:
             budget -= 1
-            found = Episode(failure.seed, known).run(steps[:start] + steps[start + size :])
+            found = Episode(failure.seed, known, failure.engines).run(steps[:start] + steps[start + size :])
             if found is not None and found.kind == failure.kind:
                 steps, best = found.steps, found
             else:
                 start += size
         size //= 2
-    last = Episode(failure.seed, known)
+    last = Episode(failure.seed, known, failure.engines)
     last.is_told = True
     return last.run(steps) or best
 
 
 def run(
-    steps: int, seed: int | str, *, known: Collection[str] = (), stop_at_first: bool = True
+    steps: int,
+    seed: int | str,
+    *,
+    known: Collection[str] = (),
+    engines: tuple[str, str] | None = None,
+    stop_at_first: bool = True,
 ) -> Result:
     """Run episodes until so many steps are done, or a promise is broken."""
     result = Result()
     gc.freeze()
     while result.steps < steps:
-        episode = Episode(f"{seed}/{result.episodes}", known)
+        episode = Episode(f"{seed}/{result.episodes}", known, engines)
         failure = episode.run()
         result.episodes += 1
         result.steps += len(episode.applied)

@@ -155,9 +155,8 @@ class World:
         if ticket is None:
             ticket = Ticket(len(self.tickets))
             self.tickets.append(ticket)
-        self.programs.append(Program(self, len(self.programs), ticket, self.ground_authority))
+        self.programs.append(Program(self, len(self.programs), ticket, self.ground.authority))
 
-    ground_authority = None
 
     def come(self, ticket: Ticket) -> Visitor | None:
         """A visitor says a name; it is not in yet."""

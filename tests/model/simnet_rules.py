@@ -1,0 +1,96 @@
+"""What can happen to links of the simulated network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.model import rules as common
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.model.rules import Rule, Rules
+    from tests.model.world import World
+
+SIMNET: Final[Rules] = {}
+MOMENTS: Final = (0.001, 0.005, 0.012, 0.02, 0.026, 0.04)
+"""Seconds: parts of a round trip."""
+
+
+def rule(weight: int) -> Callable[[Rule], Rule]:
+    """Add a function to the rules for the simulated network."""
+    return common.rule(weight, SIMNET)
+
+
+def _sockets(world: World, *, held_up: bool) -> list[Any]:
+    return [socket for socket in world.ground.client_sockets() if socket.up.conditions.black_hole is held_up]
+
+
+def _swallow(socket: Any, *, on: bool) -> None:
+    socket.up.conditions.black_hole = socket.down.conditions.black_hole = on
+
+
+@rule(60)
+def pass_a_moment(world: World, a: int, b: int, c: int) -> bool:
+    """A part of a round trip passes."""
+    world.loop.advance(MOMENTS[a % len(MOMENTS)])
+    return True
+
+
+@rule(3)
+def pause_link(world: World, a: int, b: int, c: int) -> bool:
+    """Nothing arrives on a link for the time being."""
+    sockets = _sockets(world, held_up=False)
+    if not sockets:
+        return False
+    _swallow(sockets[a % len(sockets)], on=True)
+    world.ground.paused.append(sockets[a % len(sockets)])
+    return True
+
+
+@rule(4)
+def go_on_link(world: World, a: int, b: int, c: int) -> bool:
+    """A link that paused carries again."""
+    paused = [socket for socket in world.ground.paused if socket in _sockets(world, held_up=True)]
+    if not paused:
+        return False
+    _swallow(paused[a % len(paused)], on=False)
+    world.reach("a link came back")
+    return True
+
+
+@rule(3)
+def cut_link(world: World, a: int, b: int, c: int) -> bool:
+    """A link carries nothing any more, and nobody is told."""
+    sockets = _sockets(world, held_up=False)
+    if not sockets:
+        return False
+    _swallow(sockets[a % len(sockets)], on=True)
+    world.reach("a link was cut")
+    return True
+
+
+@rule(2)
+def disturb_link(world: World, a: int, b: int, c: int) -> bool:
+    """A link loses packets, or lets them overtake each other, from now on; or does so no more."""
+    sockets = _sockets(world, held_up=False)
+    if not sockets:
+        return False
+    socket = sockets[a % len(sockets)]
+    for conditions in (socket.up.conditions, socket.down.conditions):
+        conditions.loss = (0.0, 0.0, 0.02, 0.1)[b % 4]
+        conditions.jitter = (0.0, 0.01, 0.05)[c % 3]
+        conditions.rate = (None, 1e6, 5e4)[b % 3]
+        conditions.duplicate = (0.0, 0.05)[c % 2]
+    return True
+
+
+@rule(1)
+def rebind_nat(world: World, a: int, b: int, c: int) -> bool:
+    """A router gives a client another port, and nobody is told."""
+    sockets = _sockets(world, held_up=False)
+    if not sockets:
+        return False
+    world.reach("a router changed a port")
+    sockets[a % len(sockets)].move(world.ground.fresh_address())
+    return True
