@@ -7,26 +7,9 @@ import sys
 import time
 from collections import Counter
 
-from tests.model.runner import Episode, Failure, Result, run, shrink
-
-
-def show(result: Result, seconds: float) -> None:
-    """Print what was done and reached."""
-    print(f"{result.steps} steps in {result.episodes} episodes, {seconds:.1f} s, {result.steps / seconds:.0f} a second")
-    for title, counts in (("rules", result.rules), ("states", result.reached)):
-        print(f"{title}:")
-        for name, count in sorted(counts.items(), key=lambda item: -item[1]):
-            print(f"  {count:8} {name}")
-
-
-def tell(failure: Failure) -> None:
-    """Print how a promise was broken."""
-    print(f"BROKEN {failure.kind} (episode {failure.seed}, {len(failure.steps)} steps)\n  {failure.text}")
-    for step in failure.steps:
-        print(f"    {step},")
-    print("  story:")
-    for line in failure.story[-100:]:
-        print(f"    {line}")
+from tests.model.report import text_of
+from tests.model.runner import Episode, run, shrink
+from tests.model.states import missing
 
 
 def main() -> int:
@@ -50,16 +33,21 @@ def main() -> int:
         failures = [] if failure is None else [failure]
     else:
         result = run(options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.go_on)
-        show(result, time.perf_counter() - begun)
+        seconds = time.perf_counter() - begun
+        print(f"{text_of(result)}\n{seconds:.1f} s, {result.steps / seconds:.0f} steps a second, seed {options.seed}")
+        for state in missing(result.reached, is_scripted=engines is None):
+            print(f"never reached: {state}")
         failures = result.failures
         kinds = Counter(failure.kind for failure in failures)
         for kind, count in kinds.most_common():
             print(f"{count:6} x {kind}")
+    for failure in failures:
+        print(f"after {failure.after} steps, episode {failure.seed}: {failure.kind}")
     told: set[str] = set()
     for failure in failures:
         if failure.kind not in told:
             told.add(failure.kind)
-            tell(failure if options.no_shrink else shrink(failure, options.known))
+            print(text_of(failure if options.no_shrink else shrink(failure, options.known)))
     return 1 if failures else 0
 
 

@@ -61,12 +61,18 @@ class WatchedGuest(Guest):
         self.on_end: Callable[[WatchedGuest, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
         self.is_over = False
+        self.reach: Callable[[str], None] = lambda _: None
 
     def session_away(self, closed: Closed) -> bool:
         kept = super().session_away(closed)
         if kept:
             self.away_at = asyncio.get_running_loop().time()
         return kept
+
+    def session_resumed(self) -> None:
+        if any(lease._waiting for lease in self.holdings):
+            self.reach("resumed with newcomers")
+        super().session_resumed()
 
     def session_down(self, closed: Closed) -> None:
         self.is_over = True
@@ -177,4 +183,5 @@ class ModelEdge(EdgeServer):
             if guest not in self.guests_ever:
                 self.guests_ever.append(guest)
                 guest.on_end = self.world.guest_ended
+                guest.reach = self.world.reach
         return link

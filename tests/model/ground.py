@@ -44,6 +44,8 @@ class Ground:
         self.chance = chance
         self.note: Callable[[str], None] | None = None
         """Told of every event, where somebody wants to read a story."""
+        self.reach: Callable[[str], None] = lambda _: None
+        """Told of interesting states."""
 
     # For edges and programs.
 

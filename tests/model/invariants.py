@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 from quictunnel.transport.session import MAX_SETTLED
-from quictunnel.wire.codes import StreamCode
 from tests.model.edge import HOLD
 
 if TYPE_CHECKING:
@@ -24,6 +22,9 @@ def check_step(world: World) -> None:
         world.fail(*world.alarm.found.pop(0))
     for visitor in world.visitors:
         _check_resets(world, visitor)
+        stream = visitor.splice.stream
+        if stream is not None and not stream.is_over and not stream._send_window.room:
+            world.reached["a visitor waits for credit"] += 1
     for program in world.programs:
         state = program.uplink.state
         if program.state == "running" and state in ("failed", "refused") and not program.may_fail:
@@ -44,7 +45,7 @@ def _check_resets(world: World, visitor: Visitor) -> None:
         return
     if any(peer.has_reset for peer in visitor.ends):
         return
-    if visitor.splice.lost is StreamCode.UNKNOWN_LEASE and any(program.error for program in world.programs):
+    if visitor.splice.lost is not None and visitor.origin is None and any(p.error for p in world.programs):
         visitor.excuse = "a program did not wait for its name any longer"
         return
     for peer in visitor.ends:
@@ -62,6 +63,27 @@ def _check_resets(world: World, visitor: Visitor) -> None:
                 world.fail("a visitor was refused without a cause", f"{visitor} after {waited:.2f} s")
                 return
             world.fail("a reset without a cause", f"{visitor}")
+
+
+def check_rest(world: World) -> None:
+    """Both sides of a session know the same streams when nothing is under way between them."""
+    for program in world.programs:
+        call = program.uplink._call
+        if call is None or call.welcome is None or not world.ground.is_well(call) or call.session.is_awaiting_standing:
+            continue
+        guest = world.guest_of(call)
+        if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_standing:
+            continue
+        if not world.ground.is_at_rest(call, guest):
+            continue
+        world.reached["a session at rest"] += 1
+        ours, theirs = set(call.session._streams), set(guest.session._streams)
+        if ours - theirs:
+            world.fail("a stream that only the client knows", f"{program}: {ours - theirs}")
+        if theirs - ours and not guest.session._to_open:
+            world.fail("a stream that only the edge knows", f"{program}: {theirs - ours}")
+        if call.session._unseen:
+            world.fail("numbers that will never be seen", f"{program}: {call.session._unseen}")
 
 
 def settle(world: World) -> None:
@@ -105,11 +127,11 @@ def _is_up(world: World, program: Program) -> bool:
     if program.error is not None:
         return True
     call = program.uplink._call
-    guests = world.edge.guests_ever if world.edge is not None else []
     if call is None or call.welcome is None or not world.ground.is_well(call):
         return False
-    digest = hashlib.sha256(call.welcome.session).digest()
-    guest = next((guest for guest in guests if guest.digest == digest), None)
+    guest = world.guest_of(call)
+    if guest is not None and (world.edge is None or guest not in world.edge.guests_ever):
+        return False
     if guest is None or guest.session.is_away or guest.session.is_awaiting_standing:
         return False
     return (

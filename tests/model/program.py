@@ -88,6 +88,18 @@ class WatchedCall(Call):
             self.away_at = asyncio.get_running_loop().time()
         return kept
 
+    def session_resumed(self) -> None:
+        reach = self.program.world.reach
+        reach("resumed")
+        streams = self.session._streams.values()
+        if streams:
+            reach("resumed with visitors")
+        if any(stream._end_arrived or stream._finishing for stream in streams):
+            reach("resumed with half-closed visitors")
+        if any(stream._replay.held for stream in streams):
+            reach("resumed with bytes that were kept")
+        super().session_resumed()
+
     def session_down(self, closed: Closed) -> None:
         self.program.world.call_ended(self, closed)
         super().session_down(closed)
@@ -103,7 +115,15 @@ class WatchedUplink(Uplink):
     def _connected_to(self, call: Call) -> None:
         assert isinstance(call, WatchedCall)
         call.was_current = True
+        if tuple(self._leaving):
+            self.program.world.reach("an old session beside its successor")
         super()._connected_to(call)
+
+    async def _relieve(self, sick: Call) -> None:
+        self.program.world.reach("a second link is dialled beside a sick one")
+        await super()._relieve(sick)
+        if self._call is sick and not self._down.is_set():
+            self.program.world.reach("the first of two links came back")
 
 
 class Program:

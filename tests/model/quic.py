@@ -108,6 +108,7 @@ class End:
         if self.opened >= self.allowed:
             self.wants_streams = True
             self.engine.refused_streams += 1
+            self.engine.network.reach("the peer allows no more streams")
             return None
         number = 4 * self.opened + (0 if self.is_client else 1)
         self.opened += 1
@@ -125,6 +126,7 @@ class End:
             self.is_owed = True
         if taken < len(data):
             lane.is_blocked = True
+            self.engine.network.reach("a link is full")
         return taken
 
     def finish(self, stream: int) -> None:
@@ -218,6 +220,8 @@ class End:
         elif peer is None or peer.closed is not None:
             return False
         elif kind == "close":
+            if any(stream.lanes[self.is_client].flight for stream in self.link.streams.values()):
+                self.engine.network.reach("a close overtakes bytes")
             peer.die(CloseCause.PEER, self.close_code, self.close_reason)
         elif kind == "ping":
             peer.outbox.append(("pong", 0))
@@ -263,12 +267,19 @@ class End:
             return
         if kind == "reset":
             assert lane.code is not None
+            if lane.flight:
+                self.engine.network.reach("a reset overtakes bytes")
             lane.flight.clear()
             self._close_lane(number, stream, lane, peer)
             if not lane.is_stopped:
                 peer.engine.tell(peer, Reset(number, lane.code))
             return
+        control = self.link.streams.get(0)
+        if number and control is not None and control.lanes[self.is_client].flight:
+            self.engine.network.reach("a stream overtakes a control message")
         chunks = self._take(lane, size)
+        if number == 0 and lane.flight:
+            self.engine.network.reach("a control message arrives in parts")
         end = lane.end_sent and not lane.flight and (with_end or not chunks)
         peer.bytes_received += sum(map(len, chunks))
         if end:

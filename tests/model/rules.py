@@ -117,14 +117,35 @@ def reset(world: World, a: int, b: int, c: int) -> bool:
     peer = _pick(world, a)
     if peer is None:
         return False
-    for visitor in world.visitors:
-        if visitor.peer is peer and visitor.splice.stream is not None:
-            session = visitor.splice.stream._session
-            if session.is_awaiting_standing:
-                world.reach("leaver within the round trip of a resume")
-            elif session.is_away:
-                world.reach("leaver while the client is away")
+    _note_leaver(world, peer)
     world.loop.call(peer.reset)
+    return True
+
+
+def _note_leaver(world: World, peer: Peer) -> None:
+    for visitor in world.visitors:
+        stream = visitor.splice.stream
+        if visitor.peer is peer and stream is not None and visitor.origin is not None:
+            if stream._session.is_awaiting_standing:
+                world.reach("leaver within the round trip of a resume")
+            elif stream._session.is_away:
+                world.reach("leaver while the client is away")
+
+
+@rule(6)
+def reset_while_resuming(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor, or its local service, resets while a session is away or resumes."""
+    peers = [
+        visitor.ends[b % len(visitor.ends)]
+        for visitor in world.visitors
+        if (stream := visitor.splice.stream) is not None
+        and (stream._session.is_away or stream._session.is_awaiting_standing)
+    ]
+    peers = [peer for peer in peers if not peer.is_done]
+    if not peers:
+        return False
+    _note_leaver(world, peers[a % len(peers)])
+    world.loop.call(peers[a % len(peers)].reset)
     return True
 
 

@@ -41,6 +41,8 @@ class Failure:
     steps: list[Step]
     story: list[str] = field(default_factory=list)
     engines: tuple[str, str] | None = None
+    after: int = 0
+    """Steps of the whole run until it was found."""
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Episode:
             )
             world = World(loop, ground, self.seed, self.known)
             self.reached = world.reached
+            ground.reach = world.reach
             ground.note = world.note if self.is_told else None
             with world.in_force():
                 try:
@@ -174,6 +177,7 @@ def run(
         result.rules.update(step[0] for step in episode.applied)
         result.reached.update(episode.reached)
         if failure is not None:
+            failure.after = result.steps
             result.failures.append(failure)
             if stop_at_first:
                 break

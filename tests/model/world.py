@@ -298,6 +298,13 @@ class World:
                     return program
         return None
 
+    def guest_of(self, call: WatchedCall) -> WatchedGuest | None:
+        """Return the other side of a call's session."""
+        assert call.welcome is not None
+        digest = hashlib.sha256(call.welcome.session).digest()
+        guests = (guest for edge in self.edges for guest in edge.guests_ever)
+        return next((guest for guest in guests if guest.digest == digest), None)
+
     def _exception(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
         if isinstance(error, Broken):

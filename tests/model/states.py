@@ -1,0 +1,64 @@
+"""The interesting states: a run that has not reached all of them has shown nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections import Counter
+
+EVERYWHERE: Final = frozenset(
+    {
+        "a link came back",
+        "a link was cut",
+        "a name was given",
+        "a program was closed",
+        "a program was killed",
+        "a second link is dialled beside a sick one",
+        "a ticket is used twice",
+        "network: moved",
+        "newcomer while nobody has come yet",
+        "newcomer while the client is away",
+        "resumed",
+        "resumed with bytes that were kept",
+        "resumed with visitors",
+        "session over at the client: a newer program has its ticket",
+        "session over at the edge: a newer program has its ticket",
+        "session over at the edge: the edge left",
+        "takeover with visitors",
+        "the edge was killed",
+        "the edge was restarted",
+    }
+)
+"""On any ground."""
+SCRIPTED: Final = EVERYWHERE | {
+    "a close overtakes bytes",
+    "a control message arrives in parts",
+    "a link is full",
+    "a link was lost at the client",
+    "a link was lost at the edge",
+    "a reset overtakes bytes",
+    "a stream overtakes a control message",
+    "a visitor waits for credit",
+    "a visitor was sent away",
+    "an old session beside its successor",
+    "leaver while the client is away",
+    "leaver within the round trip of a resume",
+    "network: slept",
+    "network: stirred",
+    "newcomer within the round trip of a resume",
+    "reset before the preface",
+    "resumed with half-closed visitors",
+    "resumed with newcomers",
+    "session over at the client: away for too long",
+    "session over at the edge: away for too long",
+    "stateless reset",
+    "the first of two links came back",
+    "the peer allows no more streams",
+}
+"""Over scripted links."""
+
+
+def missing(reached: Counter[str], *, is_scripted: bool) -> list[str]:
+    """Return the states that were not reached."""
+    return sorted((SCRIPTED if is_scripted else EVERYWHERE) - set(reached))
