@@ -267,6 +267,7 @@ def test_the_test_tree_mirrors_the_source():
     beds = {
         "load",
         "simnet",
+        "model",
         "fuzz",
         "netlab",
         "e2e",

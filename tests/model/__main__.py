@@ -32,9 +32,13 @@ def main() -> int:
         failure = episode.run()
         failures = [] if failure is None else [failure]
     else:
-        result = run(options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.go_on)
+        result = run(
+            options.steps, options.seed, known=options.known, engines=engines, stop_at_first=not options.go_on
+        )
         seconds = time.perf_counter() - begun
-        print(f"{text_of(result)}\n{seconds:.1f} s, {result.steps / seconds:.0f} steps a second, seed {options.seed}")
+        print(
+            f"{text_of(result)}\n{seconds:.1f} s, {result.steps / seconds:.0f} steps a second, seed {options.seed}"
+        )
         for state in missing(result.reached, is_scripted=engines is None):
             print(f"never reached: {state}")
         failures = result.failures

@@ -107,6 +107,7 @@ class Ground:
             return EdgeUnavailableError("No answer.")
 
         with contextlib.ExitStack() as stack:
+
             def patch(target: Any, name: str, value: Any) -> None:
                 stack.enter_context(mock.patch.object(target, name, value))
 

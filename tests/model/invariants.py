@@ -69,7 +69,12 @@ def check_rest(world: World) -> None:
     """Both sides of a session know the same streams when nothing is under way between them."""
     for program in world.programs:
         call = program.uplink._call
-        if call is None or call.welcome is None or not world.ground.is_well(call) or call.session.is_awaiting_standing:
+        if (
+            call is None
+            or call.welcome is None
+            or not world.ground.is_well(call)
+            or call.session.is_awaiting_standing
+        ):
             continue
         guest = world.guest_of(call)
         if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_standing:
@@ -197,7 +202,12 @@ def _probe(world: World) -> None:
     """A visitor who comes now is served."""
     for ticket in world.tickets:
         newest = _newest(world, ticket)
-        if newest is None or newest.state != "running" or newest.may_fail or newest.uplink.state not in ("connected", "suspect"):
+        if (
+            newest is None
+            or newest.state != "running"
+            or newest.may_fail
+            or newest.uplink.state not in ("connected", "suspect")
+        ):
             continue
         visitor = world.come(ticket)
         if visitor is None:

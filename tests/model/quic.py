@@ -406,7 +406,9 @@ class ScriptedEngine:
             return
         note = self.network.note
         if note is not None:
-            note(f"{'client' if connection.is_client else 'edge'} end of link {connection.link.number}: {str(event)[:120]}")
+            note(
+                f"{'client' if connection.is_client else 'edge'} end of link {connection.link.number}: {str(event)[:120]}"
+            )
         self._events.append((connection, event))
         if not self._is_stirred:
             self._is_stirred = True

@@ -59,9 +59,7 @@ class Result:
 class Episode:
     """One world from its beginning to its end."""
 
-    def __init__(
-        self, seed: str, known: Collection[str] = (), engines: tuple[str, str] | None = None
-    ) -> None:
+    def __init__(self, seed: str, known: Collection[str] = (), engines: tuple[str, str] | None = None) -> None:
         """``engines``: those of clients and edges, over the simulated network; None: scripted links."""
         self.seed = seed
         self.known = known
@@ -97,7 +95,9 @@ class Episode:
                     world.note("-> settle")
                     settle(world)
                 except Broken as broken:
-                    return Failure(broken.kind, str(broken), self.seed, self.applied, list(world.story), self.engines)
+                    return Failure(
+                        broken.kind, str(broken), self.seed, self.applied, list(world.story), self.engines
+                    )
                 except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
                     text = "".join(traceback.format_exception(error)[-4:])
                     kind = f"a fault inside: {type(error).__name__}"

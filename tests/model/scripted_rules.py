@@ -139,7 +139,9 @@ def cut_link(world: World, a: int, b: int, c: int) -> bool:
 @rule(4)
 def lose_link(world: World, a: int, b: int, c: int) -> bool:
     """One end of a link gives it up (a time-out of its own, a fault inside its engine); the other is not told."""
-    ends = [end for link in world.ground.live_links() for end in link.ends if end.closed is None and end.is_connected]
+    ends = [
+        end for link in world.ground.live_links() for end in link.ends if end.closed is None and end.is_connected
+    ]
     if not ends:
         return False
     end = ends[a % len(ends)]

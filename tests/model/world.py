@@ -13,10 +13,10 @@ from unittest import mock
 import edge_server.server
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
-from tests.simnet.clock import START
 from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
 from tests.model.program import Dial, Program, Ticket, WatchedCall
 from tests.model.tcp import Broken, Peer, TcpPipe
+from tests.simnet.clock import START
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -157,7 +157,6 @@ class World:
             self.tickets.append(ticket)
         self.programs.append(Program(self, len(self.programs), ticket, self.ground.authority))
 
-
     def come(self, ticket: Ticket) -> Visitor | None:
         """A visitor says a name; it is not in yet."""
         edge = self.edge
@@ -263,9 +262,7 @@ class World:
         self.note(f"session {digest.hex()[:6]} of {call.program}: {closed}")
         self.reach(f"session over at the client: {why}")
         for visitor in self.visitors:
-            if visitor.client_session is call.session or (
-                visitor.client_session is None and visitor.is_in
-            ):
+            if visitor.client_session is call.session or (visitor.client_session is None and visitor.is_in):
                 visitor.excuse = visitor.excuse or why
 
     def _call_excuse(self, call: WatchedCall, closed: Closed, digest: bytes) -> str | None:

@@ -1,0 +1,123 @@
+"""A world for one story that is told step by step: what the model has found, written down."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import TYPE_CHECKING, Any
+
+from quictunnel.transport.engine import CloseCause
+from tests.model.clock import SteppedLoop
+from tests.model.invariants import check_rest, check_step
+from tests.model.runner import Episode
+from tests.model.scripted_ground import ScriptedGround
+from tests.model.world import World
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.model.program import Program, Ticket
+    from tests.model.quic import QuicLink
+    from tests.model.world import Visitor
+
+
+class Scene:
+    """An edge, over scripted links on which everything arrives only when it is said so."""
+
+    def __init__(self, world: World, ground: ScriptedGround) -> None:
+        self.world = world
+        self.ground = ground
+        self.loop = world.loop
+        self.call = world.loop.call
+
+    def carry(self, seconds: float = 0.0) -> None:
+        """Everything arrives, local services accept, and time passes."""
+        self.ground.carry(self.world, seconds)
+
+    def check(self) -> None:
+        """See that nothing is broken, and both sides of each session know the same streams."""
+        self.carry(0.3)
+        self.carry(0.3)
+        check_step(self.world)
+        check_rest(self.world)
+
+    def program(self, ticket: Ticket | None = None) -> Program:
+        """Start a program and let it have its name."""
+        program = self.start(ticket)
+        self.carry()
+        assert program.has_held
+        return program
+
+    def start(self, ticket: Ticket | None = None) -> Program:
+        """Start a program."""
+        self.call(self.world.start_program, ticket)
+        return self.world.programs[-1]
+
+    def visitor(self, program: Program) -> Visitor:
+        """A visitor comes for a program's name, and is in."""
+        visitor = self.world.come(program.ticket)
+        assert visitor is not None
+        self.call(self.world.enter, visitor)
+        return visitor
+
+    @staticmethod
+    def link(program: Program) -> QuicLink:
+        """Return the link of a program's call."""
+        call = program.uplink._call
+        assert call is not None
+        end: Any = call._link.connection
+        link: QuicLink = end.link
+        return link
+
+    def lose(self, program: Program) -> None:
+        """The program finds that its link is lost; the edge does not."""
+        link = self.link(program)
+        link.is_cut = True
+        self.call(link.client.die, CloseCause.TIMEOUT)
+
+    def redial(self, program: Program) -> QuicLink:
+        """The program loses its link and says Hello on another; the edge's answer is under way."""
+        self.lose(program)
+        self.loop.advance(1.0)
+        link = self.ground.links[-1]
+        for _ in range(4):
+            for end in link.ends:
+                for piece in end.pieces():
+                    if end.is_client or piece[0] == "second":
+                        self.call(end.deliver, piece)
+        return link
+
+    def served_now(self, program: Program) -> bool:
+        """Return True if a visitor who comes now is served by this very program."""
+        visitor = self.visitor(program)
+        self.carry(0.1)
+        return self.served(visitor) and visitor.client_session is program.session
+
+    def served(self, visitor: Visitor) -> bool:
+        """Return True if bytes go both ways."""
+        if visitor.origin is None or visitor.peer.is_done or visitor.origin.is_done:
+            return False
+        before = visitor.peer.received, visitor.origin.received
+        self.call(visitor.peer.send, 5)
+        self.call(visitor.origin.send, 7)
+        self.carry()
+        return (visitor.peer.received, visitor.origin.received) == (before[0] + 7, before[1] + 5)
+
+
+@contextlib.contextmanager
+def scene() -> Iterator[Scene]:
+    """A new world with one edge."""
+    loop = SteppedLoop()
+    ground = ScriptedGround(loop, random.Random(1))
+    ground.send_buffer, ground.peer_streams = 512 * 1024, 100
+    world = World(loop, ground, "scene")
+    ground.reach = world.reach
+    try:
+        with world.in_force():
+            try:
+                loop.call(world.start_edge, [])
+                yield Scene(world, ground)
+            finally:
+                Episode._take_down(loop)
+    finally:
+        loop.close()
