@@ -23,6 +23,7 @@ from edge_server.succession import Name
 from edge_server.tickets import Sealer
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.messages import Bind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Closed, Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.session import Session
+    from quictunnel.wire.messages import Unbind
     from tests.model.world import World
 
 DOMAIN = "edge.test"
@@ -62,6 +64,13 @@ class WatchedGuest(Guest):
         self.away_at: float | None = None
         self.is_over = False
         self.reach: Callable[[str], None] = lambda _: None
+        self.on_bind: Callable[[WatchedGuest], Callable[[], None] | None] = lambda _: None
+
+    def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
+        before = self.on_bind(self) if isinstance(request, Bind) else None
+        super()._do(request, points_here=points_here)
+        if before is not None and not self.holdings.is_held(request.lease):
+            before()
 
     def session_away(self, closed: Closed) -> bool:
         kept = super().session_away(closed)
@@ -184,4 +193,5 @@ class ModelEdge(EdgeServer):
                 self.guests_ever.append(guest)
                 guest.on_end = self.world.guest_ended
                 guest.reach = self.world.reach
+                guest.on_bind = self.world.guest_asks
         return link

@@ -28,7 +28,7 @@ def check_step(world: World) -> None:
     for program in world.programs:
         state = program.uplink.state
         if program.state == "running" and state in ("failed", "refused") and not program.may_fail:
-            if not world._is_superseded(program):
+            if not world.is_superseded(program):
                 world.fail("a program gave up without a cause", f"{program}: {program.events[-3:]}")
             program.may_fail = True
     world.visitors = [visitor for visitor in world.visitors if not _is_settled(visitor)]
@@ -87,8 +87,8 @@ def check_rest(world: World) -> None:
             world.fail("a stream that only the client knows", f"{program}: {ours - theirs}")
         if theirs - ours and not guest.session._to_open:
             world.fail("a stream that only the edge knows", f"{program}: {theirs - ours}")
-        if call.session._unseen:
-            world.fail("numbers that will never be seen", f"{program}: {call.session._unseen}")
+        if call.session.skipped_numbers:
+            world.fail("numbers that will never be seen", f"{program}: {call.session._numbers._skipped}")
 
 
 def settle(world: World) -> None:
@@ -164,8 +164,9 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
 
 
 def _newest(world: World, ticket: Ticket) -> Program | None:
-    """Return the program that was started last of those that had the ticket's name."""
-    return next((each for each in reversed(world.programs) if each.ticket is ticket and each.has_held), None)
+    """Return the program that was given the ticket's name last."""
+    having = [program for program in world.programs if program.ticket is ticket and program.rank]
+    return max(having, key=lambda program: program.rank, default=None)
 
 
 def _check_holders(world: World) -> None:
@@ -230,7 +231,7 @@ def _left_in(session: Session, where: str) -> list[str]:
     found = []
     for name, value in (
         ("streams", session.streams),
-        ("numbers never seen", len(session._unseen)),
+        ("numbers never seen", session.skipped_numbers),
         ("kept bytes", session.kept),
         ("window bytes", session.pool.used),
         ("half-open streams", len(session._half_open)),

@@ -140,6 +140,8 @@ class Program:
         self.error: BaseException | None = None
         self.has_held = False
         """It was given its name."""
+        self.rank = 0
+        """Greater than that of each program that an edge gave a name to before; 0 until one has given it to this."""
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False

@@ -19,7 +19,7 @@ from tests.model.tcp import Broken, Peer, TcpPipe
 from tests.simnet.clock import START
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from edge_server.leases import Lease
     from quictunnel.transport.engine import Closed
@@ -101,6 +101,7 @@ class World:
         self.alarm = Alarm()
         self.story: deque[str] = deque(maxlen=400)
         self.visitors_so_far = 0
+        self._ranks = 0
         self._by_port: dict[int, Visitor] = {}
         loop.set_exception_handler(self._exception)
 
@@ -217,8 +218,9 @@ class World:
             return
         why = self._guest_excuse(guest, closed)
         if why is None:
-            self.alarm.found.append(("a session ended without a cause", f"at the edge: {closed}"))
+            self.alarm.found.append((_unexplained(closed), f"at the edge: {closed}"))
             why = "unexplained"
+            self._may_fail(guest.digest)
         self.dead.setdefault(guest.digest, why)
         self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
@@ -240,7 +242,7 @@ class World:
             return "the client never heard of it"
         if program.state != "running":
             return f"the program was {program.state}"
-        if closed.code == SessionCode.REPLACED and self._is_superseded(program):
+        if closed.code == SessionCode.REPLACED and self.is_superseded(program):
             return "a newer program has its ticket"
         if closed.cause is CloseCause.TIMEOUT and guest.away_at is not None:
             if self.loop.time() >= guest.away_at + HOLD - 1:
@@ -254,10 +256,9 @@ class World:
         digest = hashlib.sha256(call.welcome.session).digest()
         why = self._call_excuse(call, closed, digest)
         if why is None:
-            self.alarm.found.append(
-                ("a session ended without a cause", f"at the client: {closed}, {call.program}")
-            )
+            self.alarm.found.append((_unexplained(closed), f"at the client: {closed}, {call.program}"))
             why = "unexplained"
+            self._may_fail(digest)
         self.dead.setdefault(digest, why)
         self.note(f"session {digest.hex()[:6]} of {call.program}: {closed}")
         self.reach(f"session over at the client: {why}")
@@ -276,16 +277,37 @@ class World:
                 return "the edge left"
         if not call.was_current:
             return "a dial that was not needed"
-        if closed.code == SessionCode.REPLACED and self._is_superseded(program):
+        if closed.code == SessionCode.REPLACED and self.is_superseded(program):
             return "a newer program has its ticket"
         if closed.cause is CloseCause.TIMEOUT and call.away_at is not None:
             if self.loop.time() >= call.away_at + HOLD - 1:
                 return "away for too long"
         return None
 
-    def _is_superseded(self, program: Program) -> bool:
-        later = self.programs[program.number + 1 :]
-        return any(other.ticket is program.ticket for other in later)
+    def guest_asks(self, guest: WatchedGuest) -> Callable[[], None] | None:
+        """An edge is about to give a name to a program, which takes it from the one before, unless it has been
+        told so already. Return what takes that back if the program is refused."""
+        program = self.program_of(guest.digest)
+        if program is None or program.has_held:
+            return None
+        before = program.rank
+        self._ranks += 1
+        program.rank = self._ranks
+
+        def take_back() -> None:
+            program.rank = before
+
+        return take_back
+
+    def is_superseded(self, program: Program) -> bool:
+        """Return True if a program that has the same ticket was given the name later."""
+        return any(other.ticket is program.ticket and other.rank > program.rank for other in self.programs)
+
+    def _may_fail(self, digest: bytes) -> None:
+        """What follows from the unexplained end of a session is not a fault of its own."""
+        program = self.program_of(digest)
+        if program is not None:
+            program.may_fail = True
 
     def program_of(self, digest: bytes) -> Program | None:
         """Return whose session that is, as far as its client has heard of it."""
@@ -312,3 +334,9 @@ class World:
     @staticmethod
     def host_of(name: str) -> str:
         return f"{name}.{DOMAIN}"
+
+
+def _unexplained(closed: Closed) -> str:
+    if closed.code == SessionCode.REPLACED:
+        return "a program lost its name to an older one"
+    return "a session ended without a cause"
