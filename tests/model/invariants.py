@@ -98,6 +98,7 @@ def settle(world: World) -> None:
         world.loop.call(world.start_edge, [])
     _run(world, lambda: all(_is_up(world, program) for program in world.programs), "clients that do not come back",
          most=HOLD + 100)  # fmt: skip
+    world.ground.carry(world, 1.0)
     _check_holders(world)
     for visitor in world.visitors:
         if not visitor.is_in:
@@ -234,7 +235,6 @@ def _left_in(session: Session, where: str) -> list[str]:
         ("numbers never seen", session.skipped_numbers),
         ("kept bytes", session.kept),
         ("window bytes", session.pool.used),
-        ("half-open streams", len(session._half_open)),
         ("streams to open", len(session._to_open)),
         ("streams that credit is owed for", len(session._owed) + len(session._due)),
     ):

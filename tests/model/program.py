@@ -166,6 +166,7 @@ class Program:
             self.world.reach("a name was given")
         except Error as error:
             self.error = error
+            self.may_fail = True  # it does not want the name any more
         except asyncio.CancelledError as error:
             if self.state == "running":
                 self.error = error

@@ -99,7 +99,7 @@ class World:
         self.dead: dict[bytes, str] = {}
         """Sessions that are over at one side at least, by their secret's digest, and why."""
         self.alarm = Alarm()
-        self.story: deque[str] = deque(maxlen=400)
+        self.story: deque[str] = deque(maxlen=4000)
         self.visitors_so_far = 0
         self._ranks = 0
         self._by_port: dict[int, Visitor] = {}
