@@ -1,4 +1,4 @@
-"""An edge without sockets: an :class:`EdgeServer` whose rooms and endpoint are real, and whose doors are the world's."""
+"""An edge without sockets: an :class:`EdgeServer` whose parts and endpoint are real; the rules bring visitors."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class ModelEdge(EdgeServer):
         )
         self.guests_ever: list[WatchedGuest] = []
         self._leaving: asyncio.Task[None] | None = None
-        self._endpoint = Endpoint(world.ground.edge_engine(number), world.ground.edge_socket(number),
+        self._endpoint = Endpoint(world.network.edge_engine(number), world.network.edge_socket(number),
                                   on_connection=self._accept)  # fmt: skip
         self._names = names
 
@@ -176,7 +176,7 @@ class ModelEdge(EdgeServer):
         self.state = "gone"
         assert self._endpoint is not None
         self.house.sessions.hold = 0
-        self.world.ground.silence(self._endpoint)
+        self.world.network.silence(self._endpoint)
         self._endpoint.abort()
         self.house.sessions.give_up_all()
         self.house.expected.give_up_all()

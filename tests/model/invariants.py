@@ -1,4 +1,4 @@
-"""What has to hold after every step, and what at the end, when the network is well again and everybody finishes."""
+"""Promises that hold after every step, at rest, and at the end, when the network is well and all finish."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WAIT = 10.0
 
 
 def check_step(world: World) -> None:
-    """Raise Broken for the first promise that does not hold now."""
-    while world.alarm.found:
-        world.fail(*world.alarm.found.pop(0))
+    """Raise BrokenError for the first promise that does not hold now."""
+    while world.fault_log.found:
+        world.fail(*world.fault_log.found.pop(0))
     for visitor in world.visitors:
         _check_resets(world, visitor)
         stream = visitor.splice.stream
@@ -54,7 +54,7 @@ def _check_resets(world: World, visitor: Visitor) -> None:
             if peer is visitor.peer and splice.is_refused:
                 waited = world.loop.time() - visitor.came_at
                 assert visitor.edge._endpoint is not None
-                had_no_stream = world.ground.refused_streams(visitor.edge._endpoint)
+                had_no_stream = world.network.refused_streams(visitor.edge._endpoint)
                 lease = visitor.lease.newest
                 if waited >= WAIT - 0.01 or had_no_stream or not lease._is_open:
                     visitor.excuse = "sent away"
@@ -72,14 +72,14 @@ def check_rest(world: World) -> None:
         if (
             call is None
             or call.welcome is None
-            or not world.ground.is_well(call)
+            or not world.network.is_well(call)
             or call.session.is_awaiting_standing
         ):
             continue
         guest = world.guest_of(call)
         if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_standing:
             continue
-        if not world.ground.is_at_rest(call, guest):
+        if not world.network.is_at_rest(call, guest):
             continue
         world.reached["a session at rest"] += 1
         ours, theirs = set(call.session._streams), set(guest.session._streams)
@@ -93,12 +93,12 @@ def check_rest(world: World) -> None:
 
 def settle(world: World) -> None:
     """Make the network well, let everybody finish, and see that nothing is left."""
-    world.ground.mend()
+    world.network.mend()
     if world.edge is None:
         world.loop.call(world.start_edge, [])
     _run(world, lambda: all(_is_up(world, program) for program in world.programs), "clients that do not come back",
          most=HOLD + 100)  # fmt: skip
-    world.ground.carry(world, 1.0)
+    world.network.carry(world, 1.0)
     _check_holders(world)
     for visitor in world.visitors:
         if not visitor.is_in:
@@ -106,7 +106,7 @@ def settle(world: World) -> None:
         for peer in visitor.ends:
             if not peer.reads:
                 world.loop.call(peer.read_on)
-    world.ground.carry(world, 1.0)
+    world.network.carry(world, 1.0)
     _check_given_up(world)
     _probe(world)
 
@@ -133,7 +133,7 @@ def _is_up(world: World, program: Program) -> bool:
     if program.error is not None:
         return True
     call = program.uplink._call
-    if call is None or call.welcome is None or not world.ground.is_well(call):
+    if call is None or call.welcome is None or not world.network.is_well(call):
         return False
     guest = world.guest_of(call)
     if guest is not None and (world.edge is None or guest not in world.edge.guests_ever):
@@ -141,8 +141,7 @@ def _is_up(world: World, program: Program) -> bool:
     if guest is None or guest.session.is_away or guest.session.is_awaiting_standing:
         return False
     return (
-        call is not None
-        and program.uplink.state in ("connected", "migrating", "suspect")
+        program.uplink.state in ("connected", "migrating", "suspect")
         and not call.session.link.is_down
         and not call.session.is_awaiting_standing
         and program.uplink._grace is None
@@ -153,7 +152,7 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
     """Let time pass and everything arrive until it is done."""
     start = world.loop.time()
     while not is_done():
-        world.ground.carry(world, 0.5)
+        world.network.carry(world, 0.5)
         if world.loop.time() > start + most:
             if show is not None:
                 nouns = {noun.partition(": ")[2].lstrip("0123456789 ") for noun in show()}
@@ -216,14 +215,14 @@ def _probe(world: World) -> None:
             world.fail("a name that leads nowhere", f"{ticket.host} of {newest}")
             continue
         world.loop.call(world.enter, visitor)
-        world.ground.carry(world, 1.0)
+        world.network.carry(world, 1.0)
         if visitor.origin is None:
             if not visitor.excuse:
                 world.fail("a visitor who is not served", f"{visitor}, {newest}")
             continue
         world.loop.call(visitor.peer.send, 10)
         world.loop.call(visitor.origin.send, 10)
-        world.ground.carry(world, 1.0)
+        world.network.carry(world, 1.0)
         if (visitor.peer.received, visitor.origin.received) != (10, 10):
             world.fail("a visitor who is not served", f"{visitor}, {newest}")
 
@@ -271,15 +270,15 @@ def _end(world: World) -> None:
     for program in world.programs:
         if program.state == "running":
             world.loop.call(program.close)
-    world.ground.carry(world, 2.0)
+    world.network.carry(world, 2.0)
     for edge in world.edges:
         if edge.state == "serving":
             world.loop.call(edge.leave)
-    world.ground.carry(world, 30.0)
+    world.network.carry(world, 30.0)
     tasks = [task for task in asyncio.all_tasks(world.loop) if not task.done()]
     if tasks:
         world.fail("tasks that stay", f"{tasks}")
-    if left := world.ground.left():
+    if left := world.network.left():
         world.fail("something that stays in the network", f"{left}")
     timers = world.loop.timers
     if timers:

@@ -18,8 +18,7 @@ from quictunnel.wish import Wish
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.address import Address
-    from quictunnel.transport.engine import Closed
+    from quictunnel.transport.engine import Address, Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
     from tests.model.world import World
@@ -141,11 +140,11 @@ class Program:
         self.has_held = False
         """It was given its name."""
         self.rank = 0
-        """Greater than that of each program that an edge gave a name to before; 0 until one has given it to this."""
+        """Greater than that of each program that was given a name before; 0: none was given to this one."""
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False
-        config = ClientConfig(edge=world.ground.edge_name, token=Secret(TOKEN), ca=authority)
+        config = ClientConfig(edge=world.network.edge_name, token=Secret(TOKEN), ca=authority)
         self.uplink = WatchedUplink(self, config)
         self.uplink._chance = random.Random(f"{world.seed} program {number}")
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -170,7 +169,7 @@ class Program:
         except asyncio.CancelledError as error:
             if self.state == "running":
                 self.error = error
-                self.world.alarm.found.append(("a bind ended in a cancellation", f"{self}"))
+                self.world.fault_log.found.append(("a bind ended in a cancellation", f"{self}"))
             raise
 
     @property
@@ -197,7 +196,7 @@ class Program:
         """Die without a word."""
         self.state = "killed"
         for call in self.calls:
-            self.world.ground.silence(call._endpoint)
+            self.world.network.silence(call._endpoint)
         asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:

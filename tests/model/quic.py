@@ -1,8 +1,8 @@
 """QUIC connections without packets: a scheduler chooses which piece arrives next.
 
-What QUIC promises holds, and nothing more: the bytes of one stream arrive in order and once; those of different
-streams, resets, stops and the end of the connection overtake each other; whatever is under way may be lost with the
-link. An engine here is a ``transport.engine.Engine`` that a real endpoint drives.
+What QUIC promises holds, and nothing more: the bytes of one stream arrive in order and once. Bytes of different
+streams, resets, stops and the end of the connection overtake each other. Whatever is under way may be lost with
+the link. An engine tells nothing of a direction that it has stopped, as quinn does.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from quictunnel.transport.engine import (
     Closed,
     Connected,
     Data,
-    EngineCounters,
     Reset,
     Stats,
     Stopped,
@@ -24,16 +23,14 @@ from quictunnel.transport.engine import (
 )
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Iterable, Sequence
-
-    from quictunnel.transport.engine import Address, Event, Received, Transmit
+    from quictunnel.transport.engine import Address
+    from tests.model.scripted_engine import ScriptedEngine
 
 IDLE_TIMEOUT: Final = 30.0
 HANDSHAKE_TIMEOUT: Final = 5.0
 
 
-class Lane:
+class Direction:
     """One direction of one stream: what was sent and has not arrived, and how it ends."""
 
     __slots__ = (
@@ -60,11 +57,11 @@ class Lane:
 class Stream:
     """Both directions of a stream, by the side that sends."""
 
-    __slots__ = ("lanes", "opened_by")
+    __slots__ = ("directions", "opened_by")
 
     def __init__(self, opened_by: End) -> None:
         self.opened_by = opened_by
-        self.lanes = {True: Lane(), False: Lane()}
+        self.directions = {True: Direction(), False: Direction()}
 
 
 Piece = tuple[str, int]
@@ -116,36 +113,36 @@ class End:
         return number
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
-        lane = self._lane(stream)
-        if lane is None or lane.code is not None or lane.end_sent or self.closed is not None:
+        direction = self._direction(stream)
+        if direction is None or direction.code is not None or direction.end_sent or self.closed is not None:
             return 0
-        taken = min(len(data), max(0, self.engine.send_buffer - lane.in_flight))
+        taken = min(len(data), max(0, self.engine.send_buffer - direction.in_flight))
         if taken:
-            lane.flight.append(bytes(data[:taken]))
-            lane.in_flight += taken
+            direction.flight.append(bytes(data[:taken]))
+            direction.in_flight += taken
             self.is_owed = True
         if taken < len(data):
-            lane.is_blocked = True
+            direction.is_blocked = True
             self.engine.network.reach("a link is full")
         return taken
 
     def finish(self, stream: int) -> None:
-        lane = self._lane(stream)
-        if lane is not None and lane.code is None:
-            lane.end_sent = True
+        direction = self._direction(stream)
+        if direction is not None and direction.code is None:
+            direction.end_sent = True
             self.is_owed = True
 
     def reset(self, stream: int, code: int) -> None:
-        lane = self._lane(stream)
-        if lane is not None and lane.code is None and not lane.is_done:
-            lane.code = code
+        direction = self._direction(stream)
+        if direction is not None and direction.code is None and not direction.is_done:
+            direction.code = code
             self.is_owed = True
 
     def stop(self, stream: int, code: int) -> None:
-        lane = self._lane(stream, mine=False)
-        if lane is not None and not lane.is_closed and not lane.is_stopped:
-            lane.is_stopped = True
-            lane.stop_code = code
+        direction = self._direction(stream, mine=False)
+        if direction is not None and not direction.is_closed and not direction.is_stopped:
+            direction.is_stopped = True
+            direction.stop_code = code
             self.is_owed = True
 
     def prioritise(self, stream: int) -> None: ...
@@ -195,15 +192,15 @@ class End:
         if self.link.phase < 3:
             return [piece for piece in found if piece[0] in ("first", "second", "third", "close")]
         for number, stream in self.link.streams.items():
-            lane = stream.lanes[self.is_client]
-            if not lane.is_closed:
-                if lane.code is not None:
+            direction = stream.directions[self.is_client]
+            if not direction.is_closed:
+                if direction.code is not None:
                     found.append(("reset", number))
-                if lane.flight:
+                if direction.flight:
                     found.append(("data", number))
-                elif lane.end_sent:
+                elif direction.end_sent:
                     found.append(("end", number))  # also of a direction that was reset afterwards
-            if stream.lanes[not self.is_client].stop_code is not None:
+            if stream.directions[not self.is_client].stop_code is not None:
                 found.append(("stop", number))
         return found
 
@@ -220,7 +217,7 @@ class End:
         elif peer is None or peer.closed is not None:
             return False
         elif kind == "close":
-            if any(stream.lanes[self.is_client].flight for stream in self.link.streams.values()):
+            if any(stream.directions[self.is_client].flight for stream in self.link.streams.values()):
                 self.engine.network.reach("a close overtakes bytes")
             peer.die(CloseCause.PEER, self.close_code, self.close_reason)
         elif kind == "ping":
@@ -237,11 +234,11 @@ class End:
 
     # Inside.
 
-    def _lane(self, stream: int, *, mine: bool = True) -> Lane | None:
+    def _direction(self, stream: int, *, mine: bool = True) -> Direction | None:
         if self.closed is not None:
             return None
         found = self.link.streams.get(stream)
-        return None if found is None else found.lanes[self.is_client is mine]
+        return None if found is None else found.directions[self.is_client is mine]
 
     def _heard(self, kind: str) -> End | None:
         """Note at the peer that something has arrived, and with it what acknowledges what the peer had sent."""
@@ -259,65 +256,64 @@ class End:
 
     def _deliver_of_stream(self, kind: str, number: int, peer: End, size: int | None, *, with_end: bool) -> None:
         stream = self.link.streams[number]
-        lane = stream.lanes[self.is_client]
+        direction = stream.directions[self.is_client]
         if ("pong", 0) not in peer.outbox:
             peer.outbox.append(("pong", 0))
         if kind == "stop":
-            self._deliver_stop(number, peer, stream.lanes[peer.is_client], stream.lanes[not self.is_client])
+            self._deliver_stop(number, peer, stream.directions[peer.is_client])
             return
         if kind == "reset":
-            assert lane.code is not None
-            if lane.flight:
+            assert direction.code is not None
+            if direction.flight:
                 self.engine.network.reach("a reset overtakes bytes")
-            lane.flight.clear()
-            self._close_lane(number, stream, lane, peer)
-            if not lane.is_stopped:
-                peer.engine.tell(peer, Reset(number, lane.code))
+            direction.flight.clear()
+            self._close_direction(number, stream, direction, peer)
+            if not direction.is_stopped:
+                peer.engine.tell(peer, Reset(number, direction.code))
             return
         control = self.link.streams.get(0)
-        if number and control is not None and control.lanes[self.is_client].flight:
+        if number and control is not None and control.directions[self.is_client].flight:
             self.engine.network.reach("a stream overtakes a control message")
-        chunks = self._take(lane, size)
-        if number == 0 and lane.flight:
+        chunks = self._take(direction, size)
+        if number == 0 and direction.flight:
             self.engine.network.reach("a control message arrives in parts")
-        end = lane.end_sent and not lane.flight and (with_end or not chunks)
+        end = direction.end_sent and not direction.flight and (with_end or not chunks)
         peer.bytes_received += sum(map(len, chunks))
         if end:
-            self._close_lane(number, stream, lane, peer)
-        if not lane.is_stopped and (chunks or end):
+            self._close_direction(number, stream, direction, peer)
+        if not direction.is_stopped and (chunks or end):
             peer.engine.tell(peer, Data(number, chunks, end))
-        if lane.is_blocked and lane.code is None and lane.in_flight < self.engine.send_buffer:
-            lane.is_blocked = False
+        if direction.is_blocked and direction.code is None and direction.in_flight < self.engine.send_buffer:
+            direction.is_blocked = False
             self.engine.tell(self, Writable(number))
 
     @staticmethod
-    def _take(lane: Lane, size: int | None) -> list[bytes]:
+    def _take(direction: Direction, size: int | None) -> list[bytes]:
         chunks: list[bytes] = []
-        left = lane.in_flight if size is None else size
-        while lane.flight and left > 0:
-            chunk = lane.flight.popleft()
+        left = direction.in_flight if size is None else size
+        while direction.flight and left > 0:
+            chunk = direction.flight.popleft()
             if len(chunk) > left:
-                lane.flight.appendleft(chunk[left:])
+                direction.flight.appendleft(chunk[left:])
                 chunk = chunk[:left]
             chunks.append(chunk)
             left -= len(chunk)
-            lane.in_flight -= len(chunk)
+            direction.in_flight -= len(chunk)
         return chunks
 
-    def _deliver_stop(self, number: int, peer: End, lane: Lane, stopped: Lane) -> None:
-        assert lane is stopped
-        code, lane.stop_code = lane.stop_code, None
+    def _deliver_stop(self, number: int, peer: End, direction: Direction) -> None:
+        code, direction.stop_code = direction.stop_code, None
         assert code is not None
-        if lane.is_done or lane.code is not None:
+        if direction.is_done or direction.code is not None:
             return
-        lane.code = code
+        direction.code = code
         peer.engine.tell(peer, Stopped(number, code))
 
-    def _close_lane(self, number: int, stream: Stream, lane: Lane, peer: End) -> None:
+    def _close_direction(self, number: int, stream: Stream, direction: Direction, peer: End) -> None:
         """The receiver has the end of a direction. Its acknowledgement travels with what it sends next."""
-        lane.is_closed = True
-        lane.is_done = self.engine.acks_at_once()
-        if all(each.is_closed for each in stream.lanes.values()):
+        direction.is_closed = True
+        direction.is_done = self.engine.acks_at_once()
+        if all(each.is_closed for each in stream.directions.values()):
             opener = stream.opened_by
             other = opener.peer
             if other is not None and other.closed is None:
@@ -372,120 +368,3 @@ class QuicLink:
             self.server.is_connected = True
             self.server.engine.connections.append(self.server)
             self.server.engine.tell(self.server, Connected())
-
-
-class ScriptedEngine:
-    """An engine whose connections a scheduler moves (a ``transport.engine.Engine``)."""
-
-    name = "scripted"
-    version = "1"
-
-    def __init__(self, network: Any, *, send_buffer: int, peer_streams: int) -> None:
-        self.network = network
-        self.send_buffer = send_buffer
-        self.peer_streams = peer_streams
-        self.refused_streams = 0
-        """Streams that could not be opened because of the peer's limit."""
-        self.connections: list[End] = []
-        self.counters = EngineCounters()
-        self.is_dead = False
-        self._is_stirred = False
-        self._events: list[tuple[End, Event]] = []
-        self.on_readable: Callable[[], None] | None = None
-
-    def now(self) -> float:
-        return self.network.loop.time()
-
-    def acks_at_once(self) -> bool:
-        """Return True if the sender of a stream's end hears of its arrival before it does anything else."""
-        return self.network.chance.random() < 0.5
-
-    def tell(self, connection: End, event: Event) -> None:
-        """Tell the endpoint at its next turn."""
-        if self.is_dead:
-            return
-        note = self.network.note
-        if note is not None:
-            note(
-                f"{'client' if connection.is_client else 'edge'} end of link {connection.link.number}: {str(event)[:120]}"
-            )
-        self._events.append((connection, event))
-        if not self._is_stirred:
-            self._is_stirred = True
-            self.network.loop.call_soon(self._wake)
-
-    def _wake(self) -> None:
-        self._is_stirred = False
-        if self.on_readable is not None:
-            self.on_readable()
-
-    # From the endpoint (transport.engine.Engine).
-
-    def connect(self, address: Address, server_name: str, now: float) -> End:
-        link = QuicLink(self.network, self, address)
-        self.network.links.append(link)
-        self.connections.append(link.client)
-        return link.client
-
-    def receive(self, batch: Sequence[Received], now: float) -> None: ...
-
-    def timeout(self) -> float | None:
-        times = [self._deadline(connection) for connection in self.connections if connection.closed is None]
-        return min(times) if times else None
-
-    def expire(self, now: float) -> None:
-        for connection in self.connections:
-            if connection.closed is None and self._deadline(connection) <= now:
-                connection.die(CloseCause.TIMEOUT if connection.is_connected else CloseCause.HANDSHAKE)
-
-    @staticmethod
-    def _deadline(connection: End) -> float:
-        if connection.is_connected:
-            return connection.last_heard + IDLE_TIMEOUT
-        return connection.began + HANDSHAKE_TIMEOUT
-
-    def poll(self) -> Iterable[tuple[Any, Event]]:
-        events, self._events = self._events, []
-        return events
-
-    def transmit(self, now: float) -> Iterable[Transmit]:
-        return ()
-
-    def has_connections(self) -> bool:
-        return any(connection.closed is None for connection in self.connections)
-
-
-class ScriptedSocket:
-    """Stands where an endpoint wants a socket, and wakes the endpoint when its engine has events."""
-
-    largest_datagram = 0
-
-    def __init__(self, address: Address) -> None:
-        self.local_address = address
-        self._engine: ScriptedEngine | None = None
-
-    def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Any) -> None:
-        engine = on_readable.__self__.engine
-        assert isinstance(engine, ScriptedEngine)
-        self._engine = engine
-        engine.on_readable = on_readable
-
-    def detach(self) -> None:
-        if self._engine is not None:
-            self._engine.on_readable = None
-            self._engine = None
-
-    def receive(self) -> list[Received]:
-        return []
-
-    def send(self, transmits: Iterable[Transmit]) -> None:
-        for _ in transmits:
-            raise AssertionError("a scripted engine has no datagrams")
-
-    def close(self) -> None:
-        """With the socket the engine is gone; its connections are not told and tell nobody."""
-        if self._engine is not None:
-            self._engine.is_dead = True
-            for connection in self._engine.connections:
-                connection.closed = connection.closed or Closed(CloseCause.LOCAL, 0, "")
-            self._engine = None

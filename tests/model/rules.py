@@ -1,6 +1,7 @@
-"""What can happen in the world: rules with weights, each of which takes three numbers to decide the rest by.
+"""Rules: what can happen, each with a weight. A rule takes three numbers, which decide the rest.
 
-Here are those for visitors, time, programs and edges; those for links are in ``scripted_rules`` and ``simnet_rules``.
+Here are the rules for visitors, time, programs and edges. Those for links are in ``scripted_rules`` and
+``simnet_rules``.
 """
 
 from __future__ import annotations

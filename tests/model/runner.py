@@ -9,20 +9,20 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.model.clock import SteppedLoop
 from tests.model.invariants import check_step, settle
 from tests.model.rules import COMMON
-from tests.model.scripted_ground import ScriptedGround
+from tests.model.scripted_network import ScriptedNetwork
 from tests.model.scripted_rules import SCRIPTED
-from tests.model.simnet_ground import SimnetGround
+from tests.model.simnet_network import SimnetNetwork
 from tests.model.simnet_rules import SIMNET
-from tests.model.tcp import Broken
+from tests.model.stepped_loop import SteppedLoop
+from tests.model.tcp import BrokenError
 from tests.model.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from tests.model.ground import Ground
+    from tests.model.network import Network
 
 Step = tuple[str, int, int, int]
 
@@ -75,14 +75,14 @@ class Episode:
         loop = SteppedLoop()
         chance = random.Random(self.seed)
         try:
-            luck = random.Random(f"{self.seed} ground")
-            ground: Ground = (
-                ScriptedGround(loop, luck) if self.engines is None else SimnetGround(loop, luck, self.engines)
+            luck = random.Random(f"{self.seed} network")
+            network: Network = (
+                ScriptedNetwork(loop, luck) if self.engines is None else SimnetNetwork(loop, luck, self.engines)
             )
-            world = World(loop, ground, self.seed, self.known)
+            world = World(loop, network, self.seed, self.known)
             self.reached = world.reached
-            ground.reach = world.reach
-            ground.note = world.note if self.is_told else None
+            network.reach = world.reach
+            network.note = world.note if self.is_told else None
             with world.in_force():
                 try:
                     loop.call(world.start_edge, [])
@@ -94,7 +94,7 @@ class Episode:
                             self._apply(world, step)
                     world.note("-> settle")
                     settle(world)
-                except Broken as broken:
+                except BrokenError as broken:
                     return Failure(
                         broken.kind, str(broken), self.seed, self.applied, list(world.story), self.engines
                     )
@@ -104,7 +104,7 @@ class Episode:
                     return Failure(kind, text, self.seed, self.applied, list(world.story), self.engines)
                 finally:
                     self._take_down(loop)
-                    ground.close()
+                    network.close()
         finally:
             loop.close()
         return None

@@ -24,7 +24,7 @@ def rule(weight: int) -> Callable[[Rule], Rule]:
 
 
 def _open_links(world: World) -> list[QuicLink]:
-    return [link for link in world.ground.live_links() if not link.is_cut and not link.is_paused]
+    return [link for link in world.network.live_links() if not link.is_cut and not link.is_paused]
 
 
 def _ways(world: World) -> list[tuple[End, list[Piece]]]:
@@ -35,9 +35,8 @@ def _ways(world: World) -> list[tuple[End, list[Piece]]]:
 def deliver_one(world: World, end: End, piece: Piece, b: int) -> None:
     """Let one piece arrive, of data perhaps a part."""
     kind, number = piece
-    if not end.is_client and kind == "reset":
-        if number not in end.link.seen:
-            world.reach("reset before the preface")
+    if not end.is_client and kind == "reset" and number not in end.link.seen:
+        world.reach("reset before the preface")
     if kind == "data" and not end.is_client and number not in end.link.seen:
         end.link.seen.add(number)
     size = (None, None, None, 1, 7, 1000, 30_000, None)[b % 8]
@@ -97,9 +96,9 @@ def flow(world: World, a: int, b: int, c: int) -> bool:
 def calm(world: World, a: int, b: int, c: int) -> bool:
     """Everything arrives that can; then both sides of each session know the same streams."""
     for _ in range(2):
-        world.ground.deliver_all(world)
+        world.network.deliver_all(world)
         world.loop.advance(0.3)
-    world.ground.deliver_all(world)
+    world.network.deliver_all(world)
     check_rest(world)
     return True
 
@@ -117,7 +116,7 @@ def pause_link(world: World, a: int, b: int, c: int) -> bool:
 @rule(5)
 def go_on_link(world: World, a: int, b: int, c: int) -> bool:
     """A link that paused carries again."""
-    links = [link for link in world.ground.live_links() if link.is_paused]
+    links = [link for link in world.network.live_links() if link.is_paused]
     if not links:
         return False
     links[a % len(links)].is_paused = False
@@ -140,7 +139,7 @@ def cut_link(world: World, a: int, b: int, c: int) -> bool:
 def lose_link(world: World, a: int, b: int, c: int) -> bool:
     """One end of a link gives it up (a time-out of its own, a fault inside its engine); the other is not told."""
     ends = [
-        end for link in world.ground.live_links() for end in link.ends if end.closed is None and end.is_connected
+        end for link in world.network.live_links() for end in link.ends if end.closed is None and end.is_connected
     ]
     if not ends:
         return False
@@ -176,7 +175,7 @@ def stateless_reset(world: World, a: int, b: int, c: int) -> bool:
     """A client hears that the edge does not know its connection any more."""
     links = [
         link
-        for link in world.ground.live_links()
+        for link in world.network.live_links()
         if link.client.closed is None and link.client.is_connected
         and link.server is not None and (link.server.engine.is_dead or link.server.closed is not None)
     ]  # fmt: skip

@@ -23,7 +23,7 @@ def rule(weight: int) -> Callable[[Rule], Rule]:
 
 
 def _sockets(world: World, *, held_up: bool) -> list[Any]:
-    return [socket for socket in world.ground.client_sockets() if socket.up.conditions.black_hole is held_up]
+    return [socket for socket in world.network.client_sockets() if socket.up.conditions.black_hole is held_up]
 
 
 def _swallow(socket: Any, *, on: bool) -> None:
@@ -44,14 +44,14 @@ def pause_link(world: World, a: int, b: int, c: int) -> bool:
     if not sockets:
         return False
     _swallow(sockets[a % len(sockets)], on=True)
-    world.ground.paused.append(sockets[a % len(sockets)])
+    world.network.paused.append(sockets[a % len(sockets)])
     return True
 
 
 @rule(4)
 def go_on_link(world: World, a: int, b: int, c: int) -> bool:
     """A link that paused carries again."""
-    paused = [socket for socket in world.ground.paused if socket in _sockets(world, held_up=True)]
+    paused = [socket for socket in world.network.paused if socket in _sockets(world, held_up=True)]
     if not paused:
         return False
     _swallow(paused[a % len(paused)], on=False)
@@ -92,5 +92,5 @@ def rebind_nat(world: World, a: int, b: int, c: int) -> bool:
     if not sockets:
         return False
     world.reach("a router changed a port")
-    sockets[a % len(sockets)].move(world.ground.fresh_address())
+    sockets[a % len(sockets)].move(world.network.fresh_address())
     return True

@@ -30,7 +30,7 @@ EVERYWHERE: Final = frozenset(
         "the edge was restarted",
     }
 )
-"""On any ground."""
+"""On any network."""
 SCRIPTED: Final = EVERYWHERE | {
     "a close overtakes bytes",
     "a control message arrives in parts",

@@ -6,12 +6,11 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
-from quictunnel.transport.splice import TcpSplice
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.model.clock import SteppedLoop
+    from quictunnel.transport.splice import TcpSplice
+    from tests.model.stepped_loop import SteppedLoop
 
 KERNEL = 48 * 1024
 """Bytes that the kernels of both ends hold for a peer that does not read."""
@@ -27,7 +26,7 @@ def pattern(key: int, start: int, size: int) -> bytes:
     return data
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A promise of the model was broken; ``kind`` names it."""
 
     def __init__(self, kind: str, text: str) -> None:
@@ -112,11 +111,11 @@ class Peer:
             return
         partner = self.partner
         if self.was_ended:
-            raise Broken("bytes behind the end", f"{self} got {len(data)} more")
+            raise BrokenError("bytes behind the end", f"{self} got {len(data)} more")
         if partner is None or self.received + len(data) > partner.sent:
-            raise Broken("bytes from nowhere", f"{self} got {len(data)} more than {partner} sent")
+            raise BrokenError("bytes from nowhere", f"{self} got {len(data)} more than {partner} sent")
         if data != pattern(partner.key, self.received, len(data)):
-            raise Broken("wrong bytes", f"{self} got others than {partner} sent")
+            raise BrokenError("wrong bytes", f"{self} got others than {partner} sent")
         self.received += len(data)
 
     def take_end(self) -> None:
@@ -125,7 +124,7 @@ class Peer:
             return
         partner = self.partner
         if partner is None or not partner.has_ended or partner.sent != self.received:
-            raise Broken("a clean end short of bytes", f"{self} was ended, {partner}")
+            raise BrokenError("a clean end short of bytes", f"{self} was ended, {partner}")
         self.was_ended = True
         self.note(f"{self} is ended")
 

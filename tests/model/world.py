@@ -1,4 +1,4 @@
-"""The world of one episode: who is in it, what the script has done to them, and what they may therefore see."""
+"""The world of one episode: edges, programs, visitors, and the reasons for which a visitor may be reset."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
 from tests.model.program import Dial, Program, Ticket, WatchedCall
-from tests.model.tcp import Broken, Peer, TcpPipe
+from tests.model.tcp import BrokenError, Peer, TcpPipe
 from tests.simnet.clock import START
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from edge_server.leases import Lease
+    from quictunnel.call import Call
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.splice import TcpSplice
-    from tests.model.clock import SteppedLoop
+    from tests.model.stepped_loop import SteppedLoop
 
 WAIT = 10.0
 
@@ -58,7 +59,7 @@ class Visitor:
         return all(peer.is_done for peer in self.ends)
 
 
-class Alarm(logging.Handler):
+class FaultLog(logging.Handler):
     """Notices what the product itself says is wrong."""
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class Alarm(logging.Handler):
         elif record.levelno >= logging.ERROR:
             if record.exc_info:
                 error = record.exc_info[1]
-                if isinstance(error, Broken):
+                if isinstance(error, BrokenError):
                     self.found.append((error.kind, str(error)))
                     return
                 text += f": {logging.Formatter().formatException(record.exc_info)}"
@@ -83,11 +84,11 @@ class Alarm(logging.Handler):
 class World:
     """One edge after the other, programs, visitors; everything that happens is decided by the rules."""
 
-    def __init__(self, loop: SteppedLoop, ground: Any, seed: str, known: Collection[str] = ()) -> None:
+    def __init__(self, loop: SteppedLoop, network: Any, seed: str, known: Collection[str] = ()) -> None:
         """``known``: kinds of faults that do not end the episode."""
         self.loop = loop
         self.known = known
-        self.ground = ground
+        self.network = network
         self.seed = seed
         self.chance = random.Random(f"{seed} world")
         self.edges: list[ModelEdge] = []
@@ -98,7 +99,7 @@ class World:
         self.reached: Counter[str] = Counter()
         self.dead: dict[bytes, str] = {}
         """Sessions that are over at one side at least, by their secret's digest, and why."""
-        self.alarm = Alarm()
+        self.fault_log = FaultLog()
         self.story: deque[str] = deque(maxlen=4000)
         self.visitors_so_far = 0
         self._ranks = 0
@@ -110,16 +111,16 @@ class World:
         """Make the product's code use this world."""
         loggers = [logging.getLogger(name) for name in ("quictunnel", "edge_server")]
         before = [(logger.level, logger.propagate) for logger in loggers]
-        with self.ground.in_force(), mock.patch.object(edge_server.server, "Guest", WatchedGuest):
+        with self.network.in_force(), mock.patch.object(edge_server.server, "Guest", WatchedGuest):
             for logger in loggers:
-                logger.addHandler(self.alarm)
+                logger.addHandler(self.fault_log)
                 logger.setLevel(logging.WARNING)
                 logger.propagate = False
             try:
                 yield
             finally:
                 for logger, (level, propagates) in zip(loggers, before, strict=True):
-                    logger.removeHandler(self.alarm)
+                    logger.removeHandler(self.fault_log)
                     logger.setLevel(level)
                     logger.propagate = propagates
 
@@ -129,9 +130,9 @@ class World:
         self.note(state)
 
     def fail(self, kind: str, text: str) -> None:
-        """Raise Broken, unless faults of that kind are known and passed over."""
+        """Raise BrokenError, unless faults of that kind are known and passed over."""
         if not any(kind.startswith(known) for known in self.known):
-            raise Broken(kind, text)
+            raise BrokenError(kind, text)
         self.reach(f"passed over: {kind}")
 
     def note(self, text: str) -> None:
@@ -156,7 +157,7 @@ class World:
         if ticket is None:
             ticket = Ticket(len(self.tickets))
             self.tickets.append(ticket)
-        self.programs.append(Program(self, len(self.programs), ticket, self.ground.authority))
+        self.programs.append(Program(self, len(self.programs), ticket, self.network.authority))
 
     def come(self, ticket: Ticket) -> Visitor | None:
         """A visitor says a name; it is not in yet."""
@@ -197,7 +198,7 @@ class World:
         """The local service takes a connection."""
         visitor = self.visitor_of(dial)
         if visitor.origin is not None:
-            raise Broken("one visitor, two connections", f"{visitor}")
+            raise BrokenError("one visitor, two connections", f"{visitor}")
         visitor.origin = Peer(2 * visitor.number + 1, f"origin {visitor.number}")
         visitor.origin.note = self.note
         self.note(f"{visitor.origin} accepts")
@@ -218,7 +219,7 @@ class World:
             return
         why = self._guest_excuse(guest, closed)
         if why is None:
-            self.alarm.found.append((_unexplained(closed), f"at the edge: {closed}"))
+            self.fault_log.found.append((_unexplained(closed), f"at the edge: {closed}"))
             why = "unexplained"
             self._may_fail(guest.digest)
         self.dead.setdefault(guest.digest, why)
@@ -244,10 +245,7 @@ class World:
             return f"the program was {program.state}"
         if closed.code == SessionCode.REPLACED and self.is_superseded(program):
             return "a newer program has its ticket"
-        if closed.cause is CloseCause.TIMEOUT and guest.away_at is not None:
-            if self.loop.time() >= guest.away_at + HOLD - 1:
-                return "away for too long"
-        return None
+        return "away for too long" if self._was_away_too_long(closed, guest.away_at) else None
 
     def call_ended(self, call: WatchedCall, closed: Closed) -> None:
         """A client's session is over."""
@@ -256,7 +254,7 @@ class World:
         digest = hashlib.sha256(call.welcome.session).digest()
         why = self._call_excuse(call, closed, digest)
         if why is None:
-            self.alarm.found.append((_unexplained(closed), f"at the client: {closed}, {call.program}"))
+            self.fault_log.found.append((_unexplained(closed), f"at the client: {closed}, {call.program}"))
             why = "unexplained"
             self._may_fail(digest)
         self.dead.setdefault(digest, why)
@@ -279,10 +277,10 @@ class World:
             return "a dial that was not needed"
         if closed.code == SessionCode.REPLACED and self.is_superseded(program):
             return "a newer program has its ticket"
-        if closed.cause is CloseCause.TIMEOUT and call.away_at is not None:
-            if self.loop.time() >= call.away_at + HOLD - 1:
-                return "away for too long"
-        return None
+        return "away for too long" if self._was_away_too_long(closed, call.away_at) else None
+
+    def _was_away_too_long(self, closed: Closed, since: float | None) -> bool:
+        return closed.cause is CloseCause.TIMEOUT and since is not None and self.loop.time() >= since + HOLD - 1
 
     def guest_asks(self, guest: WatchedGuest) -> Callable[[], None] | None:
         """An edge is about to give a name to a program, which takes it from the one before, unless it has been
@@ -317,7 +315,7 @@ class World:
                     return program
         return None
 
-    def guest_of(self, call: WatchedCall) -> WatchedGuest | None:
+    def guest_of(self, call: Call) -> WatchedGuest | None:
         """Return the other side of a call's session."""
         assert call.welcome is not None
         digest = hashlib.sha256(call.welcome.session).digest()
@@ -326,10 +324,10 @@ class World:
 
     def _exception(self, loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if isinstance(error, Broken):
-            self.alarm.found.append((error.kind, str(error)))
+        if isinstance(error, BrokenError):
+            self.fault_log.found.append((error.kind, str(error)))
         else:
-            self.alarm.found.append(("a fault inside", f"{context['message']}: {error!r}"))
+            self.fault_log.found.append(("a fault inside", f"{context['message']}: {error!r}"))
 
     @staticmethod
     def host_of(name: str) -> str:

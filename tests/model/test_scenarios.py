@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.errors import EdgeUnavailableError
-from tests.model.scene import Scene, scene
+from tests.model.scenario import Scenario, scenario
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture
-def stage() -> Iterator[Scene]:
-    with scene() as made:
+def stage() -> Iterator[Scenario]:
+    with scenario() as made:
         yield made
 
 
-def test_a_newcomer_within_the_round_trip_of_a_resume(stage: Scene) -> None:
+def test_a_newcomer_within_the_round_trip_of_a_resume(stage: Scenario) -> None:
     program = stage.program()
     first = stage.visitor(program)
     stage.carry()
@@ -31,7 +31,7 @@ def test_a_newcomer_within_the_round_trip_of_a_resume(stage: Scene) -> None:
     stage.check()
 
 
-def test_a_newcomer_whose_preface_would_overtake_the_welcome(stage: Scene) -> None:
+def test_a_newcomer_whose_preface_would_overtake_the_welcome(stage: Scenario) -> None:
     program = stage.program()
     link = stage.redial(program)
     late = stage.visitor(program)
@@ -45,7 +45,7 @@ def test_a_newcomer_whose_preface_would_overtake_the_welcome(stage: Scene) -> No
 
 
 @pytest.mark.parametrize("who", ["visitor", "origin"])
-def test_a_leaver_within_the_round_trip_of_a_resume(stage: Scene, who: str) -> None:
+def test_a_leaver_within_the_round_trip_of_a_resume(stage: Scenario, who: str) -> None:
     program = stage.program()
     visitor = stage.visitor(program)
     stage.carry()
@@ -57,7 +57,7 @@ def test_a_leaver_within_the_round_trip_of_a_resume(stage: Scene, who: str) -> N
     stage.check()
 
 
-def test_visitors_who_reset_before_their_preface_arrived_leave_nothing(stage: Scene) -> None:
+def test_visitors_who_reset_before_their_preface_arrived_leave_nothing(stage: Scenario) -> None:
     program = stage.program()
     visitor = stage.visitor(program)
     stage.call(visitor.peer.reset)
@@ -70,7 +70,7 @@ def test_visitors_who_reset_before_their_preface_arrived_leave_nothing(stage: Sc
     stage.check()
 
 
-def test_a_stop_that_overtakes_the_preface_is_not_forgotten(stage: Scene) -> None:
+def test_a_stop_that_overtakes_the_preface_is_not_forgotten(stage: Scenario) -> None:
     """RESET_STREAM comes too late: all bytes and the end of the direction were on their way and arrive."""
     program = stage.program()
     visitor = stage.visitor(program)
@@ -83,7 +83,7 @@ def test_a_stop_that_overtakes_the_preface_is_not_forgotten(stage: Scene) -> Non
     stage.check()
 
 
-def test_an_older_program_that_was_away_does_not_take_its_name_back(stage: Scene) -> None:
+def test_an_older_program_that_was_away_does_not_take_its_name_back(stage: Scenario) -> None:
     older = stage.program()
     stage.lose(older)
     newer = stage.program(older.ticket)
@@ -93,7 +93,7 @@ def test_an_older_program_that_was_away_does_not_take_its_name_back(stage: Scene
     assert stage.served_now(newer)
 
 
-def test_an_older_program_that_has_resumed_once_does_not_take_its_name_back(stage: Scene) -> None:
+def test_an_older_program_that_has_resumed_once_does_not_take_its_name_back(stage: Scenario) -> None:
     older = stage.program()
     stage.redial(older)
     stage.carry(1)
@@ -105,7 +105,7 @@ def test_an_older_program_that_has_resumed_once_does_not_take_its_name_back(stag
     assert stage.served_now(newer)
 
 
-def test_a_takeover_within_the_round_trip_of_a_resume(stage: Scene) -> None:
+def test_a_takeover_within_the_round_trip_of_a_resume(stage: Scenario) -> None:
     program = stage.program()
     visitor = stage.visitor(program)
     stage.carry()
@@ -119,10 +119,10 @@ def test_a_takeover_within_the_round_trip_of_a_resume(stage: Scene) -> None:
     stage.check()
 
 
-def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(stage: Scene) -> None:
+def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(stage: Scenario) -> None:
     program = stage.start()
     for _ in range(4):
-        for end in stage.ground.links[-1].ends:
+        for end in stage.network.links[-1].ends:
             for piece in end.pieces():
                 stage.call(end.deliver, piece)
         if program.uplink.state == "connected":
@@ -135,7 +135,7 @@ def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(stage: Scene)
     assert edge.leases == 0
 
 
-def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_for_again(stage: Scene) -> None:
+def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_for_again(stage: Scenario) -> None:
     program = stage.program()
     edge = stage.world.edge
     assert edge is not None
@@ -154,7 +154,7 @@ def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_fo
     assert stage.served_now(program)
 
 
-def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scene) -> None:
+def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scenario) -> None:
     program = stage.program()
     stage.link(program).is_paused = True
     stage.loop.advance(11)

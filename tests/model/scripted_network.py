@@ -1,21 +1,22 @@
-"""The network of scripted links."""
+"""The network of scripted links: nothing arrives on them unless a rule says so."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.transport.engine import CloseCause, Closed
-from tests.model.ground import Ground
 from tests.model.invariants import check_step
-from tests.model.quic import QuicLink, ScriptedEngine, ScriptedSocket
-from tests.model.tcp import Broken
+from tests.model.network import Network
+from tests.model.scripted_engine import ScriptedEngine, ScriptedSocket
+from tests.model.tcp import BrokenError
 
 if TYPE_CHECKING:
     import random
 
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address, EngineSettings
-    from tests.model.clock import SteppedLoop
+    from tests.model.quic import QuicLink
+    from tests.model.stepped_loop import SteppedLoop
     from tests.model.world import World
 
 EDGE_ADDRESS: Final = ("10.0.0.1", 4433)
@@ -31,7 +32,7 @@ class Sockets:
         return ScriptedSocket(("10.0.1.1", 1))
 
 
-class ScriptedGround(Ground):
+class ScriptedNetwork(Network):
     """Engines and links that the rules move."""
 
     def __init__(self, loop: SteppedLoop, chance: random.Random) -> None:
@@ -108,7 +109,7 @@ class ScriptedGround(Ground):
             check_step(world)
             if not has_moved:
                 return
-        raise Broken("no rest", f"{world.programs}")
+        raise BrokenError("no rest", f"{world.programs}")
 
     def _carry_once(self, world: World) -> bool:
         has_moved = False
@@ -145,11 +146,7 @@ class ScriptedGround(Ground):
         if link.client.closed is None:
             return False
         server = link.server
-        if server is None or not server.is_connected:
-            return True
-        if server.closed is None:
-            return False
-        return True
+        return server is None or not server.is_connected or server.closed is not None
 
     def _engine(self) -> ScriptedEngine:
         return ScriptedEngine(self, send_buffer=self.send_buffer, peer_streams=self.peer_streams)

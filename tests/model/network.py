@@ -1,4 +1,4 @@
-"""What the world stands on: how the client's code is made to use the network of the model."""
+"""The network of an episode, and how the client's code is made to use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address, EngineSettings
-    from tests.model.clock import SteppedLoop
+    from tests.model.stepped_loop import SteppedLoop
     from tests.model.world import World
 
 
@@ -33,7 +33,7 @@ class NoWatch:
     def close(self) -> None: ...
 
 
-class Ground:
+class Network:
     """A network, with engines and sockets for both sides."""
 
     edge_name = "edge.test:4433"
@@ -97,11 +97,11 @@ class Ground:
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """Make the product's code stand on this ground."""
-        ground = self
+        """Make the product's code use this network."""
+        network = self
 
         async def resolve(config: Any) -> list[Address]:
-            return [ground.edge_address()]
+            return [network.edge_address()]
 
         async def silence(config: Any, seconds: float) -> EdgeUnavailableError:
             return EdgeUnavailableError("No answer.")
@@ -112,7 +112,7 @@ class Ground:
                 stack.enter_context(mock.patch.object(target, name, value))
 
             patch(quictunnel.call, "UdpSocket", self.sockets())
-            patch(quictunnel.call, "create_engine", lambda settings, name: ground.client_engine(settings))
+            patch(quictunnel.call, "create_engine", lambda settings, name: network.client_engine(settings))
             patch(quictunnel.dialling, "resolve", resolve)
             patch(quictunnel.uplink, "resolve", resolve)
             patch(quictunnel.dialling, "silence", silence)

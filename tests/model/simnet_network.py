@@ -1,4 +1,4 @@
-"""The simulated network with the real engines beneath the world."""
+"""The real engines over the simulated network of ``tests.simnet``."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from edge_server.building import CLIENT_LIMITS
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import create_engine
 from quictunnel.wire.codes import ALPN
-from tests.model.ground import Ground
 from tests.model.invariants import check_step
+from tests.model.network import Network
 from tests.simnet.link import Conditions
-from tests.simnet.socket import Network
+from tests.simnet.socket import Network as Simnet
 
 if TYPE_CHECKING:
     import random
 
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.engine import Address
-    from tests.model.clock import SteppedLoop
+    from tests.model.stepped_loop import SteppedLoop
     from tests.model.world import World
 
 RESET_KEY = bytes(range(32))
@@ -44,21 +44,21 @@ def certificates() -> Path:
 class SimSockets:
     """Stands for ``UdpSocket`` in the client's code."""
 
-    def __init__(self, ground: SimnetGround) -> None:
-        self._ground = ground
+    def __init__(self, network: SimnetNetwork) -> None:
+        self._network = network
 
     def bind(self, address: Address) -> Any:
-        return self._ground.client_socket()
+        return self._network.client_socket()
 
 
-class SimnetGround(Ground):
+class SimnetNetwork(Network):
     """Real engines, one for clients and one for edges, over lossy lines."""
 
     def __init__(self, loop: SteppedLoop, chance: random.Random, engines: tuple[str, str]) -> None:
         super().__init__(loop, chance)
         self.engines = engines
         self.authority = certificates() / "ca.pem"
-        self.network = Network(loop, chance.randrange(1 << 30))
+        self.simnet = Simnet(loop, chance.randrange(1 << 30))
         self.paused: list[Any] = []
         self._edges: list[Any] = []
         self._clients = 0
@@ -78,16 +78,16 @@ class SimnetGround(Ground):
         return create_engine(settings, self.engines[1])
 
     def edge_socket(self, number: int) -> Any:
-        taken = {socket.local_address for socket in self.network.sockets}
+        taken = {socket.local_address for socket in self.simnet.sockets}
         port = next(port for port in range(4433, 4500) if ("10.0.0.1", port) not in taken)
-        self._edges.append(self.network.socket(("10.0.0.1", port)))
+        self._edges.append(self.simnet.socket(("10.0.0.1", port)))
         return self._edges[-1]
 
     def client_engine(self, settings: EngineSettings) -> Any:
         return create_engine(settings, self.engines[0])
 
     def client_socket(self) -> Any:
-        socket = self.network.socket(self.fresh_address(), both=self._conditions.copy())
+        socket = self.simnet.socket(self.fresh_address(), both=self._conditions.copy())
         socket.largest_datagram = 0
         return socket
 
@@ -111,7 +111,7 @@ class SimnetGround(Ground):
 
     def client_sockets(self) -> list[Any]:
         """Return the sockets of calls that are there."""
-        return [socket for socket in self.network.sockets if socket not in self._edges]
+        return [socket for socket in self.simnet.sockets if socket not in self._edges]
 
     def is_well(self, call: Any) -> bool:
         socket = call._endpoint.socket
@@ -136,7 +136,7 @@ class SimnetGround(Ground):
             seconds -= 0.1
 
     def left(self) -> list[str]:
-        return [f"socket {socket.local_address}" for socket in self.network.sockets]
+        return [f"socket {socket.local_address}" for socket in self.simnet.sockets]
 
     def close(self) -> None:
-        self.network.close()
+        self.simnet.close()

@@ -7,10 +7,10 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from quictunnel.transport.engine import CloseCause
-from tests.model.clock import SteppedLoop
 from tests.model.invariants import check_rest, check_step
 from tests.model.runner import Episode
-from tests.model.scripted_ground import ScriptedGround
+from tests.model.scripted_network import ScriptedNetwork
+from tests.model.stepped_loop import SteppedLoop
 from tests.model.world import World
 
 if TYPE_CHECKING:
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from tests.model.world import Visitor
 
 
-class Scene:
+class Scenario:
     """An edge, over scripted links on which everything arrives only when it is said so."""
 
-    def __init__(self, world: World, ground: ScriptedGround) -> None:
+    def __init__(self, world: World, network: ScriptedNetwork) -> None:
         self.world = world
-        self.ground = ground
+        self.network = network
         self.loop = world.loop
         self.call = world.loop.call
 
     def carry(self, seconds: float = 0.0) -> None:
         """Everything arrives, local services accept, and time passes."""
-        self.ground.carry(self.world, seconds)
+        self.network.carry(self.world, seconds)
 
     def check(self) -> None:
         """See that nothing is broken, and both sides of each session know the same streams."""
@@ -79,7 +79,7 @@ class Scene:
         """The program loses its link and says Hello on another; the edge's answer is under way."""
         self.lose(program)
         self.loop.advance(1.0)
-        link = self.ground.links[-1]
+        link = self.network.links[-1]
         for _ in range(4):
             for end in link.ends:
                 for piece in end.pieces():
@@ -105,18 +105,18 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene() -> Iterator[Scene]:
+def scenario() -> Iterator[Scenario]:
     """A new world with one edge."""
     loop = SteppedLoop()
-    ground = ScriptedGround(loop, random.Random(1))
-    ground.send_buffer, ground.peer_streams = 512 * 1024, 100
-    world = World(loop, ground, "scene")
-    ground.reach = world.reach
+    network = ScriptedNetwork(loop, random.Random(1))
+    network.send_buffer, network.peer_streams = 512 * 1024, 100
+    world = World(loop, network, "scene")
+    network.reach = world.reach
     try:
         with world.in_force():
             try:
                 loop.call(world.start_edge, [])
-                yield Scene(world, ground)
+                yield Scenario(world, network)
             finally:
                 Episode._take_down(loop)
     finally:
