@@ -45,12 +45,11 @@ def main() -> int:
         kinds = Counter(failure.kind for failure in failures)
         for kind, count in kinds.most_common():
             print(f"{count:6} x {kind}")
-    for failure in failures:
-        print(f"after {failure.after} steps, episode {failure.seed}: {failure.kind}")
     told: set[str] = set()
     for failure in failures:
         if failure.kind not in told:
             told.add(failure.kind)
+            print(f"after {failure.after} steps, episode {failure.seed}: {failure.kind}")
             print(text_of(failure if options.no_shrink else shrink(failure, options.known)))
     return 1 if failures else 0
 

@@ -64,13 +64,22 @@ class WatchedGuest(Guest):
         self.away_at: float | None = None
         self.is_over = False
         self.reach: Callable[[str], None] = lambda _: None
-        self.on_bind: Callable[[WatchedGuest], Callable[[], None] | None] = lambda _: None
+        self.on_bind: Callable[[WatchedGuest, Bind], Callable[[], None]] = lambda _, __: lambda: None
 
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
-        before = self.on_bind(self) if isinstance(request, Bind) else None
+        if not isinstance(request, Bind):
+            super()._do(request, points_here=points_here)
+            return
+        take_back = self.on_bind(self, request)
         super()._do(request, points_here=points_here)
-        if before is not None and not self.holdings.is_held(request.lease):
-            before()
+        if not self.holdings.is_held(request.lease):
+            take_back()
+
+    def open_ticket(self, bind: Bind) -> int:
+        """Return the generation of the ticket that is shown; 0 without one."""
+        assert self.identity is not None
+        ticket = self._house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
+        return 0 if ticket is None else ticket.generation
 
     def session_away(self, closed: Closed) -> bool:
         kept = super().session_away(closed)

@@ -164,27 +164,30 @@ def _run(world: World, is_done: Any, what: str, *, most: float = HOLD + 100, sho
 
 
 def _newest(world: World, ticket: Ticket) -> Program | None:
-    """Return the program that was given the ticket's name last."""
-    having = [program for program in world.programs if program.ticket is ticket and program.rank]
-    return max(having, key=lambda program: program.rank, default=None)
+    """Return the program that was given the ticket's name last, not counting those that only came back."""
+    having = [program for program in world.programs if program.ticket is ticket and program.turn]
+    return max(having, key=lambda program: program.turn, default=None)
+
+
+def _holder(world: World, ticket: Ticket) -> Program | None:
+    assert world.edge is not None
+    lease = world.edge.find(ticket.host)
+    if lease is None or lease.session is None:
+        return None
+    guest = next((guest for guest in world.edge.guests_ever if guest.session is lease.session), None)
+    return None if guest is None else world.program_of(guest.digest)
 
 
 def _check_holders(world: World) -> None:
-    """The newest program with a ticket has its name."""
-    edge = world.edge
-    assert edge is not None
+    """A program with a ticket has its name, and not an older one than those that are there."""
     for ticket in world.tickets:
-        newest = _newest(world, ticket)
-        if newest is None or newest.state != "running" or newest.may_fail:
+        newest, holder = _newest(world, ticket), _holder(world, ticket)
+        if newest is None or newest.state != "running" or newest.may_fail or holder is newest:
             continue
-        lease = edge.find(ticket.host)
-        holder = None
-        if lease is not None and lease.session is not None:
-            guest = next((guest for guest in edge.guests_ever if guest.session is lease.session), None)
-            holder = None if guest is None else world.program_of(guest.digest)
-        if holder is not newest:
-            kind = "the newest holder lost" if holder is not None else "a name that nobody has"
-            world.fail(kind, f"{newest} ({newest.events[-4:]}); {holder} holds {ticket.host}")
+        if holder is None:
+            world.fail("a name that nobody has", f"{newest} ({newest.events[-4:]}); {ticket.host}")
+        elif holder in newest.older:
+            world.fail("the newest holder lost", f"{newest} ({newest.events[-4:]}); {holder} has {ticket.host}")
 
 
 def _check_given_up(world: World) -> None:
@@ -202,7 +205,7 @@ def _check_given_up(world: World) -> None:
 def _probe(world: World) -> None:
     """A visitor who comes now is served."""
     for ticket in world.tickets:
-        newest = _newest(world, ticket)
+        newest = _holder(world, ticket) or _newest(world, ticket)
         if (
             newest is None
             or newest.state != "running"

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from quictunnel.call import Call
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.errors import Error
-from quictunnel.origin import Origin, OriginRefusedError
+from quictunnel.origin import Origin
 from quictunnel.uplink import Uplink
-from quictunnel.wire.codes import StreamCode
 from quictunnel.wish import Wish
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engine import Address, Closed
     from quictunnel.transport.session import Session
+    from quictunnel.transport.splice import TcpSplice
     from quictunnel.transport.stream import Stream
     from tests.model.world import World
 
@@ -34,6 +34,8 @@ class Ticket:
         self.content = b""
         self.host = ""
         """The name that it stands for, once that is known."""
+        self.taker: Program | None = None
+        """The program that an edge gave the name to last."""
 
     def read(self) -> bytes:
         return self.content
@@ -49,7 +51,7 @@ class Dial:
         self.program = program
         self.origin = origin
         self.stream = stream
-        self.outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[TcpSplice] = asyncio.get_running_loop().create_future()
 
 
 class ModelOrigin(Origin):
@@ -59,13 +61,12 @@ class ModelOrigin(Origin):
         super().__init__(port)
         self._program = program
 
-    async def join(self, stream: Stream) -> None:
+    async def join(self, stream: Stream) -> TcpSplice:
         dial = Dial(self._program, self, stream)
         dials = self._program.world.dials
         dials.append(dial)
         try:
-            if not await dial.outcome:
-                raise OriginRefusedError(StreamCode.REFUSED)
+            return await dial.outcome
         finally:
             dials.remove(dial)
 
@@ -139,8 +140,10 @@ class Program:
         self.error: BaseException | None = None
         self.has_held = False
         """It was given its name."""
-        self.rank = 0
-        """Greater than that of each program that was given a name before; 0: none was given to this one."""
+        self.turn = 0
+        """Greater than that of each program that was first given a name before; 0: none was given to this one."""
+        self.older = frozenset(each for each in world.programs if each.ticket is ticket and each.has_held)
+        """Programs that had the name when this one was started, which must not take it from this one."""
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False

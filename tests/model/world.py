@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import edge_server.server
+from quictunnel.origin import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from quictunnel.call import Call
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.splice import TcpSplice
+    from quictunnel.wire.messages import Bind
     from tests.model.stepped_loop import SteppedLoop
 
 WAIT = 10.0
@@ -102,7 +104,7 @@ class World:
         self.fault_log = FaultLog()
         self.story: deque[str] = deque(maxlen=4000)
         self.visitors_so_far = 0
-        self._ranks = 0
+        self._turns = 0
         self._by_port: dict[int, Visitor] = {}
         loop.set_exception_handler(self._exception)
 
@@ -204,12 +206,13 @@ class World:
         self.note(f"{visitor.origin} accepts")
         visitor.origin.partner, visitor.peer.partner = visitor.peer, visitor.origin
         visitor.client_session = dial.stream._session
-        TcpPipe(self.loop, visitor.origin, dial.origin.splice(dial.stream), ("127.0.0.1", 8000))
-        dial.outcome.set_result(True)
+        splice = dial.origin.splice(dial.stream)
+        TcpPipe(self.loop, visitor.origin, splice, ("127.0.0.1", 8000))
+        dial.outcome.set_result(splice)
 
     def refuse(self, dial: Dial) -> None:
         self.visitor_of(dial).excuse = "refused by the local service"
-        dial.outcome.set_result(False)
+        dial.outcome.set_exception(OriginRefusedError(REFUSED))
 
     # What the product says of its sessions.
 
@@ -282,24 +285,31 @@ class World:
     def _was_away_too_long(self, closed: Closed, since: float | None) -> bool:
         return closed.cause is CloseCause.TIMEOUT and since is not None and self.loop.time() >= since + HOLD - 1
 
-    def guest_asks(self, guest: WatchedGuest) -> Callable[[], None] | None:
+    def guest_asks(self, guest: WatchedGuest, bind: Bind) -> Callable[[], None]:
         """An edge is about to give a name to a program, which takes it from the one before, unless it has been
         told so already. Return what takes that back if the program is refused."""
         program = self.program_of(guest.digest)
-        if program is None or program.has_held:
-            return None
-        before = program.rank
-        self._ranks += 1
-        program.rank = self._ranks
+        if program is None:
+            return lambda: None
+        ticket = guest.open_ticket(bind)
+        self.note(f"{program} asks{' again' * getattr(bind, 'again', False)}, ticket {ticket}")
+        before = program.turn, program.ticket.taker
+        program.ticket.taker = program
+        if not program.has_held:
+            self._turns += 1
+            program.turn = self._turns
 
         def take_back() -> None:
-            program.rank = before
+            self.note(f"{program} is refused")
+            program.turn, program.ticket.taker = before
 
         return take_back
 
-    def is_superseded(self, program: Program) -> bool:
-        """Return True if a program that has the same ticket was given the name later."""
-        return any(other.ticket is program.ticket and other.rank > program.rank for other in self.programs)
+    @staticmethod
+    def is_superseded(program: Program) -> bool:
+        """Return True if a program that is not an older one has taken the name."""
+        taker = program.ticket.taker
+        return taker is not None and taker is not program and taker not in program.older
 
     def _may_fail(self, digest: bytes) -> None:
         """What follows from the unexplained end of a session is not a fault of its own."""
