@@ -1,0 +1,112 @@
+"""The model finds faults that are put into the product on purpose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from edge_server.sessions import Sessions
+from quictunnel.leases import Leases
+from quictunnel.transport import arrival, stream
+from quictunnel.transport.session import Session
+from quictunnel.transport.stream import Stream
+from quictunnel.wire import control
+from quictunnel.wire.messages import Standing
+from tests.model.report import text_of
+from tests.model.runner import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Plant = Callable[[pytest.MonkeyPatch], None]
+
+STEPS: Final = 20_000
+"""Most steps until each of them is found; most of them take some hundreds or thousands."""
+
+
+def carries_before_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor is let in before both sides know how they stand."""
+    monkeypatch.setattr(Session, "can_carry", property(lambda session: not session.is_away))
+
+
+def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge does not say that a visitor left during a resume."""
+    monkeypatch.setattr(Session, "left", lambda session, stream: None)
+
+
+def resets_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset that overtakes its preface does not name its stream."""
+    monkeypatch.setattr(stream, "numbered", lambda code, number: code)
+
+
+def stops_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A STOP_SENDING that overtakes its preface is forgotten."""
+    monkeypatch.setattr(arrival.Arrival, "stopped", lambda arrival, code: None)
+
+
+def forgets_who_was_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose session lost its name is welcome with a new one."""
+    monkeypatch.setattr(Sessions, "is_superseded", lambda sessions, secret, key: False)
+
+
+def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An account is against the protocol once the edge has said that it leaves."""
+    monkeypatch.delitem(control.TABLE, (control.Phase.LEAVING, control.Side.CLIENT, Standing))
+
+
+def waives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is given up when QUIC has no word left for it says nothing."""
+    monkeypatch.setattr(Session, "waive", lambda session, stream: None)
+
+
+def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream goes on one byte too late on a new link."""
+    rewind = stream.Replay.rewind
+    monkeypatch.setattr(
+        stream.Replay, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
+    )
+
+
+def asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease is not asked for again in a new session."""
+    ask = Leases.ask
+    monkeypatch.setattr(
+        Leases, "ask", lambda leases, session, lease: None if lease.asked else ask(leases, session, lease)
+    )
+
+
+def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An end that was under way when a link was lost is not said again."""
+    stands = Stream.stands
+
+    def forget(stream: Stream, received: int, consumed: int, limit: int) -> None:
+        was_given = stream._finish_given
+        stands(stream, received, consumed, limit)
+        stream._finish_given = stream._finish_given or was_given
+
+    monkeypatch.setattr(Stream, "stands", forget)
+
+
+@pytest.mark.parametrize(
+    ("plant", "kinds"),
+    [
+        (carries_before_the_account, "an honest peer is called hostile"),
+        (tells_nobody_of_those_who_left, "a visitor that does not end|a stream that only the client knows"),
+        (resets_without_numbers, "numbers that will never be seen"),
+        (stops_unheard, "a stream that only"),
+        (forgets_who_was_superseded, "a program lost its name to an older one|the newest holder lost"),
+        (drops_accounts_when_leaving, "an honest peer is called hostile"),
+        (waives_nothing, "a stream that only|something that is left"),
+        (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
+        (asks_once, "a name that nobody has"),
+        (never_sends_an_end, "a visitor that does not end|a clean end short of bytes"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_planted_fault_is_found(plant: Plant, kinds: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+    result = run(STEPS, "planted")
+    print(f"{result.failures[0].kind if result.failures else 'nothing'} after {result.steps} steps")
+    assert result.failures
+    assert result.failures[0].kind.startswith(tuple(kinds.split("|"))), text_of(result.failures[0])
