@@ -76,6 +76,10 @@ class Network:
         """Return True if the call's link carries, and its edge is there."""
         raise NotImplementedError
 
+    def is_at_rest(self, call: Any, guest: Any) -> bool:
+        """Return True if both sides are on one link, on which nothing is under way."""
+        raise NotImplementedError
+
     def mend(self) -> None:
         """Whatever can carry again does so."""
         raise NotImplementedError

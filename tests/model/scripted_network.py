@@ -74,7 +74,6 @@ class ScriptedNetwork(Network):
     # For rules and invariants.
 
     def is_at_rest(self, call: Any, guest: Any) -> bool:
-        """Return True if both sides are on one link, on which nothing is under way."""
         link = call._link.connection.link
         if link.is_paused or guest.session.link.connection is not link.server:
             return False

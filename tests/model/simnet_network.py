@@ -117,6 +117,12 @@ class SimnetNetwork(Network):
         socket = call._endpoint.socket
         return not call._link.is_down and not socket.up.conditions.black_hole
 
+    def is_at_rest(self, call: Any, guest: Any) -> bool:
+        """Return True if both sides are on one link, on which nothing is under way."""
+        mine, theirs = call._link.connection, guest.session.link.connection
+        is_one = tuple(theirs.address[:2]) == tuple(call._endpoint.socket.local_address[:2])
+        return is_one and not mine.stats().bytes_in_flight and not theirs.stats().bytes_in_flight
+
     def mend(self) -> None:
         for socket in self.client_sockets():
             conditions = socket.up.conditions, socket.down.conditions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.model import rules as common
+from tests.model.invariants import check_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
 SIMNET: Final[Rules] = {}
 MOMENTS: Final = (0.001, 0.005, 0.012, 0.02, 0.026, 0.04)
 """Seconds: parts of a round trip."""
+MOMENT: Final = 0.004
+MOST_MOMENTS: Final = 2_000
+"""In which a link that carries nothing is found to be sick, and another is dialled beside it."""
+MEANWHILE: Final = (
+    common.come, common.come, common.reset_while_resuming, common.reset_while_resuming, common.end, common.speak,
+    common.take_over, common.accept, None,
+)  # fmt: skip
+"""Rules that apply in the midst of a resume."""
 
 
 def rule(weight: int) -> Callable[[Rule], Rule]:
@@ -93,4 +102,40 @@ def rebind_nat(world: World, a: int, b: int, c: int) -> bool:
         return False
     world.reach("a router changed a port")
     sockets[a % len(sockets)].move(world.network.fresh_address())
+    return True
+
+
+@rule(3)
+def calm(world: World, a: int, b: int, c: int) -> bool:
+    """Some time passes; sessions on whose link nothing is under way know the same streams on both sides."""
+    world.loop.advance((0.7, 2.0)[a % 2])
+    check_rest(world)
+    return True
+
+
+def _resuming(world: World) -> bool:
+    sessions = [session for edge in world.edges for session in edge.sessions()]
+    sessions += [program.session for program in world.programs if program.session is not None]
+    return any(session.is_awaiting_standing for session in sessions)
+
+
+@rule(4)
+def resume_halfway(world: World, a: int, b: int, c: int) -> bool:
+    """A link carries nothing any more, and a client has just gone on with another: something happens before both
+    sides know how they stand."""
+    sockets = _sockets(world, held_up=False)
+    if not sockets:
+        return False
+    _swallow(sockets[a % len(sockets)], on=True)
+    world.reach("a link was cut")
+    for _ in range(MOST_MOMENTS):
+        if _resuming(world):
+            break
+        world.loop.advance(MOMENT)
+    else:
+        return True
+    world.reach("within the round trip of a resume")
+    meanwhile = MEANWHILE[b % len(MEANWHILE)]
+    if meanwhile is not None:
+        meanwhile(world, c, b // len(MEANWHILE), a)
     return True

@@ -37,7 +37,7 @@ def test_promises_hold_over_scripted_links(seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("engines", PAIRINGS, ids="-".join)
+@pytest.mark.parametrize("engines", PAIRINGS)
 def test_promises_hold_over_real_engines(engines: tuple[str, str]) -> None:
     check(ENGINE_STEPS, 1, engines)
 
