@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--no-shrink", action="store_true")
     parser.add_argument("--engines", help="CLIENT-EDGE: these engines over the simulated network")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was done so far is told
     engines = None
     if options.engines:
         client, _, edge = options.engines.partition("-")

@@ -184,6 +184,8 @@ def _check_holders(world: World) -> None:
         newest, holder = _newest(world, ticket), _holder(world, ticket)
         if newest is None or newest.state != "running" or newest.may_fail or holder is newest:
             continue
+        if newest.is_released:
+            continue
         if holder is None:
             world.fail("a name that nobody has", f"{newest} ({newest.events[-4:]}); {ticket.host}")
         elif holder in newest.older:
@@ -210,6 +212,7 @@ def _probe(world: World) -> None:
             newest is None
             or newest.state != "running"
             or newest.may_fail
+            or newest.is_released
             or newest.uplink.state not in ("connected", "suspect")
         ):
             continue

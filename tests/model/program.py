@@ -11,12 +11,13 @@ from quictunnel.call import Call
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.errors import Error
 from quictunnel.origin import Origin
-from quictunnel.uplink import Uplink
+from quictunnel.uplink import BIND_TIMEOUT, DRAIN_GRACE, Uplink
 from quictunnel.wish import Wish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from quictunnel.leases import HeldLease
     from quictunnel.transport.engine import Address, Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tests.model.world import World
 
 TOKEN = "a-token-of-the-model"
+RELEASE_TIMEOUT = BIND_TIMEOUT + DRAIN_GRACE + 0.5
+"""Seconds that giving a name back may take."""
 
 
 class Ticket:
@@ -144,12 +147,15 @@ class Program:
         """Greater than that of each program that was first given a name before; 0: none was given to this one."""
         self.older = frozenset(each for each in world.programs if each.ticket is ticket and each.has_held)
         """Programs that had the name when this one was started, which must not take it from this one."""
+        self.is_released = False
+        """It has given its name back."""
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False
         config = ClientConfig(edge=world.network.edge_name, token=Secret(TOKEN), ca=authority)
         self.uplink = WatchedUplink(self, config)
         self.uplink._chance = random.Random(f"{world.seed} program {number}")
+        self._lease: HeldLease | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:
@@ -163,8 +169,9 @@ class Program:
         wish = Wish(port=8000 + self.number, tls="passthrough")
         try:
             lease = await self.uplink.bind(wish, self.ticket, ModelOrigin(self, wish.port))  # type: ignore[arg-type]
+            self._lease = lease
             self.ticket.host = lease.answer.result().host
-            self.has_held = True
+            self.has_held, self.is_released = True, False
             self.world.reach("a name was given")
         except Error as error:
             self.error = error
@@ -189,6 +196,28 @@ class Program:
         for call in self.calls:
             found[id(call.session)] = call.session
         return list(found.values())
+
+    @property
+    def may_release(self) -> bool:
+        """Return True if it has a name, and nothing else to do with it at the moment."""
+        return self.state == "running" and self._task.done() and self._lease is not None and not self.is_released
+
+    def release(self, *, then_bind: bool) -> None:
+        """Give the name back, as a program does that leaves ``forward``; perhaps ask again."""
+        self.is_released = True
+        self._task = asyncio.get_running_loop().create_task(self._release(then_bind=then_bind))
+
+    async def _release(self, *, then_bind: bool) -> None:
+        assert self._lease is not None
+        before = self.world.loop.time()
+        await self.uplink.release(self._lease)
+        if self.world.loop.time() > before + RELEASE_TIMEOUT:
+            self.world.fault_log.found.append(("a tunnel that takes too long to close", f"{self}"))
+        self._lease = None
+        self.world.note(f"{self} has given its name back")
+        if then_bind:
+            self.has_held = False
+            await self._run()
 
     def close(self) -> None:
         """End as a program does that leaves ``forward``."""

@@ -234,6 +234,25 @@ def close_program(world: World, a: int, b: int, c: int) -> bool:
 
 
 @rule(1)
+def release(world: World, a: int, b: int, c: int) -> bool:
+    """A program gives its name back, at any moment; it may ask for it again if nobody else has its ticket."""
+    programs = [program for program in world.programs if program.may_release]
+    if not programs or c % 2:
+        return False
+    program = programs[a % len(programs)]
+    is_alone = all(other is program for other in world.programs if other.ticket is program.ticket)
+    session = program.session
+    if session is None or session.is_away:
+        world.reach("a name was given back without a link")
+    elif session.is_awaiting_standing:
+        world.reach("a name was given back within the round trip of a resume")
+    elif session.streams:
+        world.reach("a name was given back with visitors")
+    world.release(program, then_bind=is_alone and b % 2 == 0)
+    return True
+
+
+@rule(1)
 def take_over(world: World, a: int, b: int, c: int) -> bool:
     """A successor takes over from the edge, which lets its visitors finish."""
     edge = world.edge

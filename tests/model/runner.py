@@ -166,12 +166,15 @@ def run(
     engines: tuple[str, str] | None = None,
     stop_at_first: bool = True,
 ) -> Result:
-    """Run episodes until so many steps are done, or a promise is broken."""
+    """Run episodes until so many steps are done, somebody interrupts, or a promise is broken."""
     result = Result()
     gc.freeze()
     while result.steps < steps:
         episode = Episode(f"{seed}/{result.episodes}", known, engines)
-        failure = episode.run()
+        try:
+            failure = episode.run()
+        except KeyboardInterrupt:
+            break
         result.episodes += 1
         result.steps += len(episode.applied)
         result.rules.update(step[0] for step in episode.applied)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import random
@@ -35,8 +36,10 @@ WAIT = 10.0
 class Visitor:
     """One visitor, from its ClientHello on."""
 
-    def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice) -> None:
+    def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> None:
         self.number = number
+        self.ticket = ticket
+        """Of the name for which it comes."""
         self.edge = edge
         self.lease = lease
         self.splice = protocol
@@ -170,7 +173,9 @@ class World:
         if lease is None:
             self.reach("visitor of an unknown name")
             return None
-        visitor = Visitor(self.visitors_so_far, edge, lease, lease.passing_visitor(ticket.host))
+        visitor = Visitor(self.visitors_so_far, edge, lease, lease.passing_visitor(ticket.host), ticket)
+        if any(program.is_released for program in self.programs if program.ticket is ticket):
+            visitor.excuse = "the tunnel was closed"
         self.visitors_so_far += 1
         self.visitors.append(visitor)
         self.note(f"{visitor.peer.name} comes for {ticket.host}")
@@ -192,6 +197,13 @@ class World:
         visitor.peer.note = self.note
         self.note(f"{visitor.peer} is in")
         TcpPipe(self.loop, visitor.peer, visitor.splice, ("198.51.100.7", port))
+
+    def release(self, program: Program, *, then_bind: bool) -> None:
+        """Have a program give its name back: its visitors are reset after a while."""
+        for visitor in self.visitors:
+            if visitor.ticket is program.ticket:
+                visitor.excuse = visitor.excuse or "the tunnel was closed"
+        self.loop.call(functools.partial(program.release, then_bind=then_bind))
 
     def visitor_of(self, dial: Dial) -> Visitor:
         return self._by_port[dial.stream.preface.port]
