@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quictunnel.call import Call
 from quictunnel.config import ClientConfig, Secret
@@ -25,15 +25,18 @@ if TYPE_CHECKING:
     from tests.model.world import World
 
 TOKEN = "a-token-of-the-model"
+LOST_TO_OLDER = "a program lost its name to an older one"
+"""A kind of fault."""
 RELEASE_TIMEOUT = BIND_TIMEOUT + DRAIN_GRACE + 0.5
 """Seconds that giving a name back may take."""
 
 
 class Ticket:
-    """The ticket file of one tunnel (``ticketfile.TicketFile``)."""
+    """The ticket file of one tunnel (``ticketfile.TicketFile``), or a name that programs ask for without one."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, name: str | None = None) -> None:
         self.number = number
+        self.name = name
         self.content = b""
         self.host = ""
         """The name that it stands for, once that is known."""
@@ -147,6 +150,8 @@ class Program:
         """Greater than that of each program that was first given a name before; 0: none was given to this one."""
         self.older = frozenset(each for each in world.programs if each.ticket is ticket and each.has_held)
         """Programs that had the name when this one was started, which must not take it from this one."""
+        self.has_lost = False
+        """A newer program has its name, for which no ticket was shown."""
         self.is_released = False
         """It has given its name back."""
         self.may_fail = False
@@ -164,11 +169,18 @@ class Program:
     def observe(self, kind: str, message: str) -> None:
         self.events.append((self.world.loop.time(), kind, message))
         self.world.note(f"program {self.number}: {kind}: {message}")
+        if kind == "lost":
+            self.has_lost = True
+            self.world.reach("a name without a ticket went to a newer program")
+            if not self.world.is_superseded(self):
+                self.world.fault_log.found.append((LOST_TO_OLDER, f"{self}: {message}"))
 
     async def _run(self) -> None:
-        wish = Wish(port=8000 + self.number, tls="passthrough")
+        ticket = self.ticket
+        wish = Wish(port=8000 + self.number, name=ticket.name, tls="passthrough")
+        file: Any = ticket if ticket.name is None else None
         try:
-            lease = await self.uplink.bind(wish, self.ticket, ModelOrigin(self, wish.port))  # type: ignore[arg-type]
+            lease = await self.uplink.bind(wish, file, ModelOrigin(self, wish.port))
             self._lease = lease
             self.ticket.host = lease.answer.result().host
             self.has_held, self.is_released = True, False
@@ -200,7 +212,8 @@ class Program:
     @property
     def may_release(self) -> bool:
         """Return True if it has a name, and nothing else to do with it at the moment."""
-        return self.state == "running" and self._task.done() and self._lease is not None and not self.is_released
+        has_name = self._lease is not None and not self.is_released and not self.has_lost
+        return self.state == "running" and self._task.done() and has_name
 
     def release(self, *, then_bind: bool) -> None:
         """Give the name back, as a program does that leaves ``forward``; perhaps ask again."""

@@ -204,11 +204,11 @@ def pass_long_time(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(2)
 def start_program(world: World, a: int, b: int, c: int) -> bool:
-    """A program is started, with a ticket of its own or with one that is in use."""
+    """A program is started, with a ticket or a name of its own or with one that is in use."""
     running = [program for program in world.programs if program.state == "running"]
     if len(running) >= MAX_PROGRAMS or len(world.programs) > 20:
         return False
-    known = [ticket for ticket in world.tickets if ticket.content]
+    known = [ticket for ticket in world.tickets if ticket.content or (ticket.name is not None and ticket.host)]
     if not known or b % 3 == 0:
         if len(world.tickets) >= 3:
             return False

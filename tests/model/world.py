@@ -16,7 +16,7 @@ from quictunnel.origin import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
-from tests.model.program import Dial, Program, Ticket, WatchedCall
+from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedCall
 from tests.model.tcp import BrokenError, Peer, TcpPipe
 from tests.simnet.clock import START
 
@@ -160,7 +160,8 @@ class World:
 
     def start_program(self, ticket: Ticket | None) -> None:
         if ticket is None:
-            ticket = Ticket(len(self.tickets))
+            number = len(self.tickets)
+            ticket = Ticket(number, None if number % 2 == 0 else f"shop-{number}")
             self.tickets.append(ticket)
         self.programs.append(Program(self, len(self.programs), ticket, self.network.authority))
 
@@ -358,5 +359,5 @@ class World:
 
 def _unexplained(closed: Closed) -> str:
     if closed.code == SessionCode.REPLACED:
-        return "a program lost its name to an older one"
+        return LOST_TO_OLDER
     return "a session ended without a cause"
