@@ -15,7 +15,7 @@ from tests.transport.pairings import PAIRINGS
 SEEDS: Final = (1, 2, 3, 4)
 STEPS: Final = 25_000
 """For each seed: 100,000 steps in all, by as many workers as there are."""
-ENGINE_STEPS: Final = 2_000
+ENGINE_STEPS: Final = 1_500
 """For each pairing."""
 MILLION: Final = 1_000_000
 
