@@ -360,4 +360,4 @@ class World:
 def _unexplained(closed: Closed) -> str:
     if closed.code == SessionCode.REPLACED:
         return LOST_TO_OLDER
-    return "a session ended without a cause"
+    return f"a session ended without a cause{f': {closed.reason}' * bool(closed.reason)}"
