@@ -5,12 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 KNOWN: Final[tuple[str, ...]] = (
-    # A direction that was stopped after QUIC had all of it: nobody tells the other side that it was given up.
-    "a stream that only",
-    "something that is left: QUIC streams",
-    # Two programs with one ticket or one name after two restarts of the edge in a row.
-    "the newest holder lost",
-    "a program lost its name to an older one",
     # A tunnel that is closed while its client moves from one edge, or from one link, to the next.
     "a name that its program gave up",
     "a session ended without a cause: one ticket was used for two leases",

@@ -287,9 +287,10 @@ def end_session(world: World, a: int, b: int, c: int) -> bool:
     if not guests:
         return False
     guest = guests[a % len(guests)]
-    world.dead.setdefault(guest.digest, "the operator ended it")
     program = world.program_of(guest.digest)
-    if program is not None:
-        program.may_fail = True
+    if program is None:
+        return False  # it has not been greeted yet
+    world.dead.setdefault(guest.digest, "the operator ended it")
+    program.may_fail = True
     world.loop.call(guest.end, SessionCode.ENDED)
     return True
