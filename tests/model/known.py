@@ -6,7 +6,7 @@ from typing import Final
 
 KNOWN: Final[tuple[str, ...]] = (
     # A visitor that leaves while its refusal by the client is under way: the edge keeps the stream for a minute.
-    "a stream that only",
+    "a stream that only the edge knows",
     # A tunnel that is closed while its client moves from one edge, or from one link, to the next.
     "a name that its program gave up",
     "a session ended without a cause: one ticket was used for two leases",

@@ -56,11 +56,6 @@ def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(control.TABLE, (control.Phase.LEAVING, control.Side.CLIENT, Standing))
 
 
-def waives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that is given up when QUIC has no word left for it says nothing."""
-    monkeypatch.setattr(Session, "waive", lambda session, stream: None)
-
-
 def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream goes on one byte too late on a new link."""
     rewind = stream.Replay.rewind
@@ -95,10 +90,9 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         (carries_before_the_account, "an honest peer is called hostile"),
         (tells_nobody_of_those_who_left, "a visitor that does not end|a stream that only the client knows"),
         (resets_without_numbers, "numbers that will never be seen"),
-        (stops_unheard, "a stream that only"),
+        (stops_unheard, "a stream that only the client knows"),
         (forgets_who_was_superseded, "a program lost its name to an older one|the newest holder lost"),
         (drops_accounts_when_leaving, "an honest peer is called hostile"),
-        (waives_nothing, "a stream that only|something that is left"),
         (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
         (asks_once, "a name that nobody has"),
         (never_sends_an_end, "a visitor that does not end|a clean end short of bytes"),
