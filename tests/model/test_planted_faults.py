@@ -8,7 +8,7 @@ import pytest
 
 from edge_server.sessions import Sessions
 from quictunnel.leases import Leases
-from quictunnel.transport import arrival, stream
+from quictunnel.transport import stream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.wire import control
@@ -34,16 +34,6 @@ def carries_before_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
 def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The edge does not say that a visitor left during a resume."""
     monkeypatch.setattr(Session, "left", lambda session, stream: None)
-
-
-def resets_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reset that overtakes its preface does not name its stream."""
-    monkeypatch.setattr(stream, "numbered", lambda code, number: code)
-
-
-def stops_unheard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A STOP_SENDING that overtakes its preface is forgotten."""
-    monkeypatch.setattr(arrival.Arrival, "stopped", lambda arrival, code: None)
 
 
 def forgets_who_was_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,8 +79,6 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (carries_before_the_account, "an honest peer is called hostile"),
         (tells_nobody_of_those_who_left, "a visitor that does not end|a stream that only the client knows"),
-        (resets_without_numbers, "numbers that will never be seen"),
-        (stops_unheard, "a stream that only the client knows"),
         (forgets_who_was_superseded, "a program lost its name to an older one|the newest holder lost"),
         (drops_accounts_when_leaving, "an honest peer is called hostile"),
         (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
