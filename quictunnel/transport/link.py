@@ -176,8 +176,9 @@ class Link:
 
     def connected(self) -> None:
         if self._side is Side.CLIENT:
-            opened = self.connection.open()
-            assert opened == CONTROL_STREAM
+            if self.connection.open() is None:
+                self._violated(ProtocolError("no stream is allowed"))
+                return
             self.connection.prioritise(CONTROL_STREAM)
             self._tick_later()
         self.stats()

@@ -16,7 +16,7 @@ import trustme
 
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.transport.endpoint import Endpoint
-from quictunnel.transport.engine import CloseCause, EngineSettings
+from quictunnel.transport.engine import STRANGER, CloseCause, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.link import CONTROL_STREAM
 from quictunnel.transport.udp import UdpSocket
@@ -194,14 +194,19 @@ class HostileEdge:
     """An edge without manners for real clients, while the ``async with`` body runs. Greets each client and
     confirms each Bind as a good one does; the rest is the script's."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, limits: Limits = STRANGER) -> None:
+        """``limits``: those of its clients before they are greeted."""
         authority = trustme.CA()
         leaf = authority.issue_cert("127.0.0.1")
         authority.cert_pem.write_to_path(directory / "ca.pem")
         leaf.cert_chain_pems[0].write_to_path(directory / "leaf.pem")
         leaf.private_key_pem.write_to_path(directory / "leaf.key")
         settings = EngineSettings(
-            is_server=True, alpn=ALPN, certificate=directory / "leaf.pem", private_key=directory / "leaf.key"
+            is_server=True,
+            alpn=ALPN,
+            certificate=directory / "leaf.pem",
+            private_key=directory / "leaf.key",
+            stranger=limits,
         )
         self.sessions: asyncio.Queue[ServedClient] = asyncio.Queue()
         self.greetings: deque[Callable[[ServedClient, Hello], None]] = deque()

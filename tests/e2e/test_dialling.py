@@ -1,4 +1,4 @@
-"""A dial that is cancelled while it gives up its other attempts."""
+"""Dials that come to nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import quictunnel.dialling
 from quictunnel.call import Call
 from quictunnel.dialling import ADDRESS_STAGGER, Dialler
-from quictunnel.transport.engine import CloseCause
+from quictunnel.errors import EdgeUnavailableError
+from quictunnel.transport.engine import KIB, CloseCause, Limits
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.messages import Hello, Welcome
 from tests.e2e.ends import PATIENCE
@@ -77,3 +78,14 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
             served = await edge.sessions.get()
         assert dial.cancelled()
         assert await served.end() == (CloseCause.PEER, SessionCode.DONE)
+
+
+async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of_the_client(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with HostileEdge(tmp_path, Limits(streams=0, stream_window=KIB, connection_window=KIB)) as edge:
+        owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+        with pytest.raises(EdgeUnavailableError):
+            await Dialler(edge.client_config, owner).dial()
+    assert "broke the protocol: no stream is allowed" in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
