@@ -298,9 +298,10 @@ class Holdings:
         if ghost.pool is not None and len(ghost.pool.members) > 1:
             raise Refused(BindCode.NOT_SHARED)
         if ticket is not None:
-            # Of a pool's tickets the edge before this one has told of one alone.
-            is_old = ghost.is_newer_than(ticket.generation) and not (bind.pool and ghost.session is None)
-            if is_old or _is_older_program(bind, ticket, ghost):
+            # Of a pool's tickets and programs the edge before this one has told of one alone.
+            is_one_of_several = bind.pool and ghost.session is None
+            is_old = ghost.is_newer_than(ticket.generation) or _is_older_program(bind, ticket, ghost)
+            if is_old and not is_one_of_several:
                 logger.info("client %s showed an old ticket of %s", ghost.owner, ghost.name)
                 raise Refused(BindCode.STALE)
         elif len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:

@@ -593,3 +593,15 @@ async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(hou
     assert client.ask(2, ticket=ticket) is BindCode.STALE
     assert [lease.number for lease in client.holdings] == [1]
     assert client.session.said[0].ticket == ticket, "the session has ended"
+
+
+async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(house: House):
+    """The edge before has told of one of them, the programs of which hold the name together."""
+    first, second = Client(house, A), Client(house, A)
+    asked = {"name": "shared", "pool": True}
+    tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
+    for client in (first, second):
+        client.holdings.release_all(for_good=False)
+    await house.expected.add(Name("shared", "a", 1, Terms(), 0, b"0"), None)
+    for number, ticket in reversed(list(enumerate(tickets))):
+        Client(house, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
