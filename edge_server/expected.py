@@ -64,7 +64,7 @@ class Expected:
             terms=name.terms,
             generation=name.generation,
         )
-        lease.program = name.program
+        lease.program, lease.is_first_ask = name.program, name.is_first_ask
         self._registry.add(lease)
         keep = max(self.hold, WAIT) if seconds is None else seconds
         end = asyncio.get_running_loop().call_later(keep, self._forget, lease)

@@ -308,11 +308,13 @@ class LastHeld:
 
 
 def _trusted(name: Name, *, is_last: bool) -> Name:
-    """What is said of a name, as far as it still holds. A chosen name may have gone to another client of its owner
-    in the moment before a crash, whose tickets count from one again: those of before are not to keep it out."""
-    if is_last or RANDOM_LABEL.fullmatch(name.name):
+    """What is said of a name, as far as it still holds. It may have gone to a newer program in the moment before a
+    crash. That of a chosen name has tickets which count from one again: those of before are not to keep it out."""
+    if is_last:
         return name
-    return msgspec.structs.replace(name, generation=0, program=b"")
+    if RANDOM_LABEL.fullmatch(name.name):
+        return msgspec.structs.replace(name, is_first_ask=False)
+    return msgspec.structs.replace(name, generation=0, program=b"", is_first_ask=False)
 
 
 def _is_possible(entry: Entry) -> bool:

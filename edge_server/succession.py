@@ -84,10 +84,12 @@ class Name(msgspec.Struct, array_like=True, frozen=True):
     """Its TCP port, whose listening socket comes with the message; 0 for none."""
     program: bytes = b""
     """Of the client that held it (``messages.BindV2``), if it said so."""
+    is_first_ask: bool = False
+    """That program had not had it before: it was started later than any that asks again."""
 
     @classmethod
     def of(cls, lease: Lease, port: int) -> Self:
-        return cls(lease.name, lease.owner, lease.generation, lease.terms, port, lease.program)
+        return cls(lease.name, lease.owner, lease.generation, lease.terms, port, lease.program, lease.is_first_ask)
 
 
 class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):

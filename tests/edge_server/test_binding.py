@@ -605,3 +605,13 @@ async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(
     await house.expected.add(Name("shared", "a", 1, Terms(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
         Client(house, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
+
+
+async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(house: House):
+    """The newer one took the name without a ticket, so that its tickets count from one again."""
+    await house.expected.add(Name("mine", "a", 1, Terms(), 0, b"new", is_first_ask=True), None)
+    older, newer = Client(house, A), Client(house, A)
+    many, one = (house.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
+    assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
+    newer.got(name="mine", ticket=one, program=b"new", again=True)
+    assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE

@@ -347,12 +347,15 @@ async def test_a_chosen_name_that_changed_hands_before_a_crash(runs: Runs) -> No
     """What was noted of its tickets is older than those of the client that has the name."""
     owner = runs.owner()
     for is_last in (False, True):
-        runs.forge(*(Name(name, owner.key, 7, Terms(), 0) for name in ("shop", RANDOM)), is_last=is_last)
+        names = (Name(name, owner.key, 7, Terms(), 0, b"one", is_first_ask=True) for name in ("shop", RANDOM))
+        runs.forge(*names, is_last=is_last)
         edge = await runs.begin()
         edge.house.claims.claim(owner.key, "shop")
         edge = await runs.begin()
-        generations = {lease.name: lease.generation for lease in edge.house.registry}
-        assert generations == {"shop": 7 * is_last, RANDOM: 7}
+        leases = {lease.name: (lease.generation, lease.program) for lease in edge.house.registry}
+        assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
+        # The newest program may have come in that moment, also with the ticket of a random name.
+        assert all(lease.is_first_ask is is_last for lease in edge.house.registry)
 
 
 # What is of no use.
