@@ -414,7 +414,7 @@ def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
     After a restart of the edge the tickets of the two may have been counted apart."""
     if not isinstance(bind, BindV2) or not bind.again or ghost.program in (b"", bind.program):
         return False
-    return ghost.is_first_ask or ticket.generation <= ghost.generation
+    return ghost.is_first_ask or ticket.generation < ghost.generation
 
 
 def _check(bind: Bind, identity: Identity) -> Filter:

@@ -230,6 +230,18 @@ async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(ho
     assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
 
 
+async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(house: House):
+    """The older one came first after a restart of the edge that knew of nobody."""
+    name = Client(house, A).got(program=b"old")
+    ticket = house.sealer.open(name.ticket, "a")
+    assert ticket is not None
+    made[-1].release_all(for_good=True)
+    second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
+    older, newer = Client(house, A), Client(house, A)
+    older.got(ticket=name.ticket, program=b"old", again=True)
+    assert newer.got(ticket=second, program=b"new", again=True).host == name.host
+
+
 async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
     ticket = Client(house, A).got(program=b"old")
     first = Client(house, A)

@@ -259,7 +259,7 @@ class World:
             return "the client never heard of it"
         if program.state != "running":
             return f"the program was {program.state}"
-        if closed.code == SessionCode.REPLACED and self.is_superseded(program):
+        if closed.code == SessionCode.SUPERSEDED and self.is_superseded(program):
             return "a newer program has its ticket"
         return "away for too long" if self._was_away_too_long(closed, guest.away_at) else None
 
@@ -291,7 +291,7 @@ class World:
                 return "the edge left"
         if not call.was_current:
             return "a dial that was not needed"
-        if closed.code == SessionCode.REPLACED and self.is_superseded(program):
+        if closed.code == SessionCode.SUPERSEDED and self.is_superseded(program):
             return "a newer program has its ticket"
         return "away for too long" if self._was_away_too_long(closed, call.away_at) else None
 
@@ -308,9 +308,14 @@ class World:
         self.note(f"{program} asks{' again' * getattr(bind, 'again', False)}, ticket {ticket}")
         before = program.turn, program.ticket.taker
         program.ticket.taker = program
-        if not program.has_held:
+        if not getattr(bind, "again", False):
+            # It has not had the name, or asks for it anew after it has given it back: it is the newest.
             self._turns += 1
             program.turn = self._turns
+            rivals = [each for each in self.programs if each.ticket is program.ticket and each is not program]
+            program.older = frozenset(each for each in rivals if each.has_held)
+            for rival in rivals:
+                rival.older -= {program}
 
         def take_back() -> None:
             self.note(f"{program} is refused")
@@ -358,6 +363,6 @@ class World:
 
 
 def _unexplained(closed: Closed) -> str:
-    if closed.code == SessionCode.REPLACED:
+    if closed.code == SessionCode.SUPERSEDED:
         return LOST_TO_OLDER
     return f"a session ended without a cause{f': {closed.reason}' * bool(closed.reason)}"
