@@ -20,7 +20,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.transport.arrival import Arrival
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
-from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered
+from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered, stream_code
 from quictunnel.wire.control import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
@@ -264,7 +264,7 @@ class Session:
             self.link.connection.stop(quic_stream, StreamCode.ABORTED)
             self.abandoned(quic_stream, StreamCode.ABORTED)
             if self.version >= 2:  # all of it may be here, and then QUIC says nothing of the stop
-                self.link.send(StreamsAborted([preface.stream]))
+                self.link.send(StreamsAborted([(preface.stream, StreamCode.ABORTED)]))
             return
         if chunks or end:
             stream.data(chunks, end=end)
@@ -315,10 +315,10 @@ class Session:
             self._owed.add(stream)
             self._arm()
 
-    def say_aborted(self, stream: Stream) -> None:
+    def say_aborted(self, stream: Stream, code: StreamCode) -> None:
         """Tell the peer of a stream that was given up and of which QUIC may have no word left."""
         if self.version >= 2:
-            self.link.send(StreamsAborted([stream.number]))
+            self.link.send(StreamsAborted([(stream.number, code)]))
         elif stream.has_ended:
             # The peer need keep nothing for it, whose end has arrived.
             window = stream.receive_window
@@ -447,10 +447,10 @@ class Session:
 
     def _aborted(self, message: StreamsAborted) -> None:
         """The peer has given streams up. (Client: perhaps before their prefaces are here.)"""
-        for number in message.streams:
+        for number, code in message.entries:
             stream = self._streams.get(number)
             if stream is not None:
-                stream.lose(StreamCode.ABORTED)
+                stream.lose(stream_code(code))
                 continue
             self._idle_credits.spend(self._loop.time(), self._numbers.next)
             if self._side is Side.CLIENT:

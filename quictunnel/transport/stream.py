@@ -254,10 +254,11 @@ class Stream:
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, numbered(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._finish_given or self.is_stopped or self._has_stopped:
+                if self._finish_given or self.is_stopped or self._has_stopped or self._side is None:
                     # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000
-                    # sections 3.1 and 3.2), or tells its user nothing of a direction that was stopped.
-                    self._session.say_aborted(self)
+                    # sections 3.1 and 3.2), or tells its user nothing of a direction that was stopped. Where
+                    # nobody has stood at this end, a stop by the peer may still be on its way.
+                    self._session.say_aborted(self, code)
                 self._session.link.wake()
             else:
                 # Without a link: the peer will find that it is not known here any more.

@@ -222,7 +222,11 @@ class StreamsAborted(Message, frozen=True, tag=12):
     """Either side, to a peer that speaks version 2: streams that the speaker has given up and of which QUIC may
     have no word left to say so, because both directions had arrived."""
 
-    streams: Annotated[list[StreamNumber], msgspec.Meta(min_length=1, max_length=MAX_CREDITS)]
+    entries: Annotated[
+        list[tuple[StreamNumber, Annotated[int, msgspec.Meta(ge=0, le=255)]]],
+        msgspec.Meta(min_length=1, max_length=MAX_CREDITS),
+    ]
+    """``(stream, code)``: what a RESET_STREAM would have said, a StreamCode."""
 
 
 AnyMessage = (

@@ -39,7 +39,7 @@ EXAMPLES = [
     Unbound(1),
     Credits([(0, 10, 70000), (5, 0, 65536)]),
     GoAway(30),
-    StreamsAborted([0, 7]),
+    StreamsAborted([(0, 1), (7, 5)]),
     Standing([(0, 11, 10, 70000), (5, 0, 0, 65536)], True),
 ]
 

@@ -272,7 +272,7 @@ async def test_peer_of_version_1_is_told_in_credits(pair: SessionPair) -> None:
 
 async def test_end_of_a_stream_that_never_was_ends_the_session(pair: SessionPair) -> None:
     pair.edge_half.keeps = False
-    pair.client.say(StreamsAborted([7]))
+    pair.client.say(StreamsAborted([(7, 1)]))
     await pair.edge_half.is_down.wait()
     assert pair.edge_half.down is not None
     assert pair.edge_half.down.code == SessionCode.PROTOCOL
