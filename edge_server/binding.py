@@ -175,7 +175,7 @@ class Holdings:
                     lease.take_waiting_of(fellow)
 
     def _check_count(self, identity: Identity, terms: Terms, evicted: Lease | None) -> None:
-        """Whether an identity may hold one more, by its rights and by its share. Raises Refused."""
+        """Check that an identity may hold one more, by its rights and by its share. Raises Refused."""
         registry, key = self._house.registry, identity.key
         if not identity.rights.allows_tunnel_beside(registry.held_by(key) - (evicted is not None)):
             raise Refused(BindCode.TOO_MANY)
@@ -418,7 +418,7 @@ def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
 
 
 def _check(bind: Bind, identity: Identity) -> Filter:
-    """What can be said of it without looking at anybody else's; which visitors may come in. Raises Refused."""
+    """Check a Bind by itself, and return the filter of its visitors. Raises Refused."""
     if bind.unencrypted and not identity.rights.allows_ports:
         raise Refused(BindCode.FORBIDDEN)
     contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)

@@ -60,7 +60,7 @@ class Guest:
         self.since = 0.0
         """When its token was found good (time.monotonic)."""
         self.software = ""
-        """What it calls itself."""
+        """The name that the client gives itself."""
         self.trace: SessionTrace | None = None
         """What an operator wants to see of it."""
         self._looking: asyncio.Task[None] | None = None

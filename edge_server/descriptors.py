@@ -80,7 +80,7 @@ def descriptor_limit() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What the descriptors of an edge are for."""
+    """The descriptors of an edge, by their use."""
 
     limit: int
     """All of them."""

@@ -26,7 +26,7 @@ NETWORK_SHARE: Final = 8
 """One in so many of the places is what a network may hold without being the first to make room: nine networks have
 to work together before tokens are what counts."""
 NETWORK_ALWAYS: Final = 8
-"""What it may hold in any case: a browser that opens a page has six connections."""
+"""Places that a group may hold in any case: a browser that opens a page has six connections."""
 
 Holder = TypeVar("Holder")
 
@@ -113,7 +113,7 @@ class _Place(NamedTuple):
 
 
 class FairPlaces(Generic[Holder]):
-    """See the module. Bounded by ``limit``; each place costs at most some 4 KiB, for one that shares nothing with
+    """Places that are shared by group, at most ``limit``. Each costs 4 KiB at the most, if it shares no group with
     any other."""
 
     def __init__(
@@ -159,7 +159,7 @@ class FairPlaces(Generic[Holder]):
         return loser
 
     def assign(self, holder: Holder, *, owner: str, lease: str) -> None:
-        """It is known now for whom somebody comes who has a place."""
+        """Note for whom the holder of a place comes."""
         place = self._places[holder]
         self._by_target.remove(holder, place.target + place.source)
         place = self._places[holder] = place._replace(target=(owner, lease))

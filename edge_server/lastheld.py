@@ -308,7 +308,7 @@ class LastHeld:
 
 
 def _trusted(name: Name, *, is_last: bool) -> Name:
-    """What is said of a name, as far as it still holds. It may have gone to a newer program in the moment before a
+    """Return a name with what still holds of it. It may have gone to a newer program in the moment before a
     crash. That of a chosen name has tickets which count from one again: those of before are not to keep it out."""
     if is_last:
         return name

@@ -53,7 +53,7 @@ _NO_ALPN: Final = 0x100 + 120
 
 
 class EdgeIdentityError(ConfigError):
-    """What answers is not the edge that was configured. The first dial gives up for it; a client that was
+    """Another server than the configured edge answers. The first dial gives up for it; a client that was
     connected before dials again, because somebody may be in between for a while, or a certificate late."""
 
 

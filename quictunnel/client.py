@@ -101,7 +101,7 @@ class Client:
         self._subscribers: list[Callable[[ClientEvent], None]] = []
         self._was_subscribed = False
         self._untold: deque[ClientEvent] = deque(maxlen=MAX_UNTOLD)
-        """What happened before the first subscriber was there, and what is about to be told."""
+        """Events from before the first subscriber, and those that are about to be told."""
         self._is_closed = False
         self._background: Background | None = None
         self._uplink: Uplink | None = None

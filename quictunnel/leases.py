@@ -57,7 +57,7 @@ class HeldLease:
     answered: bool = False
     """The edge has answered in the session of now; if not, it is asked again on that session's next link."""
     is_given_back: bool = False
-    """It closes; no session is asked for it any more."""
+    """The tunnel closes; no session is asked for it any more."""
     ticket: bytes = b""
     """What gets the same name and port again; from the newest Bound."""
     writer: TicketWriter | None = None
@@ -67,7 +67,7 @@ class HeldLease:
     """Since it was bound."""
     unbound: asyncio.Future[None] | None = None
     trouble: str = ""
-    """What the person was told of the origin; once is enough until it answers again, or for another reason."""
+    """The last warning about the origin; once is enough until it answers again, or for another reason."""
 
     def bind(self, program: bytes) -> BindV2:
         """Return what asks an edge for it, in this or a new session of the ``program``."""

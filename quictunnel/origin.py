@@ -98,7 +98,7 @@ _BY_ERRNO: Final = {
     errno.ENOBUFS: _NO_MEMORY,
 }
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH})
-"""What a machine without IPv6 says of ``::1``, which is no trouble."""
+"""Errors of a machine without IPv6 for ``::1``, which are no trouble."""
 
 
 def trouble_of(error: OSError) -> Trouble:

@@ -1,4 +1,4 @@
-"""What a visitor gets when the origin does not answer: a reset, or for an HTTP/1 request one plain 502, 503 or
+"""The answer to a visitor whose origin does not answer: a reset, or for an HTTP/1 request one plain 502, 503 or
 504.
 
 That answer is the only byte string that this project ever puts into a visitor's stream. It exists because "nobody

@@ -32,7 +32,7 @@ BAD_REQUEST: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a visitor asked for."""
+    """A visitor's request."""
 
     host: str
     """Lower case, without a trailing dot and without the port, letters, digits and hyphens only."""

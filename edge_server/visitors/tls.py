@@ -170,7 +170,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             protocol.connection_lost(exc)
 
     def _reads_on(self, error: Exception | None) -> bool:
-        """Whether a connection that broke has something left to read, which is then read as it would have been."""
+        """Read on if a connection that broke has something left to be read. Return True if it has."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
             return False
         rest = Remainder.take(self._raw, self, error)

@@ -26,7 +26,7 @@ class Arrival:
         self._reader = PrefaceReader()
         self._preface: Preface | None = None
         self._chunks: list[bytes] = []
-        """What came behind the preface."""
+        """The bytes behind the preface."""
         self._credit = 0
         """Bytes that may still come while it waits."""
         self._ended = False

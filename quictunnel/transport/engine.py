@@ -340,7 +340,7 @@ class EngineCounters:
     handshakes_begun: int = 0
     """First packets of peers, their addresses proven, that were answered with a handshake."""
     half_open_refused: int = 0
-    """Those that were dropped, because their own network held as many places as any."""
+    """Handshakes that were dropped, because their own network held as many places as any."""
     strangers_replaced: int = 0
     """Connections that made room, because their network held the most places."""
     datagrams_dropped: int = 0

@@ -117,7 +117,7 @@ class Link:
 
     @property
     def is_closing(self) -> bool:
-        """It is down, or this side has closed it."""
+        """Return True if the link is down, or this side has closed it."""
         return self._is_closing
 
     @property

@@ -1,4 +1,4 @@
-"""What a broken TCP connection had received and nobody has read: it is read before the connection is forgotten.
+"""Bytes that a broken TCP connection had received and nobody has read: they are read before it is forgotten.
 
 A write that fails makes an event loop close its transport at once, with all that the kernel has received in the
 same breath: the answer of a server that closed while it was still being sent to. The kernel keeps those bytes as

@@ -220,7 +220,7 @@ class Splice(asyncio.BaseProtocol):
         self._gone()
 
     def _reads_on(self, error: Exception | None) -> bool:  # noqa: ARG002 - for those below
-        """Whether a connection that broke has something left to read, which is then read as it would have been."""
+        """Read on if a connection that broke has something left to be read. Return True if it has."""
         return False
 
     def writing_failed(self) -> None:

@@ -26,7 +26,7 @@ class StreamCode(enum.IntEnum):
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
     STALLED = 0x05
-    """What a broken connection had said could not be delivered: the other side takes nothing in."""
+    """The last bytes of a broken connection could not be delivered: the other side takes nothing in."""
     CLOSING = 0x06
     """The lease or the session is closing."""
 

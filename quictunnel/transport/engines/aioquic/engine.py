@@ -87,7 +87,7 @@ class AioquicEngine:
         self._connections: dict[AioquicConnection, None] = {}
         self._strangers: Strangers[int] = Strangers(settings.max_strangers)
         self._by_number: dict[int, AioquicConnection] = {}
-        """Those of peers, by the number of their place among strangers."""
+        """Connections of peers, by the number of their place among strangers."""
         self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
         self._touched: dict[AioquicConnection, None] = {}
         self._eventful: dict[AioquicConnection, None] = {}
@@ -203,7 +203,7 @@ class AioquicEngine:
             self._touched[connection] = None
 
     def admit(self, connection: AioquicConnection) -> None:
-        """It is no stranger any more."""
+        """Give the place of a connection back: it is no stranger any more."""
         self._strangers.admit(connection.number)
         self._touched[connection] = None
 

@@ -1,4 +1,4 @@
-"""What may be sent to an address that has not shown that it receives (RFC 9000 section 8).
+"""Limits for addresses that have not shown that they receive (RFC 9000 section 8).
 
 aioquic and the sender count for each path, so that what they build is short enough. This is the last look at every
 datagram, whichever part of a connection built it: each byte that goes to an address was paid for by a third of one
@@ -42,7 +42,7 @@ class Reach:
             del self._left[next(known for known in self._left if known not in kept)]
 
     def allows(self, address: Address, size: int) -> bool:
-        """Whether a datagram may go there; it is counted then. What may not is dropped, as the network might."""
+        """Return True if a datagram may go there, and count it. Others are dropped, as the network might."""
         if self._is_proven(address):
             self._left.pop(address, None)
             return True
@@ -53,7 +53,7 @@ class Reach:
         return True
 
     def filter(self, sent: list[tuple[bytes, Address]]) -> list[tuple[bytes, Address]]:
-        """Those that may go."""
+        """Return the datagrams that may go."""
         if all(path.is_validated for path in self._connection._network_paths):
             return sent
         return [(datagram, address) for datagram, address in sent if self.allows(address, len(datagram))]
@@ -67,7 +67,7 @@ class Reach:
 
 
 def is_public(host: str) -> bool:
-    """Whether an address is nobody's neighbour. Raises ValueError for what is no address."""
+    """Return True for an address that can be anywhere. Raises ValueError for text that is no address."""
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped  # how a dual-stack socket names its IPv4 peers

@@ -58,11 +58,11 @@ def source_of(host: str) -> Source:
 
 
 class Entry(NamedTuple, Generic[Peer]):
-    """What became of a newcomer."""
+    """The outcome for a newcomer."""
 
     has_place: bool
     replaced: Peer | None = None
-    """Whose place it has; that connection is to be closed."""
+    """The connection that had the place and is to be closed."""
 
 
 class Strangers(Generic[Peer]):
@@ -75,7 +75,7 @@ class Strangers(Generic[Peer]):
         self._networks = _Ranking()
         self._hosts: dict[str, _Ranking] = {}
         self._left: OrderedDict[Peer, None] = OrderedDict()
-        """Those that are over and have a place."""
+        """Connections that are over and have a place still."""
 
     def __len__(self) -> int:
         """How many connections have a place."""
@@ -97,11 +97,11 @@ class Strangers(Generic[Peer]):
         return Entry(has_place=True, replaced=None if is_over else loser)
 
     def admit(self, peer: Peer) -> None:
-        """It is no stranger any more."""
+        """Give the place of a connection back: it is no stranger any more."""
         self._remove(peer)
 
     def leave(self, peer: Peer) -> None:
-        """It is over; nothing happens if it has no place."""
+        """Note that a connection is over. Do nothing if it has no place."""
         if peer in self._places:
             self._left[peer] = None
 
@@ -158,7 +158,7 @@ class _Ranking:
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self._by_size: dict[int, OrderedDict[str, None]] = {}
-        """Those of one size in the order in which they came to it."""
+        """Groups of one size, in the order in which they came to it."""
         self._largest = 0
 
     @property
