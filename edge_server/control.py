@@ -165,8 +165,6 @@ class Guest:
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
         self._stop_waiting()
-        if self._looking is not None:
-            self._looking.cancel()
         self._house.sessions.remove(self)
         self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
@@ -178,6 +176,8 @@ class Guest:
     def _stop_waiting(self) -> None:
         """Nothing that it said is answered any more."""
         self._requests.clear()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._second_look is not None:
             self._second_look.cancel()
 

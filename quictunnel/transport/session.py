@@ -373,6 +373,8 @@ class Session:
         never arrived."""
         if self._unmentioned is None:
             raise ProtocolError("said how it stands without being asked")
+        if not message.entries:
+            self._idle_credits.spend(self._loop.time(), self._numbers.next)
         for number, received, consumed, limit in message.entries:
             stream = self._streams.get(number)
             if stream is None:
@@ -391,6 +393,7 @@ class Session:
         if self._side is Side.EDGE:
             if number >= self._numbers.next:
                 raise ProtocolError("a standing of a stream that never was")
+            self._idle_credits.spend(self._loop.time(), self._numbers.next)
             return
         if is_following:
             self._following = number

@@ -212,6 +212,7 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: Embedded
         pytest.param([Standing([(0, 0, 0, WINDOW)], False)] * 2, id="one stream in two messages"),
         pytest.param([Credits([(0, 0, WINDOW)])], id="credit before the standing"),
         pytest.param([Standing([], True)] * 2, id="two last ones"),
+        pytest.param([Standing([], False)] * 20_000, id="an account without an end"),
     ],
 )
 async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
