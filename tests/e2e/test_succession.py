@@ -136,7 +136,10 @@ def echoes(visitor, words):
     visitor.sendall(words)
     said = b""
     while len(said) < len(words):
-        said += visitor.recv(100)
+        piece = visitor.recv(100)
+        if not piece:
+            return False
+        said += piece
     return said == words
 
 
@@ -252,6 +255,8 @@ async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is
             churn = await asyncio.to_thread(churn_beside(old, tunnel).__enter__)
             await asyncio.to_thread(churn.wait_for, RATE // 4)
             await asyncio.to_thread(churn.edge_leaves)
+            # The visitor has just spoken: an idle one is not waited for.
+            assert await asyncio.to_thread(echoes, visitor, b"a moment ago")
             gone = time.monotonic()
             old.process.send_signal(signal.SIGTERM)
             for _ in range(5):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from edge_server import binding
 from edge_server.sessions import Sessions
 from quictunnel.leases import Leases
 from quictunnel.transport import stream
@@ -36,9 +37,10 @@ def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "left", lambda session, stream: None)
 
 
-def forgets_who_was_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client whose session lost its name is welcome with a new one."""
+def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older program may take the name from its newer self."""
     monkeypatch.setattr(Sessions, "is_superseded", lambda sessions, secret, key: False)
+    monkeypatch.setattr(binding, "_is_older_program", lambda bind, ticket, ghost: False)
 
 
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (carries_before_the_account, "an honest peer is called hostile"),
         (tells_nobody_of_those_who_left, "a visitor that does not end|a stream that only the client knows"),
-        (forgets_who_was_superseded, "a program lost its name to an older one|the newest holder lost"),
+        (forgets_which_program_asks, "a program lost its name to an older one|the newest holder lost"),
         (drops_accounts_when_leaving, "an honest peer is called hostile"),
         (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
         (asks_once, "a name that nobody has"),
