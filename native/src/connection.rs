@@ -103,6 +103,8 @@ pub struct Connection {
     hearing: Hearing,
     acks: Acks,
     reach: Reach,
+    /// Bytes by which datagrams were made longer than quinn-proto has counted them.
+    resized: i64,
     sealing: Arc<Sealing>,
     retirements: Allowance,
     tail: Tail,
@@ -153,6 +155,7 @@ impl Connection {
             hearing: Hearing::new(settings.max_probe_timeout, now),
             acks: Acks::new(settings.ack_delay),
             reach,
+            resized: 0,
             sealing,
             retirements: Allowance::new(now),
             tail: Tail::default(),
@@ -303,7 +306,7 @@ impl Connection {
             congestion_window: stats.path.cwnd.saturating_sub(self.gauge.probe()),
             bytes_in_flight: self.gauge.in_flight(),
             datagram_size: stats.path.current_mtu.into(),
-            bytes_sent: stats.udp_tx.bytes,
+            bytes_sent: stats.udp_tx.bytes.saturating_add_signed(self.resized),
             bytes_received: stats.udp_rx.bytes,
             packets_sent: stats.path.sent_packets,
             packets_received: stats.udp_rx.datagrams,
@@ -511,7 +514,10 @@ impl Connection {
         let sent = sent?;
         if let Some(packet) = packet {
             match self.size_of(&packet, buffer, sent.destination, is_asking) {
-                Some(size) => self.sealing.seal(packet, buffer, size),
+                Some(size) => {
+                    self.resized += size as i64 - buffer.len() as i64;
+                    self.sealing.seal(packet, buffer, size);
+                }
                 None => buffer.clear(),
             }
         }

@@ -270,7 +270,8 @@ def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: 
         tunnel = arena.client.tunnel
         with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
             assert json.loads(first_line(drips, 60)) == {"all": "there"}
-            assert figures_of(arena.edge)["newcomers_waiting",] >= ENOUGH * 2000
+            # Those that came first may have had their five seconds by now.
+            assert figures_of(arena.edge)["newcomers_waiting",] >= 2000 / 2
             taken = handshakes(arena, 400)
             done = json.loads(first_line(drips, 60))
         print(f"p99 {p99(taken) * 1e3:.1f} ms", done)
