@@ -51,28 +51,30 @@ class Capacity:
 
     def take(self, tunnel: Hashable, host: str) -> Place | None:
         """Take a place for a visitor from ``host``; None if there is none, or none for this tunnel or network."""
-        keys = tunnel, network_of(host)
+        network = network_of(host)
         free = free_descriptors()
         if free is not None:
             free -= self._opening
             share = max(ALWAYS, SHARE * free)
-            if free <= 0 or any(self._by[key] >= share for key in keys):
+            if free <= 0 or any(self._by[key] >= share for key in (tunnel, network)):
                 return None
-        return Place(self, keys)
+        return Place(self, tunnel, network)
 
 
 class Place:
     """One visitor's. Given back once."""
 
-    __slots__ = ("_capacity", "_is_opening", "_keys")
+    # One of these stays with each visitor: no tuple and no closure.
+    __slots__ = ("_capacity", "_is_opening", "_network", "_tunnel")
 
-    def __init__(self, capacity: Capacity, keys: tuple[Hashable, ...]) -> None:
+    def __init__(self, capacity: Capacity, tunnel: Hashable, network: str) -> None:
         self._capacity = capacity
-        self._keys = keys
+        self._tunnel = tunnel
+        self._network = network
         self._is_opening = True
         capacity.held += 1
         capacity._opening += 1  # noqa: SLF001 - the two are one thing
-        capacity._by.update(keys)  # noqa: SLF001 - likewise
+        capacity._by.update((tunnel, network))  # noqa: SLF001 - likewise
 
     def opened(self) -> None:
         """The visitor's connection is there, and with it its descriptor."""
@@ -80,12 +82,12 @@ class Place:
             self._is_opening = False
             self._capacity._opening -= 1  # noqa: SLF001 - likewise
 
-    def give_back(self) -> None:
-        """The visitor's connection is closed, or there will be none."""
+    def give_back(self, _splice: object = None) -> None:
+        """The visitor's connection is closed, or there will be none. Fits ``Splice.on_gone``."""
         self.opened()
         self._capacity.held -= 1
         counts = self._capacity._by  # noqa: SLF001 - likewise
-        for key in self._keys:
+        for key in (self._tunnel, self._network):
             counts[key] -= 1
             if not counts[key]:
                 del counts[key]

@@ -113,7 +113,7 @@ class Visits:
         else:
             place.opened()
             if splice.is_connected:
-                splice.on_gone = lambda _: place.give_back()
+                splice.on_gone = place.give_back
             else:
                 place.give_back()
             if lease.trouble:

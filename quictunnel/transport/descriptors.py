@@ -14,7 +14,7 @@ import contextlib
 import os
 import socket
 import weakref
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 
 class Socket(Protocol):
@@ -23,14 +23,11 @@ class Socket(Protocol):
     def fileno(self) -> int: ...
 
 
-class _Owned(NamedTuple):
-    inode: int
-    """Of the socket: whether the number still means the same one."""
-    handle: weakref.ref[socket.SocketType] | None
-    """Python's object, which must not close the number once more when it is collected."""
-
-
-_owned: dict[int, _Owned] = {}
+_owned: dict[int, int] = {}
+"""Descriptors and the inodes of their sockets: whether the number still means the same one. Every visitor has an
+entry, so it is a plain number."""
+_handles: weakref.WeakValueDictionary[int, socket.SocketType] = weakref.WeakValueDictionary()
+"""Python's objects for some of them, which must not close the number once more when they are collected."""
 
 
 def own(sock: Socket | None) -> None:
@@ -40,25 +37,29 @@ def own(sock: Socket | None) -> None:
     if sock is None or sock.fileno() < 0:
         return
     inner = getattr(sock, "_sock", sock)  # asyncio shows a wrapper, uvloop something that owns nothing
-    handle = weakref.ref(inner) if isinstance(inner, socket.SocketType) else None
-    _owned[sock.fileno()] = _Owned(os.fstat(sock.fileno()).st_ino, handle)
+    _handles.pop(sock.fileno(), None)
+    if isinstance(inner, socket.SocketType):
+        _handles[sock.fileno()] = inner
+    _owned[sock.fileno()] = os.fstat(sock.fileno()).st_ino
 
 
 def disown(sock: Socket | None) -> None:
     """The socket is about to be closed. May be called again."""
     if sock is not None:
         _owned.pop(sock.fileno(), None)
+        _handles.pop(sock.fileno(), None)
 
 
 def _close_in_child() -> None:
-    for descriptor, owned in _owned.items():
+    for descriptor, inode in _owned.items():
         with contextlib.suppress(OSError):  # closed already
-            if os.fstat(descriptor).st_ino == owned.inode:
-                handle = owned.handle() if owned.handle is not None else None
+            if os.fstat(descriptor).st_ino == inode:
+                handle = _handles.get(descriptor)
                 if handle is not None:
                     handle.detach()
                 os.close(descriptor)
     _owned.clear()
+    _handles.clear()
 
 
 if hasattr(os, "register_at_fork"):

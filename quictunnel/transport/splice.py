@@ -76,7 +76,7 @@ class Splice(asyncio.BaseProtocol):
     )
 
     def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
-        self._on_made = on_made
+        self._on_made: Callable[[Splice], None] | None = on_made
         self.on_gone = on_gone
         """May be set as long as the transport is there."""
         self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
@@ -95,7 +95,7 @@ class Splice(asyncio.BaseProtocol):
         self._stream: Stream | None = None
         self._held = False
         """Reading waits for :meth:`join`."""
-        self._early: list[bytes | memoryview] = []
+        self._early: list[bytes | memoryview] | None = None
         """Read before that: what one turn of the loop brought."""
         self._watch: asyncio.TimerHandle | None = None
         self._paused = False
@@ -132,7 +132,7 @@ class Splice(asyncio.BaseProtocol):
             return
         stream.attach(self)
         if self._early:
-            early, self._early = b"".join(self._early), []
+            early, self._early = b"".join(self._early), None
             stream.write(early)
         if self._ended:
             stream.finish()
@@ -158,7 +158,10 @@ class Splice(asyncio.BaseProtocol):
         tcp.tune(transport)
         descriptors.own(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
-        self._on_made(self)
+        # Called once, and not kept: whatever it closes over would stay as long as the visitor.
+        on_made, self._on_made = self._on_made, None
+        assert on_made is not None
+        on_made(self)
         if self._stream is None:
             # uvloop starts reading after this method whatever it says, so the pause comes a moment later; it may
             # have looked at the socket once by then.
@@ -169,7 +172,7 @@ class Splice(asyncio.BaseProtocol):
         stream = self._stream
         if stream is None:
             if self.lost is None:
-                self._early.append(data)
+                self._early = [*(self._early or ()), data]
             else:
                 self._discard(len(data))
         elif not stream.is_over:

@@ -109,7 +109,8 @@ class Stream:
         self._finishing = False
         self._finish_given = False
         self._side: StreamSide | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes] | None = None
+        """What came before there was a side above; None rather than an empty list, for streams are many."""
         self._end_arrived = False
         self.is_stopped = False
         """The peer takes no more bytes of ours: they are dropped."""
@@ -156,7 +157,7 @@ class Stream:
     def attach(self, side: StreamSide) -> None:
         """Give the stream its end. What came before (at most the initial window) is delivered at once."""
         self._side = side
-        early, self._early = self._early, []
+        early, self._early = self._early, None
         if early:
             side.stream_data(early, sum(map(len, early)))
         if self._end_arrived and not self.is_over:
@@ -242,7 +243,7 @@ class Stream:
         if not self.is_over:
             self.stop()
             self._side = None
-            self._early.clear()
+            self._early = None
             self._pending_abort = code
             self._abort_if_delivered()
 
@@ -284,7 +285,7 @@ class Stream:
             return
         side = self._side
         if side is None:
-            self._early += chunks
+            self._early = [*(self._early or ()), *chunks]
             return
         if size:
             side.stream_data(chunks, size)
@@ -485,7 +486,7 @@ class Stream:
             self._delivery_timer.cancel()
         self._session.keep(-self._excess)
         self._replay.clear()
-        self._early.clear()
+        self._early = None
         self.receive_window.close()
         self._session.forget(self)
         if self.on_over is not None:

@@ -270,14 +270,12 @@ def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: 
         tunnel = arena.client.tunnel
         with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
             assert json.loads(first_line(drips, 60)) == {"all": "there"}
-            # Those that came first may have had their five seconds by now.
-            assert figures_of(arena.edge)["newcomers_waiting",] >= 2000 / 2
+            assert figures_of(arena.edge)["newcomers_waiting",] >= ENOUGH * 2000
             taken = handshakes(arena, 400)
             done = json.loads(first_line(drips, 60))
         print(f"p99 {p99(taken) * 1e3:.1f} ms", done)
         assert p99(taken) < 0.2
-        # The flood was there; an edge that gets behind with newcomers sends some of them away at once.
-        assert done["kept"] >= 0.8 * 2000
+        assert done["kept"] == 2000
         assert done["longest"] < 6
         arena.well("ask_again")
 

@@ -13,17 +13,9 @@ COUNT = 2000
 
 # Kibibytes that an idle visitor may cost.
 EDGE_TLS, EDGE_TCP, CLIENT = 40, 8, 6
-MISSED = pytest.mark.xfail(
-    reason="a client's are 6.3: a place shared by network and tunnel, and a socket that a forked child closes",
-    strict=False,
-)
 
 
-@pytest.mark.parametrize(
-    ("tls", "edge_allowed"),
-    [pytest.param(False, EDGE_TCP, marks=MISSED), (True, EDGE_TLS)],
-    ids=["tcp", "tls"],
-)
+@pytest.mark.parametrize(("tls", "edge_allowed"), [(False, EDGE_TCP), (True, EDGE_TLS)], ids=["tcp", "tls"])
 def test_an_idle_visitor_is_cheap(tmp_path, tls, edge_allowed):
     """Visitors who have asked for something, were answered, and stay."""
     with Arena(tmp_path) as arena:
