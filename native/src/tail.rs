@@ -10,11 +10,11 @@ use quinn_proto::FrameStats;
 
 use crate::acks::eliciting;
 
-/// How long after the last packet, in round trips: with the time by which a loss is believed, a bit more than a
-/// round trip, it tells of the loss as soon as anything could.
-const SHARE: u32 = 4;
+/// How long after the last packet, as a divisor of the round trip: a packet is believed lost after nine eighths of
+/// one (RFC 9002 section 6.1.2), which is when the acknowledgement of this one comes.
+const SHARE: u32 = 8;
 /// Paths on which the probe time-out is soon enough are not bothered with more packets.
-const LEAST: Duration = Duration::from_millis(10);
+const LEAST_ROUND_TRIP: Duration = Duration::from_millis(40);
 /// Datagrams in flight, at most: the end of bulk is told apart by the probe time-out, and paid for by nobody.
 const SMALL: u64 = 4;
 
@@ -42,10 +42,9 @@ impl Tail {
         }
         self.sent = sent;
         let is_small = in_flight <= SMALL * u64::from(mtu);
-        let wait = rtt / SHARE;
-        let is_wanted = is_small && wait >= LEAST && !self.is_asking;
+        let is_wanted = is_small && rtt >= LEAST_ROUND_TRIP && !self.is_asking;
         self.is_asking = false;
-        self.due = is_wanted.then(|| now + wait);
+        self.due = is_wanted.then(|| now + rtt / SHARE);
     }
 
     /// When something has to follow, if anything is still in flight then.

@@ -6,9 +6,10 @@ things as well.
 
 from __future__ import annotations
 
-import statistics
+import contextlib
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,6 +35,8 @@ pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("pairing_in_force")]
 
 MIB = 1024 * 1024
 ROUND_TRIP = 0.05
+TYPISTS = 8
+"""Visitors who type at the same time, so that there are thousands of keystrokes in some seconds."""
 
 
 @pytest.mark.slow
@@ -42,14 +45,16 @@ def test_a_keystroke_does_not_wait_for_a_bulk_transfer(netlab: StartLab, tmp_pat
     # The queue holds one bandwidth-delay product. What it holds is waited for whatever the sender does first, so
     # a full one doubles the round trip, and the third is what the tunnel may add.
     lab = netlab(delay_ms=ROUND_TRIP * 500, rate_mbit=100, queue_ms=ROUND_TRIP * 1000, loss=loss)
-    with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk, tunnel.visit() as typist:
+    with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk, contextlib.ExitStack() as stack:
+        typists = [stack.enter_context(tunnel.visit()) for _ in range(TYPISTS)]
         bulk.wait_for(256 * 1024, timeout=10)
         began = time.monotonic()
-        delays = Keystrokes(typist).run(900 if loss else 120)
+        # At a loss of 1 % the p99 lies in the middle of those that had one, and takes thousands to be found.
+        with ThreadPoolExecutor(TYPISTS) as threads:
+            each = threads.map(lambda typist: Keystrokes(typist).run(400 if loss else 40), typists)
+            delays = [delay for delays in each for delay in delays]
         rate = bulk.mbit_between(began, time.monotonic())
-    # In parts, whose median counts: a moment in which several packets in a row are lost is in one of them.
-    parts = [delays[start : start + 180] for start in range(0, len(delays), 180)]
-    p50, p99 = percentile(delays, 0.5), statistics.median(percentile(part, 0.99) for part in parts)
+    p50, p99 = percentile(delays, 0.5), percentile(delays, 0.99)
     print(
         f"loss {loss:.0%}: keystroke p50 {p50 * 1000:.0f} p99 {p99 * 1000:.0f} max {max(delays) * 1000:.0f} ms "
         f"beside {rate:.1f} Mbit/s"
