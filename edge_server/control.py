@@ -151,10 +151,9 @@ class Guest:
 
     def session_away(self, closed: Closed) -> bool:
         # A client that closed a link before it said how it stands does not know that its session is there; one
-        # that says that the link was replaced has given up the link alone.
-        is_left = closed.cause is CloseCause.PEER and (
-            self.session.is_awaiting_standing or closed.code == SessionCode.REPLACED
-        )
+        # that says that the link was replaced has given up the link alone. Who is closed for good does not return.
+        may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
+        is_left = may_return and (self.session.is_awaiting_standing or closed.code == SessionCode.REPLACED)
         is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._house.sessions.hold:
             return False
@@ -241,7 +240,12 @@ class Guest:
     @property
     def may_go_on(self) -> bool:
         """Whether the session may be resumed: this side has not closed it."""
-        return not self.is_leaving and (self.session.is_away or not self.session.link.is_closing)
+        return not self.is_leaving and not self._is_closing
+
+    @property
+    def _is_closing(self) -> bool:
+        """Return True if this side has closed the session, and its link is not down yet."""
+        return self.session.link.is_closing and not self.session.is_away
 
     def is_of(self, identity: Identity) -> bool:
         """Whether this is a client of that identity."""
@@ -281,14 +285,15 @@ class Guest:
         assert self.identity is not None
         if not self._house.requests.may(self.identity.key, work_of(request)):
             logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
-            self._requests.clear()
-            self.session.close(SessionCode.TOO_MANY_REQUESTS)
+            self.end(SessionCode.TOO_MANY_REQUESTS)
             return
         self._requests.append(request)
         if not self._has_had_its_turn:
             self._serve()
 
     def _serve(self) -> None:
+        if self._is_closing:
+            self._stop_waiting()
         self._has_had_its_turn = bool(self._requests)
         if not self._requests:
             return
@@ -309,7 +314,8 @@ class Guest:
         assert self.identity is not None
         is_known = self._house.claims.owner(bind.domain) == self.identity.key
         points_here = await self._house.domains.point_here(bind.domain, owner=self.identity.key, is_known=is_known)
-        self._do(bind, points_here=points_here)
+        if not self._is_closing:
+            self._do(bind, points_here=points_here)
 
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         """One request; the next after a pause."""
@@ -327,7 +333,7 @@ class Guest:
                     points_here=points_here,
                 )
         except ProtocolError as error:
-            self._requests.clear()
+            self._stop_waiting()
             self.session.close(SessionCode.PROTOCOL, str(error))
 
     def _too_slow(self) -> None:

@@ -60,6 +60,10 @@ class EdgeIdentityError(ConfigError):
 class CallEvents(Protocol):
     """Whoever a call was made for."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Return True if no other call follows: sessions that were shown are not gone on with."""
+
     def call_message(self, call: Call, message: AnyMessage) -> None:
         """After the greeting: anything but credit. May raise ProtocolError."""
 
@@ -108,6 +112,8 @@ class Call:
         self._answers = 0
         """Packets that the edge had acknowledged when it was asked for an answer."""
         self._end: Error | None = None
+        self._has_shown = False
+        """It has shown the secret of a session, which the edge may go on with although nobody heard of that."""
         udp = UdpSocket.bind(wildcard(address))
         try:
             settings = EngineSettings(
@@ -155,10 +161,15 @@ class Call:
 
     async def hang_up(self) -> None:
         """End the session now, unless it has gone on with another call, and close the socket. A session that was
-        to go on with this call, which nobody has adopted, waits for another one."""
+        to go on with this call, which nobody has adopted, waits for another one if one may follow."""
         if self.session.link is self._link:
-            is_to_wait = self.is_resumed and not self._adopted
-            self.session.close(SessionCode.REPLACED if is_to_wait else SessionCode.DONE)
+            if self._has_shown and self._events.is_closed:
+                code = SessionCode.CLOSED
+            elif self.is_resumed and not self._adopted:
+                code = SessionCode.REPLACED
+            else:
+                code = SessionCode.DONE
+            self.session.close(code)
         await self._endpoint.close(GOODBYE)
 
     @property
@@ -207,6 +218,7 @@ class Call:
         if secret is None:
             self.session.close(SessionCode.DONE)
             return
+        self._has_shown = bool(secret)
         self.session.say(
             Hello(
                 version=PROTOCOL_VERSION,

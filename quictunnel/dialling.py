@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from quictunnel.call import CallEvents
     from quictunnel.config import ClientConfig
+    from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Address
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,12 @@ LOOK: Final = 1.0
 class Dialler:
     """Dials one edge, for one owner."""
 
-    def __init__(self, config: ClientConfig, events: CallEvents) -> None:
+    def __init__(self, config: ClientConfig, events: CallEvents, supervisor: Supervisor) -> None:
         self.engine = ""
         """Of the last call."""
         self._config = config
         self._events = events
+        self._supervisor = supervisor
 
     async def dial(self, patience: float = CONNECT_TIMEOUT) -> Call:
         """A call that was greeted. Raises an Error; the last one when all addresses fail, each of which gets
@@ -62,10 +64,12 @@ class Dialler:
             for task in attempts:
                 task.cancel()
             try:
-                await asyncio.gather(*attempts, return_exceptions=True)
-                await _hang_up(attempts, besides=first)
+                ended = await asyncio.gather(*attempts, return_exceptions=True)
+                if first is not None:
+                    self._report(ended)
+                await self._hang_up(attempts, besides=first)
             except asyncio.CancelledError:
-                await _hang_up(attempts)  # the first as well: nobody takes it
+                await self._hang_up(attempts)  # the first as well: nobody takes it
                 raise
         raise failure
 
@@ -90,7 +94,7 @@ class Dialler:
                 raise
             finally:
                 if not is_wanted:
-                    await _hang_up([dial])
+                    await self._hang_up([dial])
         if isinstance(call, Call):
             return call
         if not isinstance(call, Error | asyncio.CancelledError):
@@ -130,8 +134,20 @@ class Dialler:
         # Whoever is in a hurry knows that the edge was there, and does not look into it.
         return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")
 
+    def _report(self, ended: Sequence[Call | BaseException]) -> None:
+        """Report faults of ours in attempts that nobody waits for, since another one has a call."""
+        for each in ended:
+            if isinstance(each, Exception) and not isinstance(each, Error):
+                self._supervisor.report("dialling another address of the edge", each)
 
-async def _hang_up(dials: Sequence[asyncio.Task[Call]], besides: Call | None = None) -> None:
-    """End the calls of those dials that have one; all of them are done."""
-    calls = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
-    await asyncio.gather(*(call.hang_up() for call in calls if call is not besides))
+    async def _hang_up(self, dials: Sequence[asyncio.Task[Call]], besides: Call | None = None) -> None:
+        """End the calls of those dials that have one, which nobody takes; all of them are done."""
+        calls = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
+
+        async def end(call: Call) -> None:
+            try:
+                await call.hang_up()
+            finally:
+                self._events.call_failed(call)
+
+        await asyncio.gather(*(end(call) for call in calls if call is not besides))

@@ -44,6 +44,8 @@ class KeptSession:
         self._hold = 0
         """Seconds for which the edge keeps it without a link."""
         self._expiry: asyncio.TimerHandle | None = None
+        self._is_overdue = False
+        """The hold ended while a call showed the secret: the session ends unless that call brings it a link."""
 
     def keep(self, call: Call, closed: Closed) -> bool:
         """The link of this call was lost; whether its session waits for another."""
@@ -59,7 +61,16 @@ class KeptSession:
         return True
 
     def _expire_later(self) -> None:
-        self._expiry = asyncio.get_running_loop().call_later(self._hold, self.give_up)
+        self._expiry = asyncio.get_running_loop().call_later(self._hold, self._expired)
+
+    def _expired(self) -> None:
+        """End the session, unless a call has shown its secret: the session may have gone on with that call's link
+        already, and the call's own deadline ends the wait."""
+        self._expiry = None
+        if self._shown_by is None:
+            self.give_up()
+        else:
+            self._is_overdue = True
 
     def offer(self, call: Call) -> None:
         """The link of this call looks sick: another call may take its session over."""
@@ -89,15 +100,19 @@ class KeptSession:
         return self.session
 
     def call_failed(self, call: Call) -> None:
-        """Another call may show the secret. The session may have left an older link for this call's."""
+        """Let another call show the secret, if time is left. The session may have left an older link for this
+        call's."""
         if self._shown_by is call:
             self._shown_by = None
-            if self.session is not None and self.session.is_away and self._expiry is None:
+            if self._is_overdue:
+                self.give_up()
+            elif self.session is not None and self.session.is_away and self._expiry is None:
                 self._expire_later()
 
     def hand_over(self) -> Session | None:
         """It has a link again."""
         session, self.session, self._shown_by = self.session, None, None
+        self._is_overdue = False
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -71,7 +71,7 @@ class Uplink:
         self.leases = Leases(observe, self._tasks)
         self.visits = Visits(self.leases, observe, self._tasks)
         self._config = config
-        self._dialler = Dialler(config, self)
+        self._dialler = Dialler(config, self, self._tasks)
         self._observe = observe
         self._call: Call | None = None
         self._since = 0.0
@@ -200,7 +200,7 @@ class Uplink:
         return self._keeper
 
     def _check_open(self) -> None:
-        if self.state == "closed":
+        if self.is_closed:
             raise RuntimeError(CLOSED)
 
     async def _keep(self) -> None:
@@ -405,6 +405,10 @@ class Uplink:
         self._stir.set()
 
     # From the call (call.CallEvents).
+
+    @property
+    def is_closed(self) -> bool:
+        return self.state == "closed"
 
     def call_secret(self, call: Call) -> bytes | None:
         return self._keeping.secret_for(call)

@@ -237,6 +237,8 @@ async def _greet(config: ClientConfig, address: Address) -> Welcome:
 class _Nobody:
     """``call.CallEvents`` of one who only says hello."""
 
+    is_closed = False
+
     def call_message(self, call: Call, message: AnyMessage) -> None: ...
 
     def call_stream(self, stream: Stream) -> None:

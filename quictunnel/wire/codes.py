@@ -83,6 +83,8 @@ class SessionCode(enum.IntEnum):
     """The edge's operator ended this session; nothing keeps its client from beginning another."""
     SUPERSEDED = 0x1B
     """A newer session has the name that this one held by its ticket. (A client of version 1 is told REPLACED.)"""
+    CLOSED = 0x1C
+    """The client is closed for good, and with it the session whose secret it showed on this link."""
 
 
 class BindCode(enum.IntEnum):
@@ -138,6 +140,7 @@ SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
     SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",
     SessionCode.ENDED: "The edge's operator has ended the session.",
+    SessionCode.CLOSED: "The client was closed.",
     SessionCode.OVERLOADED: (
         "The edge has no room for another client now, or none for another with this token: "
         "end one that is not needed, or try again later."

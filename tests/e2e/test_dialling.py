@@ -10,8 +10,10 @@ import pytest
 
 import quictunnel.dialling
 from quictunnel.call import Call
+from quictunnel.config import ClientConfig, Secret
 from quictunnel.dialling import ADDRESS_STAGGER, Dialler
 from quictunnel.errors import EdgeUnavailableError
+from quictunnel.supervision import Supervisor
 from quictunnel.transport.engine import KIB, CloseCause, Limits
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.messages import Hello, Welcome
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from quictunnel.config import ClientConfig
     from quictunnel.transport.engine import Address
     from quictunnel.uplink import Uplink
 
@@ -38,10 +39,14 @@ def silent() -> Iterator[socket.socket]:
 class Strangers:
     """An owner of calls that never had a session."""
 
+    def __init__(self) -> None:
+        self.failed: list[Call] = []
+
     def call_secret(self, _: Call) -> bytes:
         return b""
 
-    def call_failed(self, _: Call) -> None: ...
+    def call_failed(self, call: Call) -> None:
+        self.failed.append(call)
 
 
 async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
@@ -69,8 +74,9 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
 
         monkeypatch.setattr(quictunnel.dialling, "resolve", both)
         edge.greetings.append(greet_late)
-        owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
-        dial = asyncio.create_task(Dialler(config, owner).dial())
+        strangers = Strangers()
+        owner: Uplink = strangers  # type: ignore[assignment]  # as much of one as is asked
+        dial = asyncio.create_task(Dialler(config, owner, Supervisor()).dial())
         async with asyncio.timeout(PATIENCE):
             await ending.wait()
             dial.cancel()
@@ -78,6 +84,35 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
             served = await edge.sessions.get()
         assert dial.cancelled()
         assert await served.end() == (CloseCause.PEER, SessionCode.DONE)
+        # Else no other call might show the secret that this one has shown.
+        assert {call.address for call in strangers.failed} == {silent.getsockname(), config.address}
+
+
+async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = ("127.0.0.1", 1), ("127.0.0.1", 2)
+
+    async def both(_: ClientConfig) -> list[Address]:
+        return [first, second]
+
+    async def attempt(_: Dialler, address: Address, *_more: float) -> Address:
+        if address == second:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("a fault of ours")
+        await asyncio.sleep(0)
+        return address
+
+    monkeypatch.setattr(quictunnel.dialling, "resolve", both)
+    monkeypatch.setattr(Dialler, "_attempt", attempt)
+    owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+    supervisor = Supervisor()
+    config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
+    assert await Dialler(config, owner, supervisor).dial() == first
+    assert supervisor.failures == 1
+    assert "a fault of ours" in caplog.text
 
 
 async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of_the_client(
@@ -86,6 +121,6 @@ async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of
     async with HostileEdge(tmp_path, Limits(streams=0, stream_window=KIB, connection_window=KIB)) as edge:
         owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
         with pytest.raises(EdgeUnavailableError):
-            await Dialler(edge.client_config, owner).dial()
+            await Dialler(edge.client_config, owner, Supervisor()).dial()
     assert "broke the protocol: no stream is allowed" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 import quictunnel
 from quictunnel.call import Call
 from quictunnel.dialling import Dialler
+from quictunnel.transport.engine import CloseCause
 from quictunnel.uplink import SUSPICION
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -207,6 +209,36 @@ async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
         assert uplink is not None
         make_the_link_look_sick(client)
         assert [await greetings.secret() for _ in range(3)] == [b"", KEY, KEY]
+
+
+@pytest.mark.parametrize("is_answered", [True, False], ids=["resumed", "not-answered-yet"])
+async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over(
+    scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, *, is_answered: bool
+) -> None:
+    """The edge would else keep its names for somebody who does not come back."""
+    real = Dialler._attempt
+    resumed = threading.Event()
+
+    async def attempt(*of: Any) -> Call:
+        call = await real(*of)
+        if call.is_resumed:
+            resumed.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        return call
+
+    monkeypatch.setattr(Dialler, "_attempt", attempt)
+    greetings = Greetings(scripted, greet_well, go_on if is_answered else lambda _: None)
+    async with quictunnel.forward(9, client=client):
+        await scripted.session()
+        make_the_link_look_sick(client)
+        assert [await greetings.secret() for _ in range(2)] == [b"", KEY]
+        if is_answered:
+            assert await asyncio.to_thread(resumed.wait, PATIENCE)
+        closing = asyncio.create_task(asyncio.to_thread(client.close))
+        second = await scripted.sessions.get()
+        assert await second.end() == (CloseCause.PEER, SessionCode.CLOSED)
+        await closing
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["stream-that-is-here", "stream-that-is-new"])

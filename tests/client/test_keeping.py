@@ -1,0 +1,110 @@
+"""How long a session without a link waits for one, by its own clock."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from quictunnel.errors import ProtocolError
+from quictunnel.keeping import KeptSession
+from quictunnel.transport.engine import CloseCause, Closed
+from quictunnel.transport.session import Session
+from quictunnel.wire.codes import PROTOCOL_VERSION
+from quictunnel.wire.control import Side
+from quictunnel.wire.messages import SECRET, Welcome
+
+if TYPE_CHECKING:
+    from quictunnel.call import Call
+    from tests.simnet.clock import VirtualLoop
+
+HOLD = 30
+LOST = Closed(CloseCause.TIMEOUT, 0, "")
+
+
+class Owner:
+    """Keeps the session at the loss of its link, and remembers its end."""
+
+    def __init__(self) -> None:
+        self.session = Session(Side.CLIENT, self, lambda: None)  # type: ignore[arg-type]  # as much as is asked
+        self.ends = 0
+
+    def session_away(self, _: Closed) -> bool:
+        return True
+
+    def session_down(self, _: Closed) -> None:
+        self.ends += 1
+
+    def call(self) -> Call:
+        welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET), False, HOLD, 0, 0)
+        call: Any = SimpleNamespace(session=self.session, welcome=welcome)
+        return call
+
+
+@pytest.fixture
+async def owner(virtual_time: VirtualLoop) -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+async def kept(owner: Owner) -> KeptSession:
+    made = KeptSession()
+    owner.session.link_down(LOST)
+    assert made.keep(owner.call(), LOST)
+    return made
+
+
+async def test_a_session_that_gets_no_link_in_time_ends(kept: KeptSession, owner: Owner):
+    await asyncio.sleep(HOLD - 1)
+    assert not owner.ends
+    await asyncio.sleep(2)
+    assert owner.ends == 1
+    assert kept.session is None
+
+
+async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: KeptSession, owner: Owner):
+    call = owner.call()
+    assert kept.secret_for(call) == bytes(SECRET)
+    await asyncio.sleep(2 * HOLD)
+    assert not owner.ends
+    assert kept.session_for(call) is owner.session
+    assert kept.hand_over() is owner.session
+    assert not owner.ends
+
+
+async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: KeptSession, owner: Owner):
+    """The call went on with the session, its time ran out, and nobody relied on the call before it failed."""
+    call = owner.call()
+    kept.secret_for(call)
+    owner.session.is_away = False
+    await asyncio.sleep(2 * HOLD)
+    owner.session.link_down(LOST)
+    kept.call_failed(call)
+    assert owner.ends == 1
+    assert kept.session is None
+
+
+async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: KeptSession, owner: Owner):
+    call, next_call = owner.call(), owner.call()
+    kept.secret_for(call)
+    await asyncio.sleep(2 * HOLD)
+    kept.call_failed(call)
+    assert kept.secret_for(next_call) == b""
+    with pytest.raises(ProtocolError):
+        kept.session_for(next_call)
+
+
+async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: KeptSession, owner: Owner):
+    call = owner.call()
+    kept.secret_for(call)
+    await asyncio.sleep(2 * HOLD)
+    kept.hand_over()
+    owner.session.link_down(LOST)
+    assert kept.keep(call, LOST)
+    kept.secret_for(call)
+    kept.call_failed(call)
+    assert not owner.ends
+    await asyncio.sleep(HOLD + 1)
+    assert owner.ends == 1
