@@ -17,6 +17,8 @@ from edge_server.shares import Shares
 from quictunnel.wire.messages import SECRET
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_server.control import Guest
 
 MAX_SESSIONS: Final = 5000
@@ -41,7 +43,7 @@ class Sessions:
         self._by_digest: dict[bytes, Guest] = {}
         self._away: dict[Guest, asyncio.TimerHandle] = {}
         self._superseded: dict[str, deque[bytes]] = {}
-        """By identity; there are no more of those than the edge has tokens."""
+        """By identity, as long as its token may be good again (:meth:`forget_superseded`)."""
         self._away_of: dict[str, dict[Guest, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
         self.shares = Shares(MAX_SESSIONS, always=ALWAYS)
@@ -105,6 +107,11 @@ class Sessions:
     def is_superseded(self, secret: bytes, key: str) -> bool:
         """Return True if the session of this identity with this secret has lost its name to a newer one."""
         return _digest(secret) in self._superseded.get(key, ())
+
+    def forget_superseded(self, is_over: Callable[[str], bool]) -> None:
+        """Forget the superseded sessions of identities that are over: nobody resumes anything as those."""
+        for key in [key for key in self._superseded if is_over(key)]:
+            del self._superseded[key]
 
     def leave(self, guest: Guest) -> None:
         """It has no link now; when it has none for too long, it is given up."""

@@ -94,6 +94,7 @@ class Watch:
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])
         for guest in tuple(self._guests):
             guest.check_rights()
+        house.sessions.forget_superseded(house.tokens.is_over)
 
     def _withdraw(self) -> None:
         """End what is held of names that the operator has banned, and whoever comes from where nobody may."""

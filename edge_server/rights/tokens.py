@@ -84,6 +84,13 @@ class Tokens:
             return self._developer
         return self._good(self._entries.get(key))
 
+    def is_over(self, key: str) -> bool:
+        """Return True if no token with this key will be good again: it was revoked, or there is none."""
+        if self._developer is not None and key == self._developer.key:
+            return False
+        entry = self._entries.get(key)
+        return entry is None or entry.revoked is not None
+
     def objection(self, identity: Identity, name: str) -> BindCode | None:
         """Why rights do not let somebody have a name, or a whole domain, that was asked for; None: they do."""
         rights = identity.rights

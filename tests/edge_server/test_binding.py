@@ -4,8 +4,10 @@ only listen."""
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import struct
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ from edge_server.ports import Ports
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.identity import Identity, Rights
+from edge_server.rights.store import Store as TokenStore
 from edge_server.rights.tokens import Tokens
 from edge_server.sessions import Sessions
 from edge_server.succession import Name
@@ -339,6 +342,28 @@ async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: Hous
     watch._apply()
     await watch.close()
     assert house.registry.find("phish") is None
+
+
+async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_revoked(
+    house: House, tmp_path: Path
+):
+    store = TokenStore(tmp_path)
+    key = store.create(Rights(), "", 0)[1].key
+    house = replace(house, tokens=Tokens("", store))
+    secret = bytes(32)
+    guest: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
+    house.sessions.supersede(guest)
+    watch = Watch(house, [])
+    watch._apply()
+    assert house.sessions.is_superseded(secret, key)
+    elsewhere = TokenStore(tmp_path)
+    elsewhere.revoke(key, 1)
+    elsewhere.close()
+    house.tokens.refresh()
+    watch._apply()
+    await watch.close()
+    house.tokens.close()
+    assert not house.sessions._superseded
 
 
 async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch, caplog):

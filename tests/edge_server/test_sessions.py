@@ -144,6 +144,19 @@ async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(door: 
     assert door.sessions.shares.used == 0
 
 
+async def test_what_was_superseded_is_forgotten_with_its_token(door: Door):
+    secrets = {}
+    for key in "ab":
+        guest = FakeGuest(door.sessions, key)
+        secrets[key] = door.sessions.add(guest)  # type: ignore[arg-type]
+        door.sessions.supersede(guest)  # type: ignore[arg-type]
+        guest.give_up()
+    door.sessions.forget_superseded(lambda key: key == "b")
+    assert door.sessions.is_superseded(secrets["a"], "a")
+    assert not door.sessions.is_superseded(secrets["b"], "b")
+    assert door.sessions._superseded.keys() == {"a"}
+
+
 async def test_nothing_is_left_of_sessions_that_are_over(door: Door):
     for number, guest in enumerate([door.came("ab"[number % 2]) for number in range(12)]):
         if number % 3:
