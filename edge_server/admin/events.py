@@ -62,6 +62,8 @@ class Feed:
                 # Returns when the transport has room for more; a connection that takes nothing is ended in http.
                 await send({"type": "http.response.body", "body": self.newest(), "more_body": True})
                 await asyncio.wait((gone, over), timeout=EVERY, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                gone.result()  # whatever failed there is the caller's to report
             await send({"type": "http.response.body", "body": b""})
         finally:
             self._followers -= 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
@@ -22,7 +21,8 @@ from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web import Site
-from quictunnel.transport import unpatched
+from quictunnel.supervision import Supervisor
+from quictunnel.transport import descriptors, unpatched
 from quictunnel.webguard import WebGuard, is_loopback, name_of
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ class Inspector:
         try:
             self._background.call(self._start(port))
         except BaseException:
+            descriptors.disown(self._socket)
             self._socket.close()
             self._background.stop()
             raise
@@ -88,7 +89,8 @@ class Inspector:
         self._background.stop()
 
     async def _start(self, port: int) -> None:
-        self._replays = Replays(self._store, self._recorder.parsing, port)
+        supervisor = Supervisor()
+        self._replays = Replays(self._store, self._recorder.parsing, port, supervisor)
         self._site = Site(self._store, self._recorder, self._replays, port)
         guarded = WebGuard(self._site.app, token=self._token, names=[name_of(self._host)])
         self._server = uvicorn.Server(
@@ -106,15 +108,15 @@ class Inspector:
                 timeout_graceful_shutdown=LEAVE,
             )
         )
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        serving = self._server.serve(sockets=[self._socket])
+        self._serving = supervisor.start(serving, "serving the inspector's page")
 
     async def _stop(self) -> None:
         self._site.close()
         await self._replays.close()
+        descriptors.disown(self._socket)  # the server closes it
         self._server.should_exit = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP):
-                await self._serving
+        await asyncio.wait([self._serving], timeout=STOP)  # one that failed has been reported
         self._socket.close()
 
     # On the tunnel's thread.
@@ -150,4 +152,5 @@ def _listen(host: str, port: int) -> socket.socket:
             "another port, or 0 for any."
         ) from None
     sock.setblocking(False)
+    descriptors.own(sock)
     return sock

@@ -15,6 +15,7 @@ from quictunnel.origin import LOOPBACKS, PROBE_TIMEOUT
 if TYPE_CHECKING:
     from quictunnel.inspect.conversation import Parsing
     from quictunnel.inspect.exchanges import Exchange, Store
+    from quictunnel.supervision import Supervisor
 
 VISITOR: Final = "replay"
 READ: Final = 64 * 1024
@@ -23,10 +24,11 @@ READ: Final = 64 * 1024
 class Replays:
     """Those under way. Belongs to the store's thread."""
 
-    def __init__(self, store: Store, parsing: Parsing, port: int) -> None:
+    def __init__(self, store: Store, parsing: Parsing, port: int, supervisor: Supervisor) -> None:
         self._store = store
         self._parsing = parsing
         self._port = port
+        self._supervisor = supervisor
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -41,7 +43,7 @@ class Replays:
         )
         conversation.data(Way.REQUEST, said, time.monotonic())
         number = self._store.last
-        task = asyncio.create_task(self._run(conversation, said))
+        task = self._supervisor.start(self._run(conversation, said), "sending a request again")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return number

@@ -5,7 +5,7 @@ What is said is references to bytes that nobody changes any more, put into a bou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quictunnel.origin import Origin, OriginRefusedError
 from quictunnel.transport.splice import TcpSplice
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.codes import StreamCode
+
+BROKEN_OFF: Final = "The origin broke the connection off."
 
 
 class TappedOrigin(Origin):
@@ -58,13 +60,18 @@ class TappedSplice(TcpSplice):
         super().received(data)
 
     def eof_received(self) -> bool:
-        self._response.ended()
-        return super().eof_received()
+        keeps_open = super().eof_received()
+        if self._ended:  # what looks like an end may be a reset whose error went to a write
+            self._response.ended()
+        return keeps_open
 
     def connection_lost(self, exc: Exception | None) -> None:
+        is_in_use = self._stream is not None and not self._stream.is_over
         super().connection_lost(exc)
         if not self.is_connected:  # otherwise what it said before is still being read
-            self._tap.gone("" if exc is None else "The origin broke the connection off.")
+            # Without an error it was closed by this side: after both ends, or because the origin was found gone.
+            is_broken = exc is not None or (is_in_use and not self.is_complete)
+            self._tap.gone(BROKEN_OFF if is_broken else "")
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         self._request.passed(chunks, size)

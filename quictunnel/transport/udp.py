@@ -207,8 +207,10 @@ class UdpSocket:
                 self.counters.errors_read += 1
                 await asyncio.sleep(READ_PAUSE)
                 continue
-            on_readable()
-            await asyncio.sleep(0)  # a read that finds something at once does not yield to the loop
+            # As a reader's callback: one that fails is the loop's to report, and no end of the reading. The pause
+            # lets it run; a read that finds something at once does not yield to the loop.
+            loop.call_soon(on_readable)
+            await asyncio.sleep(0)
 
     def receive(self) -> list[Received]:
         batch: list[Received] = []

@@ -17,9 +17,11 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import uvicorn
 
 import quictunnel
 from quictunnel.inspect import limits
+from quictunnel.inspect.replay import Replays
 from tests.e2e.conftest import children_environment, free_port, resident_memory
 from tests.e2e.ends import eventually
 from tests.e2e.inspected import MIB, Origin, Scene, inspected, running_origin
@@ -59,6 +61,32 @@ def test_replays_are_few_and_end(scene: Scene, origin: Origin, monkeypatch: pyte
     replay = scene.ask(f"api/exchanges/{number}/replay", "POST")[1]["id"]
     eventually(lambda: scene.listed()[-1]["state"] == "broken", "goes on")
     assert f"Cut off after {MIB} bytes" in scene.ask(f"api/exchanges/{replay}")[1]["notes"][0]
+
+
+def test_replay_that_fails_is_logged(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> str:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Replays, "_exchange", fail)
+    scene.curl(scene.url("/"))
+    assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
+    eventually(lambda: "sending a request again" in caplog.text, "nothing is logged")
+    assert "a fault of ours" in caplog.text
+
+
+def test_page_whose_server_fails_is_logged(edge, client, origin: Origin, monkeypatch, caplog) -> None:
+    """The tunnel works all the same."""
+
+    async def fail(*_: object, **_more: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(uvicorn.Server, "serve", fail)
+    with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+        scene = Scene(edge, tunnel)
+        assert scene.curl(scene.url("/"))
+        eventually(lambda: "serving the inspector's page" in caplog.text, "nothing is logged")
 
 
 def test_so_many_pages_may_follow(scene: Scene) -> None:

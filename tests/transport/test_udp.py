@@ -284,6 +284,34 @@ def test_a_loop_that_cannot_watch_sockets_reads_by_a_task() -> None:
         runner.run(main())
 
 
+def test_a_reader_that_fails_is_reported_and_called_again() -> None:
+    """Also where it is called by a task, which a failure would end."""
+
+    class Blind(asyncio.SelectorEventLoop):
+        def add_reader(self, *_: object) -> None:
+            raise NotImplementedError
+
+    async def main() -> None:
+        loop, called, reported = asyncio.get_running_loop(), asyncio.Queue[int](), []
+        loop.set_exception_handler(lambda _, context: reported.append(str(context["exception"])))
+
+        def on_readable() -> None:
+            called.put_nowait(len(other.receive()))
+            raise ValueError("a fault of ours")
+
+        with pair(("127.0.0.1", 0), gro=False) as (one, other):
+            other.attach(loop, on_readable)
+            for _ in range(2):
+                one.send([Transmit([b"x"], 1200, other.local_address)])
+                async with asyncio.timeout(10):
+                    assert await called.get() == 1
+        await asyncio.sleep(0)
+        assert reported == ["a fault of ours"] * 2
+
+    with asyncio.Runner(loop_factory=Blind) as runner:
+        runner.run(main())
+
+
 def test_detach_and_close_may_be_repeated() -> None:
     one = UdpSocket.bind(("127.0.0.1", 0))
     one.detach()

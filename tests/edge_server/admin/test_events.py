@@ -1,0 +1,26 @@
+"""The operator's page, followed live: without a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edge_server.admin.events import Feed
+
+
+async def test_a_fault_while_somebody_follows_reaches_the_server():
+    """Which logs it; a task of its own would tell nobody."""
+    sent = []
+
+    async def receive() -> Any:
+        raise ValueError("a fault of ours")
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    feed = Feed(dict)
+    with pytest.raises(ValueError, match="a fault of ours"):
+        await feed({"type": "http"}, receive, send)
+    assert sent
+    assert feed._followers == 0

@@ -1,0 +1,100 @@
+"""The splices of an inspected tunnel over real TCP connections: ends and resets as they turn out to be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quictunnel.inspect.exchanges import State
+from quictunnel.inspect.tap import BROKEN_OFF, TappedSplice
+from quictunnel.transport import splice as splices
+from tests.inspect.scene import Scene
+from tests.transport.test_splice import ListeningStream
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+UNTIL_THE_END = b"HTTP/1.1 200 OK\r\n\r\nsome of it"
+
+
+class Tapped:
+    """An origin's connection that is looked at, and the origin."""
+
+    def __init__(self, stream: ListeningStream, splice: TappedSplice, origin: socket.socket, scene: Scene) -> None:
+        self.stream = stream
+        self.splice = splice
+        self.origin = origin
+        self.scene = scene
+        self.gone = asyncio.Event()
+        splice.on_gone = lambda _: self.gone.set()
+
+    async def asked_and_answered(self) -> None:
+        self.splice.stream_data([GET], len(GET))
+        self.origin.sendall(UNTIL_THE_END)
+        while self.stream.written != UNTIL_THE_END:
+            self.stream.wrote.clear()
+            await self.stream.wrote.wait()
+
+    async def state(self) -> tuple[State, bool]:
+        """What is shown of the exchange in the end, and whether it is said that the connection broke."""
+        async with asyncio.timeout(10):
+            await self.gone.wait()
+        self.scene.look()
+        return self.scene.only.state, BROKEN_OFF in self.scene.only.notes
+
+
+@pytest.fixture
+async def tapped() -> AsyncIterator[Tapped]:
+    scene, stream = Scene(), ListeningStream()
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as origin:
+        origin.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        _, splice = await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: TappedSplice(lambda made: made.join(stream), scene.tap),  # type: ignore[arg-type]  # as one
+            accepted,
+        )
+        made = Tapped(stream, splice, origin, scene)
+        yield made
+        if not made.gone.is_set():
+            splice.refuse()
+            await made.gone.wait()
+
+
+async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
+    tapped: Tapped, monkeypatch: pytest.MonkeyPatch
+):
+    """The kernel told a write of the reset, so a read finds the same as after an end."""
+    monkeypatch.setattr(splices, "LOOK", 0.01)
+    await tapped.asked_and_answered()
+    tapped.origin.close()  # with the request unread
+    sock = tapped.splice.transport.get_extra_info("socket")
+    with socket.socket(fileno=socket.dup(sock.fileno())) as other:
+        with pytest.raises(ConnectionResetError):
+            other.send(b"more")
+        assert other.recv(100) == b""
+    tapped.splice.eof_received()
+    assert await tapped.state() == (State.BROKEN, True)
+
+
+async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
+    tapped: Tapped, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(splices, "LOOK", 0.01)
+    tapped.splice.stream_data([GET], len(GET))
+    tapped.origin.shutdown(socket.SHUT_WR)
+    await tapped.stream.finished.wait()
+    tapped.origin.close()  # with the request unread
+    assert await tapped.state() == (State.BROKEN, True)
+
+
+async def test_an_end_is_shown_as_one(tapped: Tapped):
+    await tapped.asked_and_answered()
+    assert tapped.origin.recv(100) == GET
+    tapped.origin.shutdown(socket.SHUT_WR)
+    await tapped.stream.finished.wait()
+    tapped.splice.stream_end()
+    assert await tapped.state() == (State.DONE, False)
