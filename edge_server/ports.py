@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from edge_server.shares import Shares
+from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -247,7 +248,8 @@ def listen(host: str, port: int) -> socket.socket | None:
 
 
 async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
-    """Serve the connections of a listening socket."""
+    """Serve the connections of a listening socket, which forked children close their copies of."""
+    descriptors.own(sock)
     server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS)
     restore_backlog(server, sock)
     return server

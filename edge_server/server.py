@@ -47,6 +47,7 @@ from edge_server.visits import Ledger
 from edge_server.watch import Watch
 from quictunnel.address import format_address, is_name, on_this_machine
 from quictunnel.errors import ConfigError
+from quictunnel.transport import descriptors
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.udp import UdpSocket
@@ -279,8 +280,7 @@ class EdgeServer:
         configured grace. With a successor nobody is in a hurry: idle visitors have the whole grace as well.
         Cancelling it ends the wait."""
         self._is_draining = True
-        if self._https is not None:
-            self._https.close()
+        self._stop_accepting()
         if self._last_held is not None:
             self._last_held.stopping()
         if self._house is not None:
@@ -294,6 +294,12 @@ class EdgeServer:
             if not self._is_needed(now):
                 return
             await asyncio.sleep(DRAIN_LOOK)
+
+    def _stop_accepting(self) -> None:
+        """Take no more TLS visitors. May be called again."""
+        if self._https is not None:
+            descriptors.disown(self._listening)
+            self._https.close()
 
     def _is_needed(self, now: float) -> bool:
         if self._front is not None and self._front.pending:
@@ -313,8 +319,7 @@ class EdgeServer:
             gauge.cancel()
         if self.admin is not None:
             await self.admin.close()
-        if self._https is not None:
-            self._https.close()
+        self._stop_accepting()
         if self._endpoint is not None:
             assert self._house is not None
             assert self._last_held is not None
@@ -429,8 +434,7 @@ class EdgeServer:
             self.admin.leave()
         if self._house is not None and self._house.acme is not None:
             self._house.acme.leave()
-        if self._https is not None:
-            self._https.close()
+        self._stop_accepting()
         names = []
         for lease in self._registry:
             sock = lease.keep_socket()

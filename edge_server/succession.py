@@ -28,6 +28,7 @@ import msgspec
 from edge_server.terms import Terms
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import Supervisor
+from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -284,6 +285,7 @@ class Offer:
             path.replace(directory / SOCKET)
             self._listener.listen(BACKLOG)
             self._listener.setblocking(False)
+            descriptors.own(self._listener)
             self._loop.add_reader(self._listener, self._accept)
         except BaseException:
             self._listener.close()
@@ -293,6 +295,7 @@ class Offer:
         """Nobody can ask any more."""
         self._tasks.cancel()
         self._loop.remove_reader(self._listener)
+        descriptors.disown(self._listener)
         self._listener.close()
         path = self._directory / SOCKET
         with contextlib.suppress(OSError):  # an edge that stops goes on stopping

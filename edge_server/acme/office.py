@@ -10,6 +10,7 @@ from edge_server.acme.door import Door
 from edge_server.acme.keeper import Keeper
 from edge_server.ports import BACKLOG
 from quictunnel.errors import ConfigError
+from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +67,7 @@ class Office:
     async def start(self, supervisor: Supervisor | None = None) -> None:
         """Let validators in and begin to order, once the edge's own doors are open."""
         if self.listening is not None:
+            descriptors.own(self.listening)
             loop = asyncio.get_running_loop()
             self._server = await loop.create_server(self._door, sock=self.listening, backlog=BACKLOG)
         await self.keeper.start(supervisor)
@@ -73,6 +75,7 @@ class Office:
     def leave(self) -> None:
         """Another edge takes over, which orders from now on."""
         self.keeper.leave()
+        descriptors.disown(self.listening)
         if self._server is not None:
             self._server.close()
         elif self.listening is not None:

@@ -14,6 +14,7 @@ from edge_server.opening import listen_at
 from edge_server.state import ClientEnv
 from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
+from quictunnel.transport import descriptors
 from quictunnel.webguard import is_loopback
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class Admin:
     def _end(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+        descriptors.disown(self._listening)
         if self._server is not None:
             self._server.close()
         elif self._listening is not None:
@@ -121,6 +123,7 @@ class Admin:
 
     async def _serve(self, sock: socket.socket) -> None:
         assert self._http is not None
+        descriptors.own(sock)
         self._server = await asyncio.get_running_loop().create_server(
             self._http.connection, sock=sock, backlog=BACKLOG
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
 import sys
 
 import pytest
@@ -31,6 +32,39 @@ with quictunnel.forward(int(sys.argv[1]), unencrypted=True) as tunnel:
         print(children[-1], flush=True)
     for child in children:
         os.kill(child, 9)
+"""
+
+
+LISTENERS = """
+import os, socket, sys
+import quictunnel
+from edge_server.embedded import EmbeddedEdge
+
+def listening():
+    found = []
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(number)) as sock:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    found.append(sock.getsockname())
+        except OSError:
+            pass
+    return found
+
+with EmbeddedEdge(admin=True) as edge, quictunnel.Client.from_config(edge.client_config) as client:
+    with quictunnel.forward(9, unencrypted=True, inspect=True, client=client) as tunnel:
+        ours = listening()
+        assert len(ours) >= 6, ours  # TLS, TCP, the operator's page, successors, the inspector, status
+        child = os.fork()
+        if not child:
+            left = listening()
+            print(left, flush=True)
+            os._exit(len(left))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert listening() == ours
+        socket.create_connection(tunnel.tcp_socket).close()
+from quictunnel.transport import descriptors
+assert not descriptors._owned, descriptors._owned
 """
 
 
@@ -72,3 +106,11 @@ def test_a_reset_is_heard_while_a_forked_child_lives(forwarder, origin, way):
         for here, there in (stays, stays[::-1], pair()):
             here.send(b"the parent's go on")
             assert there.receive() == b"the parent's go on"
+
+
+def test_a_forked_child_listens_for_nobody(engines):
+    """Whoever connects after the parent's end would wait for an answer that never comes."""
+    made = subprocess.run(
+        [sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
