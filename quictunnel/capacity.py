@@ -8,8 +8,10 @@ that one that takes all it can leaves room for others.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import sys
+import time
 from collections import Counter
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
 
 MIN_RESERVE: Final = 32
 """Descriptors kept free however low the limit is: an event loop, a log, some files and a subprocess."""
@@ -35,6 +37,11 @@ REMEMBERED: Final = 4096
 """Addresses whose network was found out before; busy ones come again."""
 OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")
 """A directory whose size is the number of this process's descriptors, on Linux 6.2 and newer."""
+LISTINGS: Final = (OPEN_DESCRIPTORS, Path("/dev/fd"))
+"""Directories with an entry for each of them: on older Linux, and on macOS."""
+LISTING_KEPT: Final = 20
+"""How many times as long as a listing took its count is used: so listing takes a twentieth of a core at most, with
+ten thousand descriptors about ten looks a second."""
 SUBSCRIBER_PREFIX: Final = 64
 """Bits of an IPv6 address that belong to one subscriber."""
 
@@ -80,6 +87,7 @@ class Place:
         """The visitor's connection is there, and with it its descriptor."""
         if self._is_opening:
             self._is_opening = False
+            _listing.opened_since += 1
             self._capacity._opening -= 1  # noqa: SLF001 - likewise
 
     def give_back(self, _splice: object = None) -> None:
@@ -111,8 +119,8 @@ def reserve_of(limit: int) -> int:
 def free_descriptors() -> int | None:
     """Return how many descriptors visitors may still take. None where there is no limit.
 
-    Where the system does not say how many are open, the lowest free number stands for it: what is open above a gap
-    then does not count."""
+    Where the system does not say how many are open, they are counted, and where they cannot be, the lowest free
+    number stands for it: what is open above a gap then does not count."""
     limit = descriptor_limit()
     if limit is None:
         return None
@@ -121,14 +129,46 @@ def free_descriptors() -> int | None:
             lowest, count = probe.fileno(), _open_besides_one()
     except OSError:
         return 0
-    # Other systems' /proc says other things there.
-    return limit - reserve_of(limit) - (count if lowest <= count <= limit else lowest)
+    if not lowest <= count <= limit:  # other systems' /proc says other things there
+        count = max(lowest, _listing.count())
+    return limit - reserve_of(limit) - count
 
 
 def _open_besides_one() -> int:
     with contextlib.suppress(OSError):
         return OPEN_DESCRIPTORS.stat().st_size - 1
     return 0
+
+
+class _Listing:
+    """The number of open descriptors where each has to be counted, which takes a while and is not done for every
+    visitor."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.opened_since = 0
+        """Descriptors of visitors that were opened since. Those that were closed do not count: there may be more
+        than are said to be free, never fewer, but for what the program itself has opened meanwhile."""
+        self._counted = 0
+        self._used_until = 0.0
+
+    def count(self) -> int:
+        """Return how many are open; 0 where nothing says that."""
+        now = self._clock()
+        if now >= self._used_until:
+            self._counted, self.opened_since = self._list(), 0
+            self._used_until = now + (1 + LISTING_KEPT) * (self._clock() - now)
+        return self._counted + self.opened_since
+
+    @staticmethod
+    def _list() -> int:
+        for directory in LISTINGS:
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
+                return sum(1 for _ in entries) - 1  # without its own
+        return 0
+
+
+_listing = _Listing()
 
 
 @lru_cache(REMEMBERED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from quictunnel import capacity
 from quictunnel.capacity import (
+    LISTING_KEPT,
     MAX_RESERVE,
     MIN_RESERVE,
     Capacity,
@@ -17,6 +19,10 @@ from quictunnel.capacity import (
     network_of,
     reserve_of,
 )
+
+
+def limit_now() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def says_how_many() -> bool:
@@ -124,16 +130,51 @@ def test_a_gap_among_the_descriptors_is_room_for_one():
             os.close(descriptor)
 
 
-@pytest.mark.parametrize("size", [None, 0, 1 << 24], ids=["no proc", "an older Linux", "another system"])
-def test_where_the_system_does_not_say_the_lowest_free_number_counts(monkeypatch, tmp_path, size):
+@pytest.fixture(params=[None, 0, 1 << 24], ids=["no proc", "an older Linux", "another system"])
+def silent_system(request, monkeypatch, tmp_path):
+    """One that does not say how many descriptors a process has; its clock, on by a second with each look."""
     monkeypatch.setattr(capacity, "OPEN_DESCRIPTORS", tmp_path / "fd")
-    if size is not None:
+    if request.param is not None:
         with (tmp_path / "fd").open("wb") as file:
-            file.truncate(size)
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            file.truncate(request.param)
+    seconds = itertools.count()
+    monkeypatch.setattr(capacity, "_listing", capacity._Listing(lambda: float(next(seconds))))
+    return seconds
+
+
+def test_where_the_system_does_not_say_they_are_listed(silent_system):
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
+    try:
+        before = free_descriptors()
+        assert before == limit_now() - reserve_of(limit_now()) - (len(list(Path("/proc/self/fd").iterdir())) - 1)
+        os.close(opened.pop(0))
+        for _ in range(2 * LISTING_KEPT):
+            next(silent_system)
+        assert free_descriptors() == before + 1, "a gap is room for one"
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def test_a_listing_is_used_for_a_while_and_every_visitor_counts(silent_system, monkeypatch):
+    listed = []
+    monkeypatch.setattr(capacity._Listing, "_list", staticmethod(lambda: listed.append(1) or 400))
+    before, crowd = free_descriptors(), Capacity()
+    for number in range(5):
+        crowd.take(number, "192.0.2.1").opened()
+    assert free_descriptors() == before - 5
+    assert len(listed) == 1
+    for _ in range(LISTING_KEPT):
+        next(silent_system)
+    assert free_descriptors() == before
+    assert len(listed) == 2
+
+
+def test_where_nothing_says_it_the_lowest_free_number_counts(silent_system, monkeypatch, tmp_path):
+    monkeypatch.setattr(capacity, "LISTINGS", (tmp_path / "nothing",))
     lowest = os.dup(0)
     os.close(lowest)
-    assert free_descriptors() == limit - reserve_of(limit) - lowest
+    assert free_descriptors() == limit_now() - reserve_of(limit_now()) - lowest
 
 
 @pytest.mark.parametrize(
