@@ -46,6 +46,7 @@ from tests.e2e.ends import (
     receive_exactly,
     verifying,
 )
+from tests.e2e.figures import WITH_FIGURES, Arrivals
 from tests.e2e.hostile import HUGE_FRAME, PROTOCOL, WINDOW, HostileClient
 from tests.e2e.stages import EmbeddedStage, ProcessStage, nothing_left
 
@@ -334,6 +335,11 @@ def answer_to(stage: EmbeddedStage, words: bytes, *, finish: bool = False) -> by
         return answer
 
 
+def newcomers(stage: EmbeddedStage) -> int:
+    """Connections to the TLS port whose arrival the edge has seen the end of."""
+    return sum(stage.edge.server._front.outcomes.values())
+
+
 @pytest.mark.parametrize(
     "name", ["nobody.tunnel.localhost", "tunnel.localhost", "x.{host}", "{label}.example.com", "localhost"]
 )
@@ -353,8 +359,10 @@ def test_no_name_is_told_so(stage):
 
 def test_a_client_hello_cut_off_at_every_byte_is_let_go(stage):
     hello = client_hello(stage.tunnel.host)
+    came = newcomers(stage)
     for length in range(len(hello)):
         assert answer_to(stage, hello[:length], finish=True) == b""
+    assert newcomers(stage) - came == len(hello)
 
 
 def test_a_client_hello_in_two_pieces_is_as_good_as_whole(stage, monkeypatch):
@@ -428,6 +436,7 @@ def test_what_is_not_tls_is_ended(stage, words):
 
 
 def test_visitors_who_only_connect_and_leave(stage):
+    came, visitors = newcomers(stage), stage.edge.server.ledger.came["tcp"]
     for kind in ("tcp", "tls"):
         address = stage.tunnel.tcp_socket if kind == "tcp" else ("127.0.0.1", stage.tunnel.port)
         for _ in range(50):
@@ -437,6 +446,8 @@ def test_visitors_who_only_connect_and_leave(stage):
     eventually(
         lambda: not stage.edge.server.visitors and not stage.edge.server._front.pending, "visitors are left"
     )
+    assert newcomers(stage) - came == 50
+    assert stage.edge.server.ledger.came["tcp"] - visitors == 50
     _forget_queued(stage)
 
 
@@ -475,8 +486,9 @@ def junk(chance: random.Random) -> bytes:
 def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
     """The tunnel that is there goes on all the while; memory stays flat; the log stays short."""
     chance = random.Random(6)
-    with ProcessStage(tmp_path) as stage:
+    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
         visitor, origin = stage.pair("tcp")
+        arrivals = Arrivals(stage.edge)
         host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
         log = stage.edge.state_dir.with_suffix(".log")
         with contextlib.ExitStack() as stack:
@@ -496,6 +508,9 @@ def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
             before = resident_memory(stage.edge.pid)
             flood(10_000)
             grown = resident_memory(stage.edge.pid) - before
+        answered = arrivals("quic_answers_total", "retry") + arrivals("quic_answers_total", "version_negotiation")
+        # Empty ones are not told apart from none.
+        assert answered + arrivals("udp_datagrams_dropped_total", "unroutable") > 0.9 * 12_000
         assert grown < 4 * 1024 * 1024, f"{grown} bytes"
         visitor.sock.close()
         stage.close_ends()

@@ -25,7 +25,7 @@ from quictunnel.wire.messages import (
     Unbound,
     Welcome,
 )
-from tests.e2e.ends import eventually
+from tests.e2e.ends import PATIENCE, eventually
 from tests.e2e.hostile import WINDOW, HostileClient, Returning
 from tests.e2e.stages import EmbeddedStage
 
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
 SAID = 1000
-AT_ONCE = 25
+AT_ONCE = 10
+"""Guesses at the same time. They share one core with the edge, which waits some seconds for each Hello."""
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,11 @@ def with_visitor(entry: tuple[int, int, int, int]) -> Standing:
 @pytest.mark.slow
 async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
     config = stage.edge.client_config
+    assert stage.edge.server._house is not None
+    sessions = stage.edge.server._house.sessions
     async with HostileClient(config) as owner:
         secret, _, writer = await visited(owner)
+        begun, resumed = sessions.begun, sessions.resumed
 
         async def guess(number: int) -> None:
             wrong = secrets.token_bytes(SECRET) if number % 2 else secret[: number % SECRET] + bytes(1)
@@ -75,6 +79,8 @@ async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
         for start in range(0, 1000, AT_ONCE):
             await asyncio.gather(*(guess(start + number) for number in range(AT_ONCE)))
             owner.connection.ping()
+            owner.wake()
+        assert (sessions.begun - begun, sessions.resumed - resumed) == (1000, 0)
         # The session has not noticed.
         assert not owner.over.done()
         writer.write(b"still here")
@@ -175,6 +181,21 @@ async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> 
     eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
     async with Returning(config) as second:
         assert not (await second.come_back(secret)).resumed
+
+
+async def test_a_session_whose_client_is_closed_for_good_is_not_kept(stage: EmbeddedStage) -> None:
+    """Although it had not said yet how it stands."""
+    config = stage.edge.client_config
+    async with HostileClient(config) as first, Returning(config) as second:
+        secret, reader, writer = await visited(first)
+        assert (await second.come_back(secret)).resumed
+        second.connection.close(SessionCode.CLOSED)
+        second.wake()
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        writer.close()
+        assert stage.edge.server._house.sessions.away == 0
 
 
 @pytest.mark.parametrize("is_away", [False, True])

@@ -24,6 +24,7 @@ import quictunnel
 from quictunnel.wire.codes import SessionCode
 from tests.e2e.conftest import EdgeProcess, start_edge, tls_connect, was_reset
 from tests.e2e.ends import PATIENCE, eventually
+from tests.e2e.figures import WITH_FIGURES, Arrivals
 from tests.e2e.tokens import client_of, command, new_token
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[EdgeProcess]:
-    edge = start_edge(tmp_path_factory.mktemp("rights") / "state", "--tcp-ports", "19000-19999")
+    edge = start_edge(tmp_path_factory.mktemp("rights") / "state", "--tcp-ports", "19000-19999", *WITH_FIGURES)
     yield edge
     assert edge.stop() == 0
     log = edge.state_dir.with_suffix(".log").read_text()
@@ -138,9 +139,11 @@ def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token
     """From the same address: with tokens that there are not, and with the key of another."""
     key = command(edge, "token", "create").split(".")[1]
     guesses = ["guess", f"qt1.{key}.{'x' * 43}"]
+    arrivals = Arrivals(edge)
     for guess in guesses * 6:
         with client_of(edge, guess) as client, pytest.raises(quictunnel.AuthError):
             quictunnel.forward(origin, client=client).__enter__()
+    assert arrivals("tokens_refused_total", "wrong") + arrivals("tokens_refused_total", "ignored") == 12
     log = edge.state_dir.with_suffix(".log").read_text()
     assert log.count("too many wrong tokens") >= 2
     with (
@@ -157,8 +160,9 @@ def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token
 def test_a_thousand_wrong_tokens(tmp_path: Path, origin: int):
     """Half without a key that exists, half with one: five of each are looked at. All are refused alike, whoever
     has that key works on, and no guess is in the log."""
-    edge = start_edge(tmp_path / "state")
+    edge = start_edge(tmp_path / "state", *WITH_FIGURES)
     guessed = new_token(edge)
+    arrivals = Arrivals(edge)
     host, _, port = edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
     known = len(edge.state_dir.with_suffix(".log").read_text())
     with client_of(edge, guessed) as client, quictunnel.forward(origin, client=client) as tunnel:
@@ -167,6 +171,7 @@ def test_a_thousand_wrong_tokens(tmp_path: Path, origin: int):
         done = json.loads(subprocess.run(guesser, capture_output=True, text=True, check=True, timeout=100).stdout)
         with tls_connect(edge, tunnel) as visitor:
             assert visitor.recv(5) == b"hello"
+    assert arrivals("tokens_refused_total", "wrong") + arrivals("tokens_refused_total", "ignored") == 1000
     assert done["refusals"] == {f"PEER {SessionCode.UNAUTHORIZED.value}": 1000}
     assert edge.stop() == 0
     log = edge.state_dir.with_suffix(".log").read_text()[known:]
