@@ -13,8 +13,9 @@ load the others.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Final
+
+from quictunnel.transport.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from quictunnel.client import Client
@@ -66,7 +67,7 @@ def __getattr__(name: str) -> object:
         room, attribute = _ROOMS[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(importlib.import_module(f"{__name__}.{room}"), attribute)
+    value = getattr(import_module(f"{__name__}.{room}"), attribute)
     globals()[name] = value
     return value
 

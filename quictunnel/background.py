@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import watch_over
 from quictunnel.transport import unpatched
+from quictunnel.transport.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -27,7 +28,7 @@ T = TypeVar("T")
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The fastest loop there is here: uvloop where it is installed, else the standard one."""
     try:
-        import uvloop  # noqa: PLC0415 - optional: no wheels for Windows
+        uvloop = import_module("uvloop")  # optional: no wheels for Windows
     except (ImportError, RuntimeError) as error:
         # RuntimeError: it loads concurrent.futures.thread, which cannot be loaded after the main thread's end.
         if unpatched.has_gevent():

@@ -5,11 +5,11 @@ Adapters are imported when they are asked for: whoever uses one never loads the 
 
 from __future__ import annotations
 
-import importlib
 import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
 from quictunnel.errors import ConfigError
+from quictunnel.transport.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +61,7 @@ class Looking(Protocol):
 
 def looking() -> Looking:
     """See :class:`Looking`; loaded when it is asked for, as the engines are."""
-    return cast("Looking", importlib.import_module("quictunnel.transport.engines.aioquic.shown"))
+    return cast("Looking", import_module("quictunnel.transport.engines.aioquic.shown"))
 
 
 class _Adapter(Protocol):
@@ -94,7 +94,7 @@ def _adapter(choice: str) -> _Adapter:
 def _load(name: str) -> _Adapter:
     module_name, class_name = _ADAPTERS[name]
     try:
-        module = importlib.import_module(module_name)
+        module = import_module(module_name)
     except ImportError as error:
         raise _MissingError(
             f"QUICTUNNEL_ENGINE asks for the {name} engine, which cannot be imported ({error}). Install it, "
