@@ -194,8 +194,9 @@ class EngineSettings:
     """Seconds a handshake may take on the accepting side (a stranger's memory is held no longer), and on
     the connecting side unless the caller gives up earlier."""
     max_strangers: int = 256
-    """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each.
-    When there are so many, whoever holds the most of them, by address network, makes room for a newcomer."""
+    """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each. (The
+    aioquic engine has 128 at most.) When there are so many, whoever holds the most of them, by address network,
+    makes room for a newcomer."""
     replaced_code: int = 0
     """Application error code with which a connection is closed whose place another needs."""
     retry: bool = True

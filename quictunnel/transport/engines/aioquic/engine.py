@@ -61,6 +61,10 @@ MAX_REPLIES = 2048
 # decides by its delays how long that takes, so beyond these the oldest is forgotten: whoever still writes to it is
 # told by a stateless reset.
 MAX_REMAINS = 1024
+# Places for strangers, whatever the settings allow: there are no more handshakes of theirs in a second, and each
+# takes this engine some 5 ms of a core. With 256, as the native engine has, honest clients wait for the core; with
+# 64 they are refused too often.
+MAX_STRANGERS = 128
 # Stale entries the timer heap may have before it is rebuilt.
 STALE_TIMERS = 64
 
@@ -85,7 +89,7 @@ class AioquicEngine:
         self._retry_tokens = RetryTokens(key, random)
         self._routes = Routes(random(32))
         self._connections: dict[AioquicConnection, None] = {}
-        self._strangers: Strangers[int] = Strangers(settings.max_strangers)
+        self._strangers: Strangers[int] = Strangers(min(settings.max_strangers, MAX_STRANGERS))
         self._by_number: dict[int, AioquicConnection] = {}
         """Connections of peers, by the number of their place among strangers."""
         self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
