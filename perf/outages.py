@@ -5,13 +5,15 @@
     python -m perf.outages --markdown                       # as docs/OUTAGES.md has it
 
 Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way. One visitor downloads, one has typed
-something and waits, as in an SSH session. Then the event, and three questions, answered in seconds from the moment
-at which the network is well again:
+something and waits, as in an SSH session, and 25 a second come over TCP and leave again, some by a reset. Then the
+event, and three questions, answered in seconds from the moment at which the network is well again:
 
 - download: when 8 MiB more had come, which take 0.7 s at full rate, or that it broke. What was under way already,
   in buffers on the visitor's side, is not enough for that;
 - session: when what is typed at that moment comes back, or that it broke;
 - newcomer: when a new visitor is first served.
+
+And how many of those who came, and had not come to leave by a reset, were not served within a minute, of how many.
 
 ``perf.lab_tunnels`` says how each of them is set up.
 """
@@ -30,6 +32,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from perf.contenders import Missing
 from perf.lab_tunnels import CONTENDERS, Visitors, choose_engine
 from perf.tables import table
+from tests.load.churn import LEAST, Churn
+from tests.load.plan import WAITING_RATE, Plan
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import ECHO, Bulk
 
@@ -69,14 +73,18 @@ EVENTS: Final[dict[str, Callable[[Lab], None]]] = {
 
 
 class Cell(NamedTuple):
-    """Seconds; None: broken, or not within :data:`ENOUGH`."""
+    """Seconds, None: broken, or not within :data:`ENOUGH`; and how many of the load's newcomers failed."""
 
     download: float | None
     session: float | None
     newcomer: float | None
+    failed: int
+    came: int
 
     def __str__(self) -> str:
-        return " · ".join("broken" if value is None else f"{value:.1f}" for value in self)
+        seconds = (self.download, self.session, self.newcomer)
+        answers = ["broken" if value is None else f"{value:.1f}" for value in seconds]
+        return " · ".join([*answers, f"{self.failed}/{self.came}"])
 
 
 def measure(contender: str, event: str) -> Cell:
@@ -89,7 +97,7 @@ def measure(contender: str, event: str) -> Cell:
         visitors = Visitors(lab, address)
         if visitors.wait(20) is None:
             raise Missing(f"{contender} does not serve here")
-        with visitors.come() as typist, Bulk(visitors.come()) as bulk:
+        with visitors.come() as typist, Bulk(visitors.come()) as bulk, load(contender, lab, address) as churn:
             typist.sendall(ECHO + b"a")
             typist.recv(1)
             bulk.wait_for(1 << 20, timeout=20)
@@ -98,7 +106,24 @@ def measure(contender: str, event: str) -> Cell:
                 download = threads.submit(goes_on, bulk)
                 session = threads.submit(types_on, typist)
                 newcomer = visitors.wait(ENOUGH)
-        return Cell(download.result(), session.result(), newcomer)
+            came = [visit for visit in churn.finish(lambda _: True) if visit.is_newcomer]
+        failed = sum(bool(visit.failure) for visit in came)
+        return Cell(download.result(), session.result(), newcomer, failed, len(came))
+
+
+def load(contender: str, lab: Lab, address: tuple[str, int]) -> Churn:
+    """Newcomers and leavers, by the count of the kernel at the edge's host. Ours are always let in there."""
+    plan = Plan([("", 0, *address)], ca="", prefix=ECHO.decode(), rate=WAITING_RATE, patience=ENOUGH)
+
+    def arrivals() -> int:
+        names, values = (
+            line.split()
+            for line in lab.edge.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+            if line.startswith("Tcp:")
+        )
+        return int(values[names.index("PassiveOpens")])
+
+    return Churn(plan, lab.edge.popen, watched=arrivals, least=LEAST if contender == "quictunnel" else 0)
 
 
 def goes_on(bulk: Bulk) -> float | None:
@@ -145,7 +170,7 @@ def main() -> None:
                 print(f"{name}: not here: {lack_of}")
                 found[name] = None
             print(f"{event}, {name}: {found[name] or 'not here'}", flush=True)
-    print("\nseconds after the network is well: download · session · newcomer")
+    print("\nseconds after the network is well: download · session · newcomer; newcomers that failed / all")
     print(table(rows_of(cells), markdown=options.markdown))
     if options.json:
         options.json.write_text(json.dumps(cells, indent=1))

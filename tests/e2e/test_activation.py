@@ -17,6 +17,8 @@ from tests.e2e.conftest import EdgeProcess, free_port, need
 from tests.e2e.echo import EchoOrigin, is_served, says_back, until
 from tests.e2e.manager import successors
 from tests.edge_server.acme import pebble as authorities
+from tests.load.beside import arrivals_at, churn_beside, nothing_left
+from tests.load.figures import arrivals, dump_of
 
 PATIENCE = 30
 
@@ -46,32 +48,52 @@ def test_clients_and_visitors_of_both_families(manager, tmp_path, engines):
 
 def test_who_comes_while_the_edge_is_started_again_waits(manager, tmp_path, engines):
     edge = manager.start(tmp_path / "state")
-    with edge.client() as client, EchoOrigin() as origin, quictunnel.forward(origin.port, client=client) as tunnel:
-        until(lambda: is_served(edge, tunnel), PATIENCE)
+    with (
+        edge.client() as client,
+        EchoOrigin() as origin,
+        quictunnel.forward(origin.port, client=client) as tunnel,
+        churn_beside(edge, tunnel) as churn,
+    ):
+        churn.edge_leaves()
         assert edge.stop() == 0
         # The sockets are open still: nobody is refused.
         raw = socket.create_connection(("127.0.0.1", tunnel.port), timeout=PATIENCE)
         edge = manager.start(tmp_path / "state")
+        churn.edge_follows(arrivals_at(edge))
         with ssl.create_default_context(cafile=str(edge.ca)).wrap_socket(
-            raw, server_hostname=tunnel.host, do_handshake_on_connect=False
+            raw, server_hostname=tunnel.host
         ) as visitor:
-            until(lambda: is_served(edge, tunnel), PATIENCE)
-            visitor.do_handshake()
             assert says_back(visitor)
+        churn.wait_for(5)
+        churn.finish()
+        nothing_left(edge, client)
     assert edge.stop() == 0
 
 
 def test_a_successor_takes_them_over(manager, tmp_path, engines):
     """It is a child, and must not believe that it was passed sockets itself."""
     edge = manager.start(tmp_path / "state")
-    with edge.client() as client, EchoOrigin() as origin, quictunnel.forward(origin.port, client=client) as tunnel:
+    with (
+        edge.client() as client,
+        EchoOrigin() as origin,
+        quictunnel.forward(origin.port, client=client) as tunnel,
+        churn_beside(edge, tunnel) as churn,
+    ):
         with visit(edge, tunnel, "127.0.0.1") as visitor:
             assert says_back(visitor)
+            churn.edge_leaves()
             edge.process.send_signal(signal.SIGUSR2)
             until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+            (process,) = successors(edge)
+
+            def watched() -> int:
+                return arrivals(dump_of(process, edge.state_dir))
+
+            churn.edge_follows(watched, came_before=watched())
             assert says_back(visitor)
         assert edge.process.wait(PATIENCE) == 0
-        until(lambda: is_served(edge, tunnel), PATIENCE)
+        churn.wait_for(5)
+        churn.finish()
         stop_successor(edge)
 
 

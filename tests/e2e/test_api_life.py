@@ -15,6 +15,9 @@ import pytest
 import quictunnel
 from tests.e2e.conftest import children_environment, free_port, start_edge, tls_connect, was_reset
 from tests.e2e.echo import PATIENCE, EchoOrigin, assert_closed, is_closed, is_served, run_python, serves, until
+from tests.load.beside import arrivals_at, churn_beside, nothing_left
+from tests.load.churn import in_between
+from tests.load.plan import WAITING_RATE
 
 BLOCKS = """
 import quictunnel, time
@@ -28,6 +31,7 @@ DIES = """
 import quictunnel, os, signal
 with quictunnel.forward(PORT) as t:
     print(t.host, t.port, flush=True)
+    input()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -123,7 +127,8 @@ class TestTheBodyEnds:
 
     @pytest.mark.slow
     def test_by_the_death_of_the_process(self, origin, running, tmp_path):
-        """Nobody says goodbye; the edge notices by itself, and the port is not open for ever."""
+        """Nobody says goodbye; the edge notices by itself, and the port is not open for ever. Visitors who came
+        meanwhile are told."""
         edge = start_edge(tmp_path / "state", "--hold", "2")
         process = running(
             [
@@ -131,13 +136,28 @@ class TestTheBodyEnds:
                 DIES.replace("PORT", str(origin.port)),
             ],
             env=children_environment(edge),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        with process.stdout:
+        with process.stdin, process.stdout:
             host, port = process.stdout.readline().split()
-        assert process.wait(20) == -signal.SIGKILL
-        until(lambda: is_closed(edge, quictunnel.Tunnel(host, int(port))), 90)
+            tunnel = quictunnel.Tunnel(host, int(port))
+            looks = []
+
+            def is_closed_now():
+                looks.append(time.monotonic())
+                return is_closed(edge, tunnel)
+
+            with churn_beside(edge, tunnel, rate=WAITING_RATE, others=lambda: len(looks)) as churn:
+                killed = time.monotonic()
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert process.wait(20) == -signal.SIGKILL
+                until(is_closed_now, 90)
+                visits = churn.finish(lambda visit: visit.ended >= killed)
+        assert not [visit for visit in visits if "TimeoutError" in visit.failure]
+        nothing_left(edge)
         assert edge.stop() == 0
 
     def test_by_the_end_of_a_program_that_forgot_to_close(self, edge, origin):
@@ -285,18 +305,25 @@ class TestTheEdgeGoesAndComesBack:
             mortal.edge.client() as client,
             quictunnel.forward(origin.port, unencrypted=True, client=client) as tunnel,
         ):
-            states = []
-            client.subscribe(lambda event: states.append(event.kind))
-            assert serves(mortal.edge, tunnel)
-            states.clear()  # of what came before, the first subscriber's own past included
-            assert mortal.edge.stop(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
-            mortal.restart(tunnel)
-            until(lambda: is_served(mortal.edge, tunnel))
-            assert client.snapshot().state == "connected"
-            lost = "reconnecting" if number == signal.SIGTERM else "away"  # visitors may hope after a crash
-            assert states.index(lost) < states.index("connected")
-            with quictunnel.forward(free_port(), client=client) as another:
-                assert another.host != tunnel.host
+            with churn_beside(mortal.edge, tunnel) as churn:
+                states = []
+                client.subscribe(lambda event: states.append(event.kind))
+                churn.edge_leaves()
+                states.clear()  # of what came before, the first subscriber's own past included
+                gone = time.monotonic()
+                assert mortal.edge.stop(number) == (0 if number == signal.SIGTERM else -signal.SIGKILL)
+                mortal.restart(tunnel)
+                there = time.monotonic()
+                churn.edge_follows(arrivals_at(mortal.edge))
+                until(lambda: is_served(mortal.edge, tunnel))
+                assert client.snapshot().state == "connected"
+                lost = "reconnecting" if number == signal.SIGTERM else "away"  # visitors may hope after a crash
+                assert states.index(lost) < states.index("connected")
+                with quictunnel.forward(free_port(), client=client) as another:
+                    assert another.host != tunnel.host
+                churn.wait_for(5)
+                churn.finish(in_between(gone, there))
+            nothing_left(mortal.edge, client)
         assert_closed(mortal.edge, tunnel)
 
     def test_closing_while_it_is_away(self, mortal, origin):

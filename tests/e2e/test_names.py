@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import sys
@@ -18,17 +17,23 @@ import quictunnel
 from edge_server.binding import MAX_TAKEOVERS
 from edge_server.claims.claims import MAX_CLAIMS
 from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect, was_reset
+from tests.e2e.echo import EchoOrigin
 from tests.e2e.ends import PATIENCE, eventually, first_line, program
 from tests.e2e.tokens import client_of, command, new_token
+from tests.load.beside import arrivals_at, churn_beside
+from tests.load.churn import in_between
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.load.plan import Visit
+
 TRIES = 1000
-OPTIONS = ("--quic", "127.0.0.1:18999", "--tcp-ports", "18500-18999")
+PORTS = ("--quic", "127.0.0.1:18999", "--https", "127.0.0.1:18998", "--tcp-ports", "18500-18997")
 """Ports that no other edge of the tests has."""
+OPTIONS = (*PORTS, "--grace", "1")
+"""An edge does not wait for visitors of a client that was killed a moment ago."""
 
 
 @pytest.fixture(scope="module")
@@ -236,20 +241,57 @@ def test_clients_of_an_address_from_which_nobody_may_come(tmp_path: Path, origin
 HOLDER = """
 import sys, quictunnel
 with quictunnel.forward(int(sys.argv[1]), name="prize", unencrypted=True, tcp_port=18600) as tunnel:
-    print(tunnel.url, flush=True)
+    print(tunnel.host, tunnel.port, *tunnel.tcp_socket, flush=True)
     sys.stdin.read()
 """
 
 
+class Holder:
+    """The owner's program, which has the name and the port, and the gaps in which it does not serve them."""
+
+    def __init__(self, environment: dict[str, str], origin: int) -> None:
+        self.gaps: list[tuple[float, float]] = []
+        self._environment = environment
+        self._origin = origin
+        self._since = 0.0
+        """When the gap began that has not ended."""
+
+    def begin(self) -> quictunnel.Tunnel:
+        self.process = program([sys.executable, "-c", HOLDER, str(self._origin)], self._environment)
+        host, port, tcp_host, tcp_port = first_line(self.process).split()
+        assert host.startswith("prize.")
+        if self._since:
+            self.close_gap()
+        return quictunnel.Tunnel(host, int(port), tcp_host, int(tcp_port))
+
+    def give_back(self) -> None:
+        self.open_gap()
+        self.process.communicate()
+
+    def die(self) -> None:
+        self.open_gap()
+        self.process.kill()
+        self.process.communicate()
+
+    def open_gap(self) -> None:
+        self._since = time.monotonic()
+
+    def close_gap(self) -> None:
+        self.gaps.append((self._since, time.monotonic()))
+
+    def spares(self, visit: Visit) -> bool:
+        """Return True for a visitor who was there in one of the gaps."""
+        return any(in_between(*gap)(visit) for gap in self.gaps)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tries_each", [TRIES // 4, pytest.param(TRIES, marks=pytest.mark.long)])
-def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, origin: int, tries_each: int):
-    """At every moment of its life: held, given back, its client killed, its edge restarted and killed."""
+def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, tries_each: int):
+    """At every moment of its life: held, given back, its client killed, its edge restarted and killed. Its owner's
+    visitors come and leave all the while, and none of them fails while somebody serves them."""
     edge = start_edge(tmp_path / "state", *OPTIONS)
     owner, thief = new_token(edge), new_token(edge)
-    environment = children_environment(edge) | {"QUICTUNNEL_TOKEN": owner}
-    wanted = {"name": {"name": "prize"}, "port": {"unencrypted": True, "tcp_port": 18600}}
-    tries = dict.fromkeys(wanted, 0)
+    tries = dict.fromkeys(("name", "port"), 0)
     stop = threading.Event()
     stolen: list[str] = []
 
@@ -268,39 +310,42 @@ def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, o
                     except quictunnel.InvalidError:
                         tries[what] += 1
 
-    def hold() -> subprocess.Popen[str]:
-        holder = program([sys.executable, "-c", HOLDER, str(origin)], environment)
-        assert "prize" in first_line(holder)
-        return holder
-
     def tried(at_least: int) -> None:
         goal = {what: count + at_least * tries_each // TRIES for what, count in tries.items()}
         eventually(lambda: all(tries[what] >= goal[what] for what in goal), "the thief is stuck", timeout=60)
 
-    first = hold()
-    thread = threading.Thread(target=steal)
-    thread.start()
-    try:
+    environment = children_environment(edge) | {"QUICTUNNEL_TOKEN": owner}
+    with EchoOrigin() as origin, contextlib.ExitStack() as stack:
+        holder = Holder(environment, origin.port)
+        churn = stack.enter_context(churn_beside(edge, holder.begin()))
+        thread = threading.Thread(target=steal)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(stop.set)
         tried(100)  # held
-        first.communicate()
+        holder.give_back()
         tried(100)  # given back
         for _ in range(4):
-            holder = hold()
+            holder.begin()
+            churn.wait_for(2)
             tried(50)
-            os.kill(holder.pid, signal.SIGKILL)
-            holder.communicate()
+            holder.die()
             tried(50)  # its owner is gone, and the edge does not know yet
-        holder = hold()
+        holder.begin()
         for number in (signal.SIGTERM, signal.SIGKILL):
+            churn.edge_leaves()
+            holder.open_gap()
             edge.stop(number)
             edge = start_edge(tmp_path / "state", *OPTIONS)
+            holder.close_gap()
+            churn.edge_follows(arrivals_at(edge))
             tried(150)  # the owner is on its way back
-        holder.communicate()
+        churn.wait_for(2)
+        churn.finish(holder.spares)
+        holder.give_back()
         tried(100)
-    finally:
-        stop.set()
-        thread.join()
     assert stolen == []
     assert min(tries.values()) >= tries_each
-    hold().communicate()  # still its owner's
+    holder.begin()  # still its owner's
+    holder.give_back()
     assert edge.stop() == 0

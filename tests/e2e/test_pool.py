@@ -19,11 +19,15 @@ import quictunnel
 from edge_server.leases import SILENT
 from tests.e2e.conftest import EdgeProcess, children_environment, free_port, need, start_edge, tls_connect
 from tests.e2e.ends import PATIENCE, end, eventually, first_line, program
+from tests.load.beside import churn_beside, nothing_left
+from tests.load.churn import in_between
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Self
 
+SOON = 3.0
+"""Seconds for a visitor who does not wait for anybody."""
 MEMBER = """
 import contextlib, sys, threading, http.server, quictunnel
 
@@ -33,7 +37,7 @@ class Named(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["content-length"]))
         self.do_GET()
     def do_GET(self):
-        said = sys.argv[1].encode()
+        said = b"hello" if self.path == "/word" else sys.argv[1].encode()
         self.send_response(200)
         self.send_header("content-length", str(len(said)))
         self.end_headers()
@@ -132,11 +136,23 @@ def test_visitors_are_shared_out_evenly(edge: EdgeProcess, members: list[Member]
 def test_one_without_its_origin_is_passed_by(edge: EdgeProcess, members: list[Member]):
     """Visitors that go to it all the same lose nothing: what they said is said to another."""
     tunnel = members[0].tunnel
-    members[1].tell("down")
-    for tls in (True, False):
-        assert {who(edge, tunnel, tls=tls) for _ in range(20)} == {"a", "c"}
-    members[1].tell("up")
-    eventually(lambda: who(edge, tunnel, tls=True) == "b", "it is well again and gets nobody", timeout=15)
+    served: list[str] = []
+
+    def served_by(*, tls: bool) -> str:
+        served.append(who(edge, tunnel, tls=tls))
+        return served[-1]
+
+    with churn_beside(edge, tunnel, conversation="http", others=lambda: len(served)) as churn:
+        began = time.monotonic()
+        members[1].tell("down")
+        down = time.monotonic()
+        for tls in (True, False):
+            assert {served_by(tls=tls) for _ in range(20)} == {"a", "c"}
+        members[1].tell("up")
+        eventually(lambda: served_by(tls=True) == "b", "it is well again and gets nobody", timeout=15)
+        # An origin that ends resets those whom it has accepted.
+        churn.finish(in_between(began, down))
+    nothing_left(edge)
 
 
 def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Member]):
@@ -146,7 +162,7 @@ def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Mem
     failed: list[bytes] = []
     count = 0
 
-    def ask() -> None:
+    def upload() -> None:
         nonlocal count
         command = [need("curl"), "--silent", "--show-error", "--fail", "--cacert", str(edge.ca), "--noproxy", "*",
                    "--data-binary", "x" * 1000, tunnel.url]  # fmt: skip
@@ -156,42 +172,44 @@ def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Mem
             if done.returncode:
                 failed.append(done.stderr)
 
-    stack = contextlib.ExitStack()
-    askers = [threading.Thread(target=ask) for _ in range(3)]
-    for asker in askers:
-        asker.start()
-    try:
-        for turn in range(6):
-            leaving = members[turn % 3]
-            assert end(leaving.process) == 0
-            seen = count
-            eventually(lambda seen=seen: count >= seen + 10, "nobody is served")
-            members[turn % 3] = stack.enter_context(Member(edge, leaving.name))
-    finally:
-        stop.set()
-        for asker in askers:
-            asker.join()
-        stack.close()
-    assert failed == []
-    assert count > 70
+    uploader = threading.Thread(target=upload)
+    with (
+        contextlib.ExitStack() as stack,
+        churn_beside(edge, tunnel, conversation="http", others=lambda: count, in_flight=1) as churn,
+    ):
+        uploader.start()
+        try:
+            for turn in range(6):
+                leaving = members[turn % 3]
+                assert end(leaving.process) == 0
+                seen = count
+                churn.wait_for(5)
+                eventually(lambda seen=seen: count > seen, "nobody is served")
+                members[turn % 3] = stack.enter_context(Member(edge, leaving.name))
+        finally:
+            stop.set()
+            uploader.join()
+        assert failed == []
+        churn.finish()
+        nothing_left(edge)
 
 
 def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess, members: list[Member]):
+    """Those who come before it is noticed may wait for it in vain; nobody else does."""
     tunnel = members[0].tunnel
-    os.kill(members[1].process.pid, signal.SIGKILL)
-    members[1].process.wait()
-    # Those who come before it is noticed wait for it; nobody else does.
-    with contextlib.ExitStack() as stack:
-        waiting = []
-        for _ in range(6):
-            sock = stack.enter_context(socket.create_connection(tunnel.tcp_socket, PATIENCE))
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            waiting.append(sock)
-        began = time.monotonic()
+    came: list[socket.socket] = []
+    with (
+        contextlib.ExitStack() as stack,
+        churn_beside(edge, tunnel, conversation="http", patience=SOON, others=lambda: len(came)) as churn,
+    ):
+        killed = time.monotonic()
+        os.kill(members[1].process.pid, signal.SIGKILL)
+        members[1].process.wait()
 
         def all_served() -> bool:
             for _ in range(6):
                 sock = stack.enter_context(socket.create_connection(tunnel.tcp_socket, PATIENCE))
+                came.append(sock)
                 sock.settimeout(0.5)
                 try:
                     asked(sock)
@@ -200,7 +218,11 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
             return True
 
         eventually(all_served, "visitors still go to a dead client", timeout=15)
-        assert time.monotonic() - began < SILENT + 3
+        noticed = time.monotonic()
+        assert noticed - killed < SILENT + 3
+        churn.wait_for(20)
+        churn.finish(in_between(killed, noticed))
+        assert any(visit.failure for visit in churn.visits), "nobody has gone to the dead client"
 
 
 @pytest.mark.parametrize(

@@ -1,112 +1,129 @@
-"""A second link beside one that looks sick: whatever the edge makes of it, and whenever the client hears of that,
-the session goes on."""
+"""A second link beside one that looks sick: whichever the client hears of first, that the second was taken or that
+the first is no more, the session goes on, and nobody of those who come and leave meanwhile fails."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 
 import quictunnel
-from quictunnel.observation import STATES
-from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
-from quictunnel.wire.messages import SECRET, AnyMessage, Hello, Standing, Welcome
-from tests.e2e.conftest import free_port
-from tests.e2e.hostile import PATIENCE, WINDOW, HostileEdge, ServedClient
+from edge_server.control import Guest
+from tests.e2e.conftest import embedded_edge
+from tests.e2e.echo import EchoOrigin, until
+from tests.e2e.relay import Flow, Relay
+from tests.load.beside import churn_beside, nothing_left
 
-KEY = bytes(range(SECRET))
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
 
+    from edge_server.embedded import EmbeddedEdge
+    from quictunnel.transport.link import Link
+    from quictunnel.wire.messages import Hello
 
-def welcome(*, resumed: bool) -> Welcome:
-    return Welcome(PROTOCOL_VERSION, WINDOW, 10, "hostile/1", KEY, resumed, 120, 0, 0)
-
-
-class Holding(ServedClient):
-    """Greets newcomers with a session that may be resumed; who shows its secret is answered by the test."""
-
-    def hear(self, message: AnyMessage) -> None:
-        if not isinstance(message, Hello):
-            super().hear(message)
-            return
-        self.messages.put_nowait(message)
-        if not message.session:
-            self.say(welcome(resumed=False))
-
-    def resume(self) -> None:
-        self.say(welcome(resumed=True), Standing([], True))
-
-    def replace(self) -> None:
-        self.connection.close(SessionCode.REPLACED)
-        self.wake()
+LOOKS = 1.5
+"""Seconds: longer than between two looks of a client at its links."""
 
 
 @pytest.fixture
-async def edge(tmp_path, monkeypatch, engines):
-    monkeypatch.setattr("tests.e2e.hostile.ServedClient", Holding)
-    monkeypatch.setattr("quictunnel.uplink.SUSPICION", 0.0)  # every link looks sick
-    async with HostileEdge(tmp_path) as edge:
+def edge(engines: object) -> Iterator[EmbeddedEdge]:
+    with embedded_edge() as edge:
         yield edge
 
 
-async def next_that_shows_the_secret(edge: HostileEdge) -> Holding:
-    async with asyncio.timeout(PATIENCE):
-        served = await edge.sessions.get()
-    assert isinstance(served, Holding)
-    assert (await served.heard(Hello)).session == KEY
-    return served
+@pytest.fixture
+def relay(edge: EmbeddedEdge) -> Iterator[Relay]:
+    with Relay(edge.client_config.edge) as relay:
+        yield relay
 
 
-async def until_connected(client: quictunnel.Client) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while client.state != "connected":
-            assert client.state in STATES - {"failed", "refused", "closed"}
-            await asyncio.sleep(0.01)
+@pytest.fixture
+async def client(edge: EmbeddedEdge, relay: Relay) -> AsyncIterator[quictunnel.Client]:
+    """With a visitor who stays, and others who come and leave, of whom none fails."""
+    config = dataclasses.replace(edge.client_config, edge=relay.address)
+    with quictunnel.Client.from_config(config) as client, EchoOrigin() as origin:
+        async with quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
+            reader, writer = await asyncio.open_connection(*tunnel.tcp_socket)
+            async with churn_beside(edge, tunnel) as churn:
+                yield client
+                assert client.snapshot().resumed == 1
+                await asyncio.to_thread(churn.wait_for, 5)
+                await asyncio.to_thread(churn.finish)
+            writer.write(b"still here")
+            assert await reader.readexactly(10) == b"still here"
+            writer.close()
+            await writer.wait_closed()
+            await asyncio.to_thread(nothing_left, edge, client)
 
 
-@pytest.mark.parametrize("order", ["the old link first", "the new link first"])
-async def test_the_edge_takes_the_second_link(edge, monkeypatch, order: str) -> None:
-    with quictunnel.Client.from_config(edge.client_config) as client:
-        async with quictunnel.forward(free_port(), client=client):
-            first = await edge.session()
-            second = await next_that_shows_the_secret(edge)
-            monkeypatch.setattr("quictunnel.uplink.SUSPICION", 100.0)
-            if order == "the old link first":
-                first.replace()
-                await asyncio.sleep(0.1)  # the client has heard of it
-                second.resume()
-            else:
-                second.resume()
-                first.replace()
-            await second.heard(Standing)
-            await until_connected(client)
-            assert client.snapshot().resumed == 1
+@pytest.fixture
+def relieved(
+    monkeypatch: pytest.MonkeyPatch, relay: Relay
+) -> Callable[[Callable[[Flow, Flow], None]], asyncio.Event]:
+    """Has the link look sick until the edge has heard of the second one. What is given is then done with the first
+    and the second, before the edge says a word about it; the event follows."""
+    real = Guest.go_on
+
+    def relieve(meanwhile: Callable[[Flow, Flow], None]) -> asyncio.Event:
+        loop, happened = asyncio.get_running_loop(), asyncio.Event()
+
+        def go_on(self: Guest, link: Link, hello: Hello) -> None:
+            if not happened.is_set():
+                monkeypatch.setattr("quictunnel.uplink.SUSPICION", 100.0)
+                meanwhile(*relay.flows)
+                loop.call_soon_threadsafe(happened.set)
+            real(self, link, hello)
+
+        monkeypatch.setattr(Guest, "go_on", go_on)
+        monkeypatch.setattr("quictunnel.uplink.SUSPICION", 0.0)
+        return happened
+
+    return relieve
 
 
-async def test_the_edge_took_a_second_link_that_the_client_gave_up(edge, monkeypatch) -> None:
+async def until_resumed(client: quictunnel.Client) -> None:
+    def is_resumed() -> bool:
+        assert client.state not in ("failed", "refused", "closed")
+        return client.snapshot().resumed == 1 and client.state == "connected"
+
+    await asyncio.to_thread(until, is_resumed)
+
+
+@pytest.mark.parametrize("late", [0, 1], ids=["new-link-first", "old-link-first"])
+async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int) -> None:
+    """Of the two things that the edge says then, one is late."""
+    async with asyncio.timeout(15):
+        await relieved(lambda *flows: flows[late].hold()).wait()
+    if late == 0:
+        await until_resumed(client)
+    else:
+        # The old link is no more.
+        await asyncio.to_thread(until, client._uplink._down.is_set)
+    relay.flows[late].release()
+    await until_resumed(client)
+    assert len(relay.flows) == 2
+
+
+async def test_the_edge_took_a_second_link_that_the_client_gave_up(client, relay, relieved, monkeypatch) -> None:
     """Its answer was lost: what is heard is only that the old link is no more."""
-    monkeypatch.setattr("quictunnel.uplink.URGENT", 0.3)
-    with quictunnel.Client.from_config(edge.client_config) as client:
-        async with quictunnel.forward(free_port(), client=client):
-            first = await edge.session()
-            second = await next_that_shows_the_secret(edge)
-            await second.end()  # the client has lost its patience
-            first.replace()
-            third = await next_that_shows_the_secret(edge)
-            monkeypatch.setattr("quictunnel.uplink.SUSPICION", 100.0)
-            third.resume()
-            await third.heard(Standing)
-            await until_connected(client)
-            assert client.snapshot().resumed == 1
+    monkeypatch.setattr("quictunnel.uplink.URGENT", 0.5)
+    await relieved(lambda _, second: second.lose()).wait()
+    await until_resumed(client)
+    assert len(relay.flows) == 3
 
 
-async def test_a_link_that_is_well_again_does_not_end_a_dial_that_showed_the_secret(edge, monkeypatch) -> None:
-    with quictunnel.Client.from_config(edge.client_config) as client:
-        async with quictunnel.forward(free_port(), client=client):
-            await edge.session()
-            second = await next_that_shows_the_secret(edge)
-            monkeypatch.setattr("quictunnel.uplink.SUSPICION", 100.0)  # from now on the first one looks well
-            await asyncio.sleep(1.5)  # longer than between two looks
-            assert not second.over.done()
-            second.resume()
-            await second.heard(Standing)
-            await until_connected(client)
+async def test_a_link_that_is_well_again_does_not_end_a_dial_that_showed_the_secret(
+    client, relay, relieved
+) -> None:
+    def hold(*flows: Flow) -> None:
+        for flow in flows:
+            flow.hold()
+
+    await relieved(hold).wait()
+    await asyncio.sleep(LOOKS)  # in which the old link looks well
+    relay.flows[1].release()
+    relay.flows[0].release()
+    await until_resumed(client)
+    assert len(relay.flows) == 2

@@ -23,9 +23,11 @@ from quictunnel.transport.engine import CloseCause
 from quictunnel.uplink import SUSPICION
 from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge
-from tests.e2e.echo import until
+from tests.e2e.echo import EchoOrigin, until
 from tests.load.beside import churn_beside, nothing_left
-from tests.load.churn import in_between
+from tests.load.churn import Churn, in_between
+
+DEATHS = 8
 
 
 class Origins:
@@ -83,32 +85,37 @@ async def failed(client: Client) -> None:
     await asyncio.wrap_future(loop.submit(wait()))
 
 
+async def finish(churn: Churn, *takeovers: tuple[float, float]) -> None:
+    """End the load. Asserts that nobody failed but who was in at one of the ``takeovers``, each from a moment to
+    another, and that whoever came after the last of them heard the newest."""
+    moments = [in_between(*takeover) for takeover in takeovers]
+    await asyncio.to_thread(churn.wait_for, 10)
+    visits = await asyncio.to_thread(churn.finish, lambda visit: any(was_in(visit) for was_in in moments))
+    over = takeovers[-1][1]
+    assert {visit.heard for visit in visits if visit.is_newcomer and visit.began > over} == {"new"}
+
+
 @pytest.mark.parametrize("times", [1, 5])
 async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
     with embedded_edge() as edge:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old = Client.from_config(edge.client_config)
-            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+            async with (
+                forward(old_port, unencrypted=True, client=old) as tunnel,
+                churn_beside(edge, tunnel, conversation="greeting") as churn,
+            ):
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"old"
                 ticket = old.reach()[1].leases.get(1).ticket
                 newer, taken = [], []
-                churn = churn_beside(edge, tunnel, conversation="greeting")
-                await asyncio.to_thread(churn.__enter__)
                 for _ in range(times):
                     newer.append(Client.from_config(edge.client_config))
                     begun = time.monotonic()
                     lease = await take_over(newer[-1], ticket, new_port)
                     assert lease.answer.result() == tunnel
                     ticket = lease.ticket
-                    taken.append(in_between(begun, time.monotonic()))
+                    taken.append((begun, time.monotonic()))
                     assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
-                over = time.monotonic()
-                await asyncio.to_thread(churn.wait_for, 20)
-                visits = await asyncio.to_thread(
-                    churn.finish, lambda visit: any(was_in(visit) for was_in in taken)
-                )
-                heard = {visit.heard for visit in visits if visit.is_newcomer and visit.began > over}
-                assert heard == {"new"}
+                await finish(churn, *taken)
                 await asyncio.to_thread(nothing_left, edge)
                 assert edge.server.leases == 1
                 for loser in (old, *newer[:-1]):
@@ -156,15 +163,22 @@ async def test_older_program_that_has_once_resumed_does_not_win(*, is_away: bool
     with embedded_edge() as edge:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old, newer = Client.from_config(edge.client_config), Client.from_config(edge.client_config)
-            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+            async with (
+                forward(old_port, unencrypted=True, client=old) as tunnel,
+                churn_beside(edge, tunnel, conversation="greeting") as churn,
+            ):
                 await resumed(old)
                 gate = await out_of_reach(old) if is_away else None
+                begun = time.monotonic()
                 await take_over(newer, old.reach()[1].leases.get(1).ticket, new_port)
+                over = time.monotonic()
                 if gate is not None:
                     gate.set()
                 await failed(old)
                 assert newer.state == "connected"
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
+                await finish(churn, (begun, over))
+                await asyncio.to_thread(nothing_left, edge, newer)
             for client in (old, newer):
                 client.close()
 
@@ -201,49 +215,80 @@ async def test_a_visitor_in_its_handshake_moves_with_the_name() -> None:
     with embedded_edge() as edge:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old, newer = Client.from_config(edge.client_config), Client.from_config(edge.client_config)
-            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+            async with (
+                forward(old_port, unencrypted=True, client=old) as tunnel,
+                churn_beside(edge, tunnel, conversation="greeting") as churn,
+            ):
                 visitor = await asyncio.to_thread(Halting, edge.server.ca, tunnel)
+                begun = time.monotonic()
                 await take_over(newer, old.reach()[1].leases.get(1).ticket, new_port)
+                over = time.monotonic()
                 assert await asyncio.to_thread(visitor.finish) == b"new"
+                await finish(churn, (begun, over))
+                await asyncio.to_thread(nothing_left, edge, newer)
             for client in (old, newer):
                 client.close()
-            await asyncio.to_thread(until, lambda: edge.server.visitors == 0)
 
 
 async def test_a_ticket_from_before_does_not_take_the_name_back() -> None:
     with embedded_edge() as edge:
         async with Origins(b"old") as old_port, Origins(b"new") as new_port:
             old, newer, third = (Client.from_config(edge.client_config) for _ in range(3))
-            async with forward(old_port, unencrypted=True, client=old) as tunnel:
+            newest = Client.from_config(edge.client_config)
+            async with (
+                forward(old_port, unencrypted=True, client=old) as tunnel,
+                churn_beside(edge, tunnel, conversation="greeting") as churn,
+            ):
+                begun = time.monotonic()
                 first = old.reach()[1].leases.get(1).ticket
                 lease = await take_over(newer, first, new_port)
-                await take_over(newer := Client.from_config(edge.client_config), lease.ticket, new_port)
+                await take_over(newest, lease.ticket, new_port)
+                over = time.monotonic()
                 with pytest.raises(InvalidError, match="newer holder"):
                     await take_over(third, first, old_port)
                 assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
-            for client in (old, newer, third):
+                await finish(churn, (begun, over))
+                await asyncio.to_thread(nothing_left, edge, newest)
+            for client in (old, newer, newest, third):
                 client.close()
 
 
 @pytest.mark.slow
 def test_a_client_that_is_killed_and_started_again_keeps_its_address(tmp_path) -> None:
-    """Twenty times: the edge thinks each time that the one before is still there."""
-    with embedded_edge() as edge:
+    """The edge thinks each time that the one before is still there. Who comes before the next one is there is lost
+    with it, and nobody else."""
+    with embedded_edge() as edge, EchoOrigin() as origin, contextlib.ExitStack() as stack:
         config = edge.client_config
         environment = os.environ | {
             "QUICTUNNEL_EDGE": config.edge,
             "QUICTUNNEL_TOKEN": config.token.reveal(),
             "QUICTUNNEL_CA": str(config.ca),
         }
-        command = [sys.executable, "-m", "quictunnel", "tcp", "1", "--json", "--ticket", tmp_path / "ticket"]
-        seen = set()
-        for _ in range(20):
-            with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as client:
-                ready = json.loads(client.stdout.readline())
-                seen.add((ready["url"], *ready["tcp_socket"]))
-                until_written(tmp_path / "ticket")
-                client.kill()
-        assert len(seen) == 1
+        command = [sys.executable, "-m", "quictunnel", "tcp", str(origin.port), "--json"]
+        command += ["--ticket", str(tmp_path / "ticket")]
+
+        def start() -> tuple[subprocess.Popen, Tunnel]:
+            client = stack.enter_context(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            )
+            stack.callback(client.kill)
+            ready = json.loads(client.stdout.readline())
+            until_written(tmp_path / "ticket")
+            return client, Tunnel(*ready["tls_socket"], *ready["tcp_socket"])
+
+        client, tunnel = start()
+        churn = stack.enter_context(churn_beside(edge, tunnel))
+        gone = []
+        for _ in range(DEATHS):
+            churn.wait_for(2)
+            killed = time.monotonic()
+            client.kill()
+            client, again = start()
+            assert again == tunnel
+            gone.append(in_between(killed, time.monotonic()))
+        churn.wait_for(2)
+        churn.finish(lambda visit: any(was_in(visit) for was_in in gone))
+        nothing_left(edge)
         assert edge.server.leases == 1
         assert edge.server.guests <= 2
 

@@ -9,7 +9,7 @@ from tests.e2e.conftest import EdgeProcess
 from tests.load.churn import Churn
 from tests.load.figures import arrivals, dump_of, dump_of_embedded, left_at, settled
 from tests.load.held import held_by
-from tests.load.plan import Plan
+from tests.load.plan import RATE, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,13 +45,14 @@ def churn_beside(
     *tunnels: quictunnel.Tunnel,
     conversation: str = "echo",
     patience: float = PATIENCE,
+    rate: float = RATE,
     others: Callable[[], int] = lambda: 0,
     in_flight: int = 0,
 ) -> Churn:
     """Newcomers and leavers at these tunnels; ``others``: as in :func:`arrivals_at`, of whom so many may be
     ``in_flight``."""
     targets = [(each.host, each.port, each.unencrypted_host, each.unencrypted_port) for each in tunnels]
-    plan = Plan(targets, str(ca_of(edge)), conversation, patience=patience)
+    plan = Plan(targets, str(ca_of(edge)), conversation, rate=rate, patience=patience)
     return Churn(plan, watched=arrivals_at(edge, others), in_flight=in_flight)
 
 

@@ -10,6 +10,7 @@ load arrived is read at the edge: fewer than :data:`LEAST` a second fail the tes
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import dataclasses
@@ -64,15 +65,18 @@ class Churn:
         *,
         watched: Callable[[], int],
         in_flight: int = 0,
+        least: float = LEAST,
     ) -> None:
         """``popen``: starts the program where its visitors come from; ``watched``: counts those who have come to
-        the edge, by its own figures, without those of the test's own, of whom so many may be ``in_flight``."""
+        the edge, by its own figures, without those of the test's own, of whom so many may be ``in_flight``;
+        ``least``: visitors a second that have to arrive there."""
         self.visits: list[Visit] = []
         """Those that have ended."""
         self._plan = plan
         self._popen = popen
         self._read = watched
         self._in_flight = in_flight
+        self._least = least
         self._came_before = 0
         self._since = 0.0
         self._rates: list[float] = []
@@ -110,6 +114,13 @@ class Churn:
         finally:
             self._kill()
 
+    async def __aenter__(self) -> Self:
+        """For tests on a loop of their own, which goes on meanwhile."""
+        return await asyncio.to_thread(self.__enter__)
+
+    async def __aexit__(self, *raised: object) -> None:
+        await asyncio.to_thread(self.__exit__, *raised)  # type: ignore[arg-type]
+
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -139,14 +150,15 @@ class Churn:
         seconds = time.monotonic() - self._since
         self._arrived += count
         self._rates.append(count / seconds)
-        assert count + self._in_flight >= LEAST * seconds, (
+        assert count + self._in_flight >= self._least * seconds, (
             f"only {count / seconds:.1f} visitors a second arrived at the edge"
         )
 
-    def edge_follows(self, watched: Callable[[], int]) -> None:
-        """Have another edge's figures count from now on; it has just been started, so that they begin at zero."""
+    def edge_follows(self, watched: Callable[[], int], came_before: int = 0) -> None:
+        """Have another edge's figures count from now on. It has just been started, so that they begin at zero, or
+        ``came_before``: so many have come already."""
         self._read = watched
-        self._came_before = 0
+        self._came_before = came_before
         self._since = time.monotonic()
 
     def _watch_from_now(self) -> None:

@@ -41,8 +41,8 @@ class Visitor:
         self._chance = random.Random(plan.seed * 1_000_003 + number)
         is_leaver = number % LEAVERS_EVERY == LEAVERS_EVERY - 1
         self.role = self._chance.choice(LEAVERS if is_leaver else NEWCOMERS)
-        host = plan.targets[number % len(plan.targets)][2]
-        self.tls = not host or self._chance.random() < 0.5
+        tls_host, _, tcp_host, _ = plan.targets[number % len(plan.targets)]
+        self.tls = bool(tls_host) and (not tcp_host or self._chance.random() < 0.5)
         self._heard = b""
 
     async def visit(self) -> Visit:

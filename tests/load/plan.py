@@ -15,6 +15,11 @@ LEAVERS: Final = (
     "leave ended",
 )
 """Visits that end by a reset of the visitor's, each at another moment."""
+RATE: Final = 50.0
+"""Visitors a second, one of five a leaver."""
+WAITING_RATE: Final = 25.0
+"""Visitors a second beside a client that is away for more than five seconds: one lease has 256 places for visitors
+who wait, and all those of ten seconds are to find one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,16 +27,14 @@ class Plan:
     """Where visitors go, how many, and how they talk there."""
 
     targets: list[tuple[str, int, str, int]]
-    """Host name and port for TLS, at 127.0.0.1, and host and port for TCP; an empty TCP host: TLS alone."""
+    """Host name and port for TLS, at 127.0.0.1, and host and port for TCP; an empty host: the other one alone."""
     ca: str
-    """Path of the authority that TLS visitors trust."""
+    """Path of the authority that TLS visitors trust; empty where there are none."""
     conversation: str = "echo"
     """``echo``: the origin says everything back behind ``prefix``; ``http``: it answers ``GET /word`` with hello;
     ``greeting``: it says a word and ends; ``banner``: it speaks first, ``prefix`` at least, and keeps open."""
     prefix: str = ""
-    rate: float = 25.0
-    """Visitors a second, one of five a leaver. All those of ten seconds (250) can wait at the edge at once, where
-    one lease has 256 places for that; who leaves meanwhile keeps his."""
+    rate: float = RATE
     seed: int = 1
     patience: float = 60.0
     """Seconds after which a visitor has failed."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests import pairing
 from tests.load.churn import Churn
 from tests.load.figures import arrivals, ask_client, dump_of, left_at, settled
-from tests.load.plan import Plan
+from tests.load.plan import RATE, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,11 +206,18 @@ class Tunnelled:
         """What the edge holds, and its figures."""
         return dump_of(self.edge.pid, self._directory)
 
-    def churn(self, *, patience: float = PATIENCE, conversation: str = "echo", prefix: str = "E") -> Churn:
+    def churn(
+        self,
+        *,
+        patience: float = PATIENCE,
+        rate: float = RATE,
+        conversation: str = "echo",
+        prefix: str = ECHO.decode(),
+    ) -> Churn:
         """Newcomers and leavers, as many as the shared load has, beside the edge."""
         host, tls_port = self.ready["tls_socket"]
         target = (host, tls_port, *self.ready["tcp_socket"])
-        plan = Plan([target], str(self._directory / "ca.pem"), conversation, prefix, patience=patience)
+        plan = Plan([target], str(self._directory / "ca.pem"), conversation, prefix, rate, patience=patience)
         return Churn(plan, self.lab.edge.popen, watched=self._arrivals)
 
     def _arrivals(self) -> int:

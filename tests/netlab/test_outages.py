@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.load.churn import nobody, waited
+from tests.load.plan import RATE, WAITING_RATE
 from tests.netlab.crowd import Crowd
 from tests.netlab.rig import Bulk, Tunnelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.load.plan import Visit
     from tests.netlab.fixture import StartLab
     from tests.netlab.lab import Lab
 
@@ -36,17 +36,16 @@ IDLE_TIMEOUT = 30
 
 
 @contextlib.contextmanager
-def in_use(
-    lab: Lab, directory: Path, spared: Callable[[Visit], bool] = nobody
-) -> Iterator[tuple[Tunnelled, Bulk]]:
-    """A tunnel with an endless download, newcomers and leavers; none of them fails but those ``spared``."""
+def in_use(lab: Lab, directory: Path, *, will_be_away: bool = False) -> Iterator[tuple[Tunnelled, Bulk]]:
+    """A tunnel with an endless download, newcomers and leavers; none of them fails but those who have waited as
+    long as anybody does for a client that ``will_be_away``."""
     with (
         Tunnelled(lab, directory, patience=PATIENCE) as tunnel,
         Bulk(tunnel.visit()) as bulk,
-        tunnel.churn(patience=PATIENCE) as churn,
+        tunnel.churn(patience=PATIENCE, rate=WAITING_RATE if will_be_away else RATE) as churn,
     ):
         yield tunnel, bulk
-        churn.finish(spared)
+        churn.finish(waited if will_be_away else nobody)
         assert bulk.broke is None
 
 
@@ -58,8 +57,10 @@ def in_use(
 def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
     """Newcomers wait as well: on the link as long as that is not dead, then for ten seconds."""
     lab = netlab(delay_ms=25, rate_mbit=100)
-    spared = waited if seconds > IDLE_TIMEOUT else nobody
-    with in_use(lab, tmp_path, spared) as (tunnel, bulk), Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
+    with (
+        in_use(lab, tmp_path, will_be_away=seconds > IDLE_TIMEOUT) as (tunnel, bulk),
+        Crowd(tunnel, VISITORS, 256 * KIB) as crowd,
+    ):
         bulk.wait_for(64 * KIB, timeout=10)  # they are in the middle of it
         with lab.blackout():
             time.sleep(seconds)  # the length of the outage
@@ -76,7 +77,10 @@ def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds
 @pytest.mark.timeout(300)
 def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with in_use(lab, tmp_path, waited) as (tunnel, bulk), Crowd(tunnel, VISITORS, 256 * KIB) as crowd:
+    with (
+        in_use(lab, tmp_path, will_be_away=True) as (tunnel, bulk),
+        Crowd(tunnel, VISITORS, 256 * KIB) as crowd,
+    ):
         bulk.wait_for(64 * KIB, timeout=10)
         tunnel.signal_client(signal.SIGSTOP)
         time.sleep(60)  # the length of the freeze

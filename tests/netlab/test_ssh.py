@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.load.churn import waited
+from tests.load.plan import WAITING_RATE
 from tests.netlab.rig import Tunnelled
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ def test_a_session_and_a_gigabyte_outlive_everything(netlab: StartLab, tmp_path:
     lab = netlab(delay_ms=25, rate_mbit=100, nat=True)
     lab.client.popen([shutil.which("sshd", path="/usr/sbin:/usr/bin"), "-D", "-f", tmp_path / "sshd_config"])
     with Tunnelled(lab, tmp_path, port=PORT, patience=PATIENCE) as tunnel, tunnel.visit() as visitor:
-        churn = tunnel.churn(patience=PATIENCE, conversation="banner", prefix=visitor.recv(100).decode())
+        banner = visitor.recv(100).decode()
+        churn = tunnel.churn(patience=PATIENCE, rate=WAITING_RATE, conversation="banner", prefix=banner)
         host, port = tunnel.ready["tcp_socket"]
         options = ["-F", "none", "-i", tmp_path / "key", "-o", "BatchMode=yes", "-o", "Compression=no"]
         options += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.load.churn import waited
+from tests.load.plan import WAITING_RATE
 from tests.netlab.rig import Keystrokes, Tunnelled
 from tests.netlab.test_outages import IDLE_TIMEOUT
 
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("pairing_in_force")]
 @pytest.mark.timeout(180)
 def test_visitors_wait_for_a_client_that_is_away(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with Tunnelled(lab, tmp_path, patience=100) as tunnel, tunnel.churn(patience=100) as churn:
+    with Tunnelled(lab, tmp_path, patience=100) as tunnel, tunnel.churn(patience=100, rate=WAITING_RATE) as churn:
         with lab.blackout():
             time.sleep(IDLE_TIMEOUT + 8)  # until both sides have noticed; the client dials in vain
             early = tunnel.visit()
