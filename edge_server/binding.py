@@ -59,8 +59,9 @@ class Holdings:
         self._session = session
         self._superseded = superseded
         self._leases: dict[int, Lease] = {}
-        self._lost: list[BindRefused] = []
-        """What the client has to be told when it is back; as many as it had leases."""
+        self._lost: dict[int, BindCode] = {}
+        """Leases that were taken away, and why. The client is told on each of its links, because what was said may
+        have been lost with one, until it gives the lease back. Of :data:`MAX_LEASES` at most, the latest."""
 
     def __iter__(self) -> Iterator[Lease]:
         return iter(tuple(self._leases.values()))
@@ -73,6 +74,10 @@ class Holdings:
     ) -> None:
         """A client asks for a lease: it is told what it gets. ``points_here``: what is known of its domain. Raises
         ProtocolError."""
+        if (code := self._lost.get(bind.lease)) is not None:
+            # Asked again, because the answer was lost with a link; it was taken away meanwhile.
+            self._session.say(BindRefused(bind.lease, code))
+            return
         held = self._leases.get(bind.lease)
         if held is not None and not is_resumed:
             raise ProtocolError("a lease number was used twice")
@@ -92,6 +97,7 @@ class Holdings:
         # The client may be giving up a lease that was refused, or is confirmed at this very moment.
         if number in self._leases:
             self._release(number)
+        self._lost.pop(number, None)
         self._session.say(Unbound(number))
 
     def release_all(self, *, for_good: bool) -> None:
@@ -108,20 +114,18 @@ class Holdings:
         """It is not this client's any more; visitors who are in stay. The client is told why."""
         if self._leases.get(lease.number) is lease:
             self._release(lease.number)
-            self._lost.append(BindRefused(lease.number, code))
-            if not self._session.is_away:
-                self._tell_lost()
+            if len(self._lost) >= MAX_LEASES:
+                del self._lost[next(iter(self._lost))]
+            self._lost[lease.number] = code
+            if self._session.can_carry:
+                self._session.say(BindRefused(lease.number, code))
 
     def client_is_back(self) -> None:
         """Its session goes on with another link."""
-        self._tell_lost()
+        for number, code in self._lost.items():
+            self._session.say(BindRefused(number, code))
         for lease in self:
             lease.client_is_back()
-
-    def _tell_lost(self) -> None:
-        lost, self._lost = self._lost, []
-        for refused in lost:
-            self._session.say(refused)
 
     @property
     def _host(self) -> str:
@@ -301,7 +305,7 @@ class Holdings:
             # Of a pool's tickets and programs the edge before this one has told of one alone.
             is_one_of_several = bind.pool and ghost.session is None
             is_old = ghost.is_newer_than(ticket.generation) or _is_older_program(bind, ticket, ghost)
-            if is_old and not is_one_of_several:
+            if is_old and not is_one_of_several and not _is_same_program(bind, ghost):
                 logger.info("client %s showed an old ticket of %s", ghost.owner, ghost.name)
                 raise Refused(BindCode.STALE)
         elif len(ghost.takeovers) >= MAX_TAKEOVERS and ghost.takeovers[0] > time.monotonic() - TAKEOVER_SECONDS:
@@ -407,6 +411,11 @@ def _note_program(lease: Lease, bind: Bind, ghost: Lease | None) -> None:
     if isinstance(bind, BindV2):
         was_first = ghost is not None and ghost.program == bind.program and ghost.is_first_ask
         lease.program, lease.is_first_ask = bind.program, was_first or not bind.again
+
+
+def _is_same_program(bind: Bind, ghost: Lease) -> bool:
+    """Return True if a program asks for what it holds itself: the answer with its newest ticket was lost."""
+    return isinstance(bind, BindV2) and bind.program != b"" and bind.program == ghost.program
 
 
 def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:

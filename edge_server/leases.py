@@ -154,14 +154,17 @@ class Lease:
         return lease
 
     @property
-    def is_well(self) -> bool:
-        """Whether a visitor would most likely be answered."""
+    def is_reachable(self) -> bool:
+        """Return True if a visitor would most likely reach the client."""
         session = self.session
         if session is None or not session.can_carry:
             return False
-        if asyncio.get_running_loop().time() - session.stats().last_heard >= SILENT:
-            return False
-        return time.monotonic() >= self._troubled_until
+        return asyncio.get_running_loop().time() - session.stats().last_heard < SILENT
+
+    @property
+    def is_well(self) -> bool:
+        """Whether a visitor would most likely be answered."""
+        return self.is_reachable and time.monotonic() >= self._troubled_until
 
     def tls_visitor(self, authority: str) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""

@@ -26,12 +26,15 @@ class Pool:
         self.members.remove(lease)
 
     def choose(self, besides: Collection[Lease] = ()) -> Lease | None:
-        """The one with the fewest visitors among those that are well; where none is, among all. Of several with
-        equally few each has its turn. None when there is nobody (``besides`` those)."""
+        """The one with the fewest visitors among those that are well; where none is, among those whose client is
+        there although its origin has just refused; else among all. Of several with equally few each has its turn.
+        None when there is nobody (``besides`` those)."""
         candidates = [lease for lease in self.members if lease not in besides]
         if not candidates:
             return None
-        chosen = min(candidates, key=lambda lease: (not lease.is_well, len(lease.visitors)))
+        chosen = min(
+            candidates, key=lambda lease: (not lease.is_reachable, not lease.is_well, len(lease.visitors))
+        )
         self.members.remove(chosen)
         self.members.append(chosen)
         return chosen

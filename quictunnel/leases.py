@@ -181,8 +181,10 @@ class Leases:
             kind = EdgeUnavailableError if code in _PASSING else InvalidError
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:
-            lease.answered = True
             is_final = code in _FINAL
+            if lease.answer.exception() is not None or (is_final and not lease.asked):
+                return  # it is known: an edge says it again on each link of the session
+            lease.answered = True
             # To ask again with the next session would take it from whoever has it now.
             lease.asked = lease.asked and not is_final
             self._observe(

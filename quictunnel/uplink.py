@@ -464,7 +464,9 @@ class Uplink:
         if not lease.answer.cancel() and not lease.answer.cancelled():  # the end of a time-out has cancelled it
             lease.answer.exception()  # seen: the caller gets it
         self._say_unbind(lease)
-        if self._call is None and not self.leases and self._keeper is not None:
+        # A session that waits for a link may hold what was given back: it is dialled for until the edge knows.
+        is_idle = self._call is None and self._keeping.session is None and not self.leases
+        if is_idle and self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
 

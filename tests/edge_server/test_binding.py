@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import socket
 import struct
 from dataclasses import replace
@@ -16,13 +17,13 @@ import pytest
 import trustme
 
 from edge_server.admission import Admission
-from edge_server.binding import MAX_DOMAINS, Holdings
+from edge_server.binding import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store
 from edge_server.expected import Expected
 from edge_server.house import House
-from edge_server.leases import BY_PORT, Lease
+from edge_server.leases import BY_PORT, UNCONFIRMED, Lease
 from edge_server.pool import Pool
 from edge_server.ports import Ports
 from edge_server.registry import Registry
@@ -652,3 +653,55 @@ async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_t
     assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
     newer.got(name="mine", ticket=one, program=b"new", again=True)
     assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
+
+
+async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(house: House):
+    first, second = Client(house, A), Client(house, A)
+    first.got(name="shop")
+    second.got(name="shop")
+    told = BindRefused(1, BindCode.REPLACED)
+    assert first.session.said.count(told) == 1
+    first.holdings.client_is_back()  # the link with which that was said may have been lost
+    assert first.session.said.count(told) == 2
+    # The client has not heard of its lease at all, and asks again: that takes it from nobody.
+    assert first.ask(name="shop") is BindCode.REPLACED
+    assert second.holdings.is_held(1)
+    first.holdings.unbind(1)
+    first.holdings.client_is_back()
+    assert first.session.said.count(told) == 3
+
+
+async def test_so_many_leases_that_were_taken_away_are_remembered(house: House):
+    client = Client(house, A)
+    for number in range(1, MAX_LEASES + 2):
+        client.got(number)
+        client.holdings.lose(next(iter(client.holdings)), BindCode.BANNED)
+    client.session.said.clear()
+    client.holdings.client_is_back()
+    assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
+
+
+async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(house: House):
+    """The answer with the newest ticket was lost more than 30 seconds ago."""
+    ticket = Client(house, A).got(program=b"one").ticket
+    name = next(iter(house.registry)).name
+    lease = house.registry.find(name)
+    assert lease is not None
+    lease.generation += 1
+    lease.since -= 2 * UNCONFIRMED
+    assert Client(house, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
+    assert Client(house, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
+    assert Client(house, A).got(ticket=ticket, program=b"one", again=True).host == house.host_of(name)
+
+
+async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(house: House):
+    (refuses, silent) = leases = pool_of(house, 2)
+    refuses._troubled_until = math.inf
+    refuses.session.can_carry = True
+    silent.session.can_carry = False
+    refuses.visitors.update(dict.fromkeys(range(9)))  # type: ignore[arg-type]
+    pool = leases[0].pool
+    assert pool is not None
+    assert [pool.choose() for _ in range(3)] == [refuses] * 3
+    silent.session.can_carry = True
+    assert pool.choose() is silent
