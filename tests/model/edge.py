@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
+from edge_server.clock import Clock
 from edge_server.config import EdgeConfig
 from edge_server.control import Guest
 from edge_server.domains import Domains
 from edge_server.expected import Expected
 from edge_server.house import House
+from edge_server.lastheld import _trusted
 from edge_server.ports import Ports
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.tokens import Tokens
@@ -21,9 +23,12 @@ from edge_server.server import EdgeServer
 from edge_server.sessions import Sessions
 from edge_server.succession import Name
 from edge_server.tickets import Sealer
+from edge_server.watch import Watch
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind
+from tests.model.ports import PORTS
+from tests.model.stores import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,21 +43,11 @@ if TYPE_CHECKING:
 DOMAIN = "edge.test"
 HOLD = 120.0
 GRACE = 20.0
-
-
-class NoStore:
-    """A claims database that forgets."""
-
-    def changes(self) -> int:
-        return 0
-
-    def claims(self) -> list[Any]:
-        return []
-
-    def write(self, claims: Any) -> None: ...
-    def record(self, events: Any) -> None: ...
-    def remove_old(self, before: int) -> None: ...
-    def close(self) -> None: ...
+REFRESH: Final = 30.0
+"""Seconds between looks of an edge at what has changed (``watch.REFRESH``): it looks at once when a rule has
+withdrawn something, and passing time does not take long."""
+Names = list[tuple[Name, Any]]
+"""Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 
 
 class WatchedGuest(Guest):
@@ -65,14 +60,24 @@ class WatchedGuest(Guest):
         self.is_over = False
         self.reach: Callable[[str], None] = lambda _: None
         self.on_bind: Callable[[WatchedGuest, Bind], Callable[[], None]] = lambda _, __: lambda: None
+        self.on_bound: Callable[[Lease], None] = lambda _: None
+        self.on_unbind: Callable[[Lease], None] = lambda _: None
+
+    def lease(self, number: int) -> Lease | None:
+        """Return the lease with the client's number."""
+        return next((lease for lease in self.holdings if lease.number == number), None)
 
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         if not isinstance(request, Bind):
+            if (lease := self.lease(request.lease)) is not None:
+                self.on_unbind(lease)
             super()._do(request, points_here=points_here)
             return
         take_back = self.on_bind(self, request)
         super()._do(request, points_here=points_here)
-        if not self.holdings.is_held(request.lease):
+        if (lease := self.lease(request.lease)) is not None:
+            self.on_bound(lease)
+        else:
             take_back()
 
     def open_ticket(self, bind: Bind) -> int:
@@ -98,30 +103,39 @@ class WatchedGuest(Guest):
         super().session_down(closed)
 
 
-@functools.cache
-def _token() -> str:
-    return "a-token-of-the-model"
+class WatchedExpected(Expected):
+    """Names that are kept for clients; the world hears when one is kept no more."""
+
+    on_forget: Callable[[Lease], None]
+
+    def _forget(self, lease: Lease) -> None:
+        self.on_forget(lease)
+        super()._forget(lease)
 
 
 class ModelEdge(EdgeServer):
     """One process of the edge."""
 
-    def __init__(self, world: World, number: int, names: list[Name]) -> None:
+    def __init__(self, world: World, number: int, names: Names) -> None:
         super().__init__(EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD))
         loop = asyncio.get_running_loop()
         self.world = world
         self.number = number
         self.state = "serving"
         """``leaving`` when it drains, ``gone`` when it has stopped."""
-        ports = Ports("127.0.0.1", range(20_000, 20_001), loop.time)
+        ports = Ports("127.0.0.1", PORTS, loop.time)
+        ports._chance = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
+        expected = WatchedExpected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD)
+        expected.on_forget = world.lease_closes
         self._house = House(
             admission=self._admission,
             attempts=Attempts(loop.time),
             certificates=Certificates(),
-            claims=Claims(NoStore()),  # type: ignore[arg-type]
+            claims=Claims(world.claims),  # type: ignore[arg-type]
+            clock=Clock(loop.time, loop.time),
             domain=DOMAIN,
             domains=Domains(),
-            expected=Expected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD),
+            expected=expected,
             https_port=443,
             ledger=self.ledger,
             ports=ports,
@@ -129,8 +143,9 @@ class ModelEdge(EdgeServer):
             sealer=Sealer(bytes(32), DOMAIN),
             sessions=Sessions(HOLD),
             tcp_host=DOMAIN,
-            tokens=Tokens(_token()),
+            tokens=Tokens(TOKEN, world.tokens),  # type: ignore[arg-type]
         )
+        self._watch = Watch(self._house, self._guests)
         self.guests_ever: list[WatchedGuest] = []
         self._leaving: asyncio.Task[None] | None = None
         self._endpoint = Endpoint(world.network.edge_engine(number), world.network.edge_socket(number),
@@ -143,24 +158,43 @@ class ModelEdge(EdgeServer):
         return self._house
 
     async def expect(self) -> None:
-        """Keep the names of the edge before."""
-        for name in self._names:
-            await self.house.expected.add(name, None)
+        """Keep the names of the edge before, and their ports: handed over, or opened again (``lastheld``)."""
+        for name, sock in self._names:
+            if sock is not None:
+                self.world.reach("a port went to the edge's successor")
+            elif name.port:
+                sock = self.house.ports.bind_this(name.port, name.owner)  # noqa: PLW2901
+                self.world.reach("a port was opened again after a restart")
+            await self.house.expected.add(name, sock)
+
+    def look(self) -> None:
+        """Look at what the operator has withdrawn."""
+        if self.state != "gone":
+            assert self._watch is not None
+            asyncio.get_running_loop().create_task(self._watch._look())
 
     def find(self, host: str) -> Lease | None:
         """Return the lease that a visitor's ClientHello leads to."""
         return self._registry.find(self.house.name_of(host))
 
-    def names(self) -> list[Name]:
-        """Return what the next edge has to know."""
-        return [Name.of(lease, 0) for lease in self._registry]
+    def find_name(self, name: str) -> Lease | None:
+        """Return the lease of a name."""
+        return self._registry.find(name)
 
-    def hand_over(self) -> list[Name]:
+    def noted_names(self, *, is_last: bool) -> Names:
+        """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
+        names = [Name.of(lease, lease.tcp_port) for lease in self._registry]
+        return [(_trusted(name, is_last=is_last), None) for name in names]
+
+    def hand_over(self) -> Names:
         """Take nobody any more: a successor does from now on (:meth:`EdgeServer._stop_taking`)."""
         self._is_draining = True
-        names = self.names()
+        names: Names = []
         for lease in self._registry:
-            lease.stop_listening()
+            sock = lease.keep_socket()
+            names.append((Name.of(lease, lease.tcp_port if sock is not None else 0), sock))
+            for each in lease.pool.members if lease.pool is not None else (lease,):
+                each.stop_listening()
         self.succeeded.set()
         self.leave()
         return names
@@ -172,6 +206,8 @@ class ModelEdge(EdgeServer):
 
     async def _drain_and_stop(self) -> None:
         await self.drain()
+        assert self._watch is not None
+        await self._watch.close()
         self.house.sessions.give_up_all()
         self.house.expected.give_up_all()
         assert self._endpoint is not None
@@ -183,6 +219,8 @@ class ModelEdge(EdgeServer):
         if self._leaving is not None:
             self._leaving.cancel()
         self.state = "gone"
+        assert self._watch is not None
+        self._watch._task.cancel()
         assert self._endpoint is not None
         self.house.sessions.hold = 0
         self.world.network.silence(self._endpoint)
@@ -203,4 +241,6 @@ class ModelEdge(EdgeServer):
                 guest.on_end = self.world.guest_ended
                 guest.reach = self.world.reach
                 guest.on_bind = self.world.guest_asks
+                guest.on_bound = self.world.guest_has
+                guest.on_unbind = self.world.lease_closes
         return link

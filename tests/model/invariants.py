@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from quictunnel.transport.session import MAX_SETTLED
 from tests.model.edge import HOLD
+from tests.model.world import CLOSED
 
 if TYPE_CHECKING:
+    from edge_server.leases import Lease
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
     from tests.model.world import Visitor, World
@@ -25,6 +27,8 @@ def check_step(world: World) -> None:
         world.fail(*world.fault_log.found.pop(0))
     for visitor in world.visitors:
         _check_resets(world, visitor)
+        if visitor.excuse == CLOSED and visitor.is_served and _tunnel_closes(world, visitor):
+            world.reach("a visitor finished while its tunnel closed")
         stream = visitor.splice.stream
         if stream is not None and not stream.is_over and not stream._send_window.room:
             world.reached["a visitor waits for credit"] += 1
@@ -35,6 +39,11 @@ def check_step(world: World) -> None:
                 world.fail("a program gave up without a cause", f"{program}: {program.events[-3:]}")
             program.may_fail = True
     world.visitors = [visitor for visitor in world.visitors if not _is_settled(visitor)]
+
+
+def _tunnel_closes(world: World, visitor: Visitor) -> bool:
+    """Return True if the program that serves a visitor gives its name back."""
+    return any(program.is_releasing and visitor.client_session in program.sessions() for program in world.programs)
 
 
 def _is_settled(visitor: Visitor) -> bool:
@@ -59,7 +68,11 @@ def _check_resets(world: World, visitor: Visitor) -> None:
                 assert visitor.edge._endpoint is not None
                 had_no_stream = world.network.refused_streams(visitor.edge._endpoint)
                 lease = visitor.lease.newest
-                if waited >= WAIT - 0.01 or had_no_stream or not lease._is_open:
+                # Of a pool, the one that it waited for may have left.
+                is_closed = not lease._is_open or (
+                    lease.pool is not None and world.closed_at.get(lease.name, 0.0) >= visitor.came_at
+                )
+                if waited >= WAIT - 0.01 or had_no_stream or is_closed:
                     visitor.excuse = "sent away"
                     world.reach("a visitor was sent away")
                     return
@@ -92,6 +105,17 @@ def check_rest(world: World) -> None:
             world.fail("a stream that only the edge knows", f"{program}: {theirs - ours}")
         if call.session.skipped_numbers:
             world.fail("numbers that will never be seen", f"{program}: {call.session._numbers._skipped}")
+    _check_ports(world)
+
+
+def _check_ports(world: World) -> None:
+    """The edge that serves listens on a TCP port, no other one, and for one name."""
+    for port in world.ports.taken():
+        leases = [server.lease for server in world.ports.accepting(port)]
+        if len({lease.name for lease in leases}) > 1:
+            world.fail("two tunnels listen on one port", f"{port}: {[lease.name for lease in leases]}")
+        if any(world.edge is None or lease._admission is not world.edge._admission for lease in leases):
+            world.fail("an edge that leaves still listens", f"port {port}")
 
 
 def settle(world: World) -> None:
@@ -123,7 +147,8 @@ def settle(world: World) -> None:
     _run(world, all_over, "a visitor that does not end")
     _run(world, lambda: not _left(world), "something that is left", show=lambda: _left(world))
     for program in world.programs:
-        if program.state == "running" and program.uplink.state == "suspect":
+        is_suspect = program.state == "running" and program.uplink.state == "suspect"
+        if is_suspect and program.error is None:
             world.fail("a link that is well is called suspect", f"{program}")
     _end(world)
 
@@ -131,11 +156,14 @@ def settle(world: World) -> None:
 def _is_up(world: World, program: Program) -> bool:
     if program.state != "running" or program.uplink.state in ("failed", "refused"):
         return True
+    if world.is_revoked(program.ticket) and program.error is None:
+        return False
     if not program._task.done():
         return False
-    if program.error is not None:
-        return True
     call = program.uplink._call
+    if program.error is not None:
+        # It wants no name any more, and gives back the one that it had.
+        return program.uplink._keeping.session is None and (call is None or world.network.is_well(call))
     if call is None or call.welcome is None or not world.network.is_well(call):
         return False
     guest = world.guest_of(call)
@@ -184,6 +212,9 @@ def _holder(world: World, ticket: Ticket) -> Program | None:
 def _check_holders(world: World) -> None:
     """A program with a ticket has its name, and not an older one than those that are there."""
     for ticket in world.tickets:
+        if ticket.is_pool:
+            _check_pool(world, ticket)
+            continue
         newest, holder = _newest(world, ticket), _holder(world, ticket)
         if newest is None or newest.state != "running" or newest.may_fail or holder is newest:
             continue
@@ -193,6 +224,22 @@ def _check_holders(world: World) -> None:
             world.fail("a name that nobody has", f"{newest} ({newest.events[-4:]}); {ticket.host}")
         elif holder in newest.older:
             world.fail("the newest holder lost", f"{newest} ({newest.events[-4:]}); {holder} has {ticket.host}")
+
+
+def _check_pool(world: World, ticket: Ticket) -> None:
+    """Each program that shares a name has it."""
+    assert world.edge is not None
+    lease = world.edge.find(ticket.host)
+    members = [] if lease is None or lease.pool is None else lease.pool.members
+    sessions = [member.session for member in members]
+    for program in world.programs:
+        if program.ticket is not ticket or program.state != "running" or program.may_fail or program.is_released:
+            continue
+        guest = None if program.uplink._call is None else world.guest_of(program.uplink._call)
+        if program.has_held and (guest is None or guest.session not in sessions):
+            world.fail(
+                "one of a pool that no visitor reaches", f"{program} ({program.events[-4:]}), {ticket.host}"
+            )
 
 
 def _check_given_up(world: World) -> None:
@@ -205,38 +252,93 @@ def _check_given_up(world: World) -> None:
         for lease in guest.holdings:
             if program.uplink.leases.get(lease.number) is None:
                 world.fail("a name that its program gave up", f"{lease.name} of {program}")
+        call = program.uplink._call
+        if call is not None and call.welcome is not None and world.guest_of(call) is guest:
+            for held in program.uplink.leases:
+                is_had = held.asked and held.answered and not held.is_given_back
+                if is_had and not guest.holdings.is_held(held.number) and not program.was_told:
+                    world.fail(
+                        "a program was not told that its name is gone", f"{program} ({program.events[-4:]})"
+                    )
 
 
 def _probe(world: World) -> None:
     """A visitor who comes now is served."""
+    assert world.edge is not None
     for ticket in world.tickets:
-        newest = _holder(world, ticket) or _newest(world, ticket)
-        if (
-            newest is None
-            or newest.state != "running"
-            or newest.may_fail
-            or newest.is_released
-            or newest.uplink.state not in ("connected", "suspect")
-        ):
+        lease = world.edge.find(ticket.host) if ticket.host else None
+        if world.is_withdrawn(ticket):
+            if lease is not None and lease.session is not None:
+                world.fail("a name that was withdrawn is held", f"{ticket.host}")
+            continue
+        newest = _server_of(world, ticket)
+        if newest is None:
             continue
         visitor = world.come(ticket)
         if visitor is None:
             world.fail("a name that leads nowhere", f"{ticket.host} of {newest}")
             continue
-        world.loop.call(world.enter, visitor)
-        for _ in range(SERVED_WITHIN):
-            world.network.carry(world, 1.0)
-            if visitor.origin is not None:
-                break
-        else:
-            if not visitor.excuse:
-                world.fail("a visitor who is not served", f"{visitor}, {newest}")
-            continue
-        world.loop.call(visitor.peer.send, 10)
-        world.loop.call(visitor.origin.send, 10)
+        _check_served(world, visitor, newest)
+        if ticket.has_port and lease is not None:
+            visitor = world.come_to_port(lease.tcp_port, 0)
+            if visitor is None:
+                world.fail("a port where nobody listens", f"{lease.tcp_port} of {newest}")
+                continue
+            _check_served(world, visitor, newest)
+    _check_ports(world)
+
+
+def _server_of(world: World, ticket: Ticket) -> Program | None:
+    """Return the program that has to serve a visitor of this name, if one has to."""
+    if ticket.is_pool:
+        _wait_for_pool(world, ticket)
+        programs = [program for program in world.programs if program.ticket is ticket]
+    else:
+        holder = _holder(world, ticket) or _newest(world, ticket)
+        programs = [] if holder is None else [holder]
+    for program in programs:
+        is_there = program.state == "running" and program.uplink.state in ("connected", "suspect")
+        if is_there and program.has_held and not program.may_fail and not program.is_released:
+            return program
+    return None
+
+
+def _wait_for_pool(world: World, ticket: Ticket) -> None:
+    """Let time pass until the edge knows which programs of a pool have died: others serve until then."""
+    assert world.edge is not None
+    lease = world.edge.find(ticket.host) if ticket.host else None
+    if lease is None or lease.pool is None:
+        return
+    calls = [program.uplink._call for program in world.programs if program.state == "running"]
+    guests = [world.guest_of(call) for call in calls if call is not None and call.welcome is not None]
+    sessions = [guest.session for guest in guests if guest is not None]
+    for _ in range(SERVED_WITHIN):
+        if all(member.session in sessions or not _is_well(world, member) for member in lease.pool.members):
+            return
         world.network.carry(world, 1.0)
-        if (visitor.peer.received, visitor.origin.received) != (10, 10):
-            world.fail("a visitor who is not served", f"{visitor}, {newest}")
+    world.fail("a program that has died is called well", f"{ticket.host}")
+
+
+def _is_well(world: World, lease: Lease) -> bool:
+    return world.loop.call(lambda: lease.is_well)
+
+
+def _check_served(world: World, visitor: Visitor, program: Program) -> None:
+    """Let a visitor in, and see that bytes go both ways."""
+    world.loop.call(world.enter, visitor)
+    for _ in range(SERVED_WITHIN):
+        world.network.carry(world, 1.0)
+        if visitor.origin is not None:
+            break
+    else:
+        if not visitor.excuse:
+            world.fail("a visitor who is not served", f"{visitor}, {program}")
+        return
+    world.loop.call(visitor.peer.send, 10)
+    world.loop.call(visitor.origin.send, 10)
+    world.network.carry(world, 1.0)
+    if (visitor.peer.received, visitor.origin.received) != (10, 10):
+        world.fail("a visitor who is not served", f"{visitor}, {program}")
 
 
 def _left_in(session: Session, where: str) -> list[str]:
@@ -290,7 +392,7 @@ def _end(world: World) -> None:
     tasks = [task for task in asyncio.all_tasks(world.loop) if not task.done()]
     if tasks:
         world.fail("tasks that stay", f"{tasks}")
-    if left := world.network.left():
+    if left := world.network.left() + [f"a listening socket of port {port}" for port in world.ports.taken()]:
         world.fail("something that stays in the network", f"{left}")
     timers = world.loop.timers
     if timers:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.call import Call
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.errors import Error
 from quictunnel.origin import Origin
 from quictunnel.uplink import BIND_TIMEOUT, DRAIN_GRACE, Uplink
+from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wish import Wish
+from tests.model.stores import SECOND_TOKEN, TOKEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,19 +26,32 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
     from tests.model.world import World
 
-TOKEN = "a-token-of-the-model"
 LOST_TO_OLDER = "a program lost its name to an older one"
 """A kind of fault."""
 RELEASE_TIMEOUT = BIND_TIMEOUT + DRAIN_GRACE + 0.5
 """Seconds that giving a name back may take."""
+KINDS: Final = ("file", "name", "port", "pool")
+"""Kinds of tunnels: with a ticket file; by name, without one; with a ticket file and a public TCP port; with a
+name and a TCP port that programs share."""
+GONE: Final = "The edge no longer serves port"
+"""Beginning of what a program is told when it has lost its name."""
+MOVED: Final = "The edge could not give the old address back"
+"""Beginning of what a program is told when it has another port than before."""
 
 
 class Ticket:
     """The ticket file of one tunnel (``ticketfile.TicketFile``), or a name that programs ask for without one."""
 
-    def __init__(self, number: int, name: str | None = None) -> None:
+    def __init__(self, number: int, kind: str = "file", *, has_second_token: bool = False) -> None:
+        """``kind``: one of :data:`KINDS`."""
         self.number = number
-        self.name = name
+        self.kind = kind
+        self.token = SECOND_TOKEN if has_second_token else TOKEN
+        self.name = None if kind in ("file", "port") else f"shop-{number}"
+        self.has_port = kind in ("port", "pool")
+        self.is_pool = kind == "pool"
+        self.is_banned = False
+        """The operator has withdrawn the name."""
         self.content = b""
         self.host = ""
         """The name that it stands for, once that is known."""
@@ -157,7 +172,7 @@ class Program:
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False
-        config = ClientConfig(edge=world.network.edge_name, token=Secret(TOKEN), ca=authority)
+        config = ClientConfig(edge=world.network.edge_name, token=Secret(ticket.token), ca=authority)
         self.uplink = WatchedUplink(self, config)
         self.uplink._chance = random.Random(f"{world.seed} program {number}")
         self._lease: HeldLease | None = None
@@ -171,13 +186,35 @@ class Program:
         self.world.note(f"program {self.number}: {kind}: {message}")
         if kind == "lost":
             self.has_lost = True
+            if self.ticket.is_banned:
+                self.world.reach("a program lost its name to the operator")
+                return
             self.world.reach("a name without a ticket went to a newer program")
             if not self.world.is_superseded(self):
                 self.world.fault_log.found.append((LOST_TO_OLDER, f"{self}: {message}"))
+        elif message.startswith(MOVED):
+            self._check_move(message)
+
+    def _check_move(self, message: str) -> None:
+        """Another port than before is a fault, unless another tunnel has had the old one meanwhile, or the pool
+        was begun anew by a program that knew no port."""
+        assert self._lease is not None
+        before = self._lease.answer.result().unencrypted_port
+        is_new_pool = self.ticket.is_pool and self.ticket.host.partition(".")[0] in self.world.names_gone
+        if is_new_pool or len(self.world.names_of_port.get(before, ())) > 1:
+            self.world.reach("a tunnel has another port than before")
+        else:
+            self.world.fault_log.found.append(("a tunnel lost its port", f"{self}, {before}: {message}"))
 
     async def _run(self) -> None:
         ticket = self.ticket
-        wish = Wish(port=8000 + self.number, name=ticket.name, tls="passthrough")
+        wish = Wish(
+            port=8000 + self.number,
+            name=ticket.name,
+            tls="passthrough",
+            unencrypted=ticket.has_port,
+            pool=ticket.is_pool,
+        )
         file: Any = ticket if ticket.name is None else None
         try:
             lease = await self.uplink.bind(wish, file, ModelOrigin(self, wish.port))
@@ -187,12 +224,25 @@ class Program:
             self.world.reach("a name was given")
         except Error as error:
             self.error = error
+            self._check_refusal(error)
             self.may_fail = True  # it does not want the name any more
         except asyncio.CancelledError as error:
             if self.state == "running":
                 self.error = error
                 self.world.fault_log.found.append(("a bind ended in a cancellation", f"{self}"))
             raise
+
+    def _check_refusal(self, error: Error) -> None:
+        """A Bind is refused only for what the rules have done."""
+        ticket = self.ticket
+        code = next((code for code, sentence in BIND_SENTENCES.items() if sentence == str(error)), None)
+        may_be = {BindCode.BANNED} if ticket.is_banned else set()
+        if not ticket.is_pool:
+            may_be |= {BindCode.STALE, BindCode.NOT_SHARED}
+        if self.world.is_superseded(self):
+            may_be.add(BindCode.REPLACED)  # the answer was lost with a link, and the name has gone since
+        if code is not None and code not in may_be:
+            self.world.fault_log.found.append((f"a name is refused without a cause: {code.name}", f"{self}"))
 
     @property
     def session(self) -> Session | None:
@@ -210,10 +260,20 @@ class Program:
         return list(found.values())
 
     @property
+    def was_told(self) -> bool:
+        """Return True if it knows that an edge did not give the name back to it."""
+        return any(message.startswith(GONE) for _, _, message in self.events)
+
+    @property
     def may_release(self) -> bool:
         """Return True if it has a name, and nothing else to do with it at the moment."""
         has_name = self._lease is not None and not self.is_released and not self.has_lost
         return self.state == "running" and self._task.done() and has_name
+
+    @property
+    def is_releasing(self) -> bool:
+        """Return True while its visitors may finish before it gives the name back."""
+        return self.is_released and not self._task.done()
 
     def release(self, *, then_bind: bool) -> None:
         """Give the name back, as a program does that leaves ``forward``; perhaps ask again."""

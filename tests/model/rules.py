@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.network import Change
 from quictunnel.wire.codes import SessionCode
+from tests.model.program import KINDS
+from tests.model.stores import SECOND_TOKEN
+from tests.model.world import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.model.program import Program
     from tests.model.tcp import Peer
     from tests.model.world import World
 
@@ -25,6 +29,8 @@ PAUSES: Final = (0.01, 0.05, 0.3, 0.3, 1.1, 1.1, 2.2, 3.5, 5.0, 11.0)
 LONG_PAUSES: Final = (31.0, 31.0, 65.0, 125.0)
 MAX_VISITORS: Final = 12
 MAX_PROGRAMS: Final = 5
+NEW_KINDS: Final = (*KINDS, "pool")
+"""Of new tunnels; more pools than others, which need several programs."""
 
 COMMON: Final[Rules] = {}
 
@@ -55,6 +61,19 @@ def come(world: World, a: int, b: int, c: int) -> bool:
     return True
 
 
+@rule(6)
+def come_to_port(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor connects to a public TCP port."""
+    ports = sorted(world.ports.taken())
+    if not ports or sum(not visitor.is_over for visitor in world.visitors) >= MAX_VISITORS:
+        return False
+    visitor = world.come_to_port(ports[a % len(ports)], b)
+    if visitor is None:
+        return False
+    world.loop.call(world.enter, visitor)
+    return True
+
+
 @rule(4)
 def enter(world: World, a: int, b: int, c: int) -> bool:
     """A visitor finishes its handshake."""
@@ -74,12 +93,13 @@ def accept(world: World, a: int, b: int, c: int) -> bool:
     return True
 
 
-@rule(1)
+@rule(3)
 def refuse(world: World, a: int, b: int, c: int) -> bool:
-    """A local service refuses one."""
+    """A local service refuses one; sooner one of a pool, whose visitor another may take."""
     if not world.dials:
         return False
-    world.loop.call(world.refuse, world.dials[a % len(world.dials)])
+    dials = [dial for dial in world.dials if dial.program.ticket.is_pool] or world.dials
+    world.loop.call(world.refuse, dials[a % len(dials)])
     return True
 
 
@@ -107,6 +127,17 @@ def end(world: World, a: int, b: int, c: int) -> bool:
     """One of them sends a FIN."""
     peers = [peer for peer in _peers(world) if not peer.has_ended]
     if not peers:
+        return False
+    world.loop.call(peers[a % len(peers)].end)
+    return True
+
+
+@rule(6)
+def end_while_closing(world: World, a: int, b: int, c: int) -> bool:
+    """A visitor, or its local service, finishes while the tunnel gives it the time to."""
+    peers = [peer for each in world.visitors if each.is_in and each.excuse == CLOSED for peer in each.ends]
+    peers = [peer for peer in peers if not peer.is_done and not peer.has_ended]
+    if not peers or not any(program.is_releasing for program in world.programs):
         return False
     world.loop.call(peers[a % len(peers)].end)
     return True
@@ -212,8 +243,9 @@ def start_program(world: World, a: int, b: int, c: int) -> bool:
     if not known or b % 3 == 0:
         if len(world.tickets) >= 3:
             return False
-        world.loop.call(world.start_program, None)
+        world.loop.call(world.start_program, None, NEW_KINDS[a % len(NEW_KINDS)], c % 2 == 0)
         return True
+    known = [ticket for ticket in known if ticket.is_pool and b % 3 == 1] or known
     ticket = known[a % len(known)]
     if any(program.ticket is ticket for program in running):
         world.reach("a ticket is used twice")
@@ -228,7 +260,10 @@ def close_program(world: World, a: int, b: int, c: int) -> bool:
     if len(running) < 2:
         return False
     program = running[a % len(running)]
-    world.reach("a program was killed" if b % 2 else "a program was closed")
+    what = "a program was killed" if b % 2 else "a program was closed"
+    world.reach(what)
+    if program.ticket.is_pool and any(each is not program and each.ticket is program.ticket for each in running):
+        world.reach(f"{what} while others of its pool go on")
     world.loop.call(program.kill if b % 2 else program.close)
     return True
 
@@ -239,17 +274,84 @@ def release(world: World, a: int, b: int, c: int) -> bool:
     programs = [program for program in world.programs if program.may_release]
     if not programs or c % 2:
         return False
-    program = programs[a % len(programs)]
-    is_alone = all(other is program for other in world.programs if other.ticket is program.ticket)
-    session = program.session
-    if session is None or session.is_away:
-        world.reach("a name was given back without a link")
-    elif session.is_awaiting_standing:
-        world.reach("a name was given back within the round trip of a resume")
-    elif session.streams:
-        world.reach("a name was given back with visitors")
-    world.release(program, then_bind=is_alone and b % 2 == 0)
+    _release(world, programs[a % len(programs)], b)
     return True
+
+
+def _release(world: World, program: Program, b: int) -> None:
+    is_alone = all(other is program for other in world.programs if other.ticket is program.ticket)
+    world.reach(f"a name was given back {_moment(world, program)}")
+    world.release(program, then_bind=(is_alone or program.ticket.is_pool) and b % 2 == 0)
+
+
+def _is_resuming(world: World, program: Program) -> bool:
+    """Return True if one side of a program's session has not heard how the other stands."""
+    session = program.session
+    if session is None:
+        return False
+    return any(each.is_awaiting_standing for each in (session, *world.sessions_of(program)))
+
+
+def _moment(world: World, program: Program) -> str:
+    """Return what a program's session is in the midst of."""
+    session = program.session
+    if _is_resuming(world, program):
+        return "within the round trip of a resume"
+    if session is None or session.is_away:
+        return "without a link"
+    return "with visitors" if session.streams else "at rest"
+
+
+@rule(1)
+def revoke(world: World, a: int, b: int, c: int) -> bool:
+    """The operator revokes a token."""
+    programs = [program for program in world.programs if program.state == "running"]
+    return bool(programs) and _revoke(world, programs[a % len(programs)])
+
+
+def _revoke(world: World, program: Program) -> bool:
+    if program.ticket.token != SECOND_TOKEN or world.tokens.is_revoked:
+        return False
+    world.reach(f"a token was revoked {_moment(world, program)}")
+    world.loop.call(world.revoke)
+    return True
+
+
+@rule(1)
+def ban(world: World, a: int, b: int, c: int) -> bool:
+    """The operator withdraws a name."""
+    programs = [program for program in world.programs if program.state == "running"]
+    return not c % 4 and bool(programs) and _ban(world, programs[a % len(programs)])
+
+
+def _ban(world: World, program: Program) -> bool:
+    ticket = program.ticket
+    if not ticket.host or any(each.is_banned for each in world.tickets):
+        return False
+    world.reach(f"a name was banned {_moment(world, program)}")
+    world.loop.call(world.ban, ticket)
+    return True
+
+
+@rule(8)
+def withdraw_while_resuming(world: World, a: int, b: int, c: int) -> bool:
+    """While a session is away or resumes its program gives its name back, or the operator withdraws it."""
+    running = [program for program in world.programs if program.state == "running"]
+    programs = [program for program in running if _is_resuming(world, program)]
+    programs = programs or [
+        program for program in running if program.session is not None and program.session.is_away
+    ]
+    if not programs:
+        return False
+    program = programs[a % len(programs)]
+    if c % 4 == 0:
+        return _revoke(world, program)
+    if c % 4 == 1:
+        return _ban(world, program)
+    if c % 4 == 2 and program.may_release:
+        _release(world, program, b)
+        return True
+    return False
 
 
 @rule(1)
@@ -271,7 +373,7 @@ def restart(world: World, a: int, b: int, c: int) -> bool:
     edge = world.edge
     if edge is None or len(world.edges) > 6 or c % 2:
         return False
-    names = edge.names()
+    names = edge.noted_names(is_last=not b % 2)
     world.reach("the edge was killed" if b % 2 else "the edge was restarted")
     world.loop.call(edge.kill if b % 2 else edge.leave)
     world.loop.call(world.start_edge, names)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tests.model.invariants import check_step, settle
+from tests.model.program import KINDS
 from tests.model.rules import COMMON
 from tests.model.scripted_network import ScriptedNetwork
 from tests.model.scripted_rules import SCRIPTED
@@ -86,7 +87,8 @@ class Episode:
             with world.in_force():
                 try:
                     loop.call(world.start_edge, [])
-                    loop.call(world.start_program, None)
+                    first = random.Random(f"{self.seed} first")
+                    loop.call(world.start_program, None, first.choice(KINDS), first.random() < 0.25)
                     if steps is None:
                         self._draw(world, chance, length)
                     else:

@@ -41,23 +41,43 @@ class Scenario:
         check_step(self.world)
         check_rest(self.world)
 
-    def program(self, ticket: Ticket | None = None) -> Program:
+    def program(
+        self, ticket: Ticket | None = None, kind: str = "file", *, has_second_token: bool = False
+    ) -> Program:
         """Start a program and let it have its name."""
-        program = self.start(ticket)
+        program = self.start(ticket, kind, has_second_token=has_second_token)
         self.carry()
         assert program.has_held
         return program
 
-    def start(self, ticket: Ticket | None = None) -> Program:
-        """Start a program."""
-        self.call(self.world.start_program, ticket)
+    def start(
+        self, ticket: Ticket | None = None, kind: str = "file", *, has_second_token: bool = False
+    ) -> Program:
+        """Start a program; the other arguments are those of a new ticket."""
+        self.call(self.world.start_program, ticket, kind, has_second_token)
         return self.world.programs[-1]
+
+    def restart(self) -> None:
+        """The edge is killed, and another one is started."""
+        edge = self.world.edge
+        assert edge is not None
+        names = edge.noted_names(is_last=False)
+        self.call(edge.kill)
+        self.call(self.world.start_edge, names)
 
     def visitor(self, program: Program) -> Visitor:
         """A visitor comes for a program's name, and is in."""
         visitor = self.world.come(program.ticket)
         assert visitor is not None
         self.call(self.world.enter, visitor)
+        return visitor
+
+    def visitor_of_port(self, port: int, seconds: float = 0.0) -> Visitor:
+        """A visitor comes to a TCP port, and time passes."""
+        visitor = self.world.come_to_port(port, 0)
+        assert visitor is not None
+        self.call(self.world.enter, visitor)
+        self.carry(seconds)
         return visitor
 
     @staticmethod

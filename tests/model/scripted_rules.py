@@ -92,6 +92,20 @@ def flow(world: World, a: int, b: int, c: int) -> bool:
     return True
 
 
+@rule(6)
+def refuse_one_of_pool(world: World, a: int, b: int, c: int) -> bool:
+    """A local service of a pool refuses a visitor, and all hear of it."""
+    running = [program.ticket for program in world.programs if program.state == "running"]
+    dials = [
+        dial for dial in world.dials if dial.program.ticket.is_pool and running.count(dial.program.ticket) > 1
+    ]
+    if not dials:
+        return False
+    world.loop.call(world.refuse, dials[a % len(dials)])
+    world.network.deliver_all(world)
+    return True
+
+
 @rule(3)
 def calm(world: World, a: int, b: int, c: int) -> bool:
     """Everything arrives that can; then both sides of each session know the same streams."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,7 @@ RESET_KEY = bytes(range(32))
 def certificates() -> Path:
     """Return a directory with an authority and a certificate of the edge."""
     directory = Path(tempfile.mkdtemp(prefix="model-"))
+    atexit.register(shutil.rmtree, directory)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(directory / "ca.pem")
     leaf = authority.issue_cert("edge.test")

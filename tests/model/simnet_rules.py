@@ -21,7 +21,7 @@ MOST_MOMENTS: Final = 2_000
 """In which a link that carries nothing is found to be sick, and another is dialled beside it."""
 MEANWHILE: Final = (
     common.come, common.come, common.reset_while_resuming, common.reset_while_resuming, common.end, common.speak,
-    common.take_over, common.accept, None,
+    common.take_over, common.accept, common.withdraw_while_resuming, None,
 )  # fmt: skip
 """Rules that apply in the midst of a resume."""
 

@@ -8,6 +8,7 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tests.model.ports import AcceptingServer
 from tests.simnet.clock import VirtualLoop
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class SteppedLoop(VirtualLoop):
         except Exception as error:  # noqa: BLE001  handed to the caller, as an executor does
             future.set_exception(error)
         return future
+
+    async def create_server(self, protocol_factory: Any, *_: Any, sock: Any, **__: Any) -> Any:
+        """Return a server on a handle of ``ports``: there are no other TCP sockets here."""
+        return AcceptingServer(protocol_factory, sock)
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function as a callback of the loop would be, and let everything that follows from it happen."""

@@ -157,6 +157,8 @@ class TcpPipe(asyncio.Transport):
         self._is_full = False
         self._is_closing = False
         self._is_lost = False
+        self._is_closed = False
+        """The socket is: the kernel alone has what was written, and no reset of ours reaches it."""
         peer.transport = self
         protocol.connection_made(self)
         self._look()
@@ -266,10 +268,13 @@ class TcpPipe(asyncio.Transport):
                 self._finish(None)
 
     def abort(self) -> None:
+        if self._is_closed:
+            return
+        # Also in the moment between close() and the end: the socket is open, and lingers for zero seconds.
         self._out.clear()
         self._out_size = 0
-        if not self._is_lost:
-            self._peer.take_reset()
+        self._eof = False
+        self._peer.take_reset()
         self._lose(None)
 
     # Inside.
@@ -301,4 +306,8 @@ class TcpPipe(asyncio.Transport):
     def _finish(self, error: Exception | None) -> None:
         if not self._is_lost:
             self._is_lost = True
-            self._loop.call_soon(self._protocol.connection_lost, error)
+            self._loop.call_soon(self._close_socket, error)
+
+    def _close_socket(self, error: Exception | None) -> None:
+        self._is_closed = True
+        self._protocol.connection_lost(error)

@@ -17,6 +17,8 @@ STEPS: Final = 25_000
 """For each seed: 100,000 steps in all, by as many workers as there are."""
 ENGINE_STEPS: Final = 1_500
 """For each pairing."""
+ENGINE_SEED: Final = 3
+"""One with which so few steps reach all states."""
 MILLION: Final = 1_000_000
 
 
@@ -40,7 +42,7 @@ def test_promises_hold_over_scripted_links(seed: int) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("engines", PAIRINGS)
 def test_promises_hold_over_real_engines(engines: tuple[str, str]) -> None:
-    check(ENGINE_STEPS, 1, engines)
+    check(ENGINE_STEPS, ENGINE_SEED, engines)
 
 
 @pytest.mark.long

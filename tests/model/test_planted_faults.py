@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from edge_server import binding
+from edge_server.control import Guest
 from edge_server.sessions import Sessions
 from quictunnel.leases import Leases
 from quictunnel.transport import stream
@@ -78,6 +79,11 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "stands", forget)
 
 
+def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that is revoked ends no session."""
+    monkeypatch.setattr(Guest, "check_rights", lambda guest: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "kinds"),
     [
@@ -86,8 +92,9 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         (forgets_which_program_asks, "a program lost its name to an older one|the newest holder lost"),
         (drops_accounts_when_leaving, "an honest peer is called hostile"),
         (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
-        (asks_once, "a name that nobody has"),
+        (asks_once, "a name that nobody has|a program was not told that its name is gone"),
         (never_sends_an_end, "a visitor that does not end|a clean end short of bytes"),
+        (serves_whoever_was_let_in, "a name that was withdrawn is held|clients that do not come back"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

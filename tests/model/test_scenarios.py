@@ -139,7 +139,7 @@ def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_fo
     program = stage.program()
     edge = stage.world.edge
     assert edge is not None
-    names = edge.names()
+    names = edge.noted_names(is_last=False)
     stage.call(edge.kill)
     stage.call(stage.world.start_edge, names)
     # A new session with the new edge: the Bind is under way when its first link is lost.
@@ -154,6 +154,41 @@ def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_fo
     assert stage.served_now(program)
 
 
+def test_a_name_that_is_given_back_without_a_link_is_closed_although_the_next_forward_fails(
+    stage: Scenario,
+) -> None:
+    program = stage.program()
+    stage.lose(program)
+    serving, stage.network.serving = stage.network.serving, None
+    stage.world.release(program, then_bind=True)
+    stage.loop.advance(11)
+    assert isinstance(program.error, EdgeUnavailableError)
+    stage.network.serving = serving
+    for _ in range(5):
+        stage.carry(1)
+    edge = stage.world.edge
+    assert edge is not None
+    assert edge.leases == 0
+
+
+def test_a_program_that_lost_its_name_on_a_link_that_broke_is_told_on_the_next(stage: Scenario) -> None:
+    older = stage.program(kind="name")
+    stage.lose(older)
+    stage.loop.advance(0.5)
+    stage.network.links[-1].is_paused = True
+    newer = stage.program(older.ticket)
+    assert not older.has_lost  # that was said on the link that is lost
+    stage.network.mend()
+    for _ in range(6):
+        stage.carry(1)
+    assert [kind for _, kind, _ in older.events].count("lost") == 1
+    stage.redial(older)  # told again, and it knows
+    stage.carry(1)
+    assert [kind for _, kind, _ in older.events].count("lost") == 1
+    assert stage.served_now(newer)
+    stage.check()
+
+
 def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scenario) -> None:
     program = stage.program()
     stage.link(program).is_paused = True
@@ -163,3 +198,118 @@ def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scenario) -> Non
     for _ in range(10):
         stage.carry(1)
     assert program.uplink.state == "connected"
+
+
+def test_a_program_that_asks_anew_for_a_name_that_it_gave_back_is_the_newest(stage: Scenario) -> None:
+    first = stage.program(kind="name")
+    second = stage.program(first.ticket)
+    stage.carry()
+    assert first.has_lost
+    assert stage.served_now(second)
+    stage.world.release(first, then_bind=True)
+    for _ in range(7):  # its last visitor may finish first
+        stage.carry(1)
+    assert second.has_lost
+    assert stage.served_now(first)
+    stage.restart()
+    for _ in range(5):
+        stage.carry(1)
+    assert stage.served_now(first)
+
+
+@pytest.mark.parametrize("how", ["close", "kill", "release"])
+def test_one_of_a_pool_that_leaves_takes_nobody_of_the_others_with_it(stage: Scenario, how: str) -> None:
+    leaver = stage.program(kind="pool")
+    stayer = stage.program(leaver.ticket)
+    visitors = [stage.visitor(leaver) for _ in range(4)]
+    stage.carry()
+    of_stayer = [visitor for visitor in visitors if visitor.client_session is stayer.session]
+    assert len(of_stayer) == 2
+    if how == "release":
+        stage.world.release(leaver, then_bind=False)
+    else:
+        stage.call(getattr(leaver, how))
+    for _ in range(8):  # until nothing was heard of one that is killed for long enough
+        stage.carry(1)
+    assert all(stage.served(visitor) for visitor in of_stayer)
+    assert all(stage.served_now(stayer) for _ in range(3))
+    stage.check()
+
+
+def test_what_a_visitor_has_said_to_one_of_a_pool_that_refuses_is_said_to_the_next(stage: Scenario) -> None:
+    first = stage.program(kind="pool")
+    stage.program(first.ticket)
+    visitor = stage.visitor(first)
+    stage.network.deliver_all(stage.world)
+    stage.call(visitor.peer.send, 300)
+    stage.network.deliver_all(stage.world)
+    (dial,) = stage.world.dials
+    stage.call(stage.world.refuse, dial)
+    stage.carry()
+    assert visitor.origin is not None
+    assert visitor.client_session is not dial.program.session
+    assert visitor.origin.received == 300
+    assert stage.served(visitor)
+    stage.check()
+
+
+@pytest.mark.parametrize("how", ["hand_over", "restart"])
+def test_a_public_port_stays_the_tunnels(stage: Scenario, how: str) -> None:
+    program = stage.program(kind="port")
+    (port,) = stage.world.ports.taken()
+    if how == "hand_over":
+        edge = stage.world.edge
+        assert edge is not None
+        stage.call(stage.world.start_edge, stage.call(edge.hand_over))
+    else:
+        stage.restart()
+    early = stage.visitor_of_port(port)
+    for _ in range(9):
+        stage.carry(1)
+    assert stage.served(early)
+    assert stage.served(stage.visitor_of_port(port, seconds=0.1))
+    assert stage.world.ports.taken() == {port}
+    assert early.client_session is program.session
+    stage.check()
+
+
+@pytest.mark.parametrize("moment", ["away", "standing"])
+def test_a_token_that_is_revoked_during_a_resume_ends_the_session(stage: Scenario, moment: str) -> None:
+    program = stage.program(has_second_token=True)
+    visitor = stage.visitor(program)
+    stage.carry()
+    if moment == "away":
+        stage.lose(program)
+    else:
+        stage.redial(program)
+    stage.call(stage.world.revoke)
+    for _ in range(6):
+        stage.carry(1)
+    assert program.uplink.state == "refused"
+    assert visitor.peer.was_reset
+    edge = stage.world.edge
+    assert edge is not None
+    assert (edge.leases, len(edge.house.sessions), edge.visitors) == (0, 0, 0)
+    stage.check()
+
+
+@pytest.mark.parametrize("moment", ["away", "standing"])
+def test_a_name_that_is_banned_during_a_resume_is_taken_away_alone(stage: Scenario, moment: str) -> None:
+    program = stage.program(kind="port")
+    visitor = stage.visitor(program)
+    stage.carry()
+    if moment == "away":
+        stage.lose(program)
+    else:
+        stage.redial(program)
+    stage.call(stage.world.ban, program.ticket)
+    for _ in range(6):
+        stage.carry(1)
+    assert program.has_lost
+    assert program.uplink.state == "connected"
+    assert visitor.peer.was_reset
+    edge = stage.world.edge
+    assert edge is not None
+    assert (edge.leases, len(edge.house.sessions), edge.visitors) == (0, 1, 0)
+    assert not stage.world.ports.taken()
+    stage.check()

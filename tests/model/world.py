@@ -11,12 +11,16 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import edge_server.ports
 import edge_server.server
+import edge_server.watch
 from quictunnel.origin import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
-from tests.model.edge import DOMAIN, HOLD, ModelEdge, WatchedGuest
+from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedGuest
+from tests.model.ports import ListeningPorts
 from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedCall
+from tests.model.stores import SECOND_TOKEN, ClaimStore, TokenStore
 from tests.model.tcp import BrokenError, Peer, TcpPipe
 from tests.simnet.clock import START
 
@@ -26,11 +30,16 @@ if TYPE_CHECKING:
     from edge_server.leases import Lease
     from quictunnel.call import Call
     from quictunnel.transport.engine import Closed
+    from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
     from quictunnel.wire.messages import Bind
     from tests.model.stepped_loop import SteppedLoop
 
 WAIT = 10.0
+REFUSED_BY_SERVICE = "refused by the local service"
+CLOSED = "the tunnel was closed"
+WITHDRAWN = "the operator has withdrawn the name or its token"
+"""Reasons for which a visitor may be reset."""
 
 
 class Visitor:
@@ -51,13 +60,25 @@ class Visitor:
         self.excuse = ""
         """Why it may be reset although neither end has done so."""
         self.client_session: Any = None
+        self.refused_by: Program | None = None
+        """The program whose local service has refused it last."""
 
     def __repr__(self) -> str:
         return f"{self.peer} with {self.origin}"
 
+    def may_be_reset(self, why: str) -> None:
+        """Note a reason for a reset by the tunnel; those that pass give way to others."""
+        if self.excuse in ("", REFUSED_BY_SERVICE, CLOSED):
+            self.excuse = why
+
     @property
     def ends(self) -> list[Peer]:
         return [peer for peer in (self.peer, self.origin) if peer is not None]
+
+    @property
+    def is_served(self) -> bool:
+        """Return True if both directions ended in good order at both ends."""
+        return self.origin is not None and all(peer.is_complete for peer in self.ends)
 
     @property
     def is_over(self) -> bool:
@@ -101,6 +122,17 @@ class World:
         self.tickets: list[Ticket] = []
         self.visitors: list[Visitor] = []
         self.dials: list[Dial] = []
+        self.tokens = TokenStore()
+        self.claims = ClaimStore()
+        self.ports = ListeningPorts()
+        self.names_of_port: dict[int, set[str]] = {}
+        """Names that have had each TCP port."""
+        self.closed_at: dict[str, float] = {}
+        """When a lease of each name was closed last."""
+        self.names_gone: set[str] = set()
+        """Names that nobody had for a while."""
+        self.free_names: set[str] = set()
+        """Those of them that nobody has now: whoever asks first gets one, also an older program."""
         self.reached: Counter[str] = Counter()
         self.dead: dict[bytes, str] = {}
         """Sessions that are over at one side at least, by their secret's digest, and why."""
@@ -116,7 +148,12 @@ class World:
         """Make the product's code use this world."""
         loggers = [logging.getLogger(name) for name in ("quictunnel", "edge_server")]
         before = [(logger.level, logger.propagate) for logger in loggers]
-        with self.network.in_force(), mock.patch.object(edge_server.server, "Guest", WatchedGuest):
+        with (
+            self.network.in_force(),
+            mock.patch.object(edge_server.server, "Guest", WatchedGuest),
+            mock.patch.object(edge_server.ports, "listen", self.ports.listen),
+            mock.patch.object(edge_server.watch, "REFRESH", REFRESH),
+        ):
             for logger in loggers:
                 logger.addHandler(self.fault_log)
                 logger.setLevel(logging.WARNING)
@@ -155,13 +192,13 @@ class World:
     def start_edge(self, names: list[Any]) -> None:
         edge = ModelEdge(self, len(self.edges), names)
         self.edges.append(edge)
-        self.note(f"edge {edge.number} serves, names {[name.name for name in names]}")
+        self.note(f"edge {edge.number} serves, names {[name.name for name, _ in names]}")
         self.loop.create_task(edge.expect())
 
-    def start_program(self, ticket: Ticket | None) -> None:
+    def start_program(self, ticket: Ticket | None, kind: str = "file", has_second_token: bool = False) -> None:
+        """``kind`` and ``has_second_token``: of a new ticket, where there is none."""
         if ticket is None:
-            number = len(self.tickets)
-            ticket = Ticket(number, None if number % 2 == 0 else f"shop-{number}")
+            ticket = Ticket(len(self.tickets), kind, has_second_token=has_second_token)
             self.tickets.append(ticket)
         self.programs.append(Program(self, len(self.programs), ticket, self.network.authority))
 
@@ -174,9 +211,30 @@ class World:
         if lease is None:
             self.reach("visitor of an unknown name")
             return None
-        visitor = Visitor(self.visitors_so_far, edge, lease, lease.passing_visitor(ticket.host), ticket)
+        return self._visitor(edge, lease, lease.passing_visitor(ticket.host), ticket)
+
+    def come_to_port(self, port: int, which: int) -> Visitor | None:
+        """A visitor connects to a TCP port; ``which`` of those who accept gets it. It is not in yet."""
+        servers = self.ports.accepting(port)
+        if not servers:
+            self.reach("visitor of a port where nobody listens")
+            return None
+        server = servers[which % len(servers)]
+        lease = server.lease
+        edge = next(edge for edge in self.edges if edge._admission is lease._admission)
+        ticket = next((each for each in self.tickets if each.host == edge.house.host_of(lease.name)), None)
+        if ticket is None:
+            return None  # the program has not heard of its name yet
+        self.reach("a visitor came to a port")
+        protocol: Any = server.factory()
+        return self._visitor(edge, lease, protocol, ticket)
+
+    def _visitor(self, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> Visitor:
+        visitor = Visitor(self.visitors_so_far, edge, lease, protocol, ticket)
         if any(program.is_released for program in self.programs if program.ticket is ticket):
-            visitor.excuse = "the tunnel was closed"
+            visitor.excuse = CLOSED
+        if self.is_withdrawn(ticket):
+            visitor.excuse = WITHDRAWN
         self.visitors_so_far += 1
         self.visitors.append(visitor)
         self.note(f"{visitor.peer.name} comes for {ticket.host}")
@@ -198,13 +256,55 @@ class World:
         visitor.peer.note = self.note
         self.note(f"{visitor.peer} is in")
         TcpPipe(self.loop, visitor.peer, visitor.splice, ("198.51.100.7", port))
+        self._note_pool(visitor)
+
+    def _note_pool(self, visitor: Visitor) -> None:
+        pool = visitor.lease.pool
+        if pool is None or len(pool.members) < 2:
+            return
+        self.reach("a visitor of a pool")
+        chosen = next((lease for lease in pool.members if visitor.splice in lease.visitors), None)
+        if chosen is not None and chosen.is_well and not all(lease.is_well for lease in pool.members):
+            self.reach("a visitor passes over one of a pool that is away")
 
     def release(self, program: Program, *, then_bind: bool) -> None:
         """Have a program give its name back: its visitors are reset after a while."""
+        sessions = program.sessions()
         for visitor in self.visitors:
-            if visitor.ticket is program.ticket:
-                visitor.excuse = visitor.excuse or "the tunnel was closed"
+            is_anothers = visitor.origin is not None and visitor.client_session not in sessions
+            if visitor.ticket is program.ticket and not (program.ticket.is_pool and is_anothers):
+                visitor.may_be_reset(CLOSED)
         self.loop.call(functools.partial(program.release, then_bind=then_bind))
+
+    # The operator.
+
+    def is_revoked(self, ticket: Ticket) -> bool:
+        """Return True if the token of its programs is revoked."""
+        return self.tokens.is_revoked and ticket.token == SECOND_TOKEN
+
+    def is_withdrawn(self, ticket: Ticket) -> bool:
+        """Return True if no edge may let a program have the name."""
+        return ticket.is_banned or self.is_revoked(ticket)
+
+    def revoke(self) -> None:
+        """Revoke the second token."""
+        self.tokens.is_revoked = True
+        self._withdraw()
+
+    def ban(self, ticket: Ticket) -> None:
+        """Withdraw a name."""
+        ticket.is_banned = True
+        self.claims.ban(ticket.host.partition(".")[0])
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        for program in self.programs:
+            program.may_fail = program.may_fail or self.is_withdrawn(program.ticket)
+        for visitor in self.visitors:
+            if self.is_withdrawn(visitor.ticket):
+                visitor.may_be_reset(WITHDRAWN)
+        for edge in self.edges:
+            edge.look()
 
     def visitor_of(self, dial: Dial) -> Visitor:
         return self._by_port[dial.stream.preface.port]
@@ -214,6 +314,12 @@ class World:
         visitor = self.visitor_of(dial)
         if visitor.origin is not None:
             raise BrokenError("one visitor, two connections", f"{visitor}")
+        if dial.program.ticket is not visitor.ticket:
+            raise BrokenError("a visitor at somebody else's service", f"{visitor}, {dial.program}")
+        if visitor.refused_by not in (None, dial.program):
+            self.reach("a visitor that one of a pool refused goes to another")
+        if visitor.ticket.is_pool and visitor.excuse in (REFUSED_BY_SERVICE, CLOSED):
+            visitor.excuse = CLOSED if dial.program.is_released else ""  # it may be another than before
         visitor.origin = Peer(2 * visitor.number + 1, f"origin {visitor.number}")
         visitor.origin.note = self.note
         self.note(f"{visitor.origin} accepts")
@@ -224,7 +330,9 @@ class World:
         dial.outcome.set_result(splice)
 
     def refuse(self, dial: Dial) -> None:
-        self.visitor_of(dial).excuse = "refused by the local service"
+        visitor = self.visitor_of(dial)
+        visitor.may_be_reset(REFUSED_BY_SERVICE)
+        visitor.refused_by = dial.program
         dial.outcome.set_exception(OriginRefusedError(REFUSED))
 
     # What the product says of its sessions.
@@ -239,6 +347,8 @@ class World:
             why = "unexplained"
             self._may_fail(guest.digest)
         self.dead.setdefault(guest.digest, why)
+        for lease in guest.holdings:
+            self.lease_closes(lease)
         self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
         for edge in self.edges:
@@ -246,7 +356,7 @@ class World:
                 if lease.session is guest.session:
                     for visitor in self.visitors:
                         if visitor.splice in lease.visitors:
-                            visitor.excuse = visitor.excuse or why
+                            visitor.may_be_reset(why)
 
     def _guest_excuse(self, guest: WatchedGuest, closed: Closed) -> str | None:
         if guest.digest in self.dead:
@@ -261,6 +371,8 @@ class World:
             return f"the program was {program.state}"
         if closed.code == SessionCode.SUPERSEDED and self.is_superseded(program):
             return "a newer program has its ticket"
+        if self.is_revoked(program.ticket):
+            return "its token was revoked"
         return "away for too long" if self._was_away_too_long(closed, guest.away_at) else None
 
     def call_ended(self, call: WatchedCall, closed: Closed) -> None:
@@ -278,7 +390,7 @@ class World:
         self.reach(f"session over at the client: {why}")
         for visitor in self.visitors:
             if visitor.client_session is call.session or (visitor.client_session is None and visitor.is_in):
-                visitor.excuse = visitor.excuse or why
+                visitor.may_be_reset(why)
 
     def _call_excuse(self, call: WatchedCall, closed: Closed, digest: bytes) -> str | None:
         if digest in self.dead:
@@ -293,6 +405,8 @@ class World:
             return "a dial that was not needed"
         if closed.code == SessionCode.SUPERSEDED and self.is_superseded(program):
             return "a newer program has its ticket"
+        if self.is_revoked(program.ticket):
+            return "its token was revoked"
         return "away for too long" if self._was_away_too_long(closed, call.away_at) else None
 
     def _was_away_too_long(self, closed: Closed, since: float | None) -> bool:
@@ -308,12 +422,16 @@ class World:
         self.note(f"{program} asks{' again' * getattr(bind, 'again', False)}, ticket {ticket}")
         before = program.turn, program.ticket.taker
         program.ticket.taker = program
-        if not getattr(bind, "again", False):
-            # It has not had the name, or asks for it anew after it has given it back: it is the newest.
+        is_free = program.ticket.host.partition(".")[0] in self.free_names
+        if is_free or not getattr(bind, "again", False):
+            # It has not had the name, or asks for it anew after it has given it back: it is the newest. When the
+            # newest was away for too long no edge knows of it: the first that comes has the name, and the newest
+            # may have it again.
             self._turns += 1
             program.turn = self._turns
             rivals = [each for each in self.programs if each.ticket is program.ticket and each is not program]
-            program.older = frozenset(each for each in rivals if each.has_held)
+            is_newest = not getattr(bind, "again", False)
+            program.older = frozenset(each for each in rivals if each.has_held and is_newest)
             for rival in rivals:
                 rival.older -= {program}
 
@@ -323,10 +441,28 @@ class World:
 
         return take_back
 
+    def guest_has(self, lease: Lease) -> None:
+        """An edge has given a lease."""
+        self.free_names.discard(lease.name)
+        if lease.tcp_port:
+            self.names_of_port.setdefault(lease.tcp_port, set()).add(lease.name)
+        if lease.pool is not None and len(lease.pool.members) > 1:
+            self.reach("two programs share a name")
+
+    def lease_closes(self, lease: Lease) -> None:
+        """An edge is about to close a lease, because its client gives it back or has gone."""
+        self.closed_at[lease.name] = self.loop.time()
+        if lease.pool is None or len(lease.pool.members) <= 1:
+            self.names_gone.add(lease.name)
+            if self.edge is not None and self.edge.find_name(lease.name) is lease:
+                self.free_names.add(lease.name)
+
     @staticmethod
     def is_superseded(program: Program) -> bool:
-        """Return True if a program that is not an older one has taken the name."""
+        """Return True if a program that is not an older one has taken the name. Those of a pool share it."""
         taker = program.ticket.taker
+        if program.ticket.is_pool:
+            return False
         return taker is not None and taker is not program and taker not in program.older
 
     def _may_fail(self, digest: bytes) -> None:
@@ -342,6 +478,11 @@ class World:
                 if call.welcome is not None and hashlib.sha256(call.welcome.session).digest() == digest:
                     return program
         return None
+
+    def sessions_of(self, program: Program) -> list[Session]:
+        """Return the sessions of a program that edges have."""
+        guests = (guest for edge in self.edges for guest in edge.guests_ever if not guest.is_over)
+        return [guest.session for guest in guests if self.program_of(guest.digest) is program]
 
     def guest_of(self, call: Call) -> WatchedGuest | None:
         """Return the other side of a call's session."""
