@@ -9,6 +9,7 @@ datagrams from the third, and still passes on those of the first.
 from __future__ import annotations
 
 import logging
+import select
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -91,7 +92,12 @@ class Heir:
 
     @property
     def has_predecessor(self) -> bool:
-        return self._pipe is not None
+        """The edge before is still there, and gets its datagrams from here."""
+        if self._pipe is None:
+            return False
+        hung_up = select.poll()
+        hung_up.register(self._pipe, 0)
+        return not hung_up.poll(0)
 
     def close(self) -> None:
         self._source.close()

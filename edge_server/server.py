@@ -31,7 +31,6 @@ from edge_server.scene import Scene
 from edge_server.state import StateDir
 from edge_server.succession import (
     IS_SUPPORTED,
-    MAX_NAMES,
     Estate,
     Name,
     Names,
@@ -40,6 +39,7 @@ from edge_server.succession import (
     Refusal,
     SuccessionError,
     ask,
+    in_parts,
 )
 from edge_server.tracing import Tracing
 from edge_server.visitors.front import Front
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from edge_server.house import House
     from edge_server.reconfiguration import Outcome
     from edge_server.state import ClientEnv
-    from edge_server.succession import Inheritance, Post
+    from edge_server.succession import Held, Inheritance, Post
     from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
@@ -305,8 +305,14 @@ class EdgeServer:
         if self._front is not None and self._front.pending:
             return True
         if self.succeeded.is_set():
-            return self.visitors > 0
+            return self.visitors > 0 or self._passes_datagrams_on
         return any(guest.session.in_flight(now) for guest in self._guests)
+
+    @property
+    def _passes_datagrams_on(self) -> bool:
+        """The edge before this one has visitors still, whose datagrams come to it from here."""
+        source = self._endpoint.socket if self._endpoint is not None else None
+        return isinstance(source, Heir) and source.has_predecessor
 
     async def stop(self) -> None:
         """Close everything, in the reverse order of opening."""
@@ -372,7 +378,7 @@ class EdgeServer:
             door.close()
 
     @staticmethod
-    async def _accept_inheritance(inherited: Inheritance) -> list[tuple[Name, socket.socket | None]]:
+    async def _accept_inheritance(inherited: Inheritance) -> list[Held]:
         try:
             return await inherited.accept()
         except SuccessionError as error:
@@ -412,19 +418,19 @@ class EdgeServer:
             for _, sock in names:
                 if sock is not None:
                     stack.enter_context(sock)
-            for start in range(0, len(names) or 1, MAX_NAMES):
-                part = names[start : start + MAX_NAMES]
+            parts = in_parts(names)
+            for number, part in enumerate(parts, 1):
                 sockets = [sock for _, sock in part if sock is not None]
-                await post.send(Names([name for name, _ in part], start + MAX_NAMES >= len(names)), sockets)
+                await post.send(Names([name for name, _ in part], number == len(parts)), sockets)
 
-    def _stop_taking(self, pipe: socket.socket) -> list[tuple[Name, socket.socket | None]]:
+    def _stop_taking(self, pipe: socket.socket) -> list[Held]:
         """From now on visitors and datagrams are the successor's; the names that it has to know."""
         assert self._endpoint is not None
         assert self._udp is not None
         self._is_draining = True
         source: Passed | Heir = Passed(UdpSocket.adopt(self._udp.duplicate()), pipe)
         before = self._endpoint.socket
-        if isinstance(before, Heir) and before.has_predecessor:
+        if isinstance(before, Heir) and self._passes_datagrams_on:
             source = before.over(source)
         self._endpoint.rebind(source)
         self._client_env = None  # the successor's now, as is what follows

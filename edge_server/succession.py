@@ -31,7 +31,7 @@ from quictunnel.supervision import Supervisor
 from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
     from typing import Self
 
@@ -45,7 +45,12 @@ STEP_TIMEOUT: Final = 10.0
 """Seconds for each step; a successor reads its certificates between two of them."""
 MAX_NAMES: Final = 64
 """Names in one message: each may bring a socket, and Linux passes at most 253 at once (SCM_MAX_FD)."""
-MAX_MESSAGE: Final = 64 * 1024
+MAX_NAMES_BYTES: Final = 48 * 1024
+"""Bytes of those names. One with all the networks that it may have to allow and to deny takes 6 KiB. Edges before
+this one read no more than 64 KiB at once."""
+MAX_MESSAGE: Final = 192 * 1024
+"""Bytes of a message that are read: nearly all that Linux lets one have (net.core.wmem_default), because edges
+before this one do not look at how large their names are."""
 BACKLOG: Final = 4
 IS_SUPPORTED: Final = sys.platform == "linux"
 """Whether processes can hand sockets over here the way it is done here (SOCK_SEQPACKET, SO_PEERCRED)."""
@@ -108,7 +113,23 @@ class Refusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
 
 Message = Ask | Estate | Ready | Names | Refusal
 _encode = msgspec.msgpack.Encoder().encode
+Held = tuple[Name, "socket.socket | None"]
+"""A name, and the listening socket of its TCP port."""
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def in_parts(held: Iterable[Held]) -> list[list[Held]]:
+    """Return what is held in parts that each fit into one message; at least one part."""
+    parts: list[list[Held]] = [[]]
+    size = 0
+    for name, sock in held:
+        length = len(_encode(name))
+        if len(parts[-1]) >= MAX_NAMES or (parts[-1] and size + length > MAX_NAMES_BYTES):
+            parts.append([])
+            size = 0
+        parts[-1].append((name, sock))
+        size += length
+    return parts
 
 
 class SuccessionError(Exception):
@@ -142,6 +163,8 @@ class Post:
         await self._repeat(self._loop.add_reader, self._loop.remove_reader, read)
         payload, descriptors, flags = found[0]
         sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        for sock in sockets:
+            sock.set_inheritable(False)  # else a successor of this edge would have it as well, and keep it open
         try:
             if not payload:
                 raise SuccessionError("it went away")
@@ -205,10 +228,10 @@ class Inheritance:
     pipe: socket.socket
     acme_http: socket.socket | None = None
 
-    async def accept(self) -> list[tuple[Name, socket.socket | None]]:
+    async def accept(self) -> list[Held]:
         """Say that everything is ready; from the return on the sockets are this edge's alone. Raises
         SuccessionError."""
-        names: list[tuple[Name, socket.socket | None]] = []
+        names: list[Held] = []
         await self.post.send(Ready())
         while True:
             message, sockets = await self.post.receive()

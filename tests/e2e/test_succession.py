@@ -132,6 +132,24 @@ def test_visitors_of_three_edges_at_once(old, origin):
         assert edges[-1].stop() == 0
 
 
+def test_an_edge_without_visitors_stays_for_those_of_the_one_before(old, origin):
+    with old.client() as client, quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
+        visitor = socket.create_connection(tunnel.tcp_socket, PATIENCE)
+        edges = [old]
+        for number in range(2):
+            assert echoes(visitor, b"before")
+            edges.append(successor_of(old))
+            until(lambda number=number: client.snapshot().reconnected == number + 1, PATIENCE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            edges[1].process.wait(1)
+        assert exchange(visitor, os.urandom(1024 * 1024))
+        visitor.close()
+        assert [edge.process.wait(PATIENCE) for edge in edges[:-1]] == [0, 0]
+        for edge in edges[:-1]:
+            edge.stop()
+        assert edges[-1].stop() == 0
+
+
 def echoes(visitor, words):
     visitor.sendall(words)
     said = b""

@@ -26,9 +26,11 @@ from edge_server.succession import (
     Refusal,
     SuccessionError,
     ask,
+    in_parts,
 )
 from edge_server.terms import Terms
 from quictunnel.errors import ConfigError
+from quictunnel.wire.messages import MAX_NETWORKS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -118,6 +120,42 @@ async def test_one_more_socket_comes_where_it_is_announced(tmp_path: Path, socke
         inherited.close()
         assert inherited.acme_http.fileno() == -1
         offer.close()
+
+
+async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
+    tmp_path: Path, sockets: list[socket.socket]
+) -> None:
+    networks = [f"{'ffff:' * 7}{number:04x}/128" for number in range(0x1000, 0x1000 + MAX_NETWORKS)]
+    terms = Terms(allow=networks, deny=networks)
+    held = [(Name("n" * 63, "o" * 64, 1, terms, 0), None) for _ in range(MAX_NAMES)]
+    parts = in_parts(held)
+    offer = Offer(tmp_path, hands_over(sockets, [[name for name, _ in part] for part in parts]))
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    assert await inherited.accept() == held
+    inherited.close()
+    offer.close()
+
+
+def test_names_are_told_in_as_few_messages_as_they_fit_into() -> None:
+    assert in_parts([]) == [[]]
+    assert [len(part) for part in in_parts([(name, None) for name in names(2 * MAX_NAMES + 1)])] == [64, 64, 1]
+
+
+async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_successor_starts(
+    tmp_path: Path, sockets: list[socket.socket]
+) -> None:
+    port = sockets[0].getsockname()[1]
+    offer = Offer(tmp_path, hands_over(sockets, [[Name("tcp", "o", 1, Terms(), port)]], sockets[:1]))
+    inherited = await ask(tmp_path)
+    assert inherited is not None
+    ((_, listener),) = await inherited.accept()
+    assert listener is not None
+    for sock in (inherited.https, inherited.udp, inherited.pipe, listener):
+        assert not sock.get_inheritable()
+    listener.close()
+    inherited.close()
+    offer.close()
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
