@@ -4,9 +4,9 @@ asyncio's own TLS cannot: its ``write_eof`` raises, a close_notify ends both dir
 keeps a 256 KiB read buffer. :class:`TlsTransport` is the protocol of the raw transport below it and the
 transport of the application protocol above it; between them it keeps nothing but one visitor's TLS state.
 
-What the application sees is exactly a TCP transport: ``eof_received`` for a close_notify (never for a bare
-TCP FIN, which anyone on the path can forge), ``write_eof`` for ours followed by a FIN, ``abort`` as a real
-RST, ``pause_reading`` as an end to reading from the socket.
+What the application sees is exactly a TCP transport: ``eof_received`` for a close_notify, or a FIN between two
+records, ``write_eof`` for ours followed by a FIN, ``abort`` as a real RST, ``pause_reading`` as an end to
+reading from the socket.
 
 Nothing is decided here about names, certificates or refusals; see ``front.py``.
 """
@@ -22,16 +22,12 @@ from edge_server.visitors.records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
-from quictunnel.transport.tcp import end_writing, has_told_error, reset, undelivered
+from quictunnel.transport.tcp import end_writing, has_told_error, reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_server.visitors.records import Records
-
-CLOSE_TIMEOUT: Final = 30.0
-"""Seconds without progress after which a closed transport that still delivers what was written is reset: a visitor
-that stopped reading would otherwise keep its socket for ever."""
 
 MAX_UNASKED: Final = 4 * 1024
 """Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every
@@ -75,7 +71,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         "_records",
         "_see_out",
         "_server_name",
-        "_timer",
         "_unasked",
     )
 
@@ -104,7 +99,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._see_out = see_out
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
-        self._timer: asyncio.TimerHandle | None = None
         self._paused = False
         self._blocked = False
         self._unasked = 0
@@ -162,7 +156,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._phase is _Phase.OPEN and exc is None:
             exc = TruncationError()  # ended by neither side
         self._phase = _Phase.LOST
-        self._disarm()
         self._held = b""
         self._gone()
         protocol, self._protocol = self._protocol, None
@@ -173,15 +166,18 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         """Read on if a connection that broke has something left to be read. Return True if it has."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
             return False
+        splice = self._protocol if isinstance(self._protocol, TlsSplice) else None
+        if splice is not None and not splice.wants_remainder:
+            return False
         rest = Remainder.take(self._raw, self, error)
         if rest is None:
             return False
         self._raw = rest
         self._blocked = False
-        if isinstance(self._protocol, TlsSplice):
-            self._protocol.writing_failed()
         if not self._paused:
             rest.resume_reading()
+        if splice is not None:
+            splice.writing_failed()
         return True
 
     # Handshake and decryption.
@@ -285,7 +281,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             # Not from inside a call of the application's own.
             self._loop.call_soon(protocol.connection_lost, error)
         self._phase = _Phase.LOST
-        self._disarm()
         words = error.farewell if isinstance(error, TlsProtocolError) else b""
         if not words or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
             reset(self._raw)  # a remainder takes no words
@@ -296,11 +291,6 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     def _gone(self) -> None:
         self._shaken(complete=False)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # The application above calls these.
 
@@ -360,7 +350,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return self._phase is _Phase.CLOSING or self._phase is _Phase.LOST or self._raw.is_closing()
 
     def close(self) -> None:
-        """Deliver what was written, say close_notify, and end."""
+        """Deliver what was written, however long the visitor takes, say close_notify, and end."""
         if self._phase is not _Phase.OPEN:
             return
         self._phase = _Phase.CLOSING
@@ -369,21 +359,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not self._records.finished:
             self._raw.write(self._records.finish())
         self._raw.close()
-        self._watch_delivery()
-
-    def _watch_delivery(self, before: int = -1) -> None:
-        left = undelivered(self._raw)
-        if not self._raw.get_write_buffer_size():
-            return  # the rest is the kernel's business
-        if left == before:
-            reset(self._raw)
-        else:
-            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._watch_delivery, left)
 
     def abort(self) -> None:
         """RST, at once."""
         if self._phase is not _Phase.LOST:
-            self._disarm()
             self._phase = _Phase.CLOSING
             reset(self._raw)
 

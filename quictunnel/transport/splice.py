@@ -226,11 +226,18 @@ class Splice(asyncio.BaseProtocol):
         """Read on if a connection that broke has something left to be read. Return True if it has."""
         return False
 
+    @property
+    def wants_remainder(self) -> bool:
+        """What the TCP peer has said is still of use to somebody when nothing more can be written to it."""
+        return self._stream is not None and not self._ended
+
     def writing_failed(self) -> None:
         """The TCP peer takes nothing more; what it has said is still read."""
         self._paused = False
-        if self._stream is not None:
-            self._stream.stop()
+        assert self._stream is not None, "somebody wants what it has said"
+        self._stream.stop()
+        if self._stream.asks_room():  # perhaps there is since the connection was closed, and reading did not go on
+            self.stream_room()
 
     def _tell_when_over(self, stream: Stream) -> None:
         others = stream.on_over
@@ -390,13 +397,11 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
         return super().eof_received()
 
     def _reads_on(self, error: Exception | None) -> bool:
-        if self._stream is None or self._ended or self._transport is None:
+        if not self.wants_remainder or self._transport is None:
             return False
         rest = Remainder.take(self._transport, self, error)
         if rest is None:
             return False
         self._transport = rest
         self.writing_failed()
-        if self._stream.asks_room():
-            self.stream_room()
         return True
