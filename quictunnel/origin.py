@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 """Both, because servers that say ``localhost`` may listen on either alone."""
+MAX_DIALS: Final = 4
+"""Connections to one local port that are begun together. After an outage hundreds of visitors come at once. Where
+more ask than the service lets wait (five, for Python's own servers), its system answers with SYN cookies, and has
+no trace of a connection for whose last packet there was no room: only this side knows of it."""
+DIAL_TURN: Final = 0.23
+"""Seconds after which the next may begin although the service has not answered: its queue is full, and the system
+asks again after whole seconds, of which this is no divisor."""
 PROBE_TIMEOUT: Final = 5.0
 """Seconds in which a listener that is asked for by name, and not for a visitor, has to take a connection. A
 visitor waits as long as TCP does: while it is there, and until the kernel gives up (two minutes on Linux)."""
@@ -143,6 +150,7 @@ class Origin:
     def __init__(self, port: int) -> None:
         self.port = port
         self._hosts = list(LOOPBACKS)
+        self._dials = asyncio.Semaphore(MAX_DIALS)
 
     async def join(self, stream: Stream) -> TcpSplice:
         """Dial and splice with ``stream``. Waits as long as the system does. Raises OriginRefusedError. When
@@ -161,6 +169,25 @@ class Origin:
                 return splice
         raise OriginRefusedError(found)
 
+    async def _connect(self, sock: socket.socket, host: str) -> None:
+        """Connect when it is this one's turn."""
+        loop = asyncio.get_running_loop()
+        await self._dials.acquire()
+        is_over = False
+
+        def end_turn() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._dials.release()
+
+        timer = loop.call_later(DIAL_TURN, end_turn)
+        try:
+            await loop.sock_connect(sock, (host, self.port))
+        finally:
+            timer.cancel()
+            end_turn()
+
     def splice(self, stream: Stream) -> TcpSplice:
         """What the connection for ``stream`` is to be joined by."""
         return TcpSplice(lambda splice: splice.join(stream))
@@ -172,7 +199,7 @@ class Origin:
         descriptors.own(sock)
         try:
             sock.setblocking(False)
-            await loop.sock_connect(sock, (host, self.port))
+            await self._connect(sock, host)
             _, splice = await loop.create_connection(lambda: self.splice(stream), sock=sock)
         except BaseException:
             descriptors.disown(sock)

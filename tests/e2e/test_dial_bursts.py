@@ -1,0 +1,70 @@
+"""Many visitors at the same moment, as after an outage, at a local service whose queue is short."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import quictunnel
+from quictunnel.origin import MAX_DIALS
+from tests.e2e.conftest import embedded_edge
+
+QUEUE = 5
+"""Connections that the service lets wait for it, as ``http.server`` does."""
+EARLY = QUEUE + 1 + 2 * MAX_DIALS
+"""Visitors that fill the queue, and more that wait than may begin together."""
+VISITORS = 60
+BUSY = 1.15
+"""Seconds for which the service takes none: the system has asked again once, after one second."""
+
+
+async def greeted(tunnel: quictunnel.Tunnel) -> bytes:
+    reader, writer = await asyncio.open_connection(*tunnel.tcp_socket)
+    try:
+        return await reader.read(5)
+    finally:
+        writer.close()
+
+
+async def greet(listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        served, _ = await loop.sock_accept(listener)
+        with served:
+            await loop.sock_sendall(served, b"hello")
+
+
+async def test_visitors_who_come_at_once_all_reach_a_service_with_a_short_queue(engines: object) -> None:
+    """It speaks first: a connection of which its system knows nothing would wait for ever."""
+    with (
+        embedded_edge() as edge,
+        socket.create_server(("127.0.0.1", 0), backlog=QUEUE) as listener,
+        quictunnel.Client.from_config(edge.client_config) as client,
+    ):
+        listener.setblocking(False)
+        async with quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True) as tunnel:
+            visitors = [asyncio.create_task(greeted(tunnel)) for _ in range(VISITORS)]
+            await asyncio.sleep(BUSY)
+            service = asyncio.create_task(greet(listener))
+            async with asyncio.timeout(20):
+                assert await asyncio.gather(*visitors) == [b"hello"] * VISITORS
+            service.cancel()
+
+
+async def test_service_that_does_not_answer_holds_up_only_as_many_as_begin_together(engines: object) -> None:
+    """Those who come when it is well again do not wait until the system asks once more for those before."""
+    with (
+        embedded_edge() as edge,
+        socket.create_server(("127.0.0.1", 0), backlog=QUEUE) as listener,
+        quictunnel.Client.from_config(edge.client_config) as client,
+    ):
+        listener.setblocking(False)
+        async with quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True) as tunnel:
+            early = [asyncio.create_task(greeted(tunnel)) for _ in range(EARLY)]
+            await asyncio.sleep(BUSY)
+            service = asyncio.create_task(greet(listener))
+            async with asyncio.timeout(0.6):
+                assert await greeted(tunnel) == b"hello"
+            async with asyncio.timeout(20):
+                await asyncio.gather(*early)
+            service.cancel()
