@@ -421,6 +421,7 @@ class World:
         ticket = guest.open_ticket(bind)
         self.note(f"{program} asks{' again' * getattr(bind, 'again', False)}, ticket {ticket}")
         before = program.turn, program.ticket.taker
+        older_before = {each: each.older for each in self.programs if each.ticket is program.ticket}
         program.ticket.taker = program
         is_free = program.ticket.host.partition(".")[0] in self.free_names
         if is_free or not getattr(bind, "again", False):
@@ -438,6 +439,8 @@ class World:
         def take_back() -> None:
             self.note(f"{program} is refused")
             program.turn, program.ticket.taker = before
+            for each, older in older_before.items():
+                each.older = older
 
         return take_back
 
