@@ -21,6 +21,13 @@ FAREWELL_TIMEOUT: Final = 2.0
 FAREWELL_BYTES: Final = 64 * 1024
 """Bytes thrown away meanwhile; more than a client sends before it looks for an answer, and no free ride."""
 
+UPLOAD_TIMEOUT: Final = 10.0
+"""Seconds for one who came to a tunnel and is to ask elsewhere: many HTTP clients send all of an upload before
+they look for an answer."""
+
+UPLOAD_BYTES: Final = 32 * 1024 * 1024
+"""Bytes thrown away in that case."""
+
 
 class Farewell(asyncio.Protocol):
     """Takes over a raw transport, says ``words`` and sees it out. ``on_gone`` is called once at the end."""
@@ -34,11 +41,13 @@ class Farewell(asyncio.Protocol):
         *,
         loop: asyncio.AbstractEventLoop,
         on_gone: Callable[[], None] | None = None,
+        is_upload: bool = False,
     ) -> None:
+        """``is_upload``: the visitor may be in the middle of a long request, and is worth waiting for."""
         self._raw = raw
-        self._room = FAREWELL_BYTES
+        self._room = UPLOAD_BYTES if is_upload else FAREWELL_BYTES
         self._on_gone = on_gone
-        self._timer = loop.call_later(FAREWELL_TIMEOUT, reset, raw)
+        self._timer = loop.call_later(UPLOAD_TIMEOUT if is_upload else FAREWELL_TIMEOUT, reset, raw)
         raw.set_protocol(self)
         if raw.is_closing():
             return  # connection_lost is on its way

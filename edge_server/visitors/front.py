@@ -273,7 +273,7 @@ class Newcomer(asyncio.Protocol):
             self.make_room()
         else:
             self._front.pending.assign(self, owner=origin.owner, lease=origin.lease)
-            self._refuse(Outcome.REDIRECTED, plain_http.redirect(origin.url, request))
+            self._refuse(Outcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
 
     def _follow(self, answer: Answer) -> None:
         if isinstance(answer, Alert):
@@ -314,10 +314,10 @@ class Newcomer(asyncio.Protocol):
             self._outcome = Outcome.WELCOME
         self._gone()
 
-    def _refuse(self, outcome: Outcome, words: bytes) -> None:
+    def _refuse(self, outcome: Outcome, words: bytes, *, is_upload: bool = False) -> None:
         self._outcome = outcome
         self._timer.cancel()
-        Farewell(self._raw, words, loop=self._front.loop, on_gone=self._gone)
+        Farewell(self._raw, words, loop=self._front.loop, on_gone=self._gone, is_upload=is_upload)
 
     def _too_slow(self) -> None:
         self._outcome = Outcome.SLOW

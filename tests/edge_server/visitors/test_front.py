@@ -150,6 +150,32 @@ async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -
     await drained(doorstep, Outcome.PLAIN_HTTP)
 
 
+async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Doorstep) -> None:
+    """By a client that looks for the answer when it has sent everything, as http.client does."""
+    sock = await doorstep.connect()
+    loop = asyncio.get_running_loop()
+    size = 8 * 1024 * 1024
+    head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}:{doorstep.port}\r\nContent-Length: {size}\r\n\r\n"
+    await loop.sock_sendall(sock, head.encode() + bytes(size))
+    assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 308 ")
+    sock.close()
+    await drained(doorstep, Outcome.REDIRECTED)
+
+
+async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(farewell, "UPLOAD_BYTES", FAREWELL_BYTES)
+    loop = asyncio.get_running_loop()
+    head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
+    flood = await doorstep.connect()
+    await loop.sock_sendall(flood, head)
+    with pytest.raises(ConnectionError):
+        await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
+    monkeypatch.setattr(farewell, "UPLOAD_TIMEOUT", 0.05)
+    lingering = await doorstep.connect()
+    await loop.sock_sendall(lingering, head)
+    await drained(doorstep, Outcome.REDIRECTED, 2)
+
+
 async def test_a_refused_visitor_is_not_listened_to_for_ever(
     doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
