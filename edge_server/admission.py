@@ -13,10 +13,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import neighbourhood, network_of
 from edge_server.arrivals import Arrivals
-from edge_server.descriptors import REMEDY, Budget, Shortage, descriptor_limit
-from edge_server.fair_places import FairPlaces
+from edge_server.resources.descriptor_budget import REMEDY, Budget, Shortage, descriptor_limit
+from edge_server.resources.fair_places import FairPlaces
+from edge_server.resources.peer_network import neighbourhood, network_of
 from edge_server.visitors.filter import Filter
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import neighbourhood, network_of
+from edge_server.resources.peer_network import neighbourhood, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,6 @@ from edge_server.acme.office import Office
 from edge_server.acme.settings import DNS, settings_of
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
-from edge_server.clock import Clock
 from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
@@ -19,6 +18,7 @@ from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import Tokens
 from edge_server.sessions import Sessions
+from edge_server.storage.steady_clock import Clock
 from edge_server.tickets import Sealer
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from edge_server.certificates import Certificates
     from edge_server.config import EdgeConfig
     from edge_server.registry import Registry
-    from edge_server.state import StateDir
+    from edge_server.storage.state_dir import StateDir
     from edge_server.visits import Ledger
     from quictunnel.transport.engine import Engine
     from quictunnel.transport.udp import UdpSocket

@@ -12,7 +12,7 @@ from cryptography import x509
 
 from edge_server.certificates import Certificates
 from edge_server.config import OPTIONS, differences, parse
-from edge_server.state import StateDir
+from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.transport.engines import describe_engine
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_server.claims.store import BANNED
-from edge_server.clock import Clock
 from edge_server.domains import Domains
-from edge_server.memory import Memory
+from edge_server.resources.memory_budget import Memory
 from edge_server.rights.requests import Budget, fresh_name_budget, request_budget
 from edge_server.rights.shaping import Shaping
+from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL

@@ -22,7 +22,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edge_server.state import write_private
+from edge_server.storage.state_dir import write_private
 from edge_server.succession import Name
 from edge_server.tickets import MAX_GENERATION, NONCE
 from edge_server.visitors.filter import Filter

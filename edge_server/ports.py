@@ -12,7 +12,7 @@ import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Ports:
     ) -> socket.socket | None:
         """A listening socket: on ``wanted``, if it is free or was the owner's, else on a random port, in any
         case one of those ``allowed`` which it ``may`` be. None when no port is free, when the owner has its share
-        (:mod:`edge_server.shares`), or when the system has no socket to give."""
+        (:mod:`edge_server.resources.shares`), or when the system has no socket to give."""
         try:
             return self._find(owner, wanted, self._range if allowed is None else allowed, may)
         except OSError as error:

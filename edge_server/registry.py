@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:

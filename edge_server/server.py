@@ -18,7 +18,6 @@ from edge_server.arrivals import Arrivals
 from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates import Certificates
 from edge_server.control import Guest
-from edge_server.descriptors import watch_for_free_descriptors
 from edge_server.lag import Lag
 from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
@@ -26,9 +25,10 @@ from edge_server.passing import Heir, Passed
 from edge_server.ports import accept_from, backlog_of
 from edge_server.reconfiguration import reconfigure
 from edge_server.registry import Registry
+from edge_server.resources.descriptor_budget import watch_for_free_descriptors
 from edge_server.routing import Router
 from edge_server.scene import Scene
-from edge_server.state import StateDir
+from edge_server.storage.state_dir import StateDir
 from edge_server.succession import (
     IS_SUPPORTED,
     Estate,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from edge_server.config import EdgeConfig
     from edge_server.house import House
     from edge_server.reconfiguration import Outcome
-    from edge_server.state import ClientEnv
+    from edge_server.storage.state_dir import ClientEnv
     from edge_server.succession import Held, Inheritance, Post
     from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Connection

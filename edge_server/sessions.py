@@ -13,7 +13,7 @@ import secrets
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 from quictunnel.wire.messages import SECRET
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from edge_server.control import Guest
 
 MAX_SESSIONS: Final = 5000
-"""Sessions of one edge, of which a token has its share (:mod:`edge_server.shares`): so many idle ones take half of
-a core and 160 MiB (OPERATIONS.md)."""
+"""Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`): so many idle ones
+take half of a core and 160 MiB (OPERATIONS.md)."""
 ALWAYS: Final = 16
 """Sessions that each token may have as long as there are any."""
 MAX_AWAY: Final = 1024

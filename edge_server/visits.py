@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_server.addresses import neighbourhood
+from edge_server.resources.peer_network import neighbourhood
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:

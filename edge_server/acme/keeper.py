@@ -132,7 +132,7 @@ class Keeper:
         is_settled: Callable[[], bool],
     ) -> None:
         """``now``: seconds since the epoch. ``is_settled``: whether that clock is good enough to delete what it
-        says has expired (:mod:`edge_server.clock`)."""
+        says has expired (:mod:`edge_server.storage.steady_clock`)."""
         self.answers = Answers()
         """What validators who come to the edge's doors are met with."""
         self._settings = settings

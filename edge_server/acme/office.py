@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edge_server.acme.keeper import Standing, Wants
     from edge_server.acme.settings import AcmeSettings
     from edge_server.certificates import Certificates
-    from edge_server.clock import Clock
+    from edge_server.storage.steady_clock import Clock
     from quictunnel.supervision import Supervisor
 
 

@@ -1,8 +1,8 @@
 """How much is asked of an authority, so that what all tokens may ask for adds up to what it signs.
 
 The figures are Let's Encrypt's (https://letsencrypt.org/docs/rate-limits/, July 2026), whose account and domain
-all tokens of an edge share. A token has its share of them (:mod:`edge_server.shares`), renewals have a reserve,
-and what was asked for is kept in a file: a restart begins no new week.
+all tokens of an edge share. A token has its share of them (:mod:`edge_server.resources.shares`), renewals have a
+reserve, and what was asked for is kept in a file: a restart begins no new week.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from certs.authority import replace_file
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from edge_server.opening import listen_at
-from edge_server.state import ClientEnv
+from edge_server.storage.state_dir import ClientEnv
 from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from edge_server.admin.http import Http
     from edge_server.config import EdgeConfig
     from edge_server.scene import Scene
-    from edge_server.state import StateDir
+    from edge_server.storage.state_dir import StateDir
 
 logger = logging.getLogger(__name__)
 

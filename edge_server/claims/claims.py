@@ -5,7 +5,7 @@ changed; it is called twice a second, off the loop's thread, so a crash of the m
 claims, and no owner that was there before.
 
 A claim is not over because a clock says so: it stays until :meth:`Claims.sweep` has removed it, which spares
-what is held and does nothing as long as the edge's clock is not settled (:mod:`edge_server.clock`).
+what is held and does nothing as long as the edge's clock is not settled (:mod:`edge_server.storage.steady_clock`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_server.claims.store import Claim, HistoryEntry
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.claims.claims import KEPT_DAYS
 from edge_server.claims.store import MAX_DAYS, Store
 from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
-from edge_server.state import StateDir
+from edge_server.storage.state_dir import StateDir
 from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from edge_server.database import Database
+from edge_server.storage.sqlite import Database
 
 if TYPE_CHECKING:
     import sqlite3

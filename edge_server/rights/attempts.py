@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import neighbourhood
+from edge_server.resources.peer_network import neighbourhood
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment
 from edge_server.config import parse_ports
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import MAX_NOTE, Store
-from edge_server.state import StateDir
+from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.wire.labels import domain_objection, objection
 

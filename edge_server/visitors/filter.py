@@ -6,7 +6,7 @@ import socket
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
-from edge_server.addresses import parsed
+from edge_server.resources.peer_network import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

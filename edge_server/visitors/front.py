@@ -5,7 +5,8 @@ names: ``route`` does, and answers with a :class:`Route` or with the alert that 
 raises or logs for anything that a stranger sends; :attr:`Front.outcomes` counts it.
 
 Each newcomer has one of a bounded number of places, from accept until its handshake is complete or its socket
-closed, whatever it is doing meanwhile: :mod:`edge_server.fair_places` says who loses one when there are too few.
+closed, whatever it is doing meanwhile: :mod:`edge_server.resources.fair_places` says who loses one when there are
+too few.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from edge_server.fair_places import FairPlaces
+from edge_server.resources.fair_places import FairPlaces
 from edge_server.visitors import plain_http
 from edge_server.visitors.farewell import Farewell
 from edge_server.visitors.plain_http import Request, RequestError, RequestReader
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from edge_server.descriptors import Shortage
+    from edge_server.resources.descriptor_budget import Shortage
 
 CLIENT_HELLO_TIMEOUT: Final = 5.0
 """Seconds from accept to a complete ClientHello: one flight, which honest clients send at once."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from edge_server.addresses import parsed
+from edge_server.resources.peer_network import parsed
 
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 VERSION_2_PROXY: Final = 0x21

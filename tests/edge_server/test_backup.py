@@ -16,7 +16,7 @@ from edge_server.backup import main, write
 from edge_server.config import EdgeConfig
 from edge_server.rights.store import Store
 from edge_server.server import EdgeServer
-from edge_server.state import StateDir
+from edge_server.storage.state_dir import StateDir
 
 if TYPE_CHECKING:
     from pathlib import Path

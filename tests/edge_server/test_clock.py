@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.clock import CONFIRM, SETTLED, TOLERANCE, Clock
+from edge_server.storage.steady_clock import CONFIRM, SETTLED, TOLERANCE, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

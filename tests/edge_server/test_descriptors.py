@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_server import descriptors
 from edge_server.admission import Admission
-from edge_server.descriptors import (
+from edge_server.ports import ACCEPTS, Ports, accept_from, listen
+from edge_server.resources import descriptor_budget
+from edge_server.resources.descriptor_budget import (
     FEW_FILES,
     LEAST_FILES,
     LEAST_RESERVE,
@@ -29,7 +30,6 @@ from edge_server.descriptors import (
     descriptor_limit,
     watch_for_free_descriptors,
 )
-from edge_server.ports import ACCEPTS, Ports, accept_from, listen
 from edge_server.visitors.front import MAX_PENDING
 from quictunnel.errors import ConfigError
 from tests.edge_server.visitors.conftest import eventually
@@ -157,7 +157,7 @@ class TestDescriptorLimit:
 
 async def test_descriptors_that_ran_out_are_told_of(monkeypatch, caplog: pytest.LogCaptureFixture):
     """Neither asyncio nor uvloop says so where an operator would see it."""
-    monkeypatch.setattr(descriptors, "PROBE_INTERVAL", 0.01)
+    monkeypatch.setattr(descriptor_budget, "PROBE_INTERVAL", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = os.open(os.devnull, os.O_RDONLY)
     watch = asyncio.create_task(watch_for_free_descriptors(Shortage()))

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from edge_server.addresses import neighbourhood, network_of
-from edge_server.fair_places import NETWORK_ALWAYS, NETWORK_SHARE, FairPlaces
+from edge_server.resources.fair_places import NETWORK_ALWAYS, NETWORK_SHARE, FairPlaces
+from edge_server.resources.peer_network import neighbourhood, network_of
 
 
 class Clock:

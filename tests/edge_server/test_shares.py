@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from edge_server.memory import MAX_MEMORY, Memory
-from edge_server.shares import SHARE, Shares
+from edge_server.resources.memory_budget import MAX_MEMORY, Memory
+from edge_server.resources.shares import SHARE, Shares
 from quictunnel.wire.credit import INITIAL_WINDOW, POOL, WindowPool
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.state import KEY_BYTES, MIN_TOKEN, StateDir, write_private
+from edge_server.storage.state_dir import KEY_BYTES, MIN_TOKEN, StateDir, write_private
 from quictunnel.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ class TestSecrets:
 
     def test_two_processes_at_once_see_the_same(self, path):
         program = (
-            "import sys; from pathlib import Path; from edge_server.state import StateDir\n"
+            "import sys; from pathlib import Path; from edge_server.storage.state_dir import StateDir\n"
             "print('ready', flush=True); sys.stdin.readline(); state = StateDir(Path(sys.argv[1]))\n"
             "print(state.token(), state.key('ticket').hex())"
         )

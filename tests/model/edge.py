@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
-from edge_server.clock import Clock
 from edge_server.config import EdgeConfig
 from edge_server.control import Guest
 from edge_server.domains import Domains
@@ -21,6 +20,7 @@ from edge_server.rights.attempts import Attempts
 from edge_server.rights.tokens import Tokens
 from edge_server.server import EdgeServer
 from edge_server.sessions import Sessions
+from edge_server.storage.steady_clock import Clock
 from edge_server.succession import Name
 from edge_server.tickets import Sealer
 from edge_server.watch import Watch

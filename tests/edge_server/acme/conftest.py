@@ -18,7 +18,7 @@ from edge_server.acme.keeper import Wants
 from edge_server.acme.office import Office
 from edge_server.acme.settings import AcmeSettings, Pace
 from edge_server.certificates import Certificates
-from edge_server.clock import Clock
+from edge_server.storage.steady_clock import Clock
 from edge_server.visitors.front import Front, Route
 from edge_server.visitors.sni import Alert
 from tests.edge_server.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble

@@ -22,7 +22,7 @@ from edge_server.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, regis
 from edge_server.acme.settings import AcmeSettings
 from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
 from edge_server.certificates import Certificates
-from edge_server.clock import CONFIRM
+from edge_server.storage.steady_clock import CONFIRM
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
 from tests.edge_server.conftest import Clock

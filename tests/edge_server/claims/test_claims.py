@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import database
 from edge_server.claims.claims import KEPT, MAX_CLAIMS, SEEN_AGAIN, Claims
 from edge_server.claims.store import BANNED, FILE, Store
+from edge_server.storage import sqlite
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_a_claim_made_while_others_are_read_is_kept(claims: Claims, tmp_path: Pa
 def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     claims = Claims(Store(tmp_path), time)
     claims.claim("a", "app")
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as other:

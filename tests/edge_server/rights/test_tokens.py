@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.clock import Clock
 from edge_server.rights.identity import Rights
 from edge_server.rights.store import FILE, Store
 from edge_server.rights.token import key_of, new_token
 from edge_server.rights.tokens import Tokens
+from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from edge_server.acme.problem import Problem
 from edge_server.acme.settings import AcmeSettings
 from edge_server.admin.view import View
 from edge_server.certificates import Certificates
-from edge_server.clock import Clock
 from edge_server.sight.exposition import Exposition
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
+from edge_server.storage.steady_clock import Clock
 from edge_server.visits import Classes
 from quictunnel.version import VERSION
 from tests.edge_server.acme.issuing import issue

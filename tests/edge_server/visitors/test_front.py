@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.descriptors import Shortage
+from edge_server.resources.descriptor_budget import Shortage
 from edge_server.visitors import farewell
 from edge_server.visitors.farewell import FAREWELL_BYTES
 from edge_server.visitors.front import CROWD, Alert, Deadlines, Front, Outcome

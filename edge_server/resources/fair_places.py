@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
-from edge_server.addresses import neighbourhood, network_of
+from edge_server.resources.peer_network import neighbourhood, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edge_server.shares import Shares
+from edge_server.resources.shares import Shares
 from quictunnel.wire.credit import INITIAL_WINDOW
 
 if TYPE_CHECKING:
