@@ -13,7 +13,7 @@ from edge_server.claims.store import Store as ClaimStore
 from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
-from edge_server.ports import Ports
+from edge_server.ingress.tcp_ports import Ports
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.store import Store
 from edge_server.rights.tokens import Tokens
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
-    from edge_server.admission import Admission
     from edge_server.certificates import Certificates
     from edge_server.config import EdgeConfig
+    from edge_server.ingress.admission import Admission
     from edge_server.registry import Registry
     from edge_server.storage.state_dir import StateDir
     from edge_server.visits import Ledger

@@ -9,14 +9,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_server.admission import WAIT
+from edge_server.ingress.admission import WAIT
 from edge_server.leases import Lease
 
 if TYPE_CHECKING:
     import socket
 
-    from edge_server.admission import Admission
-    from edge_server.ports import Ports
+    from edge_server.ingress.admission import Admission
+    from edge_server.ingress.tcp_ports import Ports
     from edge_server.registry import Registry
     from edge_server.succession import Name
     from edge_server.visits import Ledger

@@ -19,12 +19,12 @@ from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from edge_server.acme.office import Office
-    from edge_server.admission import Admission
     from edge_server.certificates import Certificates, Validity
     from edge_server.claims.claims import Claims
     from edge_server.expected import Expected
+    from edge_server.ingress.admission import Admission
+    from edge_server.ingress.tcp_ports import Ports
     from edge_server.leases import Lease
-    from edge_server.ports import Ports
     from edge_server.registry import Registry
     from edge_server.rights.attempts import Attempts
     from edge_server.rights.tokens import Tokens

@@ -22,10 +22,10 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edge_server.ingress.ip_filter import Filter
 from edge_server.storage.state_dir import write_private
 from edge_server.succession import Name
 from edge_server.tickets import MAX_GENERATION, NONCE
-from edge_server.visitors.filter import Filter
 from quictunnel.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
 from quictunnel.wire.messages import PROGRAM

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_server.admission import WAIT
-from edge_server.ports import ACCEPTS, restore_backlog
-from edge_server.visitors import proxy
-from edge_server.visitors.filter import Filter
+from edge_server.ingress import proxy_protocol
+from edge_server.ingress.admission import WAIT
+from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.tcp_ports import ACCEPTS, restore_backlog
 from edge_server.visits import Visit
 from quictunnel.transport import descriptors
 from quictunnel.transport.link import KEEPALIVE
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from edge_server.admission import Admission
     from edge_server.binding import Holdings
+    from edge_server.ingress.admission import Admission
     from edge_server.pool import Pool
     from edge_server.terms import Terms
     from edge_server.visits import Kind, Ledger
@@ -340,15 +340,17 @@ class Lease:
         if way.tls:
             ends = splice.transport.get_extra_info("ssl_object")
             cipher = ends.cipher()
-            tls = proxy.Tls(
+            tls = proxy_protocol.Tls(
                 way.authority,
                 ends.version() or "",
                 cipher[0] if cipher else "",
                 ends.selected_alpn_protocol() or "",
             )
         elif way.authority:
-            tls = proxy.Tls(way.authority)
-        return proxy.header(self.terms.proxy_protocol, _end(splice, "peername"), _end(splice, "sockname"), tls)
+            tls = proxy_protocol.Tls(way.authority)
+        return proxy_protocol.header(
+            self.terms.proxy_protocol, _end(splice, "peername"), _end(splice, "sockname"), tls
+        )
 
     def _refused(self, splice: Splice, code: StreamCode, way: Way, tried: frozenset[Lease]) -> bool:
         """Its origin did not take the visitor, nor anything of what it said: another of the pool may. Whether

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from certs.authority import replace_file
-from edge_server.ports import listen
+from edge_server.ingress.tcp_ports import listen
 from quictunnel.errors import ConfigError
 from quictunnel.transport import sockopts
 from quictunnel.transport.udp import UdpSocket

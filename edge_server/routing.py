@@ -7,15 +7,15 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from edge_server.acme.answers import PROTOCOL
-from edge_server.visitors.front import CROWD, Crowd, Origin, Route
-from edge_server.visitors.sni import Alert
+from edge_server.ingress.client_hello import Alert
+from edge_server.ingress.tls_listener import CROWD, Crowd, Origin, Route
 
 if TYPE_CHECKING:
     import ssl
 
     from edge_server.house import House
+    from edge_server.ingress.client_hello import Hello
     from edge_server.leases import Lease
-    from edge_server.visitors.sni import Hello
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from edge_server.config import EdgeConfig
     from edge_server.control import Guest
     from edge_server.house import House
+    from edge_server.ingress.tls_listener import Front
     from edge_server.lag import Lag
     from edge_server.tracing import Tracing
-    from edge_server.visitors.front import Front
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
 

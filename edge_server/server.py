@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Final
 from certs.authority import DevelopmentAuthority
 from edge_server.activation import Given
 from edge_server.admin.server import Admin
-from edge_server.admission import Admission
-from edge_server.arrivals import Arrivals
 from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates import Certificates
 from edge_server.control import Guest
+from edge_server.ingress.admission import Admission
+from edge_server.ingress.rate_limit import Arrivals
+from edge_server.ingress.tcp_ports import accept_from, backlog_of
+from edge_server.ingress.tls_listener import Front
 from edge_server.lag import Lag
 from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
-from edge_server.ports import accept_from, backlog_of
 from edge_server.reconfiguration import reconfigure
 from edge_server.registry import Registry
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
@@ -42,7 +43,6 @@ from edge_server.succession import (
     in_parts,
 )
 from edge_server.tracing import Tracing
-from edge_server.visitors.front import Front
 from edge_server.visits import Ledger
 from edge_server.watch import Watch
 from quictunnel.address import format_address, is_name, on_this_machine

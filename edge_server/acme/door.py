@@ -7,9 +7,9 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
+from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.tls_listener import host_of
 from edge_server.resources.fair_places import FairPlaces
-from edge_server.visitors.farewell import Farewell
-from edge_server.visitors.front import host_of
 from quictunnel.transport.tcp import reset
 
 if TYPE_CHECKING:

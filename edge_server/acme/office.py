@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_server.acme.door import Door
 from edge_server.acme.keeper import Keeper
-from edge_server.ports import BACKLOG
+from edge_server.ingress.tcp_ports import BACKLOG
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from edge_server.visitors.front import MAX_PENDING
+from edge_server.ingress.tls_listener import MAX_PENDING
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ LEAST_RESERVE: Final = 48
 """An idle edge has 16 open, 30 with the operator's page and ACME at work."""
 PORT_SHARE: Final = 8
 """One in so many of all is for the listening sockets of leases with a TCP port: tokens have shares of these
-(:mod:`edge_server.ports`), and no way into those of visitors."""
+(:mod:`edge_server.ingress.tcp_ports`), and no way into those of visitors."""
 DOORSTEP_SHARE: Final = 4
 """One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
 yet, and strangers who say nothing must not use up the files of everybody else."""

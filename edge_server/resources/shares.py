@@ -1,9 +1,9 @@
 """Shares of something finite: how much of it one token may have, so that others find some as well.
 
 One rule for sessions, tunnels, TCP ports, memory and certificates (dynamic thresholds, Choudhury and Hahne 1998;
-visitors' places follow it in :mod:`edge_server.admission`): a holder may have so many times what is left. As long
-as there is plenty that limits nobody, so an edge with one token loses a ninth at most. When it gets scarce, the
-holder of the most is the first to get no more, and one that has none finds some.
+visitors' places follow it in :mod:`edge_server.ingress.admission`): a holder may have so many times what is left.
+As long as there is plenty that limits nobody, so an edge with one token loses a ninth at most. When it gets
+scarce, the holder of the most is the first to get no more, and one that has none finds some.
 """
 
 from __future__ import annotations

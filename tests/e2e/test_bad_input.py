@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 import edge_server.control
 import quictunnel
-from edge_server.visitors.front import Deadlines
+from edge_server.ingress.tls_listener import Deadlines
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.framing import frame

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server.arrivals import LASTING
+from edge_server.ingress.rate_limit import LASTING
 from edge_server.rights.requests import BURST, RATE
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
+from edge_server.ingress.tls_listener import MAX_PENDING, Deadlines
 from edge_server.resources.descriptor_budget import LEAST_FILES
-from edge_server.visitors.front import MAX_PENDING, Deadlines
 from tests.e2e.conftest import curl, start_edge
 from tests.e2e.ends import PATIENCE, eventually, first_line, verifying
 from tests.e2e.stages import EmbeddedStage

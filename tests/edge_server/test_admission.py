@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_server.admission import Admission
+from edge_server.ingress.admission import Admission
 
 HOST = "203.0.113.9"
 

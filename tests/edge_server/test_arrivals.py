@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edge_server.arrivals import ALWAYS, BEHIND, LASTING, LEAST, MOST, Arrivals
+from edge_server.ingress.rate_limit import ALWAYS, BEHIND, LASTING, LEAST, MOST, Arrivals
 
 CITY = "203.0.113.9"
 

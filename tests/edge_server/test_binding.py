@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from edge_server.admission import Admission
 from edge_server.binding import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store
 from edge_server.expected import Expected
 from edge_server.house import House
+from edge_server.ingress.admission import Admission
+from edge_server.ingress.tcp_ports import Ports
 from edge_server.leases import BY_PORT, UNCONFIRMED, Lease
 from edge_server.pool import Pool
-from edge_server.ports import Ports
 from edge_server.registry import Registry
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.identity import Identity, Rights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.ports import listen
+from edge_server.ingress.tcp_ports import listen
 from edge_server.registry import weight_of
 from edge_server.rights.identity import Identity, Rights
 from edge_server.succession import Name

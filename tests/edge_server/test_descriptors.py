@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.admission import Admission
-from edge_server.ports import ACCEPTS, Ports, accept_from, listen
+from edge_server.ingress.admission import Admission
+from edge_server.ingress.tcp_ports import ACCEPTS, Ports, accept_from, listen
+from edge_server.ingress.tls_listener import MAX_PENDING
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
     FEW_FILES,
@@ -30,7 +31,6 @@ from edge_server.resources.descriptor_budget import (
     descriptor_limit,
     watch_for_free_descriptors,
 )
-from edge_server.visitors.front import MAX_PENDING
 from quictunnel.errors import ConfigError
 from tests.edge_server.visitors.conftest import eventually
 
@@ -65,7 +65,7 @@ def test_tcp_ports_of_leases_take_no_descriptors_of_visitors():
 
 
 def test_ten_thousand_fit_into_twenty_thousand_files(monkeypatch):
-    monkeypatch.setattr("edge_server.admission.descriptor_limit", lambda: 20_000)
+    monkeypatch.setattr("edge_server.ingress.admission.descriptor_limit", lambda: 20_000)
     assert Admission().cap >= 10_000
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edge_server.admission import Admission
+from edge_server.ingress.admission import Admission
 from edge_server.leases import Lease
 from edge_server.registry import NAME_BYTES, Registry, random_name
 from edge_server.terms import Terms

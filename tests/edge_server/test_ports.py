@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.ports import ASIDE, LAST_TRIES, QUARANTINE, TRIES, Ports, _Drawable, backlog_of, listen
+from edge_server.ingress.tcp_ports import (
+    ASIDE,
+    LAST_TRIES,
+    QUARANTINE,
+    TRIES,
+    Ports,
+    _Drawable,
+    backlog_of,
+    listen,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,7 +204,9 @@ def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
 def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatch, allowed):
     """Counted are the ports that are looked at; nothing listens."""
     looked: list[int] = []
-    monkeypatch.setattr("edge_server.ports.listen", lambda _host, port: looked.append(port) or object())
+    monkeypatch.setattr(
+        "edge_server.ingress.tcp_ports.listen", lambda _host, port: looked.append(port) or object()
+    )
     claimed = set(range(20_000, 30_000)) - {24_321}
     ports = Ports(HOST, range(20_000, 30_000), clock)
     asked = 0
@@ -245,7 +256,7 @@ def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog
     def no_socket(host: str, port: int) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("edge_server.ports.listen", no_socket)
+    monkeypatch.setattr("edge_server.ingress.tcp_ports.listen", no_socket)
     assert ports.take() == 0
     assert [record.getMessage() for record in caplog.records] == [
         "no listening socket could be made: Too many open files"

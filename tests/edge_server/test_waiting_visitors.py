@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.admission import MAX_WAITING, MAX_WAITING_PER_LEASE, WAITING_SHARE, Admission
+from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_LEASE, WAITING_SHARE, Admission
 from edge_server.leases import BY_PORT, Lease
 from edge_server.terms import Terms
 from edge_server.visits import Ledger

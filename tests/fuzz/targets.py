@@ -6,10 +6,10 @@ import contextlib
 import struct
 from typing import TYPE_CHECKING, Final
 
+from edge_server.ingress import proxy_protocol
+from edge_server.ingress.client_hello import MAX_CLIENT_HELLO, ClientHelloReader, HelloError
+from edge_server.ingress.ip_filter import Filter
 from edge_server.tickets import Sealer, Ticket
-from edge_server.visitors import proxy
-from edge_server.visitors.filter import Filter
-from edge_server.visitors.sni import MAX_CLIENT_HELLO, ClientHelloReader, HelloError
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.control import Dialogue, Side
@@ -131,13 +131,13 @@ def proxy_header(data: bytes) -> None:
     port = int.from_bytes(data[:2], "big")
     for source in ((host, port), ("203.0.113.9", port), ("2001:db8::1%" + host, port)):
         destination = (other, port) if port & 1 else ("198.51.100.1", port)
-        tls = proxy.Tls(name[:253], "TLSv1.3", "cipher", alpn[:255]) if port & 2 else None
-        line = proxy.header(1, source, destination, tls)
+        tls = proxy_protocol.Tls(name[:253], "TLSv1.3", "cipher", alpn[:255]) if port & 2 else None
+        line = proxy_protocol.header(1, source, destination, tls)
         assert line.endswith(b"\r\n")
         assert line.count(b"\r") == line.count(b"\n") == 1
         assert len(line) <= 107
-        binary = proxy.header(2, source, destination, tls)
-        assert binary.startswith(proxy.SIGNATURE)
+        binary = proxy_protocol.header(2, source, destination, tls)
+        assert binary.startswith(proxy_protocol.SIGNATURE)
         assert len(binary) == 16 + int.from_bytes(binary[14:16], "big")
 
 

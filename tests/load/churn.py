@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from edge_server.admission import WAIT
+from edge_server.ingress.admission import WAIT
 from tests.e2e.ends import eventually
 from tests.load.plan import Plan, Visit
 

@@ -14,8 +14,8 @@ from edge_server.control import Guest
 from edge_server.domains import Domains
 from edge_server.expected import Expected
 from edge_server.house import House
+from edge_server.ingress.tcp_ports import Ports
 from edge_server.lastheld import _trusted
-from edge_server.ports import Ports
 from edge_server.rights.attempts import Attempts
 from edge_server.rights.tokens import Tokens
 from edge_server.server import EdgeServer

@@ -21,7 +21,7 @@ class ListeningPorts:
         self.handles: list[ListeningSocket] = []
 
     def listen(self, host: str, port: int) -> ListeningSocket | None:
-        """Return a new socket, or None if the port is taken (``edge_server.ports.listen``)."""
+        """Return a new socket, or None if the port is taken (``edge_server.ingress.tcp_ports.listen``)."""
         if any(handle.port == port for handle in self.handles):
             return None
         return ListeningSocket(self, port)

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import edge_server.ports
+import edge_server.ingress.tcp_ports
 import edge_server.server
 import edge_server.watch
 from quictunnel.origin import REFUSED, OriginRefusedError
@@ -151,7 +151,7 @@ class World:
         with (
             self.network.in_force(),
             mock.patch.object(edge_server.server, "Guest", WatchedGuest),
-            mock.patch.object(edge_server.ports, "listen", self.ports.listen),
+            mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
             mock.patch.object(edge_server.watch, "REFRESH", REFRESH),
         ):
             for logger in loggers:

@@ -18,9 +18,9 @@ from edge_server.acme.keeper import Wants
 from edge_server.acme.office import Office
 from edge_server.acme.settings import AcmeSettings, Pace
 from edge_server.certificates import Certificates
+from edge_server.ingress.client_hello import Alert
+from edge_server.ingress.tls_listener import Front, Route
 from edge_server.storage.steady_clock import Clock
-from edge_server.visitors.front import Front, Route
-from edge_server.visitors.sni import Alert
 from tests.edge_server.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.acme.keeper import Keeper, Standing
-    from edge_server.visitors.sni import Hello
+    from edge_server.ingress.client_hello import Hello
 
 QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)
 PATIENCE = 30.0

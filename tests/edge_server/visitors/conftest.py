@@ -15,7 +15,7 @@ import trustme
 import uvloop
 
 from edge_server.certificates import new_context
-from edge_server.visitors.front import Alert, Front, Hello, Origin, Route
+from edge_server.ingress.tls_listener import Alert, Front, Hello, Origin, Route
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from edge_server.visitors.filter import Filter
+from edge_server.ingress.ip_filter import Filter
 
 
 @pytest.mark.parametrize(

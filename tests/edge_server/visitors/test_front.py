@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_server.ingress import lingering_close
+from edge_server.ingress.lingering_close import FAREWELL_BYTES
+from edge_server.ingress.tls_listener import CROWD, Alert, Deadlines, Front, Outcome
 from edge_server.resources.descriptor_budget import Shortage
-from edge_server.visitors import farewell
-from edge_server.visitors.farewell import FAREWELL_BYTES
-from edge_server.visitors.front import CROWD, Alert, Deadlines, Front, Outcome
 from tests.edge_server.visitors.conftest import Visitor
 
 if TYPE_CHECKING:
@@ -163,14 +163,14 @@ async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Do
 
 
 async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(farewell, "UPLOAD_BYTES", FAREWELL_BYTES)
+    monkeypatch.setattr(lingering_close, "UPLOAD_BYTES", FAREWELL_BYTES)
     loop = asyncio.get_running_loop()
     head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
     flood = await doorstep.connect()
     await loop.sock_sendall(flood, head)
     with pytest.raises(ConnectionError):
         await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
-    monkeypatch.setattr(farewell, "UPLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(lingering_close, "UPLOAD_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, head)
     await drained(doorstep, Outcome.REDIRECTED, 2)
@@ -184,7 +184,7 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
     await loop.sock_sendall(flood, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ConnectionError):
         await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
-    monkeypatch.setattr(farewell, "FAREWELL_TIMEOUT", 0.05)
+    monkeypatch.setattr(lingering_close, "FAREWELL_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
     await drained(doorstep, Outcome.PLAIN_HTTP, 2)

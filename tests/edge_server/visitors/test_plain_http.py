@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edge_server.visitors.plain_http import MAX_HEAD, Request, RequestError, RequestReader, redirect
+from edge_server.ingress.plain_http import MAX_HEAD, Request, RequestError, RequestReader, redirect
 
 HEAD = b"GET /shelf/?page=2&x=%20y HTTP/1.1\r\nHost: A.Tunnel.localhost:8443\r\nAccept: */*\r\n\r\n"
 READ = Request("a.tunnel.localhost", b"/shelf/?page=2&x=%20y")

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from edge_server.visitors.proxy import SIGNATURE, Tls, header
+from edge_server.ingress.proxy_protocol import SIGNATURE, Tls, header
 
 V4 = ("203.0.113.9", 51000), ("198.51.100.1", 443)
 V6 = ("2001:db8::9", 51000), ("2001:db8::1", 443)

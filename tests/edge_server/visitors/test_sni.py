@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_server.visitors.sni import MAX_CLIENT_HELLO, Alert, ClientHelloReader, Hello, HelloError, PlainHttp
+from edge_server.ingress.client_hello import (
+    MAX_CLIENT_HELLO,
+    Alert,
+    ClientHelloReader,
+    Hello,
+    HelloError,
+    PlainHttp,
+)
 from tests.fuzz.seeds import RECORDED_NAME, recorded_hellos
 
 NAME = "q7k2.tunnel.localhost"

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from edge_server.visitors.records import BATCH, TlsProtocolError
-from edge_server.visitors.tls import MAX_UNASKED, TruncationError
+from edge_server.ingress.tls_records import BATCH, TlsProtocolError
+from edge_server.ingress.tls_transport import MAX_UNASKED, TruncationError
 from quictunnel.transport.splice import TlsSplice
 from quictunnel.wire.codes import StreamCode
 from tests.transport.test_splice import ListeningStream

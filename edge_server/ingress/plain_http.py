@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from edge_server.visitors.sni import HelloError, read_host_name
+from edge_server.ingress.client_hello import HelloError, read_host_name
 
 MAX_HEAD: Final = 16 * 1024
 """Bytes of a request's head; browsers' rarely take more than 4 KiB, and a ClientHello may be as long."""

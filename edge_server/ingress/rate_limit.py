@@ -3,8 +3,8 @@
 As long as the edge keeps up, nobody is limited, however many they are: an address may be a whole city behind one
 NAT. When it falls behind, each second gets a budget, which shrinks while it stays behind and grows again when it
 keeps up, slowly as long as somebody is sent away. Of the budget, an address, a network, a lease and an owner may
-each have so many times what is left, as with places (:mod:`edge_server.admission`): whoever comes most often is
-the first to be sent away, and who comes now and then is not.
+each have so many times what is left, as with places (:mod:`edge_server.ingress.admission`): whoever comes most
+often is the first to be sent away, and who comes now and then is not.
 
 It is behind when a newcomer waits for long, which is where it shows first: so many who wait in the kernel for
 ``accept``, at so many who come in a second, wait for the one divided by the other (Little's law).

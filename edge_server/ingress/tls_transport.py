@@ -17,8 +17,8 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.visitors.farewell import Farewell
-from edge_server.visitors.records import TlsProtocolError
+from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
 from quictunnel.transport.splice import LOOK, TlsSplice
@@ -27,7 +27,7 @@ from quictunnel.transport.tcp import end_writing, has_told_error, reset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edge_server.visitors.records import Records
+    from edge_server.ingress.tls_records import Records
 
 MAX_UNASKED: Final = 4 * 1024
 """Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every

@@ -17,13 +17,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from edge_server.ingress import plain_http
+from edge_server.ingress.client_hello import Alert, ClientHelloReader, Hello, HelloError
+from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.plain_http import Request, RequestError, RequestReader
+from edge_server.ingress.tls_records import Bios, Records
+from edge_server.ingress.tls_transport import TlsTransport
 from edge_server.resources.fair_places import FairPlaces
-from edge_server.visitors import plain_http
-from edge_server.visitors.farewell import Farewell
-from edge_server.visitors.plain_http import Request, RequestError, RequestReader
-from edge_server.visitors.records import Bios, Records
-from edge_server.visitors.sni import Alert, ClientHelloReader, Hello, HelloError
-from edge_server.visitors.tls import TlsTransport
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import reset
 

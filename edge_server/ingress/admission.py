@@ -4,7 +4,7 @@ Counts what is in, of each owner, each lease, each address, each network and alt
 that a flood of visitors is refused one by one while the tunnels' own sockets and files go on working. Nobody takes
 all places: an owner, a lease, an address and a network may have so many times what is left. While there is plenty
 of room that limits nobody, so people who share an address are not punished for it; when it gets scarce, whoever
-has the most is the first to get no more. How many come in a second is :mod:`edge_server.arrivals`'.
+has the most is the first to get no more. How many come in a second is :mod:`edge_server.ingress.rate_limit`'.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.arrivals import Arrivals
+from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.rate_limit import Arrivals
 from edge_server.resources.descriptor_budget import REMEDY, Budget, Shortage, descriptor_limit
 from edge_server.resources.fair_places import FairPlaces
 from edge_server.resources.peer_network import neighbourhood, network_of
-from edge_server.visitors.filter import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

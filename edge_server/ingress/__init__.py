@@ -1,0 +1,1 @@
+"""Visitors' connections: TLS and TCP listeners, admission, rate limits, filters."""
