@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
 
+    from edge_server.auth.permissions import Identity
     from edge_server.house import House
-    from edge_server.rights.identity import Identity
     from quictunnel.transport.session import Session
 
 logger = logging.getLogger(__name__)

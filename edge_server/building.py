@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 from edge_server.acme.keeper import Wants
 from edge_server.acme.office import Office
 from edge_server.acme.settings import DNS, settings_of
+from edge_server.auth.failed_attempts import Attempts
+from edge_server.auth.token_registry import Tokens
+from edge_server.auth.token_store import Store
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.domains import domains_of
 from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
-from edge_server.rights.attempts import Attempts
-from edge_server.rights.store import Store
-from edge_server.rights.tokens import Tokens
 from edge_server.sessions import Sessions
 from edge_server.storage.steady_clock import Clock
 from edge_server.tickets import Sealer

@@ -12,8 +12,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from edge_server.auth.request_limit import work_of
 from edge_server.binding import MAX_LEASES, Holdings
-from edge_server.rights.requests import work_of
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
@@ -27,8 +27,8 @@ from quictunnel.wire.messages import MAX_MOMENT, AnyMessage, Bind, GoAway, Hello
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_server.auth.permissions import Identity
     from edge_server.house import House
-    from edge_server.rights.identity import Identity
     from edge_server.tracing import SessionTrace
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link

@@ -7,11 +7,11 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_server.auth.bandwidth import Shaping
+from edge_server.auth.request_limit import Budget, fresh_name_budget, request_budget
 from edge_server.claims.store import BANNED
 from edge_server.domains import Domains
 from edge_server.resources.memory_budget import Memory
-from edge_server.rights.requests import Budget, fresh_name_budget, request_budget
-from edge_server.rights.shaping import Shaping
 from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import Supervisor
@@ -19,6 +19,8 @@ from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from edge_server.acme.office import Office
+    from edge_server.auth.failed_attempts import Attempts
+    from edge_server.auth.token_registry import Tokens
     from edge_server.certificates import Certificates, Validity
     from edge_server.claims.claims import Claims
     from edge_server.expected import Expected
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from edge_server.ingress.tcp_ports import Ports
     from edge_server.leases import Lease
     from edge_server.registry import Registry
-    from edge_server.rights.attempts import Attempts
-    from edge_server.rights.tokens import Tokens
     from edge_server.sessions import Sessions
     from edge_server.tickets import Sealer
     from edge_server.visits import Ledger

@@ -20,7 +20,7 @@ from edge_server.admin.api import OPERATIONS, PREFIX, Api
 from edge_server.admin.errors import Ring
 from edge_server.admin.events import Feed
 from edge_server.admin.guard import Guard
-from edge_server.rights.attempts import Attempts
+from edge_server.auth.failed_attempts import Attempts
 from edge_server.sight.routes import FREE, Sight
 
 if TYPE_CHECKING:

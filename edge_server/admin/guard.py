@@ -5,7 +5,8 @@ What every page for one person needs is :mod:`quictunnel.webguard`'s: the host n
 - Everything that is not said to be open wants ``Authorization: Bearer TOKEN``. There is no cookie: cookies do not
   know ports, so each other server on the same host would be sent it, and a browser adds them to requests that
   other pages made it send. With a header that only this page's script adds there is nothing to forge.
-- Wrong tokens are counted by address (:mod:`edge_server.rights.attempts`). Whoever guesses without knowing the key
+- Wrong tokens are counted by address (:mod:`edge_server.auth.failed_attempts`). Whoever guesses without knowing
+the key
   in the token does not lock the operator out, who may come from the same address.
 - Plain addresses are good host names: DNS, which could be made to point here, has nothing to do with them.
 - Requests are small.
@@ -19,14 +20,14 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from edge_server.admin.answers import HEADERS, problem
-from edge_server.rights.attempts import WINDOW
-from edge_server.rights.token import digest_of, key_of
+from edge_server.auth.failed_attempts import WINDOW
+from edge_server.auth.token import digest_of, key_of
 from quictunnel.webguard import WebGuard
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from edge_server.rights.attempts import Attempts
+    from edge_server.auth.failed_attempts import Attempts
     from quictunnel.webguard import App, Message
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_server.auth.permissions import Rights
+from edge_server.auth.token_store import MAX_NOTE, Store
 from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.config import parse_ports
-from edge_server.rights.identity import Rights
-from edge_server.rights.store import MAX_NOTE, Store
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.wire.labels import domain_objection, objection
@@ -21,7 +21,7 @@ from quictunnel.wire.labels import domain_objection, objection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.rights.store import Entry
+    from edge_server.auth.token_store import Entry
 
 MULTIPLES: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
 MIN_BANDWIDTH: Final = 1000

@@ -11,7 +11,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from edge_server.rights.token import new_token
+from edge_server.auth.token import new_token
 from quictunnel.errors import ConfigError
 from quictunnel.places import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from edge_server.rights.identity import Rights
-from edge_server.rights.store import Store, _written
+from edge_server.auth.permissions import Rights
+from edge_server.auth.token_store import Store, _written
 from tests.e2e.conftest import children_environment, free_port, start_edge
 from tests.e2e.tokens import command
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
+from edge_server.auth.request_limit import BURST, RATE
 from edge_server.ingress.rate_limit import LASTING
-from edge_server.rights.requests import BURST, RATE
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS
 from tests import pairing

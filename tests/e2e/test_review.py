@@ -14,8 +14,8 @@ import pytest
 
 import quictunnel
 from edge_server import control
+from edge_server.auth import request_limit
 from edge_server.binding import Holdings
-from edge_server.rights import requests
 from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client
@@ -258,8 +258,8 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
 
 
 async def test_too_many_requests_end_the_session_and_the_next_one_of_the_token(monkeypatch):
-    monkeypatch.setattr(requests, "BURST", 20.0)
-    monkeypatch.setattr(requests, "RATE", 0.1)
+    monkeypatch.setattr(request_limit, "BURST", 20.0)
+    monkeypatch.setattr(request_limit, "RATE", 0.1)
     edge = await asyncio.to_thread(embedded_edge().__enter__)
     try:
         for asked in (40, 1):

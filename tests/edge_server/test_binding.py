@@ -16,6 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
+from edge_server.auth.failed_attempts import Attempts
+from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.token_registry import Tokens
+from edge_server.auth.token_store import Store as TokenStore
 from edge_server.binding import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
@@ -27,10 +31,6 @@ from edge_server.ingress.tcp_ports import Ports
 from edge_server.leases import BY_PORT, UNCONFIRMED, Lease
 from edge_server.pool import Pool
 from edge_server.registry import Registry
-from edge_server.rights.attempts import Attempts
-from edge_server.rights.identity import Identity, Rights
-from edge_server.rights.store import Store as TokenStore
-from edge_server.rights.tokens import Tokens
 from edge_server.sessions import Sessions
 from edge_server.succession import Name
 from edge_server.terms import Terms

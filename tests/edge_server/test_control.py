@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from edge_server.auth.permissions import Identity, Rights
 from edge_server.control import Guest
 from edge_server.domains import Domains
-from edge_server.rights.identity import Identity, Rights
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.control import Phase

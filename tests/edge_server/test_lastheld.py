@@ -14,12 +14,12 @@ import msgspec
 import pytest
 
 from edge_server import lastheld
+from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.token_registry import Tokens
+from edge_server.auth.token_store import Store
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.lastheld import FILE, HEAD, MAX_AGE, RETURN, STAMP, VERSION, Entry, LastHeld, Sheet
 from edge_server.leases import Lease
-from edge_server.rights.identity import Identity, Rights
-from edge_server.rights.store import Store
-from edge_server.rights.tokens import Tokens
 from edge_server.succession import Name
 from edge_server.terms import Terms
 from quictunnel.wire.codes import BindCode

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server import sessions as room
-from edge_server.rights.identity import Identity
+from edge_server.auth.permissions import Identity
 from edge_server.sessions import Sessions
 
 if TYPE_CHECKING:

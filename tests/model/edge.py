@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_server.auth.failed_attempts import Attempts
+from edge_server.auth.token_registry import Tokens
 from edge_server.certificates import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.config import EdgeConfig
@@ -16,8 +18,6 @@ from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
 from edge_server.lastheld import _trusted
-from edge_server.rights.attempts import Attempts
-from edge_server.rights.tokens import Tokens
 from edge_server.server import EdgeServer
 from edge_server.sessions import Sessions
 from edge_server.storage.steady_clock import Clock

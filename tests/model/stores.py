@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from edge_server.auth.permissions import Rights
+from edge_server.auth.token import digest_of, key_of
+from edge_server.auth.token_store import Entry
 from edge_server.claims.store import BANNED, Claim
-from edge_server.rights.identity import Rights
-from edge_server.rights.store import Entry
-from edge_server.rights.token import digest_of, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,7 @@ SECOND_TOKEN: Final = f"qt1.{'a' * 16}.{'s' * 43}"
 
 
 class TokenStore:
-    """Tokens beside the development token (``edge_server.rights.store.Store``)."""
+    """Tokens beside the development token (``edge_server.auth.token_store.Store``)."""
 
     def __init__(self) -> None:
         self.is_revoked = False

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_server.auth.permissions import Rights
+from edge_server.auth.token_store import Store as TokenStore
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.config import EdgeConfig
 from edge_server.registry import random_name
-from edge_server.rights.identity import Rights
-from edge_server.rights.store import Store as TokenStore
 from edge_server.server import EdgeServer
 from edge_server.succession import Name
 from edge_server.terms import Terms

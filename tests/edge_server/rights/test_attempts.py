@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.rights import attempts
-from edge_server.rights.attempts import LIMIT, WINDOW, Attempts, neighbourhood
+from edge_server.auth import failed_attempts
+from edge_server.auth.failed_attempts import LIMIT, WINDOW, Attempts, neighbourhood
 
 if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock
@@ -60,7 +60,7 @@ def test_it_is_over_after_a_minute(clock: Clock):
 
 
 def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(attempts, "MAX_TRACKED", 10)
+    monkeypatch.setattr(failed_attempts, "MAX_TRACKED", 10)
     tries = Attempts(clock)
     for number in range(100):
         tries.was_wrong(f"10.0.0.{number}", None)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
+from edge_server.auth.token_registry import Tokens
+from edge_server.auth.token_store import FILE, Store
 from edge_server.rights.command import MAX_NAMES
-from edge_server.rights.store import FILE, Store
-from edge_server.rights.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

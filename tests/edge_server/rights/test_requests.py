@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_server.rights import requests
-from edge_server.rights.requests import BURST, RATE, request_budget, work_of
+from edge_server.auth import request_limit
+from edge_server.auth.request_limit import BURST, RATE, request_budget, work_of
 from quictunnel.wire.messages import Bind, Unbind
 
 
@@ -50,7 +50,7 @@ def test_a_request_counts_by_its_work(request_: Bind | Unbind, work: float):
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(requests, "MAX_TRACKED", 3)
+    monkeypatch.setattr(request_limit, "MAX_TRACKED", 3)
     made = request_budget(Clock())
     for name in "abcdef":
         assert made.may(name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_server.rights.identity import Identity, Rights
-from edge_server.rights.shaping import BURST_SECONDS, Bucket, Shaping
+from edge_server.auth.bandwidth import BURST_SECONDS, Bucket, Shaping
+from edge_server.auth.permissions import Identity, Rights
 
 
 class Clock:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.rights.identity import Rights
-from edge_server.rights.store import FILE, Store
-from edge_server.rights.token import key_of, new_token
-from edge_server.rights.tokens import Tokens
+from edge_server.auth.permissions import Rights
+from edge_server.auth.token import key_of, new_token
+from edge_server.auth.token_registry import Tokens
+from edge_server.auth.token_store import FILE, Store
 from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.rights.identity import Identity
+    from edge_server.auth.permissions import Identity
 
 BURST_SECONDS: Final = 0.1
 """For which an unused rate is saved up: short enough not to be felt by others on a narrow line."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_server.rights.identity import Identity, Rights
-from edge_server.rights.token import digest_of, new_token
+from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.token import digest_of, new_token
 from edge_server.storage.sqlite import Database
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from edge_server.reserved import RESERVED
-from edge_server.rights.identity import Identity
-from edge_server.rights.token import digest_of, key_of
+from edge_server.auth.permissions import Identity
+from edge_server.auth.reserved_names import RESERVED
+from edge_server.auth.token import digest_of, key_of
 from quictunnel.wire.codes import BindCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.rights.store import Entry, Store
+    from edge_server.auth.token_store import Entry, Store
 
 
 class Tokens:

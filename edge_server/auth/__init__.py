@@ -1,0 +1,1 @@
+"""Tokens, what each of them permits, and limits by token."""
