@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from edge_server.acme.keeper import Wants
-from edge_server.acme.office import Office
-from edge_server.acme.settings import DNS, settings_of
 from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store
+from edge_server.certificates.acme.renewal import Wants
+from edge_server.certificates.acme.service import Office
+from edge_server.certificates.acme.settings import DNS, settings_of
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store as ClaimStore
 from edge_server.domains import domains_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
-    from edge_server.certificates import Certificates
+    from edge_server.certificates.context_store import Certificates
     from edge_server.config import EdgeConfig
     from edge_server.ingress.admission import Admission
     from edge_server.registry import Registry

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from edge_server.certificates import Certificates
+from edge_server.certificates.context_store import Certificates
 from edge_server.config import OPTIONS, differences, parse
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_server, settings_of
+from edge_server.certificates.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_server, settings_of
 from edge_server.options import sources
 from edge_server.options.kinds import (
     ADDRESS,

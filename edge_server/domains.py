@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-from edge_server.acme.settings import read_server
+from edge_server.certificates.acme.settings import read_server
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

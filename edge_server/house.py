@@ -18,10 +18,10 @@ from quictunnel.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
-    from edge_server.acme.office import Office
     from edge_server.auth.failed_attempts import Attempts
     from edge_server.auth.token_registry import Tokens
-    from edge_server.certificates import Certificates, Validity
+    from edge_server.certificates.acme.service import Office
+    from edge_server.certificates.context_store import Certificates, Validity
     from edge_server.claims.claims import Claims
     from edge_server.expected import Expected
     from edge_server.ingress.admission import Admission

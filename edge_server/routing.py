@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edge_server.acme.answers import PROTOCOL
+from edge_server.certificates.acme.challenges import PROTOCOL
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import CROWD, Crowd, Origin, Route
 

@@ -14,7 +14,7 @@ from certs.authority import DevelopmentAuthority
 from edge_server.activation import Given
 from edge_server.admin.server import Admin
 from edge_server.building import build_house, make_engine, take_certificates
-from edge_server.certificates import Certificates
+from edge_server.certificates.context_store import Certificates
 from edge_server.control import Guest
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import Arrivals

@@ -21,7 +21,7 @@ from quictunnel.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edge_server.certificates import Validity
+    from edge_server.certificates.context_store import Validity
     from edge_server.control import Guest
     from edge_server.leases import Lease
     from edge_server.scene import Scene

@@ -12,8 +12,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from edge_server import logs
-from edge_server.acme.keeper import Outcome as OrderOutcome
-from edge_server.certificates import validity_of
+from edge_server.certificates.acme.renewal import Outcome as OrderOutcome
+from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import Outcome
 from edge_server.visits import SECONDS, Ending, Kind
 from quictunnel.transport.engine import CloseCause, EngineCounters

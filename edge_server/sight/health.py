@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge_server.certificates import validity_of
+from edge_server.certificates.context_store import validity_of
 from edge_server.sight.probe import objection
 from quictunnel.address import on_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from edge_server.certificates import Validity
+    from edge_server.certificates.context_store import Validity
     from edge_server.scene import Scene
     from quictunnel.transport.engine import Address
 

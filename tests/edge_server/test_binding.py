@@ -21,7 +21,7 @@ from edge_server.auth.permissions import Identity, Rights
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store as TokenStore
 from edge_server.binding import MAX_DOMAINS, MAX_LEASES, Holdings
-from edge_server.certificates import Certificates
+from edge_server.certificates.context_store import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.claims.store import Store
 from edge_server.expected import Expected

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from certs.authority import DevelopmentAuthority
-from edge_server import certificates
-from edge_server.certificates import Certificates
+from edge_server.certificates import context_store
+from edge_server.certificates.context_store import Certificates
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def test_the_number_of_contexts_is_bounded(authority: DevelopmentAuthority) -> N
 def test_remembered_sessions_are_bounded(
     minting: Certificates, authority: DevelopmentAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(certificates, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(context_store, "MAX_SESSIONS", 5)
     name = f"a.{DOMAIN}"
     used = set()
     for _ in range(20):

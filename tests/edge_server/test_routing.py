@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from certs.authority import DevelopmentAuthority
-from edge_server.acme.answers import PROTOCOL, Answers
 from edge_server.auth.permissions import Identity, Rights
-from edge_server.certificates import Certificates
+from edge_server.certificates.acme.challenges import PROTOCOL, Answers
+from edge_server.certificates.context_store import Certificates
 from edge_server.ingress.client_hello import Alert, Hello
 from edge_server.ingress.tls_listener import CROWD, Origin, Route
 from edge_server.routing import Router

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.token_registry import Tokens
-from edge_server.certificates import Certificates
+from edge_server.certificates.context_store import Certificates
 from edge_server.claims.claims import Claims
 from edge_server.config import EdgeConfig
 from edge_server.control import Guest

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from edge_server.acme.answers import PROTOCOL
-from edge_server.acme.keeper import Wants
-from edge_server.acme.office import Office
-from edge_server.acme.settings import AcmeSettings, Pace
-from edge_server.certificates import Certificates
+from edge_server.certificates.acme.challenges import PROTOCOL
+from edge_server.certificates.acme.renewal import Wants
+from edge_server.certificates.acme.service import Office
+from edge_server.certificates.acme.settings import AcmeSettings, Pace
+from edge_server.certificates.context_store import Certificates
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import Front, Route
 from edge_server.storage.steady_clock import Clock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from edge_server.acme.keeper import Keeper, Standing
+    from edge_server.certificates.acme.renewal import Keeper, Standing
     from edge_server.ingress.client_hello import Hello
 
 QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from edge_server.acme.store import Issued
+from edge_server.certificates.acme.store import Issued
 
 AUTHORITY = trustme.CA()
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from edge_server.acme.settings import AccountBinding, DnsUpdates
-from edge_server.acme.store import place_of
+from edge_server.certificates.acme.settings import AccountBinding, DnsUpdates
+from edge_server.certificates.acme.store import place_of
 from tests.edge_server.acme.conftest import DOMAIN, Authority, stand_for
 from tests.edge_server.acme.pebble import Names, free_port, pebble
 from tests.edge_server.acme.zone import Zone, serving

@@ -15,10 +15,10 @@ import pytest
 from dns.name import from_text
 from dns.resolver import Resolver
 
-from edge_server.acme import dns as rooms
-from edge_server.acme.dns import Hook, Updates
-from edge_server.acme.problem import Problem
-from edge_server.acme.settings import DnsUpdates
+from edge_server.certificates.acme import dns01 as rooms
+from edge_server.certificates.acme.dns01 import Hook, Updates
+from edge_server.certificates.acme.errors import Problem
+from edge_server.certificates.acme.settings import DnsUpdates
 from tests.edge_server.acme.pebble import free_port
 from tests.edge_server.acme.zone import Zone, serving
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.acme import door as rooms
-from edge_server.acme.answers import MAX_ANSWERS, Answers
-from edge_server.acme.door import MAX_GUESTS, MAX_REQUEST, Door
-from edge_server.acme.network import MAX_RETRY_AFTER, seconds_of
+from edge_server.certificates.acme import http01 as rooms
+from edge_server.certificates.acme.challenges import MAX_ANSWERS, Answers
+from edge_server.certificates.acme.http01 import MAX_GUESTS, MAX_REQUEST, Door
+from edge_server.certificates.acme.http_client import MAX_RETRY_AFTER, seconds_of
 from tests.edge_server.visitors.conftest import eventually
 
 if TYPE_CHECKING:

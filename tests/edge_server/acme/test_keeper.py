@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.acme.keeper import (
+from edge_server.certificates.acme.errors import MAX_WORDS, Problem, Stopped, said
+from edge_server.certificates.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, registered_domain
+from edge_server.certificates.acme.renewal import (
     JITTER,
     LAST,
     LEAST,
@@ -17,11 +19,9 @@ from edge_server.acme.keeper import (
     Keeper,
     Wants,
 )
-from edge_server.acme.problem import MAX_WORDS, Problem, Stopped, said
-from edge_server.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, registered_domain
-from edge_server.acme.settings import AcmeSettings
-from edge_server.acme.store import MAX_FILE, Issued, Store, place_of
-from edge_server.certificates import Certificates
+from edge_server.certificates.acme.settings import AcmeSettings
+from edge_server.certificates.acme.store import MAX_FILE, Issued, Store, place_of
+from edge_server.certificates.context_store import Certificates
 from edge_server.storage.steady_clock import CONFIRM
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.acme.settings import MAX_SECRET, AcmeSettings, read_secret, settings_of
+from edge_server.certificates.acme.settings import MAX_SECRET, AcmeSettings, read_secret, settings_of
 from edge_server.config import parse
 from quictunnel.errors import ConfigError
 

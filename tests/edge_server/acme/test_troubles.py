@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
-from edge_server.acme.keeper import MAX_TRIES
-from edge_server.acme.store import place_of
+from edge_server.certificates.acme.renewal import MAX_TRIES
+from edge_server.certificates.acme.store import place_of
 from tests.edge_server.acme.conftest import QUICK, Authority, Stand, stand_for
 from tests.edge_server.acme.pebble import Between, Names, free_port, pebble
 
@@ -201,7 +201,7 @@ async def test_answers_that_break_off_and_answers_that_never_end(
 async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.acme.keeper.STOP", 0.2)
+    monkeypatch.setattr("edge_server.certificates.acme.renewal.STOP", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hung = replace(authority.pebble, port=hanging.getsockname()[1])
         pace = replace(QUICK, network=1.5)

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_server.acme.keeper import Wants
-from edge_server.acme.office import Office
-from edge_server.acme.problem import Problem
-from edge_server.acme.settings import AcmeSettings
 from edge_server.admin.view import View
-from edge_server.certificates import Certificates
+from edge_server.certificates.acme.errors import Problem
+from edge_server.certificates.acme.renewal import Wants
+from edge_server.certificates.acme.service import Office
+from edge_server.certificates.acme.settings import AcmeSettings
+from edge_server.certificates.context_store import Certificates
 from edge_server.sight.exposition import Exposition
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
 from edge_server.storage.steady_clock import Clock

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from edge_server.certificates import validity_of
+from edge_server.certificates.context_store import validity_of
 from edge_server.sight import figures
 from edge_server.sight.health import FRESH, Health
 from edge_server.sight.probe import SIZE, is_answer, objection, question

@@ -14,7 +14,7 @@ import pytest
 import trustme
 import uvloop
 
-from edge_server.certificates import new_context
+from edge_server.certificates.context_store import new_context
 from edge_server.ingress.tls_listener import Alert, Front, Hello, Origin, Route
 
 if TYPE_CHECKING:

@@ -25,14 +25,14 @@ import dns.resolver
 import dns.tsig
 import dns.update
 
-from edge_server.acme.problem import Problem, said
-from edge_server.acme.settings import read_secret
+from edge_server.certificates.acme.errors import Problem, said
+from edge_server.certificates.acme.settings import read_secret
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.acme.settings import AcmeSettings, DnsUpdates
+    from edge_server.certificates.acme.settings import AcmeSettings, DnsUpdates
 
 DNS_TIMEOUT: Final = 10.0
 """Seconds for one dialogue with the name server."""

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_server.acme.answers import Answers
-from edge_server.acme.problem import Problem, Stopped
-from edge_server.acme.quota import Quota
-from edge_server.acme.settings import DNS
-from edge_server.acme.store import Issued, Store, place_of
+from edge_server.certificates.acme.challenges import Answers
+from edge_server.certificates.acme.errors import Problem, Stopped
+from edge_server.certificates.acme.quota import Quota
+from edge_server.certificates.acme.settings import DNS
+from edge_server.certificates.acme.store import Issued, Store, place_of
 from quictunnel.backoff import Backoff
 from quictunnel.supervision import Supervisor
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from edge_server.acme.order import Orders
-    from edge_server.acme.settings import AcmeSettings
-    from edge_server.certificates import Certificates
+    from edge_server.certificates.acme.order import Orders
+    from edge_server.certificates.acme.settings import AcmeSettings
+    from edge_server.certificates.context_store import Certificates
 
 logger = logging.getLogger(__name__)
 
@@ -356,7 +356,7 @@ class Keeper:
         """Whom the server is asked through; the library is loaded when it is first needed. In a thread."""
         with self._reaching:
             if self._orders is None:
-                from edge_server.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
+                from edge_server.certificates.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
 
                 try:
                     self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)

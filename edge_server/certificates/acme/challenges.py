@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from edge_server.certificates import load_pem
+from edge_server.certificates.context_store import load_pem
 
 if TYPE_CHECKING:
     import ssl

@@ -19,15 +19,15 @@ from cryptography.hazmat.primitives.serialization import (
 from josepy.jwk import JWKEC
 
 from certs.authority import replace_file
-from edge_server.acme.problem import Problem, said
-from edge_server.acme.settings import read_secret
+from edge_server.certificates.acme.errors import Problem, said
+from edge_server.certificates.acme.settings import read_secret
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from josepy.jwk import JWK
 
-    from edge_server.acme.settings import AcmeSettings
+    from edge_server.certificates.acme.settings import AcmeSettings
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from acme import client, messages
 from josepy.jwa import ES256
 from requests.adapters import HTTPAdapter
 
-from edge_server.acme.problem import Problem, said
+from edge_server.certificates.acme.errors import Problem, said
 from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:

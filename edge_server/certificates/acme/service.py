@@ -6,8 +6,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from edge_server.acme.door import Door
-from edge_server.acme.keeper import Keeper
+from edge_server.certificates.acme.http01 import Door
+from edge_server.certificates.acme.renewal import Keeper
 from edge_server.ingress.tcp_ports import BACKLOG
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
@@ -15,10 +15,10 @@ from quictunnel.transport import descriptors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.acme.answers import Answers
-    from edge_server.acme.keeper import Standing, Wants
-    from edge_server.acme.settings import AcmeSettings
-    from edge_server.certificates import Certificates
+    from edge_server.certificates.acme.challenges import Answers
+    from edge_server.certificates.acme.renewal import Standing, Wants
+    from edge_server.certificates.acme.settings import AcmeSettings
+    from edge_server.certificates.context_store import Certificates
     from edge_server.storage.steady_clock import Clock
     from quictunnel.supervision import Supervisor
 

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certs.authority import replace_file
-from edge_server.acme.problem import Problem
+from edge_server.certificates.acme.errors import Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

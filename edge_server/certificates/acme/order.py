@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from josepy.errors import Error as JoseError
 
-from edge_server.acme.account import Account
-from edge_server.acme.dns import zone_of
-from edge_server.acme.network import Network
-from edge_server.acme.problem import Problem, Stopped, said
-from edge_server.acme.settings import DNS, HTTP, TLS_ALPN
-from edge_server.acme.store import Issued
+from edge_server.certificates.acme.account import Account
+from edge_server.certificates.acme.dns01 import zone_of
+from edge_server.certificates.acme.errors import Problem, Stopped, said
+from edge_server.certificates.acme.http_client import Network
+from edge_server.certificates.acme.settings import DNS, HTTP, TLS_ALPN
+from edge_server.certificates.acme.store import Issued
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from josepy.jwk import JWK
 
-    from edge_server.acme.answers import Answers
-    from edge_server.acme.settings import AcmeSettings
+    from edge_server.certificates.acme.challenges import Answers
+    from edge_server.certificates.acme.settings import AcmeSettings
 
 logger = logging.getLogger(__name__)
 

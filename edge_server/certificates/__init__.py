@@ -1,0 +1,1 @@
+"""Certificates that visitors are met with, and their renewal by ACME."""
