@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, get_args
 import msgspec.inspect
 
 from edge_server.admin.api import OPERATIONS
-from edge_server.config import OPTIONS
+from edge_server.config.edge_config import OPTIONS
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface

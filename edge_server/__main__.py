@@ -16,7 +16,7 @@ from edge_server import activation, checking, logs, succession
 from edge_server.admin.command import main as admin_command
 from edge_server.backup import main as backup_command
 from edge_server.claims.command import main as name_command
-from edge_server.config import EdgeConfig, Reading, read
+from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from certs.authority import DevelopmentAuthority
     from edge_server.certificates.context_store import Certificates
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
     from edge_server.ingress.admission import Admission
     from edge_server.registry import Registry
     from edge_server.storage.state_dir import StateDir

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from edge_server.certificates.context_store import Certificates
-from edge_server.config import OPTIONS, differences, parse
+from edge_server.config.edge_config import OPTIONS, differences, parse
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.transport.engines import describe_engine
@@ -19,7 +19,7 @@ from quictunnel.transport.engines import describe_engine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edge_server.config import EdgeConfig, Reading
+    from edge_server.config.edge_config import EdgeConfig, Reading
 
 SOON: Final = timedelta(days=14)
 """A certificate that ends so soon is worth a word: public ones are renewed a month before their end."""

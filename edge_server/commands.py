@@ -7,7 +7,7 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from edge_server.options.table import PREFIX
+from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
 from quictunnel.output import visible
 from quictunnel.places import default_state_dir, expanded

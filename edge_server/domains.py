@@ -22,7 +22,7 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
 
 logger = logging.getLogger(__name__)
 

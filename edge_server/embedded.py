@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from quictunnel.background import Background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret

@@ -16,7 +16,7 @@ from quictunnel.output import SteadyOutput, lost_line, visible
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
 
 MAX_LINE: Final = 4096
 """Characters of one record, a traceback included: nothing that is logged can fill a disk line by line."""

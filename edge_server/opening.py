@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from certs.authority import DevelopmentAuthority
     from edge_server.activation import Given
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
 
 
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
     from edge_server.control import Guest
     from edge_server.house import House
     from edge_server.ingress.tls_listener import Front

@@ -54,7 +54,7 @@ from quictunnel.transport.udp import UdpSocket
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
     from edge_server.house import House
     from edge_server.reconfiguration import Outcome
     from edge_server.storage.state_dir import ClientEnv

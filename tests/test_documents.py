@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from edge_server import checking
-from edge_server.config import parse, read
+from edge_server.config.edge_config import parse, read
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from edge_server.admin.app import Window
     from edge_server.admin.http import Http
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
     from edge_server.scene import Scene
     from edge_server.storage.state_dir import StateDir
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from edge_server.config import parse
+from edge_server.config.edge_config import parse
 from edge_server.rights.command import main as token_command
 from edge_server.sight.command import main as health_command
 from quictunnel import configfile

@@ -15,7 +15,7 @@ from edge_server import binding, registry, sessions
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import Store
 from edge_server.claims.store import Store as ClaimStore
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
 from quictunnel.config import ClientConfig, Secret

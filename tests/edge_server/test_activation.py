@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server import activation
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.opening import acme_http_socket, https_socket, quic_socket
 from quictunnel.errors import ConfigError
 

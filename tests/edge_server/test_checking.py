@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from edge_server import checking
-from edge_server.config import read
+from edge_server.config.edge_config import read
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2030, 6, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.config import MAX_CONFIG, EdgeConfig, parse
+from edge_server.config.edge_config import MAX_CONFIG, EdgeConfig, parse
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
 

@@ -20,7 +20,7 @@ import yaml
 
 from edge_server.activation import ACME_HTTP
 from edge_server.commands import add_state_dir
-from edge_server.config import EdgeConfig, parse
+from edge_server.config.edge_config import EdgeConfig, parse
 from quictunnel.places import default_state_dir
 
 ROOT = Path(__file__).parents[2]
@@ -350,7 +350,7 @@ def test_the_steps_of_the_image_make_an_edge_that_runs(tmp_path, monkeypatch):
     run_steps(tmp_path, steps)
     python = tmp_path / "opt" / "quictunnel" / "bin" / "python"
     packages = subprocess.run(
-        [python, "-c", "import edge_server.config as c; print(c.__file__)"],
+        [python, "-c", "import edge_server.config.edge_config as c; print(c.__file__)"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

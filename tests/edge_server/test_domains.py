@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server import domains as rooms
-from edge_server.config import parse
+from edge_server.config.edge_config import parse
 from edge_server.domains import (
     MAX_LOOKUPS,
     MAX_OF_OWNER,

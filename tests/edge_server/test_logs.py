@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server import logs
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

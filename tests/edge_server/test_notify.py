@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.__main__ import banner
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.server import EdgeServer
 

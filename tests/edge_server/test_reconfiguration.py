@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from edge_server import logs
-from edge_server.config import OPTIONS, EdgeConfig
+from edge_server.config.edge_config import OPTIONS, EdgeConfig
 from edge_server.server import EdgeServer
 from quictunnel.errors import ConfigError
 

@@ -11,7 +11,7 @@ from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.token_registry import Tokens
 from edge_server.certificates.context_store import Certificates
 from edge_server.claims.claims import Claims
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.control import Guest
 from edge_server.domains import Domains
 from edge_server.expected import Expected

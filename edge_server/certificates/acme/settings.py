@@ -18,7 +18,7 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.config import EdgeConfig
+    from edge_server.config.edge_config import EdgeConfig
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 TLS_ALPN, HTTP, DNS = CHALLENGES = ("tls-alpn-01", "http-01", "dns-01")

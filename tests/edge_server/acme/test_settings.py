@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.certificates.acme.settings import MAX_SECRET, AcmeSettings, read_secret, settings_of
-from edge_server.config import parse
+from edge_server.config.edge_config import parse
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.options.lines import lines_of
+from edge_server.config.toml_lines import lines_of
 
 DOCUMENT = '''\
 # a comment with "quotes" and [brackets]

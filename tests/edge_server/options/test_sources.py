@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.config import OPTIONS, parse, read
-from edge_server.options.sources import MAX_PROBLEMS
+from edge_server.config.edge_config import OPTIONS, parse, read
+from edge_server.config.sources import MAX_PROBLEMS
 
 if TYPE_CHECKING:
     from pathlib import Path

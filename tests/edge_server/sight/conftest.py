@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.config import EdgeConfig
+from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import tomllib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.options.lines import lines_of
-from edge_server.options.table import PREFIX, Option
+from edge_server.config.option_table import PREFIX, Option
+from edge_server.config.toml_lines import lines_of
 from quictunnel.address import shown
 from quictunnel.errors import ConfigError
 from quictunnel.places import expanded

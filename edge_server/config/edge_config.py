@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.certificates.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_server, settings_of
-from edge_server.options import sources
-from edge_server.options.kinds import (
+from edge_server.config import sources
+from edge_server.config.option_table import PREFIX, option, options_of
+from edge_server.config.option_types import (
     ADDRESS,
     DIRECTORY,
     DOMAIN,
@@ -30,8 +31,7 @@ from edge_server.options.kinds import (
     choice,
     parse_ports,
 )
-from edge_server.options.sources import MAX_CONFIG, Given, Said
-from edge_server.options.table import PREFIX, option, options_of
+from edge_server.config.sources import MAX_CONFIG, Given, Said
 from quictunnel.errors import ConfigError
 from quictunnel.places import default_state_dir
 from quictunnel.transport.engine import CONGESTIONS
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from edge_server.options.kinds import Kind
+    from edge_server.config.option_types import Kind
 
 __all__ = ["MAX_CONFIG", "MAX_SECONDS", "OPTIONS", "EdgeConfig", "Reading", "parse", "parse_ports", "read"]
 

@@ -1,4 +1,5 @@
-"""The table of options: what :class:`edge_server.config.EdgeConfig` says of each of its fields, and who reads it.
+"""The table of options: what :class:`edge_server.config.edge_config.EdgeConfig` says of each of its fields, and
+who reads it.
 
 From it come the command line, the names in TOML, the variables of the environment, what SIGHUP may change, and
 ``docs/CONFIGURATION.md`` with its schema.
@@ -11,7 +12,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
-    from edge_server.options.kinds import Kind
+    from edge_server.config.option_types import Kind
 
 T = TypeVar("T")
 
