@@ -11,15 +11,15 @@ from edge_server.auth.token_store import Store
 from edge_server.certificates.acme.renewal import Wants
 from edge_server.certificates.acme.service import Office
 from edge_server.certificates.acme.settings import DNS, settings_of
-from edge_server.claims.claims import Claims
-from edge_server.claims.store import Store as ClaimStore
-from edge_server.domains import domains_of
-from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
 from edge_server.sessions import Sessions
 from edge_server.storage.steady_clock import Clock
-from edge_server.tickets import Sealer
+from edge_server.tunnels.domain_check import domains_of
+from edge_server.tunnels.ownership import Claims
+from edge_server.tunnels.ownership_store import Store as ClaimStore
+from edge_server.tunnels.pending import Expected
+from edge_server.tunnels.tickets import Sealer
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.wire.codes import ALPN, SessionCode
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from edge_server.certificates.context_store import Certificates
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.ingress.admission import Admission
-    from edge_server.registry import Registry
     from edge_server.storage.state_dir import StateDir
-    from edge_server.visits import Ledger
+    from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.visitor_log import Ledger
     from quictunnel.transport.engine import Engine
     from quictunnel.transport.udp import UdpSocket
 

@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.request_limit import work_of
-from edge_server.binding import MAX_LEASES, Holdings
+from edge_server.tunnels.bind import MAX_LEASES, Holdings
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session

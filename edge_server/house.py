@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from edge_server.auth.bandwidth import Shaping
 from edge_server.auth.request_limit import Budget, fresh_name_budget, request_budget
-from edge_server.claims.store import BANNED
-from edge_server.domains import Domains
 from edge_server.resources.memory_budget import Memory
 from edge_server.storage.steady_clock import Clock
+from edge_server.tunnels.domain_check import Domains
+from edge_server.tunnels.ownership_store import BANNED
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from edge_server.auth.token_registry import Tokens
     from edge_server.certificates.acme.service import Office
     from edge_server.certificates.context_store import Certificates, Validity
-    from edge_server.claims.claims import Claims
-    from edge_server.expected import Expected
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import Ports
-    from edge_server.leases import Lease
-    from edge_server.registry import Registry
     from edge_server.sessions import Sessions
-    from edge_server.tickets import Sealer
-    from edge_server.visits import Ledger
+    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.ownership import Claims
+    from edge_server.tunnels.pending import Expected
+    from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.tickets import Sealer
+    from edge_server.tunnels.visitor_log import Ledger
 
 logger = logging.getLogger(__name__)
 

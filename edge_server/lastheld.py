@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edge_server.ingress.ip_filter import Filter
 from edge_server.storage.state_dir import write_private
 from edge_server.succession import Name
-from edge_server.tickets import MAX_GENERATION, NONCE
+from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
 from quictunnel.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
 from quictunnel.wire.messages import PROGRAM
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.house import House
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
 

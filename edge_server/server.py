@@ -25,9 +25,7 @@ from edge_server.lastheld import LastHeld
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.passing import Heir, Passed
 from edge_server.reconfiguration import reconfigure
-from edge_server.registry import Registry
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
-from edge_server.routing import Router
 from edge_server.scene import Scene
 from edge_server.storage.state_dir import StateDir
 from edge_server.succession import (
@@ -43,7 +41,9 @@ from edge_server.succession import (
     in_parts,
 )
 from edge_server.tracing import Tracing
-from edge_server.visits import Ledger
+from edge_server.tunnels.registry import Registry
+from edge_server.tunnels.router import Router
+from edge_server.tunnels.visitor_log import Ledger
 from edge_server.watch import Watch
 from quictunnel.address import format_address, is_name, on_this_machine
 from quictunnel.errors import ConfigError

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge_server.terms import Terms
+from edge_server.tunnels.options import Terms
 from quictunnel.errors import ConfigError
 from quictunnel.supervision import Supervisor
 from quictunnel.transport import descriptors
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
 

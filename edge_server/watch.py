@@ -10,7 +10,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from edge_server.claims.store import BANNED
+from edge_server.tunnels.ownership_store import BANNED
 from quictunnel.errors import ConfigError
 from quictunnel.wire.codes import BindCode, SessionCode
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edge_server.control import Guest
     from edge_server.house import House
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
 

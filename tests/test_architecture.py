@@ -204,7 +204,10 @@ def loaded_by(statement: str) -> set[str]:
         ),
         ("import quictunnel.transport.session, quictunnel.transport.endpoint", {"aioquic", "quictunnel.client"}),
         ("import edge_server.server, edge_server.__main__", {"quictunnel.client", "rich", "starlette", "uvicorn"}),
-        ("import edge_server.server, edge_server.domains", {"acme", "josepy", "dns", "requests", "urllib3"}),
+        (
+            "import edge_server.server, edge_server.tunnels.domain_check",
+            {"acme", "josepy", "dns", "requests", "urllib3"},
+        ),
         ("import quictunnel.cli.main", {"edge_server", "certs"}),
         (
             "import quictunnel.pytest_plugin",

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.control import Guest
-    from edge_server.leases import Lease
     from edge_server.scene import Scene
+    from edge_server.tunnels.lease import Lease
 
 audit: Final = logging.getLogger("edge_server.audit")
 audit.setLevel(logging.INFO)  # who ended what is said also where --log-level is higher

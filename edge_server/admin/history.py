@@ -19,7 +19,7 @@ from edge_server.admin.view import Bytes, Count, Moment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.visits import Ledger, Visit
+    from edge_server.tunnels.visitor_log import Ledger, Visit
 
 EVERY: Final = 10.0
 """Seconds between samples."""

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from edge_server.certificates.context_store import Validity
     from edge_server.control import Guest
-    from edge_server.leases import Lease
     from edge_server.scene import Scene
-    from edge_server.visits import Visit
+    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.visitor_log import Visit
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from dataclasses import asdict
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from edge_server.claims.claims import KEPT_DAYS
-from edge_server.claims.store import MAX_DAYS, Store
 from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.storage.state_dir import StateDir
+from edge_server.tunnels.ownership import KEPT_DAYS
+from edge_server.tunnels.ownership_store import MAX_DAYS, Store
 from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection
@@ -23,7 +23,7 @@ from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, ob
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.claims.store import Claim, HistoryEntry
+    from edge_server.tunnels.ownership_store import Claim, HistoryEntry
 
 SHOWN: Final = 100
 NETWORK: Final = "@"

@@ -22,7 +22,7 @@ from edge_server.resources.peer_network import neighbourhood, network_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edge_server.leases import Waiting
+    from edge_server.tunnels.lease import Waiting
 
 SHARE: Final = 8
 """How many times what is left one owner, lease, address or network may have (dynamic thresholds, Choudhury and

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.control import Guest
-    from edge_server.leases import Lease
     from edge_server.scene import Scene
-    from edge_server.visits import Visit
+    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.visitor_log import Visit
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from edge_server import logs
 from edge_server.certificates.acme.renewal import Outcome as OrderOutcome
 from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import Outcome
-from edge_server.visits import SECONDS, Ending, Kind
+from edge_server.tunnels.visitor_log import SECONDS, Ending, Kind
 from quictunnel.transport.engine import CloseCause, EngineCounters
 from quictunnel.version import VERSION
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from edge_server.scene import Scene
-    from edge_server.visits import Classes
+    from edge_server.tunnels.visitor_log import Classes
 
 PREFIX: Final = "quictunnel_"
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.binding import MAX_TAKEOVERS
-from edge_server.claims.claims import MAX_CLAIMS
+from edge_server.tunnels.bind import MAX_TAKEOVERS
+from edge_server.tunnels.ownership import MAX_CLAIMS
 from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect, was_reset
 from tests.e2e.echo import EchoOrigin
 from tests.e2e.ends import PATIENCE, eventually, first_line, program

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.leases import SILENT
+from edge_server.tunnels.lease import SILENT
 from tests.e2e.conftest import EdgeProcess, children_environment, free_port, need, start_edge, tls_connect
 from tests.e2e.ends import PATIENCE, end, eventually, first_line, program
 from tests.load.beside import churn_beside, nothing_left

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.tickets import Sealer, Ticket
+from edge_server.tunnels.tickets import Sealer, Ticket
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import (

@@ -15,7 +15,7 @@ import pytest
 import quictunnel
 from edge_server import control
 from edge_server.auth import request_limit
-from edge_server.binding import Holdings
+from edge_server.tunnels.bind import Holdings
 from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client

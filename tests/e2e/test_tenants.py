@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server import binding, registry, sessions
+from edge_server import sessions
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import Store
-from edge_server.claims.store import Store as ClaimStore
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
+from edge_server.tunnels import bind, registry
+from edge_server.tunnels.ownership_store import Store as ClaimStore
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire import credit
@@ -44,7 +45,7 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(sessions, "ALWAYS", 2)
     monkeypatch.setattr(registry, "MAX_LEASES", 90)
     monkeypatch.setattr(registry, "ALWAYS", 2)
-    monkeypatch.setattr(binding, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(bind, "MAX_MEMBERS", 3)
     first = random.randrange(10_000, 30_000)  # tests run side by side
     edge = EdgeServer(
         EdgeConfig(

@@ -20,22 +20,22 @@ from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.permissions import Identity, Rights
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store as TokenStore
-from edge_server.binding import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.certificates.context_store import Certificates
-from edge_server.claims.claims import Claims
-from edge_server.claims.store import Store
-from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import Ports
-from edge_server.leases import BY_PORT, UNCONFIRMED, Lease
-from edge_server.pool import Pool
-from edge_server.registry import Registry
 from edge_server.sessions import Sessions
 from edge_server.succession import Name
-from edge_server.terms import Terms
-from edge_server.tickets import Sealer, Ticket
-from edge_server.visits import Ending, Ledger
+from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Holdings
+from edge_server.tunnels.lease import BY_PORT, UNCONFIRMED, Lease
+from edge_server.tunnels.load_balancer import Pool
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.ownership import Claims
+from edge_server.tunnels.ownership_store import Store
+from edge_server.tunnels.pending import Expected
+from edge_server.tunnels.registry import Registry
+from edge_server.tunnels.tickets import Sealer, Ticket
+from edge_server.tunnels.visitor_log import Ending, Ledger
 from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
@@ -471,11 +471,11 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
 
 
 async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(house: House, monkeypatch, caplog):
-    monkeypatch.setattr("edge_server.leases.WAIT", 0.02)
+    monkeypatch.setattr("edge_server.tunnels.lease.WAIT", 0.02)
     (lease, *_) = pool_of(house, 1)
     lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
-    with caplog.at_level("INFO", "edge_server.visits"):
+    with caplog.at_level("INFO", "edge_server.tunnels.visitor_log"):
         visitor = await connected(splice)
         async with asyncio.timeout(10):
             while house.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing

@@ -11,7 +11,7 @@ import pytest
 
 from edge_server.auth.permissions import Identity, Rights
 from edge_server.control import Guest
-from edge_server.domains import Domains
+from edge_server.tunnels.domain_check import Domains
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.control import Phase

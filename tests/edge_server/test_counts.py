@@ -10,10 +10,10 @@ import pytest
 
 from edge_server.auth.permissions import Identity, Rights
 from edge_server.ingress.tcp_ports import listen
-from edge_server.registry import weight_of
 from edge_server.succession import Name
-from edge_server.terms import Terms
-from edge_server.tickets import Ticket
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.registry import weight_of
+from edge_server.tunnels.tickets import Ticket
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bound
@@ -96,8 +96,8 @@ async def act(chance: random.Random, house: House, clients: list[Client], ticket
 async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.registry.MAX_LEASES", 90)
-    monkeypatch.setattr("edge_server.registry.ALWAYS", 0)
+    monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES", 90)
+    monkeypatch.setattr("edge_server.tunnels.registry.ALWAYS", 0)
     house = build(tmp_path)
     ports: dict[str, int] = {}
     for number in range(80):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import domains as rooms
 from edge_server.config.edge_config import parse
-from edge_server.domains import (
+from edge_server.tunnels import domain_check as rooms
+from edge_server.tunnels.domain_check import (
     MAX_LOOKUPS,
     MAX_OF_OWNER,
     MAX_REMEMBERED,
@@ -180,7 +180,7 @@ def test_an_address_of_the_public_network_is_the_edges_own(https: str, is_ours: 
 async def test_names_that_hang_in_the_systems_resolver_hold_up_no_other_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rooms, "LOOKUP", 0.02)
     release = threading.Event()
-    monkeypatch.setattr("edge_server.domains.socket.getaddrinfo", lambda *_: release.wait(10) and [])
+    monkeypatch.setattr("edge_server.tunnels.domain_check.socket.getaddrinfo", lambda *_: release.wait(10) and [])
     domains = Domains(["192.0.2.1"], system_addresses)
     try:
         found = await asyncio.gather(

@@ -17,11 +17,11 @@ from edge_server import lastheld
 from edge_server.auth.permissions import Identity, Rights
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store
-from edge_server.claims.store import Store as ClaimStore
 from edge_server.lastheld import FILE, HEAD, MAX_AGE, RETURN, STAMP, VERSION, Entry, LastHeld, Sheet
-from edge_server.leases import Lease
 from edge_server.succession import Name
-from edge_server.terms import Terms
+from edge_server.tunnels.lease import Lease
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.ownership_store import Store as ClaimStore
 from quictunnel.wire.codes import BindCode
 from tests.edge_server.test_binding import Client, build
 
@@ -169,7 +169,7 @@ async def test_how_long_a_client_has_been_away_is_no_matter_of_the_clock(
     began = time.time()
     await edge.house.expected.add(Name(RANDOM, "a", 1, Terms(), 0), None, left=began - 20)
     (lease,) = edge.house.registry
-    monkeypatch.setattr("edge_server.expected.time.time", lambda: began + jump)
+    monkeypatch.setattr("edge_server.tunnels.pending.time.time", lambda: began + jump)
     assert edge.house.expected.left(lease) == pytest.approx(began + jump - 20, abs=5)
 
 

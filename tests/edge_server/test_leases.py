@@ -7,10 +7,10 @@ import re
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.leases import Lease
-from edge_server.registry import NAME_BYTES, Registry, random_name
-from edge_server.terms import Terms
-from edge_server.visits import Ledger
+from edge_server.tunnels.lease import Lease
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.registry import NAME_BYTES, Registry, random_name
+from edge_server.tunnels.visitor_log import Ledger
 
 
 def lease(name: str) -> Lease:

@@ -14,7 +14,7 @@ from edge_server.certificates.acme.challenges import PROTOCOL, Answers
 from edge_server.certificates.context_store import Certificates
 from edge_server.ingress.client_hello import Alert, Hello
 from edge_server.ingress.tls_listener import CROWD, Origin, Route
-from edge_server.routing import Router
+from edge_server.tunnels.router import Router
 from tests.edge_server.test_binding import Client, build, made, made_for
 
 if TYPE_CHECKING:

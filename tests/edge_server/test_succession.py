@@ -28,7 +28,7 @@ from edge_server.succession import (
     ask,
     in_parts,
 )
-from edge_server.terms import Terms
+from edge_server.tunnels.options import Terms
 from quictunnel.errors import ConfigError
 from quictunnel.wire.messages import MAX_NETWORKS
 

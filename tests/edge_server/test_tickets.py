@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.tickets import NONCE, Sealer, Ticket
+from edge_server.tunnels.tickets import NONCE, Sealer, Ticket
 from quictunnel.wire.messages import MAX_TICKET
 
 KEY = bytes(range(32))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_LEASE, WAITING_SHARE, Admission
-from edge_server.leases import BY_PORT, Lease
-from edge_server.terms import Terms
-from edge_server.visits import Ledger
+from edge_server.tunnels.lease import BY_PORT, Lease
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.visitor_log import Ledger
 from quictunnel.transport.splice import TcpSplice
 from tests.edge_server.test_binding import FakeSession
 from tests.edge_server.visitors.conftest import eventually

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.ingress import proxy_protocol
 from edge_server.ingress.client_hello import MAX_CLIENT_HELLO, ClientHelloReader, HelloError
 from edge_server.ingress.ip_filter import Filter
-from edge_server.tickets import Sealer, Ticket
+from edge_server.tunnels.tickets import Sealer, Ticket
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.control import Dialogue, Side

@@ -10,11 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.token_registry import Tokens
 from edge_server.certificates.context_store import Certificates
-from edge_server.claims.claims import Claims
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.control import Guest
-from edge_server.domains import Domains
-from edge_server.expected import Expected
 from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
 from edge_server.lastheld import _trusted
@@ -22,7 +19,10 @@ from edge_server.server import EdgeServer
 from edge_server.sessions import Sessions
 from edge_server.storage.steady_clock import Clock
 from edge_server.succession import Name
-from edge_server.tickets import Sealer
+from edge_server.tunnels.domain_check import Domains
+from edge_server.tunnels.ownership import Claims
+from edge_server.tunnels.pending import Expected
+from edge_server.tunnels.tickets import Sealer
 from edge_server.watch import Watch
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
@@ -33,7 +33,7 @@ from tests.model.stores import TOKEN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
     from quictunnel.transport.engine import Closed, Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.session import Session

@@ -10,7 +10,7 @@ from tests.model.edge import HOLD
 from tests.model.world import CLOSED
 
 if TYPE_CHECKING:
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
     from tests.model.world import Visitor, World

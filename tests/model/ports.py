@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 PORTS: Final = range(20_000, 20_064)
 """More than one token of an episode can need: its share of what is left is never used up."""

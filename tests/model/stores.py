@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token import digest_of, key_of
 from edge_server.auth.token_store import Entry
-from edge_server.claims.store import BANNED, Claim
+from edge_server.tunnels.ownership_store import BANNED, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ class TokenStore:
 
 
 class ClaimStore:
-    """Names and ports that were asked for (``edge_server.claims.store.Store``); without a history."""
+    """Names and ports that were asked for (``edge_server.tunnels.ownership_store.Store``); without a history."""
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}

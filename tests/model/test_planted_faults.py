@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from edge_server import binding
 from edge_server.control import Guest
 from edge_server.sessions import Sessions
+from edge_server.tunnels import bind
 from quictunnel.leases import Leases
 from quictunnel.transport import stream
 from quictunnel.transport.session import Session
@@ -44,7 +44,7 @@ def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older program may take the name from its newer self."""
     monkeypatch.setattr(Sessions, "is_superseded", lambda sessions, secret, key: False)
-    monkeypatch.setattr(binding, "_is_older_program", lambda bind, ticket, ghost: False)
+    monkeypatch.setattr(bind, "_is_older_program", lambda bind, ticket, ghost: False)
 
 
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

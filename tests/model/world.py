@@ -27,7 +27,7 @@ from tests.simnet.clock import START
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
     from quictunnel.call import Call
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.registry import random_name
+from edge_server.tunnels.registry import random_name
 from quictunnel.wire.labels import MAX_DOMAIN, MAX_LABEL, domain_objection, objection
 
 

@@ -11,12 +11,12 @@ import pytest
 
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import Store as TokenStore
-from edge_server.claims.store import Store as ClaimStore
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.registry import random_name
 from edge_server.server import EdgeServer
 from edge_server.succession import Name
-from edge_server.terms import Terms
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.ownership_store import Store as ClaimStore
+from edge_server.tunnels.registry import random_name
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.visits import Visit
+from edge_server.tunnels.visitor_log import Visit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

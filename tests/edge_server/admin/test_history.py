@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edge_server.admin.history import EVERY, KEPT, MAX_TALKERS, SPAN, SPANS, Heard, History
-from edge_server.visits import Ledger
+from edge_server.tunnels.visitor_log import Ledger
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.visits import Visit
+    from edge_server.tunnels.visitor_log import Visit
     from tests.edge_server.conftest import Clock
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.claims.claims import KEPT, MAX_CLAIMS, SEEN_AGAIN, Claims
-from edge_server.claims.store import BANNED, FILE, Store
 from edge_server.storage import sqlite
+from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_AGAIN, Claims
+from edge_server.tunnels.ownership_store import BANNED, FILE, Store
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ def lease(name: str = "app", owner: str = "a", visitors: int = 0) -> SimpleNames
 def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.claims.claims.MAX_PENDING", 9)
+    monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
     claims = Claims(Store(tmp_path), time)
     for number in range(30):
         claims.record("held", lease(f"n{number}", "bad"), "10.0.0.1")

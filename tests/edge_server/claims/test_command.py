@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
-from edge_server.claims.claims import Claims
-from edge_server.claims.store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, Store
+from edge_server.tunnels.ownership import Claims
+from edge_server.tunnels.ownership_store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, Store
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_one_owner_washes_nothing_out_of_the_history(state: Path, monkeypatch: pytest.MonkeyPatch):
     """Neither its own deed of another day or of this one, nor somebody else's."""
-    monkeypatch.setattr("edge_server.claims.store.MAX_NAMES_A_DAY", 10)
+    monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_NAMES_A_DAY", 10)
     store = Store(state)
     store.record([held("bank-login", NOW - DAY), held("a2345678901234bc", NOW), held("shop", NOW, owner="good")])
     for number in range(100):
@@ -130,7 +130,7 @@ def test_one_owner_washes_nothing_out_of_the_history(state: Path, monkeypatch: p
 def test_the_days_of_the_history_are_bounded_by_their_number_and_not_by_the_clock(
     state: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.claims.store.MAX_DAYS", 3)
+    monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_DAYS", 3)
     store = Store(state)
     for n in range(3):
         store.record([held(f"n{n}", NOW + n * DAY)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.sight import dump
-from edge_server.visits import Visit
+from edge_server.tunnels.visitor_log import Visit
 
 if TYPE_CHECKING:
     from edge_server.scene import Scene

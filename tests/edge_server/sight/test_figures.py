@@ -29,7 +29,7 @@ from edge_server.certificates.context_store import Certificates
 from edge_server.sight.exposition import Exposition
 from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
 from edge_server.storage.steady_clock import Clock
-from edge_server.visits import Classes
+from edge_server.tunnels.visitor_log import Classes
 from quictunnel.version import VERSION
 from tests.edge_server.acme.issuing import issue
 

@@ -15,13 +15,13 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edge_server.claims.store import Claim, HistoryEntry
 from edge_server.resources.shares import Shares
+from edge_server.tunnels.ownership_store import Claim, HistoryEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from edge_server.claims.store import Store
+    from edge_server.tunnels.ownership_store import Store
 
 KEPT_DAYS: Final = 30
 """For which a name that nobody uses stays its owner's: longer than holidays, so that nobody picks up the

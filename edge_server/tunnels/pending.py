@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_server.ingress.admission import WAIT
-from edge_server.leases import Lease
+from edge_server.tunnels.lease import Lease
 
 if TYPE_CHECKING:
     import socket
 
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import Ports
-    from edge_server.registry import Registry
     from edge_server.succession import Name
-    from edge_server.visits import Ledger
+    from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.visitor_log import Ledger
 
 logger = logging.getLogger(__name__)
 

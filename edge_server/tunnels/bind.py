@@ -11,12 +11,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from edge_server.claims.store import BANNED
 from edge_server.ingress.ip_filter import Filter
-from edge_server.leases import Lease
-from edge_server.pool import MAX_MEMBERS, Pool
-from edge_server.terms import Terms
-from edge_server.tickets import Ticket
+from edge_server.tunnels.lease import Lease
+from edge_server.tunnels.load_balancer import MAX_MEMBERS, Pool
+from edge_server.tunnels.options import Terms
+from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.tickets import Ticket
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode

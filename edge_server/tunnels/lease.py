@@ -12,7 +12,7 @@ from edge_server.ingress import proxy_protocol
 from edge_server.ingress.admission import WAIT
 from edge_server.ingress.ip_filter import Filter
 from edge_server.ingress.tcp_ports import ACCEPTS, restore_backlog
-from edge_server.visits import Visit
+from edge_server.tunnels.visitor_log import Visit
 from quictunnel.transport import descriptors
 from quictunnel.transport.link import KEEPALIVE
 from quictunnel.transport.splice import TcpSplice, TlsSplice
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from edge_server.binding import Holdings
     from edge_server.ingress.admission import Admission
-    from edge_server.pool import Pool
-    from edge_server.terms import Terms
-    from edge_server.visits import Kind, Ledger
+    from edge_server.tunnels.bind import Holdings
+    from edge_server.tunnels.load_balancer import Pool
+    from edge_server.tunnels.options import Terms
+    from edge_server.tunnels.visitor_log import Kind, Ledger
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter

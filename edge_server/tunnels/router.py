@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from edge_server.house import House
     from edge_server.ingress.client_hello import Hello
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
 

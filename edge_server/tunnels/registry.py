@@ -14,8 +14,8 @@ from quictunnel.wire.labels import RANDOM_LABEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from edge_server.leases import Lease
-    from edge_server.terms import Terms
+    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.options import Terms
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from edge_server.leases import Lease
+    from edge_server.tunnels.lease import Lease
 
 MAX_MEMBERS: Final = 256
 """Clients that share one name. Each visitor's choice looks at all of them: a tenth of a millisecond."""
