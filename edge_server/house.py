@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from edge_server.auth.token_registry import Tokens
     from edge_server.certificates.acme.service import Office
     from edge_server.certificates.context_store import Certificates, Validity
+    from edge_server.clients.session_table import Sessions
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import Ports
-    from edge_server.sessions import Sessions
     from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.ownership import Claims
     from edge_server.tunnels.pending import Expected

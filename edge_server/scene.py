@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    from edge_server.clients.qlog import Tracing
+    from edge_server.clients.session import Guest
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.control import Guest
     from edge_server.house import House
     from edge_server.ingress.tls_listener import Front
     from edge_server.lag import Lag
-    from edge_server.tracing import Tracing
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
 

@@ -15,7 +15,8 @@ from edge_server.activation import Given
 from edge_server.admin.server import Admin
 from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates.context_store import Certificates
-from edge_server.control import Guest
+from edge_server.clients.qlog import Tracing
+from edge_server.clients.session import Guest
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import Arrivals
 from edge_server.ingress.tcp_ports import accept_from, backlog_of
@@ -40,7 +41,6 @@ from edge_server.succession import (
     ask,
     in_parts,
 )
-from edge_server.tracing import Tracing
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
 from edge_server.tunnels.visitor_log import Ledger

@@ -17,7 +17,7 @@ from quictunnel.wire.codes import BindCode, SessionCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from edge_server.control import Guest
+    from edge_server.clients.session import Guest
     from edge_server.house import House
     from edge_server.tunnels.lease import Lease
 

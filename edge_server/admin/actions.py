@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_server.control import Guest
+    from edge_server.clients.session import Guest
     from edge_server.scene import Scene
     from edge_server.tunnels.lease import Lease
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_server.certificates.context_store import Validity
-    from edge_server.control import Guest
+    from edge_server.clients.session import Guest
     from edge_server.scene import Scene
     from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.visitor_log import Visit

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec.structs import replace
 
-import edge_server.control
+import edge_server.clients.session
 import quictunnel
 from edge_server.ingress.tls_listener import Deadlines
 from quictunnel.transport.engine import CloseCause
@@ -225,13 +225,13 @@ async def test_a_client_may_open_no_second_stream(hostile, greeted):
 
 
 async def test_silence_after_the_handshake_has_a_deadline(hostile, monkeypatch):
-    monkeypatch.setattr(edge_server.control, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(edge_server.clients.session, "HELLO_TIMEOUT", 0.2)
     async with hostile as client:
         assert await client.end() == (CloseCause.PEER, SessionCode.TOO_SLOW)
 
 
 async def test_a_hello_in_drops_has_the_same_deadline(hostile, monkeypatch):
-    monkeypatch.setattr(edge_server.control, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(edge_server.clients.session, "HELLO_TIMEOUT", 0.2)
     async with hostile as client:
         client.write(0, frame(client.good_hello)[:-1])
         assert await client.end() == (CloseCause.PEER, SessionCode.TOO_SLOW)

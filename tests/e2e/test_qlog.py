@@ -27,7 +27,7 @@ from tests.qlog import count, events, names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_server.tracing import Tracing
+    from edge_server.clients.qlog import Tracing
     from quictunnel.transport.engine import Engine
 
 SIZE = 300_000

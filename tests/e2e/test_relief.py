@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.control import Guest
+from edge_server.clients.session import Guest
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import EchoOrigin, until
 from tests.e2e.relay import Flow, Relay

@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 import quictunnel
-from edge_server import control
 from edge_server.auth import request_limit
+from edge_server.clients import session
 from edge_server.tunnels.bind import Holdings
 from quictunnel import background
 from quictunnel.call import Call, resolve
@@ -94,7 +94,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
     if when == "asking":
         monkeypatch.setattr(Holdings, "bind", lambda self, *_, **__: asked.set())
     else:
-        monkeypatch.setattr(control.Guest, "_greet", lambda self, hello: asked.set())
+        monkeypatch.setattr(session.Guest, "_greet", lambda self, hello: asked.set())
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(quictunnel.forward(free_port(), client=client).__enter__)
         assert asked.wait(PATIENCE)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server import sessions
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import Store
+from edge_server.clients import session_table
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
@@ -40,9 +40,9 @@ begun: list[HostileClient] = []
 @pytest.fixture
 async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[EdgeServer]:
     """One with little of everything, on the loop of the test."""
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", FEW)
-    monkeypatch.setattr(sessions, "MAX_AWAY", 4)
-    monkeypatch.setattr(sessions, "ALWAYS", 2)
+    monkeypatch.setattr(session_table, "MAX_SESSIONS", FEW)
+    monkeypatch.setattr(session_table, "MAX_AWAY", 4)
+    monkeypatch.setattr(session_table, "ALWAYS", 2)
     monkeypatch.setattr(registry, "MAX_LEASES", 90)
     monkeypatch.setattr(registry, "ALWAYS", 2)
     monkeypatch.setattr(bind, "MAX_MEMBERS", 3)
@@ -181,7 +181,7 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
         assert (await back.come_back(secret)).resumed
         await back.__aexit__()
         async with asyncio.timeout(5):
-            while before == house.sessions.away < sessions.MAX_AWAY:  # noqa: ASYNC110 - likewise
+            while before == house.sessions.away < session_table.MAX_AWAY:  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0.01)
 
     await lose_link(good, secret)

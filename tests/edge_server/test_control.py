@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.auth.permissions import Identity, Rights
-from edge_server.control import Guest
+from edge_server.clients.session import Guest
 from edge_server.tunnels.domain_check import Domains
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode

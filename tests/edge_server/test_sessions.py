@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import sessions as room
 from edge_server.auth.permissions import Identity
-from edge_server.sessions import Sessions
+from edge_server.clients import session_table as room
+from edge_server.clients.session_table import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.tracing import DIRECTORY, Tracing
+from edge_server.clients.qlog import DIRECTORY, Tracing
 from quictunnel.transport.qlog import NotTracedError, Tracer
 
 if TYPE_CHECKING:

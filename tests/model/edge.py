@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.failed_attempts import Attempts
 from edge_server.auth.token_registry import Tokens
 from edge_server.certificates.context_store import Certificates
+from edge_server.clients.session import Guest
+from edge_server.clients.session_table import Sessions
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.control import Guest
 from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
 from edge_server.lastheld import _trusted
 from edge_server.server import EdgeServer
-from edge_server.sessions import Sessions
 from edge_server.storage.steady_clock import Clock
 from edge_server.succession import Name
 from edge_server.tunnels.domain_check import Domains

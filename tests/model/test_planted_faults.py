@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from edge_server.control import Guest
-from edge_server.sessions import Sessions
+from edge_server.clients.session import Guest
+from edge_server.clients.session_table import Sessions
 from edge_server.tunnels import bind
 from quictunnel.leases import Leases
 from quictunnel.transport import stream

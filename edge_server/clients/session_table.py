@@ -19,7 +19,7 @@ from quictunnel.wire.messages import SECRET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.control import Guest
+    from edge_server.clients.session import Guest
 
 MAX_SESSIONS: Final = 5000
 """Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`): so many idle ones

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.auth.permissions import Identity
+    from edge_server.clients.qlog import SessionTrace
     from edge_server.house import House
-    from edge_server.tracing import SessionTrace
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream

@@ -16,7 +16,7 @@ from quictunnel.transport.qlog import NotTracedError, tracer_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.control import Guest
+    from edge_server.clients.session import Guest
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.qlog import Trace, Tracer
 
