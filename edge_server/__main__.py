@@ -12,11 +12,12 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import activation, checking, logs, succession
+from edge_server import activation, checking, logs
 from edge_server.admin.command import main as admin_command
 from edge_server.backup import main as backup_command
 from edge_server.claims.command import main as name_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
+from edge_server.handoff import protocol
 from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command
@@ -87,7 +88,7 @@ class Signals:
                 loop.add_signal_handler(number, self._stop)
             except NotImplementedError:  # Windows: the handler runs in the main thread, so the loop is woken
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
-        if succession.IS_SUPPORTED:
+        if protocol.IS_SUPPORTED:
             loop.add_signal_handler(signal.SIGUSR2, start_successor)
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, self._hang_up)

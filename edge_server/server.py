@@ -17,19 +17,7 @@ from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates.context_store import Certificates
 from edge_server.clients.qlog import Tracing
 from edge_server.clients.session import Guest
-from edge_server.ingress.admission import Admission
-from edge_server.ingress.rate_limit import Arrivals
-from edge_server.ingress.tcp_ports import accept_from, backlog_of
-from edge_server.ingress.tls_listener import Front
-from edge_server.lag import Lag
-from edge_server.lastheld import LastHeld
-from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
-from edge_server.passing import Heir, Passed
-from edge_server.reconfiguration import reconfigure
-from edge_server.resources.descriptor_budget import watch_for_free_descriptors
-from edge_server.scene import Scene
-from edge_server.storage.state_dir import StateDir
-from edge_server.succession import (
+from edge_server.handoff.protocol import (
     IS_SUPPORTED,
     Estate,
     Name,
@@ -41,6 +29,18 @@ from edge_server.succession import (
     ask,
     in_parts,
 )
+from edge_server.handoff.snapshot import LastHeld
+from edge_server.handoff.udp_forwarding import Heir, Passed
+from edge_server.ingress.admission import Admission
+from edge_server.ingress.rate_limit import Arrivals
+from edge_server.ingress.tcp_ports import accept_from, backlog_of
+from edge_server.ingress.tls_listener import Front
+from edge_server.lag import Lag
+from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
+from edge_server.reconfiguration import reconfigure
+from edge_server.resources.descriptor_budget import watch_for_free_descriptors
+from edge_server.scene import Scene
+from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
 from edge_server.tunnels.visitor_log import Ledger
@@ -55,10 +55,10 @@ from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from edge_server.config.edge_config import EdgeConfig
+    from edge_server.handoff.protocol import Held, Inheritance, Post
     from edge_server.house import House
     from edge_server.reconfiguration import Outcome
     from edge_server.storage.state_dir import ClientEnv
-    from edge_server.succession import Held, Inheritance, Post
     from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link

@@ -15,9 +15,9 @@ from edge_server.tunnels.lease import Lease
 if TYPE_CHECKING:
     import socket
 
+    from edge_server.handoff.protocol import Name
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import Ports
-    from edge_server.succession import Name
     from edge_server.tunnels.registry import Registry
     from edge_server.tunnels.visitor_log import Ledger
 

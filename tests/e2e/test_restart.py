@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.lastheld import FILE
+from edge_server.handoff.snapshot import FILE
 from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
 from tests.e2e.echo import EchoOrigin, assert_closed, is_served, serves, until
 from tests.e2e.steady import RATE, WORKERS, Requests

@@ -22,10 +22,10 @@ from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store as TokenStore
 from edge_server.certificates.context_store import Certificates
 from edge_server.clients.session_table import Sessions
+from edge_server.handoff.protocol import Name
 from edge_server.house import House
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import Ports
-from edge_server.succession import Name
 from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.tunnels.lease import BY_PORT, UNCONFIRMED, Lease
 from edge_server.tunnels.load_balancer import Pool

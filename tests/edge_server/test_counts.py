@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.auth.permissions import Identity, Rights
+from edge_server.handoff.protocol import Name
 from edge_server.ingress.tcp_ports import listen
-from edge_server.succession import Name
 from edge_server.tunnels.options import Terms
 from edge_server.tunnels.registry import weight_of
 from edge_server.tunnels.tickets import Ticket

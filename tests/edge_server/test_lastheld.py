@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from edge_server import lastheld
 from edge_server.auth.permissions import Identity, Rights
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import Store
-from edge_server.lastheld import FILE, HEAD, MAX_AGE, RETURN, STAMP, VERSION, Entry, LastHeld, Sheet
-from edge_server.succession import Name
+from edge_server.handoff import snapshot
+from edge_server.handoff.protocol import Name
+from edge_server.handoff.snapshot import FILE, HEAD, MAX_AGE, RETURN, STAMP, VERSION, Entry, LastHeld, Sheet
 from edge_server.tunnels.lease import Lease
 from edge_server.tunnels.options import Terms
 from edge_server.tunnels.ownership_store import Store as ClaimStore
@@ -98,7 +98,7 @@ class Runs:
     def forge(self, *names: Name, is_last: bool = True) -> None:
         """By somebody who has the key."""
         sheet = Sheet(is_last, [Entry(name, 0) for name in names])
-        cipher, nonce = lastheld.AESGCM(KEY), bytes(lastheld.NONCE)
+        cipher, nonce = snapshot.AESGCM(KEY), bytes(snapshot.NONCE)
         sealed = cipher.encrypt(nonce, msgspec.msgpack.encode(sheet), HEAD + VERSION + b"example.com")
         self.path.write_bytes(HEAD + VERSION + nonce + sealed)
         os.utime(self.path, (self.clock.now,) * 2)
@@ -220,7 +220,7 @@ async def test_a_file_that_is_another_edges_or_gone_is_written_again(runs: Runs)
 async def test_it_is_noted_all_the_time_until_another_takes_over(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lastheld, "LOOK", 0.001)
+    monkeypatch.setattr(snapshot, "LOOK", 0.001)
     edge = await runs.begin()
     written: asyncio.Queue[int] = asyncio.Queue()
     write = edge.last_held._write
@@ -373,7 +373,7 @@ def noted(text: str, caplog: pytest.LogCaptureFixture) -> bool:
         (lambda content: content[:-1], "it is damaged, or of another"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "it is damaged, or of another"),
         (lambda content: content.replace(b"1\n", b"2\n", 1), "another version"),
-        (lambda content: content + bytes(lastheld.MAX_BYTES), "more than"),
+        (lambda content: content + bytes(snapshot.MAX_BYTES), "more than"),
     ],
     ids=["empty", "its head", "cut off", "by hand", "another version", "too large"],
 )
@@ -470,7 +470,7 @@ def many(house: House, owner: str, count: int, terms: Terms) -> None:
 async def test_more_than_there_is_room_for(runs: Runs, caplog: pytest.LogCaptureFixture, bound: str) -> None:
     edge = await runs.begin()
     if bound == "names":
-        many(edge.house, "a", lastheld.MAX_NAMES + 1, Terms())
+        many(edge.house, "a", snapshot.MAX_NAMES + 1, Terms())
     else:
         networks = [f"2001:db8:1234:5678:9abc:def0:1234:{number:x}/128" for number in range(64)]
         many(edge.house, "a", 1_000, Terms(allow=networks, deny=networks))
@@ -479,9 +479,9 @@ async def test_more_than_there_is_room_for(runs: Runs, caplog: pytest.LogCapture
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert record.getMessage().startswith(f"More names are held than {runs.path} takes. After a restart, visitors")
     content = runs.path.read_bytes()
-    assert len(content) <= lastheld.MAX_BYTES
+    assert len(content) <= snapshot.MAX_BYTES
     count = len(edge.last_held._open(content).entries)
     if bound == "names":
-        assert count == lastheld.MAX_NAMES
+        assert count == snapshot.MAX_NAMES
     else:
-        assert len(content) > 0.9 * lastheld.MAX_BYTES
+        assert len(content) > 0.9 * snapshot.MAX_BYTES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.passing import Heir, Passed, is_marked
+from edge_server.handoff.udp_forwarding import Heir, Passed, is_marked
 from quictunnel.transport.engine import Received, Transmit
 from quictunnel.transport.udp import READ_BYTES, UdpSocket
 

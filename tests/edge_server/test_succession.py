@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from edge_server import succession
-from edge_server.succession import (
+from edge_server.handoff import protocol
+from edge_server.handoff.protocol import (
     MAX_NAMES,
     SOCKET,
     Ask,
@@ -35,7 +35,7 @@ from quictunnel.wire.messages import MAX_NETWORKS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-pytestmark = pytest.mark.skipif(not succession.IS_SUPPORTED, reason="edges hand over on Linux only")
+pytestmark = pytest.mark.skipif(not protocol.IS_SUPPORTED, reason="edges hand over on Linux only")
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> No
         b"\xff",
         msgspec.msgpack.encode(Ready()),
         msgspec.msgpack.encode(Ask(99)),
-        b"x" * (succession.MAX_MESSAGE + 1),
+        b"x" * (protocol.MAX_MESSAGE + 1),
     ],
     ids=["noise", "out of turn", "another version", "too long"],
 )
@@ -233,7 +233,7 @@ async def test_a_stranger_of_the_same_user_is_refused_and_the_next_one_served(
         stranger.setblocking(False)
         stranger.send(said)
         heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(stranger, 1000), 5)
-    assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=succession.Message), Refusal)
+    assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), Refusal)
     inherited = await ask(tmp_path)
     assert inherited is not None
     await inherited.accept()
@@ -271,7 +271,7 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
 async def test_nobody_is_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(succession, "STEP_TIMEOUT", 0.05)
+    monkeypatch.setattr(protocol, "STEP_TIMEOUT", 0.05)
 
     async def sleep(_post: Post) -> None:
         await asyncio.Event().wait()

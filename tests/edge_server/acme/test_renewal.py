@@ -12,8 +12,8 @@ import pytest
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import Store as TokenStore
 from edge_server.config.edge_config import EdgeConfig
+from edge_server.handoff.protocol import Name
 from edge_server.server import EdgeServer
-from edge_server.succession import Name
 from edge_server.tunnels.options import Terms
 from edge_server.tunnels.ownership_store import Store as ClaimStore
 from edge_server.tunnels.registry import random_name

@@ -1,0 +1,1 @@
+"""Hot restart: an edge hands its sockets and names to its successor."""
