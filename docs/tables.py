@@ -17,7 +17,7 @@ import msgspec.inspect
 
 from edge_server.admin.api import OPERATIONS
 from edge_server.config.edge_config import OPTIONS
-from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, Figure
+from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode

@@ -12,17 +12,17 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import activation, checking, logs
+from edge_server import activation, checking
 from edge_server.admin.command import main as admin_command
 from edge_server.backup import main as backup_command
 from edge_server.claims.command import main as name_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.handoff import protocol
 from edge_server.notify import goes_to_journal, keep_alive, notify
+from edge_server.observability import logs, state_dump
 from edge_server.reconfiguration import Reloads
 from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
-from edge_server.sight import dump
 from edge_server.sight.command import main as health_command
 from quictunnel import output
 from quictunnel.allocator import keep_pages
@@ -132,7 +132,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     server = EdgeServer(config, activation.take(os.environ))
     reloads = Reloads(server, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: dump.take(server.scene))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.take(server.scene))
     await server.start()
     try:
         # For the person who started it, not for the log.

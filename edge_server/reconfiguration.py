@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import logs
 from edge_server.config.edge_config import OPTIONS, differences
 from edge_server.notify import notify
+from edge_server.observability import logs
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -35,11 +35,11 @@ from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import Arrivals
 from edge_server.ingress.tcp_ports import accept_from, backlog_of
 from edge_server.ingress.tls_listener import Front
-from edge_server.lag import Lag
+from edge_server.observability.introspection import Scene
+from edge_server.observability.loop_lag import Lag
 from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.reconfiguration import reconfigure
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
-from edge_server.scene import Scene
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router

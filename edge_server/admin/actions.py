@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.clients.session import Guest
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.tunnels.lease import Lease
 
 audit: Final = logging.getLogger("edge_server.audit")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 PREFIX: Final = "/api/v1"
 SHOWN: Final = 50

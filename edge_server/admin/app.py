@@ -21,7 +21,7 @@ from edge_server.admin.errors import Ring
 from edge_server.admin.events import Feed
 from edge_server.admin.guard import Guard
 from edge_server.auth.failed_attempts import Attempts
-from edge_server.sight.routes import FREE, Sight
+from edge_server.observability.routes import FREE, Sight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 PAGE: Final = {
     "/": ("index.html", "text/html"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_server.admin.app import Window
     from edge_server.admin.http import Http
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.storage.state_dir import StateDir
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
 """What an edge looks like at one moment, as plain values: for the page, the API, figures and dumps.
 
-Looks at a :class:`~edge_server.scene.Scene` and changes nothing; knows nothing of HTTP. Everything is called on
-the loop's thread. Lists are bounded by whoever asks (``limit``), and say how many there are.
+Looks at a :class:`~edge_server.observability.introspection.Scene` and changes nothing; knows nothing of HTTP.
+Everything is called on the loop's thread. Lists are bounded by whoever asks (``limit``), and say how many there
+are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from edge_server.certificates.context_store import Validity
     from edge_server.clients.session import Guest
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.visitor_log import Visit
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edge_server.commands import add_state_dir
-from edge_server.sight.health import Readiness
-from edge_server.sight.probe import objection
+from edge_server.observability.health import Readiness
+from edge_server.observability.quic_probe import objection
 from quictunnel.address import parse_address
 from quictunnel.errors import ConfigError
 from quictunnel.places import CLIENT_ENV

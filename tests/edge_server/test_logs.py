@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import logs
 from edge_server.config.edge_config import EdgeConfig
+from edge_server.observability import logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

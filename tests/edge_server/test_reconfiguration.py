@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from edge_server import logs
 from edge_server.config.edge_config import OPTIONS, EdgeConfig
+from edge_server.observability import logs
 from edge_server.server import EdgeServer
 from quictunnel.errors import ConfigError
 

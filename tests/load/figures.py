@@ -9,7 +9,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
-from edge_server.sight import dump
+from edge_server.observability import state_dump
 from tests.e2e.ends import eventually
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SETTLE_TIMEOUT = 20.0
 
 def dump_of(pid: int, state_dir: Path) -> dict[str, Any]:
     """Have an edge in a process of its own write what it holds, and read that."""
-    file = state_dir / dump.FILE
+    file = state_dir / state_dump.FILE
     file.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR1)
     eventually(file.exists, f"edge {pid} wrote no dump", timeout=DUMP_TIMEOUT)
@@ -37,7 +37,7 @@ def dump_of_embedded(edge: EmbeddedEdge) -> dict[str, Any]:
 
     async def describe() -> dict[str, Any]:
         assert edge.server.scene is not None
-        return dump.describe(edge.server.scene)
+        return state_dump.describe(edge.server.scene)
 
     return edge._background.call(describe())
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 
 @pytest.fixture(params=["native", "aioquic"])

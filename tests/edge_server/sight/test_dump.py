@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.sight import dump
+from edge_server.observability import state_dump
 from edge_server.tunnels.visitor_log import Visit
 
 if TYPE_CHECKING:
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def engine() -> str:
 
 async def written(scene: Scene, caplog: pytest.LogCaptureFixture) -> str:
     """What the log says when the file was asked for."""
-    with caplog.at_level("INFO", "edge_server.sight.dump"):
-        dump.take(scene)
+    with caplog.at_level("INFO", "edge_server.observability.state_dump"):
+        state_dump.take(scene)
         async with asyncio.timeout(10):
             while not caplog.messages:  # noqa: ASYNC110 - what is waited for is another thread's doing
                 await asyncio.sleep(0.002)
@@ -33,32 +33,32 @@ async def written(scene: Scene, caplog: pytest.LogCaptureFixture) -> str:
 
 
 async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Scene, caplog):
-    for number in range(dump.MAX_ENTRIES + 5):
+    for number in range(state_dump.MAX_ENTRIES + 5):
         scene.house.ledger.begin(Visit("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
-    path = scene.config.state_dir / dump.FILE
+    path = scene.config.state_dir / state_dump.FILE
     assert await written(scene, caplog) == f"the edge's state is in {path}"
     state = json.loads(path.read_text())
-    assert state["visitors"]["total"] == dump.MAX_ENTRIES + 5
+    assert state["visitors"]["total"] == state_dump.MAX_ENTRIES + 5
     assert state["visitors"]["left_out"] == 5
-    assert len(state["visitors"]["entries"]) == dump.MAX_ENTRIES
+    assert len(state["visitors"]["entries"]) == state_dump.MAX_ENTRIES
     assert path.stat().st_size < 1024 * 1024
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     scene.house.ledger.now.clear()
 
 
 async def test_the_next_takes_its_place(scene: Scene, caplog):
-    path = scene.config.state_dir / dump.FILE
+    path = scene.config.state_dir / state_dump.FILE
     path.write_text("of before")
     await written(scene, caplog)
     assert json.loads(path.read_text())["visitors"]["total"] == 0
-    assert [entry.name for entry in scene.config.state_dir.iterdir() if "dump" in entry.name] == [dump.FILE]
+    assert [entry.name for entry in scene.config.state_dir.iterdir() if "dump" in entry.name] == [state_dump.FILE]
 
 
 async def test_a_file_that_cannot_be_written_is_said(scene: Scene, caplog):
-    (scene.config.state_dir / dump.FILE).mkdir()
+    (scene.config.state_dir / state_dump.FILE).mkdir()
     assert "could not be written: " in await written(scene, caplog)
 
 
 def test_before_it_serves_there_is_nothing(caplog):
-    dump.take(None)
+    state_dump.take(None)
     assert caplog.messages == ["there is nothing to dump: the edge does not serve yet"]

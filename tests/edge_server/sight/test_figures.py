@@ -26,8 +26,8 @@ from edge_server.certificates.acme.renewal import Wants
 from edge_server.certificates.acme.service import Office
 from edge_server.certificates.acme.settings import AcmeSettings
 from edge_server.certificates.context_store import Certificates
-from edge_server.sight.exposition import Exposition
-from edge_server.sight.figures import FIGURES, PREFIX, PROCESS, read
+from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, read
+from edge_server.observability.prometheus import Exposition
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.visitor_log import Classes
 from quictunnel.version import VERSION
@@ -36,7 +36,7 @@ from tests.edge_server.acme.issuing import issue
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.server import EdgeServer
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "METRICS.md"

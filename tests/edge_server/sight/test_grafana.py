@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.sight.figures import FIGURES, PREFIX, PROCESS
+from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana.json"
 

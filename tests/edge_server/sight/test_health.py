@@ -7,15 +7,15 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_server.certificates.context_store import validity_of
-from edge_server.sight import figures
-from edge_server.sight.health import FRESH, Health
-from edge_server.sight.probe import SIZE, is_answer, objection, question
+from edge_server.observability import metrics
+from edge_server.observability.health import FRESH, Health
+from edge_server.observability.quic_probe import SIZE, is_answer, objection, question
 from quictunnel import supervision
 
 if TYPE_CHECKING:
-    from edge_server.scene import Scene
+    from edge_server.observability import health
+    from edge_server.observability.introspection import Scene
     from edge_server.server import EdgeServer
-    from edge_server.sight import health
     from quictunnel.transport.engine import Address
 
 NOBODY = "127.0.0.1", 9
@@ -71,7 +71,7 @@ async def test_background_work_that_fails_is_said_until_it_is_well(scene: Scene,
     await asyncio.sleep(0)
     readiness = await Health(scene, probe=well).readiness()
     assert wrong(readiness) == {"background": "counting sheep fails: ValueError('a fault of ours')"}
-    assert dict(figures.read(scene))["background_faults_total"] == {(): 1}
+    assert dict(metrics.read(scene))["background_faults_total"] == {(): 1}
     while supervisor.failing:  # noqa: ASYNC110 - there is no event of a timer
         await asyncio.sleep(0.01)
     assert (await Health(scene, probe=well).readiness()).ready

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edge_server.certificates.context_store import validity_of
-from edge_server.sight.probe import objection
+from edge_server.observability.quic_probe import objection
 from quictunnel.address import on_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from edge_server.certificates.context_store import Validity
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from quictunnel.transport.engine import Address
 
 FRESH: Final = 2.0

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from edge_server import logs
 from edge_server.certificates.acme.renewal import Outcome as OrderOutcome
 from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import Outcome
+from edge_server.observability import logs
 from edge_server.tunnels.visitor_log import SECONDS, Ending, Kind
 from quictunnel.transport.engine import CloseCause, EngineCounters
 from quictunnel.version import VERSION
@@ -22,7 +22,7 @@ from quictunnel.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.tunnels.visitor_log import Classes
 
 PREFIX: Final = "quictunnel_"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from certs.authority import replace_file
-from edge_server.sight.figures import FIGURES, read
+from edge_server.observability.metrics import FIGURES, read
 from quictunnel.address import format_address
 from quictunnel.version import VERSION
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_server.clients.session import Guest
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
     from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.visitor_log import Visit
 

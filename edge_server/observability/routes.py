@@ -13,14 +13,14 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_server.sight.exposition import CONTENT_TYPE, Exposition
-from edge_server.sight.health import Health
+from edge_server.observability.health import Health
+from edge_server.observability.prometheus import CONTENT_TYPE, Exposition
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 FREE: Final = frozenset({"/healthz", "/readyz"})
 """Those that need no token."""

@@ -8,14 +8,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from edge_server.sight.figures import FIGURES, PREFIX, distributions, read
+from edge_server.observability.metrics import FIGURES, PREFIX, distributions, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client import Metric
 
-    from edge_server.scene import Scene
+    from edge_server.observability.introspection import Scene
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -1,0 +1,1 @@
+"""Metrics, health, logs, state dumps and the lag of the event loop."""
