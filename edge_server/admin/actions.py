@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.view import id_of
+from edge_server.admin.models import id_of
 from quictunnel.transport.qlog import NotTracedError
 from quictunnel.wire.codes import BindCode, SessionCode
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin import history, view
+from edge_server.admin import history, models
 from edge_server.admin.actions import Actions, Done, RefusedError, Traced
-from edge_server.admin.answers import answer, problem
-from edge_server.admin.errors import KEPT, Errors, Ring
 from edge_server.admin.history import Past, Talkers
+from edge_server.admin.recent_errors import KEPT, Errors, Ring
+from edge_server.admin.responses import answer, problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +36,12 @@ DEFAULT: Final = 100
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment, the beginning of each list."""
 
-    at: view.Moment
-    edge: view.Edge
-    sessions: view.Page[view.Session]
-    tunnels: view.Page[view.Tunnel]
-    visitors: view.Page[view.Visitor]
-    certificates: view.Page[view.Certificate]
+    at: models.Moment
+    edge: models.Edge
+    sessions: models.Page[models.Session]
+    tunnels: models.Page[models.Tunnel]
+    visitors: models.Page[models.Visitor]
+    certificates: models.Page[models.Certificate]
     talkers: Talkers
     errors: Errors
     sample: Annotated[history.Sample | None, Meta(description="The newest of the history.")]
@@ -58,7 +58,7 @@ class Parameter:
     default: int = 0
 
 
-LIMIT: Final = Parameter("limit", "At most so many entries.", view.MAX_PAGE, DEFAULT)
+LIMIT: Final = Parameter("limit", "At most so many entries.", models.MAX_PAGE, DEFAULT)
 AFTER: Final = Parameter("after", "Begin behind this one: what ``next`` of the answer before said.")
 
 
@@ -85,22 +85,22 @@ def _only(what: str) -> Parameter:
 
 
 OPERATIONS: Final = (
-    Operation("get", "/edge", "edge", "The edge as a whole", view.Edge),
+    Operation("get", "/edge", "edge", "The edge as a whole", models.Edge),
     Operation(
-        "get", "/sessions", "sessions", "Clients and their links, the oldest first", view.Page[view.Session],
+        "get", "/sessions", "sessions", "Clients and their links, the oldest first", models.Page[models.Session],
         (LIMIT, AFTER, _only("owner")),
     ),
     Operation(
-        "get", "/tunnels", "tunnels", "Names that are held, by name", view.Page[view.Tunnel],
+        "get", "/tunnels", "tunnels", "Names that are held, by name", models.Page[models.Tunnel],
         (LIMIT, AFTER, _only("owner")),
     ),
     Operation(
-        "get", "/visitors", "visitors", "Visitors who are in, the newest first", view.Page[view.Visitor],
+        "get", "/visitors", "visitors", "Visitors who are in, the newest first", models.Page[models.Visitor],
         (LIMIT, AFTER, _only("tunnel")),
     ),
     Operation(
         "get", "/certificates", "certificates", "Certificates for visitors, and how it stands with those of ACME",
-        view.Page[view.Certificate], (LIMIT, AFTER),
+        models.Page[models.Certificate], (LIMIT, AFTER),
     ),
     Operation("get", "/history", "history", "The last hour in samples of ten seconds", Past),
     Operation(
@@ -137,7 +137,7 @@ class Api:
     """Answers. Every method is called on the loop's thread and waits for nothing."""
 
     def __init__(self, scene: Scene, ring: Ring, drain: Callable[[], None]) -> None:
-        self._view = view.View(scene)
+        self._view = models.View(scene)
         self._scene = scene
         self._ring = ring
         self.past = history.History(scene.house.ledger)
@@ -169,19 +169,19 @@ class Api:
 
         return handle
 
-    def edge(self) -> view.Edge:
+    def edge(self) -> models.Edge:
         return self._view.edge()
 
-    def sessions(self, limit: int, after: str, only: str) -> view.Page[view.Session]:
+    def sessions(self, limit: int, after: str, only: str) -> models.Page[models.Session]:
         return self._view.sessions(limit, after, only=only)
 
-    def tunnels(self, limit: int, after: str, only: str) -> view.Page[view.Tunnel]:
+    def tunnels(self, limit: int, after: str, only: str) -> models.Page[models.Tunnel]:
         return self._view.tunnels(limit, after, only=only)
 
-    def visitors(self, limit: int, after: str, only: str) -> view.Page[view.Visitor]:
+    def visitors(self, limit: int, after: str, only: str) -> models.Page[models.Visitor]:
         return self._view.visitors(limit, after, only=only)
 
-    def certificates(self, limit: int, after: str) -> view.Page[view.Certificate]:
+    def certificates(self, limit: int, after: str) -> models.Page[models.Certificate]:
         return self._view.certificates(limit, after)
 
     def history(self) -> Past:

@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_server.admin import history, openapi
-from edge_server.admin.answers import answer, problem
 from edge_server.admin.api import OPERATIONS, PREFIX, Api
-from edge_server.admin.errors import Ring
-from edge_server.admin.events import Feed
-from edge_server.admin.guard import Guard
+from edge_server.admin.auth_middleware import Guard
+from edge_server.admin.event_stream import Feed
+from edge_server.admin.recent_errors import Ring
+from edge_server.admin.responses import answer, problem
 from edge_server.auth.failed_attempts import Attempts
 from edge_server.observability.routes import FREE, Sight
 

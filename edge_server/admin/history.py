@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.view import Bytes, Count, Moment
+from edge_server.admin.models import Bytes, Count, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

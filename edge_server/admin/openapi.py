@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from edge_server.admin.answers import Problem
 from edge_server.admin.api import OPERATIONS, PREFIX, Operation, Parameter
+from edge_server.admin.responses import Problem
 from quictunnel.version import VERSION
 
 PATH: Final = f"{PREFIX}/openapi.json"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.admin.app import Window
-    from edge_server.admin.http import Http
+    from edge_server.admin.http_server import Http
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.observability.introspection import Scene
     from edge_server.storage.state_dir import StateDir
@@ -47,7 +47,7 @@ class Admin:
         """``inherits``: an edge that leaves may still have the address; it is waited for. Raises ConfigError."""
         try:
             import edge_server.admin.app  # noqa: PLC0415 - what it imports is optional: the extra "edge"
-            import edge_server.admin.http  # noqa: F401, PLC0415 - likewise
+            import edge_server.admin.http_server  # noqa: F401, PLC0415 - likewise
         except ImportError as error:
             raise ConfigError(
                 f"--admin needs a package that is not here ({error.name}): pip install 'quictunnel[edge]'."
@@ -70,7 +70,7 @@ class Admin:
         """Show this scene; with a predecessor as soon as its address is free. ``drain``: what makes whoever runs
         the edge drain and stop it."""
         from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra
-        from edge_server.admin.http import Http  # noqa: PLC0415 - likewise
+        from edge_server.admin.http_server import Http  # noqa: PLC0415 - likewise
 
         self._window = Window(scene, names=(self._address[0], *self._names), token=self.token, drain=drain)
         self._window.open()

@@ -17,12 +17,12 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 
 import quictunnel
-from edge_server.admin import app, events, http, openapi
+from edge_server.admin import app, event_stream, http_server, openapi
 from edge_server.admin.api import OPERATIONS, PREFIX
-from edge_server.admin.errors import KEPT
-from edge_server.admin.guard import MAX_TOKEN
+from edge_server.admin.auth_middleware import MAX_TOKEN
 from edge_server.admin.history import MAX_TOP
-from edge_server.admin.view import MAX_PAGE
+from edge_server.admin.models import MAX_PAGE
+from edge_server.admin.recent_errors import KEPT
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.e2e.ends import PATIENCE, eventually, is_reset, receive_exactly
 from tests.e2e.operator import DOCUMENT, OperatedStage, Operator, schema_of, snapshots
@@ -233,7 +233,7 @@ def test_events_say_what_is(stage: OperatedStage, operator: Operator):
 
 def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
     with contextlib.ExitStack() as stack:
-        for _ in range(events.MAX_FOLLOWERS):
+        for _ in range(event_stream.MAX_FOLLOWERS):
             assert stack.enter_context(operator.follow()).status_code == 200
         with operator.follow() as refused:
             assert refused.status_code == 503
@@ -250,8 +250,8 @@ def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkey
     feed = stage.edge.server.admin._window._feed
     make = feed._make
     eventually(lambda: feed._followers == 0, "somebody still follows")
-    monkeypatch.setattr(events, "EVERY", 0.01)
-    monkeypatch.setattr(http, "LOOK", 1.0)
+    monkeypatch.setattr(event_stream, "EVERY", 0.01)
+    monkeypatch.setattr(http_server, "LOOK", 1.0)
     monkeypatch.setattr(feed, "_make", lambda: made.append(1) or [msgspec.to_builtins(make()), "x" * 500_000])
     with raw(operator) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -393,18 +393,18 @@ def test_requests_are_small(operator: Operator):
 
 def test_so_many_connections_may_be_open(stage: OperatedStage, operator: Operator):
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(raw(operator)) for _ in range(http.MAX_CONNECTIONS + 8)]
+        socks = [stack.enter_context(raw(operator)) for _ in range(http_server.MAX_CONNECTIONS + 8)]
         connections = stage.edge.server.admin._http._state.connections
         for sock in socks[:4]:  # those that were idle for longest made room; some of ours may be among them
             sock.settimeout(PATIENCE)
             assert all_of(sock) == b""
-        eventually(lambda: len(connections) <= http.MAX_CONNECTIONS, "too many are open")
+        eventually(lambda: len(connections) <= http_server.MAX_CONNECTIONS, "too many are open")
         assert operator.ask("/edge").status_code == 200
 
 
 def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: pytest.MonkeyPatch):
     config = stage.edge.server.admin._http._config
-    assert config.timeout_keep_alive == http.KEEP_ALIVE
+    assert config.timeout_keep_alive == http_server.KEEP_ALIVE
     monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
     with raw(stage.operator) as sock:
         sock.sendall(request(stage.operator, "GET", f"{PREFIX}/edge"))
@@ -412,7 +412,7 @@ def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: 
 
 
 def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http, "LOOK", 0.2)
+    monkeypatch.setattr(http_server, "LOOK", 0.2)
     with raw(operator) as silent, raw(operator) as slow:
         slow.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2])
         assert all_of(silent) == all_of(slow) == b""

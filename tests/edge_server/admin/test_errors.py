@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.admin.errors import KEPT, MAX_MESSAGE, Ring
+from edge_server.admin.recent_errors import KEPT, MAX_MESSAGE, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

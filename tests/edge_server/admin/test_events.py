@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_server.admin.events import Feed
+from edge_server.admin.event_stream import Feed
 
 
 async def test_a_fault_while_somebody_follows_reaches_the_server():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_server.admin.view import Meter
+from edge_server.admin.models import Meter
 
 if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock

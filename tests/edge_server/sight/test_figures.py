@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_server.admin.view import View
+from edge_server.admin.models import View
 from edge_server.certificates.acme.errors import Problem
 from edge_server.certificates.acme.renewal import Wants
 from edge_server.certificates.acme.service import Office

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from edge_server.admin.answers import problem
+from edge_server.admin.responses import problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ import ipaddress
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edge_server.admin.answers import HEADERS, problem
+from edge_server.admin.responses import HEADERS, problem
 from edge_server.auth.failed_attempts import WINDOW
 from edge_server.auth.token import digest_of, key_of
 from quictunnel.webguard import WebGuard

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.view import Moment
+from edge_server.admin.models import Moment
 from quictunnel.output import visible
 
 KEPT: Final = 100
