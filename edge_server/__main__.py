@@ -12,18 +12,19 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import activation, checking
-from edge_server.admin.command import main as admin_command
-from edge_server.backup import main as backup_command
-from edge_server.claims.command import main as name_command
+from edge_server import activation
+from edge_server.cli import check_config
+from edge_server.cli.admin import main as admin_command
+from edge_server.cli.backup import main as backup_command
+from edge_server.cli.health import main as health_command
+from edge_server.cli.name import main as name_command
+from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.handoff import protocol
 from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.observability import logs, state_dump
 from edge_server.reconfiguration import Reloads
-from edge_server.rights.command import main as token_command
 from edge_server.server import EdgeServer
-from edge_server.sight.command import main as health_command
 from quictunnel import output
 from quictunnel.allocator import keep_pages
 from quictunnel.background import new_event_loop
@@ -167,7 +168,7 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 
 def check(reading: Reading) -> int:
     """``--check-config``; its exit status."""
-    wrong, lines = checking.report(reading)
+    wrong, lines = check_config.report(reading)
     complain(wrong)
     print(*lines, sep="\n", end="\n" if lines else "")  # noqa: T201 - what was asked for
     return EXIT_CONFIG if wrong else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from edge_server import checking
+from edge_server.cli import check_config
 from edge_server.config.edge_config import parse, read
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +110,7 @@ def test_the_configuration_of_the_guide_is_one_and_passes_the_check(tmp_path):
     path = tmp_path / "edge.toml"
     path.write_text(example("OPERATIONS.md", "toml"))
     reading = read(["--config", str(path), "--state-dir", str(tmp_path / "state")])
-    wrong, lines = checking.report(reading)
+    wrong, lines = check_config.report(reading)
     assert wrong == []
     assert lines[0] == "ok"
     assert "  acme = you@example.com" in lines

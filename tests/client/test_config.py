@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
+from edge_server.cli.health import main as health_command
+from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import parse
-from edge_server.rights.command import main as token_command
-from edge_server.sight.command import main as health_command
 from quictunnel import configfile
 from quictunnel.cli.parser import build
 from quictunnel.config import MAX_TOKEN, ClientConfig, Secret, load

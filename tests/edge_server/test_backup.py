@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.token_store import Store
-from edge_server.backup import main, write
+from edge_server.cli.backup import main, write
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.state_dir import StateDir

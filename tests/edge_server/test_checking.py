@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from edge_server import checking
+from edge_server.cli import check_config
 from edge_server.config.edge_config import read
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def issue(authority, tmp_path):
 
 
 def report(tmp_path: Path, *options: str) -> tuple[list[str], list[str]]:
-    return checking.report(read(["--state-dir", str(tmp_path / "state"), *options]), NOW)
+    return check_config.report(read(["--state-dir", str(tmp_path / "state"), *options]), NOW)
 
 
 def test_what_would_be_run(tmp_path, issue):
@@ -111,7 +111,7 @@ def test_a_token_that_is_none(tmp_path):
 def test_ports_that_tunnels_would_not_get(tmp_path, monkeypatch):
     ephemeral = tmp_path / "range"
     ephemeral.write_text("32768\t60999\n")
-    monkeypatch.setattr(checking, "EPHEMERAL", ephemeral)
+    monkeypatch.setattr(check_config, "EPHEMERAL", ephemeral)
     _, lines = report(tmp_path, "--https", "0.0.0.0:443", "--tcp-ports", "400-33000")
     assert "  port 443 of https is among tcp-ports: no tunnel will get it" in lines
     (both,) = [line for line in lines if "ip_local_reserved_ports" in line]
@@ -120,7 +120,7 @@ def test_ports_that_tunnels_would_not_get(tmp_path, monkeypatch):
     assert not any("reserved" in line for line in report(tmp_path, "--tcp-ports", "400-33000")[1])
 
 
-def check_config(*options: str) -> subprocess.CompletedProcess[str]:
+def run_check_config(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "edge_server", "--check-config", *options],
         cwd=ROOT,
@@ -134,7 +134,7 @@ def check_config(*options: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_prints_each_error_on_its_line_and_exits_2(tmp_path):
     path = tmp_path / "edge.toml"
     path.write_text("htps = 'a:1'\n\ngrace = 'soon'\n")
-    ended = check_config("--config", str(path), "--state-dir", str(tmp_path / "state"))
+    ended = run_check_config("--config", str(path), "--state-dir", str(tmp_path / "state"))
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.splitlines() == [
         f"edge_server: error: {path}:1: unknown name 'htps'; did you mean \"https\"?",
@@ -145,7 +145,7 @@ def test_the_command_prints_each_error_on_its_line_and_exits_2(tmp_path):
 def test_the_command_says_ok_also_while_the_ports_are_taken_and_exits_0(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        ended = check_config("--https", address, "--state-dir", str(tmp_path / "state"))
+        ended = run_check_config("--https", address, "--state-dir", str(tmp_path / "state"))
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == "ok"
     assert f"  https = {address}" in ended.stdout.splitlines()

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from edge_server.activation import ACME_HTTP
-from edge_server.commands import add_state_dir
+from edge_server.cli.common import add_state_dir
 from edge_server.config.edge_config import EdgeConfig, parse
 from quictunnel.places import default_state_dir
 

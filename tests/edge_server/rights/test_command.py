@@ -11,7 +11,7 @@ import pytest
 from edge_server.__main__ import main
 from edge_server.auth.token_registry import Tokens
 from edge_server.auth.token_store import FILE, Store
-from edge_server.rights.command import MAX_NAMES
+from edge_server.cli.token import MAX_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

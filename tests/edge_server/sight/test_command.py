@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.sight import command
-from edge_server.sight.command import MAX_ANSWER, main
+from edge_server.cli import health
+from edge_server.cli.health import MAX_ANSWER, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def test_only_a_good_answer_is_one(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "TIMEOUT", 0.05)
+    monkeypatch.setattr(health, "TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         (tmp_path / "admin.url").write_text(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         assert main(["--state-dir", str(tmp_path)]) == 1

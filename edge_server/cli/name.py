@@ -12,7 +12,7 @@ from dataclasses import asdict
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, Store

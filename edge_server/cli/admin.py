@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from edge_server.admin.server import TOKEN, URL_FILE
-from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 

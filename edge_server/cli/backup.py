@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, add_state_dir
 from edge_server.clients.qlog import DIRECTORY as TRACES
-from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, add_state_dir
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

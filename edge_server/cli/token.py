@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.auth.permissions import Rights
 from edge_server.auth.token_store import MAX_NOTE, Store
-from edge_server.commands import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError

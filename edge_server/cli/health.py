@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edge_server.commands import add_state_dir
+from edge_server.cli.common import add_state_dir
 from edge_server.observability.health import Readiness
 from edge_server.observability.quic_probe import objection
 from quictunnel.address import parse_address
