@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import activation
+from edge_server import socket_activation
 from edge_server.cli import check_config
 from edge_server.cli.admin import main as admin_command
 from edge_server.cli.backup import main as backup_command
@@ -21,10 +21,10 @@ from edge_server.cli.name import main as name_command
 from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.handoff import protocol
-from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.observability import logs, state_dump
-from edge_server.reconfiguration import Reloads
+from edge_server.reload import Reloads
 from edge_server.server import EdgeServer
+from edge_server.systemd import goes_to_journal, keep_alive, notify
 from quictunnel import output
 from quictunnel.allocator import keep_pages
 from quictunnel.background import new_event_loop
@@ -130,7 +130,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     watch_over(asyncio.get_running_loop())
     signals = Signals()
     tasks = Supervisor()
-    server = EdgeServer(config, activation.take(os.environ))
+    server = EdgeServer(config, socket_activation.take(os.environ))
     reloads = Reloads(server, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.take(server.scene))

@@ -11,9 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
-from edge_server.activation import Given
 from edge_server.admin.server import Admin
-from edge_server.building import build_house, make_engine, take_certificates
 from edge_server.certificates.context_store import Certificates
 from edge_server.clients.qlog import Tracing
 from edge_server.clients.session import Guest
@@ -35,16 +33,18 @@ from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import Arrivals
 from edge_server.ingress.tcp_ports import accept_from, backlog_of
 from edge_server.ingress.tls_listener import Front
+from edge_server.listeners import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
 from edge_server.observability.introspection import Scene
 from edge_server.observability.loop_lag import Lag
-from edge_server.opening import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
-from edge_server.reconfiguration import reconfigure
+from edge_server.refresher import Watch
+from edge_server.reload import reconfigure
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
+from edge_server.socket_activation import Given
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
 from edge_server.tunnels.visitor_log import Ledger
-from edge_server.watch import Watch
+from edge_server.wiring import build_house, make_engine, take_certificates
 from quictunnel.address import format_address, is_name, on_this_machine
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
@@ -56,8 +56,8 @@ from quictunnel.wire.codes import SessionCode
 if TYPE_CHECKING:
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.handoff.protocol import Held, Inheritance, Post
-    from edge_server.house import House
-    from edge_server.reconfiguration import Outcome
+    from edge_server.reload import Outcome
+    from edge_server.services import House
     from edge_server.storage.state_dir import ClientEnv
     from quictunnel.supervision import Supervisor
     from quictunnel.transport.engine import Connection

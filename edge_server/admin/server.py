@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edge_server.opening import listen_at
+from edge_server.listeners import listen_at
 from edge_server.storage.state_dir import ClientEnv
 from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from edge_server.auth.permissions import Identity
     from edge_server.clients.qlog import SessionTrace
-    from edge_server.house import House
+    from edge_server.services import House
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from edge_server.house import House
+    from edge_server.services import House
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)

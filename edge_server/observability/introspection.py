@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from edge_server.clients.qlog import Tracing
     from edge_server.clients.session import Guest
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.house import House
     from edge_server.ingress.tls_listener import Front
     from edge_server.observability.loop_lag import Lag
+    from edge_server.services import House
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.auth.permissions import Identity
-    from edge_server.house import House
+    from edge_server.services import House
     from quictunnel.transport.session import Session
 
 logger = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from edge_server.ingress.tls_listener import CROWD, Crowd, Origin, Route
 if TYPE_CHECKING:
     import ssl
 
-    from edge_server.house import House
     from edge_server.ingress.client_hello import Hello
+    from edge_server.services import House
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)

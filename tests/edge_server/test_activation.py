@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import activation
+from edge_server import socket_activation
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.opening import acme_http_socket, https_socket, quic_socket
+from edge_server.listeners import acme_http_socket, https_socket, quic_socket
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def close(descriptor: int) -> None:
 @pytest.mark.parametrize("names", ["", "https:quic", "edge.socket:edge.socket", "only-one"])
 def test_both_are_taken(passed, names):
     environ, first = passed(listening, bound, names=names)
-    given = activation.take(environ, first=first)
+    given = socket_activation.take(environ, first=first)
     assert given.https is not None
     assert given.quic is not None
     assert given.https.type == socket.SOCK_STREAM
@@ -78,7 +78,7 @@ def test_both_are_taken(passed, names):
     ],
 )
 def test_there_are_none(environ):
-    assert activation.take(environ) == activation.Given()
+    assert socket_activation.take(environ) == socket_activation.Given()
     assert environ == {}
 
 
@@ -120,21 +120,21 @@ def not_listening() -> socket.socket:
 def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
     environ, first = passed(*makers, names=names)
     with pytest.raises(ConfigError, match=said) as raised:
-        activation.take(environ, first=first)
+        socket_activation.take(environ, first=first)
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("count", ["", "-1", "two", "9" * 5000, "\u0662"])
 def test_a_count_that_is_none(count):
     with pytest.raises(ConfigError, match="takes one TCP and one UDP socket"):
-        activation.take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+        socket_activation.take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_one_more_is_told_by_its_name(passed, order):
     makers, names = [listening, bound, listening], ["edge.socket", "edge.socket", "acme-http"]
     environ, first = passed(*(makers[each] for each in order), names=":".join(names[each] for each in order))
-    given = activation.take(environ, first=first)
+    given = socket_activation.take(environ, first=first)
     assert given.https is not None
     assert given.quic is not None
     assert given.acme_http is not None
@@ -148,18 +148,20 @@ def test_the_port_of_acme_http_is_that_of_its_socket(tmp_path: Path):
     with listening() as sock:
         port = sock.getsockname()[1]
     for wanted in (0, port):
-        given = activation.Given(acme_http=socket.create_server(("127.0.0.1", port)))
+        given = socket_activation.Given(acme_http=socket.create_server(("127.0.0.1", port)))
         taken = acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", wanted)), given)
         assert taken is not None
         assert taken.getsockname()[1] == port
-        assert given == activation.Given()
+        assert given == socket_activation.Given()
         taken.close()
     for address, said in ((("::", 1), "--acme-http has port 1, the socket"), (None, "--acme-http does not say")):
-        given = activation.Given(acme_http=listening())
+        given = socket_activation.Given(acme_http=listening())
         with pytest.raises(ConfigError, match=said):
             acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=address), given)
-        assert given == activation.Given()
-    assert acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), activation.Given()) is None
+        assert given == socket_activation.Given()
+    assert (
+        acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), socket_activation.Given()) is None
+    )
 
 
 async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tmp_path: Path):
@@ -169,14 +171,14 @@ async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tm
         EdgeConfig(state_dir=tmp_path, https=("::", 0), quic=("::", 0)),
         EdgeConfig(state_dir=tmp_path, https=("::", ports[0]), quic=("::", ports[1])),
     ):
-        given = activation.Given(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
+        given = socket_activation.Given(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
         taken = https_socket(config, given), await quic_socket(config, given)
         assert (taken[0].getsockname()[1], taken[1].local_address[1]) == ports
-        assert given == activation.Given()
+        assert given == socket_activation.Given()
         for one in taken:
             one.close()
     for option, make in (("https", https_socket), ("quic", quic_socket)):
-        given = activation.Given(listening(), bound())
+        given = socket_activation.Given(listening(), bound())
         try:
             with pytest.raises(ConfigError, match=f"--{option} has port 1, the socket that was passed has [0-9]+"):
                 await make_one(make, EdgeConfig(state_dir=tmp_path, https=("::", 1), quic=("::", 1)), given)

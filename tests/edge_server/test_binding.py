@@ -23,9 +23,10 @@ from edge_server.auth.token_store import Store as TokenStore
 from edge_server.certificates.context_store import Certificates
 from edge_server.clients.session_table import Sessions
 from edge_server.handoff.protocol import Name
-from edge_server.house import House
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import Ports
+from edge_server.refresher import Watch
+from edge_server.services import House
 from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Holdings
 from edge_server.tunnels.lease import BY_PORT, UNCONFIRMED, Lease
 from edge_server.tunnels.load_balancer import Pool
@@ -36,7 +37,6 @@ from edge_server.tunnels.pending import Expected
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tickets import Sealer, Ticket
 from edge_server.tunnels.visitor_log import Ending, Ledger
-from edge_server.watch import Watch
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
 from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
@@ -368,7 +368,7 @@ async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_r
 
 
 async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr("edge_server.watch.REFRESH", 0.01)
+    monkeypatch.setattr("edge_server.refresher.REFRESH", 0.01)
     looked = asyncio.Event()
     count = 0
 

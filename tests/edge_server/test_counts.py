@@ -22,7 +22,7 @@ from tests.edge_server.test_binding import Client, build, made
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.house import House
+    from edge_server.services import House
 
 STEPS = 300
 OWNERS = [Identity(key, Rights(domains=None)) for key in "ab"]

@@ -18,9 +18,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from edge_server.activation import ACME_HTTP
 from edge_server.cli.common import add_state_dir
 from edge_server.config.edge_config import EdgeConfig, parse
+from edge_server.socket_activation import ACME_HTTP
 from quictunnel.places import default_state_dir
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.house import House
+    from edge_server.services import House
     from tests.edge_server.conftest import Clock
 
 KEY = bytes(range(32))

@@ -11,8 +11,8 @@ import pytest
 
 from edge_server.__main__ import banner
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.notify import goes_to_journal, keep_alive, notify
 from edge_server.server import EdgeServer
+from edge_server.systemd import goes_to_journal, keep_alive, notify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

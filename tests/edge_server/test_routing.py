@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.house import House
+    from edge_server.services import House
 
 ANY = Identity("a", Rights(domains=None))
 

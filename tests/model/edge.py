@@ -15,15 +15,15 @@ from edge_server.clients.session_table import Sessions
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.protocol import Name
 from edge_server.handoff.snapshot import _trusted
-from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
+from edge_server.refresher import Watch
 from edge_server.server import EdgeServer
+from edge_server.services import House
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import Domains
 from edge_server.tunnels.ownership import Claims
 from edge_server.tunnels.pending import Expected
 from edge_server.tunnels.tickets import Sealer
-from edge_server.watch import Watch
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trustme
 
-from edge_server.building import CLIENT_LIMITS
+from edge_server.wiring import CLIENT_LIMITS
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import create_engine
 from quictunnel.wire.codes import ALPN

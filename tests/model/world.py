@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import edge_server.ingress.tcp_ports
+import edge_server.refresher
 import edge_server.server
-import edge_server.watch
 from quictunnel.origin import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
@@ -152,7 +152,7 @@ class World:
             self.network.in_force(),
             mock.patch.object(edge_server.server, "Guest", WatchedGuest),
             mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
-            mock.patch.object(edge_server.watch, "REFRESH", REFRESH),
+            mock.patch.object(edge_server.refresher, "REFRESH", REFRESH),
         ):
             for logger in loggers:
                 logger.addHandler(self.fault_log)

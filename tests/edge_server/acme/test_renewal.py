@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from edge_server.house import House
+    from edge_server.services import House
 
     OwnerOf = Callable[..., Awaitable["Owner"]]
 

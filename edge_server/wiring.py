@@ -12,8 +12,8 @@ from edge_server.certificates.acme.renewal import Wants
 from edge_server.certificates.acme.service import Office
 from edge_server.certificates.acme.settings import DNS, settings_of
 from edge_server.clients.session_table import Sessions
-from edge_server.house import House
 from edge_server.ingress.tcp_ports import Ports
+from edge_server.services import House
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import domains_of
 from edge_server.tunnels.ownership import Claims

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.config.edge_config import OPTIONS, differences
-from edge_server.notify import notify
 from edge_server.observability import logs
+from edge_server.systemd import notify
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.config.edge_config import EdgeConfig, Reading
-    from edge_server.house import House
     from edge_server.server import EdgeServer
+    from edge_server.services import House
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from edge_server.clients.session import Guest
-    from edge_server.house import House
+    from edge_server.services import House
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
-    from edge_server.activation import Given
     from edge_server.config.edge_config import EdgeConfig
+    from edge_server.socket_activation import Given
 
 
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
