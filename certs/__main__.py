@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority, replace_file
-from quictunnel import output
 from quictunnel.errors import Error
+from quictunnel.shared import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,11 +25,11 @@ from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
 from edge_server.server import EdgeServer
 from edge_server.systemd import goes_to_journal, keep_alive, notify
-from quictunnel import output
-from quictunnel.allocator import keep_pages
-from quictunnel.background import new_event_loop
 from quictunnel.errors import ConfigError
-from quictunnel.supervision import Supervisor, watch_over
+from quictunnel.shared import output
+from quictunnel.shared.event_loop import new_event_loop
+from quictunnel.shared.malloc import keep_pages
+from quictunnel.shared.supervision import Supervisor, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
-from quictunnel.background import Background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret
+from quictunnel.shared.event_loop import Background
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -45,8 +45,8 @@ from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
 from edge_server.tunnels.visitor_log import Ledger
 from edge_server.wiring import build_house, make_engine, take_certificates
-from quictunnel.address import format_address, is_name, on_this_machine
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import format_address, is_name, on_this_machine
 from quictunnel.transport import descriptors
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.qlog import tracer_of
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from edge_server.reload import Outcome
     from edge_server.services import House
     from edge_server.storage.state_dir import ClientEnv
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
 

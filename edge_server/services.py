@@ -14,7 +14,7 @@ from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import Domains
 from edge_server.tunnels.ownership_store import BANNED
 from quictunnel.errors import ConfigError
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:

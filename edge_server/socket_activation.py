@@ -9,8 +9,8 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import shown
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import shown
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

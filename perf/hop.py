@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 import trustme
 
 from perf.machine import Machine, own_loopback
-from quictunnel.background import new_event_loop
+from quictunnel.shared.event_loop import new_event_loop
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import create_engine

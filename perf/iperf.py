@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from quictunnel.address import parse_address
+from quictunnel.shared.address import parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,8 +12,6 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quictunnel.address import format_address
-from quictunnel.background import in_thread
 from quictunnel.errors import (
     AuthError,
     ConfigError,
@@ -21,6 +19,8 @@ from quictunnel.errors import (
     Error,
     ProtocolError,
 )
+from quictunnel.shared.address import format_address
+from quictunnel.shared.event_loop import in_thread
 from quictunnel.transport import unpatched
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, EngineSettings

@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from quictunnel import background
 from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.meter import Meter
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
+from quictunnel.shared import event_loop
 from quictunnel.status import endpoint as status
 from quictunnel.status.report import Listed
 from quictunnel.uplink import CLOSED, Uplink
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from quictunnel.background import Background
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
     from quictunnel.leases import HeldLease
+    from quictunnel.shared.event_loop import Background
     from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
     from quictunnel.wish import Wish
@@ -177,7 +177,7 @@ class Client:
         if loop.is_here:
             loop.submit(uplink.close())
         else:
-            background.result_of(loop.submit(uplink.close()))  # not call(), which would cancel it when interrupted
+            event_loop.result_of(loop.submit(uplink.close()))  # not call(), which would cancel it when interrupted
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +197,7 @@ class Client:
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
-            loop = background.shared()
+            loop = event_loop.shared()
             if self._uplink is None or self._background is not loop:
                 self._background = loop
                 self._uplink = Uplink(self.config, self._observe)
@@ -379,6 +379,6 @@ def _hang_up_at_exit() -> None:
         uplink, loop = client._uplink, client._background  # noqa: SLF001 - the same module
         if uplink is not None and loop is not None and loop.process == os.getpid():
             try:
-                background.result_of(loop.submit(uplink.close()), EXIT_GRACE)
+                event_loop.result_of(loop.submit(uplink.close()), EXIT_GRACE)
             except TimeoutError:
                 logger.warning("the edge could not be told that this process ends")

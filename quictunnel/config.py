@@ -23,10 +23,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from quictunnel.address import parse_address, shown
 from quictunnel.configfile import Partial, read_authority, read_client_env, read_config_file, read_token_file
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_client_env, default_config_file, default_state_dir, expanded
+from quictunnel.shared.address import parse_address, shown
+from quictunnel.shared.paths import default_client_env, default_config_file, default_state_dir, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

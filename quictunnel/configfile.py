@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from quictunnel.address import shown
 from quictunnel.errors import ConfigError
-from quictunnel.places import expanded
+from quictunnel.shared.address import shown
+from quictunnel.shared.paths import expanded
 
 KIB: Final = 1024
 MAX_SETTINGS: Final = 64 * KIB

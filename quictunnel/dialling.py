@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from quictunnel.call import CallEvents
     from quictunnel.config import ClientConfig
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Address
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from quictunnel.call import Call
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
 
 MAX_LEAVING: Final = 4
 """Old sessions beside the new one; the oldest is cut off for one more. An edge that is restarted so often within

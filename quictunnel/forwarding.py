@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel.address import parse_address
-from quictunnel.background import in_thread
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
 from quictunnel.patience import patience
+from quictunnel.shared.address import parse_address
+from quictunnel.shared.event_loop import in_thread
 from quictunnel.ticketfile import TicketFile
 from quictunnel.wish import Wish
 

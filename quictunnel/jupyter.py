@@ -27,10 +27,10 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.display import display
 
-from quictunnel.address import MAX_PORT
 from quictunnel.client import Client
 from quictunnel.errors import Error
 from quictunnel.forwarding import forward
+from quictunnel.shared.address import MAX_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, B
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream

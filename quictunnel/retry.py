@@ -11,7 +11,7 @@ from quictunnel.errors import Error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from quictunnel.address import shown
 from quictunnel.errors import ConfigError
-from quictunnel.places import expanded
+from quictunnel.shared.address import shown
+from quictunnel.shared.paths import expanded
 from quictunnel.wire.messages import MAX_TICKET
 
 FIRST_LINE: Final = "quictunnel ticket 1"

@@ -7,13 +7,13 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import shown
-from quictunnel.background import in_thread
+from quictunnel.shared.address import shown
+from quictunnel.shared.event_loop import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.ticketfile import TicketFile
 
 RETRY: Final = 30.0

@@ -11,8 +11,6 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.background import in_thread
-from quictunnel.backoff import Backoff
 from quictunnel.call import Call, resolve, silence
 from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
 from quictunnel.errors import AuthError, EdgeUnavailableError, Error
@@ -21,7 +19,9 @@ from quictunnel.keeping import KeptSession, Turns
 from quictunnel.leases import HeldLease, Leases
 from quictunnel.network import Change, NetworkWatch
 from quictunnel.retry import RetryPolicy
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.backoff import Backoff
+from quictunnel.shared.event_loop import in_thread
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.visits import Visits
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.messages import AnyMessage, GoAway, Unbind, Unbound

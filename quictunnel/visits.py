@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from quictunnel.capacity import Place
     from quictunnel.leases import HeldLease, Leases
     from quictunnel.origin import Trouble
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import MAX_PORT, shown
 from quictunnel.errors import InvalidError
+from quictunnel.shared.address import MAX_PORT, shown
 from quictunnel.wire import labels
 from quictunnel.wire.messages import MAX_NETWORKS, BindV2
 

@@ -1,6 +1,7 @@
 """Who may ask what of the operator's HTTP server: everything that is checked before a handler runs.
 
-What every page for one person needs is :mod:`quictunnel.webguard`'s: the host name, the origin, headers. Besides:
+What every page for one person needs is :mod:`quictunnel.shared.web_security`'s: the host name, the origin,
+headers. Besides:
 
 - Everything that is not said to be open wants ``Authorization: Bearer TOKEN``. There is no cookie: cookies do not
   know ports, so each other server on the same host would be sent it, and a browser adds them to requests that
@@ -22,13 +23,13 @@ from typing import TYPE_CHECKING, Final
 from edge_server.admin.responses import HEADERS, problem
 from edge_server.auth.failed_attempts import WINDOW
 from edge_server.auth.token import digest_of, key_of
-from quictunnel.webguard import WebGuard
+from quictunnel.shared.web_security import WebGuard
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from edge_server.auth.failed_attempts import Attempts
-    from quictunnel.webguard import App, Message
+    from quictunnel.shared.web_security import App, Message
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from edge_server.admin.responses import problem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.webguard import Message, Receive, Send
+    from quictunnel.shared.web_security import Message, Receive, Send
 
 EVERY: Final = 1.0
 """Seconds between snapshots."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Generic, TypeVar
 import msgspec
 from msgspec import Meta
 
-from quictunnel.address import format_address
+from quictunnel.shared.address import format_address
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:

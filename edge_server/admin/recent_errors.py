@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from edge_server.admin.models import Moment
-from quictunnel.output import visible
+from quictunnel.shared.output import visible
 
 KEPT: Final = 100
 """Records: what a person reads through."""

@@ -8,14 +8,14 @@ import msgspec
 from msgspec import Meta
 from starlette.responses import Response
 
-from quictunnel import webguard
+from quictunnel.shared import web_security
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JSON: Final = "application/json"
 HEADERS: Final = (
-    *webguard.HEADERS,
+    *web_security.HEADERS,
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
 """With each answer."""

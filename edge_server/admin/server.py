@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.listeners import listen_at
 from edge_server.storage.state_dir import ClientEnv
-from quictunnel.address import format_address, on_this_machine
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import format_address, on_this_machine
+from quictunnel.shared.web_security import is_loopback
 from quictunnel.transport import descriptors
-from quictunnel.webguard import is_loopback
 
 if TYPE_CHECKING:
     import socket

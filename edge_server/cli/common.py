@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
-from quictunnel.output import visible
-from quictunnel.places import default_state_dir, expanded
+from quictunnel.shared.output import visible
+from quictunnel.shared.paths import default_state_dir, expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -14,9 +14,9 @@ import msgspec
 from edge_server.cli.common import add_state_dir
 from edge_server.observability.health import Readiness
 from edge_server.observability.quic_probe import objection
-from quictunnel.address import parse_address
 from quictunnel.errors import ConfigError
-from quictunnel.places import CLIENT_ENV
+from quictunnel.shared.address import parse_address
+from quictunnel.shared.paths import CLIENT_ENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

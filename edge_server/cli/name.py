@@ -16,8 +16,8 @@ from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, mome
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, Store
-from quictunnel.address import MAX_PORT
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import MAX_PORT
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from edge_server.config.option_types import (
 )
 from edge_server.config.sources import MAX_CONFIG, Given, Said
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_state_dir
+from quictunnel.shared.paths import default_state_dir
 from quictunnel.transport.engine import CONGESTIONS
 from quictunnel.transport.engines import CHOICES
 from quictunnel.version import VERSION

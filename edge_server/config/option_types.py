@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from quictunnel.address import format_address, parse_address, shown
 from quictunnel.errors import ConfigError
-from quictunnel.places import expanded
+from quictunnel.shared.address import format_address, parse_address, shown
+from quictunnel.shared.paths import expanded
 from quictunnel.wire.labels import LABEL
 from quictunnel.wire.messages import is_host
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.config.option_table import PREFIX, Option
 from edge_server.config.toml_lines import lines_of
-from quictunnel.address import shown
 from quictunnel.errors import ConfigError
-from quictunnel.places import expanded
+from quictunnel.shared.address import shown
+from quictunnel.shared.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

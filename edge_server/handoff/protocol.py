@@ -27,7 +27,7 @@ import msgspec
 
 from edge_server.tunnels.options import Terms
 from quictunnel.errors import ConfigError
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:

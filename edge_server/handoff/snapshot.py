@@ -26,7 +26,7 @@ from edge_server.handoff.protocol import Name
 from edge_server.ingress.ip_filter import Filter
 from edge_server.storage.state_dir import write_private
 from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
-from quictunnel.address import MAX_PORT
+from quictunnel.shared.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
 from quictunnel.wire.messages import PROGRAM
 

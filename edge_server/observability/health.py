@@ -14,7 +14,7 @@ import msgspec
 
 from edge_server.certificates.context_store import validity_of
 from edge_server.observability.quic_probe import objection
-from quictunnel.address import on_this_machine
+from quictunnel.shared.address import on_this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

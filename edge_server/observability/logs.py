@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-from quictunnel.output import SteadyOutput, lost_line, visible
+from quictunnel.shared.output import SteadyOutput, lost_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable

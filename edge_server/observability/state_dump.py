@@ -16,7 +16,7 @@ import msgspec
 
 from certs.authority import replace_file
 from edge_server.observability.metrics import FIGURES, read
-from quictunnel.address import format_address
+from quictunnel.shared.address import format_address
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.token import new_token
 from quictunnel.errors import ConfigError
-from quictunnel.places import CLIENT_ENV
+from quictunnel.shared.paths import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN
 
 if TYPE_CHECKING:

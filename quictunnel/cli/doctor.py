@@ -8,8 +8,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from quictunnel import output
 from quictunnel.doctor.examination import examine
+from quictunnel.shared import output
 
 if TYPE_CHECKING:
     from argparse import Namespace

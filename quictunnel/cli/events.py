@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from quictunnel.cli.views import printable
 from quictunnel.observation import STATES, WARNING
-from quictunnel.output import SteadyOutput
+from quictunnel.shared.output import SteadyOutput
 
 if TYPE_CHECKING:
     from quictunnel.cli.views import Opened

@@ -11,7 +11,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel import output
 from quictunnel.cli.child import Child
 from quictunnel.cli.demo import open_client
 from quictunnel.cli.events import JsonView
@@ -22,6 +21,7 @@ from quictunnel.config import TOKEN
 from quictunnel.config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
 from quictunnel.patience import USUAL_WAIT
+from quictunnel.shared import output
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -8,8 +8,6 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel import output
-from quictunnel.allocator import keep_pages
 from quictunnel.cli import completion, grammar
 from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
@@ -28,6 +26,8 @@ from quictunnel.errors import (
     OriginUnavailableError,
     ProtocolError,
 )
+from quictunnel.shared import output
+from quictunnel.shared.malloc import keep_pages
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:

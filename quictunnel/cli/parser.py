@@ -7,11 +7,11 @@ import difflib
 import textwrap
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from quictunnel.address import MAX_PORT, shown
 from quictunnel.cli import grammar
 from quictunnel.errors import ConfigError, InvalidError
 from quictunnel.patience import MAX_WAIT, patience
-from quictunnel.places import expanded
+from quictunnel.shared.address import MAX_PORT, shown
+from quictunnel.shared.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import MAX_PORT
 from quictunnel.errors import InvalidError
+from quictunnel.shared.address import MAX_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quictunnel.cli.views import Opened, printable
 from quictunnel.errors import Error
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
-from quictunnel.output import discard
+from quictunnel.shared.output import discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel.address import shown
 from quictunnel.config import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import shown
 from quictunnel.transport.engines import describe_engine
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import format_address
 from quictunnel.call import Call, resolve
 from quictunnel.doctor.finding import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
+from quictunnel.shared.address import format_address
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import looking
 from quictunnel.transport.probe import SIZES, SMALLEST, Answer, Heard, ask

@@ -13,11 +13,11 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.address import format_address
 from quictunnel.client import Client
 from quictunnel.doctor.finding import Finding, fail, ok, warn
 from quictunnel.errors import Error
 from quictunnel.forwarding import forward
+from quictunnel.shared.address import format_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
-from quictunnel.address import format_address, on_this_machine
-from quictunnel.background import Background
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
 from quictunnel.inspect.exchanges import Store
@@ -21,9 +19,11 @@ from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web import Site
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.address import format_address, on_this_machine
+from quictunnel.shared.event_loop import Background
+from quictunnel.shared.supervision import Supervisor
+from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
 from quictunnel.transport import descriptors, unpatched
-from quictunnel.webguard import WebGuard, is_loopback, name_of
 
 if TYPE_CHECKING:
     from quictunnel.origin import Origin

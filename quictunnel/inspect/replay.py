@@ -15,7 +15,7 @@ from quictunnel.origin import LOOPBACKS, PROBE_TIMEOUT
 if TYPE_CHECKING:
     from quictunnel.inspect.conversation import Parsing
     from quictunnel.inspect.exchanges import Exchange, Store
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
 
 VISITOR: Final = "replay"
 READ: Final = 64 * 1024

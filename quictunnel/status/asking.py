@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from quictunnel.places import default_runtime_dir
+from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status.endpoint import KEY_BYTES, PORT_FILE, SOCKET, check_directory
 from quictunnel.status.report import Listed, Report
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from quictunnel.places import default_runtime_dir
+from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status.report import MAX_LISTED, Listed, Report
 from quictunnel.transport import unpatched
 from quictunnel.version import SOFTWARE

@@ -21,9 +21,9 @@ from quictunnel.errors import ProtocolError
 from quictunnel.jupyter import Shown
 from quictunnel.leases import Leases
 from quictunnel.observation import STATES, WARNING, ClientEvent, Snapshot
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.asking import Found, Look
 from quictunnel.status.report import Listed, Report
-from quictunnel.supervision import Supervisor
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
 from quictunnel.wish import Wish

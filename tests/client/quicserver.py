@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from quictunnel.background import Background
+from quictunnel.shared.event_loop import Background
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import create_engine

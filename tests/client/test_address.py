@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quictunnel.address import MAX_SHOWN, format_address, on_this_machine, parse_address
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import MAX_SHOWN, format_address, on_this_machine, parse_address
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from quictunnel.allocator import OF_THE_USER
+from quictunnel.shared.malloc import OF_THE_USER
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
 
 FAULTS = """
 import resource
-from quictunnel.allocator import keep_pages
+from quictunnel.shared.malloc import keep_pages
 {before}
 for _ in range(50):
     blocks = [bytearray(b"x") * 300_000 for _ in range(10)]
@@ -44,5 +44,5 @@ def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
 @pytest.mark.parametrize("name", OF_THE_USER)
 def test_who_has_an_opinion_keeps_it(name: str):
     value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
-    program = "from quictunnel.allocator import keep_pages; print(keep_pages())"
+    program = "from quictunnel.shared.malloc import keep_pages; print(keep_pages())"
     assert said(program, **{name: value}) == "False"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quictunnel.backoff import Backoff
+from quictunnel.shared.backoff import Backoff
 
 FIRSTS = st.floats(min_value=0.001, max_value=10)
 

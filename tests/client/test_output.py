@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from quictunnel import output
-from quictunnel.output import MAX_PENDING, SteadyOutput
+from quictunnel.shared import output
+from quictunnel.shared.output import MAX_PENDING, SteadyOutput
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_descriptors_that_were_closed_go_to_no_socket(tmp_path):
     """A socket that got number 1 would be sent what some library prints."""
     code = (
         "import os\nfor number in range(3): os.close(number)\n"
-        "from quictunnel import output\noutput.open_descriptors()\n"
+        "from quictunnel.shared import output\noutput.open_descriptors()\n"
         f"report = open({str(tmp_path / 'report')!r}, 'w')\n"
         "report.write(' '.join(os.readlink(f'/proc/self/fd/{number}') for number in range(3)))"
     )

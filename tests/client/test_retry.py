@@ -7,7 +7,7 @@ import pytest
 from quictunnel.call import EdgeIdentityError
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError
 from quictunnel.retry import MAX_FAULTS, RetryPolicy
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.supervision import Supervisor
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from quictunnel.background import Background
-from quictunnel.places import default_runtime_dir
+from quictunnel.shared.event_loop import Background
+from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status import asking, endpoint
 from quictunnel.status.endpoint import MAX_ASKING, Endpoint, own_directory
 from quictunnel.status.report import MAX_LISTED, Listed, Report

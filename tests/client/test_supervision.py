@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from quictunnel import supervision
-from quictunnel.background import Background
-from quictunnel.supervision import MAX_LOGGED, Supervisor
+from quictunnel.shared import supervision
+from quictunnel.shared.event_loop import Background
+from quictunnel.shared.supervision import MAX_LOGGED, Supervisor
 
 
 @pytest.fixture

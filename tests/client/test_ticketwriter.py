@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel import ticketwriter
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.ticketfile import TicketFile
 from quictunnel.ticketwriter import TicketWriter
 from tests.e2e.echo import until

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quictunnel.webguard import HEADERS, WebGuard, is_loopback, name_of
+from quictunnel.shared.web_security import HEADERS, WebGuard, is_loopback, name_of
 
 TOKEN = "t0ken"
 GOOD = {"host": "127.0.0.1:4040", "authorization": f"Bearer {TOKEN}"}

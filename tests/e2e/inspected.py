@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 import quictunnel
-from quictunnel.background import Background
+from quictunnel.shared.event_loop import Background
 from tests.e2e.conftest import EdgeProcess, curl, tls_connect
 from tests.e2e.ends import eventually
 

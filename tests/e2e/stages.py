@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import quictunnel
-from quictunnel import background
+from quictunnel.shared import event_loop
 from tests.e2e.conftest import embedded_edge, start_edge
 from tests.e2e.ends import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, eventually, sockets_of, verifying
 
@@ -108,7 +108,7 @@ class EmbeddedStage(Stage):
 
     def baseline(self) -> Any:
         gc.collect()
-        threads = (self.edge._background, background.shared())
+        threads = (self.edge._background, event_loop.shared())
         sessions = (self.edge_session, self.client_session)
 
         async def quic_streams(session: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 import quictunnel
 from quictunnel import uplink
-from quictunnel.backoff import Backoff
+from quictunnel.shared.backoff import Backoff
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.framing import frame
 from quictunnel.wire.messages import (

@@ -9,7 +9,7 @@ import pytest
 
 from edge_server.__main__ import COMMANDS as EDGE_COMMANDS
 from quictunnel.cli import grammar
-from quictunnel.output import EXIT_STATUS
+from quictunnel.shared.output import EXIT_STATUS
 from tests.e2e.conftest import children_environment, free_port
 
 SERVER = "import os, socket; socket.create_server(('127.0.0.1', int(os.environ['PORT']))).accept()"

@@ -13,7 +13,7 @@ from quictunnel.call import Call
 from quictunnel.config import ClientConfig, Secret
 from quictunnel.dialling import ADDRESS_STAGGER, Dialler
 from quictunnel.errors import EdgeUnavailableError
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import KIB, CloseCause, Limits
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.messages import Hello, Welcome

@@ -16,9 +16,9 @@ import quictunnel
 from edge_server.auth import request_limit
 from edge_server.clients import session
 from edge_server.tunnels.bind import Holdings
-from quictunnel import background
 from quictunnel.call import Call, resolve
 from quictunnel.client import Client
+from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Unbind, Welcome
@@ -81,7 +81,7 @@ def test_several_who_open_at_once_share_one_session(edge):
     with client, ThreadPoolExecutor(len(ports)) as pool:
         done = [pool.submit(hold, port) for port in ports]
         opened.wait(PATIENCE)
-        tasks = asyncio.all_tasks(background.shared().loop)
+        tasks = asyncio.all_tasks(event_loop.shared().loop)
         assert [task.get_coro().__name__ for task in tasks].count("_keep") == 1
         may_close.set()
         for each in done:
@@ -139,7 +139,7 @@ async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(e
         nonlocal tunnel
         async with quictunnel.forward(free_port(), client=client, unencrypted=True) as tunnel:
             # The background thread is busy, so nothing of the leaving has run when the cancellation arrives.
-            background.shared().loop.call_soon_threadsafe(time.sleep, 0.3)
+            event_loop.shared().loop.call_soon_threadsafe(time.sleep, 0.3)
             asyncio.current_task().cancel()
 
     tunnel = None
@@ -201,7 +201,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         draining = edge._background.submit(edge.server.drain())
         until(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
         with pytest.raises(quictunnel.EdgeUnavailableError, match="shutting down"):
-            background.shared().call(dial())
+            event_loop.shared().call(dial())
         draining.cancel()
 
 
@@ -250,7 +250,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
             guest.session_down(Closed(CloseCause.LOCAL, 0, ""))
             return port
 
-        port = await asyncio.wrap_future(background.shared().submit(bind_and_go()))
+        port = await asyncio.wrap_future(event_loop.shared().submit(bind_and_go()))
         assert port
         await asyncio.to_thread(until, lambda: not is_open(("127.0.0.1", port)))
     finally:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from edge_server.config.edge_config import MAX_CONFIG, EdgeConfig, parse
 from quictunnel.errors import ConfigError
-from quictunnel.places import default_state_dir
+from quictunnel.shared.paths import default_state_dir
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,7 @@ import yaml
 from edge_server.cli.common import add_state_dir
 from edge_server.config.edge_config import EdgeConfig, parse
 from edge_server.socket_activation import ACME_HTTP
-from quictunnel.places import default_state_dir
+from quictunnel.shared.paths import default_state_dir
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "docs" / "deploy"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel import background
+from quictunnel.shared import event_loop
 from tests.e2e.conftest import EdgeProcess
 from tests.load.churn import Churn
 from tests.load.figures import arrivals, dump_of, dump_of_embedded, left_at, settled
@@ -63,7 +63,7 @@ def nothing_left(edge: AnyEdge, *clients: quictunnel.Client) -> None:
         found = {f"edge: {name}": count for name, count in left_at(state_of(edge)).items()}
         for client in clients:
             assert client._uplink is not None
-            held = background.shared().call(held_by(client._uplink))
+            held = event_loop.shared().call(held_by(client._uplink))
             del held["tasks"]  # other tests' clients live on the same loop
             found |= {f"client: {name}": found.get(f"client: {name}", 0) + count for name, count in held.items()}
         return found

@@ -13,8 +13,8 @@ import socket
 import sys
 import threading
 
-from quictunnel import background
 from quictunnel.cli.main import main
+from quictunnel.shared import event_loop
 from quictunnel.uplink import Uplink
 from tests.load.held import held_by
 
@@ -24,7 +24,7 @@ def answer(listener: socket.socket) -> None:
         sock, _ = listener.accept()
         with sock:
             uplinks = [each for each in gc.get_objects() if type(each) is Uplink]
-            held = [background.shared().call(held_by(uplink)) for uplink in uplinks]
+            held = [event_loop.shared().call(held_by(uplink)) for uplink in uplinks]
             sock.sendall(json.dumps(held).encode())
 
 

@@ -23,8 +23,8 @@ from edge_server.certificates.acme.errors import Problem, Stopped
 from edge_server.certificates.acme.quota import Quota
 from edge_server.certificates.acme.settings import DNS
 from edge_server.certificates.acme.store import Issued, Store, place_of
-from quictunnel.backoff import Backoff
-from quictunnel.supervision import Supervisor
+from quictunnel.shared.backoff import Backoff
+from quictunnel.shared.supervision import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.settings import AcmeSettings
     from edge_server.certificates.context_store import Certificates
     from edge_server.storage.steady_clock import Clock
-    from quictunnel.supervision import Supervisor
+    from quictunnel.shared.supervision import Supervisor
 
 
 class Office:

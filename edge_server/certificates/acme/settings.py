@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from quictunnel.address import parse_address, shown
 from quictunnel.errors import ConfigError
+from quictunnel.shared.address import parse_address, shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from edge_server.certificates.context_store import validity_of
 from edge_server.observability import metrics
 from edge_server.observability.health import FRESH, Health
 from edge_server.observability.quic_probe import SIZE, is_answer, objection, question
-from quictunnel import supervision
+from quictunnel.shared import supervision
 
 if TYPE_CHECKING:
     from edge_server.observability import health

@@ -15,7 +15,7 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quictunnel.errors import ConfigError
-from quictunnel.supervision import watch_over
+from quictunnel.shared.supervision import watch_over
 from quictunnel.transport import unpatched
 from quictunnel.transport.lazy_imports import import_module
 

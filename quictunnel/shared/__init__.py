@@ -1,0 +1,1 @@
+"""Used by client and edge alike: paths, addresses, the event loop's thread, supervision of tasks."""
