@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
-from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret
+from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret
 from quictunnel.shared.event_loop import Background
 
 if TYPE_CHECKING:

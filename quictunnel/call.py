@@ -35,7 +35,7 @@ from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
 
 if TYPE_CHECKING:
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.transport.engine import Address
     from quictunnel.transport.stream import Stream
 

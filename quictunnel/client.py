@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from quictunnel.config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
+from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.meter import Meter
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.shared import event_loop

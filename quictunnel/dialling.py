@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quictunnel.call import CallEvents
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Address
 

@@ -29,7 +29,7 @@ from quictunnel.wire.messages import AnyMessage, GoAway, Unbind, Unbound
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.origin import Origin
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.engine import Closed

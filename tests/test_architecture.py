@@ -128,7 +128,7 @@ def test_the_client_half_does_not_know_the_edge(module):
 
 
 # What the edge shares with the client besides the transport: leaves, which know nothing of either.
-SHARED = ("quictunnel.config", "quictunnel.configfile", "quictunnel.shared", "quictunnel.version")
+SHARED = ("quictunnel.config", "quictunnel.shared", "quictunnel.version")
 
 
 @pytest.mark.parametrize("module", modules_of("edge_server", "certs"))
@@ -197,7 +197,15 @@ def loaded_by(statement: str) -> set[str]:
         ("import quictunnel.cli.main", {"edge_server", "certs"}),
         (
             "import quictunnel.pytest_plugin",
-            {"aioquic", "asyncio", "ssl", "edge_server", "certs", "quictunnel.client", "quictunnel.config"},
+            {
+                "aioquic",
+                "asyncio",
+                "ssl",
+                "edge_server",
+                "certs",
+                "quictunnel.client",
+                "quictunnel.config.client_config",
+            },
         ),
     ],
 )

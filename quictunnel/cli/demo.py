@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from quictunnel.cli.door import Door, TunnelClient
     from quictunnel.cli.run import Inbox, Interrupts
     from quictunnel.cli.views import Opened, View
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel
 
 FETCH_TIMEOUT: Final = 10.0

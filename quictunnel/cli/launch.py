@@ -17,8 +17,8 @@ from quictunnel.cli.events import JsonView
 from quictunnel.cli.portguess import PORT, port_of
 from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.views import PlainView
-from quictunnel.config import TOKEN
-from quictunnel.config import load as load_config
+from quictunnel.config.client_config import TOKEN
+from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
 from quictunnel.patience import USUAL_WAIT
 from quictunnel.shared import output

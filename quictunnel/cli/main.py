@@ -16,7 +16,7 @@ from quictunnel.cli.parser import UsageError, build, check_command, split_progra
 from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.version import engine
 from quictunnel.cli.views import PlainView
-from quictunnel.config import load as load_config
+from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import (
     AuthError,
     ConfigError,

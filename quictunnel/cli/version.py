@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel.config import ENGINE, ENGINES
+from quictunnel.config.client_config import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
 from quictunnel.transport.engines import describe_engine

@@ -18,7 +18,7 @@ from quictunnel.transport.probe import SIZES, SMALLEST, Answer, Heard, ask
 from quictunnel.wire.codes import ALPN, StreamCode
 
 if TYPE_CHECKING:
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.transport.engine import Address, Closed, Shown
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream

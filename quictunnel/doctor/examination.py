@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.config import load
+from quictunnel.config.client_config import load
 from quictunnel.doctor import certificate, edge, machine, public
 from quictunnel.doctor.finding import Finding, fail, ok, skip
 from quictunnel.errors import ConfigError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.transport.engine import Address
 
 ON_THE_WAY: Final = ("name", "udp", "datagrams", "handshake", "certificate", "token", "clock", "public address")

@@ -22,7 +22,7 @@ from quictunnel.shared.address import format_address
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quictunnel.config import ClientConfig
+    from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel
 
 PATIENCE: Final = 10.0

@@ -25,7 +25,7 @@ import trustme
 from quictunnel.cli.demo import MAX_BODY, fetch
 from quictunnel.cli.main import main
 from quictunnel.cli.sample import sample_app
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.tunnel import Tunnel
 
 from .standin import HOST, StandInDoor

@@ -14,9 +14,9 @@ import trustme
 from edge_server.cli.health import main as health_command
 from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import parse
-from quictunnel import configfile
 from quictunnel.cli.parser import build
-from quictunnel.config import MAX_TOKEN, ClientConfig, Secret, load
+from quictunnel.config import files
+from quictunnel.config.client_config import MAX_TOKEN, ClientConfig, Secret, load
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def test_the_longest_token(desk: Desk) -> None:
         ('edge = "mine:1"\n', "but no token"),
         (f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "gone.pem"\n', "gone.pem"),
         (b'edge = "\xff"\n', "UTF-8"),
-        (b"#" * (configfile.MAX_SETTINGS + 1), "larger than 64 KiB"),
+        (b"#" * (files.MAX_SETTINGS + 1), "larger than 64 KiB"),
     ],
 )
 def test_malformed_config_files(desk: Desk, content: str | bytes, why: str) -> None:
@@ -285,7 +285,7 @@ def test_a_tilde_stands_for_the_home(desk: Desk, monkeypatch: pytest.MonkeyPatch
 
 def test_the_largest_config_file(desk: Desk) -> None:
     text = f'edge = "mine:1"\ntoken = "{TOKEN}"\n'
-    desk.write(desk.config_file, text + "#" * (configfile.MAX_SETTINGS - len(text)))
+    desk.write(desk.config_file, text + "#" * (files.MAX_SETTINGS - len(text)))
     assert desk.load().edge == "mine:1"
 
 
@@ -370,7 +370,7 @@ def test_a_secret_shows_nowhere() -> None:
         f"{config.token!s} {config.token!r}",
     ):
         assert TOKEN not in text
-    assert TOKEN not in repr(configfile.Partial("x", token=TOKEN))
+    assert TOKEN not in repr(files.Partial("x", token=TOKEN))
     with pytest.raises(TypeError, match="pickled"):
         pickle.dumps(config)
 

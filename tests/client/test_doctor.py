@@ -19,7 +19,7 @@ import trustme
 from edge_server.embedded import EmbeddedEdge
 from quictunnel.cli import doctor as command
 from quictunnel.cli.main import main
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.doctor import certificate, edge, examination, machine
 from quictunnel.doctor.examination import ON_THE_WAY, examine
 from quictunnel.doctor.finding import fail, ok, warn

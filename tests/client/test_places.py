@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quictunnel.config import default_state_dir
+from quictunnel.config.client_config import default_state_dir
 from quictunnel.shared.paths import default_client_env, default_config_file
 
 POSIX_HOME = {"HOME": "/home/me"}

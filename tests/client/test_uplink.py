@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.uplink import STEADY, Uplink
 from quictunnel.wire.messages import GoAway

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.engines.aioquic.varint import encode
 from quictunnel.wire.codes import ALPN
 from quictunnel.wire.messages import Bind, Credits, Unbind

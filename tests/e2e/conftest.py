@@ -20,7 +20,7 @@ import pytest
 
 import quictunnel
 from edge_server.embedded import EmbeddedEdge
-from quictunnel.config import ClientConfig, load
+from quictunnel.config.client_config import ClientConfig, load
 from tests import browser, pairing
 
 START_TIMEOUT = 20

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import trustme
 
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import STRANGER, CloseCause, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine

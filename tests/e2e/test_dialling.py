@@ -10,7 +10,7 @@ import pytest
 
 import quictunnel.dialling
 from quictunnel.call import Call
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.dialling import ADDRESS_STAGGER, Dialler
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor

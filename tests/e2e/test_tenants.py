@@ -19,7 +19,7 @@ from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
 from edge_server.tunnels import bind, registry
 from edge_server.tunnels.ownership_store import Store as ClaimStore
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire import credit
 from quictunnel.wire.codes import BindCode, SessionCode

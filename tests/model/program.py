@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.call import Call
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.errors import Error
 from quictunnel.origin import Origin
 from quictunnel.uplink import BIND_TIMEOUT, DRAIN_GRACE, Uplink

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from quictunnel.config import ClientConfig, Secret
+from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.doctor import edge
 from quictunnel.transport import probe
 from tests.client.quicserver import quic_server

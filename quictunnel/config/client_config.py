@@ -23,7 +23,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from quictunnel.configfile import Partial, read_authority, read_client_env, read_config_file, read_token_file
+from quictunnel.config.files import Partial, read_authority, read_client_env, read_config_file, read_token_file
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import parse_address, shown
 from quictunnel.shared.paths import default_client_env, default_config_file, default_state_dir, expanded

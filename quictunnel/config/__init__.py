@@ -1,0 +1,1 @@
+"""Configuration of a client: where edge, token and certificate authority come from."""
