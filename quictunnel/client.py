@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final, Self
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.meter import Meter
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
+from quictunnel.origin.readiness import until_it_listens
 from quictunnel.shared import event_loop
 from quictunnel.status import endpoint as status
 from quictunnel.status.report import Listed
 from quictunnel.uplink import CLOSED, Uplink
-from quictunnel.waiting import until_it_listens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from quictunnel.client import Binding, Client
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
-from quictunnel.patience import patience
+from quictunnel.origin.wait_option import patience
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.ticketfile import TicketFile

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
-from quictunnel.origin import Origin
+from quictunnel.origin.dial import Origin
 from quictunnel.ticketwriter import TicketWriter
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode

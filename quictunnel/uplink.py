@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.origin import Origin
+    from quictunnel.origin.dial import Origin
     from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session

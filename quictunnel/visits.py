@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.capacity import Capacity, descriptor_limit, reserve_of
 from quictunnel.leases import Tally
-from quictunnel.origin import NO_DESCRIPTORS, OriginRefusedError
-from quictunnel.refusal import Refusal
+from quictunnel.origin.bad_gateway import Refusal
+from quictunnel.origin.dial import NO_DESCRIPTORS, OriginRefusedError
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from quictunnel.capacity import Place
     from quictunnel.leases import HeldLease, Leases
-    from quictunnel.origin import Trouble
+    from quictunnel.origin.dial import Trouble
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 

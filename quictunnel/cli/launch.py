@@ -20,7 +20,7 @@ from quictunnel.cli.views import PlainView
 from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
-from quictunnel.patience import USUAL_WAIT
+from quictunnel.origin.wait_option import USUAL_WAIT
 from quictunnel.shared import output
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.cli import grammar
 from quictunnel.errors import ConfigError, InvalidError
-from quictunnel.patience import MAX_WAIT, patience
+from quictunnel.origin.wait_option import MAX_WAIT, patience
 from quictunnel.shared.address import MAX_PORT, shown
 from quictunnel.shared.paths import expanded
 

@@ -25,7 +25,7 @@ from quictunnel.inspect.heads import (
     response_body,
 )
 from quictunnel.inspect.websocket import FrameError, Frames, agreed
-from quictunnel.refusal import method_of
+from quictunnel.origin.bad_gateway import method_of
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchanges import Store

@@ -26,7 +26,7 @@ from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
 from quictunnel.transport import descriptors, unpatched
 
 if TYPE_CHECKING:
-    from quictunnel.origin import Origin
+    from quictunnel.origin.dial import Origin
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.inspect import limits
 from quictunnel.inspect.conversation import Conversation
 from quictunnel.inspect.exchanges import Way
-from quictunnel.origin import LOOPBACKS, PROBE_TIMEOUT
+from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
     from quictunnel.inspect.conversation import Parsing

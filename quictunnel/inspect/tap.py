@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.origin import Origin, OriginRefusedError
+from quictunnel.origin.dial import Origin, OriginRefusedError
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:

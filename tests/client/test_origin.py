@@ -8,9 +8,9 @@ import socket
 
 import pytest
 
-from quictunnel import origin as origin_module
-from quictunnel.origin import Origin, OriginRefusedError, trouble_of
-from quictunnel.refusal import answer
+from quictunnel.origin import dial as origin_module
+from quictunnel.origin.bad_gateway import answer
+from quictunnel.origin.dial import Origin, OriginRefusedError, trouble_of
 from quictunnel.wire.codes import StreamCode
 
 WORDS = {

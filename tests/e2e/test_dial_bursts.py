@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import quictunnel
-from quictunnel.origin import MAX_DIALS
+from quictunnel.origin.dial import MAX_DIALS
 from tests.e2e.conftest import embedded_edge
 
 QUEUE = 5

@@ -18,7 +18,7 @@ import pytest
 from quictunnel import Client, InvalidError, Tunnel, forward
 from quictunnel.call import Call
 from quictunnel.leases import HeldLease
-from quictunnel.origin import Origin
+from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
 from quictunnel.uplink import SUSPICION
 from quictunnel.wish import Wish

@@ -16,7 +16,7 @@ from quictunnel.inspect.conversation import Conversation
 from quictunnel.inspect.exchanges import Kind, State, Store, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
 from quictunnel.inspect.tap import TappedSplice
-from quictunnel.origin import Origin
+from quictunnel.origin.dial import Origin
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
 from tests.inspect.scene import IN, OUT, Scene

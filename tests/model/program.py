@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from quictunnel.call import Call
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.errors import Error
-from quictunnel.origin import Origin
+from quictunnel.origin.dial import Origin
 from quictunnel.uplink import BIND_TIMEOUT, DRAIN_GRACE, Uplink
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wish import Wish

@@ -14,7 +14,7 @@ from unittest import mock
 import edge_server.ingress.tcp_ports
 import edge_server.refresher
 import edge_server.server
-from quictunnel.origin import REFUSED, OriginRefusedError
+from quictunnel.origin.dial import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedGuest

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
-    from quictunnel.origin import Trouble
+    from quictunnel.origin.dial import Trouble
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from quictunnel.errors import OriginUnavailableError
-from quictunnel.origin import is_listening
+from quictunnel.origin.dial import is_listening
 
 FIRST_PAUSE: Final = 0.02
 """Seconds between the first two looks: a server that starts at once is not kept waiting."""

@@ -1,0 +1,1 @@
+"""The local service: dialling it, answering in its place, waiting for it."""
