@@ -19,25 +19,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
+from quictunnel.connection.manager import CLOSED, Uplink
 from quictunnel.meter import Meter
 from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.origin.readiness import until_it_listens
 from quictunnel.shared import event_loop
 from quictunnel.status import endpoint as status
 from quictunnel.status.report import Listed
-from quictunnel.uplink import CLOSED, Uplink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from quictunnel.connection.leases import HeldLease
+    from quictunnel.connection.options import Wish
+    from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
-    from quictunnel.leases import HeldLease
     from quictunnel.shared.event_loop import Background
-    from quictunnel.ticketfile import TicketFile
     from quictunnel.tunnel import Tunnel
-    from quictunnel.wish import Wish
 
 logger = logging.getLogger(__name__)
 

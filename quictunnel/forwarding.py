@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quictunnel.client import Binding, Client
+from quictunnel.connection.options import Wish
+from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
 from quictunnel.origin.wait_option import patience
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.event_loop import in_thread
-from quictunnel.ticketfile import TicketFile
-from quictunnel.wish import Wish
 
 if TYPE_CHECKING:
     import os

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from quictunnel.observation import LOST, TunnelStats
 
 if TYPE_CHECKING:
-    from quictunnel.leases import HeldLease
-    from quictunnel.uplink import Uplink
+    from quictunnel.connection.leases import HeldLease
+    from quictunnel.connection.manager import Uplink
 
 
 class Meter:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.call import Call, resolve
+from quictunnel.connection.edge_session import Call, resolve
 from quictunnel.doctor.finding import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address

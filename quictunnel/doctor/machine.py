@@ -7,8 +7,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.capacity import reserve_of
 from quictunnel.config.client_config import ENGINE
+from quictunnel.connection.capacity import reserve_of
 from quictunnel.doctor.finding import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError
 from quictunnel.transport import sockopts

@@ -17,16 +17,16 @@ from quictunnel.cli.main import _Lines
 from quictunnel.cli.screen import render
 from quictunnel.cli.status import as_text
 from quictunnel.cli.views import Opened, PlainView, clock, printable
+from quictunnel.connection.leases import Leases
+from quictunnel.connection.options import Wish
 from quictunnel.errors import ProtocolError
 from quictunnel.jupyter import Shown
-from quictunnel.leases import Leases
 from quictunnel.observation import STATES, WARNING, ClientEvent, Snapshot
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.asking import Found, Look
 from quictunnel.status.report import Listed, Report
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
-from quictunnel.wish import Wish
 from tests.wire.test_words import ANY_TEXT, is_plain
 
 STYLES = re.compile(r"\x1b\[[0-9;]*m")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quictunnel import capacity
-from quictunnel.capacity import (
+from quictunnel.connection import capacity
+from quictunnel.connection.capacity import (
     LISTING_KEPT,
     MAX_RESERVE,
     MIN_RESERVE,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from quictunnel.connection.resumption import KeptSession
 from quictunnel.errors import ProtocolError
-from quictunnel.keeping import KeptSession
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.wire.codes import PROTOCOL_VERSION
@@ -17,7 +17,7 @@ from quictunnel.wire.control import Side
 from quictunnel.wire.messages import SECRET, Welcome
 
 if TYPE_CHECKING:
-    from quictunnel.call import Call
+    from quictunnel.connection.edge_session import Call
     from tests.simnet.clock import VirtualLoop
 
 HOLD = 30

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel import network
-from quictunnel.network import CALM, JUMP, LOOK, Change, NetworkWatch, source_address
+from quictunnel.connection import network_monitor
+from quictunnel.connection.network_monitor import CALM, JUMP, LOOK, Change, NetworkWatch, source_address
 from tests.netlab.lab import missing
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class World:
 
 @pytest.fixture
 def world(virtual_time: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    monkeypatch.setattr(network, "_subscribe", lambda: None)
+    monkeypatch.setattr(network_monitor, "_subscribe", lambda: None)
     return World(virtual_time)
 
 
@@ -139,7 +139,7 @@ def test_linux_says_it_at_once() -> None:
     """In a namespace of its own: an address is added, and the watch tells."""
     program = (
         "import asyncio, subprocess, time\n"
-        "from quictunnel.network import NetworkWatch, Change\n"
+        "from quictunnel.connection.network_monitor import NetworkWatch, Change\n"
         "async def main():\n"
         "    seen = asyncio.Queue()\n"
         "    watch = NetworkWatch(seen.put_nowait)\n"

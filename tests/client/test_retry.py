@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from quictunnel.call import EdgeIdentityError
+from quictunnel.connection.edge_session import EdgeIdentityError
+from quictunnel.connection.retry_policy import MAX_FAULTS, RetryPolicy
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError
-from quictunnel.retry import MAX_FAULTS, RetryPolicy
 from quictunnel.shared.supervision import Supervisor
 
 

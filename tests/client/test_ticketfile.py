@@ -4,8 +4,8 @@ import stat
 
 import pytest
 
+from quictunnel.connection.ticket_file import FIRST_LINE, MAX_FILE, TicketFile
 from quictunnel.errors import ConfigError
-from quictunnel.ticketfile import FIRST_LINE, MAX_FILE, TicketFile
 from quictunnel.wire.messages import MAX_TICKET
 
 

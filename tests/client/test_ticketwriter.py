@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel import ticketwriter
+from quictunnel.connection import ticket_writer
+from quictunnel.connection.ticket_file import TicketFile
+from quictunnel.connection.ticket_writer import TicketWriter
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.ticketfile import TicketFile
-from quictunnel.ticketwriter import TicketWriter
 from tests.e2e.echo import until
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def test_a_flood_of_tickets_has_one_writer_and_the_newest_is_kept(tmp_path
 
 
 async def test_a_write_that_fails_is_said_once_and_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(ticketwriter, "RETRY", 0.02)
+    monkeypatch.setattr(ticket_writer, "RETRY", 0.02)
     said = []
     file = TicketFile(tmp_path / "nowhere" / "ticket")
     is_well = asyncio.Event()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quictunnel.config.client_config import ClientConfig, Secret
+from quictunnel.connection.manager import STEADY, Uplink
 from quictunnel.errors import EdgeUnavailableError
-from quictunnel.uplink import STEADY, Uplink
 from quictunnel.wire.messages import GoAway
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 import quictunnel
 from edge_server.admin import history
-from quictunnel import call
+from quictunnel.connection import edge_session
 from tests.browser import driven
 from tests.e2e.ends import eventually, is_reset, receive_exactly
 from tests.e2e.operator import Operator
@@ -152,7 +152,7 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
 
 def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch):
     """HTML in what a client calls itself and in a line of the log."""
-    monkeypatch.setattr(call, "SOFTWARE", HOSTILE)
+    monkeypatch.setattr(edge_session, "SOFTWARE", HOSTILE)
     logging.getLogger("edge_server.test").warning("%s", HOSTILE)
     page = shared.opened()
     with (

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 import quictunnel
-from quictunnel import uplink
+from quictunnel.connection import manager
 from quictunnel.shared.backoff import Backoff
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.framing import frame
@@ -175,7 +175,7 @@ async def test_an_edge_that_breaks_the_protocol_each_time_is_dialled_ever_more_s
             super().next(random, limit)
             return 0.01
 
-    monkeypatch.setattr("quictunnel.uplink.Backoff", Counted)
+    monkeypatch.setattr("quictunnel.connection.manager.Backoff", Counted)
     async with quictunnel.forward(origin, client=victim):
         for _ in range(4):
             served = await bad_edge.session()
@@ -201,7 +201,7 @@ async def test_an_edge_that_ends_the_control_stream_is_wrong(bad_edge, victim, o
 
 
 async def test_an_edge_that_wants_another_version_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("quictunnel.uplink.CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr("quictunnel.connection.manager.CONNECT_TIMEOUT", 1.0)
     async with HostileEdge(tmp_path) as edge:
         monkeypatch.setattr("tests.e2e.hostile.PROTOCOL_VERSION", 77)
         with quictunnel.Client.from_config(edge.client_config) as client:
@@ -235,7 +235,7 @@ async def _open(client: quictunnel.Client) -> None:
 )
 async def test_an_edge_that_gives_no_good_host_gives_no_tunnel(bad_edge, victim, origin, monkeypatch, host):
     """None: it does not answer at all. What is wrong is an error of the package, and nothing of it is shown."""
-    monkeypatch.setattr(uplink, "BIND_TIMEOUT", 0.5)
+    monkeypatch.setattr(manager, "BIND_TIMEOUT", 0.5)
 
     honest = ServedClient.hear
 

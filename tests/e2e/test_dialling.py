@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import quictunnel.dialling
-from quictunnel.call import Call
+import quictunnel.connection.dialer
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.dialling import ADDRESS_STAGGER, Dialler
+from quictunnel.connection.dialer import ADDRESS_STAGGER, Dialler
+from quictunnel.connection.edge_session import Call
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import KIB, CloseCause, Limits
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from quictunnel.connection.manager import Uplink
     from quictunnel.transport.engine import Address
-    from quictunnel.uplink import Uplink
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
         async def both(_: ClientConfig) -> list[Address]:
             return [config.address, silent.getsockname()]
 
-        monkeypatch.setattr(quictunnel.dialling, "resolve", both)
+        monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
         edge.greetings.append(greet_late)
         strangers = Strangers()
         owner: Uplink = strangers  # type: ignore[assignment]  # as much of one as is asked
@@ -105,7 +105,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
         await asyncio.sleep(0)
         return address
 
-    monkeypatch.setattr(quictunnel.dialling, "resolve", both)
+    monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
     monkeypatch.setattr(Dialler, "_attempt", attempt)
     owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
     supervisor = Supervisor()

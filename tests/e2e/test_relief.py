@@ -71,13 +71,13 @@ def relieved(
 
         def go_on(self: Guest, link: Link, hello: Hello) -> None:
             if not happened.is_set():
-                monkeypatch.setattr("quictunnel.uplink.SUSPICION", 100.0)
+                monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 100.0)
                 meanwhile(*relay.flows)
                 loop.call_soon_threadsafe(happened.set)
             real(self, link, hello)
 
         monkeypatch.setattr(Guest, "go_on", go_on)
-        monkeypatch.setattr("quictunnel.uplink.SUSPICION", 0.0)
+        monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 0.0)
         return happened
 
     return relieve
@@ -108,7 +108,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
 
 async def test_the_edge_took_a_second_link_that_the_client_gave_up(client, relay, relieved, monkeypatch) -> None:
     """Its answer was lost: what is heard is only that the old link is no more."""
-    monkeypatch.setattr("quictunnel.uplink.URGENT", 0.5)
+    monkeypatch.setattr("quictunnel.connection.manager.URGENT", 0.5)
     await relieved(lambda _, second: second.lose()).wait()
     await until_resumed(client)
     assert len(relay.flows) == 3

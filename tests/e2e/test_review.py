@@ -16,13 +16,13 @@ import quictunnel
 from edge_server.auth import request_limit
 from edge_server.clients import session
 from edge_server.tunnels.bind import Holdings
-from quictunnel.call import Call, resolve
 from quictunnel.client import Client
+from quictunnel.connection.edge_session import Call, resolve
+from quictunnel.connection.options import Wish
 from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Unbind, Welcome
-from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge, free_port
 from tests.e2e.echo import udp_sockets, until
 from tests.e2e.hostile import HostileClient

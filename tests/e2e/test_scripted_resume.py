@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from quictunnel.call import Call
-from quictunnel.dialling import Dialler
+from quictunnel.connection.dialer import Dialler
+from quictunnel.connection.edge_session import Call
+from quictunnel.connection.manager import SUSPICION
 from quictunnel.transport.engine import CloseCause
-from quictunnel.uplink import SUSPICION
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import (

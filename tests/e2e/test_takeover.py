@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from quictunnel import Client, InvalidError, Tunnel, forward
-from quictunnel.call import Call
-from quictunnel.leases import HeldLease
+from quictunnel.connection.edge_session import Call
+from quictunnel.connection.leases import HeldLease
+from quictunnel.connection.manager import SUSPICION
+from quictunnel.connection.options import Wish
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
-from quictunnel.uplink import SUSPICION
-from quictunnel.wish import Wish
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import EchoOrigin, until
 from tests.load.beside import churn_beside, nothing_left

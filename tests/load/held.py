@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from quictunnel.connection.manager import Uplink
     from quictunnel.transport.stream import Stream
-    from quictunnel.uplink import Uplink
 
 
 async def held_by(uplink: Uplink) -> dict[str, int]:

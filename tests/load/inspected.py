@@ -14,8 +14,8 @@ import sys
 import threading
 
 from quictunnel.cli.main import main
+from quictunnel.connection.manager import Uplink
 from quictunnel.shared import event_loop
-from quictunnel.uplink import Uplink
 from tests.load.held import held_by
 
 

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-import quictunnel.call
-import quictunnel.dialling
-import quictunnel.uplink
+import quictunnel.connection.dialer
+import quictunnel.connection.edge_session
+import quictunnel.connection.manager
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.transport import tcp
 from tests.model.program import WatchedCall
@@ -115,14 +115,18 @@ class Network:
             def patch(target: Any, name: str, value: Any) -> None:
                 stack.enter_context(mock.patch.object(target, name, value))
 
-            patch(quictunnel.call, "UdpSocket", self.sockets())
-            patch(quictunnel.call, "create_engine", lambda settings, name: network.client_engine(settings))
-            patch(quictunnel.dialling, "resolve", resolve)
-            patch(quictunnel.uplink, "resolve", resolve)
-            patch(quictunnel.dialling, "silence", silence)
-            patch(quictunnel.uplink, "silence", silence)
-            patch(quictunnel.dialling, "Call", WatchedCall)
-            patch(quictunnel.uplink, "NetworkWatch", NoWatch)
+            patch(quictunnel.connection.edge_session, "UdpSocket", self.sockets())
+            patch(
+                quictunnel.connection.edge_session,
+                "create_engine",
+                lambda settings, name: network.client_engine(settings),
+            )
+            patch(quictunnel.connection.dialer, "resolve", resolve)
+            patch(quictunnel.connection.manager, "resolve", resolve)
+            patch(quictunnel.connection.dialer, "silence", silence)
+            patch(quictunnel.connection.manager, "silence", silence)
+            patch(quictunnel.connection.dialer, "Call", WatchedCall)
+            patch(quictunnel.connection.manager, "NetworkWatch", NoWatch)
             patch(tcp, "is_gone", lambda transport: transport.is_gone)
             patch(time, "monotonic", self.loop.time)
             yield

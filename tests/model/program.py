@@ -7,19 +7,19 @@ import contextlib
 import random
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel.call import Call
 from quictunnel.config.client_config import ClientConfig, Secret
+from quictunnel.connection.edge_session import Call
+from quictunnel.connection.manager import BIND_TIMEOUT, DRAIN_GRACE, Uplink
+from quictunnel.connection.options import Wish
 from quictunnel.errors import Error
 from quictunnel.origin.dial import Origin
-from quictunnel.uplink import BIND_TIMEOUT, DRAIN_GRACE, Uplink
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wish import Wish
 from tests.model.stores import SECOND_TOKEN, TOKEN
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.leases import HeldLease
+    from quictunnel.connection.leases import HeldLease
     from quictunnel.transport.engine import Address, Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.network import Change
+from quictunnel.connection.network_monitor import Change
 from quictunnel.wire.codes import SessionCode
 from tests.model.program import KINDS
 from tests.model.stores import SECOND_TOKEN

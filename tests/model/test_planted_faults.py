@@ -9,7 +9,7 @@ import pytest
 from edge_server.clients.session import Guest
 from edge_server.clients.session_table import Sessions
 from edge_server.tunnels import bind
-from quictunnel.leases import Leases
+from quictunnel.connection.leases import Leases
 from quictunnel.transport import stream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream

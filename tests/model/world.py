@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from edge_server.tunnels.lease import Lease
-    from quictunnel.call import Call
+    from quictunnel.connection.edge_session import Call
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice

@@ -6,8 +6,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.capacity import Capacity, descriptor_limit, reserve_of
-from quictunnel.leases import Tally
+from quictunnel.connection.capacity import Capacity, descriptor_limit, reserve_of
+from quictunnel.connection.leases import Tally
 from quictunnel.origin.bad_gateway import Refusal
 from quictunnel.origin.dial import NO_DESCRIPTORS, OriginRefusedError
 from quictunnel.wire.codes import StreamCode
@@ -15,8 +15,8 @@ from quictunnel.wire.codes import StreamCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.capacity import Place
-    from quictunnel.leases import HeldLease, Leases
+    from quictunnel.connection.capacity import Place
+    from quictunnel.connection.leases import HeldLease, Leases
     from quictunnel.origin.dial import Trouble
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream

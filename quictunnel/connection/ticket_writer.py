@@ -13,8 +13,8 @@ from quictunnel.shared.event_loop import in_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.shared.supervision import Supervisor
-    from quictunnel.ticketfile import TicketFile
 
 RETRY: Final = 30.0
 """Seconds until a write that failed is tried again: somebody has made room on the disk, or mounted it."""

@@ -14,7 +14,7 @@ from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
-    from quictunnel.call import Call
+    from quictunnel.connection.edge_session import Call
     from quictunnel.transport.session import Session
 
 

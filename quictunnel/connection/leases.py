@@ -10,9 +10,9 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from quictunnel.connection.ticket_writer import TicketWriter
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
-from quictunnel.ticketwriter import TicketWriter
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, Bound, Unbound
@@ -20,11 +20,11 @@ from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, B
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from quictunnel.connection.options import Wish
+    from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.shared.supervision import Supervisor
-    from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
-    from quictunnel.wish import Wish
 
 DRAIN_INTERVAL: Final = 0.05
 """Seconds between looks at whether the visitors of a tunnel that closes have finished."""

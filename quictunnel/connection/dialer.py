@@ -6,14 +6,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.call import Call, EdgeIdentityError, resolve, silence
+from quictunnel.connection.edge_session import Call, EdgeIdentityError, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quictunnel.call import CallEvents
     from quictunnel.config.client_config import ClientConfig
+    from quictunnel.connection.edge_session import CallEvents
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Address
 

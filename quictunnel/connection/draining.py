@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quictunnel.call import Call
+    from quictunnel.connection.edge_session import Call
     from quictunnel.shared.supervision import Supervisor
 
 MAX_LEAVING: Final = 4

@@ -11,18 +11,18 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.call import Call, resolve, silence
-from quictunnel.dialling import CONNECT_TIMEOUT, Dialler
+from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialler
+from quictunnel.connection.draining import Farewells
+from quictunnel.connection.edge_session import Call, resolve, silence
+from quictunnel.connection.leases import HeldLease, Leases
+from quictunnel.connection.network_monitor import Change, NetworkWatch
+from quictunnel.connection.resumption import KeptSession, Turns
+from quictunnel.connection.retry_policy import RetryPolicy
+from quictunnel.connection.visitor_handler import Visits
 from quictunnel.errors import AuthError, EdgeUnavailableError, Error
-from quictunnel.farewells import Farewells
-from quictunnel.keeping import KeptSession, Turns
-from quictunnel.leases import HeldLease, Leases
-from quictunnel.network import Change, NetworkWatch
-from quictunnel.retry import RetryPolicy
 from quictunnel.shared.backoff import Backoff
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.visits import Visits
 from quictunnel.wire.codes import StreamCode
 from quictunnel.wire.messages import AnyMessage, GoAway, Unbind, Unbound
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config.client_config import ClientConfig
+    from quictunnel.connection.options import Wish
+    from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.origin.dial import Origin
-    from quictunnel.ticketfile import TicketFile
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
-    from quictunnel.wish import Wish
 
 logger = logging.getLogger(__name__)
 

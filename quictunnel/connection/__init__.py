@@ -1,0 +1,1 @@
+"""The connection to the edge: dialling, sessions that outlive links, leases, visitors."""
