@@ -28,8 +28,8 @@ if TYPE_CHECKING:
         OriginUnavailableError,
         ProtocolError,
     )
+    from quictunnel.events import TunnelStats
     from quictunnel.forwarding import forward
-    from quictunnel.observation import TunnelStats
     from quictunnel.tunnel import Tunnel
     from quictunnel.version import VERSION
 
@@ -53,7 +53,7 @@ __all__ = [
 _ROOMS: Final = {
     "Client": ("client", "Client"),
     "Tunnel": ("tunnel", "Tunnel"),
-    "TunnelStats": ("observation", "TunnelStats"),
+    "TunnelStats": ("events", "TunnelStats"),
     "forward": ("forwarding", "forward"),
     "__version__": ("version", "VERSION"),
     # What ``%load_ext quictunnel`` and ``%unload_ext quictunnel`` look for.

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.connection.manager import CLOSED, Uplink
-from quictunnel.meter import Meter
-from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent, Snapshot
+from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.origin.readiness import until_it_listens
 from quictunnel.shared import event_loop
+from quictunnel.stats import Meter
 from quictunnel.status import endpoint as status
 from quictunnel.status.report import Listed
 
@@ -114,7 +114,7 @@ class Client:
 
     @property
     def state(self) -> str:
-        """Where it is in its life: one of :data:`quictunnel.observation.STATES`. Cheap; from any thread."""
+        """Where it is in its life: one of :data:`quictunnel.events.STATES`. Cheap; from any thread."""
         return self.snapshot().state
 
     @property

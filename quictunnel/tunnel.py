@@ -14,7 +14,7 @@ from quictunnel.errors import InvalidError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.observation import TunnelStats
+    from quictunnel.events import TunnelStats
 
 HTTPS_PORT = 443
 """The port that an https URL need not name (RFC 9110 section 4.2.2)."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quictunnel.errors import Error
-    from quictunnel.observation import ClientEvent, Snapshot
+    from quictunnel.events import ClientEvent, Snapshot
     from quictunnel.tunnel import Tunnel
 
 

@@ -20,12 +20,12 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from quictunnel.cli.views import printable
-from quictunnel.observation import STATES, WARNING
+from quictunnel.events import STATES, WARNING
 from quictunnel.shared.output import SteadyOutput
 
 if TYPE_CHECKING:
     from quictunnel.cli.views import Opened
-    from quictunnel.observation import ClientEvent
+    from quictunnel.events import ClientEvent
 
 
 def lost(count: int, why: str) -> str:

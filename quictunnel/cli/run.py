@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.cli.views import Opened, printable
 from quictunnel.errors import Error
-from quictunnel.observation import LOST, VISITOR, WARNING, ClientEvent
+from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
 from quictunnel.shared.output import discard
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.cli.views import Opened
-    from quictunnel.observation import ClientEvent, Snapshot
+    from quictunnel.events import ClientEvent, Snapshot
 
 MAX_EVENTS: Final = 6
 """Recent events on the screen: with the rest, 17 rows, which fits a 24-row terminal with room above."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from quictunnel.observation import ClientEvent
+    from quictunnel.events import ClientEvent
     from quictunnel.tunnel import Tunnel
 
 MAX_MESSAGE: Final = 200

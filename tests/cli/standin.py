@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from quictunnel import errors
 from quictunnel.cli.main import main
-from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.events import ClientEvent, Snapshot
 from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:

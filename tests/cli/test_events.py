@@ -7,7 +7,7 @@ import json
 
 from quictunnel.cli.events import JsonView
 from quictunnel.cli.views import MAX_MESSAGE, Opened
-from quictunnel.observation import ClientEvent
+from quictunnel.events import ClientEvent
 from quictunnel.tunnel import Tunnel
 
 TLS = Tunnel("h.example.com", 8443)

@@ -23,7 +23,7 @@ from quictunnel.cli.main import main
 from quictunnel.cli.run import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
 from quictunnel.cli.views import Opened, PlainView
 from quictunnel.errors import AuthError, ConfigError, Error, ProtocolError
-from quictunnel.observation import VISITOR, WARNING, ClientEvent
+from quictunnel.events import VISITOR, WARNING, ClientEvent
 from quictunnel.tunnel import Tunnel
 
 from .standin import HOST, StandInDoor

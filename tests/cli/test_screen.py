@@ -10,7 +10,7 @@ from rich.console import Console
 from quictunnel.cli.amounts import milliseconds, size, span
 from quictunnel.cli.screen import MAX_EVENTS, MAX_SAMPLES, ScreenView, render
 from quictunnel.cli.views import Opened
-from quictunnel.observation import ClientEvent, Snapshot
+from quictunnel.events import ClientEvent, Snapshot
 from quictunnel.tunnel import Tunnel
 
 QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")

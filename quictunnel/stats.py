@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from quictunnel.observation import LOST, TunnelStats
+from quictunnel.events import LOST, TunnelStats
 
 if TYPE_CHECKING:
     from quictunnel.connection.leases import HeldLease
