@@ -57,8 +57,8 @@ _ROOMS: Final = {
     "forward": ("forwarding", "forward"),
     "__version__": ("version", "VERSION"),
     # What ``%load_ext quictunnel`` and ``%unload_ext quictunnel`` look for.
-    "load_ipython_extension": ("jupyter", "load_ipython_extension"),
-    "unload_ipython_extension": ("jupyter", "unload_ipython_extension"),
+    "load_ipython_extension": ("integrations.jupyter", "load_ipython_extension"),
+    "unload_ipython_extension": ("integrations.jupyter", "unload_ipython_extension"),
 } | {name: ("errors", name) for name in __all__ if name.endswith("Error")}
 
 

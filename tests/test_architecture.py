@@ -121,7 +121,7 @@ def test_the_client_half_does_not_know_the_edge(module):
     """Except ``quictunnel demo`` and the fixtures for pytest, which are both, and which load the edge when they
     run."""
     other = {name for name in imports(module) if name.partition(".")[0] in ("edge_server", "certs")}
-    if module not in ("quictunnel.cli.demo", "quictunnel.pytest_plugin"):
+    if module not in ("quictunnel.cli.demo", "quictunnel.integrations.pytest_plugin"):
         assert other == set()
     at_once = imports(module, lazy=False, typing=False)
     assert {name for name in at_once if name.partition(".")[0] in ("edge_server", "certs")} == set()
@@ -182,7 +182,14 @@ def loaded_by(statement: str) -> set[str]:
         ("import quictunnel.wire.messages, quictunnel.wire.control", {"aioquic", "asyncio", "quictunnel.client"}),
         (
             "import quictunnel",
-            {"aioquic", "asyncio", "quictunnel.client", "quictunnel.forwarding", "quictunnel.jupyter", "IPython"},
+            {
+                "aioquic",
+                "asyncio",
+                "quictunnel.client",
+                "quictunnel.forwarding",
+                "quictunnel.integrations.jupyter",
+                "IPython",
+            },
         ),
         (
             "from quictunnel import forward, Client",
@@ -196,7 +203,7 @@ def loaded_by(statement: str) -> set[str]:
         ),
         ("import quictunnel.cli.main", {"edge_server", "certs"}),
         (
-            "import quictunnel.pytest_plugin",
+            "import quictunnel.integrations.pytest_plugin",
             {
                 "aioquic",
                 "asyncio",

@@ -21,7 +21,7 @@ from quictunnel.connection.leases import Leases
 from quictunnel.connection.options import Wish
 from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
-from quictunnel.jupyter import Shown
+from quictunnel.integrations.jupyter import Shown
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.asking import Found, Look
 from quictunnel.status.report import Listed, Report

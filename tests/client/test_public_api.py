@@ -31,16 +31,16 @@ CLASSES = (
     "errors.ProtocolError",
 )
 FUNCTIONS = (
-    "jupyter.load_ipython_extension",
-    "jupyter.unload_ipython_extension",
+    "integrations.jupyter.load_ipython_extension",
+    "integrations.jupyter.unload_ipython_extension",
     "loopback.localhost_resolved",
-    "pytest_plugin.public_tunnel",
-    "pytest_plugin.public_url",
-    "pytest_plugin.quictunnel_ca",
-    "pytest_plugin.quictunnel_edge",
-    "pytest_plugin.quictunnel_environ",
-    "pytest_plugin.quictunnel_ssl_context",
-    "pytest_plugin.quictunnel_trust",
+    "integrations.pytest_plugin.public_tunnel",
+    "integrations.pytest_plugin.public_url",
+    "integrations.pytest_plugin.quictunnel_ca",
+    "integrations.pytest_plugin.quictunnel_edge",
+    "integrations.pytest_plugin.quictunnel_environ",
+    "integrations.pytest_plugin.quictunnel_ssl_context",
+    "integrations.pytest_plugin.quictunnel_trust",
 )
 INTERNAL = {"client.Client.reach", "tunnel.Tunnel.inspected", "tunnel.Tunnel.metered"}
 """Public in the code only for the room beside it."""
@@ -83,14 +83,16 @@ def documentation(name: str) -> str:
 
 def test_the_list_is_complete():
     """Every name of the package, every error and every fixture is one of those that are looked at."""
-    listed = {name.partition(".")[2] for name in (*CLASSES, *FUNCTIONS)}
+    listed = {name.rpartition(".")[2] for name in (*CLASSES, *FUNCTIONS)}
     assert set(quictunnel.__all__) - {"__version__"} <= listed
     errors = {
         name for name, member in PACKAGE["errors"].members.items() if not member.is_alias and member.is_class
     }
     assert len(errors) >= 7
     assert errors <= listed
-    fixtures = re.findall(r"^@pytest\.fixture.*\ndef (\w+)", PACKAGE["pytest_plugin"].source, re.MULTILINE)
+    fixtures = re.findall(
+        r"^@pytest\.fixture.*\ndef (\w+)", PACKAGE["integrations.pytest_plugin"].source, re.MULTILINE
+    )
     assert len(fixtures) >= 7
     assert set(fixtures) <= listed
 

@@ -51,7 +51,7 @@ def project(pytester, monkeypatch):
             "-p",
             "no:quictunnel",
             "-p",
-            "quictunnel.pytest_plugin",
+            "quictunnel.integrations.pytest_plugin",
             "-p",
             "no:cacheprovider",
             *options,

@@ -126,7 +126,7 @@ class QuictunnelMagics(Magics):
 
     @line_magic
     def quictunnel(self, line: str) -> None:
-        """Expose a local port at a public address: %quictunnel PORT; see quictunnel.jupyter."""
+        """Expose a local port at a public address: %quictunnel PORT; see quictunnel.integrations.jupyter."""
         wanted = _parse(line)
         try:
             self._do(wanted)
