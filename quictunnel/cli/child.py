@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, TextIO
 
-from quictunnel.cli.guard import LEFT_GRACE, STOP_GRACE, Guard, is_gone, signal_group
+from quictunnel.cli.process_guard import LEFT_GRACE, STOP_GRACE, Guard, is_gone, signal_group
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

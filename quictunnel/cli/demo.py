@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+from quictunnel.cli.demo_app import sample_app
 from quictunnel.cli.events import JsonView
-from quictunnel.cli.run import Wanted, serve
-from quictunnel.cli.sample import sample_app
+from quictunnel.cli.tunnel_runner import Wanted, serve
 from quictunnel.cli.views import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quictunnel.cli.door import Door, TunnelClient
-    from quictunnel.cli.run import Inbox, Interrupts
+    from quictunnel.cli.tunnel_runner import Inbox, Interrupts
     from quictunnel.cli.views import Opened, View
     from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel

@@ -13,7 +13,7 @@ from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
 from quictunnel.cli.events import JsonView
 from quictunnel.cli.parser import UsageError, build, check_command, split_program
-from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.version import engine
 from quictunnel.cli.views import PlainView
 from quictunnel.config.client_config import load as load_config
@@ -94,7 +94,7 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
             _tunnel(options, door or load_door())
         case "run":
             from quictunnel.cli.init import as_first_process  # noqa: PLC0415  # processes: the others have none
-            from quictunnel.cli.launch import launch  # noqa: PLC0415  # likewise
+            from quictunnel.cli.run_command import launch  # noqa: PLC0415  # likewise
 
             _set_up_logging(options.log_level)
             return as_first_process(lambda: launch(options, door or load_door(), terms(options)))

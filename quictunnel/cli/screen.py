@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from quictunnel.cli.amounts import milliseconds, rate, size
+from quictunnel.cli.formatting import milliseconds, rate, size
 from quictunnel.cli.views import clock, printable
 
 if TYPE_CHECKING:

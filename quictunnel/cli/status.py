@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from quictunnel.cli.amounts import milliseconds, rate, size, span
+from quictunnel.cli.formatting import milliseconds, rate, size, span
 from quictunnel.cli.views import printable
 from quictunnel.errors import ConfigError
 from quictunnel.status.asking import Look, Rate, key, look

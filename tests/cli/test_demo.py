@@ -23,8 +23,8 @@ import pytest
 import trustme
 
 from quictunnel.cli.demo import MAX_BODY, fetch
+from quictunnel.cli.demo_app import sample_app
 from quictunnel.cli.main import main
-from quictunnel.cli.sample import sample_app
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.tunnel import Tunnel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quictunnel.cli.portguess import port_of
+from quictunnel.cli.port_detection import port_of
 from quictunnel.errors import InvalidError
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel.cli import run
+from quictunnel.cli import tunnel_runner
 from quictunnel.cli.main import main
-from quictunnel.cli.run import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
+from quictunnel.cli.tunnel_runner import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
 from quictunnel.cli.views import Opened, PlainView
 from quictunnel.errors import AuthError, ConfigError, Error, ProtocolError
 from quictunnel.events import VISITOR, WARNING, ClientEvent
@@ -360,7 +360,7 @@ def test_plain_lines() -> None:
         "Stopping; visitors under way may finish. Ctrl-C again ends at once.",
         "Closed.",
     ]
-    assert run.TICK < 1
+    assert tunnel_runner.TICK < 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

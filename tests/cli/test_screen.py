@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from quictunnel.cli.amounts import milliseconds, size, span
+from quictunnel.cli.formatting import milliseconds, size, span
 from quictunnel.cli.screen import MAX_EVENTS, MAX_SAMPLES, ScreenView, render
 from quictunnel.cli.views import Opened
 from quictunnel.events import ClientEvent, Snapshot

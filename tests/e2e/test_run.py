@@ -197,7 +197,7 @@ def test_ctrl_c_at_the_moment_when_it_is_started(start):
 
 SHORT_GRACE = """
 import sys
-from quictunnel.cli import guard
+from quictunnel.cli import process_guard
 from quictunnel.cli.main import main
 guard.end_group.__defaults__ = (0.3,)
 sys.exit(main())

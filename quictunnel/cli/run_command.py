@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 from quictunnel.cli.child import Child
 from quictunnel.cli.demo import open_client
 from quictunnel.cli.events import JsonView
-from quictunnel.cli.portguess import PORT, port_of
-from quictunnel.cli.run import Inbox, Interrupts, Wanted, serve
+from quictunnel.cli.port_detection import PORT, port_of
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, Wanted, serve
 from quictunnel.cli.views import PlainView
 from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
