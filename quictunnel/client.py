@@ -24,8 +24,8 @@ from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.origin.readiness import until_it_listens
 from quictunnel.shared import event_loop
 from quictunnel.stats import Meter
-from quictunnel.status import endpoint as status
-from quictunnel.status.report import Listed
+from quictunnel.status import server as status
+from quictunnel.status.model import Listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

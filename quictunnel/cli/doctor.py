@@ -8,14 +8,14 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.doctor.examination import examine
+from quictunnel.doctor.runner import examine
 from quictunnel.shared import output
 
 if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Iterable
 
-    from quictunnel.doctor.finding import Finding
+    from quictunnel.doctor.result import Finding
 
 WELL: Final = 0
 ILL: Final = 1

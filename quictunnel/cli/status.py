@@ -12,12 +12,12 @@ import msgspec
 from quictunnel.cli.formatting import milliseconds, rate, size, span
 from quictunnel.cli.views import printable
 from quictunnel.errors import ConfigError
-from quictunnel.status.asking import Look, Rate, key, look
+from quictunnel.status.client import Look, Rate, key, look
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from quictunnel.status.report import Listed, Report
+    from quictunnel.status.model import Listed, Report
 
 RATE_WINDOW: Final = 0.5
 """Seconds over which a rate is measured: long enough for a figure, short enough to wait for."""

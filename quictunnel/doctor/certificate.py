@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from quictunnel.doctor.finding import Finding, fail, ok, warn
+from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.transport.engines import looking
 
 if TYPE_CHECKING:

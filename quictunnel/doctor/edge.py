@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.edge_session import Call, resolve
-from quictunnel.doctor.finding import Finding, fail, ok, warn
+from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address
 from quictunnel.transport.engine import EngineSettings

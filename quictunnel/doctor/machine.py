@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.config.client_config import ENGINE
 from quictunnel.connection.capacity import reserve_of
-from quictunnel.doctor.finding import Finding, fail, ok, warn
+from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError
 from quictunnel.transport import sockopts
 from quictunnel.transport.engines import describe_engine, why_not

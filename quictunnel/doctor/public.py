@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.client import Client
-from quictunnel.doctor.finding import Finding, fail, ok, warn
+from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import Error
 from quictunnel.forwarding import forward
 from quictunnel.shared.address import format_address

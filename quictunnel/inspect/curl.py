@@ -7,7 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.exchanges import Exchange
+    from quictunnel.inspect.exchange_store import Exchange
 
 MAX_ARGUMENT: Final = 64 * 1024
 """Bytes of a body that stands on the line; Linux allows an argument 128 KiB. A longer one comes from ``printf``,

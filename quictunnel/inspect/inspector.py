@@ -14,11 +14,11 @@ import uvicorn
 
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchanges import Store
+from quictunnel.inspect.exchange_store import Store
 from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
-from quictunnel.inspect.web import Site
+from quictunnel.inspect.web_app import Site
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.event_loop import Background
 from quictunnel.shared.supervision import Supervisor

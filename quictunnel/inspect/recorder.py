@@ -12,13 +12,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.conversation import Conversation, Parsing
-from quictunnel.inspect.exchanges import Way
+from quictunnel.inspect.connection_parser import Conversation, Parsing
+from quictunnel.inspect.exchange_store import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.inspect.exchanges import Store
+    from quictunnel.inspect.exchange_store import Store
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.conversation import Conversation
-from quictunnel.inspect.exchanges import Way
+from quictunnel.inspect.connection_parser import Conversation
+from quictunnel.inspect.exchange_store import Way
 from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.conversation import Parsing
-    from quictunnel.inspect.exchanges import Exchange, Store
+    from quictunnel.inspect.connection_parser import Parsing
+    from quictunnel.inspect.exchange_store import Exchange, Store
     from quictunnel.shared.supervision import Supervisor
 
 VISITOR: Final = "replay"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.inspect.decoding import decoded, shown
-from quictunnel.inspect.exchanges import Exchange, Kind
+from quictunnel.inspect.exchange_store import Exchange, Kind
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.exchanges import Frame, Message
+    from quictunnel.inspect.exchange_store import Frame, Message
 
 MAX_TARGET: Final = 300
 """Characters of a target in the list; the detail has all of it."""

@@ -23,8 +23,8 @@ from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
 from quictunnel.integrations.jupyter import Shown
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.status.asking import Found, Look
-from quictunnel.status.report import Listed, Report
+from quictunnel.status.client import Found, Look
+from quictunnel.status.model import Listed, Report
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
 from tests.wire.test_words import ANY_TEXT, is_plain

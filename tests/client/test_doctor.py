@@ -20,9 +20,9 @@ from edge_server.embedded import EmbeddedEdge
 from quictunnel.cli import doctor as command
 from quictunnel.cli.main import main
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.doctor import certificate, edge, examination, machine
-from quictunnel.doctor.examination import ON_THE_WAY, examine
-from quictunnel.doctor.finding import fail, ok, warn
+from quictunnel.doctor import certificate, edge, machine, runner
+from quictunnel.doctor.result import fail, ok, warn
+from quictunnel.doctor.runner import ON_THE_WAY, examine
 from quictunnel.transport import probe
 from quictunnel.transport.engine import Shown
 from quictunnel.wire.messages import Welcome
@@ -32,7 +32,7 @@ from .quicserver import quic_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quictunnel.doctor.finding import Finding
+    from quictunnel.doctor.result import Finding
 
 ROOT = Path(__file__).parents[2]
 NOW = 1_700_000_000
@@ -390,5 +390,5 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.startswith("fail udp             a [2J peer said xxx")
     assert len(first) == 5 + command.WIDTH + command.MAX_TEXT
     assert second == " " * (5 + command.WIDTH) + "-> do this"
-    assert max(map(len, examination.ON_THE_WAY)) < command.WIDTH
+    assert max(map(len, runner.ON_THE_WAY)) < command.WIDTH
     assert os.linesep not in first

@@ -19,9 +19,9 @@ import pytest
 
 from quictunnel.shared.event_loop import Background
 from quictunnel.shared.paths import default_runtime_dir
-from quictunnel.status import asking, endpoint
-from quictunnel.status.endpoint import MAX_ASKING, Endpoint, own_directory
-from quictunnel.status.report import MAX_LISTED, Listed, Report
+from quictunnel.status import client, server
+from quictunnel.status.model import MAX_LISTED, Listed, Report
+from quictunnel.status.server import MAX_ASKING, Endpoint, own_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -71,13 +71,13 @@ def open_endpoint(
 def test_it_answers_and_goes_with_the_last_tunnel(
     open_endpoint: Callable[[int], Endpoint], room: Path, background: Background
 ) -> None:
-    assert asking.find(room) == asking.Found(), "no directory is nothing"
+    assert client.find(room) == client.Found(), "no directory is nothing"
     opened = open_endpoint(2)
     path = opened.path
     assert path is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(room.stat().st_mode) == 0o700
-    found = asking.find(room)
+    found = client.find(room)
     assert [report.tunnels for report in found.reports] == [[listed(0), listed(1)]]
     assert (found.reports[0].pid, found.faults) == (os.getpid(), ())
 
@@ -85,21 +85,21 @@ def test_it_answers_and_goes_with_the_last_tunnel(
         opened.withdraw(number)
 
     background.call(withdraw(0))
-    assert asking.find(room).reports[0].tunnels == [listed(1)]
+    assert client.find(room).reports[0].tunnels == [listed(1)]
     background.call(withdraw(1))
     background.call(withdraw(1))
     assert list(room.iterdir()) == []
     background.call(opened.announce("again", listed))
-    assert len(asking.find(room).reports) == 1, "it opens again for the next one"
+    assert len(client.find(room).reports) == 1, "it opens again for the next one"
 
 
 def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], Endpoint], room: Path) -> None:
     open_endpoint(MAX_LISTED + 3)
-    (report,) = asking.find(room).reports
+    (report,) = client.find(room).reports
     assert (len(report.tunnels), report.unlisted) == (MAX_LISTED, 3)
     long = Listed(**{**msgspec.structs.asdict(listed()), "url": "https://" + "x" * 253, "edge": "y" * 260})
     whole = msgspec.json.encode(Report(1, "p" * 255, "s" * 64, [long] * MAX_LISTED))
-    assert len(whole) < asking.MAX_ANSWER
+    assert len(whole) < client.MAX_ANSWER
 
 
 def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
@@ -124,7 +124,7 @@ def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
 
         background.call(asyncio.sleep(0.05))
         background.call(at_rest())
-        assert len(asking.find(room).reports) == 1
+        assert len(client.find(room).reports) == 1
 
 
 def test_without_the_key_a_port_says_nothing(room: Path, background: Background) -> None:
@@ -153,7 +153,7 @@ def test_what_dead_processes_left_is_removed(room: Path) -> None:
         port = gone.getsockname()[1]
     (room / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
     (room / "notes.txt").write_text("somebody's own")
-    assert asking.find(room) == asking.Found()
+    assert client.find(room) == client.Found()
     assert [path.name for path in room.iterdir()] == ["notes.txt"]
 
 
@@ -163,7 +163,7 @@ def test_what_dead_processes_left_is_removed(room: Path) -> None:
         (b"", "hung up"),
         (b"{}", "cannot read"),
         (b"[" * 10_000, "cannot read"),
-        (b"x" * (asking.MAX_ANSWER + 1), "too long"),
+        (b"x" * (client.MAX_ANSWER + 1), "too long"),
         (None, "time is up"),
     ],
     ids=["nothing", "another version", "nonsense", "endless", "silence"],
@@ -171,7 +171,7 @@ def test_what_dead_processes_left_is_removed(room: Path) -> None:
 def test_one_that_answers_badly_is_named_and_kept(
     answer: bytes | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "PATIENCE", 0.3)
     own_directory(room)
     path = room / f"{os.getpid()}-0001.sock"
     over = threading.Event()
@@ -189,7 +189,7 @@ def test_one_that_answers_badly_is_named_and_kept(
 
         thread = threading.Thread(target=serve)
         thread.start()
-        found = asking.find(room)
+        found = client.find(room)
         over.set()
         thread.join()
     assert found.reports == ()
@@ -199,11 +199,11 @@ def test_one_that_answers_badly_is_named_and_kept(
 
 
 def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "MAX_PROCESSES", 2)
+    monkeypatch.setattr(client, "MAX_PROCESSES", 2)
     own_directory(room)
     for number in range(5):
         (room / f"{number}.port").write_bytes(b"")
-    assert asking.find(room).unasked == 3
+    assert client.find(room).unasked == 3
 
 
 def test_a_directory_that_others_may_write_is_not_trusted(
@@ -212,7 +212,7 @@ def test_a_directory_that_others_may_write_is_not_trusted(
     room.mkdir(mode=0o777)
     room.chmod(0o777)
     with pytest.raises(PermissionError, match="not a directory of this user alone"):
-        asking.find(room)
+        client.find(room)
     with caplog.at_level("INFO"):
         background.call(Endpoint(room).announce(1, listed))
     assert "will not show this process" in caplog.text
@@ -236,9 +236,9 @@ def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(tmp_path: Pat
     background.call(opened.announce(1, listed))
     try:
         assert opened.path is not None
-        assert opened.path.suffix == endpoint.PORT_FILE
+        assert opened.path.suffix == server.PORT_FILE
         assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
-        assert len(asking.find(room).reports) == 1
+        assert len(client.find(room).reports) == 1
     finally:
         background.loop.call_soon_threadsafe(opened.close)
 
@@ -248,7 +248,7 @@ def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(tmp_path: Pat
     [("/x/app.py", "app.py"), ("/x/quictunnel/__main__.py", "quictunnel"), ("-c", "python"), ("", "python")],
 )
 def test_what_a_program_is_called(started: str, name: str) -> None:
-    assert endpoint._program(started) == name
+    assert server._program(started) == name
 
 
 def test_places() -> None:
@@ -265,8 +265,8 @@ def test_places() -> None:
     ("value", "wanted"), [("off", False), ("0", False), ("NO", False), ("", True), ("on", True)]
 )
 def test_the_switch(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(endpoint.SWITCH, value)
-    assert endpoint.is_wanted() == wanted
+    monkeypatch.setenv(server.SWITCH, value)
+    assert server.is_wanted() == wanted
 
 
 PROGRAM = """

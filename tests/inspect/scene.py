@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchanges import (
+from quictunnel.inspect.exchange_store import (
     FIXED_COST,
     FRAME_COST,
     HEADER_COST,

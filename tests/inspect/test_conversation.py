@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchanges import Kind, State, Way
+from quictunnel.inspect.exchange_store import Kind, State, Way
 from quictunnel.inspect.views import detail, no_replay
 from tests.inspect.scene import IN, OUT, Scene, bytewise
 

@@ -17,7 +17,7 @@ from tests.inspect.scene import Scene
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quictunnel.inspect.exchanges import Exchange
+    from quictunnel.inspect.exchange_store import Exchange
 
 NASTY = b"'\"`id`$HOME $(id)\\ \\n !! ; | & > < * ? [a] {b,c} ~ # %s %% \xe2\x82\xac"
 HOST = b"Host: a.example\r\n"

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.conversation import Conversation
-from quictunnel.inspect.exchanges import Kind, State, Store, Watcher
+from quictunnel.inspect.connection_parser import Conversation
+from quictunnel.inspect.exchange_store import Kind, State, Store, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
 from quictunnel.inspect.tap import TappedSplice
 from quictunnel.origin.dial import Origin

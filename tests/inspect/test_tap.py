@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quictunnel.inspect.exchanges import State
+from quictunnel.inspect.exchange_store import State
 from quictunnel.inspect.tap import BROKEN_OFF, TappedSplice
 from quictunnel.transport import splice as splices
 from tests.inspect.scene import Scene

@@ -11,7 +11,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchanges import Kind, State
+from quictunnel.inspect.exchange_store import Kind, State
 from quictunnel.inspect.views import detail
 from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, Said, agreed
 from tests.inspect.scene import IN, OUT, Scene, bytewise

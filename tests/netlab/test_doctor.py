@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from quictunnel.doctor.finding import Finding
+    from quictunnel.doctor.result import Finding
     from tests.netlab.fixture import StartLab
     from tests.netlab.lab import Lab
     from tests.netlab.namespace import Host

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.config.client_config import load
 from quictunnel.doctor import certificate, edge, machine, public
-from quictunnel.doctor.finding import Finding, fail, ok, skip
+from quictunnel.doctor.result import Finding, fail, ok, skip
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:

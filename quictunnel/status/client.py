@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quictunnel.shared.paths import default_runtime_dir
-from quictunnel.status.endpoint import KEY_BYTES, PORT_FILE, SOCKET, check_directory
-from quictunnel.status.report import Listed, Report
+from quictunnel.status.model import Listed, Report
+from quictunnel.status.server import KEY_BYTES, PORT_FILE, SOCKET, check_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

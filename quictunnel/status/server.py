@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quictunnel.shared.paths import default_runtime_dir
-from quictunnel.status.report import MAX_LISTED, Listed, Report
+from quictunnel.status.model import MAX_LISTED, Listed, Report
 from quictunnel.transport import unpatched
 from quictunnel.version import SOFTWARE
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
-from quictunnel.inspect.exchanges import Exchange, Frame, Kind, State, Way
-from quictunnel.inspect.heads import (
+from quictunnel.inspect.exchange_store import Exchange, Frame, Kind, State, Way
+from quictunnel.inspect.http1 import (
     Misunderstood,
     end_of_head,
     guess,
@@ -28,8 +28,8 @@ from quictunnel.inspect.websocket import FrameError, Frames, agreed
 from quictunnel.origin.bad_gateway import method_of
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.exchanges import Store
-    from quictunnel.inspect.heads import AnyResponse
+    from quictunnel.inspect.exchange_store import Store
+    from quictunnel.inspect.http1 import AnyResponse
 
 OVERLOADED: Final = "The inspector could not keep up: {} bytes passed unseen."
 ENDED_EARLY: Final = "The connection ended before this was complete."

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import curl_of
-from quictunnel.inspect.exchanges import Watcher
+from quictunnel.inspect.exchange_store import Watcher
 from quictunnel.inspect.views import detail, no_replay, summary
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from quictunnel.inspect.exchanges import Exchange, Store
+    from quictunnel.inspect.exchange_store import Exchange, Store
     from quictunnel.inspect.recorder import Recorder
     from quictunnel.inspect.replay import Replays
 
