@@ -21,7 +21,7 @@ from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
-from quictunnel.wire.control import TABLE
+from quictunnel.wire.control_state import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

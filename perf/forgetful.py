@@ -11,7 +11,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-from quictunnel.wire.replay import Replay
+from quictunnel.wire.send_buffer import Replay
 
 
 def mark_sent(self: Replay, size: int) -> None:

@@ -179,7 +179,10 @@ def loaded_by(statement: str) -> set[str]:
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
-        ("import quictunnel.wire.messages, quictunnel.wire.control", {"aioquic", "asyncio", "quictunnel.client"}),
+        (
+            "import quictunnel.wire.messages, quictunnel.wire.control_state",
+            {"aioquic", "asyncio", "quictunnel.client"},
+        ),
         (
             "import quictunnel",
             {

@@ -19,7 +19,7 @@ from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import OLDEST_VERSION, PROTOCOL_VERSION, SessionCode
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.labels import domain_objection
 from quictunnel.wire.messages import MAX_MOMENT, AnyMessage, Bind, GoAway, Hello, Unbind, Welcome

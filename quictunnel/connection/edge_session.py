@@ -30,7 +30,7 @@ from quictunnel.transport.session import Session
 from quictunnel.transport.udp import UdpSocket, wildcard
 from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import ALPN, OLDEST_VERSION, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, GoAway, Hello, Welcome
 

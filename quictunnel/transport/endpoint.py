@@ -28,7 +28,7 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
-from quictunnel.transport.traced import Traced
+from quictunnel.transport.tracing_engine import Traced
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:

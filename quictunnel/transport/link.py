@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
-from quictunnel.wire.control import Dialogue, Side
+from quictunnel.wire.control_state import Dialogue, Side
 from quictunnel.wire.framing import FrameReader, frame
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.arrival import Arrival
+from quictunnel.transport.incoming_stream import Arrival
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered, stream_code
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, IdleCreditBudget, WindowPool
 from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import StreamCode, numbered, stream_code
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
-from quictunnel.wire.replay import Replay
+from quictunnel.wire.send_buffer import Replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.wire.codes import PROTOCOL_VERSION
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.messages import SECRET, Welcome
 
 if TYPE_CHECKING:

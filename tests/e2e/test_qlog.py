@@ -15,7 +15,7 @@ from openapi_schema_validator import OAS31Validator
 from edge_server.admin.api import PREFIX
 from quictunnel.transport.engine import CloseCause
 from quictunnel.transport.qlog import Tracer
-from quictunnel.transport.traced import Traced
+from quictunnel.transport.tracing_engine import Traced
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Welcome
 from tests.e2e.conftest import start_edge

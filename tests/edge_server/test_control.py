@@ -14,7 +14,7 @@ from edge_server.clients.session import Guest
 from edge_server.tunnels.domain_check import Domains
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
-from quictunnel.wire.control import Phase
+from quictunnel.wire.control_state import Phase
 from quictunnel.wire.messages import Bind, Unbind
 from tests.edge_server.test_binding import build
 

@@ -12,7 +12,7 @@ from edge_server.ingress.ip_filter import Filter
 from edge_server.tunnels.tickets import Sealer, Ticket
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
-from quictunnel.wire.control import Dialogue, Side
+from quictunnel.wire.control_state import Dialogue, Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow, WindowPool
 from quictunnel.wire.framing import HEADER, FrameReader, frame
 from quictunnel.wire.messages import MAX_MESSAGE, decode, encode

@@ -13,7 +13,7 @@ from quictunnel.connection.leases import Leases
 from quictunnel.transport import stream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
-from quictunnel.wire import control
+from quictunnel.wire import control_state
 from quictunnel.wire.messages import Standing
 from tests.model.known import KNOWN
 from tests.model.report import text_of
@@ -50,8 +50,10 @@ def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account is against the protocol once the edge has said that it leaves."""
     # A copy, for deleting and restoring a row would change the order that docs/PROTOCOL.md shows.
-    row = (control.Phase.LEAVING, control.Side.CLIENT, Standing)
-    monkeypatch.setattr(control, "TABLE", {key: after for key, after in control.TABLE.items() if key != row})
+    row = (control_state.Phase.LEAVING, control_state.Side.CLIENT, Standing)
+    monkeypatch.setattr(
+        control_state, "TABLE", {key: after for key, after in control_state.TABLE.items() if key != row}
+    )
 
 
 def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:

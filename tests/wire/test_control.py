@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.control import TABLE, Dialogue, Phase, Side
+from quictunnel.wire.control_state import TABLE, Dialogue, Phase, Side
 from quictunnel.wire.messages import AnyMessage
 from tests.wire.test_messages import EXAMPLES
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quictunnel.wire.replay import Replay
+from quictunnel.wire.send_buffer import Replay
 
 
 class ReplayMachine(RuleBasedStateMachine):

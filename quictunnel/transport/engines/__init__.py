@@ -61,7 +61,7 @@ class Looking(Protocol):
 
 def looking() -> Looking:
     """See :class:`Looking`; loaded when it is asked for, as the engines are."""
-    return cast("Looking", import_module("quictunnel.transport.engines.aioquic.shown"))
+    return cast("Looking", import_module("quictunnel.transport.engines.aioquic.handshake_probe"))
 
 
 class _Adapter(Protocol):

@@ -10,7 +10,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import Closed
 from quictunnel.transport.engines.aioquic.frames import MAX_PATH_FRAMES
-from quictunnel.transport.engines.aioquic.sending import MAX_ANSWERS, VALIDATION_SIZE
+from quictunnel.transport.engines.aioquic.packet_sender import MAX_ANSWERS, VALIDATION_SIZE
 from quictunnel.transport.engines.aioquic.varint import encode
 from tests.transport.aioquic.pair import CLIENT, inject, new_cid_frame
 

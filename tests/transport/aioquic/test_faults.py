@@ -11,8 +11,8 @@ from aioquic.quic import crypto
 from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import CloseCause, Closed, Data, Received
-from quictunnel.transport.engines.aioquic import keys, streams, table
-from quictunnel.transport.engines.aioquic.connection import MAX_CRYPTO, TunnelConnection
+from quictunnel.transport.engines.aioquic import keys, stream_table, streams
+from quictunnel.transport.engines.aioquic.quic_connection import MAX_CRYPTO, TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
 from tests.transport.aioquic.pair import (
     CLIENT,
@@ -93,7 +93,7 @@ def test_holes_in_one_stream_are_bounded(make_pair):
 
 
 def test_pieces_out_of_order_are_bounded_over_all_streams(make_pair, monkeypatch):
-    monkeypatch.setattr(table, "MAX_PIECES", 500)
+    monkeypatch.setattr(stream_table, "MAX_PIECES", 500)
     pair = make_pair()
     client, edge = pair.connect()
     numbers = [edge.open() for _ in range(20)]
@@ -148,7 +148,7 @@ def test_what_is_written_is_bounded(make_pair):
 
 
 def test_zombie_streams_are_bounded(make_pair, monkeypatch):
-    monkeypatch.setattr(table, "MAX_ZOMBIES", 10)
+    monkeypatch.setattr(stream_table, "MAX_ZOMBIES", 10)
     pair = make_pair()
     client, edge = pair.connect()
     for _ in range(11):
@@ -164,7 +164,7 @@ def test_zombie_streams_are_bounded(make_pair, monkeypatch):
     assert not pair.edge.of(Closed)
     for _ in range(5):  # alive all the while
         edge.ping()
-        pair.settle(table.ZOMBIE_PATIENCE / 5)
+        pair.settle(stream_table.ZOMBIE_PATIENCE / 5)
     stream = edge.open()
     edge.write(stream, b"x")
     edge.reset(stream, 1)

@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 )
 
 from quictunnel.transport.engine import Closed, Received
+from quictunnel.transport.engines.aioquic.stream_table import MAX_PIECES
 from quictunnel.transport.engines.aioquic.streams import MAX_RUNS
-from quictunnel.transport.engines.aioquic.table import MAX_PIECES
 from quictunnel.transport.engines.aioquic.varint import encode
 from tests.transport.aioquic.pair import CLIENT, forge
 

@@ -14,9 +14,9 @@ from aioquic.quic import connection, crypto, rangeset, recovery
 from aioquic.quic.configuration import QuicConfiguration
 
 from quictunnel.transport.engines import aioquic as engine
-from quictunnel.transport.engines.aioquic import connection as ours_connection
 from quictunnel.transport.engines.aioquic import keys as ours_keys
-from quictunnel.transport.engines.aioquic import names
+from quictunnel.transport.engines.aioquic import private_api
+from quictunnel.transport.engines.aioquic import quic_connection as ours_connection
 from quictunnel.transport.engines.aioquic import recovery as ours_recovery
 
 REPLACED = {
@@ -46,12 +46,12 @@ def objects() -> dict[str, object]:
 
 
 def test_the_version_is_the_one_that_was_read():
-    assert aioquic.__version__.startswith(names.VERSION + ".")
+    assert aioquic.__version__.startswith(private_api.VERSION + ".")
     assert engine.AioquicEngine.version == aioquic.__version__
 
 
 @pytest.mark.parametrize(
-    "name", [(owner, name) for owner, all_ in names.ATTRIBUTES.items() for name in all_], ids=str
+    "name", [(owner, name) for owner, all_ in private_api.ATTRIBUTES.items() for name in all_], ids=str
 )
 def test_private_attributes_exist(objects, name):
     owner, attribute = name
@@ -70,7 +70,7 @@ def overridden() -> dict[str, str]:
 
 
 def test_replaced_functions_are_as_they_were():
-    assert overridden() == names.OVERRIDDEN
+    assert overridden() == private_api.OVERRIDDEN
 
 
 def test_no_private_name_is_used_without_being_listed(objects):
@@ -79,7 +79,7 @@ def test_no_private_name_is_used_without_being_listed(objects):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
                 used.add(node.attr)
-    listed = {name for all_ in names.ATTRIBUTES.values() for name in all_}
+    listed = {name for all_ in private_api.ATTRIBUTES.values() for name in all_}
     ours = set()
     for path in Path(inspect.getfile(engine)).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.transport.engine import TRUSTED, Closed
-from quictunnel.transport.engines.aioquic.connection import CID_SIZE
+from quictunnel.transport.engines.aioquic.quic_connection import CID_SIZE
 from tests.transport.aioquic.pair import CLIENT, EDGE, inject
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
-from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
 from tests.transport.aioquic.pair import (
     CLIENT,

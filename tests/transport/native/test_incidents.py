@@ -7,7 +7,7 @@ from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
-from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
 from tests.transport.aioquic.pair import (
     CLIENT,

@@ -16,7 +16,7 @@ from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.transport.udp import DatagramSocket
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, SessionCode, StreamCode
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import AnyMessage, Hello, Welcome
 from tests.simnet.socket import Network

@@ -15,8 +15,8 @@ from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, Received, StreamsAvailable
 from quictunnel.transport.qlog import NotTracedError, Tracer, tracer_of
 from quictunnel.transport.session import Session
-from quictunnel.transport.traced import EARLY_EVENTS, MAX_EARLY, Traced, long_header
-from quictunnel.wire.control import Side
+from quictunnel.transport.tracing_engine import EARLY_EVENTS, MAX_EARLY, Traced, long_header
+from quictunnel.wire.control_state import Side
 from tests.qlog import count, events, names, only_file
 from tests.simnet.link import Conditions
 from tests.transport.sessions.pair import Half, Pump, SessionPair, StartPair, payloads

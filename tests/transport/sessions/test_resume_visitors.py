@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quictunnel.transport.arrival import Arrival
 from quictunnel.transport.engine import CloseCause
+from quictunnel.transport.incoming_stream import Arrival
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import SessionCode, StreamCode

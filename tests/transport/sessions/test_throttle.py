@@ -12,7 +12,7 @@ from quictunnel.transport.link import Link
 from quictunnel.transport.session import Session
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
-from quictunnel.wire.control import Side
+from quictunnel.wire.control_state import Side
 
 if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream

@@ -26,8 +26,8 @@ from quictunnel.transport.engine import (
     Received,
     Transmit,
 )
-from quictunnel.transport.engines.aioquic.connection import CID_SIZE, TunnelConnection
-from quictunnel.transport.engines.aioquic.face import AioquicConnection, printable
+from quictunnel.transport.engines.aioquic.connection_adapter import AioquicConnection, printable
+from quictunnel.transport.engines.aioquic.quic_connection import CID_SIZE, TunnelConnection
 from quictunnel.transport.engines.aioquic.routing import Routes
 from quictunnel.transport.engines.aioquic.stateless import (
     LARGEST_CID,

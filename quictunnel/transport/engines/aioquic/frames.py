@@ -17,7 +17,7 @@ from aioquic.tls import Epoch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 # An honest sender writes one; two hundred in a packet are an attack on our time.
 MAX_ACK_FRAMES = 4

@@ -10,11 +10,11 @@ import hmac
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from quictunnel.transport.engines.aioquic.connection import CID_SIZE
+from quictunnel.transport.engines.aioquic.quic_connection import CID_SIZE
 from quictunnel.transport.engines.aioquic.stateless import SMALLEST_RESET, TOKEN_SIZE
 
 if TYPE_CHECKING:
-    from quictunnel.transport.engines.aioquic.face import AioquicConnection
+    from quictunnel.transport.engines.aioquic.connection_adapter import AioquicConnection
 
 
 class Routes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
-    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 FACTOR: Final = 3
 """As many times what came from an address may go to it."""

@@ -29,13 +29,13 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import CloseCause, Connected
+from quictunnel.transport.engines.aioquic.anti_amplification import Reach, is_public
 from quictunnel.transport.engines.aioquic.frames import FrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
 from quictunnel.transport.engines.aioquic.mtu import MtuSearch
-from quictunnel.transport.engines.aioquic.reach import Reach, is_public
+from quictunnel.transport.engines.aioquic.packet_sender import Sender, is_open
 from quictunnel.transport.engines.aioquic.recovery import ReceivedNumbers, Recovery, WideWindow
-from quictunnel.transport.engines.aioquic.sending import Sender, is_open
-from quictunnel.transport.engines.aioquic.table import StreamTable
+from quictunnel.transport.engines.aioquic.stream_table import StreamTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,8 @@ from quictunnel.transport.engine import CloseCause, Stats
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
-    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
     from quictunnel.transport.engines.aioquic.engine import AioquicEngine
+    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 # Reason phrases are for people; a longer one would not leave room for itself in every packet.
 MAX_REASON = 256

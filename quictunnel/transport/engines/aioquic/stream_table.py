@@ -15,7 +15,7 @@ from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from quictunnel.transport.engine import Data, Event, Limits, Reset, Stopped, StreamsAvailable, Writable
-from quictunnel.transport.engines.aioquic.announcements import Announcements
+from quictunnel.transport.engines.aioquic.control_frames import Announcements
 from quictunnel.transport.engines.aioquic.streams import (
     FinalSizeError,
     ReceiveHalf,
@@ -28,7 +28,7 @@ from quictunnel.transport.engines.aioquic.varint import encode
 if TYPE_CHECKING:
     from aioquic.quic.packet_builder import QuicDeliveryState
 
-    from quictunnel.transport.engines.aioquic.announcements import Handler
+    from quictunnel.transport.engines.aioquic.control_frames import Handler
 
 # Pieces that all streams together may hold out of order. The connection's window of 4 MiB is 3,500 packets; a
 # peer that sends single bytes instead would make each of them cost a hundred.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from aioquic.quic.recovery import QuicPacketSpace
 
-    from quictunnel.transport.engines.aioquic.announcements import Frame, Handler
-    from quictunnel.transport.engines.aioquic.connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.control_frames import Frame, Handler
+    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 ACKED = QuicDeliveryState.ACKED
 # Acknowledge without waiting when this many packets wait for it; a timer covers slower flows.
