@@ -21,7 +21,7 @@ from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, Figure
 from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
-from quictunnel.wire.control_state import TABLE
+from quictunnel.wire.control_state import TRANSITIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ def message_table() -> str:
     """Every message, its number and its fields in order."""
     rows = []
     for kind in sorted(get_args(messages.AnyMessage), key=_tag):
-        speakers = {side.value for _, side, spoken in TABLE if spoken is kind}
+        speakers = {side.value for _, side, spoken in TRANSITIONS if spoken is kind}
         fields = ", ".join(f"{name}: {_type(field)}" for name, field in _fields(kind))
         rows.append((str(_tag(kind)), kind.__name__, " and ".join(sorted(speakers)), fields, _summary(kind)))
     return _table(("number", "message", "said by", "fields", "meaning"), rows)
@@ -59,7 +59,9 @@ def preface_table() -> str:
 
 def dialogue_table() -> str:
     """Who may say what when."""
-    rows = [(phase.value, side.value, kind.__name__, after.value) for (phase, side, kind), after in TABLE.items()]
+    rows = [
+        (phase.value, side.value, kind.__name__, after.value) for (phase, side, kind), after in TRANSITIONS.items()
+    ]
     return _table(("when the dialogue is", "the", "may say", "then it is"), rows)
 
 

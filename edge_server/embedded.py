@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -30,7 +30,7 @@ class EmbeddedEdge:
         self._engine = engine
         self._admin = admin
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._background: Background | None = None
+        self._background: EventLoopThread | None = None
         self._server: EdgeServer | None = None
 
     @property
@@ -61,7 +61,7 @@ class EmbeddedEdge:
             engine=self._engine or _of_environment(ENGINE),
             congestion=_of_environment(CONGESTION),
         )
-        self._background = Background("quictunnel-edge")
+        self._background = EventLoopThread("quictunnel-edge")
         try:
             self._server = self._background.call(self._start(config))
         except BaseException:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from certs.authority import DevelopmentAuthority
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.socket_activation import Given
+    from edge_server.socket_activation import ActivatedSockets
 
 
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
@@ -37,7 +37,7 @@ def listen_at(option: str, address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-def https_socket(config: EdgeConfig, given: Given) -> socket.socket:
+def https_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket:
     """The public TLS port: what the service manager gave, or one of our own. Raises ConfigError."""
     sock, given.https = given.https, None
     if sock is None:
@@ -46,7 +46,7 @@ def https_socket(config: EdgeConfig, given: Given) -> socket.socket:
     return _of_port(sock, "--https", config.https[1])
 
 
-async def quic_socket(config: EdgeConfig, given: Given) -> UdpSocket:
+async def quic_socket(config: EdgeConfig, given: ActivatedSockets) -> UdpSocket:
     """The UDP socket for clients, likewise. Raises ConfigError."""
     sock, given.quic = given.quic, None
     if sock is None:
@@ -55,7 +55,7 @@ async def quic_socket(config: EdgeConfig, given: Given) -> UdpSocket:
     return UdpSocket.adopt(_of_port(sock, "--quic", config.quic[1]))
 
 
-def acme_http_socket(config: EdgeConfig, given: Given) -> socket.socket | None:
+def acme_http_socket(config: EdgeConfig, given: ActivatedSockets) -> socket.socket | None:
     """The socket for validators by http-01, if somebody else opened one. Raises ConfigError."""
     sock, given.acme_http = given.acme_http, None
     if sock is None:

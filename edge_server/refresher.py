@@ -17,8 +17,8 @@ from quictunnel.wire.codes import BindCode, SessionCode
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from edge_server.clients.session import Guest
-    from edge_server.services import House
+    from edge_server.clients.session import ClientSession
+    from edge_server.services import EdgeServices
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ MAX_SHOWN: Final = 200
 """Characters of names in a line of the log."""
 
 
-class Watch:
+class Refresher:
     """See the module."""
 
-    def __init__(self, house: House, guests: Collection[Guest]) -> None:
+    def __init__(self, house: EdgeServices, guests: Collection[ClientSession]) -> None:
         self._house = house
         self._guests = guests
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")

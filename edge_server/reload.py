@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edge_server.config.edge_config import EdgeConfig, Reading
     from edge_server.server import EdgeServer
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _NAMES: Final = {row.field: row.name for row in OPTIONS}
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ReloadOutcome:
     """What became of a new configuration."""
 
     config: EdgeConfig
@@ -39,7 +39,7 @@ class Outcome:
     """Names of those that a restart is needed for."""
 
 
-async def reconfigure(house: House, before: EdgeConfig, wanted: EdgeConfig) -> Outcome:
+async def reconfigure(house: EdgeServices, before: EdgeConfig, wanted: EdgeConfig) -> ReloadOutcome:
     """See the module. Raises ConfigError: then nothing has changed."""
     different = differences(before, wanted)
     live = [name for name in different if name in _LIVE]
@@ -59,7 +59,7 @@ async def reconfigure(house: House, before: EdgeConfig, wanted: EdgeConfig) -> O
     if {"log_format", "log_level"} & set(live):
         logs.set_up(config)
     waiting = [name for name in different if name not in live]
-    return Outcome(config, tuple(_NAMES[name] for name in live), tuple(_NAMES[name] for name in waiting))
+    return ReloadOutcome(config, tuple(_NAMES[name] for name in live), tuple(_NAMES[name] for name in waiting))
 
 
 async def reload(server: EdgeServer, read: Callable[[], Reading]) -> None:

@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
 from edge_server.admin.server import Admin
-from edge_server.certificates.context_store import Certificates
-from edge_server.clients.qlog import Tracing
-from edge_server.clients.session import Guest
+from edge_server.certificates.context_store import ContextStore
+from edge_server.clients.qlog import QlogRecorder
+from edge_server.clients.session import ClientSession
 from edge_server.handoff.protocol import (
     IS_SUPPORTED,
-    Estate,
+    HandoffListener,
+    HandoffOffer,
+    HandoffRefusal,
     Name,
     Names,
-    Offer,
     Ready,
-    Refusal,
     SuccessionError,
     ask,
     in_parts,
 )
 from edge_server.handoff.snapshot import LastHeld
-from edge_server.handoff.udp_forwarding import Heir, Passed
+from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.rate_limit import Arrivals
+from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.ingress.tcp_ports import accept_from, backlog_of
-from edge_server.ingress.tls_listener import Front
+from edge_server.ingress.tls_listener import TlsListener
 from edge_server.listeners import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
-from edge_server.observability.introspection import Scene
-from edge_server.observability.loop_lag import Lag
-from edge_server.refresher import Watch
+from edge_server.observability.introspection import Introspection
+from edge_server.observability.loop_lag import LoopLagMonitor
+from edge_server.refresher import Refresher
 from edge_server.reload import reconfigure
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
-from edge_server.socket_activation import Given
+from edge_server.socket_activation import ActivatedSockets
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
-from edge_server.tunnels.visitor_log import Ledger
+from edge_server.tunnels.visitor_log import VisitorLog
 from edge_server.wiring import build_house, make_engine, take_certificates
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import format_address, is_name, on_this_machine
@@ -55,9 +55,9 @@ from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.handoff.protocol import Held, Inheritance, Post
-    from edge_server.reload import Outcome
-    from edge_server.services import House
+    from edge_server.handoff.protocol import HandoffChannel, Held, InheritedSockets
+    from edge_server.reload import ReloadOutcome
+    from edge_server.services import EdgeServices
     from edge_server.storage.state_dir import ClientEnv
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Connection
@@ -74,36 +74,36 @@ DRAIN_LOOK: Final = 0.05
 class EdgeServer:
     """One edge on the running loop: :meth:`start`, later :meth:`drain` or not, then :meth:`stop`."""
 
-    def __init__(self, config: EdgeConfig, given: Given | None = None) -> None:
+    def __init__(self, config: EdgeConfig, given: ActivatedSockets | None = None) -> None:
         """``given``: sockets that are open already; they are this edge's from here on."""
         self.config = config
-        self._given = given or Given()
+        self._given = given or ActivatedSockets()
         self.token = ""
         self.ca = config.state_dir / "ca.pem"
-        self._guests: set[Guest] = set()
-        self.lag = Lag()
-        self._admission = Admission(arrivals=Arrivals(self._waiting, time.monotonic))
-        self.ledger = Ledger()
+        self._guests: set[ClientSession] = set()
+        self.lag = LoopLagMonitor()
+        self._admission = Admission(arrivals=ConnectionRateLimiter(self._waiting, time.monotonic))
+        self.ledger = VisitorLog()
         self._registry = Registry()
-        self._certificates = Certificates(allow_wildcard_h2=config.allow_wildcard_h2)
+        self._certificates = ContextStore(allow_wildcard_h2=config.allow_wildcard_h2)
         self._endpoint: Endpoint | None = None
-        self._tracing: Tracing | None = None
-        self._front: Front | None = None
+        self._tracing: QlogRecorder | None = None
+        self._front: TlsListener | None = None
         self._https: asyncio.Server | None = None
         self._client_env: ClientEnv | None = None
-        self._house: House | None = None
+        self._house: EdgeServices | None = None
         self._is_draining = False
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
-        self._watch: Watch | None = None
+        self._watch: Refresher | None = None
         self._last_held: LastHeld | None = None
         self._gauges: list[asyncio.Task[None]] = []
         self.admin: Admin | None = None
         """The operator's page, if there is one."""
         self.asked_to_drain = asyncio.Event()
         """By its operator, who looks at the page; whoever runs this edge is to drain and to stop it."""
-        self._offer: Offer | None = None
-        self.scene: Scene | None = None
+        self._offer: HandoffListener | None = None
+        self.scene: Introspection | None = None
         """For those who look; there as soon as it serves."""
         self.mark = secrets.randbelow(256)
         """Of its connection IDs, by which two edges know whose a datagram is."""
@@ -171,17 +171,17 @@ class EdgeServer:
         if inherited is None:
             await self._last_held.expect()
         # ... then the door for clients, who bring the names that visitors ask for.
-        source = self._udp if inherited is None else Heir(self._udp, inherited.pipe, self.mark)
+        source = self._udp if inherited is None else ForwardingSocket(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
-        self._tracing = Tracing(self._endpoint, config.state_dir)
+        self._tracing = QlogRecorder(self._endpoint, config.state_dir)
         self._tracing.trace_all(tracer)
         self._https = await accept_from(self._listening, self._front)
         if house.acme is not None:
             await house.acme.start(house.supervisor)
-        self._watch = Watch(house, self._guests)
+        self._watch = Refresher(house, self._guests)
         self._last_held.keep()
         self._gauges = self._watch_machine(house.supervisor)
-        self.scene = Scene(
+        self.scene = Introspection(
             config=config,
             endpoint=self._endpoint,
             front=self._front,
@@ -210,9 +210,9 @@ class EdgeServer:
             ),
         ]
 
-    def _make_front(self, house: House) -> Front:
+    def _make_front(self, house: EdgeServices) -> TlsListener:
         router, admission = Router(house), self._admission
-        return Front(
+        return TlsListener(
             router.route,
             origin=router.origin,
             max_pending=admission.doorstep,
@@ -262,7 +262,7 @@ class EdgeServer:
         """Visitors whom the kernel has accepted and nobody here has."""
         return backlog_of(self._listening) if self._listening is not None else 0
 
-    async def reconfigure(self, config: EdgeConfig) -> Outcome:
+    async def reconfigure(self, config: EdgeConfig) -> ReloadOutcome:
         """Take over what may change while it serves; which options did, and which did not. Raises ConfigError
         when something is wrong with them: then nothing has changed."""
         assert self._house is not None
@@ -312,7 +312,7 @@ class EdgeServer:
     def _passes_datagrams_on(self) -> bool:
         """The edge before this one has visitors still, whose datagrams come to it from here."""
         source = self._endpoint.socket if self._endpoint is not None else None
-        return isinstance(source, Heir) and source.has_predecessor
+        return isinstance(source, ForwardingSocket) and source.has_predecessor
 
     async def stop(self) -> None:
         """Close everything, in the reverse order of opening."""
@@ -347,7 +347,7 @@ class EdgeServer:
 
     # Taking over, and being followed.
 
-    async def _ask(self, state: StateDir) -> Inheritance | None:
+    async def _ask(self, state: StateDir) -> InheritedSockets | None:
         inherited = await ask(state.path)
         if inherited is None:
             logger.info("no edge runs here that could hand over; starting as usual")
@@ -366,7 +366,7 @@ class EdgeServer:
         self._inherit_door(inherited)
         return inherited
 
-    def _inherit_door(self, inherited: Inheritance) -> None:
+    def _inherit_door(self, inherited: InheritedSockets) -> None:
         """Take the socket for validators over: its port may be one that this edge has no right to open again."""
         door, inherited.acme_http = inherited.acme_http, None
         if door is None:
@@ -378,33 +378,33 @@ class EdgeServer:
             door.close()
 
     @staticmethod
-    async def _accept_inheritance(inherited: Inheritance) -> list[Held]:
+    async def _accept_inheritance(inherited: InheritedSockets) -> list[Held]:
         try:
             return await inherited.accept()
         except SuccessionError as error:
             raise ConfigError(f"--takeover: the edge that runs did not hand over: {error}.") from None
 
-    def _make_offer(self, state: StateDir) -> Offer | None:
+    def _make_offer(self, state: StateDir) -> HandoffListener | None:
         try:
-            return Offer(state.path, self._hand_over)
+            return HandoffListener(state.path, self._hand_over)
         except OSError as error:
             logger.warning("no successor will be able to take over: %s", error.strerror or error)
             return None
 
-    async def _hand_over(self, post: Post) -> None:
+    async def _hand_over(self, post: HandoffChannel) -> None:
         """A successor asked (succession.Offer). Until it is ready nothing changes here."""
         assert self._listening is not None
         assert self._udp is not None
         assert self._endpoint is not None
         if self._is_draining:
-            await post.send(Refusal("it is stopping"))
+            await post.send(HandoffRefusal("it is stopping"))
             return
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._udp.duplicate() as udp:
             try:
                 acme = self._house.acme if self._house is not None else None
                 doors = [acme.listening] if acme is not None and acme.listening is not None else []
-                estate = Estate(self.config.domain, self.mark, has_acme_http=bool(doors))
+                estate = HandoffOffer(self.config.domain, self.mark, has_acme_http=bool(doors))
                 await post.send(estate, [self._listening, udp, theirs, *doors])
                 message, _ = await post.receive()
                 if not isinstance(message, Ready):
@@ -428,9 +428,9 @@ class EdgeServer:
         assert self._endpoint is not None
         assert self._udp is not None
         self._is_draining = True
-        source: Passed | Heir = Passed(UdpSocket.adopt(self._udp.duplicate()), pipe)
+        source: ForwardedSocket | ForwardingSocket = ForwardedSocket(UdpSocket.adopt(self._udp.duplicate()), pipe)
         before = self._endpoint.socket
-        if isinstance(before, Heir) and self._passes_datagrams_on:
+        if isinstance(before, ForwardingSocket) and self._passes_datagrams_on:
             source = before.over(source)
         self._endpoint.rebind(source)
         self._client_env = None  # the successor's now, as is what follows
@@ -456,7 +456,7 @@ class EdgeServer:
     def _accept(self, connection: Connection) -> Link:
         assert self._house is not None
         assert self._endpoint is not None
-        guest = Guest(self._house, connection, self._endpoint.wake, self._guests.discard)
+        guest = ClientSession(self._house, connection, self._endpoint.wake, self._guests.discard)
         if not self._admission.admits(guest.peer):
             guest.session.close(SessionCode.BANNED)
         elif self._is_draining:

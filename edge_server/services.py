@@ -7,62 +7,62 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edge_server.auth.bandwidth import Shaping
-from edge_server.auth.request_limit import Budget, fresh_name_budget, request_budget
-from edge_server.resources.memory_budget import Memory
+from edge_server.auth.bandwidth import BandwidthLimiter
+from edge_server.auth.request_limit import RequestLimiter, fresh_name_budget, request_budget
+from edge_server.resources.memory_budget import MemoryBudget
 from edge_server.storage.steady_clock import Clock
-from edge_server.tunnels.domain_check import Domains
+from edge_server.tunnels.domain_check import DomainCheck
 from edge_server.tunnels.ownership_store import BANNED
 from quictunnel.errors import ConfigError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
-    from edge_server.auth.failed_attempts import Attempts
-    from edge_server.auth.token_registry import Tokens
-    from edge_server.certificates.acme.service import Office
-    from edge_server.certificates.context_store import Certificates, Validity
-    from edge_server.clients.session_table import Sessions
+    from edge_server.auth.failed_attempts import FailedAttempts
+    from edge_server.auth.token_registry import TokenRegistry
+    from edge_server.certificates.acme.service import AcmeService
+    from edge_server.certificates.context_store import ContextStore, Validity
+    from edge_server.clients.session_table import SessionTable
     from edge_server.ingress.admission import Admission
-    from edge_server.ingress.tcp_ports import Ports
+    from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.lease import Lease
-    from edge_server.tunnels.ownership import Claims
-    from edge_server.tunnels.pending import Expected
+    from edge_server.tunnels.ownership import NameOwnership
+    from edge_server.tunnels.pending import PendingTunnels
     from edge_server.tunnels.registry import Registry
-    from edge_server.tunnels.tickets import Sealer
-    from edge_server.tunnels.visitor_log import Ledger
+    from edge_server.tunnels.tickets import TicketSealer
+    from edge_server.tunnels.visitor_log import VisitorLog
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class House:
+class EdgeServices:
     """See the module."""
 
-    acme: Office | None = None
+    acme: AcmeService | None = None
     """Who gets certificates, if anybody does."""
     admission: Admission
-    attempts: Attempts
-    certificates: Certificates
-    claims: Claims
+    attempts: FailedAttempts
+    certificates: ContextStore
+    claims: NameOwnership
     clock: Clock = field(default_factory=Clock)
     domain: str
-    domains: Domains = field(default_factory=Domains)
-    expected: Expected
+    domains: DomainCheck = field(default_factory=DomainCheck)
+    expected: PendingTunnels
     https_port: int
-    ledger: Ledger
-    memory: Memory = field(default_factory=Memory)
-    ports: Ports
+    ledger: VisitorLog
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
+    ports: TcpPorts
     registry: Registry
-    fresh_names: Budget = field(default_factory=fresh_name_budget)
-    requests: Budget = field(default_factory=request_budget)
-    sealer: Sealer
-    sessions: Sessions
-    shaping: Shaping = field(default_factory=Shaping)
+    fresh_names: RequestLimiter = field(default_factory=fresh_name_budget)
+    requests: RequestLimiter = field(default_factory=request_budget)
+    sealer: TicketSealer
+    sessions: SessionTable
+    shaping: BandwidthLimiter = field(default_factory=BandwidthLimiter)
     supervisor: Supervisor = field(default_factory=Supervisor)
     """Of everything that runs in the background."""
     tcp_host: str
-    tokens: Tokens
+    tokens: TokenRegistry
 
     def host_of(self, name: str) -> str:
         """The host name of a lease's name, which is a label below the edge's domain or a whole domain."""

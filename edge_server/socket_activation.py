@@ -28,7 +28,7 @@ _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 @dataclass(slots=True)
-class Given:
+class ActivatedSockets:
     """What there is of them. Who takes one has to close it."""
 
     https: socket.socket | None = None
@@ -42,11 +42,11 @@ class Given:
                 sock.close()
 
 
-def take(environ: MutableMapping[str, str], *, first: int = FIRST) -> Given:
+def take(environ: MutableMapping[str, str], *, first: int = FIRST) -> ActivatedSockets:
     """The sockets that were passed to this process; none where nobody passes any. The variables are removed, so
     that no child takes them for its own. Raises ConfigError for what an edge has no use for."""
     count, names = _announced(environ)
-    given = Given()
+    given = ActivatedSockets()
     try:
         for number in range(count):
             descriptor = first + number
@@ -70,7 +70,7 @@ def _announced(environ: MutableMapping[str, str]) -> tuple[int, list[str]]:
     return int(count), names.split(":")
 
 
-def _put(given: Given, descriptor: int, name: str) -> None:
+def _put(given: ActivatedSockets, descriptor: int, name: str) -> None:
     about = f"LISTEN_FDS: file descriptor {descriptor}" + (f" ({name})" if name else "")
     try:
         sock = socket.socket(fileno=descriptor)

@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from edge_server.auth.failed_attempts import Attempts
-from edge_server.auth.token_registry import Tokens
-from edge_server.auth.token_store import Store
-from edge_server.certificates.acme.renewal import Wants
-from edge_server.certificates.acme.service import Office
+from edge_server.auth.failed_attempts import FailedAttempts
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.auth.token_store import TokenStore
+from edge_server.certificates.acme.renewal import RenewalPolicy
+from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import DNS, settings_of
-from edge_server.clients.session_table import Sessions
-from edge_server.ingress.tcp_ports import Ports
-from edge_server.services import House
+from edge_server.clients.session_table import SessionTable
+from edge_server.ingress.tcp_ports import TcpPorts
+from edge_server.services import EdgeServices
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import domains_of
-from edge_server.tunnels.ownership import Claims
-from edge_server.tunnels.ownership_store import Store as ClaimStore
-from edge_server.tunnels.pending import Expected
-from edge_server.tunnels.tickets import Sealer
+from edge_server.tunnels.ownership import NameOwnership
+from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
+from edge_server.tunnels.pending import PendingTunnels
+from edge_server.tunnels.tickets import TicketSealer
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.wire.codes import ALPN, SessionCode
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from certs.authority import DevelopmentAuthority
-    from edge_server.certificates.context_store import Certificates
+    from edge_server.certificates.context_store import ContextStore
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.ingress.admission import Admission
     from edge_server.storage.state_dir import StateDir
     from edge_server.tunnels.registry import Registry
-    from edge_server.tunnels.visitor_log import Ledger
+    from edge_server.tunnels.visitor_log import VisitorLog
     from quictunnel.transport.engine import Engine
     from quictunnel.transport.udp import UdpSocket
 
@@ -49,50 +49,50 @@ def build_house(
     https_port: int,
     *,
     admission: Admission,
-    certificates: Certificates,
-    ledger: Ledger,
+    certificates: ContextStore,
+    ledger: VisitorLog,
     registry: Registry,
     token: str,
-) -> House:
+) -> EdgeServices:
     """``https_port``: where visitors come, as leases are told; ``token``: the operator's. Raises ConfigError."""
 
     def is_wanted(host: str) -> bool:
         return house.is_anybodys(host)  # asked later, when there is a house
 
     time, clock = asyncio.get_running_loop().time, Clock()
-    claims = Claims(ClaimStore(state.path), clock.now)
+    claims = NameOwnership(ClaimStore(state.path), clock.now)
     clock.follow(claims.moved)
-    ports = Ports(config.tcp_host, config.tcp_ports, time, most=admission.budget.ports)
+    ports = TcpPorts(config.tcp_host, config.tcp_ports, time, most=admission.budget.ports)
     settings, acme = settings_of(config), None
     if settings is not None:
         # Beside files of the operator's for the edge's own names, ACME is for others' domains.
         has_wildcard = config.cert is None and settings.challenge == DNS
         own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-        wants = Wants(own=own, is_wanted=is_wanted)
-        acme = Office(settings, state.path, certificates, wants, clock=clock, https_port=https_port)
-    house = House(
+        wants = RenewalPolicy(own=own, is_wanted=is_wanted)
+        acme = AcmeService(settings, state.path, certificates, wants, clock=clock, https_port=https_port)
+    house = EdgeServices(
         acme=acme,
         admission=admission,
-        attempts=Attempts(time),
+        attempts=FailedAttempts(time),
         certificates=certificates,
         claims=claims,
         clock=clock,
         domain=config.domain,
         domains=domains_of(config),
-        expected=Expected(registry, ports, admission, ledger=ledger, hold=config.hold),
+        expected=PendingTunnels(registry, ports, admission, ledger=ledger, hold=config.hold),
         https_port=https_port,
         ledger=ledger,
         ports=ports,
         registry=registry,
-        sealer=Sealer(state.key("ticket"), config.domain),
-        sessions=Sessions(config.hold),
+        sealer=TicketSealer(state.key("ticket"), config.domain),
+        sessions=SessionTable(config.hold),
         tcp_host=config.shown_tcp_host,
-        tokens=Tokens(token, Store(state.path), clock.now),
+        tokens=TokenRegistry(token, TokenStore(state.path), clock.now),
     )
     return house
 
 
-def take_certificates(config: EdgeConfig, certificates: Certificates, authority: DevelopmentAuthority) -> None:
+def take_certificates(config: EdgeConfig, certificates: ContextStore, authority: DevelopmentAuthority) -> None:
     """Those that visitors of the edge's own names are met with, unless ACME brings them. Raises ConfigError."""
     if config.cert is not None and config.key is not None:
         certificates.add_files(config.cert, config.key, config.domain)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import runpy
 import sys
 
-from quictunnel.wire.send_buffer import Replay
+from quictunnel.wire.send_buffer import SendBuffer
 
 
-def mark_sent(self: Replay, size: int) -> None:
+def mark_sent(self: SendBuffer, size: int) -> None:
     """Forget what the engine took; it has a reference of its own until the peer acknowledged it."""
     assert self._unsent is not None
     chunk = self._unsent.popleft()
@@ -25,13 +25,13 @@ def mark_sent(self: Replay, size: int) -> None:
     self.sent += size
 
 
-def credit(self: Replay, offset: int) -> None:
+def credit(self: SendBuffer, offset: int) -> None:
     self.base = max(self.base, offset)
 
 
 def main() -> None:
-    Replay.mark_sent = mark_sent  # type: ignore[method-assign]  # that is what this is for
-    Replay.credit = credit  # type: ignore[method-assign]  # as above
+    SendBuffer.mark_sent = mark_sent  # type: ignore[method-assign]  # that is what this is for
+    SendBuffer.credit = credit  # type: ignore[method-assign]  # as above
     module, sys.argv = sys.argv[1], [f"python -m {sys.argv[1]}", *sys.argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

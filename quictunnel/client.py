@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
-from quictunnel.connection.manager import CLOSED, Uplink
+from quictunnel.connection.manager import CLOSED, ConnectionManager
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.origin.readiness import until_it_listens
 from quictunnel.shared import event_loop
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from quictunnel.connection.leases import HeldLease
-    from quictunnel.connection.options import Wish
+    from quictunnel.connection.options import ForwardOptions
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
-    from quictunnel.shared.event_loop import Background
+    from quictunnel.shared.event_loop import EventLoopThread
     from quictunnel.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class Client:
         self._untold: deque[ClientEvent] = deque(maxlen=MAX_UNTOLD)
         """Events from before the first subscriber, and those that are about to be told."""
         self._is_closed = False
-        self._background: Background | None = None
-        self._uplink: Uplink | None = None
+        self._background: EventLoopThread | None = None
+        self._uplink: ConnectionManager | None = None
         _clients.add(self)
 
     @property
@@ -192,7 +192,7 @@ class Client:
 
     # For forward().
 
-    def reach(self) -> tuple[Background, Uplink]:
+    def reach(self) -> tuple[EventLoopThread, ConnectionManager]:
         """The loop and the uplink on it; made anew in a process that was forked."""
         with self._lock:
             if self._is_closed:
@@ -200,7 +200,7 @@ class Client:
             loop = event_loop.shared()
             if self._uplink is None or self._background is not loop:
                 self._background = loop
-                self._uplink = Uplink(self.config, self._observe)
+                self._uplink = ConnectionManager(self.config, self._observe)
             return loop, self._uplink
 
     def _observe(self, kind: str, message: str) -> None:
@@ -236,7 +236,7 @@ class Binding:
     def __init__(
         self,
         client: Client,
-        wish: Wish,
+        wish: ForwardOptions,
         ticket: TicketFile | None,
         *,
         wait: float = 0.0,
@@ -248,7 +248,7 @@ class Binding:
         self._wait = wait
         self._client = client
         self._wish = wish
-        self._held: tuple[Background, Uplink, HeldLease] | None = None
+        self._held: tuple[EventLoopThread, ConnectionManager, HeldLease] | None = None
         self._meter: Meter | None = None
 
     def open(self) -> Tunnel:
@@ -272,7 +272,7 @@ class Binding:
             raise
         return self._hold(loop, uplink, bound[0])
 
-    async def _bind(self, uplink: Uplink, bound: list[HeldLease]) -> None:
+    async def _bind(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
         if self._wait:
             await until_it_listens(self._wish.port, self._wait)
         origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
@@ -281,20 +281,20 @@ class Binding:
         self._meter = meter = Meter(lease, uplink)
         await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
 
-    async def _release(self, uplink: Uplink, lease: HeldLease) -> None:
+    async def _release(self, uplink: ConnectionManager, lease: HeldLease) -> None:
         try:
             await uplink.release(lease)
         finally:
             status.withdraw(self)
 
-    async def _undo(self, uplink: Uplink, bound: list[HeldLease]) -> None:
+    async def _undo(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
         """Whoever asked was interrupted, perhaps when the lease was granted already and nobody had been told.
         Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
         for lease in bound:
             status.withdraw(self)
             await uplink.release(lease, grace=0)
 
-    def _hold(self, loop: Background, uplink: Uplink, lease: HeldLease) -> Tunnel:
+    def _hold(self, loop: EventLoopThread, uplink: ConnectionManager, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
         assert self._meter is not None, "it is bound"
         tunnel = lease.answer.result().metered(self._meter.read)
@@ -330,7 +330,7 @@ class Binding:
         finally:
             meter.closed()
 
-    def _take(self) -> tuple[Background, Uplink, HeldLease] | None:
+    def _take(self) -> tuple[EventLoopThread, ConnectionManager, HeldLease] | None:
         held, self._held = self._held, None
         if held is not None and held[0].process != os.getpid():
             return None  # a forked child leaves the parent's tunnel alone

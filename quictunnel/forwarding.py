@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quictunnel.client import Binding, Client
-from quictunnel.connection.options import Wish
+from quictunnel.connection.options import ForwardOptions
 from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
@@ -89,7 +89,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         inspect_address: str | None = None,
         client: Client | None = None,
     ) -> None:
-        self._wish = Wish(
+        self._wish = ForwardOptions(
             port=port,
             unencrypted=unencrypted,
             h2=h2_enabled,

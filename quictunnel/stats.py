@@ -13,15 +13,15 @@ from quictunnel.events import LOST, TunnelStats
 
 if TYPE_CHECKING:
     from quictunnel.connection.leases import HeldLease
-    from quictunnel.connection.manager import Uplink
+    from quictunnel.connection.manager import ConnectionManager
 
 
 class Meter:
     """See the module. The lease is bound."""
 
-    def __init__(self, lease: HeldLease, uplink: Uplink) -> None:
+    def __init__(self, lease: HeldLease, uplink: ConnectionManager) -> None:
         self._lease = lease
-        self._uplink: Uplink | None = uplink
+        self._uplink: ConnectionManager | None = uplink
         self._since = time.time()
         self._is_closing = False
         self._engine = uplink.engine
@@ -54,7 +54,7 @@ class Meter:
             self._last = self._reading(state if is_over else "closed", self._rtt, time.time())
             self._uplink = None
 
-    def _state(self, uplink: Uplink) -> str:
+    def _state(self, uplink: ConnectionManager) -> str:
         if not self._lease.asked:
             return LOST
         return "draining" if self._is_closing and uplink.state == "connected" else uplink.state

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from edge_server.clients.session import Guest
-    from edge_server.observability.introspection import Scene
+    from edge_server.clients.session import ClientSession
+    from edge_server.observability.introspection import Introspection
     from edge_server.tunnels.lease import Lease
 
 audit: Final = logging.getLogger("edge_server.audit")
@@ -51,7 +51,7 @@ class RefusedError(Exception):
 class Actions:
     """See the module. Each returns None when there is no such thing."""
 
-    def __init__(self, scene: Scene, drain: Callable[[], None]) -> None:
+    def __init__(self, scene: Introspection, drain: Callable[[], None]) -> None:
         self._scene = scene
         self._drain = drain
 
@@ -121,7 +121,7 @@ class Actions:
         is_ended = any(lease.end_visit(visit) for lease in tuple(house.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 
-    def _session(self, target: str) -> tuple[Guest, str] | None:
+    def _session(self, target: str) -> tuple[ClientSession, str] | None:
         """Which that is, and whose."""
         for guest in self._scene.guests:
             if guest.identity is not None and id_of(guest) == target:

@@ -11,7 +11,7 @@ from msgspec import Meta
 from edge_server.admin import history, models
 from edge_server.admin.actions import Actions, Done, RefusedError, Traced
 from edge_server.admin.history import Past, Talkers
-from edge_server.admin.recent_errors import KEPT, Errors, Ring
+from edge_server.admin.recent_errors import KEPT, Errors, RecentErrors
 from edge_server.admin.responses import answer, problem
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 PREFIX: Final = "/api/v1"
 SHOWN: Final = 50
@@ -136,12 +136,12 @@ class Wrong(Exception):  # noqa: N818 - an answer, not an error
 class Api:
     """Answers. Every method is called on the loop's thread and waits for nothing."""
 
-    def __init__(self, scene: Scene, ring: Ring, drain: Callable[[], None]) -> None:
+    def __init__(self, scene: Introspection, ring: RecentErrors, drain: Callable[[], None]) -> None:
         self._view = models.View(scene)
         self._scene = scene
         self._ring = ring
         self.past = history.History(scene.house.ledger)
-        self.heard = history.Heard(scene.house.ledger)
+        self.heard = history.TopTalkers(scene.house.ledger)
         self._actions = Actions(scene, drain)
         self._talkers: tuple[float, Talkers] | None = None
 

@@ -1,6 +1,6 @@
 """The operator's HTTP application, put together: routes, what is behind them, and the guard in front.
 
-Other rooms that show something to the operator (figures, health) add their routes in :meth:`Window._others`, and
+Other rooms that show something to the operator (figures, health) add their routes in :meth:`AdminApp._others`, and
 the paths of those that want no token to :data:`OPEN`.
 """
 
@@ -16,11 +16,11 @@ from starlette.routing import Route
 
 from edge_server.admin import history, openapi
 from edge_server.admin.api import OPERATIONS, PREFIX, Api
-from edge_server.admin.auth_middleware import Guard
-from edge_server.admin.event_stream import Feed
-from edge_server.admin.recent_errors import Ring
+from edge_server.admin.auth_middleware import AuthMiddleware
+from edge_server.admin.event_stream import EventStream
+from edge_server.admin.recent_errors import RecentErrors
 from edge_server.admin.responses import answer, problem
-from edge_server.auth.failed_attempts import Attempts
+from edge_server.auth.failed_attempts import FailedAttempts
 from edge_server.observability.routes import FREE, Sight
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 PAGE: Final = {
     "/": ("index.html", "text/html"),
@@ -45,15 +45,17 @@ OPEN: Final = frozenset((*PAGE, openapi.PATH)) | FREE
 """What may be had without a token. Nothing in it says anything of this edge but whether it is well."""
 
 
-class Window:
+class AdminApp:
     """See the module."""
 
-    def __init__(self, scene: Scene, *, names: Collection[str], token: str, drain: Callable[[], None]) -> None:
+    def __init__(
+        self, scene: Introspection, *, names: Collection[str], token: str, drain: Callable[[], None]
+    ) -> None:
         """``names``: by which it may be asked for; ``drain``: makes whoever runs the edge drain and stop it."""
-        self._ring = Ring()
+        self._ring = RecentErrors()
         self._scene = scene
         self.api = Api(scene, self._ring, drain)
-        self._feed = Feed(self.api.snapshot)
+        self._feed = EventStream(self.api.snapshot)
         self._sight = Sight()
         self._sampling: asyncio.Task[None] | None = None
         self.routes = [*self._page(), *self._api(), *self._others()]
@@ -62,8 +64,8 @@ class Window:
             exception_handlers={404: _refused, 405: _refused, 500: _failed},
         )
         inner.router.redirect_slashes = False
-        attempts = Attempts(asyncio.get_running_loop().time)
-        self.app = Guard(inner, names=names, token=token, attempts=attempts, is_open=OPEN)
+        attempts = FailedAttempts(asyncio.get_running_loop().time)
+        self.app = AuthMiddleware(inner, names=names, token=token, attempts=attempts, is_open=OPEN)
 
     def open(self) -> None:
         """Begin to look."""

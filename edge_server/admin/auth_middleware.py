@@ -28,7 +28,7 @@ from quictunnel.shared.web_security import WebGuard
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from edge_server.auth.failed_attempts import Attempts
+    from edge_server.auth.failed_attempts import FailedAttempts
     from quictunnel.shared.web_security import App, Message
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,13 @@ _WORDS: Final = {
 }
 
 
-class Guard(WebGuard):
+class AuthMiddleware(WebGuard):
     """See the module."""
 
     headers = HEADERS
 
     def __init__(
-        self, app: App, *, names: Collection[str], token: str, attempts: Attempts, is_open: Collection[str]
+        self, app: App, *, names: Collection[str], token: str, attempts: FailedAttempts, is_open: Collection[str]
     ) -> None:
         """``names``: besides those of loopback; ``is_open``: the paths that want no token."""
         super().__init__(app, token=token, names=names)

@@ -24,7 +24,7 @@ MAX_FOLLOWERS: Final = 8
 """At once: each costs 100 kB a second."""
 
 
-class Feed:
+class EventStream:
     """See the module (an ASGI endpoint)."""
 
     def __init__(self, make: Callable[[], Any]) -> None:

@@ -19,7 +19,7 @@ from edge_server.admin.models import Bytes, Count, Moment
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.tunnels.visitor_log import Ledger, Visit
+    from edge_server.tunnels.visitor_log import VisitorConnection, VisitorLog
 
 EVERY: Final = 10.0
 """Seconds between samples."""
@@ -72,7 +72,7 @@ class Talkers(msgspec.Struct, frozen=True, kw_only=True):
 class History:
     """Samples. :meth:`sample` is to be called each :data:`EVERY` seconds."""
 
-    def __init__(self, ledger: Ledger, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, ledger: VisitorLog, wall: Callable[[], float] = time.time) -> None:
         self._ledger = ledger
         self._wall = wall
         self._samples: deque[Sample] = deque(maxlen=KEPT)
@@ -106,16 +106,16 @@ class History:
         return ledger.came.total(), ledger.bytes_in, ledger.bytes_out
 
 
-class Heard:
+class TopTalkers:
     """Bytes of visitors who have left, by address and by tunnel."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ledger: VisitorLog, clock: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
         self._clock = clock
         self._tables: deque[tuple[int, Counter[str], Counter[str]]] = deque(maxlen=SPANS)
 
-    def left(self, visit: Visit) -> None:
-        """A visitor has left (``Ledger.on_end``)."""
+    def left(self, visit: VisitorConnection) -> None:
+        """A visitor has left (``VisitorLog.on_end``)."""
         span = math.floor(self._clock() / SPAN)
         if not self._tables or self._tables[-1][0] != span:
             self._tables.append((span, Counter(), Counter()))

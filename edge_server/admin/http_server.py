@@ -33,7 +33,7 @@ _numbers = itertools.count()
 """Of connections, in the order of coming: many come within one turn of the loop."""
 
 
-class Http:
+class HttpServer:
     """All connections of one server."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
@@ -53,8 +53,8 @@ class Http:
         )
         self._config.load()
 
-    def connection(self) -> Connection:
-        return Connection(self._config, self._state)
+    def connection(self) -> HttpConnection:
+        return HttpConnection(self._config, self._state)
 
     def close(self) -> None:
         """End all of them at once."""
@@ -62,7 +62,7 @@ class Http:
             connection.transport.abort()
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """See the module."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
@@ -76,7 +76,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         # Those that were told to close go a turn of the loop later, in which many may come.
-        there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
+        there = [
+            one for one in self.connections if isinstance(one, HttpConnection) and not one.transport.is_closing()
+        ]
         if len(there) > MAX_CONNECTIONS:
             idle = (one for one in there if one.is_idle)
             min(idle, key=lambda one: one._number).transport.abort()  # noqa: SLF001 - the same class

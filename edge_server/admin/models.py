@@ -1,8 +1,8 @@
 """What an edge looks like at one moment, as plain values: for the page, the API, figures and dumps.
 
-Looks at a :class:`~edge_server.observability.introspection.Scene` and changes nothing; knows nothing of HTTP.
-Everything is called on the loop's thread. Lists are bounded by whoever asks (``limit``), and say how many there
-are.
+Looks at a :class:`~edge_server.observability.introspection.Introspection` and changes nothing; knows nothing of
+HTTP. Everything is called on the loop's thread. Lists are bounded by whoever asks (``limit``), and say how many
+there are.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_server.certificates.context_store import Validity
-    from edge_server.clients.session import Guest
-    from edge_server.observability.introspection import Scene
+    from edge_server.clients.session import ClientSession
+    from edge_server.observability.introspection import Introspection
     from edge_server.tunnels.lease import Lease
-    from edge_server.tunnels.visitor_log import Visit
+    from edge_server.tunnels.visitor_log import VisitorConnection
 
 T = TypeVar("T")
 
@@ -182,7 +182,10 @@ class View:
     """See the module."""
 
     def __init__(
-        self, scene: Scene, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+        self,
+        scene: Introspection,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._scene = scene
         self._clock = clock
@@ -240,7 +243,7 @@ class View:
     def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
         """Those who are in, the newest first. ``only``: of this tunnel."""
         ledger = self._scene.house.ledger
-        found: Iterable[Visit] = (visit for visit in reversed(ledger.now) if only in ("", visit.lease))
+        found: Iterable[VisitorConnection] = (visit for visit in reversed(ledger.now) if only in ("", visit.lease))
         if (bound := ledger.number_of(after)) is not None:
             found = (visit for visit in found if visit.number < bound)
         chosen = list(itertools.islice(found, limit + 1))
@@ -288,10 +291,10 @@ class View:
 
     # One of each.
 
-    def _guests(self) -> list[Guest]:
+    def _guests(self) -> list[ClientSession]:
         return [guest for guest in self._scene.guests if guest.identity is not None]
 
-    def _session(self, guest: Guest) -> Session:
+    def _session(self, guest: ClientSession) -> Session:
         session = guest.session
         host, port = session.link.connection.address[:2]
         tracing = self._scene.tracing
@@ -311,7 +314,7 @@ class View:
             qlog=str(file) if file is not None else None,
         )
 
-    def _link(self, guest: Guest) -> Link:
+    def _link(self, guest: ClientSession) -> Link:
         stats = guest.session.stats()
         return Link(
             rtt=max(0.0, stats.rtt),
@@ -349,7 +352,7 @@ class View:
             rate_out=rate_out,
         )
 
-    def _visitor(self, visit: Visit) -> Visitor:
+    def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
             id=self._scene.house.ledger.name_of(visit),
             address=visit.host,
@@ -402,12 +405,12 @@ class Meter:
         return self._rates.get(name, (0.0, 0.0))
 
 
-def id_of(guest: Guest) -> str:
+def id_of(guest: ClientSession) -> str:
     """What a session is called: the beginning of a digest, from which its secret cannot be found."""
     return guest.digest[:8].hex()
 
 
-def _owner(guest: Guest) -> str:
+def _owner(guest: ClientSession) -> str:
     return guest.identity.key if guest.identity is not None else ""
 
 

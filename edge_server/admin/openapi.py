@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from edge_server.admin.api import OPERATIONS, PREFIX, Operation, Parameter
-from edge_server.admin.responses import Problem
+from edge_server.admin.responses import ProblemDetails
 from quictunnel.version import VERSION
 
 PATH: Final = f"{PREFIX}/openapi.json"
@@ -23,7 +23,7 @@ _PROBLEMS: Final = {
 
 def document() -> dict[str, Any]:
     """The whole of it."""
-    types = [*(operation.answers for operation in OPERATIONS), Problem]
+    types = [*(operation.answers for operation in OPERATIONS), ProblemDetails]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     problem = schemas[-1]
     paths: dict[str, Any] = {}

@@ -34,7 +34,7 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
     total: Annotated[int, Meta(description="Since the page was opened by the edge.", ge=0)]
 
 
-class Ring(logging.Handler):
+class RecentErrors(logging.Handler):
     """See the module. A handler of the root logger between :meth:`open` and :meth:`shut`."""
 
     def __init__(self) -> None:

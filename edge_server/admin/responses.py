@@ -21,7 +21,7 @@ HEADERS: Final = (
 """With each answer."""
 
 
-class Problem(msgspec.Struct, frozen=True):
+class ProblemDetails(msgspec.Struct, frozen=True):
     """Why a request was refused."""
 
     error: Annotated[str, Meta(description="A word for programs.")]
@@ -35,4 +35,4 @@ def answer(value: object, status: int = 200, headers: Mapping[str, str] | None =
 
 def problem(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """A refusal."""
-    return answer(Problem(error, message), status, headers)
+    return answer(ProblemDetails(error, message), status, headers)

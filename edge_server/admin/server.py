@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from edge_server.admin.app import Window
-    from edge_server.admin.http_server import Http
+    from edge_server.admin.app import AdminApp
+    from edge_server.admin.http_server import HttpServer
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
     from edge_server.storage.state_dir import StateDir
 
 logger = logging.getLogger(__name__)
@@ -57,24 +57,24 @@ class Admin:
         self._address = config.admin
         self._names = config.admin_names
         self._listening = None if inherits else listen_at("--admin", config.admin)
-        self._window: Window | None = None
+        self._window: AdminApp | None = None
         self._server: asyncio.Server | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._told: ClientEnv | None = None
-        self._http: Http | None = None
+        self._http: HttpServer | None = None
         self.token = state.secret_token(TOKEN)
         self.url = ""
         """Where the page is; empty before it is."""
 
-    async def start(self, scene: Scene, drain: Callable[[], None]) -> None:
+    async def start(self, scene: Introspection, drain: Callable[[], None]) -> None:
         """Show this scene; with a predecessor as soon as its address is free. ``drain``: what makes whoever runs
         the edge drain and stop it."""
-        from edge_server.admin.app import Window  # noqa: PLC0415 - needs the extra
-        from edge_server.admin.http_server import Http  # noqa: PLC0415 - likewise
+        from edge_server.admin.app import AdminApp  # noqa: PLC0415 - needs the extra
+        from edge_server.admin.http_server import HttpServer  # noqa: PLC0415 - likewise
 
-        self._window = Window(scene, names=(self._address[0], *self._names), token=self.token, drain=drain)
+        self._window = AdminApp(scene, names=(self._address[0], *self._names), token=self.token, drain=drain)
         self._window.open()
-        self._http = Http(self._window.app)
+        self._http = HttpServer(self._window.app)
         if self._listening is not None:
             await self._serve(self._listening)
         else:

@@ -37,7 +37,7 @@ class Bucket:
         return max(0.0, self._even_at - now)
 
 
-class Shaping:
+class BandwidthLimiter:
     """The buckets of those who have a limit, made when they are first needed."""
 
     def __init__(self) -> None:

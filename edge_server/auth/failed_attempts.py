@@ -20,7 +20,7 @@ MAX_TRACKED: Final = 16_384
 """Addresses remembered, 300 bytes each; beyond these the one that tried last the longest ago is forgotten."""
 
 
-class Attempts:
+class FailedAttempts:
     """The wrong tokens of the last minute."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rights:
+class Permissions:
     """What an identity may do. None: as much as the edge itself allows."""
 
     tunnels: int | None = None
@@ -52,4 +52,4 @@ class Identity:
 
     key: str
     """A name for it in tickets, logs and commands, from which the token cannot be found."""
-    rights: Rights = field(default_factory=Rights)
+    rights: Permissions = field(default_factory=Permissions)

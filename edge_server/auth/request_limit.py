@@ -45,7 +45,7 @@ def work_of(request: Bind | Unbind) -> float:
     return 1.0 + networks / NETWORKS + PORT * request.unencrypted + LOOKUP * bool(request.domain)
 
 
-class Budget:
+class RequestLimiter:
     """A bucket of work for each identity: it is full at first, and what is taken comes back at a steady rate."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -71,11 +71,11 @@ class Budget:
         return True
 
 
-def request_budget(clock: Callable[[], float] = time.monotonic) -> Budget:
+def request_budget(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
     """Of requests, by :func:`work_of`."""
-    return Budget(RATE, BURST, clock)
+    return RequestLimiter(RATE, BURST, clock)
 
 
-def fresh_name_budget(clock: Callable[[], float] = time.monotonic) -> Budget:
+def fresh_name_budget(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
     """Of random names that nobody had before."""
-    return Budget(FRESH_RATE, FRESH_BURST, clock)
+    return RequestLimiter(FRESH_RATE, FRESH_BURST, clock)

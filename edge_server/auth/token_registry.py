@@ -1,7 +1,7 @@
 """Whose token is this, and is it still good?
 
-Everything is answered from memory. :meth:`Tokens.refresh` looks whether the database has changed and is called
-twice a second, off the loop's thread, so that what was revoked ends within a second.
+Everything is answered from memory. :meth:`TokenRegistry.refresh` looks whether the database has changed and is
+called twice a second, off the loop's thread, so that what was revoked ends within a second.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from quictunnel.wire.codes import BindCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.auth.token_store import Entry, Store
+    from edge_server.auth.token_store import TokenEntry, TokenStore
 
 
-class Tokens:
+class TokenRegistry:
     """The development token, whose holder reads the state directory and may do everything, and the database's."""
 
-    def __init__(self, development: str, store: Store | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, development: str, store: TokenStore | None = None, now: Callable[[], float] = time.time
+    ) -> None:
         """Reads the database; raises ConfigError when it cannot."""
         # An empty token is what a client sends that has none: never one of ours.
         self._development = digest_of(development) if development else None
@@ -34,7 +36,7 @@ class Tokens:
         self._store = store
         self._now = now
         self._version = -1
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, TokenEntry] = {}
         self._named: frozenset[str] = frozenset()
         """What the rights of some token say exactly."""
         self._nobody = secrets.token_bytes(32)
@@ -104,5 +106,5 @@ class Tokens:
             return BindCode.NAME_RESERVED
         return BindCode.NAME_TAKEN if name in self._named else None
 
-    def _good(self, entry: Entry | None) -> Identity | None:
+    def _good(self, entry: TokenEntry | None) -> Identity | None:
         return entry.identity if entry is not None and entry.state(self._now()) == "good" else None

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token import digest_of, new_token
 from edge_server.storage.sqlite import Database
 
@@ -30,7 +30,7 @@ CREATE TABLE token (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TokenEntry:
     """One token, as the database has it."""
 
     key: str
@@ -39,7 +39,7 @@ class Entry:
     created: int
     """Seconds since the epoch, as is ``revoked``."""
     revoked: int | None
-    rights: Rights
+    rights: Permissions
 
     @property
     def identity(self) -> Identity:
@@ -53,7 +53,7 @@ class Entry:
         return "expired" if expires is not None and expires <= now else "good"
 
 
-class Store:
+class TokenStore:
     """The database. Every method raises ConfigError when it cannot be read or written."""
 
     def __init__(self, directory: Path) -> None:
@@ -62,10 +62,10 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    def create(self, rights: Rights, note: str, now: int) -> tuple[str, Entry]:
+    def create(self, rights: Permissions, note: str, now: int) -> tuple[str, TokenEntry]:
         """A new token, which is told this once, and its entry."""
         key, token = new_token()
-        entry = Entry(key, digest_of(token), note[:MAX_NOTE], now, None, rights)
+        entry = TokenEntry(key, digest_of(token), note[:MAX_NOTE], now, None, rights)
         with self._database.writing() as database:
             database.execute(
                 "INSERT INTO token VALUES (?, ?, ?, ?, NULL, ?)",
@@ -79,7 +79,7 @@ class Store:
             database.execute("UPDATE token SET revoked = ? WHERE key = ? AND revoked IS NULL", (now, key))
             return database.execute("SELECT 1 FROM token WHERE key = ?", (key,)).fetchone() is not None
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TokenEntry]:
         """All of them, oldest first; none when no token was ever made."""
         if not self._database.exists:
             return []
@@ -87,7 +87,7 @@ class Store:
             rows = database.execute(
                 "SELECT key, digest, note, created, revoked, rights FROM token ORDER BY created, key"
             )
-            return [Entry(key, digest, note, created, revoked, _read(rights))
+            return [TokenEntry(key, digest, note, created, revoked, _read(rights))
                     for key, digest, note, created, revoked, rights in rows]  # fmt: skip
 
     def changes(self) -> int:
@@ -95,7 +95,7 @@ class Store:
         return self._database.changes()
 
 
-def _written(rights: Rights) -> str:
+def _written(rights: Permissions) -> str:
     ports = rights.tcp_ports
     return json.dumps(
         {
@@ -110,13 +110,13 @@ def _written(rights: Rights) -> str:
     )
 
 
-def _read(text: str) -> Rights:
+def _read(text: str) -> Permissions:
     fields = json.loads(text)
     ports, names = fields.pop("tcp_ports"), fields.pop("names", None)
     # Tokens that were made before there were domains were not meant to have any.
     domains = fields.pop("domains", ())
     # Something that is not known here would be a right that is not enforced: TypeError, and no edge.
-    return Rights(
+    return Permissions(
         tcp_ports=None if ports is None else range(*ports),
         names=None if names is None else tuple(names),
         domains=None if domains is None else tuple(domains),

@@ -78,7 +78,7 @@ class _Issued:
     validity: Validity
 
 
-class Certificates:
+class ContextStore:
     """Contexts for the names that the operator's files, ACME or a development authority cover."""
 
     def __init__(self, *, allow_wildcard_h2: bool = False, max_contexts: int = MAX_CONTEXTS) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from edge_server.certificates.context_store import Certificates
+from edge_server.certificates.context_store import ContextStore
 from edge_server.config.edge_config import OPTIONS, differences, parse
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
@@ -70,7 +70,7 @@ def _state_dir(config: EdgeConfig, _: datetime) -> Iterator[str]:
 def _certificate(config: EdgeConfig, now: datetime) -> Iterator[str]:
     if config.cert is None or config.key is None:
         return
-    Certificates().add_files(config.cert, config.key, config.domain)
+    ContextStore().add_files(config.cert, config.key, config.domain)
     chain = x509.load_pem_x509_certificates(config.cert.read_bytes())
     for number, certificate in enumerate(chain):
         begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc

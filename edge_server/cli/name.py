@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
-from edge_server.tunnels.ownership_store import MAX_DAYS, Store
+from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import MAX_PORT
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection
@@ -63,13 +63,13 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         StateDir(options.state_dir)
-        return _run(options, Store(options.state_dir), int(time.time()))
+        return _run(options, OwnershipStore(options.state_dir), int(time.time()))
     except ConfigError as error:
         print(f"edge_server name: error: {error}", file=sys.stderr)
         return EXIT_CONFIG
 
 
-def _run(options: argparse.Namespace, store: Store, now: int) -> int:
+def _run(options: argparse.Namespace, store: OwnershipStore, now: int) -> int:
     if options.command == "list":
         _show(store.claims(), as_json=options.json)
         return 0

@@ -10,8 +10,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.auth.permissions import Rights
-from edge_server.auth.token_store import MAX_NOTE, Store
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import MAX_NOTE, TokenStore
 from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
@@ -21,7 +21,7 @@ from quictunnel.wire.labels import domain_objection, objection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edge_server.auth.token_store import Entry
+    from edge_server.auth.token_store import TokenEntry
 
 MULTIPLES: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
 MIN_BANDWIDTH: Final = 1000
@@ -60,15 +60,15 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     try:
         StateDir(options.state_dir)
-        return _run(options, Store(options.state_dir), int(time.time()))
+        return _run(options, TokenStore(options.state_dir), int(time.time()))
     except ConfigError as error:
         print(f"edge_server token: error: {error}", file=sys.stderr)
         return EXIT_CONFIG
 
 
-def _run(options: argparse.Namespace, store: Store, now: int) -> int:
+def _run(options: argparse.Namespace, store: TokenStore, now: int) -> int:
     if options.command == "create":
-        rights = Rights(
+        rights = Permissions(
             tunnels=options.tunnels,
             visitors=options.visitors,
             names=options.names,
@@ -106,7 +106,7 @@ def _unknown(key: str) -> int:
     return EXIT_UNKNOWN
 
 
-def _print_table(entries: Sequence[Entry], now: int) -> None:
+def _print_table(entries: Sequence[TokenEntry], now: int) -> None:
     rows = [list(_fields(entry, now).values()) for entry in entries]
     if not rows:
         print("There is no token yet.", file=sys.stderr)
@@ -115,7 +115,7 @@ def _print_table(entries: Sequence[Entry], now: int) -> None:
     print_table(rows)
 
 
-def _fields(entry: Entry, now: int) -> dict[str, str]:
+def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
     """For people, in the order of the table's columns."""
     rights = entry.rights
 
@@ -137,7 +137,7 @@ def _fields(entry: Entry, now: int) -> dict[str, str]:
     }
 
 
-def _plain(entry: Entry, now: int) -> dict[str, Any]:
+def _plain(entry: TokenEntry, now: int) -> dict[str, Any]:
     """For programs."""
     rights = entry.rights
     return {

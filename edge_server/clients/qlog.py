@@ -16,7 +16,7 @@ from quictunnel.transport.qlog import NotTracedError, tracer_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.clients.session import Guest
+    from edge_server.clients.session import ClientSession
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.qlog import Trace, Tracer
 
@@ -26,7 +26,7 @@ DIRECTORY: Final = "qlog"
 """In the state directory; where files go that were asked for while ``--qlog`` names no place."""
 
 
-class Tracing:
+class QlogRecorder:
     """See the module."""
 
     def __init__(self, endpoint: Endpoint, state_dir: Path) -> None:
@@ -39,7 +39,7 @@ class Tracing:
         self._everything = tracer
         self._endpoint.trace(tracer)
 
-    def begin(self, guest: Guest) -> Path | None:
+    def begin(self, guest: ClientSession) -> Path | None:
         """Trace a session. The file that it goes to now; None: that begins when it has a link again. Raises
         NotTracedError."""
         wish = SessionTrace(self, guest)
@@ -47,23 +47,23 @@ class Tracing:
         guest.trace = wish
         return wish.file
 
-    def end(self, guest: Guest) -> Path | None:
+    def end(self, guest: ClientSession) -> Path | None:
         """Do so no more, unless all connections are traced. The newest file."""
         wish, guest.trace = guest.trace, None
         self._endpoint.untrace_one(guest.session.link.connection)
         return wish.file if wish is not None else None
 
     @staticmethod
-    def is_asked_for(guest: Guest) -> bool:
+    def is_asked_for(guest: ClientSession) -> bool:
         """Whether a session is traced for its own sake."""
         return guest.trace is not None and not guest.trace.is_over
 
-    def file_of(self, guest: Guest) -> Path | None:
+    def file_of(self, guest: ClientSession) -> Path | None:
         """What is being written of it, whoever asked."""
         trace = self._endpoint.trace_of(guest.session.link.connection)
         return trace.path if trace is not None else None
 
-    def trace_link(self, guest: Guest) -> Trace:
+    def trace_link(self, guest: ClientSession) -> Trace:
         """Of a session that has a link. Raises NotTracedError."""
         try:
             tracer = self._everything or tracer_of(self._own)
@@ -75,7 +75,7 @@ class Tracing:
 class SessionTrace:
     """One session that somebody has asked for."""
 
-    def __init__(self, tracing: Tracing, guest: Guest) -> None:
+    def __init__(self, tracing: QlogRecorder, guest: ClientSession) -> None:
         self._tracing = tracing
         self._guest = guest
         self._trace: Trace | None = None

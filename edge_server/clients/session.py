@@ -1,7 +1,7 @@
 """One client at the edge: greeted, authorised, given leases.
 
-A :class:`Guest` lives as long as its session. Before its token has been checked it may say one Hello, on one
-stream, within a deadline; everything else ends it.
+A :class:`ClientSession` lives as long as its session. Before its token has been checked it may say one Hello, on
+one stream, within a deadline; everything else ends it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.request_limit import work_of
-from edge_server.tunnels.bind import MAX_LEASES, Holdings
+from edge_server.tunnels.bind import MAX_LEASES, Bindings
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from edge_server.auth.permissions import Identity
     from edge_server.clients.qlog import SessionTrace
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream
@@ -46,16 +46,20 @@ PACE: Final = 0.002
 some tenths of a millisecond, and a client that makes hundreds at once is not to hold up everybody else."""
 
 
-class Guest:
+class ClientSession:
     """See the module (a transport.session.SessionEvents)."""
 
     def __init__(
-        self, house: House, connection: Connection, wake: Callable[[], None], on_gone: Callable[[Guest], None]
+        self,
+        house: EdgeServices,
+        connection: Connection,
+        wake: Callable[[], None],
+        on_gone: Callable[[ClientSession], None],
     ) -> None:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
-        self.holdings = Holdings(house, self.session, self.superseded)
+        self.holdings = Bindings(house, self.session, self.superseded)
         self.is_leaving = False
         self.since = 0.0
         """When its token was found good (time.monotonic)."""

@@ -19,7 +19,7 @@ from quictunnel.wire.messages import SECRET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.clients.session import Guest
+    from edge_server.clients.session import ClientSession
 
 MAX_SESSIONS: Final = 5000
 """Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`): so many idle ones
@@ -34,21 +34,21 @@ MAX_SUPERSEDED: Final = 64
 programs with one ticket that are out of reach at the same time."""
 
 
-class Sessions:
+class SessionTable:
     """See the module."""
 
     def __init__(self, hold: float) -> None:
         """``hold``: seconds for which a session without a link is kept."""
         self.hold = hold
-        self._by_digest: dict[bytes, Guest] = {}
-        self._away: dict[Guest, asyncio.TimerHandle] = {}
+        self._by_digest: dict[bytes, ClientSession] = {}
+        self._away: dict[ClientSession, asyncio.TimerHandle] = {}
         self._superseded: dict[str, deque[bytes]] = {}
         """By identity, as long as its token may be good again (:meth:`forget_superseded`)."""
-        self._away_of: dict[str, dict[Guest, None]] = {}
+        self._away_of: dict[str, dict[ClientSession, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
         self.shares = Shares(MAX_SESSIONS, always=ALWAYS)
         """Sessions by token."""
-        self._counted: set[Guest] = set()
+        self._counted: set[ClientSession] = set()
         """Sessions that are counted there."""
         self.begun = 0
         """Sessions so far."""
@@ -82,7 +82,7 @@ class Sessions:
         self.refused += 1
         return False
 
-    def add(self, guest: Guest) -> bytes:
+    def add(self, guest: ClientSession) -> bytes:
         """A new session; its secret."""
         self.begun += 1
         self.shares.take(_owner(guest))
@@ -92,11 +92,11 @@ class Sessions:
         self._by_digest[guest.digest] = guest
         return secret
 
-    def find(self, secret: bytes) -> Guest | None:
+    def find(self, secret: bytes) -> ClientSession | None:
         """Whose secret that is."""
         return self._by_digest.get(_digest(secret))
 
-    def supersede(self, guest: Guest) -> None:
+    def supersede(self, guest: ClientSession) -> None:
         """Remember that a newer session of the same program has this one's name, so that it is not taken back by a
         client which has not heard of that: one that was away, or one that takes the end of its session for the end
         of a link."""
@@ -113,7 +113,7 @@ class Sessions:
         for key in [key for key in self._superseded if is_over(key)]:
             del self._superseded[key]
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: ClientSession) -> None:
         """It has no link now; when it has none for too long, it is given up."""
         loop = asyncio.get_running_loop()
         self._away[guest] = loop.call_later(self.hold, guest.give_up)
@@ -121,7 +121,7 @@ class Sessions:
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
 
-    def come_back(self, guest: Guest) -> None:
+    def come_back(self, guest: ClientSession) -> None:
         """It has a link again."""
         timer = self._away.pop(guest, None)
         if timer is not None:
@@ -131,7 +131,7 @@ class Sessions:
             if not mine:
                 del self._away_of[_owner(guest)]
 
-    def remove(self, guest: Guest) -> None:
+    def remove(self, guest: ClientSession) -> None:
         """It is over."""
         self.come_back(guest)
         self._by_digest.pop(guest.digest, None)
@@ -152,7 +152,7 @@ class Sessions:
             guest.give_up()
 
 
-def _owner(guest: Guest) -> str:
+def _owner(guest: ClientSession) -> str:
     assert guest.identity is not None, "a session is one of those whose token was good"
     return guest.identity.key
 

@@ -31,7 +31,7 @@ from edge_server.config.option_types import (
     choice,
     parse_ports,
 )
-from edge_server.config.sources import MAX_CONFIG, Given, Said
+from edge_server.config.sources import MAX_CONFIG, OptionValue, ParsedOptions
 from quictunnel.errors import ConfigError
 from quictunnel.shared.paths import default_state_dir
 from quictunnel.transport.engine import CONGESTIONS
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Mapping, Sequence
 
-    from edge_server.config.option_types import Kind
+    from edge_server.config.option_types import OptionType
 
 __all__ = ["MAX_CONFIG", "MAX_SECONDS", "OPTIONS", "EdgeConfig", "Reading", "parse", "parse_ports", "read"]
 
@@ -61,7 +61,7 @@ _QUIC: Final = "QUIC"
 _LOGS: Final = "logs"
 
 
-def _called(metavar: str) -> Kind[str]:
+def _called(metavar: str) -> OptionType[str]:
     """Text that ``--help`` calls something."""
     return dataclasses.replace(TEXT, metavar=metavar)
 
@@ -315,7 +315,7 @@ def read(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({}))
     arguments: dict[str, Any] = vars(_build_parser().parse_args(argv))
     only_check = arguments.pop("check_config", False)
     path = arguments.pop("config", None) or environ.get(sources.CONFIG)
-    said = Said()
+    said = ParsedOptions()
     if path:
         sources.from_file(OPTIONS, Path(path), said)
     sources.from_environment(OPTIONS, environ, said)
@@ -332,14 +332,14 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
     return reading.config
 
 
-def _made(said: Said, environ: Mapping[str, str]) -> EdgeConfig | None:
+def _made(said: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
     values: dict[str, Any] = {}
     for row in OPTIONS:
         given = said.given.get(row.field)
         if given is not None and given.value == "" and row.field in _FORGOTTEN_WHEN_EMPTY:
             given = None
         if given is None and (text := environ.get(row.fallback)):
-            given = Given(text, row.fallback)
+            given = OptionValue(text, row.fallback)
         if given is None:
             continue
         try:
@@ -365,7 +365,7 @@ def _made(said: Said, environ: Mapping[str, str]) -> EdgeConfig | None:
     return config
 
 
-def _usual_state_dir(said: Said) -> Path | None:
+def _usual_state_dir(said: ParsedOptions) -> Path | None:
     try:
         return default_state_dir().absolute()
     except ConfigError as error:
@@ -373,7 +373,7 @@ def _usual_state_dir(said: Said) -> Path | None:
         return None
 
 
-def _contradictions(said: Said) -> list[str]:
+def _contradictions(said: ParsedOptions) -> list[str]:
     """What is wrong about several options together."""
     problems = []
     pair = [name for name in ("cert", "key") if name in said.given and said.given[name].value]

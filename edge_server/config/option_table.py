@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 if TYPE_CHECKING:
-    from edge_server.config.option_types import Kind
+    from edge_server.config.option_types import OptionType
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ class Option:
 
     field: str
     """Of EdgeConfig."""
-    kind: Kind[Any]
+    kind: OptionType[Any]
     summary: str
     default: str
     """As the documents say it."""
@@ -54,7 +54,7 @@ class Option:
 
 
 def option(
-    kind: Kind[T],
+    kind: OptionType[T],
     summary: str,
     *,
     default: T | None = None,

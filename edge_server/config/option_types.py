@@ -29,7 +29,7 @@ _PORTS: Final = r"^[0-9]{1,5}-[0-9]{1,5}$"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class OptionType(Generic[T]):
     """See the module. ``read`` and ``from_toml`` raise ConfigError that begins with ``what``."""
 
     metavar: str
@@ -57,14 +57,14 @@ def _kind(
     show: Callable[[T], str] = str,
     choices: tuple[str, ...] = (),
     is_path: bool = False,
-) -> Kind[T]:
+) -> OptionType[T]:
     """One whose values are text in TOML as well."""
     schema: dict[str, object] = {"type": "string"}
     if pattern:
         schema["pattern"] = pattern
     if choices:
         schema["enum"] = list(choices)
-    return Kind(
+    return OptionType(
         metavar,
         words,
         lambda text, what: read(_printable(text, what), what),
@@ -88,7 +88,7 @@ def _printable(text: str, what: str) -> str:
     return text
 
 
-def choice(*allowed: str) -> Kind[str]:
+def choice(*allowed: str) -> OptionType[str]:
     """One of these words."""
 
     def read(text: str, what: str) -> str:
@@ -179,10 +179,10 @@ def _switch(value: object, what: str) -> bool:
 
 
 TEXT: Final = _kind("TEXT", "text", lambda text, _: text)
-FILE: Final[Kind[Path | None]] = _kind(
+FILE: Final[OptionType[Path | None]] = _kind(
     "FILE", "a file, relative to the file that says it", _path, show=lambda path: str(path or ""), is_path=True
 )
-DIRECTORY: Final[Kind[Path | None]] = _kind(
+DIRECTORY: Final[OptionType[Path | None]] = _kind(
     "DIR",
     "a directory, relative to the file that says it",
     _path,
@@ -191,14 +191,14 @@ DIRECTORY: Final[Kind[Path | None]] = _kind(
 )
 STATE_DIR: Final = _kind("DIR", "a directory, relative to the file that says it", _state_dir, is_path=True)
 DOMAIN: Final = _kind("NAME", "a DNS name", _domain)
-ADDRESS: Final[Kind[tuple[str, int]]] = _kind(
+ADDRESS: Final[OptionType[tuple[str, int]]] = _kind(
     "HOST:PORT",
     "host:port, IPv6 in brackets; port 0 is any free one",
     _address,
     pattern=_ADDRESS,
     show=lambda address: format_address(*address),
 )
-OWN_ADDRESS: Final[Kind[tuple[str, int] | None]] = _kind(
+OWN_ADDRESS: Final[OptionType[tuple[str, int] | None]] = _kind(
     "HOST:PORT",
     "host:port, or a port of loopback; port 0 is any free one",
     _own_address,
@@ -206,17 +206,17 @@ OWN_ADDRESS: Final[Kind[tuple[str, int] | None]] = _kind(
     show=lambda address: format_address(*address) if address else "",
 )
 HOST: Final = _kind("HOST", "a host name or an address", _host)
-HOSTS: Final[Kind[tuple[str, ...]]] = _kind(
+HOSTS: Final[OptionType[tuple[str, ...]]] = _kind(
     "NAME,...", "DNS names with commas between them", _hosts, show=",".join
 )
-PORTS: Final[Kind[range]] = _kind(
+PORTS: Final[OptionType[range]] = _kind(
     "A-B",
     "a range within 1-65535, both ends included",
     lambda text, what: parse_ports(what, text),
     pattern=_PORTS,
     show=lambda ports: f"{ports[0]}-{ports[-1]}",
 )
-SECONDS: Final[Kind[float]] = Kind(
+SECONDS: Final[OptionType[float]] = OptionType(
     "SECONDS",
     f"seconds from 0 to {MAX_SECONDS}",
     _seconds,
@@ -224,6 +224,6 @@ SECONDS: Final[Kind[float]] = Kind(
     _seconds,
     "{:g}".format,
 )
-SWITCH: Final[Kind[bool]] = Kind(
+SWITCH: Final[OptionType[bool]] = OptionType(
     "", "true or false", _switch_text, {"type": "boolean"}, _switch, lambda is_on: str(is_on).lower()
 )

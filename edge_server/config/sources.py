@@ -29,7 +29,7 @@ MAX_PROBLEMS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class OptionValue:
     """A value that somebody said."""
 
     value: object
@@ -49,10 +49,10 @@ class Given:
 
 
 @dataclass(slots=True)
-class Said:
+class ParsedOptions:
     """What was said of which option, by field; and what was wrong about it."""
 
-    given: dict[str, Given] = field(default_factory=dict)
+    given: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     def object_to(self, problem: str) -> None:
@@ -61,15 +61,15 @@ class Said:
             self.problems.append(problem)
 
 
-def from_command_line(arguments: Mapping[str, object]) -> dict[str, Given]:
+def from_command_line(arguments: Mapping[str, object]) -> dict[str, OptionValue]:
     """Of what argparse has found."""
     return {
-        name: Given("true" if value is True else value, "--" + name.replace("_", "-"))
+        name: OptionValue("true" if value is True else value, "--" + name.replace("_", "-"))
         for name, value in arguments.items()
     }
 
 
-def from_environment(options: Iterable[Option], environ: Mapping[str, str], said: Said) -> None:
+def from_environment(options: Iterable[Option], environ: Mapping[str, str], said: ParsedOptions) -> None:
     """Variables that are set and not empty."""
     by_variable = {option.variable: option for option in options}
     for variable, value in environ.items():
@@ -80,10 +80,10 @@ def from_environment(options: Iterable[Option], environ: Mapping[str, str], said
             hint = _hint(variable, [*by_variable, CONFIG])
             said.object_to(f"The environment has an unknown variable {shown(variable)}; {hint}")
         else:
-            said.given[option.field] = Given(value, variable)
+            said.given[option.field] = OptionValue(value, variable)
 
 
-def from_file(options: Sequence[Option], path: Path, said: Said) -> None:
+def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> None:
     """Names of a TOML file. A table may stand for the first words of a name: ``[log]`` with ``format`` is
     ``log-format``."""
     try:
@@ -116,7 +116,7 @@ def from_file(options: Sequence[Option], path: Path, said: Said) -> None:
         elif option.field in said.given:
             said.object_to(f"{path}:{line}: {option.name} is said twice ({said.given[option.field].what}).")
         else:
-            said.given[option.field] = Given(value, f"{path}:{line}: {'.'.join(keys)}", True, path.parent)
+            said.given[option.field] = OptionValue(value, f"{path}:{line}: {'.'.join(keys)}", True, path.parent)
 
     for key, value in content.items():
         take((key,), value)

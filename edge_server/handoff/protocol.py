@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge_server.tunnels.options import Terms
+from edge_server.tunnels.options import TunnelOptions
 from quictunnel.errors import ConfigError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport import descriptors
@@ -64,7 +64,7 @@ class Ask(msgspec.Struct, tag=1, array_like=True, frozen=True):
     version: int
 
 
-class Estate(msgspec.Struct, tag=2, array_like=True, frozen=True):
+class HandoffOffer(msgspec.Struct, tag=2, array_like=True, frozen=True):
     """What there is to take over; with it come its sockets: HTTPS, UDP, the pipe for the old one's datagrams, and
     the one for validators of ACME."""
 
@@ -85,7 +85,7 @@ class Name(msgspec.Struct, array_like=True, frozen=True):
     name: str
     owner: str
     generation: int
-    terms: Terms
+    terms: TunnelOptions
     port: int
     """Its TCP port, whose listening socket comes with the message; 0 for none."""
     program: bytes = b""
@@ -105,13 +105,13 @@ class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):
     last: bool
 
 
-class Refusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
+class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
     """Not now, and why."""
 
     reason: str
 
 
-Message = Ask | Estate | Ready | Names | Refusal
+Message = Ask | HandoffOffer | Ready | Names | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
 Held = tuple[Name, "socket.socket | None"]
 """A name, and the listening socket of its TCP port."""
@@ -136,7 +136,7 @@ class SuccessionError(Exception):
     """The other edge did not do its part; the message says what."""
 
 
-class Post:
+class HandoffChannel:
     """Messages and sockets between two edges. Every wait ends within :data:`STEP_TIMEOUT`."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -217,10 +217,10 @@ def _close(sockets: list[socket.socket]) -> None:
 
 
 @dataclass(slots=True)
-class Inheritance:
+class InheritedSockets:
     """What a successor was handed so far."""
 
-    post: Post
+    post: HandoffChannel
     domain: str
     mark: int
     https: socket.socket
@@ -250,7 +250,7 @@ class Inheritance:
         _close([sock for sock in (self.https, self.udp, self.pipe, self.acme_http) if sock is not None])
 
 
-async def ask(directory: Path) -> Inheritance | None:
+async def ask(directory: Path) -> InheritedSockets | None:
     """Ask the edge of this state directory to hand over; None when none runs. Raises ConfigError when it will
     not."""
     if not IS_SUPPORTED:
@@ -265,14 +265,14 @@ async def ask(directory: Path) -> Inheritance | None:
     except OSError as error:
         sock.close()
         raise ConfigError(f"--takeover: {directory / SOCKET} cannot be used ({error.strerror}).") from None
-    post = Post(sock)
+    post = HandoffChannel(sock)
     try:
         await post.send(Ask(VERSION))
         message, sockets = await post.receive()
-        if isinstance(message, Estate) and len(sockets) == 3 + message.has_acme_http:
-            return Inheritance(post, message.domain, message.mark, *sockets)
+        if isinstance(message, HandoffOffer) and len(sockets) == 3 + message.has_acme_http:
+            return InheritedSockets(post, message.domain, message.mark, *sockets)
         _close(sockets)
-        if isinstance(message, Refusal):
+        if isinstance(message, HandoffRefusal):
             raise SuccessionError(message.reason)
         raise SuccessionError("it did not say what there is")
     except SuccessionError as error:
@@ -283,10 +283,10 @@ async def ask(directory: Path) -> Inheritance | None:
 # The side of the one that leaves.
 
 
-class Offer:
+class HandoffListener:
     """Lets a successor ask, while the edge serves."""
 
-    def __init__(self, directory: Path, hand_over: Callable[[Post], Awaitable[None]]) -> None:
+    def __init__(self, directory: Path, hand_over: Callable[[HandoffChannel], Awaitable[None]]) -> None:
         """``hand_over`` is called after an Ask, for one successor at a time; it may raise SuccessionError. Raises
         OSError when there can be no socket."""
         self._directory = directory
@@ -335,16 +335,16 @@ class Offer:
         if user not in (0, os.geteuid()):
             sock.close()
             return
-        self._tasks.start(self._serve(Post(sock)), "handing over to a successor")
+        self._tasks.start(self._serve(HandoffChannel(sock)), "handing over to a successor")
 
-    async def _serve(self, post: Post) -> None:
+    async def _serve(self, post: HandoffChannel) -> None:
         try:
             message, sockets = await post.receive()
             _close(sockets)
             if not isinstance(message, Ask) or message.version != VERSION:
-                await post.send(Refusal("it speaks another version of the hand-over"))
+                await post.send(HandoffRefusal("it speaks another version of the hand-over"))
             elif self._turn.locked():
-                await post.send(Refusal("another one is taking over already"))
+                await post.send(HandoffRefusal("another one is taking over already"))
             else:
                 async with self._turn:
                     await self._hand_over(post)

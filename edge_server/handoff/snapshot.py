@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_server.handoff.protocol import Name
-from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.ip_filter import IpFilter
 from edge_server.storage.state_dir import write_private
 from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
 from quictunnel.shared.address import MAX_PORT
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ _SLACK: Final = 4096
 """Bytes of :data:`MAX_BYTES` for all that is no entry."""
 
 
-class Entry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One name."""
 
     name: Name
@@ -78,7 +78,7 @@ class Sheet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=
 
     is_last: bool
     """Written at the stop: nothing was given since."""
-    entries: Annotated[list[Entry], msgspec.Meta(max_length=MAX_NAMES)]
+    entries: Annotated[list[SnapshotEntry], msgspec.Meta(max_length=MAX_NAMES)]
 
 
 class _Written(msgspec.Struct, array_like=True, frozen=True):
@@ -101,7 +101,7 @@ class _Frozen:
     """A name at the beginning of the end, and who held it."""
 
     leases: tuple[Lease, ...]
-    entry: Entry
+    entry: SnapshotEntry
 
     @property
     def is_wanted(self) -> bool:
@@ -112,7 +112,9 @@ class LastHeld:
     """Reads the file (:meth:`expect`), then keeps it (:meth:`keep`) until this edge hands over (:meth:`leave`) or
     stops (:meth:`stopping`, :meth:`close`)."""
 
-    def __init__(self, directory: Path, key: bytes, house: House, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, directory: Path, key: bytes, house: EdgeServices, now: Callable[[], float] = time.time
+    ) -> None:
         """``key``: that of the tickets."""
         self._path = directory / FILE
         self._cipher = AESGCM(key)
@@ -148,7 +150,7 @@ class LastHeld:
         if entries:
             logger.info("of %d names that were held last, %d are kept for their clients", len(entries), count)
 
-    def _read(self) -> list[Entry]:
+    def _read(self) -> list[SnapshotEntry]:
         """Of each entry it is said when its client was last there. Raises UnusableError."""
         try:
             with self._path.open("rb") as file:
@@ -159,7 +161,8 @@ class LastHeld:
             raise UnusableError(error.strerror or str(error)) from None
         sheet = self._open(content)
         return [
-            Entry(_trusted(entry.name, is_last=sheet.is_last), entry.left or int(at)) for entry in sheet.entries
+            SnapshotEntry(_trusted(entry.name, is_last=sheet.is_last), entry.left or int(at))
+            for entry in sheet.entries
         ]
 
     def _open(self, content: bytes) -> Sheet:
@@ -258,18 +261,18 @@ class LastHeld:
         self._seen = changes if await loop.run_in_executor(self._thread, write) else -1
         self._stamped = loop.time()
 
-    def _entries(self) -> list[Entry]:
+    def _entries(self) -> list[SnapshotEntry]:
         if self._frozen is not None:
             return [frozen.entry for frozen in self._frozen if frozen.is_wanted]
         return [self._entry(lease) for lease in self._house.registry]
 
-    def _entry(self, lease: Lease) -> Entry:
+    def _entry(self, lease: Lease) -> SnapshotEntry:
         left = 0 if lease.session is not None else round(self._house.expected.left(lease))
-        return Entry(Name.of(lease, lease.tcp_port), left)
+        return SnapshotEntry(Name.of(lease, lease.tcp_port), left)
 
     # In the thread.
 
-    def _write(self, entries: Iterable[Entry], *, is_last: bool) -> bool:
+    def _write(self, entries: Iterable[SnapshotEntry], *, is_last: bool) -> bool:
         written: list[msgspec.Raw] = []
         size = _SLACK
         for entry in entries:
@@ -317,7 +320,7 @@ def _trusted(name: Name, *, is_last: bool) -> Name:
     return msgspec.structs.replace(name, generation=0, program=b"", is_first_ask=False)
 
 
-def _is_possible(entry: Entry) -> bool:
+def _is_possible(entry: SnapshotEntry) -> bool:
     """Whether an edge can have written that."""
     name = entry.name
     if "." in name.name:
@@ -325,7 +328,7 @@ def _is_possible(entry: Entry) -> bool:
     else:
         is_name = bool(RANDOM_LABEL.fullmatch(name.name)) or objection(name.name) is None
     try:
-        Filter(name.terms.allow, name.terms.deny)
+        IpFilter(name.terms.allow, name.terms.deny)
     except ValueError:
         return False
     return (

@@ -48,7 +48,7 @@ def is_marked(datagram: bytes, mark: int) -> bool:
     return len(datagram) < 2 or datagram[1] == mark
 
 
-class Heir:
+class ForwardingSocket:
     """What an edge that took over reads: its own datagrams. Those of the edge before go through ``pipe``, as long
     as that one is there (a transport.udp.DatagramSocket)."""
 
@@ -85,10 +85,10 @@ class Heir:
     def send(self, transmits: Iterable[Transmit]) -> None:
         self._source.send(transmits)
 
-    def over(self, source: DatagramSocket) -> Heir:
+    def over(self, source: DatagramSocket) -> ForwardingSocket:
         """The same for another source, with its own handle of the pipe."""
         assert self._pipe is not None
-        return Heir(source, self._pipe.dup(), self._mark)
+        return ForwardingSocket(source, self._pipe.dup(), self._mark)
 
     @property
     def has_predecessor(self) -> bool:
@@ -121,7 +121,7 @@ class Heir:
             self._pipe = None
 
 
-class Passed:
+class ForwardedSocket:
     """What an edge reads whose successor has the UDP socket: what that one passes on. It sends through ``udp``,
     its own handle of the socket (a transport.udp.DatagramSocket)."""
 

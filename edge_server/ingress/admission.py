@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.ip_filter import Filter
-from edge_server.ingress.rate_limit import Arrivals
-from edge_server.resources.descriptor_budget import REMEDY, Budget, Shortage, descriptor_limit
+from edge_server.ingress.ip_filter import IpFilter
+from edge_server.ingress.rate_limit import ConnectionRateLimiter
+from edge_server.resources.descriptor_budget import REMEDY, DescriptorBudget, ShortageLog, descriptor_limit
 from edge_server.resources.fair_places import FairPlaces
 from edge_server.resources.peer_network import neighbourhood, network_of
 
@@ -46,10 +46,10 @@ browsers and people have patience for."""
 class Admission:
     """The number of visitors, and its cap."""
 
-    def __init__(self, cap: int | None = None, arrivals: Arrivals | None = None) -> None:
+    def __init__(self, cap: int | None = None, arrivals: ConnectionRateLimiter | None = None) -> None:
         """``arrivals``: how many may come in a second; by default anybody."""
-        self.arrivals = arrivals or Arrivals(lambda: 0, time.monotonic)
-        self.budget = Budget.of(descriptor_limit())
+        self.arrivals = arrivals or ConnectionRateLimiter(lambda: 0, time.monotonic)
+        self.budget = DescriptorBudget.of(descriptor_limit())
         self.doorstep = self.budget.doorstep
         """How many visitors may be between accept and the end of their TLS handshake."""
         self.cap = self.budget.visitors if cap is None else cap
@@ -60,7 +60,7 @@ class Admission:
             clock=time.monotonic,
         )
         """Visitors who are in, and for whom no client is there now."""
-        self.shortage = Shortage()
+        self.shortage = ShortageLog()
         self.inside = 0
         self.refused = 0
         self._always = min(ALWAYS, max(1, self.cap // ALWAYS_SHARE))
@@ -68,11 +68,11 @@ class Admission:
         self._at: Counter[str] = Counter()
         self._from: Counter[str] = Counter()
         self._within: Counter[str] = Counter()
-        self._banned = Filter((), ())
+        self._banned = IpFilter((), ())
 
     def ban(self, networks: Iterable[str]) -> None:
         """Nobody may come from these from now on, and from those of before anybody may."""
-        self._banned = Filter((), networks)
+        self._banned = IpFilter((), networks)
 
     def admits(self, host: str) -> bool:
         """Whether anybody may come from there."""

@@ -1,6 +1,6 @@
 """A strict reader of the first message of a TLS visitor: which name it asks for, which protocols it offers.
 
-Thinking only: bytes in, a :class:`Hello` or one :class:`HelloError` out. No sockets, no clock, no TLS
+Thinking only: bytes in, a :class:`ClientHello` or one :class:`HelloError` out. No sockets, no clock, no TLS
 library. Whatever a stranger sends, nothing else is raised and at most :data:`MAX_CLIENT_HELLO` bytes are
 looked at. The verdict depends on the bytes alone, never on how TCP or TLS cut them into pieces.
 
@@ -70,7 +70,7 @@ class HelloError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Hello:
+class ClientHello:
     """What the visitor asks for."""
 
     server_name: str | None
@@ -102,7 +102,7 @@ class ClientHelloReader:
         self._in_record = 0
         self._is_tls = False
 
-    def feed(self, data: bytes) -> Hello | PlainHttp | None:
+    def feed(self, data: bytes) -> ClientHello | PlainHttp | None:
         """Take more bytes; None means that the message is not complete yet."""
         self.received += data
         if not self._is_tls:
@@ -200,7 +200,7 @@ class _Fields:
             raise HelloError(Alert.DECODE_ERROR, "bytes after the last field")
 
 
-def _read_message(message: bytes, length: int) -> Hello:
+def _read_message(message: bytes, length: int) -> ClientHello:
     """RFC 8446 section 4.1.2, which reads every ClientHello since TLS 1.0."""
     fields = _Fields(message[_MESSAGE_HEADER:])
     if fields.number(2) >> 8 != 3:
@@ -227,7 +227,7 @@ def _read_message(message: bytes, length: int) -> Hello:
             name = _read_server_name(body)
         elif kind == _ALPN:
             alpn = _read_alpn(body)
-    return Hello(name, alpn, length)
+    return ClientHello(name, alpn, length)
 
 
 def _read_server_name(body: bytes) -> str:

@@ -52,7 +52,7 @@ class _Networks:
         return at >= 0 and number <= self._last[address.version][at]
 
 
-class Filter:
+class IpFilter:
     """Networks to allow and to deny. Without any to allow, all are."""
 
     __slots__ = ("_allow", "_deny")

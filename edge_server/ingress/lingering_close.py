@@ -29,7 +29,7 @@ UPLOAD_BYTES: Final = 32 * 1024 * 1024
 """Bytes thrown away in that case."""
 
 
-class Farewell(asyncio.Protocol):
+class LingeringClose(asyncio.Protocol):
     """Takes over a raw transport, says ``words`` and sees it out. ``on_gone`` is called once at the end."""
 
     __slots__ = ("_on_gone", "_raw", "_room", "_timer")

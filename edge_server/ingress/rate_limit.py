@@ -44,7 +44,7 @@ ALWAYS: Final = 16
 """A second that everybody may have as long as there is any budget: a browser that opens a page."""
 
 
-class Arrivals:
+class ConnectionRateLimiter:
     """See the module. Bounded: nobody is remembered for longer than a second, in which no more than a core can
     take come in."""
 

@@ -84,7 +84,7 @@ class _Drawable:
         return count
 
 
-class Ports:
+class TcpPorts:
     """Hands out listening sockets from the edge's range. Nothing here takes longer the fewer ports are left."""
 
     def __init__(self, host: str, ports: range, clock: Callable[[], float], *, most: int | None = None) -> None:

@@ -1,8 +1,8 @@
 """Where a TLS visitor comes in: its ClientHello is read, its route asked for, its handshake begun or refused.
 
-A :class:`Front` is what ``loop.create_server`` calls for each accepted connection. It decides nothing about
+A :class:`TlsListener` is what ``loop.create_server`` calls for each accepted connection. It decides nothing about
 names: ``route`` does, and answers with a :class:`Route` or with the alert that says why not. Nothing here
-raises or logs for anything that a stranger sends; :attr:`Front.outcomes` counts it.
+raises or logs for anything that a stranger sends; :attr:`TlsListener.outcomes` counts it.
 
 Each newcomer has one of a bounded number of places, from accept until its handshake is complete or its socket
 closed, whatever it is doing meanwhile: :mod:`edge_server.resources.fair_places` says who loses one when there are
@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from edge_server.ingress import plain_http
-from edge_server.ingress.client_hello import Alert, ClientHelloReader, Hello, HelloError
-from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.client_hello import Alert, ClientHello, ClientHelloReader, HelloError
+from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.plain_http import Request, RequestError, RequestReader
-from edge_server.ingress.tls_records import Bios, Records
+from edge_server.ingress.tls_records import Bios, TlsRecords
 from edge_server.ingress.tls_transport import TlsTransport
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport import descriptors
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-    from edge_server.resources.descriptor_budget import Shortage
+    from edge_server.resources.descriptor_budget import ShortageLog
 
 CLIENT_HELLO_TIMEOUT: Final = 5.0
 """Seconds from accept to a complete ClientHello: one flight, which honest clients send at once."""
@@ -55,32 +55,32 @@ class Route:
     handshake. Without a context TLS does not end here, and the protocol gets what came as it is."""
 
     context: ssl.SSLContext | None
-    factory: Callable[[], asyncio.Protocol | Passing]
+    factory: Callable[[], asyncio.Protocol | Passthrough]
     owner: str = ""
     """The token whose tunnel it is, and the lease: their visitors have a share of the places."""
     lease: str = ""
 
 
-class Passing(Protocol):
+class Passthrough(Protocol):
     """Takes a visitor over whose first bytes were read already; a buffered protocol that can be told some."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
     def received(self, data: bytes) -> None: ...
 
 
-class Crowd(enum.Enum):
+class Overload(enum.Enum):
     """The answer for one who comes while there are too many: a reset, which costs the least."""
 
-    CROWD = enum.auto()
+    OVERLOADED = enum.auto()
 
 
-CROWD: Final = Crowd.CROWD
+OVERLOADED: Final = Overload.OVERLOADED
 
-Answer = Route | Alert | Crowd
+Answer = Route | Alert | Overload
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class RedirectTarget:
     """Where a visitor who came without TLS is to come instead: ``https://name`` and the port, if it has to be
     said."""
 
@@ -97,7 +97,7 @@ class Deadlines:
     handshake: float = HANDSHAKE_TIMEOUT
 
 
-class Outcome(enum.Enum):
+class HandshakeOutcome(enum.Enum):
     """How a visitor's arrival ended. A fixed set, so that counting strangers is bounded."""
 
     WELCOME = "handshake complete"
@@ -112,7 +112,7 @@ class Outcome(enum.Enum):
     BANNED = "from a banned address"
 
 
-class Front:
+class TlsListener:
     """One listening port's newcomers, on one event loop.
 
     ``route`` is called once for each well-formed ClientHello, also for one without a name, with the visitor's
@@ -121,14 +121,14 @@ class Front:
 
     def __init__(
         self,
-        route: Callable[[Hello, str], Answer],
+        route: Callable[[ClientHello, str], Answer],
         *,
-        origin: Callable[[str, str], Origin | Crowd | None] = lambda _name, _host: None,
+        origin: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
         max_pending: int = MAX_PENDING,
         admits: Callable[[str], bool] = lambda _: True,
-        shortage: Shortage | None = None,
+        shortage: ShortageLog | None = None,
     ) -> None:
         """``origin``: where a host name is served over TLS, for a visitor from an address; None where it is not.
         ``admits``: whether anybody may come from an address."""
@@ -138,17 +138,17 @@ class Front:
         self.deadlines = deadlines or Deadlines()
         self.admits = admits
         self.bios = Bios()
-        self.outcomes: Counter[Outcome] = Counter()
-        self.pending: FairPlaces[Newcomer | Leaver] = FairPlaces(
+        self.outcomes: Counter[HandshakeOutcome] = Counter()
+        self.pending: FairPlaces[PendingConnection | ClosingConnection] = FairPlaces(
             max_pending, patience=PATIENCE, clock=self.loop.time
         )
         """Everybody who is not welcomed and not gone yet; empty when this front is done."""
         self._shortage = shortage
 
     def __call__(self) -> asyncio.Protocol:
-        return Newcomer(self)
+        return PendingConnection(self)
 
-    def enter(self, who: Newcomer | Leaver, host: str) -> None:
+    def enter(self, who: PendingConnection | ClosingConnection, host: str) -> None:
         """Take a place; where there is none, whoever holds the most of them makes room."""
         loser = self.pending.enter(who, host)
         if loser is not None:
@@ -158,7 +158,7 @@ class Front:
 
     def see_out(self, raw: asyncio.Transport, words: bytes) -> None:
         """Take over a visitor whose TLS broke after its handshake, and who is to be told so."""
-        Leaver(self, raw, words)
+        ClosingConnection(self, raw, words)
 
     def abort(self) -> None:
         """Reset every visitor still on the doorstep; those welcomed belong to their protocols."""
@@ -170,15 +170,15 @@ class Front:
         return f"{network} holds {held} of {self.pending.limit}"
 
 
-class Leaver:
+class ClosingConnection:
     """A visitor who was in, and whose socket is open until it has read the last words."""
 
     __slots__ = ("_front", "_raw")
 
-    def __init__(self, front: Front, raw: asyncio.Transport, words: bytes) -> None:
+    def __init__(self, front: TlsListener, raw: asyncio.Transport, words: bytes) -> None:
         self._front = front
         self._raw = raw
-        Farewell(raw, words, loop=front.loop, on_gone=self._gone)
+        LingeringClose(raw, words, loop=front.loop, on_gone=self._gone)
         front.enter(self, host_of(raw))
 
     def make_room(self) -> None:
@@ -190,7 +190,7 @@ class Leaver:
         self._front.pending.leave(self)
 
 
-class Newcomer(asyncio.Protocol):
+class PendingConnection(asyncio.Protocol):
     """One visitor from accept to the end of its handshake."""
 
     __slots__ = ("_front", "_hello", "_host", "_outcome", "_raw", "_reader", "_request", "_timer")
@@ -198,13 +198,13 @@ class Newcomer(asyncio.Protocol):
     _raw: asyncio.Transport
     _timer: asyncio.TimerHandle
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: TlsListener) -> None:
         self._front = front
         self._reader = ClientHelloReader()
-        self._hello: Hello | None = None
+        self._hello: ClientHello | None = None
         self._request: RequestReader | None = None
         """Of one who does not speak TLS."""
-        self._outcome = Outcome.LEFT
+        self._outcome = HandshakeOutcome.LEFT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's by behaviour, not by class.
@@ -217,7 +217,7 @@ class Newcomer(asyncio.Protocol):
         if front.admits(self._host):
             front.enter(self, self._host)
         else:
-            self._outcome = Outcome.BANNED
+            self._outcome = HandshakeOutcome.BANNED
             reset(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -230,14 +230,14 @@ class Newcomer(asyncio.Protocol):
             outcome = self._reader.feed(data)
         except HelloError as error:
             if error.alert is None:
-                self._outcome = Outcome.NOT_TLS
+                self._outcome = HandshakeOutcome.NOT_TLS
                 reset(self._raw)
             else:
-                self._refuse(Outcome.BAD_HELLO, _alert_record(error.alert))
+                self._refuse(HandshakeOutcome.BAD_HELLO, _alert_record(error.alert))
             return
         if outcome is None:
             return
-        if isinstance(outcome, Hello):
+        if isinstance(outcome, ClientHello):
             self._hello = outcome
             self._timer.cancel()
             self._follow(self._front.route(outcome, self._host))
@@ -254,14 +254,14 @@ class Newcomer(asyncio.Protocol):
 
     def make_room(self) -> None:
         """Too many have come."""
-        self._outcome = Outcome.CROWDED
+        self._outcome = HandshakeOutcome.CROWDED
         reset(self._raw)
 
     def _read_request(self, reader: RequestReader, data: bytes | bytearray) -> None:
         try:
             request = reader.feed(data)
         except RequestError:
-            self._refuse(Outcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
+            self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
             return
         if request is not None:
             self._answer(request)
@@ -269,29 +269,29 @@ class Newcomer(asyncio.Protocol):
     def _answer(self, request: Request) -> None:
         origin = self._front.origin(request.host, self._host)
         if origin is None:
-            self._refuse(Outcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
-        elif isinstance(origin, Crowd):
+            self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
+        elif isinstance(origin, Overload):
             self.make_room()
         else:
             self._front.pending.assign(self, owner=origin.owner, lease=origin.lease)
-            self._refuse(Outcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
+            self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
 
     def _follow(self, answer: Answer) -> None:
         if isinstance(answer, Alert):
-            self._refuse(Outcome.REFUSED, _alert_record(answer))
+            self._refuse(HandshakeOutcome.REFUSED, _alert_record(answer))
             return
-        if answer is CROWD:
+        if answer is OVERLOADED:
             self.make_room()
             return
         front = self._front
         assert self._hello is not None
         front.pending.assign(self, owner=answer.owner, lease=answer.lease)
         if answer.context is None:
-            self._pass_on(cast("Passing", answer.factory()))
+            self._pass_on(cast("Passthrough", answer.factory()))
             return
         tls = TlsTransport(
             self._raw,
-            Records(answer.context, front.bios),
+            TlsRecords(answer.context, front.bios),
             cast("Callable[[], asyncio.Protocol]", answer.factory),
             loop=front.loop,
             server_name=self._hello.server_name,
@@ -301,7 +301,7 @@ class Newcomer(asyncio.Protocol):
         self._timer = front.loop.call_later(front.deadlines.handshake, self._too_slow)
         tls.begin(self._reader.received)
 
-    def _pass_on(self, protocol: Passing) -> None:
+    def _pass_on(self, protocol: Passthrough) -> None:
         # Paused, because uvloop chooses how it reads when reading starts.
         self._raw.pause_reading()
         self._raw.set_protocol(cast("asyncio.BaseProtocol", protocol))
@@ -312,16 +312,16 @@ class Newcomer(asyncio.Protocol):
 
     def _shaken(self, complete: bool) -> None:
         if complete:
-            self._outcome = Outcome.WELCOME
+            self._outcome = HandshakeOutcome.WELCOME
         self._gone()
 
-    def _refuse(self, outcome: Outcome, words: bytes, *, is_upload: bool = False) -> None:
+    def _refuse(self, outcome: HandshakeOutcome, words: bytes, *, is_upload: bool = False) -> None:
         self._outcome = outcome
         self._timer.cancel()
-        Farewell(self._raw, words, loop=self._front.loop, on_gone=self._gone, is_upload=is_upload)
+        LingeringClose(self._raw, words, loop=self._front.loop, on_gone=self._gone, is_upload=is_upload)
 
     def _too_slow(self) -> None:
-        self._outcome = Outcome.SLOW
+        self._outcome = HandshakeOutcome.SLOW
         reset(self._raw)
 
     def _gone(self) -> None:

@@ -42,7 +42,7 @@ class Bios:
     outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
 
 
-class Records:
+class TlsRecords:
     """The server's end of one TLS connection."""
 
     __slots__ = ("_bios", "_tls", "finished", "partial", "peer_finished")

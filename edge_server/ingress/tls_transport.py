@@ -17,7 +17,7 @@ import asyncio
 import enum
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
@@ -27,7 +27,7 @@ from quictunnel.transport.tcp import end_writing, has_told_error, reset
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from edge_server.ingress.tls_records import Records
+    from edge_server.ingress.tls_records import TlsRecords
 
 MAX_UNASKED: Final = 4 * 1024
 """Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every
@@ -77,7 +77,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     def __init__(
         self,
         raw: asyncio.Transport,
-        records: Records,
+        records: TlsRecords,
         factory: Callable[[], asyncio.Protocol],
         *,
         loop: asyncio.AbstractEventLoop,
@@ -285,7 +285,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not words or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
             reset(self._raw)  # a remainder takes no words
         elif self._on_shaken is not None:
-            Farewell(self._raw, words, loop=self._loop, on_gone=self._gone)
+            LingeringClose(self._raw, words, loop=self._loop, on_gone=self._gone)
         else:
             self._see_out(self._raw, words)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from edge_server.certificates.context_store import Validity
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
     from quictunnel.transport.engine import Address
 
 FRESH: Final = 2.0
@@ -57,7 +57,7 @@ class Health:
 
     def __init__(
         self,
-        scene: Scene,
+        scene: Introspection,
         *,
         clock: Callable[[], float] | None = None,
         probe: Callable[[Address], Awaitable[str]] = objection,

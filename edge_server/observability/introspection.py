@@ -13,34 +13,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from edge_server.clients.qlog import Tracing
-    from edge_server.clients.session import Guest
+    from edge_server.clients.qlog import QlogRecorder
+    from edge_server.clients.session import ClientSession
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.ingress.tls_listener import Front
-    from edge_server.observability.loop_lag import Lag
-    from edge_server.services import House
+    from edge_server.ingress.tls_listener import TlsListener
+    from edge_server.observability.loop_lag import LoopLagMonitor
+    from edge_server.services import EdgeServices
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scene:
+class Introspection:
     """See the module."""
 
     config: EdgeConfig
     endpoint: Endpoint
     """The QUIC side: its engine, its connections, what they have carried."""
-    front: Front
+    front: TlsListener
     """Where TLS visitors come in."""
-    guests: Collection[Guest]
+    guests: Collection[ClientSession]
     """Clients, those that have not shown a token yet included."""
-    house: House
+    house: EdgeServices
     identity: Path
     """The certificate that clients see, PEM."""
     is_draining: Callable[[], bool]
     """Whether nobody is taken any more, because it stops or another edge took over."""
-    lag: Lag
-    tracing: Tracing
+    lag: LoopLagMonitor
+    tracing: QlogRecorder
     """What is written of connections."""
     udp: UdpSocket
     started_at: float = field(default_factory=time.time)

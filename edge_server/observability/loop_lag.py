@@ -23,7 +23,7 @@ QUIET: Final = 60.0
 """Seconds between two such lines."""
 
 
-class Lag:
+class LoopLagMonitor:
     """See the module."""
 
     def __init__(self) -> None:

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from edge_server.certificates.acme.renewal import Outcome as OrderOutcome
 from edge_server.certificates.context_store import validity_of
-from edge_server.ingress.tls_listener import Outcome
+from edge_server.ingress.tls_listener import HandshakeOutcome
 from edge_server.observability import logs
-from edge_server.tunnels.visitor_log import SECONDS, Ending, Kind
+from edge_server.tunnels.visitor_log import SECONDS, EndReason, Kind
 from quictunnel.transport.engine import CloseCause, EngineCounters
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from edge_server.observability.introspection import Scene
-    from edge_server.tunnels.visitor_log import Classes
+    from edge_server.observability.introspection import Introspection
+    from edge_server.tunnels.visitor_log import Histogram
 
 PREFIX: Final = "quictunnel_"
 
@@ -39,9 +39,9 @@ class Figure:
 
 
 _DIRECTIONS: Final = {"direction": ("in", "out")}
-_ENDINGS: Final = {"ending": tuple(ending.name.lower() for ending in Ending)}
+_ENDINGS: Final = {"ending": tuple(ending.name.lower() for ending in EndReason)}
 _KINDS: Final = {"kind": get_args(Kind)}
-_OUTCOMES: Final = {"outcome": tuple(outcome.name.lower() for outcome in Outcome)}
+_OUTCOMES: Final = {"outcome": tuple(outcome.name.lower() for outcome in HandshakeOutcome)}
 _CAUSES: Final = {"cause": tuple(cause.name.lower() for cause in CloseCause)}
 
 FIGURES: Final[dict[str, Figure]] = {
@@ -156,7 +156,7 @@ Values = tuple[str, ...]
 """Of a figure's labels, in their order."""
 
 
-def read(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def read(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     """Every counter and gauge as it is now, by its name without the prefix. On the loop's thread; takes about two
     microseconds for each session and each visitor."""
     yield from _of_the_program(scene)
@@ -166,20 +166,20 @@ def read(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield from _of_certificates(scene)
 
 
-def distributions(scene: Scene) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+def distributions(scene: Introspection) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
     """Every histogram: its name, how many were at most each bound, and the sum."""
     ledger = scene.house.ledger
     for name, classes in (("visit_seconds", ledger.durations), ("visit_first_byte_seconds", ledger.first_bytes)):
         yield name, _cumulative(classes), classes.sum
 
 
-def _cumulative(classes: Classes) -> list[tuple[str, float]]:
+def _cumulative(classes: Histogram) -> list[tuple[str, float]]:
     bounds = [*map(str, SECONDS), "+Inf"]
     counts = classes.counts
     return [(bound, float(sum(counts[: index + 1]))) for index, bound in enumerate(bounds)]
 
 
-def _of_the_program(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def _of_the_program(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     engine = scene.endpoint.engine
     yield "build_info", {(VERSION, engine.name, engine.version, platform.python_version()): 1}
     yield "start_time_seconds", {(): scene.started_at}
@@ -188,14 +188,14 @@ def _of_the_program(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield "log_records_total", {(level,): logs.written[level] for level in ("warning", "error")}
 
 
-def _of_visitors(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def _of_visitors(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     ledger, admission, front = scene.house.ledger, scene.house.admission, scene.front
     now = dict.fromkeys(get_args(Kind), 0)
     for visit in ledger.now:
         now[visit.kind] += 1
     yield "visitors", {(kind,): number for kind, number in now.items()}
     yield "visitors_begun_total", {(kind,): ledger.came[kind] for kind in get_args(Kind)}
-    yield "visitors_ended_total", {(ending.name.lower(),): ledger.endings[ending] for ending in Ending}
+    yield "visitors_ended_total", {(ending.name.lower(),): ledger.endings[ending] for ending in EndReason}
     yield "visitor_bytes_total", {("in",): ledger.bytes_in, ("out",): ledger.bytes_out}
     yield "visitor_places", {(): admission.cap}
     yield (
@@ -208,10 +208,10 @@ def _of_visitors(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     )
     yield "newcomers_waiting", {(): len(front.pending)}
     yield "newcomer_places", {(): front.pending.limit}
-    yield "newcomers_total", {(outcome.name.lower(),): front.outcomes[outcome] for outcome in Outcome}
+    yield "newcomers_total", {(outcome.name.lower(),): front.outcomes[outcome] for outcome in HandshakeOutcome}
 
 
-def _of_clients(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def _of_clients(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     sessions, attempts = scene.house.sessions, scene.house.attempts
     strangers = sum(guest.identity is None for guest in scene.guests)
     yield (
@@ -230,7 +230,7 @@ def _of_clients(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     yield "tunnels", {(): len(scene.house.registry)}
 
 
-def _of_quic(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     endpoint, udp = scene.endpoint, scene.udp.counters
     engine: EngineCounters = endpoint.engine.counters
     known = [connection.stats() for connection in endpoint.connections]
@@ -271,7 +271,7 @@ def _of_quic(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
     )
 
 
-def _of_certificates(scene: Scene) -> Iterator[tuple[str, dict[Values, float]]]:
+def _of_certificates(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     acme = scene.house.acme
     ends = [validity.until for validity in scene.house.validities()]
     yield (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -23,7 +23,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 class Figures(Collector):
     """Reads an edge each time that it is asked."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Introspection) -> None:
         self._scene = scene
 
     def describe(self) -> list[Metric]:
@@ -45,7 +45,7 @@ class Figures(Collector):
 class Exposition:
     """One edge's ``/metrics``. On the loop's thread."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Introspection) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(Figures(scene))
         ProcessCollector(registry=self._registry)

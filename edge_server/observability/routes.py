@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.routing import BaseRoute
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 FREE: Final = frozenset({"/healthz", "/readyz"})
 """Those that need no token."""
@@ -33,7 +33,7 @@ class Sight:
         self._exposition: Exposition | None = None
         self._health: Health | None = None
 
-    def open(self, scene: Scene) -> None:
+    def open(self, scene: Introspection) -> None:
         """It serves."""
         self._exposition = Exposition(scene)
         self._health = Health(scene)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from edge_server.clients.session import Guest
-    from edge_server.observability.introspection import Scene
+    from edge_server.clients.session import ClientSession
+    from edge_server.observability.introspection import Introspection
     from edge_server.tunnels.lease import Lease
-    from edge_server.tunnels.visitor_log import Visit
+    from edge_server.tunnels.visitor_log import VisitorConnection
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ MAX_ENTRIES: Final = 2000
 """Of sessions, of names and of visitors: about a megabyte, made in some 30 ms during which everybody waits."""
 
 
-def take(scene: Scene | None) -> None:
+def take(scene: Introspection | None) -> None:
     """Write the file, off the loop's thread as far as it is not about looking; the log says where, or why not."""
     if scene is None:
         logger.warning("there is nothing to dump: the edge does not serve yet")
@@ -47,7 +47,7 @@ def take(scene: Scene | None) -> None:
     writing.add_done_callback(_say)
 
 
-def describe(scene: Scene, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+def describe(scene: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Everything, as what JSON knows."""
     config, ledger = scene.config, scene.house.ledger
     leases = [
@@ -81,7 +81,7 @@ def _bounded(entries: Collection[T], tell: Callable[[T], dict[str, Any]]) -> dic
     return {"total": len(entries), "left_out": len(entries) - len(told), "entries": told}
 
 
-def _session(guest: Guest) -> dict[str, Any]:
+def _session(guest: ClientSession) -> dict[str, Any]:
     session = guest.session
     return {
         "owner": guest.identity.key if guest.identity is not None else None,
@@ -106,7 +106,7 @@ def _tunnel(lease: Lease) -> dict[str, Any]:
     }
 
 
-def _visitor(visit: Visit, now: float) -> dict[str, Any]:
+def _visitor(visit: VisitorConnection, now: float) -> dict[str, Any]:
     return {
         "visitor": visit.host,
         "visitor_port": visit.port,

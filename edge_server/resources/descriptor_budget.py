@@ -79,7 +79,7 @@ def descriptor_limit() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class DescriptorBudget:
     """The descriptors of an edge, by their use."""
 
     limit: int
@@ -121,7 +121,7 @@ class Budget:
         )
 
 
-class Shortage:
+class ShortageLog:
     """Says that something has run out: at once, and then once a minute as long as it goes on."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -140,7 +140,7 @@ class Shortage:
             logger.warning("%s (%d times since this was last said): %s", what, count, detail())
 
 
-async def watch_for_free_descriptors(shortage: Shortage) -> None:
+async def watch_for_free_descriptors(shortage: ShortageLog) -> None:
     """Tell of it while no descriptor is free: whoever connects then is turned away by the kernel or the event
     loop, which say nothing. Runs until cancelled."""
     while True:

@@ -16,7 +16,7 @@ not read and for clients that do not consume: as many as the pools of sixteen se
 streams go on with their initial windows."""
 
 
-class Memory:
+class MemoryBudget:
     """How much the sessions of each token keep."""
 
     def __init__(self) -> None:

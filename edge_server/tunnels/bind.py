@@ -11,10 +11,10 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.ip_filter import IpFilter
 from edge_server.tunnels.lease import Lease
-from edge_server.tunnels.load_balancer import MAX_MEMBERS, Pool
-from edge_server.tunnels.options import Terms
+from edge_server.tunnels.load_balancer import MAX_MEMBERS, LoadBalancer
+from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED
 from edge_server.tunnels.tickets import Ticket
 from quictunnel.errors import ProtocolError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.auth.permissions import Identity
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
     from quictunnel.transport.session import Session
 
 logger = logging.getLogger(__name__)
@@ -50,10 +50,10 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
         self.code = code
 
 
-class Holdings:
+class Bindings:
     """See the module."""
 
-    def __init__(self, house: House, session: Session, superseded: Callable[[], None]) -> None:
+    def __init__(self, house: EdgeServices, session: Session, superseded: Callable[[], None]) -> None:
         """``superseded`` ends the session because a newer one of the same program has a name of it."""
         self._house = house
         self._session = session
@@ -148,7 +148,7 @@ class Holdings:
         if ghost is not None and shared is None:
             self._check_takeover(ghost, ticket, bind)
         evicted = None if shared is not None else ghost
-        terms = Terms.of(bind)
+        terms = TunnelOptions.of(bind)
         self._check_count(identity, terms, evicted)
         lease = Lease(
             self._session,
@@ -162,7 +162,7 @@ class Holdings:
             generation=1 + _generation_before(ticket, evicted),
         )
         _note_program(lease, bind, ghost)
-        lease.pool = shared or (Pool() if bind.pool else None)
+        lease.pool = shared or (LoadBalancer() if bind.pool else None)
         self._limit(lease, identity)
         if bind.unencrypted:
             kept = ghost.keep_socket() if ghost is not None else None
@@ -178,7 +178,7 @@ class Holdings:
                 if not fellow.is_well:
                     lease.take_waiting_of(fellow)
 
-    def _check_count(self, identity: Identity, terms: Terms, evicted: Lease | None) -> None:
+    def _check_count(self, identity: Identity, terms: TunnelOptions, evicted: Lease | None) -> None:
         """Check that an identity may hold one more, by its rights and by its share. Raises Refused."""
         registry, key = self._house.registry, identity.key
         if not identity.rights.allows_tunnel_beside(registry.held_by(key) - (evicted is not None)):
@@ -281,11 +281,11 @@ class Holdings:
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     @staticmethod
-    def _shared(ghost: Lease | None, bind: Bind) -> Pool | None:
+    def _shared(ghost: Lease | None, bind: Bind) -> LoadBalancer | None:
         """The pool to join. A lease that is kept for a client which has not come (``expected``) shares nothing."""
         if ghost is None or ghost.session is None or not bind.pool:
             return None
-        if ghost.pool is None or ghost.terms != Terms.of(bind) or bool(ghost.tcp_port) != bind.unencrypted:
+        if ghost.pool is None or ghost.terms != TunnelOptions.of(bind) or bool(ghost.tcp_port) != bind.unencrypted:
             raise Refused(BindCode.NOT_SHARED)
         if bind.tcp_port not in (0, ghost.tcp_port):
             raise Refused(BindCode.PORT_TAKEN)
@@ -426,7 +426,7 @@ def _is_older_program(bind: Bind, ticket: Ticket, ghost: Lease) -> bool:
     return ghost.is_first_ask or ticket.generation < ghost.generation
 
 
-def _check(bind: Bind, identity: Identity) -> Filter:
+def _check(bind: Bind, identity: Identity) -> IpFilter:
     """Check a Bind by itself, and return the filter of its visitors. Raises Refused."""
     if bind.unencrypted and not identity.rights.allows_ports:
         raise Refused(BindCode.FORBIDDEN)
@@ -436,6 +436,6 @@ def _check(bind: Bind, identity: Identity) -> Filter:
     if bind.domain and (bind.name or labels.domain_objection(bind.domain) is not None):
         raise Refused(BindCode.INVALID)
     try:
-        return Filter(bind.allow, bind.deny)
+        return IpFilter(bind.allow, bind.deny)
     except ValueError:
         raise Refused(BindCode.INVALID) from None

@@ -43,7 +43,7 @@ MAX_ADDRESSES: Final = 64
 """Of one name; those of content networks have a dozen."""
 
 
-class Domains:
+class DomainCheck:
     """See the module."""
 
     def __init__(
@@ -117,17 +117,17 @@ async def system_addresses(name: str) -> frozenset[str]:
     return frozenset(str(ip_address(str(address[0]).partition("%")[0])) for *_, address in found)
 
 
-def domains_of(config: EdgeConfig) -> Domains:
+def domains_of(config: EdgeConfig) -> DomainCheck:
     """As a configuration wants them checked. Raises ConfigError."""
     if config.skip_domain_check:
-        return Domains()
+        return DomainCheck()
     # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.
     own = [config.public_host, config.domain, f"edge.{config.domain}"]
     with contextlib.suppress(ValueError):
         # An address that only this machine's network knows is none that a domain could have.
         own += [config.https[0]] if ip_address(config.https[0]).is_global else []
     resolve = addresses_from(read_server(config.resolver, "--resolver")) if config.resolver else system_addresses
-    return Domains(own, resolve)
+    return DomainCheck(own, resolve)
 
 
 def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozenset[str]]]:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.ingress import proxy_protocol
 from edge_server.ingress.admission import WAIT
-from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.ip_filter import IpFilter
 from edge_server.ingress.tcp_ports import ACCEPTS, restore_backlog
-from edge_server.tunnels.visitor_log import Visit
+from edge_server.tunnels.visitor_log import VisitorConnection
 from quictunnel.transport import descriptors
 from quictunnel.transport.link import KEEPALIVE
 from quictunnel.transport.splice import TcpSplice, TlsSplice
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.ingress.admission import Admission
-    from edge_server.tunnels.bind import Holdings
-    from edge_server.tunnels.load_balancer import Pool
-    from edge_server.tunnels.options import Terms
-    from edge_server.tunnels.visitor_log import Kind, Ledger
+    from edge_server.tunnels.bind import Bindings
+    from edge_server.tunnels.load_balancer import LoadBalancer
+    from edge_server.tunnels.options import TunnelOptions
+    from edge_server.tunnels.visitor_log import Kind, VisitorLog
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter
@@ -46,7 +46,7 @@ TROUBLED: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Ingress:
     """How a visitor came."""
 
     tls: bool
@@ -61,7 +61,7 @@ class Way:
         return "passthrough" if self.authority else "tcp"
 
 
-BY_PORT: Final = Way(tls=False)
+BY_PORT: Final = Ingress(tls=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -71,7 +71,7 @@ class Waiting:
 
     lease: Lease
     splice: Splice
-    way: Way
+    way: Ingress
     timer: asyncio.TimerHandle
 
 
@@ -86,10 +86,10 @@ class Lease:
         *,
         owner: str,
         admission: Admission,
-        ledger: Ledger,
-        terms: Terms,
+        ledger: VisitorLog,
+        terms: TunnelOptions,
         generation: int = 1,
-        visitors_filter: Filter | None = None,
+        visitors_filter: IpFilter | None = None,
     ) -> None:
         """``visitors_filter``: that of the terms, where it was made already."""
         self.session = session
@@ -97,7 +97,7 @@ class Lease:
         self.number = number
         self.name = name
         self.terms = terms
-        self.filter = visitors_filter or Filter(terms.allow, terms.deny)
+        self.filter = visitors_filter or IpFilter(terms.allow, terms.deny)
         self.owner = owner
         self.generation = generation
         """Of the ticket that was given for it."""
@@ -108,16 +108,16 @@ class Lease:
         self.since = time.monotonic()
         self.listener: asyncio.Server | None = None
         self.tcp_port = 0
-        self.visitors: dict[Splice, Visit] = {}
+        self.visitors: dict[Splice, VisitorConnection] = {}
         self.max_visitors: int | None = None
         """Of its owner, at all its leases together."""
         self.meters: tuple[Meter, Meter] | None = None
         """What its visitors may send and receive in a second, if that is limited."""
-        self.pool: Pool | None = None
+        self.pool: LoadBalancer | None = None
         """With whom it shares the name, if it does."""
         self.takeovers: tuple[float, ...] = ()
         """When the name last went from one living client to another."""
-        self.holdings: Holdings | None = None
+        self.holdings: Bindings | None = None
         """Of the client that holds it."""
         self.came_so_far = 0
         """Visitors that this lease took."""
@@ -168,17 +168,17 @@ class Lease:
 
     def tls_visitor(self, authority: str) -> asyncio.Protocol:
         """The protocol for a visitor whose TLS handshake is complete."""
-        return TlsSplice(lambda splice: self._to_whom_it_goes(splice, Way(tls=True, authority=authority)))
+        return TlsSplice(lambda splice: self._to_whom_it_goes(splice, Ingress(tls=True, authority=authority)))
 
     def passing_visitor(self, authority: str) -> TcpSplice:
         """The protocol for a visitor whose TLS does not end here."""
-        return TcpSplice(lambda splice: self._to_whom_it_goes(splice, Way(tls=False, authority=authority)))
+        return TcpSplice(lambda splice: self._to_whom_it_goes(splice, Ingress(tls=False, authority=authority)))
 
     def tcp_visitor(self) -> asyncio.BaseProtocol:
         """The protocol for a visitor of the TCP port."""
         return TcpSplice(lambda splice: self._to_whom_it_goes(splice, BY_PORT))
 
-    def _to_whom_it_goes(self, splice: Splice, way: Way) -> None:
+    def _to_whom_it_goes(self, splice: Splice, way: Ingress) -> None:
         lease = self.newest
         if lease.pool is not None:
             lease = lease.pool.choose() or lease
@@ -237,7 +237,7 @@ class Lease:
             if not spared(visit.host):
                 _end_now(splice)
 
-    def end_visit(self, visit: Visit) -> bool:
+    def end_visit(self, visit: VisitorConnection) -> bool:
         """Reset this one visitor; whether it was here."""
         splice = next((splice for splice, who in self.visitors.items() if who is visit), None)
         if splice is not None:
@@ -269,7 +269,7 @@ class Lease:
         """There is a link again: whoever waited goes in, in the order of coming."""
         self._let_all_in(self.part_with_waiting())
 
-    def came(self, splice: Splice, way: Way) -> None:
+    def came(self, splice: Splice, way: Ingress) -> None:
         """A visitor is in, its TLS handshake complete."""
         host, port = _end(splice, "peername")
         if (
@@ -281,7 +281,9 @@ class Lease:
             splice.refuse()
             return
         splice.on_gone = self._went
-        self.visitors[splice] = visit = Visit(host, way.kind, lease=self.name, owner=self.owner, port=port)
+        self.visitors[splice] = visit = VisitorConnection(
+            host, way.kind, lease=self.name, owner=self.owner, port=port
+        )
         if way.tls:
             ends = splice.transport.get_extra_info("ssl_object")
             visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
@@ -292,7 +294,7 @@ class Lease:
         else:
             self._have_wait(splice, way, WAIT)
 
-    def _have_wait(self, splice: Splice, way: Way, seconds: float) -> None:
+    def _have_wait(self, splice: Splice, way: Ingress, seconds: float) -> None:
         """Keep a visitor until the client has a link, on which both sides know how they stand."""
         timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
         waiting = self._waiting[splice] = Waiting(self, splice, way, timer)
@@ -318,7 +320,7 @@ class Lease:
         waiting.timer.cancel()
         self._admission.waiting.leave(waiting)
 
-    def _let_in(self, splice: Splice, way: Way, tried: frozenset[Lease] = frozenset()) -> None:
+    def _let_in(self, splice: Splice, way: Ingress, tried: frozenset[Lease] = frozenset()) -> None:
         """``tried``: leases of the pool whose origin has not taken it."""
         assert self.session is not None
         host, port = _end(splice, "peername")
@@ -335,7 +337,7 @@ class Lease:
         splice.join(stream)
         self.visitors[splice].travels_on(stream, splice)
 
-    def _introduction(self, splice: Splice, way: Way) -> bytes:
+    def _introduction(self, splice: Splice, way: Ingress) -> bytes:
         tls = None
         if way.tls:
             ends = splice.transport.get_extra_info("ssl_object")
@@ -352,7 +354,7 @@ class Lease:
             self.terms.proxy_protocol, _end(splice, "peername"), _end(splice, "sockname"), tls
         )
 
-    def _refused(self, splice: Splice, code: StreamCode, way: Way, tried: frozenset[Lease]) -> bool:
+    def _refused(self, splice: Splice, code: StreamCode, way: Ingress, tried: frozenset[Lease]) -> bool:
         """Its origin did not take the visitor, nor anything of what it said: another of the pool may. Whether
         there was one."""
         if code is not StreamCode.UNKNOWN_LEASE:

@@ -13,7 +13,7 @@ MAX_MEMBERS: Final = 256
 """Clients that share one name. Each visitor's choice looks at all of them: a tenth of a millisecond."""
 
 
-class Pool:
+class LoadBalancer:
     """The leases of one name, all of one identity and all of which asked to share it."""
 
     def __init__(self) -> None:

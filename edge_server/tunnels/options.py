@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quictunnel.wire.messages import Bind
 
 
-class Terms(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class TunnelOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """As the client asked; the fields mean what those of ``messages.Bind`` mean. One edge tells them to the
     next."""
 

@@ -1,11 +1,12 @@
 """Whose is this name, or this port?
 
-Everything is answered from memory. :meth:`Claims.synchronise` writes what has changed and reads what commands have
-changed; it is called twice a second, off the loop's thread, so a crash of the machine forgets half a second of new
-claims, and no owner that was there before.
+Everything is answered from memory. :meth:`NameOwnership.synchronise` writes what has changed and reads what
+commands have changed; it is called twice a second, off the loop's thread, so a crash of the machine forgets half a
+second of new claims, and no owner that was there before.
 
-A claim is not over because a clock says so: it stays until :meth:`Claims.sweep` has removed it, which spares
-what is held and does nothing as long as the edge's clock is not settled (:mod:`edge_server.storage.steady_clock`).
+A claim is not over because a clock says so: it stays until :meth:`NameOwnership.sweep` has removed it, which
+spares what is held and does nothing as long as the edge's clock is not settled
+(:mod:`edge_server.storage.steady_clock`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from edge_server.tunnels.ownership_store import Claim, HistoryEntry
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
-    from edge_server.tunnels.ownership_store import Store
+    from edge_server.tunnels.ownership_store import OwnershipStore
 
 KEPT_DAYS: Final = 30
 """For which a name that nobody uses stays its owner's: longer than holidays, so that nobody picks up the
@@ -46,10 +47,10 @@ class Held(Protocol):
     came_so_far: int
 
 
-class Claims:
+class NameOwnership:
     """See the module."""
 
-    def __init__(self, store: Store, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: OwnershipStore, now: Callable[[], float] = time.time) -> None:
         """Reads the database; raises ConfigError when it cannot. ``now``: seconds since the epoch."""
         self._store = store
         self._now = now

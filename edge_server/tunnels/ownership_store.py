@@ -181,7 +181,7 @@ WHERE owner = :owner AND day = :day AND name = :name
 """
 
 
-class Store:
+class OwnershipStore:
     """The database. Every method raises ConfigError when it cannot be read or written."""
 
     def __init__(self, directory: Path) -> None:

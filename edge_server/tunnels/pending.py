@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from edge_server.handoff.protocol import Name
     from edge_server.ingress.admission import Admission
-    from edge_server.ingress.tcp_ports import Ports
+    from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.registry import Registry
-    from edge_server.tunnels.visitor_log import Ledger
+    from edge_server.tunnels.visitor_log import VisitorLog
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ class _Wait:
     """When it was last there (time.monotonic)."""
 
 
-class Expected:
+class PendingTunnels:
     """See the module."""
 
     def __init__(
-        self, registry: Registry, ports: Ports, admission: Admission, *, ledger: Ledger, hold: float
+        self, registry: Registry, ports: TcpPorts, admission: Admission, *, ledger: VisitorLog, hold: float
     ) -> None:
         """``hold``: as :attr:`hold`."""
         self._registry = registry

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.tunnels.lease import Lease
-    from edge_server.tunnels.options import Terms
+    from edge_server.tunnels.options import TunnelOptions
 
 NAME_BYTES: Final = 10
 """80 random bits, 16 characters of base32: names are secrets to those who were not told them."""
@@ -28,7 +28,7 @@ NETWORKS_OF_ONE: Final = 16
 """A lease counts once more for so many networks to allow or deny, which take as much memory as the rest of it."""
 
 
-def weight_of(terms: Terms) -> int:
+def weight_of(terms: TunnelOptions) -> int:
     """Return the number of leases that one on these terms counts as."""
     return 1 + (len(terms.allow) + len(terms.deny)) // NETWORKS_OF_ONE
 
@@ -77,7 +77,7 @@ class Registry:
         domains = self._domains.get(owner, ())
         return len(domains) - (besides in domains)
 
-    def may_hold(self, owner: str, terms: Terms, instead_of: Lease | None) -> bool:
+    def may_hold(self, owner: str, terms: TunnelOptions, instead_of: Lease | None) -> bool:
         """Return True if an owner's share allows a lease on these terms, perhaps instead of another one."""
         freed = 0 if instead_of is None else weight_of(instead_of.terms)
         return self.shares.may_take(owner, weight_of(terms) - freed)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.certificates.acme.challenges import PROTOCOL
 from edge_server.ingress.client_hello import Alert
-from edge_server.ingress.tls_listener import CROWD, Crowd, Origin, Route
+from edge_server.ingress.tls_listener import OVERLOADED, Overload, RedirectTarget, Route
 
 if TYPE_CHECKING:
     import ssl
 
-    from edge_server.ingress.client_hello import Hello
-    from edge_server.services import House
+    from edge_server.ingress.client_hello import ClientHello
+    from edge_server.services import EdgeServices
     from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
@@ -26,10 +26,10 @@ HTTPS_PORT: Final = 443
 class Router:
     """See the module."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: EdgeServices) -> None:
         self._house = house
 
-    def route(self, hello: Hello, host: str) -> Route | Alert | Crowd:
+    def route(self, hello: ClientHello, host: str) -> Route | Alert | Overload:
         """Where a visitor from ``host`` goes. Unknown, absent, malformed and forbidden names get one answer, and
         count alike against whoever comes too often."""
         name, house = hello.server_name, self._house
@@ -41,8 +41,8 @@ class Router:
                 return Route(context, _Validator)
             # Else it may be a local service's own, behind a tunnel that passes TLS through.
         lease = self._find(name, host)
-        if isinstance(lease, Crowd):
-            return CROWD
+        if isinstance(lease, Overload):
+            return OVERLOADED
         if lease is None:
             return Alert.UNRECOGNIZED_NAME
         if lease.terms.passthrough:
@@ -56,23 +56,23 @@ class Router:
             return Alert.UNRECOGNIZED_NAME if house.acme is None else Alert.CERTIFICATE_UNOBTAINABLE
         return Route(context, lambda: lease.tls_visitor(name), owner=lease.owner, lease=lease.name)
 
-    def origin(self, name: str, host: str) -> Origin | Crowd | None:
+    def origin(self, name: str, host: str) -> RedirectTarget | Overload | None:
         """Where a visitor from ``host`` who came without TLS reaches a name; None for each name that
         :meth:`route` does not know either."""
         lease = self._find(name, host)
-        if lease is None or isinstance(lease, Crowd):
+        if lease is None or isinstance(lease, Overload):
             return lease
         port = self._house.https_port
         url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
-        return Origin(url, owner=lease.owner, lease=lease.name)
+        return RedirectTarget(url, owner=lease.owner, lease=lease.name)
 
-    def _find(self, name: str, host: str) -> Lease | Crowd | None:
+    def _find(self, name: str, host: str) -> Lease | Overload | None:
         """The lease of a host name, if a visitor from ``host`` may come to it; counts who comes."""
         house = self._house
         lease = house.lease_of(name)
         whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
         if not house.admission.arrivals.comes(host, **whose):
-            return CROWD
+            return OVERLOADED
         return lease if lease is not None and lease.filter.admits(host) else None
 
     def _context(self, lease: Lease, name: str) -> ssl.SSLContext | None:

@@ -35,7 +35,7 @@ class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """Rises with every ticket for the same name, so that an older holder does not take it from a newer one."""
 
 
-class Sealer:
+class TicketSealer:
     """Seals and opens tickets for one domain."""
 
     def __init__(self, key: bytes, domain: str) -> None:

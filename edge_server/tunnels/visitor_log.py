@@ -1,7 +1,7 @@
 """Visitors, as they are told of: who was where, for how long, with how many bytes, and why it ended.
 
-One :class:`Visit` for each that is in; the :class:`Ledger` has those that are, sums of those that were, and writes
-one line of the log for each that leaves. Nothing in here decides anything.
+One :class:`VisitorConnection` for each that is in; the :class:`VisitorLog` has those that are, sums of those that
+were, and writes one line of the log for each that leaves. Nothing in here decides anything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Kind = Literal["tls", "tcp", "passthrough"]
 """TLS that ends here; plain TCP at a port; TLS that ends at the origin."""
 
 
-class Ending(enum.Enum):
+class EndReason(enum.Enum):
     """Why a visit ended. A fixed set, so that counting by it is bounded."""
 
     DONE = "both sides finished"
@@ -44,12 +44,12 @@ class Ending(enum.Enum):
 
 
 _BY_CODE: Final = {
-    StreamCode.ABORTED: Ending.ORIGIN,
-    StreamCode.REFUSED: Ending.REFUSED,
-    StreamCode.UNREACHABLE: Ending.REFUSED,
-    StreamCode.UNKNOWN_LEASE: Ending.CLOSED,
-    StreamCode.STALLED: Ending.STALLED,
-    StreamCode.CLOSING: Ending.CLOSED,
+    StreamCode.ABORTED: EndReason.ORIGIN,
+    StreamCode.REFUSED: EndReason.REFUSED,
+    StreamCode.UNREACHABLE: EndReason.REFUSED,
+    StreamCode.UNKNOWN_LEASE: EndReason.CLOSED,
+    StreamCode.STALLED: EndReason.STALLED,
+    StreamCode.CLOSING: EndReason.CLOSED,
 }
 
 
@@ -62,7 +62,7 @@ MAX_DIGITS: Final = 16
 """Of a visit's number: no edge has that many."""
 
 
-class Classes:
+class Histogram:
     """Durations by class, for those who draw distributions."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Classes:
         self.sum += seconds
 
 
-class Visit:
+class VisitorConnection:
     """One visitor that is in."""
 
     __slots__ = (
@@ -139,7 +139,7 @@ class _FirstByte:
 
     __slots__ = ("_splice", "_visit")
 
-    def __init__(self, visit: Visit, splice: Splice) -> None:
+    def __init__(self, visit: VisitorConnection, splice: Splice) -> None:
         self._visit = visit
         self._splice = splice
 
@@ -160,21 +160,21 @@ class _FirstByte:
         self._splice.stream_lost(code, untaken)
 
 
-class Ledger:
+class VisitorLog:
     """See the module."""
 
     def __init__(self) -> None:
-        self.now: dict[Visit, None] = {}
+        self.now: dict[VisitorConnection, None] = {}
         """Those that are in, in the order of coming."""
         self.came: Counter[Kind] = Counter()
-        self.endings: Counter[Ending] = Counter()
-        self.durations = Classes()
+        self.endings: Counter[EndReason] = Counter()
+        self.durations = Histogram()
         """Of visits that are over."""
-        self.first_bytes = Classes()
+        self.first_bytes = Histogram()
         """How long the origins took to say something, where they did."""
         self._mark = secrets.token_hex(4)
         """Of this process, so that two edges, or one before and after a restart, give no number twice."""
-        self.on_end: Callable[[Visit], None] = lambda _: None
+        self.on_end: Callable[[VisitorConnection], None] = lambda _: None
         """Told of each that has left."""
         self._bytes_in = 0
         self._bytes_out = 0
@@ -189,7 +189,7 @@ class Ledger:
         """Bytes to all of them."""
         return self._bytes_out + sum(visit.bytes_out for visit in self.now)
 
-    def name_of(self, visit: Visit) -> str:
+    def name_of(self, visit: VisitorConnection) -> str:
         """What a visit is called in the log and in dumps."""
         return f"{self._mark}-{visit.number}"
 
@@ -199,13 +199,13 @@ class Ledger:
         is_ours = mark == self._mark and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
         return int(number) if is_ours else None
 
-    def begin(self, visit: Visit) -> None:
+    def begin(self, visit: VisitorConnection) -> None:
         """It is in."""
         self.now[visit] = None
         self.came[visit.kind] += 1
         visit.number = self.came.total()
 
-    def end(self, visit: Visit, splice: Splice) -> None:
+    def end(self, visit: VisitorConnection, splice: Splice) -> None:
         """It has left; why is what its splice knows."""
         self.now.pop(visit, None)
         seconds = time.monotonic() - visit.began
@@ -220,7 +220,7 @@ class Ledger:
         if logger.isEnabledFor(logging.INFO):
             self._say(visit, seconds, ending)
 
-    def _say(self, visit: Visit, seconds: float, ending: Ending) -> None:
+    def _say(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> None:
         words = (
             visit.host or "unknown",
             visit.lease,
@@ -235,7 +235,7 @@ class Ledger:
         record.fields = self._fields(visit, seconds, ending)
         logger.handle(record)
 
-    def _fields(self, visit: Visit, seconds: float, ending: Ending) -> dict[str, object]:
+    def _fields(self, visit: VisitorConnection, seconds: float, ending: EndReason) -> dict[str, object]:
         return {
             "visit": self.name_of(visit),
             "visitor": visit.host,
@@ -253,11 +253,11 @@ class Ledger:
         }
 
 
-def _ending(splice: Splice) -> Ending:
+def _ending(splice: Splice) -> EndReason:
     if splice.is_complete:
-        return Ending.DONE
+        return EndReason.DONE
     if splice.lost is not None:
         return _BY_CODE[splice.lost]
     if splice.is_refused:
-        return Ending.SENT_AWAY
-    return Ending.LEFT if splice.had_all else Ending.VISITOR
+        return EndReason.SENT_AWAY
+    return EndReason.LEFT if splice.had_all else EndReason.VISITOR

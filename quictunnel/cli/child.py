@@ -12,7 +12,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, TextIO
 
-from quictunnel.cli.process_guard import LEFT_GRACE, STOP_GRACE, Guard, is_gone, signal_group
+from quictunnel.cli.process_guard import LEFT_GRACE, STOP_GRACE, ProcessGuard, is_gone, signal_group
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Child:
     ) -> None:
         """``when_over`` is called from another thread when it has ended."""
         self.name = os.path.basename(command[0])  # noqa: PTH119 - as it was typed, which may be no path here
-        self._guard = Guard() if POSIX else None
+        self._guard = ProcessGuard() if POSIX else None
         self.over = threading.Event()
         flags = 0 if POSIX else getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         try:

@@ -23,7 +23,7 @@ MAX_ORDERS: Final = 64
 """Bytes that the guard is told: a number and a word."""
 
 
-class Guard:
+class ProcessGuard:
     """See the module. To be made while this process has one thread: a fork copies no other."""
 
     def __init__(self) -> None:

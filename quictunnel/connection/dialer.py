@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_session import Call, EdgeIdentityError, resolve, silence
+from quictunnel.connection.edge_session import EdgeIdentityError, EdgeSession, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LOOK: Final = 1.0
 """Seconds between looks at whether a dial beside a link is still wanted."""
 
 
-class Dialler:
+class Dialer:
     """Dials one edge, for one owner."""
 
     def __init__(self, config: ClientConfig, events: CallEvents, supervisor: Supervisor) -> None:
@@ -40,7 +40,7 @@ class Dialler:
         self._events = events
         self._supervisor = supervisor
 
-    async def dial(self, patience: float = CONNECT_TIMEOUT) -> Call:
+    async def dial(self, patience: float = CONNECT_TIMEOUT) -> EdgeSession:
         """A call that was greeted. Raises an Error; the last one when all addresses fail, each of which gets
         ``patience`` seconds. When cancelled, nothing stays open."""
         addresses = (await resolve(self._config))[:MAX_ADDRESSES]
@@ -49,7 +49,7 @@ class Dialler:
             for number, address in enumerate(addresses)
         ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
-        first: Call | None = None
+        first: EdgeSession | None = None
         try:
             for attempt in asyncio.as_completed(attempts):
                 try:
@@ -73,7 +73,9 @@ class Dialler:
                 raise
         raise failure
 
-    async def dial_beside(self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]) -> Call | None:
+    async def dial_beside(
+        self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]
+    ) -> EdgeSession | None:
         """Dial while a link is there, until it would be in vain, which is asked once a second and when the link
         is ``down``. None then, and when it failed. When cancelled, nothing stays open."""
         dial = asyncio.create_task(self.dial(patience))
@@ -95,19 +97,19 @@ class Dialler:
             finally:
                 if not is_wanted:
                     await self._hang_up([dial])
-        if isinstance(call, Call):
+        if isinstance(call, EdgeSession):
             return call
         if not isinstance(call, Error | asyncio.CancelledError):
             raise call
         logger.info("dialling beside the link that is there: %s", str(call) or "not needed any more")
         return None
 
-    async def _attempt(self, address: Address, delay: float, patience: float) -> Call:
+    async def _attempt(self, address: Address, delay: float, patience: float) -> EdgeSession:
         """Call one address. Raises an Error."""
         await asyncio.sleep(delay)
         config = self._config
         try:
-            call = Call(config, self._events, address)
+            call = EdgeSession(config, self._events, address)
         except OSError as error:  # this machine has no such address family, or no sockets left
             raise EdgeUnavailableError(
                 f"The edge at {config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
@@ -134,17 +136,19 @@ class Dialler:
         # Whoever is in a hurry knows that the edge was there, and does not look into it.
         return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")
 
-    def _report(self, ended: Sequence[Call | BaseException]) -> None:
+    def _report(self, ended: Sequence[EdgeSession | BaseException]) -> None:
         """Report faults of ours in attempts that nobody waits for, since another one has a call."""
         for each in ended:
             if isinstance(each, Exception) and not isinstance(each, Error):
                 self._supervisor.report("dialling another address of the edge", each)
 
-    async def _hang_up(self, dials: Sequence[asyncio.Task[Call]], besides: Call | None = None) -> None:
+    async def _hang_up(
+        self, dials: Sequence[asyncio.Task[EdgeSession]], besides: EdgeSession | None = None
+    ) -> None:
         """End the calls of those dials that have one, which nobody takes; all of them are done."""
         calls = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
 
-        async def end(call: Call) -> None:
+        async def end(call: EdgeSession) -> None:
             try:
                 await call.hang_up()
             finally:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quictunnel.connection.edge_session import Call
+    from quictunnel.connection.edge_session import EdgeSession
     from quictunnel.shared.supervision import Supervisor
 
 MAX_LEAVING: Final = 4
@@ -19,17 +19,17 @@ LATENESS: Final = 5.0
 """Seconds beyond the grace that an edge announced, in which it should have ended the session itself."""
 
 
-class Farewells:
+class DrainingSessions:
     """See the module."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._leaving: dict[Call, asyncio.Task[None]] = {}
+        self._leaving: dict[EdgeSession, asyncio.Task[None]] = {}
 
-    def __iter__(self) -> Iterator[Call]:
+    def __iter__(self) -> Iterator[EdgeSession]:
         return iter(tuple(self._leaving))
 
-    def add(self, call: Call, grace: float) -> None:
+    def add(self, call: EdgeSession, grace: float) -> None:
         """The edge behind this call leaves within ``grace`` seconds; it ends the session when the last visitor has
         finished."""
         if len(self._leaving) >= MAX_LEAVING:
@@ -45,7 +45,7 @@ class Farewells:
             task.cancel()
         await asyncio.gather(*leaving, return_exceptions=True)
 
-    async def _see_off(self, call: Call, seconds: float) -> None:
+    async def _see_off(self, call: EdgeSession, seconds: float) -> None:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -64,33 +64,33 @@ class CallEvents(Protocol):
     def is_closed(self) -> bool:
         """Return True if no other call follows: sessions that were shown are not gone on with."""
 
-    def call_message(self, call: Call, message: AnyMessage) -> None:
+    def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
         """After the greeting: anything but credit. May raise ProtocolError."""
 
     def call_stream(self, stream: Stream) -> None:
         """A visitor. May raise ProtocolError."""
 
-    def call_secret(self, call: Call) -> bytes | None:
+    def call_secret(self, call: EdgeSession) -> bytes | None:
         """The handshake is done. What to show of a session that lost its link, empty for a new session; None:
         another call is ahead of this one."""
 
-    def call_failed(self, call: Call) -> None:
+    def call_failed(self, call: EdgeSession) -> None:
         """The edge did not greet it."""
 
-    def call_resumed(self, call: Call) -> Session:
+    def call_resumed(self, call: EdgeSession) -> Session:
         """The edge goes on with the session that was shown: the one that has to go on with this call's link."""
 
-    def call_stands(self, call: Call) -> None:
-        """Both sides know where a session goes on; told before or after :meth:`Call.greet` returns."""
+    def call_stands(self, call: EdgeSession) -> None:
+        """Both sides know where a session goes on; told before or after :meth:`EdgeSession.greet` returns."""
 
-    def call_away(self, call: Call, closed: Closed) -> bool:
+    def call_away(self, call: EdgeSession, closed: Closed) -> bool:
         """The link was lost. Whether the session is kept for another call."""
 
-    def call_ended(self, call: Call, error: Error) -> None:
-        """The session is over; told only after :meth:`Call.adopt`."""
+    def call_ended(self, call: EdgeSession, error: Error) -> None:
+        """The session is over; told only after :meth:`EdgeSession.adopt`."""
 
 
-class Call:
+class EdgeSession:
     """See the module. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
 
     def __init__(self, config: ClientConfig, events: CallEvents, address: Address) -> None:

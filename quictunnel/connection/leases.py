@@ -20,7 +20,7 @@ from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, B
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quictunnel.connection.options import Wish
+    from quictunnel.connection.options import ForwardOptions
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.session import Session
@@ -48,7 +48,7 @@ class HeldLease:
     """One forwarded port, from the first Bind to the end."""
 
     number: int
-    wish: Wish
+    wish: ForwardOptions
     origin: Origin
     answer: asyncio.Future[Tunnel]
     """The edge's first answer."""
@@ -109,7 +109,9 @@ class Leases:
     def get(self, number: int) -> HeldLease | None:
         return self._held.get(number)
 
-    def add(self, wish: Wish, ticket: bytes, file: TicketFile | None, origin: Origin | None = None) -> HeldLease:
+    def add(
+        self, wish: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
+    ) -> HeldLease:
         """A new one, not asked for yet; ``origin``: what stands for the local port, if not a plain Origin. Raises
         InvalidError when its port is forwarded already."""
         if any(lease.origin.port == wish.port for lease in self):

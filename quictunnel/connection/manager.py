@@ -11,14 +11,14 @@ import logging
 import random
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialler
-from quictunnel.connection.draining import Farewells
-from quictunnel.connection.edge_session import Call, resolve, silence
+from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialer
+from quictunnel.connection.draining import DrainingSessions
+from quictunnel.connection.edge_session import EdgeSession, resolve, silence
 from quictunnel.connection.leases import HeldLease, Leases
 from quictunnel.connection.network_monitor import Change, NetworkWatch
-from quictunnel.connection.resumption import KeptSession, Turns
+from quictunnel.connection.resumption import ReconnectCounters, ResumableSession
 from quictunnel.connection.retry_policy import RetryPolicy
-from quictunnel.connection.visitor_handler import Visits
+from quictunnel.connection.visitor_handler import VisitorHandler
 from quictunnel.errors import AuthError, EdgeUnavailableError, Error
 from quictunnel.shared.backoff import Backoff
 from quictunnel.shared.event_loop import in_thread
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.connection.options import Wish
+    from quictunnel.connection.options import ForwardOptions
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.origin.dial import Origin
     from quictunnel.transport.engine import Closed
@@ -60,20 +60,20 @@ DRAIN_GRACE: Final = 5.0
 """Seconds that visitors in flight get to finish when a tunnel closes."""
 
 
-class Uplink:
+class ConnectionManager:
     """See the module."""
 
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
         """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
         self.state = "connecting"
-        self.turns = Turns()
+        self.turns = ReconnectCounters()
         self._tasks = Supervisor(self._task_failed)
         self.leases = Leases(observe, self._tasks)
-        self.visits = Visits(self.leases, observe, self._tasks)
+        self.visits = VisitorHandler(self.leases, observe, self._tasks)
         self._config = config
-        self._dialler = Dialler(config, self, self._tasks)
+        self._dialler = Dialer(config, self, self._tasks)
         self._observe = observe
-        self._call: Call | None = None
+        self._call: EdgeSession | None = None
         self._since = 0.0
         """When the call began to carry the session."""
         self._backoff = Backoff()
@@ -86,13 +86,13 @@ class Uplink:
         """The network did; what failed before may work."""
         self._grace: int | None = None
         """The edge is leaving, and gives visitors so many seconds."""
-        self._leaving = Farewells(self._tasks)
+        self._leaving = DrainingSessions(self._tasks)
         self._watch: NetworkWatch | None = None
         self._was_connected = False
         self.failure: Error | None = None
         """The error that ended it for good."""
         self._keeper: asyncio.Task[None] | None = None
-        self._keeping = KeptSession()
+        self._keeping = ResumableSession()
         self._to_unbind: set[int] = set()
         """Leases of the session that were given back, which the edge has not confirmed: said again on another
         link."""
@@ -111,7 +111,9 @@ class Uplink:
         call = self._call  # asked for from other threads, while it comes and goes
         return call.session.link.rtt if call is not None else None
 
-    async def bind(self, wish: Wish, file: TicketFile | None = None, origin: Origin | None = None) -> HeldLease:
+    async def bind(
+        self, wish: ForwardOptions, file: TicketFile | None = None, origin: Origin | None = None
+    ) -> HeldLease:
         """Lease a public name (and TCP port) for a local port, or for what stands for it. Raises the errors of
         ``forward``. When cancelled, the lease is given back."""
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
@@ -279,7 +281,7 @@ class Uplink:
             elif self.state == "suspect":
                 self._enter("connected", "The edge answers again.")
 
-    async def _relieve(self, sick: Call) -> None:
+    async def _relieve(self, sick: EdgeSession) -> None:
         """Dial beside a link from which nothing comes; whichever works first carries the session."""
         self._keeping.offer(sick)
         if self._keeping.session is None:
@@ -300,7 +302,7 @@ class Uplink:
             if sick.silence < SUSPICION:
                 self._enter("connected", "The edge answers again.")
 
-    async def _move(self, old: Call, grace: int) -> None:
+    async def _move(self, old: EdgeSession, grace: int) -> None:
         """The edge leaves: dial for a new session, which its successor or another edge takes, while the visitors
         in flight finish with the old one."""
         has_lasted = self._settle()
@@ -321,7 +323,7 @@ class Uplink:
             # It is gone, and who follows may be there already: that nobody answered before does not count.
             self._backoff.reset()
 
-    async def _rely_on(self, call: Call) -> None:
+    async def _rely_on(self, call: EdgeSession) -> None:
         """Carry the session with this call. Raises the Error with which it has ended meanwhile; it is hung up
         then."""
         try:
@@ -332,7 +334,7 @@ class Uplink:
             raise
         self._connected_to(call)
 
-    def _connected_to(self, call: Call) -> None:
+    def _connected_to(self, call: EdgeSession) -> None:
         self._call = call
         self._grace = call.grace
         self._stir.set()
@@ -354,7 +356,7 @@ class Uplink:
             self.call_stands(call)
         self._ask_again(call, is_kept=kept is not None)
 
-    def _ask_again(self, call: Call, *, is_kept: bool) -> None:
+    def _ask_again(self, call: EdgeSession, *, is_kept: bool) -> None:
         """For leases that the session does not hold; those that were given back are so here as well."""
         if not is_kept:
             self._to_unbind.clear()
@@ -410,20 +412,20 @@ class Uplink:
     def is_closed(self) -> bool:
         return self.state == "closed"
 
-    def call_secret(self, call: Call) -> bytes | None:
+    def call_secret(self, call: EdgeSession) -> bytes | None:
         return self._keeping.secret_for(call)
 
-    def call_failed(self, call: Call) -> None:
+    def call_failed(self, call: EdgeSession) -> None:
         self._keeping.call_failed(call)
 
-    def call_resumed(self, call: Call) -> Session:
+    def call_resumed(self, call: EdgeSession) -> Session:
         return self._keeping.session_for(call)
 
-    def call_stands(self, call: Call) -> None:
+    def call_stands(self, call: EdgeSession) -> None:
         if call is self._call:
             self._enter("connected", f"Connected to the edge at {self._config.edge}.")
 
-    def call_away(self, call: Call, closed: Closed) -> bool:
+    def call_away(self, call: EdgeSession, closed: Closed) -> bool:
         if call is not self._call or not self._keeping.keep(call, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
@@ -431,7 +433,7 @@ class Uplink:
         self._lost()
         return True
 
-    def call_message(self, call: Call, message: AnyMessage) -> None:
+    def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
         if isinstance(message, GoAway):
             if call is self._call:
                 self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
@@ -445,7 +447,7 @@ class Uplink:
     def call_stream(self, stream: Stream) -> None:
         self.visits.come(stream)
 
-    def call_ended(self, call: Call, error: Error) -> None:
+    def call_ended(self, call: EdgeSession, error: Error) -> None:
         if call is self._call:
             self._observe("warning", str(error))
             self._lost()

@@ -19,7 +19,7 @@ TLS_CHOICES: Final = ("edge", "passthrough")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class ForwardOptions:
     """See ``forward()``, whose arguments these are. Raises InvalidError for what cannot be."""
 
     port: int

@@ -14,12 +14,12 @@ from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
-    from quictunnel.connection.edge_session import Call
+    from quictunnel.connection.edge_session import EdgeSession
     from quictunnel.transport.session import Session
 
 
 @dataclass(slots=True)
-class Turns:
+class ReconnectCounters:
     """How often since the client was made."""
 
     resumed: int = 0
@@ -30,14 +30,14 @@ class Turns:
     """A new session took the place of one before."""
 
 
-class KeptSession:
+class ResumableSession:
     """At most one session, and its secret."""
 
     def __init__(self) -> None:
         self.session: Session | None = None
         """The session without a link."""
         self._secret = b""
-        self._shown_by: Call | None = None
+        self._shown_by: EdgeSession | None = None
         """The one call that shows the secret: two would take the session from each other."""
         self._was_shown = False
         """The edge may have taken the session to another link at any time since, whether we heard of it or not."""
@@ -47,7 +47,7 @@ class KeptSession:
         self._is_overdue = False
         """The hold ended while a call showed the secret: the session ends unless that call brings it a link."""
 
-    def keep(self, call: Call, closed: Closed) -> bool:
+    def keep(self, call: EdgeSession, closed: Closed) -> bool:
         """The link of this call was lost; whether its session waits for another."""
         welcome = call.welcome
         if welcome is None or not welcome.hold or not welcome.session:
@@ -72,12 +72,12 @@ class KeptSession:
         else:
             self._is_overdue = True
 
-    def offer(self, call: Call) -> None:
+    def offer(self, call: EdgeSession) -> None:
         """The link of this call looks sick: another call may take its session over."""
         if call.welcome is not None and call.welcome.session:
             self.session, self._secret, self._hold = call.session, call.welcome.session, call.welcome.hold
 
-    def secret_for(self, call: Call) -> bytes | None:
+    def secret_for(self, call: EdgeSession) -> bytes | None:
         """What a call should show: nothing when no session waits, None when another call is ahead."""
         if self.session is None:
             return b""
@@ -93,13 +93,13 @@ class KeptSession:
         seems to be well: the edge may have left that one already."""
         return self._shown_by is not None
 
-    def session_for(self, call: Call) -> Session:
+    def session_for(self, call: EdgeSession) -> Session:
         """The edge goes on with the session whose secret this call has shown. Raises ProtocolError."""
         if self.session is None or call is not self._shown_by:
             raise ProtocolError("a session goes on that was not asked for")
         return self.session
 
-    def call_failed(self, call: Call) -> None:
+    def call_failed(self, call: EdgeSession) -> None:
         """Let another call show the secret, if time is left. The session may have left an older link for this
         call's."""
         if self._shown_by is call:

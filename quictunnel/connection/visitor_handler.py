@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.capacity import Capacity, descriptor_limit, reserve_of
 from quictunnel.connection.leases import Tally
-from quictunnel.origin.bad_gateway import Refusal
+from quictunnel.origin.bad_gateway import BadGateway
 from quictunnel.origin.dial import NO_DESCRIPTORS, OriginRefusedError
 from quictunnel.wire.codes import StreamCode
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from quictunnel.connection.capacity import Place
     from quictunnel.connection.leases import HeldLease, Leases
-    from quictunnel.origin.dial import Trouble
+    from quictunnel.origin.dial import DialFailure
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
@@ -26,7 +26,7 @@ FULL_INTERVAL: Final = 60.0
 """Seconds between two events that say that visitors are refused for want of descriptors."""
 
 
-class Visits:
+class VisitorHandler:
     """The visitors of one client."""
 
     def __init__(self, leases: Leases, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
@@ -88,11 +88,11 @@ class Visits:
             self._refused = 0
 
     @staticmethod
-    def _refuse(stream: Stream, lease: HeldLease, trouble: Trouble) -> None:
+    def _refuse(stream: Stream, lease: HeldLease, trouble: DialFailure) -> None:
         if lease.wish.pool:
             stream.abort(trouble.code)  # the edge has others to ask
         elif not stream.is_over:
-            Refusal(stream, lease.origin.port, trouble)
+            BadGateway(stream, lease.origin.port, trouble)
 
     async def close(self) -> None:
         """Stop dialling for those who wait."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from quictunnel.doctor.result import Finding, fail, ok, warn
-from quictunnel.transport.engines import looking
+from quictunnel.transport.engines import handshake_probe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.transport.engine import Shown
+    from quictunnel.transport.engine import HandshakeReport
 
 SOON: Final = dt.timedelta(days=7)
 """Before its end when a certificate should have been renewed: whoever renews by itself does so weeks before."""
@@ -27,7 +27,9 @@ def utc_now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-def examine(shown: Shown, host: str, authority: Path | None, now: dt.datetime) -> tuple[Finding, Finding]:
+def examine(
+    shown: HandshakeReport, host: str, authority: Path | None, now: dt.datetime
+) -> tuple[Finding, Finding]:
     """The certificate, and the clock."""
     try:
         leaf = x509.load_der_x509_certificate(shown.chain[0])
@@ -41,7 +43,7 @@ def examine(shown: Shown, host: str, authority: Path | None, now: dt.datetime) -
     if now > ends:
         return _too_late(ends, now)
     clock = ok("clock", f"{_moment(now)}, within the certificate's time")
-    why = looking().objection(shown.chain, host, authority)
+    why = handshake_probe().objection(shown.chain, host, authority)
     if why is not None:
         return _not_believed(leaf, host, names, authority, why), clock
     vouched = "this system's authorities" if authority is None else str(authority)

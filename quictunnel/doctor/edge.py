@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_session import Call, resolve
+from quictunnel.connection.edge_session import EdgeSession, resolve
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address
 from quictunnel.transport.engine import EngineSettings
-from quictunnel.transport.engines import looking
-from quictunnel.transport.probe import SIZES, SMALLEST, Answer, Heard, ask
+from quictunnel.transport.engines import handshake_probe
+from quictunnel.transport.probe import SIZES, SMALLEST, Answer, ProbeAnswer, ask
 from quictunnel.wire.codes import ALPN, StreamCode
 
 if TYPE_CHECKING:
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.transport.engine import Address, Closed, Shown
+    from quictunnel.transport.engine import Address, Closed, HandshakeReport
     from quictunnel.transport.session import Session
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.messages import AnyMessage, Welcome
@@ -85,7 +85,9 @@ def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -
     return Reached(_unreached(config, addresses, heard, has_proxy=has_proxy))
 
 
-def _reached(addresses: tuple[Address, ...], heard: list[Heard], address: Address, first: Heard) -> Finding:
+def _reached(
+    addresses: tuple[Address, ...], heard: list[ProbeAnswer], address: Address, first: ProbeAnswer
+) -> Finding:
     message = f"QUIC answers at {format_address(str(address[0]), address[1])} in {first.rtt * 1000:.1f} ms"
     others = [
         f"{other[0]} ({each.answer.value})"
@@ -102,7 +104,7 @@ def _reached(addresses: tuple[Address, ...], heard: list[Heard], address: Addres
 
 
 def _unreached(
-    config: ClientConfig, addresses: tuple[Address, ...], heard: list[Heard], *, has_proxy: bool
+    config: ClientConfig, addresses: tuple[Address, ...], heard: list[ProbeAnswer], *, has_proxy: bool
 ) -> Finding:
     answers = {each.answer for each in heard}
     where = f"UDP port {config.address[1]} of {config.address[0]}"
@@ -172,11 +174,11 @@ def datagrams(address: Address) -> Finding:
     return warn("datagrams", "the answers were lost", "Try again.")
 
 
-def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Shown | None]:
+def handshake(config: ClientConfig, address: Address) -> tuple[Finding, HandshakeReport | None]:
     """Whether TLS gets anywhere, with whatever certificate."""
     edge = config.edge
     try:
-        shown = looking().look(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
+        shown = handshake_probe().look(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
     except TimeoutError:
         return fail(
             "handshake", f"it did not end within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"
@@ -224,7 +226,7 @@ def _accepted(welcome: Welcome) -> Finding:
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:
-    call = Call(config, _Nobody(), address)
+    call = EdgeSession(config, _Nobody(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
         await call.greet()
     try:
@@ -239,22 +241,22 @@ class _Nobody:
 
     is_closed = False
 
-    def call_message(self, call: Call, message: AnyMessage) -> None: ...
+    def call_message(self, call: EdgeSession, message: AnyMessage) -> None: ...
 
     def call_stream(self, stream: Stream) -> None:
         stream.abort(StreamCode.UNKNOWN_LEASE)
 
-    def call_secret(self, _call: Call) -> bytes:
+    def call_secret(self, _call: EdgeSession) -> bytes:
         return b""
 
-    def call_failed(self, call: Call) -> None: ...
+    def call_failed(self, call: EdgeSession) -> None: ...
 
-    def call_resumed(self, call: Call) -> Session:
+    def call_resumed(self, call: EdgeSession) -> Session:
         return call.session  # never: no session was shown
 
-    def call_stands(self, call: Call) -> None: ...
+    def call_stands(self, call: EdgeSession) -> None: ...
 
-    def call_away(self, _call: Call, _closed: Closed) -> bool:
+    def call_away(self, _call: EdgeSession, _closed: Closed) -> bool:
         return False
 
-    def call_ended(self, call: Call, error: Error) -> None: ...
+    def call_ended(self, call: EdgeSession, error: Error) -> None: ...

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.bodies import Body, BodyError, UntilClose
-from quictunnel.inspect.exchange_store import Exchange, Frame, Kind, State, Way
+from quictunnel.inspect.exchange_store import Exchange, ExchangeKind, Frame, State, Way
 from quictunnel.inspect.http1 import (
-    Misunderstood,
+    ParseError,
     end_of_head,
     guess,
     has_token,
@@ -28,7 +28,7 @@ from quictunnel.inspect.websocket import FrameError, Frames, agreed
 from quictunnel.origin.bad_gateway import method_of
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.exchange_store import Store
+    from quictunnel.inspect.exchange_store import ExchangeStore
     from quictunnel.inspect.http1 import AnyResponse
 
 OVERLOADED: Final = "The inspector could not keep up: {} bytes passed unseen."
@@ -65,11 +65,11 @@ class _Side:
     has_ended: bool = False
 
 
-class Conversation:
+class ConnectionParser:
     """See the module. Belongs to the store's thread."""
 
     def __init__(
-        self, store: Store, parsing: Parsing, *, visitor: str, connection: int, replay_of: int = 0
+        self, store: ExchangeStore, parsing: Parsing, *, visitor: str, connection: int, replay_of: int = 0
     ) -> None:
         self._store = store
         self._parsing = parsing
@@ -204,7 +204,7 @@ class Conversation:
                 self._websocket(way, data, when)
             else:
                 self._http(self._sides[way], data, when)
-        except (Misunderstood, BodyError, FrameError) as why:
+        except (ParseError, BodyError, FrameError) as why:
             self._to_raw(f"{str(why)[:1].upper()}{str(why)[1:]}.", when)
             self._keep_raw(way, self._unread, when)
 
@@ -265,11 +265,11 @@ class Conversation:
         if side.way is Way.REQUEST:
             before = self._check_beginning(side, before)
         elif side.head[:7] != b"HTTP/1."[: len(side.head)]:
-            raise Misunderstood("the origin's answer is not HTTP/1")
+            raise ParseError("the origin's answer is not HTTP/1")
         end = -1 if before < 0 else end_of_head(side.head, max(0, before - 3))
         if end < 0:
             if len(side.head) > limits.MAX_HEAD:
-                raise Misunderstood(f"a head of more than {limits.MAX_HEAD} bytes")
+                raise ParseError(f"a head of more than {limits.MAX_HEAD} bytes")
             return data[:0]
         head = bytes(side.head[:end])
         rest = memoryview(bytes(side.head[end:]) + bytes(data[taken:]))
@@ -283,7 +283,7 @@ class Conversation:
 
     def _hold(self, side: _Side, data: memoryview) -> None:
         if len(side.head) + len(data) > limits.MAX_HEAD + 1 or not self._parsing.take(len(data)):
-            raise Misunderstood("more waits to be understood than the inspector holds")
+            raise ParseError("more waits to be understood than the inspector holds")
         side.head += data
 
     def _release(self, side: _Side) -> None:
@@ -308,7 +308,7 @@ class Conversation:
             self._parsing.take(-skipped)
             before = 0
         if method_of(bytes(head[:64])) is None:
-            raise Misunderstood(guess(bytes(head[:64])))
+            raise ParseError(guess(bytes(head[:64])))
         return before
 
     @property
@@ -318,9 +318,9 @@ class Conversation:
     def _has_request(self, side: _Side, head: bytes, when: float) -> None:
         request = read_request(head)
         if len(self._waiting) >= limits.MAX_PIPELINED:
-            raise Misunderstood(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
+            raise ParseError(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
         exchange = self._store.new(
-            Kind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
+            ExchangeKind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         exchange.method = request.method.decode("ascii")
         exchange.target = request.target.decode("latin-1")
@@ -335,7 +335,7 @@ class Conversation:
 
     def _has_response(self, side: _Side, head: bytes, when: float) -> None:
         if not self._waiting:
-            raise Misunderstood("an answer that nothing asked for")
+            raise ParseError("an answer that nothing asked for")
         exchange = self._waiting[0]
         method = exchange.method.encode("ascii")
         response = read_response(head, method, is_upgrade=exchange.is_upgrade)
@@ -376,7 +376,7 @@ class Conversation:
             side.exchange = side.body = None
         self._socket = exchange
         if response.status_code == 101 and has_token(response.headers, b"upgrade", b"websocket"):
-            exchange.kind = Kind.WEBSOCKET
+            exchange.kind = ExchangeKind.WEBSOCKET
             extensions = [value for key, value in response.headers if key == b"sec-websocket-extensions"]
             self._frames = {way: Frames(agreed(extensions, from_server=way is Way.RESPONSE)) for way in Way}
             self._store.changed(exchange)
@@ -403,7 +403,7 @@ class Conversation:
             self._store.changed(self._raw)
             return
         raw = self._raw = self._store.new(
-            Kind.RAW, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
+            ExchangeKind.RAW, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
         raw.note(why)
         for exchange in self._followed():

@@ -30,7 +30,7 @@ class Way(Enum):
     """Back."""
 
 
-class Kind(Enum):
+class ExchangeKind(Enum):
     HTTP = "http"
     WEBSOCKET = "websocket"
     RAW = "raw"
@@ -62,7 +62,7 @@ class Kept:
 
 
 @dataclass(slots=True)
-class Message:
+class HttpMessage:
     """A request or a response."""
 
     body: Kept
@@ -101,11 +101,11 @@ class Exchange:
     number: int
     visitor: str
     connection: int
-    kind: Kind
+    kind: ExchangeKind
     began: float
     """Seconds since the epoch."""
-    request: Message
-    response: Message
+    request: HttpMessage
+    response: HttpMessage
     state: State = State.OPEN
     method: str = ""
     target: str = ""
@@ -127,7 +127,7 @@ class Exchange:
     is_gone: bool = False
     """The store has let it go: nothing more is kept of it."""
 
-    def side(self, way: Way) -> Message:
+    def side(self, way: Way) -> HttpMessage:
         return self.request if way is Way.REQUEST else self.response
 
     def note(self, text: str) -> None:
@@ -150,7 +150,7 @@ class Exchange:
         return None if first is None or then is None else max(0.0, then - first)
 
 
-class Store:
+class ExchangeStore:
     """See the module. Belongs to one thread."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -175,17 +175,17 @@ class Store:
     def get(self, number: int) -> Exchange | None:
         return self._exchanges.get(number)
 
-    def new(self, kind: Kind, *, visitor: str, connection: int, replay_of: int = 0) -> Exchange:
+    def new(self, kind: ExchangeKind, *, visitor: str, connection: int, replay_of: int = 0) -> Exchange:
         number, self._next = self._next, self._next + 1
-        limit = limits.MAX_RAW if kind is Kind.RAW else limits.MAX_BODY
+        limit = limits.MAX_RAW if kind is ExchangeKind.RAW else limits.MAX_BODY
         exchange = Exchange(
             number,
             visitor,
             connection,
             kind,
             self._now(),
-            Message(Kept(limit)),
-            Message(Kept(limit)),
+            HttpMessage(Kept(limit)),
+            HttpMessage(Kept(limit)),
             replay_of=replay_of,
         )
         while len(self._exchanges) >= limits.MAX_EXCHANGES:
@@ -214,7 +214,7 @@ class Store:
             body.data += piece[:room]
         self.changed(exchange)
 
-    def headers(self, exchange: Exchange, message: Message, head: bytes, headers: Headers) -> None:
+    def headers(self, exchange: Exchange, message: HttpMessage, head: bytes, headers: Headers) -> None:
         """A message's head is known."""
         if self.charge(exchange, 2 * len(head) + HEADER_COST * len(headers)):
             message.head, message.headers = head, headers

@@ -18,7 +18,7 @@ _V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 """How version 2 of the PROXY protocol begins."""
 
 
-class Misunderstood(Exception):  # noqa: N818 - not an error: a reason to show raw bytes
+class ParseError(Exception):
     """This is no HTTP/1 (any more)."""
 
 
@@ -29,9 +29,9 @@ def read_request(head: bytes) -> h11.Request:
         reader.receive_data(head)
         request = reader.next_event()
     except h11.RemoteProtocolError as error:
-        raise Misunderstood(f"no HTTP/1 request ({error})") from None
+        raise ParseError(f"no HTTP/1 request ({error})") from None
     if not isinstance(request, h11.Request):
-        raise Misunderstood("no HTTP/1 request")
+        raise ParseError("no HTTP/1 request")
     return request
 
 
@@ -43,9 +43,9 @@ def read_response(head: bytes, method: bytes, *, is_upgrade: bool) -> AnyRespons
         reader.receive_data(head)
         response = reader.next_event()
     except h11.ProtocolError as error:
-        raise Misunderstood(f"the origin's answer is not HTTP/1 ({error})") from None
+        raise ParseError(f"the origin's answer is not HTTP/1 ({error})") from None
     if not isinstance(response, h11.Response | h11.InformationalResponse):
-        raise Misunderstood("the origin's answer is not HTTP/1")
+        raise ParseError("the origin's answer is not HTTP/1")
     return response
 
 

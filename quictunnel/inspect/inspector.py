@@ -14,13 +14,13 @@ import uvicorn
 
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import Store
+from quictunnel.inspect.exchange_store import ExchangeStore
 from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web_app import Site
 from quictunnel.shared.address import format_address, on_this_machine
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
 from quictunnel.transport import descriptors, unpatched
@@ -55,9 +55,9 @@ class Inspector:
         self._host = host
         self._token = secrets.token_urlsafe(TOKEN_BYTES)
         self._is_closed = False
-        self._store = Store(time.time)
+        self._store = ExchangeStore(time.time)
         self._recorder = Recorder(self._store, self._wake)
-        self._background = Background("quictunnel-inspector")
+        self._background = EventLoopThread("quictunnel-inspector")
         try:
             self._background.call(self._start(port))
         except BaseException:

@@ -12,13 +12,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.connection_parser import Conversation, Parsing
+from quictunnel.inspect.connection_parser import ConnectionParser, Parsing
 from quictunnel.inspect.exchange_store import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.inspect.exchange_store import Store
+    from quictunnel.inspect.exchange_store import ExchangeStore
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _Gone(NamedTuple):
 Piece = bytes | list[bytes] | _End | _Gone
 
 
-class Lane:
+class Direction:
     """One direction of a connection. Both sides count its bytes: what never came into the queue is missing in the
     count of the other side."""
 
@@ -103,10 +103,10 @@ class Tap:
         """Set when it is gone; for when there was no room to say it."""
         self.is_unwatched = False
         """The store's side does not look into it (any more)."""
-        self.request = Lane(recorder, self, Way.REQUEST)
-        self.response = Lane(recorder, self, Way.RESPONSE)
+        self.request = Direction(recorder, self, Way.REQUEST)
+        self.response = Direction(recorder, self, Way.RESPONSE)
 
-    def lane(self, way: Way) -> Lane:
+    def lane(self, way: Way) -> Direction:
         return self.request if way is Way.REQUEST else self.response
 
     def gone(self, why: str) -> None:
@@ -125,7 +125,7 @@ class Recorder:
     """See the module. :meth:`drain` belongs to the store's thread, what :class:`Tap` calls to the tunnel's."""
 
     def __init__(
-        self, store: Store, wake: Callable[[], object], now: Callable[[], float] = time.monotonic
+        self, store: ExchangeStore, wake: Callable[[], object], now: Callable[[], float] = time.monotonic
     ) -> None:
         """``wake`` is called on the tunnel's thread when there is something after there was nothing; it has to see
         to it that :meth:`drain` is called until that says that nothing is left."""
@@ -137,14 +137,14 @@ class Recorder:
         self._store = store
         self._wake = wake
         self._now = now
-        self._queue: deque[tuple[Lane, Piece, int, int, float]] = deque()
+        self._queue: deque[tuple[Direction, Piece, int, int, float]] = deque()
         # Each written by one thread alone, so neither needs a lock.
         self._put = 0
         self._taken = 0
         self._is_awake = False
         self._is_closed = False
         self._next = 1
-        self._live: dict[Tap, Conversation] = {}
+        self._live: dict[Tap, ConnectionParser] = {}
         self.is_faulty = False
 
     # The tunnel's side.
@@ -156,7 +156,7 @@ class Recorder:
     def has_room(self, size: int) -> bool:
         return self._put - self._taken + size <= limits.MAX_QUEUED and len(self._queue) < limits.MAX_EVENTS
 
-    def put(self, lane: Lane, piece: Piece, size: int) -> None:
+    def put(self, lane: Direction, piece: Piece, size: int) -> None:
         if self._is_closed:
             return
         self._put += size
@@ -221,7 +221,7 @@ class Recorder:
             if tap.gone_why is not None:
                 self._look(tap.response, _Gone(tap.gone_why), tap.response.passed_so_far, when)
 
-    def _look(self, lane: Lane, piece: Piece, start: int, when: float) -> None:
+    def _look(self, lane: Direction, piece: Piece, start: int, when: float) -> None:
         """``start``: how many bytes passed before."""
         tap = lane.tap
         conversation = self._live.get(tap)
@@ -245,7 +245,7 @@ class Recorder:
             self._live.pop(tap, None)
             tap.unwatch()
 
-    def _begin(self, tap: Tap, piece: Piece) -> Conversation | None:
+    def _begin(self, tap: Tap, piece: Piece) -> ConnectionParser | None:
         says_nothing = isinstance(piece, _End) or (isinstance(piece, _Gone) and not piece.why)
         if tap.is_unwatched or says_nothing or self._is_closed:
             return None
@@ -253,12 +253,12 @@ class Recorder:
             tap.unwatch()
             self.unseen_connections += 1
             return None
-        conversation = Conversation(self._store, self.parsing, visitor=tap.visitor, connection=tap.number)
+        conversation = ConnectionParser(self._store, self.parsing, visitor=tap.visitor, connection=tap.number)
         self._live[tap] = conversation
         return conversation
 
 
-def _catch_up(conversation: Conversation, lane: Lane, position: int, when: float) -> None:
+def _catch_up(conversation: ConnectionParser, lane: Direction, position: int, when: float) -> None:
     """Bytes that were not put into the queue: nobody had to look at them, or there was no room."""
     missing = position - lane.seen
     if missing > 0:
@@ -267,7 +267,7 @@ def _catch_up(conversation: Conversation, lane: Lane, position: int, when: float
             conversation.gap(lane.way, missing, when)
 
 
-def _tell(conversation: Conversation, lane: Lane, piece: Piece, start: int, when: float) -> None:
+def _tell(conversation: ConnectionParser, lane: Direction, piece: Piece, start: int, when: float) -> None:
     match piece:
         case bytes():
             _show(conversation, lane, piece, start, when)
@@ -285,7 +285,7 @@ def _tell(conversation: Conversation, lane: Lane, piece: Piece, start: int, when
             conversation.gone(when, why)
 
 
-def _show(conversation: Conversation, lane: Lane, data: bytes, start: int, when: float) -> None:
+def _show(conversation: ConnectionParser, lane: Direction, data: bytes, start: int, when: float) -> None:
     data = data[lane.seen - start :]  # what was certain may have been counted already
     if data:
         lane.seen += len(data)

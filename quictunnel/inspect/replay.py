@@ -8,13 +8,13 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.connection_parser import Conversation
+from quictunnel.inspect.connection_parser import ConnectionParser
 from quictunnel.inspect.exchange_store import Way
 from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
     from quictunnel.inspect.connection_parser import Parsing
-    from quictunnel.inspect.exchange_store import Exchange, Store
+    from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
     from quictunnel.shared.supervision import Supervisor
 
 VISITOR: Final = "replay"
@@ -24,7 +24,7 @@ READ: Final = 64 * 1024
 class Replays:
     """Those under way. Belongs to the store's thread."""
 
-    def __init__(self, store: Store, parsing: Parsing, port: int, supervisor: Supervisor) -> None:
+    def __init__(self, store: ExchangeStore, parsing: Parsing, port: int, supervisor: Supervisor) -> None:
         self._store = store
         self._parsing = parsing
         self._port = port
@@ -38,7 +38,7 @@ class Replays:
     def start(self, recorded: Exchange) -> int:
         """Send a request again that ``views.no_replay`` has nothing against; the number of the new exchange."""
         said = _request(recorded)
-        conversation = Conversation(
+        conversation = ConnectionParser(
             self._store, self._parsing, visitor=VISITOR, connection=0, replay_of=recorded.number
         )
         conversation.data(Way.REQUEST, said, time.monotonic())
@@ -54,7 +54,7 @@ class Replays:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _run(self, conversation: Conversation, said: bytes) -> None:
+    async def _run(self, conversation: ConnectionParser, said: bytes) -> None:
         why = ""
         try:
             async with asyncio.timeout(limits.REPLAY_TIMEOUT):
@@ -66,7 +66,7 @@ class Replays:
         finally:
             conversation.gone(time.monotonic(), why)
 
-    async def _exchange(self, conversation: Conversation, said: bytes) -> str:
+    async def _exchange(self, conversation: ConnectionParser, said: bytes) -> str:
         """What cut it short; "" when the answer came to its end."""
         reader, writer = await self._connect()
         try:

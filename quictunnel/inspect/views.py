@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.inspect.decoding import decoded, shown
-from quictunnel.inspect.exchange_store import Exchange, Kind
+from quictunnel.inspect.exchange_store import Exchange, ExchangeKind
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.exchange_store import Frame, Message
+    from quictunnel.inspect.exchange_store import Frame, HttpMessage
 
 MAX_TARGET: Final = 300
 """Characters of a target in the list; the detail has all of it."""
@@ -31,7 +31,7 @@ def summary(exchange: Exchange) -> dict[str, Any]:
         "received": exchange.response.body.size,
         "frames": exchange.frames_seen,
         "replay_of": exchange.replay_of,
-        "note": exchange.notes[0] if exchange.notes and exchange.kind is Kind.RAW else "",
+        "note": exchange.notes[0] if exchange.notes and exchange.kind is ExchangeKind.RAW else "",
     }
 
 
@@ -57,9 +57,9 @@ def detail(exchange: Exchange) -> dict[str, Any]:
 
 def no_replay(exchange: Exchange) -> str:
     """Why a request cannot be sent again; "" when it can."""
-    if exchange.kind is Kind.WEBSOCKET or exchange.is_upgrade or exchange.method == "CONNECT":
+    if exchange.kind is ExchangeKind.WEBSOCKET or exchange.is_upgrade or exchange.method == "CONNECT":
         return "A WebSocket or tunnel is a conversation, which cannot be had again by one side."
-    if exchange.kind is Kind.RAW or not exchange.request.head:
+    if exchange.kind is ExchangeKind.RAW or not exchange.request.head:
         return "There is no HTTP/1 request to send again."
     if not exchange.request.body.is_whole:
         return "The request's body was longer than what is kept of it."
@@ -68,7 +68,7 @@ def no_replay(exchange: Exchange) -> str:
     return ""
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: HttpMessage) -> dict[str, Any]:
     return {
         "start": message.start.decode("latin-1"),
         "headers": [[_readable(name), _readable(value)] for name, value in message.headers],
@@ -76,7 +76,7 @@ def _message(message: Message) -> dict[str, Any]:
     }
 
 
-def _body(message: Message) -> dict[str, Any]:
+def _body(message: HttpMessage) -> dict[str, Any]:
     body, note = decoded(bytes(message.body.data), message.all_of(b"content-encoding"))
     is_cut = not message.body.is_whole or note != ""
     return {
@@ -109,7 +109,7 @@ def _close(data: bytes) -> dict[str, str]:
     return {"text": f"{int.from_bytes(data[:2], 'big')} {_readable(data[2:])}".strip()}
 
 
-def _first(message: Message, name: bytes) -> bytes:
+def _first(message: HttpMessage, name: bytes) -> bytes:
     return next(iter(message.all_of(name)), b"")
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from quictunnel.inspect.exchange_store import Exchange, Store
+    from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
     from quictunnel.inspect.recorder import Recorder
     from quictunnel.inspect.replay import Replays
 
@@ -36,7 +36,7 @@ FILES: Final = {
 class Site:
     """The page of one tunnel."""
 
-    def __init__(self, store: Store, recorder: Recorder, replays: Replays, port: int) -> None:
+    def __init__(self, store: ExchangeStore, recorder: Recorder, replays: Replays, port: int) -> None:
         self._store = store
         self._recorder = recorder
         self._replays = replays

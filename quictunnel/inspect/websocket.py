@@ -24,7 +24,7 @@ class FrameError(ValueError):
     """These are no WebSocket frames."""
 
 
-class Said(NamedTuple):
+class WebSocketMessage(NamedTuple):
     """A whole message or control frame."""
 
     kind: str
@@ -111,7 +111,7 @@ class Frames:
         self._size = 0
         self._is_compressed = False
 
-    def feed(self, data: memoryview) -> Iterator[Said]:
+    def feed(self, data: memoryview) -> Iterator[WebSocketMessage]:
         """Take bytes; give what became whole by them. Raises FrameError."""
         while data:
             if not self._left:
@@ -215,9 +215,9 @@ class Frames:
         else:
             self._kept += inflater.feed(data, room)
 
-    def _frame_ended(self) -> Said | None:
+    def _frame_ended(self) -> WebSocketMessage | None:
         if self._opcode >= 8:
-            return Said(KINDS[self._opcode], bytes(self._control), len(self._control), "")
+            return WebSocketMessage(KINDS[self._opcode], bytes(self._control), len(self._control), "")
         if not self._is_last:
             return None
         note = ""
@@ -227,7 +227,7 @@ class Frames:
             self._size = max(self._size, inflater.made)
             note = TOO_LARGE if inflater.is_broken else "compressed"
             inflater.end()
-        said = Said(self._kind, bytes(self._kept), self._size, note)
+        said = WebSocketMessage(self._kind, bytes(self._kept), self._size, note)
         self._kind, self._kept = "", bytearray()
         return said
 

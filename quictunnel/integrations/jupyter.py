@@ -48,7 +48,7 @@ USAGE: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TunnelDisplay:
     """A tunnel as a notebook shows it, and a terminal."""
 
     port: int
@@ -73,7 +73,7 @@ class Shown:
 class _Held:
     options: Mapping[str, Any]
     client: Client
-    shown: Shown
+    shown: TunnelDisplay
     ending: ExitStack
 
 
@@ -83,13 +83,13 @@ class Tunnels:
     def __init__(self) -> None:
         self._open: dict[int, _Held] = {}
 
-    def shown(self) -> list[Shown]:
+    def shown(self) -> list[TunnelDisplay]:
         """Those that are open, in the order in which they were opened."""
         for port in [port for port, held in self._open.items() if held.client.state in OVER]:
             self.stop(port)
         return [held.shown for held in self._open.values()]
 
-    def open(self, port: int, options: Mapping[str, Any]) -> Shown:
+    def open(self, port: int, options: Mapping[str, Any]) -> TunnelDisplay:
         """The tunnel of a port. A cell that is run again gets the one it has; with other options, another.
         Raises what ``forward()`` does."""
         held = self._open.get(port)
@@ -99,7 +99,7 @@ class Tunnels:
             self.stop(port)
         client = Client.from_env()
         with ExitStack() as stack:
-            shown = Shown(port, stack.enter_context(forward(port, client=client, **options)))
+            shown = TunnelDisplay(port, stack.enter_context(forward(port, client=client, **options)))
             self._open[port] = _Held(options, client, shown, stack.pop_all())
         return shown
 

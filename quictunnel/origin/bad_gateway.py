@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
-    from quictunnel.origin.dial import Trouble
+    from quictunnel.origin.dial import DialFailure
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
@@ -38,7 +38,7 @@ def method_of(head: bytes) -> str | None:
     return "" if undecided else None
 
 
-def answer(trouble: Trouble, port: int, method: str) -> bytes:
+def answer(trouble: DialFailure, port: int, method: str) -> bytes:
     """The one answer."""
     body = f"{trouble.status}: {trouble.words.format(port=port)}.\n".encode()
     head = (
@@ -51,10 +51,10 @@ def answer(trouble: Trouble, port: int, method: str) -> bytes:
     return head if method == "HEAD" else head + body
 
 
-class Refusal:
+class BadGateway:
     """Stands at the end of a stream in place of an origin that did not answer (a StreamSide)."""
 
-    def __init__(self, stream: Stream, port: int, trouble: Trouble) -> None:
+    def __init__(self, stream: Stream, port: int, trouble: DialFailure) -> None:
         self._stream = stream
         self._port = port
         self._trouble = trouble

@@ -31,7 +31,7 @@ PROBE_TIMEOUT: Final = 5.0
 visitor waits as long as TCP does: while it is there, and until the kernel gives up (two minutes on Linux)."""
 
 
-class Trouble(NamedTuple):
+class DialFailure(NamedTuple):
     """Why an origin was not reached, for those who hear of it."""
 
     code: StreamCode
@@ -44,45 +44,45 @@ class Trouble(NamedTuple):
     """For the user; ``{port}`` is the origin's."""
 
 
-REFUSED: Final = Trouble(
+REFUSED: Final = DialFailure(
     StreamCode.REFUSED,
     "502 Bad Gateway",
     "nobody listens on port {port} of the machine behind this tunnel",
     "Nobody listens on port {port}; visitors are refused.",
 )
-BUSY: Final = Trouble(
+BUSY: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "504 Gateway Timeout",
     "the service on port {port} of the machine behind this tunnel takes no connections now",
     "Port {port} takes no connections: its queue has been full for minutes (raise the backlog of the server, "
     "or the number of its workers).",
 )
-NO_DESCRIPTORS: Final = Trouble(
+NO_DESCRIPTORS: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "503 Service Unavailable",
     "the program behind this tunnel has no room for another visitor now",
     "No file descriptors are left for a connection to port {port} (see ulimit -n); visitors are refused.",
 )
-_FORBIDDEN: Final = Trouble(
+_FORBIDDEN: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "502 Bad Gateway",
     "the program behind this tunnel may not connect to port {port}",
     "This program may not connect to port {port} (a firewall or a security policy); visitors are refused.",
 )
-_NO_ROUTE: Final = Trouble(
+_NO_ROUTE: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "502 Bad Gateway",
     "the machine behind this tunnel has no way to port {port}",
     "There is no route to port {port} of this machine: is its loopback interface up? Visitors are refused.",
 )
-_NO_LOCAL_PORTS: Final = Trouble(
+_NO_LOCAL_PORTS: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "503 Service Unavailable",
     "the machine behind this tunnel has no room for another visitor now",
     "No local ports are left for a connection to port {port} (see net.ipv4.ip_local_port_range); visitors are "
     "refused.",
 )
-_NO_MEMORY: Final = Trouble(
+_NO_MEMORY: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "503 Service Unavailable",
     "the machine behind this tunnel has no room for another visitor now",
@@ -108,12 +108,12 @@ _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENET
 """Errors of a machine without IPv6 for ``::1``, which are no trouble."""
 
 
-def trouble_of(error: OSError) -> Trouble:
+def trouble_of(error: OSError) -> DialFailure:
     """Return the words for a failed connection."""
     known = _BY_ERRNO.get(error.errno or 0)
     if known is not None:
         return known
-    return Trouble(
+    return DialFailure(
         StreamCode.UNREACHABLE,
         "502 Bad Gateway",
         "port {port} of the machine behind this tunnel cannot be reached",
@@ -126,7 +126,7 @@ def trouble_of(error: OSError) -> Trouble:
 class OriginRefusedError(Exception):
     """Nobody took the connection; ``trouble`` says why."""
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: DialFailure) -> None:
         super().__init__(trouble.event)
         self.trouble = trouble
 

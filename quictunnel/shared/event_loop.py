@@ -78,7 +78,7 @@ def result_of(future: concurrent.futures.Future[T], timeout: float | None = None
     return future.result(timeout)
 
 
-class Background:
+class EventLoopThread:
     """A daemon thread with a running loop."""
 
     def __init__(self, name: str = "quictunnel") -> None:
@@ -137,15 +137,15 @@ class Background:
 
 
 _lock = threading.Lock()
-_shared: Background | None = None
+_shared: EventLoopThread | None = None
 
 
-def shared() -> Background:
+def shared() -> EventLoopThread:
     """The process's background loop, started when first asked for."""
     global _shared
     with _lock:
         if _shared is None or _shared.process != os.getpid():
-            _shared = Background()
+            _shared = EventLoopThread()
         return _shared
 
 

@@ -72,7 +72,7 @@ def check_directory(path: Path) -> None:
         raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
-class Endpoint:
+class StatusServer:
     """See the module."""
 
     def __init__(self, directory: Path | None = None, *, unix: bool = HAS_UNIX) -> None:
@@ -190,11 +190,11 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(number)
 
 
-_endpoint = Endpoint()
+_endpoint = StatusServer()
 
 
 async def announce(who: object, read: Callable[[], Listed]) -> None:
-    """See :meth:`Endpoint.announce`; nothing when it is not wanted."""
+    """See :meth:`StatusServer.announce`; nothing when it is not wanted."""
     if is_wanted():
         await _endpoint.announce(who, read)
 
@@ -208,10 +208,10 @@ def _forked() -> None:
     _endpoint.deafen()
     # The old one is kept: its end would close numbers that mean something else by then.
     _inherited.append(_endpoint)
-    _endpoint = Endpoint()
+    _endpoint = StatusServer()
 
 
-_inherited: list[Endpoint] = []
+_inherited: list[StatusServer] = []
 """One a generation of forks."""
 
 if hasattr(os, "register_at_fork"):

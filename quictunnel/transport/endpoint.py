@@ -28,7 +28,7 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
-from quictunnel.transport.tracing_engine import Traced
+from quictunnel.transport.tracing_engine import TracingEngine
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Endpoint:
     def trace(self, tracer: Tracer | None) -> None:
         """Write what every connection does to files from now on, also of those that are there; None: no more, but
         of those that :meth:`trace_one` was said of, which go on in their files either way."""
-        if tracer is not None or isinstance(self._engine, Traced):
+        if tracer is not None or isinstance(self._engine, TracingEngine):
             self._tracing().trace_all(tracer, self._sinks, self._now())
 
     def trace_one(self, connection: Connection, tracer: Tracer) -> Trace:
@@ -164,25 +164,25 @@ class Endpoint:
 
     def untrace_one(self, connection: Connection) -> None:
         """It is of no more interest than the others."""
-        if isinstance(self._engine, Traced):
+        if isinstance(self._engine, TracingEngine):
             self._engine.untrace_one(connection)
 
     def trace_of(self, connection: Connection) -> Trace | None:
         """What is being written of a connection now, whoever asked for it."""
-        return self._engine.trace_of(connection) if isinstance(self._engine, Traced) else None
+        return self._engine.trace_of(connection) if isinstance(self._engine, TracingEngine) else None
 
-    def _tracing(self) -> Traced:
-        if not isinstance(self._engine, Traced):
-            self._engine = Traced(self._engine, self._trace_no_more)
+    def _tracing(self) -> TracingEngine:
+        if not isinstance(self._engine, TracingEngine):
+            self._engine = TracingEngine(self._engine, self._trace_no_more)
         return self._engine
 
     def _end_trace(self, connection: Connection) -> None:
         """It is over. There is nothing to do, unless a trace began after the engine had said so."""
-        if isinstance(self._engine, Traced):
+        if isinstance(self._engine, TracingEngine):
             self._engine.forget(connection)
 
     def _trace_no_more(self) -> None:
-        if isinstance(self._engine, Traced):
+        if isinstance(self._engine, TracingEngine):
             self._engine = self._engine.inner
 
     # What the rooms above ask for.
@@ -246,7 +246,7 @@ class Endpoint:
         if self._timer is not None:
             self._timer.cancel()
         self._socket.close()
-        if isinstance(self._engine, Traced):
+        if isinstance(self._engine, TracingEngine):
             self._engine.close()
             self._trace_no_more()
         if self._gone is not None and not self._gone.done():

@@ -235,7 +235,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class HandshakeReport:
     """What a server showed in a handshake that verified nothing."""
 
     chain: tuple[bytes, ...]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from quictunnel.wire.preface import Preface
 
 
-class Arrival:
+class IncomingStream:
     """A stream that the edge opened and whose preface is still coming in, or which waits for the edge's account
     of its streams: that may be overtaken, and says where a stream goes on that was here before. What waits is
     bounded by the stream's credit."""

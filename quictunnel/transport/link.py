@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
-from quictunnel.wire.control_state import Dialogue, Side
+from quictunnel.wire.control_state import ControlStateMachine, Side
 from quictunnel.wire.framing import FrameReader, frame
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Link:
         self._control = FrameReader()
         self._control_queue: deque[bytes | memoryview] = deque()
         self._control_queued = 0
-        self._dialogue = Dialogue(side)
+        self._dialogue = ControlStateMachine(side)
         self._events = events
         self._tick: asyncio.TimerHandle | None = None
         self._ticks = 0

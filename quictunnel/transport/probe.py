@@ -48,7 +48,7 @@ class Answer(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ProbeAnswer:
     answer: Answer
     rtt: float = 0.0
     """Seconds, the shortest of all answers."""
@@ -75,7 +75,7 @@ def ask(
     *,
     rounds: Sequence[float] | None = None,
     whole: bool = True,
-) -> Heard:
+) -> ProbeAnswer:
     """Ask until all sizes are answered or the rounds are over. ``whole``: datagrams may not be cut to pieces on
     the way, as those of a connection may not. Never raises for what the network does."""
     state = _State()
@@ -91,7 +91,7 @@ def ask(
         state.fault = error
         unanswered = 0
     if state.sizes:
-        return Heard(Answer.QUIC, state.rtt, tuple(sorted(state.sizes)), unanswered)
+        return ProbeAnswer(Answer.QUIC, state.rtt, tuple(sorted(state.sizes)), unanswered)
     return _silent(state)
 
 
@@ -153,14 +153,14 @@ def _hear(datagram: bytes, state: _State) -> None:
     state.rtt = min(state.rtt, time.monotonic() - asked)
 
 
-def _silent(state: _State) -> Heard:
+def _silent(state: _State) -> ProbeAnswer:
     fault = state.fault
     if isinstance(fault, ConnectionRefusedError):
-        return Heard(Answer.REFUSED)
+        return ProbeAnswer(Answer.REFUSED)
     if isinstance(fault, PermissionError):
-        return Heard(Answer.FORBIDDEN, detail=fault.strerror or str(fault))
+        return ProbeAnswer(Answer.FORBIDDEN, detail=fault.strerror or str(fault))
     if fault is not None and fault.errno in _UNREACHABLE:
-        return Heard(Answer.NO_ROUTE, detail=fault.strerror or str(fault))
+        return ProbeAnswer(Answer.NO_ROUTE, detail=fault.strerror or str(fault))
     if state.other:
-        return Heard(Answer.NOT_QUIC)
-    return Heard(Answer.SILENCE, detail="" if fault is None else fault.strerror or str(fault))
+        return ProbeAnswer(Answer.NOT_QUIC)
+    return ProbeAnswer(Answer.SILENCE, detail="" if fault is None else fault.strerror or str(fault))

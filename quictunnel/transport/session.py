@@ -1,8 +1,8 @@
 """A Session: the streams of one client and one edge, their numbers, and their credit.
 
 A session outlives its link when its owner says so: it is then *away*, its streams keep what was not consumed, and
-:meth:`Session.resume` goes on with another link. Both sides first say how each stream stands (:class:`Standing`);
-then the edge opens every stream again, and each side sends what the other did not receive.
+:meth:`Session.resume` goes on with another link. Both sides first say how each stream stands
+(:class:`ResumeState`); then the edge opens every stream again, and each side sends what the other did not receive.
 
 The same class serves both sides. It owns what streams share: the pool of windows, the batching of credit,
 and what is said again on a new link. What a session is for (leases, visitors, origins) is its owner's
@@ -17,13 +17,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.transport.incoming_stream import Arrival
+from quictunnel.transport.incoming_stream import IncomingStream
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered, stream_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, IdleCreditBudget, WindowPool
-from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, Standing, StreamsAborted
+from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, ResumeState, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, encode_preface
 
@@ -99,7 +99,7 @@ class Session:
         """Client: the number of the edge's next stream, as it said in its account."""
         self._unknown: set[int] = set()
         """Client: numbers that the edge has named in its account and that are not open here."""
-        self._parked: list[Arrival] = []
+        self._parked: list[IncomingStream] = []
         """Client: streams that came before the whole of the edge's account, which says where they go on."""
         self._due: set[Stream] = set()
         self._owed: set[Stream] = set()
@@ -171,7 +171,7 @@ class Session:
             standings.append((self._numbers.next, 0, 0, 0))
         for start in range(0, len(standings) or 1, MAX_STANDINGS):
             part = standings[start : start + MAX_STANDINGS]
-            self.link.send(Standing(part, start + MAX_STANDINGS >= len(standings)))
+            self.link.send(ResumeState(part, start + MAX_STANDINGS >= len(standings)))
         self._unmentioned = set(self._streams)
 
     def end(self, closed: Closed) -> None:
@@ -213,7 +213,7 @@ class Session:
         self._events.session_up()
 
     def link_message(self, message: AnyMessage) -> None:
-        if isinstance(message, Standing):
+        if isinstance(message, ResumeState):
             self._stands(message)
         elif self._unmentioned is not None:
             raise ProtocolError("said something before how it stands")
@@ -229,7 +229,7 @@ class Session:
             raise ProtocolError("only an edge opens streams for visitors")
         if not self.peer_window:
             raise ProtocolError("a stream for a visitor before the greeting")
-        return Arrival(self, quic_stream)
+        return IncomingStream(self, quic_stream)
 
     def link_streams_available(self) -> None:
         self._open_again()
@@ -269,7 +269,7 @@ class Session:
         if chunks or end:
             stream.data(chunks, end=end)
 
-    def park(self, arrival: Arrival, number: int) -> int | None:
+    def park(self, arrival: IncomingStream, number: int) -> int | None:
         """Client: have an arrival wait for the edge's account. Return the bytes that may come meanwhile; None if
         it need not wait: the account is here, or the stream is over."""
         stream = self._streams.get(number)
@@ -368,7 +368,7 @@ class Session:
             stream.lose(StreamCode.CLOSING)
         self._events.session_down(closed)
 
-    def _stands(self, message: Standing) -> None:
+    def _stands(self, message: ResumeState) -> None:
         """The peer says how far its streams have come; those that it never mentions are over there, or (edge) have
         never arrived."""
         if self._unmentioned is None:

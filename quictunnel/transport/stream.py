@@ -13,7 +13,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import StreamCode, numbered, stream_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
-from quictunnel.wire.send_buffer import Replay
+from quictunnel.wire.send_buffer import SendBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +100,7 @@ class Stream:
         self._quic_stream: int | None = None
         """On the link of now; None while there is none, or it has not got there yet."""
         self._send_window = SendWindow(send_window)
-        self._replay = Replay()
+        self._replay = SendBuffer()
         self._blocked = False
         self._full = False
         """The last write left no room: the side above waits to be told."""

@@ -42,7 +42,7 @@ EARLY_EVENTS: Final = 32
 _TYPES: Final = ("initial", "0RTT", "handshake", "retry")
 
 
-class Traced:
+class TracingEngine:
     """An engine, traced (a transport.engine.Engine). Connections are the inner engine's own.
 
     Which of them are wanted is said by :meth:`trace_all` and :meth:`trace_one`; a connection has one file, whoever

@@ -1,7 +1,7 @@
 """Who may say what when on the control stream, as a table.
 
-Either side runs one :class:`Dialogue` over both directions: :meth:`Dialogue.sent` for what it says,
-:meth:`Dialogue.received` for what it hears. A message outside the table is a ProtocolError.
+Either side runs one :class:`ControlStateMachine` over both directions: :meth:`ControlStateMachine.sent` for what
+it says, :meth:`ControlStateMachine.received` for what it hears. A message outside the table is a ProtocolError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
-    Standing,
+    ResumeState,
     StreamsAborted,
     Unbind,
     Unbound,
@@ -51,7 +51,7 @@ class Phase(enum.Enum):
 
 
 # (phase, speaker, message) -> next phase. What is not here is forbidden.
-TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
+TRANSITIONS: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.SILENT, Side.CLIENT, Hello): Phase.GREETED,
     (Phase.GREETED, Side.EDGE, Welcome): Phase.OPEN,
     (Phase.OPEN, Side.CLIENT, Bind): Phase.OPEN,
@@ -66,8 +66,8 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.EDGE, StreamsAborted): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
     # After a Welcome to a session that goes on; the session sees to it that it is then said first, and once.
-    (Phase.OPEN, Side.CLIENT, Standing): Phase.OPEN,
-    (Phase.OPEN, Side.EDGE, Standing): Phase.OPEN,
+    (Phase.OPEN, Side.CLIENT, ResumeState): Phase.OPEN,
+    (Phase.OPEN, Side.EDGE, ResumeState): Phase.OPEN,
     # The client cannot know yet that the edge is leaving, so it may still ask; the answer is a refusal.
     (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, BindV2): Phase.LEAVING,
@@ -76,14 +76,14 @@ TABLE: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, Credits): Phase.LEAVING,
     # Nor can a client whose session goes on with another link at this moment.
-    (Phase.LEAVING, Side.CLIENT, Standing): Phase.LEAVING,
+    (Phase.LEAVING, Side.CLIENT, ResumeState): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, StreamsAborted): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, StreamsAborted): Phase.LEAVING,
 }
 
 
-class Dialogue:
+class ControlStateMachine:
     """The state of one control stream, seen from one side."""
 
     __slots__ = ("phase", "side")
@@ -94,7 +94,7 @@ class Dialogue:
 
     def sent(self, message: AnyMessage) -> None:
         """Note what this side says. A message out of place here is a bug of ours: AssertionError."""
-        following = TABLE.get((self.phase, self.side, type(message)))
+        following = TRANSITIONS.get((self.phase, self.side, type(message)))
         assert following is not None, (
             f"{self.side.value} must not say {type(message).__name__} when {self.phase.value}"
         )
@@ -102,7 +102,7 @@ class Dialogue:
 
     def received(self, message: AnyMessage) -> None:
         """Note what the other side says. Raises ProtocolError when it is not its turn to say that."""
-        following = TABLE.get((self.phase, self.side.other, type(message)))
+        following = TRANSITIONS.get((self.phase, self.side.other, type(message)))
         if following is None:
             raise ProtocolError(f"unexpected {type(message).__name__} message ({self.phase.value})")
         self.phase = following

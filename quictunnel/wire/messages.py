@@ -26,7 +26,7 @@ MAX_TICKET = 1024
 MAX_CREDITS = 256
 """Entries of one :class:`Credits`; more go into another message."""
 MAX_STANDINGS = 256
-"""Entries of one :class:`Standing`; more go into another message."""
+"""Entries of one :class:`ResumeState`; more go into another message."""
 SECRET = 32
 """Bytes of a session's secret: not to be guessed, whatever is tried and for how long."""
 PROGRAM = 16
@@ -207,7 +207,7 @@ class GoAway(Message, frozen=True, tag=9):
     grace: Annotated[int, msgspec.Meta(ge=0, le=MAX_GRACE)]
 
 
-class Standing(Message, frozen=True, tag=10):
+class ResumeState(Message, frozen=True, tag=10):
     """Either side, after a Welcome with ``resumed``: how far every stream that it knows has come. Several of them,
     where one does not hold all; nothing else is said before the last."""
 
@@ -240,7 +240,7 @@ AnyMessage = (
     | Unbound
     | Credits
     | GoAway
-    | Standing
+    | ResumeState
     | StreamsAborted
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 
-class Replay:
+class SendBuffer:
     """The unacknowledged tail of one direction of one stream.
 
     ``base`` (credited) <= ``sent`` (given to the engine) <= ``end`` (written), offsets in bytes.

@@ -18,10 +18,10 @@ from quictunnel.cli.screen import render
 from quictunnel.cli.status import as_text
 from quictunnel.cli.views import Opened, PlainView, clock, printable
 from quictunnel.connection.leases import Leases
-from quictunnel.connection.options import Wish
+from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
-from quictunnel.integrations.jupyter import Shown
+from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.client import Found, Look
 from quictunnel.status.model import Listed, Report
@@ -42,7 +42,7 @@ def are_lines(text: str) -> bool:
 async def show(host: str, unencrypted: str, said: list[str]) -> None:
     """As the client does with a Bound that came from the edge: everything that is shown of it."""
     leases = Leases(lambda _, message: said.append(message), Supervisor())
-    lease = leases.add(Wish(port=8000), b"", None)
+    lease = leases.add(ForwardOptions(port=8000), b"", None)
     other = Bound(lease.number, "host", 1, "", 0, b"")
     leases.message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
     tunnel = lease.answer.result()
@@ -52,7 +52,13 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     JsonView(lines).opened(opened)
     Console(file=screen, force_terminal=True, width=300).print(render(opened, SNAPSHOT, ()))
     said += [plain.getvalue(), lines.getvalue(), STYLES.sub("", screen.getvalue())]
-    said += [repr(tunnel), str(tunnel), tunnel.url, repr(Shown(8000, tunnel)), Shown(8000, tunnel)._repr_html_()]
+    said += [
+        repr(tunnel),
+        str(tunnel),
+        tunnel.url,
+        repr(TunnelDisplay(8000, tunnel)),
+        TunnelDisplay(8000, tunnel)._repr_html_(),
+    ]
     leases.message(other)  # the tunnel has another address now, which is said
 
 

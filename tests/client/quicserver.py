@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines import create_engine
@@ -37,7 +37,7 @@ def quic_server(
     async def stop() -> None:
         endpoint.abort()
 
-    background = Background("quic-server")
+    background = EventLoopThread("quic-server")
     try:
         endpoint = background.call(start())
         try:

@@ -24,7 +24,7 @@ from quictunnel.doctor import certificate, edge, machine, runner
 from quictunnel.doctor.result import fail, ok, warn
 from quictunnel.doctor.runner import ON_THE_WAY, examine
 from quictunnel.transport import probe
-from quictunnel.transport.engine import Shown
+from quictunnel.transport.engine import HandshakeReport
 from quictunnel.wire.messages import Welcome
 
 from .quicserver import quic_server
@@ -283,7 +283,7 @@ def test_a_quic_server_that_is_no_edge(look: Callable[..., dict[str, Finding]], 
 
 
 def test_a_certificate_that_cannot_be_read() -> None:
-    found, _ = certificate.examine(Shown((b"\x30\x00",), "", 0.0), "edge", None, certificate.utc_now())
+    found, _ = certificate.examine(HandshakeReport((b"\x30\x00",), "", 0.0), "edge", None, certificate.utc_now())
     assert "cannot be read" in found.message
 
 

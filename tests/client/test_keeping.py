@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quictunnel.connection.resumption import KeptSession
+from quictunnel.connection.resumption import ResumableSession
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.session import Session
@@ -17,7 +17,7 @@ from quictunnel.wire.control_state import Side
 from quictunnel.wire.messages import SECRET, Welcome
 
 if TYPE_CHECKING:
-    from quictunnel.connection.edge_session import Call
+    from quictunnel.connection.edge_session import EdgeSession
     from tests.simnet.clock import VirtualLoop
 
 HOLD = 30
@@ -37,7 +37,7 @@ class Owner:
     def session_down(self, _: Closed) -> None:
         self.ends += 1
 
-    def call(self) -> Call:
+    def call(self) -> EdgeSession:
         welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET), False, HOLD, 0, 0)
         call: Any = SimpleNamespace(session=self.session, welcome=welcome)
         return call
@@ -49,14 +49,14 @@ async def owner(virtual_time: VirtualLoop) -> Owner:
 
 
 @pytest.fixture
-async def kept(owner: Owner) -> KeptSession:
-    made = KeptSession()
+async def kept(owner: Owner) -> ResumableSession:
+    made = ResumableSession()
     owner.session.link_down(LOST)
     assert made.keep(owner.call(), LOST)
     return made
 
 
-async def test_a_session_that_gets_no_link_in_time_ends(kept: KeptSession, owner: Owner):
+async def test_a_session_that_gets_no_link_in_time_ends(kept: ResumableSession, owner: Owner):
     await asyncio.sleep(HOLD - 1)
     assert not owner.ends
     await asyncio.sleep(2)
@@ -64,7 +64,7 @@ async def test_a_session_that_gets_no_link_in_time_ends(kept: KeptSession, owner
     assert kept.session is None
 
 
-async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: KeptSession, owner: Owner):
+async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: ResumableSession, owner: Owner):
     call = owner.call()
     assert kept.secret_for(call) == bytes(SECRET)
     await asyncio.sleep(2 * HOLD)
@@ -74,7 +74,7 @@ async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kep
     assert not owner.ends
 
 
-async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: KeptSession, owner: Owner):
+async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: ResumableSession, owner: Owner):
     """The call went on with the session, its time ran out, and nobody relied on the call before it failed."""
     call = owner.call()
     kept.secret_for(call)
@@ -86,7 +86,7 @@ async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: KeptS
     assert kept.session is None
 
 
-async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: KeptSession, owner: Owner):
+async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: ResumableSession, owner: Owner):
     call, next_call = owner.call(), owner.call()
     kept.secret_for(call)
     await asyncio.sleep(2 * HOLD)
@@ -96,7 +96,7 @@ async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: KeptSession
         kept.session_for(next_call)
 
 
-async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: KeptSession, owner: Owner):
+async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: ResumableSession, owner: Owner):
     call = owner.call()
     kept.secret_for(call)
     await asyncio.sleep(2 * HOLD)

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status import client, server
 from quictunnel.status.model import MAX_LISTED, Listed, Report
-from quictunnel.status.server import MAX_ASKING, Endpoint, own_directory
+from quictunnel.status.server import MAX_ASKING, StatusServer, own_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,20 +41,20 @@ def room(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def background() -> Iterator[Background]:
-    background = Background("status-test")
+def background() -> Iterator[EventLoopThread]:
+    background = EventLoopThread("status-test")
     yield background
     background.stop()
 
 
 @pytest.fixture(params=[True, False], ids=["unix", "port"])
 def open_endpoint(
-    request: pytest.FixtureRequest, room: Path, background: Background
-) -> Iterator[Callable[[int], Endpoint]]:
-    made: list[Endpoint] = []
+    request: pytest.FixtureRequest, room: Path, background: EventLoopThread
+) -> Iterator[Callable[[int], StatusServer]]:
+    made: list[StatusServer] = []
 
-    def opened(tunnels: int) -> Endpoint:
-        made.append(Endpoint(room, unix=request.param))
+    def opened(tunnels: int) -> StatusServer:
+        made.append(StatusServer(room, unix=request.param))
         for number in range(tunnels):
             background.call(made[-1].announce(number, lambda number=number: listed(number)))
         return made[-1]
@@ -69,7 +69,7 @@ def open_endpoint(
 
 
 def test_it_answers_and_goes_with_the_last_tunnel(
-    open_endpoint: Callable[[int], Endpoint], room: Path, background: Background
+    open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
     assert client.find(room) == client.Found(), "no directory is nothing"
     opened = open_endpoint(2)
@@ -93,7 +93,7 @@ def test_it_answers_and_goes_with_the_last_tunnel(
     assert len(client.find(room).reports) == 1, "it opens again for the next one"
 
 
-def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], Endpoint], room: Path) -> None:
+def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], StatusServer], room: Path) -> None:
     open_endpoint(MAX_LISTED + 3)
     (report,) = client.find(room).reports
     assert (len(report.tunnels), report.unlisted) == (MAX_LISTED, 3)
@@ -103,7 +103,7 @@ def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], Endpoint]
 
 
 def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
-    open_endpoint: Callable[[int], Endpoint], room: Path, background: Background
+    open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
     opened = open_endpoint(1)
     assert opened.path is not None
@@ -127,8 +127,8 @@ def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
         assert len(client.find(room).reports) == 1
 
 
-def test_without_the_key_a_port_says_nothing(room: Path, background: Background) -> None:
-    opened = Endpoint(room, unix=False)
+def test_without_the_key_a_port_says_nothing(room: Path, background: EventLoopThread) -> None:
+    opened = StatusServer(room, unix=False)
     background.call(opened.announce(1, listed))
     assert opened._sock is not None
     try:
@@ -207,32 +207,34 @@ def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_directory_that_others_may_write_is_not_trusted(
-    room: Path, background: Background, caplog: pytest.LogCaptureFixture
+    room: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     room.mkdir(mode=0o777)
     room.chmod(0o777)
     with pytest.raises(PermissionError, match="not a directory of this user alone"):
         client.find(room)
     with caplog.at_level("INFO"):
-        background.call(Endpoint(room).announce(1, listed))
+        background.call(StatusServer(room).announce(1, listed))
     assert "will not show this process" in caplog.text
     assert list(room.iterdir()) == []
 
 
 def test_where_a_socket_cannot_be_the_tunnel_works_all_the_same(
-    tmp_path: Path, background: Background, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    opened = Endpoint(tmp_path / "file" / "run")
+    opened = StatusServer(tmp_path / "file" / "run")
     with caplog.at_level("INFO"):
         background.call(opened.announce(1, listed))
     assert "will not show this process" in caplog.text
     assert opened.path is None
 
 
-def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(tmp_path: Path, background: Background) -> None:
+def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(
+    tmp_path: Path, background: EventLoopThread
+) -> None:
     room = tmp_path / ("x" * 120)
-    opened = Endpoint(room)
+    opened = StatusServer(room)
     background.call(opened.announce(1, listed))
     try:
         assert opened.path is not None

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from quictunnel.shared import supervision
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.supervision import MAX_LOGGED, Supervisor
 
 
@@ -73,7 +73,7 @@ async def test_a_fault_that_repeats_does_not_fill_the_log(supervisor, told, capl
 
 
 def test_a_callback_of_the_background_loop_that_fails_is_logged(caplog):
-    background = Background("under test")
+    background = EventLoopThread("under test")
     done = asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), background.loop)
     background.loop.call_soon_threadsafe(lambda: {}["nothing"])
     done.result(10)

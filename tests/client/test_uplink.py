@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.connection.manager import STEADY, Uplink
+from quictunnel.connection.manager import STEADY, ConnectionManager
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.wire.messages import GoAway
 
@@ -55,9 +55,9 @@ class Edge:
 
 
 @pytest.fixture
-async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[Uplink, Edge]]:
+async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[ConnectionManager, Edge]]:
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
-    uplink, edge = Uplink(config, lambda *_: None), Edge()
+    uplink, edge = ConnectionManager(config, lambda *_: None), Edge()
     uplink._dialler = edge  # type: ignore[assignment]
     uplink._chance = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
     keeper = asyncio.create_task(uplink._keep())
@@ -67,7 +67,7 @@ async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[Uplink, Edge]]
         await keeper
 
 
-async def restart(uplink: Uplink, edge: Edge, lasted: float) -> float:
+async def restart(uplink: ConnectionManager, edge: Edge, lasted: float) -> float:
     """Of an edge that waits for its visitors before it ends; the seconds until its client dials the next."""
     await edge.answered.wait()
     edge.answered.clear()
@@ -82,13 +82,15 @@ async def restart(uplink: Uplink, edge: Edge, lasted: float) -> float:
     return edge.dials[-1] - ended
 
 
-async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(world: tuple[Uplink, Edge]) -> None:
+async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
+    world: tuple[ConnectionManager, Edge],
+) -> None:
     """The dials while it did say nothing about the one that is started next."""
     assert await restart(*world, lasted=STEADY) == pytest.approx(world[0]._backoff.first)
 
 
 async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
-    world: tuple[Uplink, Edge],
+    world: tuple[ConnectionManager, Edge],
 ) -> None:
     pauses = [await restart(*world, lasted=STEADY / 4) for _ in range(3)]
     assert pauses == pytest.approx([6.4, 15.0, 15.0])

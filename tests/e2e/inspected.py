@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 
 import quictunnel
-from quictunnel.shared.event_loop import Background
+from quictunnel.shared.event_loop import EventLoopThread
 from tests.e2e.conftest import EdgeProcess, curl, tls_connect
 from tests.e2e.ends import eventually
 
@@ -55,7 +55,7 @@ class Origin:
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(app, loop="none", lifespan="off", log_config=None, ws="websockets-sansio")
         self._server = uvicorn.Server(config)
-        self._background = Background("origin")
+        self._background = EventLoopThread("origin")
         self._serving = self._background.submit(self._server.serve(sockets=[self._socket]))
 
     def close(self) -> None:

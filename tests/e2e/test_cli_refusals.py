@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from edge_server.auth.permissions import Rights
-from edge_server.auth.token_store import Store, _written
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore, _written
 from tests.e2e.conftest import children_environment, free_port, start_edge
 from tests.e2e.tokens import command
 
@@ -44,8 +44,8 @@ def ended(process: subprocess.Popen, token: str) -> tuple[int, str]:
 
 def let_expire(edge, token: str) -> None:
     """Have a token end now; the command that makes one would need an hour for it."""
-    store = Store(edge.state_dir)
-    rights = _written(Rights(expires=int(time.time())))
+    store = TokenStore(edge.state_dir)
+    rights = _written(Permissions(expires=int(time.time())))
     with store._database.writing() as database:
         database.execute("UPDATE token SET rights = ? WHERE key = ?", (rights, token.split(".")[1]))
     store.close()

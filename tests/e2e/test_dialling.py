@@ -10,8 +10,8 @@ import pytest
 
 import quictunnel.connection.dialer
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.connection.dialer import ADDRESS_STAGGER, Dialler
-from quictunnel.connection.edge_session import Call
+from quictunnel.connection.dialer import ADDRESS_STAGGER, Dialer
+from quictunnel.connection.edge_session import EdgeSession
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import KIB, CloseCause, Limits
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from quictunnel.connection.manager import Uplink
+    from quictunnel.connection.manager import ConnectionManager
     from quictunnel.transport.engine import Address
 
 
@@ -40,12 +40,12 @@ class Strangers:
     """An owner of calls that never had a session."""
 
     def __init__(self) -> None:
-        self.failed: list[Call] = []
+        self.failed: list[EdgeSession] = []
 
-    def call_secret(self, _: Call) -> bytes:
+    def call_secret(self, _: EdgeSession) -> bytes:
         return b""
 
-    def call_failed(self, call: Call) -> None:
+    def call_failed(self, call: EdgeSession) -> None:
         self.failed.append(call)
 
 
@@ -53,14 +53,14 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
     tmp_path: Path, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending = asyncio.Event()
-    real = Call.hang_up
+    real = EdgeSession.hang_up
 
-    async def hang_up(call: Call) -> None:
+    async def hang_up(call: EdgeSession) -> None:
         if call.address == silent.getsockname():
             ending.set()
         await real(call)
 
-    monkeypatch.setattr(Call, "hang_up", hang_up)
+    monkeypatch.setattr(EdgeSession, "hang_up", hang_up)
 
     def greet_late(served: ServedClient, _: Hello) -> None:
         greeting = Welcome(PROTOCOL_VERSION, WINDOW, 10, "late/1", b"", False, 0, 0, 0)
@@ -75,8 +75,8 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
         monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
         edge.greetings.append(greet_late)
         strangers = Strangers()
-        owner: Uplink = strangers  # type: ignore[assignment]  # as much of one as is asked
-        dial = asyncio.create_task(Dialler(config, owner, Supervisor()).dial())
+        owner: ConnectionManager = strangers  # type: ignore[assignment]  # as much of one as is asked
+        dial = asyncio.create_task(Dialer(config, owner, Supervisor()).dial())
         async with asyncio.timeout(PATIENCE):
             await ending.wait()
             dial.cancel()
@@ -96,7 +96,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
     async def both(_: ClientConfig) -> list[Address]:
         return [first, second]
 
-    async def attempt(_: Dialler, address: Address, *_more: float) -> Address:
+    async def attempt(_: Dialer, address: Address, *_more: float) -> Address:
         if address == second:
             try:
                 await asyncio.Event().wait()
@@ -106,11 +106,11 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
         return address
 
     monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
-    monkeypatch.setattr(Dialler, "_attempt", attempt)
-    owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+    monkeypatch.setattr(Dialer, "_attempt", attempt)
+    owner: ConnectionManager = Strangers()  # type: ignore[assignment]  # as much of one as is asked
     supervisor = Supervisor()
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
-    assert await Dialler(config, owner, supervisor).dial() == first
+    assert await Dialer(config, owner, supervisor).dial() == first
     assert supervisor.failures == 1
     assert "a fault of ours" in caplog.text
 
@@ -119,8 +119,8 @@ async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with HostileEdge(tmp_path, Limits(streams=0, stream_window=KIB, connection_window=KIB)) as edge:
-        owner: Uplink = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+        owner: ConnectionManager = Strangers()  # type: ignore[assignment]  # as much of one as is asked
         with pytest.raises(EdgeUnavailableError):
-            await Dialler(edge.client_config, owner, Supervisor()).dial()
+            await Dialer(edge.client_config, owner, Supervisor()).dial()
     assert "broke the protocol: no stream is allowed" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]

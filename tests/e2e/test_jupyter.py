@@ -152,10 +152,10 @@ def test_no_edge_is_one_line_with_the_remedy(notebook, monkeypatch, tmp_path):
 
 
 def test_what_is_on_a_page_is_escaped():
-    from quictunnel.integrations.jupyter import Shown
+    from quictunnel.integrations.jupyter import TunnelDisplay
     from quictunnel.tunnel import Tunnel
 
-    assert "<script>" not in Shown(1, Tunnel('"><script>', 443, "<script>", 1))._repr_html_()
+    assert "<script>" not in TunnelDisplay(1, Tunnel('"><script>', 443, "<script>", 1))._repr_html_()
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from openapi_schema_validator import OAS31Validator
 from edge_server.admin.api import PREFIX
 from quictunnel.transport.engine import CloseCause
 from quictunnel.transport.qlog import Tracer
-from quictunnel.transport.tracing_engine import Traced
+from quictunnel.transport.tracing_engine import TracingEngine
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Welcome
 from tests.e2e.conftest import start_edge
@@ -27,7 +27,7 @@ from tests.qlog import count, events, names
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edge_server.clients.qlog import Tracing
+    from edge_server.clients.qlog import QlogRecorder
     from quictunnel.transport.engine import Engine
 
 SIZE = 300_000
@@ -216,15 +216,15 @@ async def test_another_link_has_another_file(stage: Stage):
         await second.end()
         eventually(lambda: session_at(operator, [])["is_away"], "its link is there")
         assert (session_at(operator, [])["is_traced"], session_at(operator, [])["qlog"]) == (True, None)
-        assert not isinstance(stage.engine, Traced), "nothing is traced meanwhile"
+        assert not isinstance(stage.engine, TracingEngine), "nothing is traced meanwhile"
         assert trace(operator, session, "delete")["file"] == str(files[1])
         assert not session_at(operator, [])["is_traced"]
         assert trace(operator, session)["file"] is None, "it begins when there is something to trace"
-        assert not isinstance(stage.engine, Traced)
+        assert not isinstance(stage.engine, TracingEngine)
         assert (await third.come_back(secret)).resumed
         files.append(Path(session_at(operator, [])["qlog"]))
         assert trace(operator, session, "delete")["file"] == str(files[2])
-        assert not isinstance(stage.engine, Traced)
+        assert not isinstance(stage.engine, TracingEngine)
         assert len(set(files)) == 3
         for file, client in zip(files, (first, second, third), strict=True):
             found = events(file)
@@ -242,7 +242,7 @@ def test_where_no_file_can_be_that_is_said(stage: Stage, caplog: pytest.LogCaptu
     OAS31Validator(schema_of(DOCUMENT, WAY, "post", 409)).validate(refused.json())
     assert str(in_the_way) in refused.json()["message"]
     assert not stage.operator.get("/sessions")["items"][0]["is_traced"]
-    assert not isinstance(stage.engine, Traced)
+    assert not isinstance(stage.engine, TracingEngine)
     assert not [record for record in caplog.records if record.name == "edge_server.audit"]
     in_the_way.unlink()
     assert trace(stage.operator, session["id"])["is_traced"]
@@ -260,10 +260,10 @@ def test_a_trace_that_is_full_is_over(stage: Stage):
         receive_exactly(visitor, 20_000)
     (now,) = stage.operator.get("/sessions")["items"]
     assert (now["is_traced"], now["qlog"]) == (False, None)
-    assert not isinstance(stage.engine, Traced)
+    assert not isinstance(stage.engine, TracingEngine)
     assert names(events(file))[-1] == "quictunnel:trace_is_full"
     assert stage.operator.do(f"/sessions/{session['id']}/qlog", "delete").status_code == 404
 
 
-async def traced(tracing: Tracing, tracer: Tracer | None) -> None:
+async def traced(tracing: QlogRecorder, tracer: Tracer | None) -> None:
     tracing.trace_all(tracer)

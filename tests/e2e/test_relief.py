@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.clients.session import Guest
+from edge_server.clients.session import ClientSession
 from tests.e2e.conftest import embedded_edge
 from tests.e2e.echo import EchoOrigin, until
 from tests.e2e.relay import Flow, Relay
@@ -64,19 +64,19 @@ def relieved(
 ) -> Callable[[Callable[[Flow, Flow], None]], asyncio.Event]:
     """Has the link look sick until the edge has heard of the second one. What is given is then done with the first
     and the second, before the edge says a word about it; the event follows."""
-    real = Guest.go_on
+    real = ClientSession.go_on
 
     def relieve(meanwhile: Callable[[Flow, Flow], None]) -> asyncio.Event:
         loop, happened = asyncio.get_running_loop(), asyncio.Event()
 
-        def go_on(self: Guest, link: Link, hello: Hello) -> None:
+        def go_on(self: ClientSession, link: Link, hello: Hello) -> None:
             if not happened.is_set():
                 monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 100.0)
                 meanwhile(*relay.flows)
                 loop.call_soon_threadsafe(happened.set)
             real(self, link, hello)
 
-        monkeypatch.setattr(Guest, "go_on", go_on)
+        monkeypatch.setattr(ClientSession, "go_on", go_on)
         monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 0.0)
         return happened
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.tunnels.tickets import Sealer, Ticket
+from edge_server.tunnels.tickets import Ticket, TicketSealer
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import (
@@ -20,7 +20,7 @@ from quictunnel.wire.messages import (
     Bound,
     Credits,
     Hello,
-    Standing,
+    ResumeState,
     Unbind,
     Unbound,
     Welcome,
@@ -56,8 +56,8 @@ async def visited(client: HostileClient) -> tuple[bytes, asyncio.StreamReader, a
     return secret, reader, writer
 
 
-def with_visitor(entry: tuple[int, int, int, int]) -> Standing:
-    return Standing([entry], True)
+def with_visitor(entry: tuple[int, int, int, int]) -> ResumeState:
+    return ResumeState([entry], True)
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
 
 def forgeries(ticket: bytes, chance: random.Random) -> Iterator[bytes]:
     """Tickets that are none: cut, bent in one bit, longer, of another key, of noise."""
-    other = Sealer(bytes(32), "tunnel.localhost")
+    other = TicketSealer(bytes(32), "tunnel.localhost")
     while True:
         bent = bytearray(ticket)
         bent[chance.randrange(len(bent))] ^= 1 << chance.randrange(8)
@@ -136,7 +136,7 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: E
         secret, reader, writer = await visited(first)
         assert (await second.come_back(secret)).resumed
         assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
-        standing = await second.heard(Standing)
+        standing = await second.heard(ResumeState)
         assert standing.entries == [(0, 0, 0, WINDOW), (1, 0, 0, 0)]  # and the number of the next stream
         second.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
         writer.write(b"more")
@@ -229,11 +229,11 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: Embedded
         pytest.param([with_visitor((0, 10, 10, 11 + MAX_WINDOW))], id="a window beyond the largest"),
         pytest.param([with_visitor((0, 10, 10, 10))], id="a limit taken back"),
         pytest.param([with_visitor((1, 0, 0, WINDOW))], id="a stream that never was"),
-        pytest.param([Standing([(0, 0, 0, WINDOW)] * 2, True)], id="one stream twice"),
-        pytest.param([Standing([(0, 0, 0, WINDOW)], False)] * 2, id="one stream in two messages"),
+        pytest.param([ResumeState([(0, 0, 0, WINDOW)] * 2, True)], id="one stream twice"),
+        pytest.param([ResumeState([(0, 0, 0, WINDOW)], False)] * 2, id="one stream in two messages"),
         pytest.param([Credits([(0, 0, WINDOW)])], id="credit before the standing"),
-        pytest.param([Standing([], True)] * 2, id="two last ones"),
-        pytest.param([Standing([], False)] * 20_000, id="an account without an end"),
+        pytest.param([ResumeState([], True)] * 2, id="two last ones"),
+        pytest.param([ResumeState([], False)] * 20_000, id="an account without an end"),
     ],
 )
 async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
@@ -253,5 +253,5 @@ async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
 async def test_standings_without_being_asked(stage: EmbeddedStage) -> None:
     async with HostileClient(stage.edge.client_config) as client:
         await client.greet()
-        client.say(Standing([], True))
+        client.say(ResumeState([], True))
         assert await client.end() == PROTOCOL

@@ -15,10 +15,10 @@ import pytest
 import quictunnel
 from edge_server.auth import request_limit
 from edge_server.clients import session
-from edge_server.tunnels.bind import Holdings
+from edge_server.tunnels.bind import Bindings
 from quictunnel.client import Client
-from quictunnel.connection.edge_session import Call, resolve
-from quictunnel.connection.options import Wish
+from quictunnel.connection.edge_session import EdgeSession, resolve
+from quictunnel.connection.options import ForwardOptions
 from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
@@ -51,7 +51,7 @@ def is_open(address: tuple[str, int]) -> bool:
 
 def test_an_edge_that_leaves_as_it_greets_is_dialled_again(edge, client, monkeypatch):
     """The Welcome and the end in one batch of datagrams: both are told before whoever dialled wakes up."""
-    told = Call.session_message
+    told = EdgeSession.session_message
     left = []
 
     def welcome_and_goodbye(self, message):
@@ -60,7 +60,7 @@ def test_an_edge_that_leaves_as_it_greets_is_dialled_again(edge, client, monkeyp
             left.append(self)
             self.session.link.closed(CloseCause.PEER, SessionCode.GOING_AWAY, "")
 
-    monkeypatch.setattr(Call, "session_message", welcome_and_goodbye)
+    monkeypatch.setattr(EdgeSession, "session_message", welcome_and_goodbye)
     with quictunnel.forward(free_port(), client=client) as tunnel:
         assert tunnel.host
     assert left
@@ -92,9 +92,9 @@ def test_several_who_open_at_once_share_one_session(edge):
 def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypatch, when):
     asked = threading.Event()
     if when == "asking":
-        monkeypatch.setattr(Holdings, "bind", lambda self, *_, **__: asked.set())
+        monkeypatch.setattr(Bindings, "bind", lambda self, *_, **__: asked.set())
     else:
-        monkeypatch.setattr(session.Guest, "_greet", lambda self, hello: asked.set())
+        monkeypatch.setattr(session.ClientSession, "_greet", lambda self, hello: asked.set())
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(quictunnel.forward(free_port(), client=client).__enter__)
         assert asked.wait(PATIENCE)
@@ -108,7 +108,7 @@ def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client)
     loop, held = client.reach()
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
-        loop.call(held.bind(Wish(port=free_port())))
+        loop.call(held.bind(ForwardOptions(port=free_port())))
     assert edge.server.guests == 0
 
 
@@ -188,7 +188,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
     async def dial():
         (address, *_) = await resolve(edge.client_config)
-        await Call(edge.client_config, Deaf(), address).greet()
+        await EdgeSession(edge.client_config, Deaf(), address).greet()
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -235,7 +235,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         async def bind_and_go():
             config = edge.client_config
             (address, *_) = await resolve(config)
-            call = Call(config, Deaf(), address)
+            call = EdgeSession(config, Deaf(), address)
             await call.greet()
             (guest,) = edge.server._guests
             leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from quictunnel.connection.dialer import Dialler
-from quictunnel.connection.edge_session import Call
+from quictunnel.connection.dialer import Dialer
+from quictunnel.connection.edge_session import EdgeSession
 from quictunnel.connection.manager import SUSPICION
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
@@ -24,7 +24,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
-    Standing,
+    ResumeState,
     Unbind,
     Welcome,
 )
@@ -83,7 +83,7 @@ def greet_well(served: ServedClient) -> None:
 
 
 def go_on(served: ServedClient) -> None:
-    served.say(welcome(resumed=True), Standing([(1, 0, 0, 0)], True))
+    served.say(welcome(resumed=True), ResumeState([(1, 0, 0, 0)], True))
 
 
 def go_on_and_close(served: ServedClient) -> None:
@@ -157,15 +157,15 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the greeting and the moment when the client relies on it."""
-    real = Dialler._attempt
+    real = Dialer._attempt
 
-    async def attempt(*of: Any) -> Call:
+    async def attempt(*of: Any) -> EdgeSession:
         call = await real(*of)
         if call.is_resumed and greetings.count == 2:
             await call.over.wait()
         return call
 
-    monkeypatch.setattr(Dialler, "_attempt", attempt)
+    monkeypatch.setattr(Dialer, "_attempt", attempt)
     greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -189,9 +189,9 @@ async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, silence: float
 ) -> None:
     """The session has left the old link, and the new one is gone before anybody relies on it."""
-    real = Call.greet
+    real = EdgeSession.greet
 
-    async def greet(call: Call) -> None:
+    async def greet(call: EdgeSession) -> None:
         if greetings.count == 2:
             assert uplink._keeping._expiry is not None, "the session would wait for ever"
         await asyncio.wait([call._answer])
@@ -202,7 +202,7 @@ async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
             old._link.silence = silence
         await real(call)
 
-    monkeypatch.setattr(Call, "greet", greet)
+    monkeypatch.setattr(EdgeSession, "greet", greet)
     greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
     async with quictunnel.forward(9, client=client):
         uplink = client._uplink
@@ -216,10 +216,10 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, *, is_answered: bool
 ) -> None:
     """The edge would else keep its names for somebody who does not come back."""
-    real = Dialler._attempt
+    real = Dialer._attempt
     resumed = threading.Event()
 
-    async def attempt(*of: Any) -> Call:
+    async def attempt(*of: Any) -> EdgeSession:
         call = await real(*of)
         if call.is_resumed:
             resumed.set()
@@ -227,7 +227,7 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
                 await asyncio.Event().wait()
         return call
 
-    monkeypatch.setattr(Dialler, "_attempt", attempt)
+    monkeypatch.setattr(Dialer, "_attempt", attempt)
     greetings = Greetings(scripted, greet_well, go_on if is_answered else lambda _: None)
     async with quictunnel.forward(9, client=client):
         await scripted.session()
@@ -252,7 +252,7 @@ async def test_what_waits_for_the_account_of_the_edge_is_bounded_by_credit(
         make_the_link_look_sick(client)
         async with asyncio.timeout(PATIENCE):
             second = await scripted.sessions.get()
-        await second.heard(Standing)
+        await second.heard(ResumeState)
         second.write(second.visit(number=number), bytes(INITIAL_WINDOW + 1))
         assert await second.end() == PROTOCOL
 

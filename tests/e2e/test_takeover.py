@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from quictunnel import Client, InvalidError, Tunnel, forward
-from quictunnel.connection.edge_session import Call
+from quictunnel.connection.edge_session import EdgeSession
 from quictunnel.connection.leases import HeldLease
 from quictunnel.connection.manager import SUSPICION
-from quictunnel.connection.options import Wish
+from quictunnel.connection.options import ForwardOptions
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
 from tests.e2e.conftest import embedded_edge
@@ -65,7 +65,9 @@ async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
 
     async def ask() -> HeldLease:
         loop = asyncio.get_running_loop()
-        lease = HeldLease(1, Wish(port=port, unencrypted=True), Origin(port), loop.create_future(), ticket=ticket)
+        lease = HeldLease(
+            1, ForwardOptions(port=port, unencrypted=True), Origin(port), loop.create_future(), ticket=ticket
+        )
         uplink.leases._held[1] = lease
         await uplink._connected()
         uplink.leases.ask(uplink._call.session, lease)
@@ -143,7 +145,7 @@ async def out_of_reach(client: Client) -> threading.Event:
     gate = threading.Event()
     dial = uplink._dialler.dial
 
-    async def dial_later(*patience: float) -> Call:
+    async def dial_later(*patience: float) -> EdgeSession:
         await asyncio.to_thread(gate.wait, 20)
         return await dial(*patience)
 

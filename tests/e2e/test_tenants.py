@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server.auth.permissions import Rights
-from edge_server.auth.token_store import Store
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore
 from edge_server.clients import session_table
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
 from edge_server.tunnels import bind, registry
-from edge_server.tunnels.ownership_store import Store as ClaimStore
+from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire import credit
@@ -65,8 +65,8 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
 
 def token_of(edge: EdgeServer, **rights: Any) -> ClientConfig:
     """Of another tenant, as the command makes it by default."""
-    store = Store(edge.config.state_dir)
-    token, _ = store.create(Rights(**rights), "", int(time.time()))
+    store = TokenStore(edge.config.state_dir)
+    token, _ = store.create(Permissions(**rights), "", int(time.time()))
     store.close()
     assert edge._house is not None
     edge._house.tokens.refresh()

@@ -78,7 +78,7 @@ def test_both_are_taken(passed, names):
     ],
 )
 def test_there_are_none(environ):
-    assert socket_activation.take(environ) == socket_activation.Given()
+    assert socket_activation.take(environ) == socket_activation.ActivatedSockets()
     assert environ == {}
 
 
@@ -148,19 +148,22 @@ def test_the_port_of_acme_http_is_that_of_its_socket(tmp_path: Path):
     with listening() as sock:
         port = sock.getsockname()[1]
     for wanted in (0, port):
-        given = socket_activation.Given(acme_http=socket.create_server(("127.0.0.1", port)))
+        given = socket_activation.ActivatedSockets(acme_http=socket.create_server(("127.0.0.1", port)))
         taken = acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", wanted)), given)
         assert taken is not None
         assert taken.getsockname()[1] == port
-        assert given == socket_activation.Given()
+        assert given == socket_activation.ActivatedSockets()
         taken.close()
     for address, said in ((("::", 1), "--acme-http has port 1, the socket"), (None, "--acme-http does not say")):
-        given = socket_activation.Given(acme_http=listening())
+        given = socket_activation.ActivatedSockets(acme_http=listening())
         with pytest.raises(ConfigError, match=said):
             acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=address), given)
-        assert given == socket_activation.Given()
+        assert given == socket_activation.ActivatedSockets()
     assert (
-        acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), socket_activation.Given()) is None
+        acme_http_socket(
+            EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), socket_activation.ActivatedSockets()
+        )
+        is None
     )
 
 
@@ -171,14 +174,14 @@ async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tm
         EdgeConfig(state_dir=tmp_path, https=("::", 0), quic=("::", 0)),
         EdgeConfig(state_dir=tmp_path, https=("::", ports[0]), quic=("::", ports[1])),
     ):
-        given = socket_activation.Given(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
+        given = socket_activation.ActivatedSockets(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
         taken = https_socket(config, given), await quic_socket(config, given)
         assert (taken[0].getsockname()[1], taken[1].local_address[1]) == ports
-        assert given == socket_activation.Given()
+        assert given == socket_activation.ActivatedSockets()
         for one in taken:
             one.close()
     for option, make in (("https", https_socket), ("quic", quic_socket)):
-        given = socket_activation.Given(listening(), bound())
+        given = socket_activation.ActivatedSockets(listening(), bound())
         try:
             with pytest.raises(ConfigError, match=f"--{option} has port 1, the socket that was passed has [0-9]+"):
                 await make_one(make, EdgeConfig(state_dir=tmp_path, https=("::", 1), quic=("::", 1)), given)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from edge_server.ingress.rate_limit import ALWAYS, BEHIND, LASTING, LEAST, MOST, Arrivals
+from edge_server.ingress.rate_limit import ALWAYS, BEHIND, LASTING, LEAST, MOST, ConnectionRateLimiter
 
 CITY = "203.0.113.9"
 
@@ -17,7 +17,7 @@ class Machine:
     def __init__(self) -> None:
         self.waiting = 0
         self.now = 1000.0
-        self.arrivals = Arrivals(lambda: self.waiting, lambda: self.now)
+        self.arrivals = ConnectionRateLimiter(lambda: self.waiting, lambda: self.now)
 
     def come(self, number: int, host: str = CITY, **whose: str) -> int:
         """How many of them got in."""

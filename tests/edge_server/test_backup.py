@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.auth.token_store import Store
+from edge_server.auth.token_store import TokenStore
 from edge_server.cli.backup import main, write
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
@@ -32,7 +32,7 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
     await server.start()
     try:
         assert server._house is not None
-        with Store(tmp_path / "state")._database.writing() as database:  # as a command beside it does
+        with TokenStore(tmp_path / "state")._database.writing() as database:  # as a command beside it does
             database.execute("CREATE TABLE mark (x)")
             database.execute("INSERT INTO mark VALUES (7)")
         (tmp_path / "state" / "acme").mkdir()

@@ -16,27 +16,27 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trustme
 
-from edge_server.auth.failed_attempts import Attempts
-from edge_server.auth.permissions import Identity, Rights
-from edge_server.auth.token_registry import Tokens
-from edge_server.auth.token_store import Store as TokenStore
-from edge_server.certificates.context_store import Certificates
-from edge_server.clients.session_table import Sessions
+from edge_server.auth.failed_attempts import FailedAttempts
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.auth.token_store import TokenStore
+from edge_server.certificates.context_store import ContextStore
+from edge_server.clients.session_table import SessionTable
 from edge_server.handoff.protocol import Name
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.tcp_ports import Ports
-from edge_server.refresher import Watch
-from edge_server.services import House
-from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Holdings
+from edge_server.ingress.tcp_ports import TcpPorts
+from edge_server.refresher import Refresher
+from edge_server.services import EdgeServices
+from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Bindings
 from edge_server.tunnels.lease import BY_PORT, UNCONFIRMED, Lease
-from edge_server.tunnels.load_balancer import Pool
-from edge_server.tunnels.options import Terms
-from edge_server.tunnels.ownership import Claims
-from edge_server.tunnels.ownership_store import Store
-from edge_server.tunnels.pending import Expected
+from edge_server.tunnels.load_balancer import LoadBalancer
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership import NameOwnership
+from edge_server.tunnels.ownership_store import OwnershipStore
+from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.registry import Registry
-from edge_server.tunnels.tickets import Sealer, Ticket
-from edge_server.tunnels.visitor_log import Ending, Ledger
+from edge_server.tunnels.tickets import Ticket, TicketSealer
+from edge_server.tunnels.visitor_log import EndReason, VisitorLog
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
 from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
@@ -114,39 +114,39 @@ class FakeSession:
         return self.streams[-1]
 
 
-def build(directory: Path) -> House:
+def build(directory: Path) -> EdgeServices:
     clock = asyncio.get_running_loop().time
-    registry, admission, ports = Registry(), Admission(cap=100), Ports("127.0.0.1", RANGE, clock)
-    ledger = Ledger()
-    return House(
+    registry, admission, ports = Registry(), Admission(cap=100), TcpPorts("127.0.0.1", RANGE, clock)
+    ledger = VisitorLog()
+    return EdgeServices(
         admission=admission,
-        attempts=Attempts(clock),
-        certificates=Certificates(),
-        claims=Claims(Store(directory)),
+        attempts=FailedAttempts(clock),
+        certificates=ContextStore(),
+        claims=NameOwnership(OwnershipStore(directory)),
         domain="example.com",
-        expected=Expected(registry, ports, admission, ledger=ledger, hold=30),
+        expected=PendingTunnels(registry, ports, admission, ledger=ledger, hold=30),
         https_port=443,
         ledger=ledger,
         ports=ports,
         registry=registry,
-        sealer=Sealer(bytes(32), "example.com"),
-        sessions=Sessions(30),
+        sealer=TicketSealer(bytes(32), "example.com"),
+        sessions=SessionTable(30),
         tcp_host="127.0.0.1",
-        tokens=Tokens(""),
+        tokens=TokenRegistry(""),
     )
 
 
-made: list[Holdings] = []
+made: list[Bindings] = []
 """By the test that runs, to be given back after it."""
 
 
 class Client:
     """Of an identity, at that house."""
 
-    def __init__(self, house: House, identity: Identity) -> None:
+    def __init__(self, house: EdgeServices, identity: Identity) -> None:
         self.session = FakeSession()
         superseded = partial(self.session.close, SessionCode.REPLACED)
-        self.holdings = Holdings(house, self.session, superseded)  # type: ignore[arg-type]
+        self.holdings = Bindings(house, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
         made.append(self.holdings)
 
@@ -164,7 +164,7 @@ class Client:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     house = build(tmp_path)
     yield house
     for holdings in made:
@@ -176,7 +176,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await asyncio.sleep(0)
 
 
-async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(house: House):
+async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(house: EdgeServices):
     """Both came anew, the newer one first, as after a restart of the edge."""
     ticket = Client(house, A).got(program=b"old").ticket
     newer, older = Client(house, A), Client(house, A)
@@ -189,20 +189,20 @@ async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_sel
     assert Client(house, A).got(2, ticket=got.ticket, program=b"third").host == got.host
 
 
-async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(house: House):
+async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(house: EdgeServices):
     """The name of the newer one is kept for it after a restart of the edge."""
     name = Client(house, A).got(program=b"old")
     ticket = house.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
-    await house.expected.add(Name(ticket.name, "a", 2, Terms(), 0, b"new"), None)
+    await house.expected.add(Name(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
     older, newer = Client(house, A), Client(house, A)
     assert older.ask(ticket=name.ticket, program=b"old", again=True) is BindCode.STALE
     second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(house: House):
+async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(house: EdgeServices):
     name = Client(house, A).got(program=b"old")
     ticket = house.sealer.open(name.ticket, "a")
     assert ticket is not None
@@ -217,7 +217,7 @@ async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_wa
     assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(house: House):
+async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(house: EdgeServices):
     """Its older self has had many, and comes again after a restart of the edge, when both sessions are new."""
     older = Client(house, A)
     ticket = older.got(name="shop", program=b"old").ticket
@@ -229,12 +229,12 @@ async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(ho
     assert sealed is not None
     for client in made:
         client.release_all(for_good=True)
-    await house.expected.add(Name("shop", "a", sealed.generation, Terms(), 0, b"new"), None)
+    await house.expected.add(Name("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
     assert Client(house, A).got(name="shop", program=b"new", ticket=newer, again=True)
     assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
 
 
-async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(house: House):
+async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(house: EdgeServices):
     """The older one came first after a restart of the edge that knew of nobody."""
     name = Client(house, A).got(program=b"old")
     ticket = house.sealer.open(name.ticket, "a")
@@ -246,7 +246,7 @@ async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(h
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
+async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: EdgeServices):
     ticket = Client(house, A).got(program=b"old")
     first = Client(house, A)
     first.got(ticket=ticket.ticket, program=b"new")
@@ -254,13 +254,13 @@ async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: House):
     assert Client(house, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
 
 
-async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house: House, tmp_path: Path):
+async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house: EdgeServices, tmp_path: Path):
     a, b = Client(house, A), Client(house, B)
     ticket = a.got(name="shop").ticket
     a.holdings.unbind(1)
     house.claims.synchronise()
     house.claims.settle()
-    Store(tmp_path).remove("shop")
+    OwnershipStore(tmp_path).remove("shop")
     house.claims.synchronise()
     house.claims.settle()
     b.got(name="shop")
@@ -269,20 +269,22 @@ async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house:
     b.got(2, name="shop")
 
 
-async def test_a_ticket_is_no_way_around_rights(house: House):
+async def test_a_ticket_is_no_way_around_rights(house: EdgeServices):
     ticket = Client(house, A).got(name="shop").ticket
-    limited = Client(house, Identity("a", Rights(names=())))
+    limited = Client(house, Identity("a", Permissions(names=())))
     assert limited.ask(ticket=ticket) is BindCode.FORBIDDEN
     limited.got(2)
 
 
-async def test_a_random_name_is_had_again_by_its_ticket(house: House):
+async def test_a_random_name_is_had_again_by_its_ticket(house: EdgeServices):
     first = Client(house, A).got()
-    assert Client(house, Identity("a", Rights(names=()))).got(ticket=first.ticket).host == first.host
+    assert Client(house, Identity("a", Permissions(names=()))).got(ticket=first.ticket).host == first.host
     assert Client(house, B).got(ticket=first.ticket).host != first.host
 
 
-async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(house: House, tmp_path: Path):
+async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(
+    house: EdgeServices, tmp_path: Path
+):
     house.fresh_names.burst = 5.0
     client = Client(house, A)
     given = []
@@ -298,14 +300,14 @@ async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(h
     client.got(10, name="chosen")
     Client(house, B).got()
     house.claims.synchronise()
-    store = Store(tmp_path)
+    store = OwnershipStore(tmp_path)
     for bound in given:
         (entry,) = store.history(bound.host.partition(".")[0], 10)
         assert (entry.owner, entry.held) == ("a", 2 if bound is given[0] else 1)
     store.close()
 
 
-async def test_a_ticket_does_not_break_a_pool_up(house: House):
+async def test_a_ticket_does_not_break_a_pool_up(house: EdgeServices):
     one, two, three = (Client(house, A) for _ in range(3))
     ticket = one.got(name="pool", pool=True).ticket
     two.got(name="pool", pool=True)
@@ -317,44 +319,44 @@ async def test_a_ticket_does_not_break_a_pool_up(house: House):
     assert not list(three.holdings)
 
 
-async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(house: House):
-    await house.expected.add(Name("pool", "a", 5, Terms(), 0), None)
+async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(house: EdgeServices):
+    await house.expected.add(Name("pool", "a", 5, TunnelOptions(), 0), None)
     old = house.sealer.seal(Ticket("pool", 0, "a", 1))
     Client(house, A).got(name="pool", pool=True, ticket=old)
 
 
-async def test_a_banned_port_is_taken_away_and_not_had_again(house: House, tmp_path: Path):
+async def test_a_banned_port_is_taken_away_and_not_had_again(house: EdgeServices, tmp_path: Path):
     client = Client(house, A)
     ticket = client.got(unencrypted=True, tcp_port=17_042).ticket
-    Store(tmp_path).ban(":17042", 1)
+    OwnershipStore(tmp_path).ban(":17042", 1)
     house.claims.synchronise()
-    watch = Watch(house, [])
+    watch = Refresher(house, [])
     watch._apply()
     await watch.close()
     assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
     assert Client(house, A).got(unencrypted=True, ticket=ticket).unencrypted_port != 17_042
 
 
-async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: House, tmp_path: Path):
-    await house.expected.add(Name("phish", "a", 1, Terms(), 0), None)
-    Store(tmp_path).ban("phish", 1)
+async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: EdgeServices, tmp_path: Path):
+    await house.expected.add(Name("phish", "a", 1, TunnelOptions(), 0), None)
+    OwnershipStore(tmp_path).ban("phish", 1)
     house.claims.synchronise()
-    watch = Watch(house, [])
+    watch = Refresher(house, [])
     watch._apply()
     await watch.close()
     assert house.registry.find("phish") is None
 
 
 async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_revoked(
-    house: House, tmp_path: Path
+    house: EdgeServices, tmp_path: Path
 ):
     store = TokenStore(tmp_path)
-    key = store.create(Rights(), "", 0)[1].key
-    house = replace(house, tokens=Tokens("", store))
+    key = store.create(Permissions(), "", 0)[1].key
+    house = replace(house, tokens=TokenRegistry("", store))
     secret = bytes(32)
     guest: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
     house.sessions.supersede(guest)
-    watch = Watch(house, [])
+    watch = Refresher(house, [])
     watch._apply()
     assert house.sessions.is_superseded(secret, key)
     elsewhere = TokenStore(tmp_path)
@@ -367,7 +369,7 @@ async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_r
     assert not house.sessions._superseded
 
 
-async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch, caplog):
+async def test_a_look_that_fails_is_not_the_last(house: EdgeServices, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setattr("edge_server.refresher.REFRESH", 0.01)
     looked = asyncio.Event()
     count = 0
@@ -381,7 +383,7 @@ async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pyte
         return False
 
     monkeypatch.setattr(house.claims, "settle", settle)
-    watch = Watch(house, [])
+    watch = Refresher(house, [])
     async with asyncio.timeout(10):
         await looked.wait()
     await watch.close()
@@ -398,8 +400,8 @@ async def connected(splice: TcpSplice) -> socket.socket:
     return visitor
 
 
-def pool_of(house: House, count: int) -> list[Lease]:
-    pool, leases = Pool(), []
+def pool_of(house: EdgeServices, count: int) -> list[Lease]:
+    pool, leases = LoadBalancer(), []
     for number in range(count):
         lease = Lease(
             FakeSession(),  # type: ignore[arg-type]
@@ -408,7 +410,7 @@ def pool_of(house: House, count: int) -> list[Lease]:
             owner="a",
             admission=house.admission,
             ledger=house.ledger,
-            terms=Terms(),
+            terms=TunnelOptions(),
         )
         lease.pool = pool
         pool.add(lease)
@@ -416,7 +418,7 @@ def pool_of(house: House, count: int) -> list[Lease]:
     return leases
 
 
-async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: House):
+async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: EdgeServices):
     a, b, c = pool_of(house, 3)
     for lease in (a, c):
         lease.session.can_carry = False  # type: ignore[union-attr]
@@ -436,7 +438,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: Ho
     visitor.close()
 
 
-async def test_visitor_who_resets_while_it_waits_gives_its_place_back(house: House, monkeypatch):
+async def test_visitor_who_resets_while_it_waits_gives_its_place_back(house: EdgeServices, monkeypatch):
     """Nothing is read from it meanwhile, so its reset has to be looked for."""
     monkeypatch.setattr("quictunnel.transport.splice.WAITING_LOOK", 0.01)
     (lease,) = pool_of(house, 1)
@@ -455,7 +457,7 @@ async def test_visitor_who_resets_while_it_waits_gives_its_place_back(house: Hou
     await server.wait_closed()
 
 
-async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(house: House):
+async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(house: EdgeServices):
     leases = pool_of(house, 3)
     splice = TcpSplice(lambda splice: leases[0].came(splice, BY_PORT))
     visitor = await connected(splice)
@@ -470,7 +472,9 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
     visitor.close()
 
 
-async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(house: House, monkeypatch, caplog):
+async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(
+    house: EdgeServices, monkeypatch, caplog
+):
     monkeypatch.setattr("edge_server.tunnels.lease.WAIT", 0.02)
     (lease, *_) = pool_of(house, 1)
     lease.session.can_carry = False  # type: ignore[union-attr]
@@ -480,7 +484,7 @@ async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(hou
         async with asyncio.timeout(10):
             while house.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
                 await asyncio.sleep(0.005)
-    assert house.ledger.endings == {Ending.SENT_AWAY: 1}
+    assert house.ledger.endings == {EndReason.SENT_AWAY: 1}
     assert caplog.records[-1].fields["ending"] == "sent_away"
     assert 0.02 <= caplog.records[-1].fields["seconds"] < 10
     visitor.close()
@@ -515,17 +519,17 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
 
 # Whole domains.
 
-ANY = Identity("a", Rights(domains=None))
+ANY = Identity("a", Permissions(domains=None))
 
 
-async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(house: House):
+async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(house: EdgeServices):
     house.certificates.hold("shop.example.org", *made_for("shop.example.org"))
     bound = Client(house, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
     assert house.registry.find(house.name_of("shop.example.org")) is not None
     assert house.registry.find("shop") is None
     assert house.claims.owner("shop.example.org") == "a"
-    other = Identity("b", Rights(domains=("*.example.org",)))
+    other = Identity("b", Permissions(domains=("*.example.org",)))
     assert Client(house, other).ask(domain="shop.example.org") is BindCode.NAME_TAKEN
     assert Client(house, other).ask(domain="shop.example.org", ticket=bound.ticket) is BindCode.NAME_TAKEN
 
@@ -548,8 +552,8 @@ def made_for(name: str) -> tuple[bytes, tuple[str]]:
         (None, "anything.example.net", True),
     ],
 )
-async def test_what_a_token_says_of_domains(house: House, domains, domain: str, is_allowed: bool):
-    client = Client(house, Identity("a", Rights(domains=domains)))
+async def test_what_a_token_says_of_domains(house: EdgeServices, domains, domain: str, is_allowed: bool):
+    client = Client(house, Identity("a", Permissions(domains=domains)))
     answer = client.ask(domain=domain, passthrough=True)
     assert isinstance(answer, Bound) if is_allowed else answer is BindCode.DOMAIN_FORBIDDEN
 
@@ -570,23 +574,23 @@ async def test_what_a_token_says_of_domains(house: House, domains, domain: str, 
         {"domain": "shop.example.org", "name": "shop"},
     ],
 )
-async def test_what_is_no_domain_of_a_tunnel(house: House, more: dict[str, str]):
+async def test_what_is_no_domain_of_a_tunnel(house: EdgeServices, more: dict[str, str]):
     assert Client(house, ANY).ask(passthrough=True, **more) is BindCode.INVALID
 
 
-async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(house: House):
+async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(house: EdgeServices):
     assert Client(house, ANY).ask(domain="shop.example.org") is BindCode.NO_CERTIFICATE
     Client(house, ANY).got(2, domain="shop.example.org", passthrough=True)
 
 
-async def test_a_domain_that_points_elsewhere(house: House):
+async def test_a_domain_that_points_elsewhere(house: EdgeServices):
     client = Client(house, ANY)
     bind = Bind(1, False, False, b"", domain="shop.example.org")
     client.holdings.bind(ANY, bind, is_leaving=False, is_resumed=False, points_here=False)
     assert client.session.said == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
 
 
-async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: House):
+async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: EdgeServices):
     one, two, three = (Client(house, ANY) for _ in range(3))
     one.got(domain="pool.example.org", passthrough=True, pool=True)
     two.got(domain="pool.example.org", passthrough=True, pool=True)
@@ -596,7 +600,7 @@ async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: House):
     assert one.session.said[-1] == BindRefused(2, BindCode.REPLACED)
 
 
-async def test_an_identity_has_so_many_domains_at_once(house: House):
+async def test_an_identity_has_so_many_domains_at_once(house: EdgeServices):
     client = Client(house, ANY)
     for number in range(MAX_DOMAINS):
         client.got(number, domain=f"n{number}.example.org", passthrough=True)
@@ -606,26 +610,26 @@ async def test_an_identity_has_so_many_domains_at_once(house: House):
     client.got(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
 
 
-async def test_a_banned_domain_is_taken_away(house: House, tmp_path: Path):
+async def test_a_banned_domain_is_taken_away(house: EdgeServices, tmp_path: Path):
     client = Client(house, ANY)
     client.got(domain="bad.example.org", passthrough=True)
     house.claims.synchronise()
-    Store(tmp_path).ban("bad.example.org", 0)
+    OwnershipStore(tmp_path).ban("bad.example.org", 0)
     house.claims.synchronise()
-    watch = Watch(house, ())
+    watch = Refresher(house, ())
     watch._apply()
     await watch.close()
     assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
     assert Client(house, ANY).ask(domain="bad.example.org", passthrough=True) is BindCode.BANNED
 
 
-async def test_a_ticket_of_a_domain_is_no_way_around_rights(house: House):
+async def test_a_ticket_of_a_domain_is_no_way_around_rights(house: EdgeServices):
     ticket = Client(house, ANY).got(domain="shop.example.org", passthrough=True).ticket
-    less = Identity("a", Rights(domains=()))
+    less = Identity("a", Permissions(domains=()))
     assert Client(house, less).ask(ticket=ticket, passthrough=True) is BindCode.DOMAIN_FORBIDDEN
 
 
-async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(house: House):
+async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(house: EdgeServices):
     client = Client(house, A)
     ticket = client.got().ticket
     assert client.ask(2, ticket=ticket) is BindCode.STALE
@@ -633,21 +637,21 @@ async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(hou
     assert client.session.said[0].ticket == ticket, "the session has ended"
 
 
-async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(house: House):
+async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(house: EdgeServices):
     """The edge before has told of one of them, the programs of which hold the name together."""
     first, second = Client(house, A), Client(house, A)
     asked = {"name": "shared", "pool": True}
     tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
     for client in (first, second):
         client.holdings.release_all(for_good=False)
-    await house.expected.add(Name("shared", "a", 1, Terms(), 0, b"0"), None)
+    await house.expected.add(Name("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
         Client(house, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
 
 
-async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(house: House):
+async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(house: EdgeServices):
     """The newer one took the name without a ticket, so that its tickets count from one again."""
-    await house.expected.add(Name("mine", "a", 1, Terms(), 0, b"new", is_first_ask=True), None)
+    await house.expected.add(Name("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
     older, newer = Client(house, A), Client(house, A)
     many, one = (house.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
     assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
@@ -655,7 +659,7 @@ async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_t
     assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(house: House):
+async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(house: EdgeServices):
     first, second = Client(house, A), Client(house, A)
     first.got(name="shop")
     second.got(name="shop")
@@ -671,7 +675,7 @@ async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_ag
     assert first.session.said.count(told) == 3
 
 
-async def test_so_many_leases_that_were_taken_away_are_remembered(house: House):
+async def test_so_many_leases_that_were_taken_away_are_remembered(house: EdgeServices):
     client = Client(house, A)
     for number in range(1, MAX_LEASES + 2):
         client.got(number)
@@ -681,7 +685,7 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(house: House):
     assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
 
 
-async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(house: House):
+async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(house: EdgeServices):
     """The answer with the newest ticket was lost more than 30 seconds ago."""
     ticket = Client(house, A).got(program=b"one").ticket
     name = next(iter(house.registry)).name
@@ -694,7 +698,7 @@ async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(hou
     assert Client(house, A).got(ticket=ticket, program=b"one", again=True).host == house.host_of(name)
 
 
-async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(house: House):
+async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(house: EdgeServices):
     (refuses, silent) = leases = pool_of(house, 2)
     refuses._troubled_until = math.inf
     refuses.session.can_carry = True

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from certs.authority import DevelopmentAuthority
 from edge_server.certificates import context_store
-from edge_server.certificates.context_store import Certificates
+from edge_server.certificates.context_store import ContextStore
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def write(authority: DevelopmentAuthority, tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def minting(authority: DevelopmentAuthority) -> Certificates:
-    made = Certificates()
+def minting(authority: DevelopmentAuthority) -> ContextStore:
+    made = ContextStore()
     assert made.add_authority(authority, DOMAIN) == {DOMAIN, f"*.{DOMAIN}"}
     return made
 
@@ -83,7 +83,7 @@ def meet(
     return set(found.get_values_for_type(x509.DNSName)), client.selected_alpn_protocol(), client
 
 
-def test_http1_shares_one_wildcard(minting: Certificates, authority: DevelopmentAuthority) -> None:
+def test_http1_shares_one_wildcard(minting: ContextStore, authority: DevelopmentAuthority) -> None:
     one, two = minting.context_for(f"a.{DOMAIN}", h2=False), minting.context_for(f"b.{DOMAIN}", h2=False)
     assert one is two
     assert one is not None
@@ -91,7 +91,7 @@ def test_http1_shares_one_wildcard(minting: Certificates, authority: Development
 
 
 def test_h2_gets_a_certificate_for_its_own_name_alone(
-    minting: Certificates, authority: DevelopmentAuthority
+    minting: ContextStore, authority: DevelopmentAuthority
 ) -> None:
     one, two = minting.context_for(f"a.{DOMAIN}", h2=True), minting.context_for(f"b.{DOMAIN}", h2=True)
     assert one is not None
@@ -101,7 +101,7 @@ def test_h2_gets_a_certificate_for_its_own_name_alone(
 
 
 @pytest.mark.parametrize("name", ["other.example", f"a.b.{DOMAIN}", "localhost", "", f"x{DOMAIN}"])
-def test_other_names_get_nothing(minting: Certificates, name: str) -> None:
+def test_other_names_get_nothing(minting: ContextStore, name: str) -> None:
     assert not minting.h2_allowed(name)
     assert minting.context_for(name, h2=True) is None
     assert minting.context_for(name, h2=False) is None
@@ -111,7 +111,7 @@ def test_other_names_get_nothing(minting: Certificates, name: str) -> None:
 def test_a_shared_certificate_of_the_operators_refuses_h2(
     write: Write, authority: DevelopmentAuthority, names: tuple[str, ...]
 ) -> None:
-    made = Certificates()
+    made = ContextStore()
     assert made.add_files(*write(*names)) == set(names)
     context = made.context_for("a.ops.example", h2=False)
     assert context is not None
@@ -122,7 +122,7 @@ def test_a_shared_certificate_of_the_operators_refuses_h2(
 
 
 def test_the_operator_may_allow_it_knowingly(write: Write, authority: DevelopmentAuthority) -> None:
-    made = Certificates(allow_wildcard_h2=True)
+    made = ContextStore(allow_wildcard_h2=True)
     made.add_files(*write("*.ops.example"))
     assert made.h2_allowed("a.ops.example")
     assert not made.h2_allowed("a.other.example")
@@ -134,7 +134,7 @@ def test_the_operator_may_allow_it_knowingly(write: Write, authority: Developmen
 def test_a_certificate_of_its_own_is_preferred_and_allows_h2(
     write: Write, authority: DevelopmentAuthority
 ) -> None:
-    made = Certificates()
+    made = ContextStore()
     made.add_files(*write("*.ops.example"))
     made.add_files(*write("own.ops.example"))
     assert made.h2_allowed("own.ops.example")
@@ -145,7 +145,7 @@ def test_a_certificate_of_its_own_is_preferred_and_allows_h2(
 
 
 def test_minting_beside_a_wildcard_of_the_operators(write: Write, authority: DevelopmentAuthority) -> None:
-    made = Certificates(allow_wildcard_h2=True)
+    made = ContextStore(allow_wildcard_h2=True)
     made.add_files(*write(f"*.{DOMAIN}"))
     made.add_authority(authority, DOMAIN)
     context = made.context_for(f"a.{DOMAIN}", h2=True)
@@ -154,7 +154,7 @@ def test_minting_beside_a_wildcard_of_the_operators(write: Write, authority: Dev
 
 
 def test_the_number_of_contexts_is_bounded(authority: DevelopmentAuthority) -> None:
-    made = Certificates(max_contexts=3)
+    made = ContextStore(max_contexts=3)
     made.add_authority(authority, DOMAIN)
     first = made.context_for(f"n0.{DOMAIN}", h2=True)
     for number in range(10):
@@ -164,7 +164,7 @@ def test_the_number_of_contexts_is_bounded(authority: DevelopmentAuthority) -> N
 
 
 def test_remembered_sessions_are_bounded(
-    minting: Certificates, authority: DevelopmentAuthority, monkeypatch: pytest.MonkeyPatch
+    minting: ContextStore, authority: DevelopmentAuthority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(context_store, "MAX_SESSIONS", 5)
     name = f"a.{DOMAIN}"
@@ -179,14 +179,14 @@ def test_remembered_sessions_are_bounded(
 
 
 @pytest.mark.parametrize("top", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_no_ticket_is_given(minting: Certificates, authority: DevelopmentAuthority, top: ssl.TLSVersion) -> None:
+def test_no_ticket_is_given(minting: ContextStore, authority: DevelopmentAuthority, top: ssl.TLSVersion) -> None:
     context = minting.context_for(f"a.{DOMAIN}", h2=False)
     assert context is not None
     client = meet(context, authority, f"a.{DOMAIN}", top=top)[2]
     assert client.session is None or not client.session.has_ticket
 
 
-def test_old_and_weak_tls_is_off(minting: Certificates) -> None:
+def test_old_and_weak_tls_is_off(minting: ContextStore) -> None:
     context = minting.context_for(f"a.{DOMAIN}", h2=False)
     assert context is not None
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
@@ -198,11 +198,11 @@ def test_files_that_are_not_there(write: Write, tmp_path: Path) -> None:
     cert, key = write("a.example")
     absent = tmp_path / "absent.pem"
     with pytest.raises(ConfigError, match=rf"^Cannot read the certificate {absent}: No such file or directory\.$"):
-        Certificates().add_files(absent, key)
+        ContextStore().add_files(absent, key)
     with pytest.raises(ConfigError, match=rf"^Cannot read the private key {absent}: No such file or directory\.$"):
-        Certificates().add_files(cert, absent)
+        ContextStore().add_files(cert, absent)
     with pytest.raises(ConfigError, match=r"^Cannot read the certificate .*: Is a directory\.$"):
-        Certificates().add_files(tmp_path, key)
+        ContextStore().add_files(tmp_path, key)
 
 
 def test_files_that_are_wrong(write: Write, tmp_path: Path) -> None:
@@ -211,18 +211,18 @@ def test_files_that_are_wrong(write: Write, tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(b"\0\xffjunk")
     with pytest.raises(ConfigError, match="does not belong to the certificate"):
-        Certificates().add_files(cert, other)
+        ContextStore().add_files(cert, other)
     with pytest.raises(ConfigError, match=r"^Not a PEM certificate"):
-        Certificates().add_files(junk, key)
+        ContextStore().add_files(junk, key)
     with pytest.raises(ConfigError, match=r"^Not a PEM private key"):
-        Certificates().add_files(cert, junk)
+        ContextStore().add_files(cert, junk)
     with pytest.raises(ConfigError, match=r"^Not a PEM private key"):
-        Certificates().add_files(cert, cert)
+        ContextStore().add_files(cert, cert)
 
 
 def test_a_certificate_without_host_names(write: Write) -> None:
     with pytest.raises(ConfigError, match="names no host"):
-        Certificates().add_files(*write("127.0.0.1"))
+        ContextStore().add_files(*write("127.0.0.1"))
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking(write: Write, tmp_path: Path) -> None:
@@ -231,26 +231,26 @@ def test_a_key_with_a_passphrase_is_refused_without_asking(write: Write, tmp_pat
     locked = tmp_path / "locked.key"
     locked.write_bytes(loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
     with pytest.raises(ConfigError, match="protected by a passphrase"):
-        Certificates().add_files(cert, locked)
+        ContextStore().add_files(cert, locked)
 
 
 def test_errors_are_one_line(write: Write, tmp_path: Path) -> None:
     cert, _ = write("a.example")
     with pytest.raises(ConfigError) as caught:
-        Certificates().add_files(cert, tmp_path / "absent")
+        ContextStore().add_files(cert, tmp_path / "absent")
     assert "\n" not in str(caught.value)
 
 
 class TestReplacedFiles:
     """What an ACME client does to them while an edge runs."""
 
-    def made(self, write: Write, *names: str) -> tuple[Certificates, Path, Path]:
-        made = Certificates()
+    def made(self, write: Write, *names: str) -> tuple[ContextStore, Path, Path]:
+        made = ContextStore()
         cert, key = write(*names)
         made.add_files(cert, key)
         return made, cert, key
 
-    def serial(self, made: Certificates, authority: DevelopmentAuthority, name: str) -> int:
+    def serial(self, made: ContextStore, authority: DevelopmentAuthority, name: str) -> int:
         context = made.context_for(name, h2=False)
         assert context is not None
         _, _, client = meet(context, authority, name)
@@ -310,7 +310,7 @@ class TestReplacedFiles:
     "ciphers",
     ["ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES128-SHA256", "DHE+AESGCM", "AES128-GCM-SHA256", "ECDHE+AES256+SHA"],
 )
-def test_old_ciphers_are_refused(minting: Certificates, ciphers: str) -> None:
+def test_old_ciphers_are_refused(minting: ContextStore, ciphers: str) -> None:
     """CBC, and everything whose key outlives the connection."""
     context = minting.context_for(f"a.{DOMAIN}", h2=False)
     assert context is not None

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.auth.permissions import Identity, Rights
-from edge_server.clients.session import Guest
-from edge_server.tunnels.domain_check import Domains
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.clients.session import ClientSession
+from edge_server.tunnels.domain_check import DomainCheck
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.control_state import Phase
@@ -32,12 +32,12 @@ class Scene:
     def __init__(self, directory: Path) -> None:
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
-        house = dataclasses.replace(build(directory), domains=Domains([ADDRESS], self._resolve))
+        house = dataclasses.replace(build(directory), domains=DomainCheck([ADDRESS], self._resolve))
         connection: Any = SimpleNamespace(
             address=("127.0.0.1", 1), close=lambda *_: None, write=lambda _, data: len(data)
         )
-        self.guest = Guest(house, connection, lambda: None, lambda _: None)
-        self.guest.identity = Identity("a", Rights(domains=None))
+        self.guest = ClientSession(house, connection, lambda: None, lambda _: None)
+        self.guest.identity = Identity("a", Permissions(domains=None))
         self.guest._deadline.cancel()
         self.guest.session.link._dialogue.phase = Phase.OPEN
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.permissions import Identity, Permissions
 from edge_server.handoff.protocol import Name
 from edge_server.ingress.tcp_ports import listen
-from edge_server.tunnels.options import Terms
+from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import weight_of
 from edge_server.tunnels.tickets import Ticket
 from quictunnel.errors import ProtocolError
@@ -22,10 +22,10 @@ from tests.edge_server.test_binding import Client, build, made
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
 
 STEPS = 300
-OWNERS = [Identity(key, Rights(domains=None)) for key in "ab"]
+OWNERS = [Identity(key, Permissions(domains=None)) for key in "ab"]
 NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(40)]
 DOMAINS = ("a.example.org", "b.example.org")
 
@@ -47,7 +47,7 @@ def some_bind(chance: random.Random, tickets: list[bytes]) -> dict[str, Any]:
     return bind
 
 
-def check(house: House) -> None:
+def check(house: EdgeServices) -> None:
     """Compare what is counted with what is held."""
     leases = [each for lease in house.registry for each in (lease.pool.members if lease.pool else (lease,))]
     assert house.registry.shares.used == sum(weight_of(lease.terms) for lease in leases)
@@ -65,7 +65,9 @@ def check(house: House) -> None:
         assert is_drawn == (port not in ports._owner and port not in ports._aside)
 
 
-async def act(chance: random.Random, house: House, clients: list[Client], tickets: list[bytes], step: int) -> None:
+async def act(
+    chance: random.Random, house: EdgeServices, clients: list[Client], tickets: list[bytes], step: int
+) -> None:
     what = chance.random()
     if what < 0.2 or not clients:
         clients.append(Client(house, chance.choice(OWNERS)))
@@ -84,7 +86,7 @@ async def act(chance: random.Random, house: House, clients: list[Client], ticket
         gone = clients.pop(chance.randrange(len(clients)))
         gone.holdings.release_all(for_good=chance.random() < 0.5)
     else:
-        terms = Terms(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
+        terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
         await house.expected.add(Name(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
     for client in tuple(clients):
         if any(isinstance(said, SessionCode) for said in client.session.said):
@@ -104,7 +106,7 @@ async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follow
         sock = listen("127.0.0.1", 0)
         assert sock is not None
         port = ports[f"n{number}"] = sock.getsockname()[1]
-        await house.expected.add(Name(f"n{number}", "a", 1, Terms(), port), sock)
+        await house.expected.add(Name(f"n{number}", "a", 1, TunnelOptions(), port), sock)
     client = Client(house, OWNERS[0])
     for number, (name, port) in enumerate(ports.items()):
         ticket = house.sealer.seal(Ticket(name, port, "a", 1))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.tcp_ports import ACCEPTS, Ports, accept_from, listen
+from edge_server.ingress.tcp_ports import ACCEPTS, TcpPorts, accept_from, listen
 from edge_server.ingress.tls_listener import MAX_PENDING
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
@@ -26,8 +26,8 @@ from edge_server.resources.descriptor_budget import (
     QUIET,
     RESERVE,
     RESERVE_SHARE,
-    Budget,
-    Shortage,
+    DescriptorBudget,
+    ShortageLog,
     descriptor_limit,
     watch_for_free_descriptors,
 )
@@ -41,7 +41,7 @@ def open_files() -> int:
 
 @pytest.mark.parametrize("limit", [1, 96, 256, 300, 1024, 20_000, 1_000_000])
 def test_all_visitors_together_leave_a_reserve(limit: int):
-    budget = Budget.of(limit)
+    budget = DescriptorBudget.of(limit)
     assert 1 <= budget.doorstep <= MAX_PENDING
     assert budget.visitors >= 1
     if limit >= LEAST_FILES:
@@ -54,11 +54,11 @@ def test_all_visitors_together_leave_a_reserve(limit: int):
 
 def test_tcp_ports_of_leases_take_no_descriptors_of_visitors():
     """However many the range has; one token gets a part of those that there are."""
-    ports = Ports("127.0.0.1", range(20_000, 30_000), lambda: 0.0, most=Budget.of(256).ports)
+    ports = TcpPorts("127.0.0.1", range(20_000, 30_000), lambda: 0.0, most=DescriptorBudget.of(256).ports)
     taken = [ports.bind("one") for _ in range(40)]
     others = [ports.bind("other") for _ in range(40)]
     held = [sock for sock in (*taken, *others) if sock is not None]
-    assert len(held) <= Budget.of(256).ports
+    assert len(held) <= DescriptorBudget.of(256).ports
     assert any(others)
     for sock in held:
         sock.close()
@@ -70,7 +70,7 @@ def test_ten_thousand_fit_into_twenty_thousand_files(monkeypatch):
 
 
 def test_the_limit_that_macos_has_by_default_serves_a_hundred_visitors():
-    budget = Budget.of(256)
+    budget = DescriptorBudget.of(256)
     assert budget.visitors > 100
     assert budget.doorstep > 40
 
@@ -78,12 +78,12 @@ def test_the_limit_that_macos_has_by_default_serves_a_hundred_visitors():
 class TestWhatIsSaid:
     def test_too_few_to_serve_anybody(self):
         with pytest.raises(ConfigError, match=rf"only {LEAST_FILES - 1} files.*at least {LEAST_FILES}.*ulimit -n"):
-            Budget.of(LEAST_FILES - 1).check()
+            DescriptorBudget.of(LEAST_FILES - 1).check()
 
     @pytest.mark.parametrize(("limit", "level"), [(FEW_FILES - 1, logging.WARNING), (FEW_FILES, logging.INFO)])
     def test_at_the_start(self, limit: int, level: int, caplog: pytest.LogCaptureFixture):
         with caplog.at_level(logging.INFO):
-            Budget.of(limit).tell()
+            DescriptorBudget.of(limit).tell()
         (record,) = caplog.records
         assert record.levelno == level
         assert f"{limit} file descriptors: places for " in record.getMessage()
@@ -91,7 +91,7 @@ class TestWhatIsSaid:
 
     def test_of_a_shortage_once_a_minute(self, caplog: pytest.LogCaptureFixture):
         now = [0.0]
-        shortage = Shortage(lambda: now[0])
+        shortage = ShortageLog(lambda: now[0])
         for now[0] in [0.0, *(1.0 + second / 100 for second in range(1000)), QUIET]:
             shortage.tell("places are scarce", lambda: "of 5")
         shortage.tell("something else", lambda: "of 6")
@@ -160,7 +160,7 @@ async def test_descriptors_that_ran_out_are_told_of(monkeypatch, caplog: pytest.
     monkeypatch.setattr(descriptor_budget, "PROBE_INTERVAL", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = os.open(os.devnull, os.O_RDONLY)
-    watch = asyncio.create_task(watch_for_free_descriptors(Shortage()))
+    watch = asyncio.create_task(watch_for_free_descriptors(ShortageLog()))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken, hard))
         await eventually(lambda: caplog.records != [])

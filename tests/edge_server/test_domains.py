@@ -14,7 +14,7 @@ from edge_server.tunnels.domain_check import (
     MAX_LOOKUPS,
     MAX_OF_OWNER,
     MAX_REMEMBERED,
-    Domains,
+    DomainCheck,
     addresses_from,
     domains_of,
     system_addresses,
@@ -42,14 +42,14 @@ class Resolver:
 
 
 def test_without_a_resolver_everything_points_here():
-    assert asyncio.run(Domains().point_here("app.example.com"))
+    assert asyncio.run(DomainCheck().point_here("app.example.com"))
 
 
 async def test_one_address_in_common_is_enough():
     resolver = Resolver(
         edge_example="192.0.2.1 2001:db8::1", a_example="2001:db8::1 192.0.2.9", b_example="192.0.2.9"
     )
-    domains = Domains(["", "edge.example", "192.0.2.7"], resolver)
+    domains = DomainCheck(["", "edge.example", "192.0.2.7"], resolver)
     assert await domains.point_here("a.example")
     assert not await domains.point_here("b.example")
     assert not await domains.point_here("nowhere.example")
@@ -58,19 +58,19 @@ async def test_one_address_in_common_is_enough():
 
 
 async def test_an_edge_that_does_not_know_its_own_addresses_refuses_nobody():
-    assert await Domains(["edge.example"], Resolver(b_example="192.0.2.9")).point_here("b.example")
+    assert await DomainCheck(["edge.example"], Resolver(b_example="192.0.2.9")).point_here("b.example")
 
 
 async def test_a_resolver_that_fails_takes_nothing_away_from_its_owner():
     resolver = Resolver(edge_example="192.0.2.1", b_example="192.0.2.9")
-    domains = Domains(["edge.example"], resolver)
+    domains = DomainCheck(["edge.example"], resolver)
     assert await domains.point_here("mine.example", is_known=True)
     assert not await domains.point_here("b.example", is_known=True), "it does point elsewhere"
 
 
 async def test_what_pointed_here_is_not_asked_again_soon():
     resolver = Resolver(edge_example="192.0.2.1", a_example="192.0.2.1")
-    domains = Domains(["edge.example"], resolver)
+    domains = DomainCheck(["edge.example"], resolver)
     assert await domains.point_here("a.example")
     resolver.asked.clear()
     assert await domains.point_here("a.example")
@@ -100,7 +100,7 @@ async def test_so_many_are_looked_up_at_once_and_none_for_ever(
             now -= 1
         return frozenset()
 
-    domains = Domains(["192.0.2.1"], slow)
+    domains = DomainCheck(["192.0.2.1"], slow)
     found = await asyncio.gather(
         *(
             domains.point_here(f"n{number}.example", owner=f"o{number % owners}")
@@ -121,7 +121,7 @@ async def test_slow_look_ups_of_one_owner_hold_up_nobody_else():
             await never.wait()
         return frozenset((answers[name],))
 
-    domains = Domains(["edge.example"], resolve)
+    domains = DomainCheck(["edge.example"], resolve)
     slow = [
         asyncio.create_task(domains.point_here(f"n{number}.example", owner="slow"))
         for number in range(2 * MAX_LOOKUPS)
@@ -181,7 +181,7 @@ async def test_names_that_hang_in_the_systems_resolver_hold_up_no_other_work(mon
     monkeypatch.setattr(rooms, "LOOKUP", 0.02)
     release = threading.Event()
     monkeypatch.setattr("edge_server.tunnels.domain_check.socket.getaddrinfo", lambda *_: release.wait(10) and [])
-    domains = Domains(["192.0.2.1"], system_addresses)
+    domains = DomainCheck(["192.0.2.1"], system_addresses)
     try:
         found = await asyncio.gather(
             *(domains.point_here(f"n{number}.example", owner="slow") for number in range(24))

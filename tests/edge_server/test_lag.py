@@ -8,14 +8,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from edge_server.observability.loop_lag import LATE, TICK, Lag
+from edge_server.observability.loop_lag import LATE, TICK, LoopLagMonitor
 
 if TYPE_CHECKING:
     import pytest
 
 
 async def test_a_loop_that_is_held_up_shows_and_is_told_once(caplog: pytest.LogCaptureFixture):
-    lag = Lag()
+    lag = LoopLagMonitor()
     caplog.set_level(logging.WARNING, "edge_server.observability.loop_lag")
     task = asyncio.create_task(lag.watch())
     await asyncio.sleep(3 * TICK)

@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from edge_server.auth.permissions import Identity, Rights
-from edge_server.auth.token_registry import Tokens
-from edge_server.auth.token_store import Store
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.auth.token_store import TokenStore
 from edge_server.handoff import snapshot
 from edge_server.handoff.protocol import Name
-from edge_server.handoff.snapshot import FILE, HEAD, MAX_AGE, RETURN, STAMP, VERSION, Entry, LastHeld, Sheet
+from edge_server.handoff.snapshot import (
+    FILE,
+    HEAD,
+    MAX_AGE,
+    RETURN,
+    STAMP,
+    VERSION,
+    LastHeld,
+    Sheet,
+    SnapshotEntry,
+)
 from edge_server.tunnels.lease import Lease
-from edge_server.tunnels.options import Terms
-from edge_server.tunnels.ownership_store import Store as ClaimStore
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from quictunnel.wire.codes import BindCode
 from tests.edge_server.test_binding import Client, build
 
@@ -29,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
     from tests.edge_server.conftest import Clock
 
 KEY = bytes(range(32))
@@ -42,7 +52,7 @@ class Edge:
     def __init__(self, directory: Path, clock: Clock, *, now: float | None = None) -> None:
         clock.now = clock.now if now is None else now
         self.path = directory / FILE
-        self.house = dataclasses.replace(build(directory), tokens=Tokens("", Store(directory)))
+        self.house = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
         self.last_held = LastHeld(directory, KEY, self.house, clock)
         self.clients: list[Client] = []
 
@@ -92,12 +102,12 @@ class Runs:
         self._running.clear()
 
     def owner(self, **rights: Any) -> Identity:
-        _, entry = Store(self.directory).create(Rights(**rights), "", 0)
+        _, entry = TokenStore(self.directory).create(Permissions(**rights), "", 0)
         return entry.identity
 
     def forge(self, *names: Name, is_last: bool = True) -> None:
         """By somebody who has the key."""
-        sheet = Sheet(is_last, [Entry(name, 0) for name in names])
+        sheet = Sheet(is_last, [SnapshotEntry(name, 0) for name in names])
         cipher, nonce = snapshot.AESGCM(KEY), bytes(snapshot.NONCE)
         sealed = cipher.encrypt(nonce, msgspec.msgpack.encode(sheet), HEAD + VERSION + b"example.com")
         self.path.write_bytes(HEAD + VERSION + nonce + sealed)
@@ -167,7 +177,7 @@ async def test_how_long_a_client_has_been_away_is_no_matter_of_the_clock(
 ) -> None:
     edge = await runs.begin()
     began = time.time()
-    await edge.house.expected.add(Name(RANDOM, "a", 1, Terms(), 0), None, left=began - 20)
+    await edge.house.expected.add(Name(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
     (lease,) = edge.house.registry
     monkeypatch.setattr("edge_server.tunnels.pending.time.time", lambda: began + jump)
     assert edge.house.expected.left(lease) == pytest.approx(began + jump - 20, abs=5)
@@ -225,7 +235,7 @@ async def test_it_is_noted_all_the_time_until_another_takes_over(
     written: asyncio.Queue[int] = asyncio.Queue()
     write = edge.last_held._write
 
-    def told(entries: list[Entry], *, is_last: bool) -> bool:
+    def told(entries: list[SnapshotEntry], *, is_last: bool) -> bool:
         loop.call_soon_threadsafe(written.put_nowait, len(entries))
         return write(entries, is_last=is_last)
 
@@ -260,7 +270,7 @@ async def test_a_token_that_is_not_good_any_more(runs: Runs) -> None:
     edge = await runs.begin()
     names = [edge.client(identity).got().host for identity in (revoked, expired, good)]
     await edge.note()
-    Store(runs.directory).revoke(revoked.key, 1)
+    TokenStore(runs.directory).revoke(revoked.key, 1)
     assert list((await runs.begin()).held()) == [names[2].partition(".")[0]]
 
 
@@ -289,7 +299,7 @@ async def test_a_name_that_its_owner_may_not_have_any_more(runs: Runs) -> None:
     edge.house.claims.claim(owner.key, "banana")  # had by other rights, once
     edge.house.claims.claim(owner.key, "app.example.org")
     await runs.end()
-    runs.forge(*(Name(name, owner.key, 1, Terms(), 0) for name in ("apple", "banana", "app.example.org")))
+    runs.forge(*(Name(name, owner.key, 1, TunnelOptions(), 0) for name in ("apple", "banana", "app.example.org")))
     assert list((await runs.begin()).held()) == ["apple"]
 
 
@@ -304,7 +314,9 @@ async def test_a_port_that_is_not_to_be_had_is_done_without(runs: Runs) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 17_043):
         held = (await runs.begin()).held()
     assert held == {"n17041": 17_041, "n17042": 0, "n17043": 0, "n17050": 17_050}
-    runs.forge(Name(RANDOM, few.key, 1, Terms(), 17_060), Name("n17041", owner.key, 1, Terms(), 80))
+    runs.forge(
+        Name(RANDOM, few.key, 1, TunnelOptions(), 17_060), Name("n17041", owner.key, 1, TunnelOptions(), 80)
+    )
     assert (await runs.begin()).held() == {RANDOM: 0, "n17041": 0}
 
 
@@ -329,7 +341,7 @@ async def test_who_gives_a_name_up_while_the_edge_leaves(runs: Runs) -> None:
     members = [edge.client(owner) for _ in range(2)]
     for member in members:
         member.got(name="pool", pool=True)
-    await edge.house.expected.add(Name("late", owner.key, 1, Terms(), 0), None, left=runs.clock.now)
+    await edge.house.expected.add(Name("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now)
     edge.house.claims.claim(owner.key, "late")
     edge.last_held.stopping()
     edge.house.expected.give_up_all()
@@ -347,7 +359,9 @@ async def test_a_chosen_name_that_changed_hands_before_a_crash(runs: Runs) -> No
     """What was noted of its tickets is older than those of the client that has the name."""
     owner = runs.owner()
     for is_last in (False, True):
-        names = (Name(name, owner.key, 7, Terms(), 0, b"one", is_first_ask=True) for name in ("shop", RANDOM))
+        names = (
+            Name(name, owner.key, 7, TunnelOptions(), 0, b"one", is_first_ask=True) for name in ("shop", RANDOM)
+        )
         runs.forge(*names, is_last=is_last)
         edge = await runs.begin()
         edge.house.claims.claim(owner.key, "shop")
@@ -415,17 +429,17 @@ async def test_something_that_is_no_file(runs: Runs, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     "name",
     [
-        Name("", "a", 1, Terms(), 0),
-        Name("-", "a", 1, Terms(), 0),
-        Name("a..b", "a", 1, Terms(), 0),
-        Name("a", "", 1, Terms(), 0),
-        Name("a", "a" * 65, 1, Terms(), 0),
-        Name("a", "a", -1, Terms(), 0),
-        Name("a", "a", 1 << 32, Terms(), 0),
-        Name("a", "a", 1, Terms(), -1),
-        Name("a", "a", 1, Terms(), 65_536),
-        Name("a", "a", 1, Terms(proxy_protocol=3), 0),
-        Name("a", "a", 1, Terms(allow=["everybody"]), 0),
+        Name("", "a", 1, TunnelOptions(), 0),
+        Name("-", "a", 1, TunnelOptions(), 0),
+        Name("a..b", "a", 1, TunnelOptions(), 0),
+        Name("a", "", 1, TunnelOptions(), 0),
+        Name("a", "a" * 65, 1, TunnelOptions(), 0),
+        Name("a", "a", -1, TunnelOptions(), 0),
+        Name("a", "a", 1 << 32, TunnelOptions(), 0),
+        Name("a", "a", 1, TunnelOptions(), -1),
+        Name("a", "a", 1, TunnelOptions(), 65_536),
+        Name("a", "a", 1, TunnelOptions(proxy_protocol=3), 0),
+        Name("a", "a", 1, TunnelOptions(allow=["everybody"]), 0),
     ],
 )
 async def test_what_no_edge_has_written(runs: Runs, caplog: pytest.LogCaptureFixture, name: Name) -> None:
@@ -436,8 +450,11 @@ async def test_what_no_edge_has_written(runs: Runs, caplog: pytest.LogCaptureFix
 
 async def test_two_who_are_said_to_have_held_the_same(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     one, two = runs.owner(), runs.owner()
-    for second in (Name(RANDOM, two.key, 1, Terms(), 0), Name(RANDOM[::-1], two.key, 1, Terms(), 17_001)):
-        runs.forge(Name(RANDOM, one.key, 1, Terms(), 17_001), second)
+    for second in (
+        Name(RANDOM, two.key, 1, TunnelOptions(), 0),
+        Name(RANDOM[::-1], two.key, 1, TunnelOptions(), 17_001),
+    ):
+        runs.forge(Name(RANDOM, one.key, 1, TunnelOptions(), 17_001), second)
         assert not (await runs.begin()).held()
         assert noted("it says twice", caplog)
         caplog.clear()
@@ -449,7 +466,7 @@ async def test_a_lie_gives_nobody_what_is_somebody_elses(runs: Runs) -> None:
     client = edge.client(victim)
     client.got(1, name="shop")
     client.got(2, unencrypted=True, tcp_port=17_042)
-    runs.forge(Name("shop", liar.key, 1, Terms(), 0), Name(RANDOM, liar.key, 1, Terms(), 17_042))
+    runs.forge(Name("shop", liar.key, 1, TunnelOptions(), 0), Name(RANDOM, liar.key, 1, TunnelOptions(), 17_042))
     edge = await runs.begin()
     assert edge.held() == {RANDOM: 0}  # which it cannot ask for without a ticket
     assert edge.client(liar).ask(1, name="shop") is BindCode.NAME_TAKEN
@@ -459,7 +476,7 @@ async def test_a_lie_gives_nobody_what_is_somebody_elses(runs: Runs) -> None:
 # Bounds.
 
 
-def many(house: House, owner: str, count: int, terms: Terms) -> None:
+def many(house: EdgeServices, owner: str, count: int, terms: TunnelOptions) -> None:
     for number in range(count):
         more: Any = {"admission": house.admission, "ledger": house.ledger, "terms": terms}
         lease = Lease(object(), number, f"name-{number}", owner=owner, **more)  # type: ignore[arg-type]
@@ -470,10 +487,10 @@ def many(house: House, owner: str, count: int, terms: Terms) -> None:
 async def test_more_than_there_is_room_for(runs: Runs, caplog: pytest.LogCaptureFixture, bound: str) -> None:
     edge = await runs.begin()
     if bound == "names":
-        many(edge.house, "a", snapshot.MAX_NAMES + 1, Terms())
+        many(edge.house, "a", snapshot.MAX_NAMES + 1, TunnelOptions())
     else:
         networks = [f"2001:db8:1234:5678:9abc:def0:1234:{number:x}/128" for number in range(64)]
-        many(edge.house, "a", 1_000, Terms(allow=networks, deny=networks))
+        many(edge.house, "a", 1_000, TunnelOptions(allow=networks, deny=networks))
     for is_last in (False, True):
         await edge.note(is_last=is_last)
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)

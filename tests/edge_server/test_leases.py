@@ -8,13 +8,15 @@ import pytest
 
 from edge_server.ingress.admission import Admission
 from edge_server.tunnels.lease import Lease
-from edge_server.tunnels.options import Terms
+from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import NAME_BYTES, Registry, random_name
-from edge_server.tunnels.visitor_log import Ledger
+from edge_server.tunnels.visitor_log import VisitorLog
 
 
 def lease(name: str) -> Lease:
-    return Lease(None, 1, name, terms=Terms(), owner="owner", admission=Admission(cap=1), ledger=Ledger())
+    return Lease(
+        None, 1, name, terms=TunnelOptions(), owner="owner", admission=Admission(cap=1), ledger=VisitorLog()
+    )
 
 
 class TestNames:

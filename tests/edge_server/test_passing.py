@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.handoff.udp_forwarding import Heir, Passed, is_marked
+from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket, is_marked
 from quictunnel.transport.engine import Received, Transmit
 from quictunnel.transport.udp import READ_BYTES, UdpSocket
 
@@ -93,7 +93,7 @@ PEER6: Address = ("2001:db8::7", 1234, 0, 0)
 
 def test_each_gets_its_own_whole_and_in_order(pipe: tuple[socket.socket, socket.socket]) -> None:
     source, end = Source(), Source()
-    heir, passed = Heir(source, pipe[0], MINE), Passed(end, pipe[1])
+    heir, passed = ForwardingSocket(source, pipe[0], MINE), ForwardedSocket(end, pipe[1])
     largest = short(THEIRS, READ_BYTES - 2)
     theirs = [
         Received(short(THEIRS) + short(THEIRS), 42, PEER),
@@ -117,7 +117,7 @@ def test_each_gets_its_own_whole_and_in_order(pipe: tuple[socket.socket, socket.
 
 def test_a_full_pipe_drops_and_a_broken_one_is_left(pipe: tuple[socket.socket, socket.socket]) -> None:
     source = Source()
-    heir = Heir(source, pipe[0], MINE)
+    heir = ForwardingSocket(source, pipe[0], MINE)
     for _ in range(1000):
         source.waiting = [Received(short(THEIRS, 60_000), 60_002, PEER)]
         assert heir.receive() == []  # never waits, however little the other one reads
@@ -134,12 +134,12 @@ def test_a_full_pipe_drops_and_a_broken_one_is_left(pipe: tuple[socket.socket, s
 def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, socket.socket]) -> None:
     """The middle one of three reads what the third passes on, and passes on what is the first's."""
     source, end = Source(), Source()
-    middle = Heir(source, pipe[0], MINE)
-    first = Passed(end, pipe[1])
+    middle = ForwardingSocket(source, pipe[0], MINE)
+    first = ForwardedSocket(end, pipe[1])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     third_source = Source()
-    third = Heir(third_source, theirs, 8)
-    moved = middle.over(Passed(Source(), ours))
+    third = ForwardingSocket(third_source, theirs, 8)
+    moved = middle.over(ForwardedSocket(Source(), ours))
     source.waiting = [Received(short(THEIRS), 42, PEER)]
     assert middle.receive() == []  # what had come before goes the old way
     middle.close()
@@ -154,7 +154,7 @@ def test_a_second_succession_keeps_the_first_pipe(pipe: tuple[socket.socket, soc
 async def test_a_successor_that_is_gone_does_not_keep_the_loop_busy(
     pipe: tuple[socket.socket, socket.socket],
 ) -> None:
-    passed = Passed(Source(), pipe[1])
+    passed = ForwardedSocket(Source(), pipe[1])
     woken = 0
 
     def readable() -> None:

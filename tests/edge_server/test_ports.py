@@ -16,7 +16,7 @@ from edge_server.ingress.tcp_ports import (
     LAST_TRIES,
     QUARANTINE,
     TRIES,
-    Ports,
+    TcpPorts,
     _Drawable,
     backlog_of,
     listen,
@@ -47,7 +47,7 @@ def few() -> range:
 
 @pytest.fixture
 def ports(clock: Clock, few: range) -> Iterator[Taker]:
-    taker = Taker(Ports(HOST, few, clock))
+    taker = Taker(TcpPorts(HOST, few, clock))
     yield taker
     taker.close()
 
@@ -55,7 +55,7 @@ def ports(clock: Clock, few: range) -> Iterator[Taker]:
 class Taker:
     """Binds, and closes everything at the end."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: TcpPorts) -> None:
         self.ports = ports
         self.held: dict[int, socket.socket] = {}
 
@@ -190,7 +190,7 @@ def test_a_port_outside_the_range_is_not_given(ports, few, wanted):
 
 def test_a_free_port_is_found_among_ten_thousand_in_quarantine(clock, few):
     wide = range(few[0], few[0] + 10_000)
-    ports = Ports(HOST, wide, clock)
+    ports = TcpPorts(HOST, wide, clock)
     for port in wide:
         if port != few[7]:
             ports.release(port, "another")
@@ -208,7 +208,7 @@ def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatc
         "edge_server.ingress.tcp_ports.listen", lambda _host, port: looked.append(port) or object()
     )
     claimed = set(range(20_000, 30_000)) - {24_321}
-    ports = Ports(HOST, range(20_000, 30_000), clock)
+    ports = TcpPorts(HOST, range(20_000, 30_000), clock)
     asked = 0
 
     def may(port: int) -> bool:

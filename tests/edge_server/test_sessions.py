@@ -9,7 +9,7 @@ import pytest
 
 from edge_server.auth.permissions import Identity
 from edge_server.clients import session_table as room
-from edge_server.clients.session_table import Sessions
+from edge_server.clients.session_table import SessionTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ HOLD = 30.0
 class FakeGuest:
     """What sessions know of a client."""
 
-    def __init__(self, sessions: Sessions, key: str) -> None:
+    def __init__(self, sessions: SessionTable, key: str) -> None:
         self.identity = Identity(key)
         self.digest = b""
         self.is_over = False
@@ -35,7 +35,7 @@ class Door:
     """Begins sessions, and remembers them."""
 
     def __init__(self) -> None:
-        self.sessions = Sessions(HOLD)
+        self.sessions = SessionTable(HOLD)
         self.guests: dict[str, list[FakeGuest]] = {}
 
     def come(self, key: str) -> FakeGuest | None:

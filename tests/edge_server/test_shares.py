@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edge_server.resources.memory_budget import MAX_MEMORY, Memory
+from edge_server.resources.memory_budget import MAX_MEMORY, MemoryBudget
 from edge_server.resources.shares import SHARE, Shares
 from quictunnel.wire.credit import INITIAL_WINDOW, POOL, WindowPool
 
@@ -68,7 +68,7 @@ def test_what_was_given_before_is_counted_whatever_the_share():
 @pytest.mark.parametrize("sessions", [1, 100])
 def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions: int):
     """Each of its sessions asks for all that a session may have."""
-    memory = Memory()
+    memory = MemoryBudget()
     pools = []
     for _ in range(sessions):
         pool = WindowPool(reserve=0)
@@ -88,7 +88,7 @@ def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions
 
 
 def test_who_keeps_its_share_keeps_no_more():
-    memory = Memory()
+    memory = MemoryBudget()
     mine, other = memory.of("a"), memory.of("b")
     mine.keep(MAX_MEMORY)  # what is written is written
     assert mine.is_used_up

@@ -17,18 +17,18 @@ from edge_server.handoff.protocol import (
     MAX_NAMES,
     SOCKET,
     Ask,
-    Estate,
+    HandoffChannel,
+    HandoffListener,
+    HandoffOffer,
+    HandoffRefusal,
     Name,
     Names,
-    Offer,
-    Post,
     Ready,
-    Refusal,
     SuccessionError,
     ask,
     in_parts,
 )
-from edge_server.tunnels.options import Terms
+from edge_server.tunnels.options import TunnelOptions
 from quictunnel.errors import ConfigError
 from quictunnel.wire.messages import MAX_NETWORKS
 
@@ -53,14 +53,14 @@ DESCRIPTORS = Path("/proc/self/fd")
 
 
 def names(count: int) -> list[Name]:
-    return [Name(f"name{number}", "owner", number, Terms(), 0) for number in range(count)]
+    return [Name(f"name{number}", "owner", number, TunnelOptions(), 0) for number in range(count)]
 
 
 def hands_over(
     sockets: list[socket.socket], held: list[list[Name]], with_them: list[socket.socket] | None = None
-) -> Callable[[Post], Awaitable[None]]:
-    async def hand_over(post: Post) -> None:
-        await post.send(Estate("a.test", 7), sockets)
+) -> Callable[[HandoffChannel], Awaitable[None]]:
+    async def hand_over(post: HandoffChannel) -> None:
+        await post.send(HandoffOffer("a.test", 7), sockets)
         message, _ = await post.receive()
         assert message == Ready()
         for number, part in enumerate(held):
@@ -71,7 +71,7 @@ def hands_over(
 
 async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) -> None:
     held = [names(MAX_NAMES), names(2)]
-    offer = Offer(tmp_path, hands_over(sockets, held))
+    offer = HandoffListener(tmp_path, hands_over(sockets, held))
     assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
     inherited = await ask(tmp_path)
     assert inherited is not None
@@ -88,11 +88,11 @@ async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) 
 async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
     held = [
-        Name("plain", "o", 1, Terms(), 0),
-        Name("tcp", "o", 2, Terms(passthrough=True, allow=["::1/128"]), port),
-        Name("h2", "o", 3, Terms(h2=True), 0),
+        Name("plain", "o", 1, TunnelOptions(), 0),
+        Name("tcp", "o", 2, TunnelOptions(passthrough=True, allow=["::1/128"]), port),
+        Name("h2", "o", 3, TunnelOptions(h2=True), 0),
     ]
-    offer = Offer(tmp_path, hands_over(sockets, [held], sockets[:1]))
+    offer = HandoffListener(tmp_path, hands_over(sockets, [held], sockets[:1]))
     inherited = await ask(tmp_path)
     assert inherited is not None
     found = await inherited.accept()
@@ -109,10 +109,10 @@ async def test_one_more_socket_comes_where_it_is_announced(tmp_path: Path, socke
     """Of an edge that has one for validators."""
     with socket.create_server(("127.0.0.1", 0)) as door:
 
-        async def hand_over(post: Post) -> None:
-            await post.send(Estate("a.test", 7, has_acme_http=True), [*sockets, door])
+        async def hand_over(post: HandoffChannel) -> None:
+            await post.send(HandoffOffer("a.test", 7, has_acme_http=True), [*sockets, door])
 
-        offer = Offer(tmp_path, hand_over)
+        offer = HandoffListener(tmp_path, hand_over)
         inherited = await ask(tmp_path)
         assert inherited is not None
         assert inherited.acme_http is not None
@@ -126,10 +126,10 @@ async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
     networks = [f"{'ffff:' * 7}{number:04x}/128" for number in range(0x1000, 0x1000 + MAX_NETWORKS)]
-    terms = Terms(allow=networks, deny=networks)
+    terms = TunnelOptions(allow=networks, deny=networks)
     held = [(Name("n" * 63, "o" * 64, 1, terms, 0), None) for _ in range(MAX_NAMES)]
     parts = in_parts(held)
-    offer = Offer(tmp_path, hands_over(sockets, [[name for name, _ in part] for part in parts]))
+    offer = HandoffListener(tmp_path, hands_over(sockets, [[name for name, _ in part] for part in parts]))
     inherited = await ask(tmp_path)
     assert inherited is not None
     assert await inherited.accept() == held
@@ -146,7 +146,9 @@ async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_success
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
     port = sockets[0].getsockname()[1]
-    offer = Offer(tmp_path, hands_over(sockets, [[Name("tcp", "o", 1, Terms(), port)]], sockets[:1]))
+    offer = HandoffListener(
+        tmp_path, hands_over(sockets, [[Name("tcp", "o", 1, TunnelOptions(), port)]], sockets[:1])
+    )
     inherited = await ask(tmp_path)
     assert inherited is not None
     ((_, listener),) = await inherited.accept()
@@ -169,7 +171,7 @@ async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket
     """The address of a Unix socket has 108 bytes."""
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
-    offer = Offer(deep, hands_over(sockets, [[]]))
+    offer = HandoffListener(deep, hands_over(sockets, [[]]))
     inherited = await ask(deep)
     assert inherited is not None
     assert await inherited.accept() == []
@@ -180,8 +182,8 @@ async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket
 async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socket_away(
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
-    older = Offer(tmp_path, hands_over(sockets, [[]]))
-    newer = Offer(tmp_path, hands_over(sockets, [names(1)]))
+    older = HandoffListener(tmp_path, hands_over(sockets, [[]]))
+    newer = HandoffListener(tmp_path, hands_over(sockets, [names(1)]))
     older.close()
     inherited = await ask(tmp_path)
     assert inherited is not None
@@ -196,16 +198,16 @@ async def refused(directory: Path, match: str) -> None:
 
 
 async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
-    async def refuse(post: Post) -> None:
-        await post.send(Refusal("it is stopping"))
+    async def refuse(post: HandoffChannel) -> None:
+        await post.send(HandoffRefusal("it is stopping"))
 
-    offer = Offer(tmp_path, refuse)
+    offer = HandoffListener(tmp_path, refuse)
     await refused(tmp_path, "does not hand over: it is stopping")
     offer.close()
 
 
 async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> None:
-    offer = Offer(tmp_path, hands_over(sockets, [[]]))
+    offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     first = await ask(tmp_path)
     assert first is not None
     await refused(tmp_path, "another one is taking over already")
@@ -227,13 +229,13 @@ async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> No
 async def test_a_stranger_of_the_same_user_is_refused_and_the_next_one_served(
     tmp_path: Path, sockets: list[socket.socket], said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offer = Offer(tmp_path, hands_over(sockets, [[]]))
+    offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.connect(str(tmp_path / SOCKET))
         stranger.setblocking(False)
         stranger.send(said)
         heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(stranger, 1000), 5)
-    assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), Refusal)
+    assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), HandoffRefusal)
     inherited = await ask(tmp_path)
     assert inherited is not None
     await inherited.accept()
@@ -246,7 +248,7 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
 ) -> None:
     ends: list[str] = []
 
-    async def hand_over(post: Post) -> None:
+    async def hand_over(post: HandoffChannel) -> None:
         try:
             await hands_over(sockets, [[]])(post)
         except SuccessionError as error:
@@ -254,7 +256,7 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
             raise
         ends.append("over")
 
-    offer = Offer(tmp_path, hand_over)
+    offer = HandoffListener(tmp_path, hand_over)
     first = await ask(tmp_path)
     assert first is not None
     first.close()
@@ -273,10 +275,10 @@ async def test_nobody_is_waited_for_without_end(
 ) -> None:
     monkeypatch.setattr(protocol, "STEP_TIMEOUT", 0.05)
 
-    async def sleep(_post: Post) -> None:
+    async def sleep(_post: HandoffChannel) -> None:
         await asyncio.Event().wait()
 
-    offer = Offer(tmp_path, sleep)
+    offer = HandoffListener(tmp_path, sleep)
     await refused(tmp_path, "it did nothing for")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
         silent.connect(str(tmp_path / SOCKET))
@@ -289,7 +291,7 @@ async def test_sockets_that_do_not_belong_to_a_message_are_closed(
     tmp_path: Path, sockets: list[socket.socket]
 ) -> None:
     before = in_use(DESCRIPTORS)
-    offer = Offer(tmp_path, hands_over(sockets, [names(1)], sockets))
+    offer = HandoffListener(tmp_path, hands_over(sockets, [names(1)], sockets))
     inherited = await ask(tmp_path)
     assert inherited is not None
     with pytest.raises(SuccessionError, match="did not say what it holds"):

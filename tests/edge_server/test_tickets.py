@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.tunnels.tickets import NONCE, Sealer, Ticket
+from edge_server.tunnels.tickets import NONCE, Ticket, TicketSealer
 from quictunnel.wire.messages import MAX_TICKET
 
 KEY = bytes(range(32))
@@ -17,8 +17,8 @@ TICKET = Ticket("abcdefghijklmnop", 20001, "owner", 1)
 
 
 @pytest.fixture
-def sealer() -> Sealer:
-    return Sealer(KEY, "tunnel.localhost")
+def sealer() -> TicketSealer:
+    return TicketSealer(KEY, "tunnel.localhost")
 
 
 def test_a_ticket_comes_back(sealer):
@@ -28,7 +28,7 @@ def test_a_ticket_comes_back(sealer):
 
 
 def test_a_restarted_edge_honours_it(sealer):
-    assert Sealer(KEY, "tunnel.localhost").open(sealer.seal(TICKET), "owner") == TICKET
+    assert TicketSealer(KEY, "tunnel.localhost").open(sealer.seal(TICKET), "owner") == TICKET
 
 
 def test_the_largest_ticket_fits(sealer):
@@ -49,11 +49,11 @@ def test_another_owner_cannot_use_it(sealer):
 
 
 def test_a_foreign_key(sealer):
-    assert Sealer(os.urandom(32), "tunnel.localhost").open(sealer.seal(TICKET), "owner") is None
+    assert TicketSealer(os.urandom(32), "tunnel.localhost").open(sealer.seal(TICKET), "owner") is None
 
 
 def test_another_domain(sealer):
-    assert Sealer(KEY, "other.localhost").open(sealer.seal(TICKET), "owner") is None
+    assert TicketSealer(KEY, "other.localhost").open(sealer.seal(TICKET), "owner") is None
 
 
 def test_truncated_anywhere(sealer):
@@ -72,7 +72,7 @@ def test_changed_anywhere(sealer):
 
 @given(st.binary(max_size=MAX_TICKET))
 def test_random_bytes(sealed):
-    assert Sealer(KEY, "tunnel.localhost").open(sealed, "owner") is None
+    assert TicketSealer(KEY, "tunnel.localhost").open(sealed, "owner") is None
 
 
 @pytest.mark.parametrize(

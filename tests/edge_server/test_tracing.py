@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.clients.qlog import DIRECTORY, Tracing
+from edge_server.clients.qlog import DIRECTORY, QlogRecorder
 from quictunnel.transport.qlog import NotTracedError, Tracer
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def endpoint() -> Endpoint:
 
 
 @pytest.fixture
-def tracing(endpoint: Endpoint, tmp_path: Path) -> Tracing:
-    return Tracing(endpoint, tmp_path)
+def tracing(endpoint: Endpoint, tmp_path: Path) -> QlogRecorder:
+    return QlogRecorder(endpoint, tmp_path)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def go_on(guest: Any, connection: str) -> None:
         guest.trace.go_on()
 
 
-def test_files_go_where_those_of_all_go(tracing: Tracing, guest: Any, tmp_path: Path):
+def test_files_go_where_those_of_all_go(tracing: QlogRecorder, guest: Any, tmp_path: Path):
     assert tracing.begin(guest) == tmp_path / DIRECTORY / "1"
     tracing.trace_all(Tracer(tmp_path / "all"))
     go_on(guest, "two")
@@ -79,7 +79,7 @@ def test_files_go_where_those_of_all_go(tracing: Tracing, guest: Any, tmp_path: 
     assert tracing.end(guest) == tmp_path / DIRECTORY / "3"
 
 
-def test_one_that_is_away_is_traced_when_it_is_back(tracing: Tracing, guest: Any, endpoint: Endpoint):
+def test_one_that_is_away_is_traced_when_it_is_back(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
     guest.session.is_away = True
     assert tracing.begin(guest) is None
     assert tracing.is_asked_for(guest)
@@ -88,7 +88,7 @@ def test_one_that_is_away_is_traced_when_it_is_back(tracing: Tracing, guest: Any
     assert set(endpoint.traces) == {"two"}
 
 
-def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: Tracing, guest: Any, endpoint: Endpoint):
+def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
     tracing.begin(guest)
     guest.session.is_away = True
     tracing.end(guest)
@@ -96,7 +96,7 @@ def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: Tracing, guest
     assert not endpoint.traces
 
 
-def test_what_was_cut_short_does_not_go_on(tracing: Tracing, guest: Any, endpoint: Endpoint):
+def test_what_was_cut_short_does_not_go_on(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
     tracing.begin(guest)
     endpoint.traces.pop("one").is_cut = True
     assert not tracing.is_asked_for(guest)
@@ -107,7 +107,7 @@ def test_what_was_cut_short_does_not_go_on(tracing: Tracing, guest: Any, endpoin
 
 
 def test_a_link_that_can_have_no_file_ends_it(
-    tracing: Tracing, guest: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+    tracing: QlogRecorder, guest: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ):
     tracing.begin(guest)
     endpoint.refusal = "There are 64 qlog files."
@@ -119,7 +119,7 @@ def test_a_link_that_can_have_no_file_ends_it(
     assert not tracing.is_asked_for(guest)
 
 
-def test_a_directory_that_cannot_be_is_no_fault(tracing: Tracing, guest: Any, tmp_path: Path):
+def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogRecorder, guest: Any, tmp_path: Path):
     (tmp_path / DIRECTORY).write_text("")
     with pytest.raises(NotTracedError, match="cannot be made"):
         tracing.begin(guest)

@@ -11,8 +11,8 @@ import pytest
 
 from edge_server.ingress.admission import MAX_WAITING, MAX_WAITING_PER_LEASE, WAITING_SHARE, Admission
 from edge_server.tunnels.lease import BY_PORT, Lease
-from edge_server.tunnels.options import Terms
-from edge_server.tunnels.visitor_log import Ledger
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.transport.splice import TcpSplice
 from tests.edge_server.test_binding import FakeSession
 from tests.edge_server.visitors.conftest import eventually
@@ -26,7 +26,7 @@ class Room:
 
     def __init__(self) -> None:
         self.admission = Admission(cap=1000)
-        self.ledger = Ledger()
+        self.ledger = VisitorLog()
         self.leases: list[Lease] = []
         self.sockets: list[socket.socket] = []
         self.server: asyncio.Server
@@ -42,7 +42,9 @@ class Room:
     def lease(self, name: str, owner: str) -> Lease:
         session: Any = FakeSession()
         session.can_carry = False
-        lease = Lease(session, 1, name, owner=owner, admission=self.admission, ledger=self.ledger, terms=Terms())
+        lease = Lease(
+            session, 1, name, owner=owner, admission=self.admission, ledger=self.ledger, terms=TunnelOptions()
+        )
         self.leases.append(lease)
         return lease
 

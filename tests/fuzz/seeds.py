@@ -20,7 +20,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
-    Standing,
+    ResumeState,
     Unbind,
     Unbound,
     Welcome,
@@ -105,7 +105,7 @@ def dialogues() -> list[bytes]:
     bind = Bind(1, True, False, b"", "app", 20_000, True, False, 2, ["10.0.0.0/8"], ["::1/128"])
     bound = Bound(1, NAME, 443, "tcp.example.com", 20_000, GOOD_TICKET)
     credit = Credits([(0, 1, 65_537), (1, 2, 100_000)])
-    standing = Standing([(0, 1, 1, 65_536)], True)
+    standing = ResumeState([(0, 1, 1, 65_536)], True)
     client = (hello, standing, bind, credit, Unbind(1))
     edge = (welcome, standing, bound, BindRefused(2, BindCode.NAME_TAKEN), credit, Unbound(1), GoAway(30))
     return [b"".join(map(frame, words)) for words in (client, edge, client[:1], edge[:1], client[2:], edge[2:])]

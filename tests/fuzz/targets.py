@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.ingress import proxy_protocol
 from edge_server.ingress.client_hello import MAX_CLIENT_HELLO, ClientHelloReader, HelloError
-from edge_server.ingress.ip_filter import Filter
-from edge_server.tunnels.tickets import Sealer, Ticket
+from edge_server.ingress.ip_filter import IpFilter
+from edge_server.tunnels.tickets import Ticket, TicketSealer
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
-from quictunnel.wire.control_state import Dialogue, Side
+from quictunnel.wire.control_state import ControlStateMachine, Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow, WindowPool
 from quictunnel.wire.framing import HEADER, FrameReader, frame
 from quictunnel.wire.messages import MAX_MESSAGE, decode, encode
@@ -21,7 +21,7 @@ from quictunnel.wire.preface import MAX_PREFACE, PrefaceReader, encode_preface
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SEALER: Final = Sealer(bytes(32), "example.com")
+_SEALER: Final = TicketSealer(bytes(32), "example.com")
 GOOD_TICKET: Final = _SEALER.seal(Ticket("name", 20_000, "owner", 1))
 
 
@@ -57,7 +57,7 @@ def control(data: bytes) -> None:
     """Frames and messages on either side's ear: ProtocolError or a message that says the same when it is said
     again; a dialogue that goes on only along its table; one incomplete frame kept at most."""
     for side in Side:
-        reader, dialogue = FrameReader(), Dialogue(side)
+        reader, dialogue = FrameReader(), ControlStateMachine(side)
         for piece in _pieces(data):
             try:
                 for message in reader.feed(piece):
@@ -149,8 +149,8 @@ def names(data: bytes) -> None:
         assert text == text.lower()
         assert 0 < len(text) <= labels.MAX_LABEL
     with contextlib.suppress(ValueError):
-        Filter([text], []).admits("203.0.113.9")
-    Filter([], ["203.0.113.0/24"]).admits(text)
+        IpFilter([text], []).admits("203.0.113.9")
+    IpFilter([], ["203.0.113.0/24"]).admits(text)
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

@@ -10,7 +10,7 @@ from quictunnel.inspect.exchange_store import (
     FRAME_COST,
     HEADER_COST,
     Exchange,
-    Store,
+    ExchangeStore,
     Way,
 )
 from quictunnel.inspect.recorder import Recorder, Tap
@@ -26,7 +26,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.store = Store(lambda: 1_700_000_000.0)
+        self.store = ExchangeStore(lambda: 1_700_000_000.0)
         self.recorder = Recorder(self.store, lambda: None, lambda: self.now)
         self.tap = self.recorder.tap("192.0.2.1:50000")
 

@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import Kind, State, Way
+from quictunnel.inspect.exchange_store import ExchangeKind, State, Way
 from quictunnel.inspect.views import detail, no_replay
 from tests.inspect.scene import IN, OUT, Scene, bytewise
 
@@ -63,7 +63,7 @@ def test_an_exchange(scene: Scene, case: str, split: str) -> None:
         scene.answered(*pieces(response))
         exchange = scene.exchanges[-1]
         assert len(scene.store) == turn + 1
-        assert (exchange.kind, exchange.state) == (Kind.HTTP, State.DONE)
+        assert (exchange.kind, exchange.state) == (ExchangeKind.HTTP, State.DONE)
         assert (exchange.method, exchange.status) == (method, status)
         assert (exchange.request.body.data, exchange.response.body.data) == (sent, received)
         assert exchange.has_asked
@@ -184,7 +184,7 @@ def test_what_is_no_http_is_shown_as_bytes(scene: Scene, opening: bytes, word: s
     scene.said(*([opening] if split == "whole" else bytewise(opening)))
     scene.answered(b"\xffanswer")
     scene.said(b"more")
-    assert scene.only.kind is Kind.RAW
+    assert scene.only.kind is ExchangeKind.RAW
     assert word.lower() in scene.only.notes[0].lower()
     assert scene.only.request.body.data == opening + b"more"
     assert scene.only.response.body.data == b"\xffanswer"
@@ -195,7 +195,7 @@ def test_what_is_no_http_is_shown_as_bytes(scene: Scene, opening: bytes, word: s
 def test_a_server_that_speaks_first(scene: Scene) -> None:
     scene.answered(b"220 mail.example ESMTP\r\n")
     scene.said(b"EHLO x\r\n")
-    assert (scene.only.kind, scene.only.response.body.data) == (Kind.RAW, b"220 mail.example ESMTP\r\n")
+    assert (scene.only.kind, scene.only.response.body.data) == (ExchangeKind.RAW, b"220 mail.example ESMTP\r\n")
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_when_it_stops_being_http(scene: Scene, answer: bytes, word: str) -> Non
     scene.said(GET)
     scene.answered(answer)
     first, raw = scene.exchanges
-    assert (first.kind, raw.kind) == (Kind.HTTP, Kind.RAW)
+    assert (first.kind, raw.kind) == (ExchangeKind.HTTP, ExchangeKind.RAW)
     assert word in raw.notes[0]
     assert bytes(raw.response.body.data) in answer
     assert raw.response.body.data
@@ -228,7 +228,7 @@ def test_the_header_of_the_proxy_protocol_is_no_request(scene: Scene) -> None:
     ):
         one = Scene()
         one.said(header + GET)
-        assert (one.only.method, one.only.kind) == ("GET", Kind.HTTP)
+        assert (one.only.method, one.only.kind) == ("GET", ExchangeKind.HTTP)
     scene.said(b"PROXY TCP4 192.0.2.1 ", b"192.0.2.2 5 6\r\nGE", GET[2:])
     assert scene.only.request.head == GET
 
@@ -238,7 +238,7 @@ def test_connect_becomes_bytes(scene: Scene) -> None:
     scene.answered(b"HTTP/1.1 200 OK\r\n\r\nbytes")
     scene.said(b"more")
     connect, raw = scene.exchanges
-    assert (connect.state, raw.kind) == (State.DONE, Kind.RAW)
+    assert (connect.state, raw.kind) == (State.DONE, ExchangeKind.RAW)
     assert (raw.request.body.data, raw.response.body.data) == (b"more", b"bytes")
     assert "conversation" in no_replay(connect)
 
@@ -255,7 +255,7 @@ def test_an_upgrade_that_is_not_taken_stays_http(scene: Scene) -> None:
 
 def test_nobody_listens(scene: Scene) -> None:
     scene.gone("Nobody listens on port 8000.")
-    assert (scene.only.kind, scene.only.state) == (Kind.RAW, State.BROKEN)
+    assert (scene.only.kind, scene.only.state) == (ExchangeKind.RAW, State.BROKEN)
     assert scene.only.notes == ["Nobody listens on port 8000."]
 
 
@@ -299,7 +299,7 @@ def test_a_head_that_never_ends(scene: Scene, way: Way) -> None:
     scene.said(GET)
     opening = b"GET / HTTP/1.1\r\nX: " if way is IN else b"HTTP/1.1 200 OK\r\nX: "
     scene.pass_(way, opening, *[b"x" * 10_000] * 10)
-    assert scene.exchanges[-1].kind is Kind.RAW
+    assert scene.exchanges[-1].kind is ExchangeKind.RAW
     assert f"more than {limits.MAX_HEAD} bytes" in scene.exchanges[-1].notes[0]
     assert scene.exchanges[-1].side(way).body.size == len(opening) + 100_000
     assert scene.recorder.parsing.held == 0
@@ -308,14 +308,14 @@ def test_a_head_that_never_ends(scene: Scene, way: Way) -> None:
 def test_the_longest_head_there_is(scene: Scene) -> None:
     opening, end = b"GET / HTTP/1.1\r\nHost: x\r\nX: ", b"\r\n\r\n"
     scene.said(opening + b"x" * (limits.MAX_HEAD - len(opening) - len(end)) + end)
-    assert (scene.only.kind, len(scene.only.request.head)) == (Kind.HTTP, limits.MAX_HEAD)
+    assert (scene.only.kind, len(scene.only.request.head)) == (ExchangeKind.HTTP, limits.MAX_HEAD)
 
 
 def test_requests_that_wait(scene: Scene) -> None:
     scene.said(GET * limits.MAX_PIPELINED)
-    assert {each.kind for each in scene.exchanges} == {Kind.HTTP}
+    assert {each.kind for each in scene.exchanges} == {ExchangeKind.HTTP}
     scene.said(GET)
-    assert scene.exchanges[-1].kind is Kind.RAW
+    assert scene.exchanges[-1].kind is ExchangeKind.RAW
     assert "wait for an answer" in scene.exchanges[-1].notes[0]
 
 

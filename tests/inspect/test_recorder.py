@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.connection_parser import Conversation
-from quictunnel.inspect.exchange_store import Kind, State, Store, Watcher
+from quictunnel.inspect.connection_parser import ConnectionParser
+from quictunnel.inspect.exchange_store import ExchangeKind, ExchangeStore, State, Watcher
 from quictunnel.inspect.recorder import FAILED, Recorder, Tap
 from quictunnel.inspect.tap import TappedSplice
 from quictunnel.origin.dial import Origin
@@ -167,7 +167,7 @@ def test_a_fault_of_the_inspector_stays_there(
 
     scene = Scene()
     scene.said(GET)
-    monkeypatch.setattr(Conversation, "data", broken)
+    monkeypatch.setattr(ConnectionParser, "data", broken)
     for _ in range(3):
         scene.tap.lane(OUT).passed(OK, len(OK))
         other = scene.recorder.tap("other")
@@ -185,7 +185,7 @@ def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> N
     def broken() -> None:
         raise RuntimeError("no loop")
 
-    recorder = Recorder(Store(lambda: 0.0), broken)
+    recorder = Recorder(ExchangeStore(lambda: 0.0), broken)
     soup = [("in", GET, 9), ("out", OK, 9), ("in end", b"", 1), ("gone", b"", 1)]
     with caplog.at_level(logging.ERROR):
         assert passed_on(made(recorder.tap("x")), soup) == passed_on(made(None), soup)
@@ -281,7 +281,7 @@ def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyP
     scene.answered(OK)
     monkeypatch.undo()
     scene.answered(b"more")
-    assert [each.kind for each in scene.exchanges] == [Kind.HTTP, Kind.RAW]
+    assert [each.kind for each in scene.exchanges] == [ExchangeKind.HTTP, ExchangeKind.RAW]
     assert f"{len(OK)} bytes passed unseen" in scene.exchanges[1].notes[0]
     scene.gone()
 
@@ -330,7 +330,7 @@ def test_looking_ends_when_its_time_is_over() -> None:
 def test_no_wake_is_lost_between_two_threads() -> None:
     """One thread says, the other looks when it is told to: in the end everything was looked at."""
     woken = threading.Event()
-    recorder = Recorder(Store(lambda: 0.0), woken.set)
+    recorder = Recorder(ExchangeStore(lambda: 0.0), woken.set)
     tap = recorder.tap("x")
     rounds = 5000
 

@@ -11,9 +11,9 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import Kind, State
+from quictunnel.inspect.exchange_store import ExchangeKind, State
 from quictunnel.inspect.views import detail
-from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, Said, agreed
+from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, WebSocketMessage, agreed
 from tests.inspect.scene import IN, OUT, Scene, bytewise
 
 ASK = (
@@ -28,7 +28,7 @@ def written(opcode: Opcode, data: bytes, *, mask: bool = False, last: bool = Tru
     return Frame(opcode, data, last).serialize(mask=mask, extensions=extensions)
 
 
-def read(frames: Frames, *pieces: bytes) -> list[Said]:
+def read(frames: Frames, *pieces: bytes) -> list[WebSocketMessage]:
     return [said for piece in pieces for said in frames.feed(memoryview(piece))]
 
 
@@ -58,8 +58,8 @@ def test_a_message_in_fragments_with_a_ping_between() -> None:
         + written(Opcode.CONT, b"three", mask=True)
     )
     assert read(Frames(None), *bytewise(data)) == [
-        Said("ping", b"?", 1, ""),
-        Said("text", b"one two three", 13, ""),
+        WebSocketMessage("ping", b"?", 1, ""),
+        WebSocketMessage("text", b"one two three", 13, ""),
     ]
 
 
@@ -91,7 +91,7 @@ def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
     after = written(Opcode.TEXT, b"after" * 10, extensions=extensions)
     frames = Frames(Deflate(15, keeps_context=True))
     first, second, third = read(frames, small, bomb, after)
-    assert first == Said("text", b"small" * 10, 50, "compressed")
+    assert first == WebSocketMessage("text", b"small" * 10, 50, "compressed")
     assert (len(second.data), second.note) == (limits.MAX_FRAME, TOO_LARGE)
     assert (third.data, third.note) == (b"", TOO_LARGE)
     assert third.size == len(after) - 2
@@ -149,7 +149,7 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
     scene.said(*bytewise(written(Opcode.TEXT, "grüß".encode(), mask=True, extensions=ours)))
     scene.said(written(Opcode.CLOSE, b"\x03\xe8bye", mask=True))
     exchange = scene.only
-    assert (exchange.kind, exchange.status, exchange.state) == (Kind.WEBSOCKET, 101, State.OPEN)
+    assert (exchange.kind, exchange.status, exchange.state) == (ExchangeKind.WEBSOCKET, 101, State.OPEN)
     shown = detail(exchange)["messages"]
     assert [(each["way"], each["kind"], each["text"]) for each in shown] == [
         ("response", "text", "hello"),
@@ -174,7 +174,7 @@ def test_when_it_stops_being_a_websocket() -> None:
     scene.said(ASK)
     scene.answered(YES + b"\r\n" + b"\xff" * 20)
     socket, raw = scene.exchanges
-    assert (socket.state, raw.kind, raw.response.body.data) == (State.BROKEN, Kind.RAW, b"\xff" * 20)
+    assert (socket.state, raw.kind, raw.response.body.data) == (State.BROKEN, ExchangeKind.RAW, b"\xff" * 20)
 
 
 def test_messages_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,4 +203,4 @@ def test_unseen_bytes_of_a_message_do_not_lose_the_thread() -> None:
     assert [(frame.size, len(frame.data)) for frame in scene.only.frames] == [(100_000, 990), (4, 4)]
     scene.unseen(IN, 5)  # here nobody knows what it was
     scene.said(b"x")
-    assert scene.exchanges[-1].kind is Kind.RAW
+    assert scene.exchanges[-1].kind is ExchangeKind.RAW

@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quictunnel.connection.manager import Uplink
+    from quictunnel.connection.manager import ConnectionManager
     from quictunnel.transport.stream import Stream
 
 
-async def held_by(uplink: Uplink) -> dict[str, int]:
+async def held_by(uplink: ConnectionManager) -> dict[str, int]:
     """Count it. On the loop of the client."""
     held = {
         "visitors": uplink.visits.now,

@@ -14,7 +14,7 @@ import sys
 import threading
 
 from quictunnel.cli.main import main
-from quictunnel.connection.manager import Uplink
+from quictunnel.connection.manager import ConnectionManager
 from quictunnel.shared import event_loop
 from tests.load.held import held_by
 
@@ -23,7 +23,7 @@ def answer(listener: socket.socket) -> None:
     while True:
         sock, _ = listener.accept()
         with sock:
-            uplinks = [each for each in gc.get_objects() if type(each) is Uplink]
+            uplinks = [each for each in gc.get_objects() if type(each) is ConnectionManager]
             held = [event_loop.shared().call(held_by(uplink)) for uplink in uplinks]
             sock.sendall(json.dumps(held).encode())
 

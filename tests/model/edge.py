@@ -7,23 +7,23 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.auth.failed_attempts import Attempts
-from edge_server.auth.token_registry import Tokens
-from edge_server.certificates.context_store import Certificates
-from edge_server.clients.session import Guest
-from edge_server.clients.session_table import Sessions
+from edge_server.auth.failed_attempts import FailedAttempts
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.certificates.context_store import ContextStore
+from edge_server.clients.session import ClientSession
+from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.protocol import Name
 from edge_server.handoff.snapshot import _trusted
-from edge_server.ingress.tcp_ports import Ports
-from edge_server.refresher import Watch
+from edge_server.ingress.tcp_ports import TcpPorts
+from edge_server.refresher import Refresher
 from edge_server.server import EdgeServer
-from edge_server.services import House
+from edge_server.services import EdgeServices
 from edge_server.storage.steady_clock import Clock
-from edge_server.tunnels.domain_check import Domains
-from edge_server.tunnels.ownership import Claims
-from edge_server.tunnels.pending import Expected
-from edge_server.tunnels.tickets import Sealer
+from edge_server.tunnels.domain_check import DomainCheck
+from edge_server.tunnels.ownership import NameOwnership
+from edge_server.tunnels.pending import PendingTunnels
+from edge_server.tunnels.tickets import TicketSealer
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind
@@ -50,10 +50,10 @@ Names = list[tuple[Name, Any]]
 """Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 
 
-class WatchedGuest(Guest):
+class WatchedGuest(ClientSession):
     """A guest whose session's end the world hears of."""
 
-    def __init__(self, house: House, connection: Connection, wake: Any, on_gone: Any) -> None:
+    def __init__(self, house: EdgeServices, connection: Connection, wake: Any, on_gone: Any) -> None:
         super().__init__(house, connection, wake, on_gone)
         self.on_end: Callable[[WatchedGuest, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
@@ -103,7 +103,7 @@ class WatchedGuest(Guest):
         super().session_down(closed)
 
 
-class WatchedExpected(Expected):
+class WatchedExpected(PendingTunnels):
     """Names that are kept for clients; the world hears when one is kept no more."""
 
     on_forget: Callable[[Lease], None]
@@ -123,29 +123,29 @@ class ModelEdge(EdgeServer):
         self.number = number
         self.state = "serving"
         """``leaving`` when it drains, ``gone`` when it has stopped."""
-        ports = Ports("127.0.0.1", PORTS, loop.time)
+        ports = TcpPorts("127.0.0.1", PORTS, loop.time)
         ports._chance = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
         expected = WatchedExpected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD)
         expected.on_forget = world.lease_closes
-        self._house = House(
+        self._house = EdgeServices(
             admission=self._admission,
-            attempts=Attempts(loop.time),
-            certificates=Certificates(),
-            claims=Claims(world.claims),  # type: ignore[arg-type]
+            attempts=FailedAttempts(loop.time),
+            certificates=ContextStore(),
+            claims=NameOwnership(world.claims),  # type: ignore[arg-type]
             clock=Clock(loop.time, loop.time),
             domain=DOMAIN,
-            domains=Domains(),
+            domains=DomainCheck(),
             expected=expected,
             https_port=443,
             ledger=self.ledger,
             ports=ports,
             registry=self._registry,
-            sealer=Sealer(bytes(32), DOMAIN),
-            sessions=Sessions(HOLD),
+            sealer=TicketSealer(bytes(32), DOMAIN),
+            sessions=SessionTable(HOLD),
             tcp_host=DOMAIN,
-            tokens=Tokens(TOKEN, world.tokens),  # type: ignore[arg-type]
+            tokens=TokenRegistry(TOKEN, world.tokens),  # type: ignore[arg-type]
         )
-        self._watch = Watch(self._house, self._guests)
+        self._watch = Refresher(self._house, self._guests)
         self.guests_ever: list[WatchedGuest] = []
         self._leaving: asyncio.Task[None] | None = None
         self._endpoint = Endpoint(world.network.edge_engine(number), world.network.edge_socket(number),
@@ -153,7 +153,7 @@ class ModelEdge(EdgeServer):
         self._names = names
 
     @property
-    def house(self) -> House:
+    def house(self) -> EdgeServices:
         assert self._house is not None
         return self._house
 

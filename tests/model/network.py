@@ -125,7 +125,7 @@ class Network:
             patch(quictunnel.connection.manager, "resolve", resolve)
             patch(quictunnel.connection.dialer, "silence", silence)
             patch(quictunnel.connection.manager, "silence", silence)
-            patch(quictunnel.connection.dialer, "Call", WatchedCall)
+            patch(quictunnel.connection.dialer, "EdgeSession", WatchedCall)
             patch(quictunnel.connection.manager, "NetworkWatch", NoWatch)
             patch(tcp, "is_gone", lambda transport: transport.is_gone)
             patch(time, "monotonic", self.loop.time)

@@ -8,9 +8,9 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.connection.edge_session import Call
-from quictunnel.connection.manager import BIND_TIMEOUT, DRAIN_GRACE, Uplink
-from quictunnel.connection.options import Wish
+from quictunnel.connection.edge_session import EdgeSession
+from quictunnel.connection.manager import BIND_TIMEOUT, DRAIN_GRACE, ConnectionManager
+from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import Error
 from quictunnel.origin.dial import Origin
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
@@ -92,7 +92,7 @@ class ModelOrigin(Origin):
             dials.remove(dial)
 
 
-class WatchedCall(Call):
+class WatchedCall(EdgeSession):
     """A call whose session's end the world hears of."""
 
     def __init__(self, config: ClientConfig, events: WatchedUplink, address: Address) -> None:
@@ -126,21 +126,21 @@ class WatchedCall(Call):
         super().session_down(closed)
 
 
-class WatchedUplink(Uplink):
+class WatchedUplink(ConnectionManager):
     """An uplink that knows whose it is."""
 
     def __init__(self, program: Program, config: ClientConfig) -> None:
         super().__init__(config, program.observe)
         self.program = program
 
-    def _connected_to(self, call: Call) -> None:
+    def _connected_to(self, call: EdgeSession) -> None:
         assert isinstance(call, WatchedCall)
         call.was_current = True
         if tuple(self._leaving):
             self.program.world.reach("an old session beside its successor")
         super()._connected_to(call)
 
-    async def _relieve(self, sick: Call) -> None:
+    async def _relieve(self, sick: EdgeSession) -> None:
         self.program.world.reach("a second link is dialled beside a sick one")
         await super()._relieve(sick)
         if self._call is sick and not self._down.is_set():
@@ -208,7 +208,7 @@ class Program:
 
     async def _run(self) -> None:
         ticket = self.ticket
-        wish = Wish(
+        wish = ForwardOptions(
             port=8000 + self.number,
             name=ticket.name,
             tls="passthrough",

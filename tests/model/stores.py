@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.auth.permissions import Rights
+from edge_server.auth.permissions import Permissions
 from edge_server.auth.token import digest_of, key_of
-from edge_server.auth.token_store import Entry
+from edge_server.auth.token_store import TokenEntry
 from edge_server.tunnels.ownership_store import BANNED, Claim
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ SECOND_TOKEN: Final = f"qt1.{'a' * 16}.{'s' * 43}"
 
 
 class TokenStore:
-    """Tokens beside the development token (``edge_server.auth.token_store.Store``)."""
+    """Tokens beside the development token (``edge_server.auth.token_store.TokenStore``)."""
 
     def __init__(self) -> None:
         self.is_revoked = False
@@ -27,16 +27,17 @@ class TokenStore:
     def changes(self) -> int:
         return int(self.is_revoked)
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TokenEntry]:
         key = key_of(SECOND_TOKEN)
         assert key is not None
-        return [Entry(key, digest_of(SECOND_TOKEN), "", 0, 1 if self.is_revoked else None, Rights())]
+        return [TokenEntry(key, digest_of(SECOND_TOKEN), "", 0, 1 if self.is_revoked else None, Permissions())]
 
     def close(self) -> None: ...
 
 
 class ClaimStore:
-    """Names and ports that were asked for (``edge_server.tunnels.ownership_store.Store``); without a history."""
+    """Names and ports that were asked for (``edge_server.tunnels.ownership_store.OwnershipStore``); without a
+    history."""
 
     def __init__(self) -> None:
         self._claims: dict[str, Claim] = {}

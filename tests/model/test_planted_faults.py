@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from edge_server.clients.session import Guest
-from edge_server.clients.session_table import Sessions
+from edge_server.clients.session import ClientSession
+from edge_server.clients.session_table import SessionTable
 from edge_server.tunnels import bind
 from quictunnel.connection.leases import Leases
 from quictunnel.transport import stream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.wire import control_state
-from quictunnel.wire.messages import Standing
+from quictunnel.wire.messages import ResumeState
 from tests.model.known import KNOWN
 from tests.model.report import text_of
 from tests.model.runner import run
@@ -43,24 +43,26 @@ def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older program may take the name from its newer self."""
-    monkeypatch.setattr(Sessions, "is_superseded", lambda sessions, secret, key: False)
+    monkeypatch.setattr(SessionTable, "is_superseded", lambda sessions, secret, key: False)
     monkeypatch.setattr(bind, "_is_older_program", lambda bind, ticket, ghost: False)
 
 
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """An account is against the protocol once the edge has said that it leaves."""
     # A copy, for deleting and restoring a row would change the order that docs/PROTOCOL.md shows.
-    row = (control_state.Phase.LEAVING, control_state.Side.CLIENT, Standing)
+    row = (control_state.Phase.LEAVING, control_state.Side.CLIENT, ResumeState)
     monkeypatch.setattr(
-        control_state, "TABLE", {key: after for key, after in control_state.TABLE.items() if key != row}
+        control_state,
+        "TRANSITIONS",
+        {key: after for key, after in control_state.TRANSITIONS.items() if key != row},
     )
 
 
 def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream goes on one byte too late on a new link."""
-    rewind = stream.Replay.rewind
+    rewind = stream.SendBuffer.rewind
     monkeypatch.setattr(
-        stream.Replay, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
+        stream.SendBuffer, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
     )
 
 
@@ -86,7 +88,7 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked ends no session."""
-    monkeypatch.setattr(Guest, "check_rights", lambda guest: None)
+    monkeypatch.setattr(ClientSession, "check_rights", lambda guest: None)
 
 
 @pytest.mark.parametrize(

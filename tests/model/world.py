@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from edge_server.tunnels.lease import Lease
-    from quictunnel.connection.edge_session import Call
+    from quictunnel.connection.edge_session import EdgeSession
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
@@ -150,7 +150,7 @@ class World:
         before = [(logger.level, logger.propagate) for logger in loggers]
         with (
             self.network.in_force(),
-            mock.patch.object(edge_server.server, "Guest", WatchedGuest),
+            mock.patch.object(edge_server.server, "ClientSession", WatchedGuest),
             mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
             mock.patch.object(edge_server.refresher, "REFRESH", REFRESH),
         ):
@@ -487,7 +487,7 @@ class World:
         guests = (guest for edge in self.edges for guest in edge.guests_ever if not guest.is_over)
         return [guest.session for guest in guests if self.program_of(guest.digest) is program]
 
-    def guest_of(self, call: Call) -> WatchedGuest | None:
+    def guest_of(self, call: EdgeSession) -> WatchedGuest | None:
         """Return the other side of a call's session."""
         assert call.welcome is not None
         digest = hashlib.sha256(call.welcome.session).digest()

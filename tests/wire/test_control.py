@@ -5,33 +5,33 @@ import itertools
 import pytest
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.control_state import TABLE, Dialogue, Phase, Side
+from quictunnel.wire.control_state import TRANSITIONS, ControlStateMachine, Phase, Side
 from quictunnel.wire.messages import AnyMessage
 from tests.wire.test_messages import EXAMPLES
 
 BY_TYPE = {type(message): message for message in EXAMPLES}
 
 
-def at(phase: Phase, side: Side) -> Dialogue:
-    dialogue = Dialogue(side)
+def at(phase: Phase, side: Side) -> ControlStateMachine:
+    dialogue = ControlStateMachine(side)
     dialogue.phase = phase
     return dialogue
 
 
 @pytest.mark.parametrize(
-    ("phase", "speaker", "kind"), TABLE, ids=lambda v: getattr(v, "name", getattr(v, "__name__", ""))
+    ("phase", "speaker", "kind"), TRANSITIONS, ids=lambda v: getattr(v, "name", getattr(v, "__name__", ""))
 )
 def test_what_the_table_allows_moves_both_ends_alike(phase, speaker, kind):
     says, hears = at(phase, speaker), at(phase, speaker.other)
     says.sent(BY_TYPE[kind])
     hears.received(BY_TYPE[kind])
-    assert says.phase is hears.phase is TABLE[phase, speaker, kind]
+    assert says.phase is hears.phase is TRANSITIONS[phase, speaker, kind]
 
 
 def test_everything_else_is_refused():
     everything = itertools.product(Phase, Side, AnyMessage.__args__)
-    refused = [row for row in everything if row not in TABLE]
-    assert len(refused) > len(TABLE)
+    refused = [row for row in everything if row not in TRANSITIONS]
+    assert len(refused) > len(TRANSITIONS)
     for phase, speaker, kind in refused:
         with pytest.raises(ProtocolError, match="unexpected"):
             at(phase, speaker.other).received(BY_TYPE[kind])
@@ -40,13 +40,13 @@ def test_everything_else_is_refused():
 
 
 def test_every_message_has_its_moment():
-    assert {kind for _, _, kind in TABLE} == set(AnyMessage.__args__)
+    assert {kind for _, _, kind in TRANSITIONS} == set(AnyMessage.__args__)
 
 
 def test_before_the_welcome_a_client_may_only_say_hello():
     allowed = {
         kind.__name__
-        for phase, side, kind in TABLE
+        for phase, side, kind in TRANSITIONS
         if side is Side.CLIENT and phase in (Phase.SILENT, Phase.GREETED)
     }
     assert allowed == {"Hello"}

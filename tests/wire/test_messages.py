@@ -19,7 +19,7 @@ from quictunnel.wire.messages import (
     Credits,
     GoAway,
     Hello,
-    Standing,
+    ResumeState,
     StreamsAborted,
     Unbind,
     Unbound,
@@ -40,7 +40,7 @@ EXAMPLES = [
     Credits([(0, 10, 70000), (5, 0, 65536)]),
     GoAway(30),
     StreamsAborted([(0, 1), (7, 5)]),
-    Standing([(0, 11, 10, 70000), (5, 0, 0, 65536)], True),
+    ResumeState([(0, 11, 10, 70000), (5, 0, 0, 65536)], True),
 ]
 
 
@@ -98,7 +98,7 @@ def test_the_largest_credits_fit_a_frame_and_one_more_entry_is_refused():
 
 
 def test_the_largest_standing_fits_a_frame():
-    largest = Standing([(messages.MAX_OFFSET,) * 4] * messages.MAX_STANDINGS, True)
+    largest = ResumeState([(messages.MAX_OFFSET,) * 4] * messages.MAX_STANDINGS, True)
     assert list(FrameReader().feed(frame(largest))) == [largest]
 
 

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from quictunnel.wire.send_buffer import Replay
+from quictunnel.wire.send_buffer import SendBuffer
 
 
 class ReplayMachine(RuleBasedStateMachine):
@@ -11,7 +11,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.replay = Replay()
+        self.replay = SendBuffer()
         self.model = b""
         self.sent = 0
         self.base = 0
@@ -60,7 +60,7 @@ TestReplayMachine = ReplayMachine.TestCase
 
 
 def test_clearing_forgets_everything():
-    replay = Replay()
+    replay = SendBuffer()
     replay.append(b"abc")
     replay.mark_sent(2)
     replay.clear()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from josepy.jwk import JWKEC
 
 from certs.authority import replace_file
-from edge_server.certificates.acme.errors import Problem, said
+from edge_server.certificates.acme.errors import AcmeError, said
 from edge_server.certificates.acme.settings import read_secret
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ class Account:
                     replace_file(self._key_file, pem, mode=0o600)
             key = load_pem_private_key(_read(self._key_file), None)
         except OSError as error:
-            raise Problem(f"{self._key_file} cannot be used: {error.strerror or error}.") from None
+            raise AcmeError(f"{self._key_file} cannot be used: {error.strerror or error}.") from None
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise Problem(f"{self._key_file} holds no key of ours; remove it, and a new account will be made.")
+            raise AcmeError(f"{self._key_file} holds no key of ours; remove it, and a new account will be made.")
         return JWKEC(key=key)
 
     def sign_in(self, acme: client.ClientV2) -> None:
@@ -93,7 +93,7 @@ class Account:
                 directory=acme.directory,
             )
         elif acme.external_account_required():
-            raise Problem(f"{self._settings.directory} wants an account that you have there: give --acme-eab.")
+            raise AcmeError(f"{self._settings.directory} wants an account that you have there: give --acme-eab.")
         wanted = messages.NewRegistration.from_data(
             email=self._settings.email, terms_of_service_agreed=True, external_account_binding=binding
         )
@@ -102,7 +102,7 @@ class Account:
         except errors.ConflictError as known:
             uri = str(known.location)
         if not uri:
-            raise Problem("The ACME server made an account and did not say where.")
+            raise AcmeError("The ACME server made an account and did not say where.")
         logger.info("the edge has an account at %s: %s", self._settings.directory, said(uri))
         return uri
 
@@ -112,7 +112,7 @@ class Account:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise Problem(f"{self._uri_file} cannot be read: {error.strerror or error}.") from None
+            raise AcmeError(f"{self._uri_file} cannot be read: {error.strerror or error}.") from None
         except (ValueError, KeyError, TypeError):
             return None  # the server knows the key, and says again where
         return uri if isinstance(uri, str) else None
@@ -121,7 +121,7 @@ class Account:
         try:
             replace_file(self._uri_file, json.dumps({"uri": uri}).encode(), mode=0o600)
         except OSError as error:
-            raise Problem(f"{self._uri_file} cannot be written: {error.strerror or error}.") from None
+            raise AcmeError(f"{self._uri_file} cannot be written: {error.strerror or error}.") from None
 
 
 def _read(path: Path) -> bytes:

@@ -29,7 +29,7 @@ MAX_ANSWERS: Final = 64
 ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
 
 
-class Answers:
+class ChallengeStore:
     """See the module. Safe in any thread."""
 
     def __init__(self) -> None:

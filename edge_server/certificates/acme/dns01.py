@@ -25,7 +25,7 @@ import dns.resolver
 import dns.tsig
 import dns.update
 
-from edge_server.certificates.acme.errors import Problem, said
+from edge_server.certificates.acme.errors import AcmeError, said
 from edge_server.certificates.acme.settings import read_secret
 from quictunnel.errors import ConfigError
 
@@ -90,7 +90,7 @@ class Updates:
             if self._has(place, value) or self._is_stopping(0.5):
                 return
         host, port = self._settings.server
-        raise Problem(f"The name server {host}:{port} took the record {_text(place)} and does not show it.")
+        raise AcmeError(f"The name server {host}:{port} took the record {_text(place)} and does not show it.")
 
     def clear(self, name: str, value: str) -> None:
         place = self._places.get(name)
@@ -104,19 +104,19 @@ class Updates:
         path = [dns.name.from_text(name)]
         while (target := self._alias(path[-1])) is not None:
             if target in path:
-                raise Problem(f"The alias {name} (CNAME) leads in a circle, back to {_text(target)}.")
+                raise AcmeError(f"The alias {name} (CNAME) leads in a circle, back to {_text(target)}.")
             path.append(target)
             if len(path) > MAX_ALIASES + 1:
-                raise Problem(f"The alias {name} (CNAME) leads over more than {MAX_ALIASES} others.")
+                raise AcmeError(f"The alias {name} (CNAME) leads over more than {MAX_ALIASES} others.")
         place, zone = path[-1], self._settings.zone
         if place.is_subdomain(self._zone):
             return place
         if len(path) == 1:
-            raise Problem(
+            raise AcmeError(
                 f"{name} is not in the zone {zone}, and is no alias (CNAME) into it: say the right one "
                 "(--acme-dns-zone), or make the alias."
             )
-        raise Problem(
+        raise AcmeError(
             f"{name} is an alias (CNAME) of {_text(place)}, which is not in the zone {zone}: say the right one "
             "(--acme-dns-zone), or mend the alias."
         )
@@ -147,7 +147,7 @@ class Updates:
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return None
         except (dns.exception.DNSException, OSError, EOFError) as error:
-            raise Problem(
+            raise AcmeError(
                 f"{_text(name)} is not in the zone {self._settings.zone}, and whether it is an alias (CNAME) "
                 f"could not be found out: {said(error)}"
             ) from None
@@ -164,7 +164,7 @@ class Updates:
                 dns.name.from_text(settings.algorithm),
             )
         except ConfigError as error:
-            raise Problem(str(error)) from None
+            raise AcmeError(str(error)) from None
         return dns.update.UpdateMessage(self._zone, keyring=key)
 
     def _send(self, update: dns.update.UpdateMessage, place: dns.name.Name) -> None:
@@ -172,7 +172,7 @@ class Updates:
         if answer.rcode() != dns.rcode.NOERROR:
             host, port = self._settings.server
             why = dns.rcode.to_text(answer.rcode())
-            raise Problem(
+            raise AcmeError(
                 f"The name server {host}:{port} refused to update {_text(place)} ({why}); may that key update "
                 "that zone?"
             )
@@ -188,7 +188,9 @@ class Updates:
             # TCP: an update with a long signature need not fit into a datagram, and no answer can be forged.
             return dns.query.tcp(message, _address(host), timeout=DNS_TIMEOUT, port=port)
         except (dns.exception.DNSException, OSError, EOFError) as error:
-            raise Problem(f"The name server {host}:{port} does not answer as it should: {said(error)}.") from None
+            raise AcmeError(
+                f"The name server {host}:{port} does not answer as it should: {said(error)}."
+            ) from None
 
 
 def _text(name: dns.name.Name) -> str:
@@ -230,16 +232,16 @@ class Hook:
                     start_new_session=os.name == "posix",
                 )
             except OSError as error:
-                raise Problem(f"--acme-dns-hook {command} cannot be run: {error.strerror or error}.") from None
+                raise AcmeError(f"--acme-dns-hook {command} cannot be run: {error.strerror or error}.") from None
             status = self._wait(process, is_ending=action == "clear")
             if status is None:
-                raise Problem(
+                raise AcmeError(
                     f"--acme-dns-hook {command} {action} took longer than {self._timeout:g} s and was ended."
                 )
             if status:
                 complaint.seek(0)
                 words = said(complaint.read(MAX_COMPLAINT).decode(errors="replace"))
-                raise Problem(
+                raise AcmeError(
                     f"--acme-dns-hook {command} {action} ended with {status}: {words or 'it did not say why'}"
                 )
 

@@ -8,7 +8,7 @@ MAX_WORDS: Final = 300
 """Characters of what somebody else said, in a line of ours."""
 
 
-class Problem(Exception):  # noqa: N818 - an answer, which the keeper writes down
+class AcmeError(Exception):
     """Why a certificate was not to be had this time. Says no secret: neither keys nor what proves a name."""
 
     def __init__(self, reason: str, retry_after: float = 0.0) -> None:
@@ -18,7 +18,7 @@ class Problem(Exception):  # noqa: N818 - an answer, which the keeper writes dow
         self.retry_after = retry_after
 
 
-class Stopped(Problem):
+class OrderStoppedError(AcmeError):
     """The edge is stopping."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from edge_server.ingress.lingering_close import Farewell
+from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.tls_listener import host_of
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport.tcp import reset
@@ -29,7 +29,7 @@ _LINE: Final = re.compile(r"(GET|HEAD) (/[!-~]{0,2000}) HTTP/1\.[01]")
 _HOST: Final = re.compile(r"(?i)\r\nhost:[ \t]*([a-z0-9.-]{1,253})(?::[0-9]{1,5})?[ \t]*\r\n")
 
 
-class Door:
+class Http01Responder:
     """What ``loop.create_server`` calls for each connection."""
 
     def __init__(self, answers: Mapping[str, str], https_port: int) -> None:
@@ -69,7 +69,7 @@ class _Guest(asyncio.Protocol):
 
     _transport: asyncio.Transport
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Http01Responder) -> None:
         self._door = door
         self._head = bytearray()
         self._timer: asyncio.TimerHandle | None = None
@@ -97,7 +97,7 @@ class _Guest(asyncio.Protocol):
     def _say(self, answer: bytes) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        Farewell(self._transport, answer, loop=asyncio.get_running_loop(), on_gone=self._gone)
+        LingeringClose(self._transport, answer, loop=asyncio.get_running_loop(), on_gone=self._gone)
 
     def _gone(self) -> None:
         if self._timer is not None:

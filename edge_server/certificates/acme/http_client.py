@@ -16,7 +16,7 @@ from acme import client, messages
 from josepy.jwa import ES256
 from requests.adapters import HTTPAdapter
 
-from edge_server.certificates.acme.errors import Problem, said
+from edge_server.certificates.acme.errors import AcmeError, said
 from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Adapter(HTTPAdapter):
         try:
             body = self._read(answer, deadline)
         except urllib3.exceptions.HTTPError as error:  # which requests would translate if it read by itself
-            raise Problem(f"The ACME server broke its answer off: {said(error)}.") from None
+            raise AcmeError(f"The ACME server broke its answer off: {said(error)}.") from None
         finally:
             answer.raw.close()
         # From here on it is read again, without a network.
@@ -131,12 +131,12 @@ class _Adapter(HTTPAdapter):
         while chunk := answer.raw.read1(CHUNK, decode_content=True):
             body += chunk
             if len(body) > MAX_ANSWER:
-                raise Problem(f"The ACME server answers with more than {MAX_ANSWER} bytes.")
+                raise AcmeError(f"The ACME server answers with more than {MAX_ANSWER} bytes.")
             if time.monotonic() > deadline:
-                raise Problem(f"The ACME server took longer than {self._timeout:g} s to answer.")
+                raise AcmeError(f"The ACME server took longer than {self._timeout:g} s to answer.")
         return bytes(body)
 
 
 class _Forbidden(HTTPAdapter):
     def send(self, *_: Any, **__: Any) -> requests.Response:
-        raise Problem("The ACME server wants to be asked without TLS.")
+        raise AcmeError("The ACME server wants to be asked without TLS.")

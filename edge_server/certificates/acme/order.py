@@ -18,7 +18,7 @@ from josepy.errors import Error as JoseError
 
 from edge_server.certificates.acme.account import Account
 from edge_server.certificates.acme.dns01 import zone_of
-from edge_server.certificates.acme.errors import Problem, Stopped, said
+from edge_server.certificates.acme.errors import AcmeError, OrderStoppedError, said
 from edge_server.certificates.acme.http_client import Network
 from edge_server.certificates.acme.settings import DNS, HTTP, TLS_ALPN
 from edge_server.certificates.acme.store import Issued
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from josepy.jwk import JWK
 
-    from edge_server.certificates.acme.challenges import Answers
+    from edge_server.certificates.acme.challenges import ChallengeStore
     from edge_server.certificates.acme.settings import AcmeSettings
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,11 @@ class Orders:
     """What one ACME server is asked for, in any number of threads."""
 
     def __init__(
-        self, settings: AcmeSettings, directory: Path, answers: Answers, is_stopping: Callable[[float], bool]
+        self,
+        settings: AcmeSettings,
+        directory: Path,
+        answers: ChallengeStore,
+        is_stopping: Callable[[float], bool],
     ) -> None:
         """``directory``: where the account is kept. ``is_stopping`` waits for so many seconds, or until the edge
         stops, and says whether it does."""
@@ -96,44 +100,44 @@ class Orders:
         except messages.Error as error:
             raise self._refused(error, network.retry_after) from None
         except errors.ValidationError as error:
-            raise Problem(_why_invalid(error.failed_authzrs)) from None
+            raise AcmeError(_why_invalid(error.failed_authzrs)) from None
         except ConfigError as error:  # a file with a secret that is not what it was at the start
-            raise Problem(str(error)) from None
+            raise AcmeError(str(error)) from None
         except errors.ARIError as error:
-            raise Problem(f"The ACME server gives no renewal time: {said(error.__cause__)}.") from None
+            raise AcmeError(f"The ACME server gives no renewal time: {said(error.__cause__)}.") from None
         except (errors.Error, requests.RequestException, JoseError, OSError, ValueError, KeyError) as error:
             words = said(_innermost(error)) or type(error).__name__
-            raise Problem(
+            raise AcmeError(
                 f"{self._settings.directory} does not answer as it should: {words}.", network.retry_after
             ) from None
         except (TypeError, AttributeError):
             # What the library says of answers that lack something.
             logger.debug("an answer of the ACME server could not be read", exc_info=True)
-            raise Problem(
+            raise AcmeError(
                 f"{self._settings.directory} does not answer as it should: something is missing."
             ) from None
         finally:
             network.close()
 
-    def _refused(self, error: messages.Error, retry_after: float) -> Problem:
+    def _refused(self, error: messages.Error, retry_after: float) -> AcmeError:
         what = said(error.detail or error.description or error.typ)
         if error.code == "accountDoesNotExist":
             self._account.forget()
-            return Problem(
+            return AcmeError(
                 f"The ACME server does not know the account ({what}); the next try makes one.", retry_after
             )
         if error.code == "unauthorized":
             # It says so of accounts that were deactivated or revoked; which one wanted that is not ours to know.
-            return Problem(
+            return AcmeError(
                 f"The ACME server does not let the account in: {what}. {self._account.remedy}", retry_after
             )
         if error.code == "rateLimited":
-            return Problem(f"The ACME server wants to be asked less often: {what}.", retry_after)
-        return Problem(f"The ACME server refused: {what}.", retry_after)
+            return AcmeError(f"The ACME server wants to be asked less often: {what}.", retry_after)
+        return AcmeError(f"The ACME server refused: {what}.", retry_after)
 
     def _check(self) -> None:
         if self._is_stopping(0.0):
-            raise Stopped
+            raise OrderStoppedError
 
     def _obtain(self, acme: client.ClientV2, names: Sequence[str], challenge: str) -> Issued:
         deadline = time.monotonic() + self._settings.pace.order
@@ -148,7 +152,7 @@ class Orders:
                 if each.body.status != messages.STATUS_VALID
             ]
             if challenge == DNS and bodies and self._is_stopping(self._settings.dns_wait):
-                raise Stopped
+                raise OrderStoppedError
             for body in bodies:
                 acme.answer_challenge(body, body.chall.response(acme.net.key))
             self._wait(acme, order, deadline)
@@ -162,7 +166,7 @@ class Orders:
         body = next((each for each in authorization.body.challenges if each.chall.typ == challenge), None)
         if body is None:
             offered = ", ".join(said(each.chall.typ) for each in authorization.body.challenges)
-            raise Problem(f"The ACME server does not take {challenge} for {name}, but {offered}.")
+            raise AcmeError(f"The ACME server does not take {challenge} for {name}, but {offered}.")
         key = self._account.key
         if challenge == TLS_ALPN:
             proofs.callback(self._answers.forget, name)
@@ -183,7 +187,7 @@ class Orders:
     def _clear(clear: Callable[[str, str], None], record: str, value: str) -> None:
         try:
             clear(record, value)
-        except Problem as problem:
+        except AcmeError as problem:
             logger.warning("a TXT record of %s may be left over: %s", record, problem.reason)
 
     def _finalize(self, acme: client.ClientV2, order: messages.OrderResource, deadline: float) -> bytes:
@@ -193,7 +197,7 @@ class Orders:
         pause = 0.0
         while True:
             if pause and self._is_stopping(pause):
-                raise Stopped
+                raise OrderStoppedError
             pause = self._settings.pace.poll
             status = order.body.status
             if status == messages.STATUS_VALID and order.body.certificate is not None:
@@ -201,9 +205,9 @@ class Orders:
             if status == messages.STATUS_INVALID:
                 error = order.body.error
                 why = said(error.detail) if error else "it does not say why"
-                raise Problem(f"The ACME server does not sign the certificate: {why}.")
+                raise AcmeError(f"The ACME server does not sign the certificate: {why}.")
             if time.monotonic() > deadline:
-                raise Problem("The ACME server did not sign the certificate in time.")
+                raise AcmeError("The ACME server did not sign the certificate in time.")
             if status in (messages.STATUS_PENDING, messages.STATUS_READY):
                 try:
                     order = acme.begin_finalization(order)
@@ -231,9 +235,9 @@ class Orders:
             if pending:
                 if time.monotonic() > deadline:
                     name = pending[0].body.identifier.value
-                    raise Problem(f"The ACME server did not say in time whether {name} is proved.")
+                    raise AcmeError(f"The ACME server did not say in time whether {name} is proved.")
                 if self._is_stopping(pause):
-                    raise Stopped
+                    raise OrderStoppedError
 
 
 def _asked_to_wait(answer: requests.Response) -> float:

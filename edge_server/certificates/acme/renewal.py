@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_server.certificates.acme.challenges import Answers
-from edge_server.certificates.acme.errors import Problem, Stopped
+from edge_server.certificates.acme.challenges import ChallengeStore
+from edge_server.certificates.acme.errors import AcmeError, OrderStoppedError
 from edge_server.certificates.acme.quota import Quota
 from edge_server.certificates.acme.settings import DNS
-from edge_server.certificates.acme.store import Issued, Store, place_of
+from edge_server.certificates.acme.store import CertificateFiles, Issued, place_of
 from quictunnel.shared.backoff import Backoff
 from quictunnel.shared.supervision import Supervisor
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from edge_server.certificates.acme.order import Orders
     from edge_server.certificates.acme.settings import AcmeSettings
-    from edge_server.certificates.context_store import Certificates
+    from edge_server.certificates.context_store import ContextStore
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ Outcome = Literal["obtained", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class CertificateStatus:
     """How it stands with one certificate, for people. Times are seconds since the epoch."""
 
     names: tuple[str, ...]
@@ -109,7 +109,7 @@ class _Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wants:
+class RenewalPolicy:
     """Who wants which name."""
 
     own: tuple[str, ...]
@@ -118,26 +118,26 @@ class Wants:
     """Whether a name is somebody's still."""
 
 
-class Keeper:
+class CertificateManager:
     """See the module. Make it, then :meth:`start`, once the edge's doors are open; :meth:`close` in the end."""
 
     def __init__(
         self,
         settings: AcmeSettings,
         state_dir: Path,
-        certificates: Certificates,
-        wants: Wants,
+        certificates: ContextStore,
+        wants: RenewalPolicy,
         *,
         now: Callable[[], float],
         is_settled: Callable[[], bool],
     ) -> None:
         """``now``: seconds since the epoch. ``is_settled``: whether that clock is good enough to delete what it
         says has expired (:mod:`edge_server.storage.steady_clock`)."""
-        self.answers = Answers()
+        self.answers = ChallengeStore()
         """What validators who come to the edge's doors are met with."""
         self._settings = settings
         self._directory = state_dir / "acme" / place_of(settings.directory)
-        self._store = Store(self._directory / "certificates")
+        self._store = CertificateFiles(self._directory / "certificates")
         self._certificates = certificates
         self._wants = wants
         self._now = now
@@ -252,18 +252,18 @@ class Keeper:
         return bool(self._wants.own)
 
     @property
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[CertificateStatus]:
         """How it stands with each certificate, by name."""
         return [self._standing(self._entries[name]) for name in sorted(self._entries)]
 
-    def standing(self, name: str) -> Standing | None:
+    def standing(self, name: str) -> CertificateStatus | None:
         """How it stands with the one for a name."""
         entry = self._entries.get(name)
         return None if entry is None else self._standing(entry)
 
-    def _standing(self, entry: _Entry) -> Standing:
+    def _standing(self, entry: _Entry) -> CertificateStatus:
         is_wanted = self._is_wanted(entry.names[0])
-        return Standing(
+        return CertificateStatus(
             names=entry.names,
             is_wanted=is_wanted,
             not_after=entry.issued.not_after if entry.issued is not None else None,
@@ -361,12 +361,12 @@ class Keeper:
                 try:
                     self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 except OSError as error:
-                    raise Problem(f"{self._directory} cannot be made: {error.strerror or error}.") from None
+                    raise AcmeError(f"{self._directory} cannot be made: {error.strerror or error}.") from None
                 self._orders = Orders(self._settings, self._directory, self.answers, self._stopping.wait)
             return self._orders
 
     def _order(self, entry: _Entry) -> None:
-        outcome: Issued | Problem
+        outcome: Issued | AcmeError
         try:
             self._quota.save()
         except OSError as error:
@@ -379,11 +379,11 @@ class Keeper:
                 logger.error(
                     "the certificate for %s could not be stored: %s", entry.names[0], error.strerror or error
                 )
-        except Problem as problem:
+        except AcmeError as problem:
             outcome = problem
         except Exception as error:  # a fault of ours, or of the library: said, and tried again like others
             logger.exception("an order failed")
-            outcome = Problem(f"A fault of the edge: {type(error).__name__}.")
+            outcome = AcmeError(f"A fault of the edge: {type(error).__name__}.")
         self._tell(self._ordered, entry, outcome)
 
     def _ask(self, entry: _Entry) -> None:
@@ -391,7 +391,7 @@ class Keeper:
         try:
             assert entry.issued is not None
             when = self._reach().renewal_time(entry.issued)
-        except Problem as problem:
+        except AcmeError as problem:
             logger.debug("no advice when to renew %s: %s", entry.names[0], problem.reason)
         except Exception:  # as above
             logger.exception("asking for advice failed")
@@ -403,12 +403,12 @@ class Keeper:
 
     # What came of it.
 
-    def _ordered(self, entry: _Entry, outcome: Issued | Problem) -> None:
+    def _ordered(self, entry: _Entry, outcome: Issued | AcmeError) -> None:
         entry.thread, entry.is_ordering = None, False
         self._changed.set()
-        if isinstance(outcome, Stopped):
+        if isinstance(outcome, OrderStoppedError):
             return
-        if isinstance(outcome, Problem):
+        if isinstance(outcome, AcmeError):
             self.outcomes["failed"] += 1
             self._failed(entry, outcome)
         else:
@@ -428,7 +428,7 @@ class Keeper:
         entry.ask_at = now + self._random.uniform(0.0, self._settings.pace.advice)
         self._certificates.hold(entry.names[0], issued.key + issued.chain, issued.names)
 
-    def _failed(self, entry: _Entry, problem: Problem) -> None:
+    def _failed(self, entry: _Entry, problem: AcmeError) -> None:
         pace, now = self._settings.pace, self._now()
         entry.failures += 1
         entry.last_error = problem.reason

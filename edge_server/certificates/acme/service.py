@@ -6,8 +6,8 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from edge_server.certificates.acme.http01 import Door
-from edge_server.certificates.acme.renewal import Keeper
+from edge_server.certificates.acme.http01 import Http01Responder
+from edge_server.certificates.acme.renewal import CertificateManager
 from edge_server.ingress.tcp_ports import BACKLOG
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
@@ -15,44 +15,44 @@ from quictunnel.transport import descriptors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.certificates.acme.challenges import Answers
-    from edge_server.certificates.acme.renewal import Standing, Wants
+    from edge_server.certificates.acme.challenges import ChallengeStore
+    from edge_server.certificates.acme.renewal import CertificateStatus, RenewalPolicy
     from edge_server.certificates.acme.settings import AcmeSettings
-    from edge_server.certificates.context_store import Certificates
+    from edge_server.certificates.context_store import ContextStore
     from edge_server.storage.steady_clock import Clock
     from quictunnel.shared.supervision import Supervisor
 
 
-class Office:
+class AcmeService:
     """See the module: :meth:`open`, :meth:`start`, :meth:`leave` when a successor comes, :meth:`close`."""
 
     def __init__(
         self,
         settings: AcmeSettings,
         state_dir: Path,
-        certificates: Certificates,
-        wants: Wants,
+        certificates: ContextStore,
+        wants: RenewalPolicy,
         *,
         clock: Clock,
         https_port: int,
     ) -> None:
         self._settings = settings
-        self.keeper = Keeper(
+        self.keeper = CertificateManager(
             settings, state_dir, certificates, wants, now=clock.now, is_settled=lambda: clock.is_settled
         )
         clock.follow(self.keeper.moved)
-        self._door = Door(self.keeper.answers.http, https_port)
+        self._door = Http01Responder(self.keeper.answers.http, https_port)
         self.listening: socket.socket | None = None
         """The HTTP door's, if there is one."""
         self._server: asyncio.Server | None = None
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> ChallengeStore:
         """What validators at the TLS port are met with."""
         return self.keeper.answers
 
     @property
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[CertificateStatus]:
         """How it stands with each certificate, by name."""
         return self.keeper.standings
 

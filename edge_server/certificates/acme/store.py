@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from certs.authority import replace_file
-from edge_server.certificates.acme.errors import Problem
+from edge_server.certificates.acme.errors import AcmeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,18 +44,18 @@ class Issued:
     def of(cls, chain: bytes, key: bytes, names: Sequence[str]) -> Issued:
         """Raises Problem for a chain that is none, that does not cover the names, or that is of another key."""
         if len(chain) + len(key) > MAX_FILE:
-            raise Problem("The certificate is larger than any should be.")
+            raise AcmeError("The certificate is larger than any should be.")
         try:
             leaf = x509.load_pem_x509_certificate(chain)
             covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             is_its_key = load_pem_private_key(key, None).public_key() == leaf.public_key()
         except (ValueError, TypeError, x509.ExtensionNotFound) as error:
-            raise Problem(f"The certificate cannot be read: {error}.") from None
+            raise AcmeError(f"The certificate cannot be read: {error}.") from None
         found = {name.lower() for name in covered.get_values_for_type(x509.DNSName)}
         if missing := [name for name in names if name not in found]:
-            raise Problem(f"The certificate does not cover {missing[0]}, which it was ordered for.")
+            raise AcmeError(f"The certificate does not cover {missing[0]}, which it was ordered for.")
         if not is_its_key:
-            raise Problem("The certificate is not for the key that it was ordered for.")
+            raise AcmeError("The certificate is not for the key that it was ordered for.")
         return cls(
             tuple(names), chain, key, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         )
@@ -65,7 +65,7 @@ class Issued:
         return self.not_after - self.not_before
 
 
-class Store:
+class CertificateFiles:
     """A directory of them; made, with mode 0700, when it is needed. Blocks."""
 
     def __init__(self, directory: Path) -> None:
@@ -89,7 +89,7 @@ class Store:
                 key, end, chain = pem.partition(_KEY_ENDS)
                 names = _names_in(chain, called=path.stem.replace("_", "*"))
                 yield Issued.of(chain, key + end, names)
-            except (Problem, OSError) as error:
+            except (AcmeError, OSError) as error:
                 logger.warning("%s is no certificate with its key, and not used: %s", path, error)
 
     def _path(self, name: str) -> Path:
@@ -108,6 +108,6 @@ def _names_in(chain: bytes, called: str) -> tuple[str, ...]:
         leaf = x509.load_pem_x509_certificate(chain)
         covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise Problem(f"it cannot be read ({error})") from None
+        raise AcmeError(f"it cannot be read ({error})") from None
     found = sorted(name.lower() for name in covered.get_values_for_type(x509.DNSName))
     return (called, *(name for name in found if name != called))

@@ -14,7 +14,7 @@ from quictunnel.transport.lazy_imports import import_module
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.transport.engine import Address, Engine, EngineSettings, Shown
+    from quictunnel.transport.engine import Address, Engine, EngineSettings, HandshakeReport
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,13 @@ class Looking(Protocol):
     """A handshake for looking at: ``engines/aioquic/shown``, which is installed everywhere."""
 
     @staticmethod
-    def look(address: Address, server_name: str, alpn: str, patience: float) -> Shown: ...
+    def look(address: Address, server_name: str, alpn: str, patience: float) -> HandshakeReport: ...
 
     @staticmethod
     def objection(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None: ...
 
 
-def looking() -> Looking:
+def handshake_probe() -> Looking:
     """See :class:`Looking`; loaded when it is asked for, as the engines are."""
     return cast("Looking", import_module("quictunnel.transport.engines.aioquic.handshake_probe"))
 

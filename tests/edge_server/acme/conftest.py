@@ -14,12 +14,12 @@ import pytest
 from cryptography import x509
 
 from edge_server.certificates.acme.challenges import PROTOCOL
-from edge_server.certificates.acme.renewal import Wants
-from edge_server.certificates.acme.service import Office
+from edge_server.certificates.acme.renewal import RenewalPolicy
+from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings, Pace
-from edge_server.certificates.context_store import Certificates
+from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert
-from edge_server.ingress.tls_listener import Front, Route
+from edge_server.ingress.tls_listener import Route, TlsListener
 from edge_server.storage.steady_clock import Clock
 from tests.edge_server.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from edge_server.certificates.acme.renewal import Keeper, Standing
-    from edge_server.ingress.client_hello import Hello
+    from edge_server.certificates.acme.renewal import CertificateManager, CertificateStatus
+    from edge_server.ingress.client_hello import ClientHello
 
 QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)
 PATIENCE = 30.0
@@ -47,27 +47,27 @@ class Echo(asyncio.Protocol):
 class Stand:
     """What a test has: the office, and who asks for what."""
 
-    office: Office
-    certificates: Certificates
+    office: AcmeService
+    certificates: ContextStore
     tls_port: int
     wanted: set[str] = field(default_factory=set)
 
     @property
-    def keeper(self) -> Keeper:
+    def keeper(self) -> CertificateManager:
         return self.office.keeper
 
     def want(self, name: str) -> None:
         self.wanted.add(name)
         self.keeper.want(name, "somebody", alone=False)
 
-    async def until(self, name: str, check: Callable[[Standing], bool]) -> Standing:
+    async def until(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
         """Wait until it stands so with a certificate."""
         async with asyncio.timeout(PATIENCE):
             while (standing := self.keeper.standing(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
                 await asyncio.sleep(0.01)
         return standing
 
-    async def until_held(self, name: str) -> Standing:
+    async def until_held(self, name: str) -> CertificateStatus:
         return await self.until(name, lambda standing: standing.not_after is not None)
 
     def is_idle(self, name: str) -> bool:
@@ -88,7 +88,7 @@ class Stand:
         return found.serial_number
 
 
-def route(hello: Hello, _: str, stand: Stand) -> Route | Alert:
+def route(hello: ClientHello, _: str, stand: Stand) -> Route | Alert:
     assert hello.server_name is not None
     if hello.alpn == (PROTOCOL,):
         context = stand.office.answers.tls.get(hello.server_name)
@@ -112,17 +112,17 @@ async def stand_for(
     settings = AcmeSettings(
         **{"email": "you@example.com", "directory": authority.directory, "ca": ca, "pace": pace, **more}
     )
-    certificates, wanted = Certificates(), set[str]()
-    office = Office(
+    certificates, wanted = ContextStore(), set[str]()
+    office = AcmeService(
         settings,
         state_dir,
         certificates,
-        Wants(own=own, is_wanted=wanted.__contains__),
+        RenewalPolicy(own=own, is_wanted=wanted.__contains__),
         clock=Clock(),
         https_port=tls_port,
     )
     stand = Stand(office, certificates, tls_port, wanted)
-    front = Front(functools.partial(route, stand=stand))
+    front = TlsListener(functools.partial(route, stand=stand))
     server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", tls_port)
     try:
         await office.open()

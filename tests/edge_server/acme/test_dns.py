@@ -17,7 +17,7 @@ from dns.resolver import Resolver
 
 from edge_server.certificates.acme import dns01 as rooms
 from edge_server.certificates.acme.dns01 import Hook, Updates
-from edge_server.certificates.acme.errors import Problem
+from edge_server.certificates.acme.errors import AcmeError
 from edge_server.certificates.acme.settings import DnsUpdates
 from tests.edge_server.acme.pebble import free_port
 from tests.edge_server.acme.zone import Zone, serving
@@ -68,15 +68,15 @@ def test_two_records_of_one_name_are_beside_each_other(zone: Zone, updates: DnsU
 def test_another_key_is_refused(updates: DnsUpdates, tmp_path: Path):
     other = tmp_path / "other"
     other.write_bytes(base64.b64encode(b"another secret, of another zone."))
-    with pytest.raises(Problem, match=r"refused|does not answer as it should") as raised:
+    with pytest.raises(AcmeError, match=r"refused|does not answer as it should") as raised:
         Updates(replace(updates, secret=other), goes_on).set(RECORD, "one")
     assert "another secret" not in raised.value.reason
 
 
 def test_another_zone_is_refused(zone: Zone, updates: DnsUpdates):
-    with pytest.raises(Problem, match="refused to update"):
+    with pytest.raises(AcmeError, match="refused to update"):
         Updates(replace(updates, zone="example.com"), goes_on).set(RECORD, "one")
-    with pytest.raises(Problem, match=r"is not in the zone elsewhere\.example\.org"):
+    with pytest.raises(AcmeError, match=r"is not in the zone elsewhere\.example\.org"):
         Updates(replace(updates, zone="elsewhere.example.org"), goes_on).set(RECORD, "one")
     assert zone.log == []
 
@@ -106,13 +106,15 @@ def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, b
 
 
 def test_an_alias_that_leads_elsewhere_is_said(zone: Zone, delegated: DnsUpdates):
-    with pytest.raises(Problem, match=r"is not in the zone acme\.example\.net, and is no alias \(CNAME\) into it"):
+    with pytest.raises(
+        AcmeError, match=r"is not in the zone acme\.example\.net, and is no alias \(CNAME\) into it"
+    ):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias(RECORD, "between.acme.example.net")
     zone.alias("between.acme.example.net", "somewhere.example.org")
     words = r"is an alias \(CNAME\) of somewhere\.example\.org, which is not in the zone acme\.example\.net"
     there = Updates(delegated, goes_on)
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(AcmeError, match=words):
         there.set(RECORD, "one")
     there.clear(RECORD, "one")  # nothing was put anywhere
     assert zone.log == []
@@ -122,13 +124,13 @@ def test_aliases_that_never_end(zone: Zone, delegated: DnsUpdates):
     path = [RECORD, *(f"hop{number}.example.com" for number in range(rooms.MAX_ALIASES)), "x.acme.example.net"]
     for name, target in itertools.pairwise(path):
         zone.alias(name, target)
-    with pytest.raises(Problem, match=f"leads over more than {rooms.MAX_ALIASES} others"):
+    with pytest.raises(AcmeError, match=f"leads over more than {rooms.MAX_ALIASES} others"):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias("hop2.example.com", "HOP1.example.com")
-    with pytest.raises(Problem, match=r"leads in a circle, back to (?i:hop1)\.example\.com"):
+    with pytest.raises(AcmeError, match=r"leads in a circle, back to (?i:hop1)\.example\.com"):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias(RECORD, RECORD)
-    with pytest.raises(Problem, match="leads in a circle"):
+    with pytest.raises(AcmeError, match="leads in a circle"):
         Updates(delegated, goes_on).set(RECORD, "one")
     assert zone.log == []
 
@@ -153,7 +155,7 @@ def test_a_resolver_that_does_not_answer(zone: Zone, delegated: DnsUpdates, monk
     zone.alias(RECORD, "tunnel.acme.example.net")
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     for resolver in (("127.0.0.1", free_port()), ("nowhere.invalid", 53)):
-        with pytest.raises(Problem, match=r"whether it is an alias \(CNAME\) could not be found out: "):
+        with pytest.raises(AcmeError, match=r"whether it is an alias \(CNAME\) could not be found out: "):
             Updates(replace(delegated, resolver=resolver), goes_on).set(RECORD, "one")
     assert zone.log == []
 
@@ -174,11 +176,11 @@ def test_without_another_one_the_systems_resolver_is_asked(
 def test_a_server_that_is_not_there_and_one_that_says_nothing(
     zone: Zone, updates: DnsUpdates, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(Problem, match="does not answer as it should"):
+    with pytest.raises(AcmeError, match="does not answer as it should"):
         Updates(replace(updates, server=("127.0.0.1", free_port())), goes_on).set(RECORD, "one")
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     zone.is_deaf = True
-    with pytest.raises(Problem, match="does not answer as it should"):
+    with pytest.raises(AcmeError, match="does not answer as it should"):
         Updates(updates, goes_on).set(RECORD, "one")
 
 
@@ -191,7 +193,7 @@ def test_a_record_that_is_taken_and_not_shown(zone: Zone, updates: DnsUpdates):
         return False
 
     zone.records = Lossy()
-    with pytest.raises(Problem, match=r"took the record .* and does not show it"):
+    with pytest.raises(AcmeError, match=r"took the record .* and does not show it"):
         Updates(updates, look).set(RECORD, "one")
     assert len(looks) == rooms.SEEN_TRIES
 
@@ -204,7 +206,7 @@ class Lossy(dict):  # type: ignore[type-arg]
 
 
 def test_a_secret_that_has_gone_is_a_reason_like_others(updates: DnsUpdates, tmp_path: Path):
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(AcmeError, match="cannot be read"):
         Updates(replace(updates, secret=tmp_path / "nowhere"), goes_on).set(RECORD, "one")
 
 
@@ -213,11 +215,11 @@ def hook(code: str, **more: float) -> Hook:
 
 
 def test_a_command_that_fails_says_why():
-    with pytest.raises(Problem, match=r"set ended with 3: no such zone \?\[31m$"):
+    with pytest.raises(AcmeError, match=r"set ended with 3: no such zone \?\[31m$"):
         hook("import sys; print('no such zone', '\\x1b[31m', file=sys.stderr); sys.exit(3)").set(RECORD, "v")
-    with pytest.raises(Problem, match="clear ended with 1: it did not say why"):
+    with pytest.raises(AcmeError, match="clear ended with 1: it did not say why"):
         hook("raise SystemExit(1)").clear(RECORD, "v")
-    with pytest.raises(Problem, match="cannot be run: No such file"):
+    with pytest.raises(AcmeError, match="cannot be run: No such file"):
         Hook(("/nowhere/hook",), goes_on).set(RECORD, "v")
 
 
@@ -233,7 +235,7 @@ def test_a_command_that_never_ends_is_ended_with_what_it_has_started(tmp_path: P
     script.write_text(STARTS_ANOTHER)
     held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     slow = Hook((sys.executable, str(script), str(pipe)), goes_on, timeout=1.0)
-    with pytest.raises(Problem, match="took longer than 1 s and was ended"):
+    with pytest.raises(AcmeError, match="took longer than 1 s and was ended"):
         slow.set(RECORD, "v")
     os.set_blocking(held, True)
     assert os.read(held, 1) == b""  # the end: nobody holds the other one any more
@@ -245,7 +247,7 @@ def test_a_command_ends_with_the_edge():
     threading.Timer(0.2, stopping.set).start()
     slow = Hook((sys.executable, "-c", "import time; time.sleep(30)"), stopping.wait)
     began = time.monotonic()
-    with pytest.raises(Problem):
+    with pytest.raises(AcmeError):
         slow.set(RECORD, "v")
     assert time.monotonic() - began < 10
 

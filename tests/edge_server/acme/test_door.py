@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.certificates.acme import http01 as rooms
-from edge_server.certificates.acme.challenges import MAX_ANSWERS, Answers
-from edge_server.certificates.acme.http01 import MAX_GUESTS, MAX_REQUEST, Door
+from edge_server.certificates.acme.challenges import MAX_ANSWERS, ChallengeStore
+from edge_server.certificates.acme.http01 import MAX_GUESTS, MAX_REQUEST, Http01Responder
 from edge_server.certificates.acme.http_client import MAX_RETRY_AFTER, seconds_of
 from tests.edge_server.visitors.conftest import eventually
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 @contextlib.asynccontextmanager
-async def opened(answers: dict[str, str] | None = None, https_port: int = 443) -> AsyncIterator[tuple[Door, int]]:
-    door = Door(answers or {}, https_port)
+async def opened(
+    answers: dict[str, str] | None = None, https_port: int = 443
+) -> AsyncIterator[tuple[Http01Responder, int]]:
+    door = Http01Responder(answers or {}, https_port)
     server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
     try:
         yield door, server.sockets[0].getsockname()[1]
@@ -115,7 +117,7 @@ async def test_a_flood_from_one_network_keeps_no_validator_out():
 
 
 def test_answers_are_kept_as_long_as_they_are_needed_and_so_many():
-    answers = Answers()
+    answers = ChallengeStore()
     for number in range(MAX_ANSWERS + 5):
         answers.prove_by_http(f"t{number}", "x")
     assert len(answers.http) == MAX_ANSWERS

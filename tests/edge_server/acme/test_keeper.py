@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.certificates.acme.errors import MAX_WORDS, Problem, Stopped, said
+from edge_server.certificates.acme.errors import MAX_WORDS, AcmeError, OrderStoppedError, said
 from edge_server.certificates.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, registered_domain
 from edge_server.certificates.acme.renewal import (
     JITTER,
@@ -16,12 +16,12 @@ from edge_server.certificates.acme.renewal import (
     MAX_CERTIFICATES,
     MAX_OF_OWNER,
     RENEW,
-    Keeper,
-    Wants,
+    CertificateManager,
+    RenewalPolicy,
 )
 from edge_server.certificates.acme.settings import AcmeSettings
-from edge_server.certificates.acme.store import MAX_FILE, Issued, Store, place_of
-from edge_server.certificates.context_store import Certificates
+from edge_server.certificates.acme.store import MAX_FILE, CertificateFiles, Issued, place_of
+from edge_server.certificates.context_store import ContextStore
 from edge_server.storage.steady_clock import CONFIRM
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
@@ -40,21 +40,21 @@ class Bench:
 
     def __init__(self, state_dir: Path, clock: Clock, own: tuple[str, ...] = ()) -> None:
         self.wanted: set[str] = set()
-        self.certificates = Certificates()
+        self.certificates = ContextStore()
         settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
-        wants = Wants(own=own, is_wanted=self.wanted.__contains__)
+        wants = RenewalPolicy(own=own, is_wanted=self.wanted.__contains__)
         self.is_settled = True
-        self.keeper = Keeper(
+        self.keeper = CertificateManager(
             settings, state_dir, self.certificates, wants, now=clock, is_settled=lambda: self.is_settled
         )
-        self.store = Store(state_dir / "acme" / place_of(settings.directory) / "certificates")
+        self.store = CertificateFiles(state_dir / "acme" / place_of(settings.directory) / "certificates")
         self.clock = clock
 
     def want(self, name: str, owner: str = "a") -> bool:
         self.wanted.add(name)
         return self.keeper.want(name, owner, alone=False)
 
-    def fulfil(self, name: str, outcome: Issued | Problem | None = None) -> None:
+    def fulfil(self, name: str, outcome: Issued | AcmeError | None = None) -> None:
         self.keeper._ordered(self.keeper._entries[name], outcome or issue(name, now=self.clock()))
 
     def due(self) -> list[str]:
@@ -119,12 +119,12 @@ async def test_waits_after_failures_grow_and_have_a_least_and_a_most(bench: Benc
     pace = bench.keeper._settings.pace
     waits = []
     for _ in range(40):
-        bench.fulfil("a.example.com", Problem("no"))
+        bench.fulfil("a.example.com", AcmeError("no"))
         waits.append(bench.keeper._entries["a.example.com"].not_before_then - clock.now)
     assert all(pace.least_retry <= wait <= pace.most_retry for wait in waits)
     assert waits[0] <= pace.first_retry
     assert max(waits[-20:]) > 1000
-    bench.fulfil("a.example.com", Problem("no", retry_after=3 * DAY))
+    bench.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
     assert bench.keeper._entries["a.example.com"].not_before_then == clock.now + 3 * DAY
     assert bench.certificates.covers("a.example.com", h2=True)
 
@@ -146,10 +146,10 @@ async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(ben
 
 async def test_orders_are_counted_by_what_came_of_them(bench: Bench):
     bench.want("a.example.com")
-    bench.fulfil("a.example.com", Problem("no"))
-    bench.fulfil("a.example.com", Problem("no"))
+    bench.fulfil("a.example.com", AcmeError("no"))
+    bench.fulfil("a.example.com", AcmeError("no"))
     bench.fulfil("a.example.com")
-    bench.fulfil("a.example.com", Stopped())
+    bench.fulfil("a.example.com", OrderStoppedError())
     assert bench.keeper.outcomes == {"failed": 2, "obtained": 1}
 
 
@@ -170,7 +170,7 @@ async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(bench
     bench.fulfil("a.example.com")
     clock.now += 91 * DAY
     assert bench.due() == ["a.example.com"]
-    bench.fulfil("a.example.com", Problem("no"))
+    bench.fulfil("a.example.com", AcmeError("no"))
     assert "The old one has expired" in caplog.text
     assert bench.certificates.covers("a.example.com", h2=False)
 
@@ -342,7 +342,7 @@ async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice
 
 async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(bench: Bench, clock: Clock):
     bench.want("a.example.com")
-    bench.fulfil("a.example.com", Problem("no", retry_after=3600))
+    bench.fulfil("a.example.com", AcmeError("no", retry_after=3600))
     for move in (40 * DAY, -60 * DAY):
         clock.now += move
         bench.keeper.moved(move)
@@ -440,7 +440,7 @@ def test_a_certificate_has_to_be_what_was_ordered():
         (good.chain, issue("a.example.com", now=0).key, ("a.example.com",), "not for the key"),
         (good.chain + b" " * MAX_FILE, good.key, ("a.example.com",), "larger than any"),
     ):
-        with pytest.raises(Problem, match=words):
+        with pytest.raises(AcmeError, match=words):
             Issued.of(chain, key, names)
 
 

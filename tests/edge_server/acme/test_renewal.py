@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.auth.permissions import Rights
-from edge_server.auth.token_store import Store as TokenStore
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.protocol import Name
 from edge_server.server import EdgeServer
-from edge_server.tunnels.options import Terms
-from edge_server.tunnels.ownership_store import Store as ClaimStore
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.registry import random_name
 from tests.edge_server.acme.conftest import DOMAIN
 from tests.edge_server.acme.issuing import issue
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from edge_server.services import House
+    from edge_server.services import EdgeServices
 
     OwnerOf = Callable[..., Awaitable["Owner"]]
 
@@ -37,7 +37,7 @@ DUE = 85 * DAY
 class Owner:
     """An edge, and somebody who has had a certificate there."""
 
-    house: House
+    house: EdgeServices
     directory: Path
     name: str
     key: str
@@ -74,7 +74,7 @@ class Owner:
 
     def named_by_another(self) -> None:
         """A token was made whose rights keep this very name for it."""
-        TokenStore(self.directory).create(Rights(names=(self.name,)), "", int(time.time()))
+        TokenStore(self.directory).create(Permissions(names=(self.name,)), "", int(time.time()))
 
     def seen_by_the_edge(self) -> None:
         """What ``watch`` does twice a second."""
@@ -84,7 +84,7 @@ class Owner:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     anywhere = "127.0.0.1", 0
     config = EdgeConfig(
         state_dir=tmp_path,
@@ -102,16 +102,16 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 
 
 @pytest.fixture
-def owner_of(house: House, tmp_path: Path) -> OwnerOf:
+def owner_of(house: EdgeServices, tmp_path: Path) -> OwnerOf:
     async def make(name: str, *, is_held: bool = False) -> Owner:
         assert house.acme is not None
         keeper, begun, now = house.acme.keeper, list[str](), time.time()
         keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
-        rights = Rights(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
+        rights = Permissions(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
         owner = Owner(house, tmp_path, name, token.key, begun)
         if is_held:
-            held = Name(name, token.key, 1, Terms(), 0)
+            held = Name(name, token.key, 1, TunnelOptions(), 0)
             await house.expected.add(held, None)
         else:
             house.claims.claim(token.key, name)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.tunnels.visitor_log import Visit
+from edge_server.tunnels.visitor_log import VisitorConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class Carried(Visit):
+class Carried(VisitorConnection):
     """One that says itself how much it has moved."""
 
     __slots__ = ("moved",)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.admin.recent_errors import KEPT, MAX_MESSAGE, Ring
+from edge_server.admin.recent_errors import KEPT, MAX_MESSAGE, RecentErrors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +16,8 @@ logger = logging.getLogger("edge_server.test")
 
 
 @pytest.fixture
-def ring() -> Iterator[Ring]:
-    ring = Ring()
+def ring() -> Iterator[RecentErrors]:
+    ring = RecentErrors()
     ring.open()
     yield ring
     ring.shut()
@@ -26,7 +26,7 @@ def ring() -> Iterator[Ring]:
     assert ring.recent(1).total == before
 
 
-def test_the_newest_come_first_and_so_many_are_kept(ring: Ring):
+def test_the_newest_come_first_and_so_many_are_kept(ring: RecentErrors):
     for number in range(KEPT + 50):
         logger.warning("number %d", number)
     logger.info("no warning")
@@ -36,7 +36,7 @@ def test_the_newest_come_first_and_so_many_are_kept(ring: Ring):
     assert len(ring.recent(3).items) == 3
 
 
-def test_a_line_is_one_line_of_what_can_be_printed(ring: Ring):
+def test_a_line_is_one_line_of_what_can_be_printed(ring: RecentErrors):
     logger.error("a\nb\x1b[31m\u202e%s", "<b>" + "x" * MAX_MESSAGE)
     (one,) = ring.recent(1).items
     assert one.message.startswith(r"a\nb\x1b[31m\u202e<b>xxx")
@@ -45,13 +45,13 @@ def test_a_line_is_one_line_of_what_can_be_printed(ring: Ring):
     assert (one.level, one.logger) == ("error", "edge_server.test")
 
 
-def test_what_cannot_be_put_together_stops_nobody(ring: Ring):
+def test_what_cannot_be_put_together_stops_nobody(ring: RecentErrors):
     for arguments in (("no number",), ({},)):
         ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, "%(wrong)d", arguments, None))
     assert [one.message for one in ring.recent(2).items] == ["%(wrong)d (which could not be put together)"] * 2
 
 
-def test_why_something_failed_is_said(ring: Ring):
+def test_why_something_failed_is_said(ring: RecentErrors):
     try:
         raise ValueError("the reason")
     except ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edge_server.admin.event_stream import Feed
+from edge_server.admin.event_stream import EventStream
 
 
 async def test_a_fault_while_somebody_follows_reaches_the_server():
@@ -19,7 +19,7 @@ async def test_a_fault_while_somebody_follows_reaches_the_server():
     async def send(message: Any) -> None:
         sent.append(message["type"])
 
-    feed = Feed(dict)
+    feed = EventStream(dict)
     with pytest.raises(ValueError, match="a fault of ours"):
         await feed({"type": "http"}, receive, send)
     assert sent

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_server.admin.history import EVERY, KEPT, MAX_TALKERS, SPAN, SPANS, Heard, History
-from edge_server.tunnels.visitor_log import Ledger
+from edge_server.admin.history import EVERY, KEPT, MAX_TALKERS, SPAN, SPANS, History, TopTalkers
+from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.transport.splice import TcpSplice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.tunnels.visitor_log import Visit
+    from edge_server.tunnels.visitor_log import VisitorConnection
     from tests.edge_server.conftest import Clock
 
 
-def leaves(ledger: Ledger, visit: Visit) -> None:
+def leaves(ledger: VisitorLog, visit: VisitorConnection) -> None:
     ledger.end(visit, TcpSplice(lambda _: None))
 
 
-def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable[..., Visit]):
-    ledger = Ledger()
+def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable[..., VisitorConnection]):
+    ledger = VisitorLog()
     history = History(ledger, clock)
     first, second = visit(bytes_in=10, bytes_out=20), visit(bytes_in=1)
     ledger.begin(first)
@@ -39,7 +39,7 @@ def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable
 
 
 def test_an_hour_is_kept_and_no_more(clock: Clock):
-    history = History(Ledger(), clock)
+    history = History(VisitorLog(), clock)
     assert history.last is None
     for _ in range(KEPT + 5):
         clock.now += EVERY
@@ -49,8 +49,10 @@ def test_an_hour_is_kept_and_no_more(clock: Clock):
     assert samples[-1].at - samples[0].at == (KEPT - 1) * EVERY
 
 
-def test_who_moved_most_is_known_among_strangers_without_end(clock: Clock, visit: Callable[..., Visit]):
-    heard = Heard(Ledger(), clock)
+def test_who_moved_most_is_known_among_strangers_without_end(
+    clock: Clock, visit: Callable[..., VisitorConnection]
+):
+    heard = TopTalkers(VisitorLog(), clock)
     for number in range(20 * MAX_TALKERS):
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         heard.left(visit(host, f"name{number}", 1, 1))
@@ -65,9 +67,9 @@ def test_who_moved_most_is_known_among_strangers_without_end(clock: Clock, visit
     assert top.remembered == len(addresses)
 
 
-def test_those_who_are_in_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., Visit]):
-    ledger = Ledger()
-    heard = Heard(ledger, clock)
+def test_those_who_are_in_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., VisitorConnection]):
+    ledger = VisitorLog()
+    heard = TopTalkers(ledger, clock)
     ledger.on_end = heard.left
     stays, goes = visit("2001:db8::1", "a", 1, 2), visit("2001:db8::ffff", "a", 10, 20)
     for one in (stays, goes):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.storage import sqlite
-from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_AGAIN, Claims
-from edge_server.tunnels.ownership_store import BANNED, FILE, Store
+from edge_server.tunnels.ownership import KEPT, MAX_CLAIMS, SEEN_AGAIN, NameOwnership
+from edge_server.tunnels.ownership_store import BANNED, FILE, OwnershipStore
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ def time() -> Time:
 
 
 @pytest.fixture
-def claims(tmp_path: Path, time: Time) -> Claims:
-    return Claims(Store(tmp_path), time)
+def claims(tmp_path: Path, time: Time) -> NameOwnership:
+    return NameOwnership(OwnershipStore(tmp_path), time)
 
 
-def again(tmp_path: Path, time: Time) -> Claims:
+def again(tmp_path: Path, time: Time) -> NameOwnership:
     """As another edge reads them."""
-    return Claims(Store(tmp_path), time)
+    return NameOwnership(OwnershipStore(tmp_path), time)
 
 
-def test_a_name_is_nobodys_and_then_somebodys(claims: Claims, time: Time):
+def test_a_name_is_nobodys_and_then_somebodys(claims: NameOwnership, time: Time):
     assert claims.owner("app") is None
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
@@ -54,7 +54,7 @@ def test_a_name_is_nobodys_and_then_somebodys(claims: Claims, time: Time):
     assert claims.owner("app") is None
 
 
-def test_it_stays_so_when_the_edge_is_started_again(claims: Claims, tmp_path: Path, time: Time):
+def test_it_stays_so_when_the_edge_is_started_again(claims: NameOwnership, tmp_path: Path, time: Time):
     claims.claim("a", "app")
     claims.claim("b", ":20022")
     claims.close()
@@ -66,7 +66,7 @@ def test_it_stays_so_when_the_edge_is_started_again(claims: Claims, tmp_path: Pa
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_who_uses_it_for_long_keeps_it(claims: Claims, time: Time, tmp_path: Path):
+def test_who_uses_it_for_long_keeps_it(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     for _ in range(60):
         time.now += SEEN_AGAIN + 1
@@ -77,7 +77,7 @@ def test_who_uses_it_for_long_keeps_it(claims: Claims, time: Time, tmp_path: Pat
     assert again(tmp_path, time).owner("app") == "a"
 
 
-def test_an_old_one_is_forgotten_for_good(claims: Claims, time: Time, tmp_path: Path):
+def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     claims.close()
     time.now += KEPT + 1
@@ -86,10 +86,10 @@ def test_an_old_one_is_forgotten_for_good(claims: Claims, time: Time, tmp_path: 
     later.claim("b", "app")
     assert later.owner("app") == "b"
     later.close()
-    assert [claim.owner for claim in Store(tmp_path).claims()] == ["b"]
+    assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
-def test_one_identity_claims_only_so_many(claims: Claims, tmp_path: Path, time: Time):
+def test_one_identity_claims_only_so_many(claims: NameOwnership, tmp_path: Path, time: Time):
     for number in range(MAX_CLAIMS):
         assert claims.may_claim("a", f"app{number}")
         claims.claim("a", f"app{number}")
@@ -100,14 +100,14 @@ def test_one_identity_claims_only_so_many(claims: Claims, tmp_path: Path, time: 
     assert not again(tmp_path, time).may_claim("a", "one-more")
 
 
-def test_what_a_command_changes_is_seen(claims: Claims, tmp_path: Path):
+def test_what_a_command_changes_is_seen(claims: NameOwnership, tmp_path: Path):
     claims.claim("a", "app")
     claims.claim("a", "gone")
     claims.synchronise()
     claims.settle()
     claims.synchronise()
     assert not claims.settle()
-    command = Store(tmp_path)
+    command = OwnershipStore(tmp_path)
     command.ban("app", 5)
     assert command.remove("gone")
     assert not command.remove("gone")
@@ -117,25 +117,25 @@ def test_what_a_command_changes_is_seen(claims: Claims, tmp_path: Path):
     assert claims.owner("gone") is None
 
 
-def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(claims: Claims, tmp_path: Path, time: Time):
+def test_a_ban_does_not_end_and_is_not_undone_by_its_owner(claims: NameOwnership, tmp_path: Path, time: Time):
     claims.claim("a", "app")
     claims.synchronise()
-    Store(tmp_path).ban("app", int(time.now))
+    OwnershipStore(tmp_path).ban("app", int(time.now))
     claims.claim("a", "app")  # at the same moment
     claims.synchronise()
     claims.settle()
     time.now += 10 * KEPT
     assert claims.owner("app") == BANNED
     assert again(tmp_path, time).owner("app") == BANNED
-    assert Store(tmp_path).remove("app")
+    assert OwnershipStore(tmp_path).remove("app")
     assert again(tmp_path, time).owner("app") is None
 
 
-def test_a_claim_made_while_others_are_read_is_kept(claims: Claims, tmp_path: Path):
+def test_a_claim_made_while_others_are_read_is_kept(claims: NameOwnership, tmp_path: Path):
     claims.claim("a", "first")
     claims.synchronise()
     claims.settle()
-    Store(tmp_path).ban("other", 5)
+    OwnershipStore(tmp_path).ban("other", 5)
     claims.synchronise()
     claims.claim("a", "second")
     claims.settle()
@@ -147,7 +147,7 @@ def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
-    claims = Claims(Store(tmp_path), time)
+    claims = NameOwnership(OwnershipStore(tmp_path), time)
     claims.claim("a", "app")
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as other:
         other.execute("BEGIN EXCLUSIVE")
@@ -158,7 +158,7 @@ def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
     assert again(tmp_path, time).owner("app") == "a"
 
 
-def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path: Path):
+def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: Time, tmp_path: Path):
     for number in range(MAX_CLAIMS):
         claims.claim("a", f"app{number}")
     claims.synchronise()
@@ -170,21 +170,21 @@ def test_claims_that_are_over_do_not_count(claims: Claims, time: Time, tmp_path:
     claims.claim("a", "one-more")
     claims.synchronise()
     claims.settle()
-    assert [claim.what for claim in Store(tmp_path).claims()] == ["one-more"]
+    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
 
 
-def test_what_is_held_is_spared_however_old_it_is_said_to_be(claims: Claims, time: Time, tmp_path: Path):
+def test_what_is_held_is_spared_however_old_it_is_said_to_be(claims: NameOwnership, time: Time, tmp_path: Path):
     for what in ("held", ":20022", "free"):
         claims.claim("a", what)
     time.now += KEPT + 1
     claims.sweep({"held", ":20022"})
     claims.synchronise()
     claims.settle()
-    assert [claim.what for claim in Store(tmp_path).claims()] == [":20022", "held"]
+    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == [":20022", "held"]
     assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
 
 
-def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: Claims, time: Time, tmp_path: Path):
+def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
     claims.settle()
@@ -194,28 +194,28 @@ def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: Claims, ti
     claims.synchronise()
     claims.settle()
     assert claims.owner("app") == "b"
-    assert [claim.owner for claim in Store(tmp_path).claims()] == ["b"]
+    assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
 def test_what_was_removed_does_not_come_back_with_what_a_command_has_changed(
-    claims: Claims, time: Time, tmp_path: Path
+    claims: NameOwnership, time: Time, tmp_path: Path
 ):
     claims.claim("a", "app")
     claims.synchronise()
     time.now += KEPT + 1
-    Store(tmp_path).ban("other", 5)
+    OwnershipStore(tmp_path).ban("other", 5)
     claims.synchronise()
     claims.sweep(())
     claims.settle()
     assert claims.owner("app") is None
     claims.synchronise()
-    assert [claim.what for claim in Store(tmp_path).claims()] == ["other"]
+    assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["other"]
 
 
-def test_a_clock_that_is_set_forward_makes_nothing_older(claims: Claims, time: Time, tmp_path: Path):
+def test_a_clock_that_is_set_forward_makes_nothing_older(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
-    Store(tmp_path).ban("bad", 5)
+    OwnershipStore(tmp_path).ban("bad", 5)
     claims.synchronise()
     claims.settle()
     time.now += 2 * KEPT
@@ -234,7 +234,7 @@ def test_a_clock_that_is_set_forward_makes_nothing_older(claims: Claims, time: T
     assert other.owner("bad") == BANNED
 
 
-def test_a_clock_that_is_set_back_ends_nothing(claims: Claims, time: Time):
+def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: Time):
     claims.claim("a", "app")
     time.now -= 2 * KEPT
     claims.moved(-2.0 * KEPT)
@@ -250,19 +250,19 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
-    claims = Claims(Store(tmp_path), time)
+    claims = NameOwnership(OwnershipStore(tmp_path), time)
     for number in range(30):
         claims.record("held", lease(f"n{number}", "bad"), "10.0.0.1")
     claims.record("held", lease("shop", "good"), "10.0.0.2")
     claims.synchronise()
-    names = [(entry.owner, entry.name) for entry in Store(tmp_path).history(None, 100)]
+    names = [(entry.owner, entry.name) for entry in OwnershipStore(tmp_path).history(None, 100)]
     assert names == [*(("bad", f"n{number}") for number in range(8)), ("good", "shop")]
     claims.record("released", lease("late", "bad"), "10.0.0.9")
     claims.synchronise()
-    assert Store(tmp_path).history("late", 10)
+    assert OwnershipStore(tmp_path).history("late", 10)
 
 
-def test_what_happens_again_and_again_is_one_entry(claims: Claims, time: Time, tmp_path: Path):
+def test_what_happens_again_and_again_is_one_entry(claims: NameOwnership, time: Time, tmp_path: Path):
     began = int(time.now)
     for number in range(500):
         claims.record("held", lease(), f"10.0.0.{number % 2}")
@@ -272,13 +272,13 @@ def test_what_happens_again_and_again_is_one_entry(claims: Claims, time: Time, t
             claims.synchronise()
     claims.record("seen", lease(), "")
     claims.close()
-    (entry,) = Store(tmp_path).history("app", 10)
+    (entry,) = OwnershipStore(tmp_path).history("app", 10)
     assert (entry.held, entry.released, entry.banned, entry.visitors) == (500, 500, 0, 1000)
     assert (entry.host, entry.last_host) == ("10.0.0.0", "10.0.0.1")
     assert (entry.since, entry.until) == (began, began + 500)
 
 
-def test_an_event_while_others_are_written_is_not_lost(claims: Claims, tmp_path: Path, monkeypatch):
+def test_an_event_while_others_are_written_is_not_lost(claims: NameOwnership, tmp_path: Path, monkeypatch):
     record = claims._store.record
 
     def write(entries: object) -> None:
@@ -290,6 +290,6 @@ def test_an_event_while_others_are_written_is_not_lost(claims: Claims, tmp_path:
     claims.record("held", lease(), "10.0.0.1")
     claims.synchronise()
     claims.synchronise()
-    (entry,) = Store(tmp_path).history("app", 10)
+    (entry,) = OwnershipStore(tmp_path).history("app", 10)
     assert (entry.held, entry.released, entry.visitors) == (1, 1, 3)
     assert claims._waiting.used == 0

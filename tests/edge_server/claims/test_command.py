@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
-from edge_server.tunnels.ownership import Claims
-from edge_server.tunnels.ownership_store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, Store
+from edge_server.tunnels.ownership import NameOwnership
+from edge_server.tunnels.ownership_store import DAY, FILE, OTHERS, VERSION, Claim, HistoryEntry, OwnershipStore
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ PRAGMA user_version = 1;
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    Store(tmp_path).write([Claim("app", "k1", NOW), Claim(":20022", "k2", NOW)])
+    OwnershipStore(tmp_path).write([Claim("app", "k1", NOW), Claim(":20022", "k2", NOW)])
     return tmp_path
 
 
@@ -69,7 +69,7 @@ def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
     assert run(state, "ban", "APP") == 0
     assert capsys.readouterr().out == "app is banned.\n"
-    assert [claim.is_banned for claim in Store(state).claims()] == [False, True]
+    assert [claim.is_banned for claim in OwnershipStore(state).claims()] == [False, True]
     assert run(state, "list") == 0
     assert "(banned)" in capsys.readouterr().out
     assert run(state, "release", "app", "--json") == 0
@@ -85,9 +85,9 @@ def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
 def test_ban_an_address(state: Path, given: str, network: str, capsys: pytest.CaptureFixture[str]):
     assert run(state, "ban", given) == 0
     assert capsys.readouterr().out == f"{network} is banned.\n"
-    assert Claims(Store(state)).banned_networks() == [network]
+    assert NameOwnership(OwnershipStore(state)).banned_networks() == [network]
     assert run(state, "release", given) == 0
-    assert Claims(Store(state)).banned_networks() == []
+    assert NameOwnership(OwnershipStore(state)).banned_networks() == []
 
 
 def held(name: str, at: int = NOW, owner: str = "k", **more: Any) -> HistoryEntry:
@@ -95,7 +95,7 @@ def held(name: str, at: int = NOW, owner: str = "k", **more: Any) -> HistoryEntr
 
 
 def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
-    store = Store(state)
+    store = OwnershipStore(state)
     store.record([held(f"n{n % 2}", NOW + 60 * n, port=20000 * (n % 2), host="10.0.0.1") for n in range(5)])
     store.record([HistoryEntry.of("banned", NOW + 600, name="n1", owner="k"), held("other", owner="k2")])
     assert run(state, "history") == 0
@@ -115,7 +115,7 @@ def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
 def test_one_owner_washes_nothing_out_of_the_history(state: Path, monkeypatch: pytest.MonkeyPatch):
     """Neither its own deed of another day or of this one, nor somebody else's."""
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_NAMES_A_DAY", 10)
-    store = Store(state)
+    store = OwnershipStore(state)
     store.record([held("bank-login", NOW - DAY), held("a2345678901234bc", NOW), held("shop", NOW, owner="good")])
     for number in range(100):
         store.record(held(f"n{number}-{name}", NOW + number) for name in range(5))
@@ -131,7 +131,7 @@ def test_the_days_of_the_history_are_bounded_by_their_number_and_not_by_the_cloc
     state: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_DAYS", 3)
-    store = Store(state)
+    store = OwnershipStore(state)
     for n in range(3):
         store.record([held(f"n{n}", NOW + n * DAY)])
     store.record([held("ahead", NOW + 1000 * DAY)])
@@ -152,7 +152,7 @@ def test_a_history_of_single_events_is_taken_over(tmp_path: Path, capsys: pytest
         )
         database.execute("INSERT INTO claim VALUES ('app', 'k', ?)", (NOW,))
         database.commit()
-    store = Store(tmp_path)
+    store = OwnershipStore(tmp_path)
     assert [claim.what for claim in store.claims()] == ["app"]
     app, other, later = store.history(None, 10)
     assert (app.held, app.released, app.banned, app.since, app.until) == (2, 1, 1, NOW, NOW + 3)
@@ -160,7 +160,7 @@ def test_a_history_of_single_events_is_taken_over(tmp_path: Path, capsys: pytest
     assert (other.name, other.held, later.released, later.port) == ("other", 1, 1, 20_001)
     store.record([held("app", NOW + 5)])
     store.close()
-    again = Store(tmp_path)
+    again = OwnershipStore(tmp_path)
     assert again.history("app", 1)[0].held == 3
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -171,7 +171,7 @@ def test_a_change_that_fails_half_way_changes_nothing(tmp_path: Path, monkeypatc
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
         database.executescript(VERSION_1 + "DROP INDEX history_of_name;")
     with pytest.raises(ConfigError, match="history_of_name"):
-        Store(tmp_path).claims()
+        OwnershipStore(tmp_path).claims()
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -182,7 +182,7 @@ def test_a_newer_database_is_not_touched(tmp_path: Path):
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as database:
         database.execute(f"PRAGMA user_version = {VERSION + 1}")
     with pytest.raises(ConfigError, match="another version"):
-        Store(tmp_path).claims()
+        OwnershipStore(tmp_path).claims()
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 64])
@@ -198,7 +198,7 @@ def test_what_is_no_name(state: Path, name: str, capsys: pytest.CaptureFixture[s
 )
 def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: str):
     assert run(state, "ban", given) == 0
-    assert kept in [claim.what for claim in Store(state).claims()]
+    assert kept in [claim.what for claim in OwnershipStore(state).claims()]
 
 
 @pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a..b", "xn--a"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth import failed_attempts
-from edge_server.auth.failed_attempts import LIMIT, WINDOW, Attempts, neighbourhood
+from edge_server.auth.failed_attempts import LIMIT, WINDOW, FailedAttempts, neighbourhood
 
 if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HERE, THERE = "192.0.2.1", "198.51.100.7"
 
 
-def flood(tries: Attempts, address: str, key: str | None, count: int) -> int:
+def flood(tries: FailedAttempts, address: str, key: str | None, count: int) -> int:
     """How many of so many wrong ones were looked at."""
     looked_at = 0
     for _ in range(count):
@@ -26,14 +26,14 @@ def flood(tries: Attempts, address: str, key: str | None, count: int) -> int:
 
 
 def test_a_thousand_in_a_minute(clock: Clock):
-    tries = Attempts(clock)
+    tries = FailedAttempts(clock)
     assert flood(tries, HERE, None, 1000) == LIMIT
     assert tries.refused == 1000 - LIMIT
     assert tries.may_try(THERE, None)
 
 
 def test_what_was_right_after_all_does_not_count(clock: Clock):
-    tries = Attempts(clock)
+    tries = FailedAttempts(clock)
     for _ in range(3 * LIMIT):
         assert tries.may_try(HERE, None)
         tries.was_wrong(HERE, None)
@@ -43,7 +43,7 @@ def test_what_was_right_after_all_does_not_count(clock: Clock):
 
 
 def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
-    tries = Attempts(clock)
+    tries = FailedAttempts(clock)
     flood(tries, HERE, None, 100)
     flood(tries, HERE, "somebody", 100)
     assert not tries.may_try(HERE, "somebody")
@@ -51,7 +51,7 @@ def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
 
 
 def test_it_is_over_after_a_minute(clock: Clock):
-    tries = Attempts(clock)
+    tries = FailedAttempts(clock)
     flood(tries, HERE, None, LIMIT)
     clock.now += WINDOW - 0.1
     assert not tries.may_try(HERE, None)
@@ -61,7 +61,7 @@ def test_it_is_over_after_a_minute(clock: Clock):
 
 def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(failed_attempts, "MAX_TRACKED", 10)
-    tries = Attempts(clock)
+    tries = FailedAttempts(clock)
     for number in range(100):
         tries.was_wrong(f"10.0.0.{number}", None)
         tries.was_wrong(HERE, None)  # again and again: it is not the one that is forgotten

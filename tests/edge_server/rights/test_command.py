@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.__main__ import main
-from edge_server.auth.token_registry import Tokens
-from edge_server.auth.token_store import FILE, Store
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.auth.token_store import FILE, TokenStore
 from edge_server.cli.token import MAX_NAMES
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_a_token_is_printed_alone_and_once(run, tmp_path: Path):
     status, out, err = run("create", "--note", "for the shop")
     assert status == 0
     token = out.removesuffix("\n")
-    assert Tokens("", Store(tmp_path / "state")).check(token)
+    assert TokenRegistry("", TokenStore(tmp_path / "state")).check(token)
     assert "this once" in err
     assert token not in err
     assert token.rpartition(".")[2] not in run("list")[1] + run("list", "--json")[1]
@@ -139,7 +139,7 @@ def test_what_is_no_domain_is_refused(run, domains: str):
 
 def test_a_token_of_before_there_were_domains_has_none(run, tmp_path: Path):
     run("create")
-    store = Store(tmp_path / "state")
+    store = TokenStore(tmp_path / "state")
     with store._database.writing() as database:
         (text,) = database.execute("SELECT rights FROM token").fetchone()
         before = {name: value for name, value in json.loads(text).items() if name != "domains"}

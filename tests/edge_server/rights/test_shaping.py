@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edge_server.auth.bandwidth import BURST_SECONDS, Bucket, Shaping
-from edge_server.auth.permissions import Identity, Rights
+from edge_server.auth.bandwidth import BURST_SECONDS, BandwidthLimiter, Bucket
+from edge_server.auth.permissions import Identity, Permissions
 
 
 class Clock:
@@ -38,11 +38,11 @@ def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
 
 
 def test_each_direction_has_the_whole_and_all_clients_share_it():
-    shaping = Shaping()
-    one = Identity("k", Rights(bandwidth=1000))
+    shaping = BandwidthLimiter()
+    one = Identity("k", Permissions(bandwidth=1000))
     received, sent = shaping.of(one) or (None, None)
     assert received is not None
     assert received is not sent
-    assert shaping.of(Identity("k", Rights(bandwidth=1000))) == (received, sent)
-    assert shaping.of(Identity("other", Rights(bandwidth=1000))) != (received, sent)
+    assert shaping.of(Identity("k", Permissions(bandwidth=1000))) == (received, sent)
+    assert shaping.of(Identity("other", Permissions(bandwidth=1000))) != (received, sent)
     assert shaping.of(Identity("k")) is None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.auth.permissions import Rights
+from edge_server.auth.permissions import Permissions
 from edge_server.auth.token import key_of, new_token
-from edge_server.auth.token_registry import Tokens
-from edge_server.auth.token_store import FILE, Store
+from edge_server.auth.token_registry import TokenRegistry
+from edge_server.auth.token_store import FILE, TokenStore
 from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 CHOSEN = "a-token-that-somebody-chose"
 NOW = 1_800_000_000
-ALL = Rights()
+ALL = Permissions()
 
 
 class Time:
@@ -32,17 +32,17 @@ class Time:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
+def store(tmp_path: Path) -> TokenStore:
+    return TokenStore(tmp_path)
 
 
 def test_the_development_token_is_accepted():
-    tokens = Tokens(CHOSEN)
+    tokens = TokenRegistry(CHOSEN)
     found = tokens.check(CHOSEN)
     assert found is not None
     assert found.rights == ALL
     assert tokens.current(found) == found
-    assert found == Tokens(CHOSEN).check(CHOSEN)
+    assert found == TokenRegistry(CHOSEN).check(CHOSEN)
     assert CHOSEN not in repr(found)
     assert CHOSEN not in repr(vars(tokens))
 
@@ -51,17 +51,17 @@ def test_the_development_token_is_accepted():
     "token", ["", "x", CHOSEN[:-1], CHOSEN + "x", CHOSEN.upper(), CHOSEN + "\0", " " + CHOSEN, "é" * 512]
 )
 def test_anything_else_is_not(token: str):
-    assert Tokens(CHOSEN).check(token) is None
+    assert TokenRegistry(CHOSEN).check(token) is None
 
 
 def test_an_empty_token_is_never_accepted():
-    assert Tokens("").check("") is None
+    assert TokenRegistry("").check("") is None
 
 
-def test_a_token_of_the_database(store: Store):
-    rights = Rights(tunnels=3, visitors=100, tcp_ports=range(20000, 20010), expires=NOW + 60)
+def test_a_token_of_the_database(store: TokenStore):
+    rights = Permissions(tunnels=3, visitors=100, tcp_ports=range(20000, 20010), expires=NOW + 60)
     token, entry = store.create(rights, "for the shop", NOW)
-    tokens = Tokens(CHOSEN, store, Time())
+    tokens = TokenRegistry(CHOSEN, store, Time())
     found = tokens.check(token)
     assert found is not None
     assert (found.key, found.rights) == (entry.key, rights)
@@ -70,10 +70,10 @@ def test_a_token_of_the_database(store: Store):
     assert tokens.check(CHOSEN) is not None
 
 
-def test_only_the_whole_of_it_is_good(store: Store):
+def test_only_the_whole_of_it_is_good(store: TokenStore):
     token, entry = store.create(ALL, "", NOW)
     other, _ = store.create(ALL, "", NOW)
-    tokens = Tokens(CHOSEN, store)
+    tokens = TokenRegistry(CHOSEN, store)
     mixed = f"qt1.{entry.key}.{other.rpartition('.')[2]}"
     for wrong in (token[:-1], token + "x", token.upper(), mixed, new_token()[1]):
         assert tokens.check(wrong) is None
@@ -83,14 +83,14 @@ def test_only_the_whole_of_it_is_good(store: Store):
 
 def test_a_development_token_of_the_usual_form_has_attempts_of_its_own():
     key, token = new_token()
-    assert Tokens(token).is_known(token) == key
-    assert Tokens(CHOSEN).is_known(CHOSEN) is None
+    assert TokenRegistry(token).is_known(token) == key
+    assert TokenRegistry(CHOSEN).is_known(CHOSEN) is None
 
 
-def test_what_another_process_does_is_seen(store: Store, tmp_path: Path):
-    tokens = Tokens(CHOSEN, store)
+def test_what_another_process_does_is_seen(store: TokenStore, tmp_path: Path):
+    tokens = TokenRegistry(CHOSEN, store)
     assert not tokens.refresh()
-    elsewhere = Store(tmp_path)
+    elsewhere = TokenStore(tmp_path)
     token, entry = elsewhere.create(ALL, "", NOW)
     assert tokens.check(token) is None
     assert tokens.refresh()
@@ -103,10 +103,10 @@ def test_what_another_process_does_is_seen(store: Store, tmp_path: Path):
     assert not tokens.refresh()
 
 
-def test_a_token_expires(store: Store):
+def test_a_token_expires(store: TokenStore):
     time = Time()
-    token, _ = store.create(Rights(expires=NOW + 60), "", NOW)
-    tokens = Tokens(CHOSEN, store, time)
+    token, _ = store.create(Permissions(expires=NOW + 60), "", NOW)
+    tokens = TokenRegistry(CHOSEN, store, time)
     found = tokens.check(token)
     assert found is not None
     time.now += 59.9
@@ -116,7 +116,7 @@ def test_a_token_expires(store: Store):
     assert tokens.current(found) is None
 
 
-def test_a_revoked_token_stays_revoked_and_on_record(store: Store):
+def test_a_revoked_token_stays_revoked_and_on_record(store: TokenStore):
     _, entry = store.create(ALL, "", NOW)
     assert store.revoke(entry.key, NOW + 1)
     assert store.revoke(entry.key, NOW + 2)
@@ -124,7 +124,7 @@ def test_a_revoked_token_stays_revoked_and_on_record(store: Store):
     assert not store.revoke("nobody", NOW)
 
 
-def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: Store, tmp_path: Path):
+def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: TokenStore, tmp_path: Path):
     token, _ = store.create(ALL, "a note", NOW)
     files = sorted(tmp_path.glob(f"{FILE}*"))
     assert files
@@ -133,30 +133,30 @@ def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: Store, 
         assert token.rpartition(".")[2].encode() not in path.read_bytes()
 
 
-def test_an_edge_that_never_had_a_token_makes_no_file(store: Store, tmp_path: Path):
-    assert Tokens(CHOSEN, store).check(new_token()[1]) is None
+def test_an_edge_that_never_had_a_token_makes_no_file(store: TokenStore, tmp_path: Path):
+    assert TokenRegistry(CHOSEN, store).check(new_token()[1]) is None
     assert not (tmp_path / FILE).exists()
 
 
 def test_a_damaged_database_is_no_edge(tmp_path: Path):
     (tmp_path / FILE).write_bytes(b"this is no database at all" * 100)
     with pytest.raises(ConfigError, match="cannot be used"):
-        Tokens(CHOSEN, Store(tmp_path))
+        TokenRegistry(CHOSEN, TokenStore(tmp_path))
 
 
-def test_a_database_of_another_version_is_no_edge(store: Store, tmp_path: Path):
+def test_a_database_of_another_version_is_no_edge(store: TokenStore, tmp_path: Path):
     store.create(ALL, "", NOW)
     store.close()
     with sqlite3.connect(tmp_path / FILE) as database:
         database.execute("PRAGMA user_version = 7")
     database.close()
     with pytest.raises(ConfigError, match="another version"):
-        Tokens(CHOSEN, Store(tmp_path))
+        TokenRegistry(CHOSEN, TokenStore(tmp_path))
 
 
-def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store: Store, tmp_path: Path):
+def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store: TokenStore, tmp_path: Path):
     token, _ = store.create(ALL, "", NOW)
-    tokens = Tokens(CHOSEN, Store(tmp_path))
+    tokens = TokenRegistry(CHOSEN, TokenStore(tmp_path))
     store.close()
     tokens.close()
     (tmp_path / FILE).write_bytes(b"gone" * 1000)
@@ -166,13 +166,13 @@ def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store
 
 
 @pytest.mark.parametrize("jump", [3000, -3000])
-def test_a_token_outlives_a_jump_of_the_clock(store: Store, jump: float):
+def test_a_token_outlives_a_jump_of_the_clock(store: TokenStore, jump: float):
     """Expired is what is so by a clock that has been believed; and a clock that is put right gives it back."""
     time = Time()
     wrong = 0.0
     clock = Clock(lambda: time.now + wrong, lambda: time.now)
-    token, _ = store.create(Rights(expires=NOW + 5000), "", NOW)
-    tokens = Tokens("", store, clock.now)
+    token, _ = store.create(Permissions(expires=NOW + 5000), "", NOW)
+    tokens = TokenRegistry("", store, clock.now)
 
     def pass_(seconds: float) -> None:
         for _ in range(10):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 
 @pytest.fixture(params=["native", "aioquic"])
@@ -33,6 +33,6 @@ async def edge(tmp_path: Path, engine: str) -> AsyncIterator[EdgeServer]:
 
 
 @pytest.fixture
-def scene(edge: EdgeServer) -> Scene:
+def scene(edge: EdgeServer) -> Introspection:
     assert edge.scene is not None
     return edge.scene

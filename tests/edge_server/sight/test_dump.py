@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.observability import state_dump
-from edge_server.tunnels.visitor_log import Visit
+from edge_server.tunnels.visitor_log import VisitorConnection
 
 if TYPE_CHECKING:
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def engine() -> str:
     return "auto"
 
 
-async def written(scene: Scene, caplog: pytest.LogCaptureFixture) -> str:
+async def written(scene: Introspection, caplog: pytest.LogCaptureFixture) -> str:
     """What the log says when the file was asked for."""
     with caplog.at_level("INFO", "edge_server.observability.state_dump"):
         state_dump.take(scene)
@@ -32,9 +32,9 @@ async def written(scene: Scene, caplog: pytest.LogCaptureFixture) -> str:
     return caplog.messages[-1]
 
 
-async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Scene, caplog):
+async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
-        scene.house.ledger.begin(Visit("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
+        scene.house.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
     path = scene.config.state_dir / state_dump.FILE
     assert await written(scene, caplog) == f"the edge's state is in {path}"
     state = json.loads(path.read_text())
@@ -46,7 +46,7 @@ async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Scene, caplog):
     scene.house.ledger.now.clear()
 
 
-async def test_the_next_takes_its_place(scene: Scene, caplog):
+async def test_the_next_takes_its_place(scene: Introspection, caplog):
     path = scene.config.state_dir / state_dump.FILE
     path.write_text("of before")
     await written(scene, caplog)
@@ -54,7 +54,7 @@ async def test_the_next_takes_its_place(scene: Scene, caplog):
     assert [entry.name for entry in scene.config.state_dir.iterdir() if "dump" in entry.name] == [state_dump.FILE]
 
 
-async def test_a_file_that_cannot_be_written_is_said(scene: Scene, caplog):
+async def test_a_file_that_cannot_be_written_is_said(scene: Introspection, caplog):
     (scene.config.state_dir / state_dump.FILE).mkdir()
     assert "could not be written: " in await written(scene, caplog)
 

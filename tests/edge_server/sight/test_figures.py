@@ -21,22 +21,22 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edge_server.admin.models import View
-from edge_server.certificates.acme.errors import Problem
-from edge_server.certificates.acme.renewal import Wants
-from edge_server.certificates.acme.service import Office
+from edge_server.certificates.acme.errors import AcmeError
+from edge_server.certificates.acme.renewal import RenewalPolicy
+from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings
-from edge_server.certificates.context_store import Certificates
+from edge_server.certificates.context_store import ContextStore
 from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, read
 from edge_server.observability.prometheus import Exposition
 from edge_server.storage.steady_clock import Clock
-from edge_server.tunnels.visitor_log import Classes
+from edge_server.tunnels.visitor_log import Histogram
 from quictunnel.version import VERSION
 from tests.edge_server.acme.issuing import issue
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
     from edge_server.server import EdgeServer
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "METRICS.md"
@@ -50,12 +50,12 @@ def engine() -> str:
     return "auto"
 
 
-def families(scene: Scene) -> dict[str, Metric]:
+def families(scene: Introspection) -> dict[str, Metric]:
     text = Exposition(scene).text().decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-def series(scene: Scene) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+def series(scene: Introspection) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
     """Every sample by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items())))
@@ -113,17 +113,17 @@ async def test_alarms_and_examples_of_the_document_use_figures_that_exist():
     assert used <= known
 
 
-async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene: Scene, tmp_path: Path):
+async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene: Introspection, tmp_path: Path):
     """They are not renewed, and an alarm for each of them would be one too many."""
-    certificates, wanted, now = Certificates(), {"a.example.org", "b.example.org"}, time.time()
+    certificates, wanted, now = ContextStore(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
-    wants = Wants(own=(), is_wanted=wanted.__contains__)
-    office = Office(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
+    wants = RenewalPolicy(own=(), is_wanted=wanted.__contains__)
+    office = AcmeService(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
     keeper = office.keeper
     for name, days in (("a.example.org", 10), ("b.example.org", 60)):
         keeper.want(name, "somebody", alone=False)
         keeper._ordered(keeper._entries[name], issue(name, now=now, days=days))
-    keeper._ordered(keeper._entries["a.example.org"], Problem("no"))
+    keeper._ordered(keeper._entries["a.example.org"], AcmeError("no"))
     house = dataclasses.replace(scene.house, acme=office, certificates=certificates)
     scene = dataclasses.replace(scene, house=house)
     assert dict(read(scene))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
@@ -146,7 +146,7 @@ def hello(name: str) -> bytes:
 CONTEXT = ssl.create_default_context()
 
 
-async def test_ten_thousand_random_names_add_nothing(edge: EdgeServer, scene: Scene):
+async def test_ten_thousand_random_names_add_nothing(edge: EdgeServer, scene: Introspection):
     """Each over a connection of its own, of names within the edge's domain and of others."""
     exposition = Exposition(scene)
     before, size = series(scene), len(exposition.text())
@@ -174,7 +174,7 @@ async def test_ten_thousand_random_names_add_nothing(edge: EdgeServer, scene: Sc
 
 
 def test_durations_are_counted_by_class():
-    classes = Classes()
+    classes = Histogram()
     for seconds in (0.0005, 0.001, 0.002, 5.0, 1e6):
         classes.count(seconds)
     assert classes.counts[:2] == [2, 1]

@@ -14,7 +14,7 @@ from quictunnel.shared import supervision
 
 if TYPE_CHECKING:
     from edge_server.observability import health
-    from edge_server.observability.introspection import Scene
+    from edge_server.observability.introspection import Introspection
     from edge_server.server import EdgeServer
     from quictunnel.transport.engine import Address
 
@@ -29,7 +29,7 @@ def wrong(readiness: health.Readiness) -> dict[str, str]:
     return {check.name: check.why for check in readiness.checks if not check.ok}
 
 
-async def test_an_edge_that_serves_is_ready(scene: Scene):
+async def test_an_edge_that_serves_is_ready(scene: Introspection):
     """Its own engine answers, whichever it is."""
     readiness = await Health(scene).readiness()
     assert readiness.ready
@@ -37,7 +37,7 @@ async def test_an_edge_that_serves_is_ready(scene: Scene):
     assert scene.endpoint.engine.counters.version_negotiations_sent == 1
 
 
-async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, scene: Scene):
+async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, scene: Introspection):
     ours = Health(scene)
     assert (await ours.readiness()).ready
     await edge.drain()
@@ -46,14 +46,14 @@ async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, scene: Scene
     assert wrong(readiness) == {"serving": "it takes nobody any more: it stops"}
 
 
-async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Scene):
+async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Introspection):
     ends = validity_of(scene.identity.read_bytes())
     for clock, word in ((ends.until, "ended at"), (ends.since - 1, "is the clock right?")):
         readiness = await Health(scene, clock=lambda now=clock: now, probe=well).readiness()
         assert word in wrong(readiness)["certificate"]
 
 
-async def test_background_work_that_fails_is_said_until_it_is_well(scene: Scene, monkeypatch):
+async def test_background_work_that_fails_is_said_until_it_is_well(scene: Introspection, monkeypatch):
     """By /readyz, by the figures, and by the log."""
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
     monkeypatch.setattr(supervision, "WELL_AFTER", 0.05)
@@ -79,19 +79,19 @@ async def test_background_work_that_fails_is_said_until_it_is_well(scene: Scene,
     await task
 
 
-async def test_no_certificate_for_the_tunnels_is_said(scene: Scene, monkeypatch):
+async def test_no_certificate_for_the_tunnels_is_said(scene: Introspection, monkeypatch):
     monkeypatch.setattr(type(scene.house.certificates), "validities", lambda _: [])
     readiness = await Health(scene, probe=well).readiness()
     assert wrong(readiness) == {"certificate": "there is none for *.tunnel.localhost yet"}
 
 
-async def test_a_certificate_that_cannot_be_read_is_said(scene: Scene):
+async def test_a_certificate_that_cannot_be_read_is_said(scene: Introspection):
     scene.identity.unlink()
     readiness = await Health(scene, probe=well).readiness()
     assert "cannot be read" in wrong(readiness)["certificate"]
 
 
-async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, scene: Scene):
+async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, scene: Introspection):
     """Nobody reads it any more."""
     scene.udp.detach()
     begun = time.monotonic()
@@ -100,7 +100,7 @@ async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, scen
     assert time.monotonic() - begun < 3
 
 
-async def test_many_who_ask_cost_one_look(scene: Scene, monkeypatch):
+async def test_many_who_ask_cost_one_look(scene: Introspection, monkeypatch):
     asked = []
 
     async def probe(_: Address) -> str:
@@ -117,7 +117,7 @@ async def test_many_who_ask_cost_one_look(scene: Scene, monkeypatch):
     assert len(asked) == 2
 
 
-async def test_alive_says_since_when_and_how_late_the_loop_is(scene: Scene):
+async def test_alive_says_since_when_and_how_late_the_loop_is(scene: Introspection):
     life = Health(scene, clock=lambda: scene.started_at + 5).life()
     assert (life.alive, life.uptime_seconds) == (True, 5.0)
     assert 0 <= life.loop_lag_seconds < 10

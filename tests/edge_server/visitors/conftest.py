@@ -15,7 +15,7 @@ import trustme
 import uvloop
 
 from edge_server.certificates.context_store import new_context
-from edge_server.ingress.tls_listener import Alert, Front, Hello, Origin, Route
+from edge_server.ingress.tls_listener import Alert, ClientHello, RedirectTarget, Route, TlsListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -177,7 +177,7 @@ class Visitor:
 
 
 class Doorstep:
-    """A listening :class:`Front` and the visitors a test sends to it."""
+    """A listening :class:`TlsListener` and the visitors a test sends to it."""
 
     app = App
     eventually = staticmethod(eventually)
@@ -188,18 +188,18 @@ class Doorstep:
         self.apps: list[App] = []
         self.sockets: list[socket.socket] = []
         self.make_app: Callable[[], App] = App
-        self.hellos: list[Hello] = []
+        self.hellos: list[ClientHello] = []
 
-    def origin(self, name: str, _host: str) -> Origin | None:
-        return Origin(f"https://{name}:{self.port}") if name == NAME else None
+    def origin(self, name: str, _host: str) -> RedirectTarget | None:
+        return RedirectTarget(f"https://{name}:{self.port}") if name == NAME else None
 
-    def route(self, hello: Hello, _host: str = "") -> Route | Alert:
+    def route(self, hello: ClientHello, _host: str = "") -> Route | Alert:
         self.hellos.append(hello)
         if hello.server_name is None:
             return Alert.MISSING_EXTENSION
         return self.welcome if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
 
-    def _ask(self, hello: Hello, host: str) -> Route | Alert:
+    def _ask(self, hello: ClientHello, host: str) -> Route | Alert:
         return self.route(hello, host)  # which a test may have replaced
 
     @property
@@ -211,7 +211,7 @@ class Doorstep:
         return app
 
     async def open(self, **settings: Any) -> None:
-        self.front = Front(self._ask, origin=self.origin, **settings)
+        self.front = TlsListener(self._ask, origin=self.origin, **settings)
         loop = asyncio.get_running_loop()
         self.server = await loop.create_server(self.front, "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]

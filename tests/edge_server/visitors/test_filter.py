@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from edge_server.ingress.ip_filter import Filter
+from edge_server.ingress.ip_filter import IpFilter
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ from edge_server.ingress.ip_filter import Filter
     ],
 )
 def test_admits(allow: list[str], deny: list[str], host: str, admitted: bool):
-    assert Filter(allow, deny).admits(host) is admitted
+    assert IpFilter(allow, deny).admits(host) is admitted
 
 
 @pytest.mark.parametrize("network", ["", "203.0.113.9/24", "203.0.113.0/33", "example.com", "203.0.113.0-9"])
 def test_what_is_no_network(network: str):
     with pytest.raises(ValueError, match=r"network|address|netmask|Octet|octet|host bits|IPv"):
-        Filter([], [network])
+        IpFilter([], [network])
 
 
 def test_a_filter_of_many_networks_says_what_each_of_them_says():
@@ -51,7 +51,7 @@ def test_a_filter_of_many_networks_says_what_each_of_them_says():
             number = near ^ chance.getrandbits(12)
             networks.append(str(ip_network((number, length), strict=False)))
             hosts.append(str(ip_network((near ^ chance.getrandbits(12), bits))).partition("/")[0])
-        allowed, denied = Filter(networks, []), Filter([], networks)
+        allowed, denied = IpFilter(networks, []), IpFilter([], networks)
         for host in hosts:
             is_in = any(ip_address(host) in ip_network(each) for each in networks)
             assert allowed.admits(host) is is_in

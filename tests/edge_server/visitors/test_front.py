@@ -12,8 +12,8 @@ import pytest
 
 from edge_server.ingress import lingering_close
 from edge_server.ingress.lingering_close import FAREWELL_BYTES
-from edge_server.ingress.tls_listener import CROWD, Alert, Deadlines, Front, Outcome
-from edge_server.resources.descriptor_budget import Shortage
+from edge_server.ingress.tls_listener import OVERLOADED, Alert, Deadlines, HandshakeOutcome, TlsListener
+from edge_server.resources.descriptor_budget import ShortageLog
 from tests.edge_server.visitors.conftest import Visitor
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ async def refused_with(doorstep: Doorstep, name: str | None, version: ssl.TLSVer
     return caught.value.reason or ""
 
 
-async def drained(doorstep: Doorstep, outcome: Outcome, count: int = 1) -> None:
+async def drained(doorstep: Doorstep, outcome: HandshakeOutcome, count: int = 1) -> None:
     await doorstep.eventually(lambda: doorstep.front.outcomes[outcome] == count)
     await doorstep.eventually(lambda: not doorstep.front.pending)
 
@@ -59,7 +59,7 @@ async def test_unknown_and_missing_names_get_their_alerts(doorstep: Doorstep, ve
     assert "MISSING_EXTENSION" in await refused_with(doorstep, None, version)
     for sock in doorstep.sockets:
         sock.close()
-    await drained(doorstep, Outcome.REFUSED, 2)
+    await drained(doorstep, HandshakeOutcome.REFUSED, 2)
     assert [hello.server_name for hello in doorstep.hellos] == ["b.tunnel.localhost", None]
     assert doorstep.hellos[0].alpn == ("h2", "http/1.1")
 
@@ -124,7 +124,7 @@ async def test_curl_without_tls_is_told_to_use_https(doorstep: Doorstep, argumen
         assert "Connection: close" in head
         assert "https://" in body
         assert body.count("\n") == 1
-    await drained(doorstep, Outcome.PLAIN_HTTP)
+    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP)
 
 
 async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(doorstep: Doorstep, ca_file: str) -> None:
@@ -135,7 +135,7 @@ async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(doorstep: Doorstep,
         "HTTP/1.1 308 Permanent Redirect",
         f"Location: {url.replace('http', 'https')}",
     ]
-    assert doorstep.front.outcomes == {Outcome.REDIRECTED: 1}
+    assert doorstep.front.outcomes == {HandshakeOutcome.REDIRECTED: 1}
 
 
 async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -> None:
@@ -147,7 +147,7 @@ async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -
         answer += chunk
     assert answer.startswith(b"HTTP/1.1 400 ")
     sock.close()
-    await drained(doorstep, Outcome.PLAIN_HTTP)
+    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP)
 
 
 async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Doorstep) -> None:
@@ -159,7 +159,7 @@ async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Do
     await loop.sock_sendall(sock, head.encode() + bytes(size))
     assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 308 ")
     sock.close()
-    await drained(doorstep, Outcome.REDIRECTED)
+    await drained(doorstep, HandshakeOutcome.REDIRECTED)
 
 
 async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch:
     monkeypatch.setattr(lingering_close, "UPLOAD_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, head)
-    await drained(doorstep, Outcome.REDIRECTED, 2)
+    await drained(doorstep, HandshakeOutcome.REDIRECTED, 2)
 
 
 async def test_a_refused_visitor_is_not_listened_to_for_ever(
@@ -187,26 +187,26 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
     monkeypatch.setattr(lingering_close, "FAREWELL_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
-    await drained(doorstep, Outcome.PLAIN_HTTP, 2)
+    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP, 2)
 
 
 @pytest.mark.parametrize(
     ("first", "outcome"),
     [
-        (b"SSH-2.0-x\r\n", Outcome.NOT_TLS),
-        (b"\0" * 2000, Outcome.NOT_TLS),
-        (b"\x16\x03\x01\xff\xff", Outcome.BAD_HELLO),
-        (b"", Outcome.LEFT),
-        (b"\x16\x03\x01", Outcome.LEFT),
+        (b"SSH-2.0-x\r\n", HandshakeOutcome.NOT_TLS),
+        (b"\0" * 2000, HandshakeOutcome.NOT_TLS),
+        (b"\x16\x03\x01\xff\xff", HandshakeOutcome.BAD_HELLO),
+        (b"", HandshakeOutcome.LEFT),
+        (b"\x16\x03\x01", HandshakeOutcome.LEFT),
     ],
 )
-async def test_other_newcomers(doorstep: Doorstep, first: bytes, outcome: Outcome) -> None:
+async def test_other_newcomers(doorstep: Doorstep, first: bytes, outcome: HandshakeOutcome) -> None:
     sock = await doorstep.connect()
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, first)
-    if outcome is Outcome.BAD_HELLO:
+    if outcome is HandshakeOutcome.BAD_HELLO:
         assert await loop.sock_recv(sock, 100) == b"\x15\x03\x03\x00\x02\x02\x16"
-    elif outcome is Outcome.NOT_TLS:
+    elif outcome is HandshakeOutcome.NOT_TLS:
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(sock, 100)
     sock.close()
@@ -221,7 +221,7 @@ async def test_a_visitor_that_leaves_in_its_handshake(doorstep: Doorstep) -> Non
     await visitor.flush()
     await doorstep.eventually(lambda: doorstep.hellos != [])
     visitor.sock.close()
-    await drained(doorstep, Outcome.LEFT)
+    await drained(doorstep, HandshakeOutcome.LEFT)
     assert doorstep.apps == []
 
 
@@ -233,7 +233,7 @@ async def test_a_handshake_that_fails_is_no_exception(doorstep: Doorstep) -> Non
     with pytest.raises(ssl.SSLCertVerificationError):
         await distrusting.handshake()
     await distrusting.flush()
-    await drained(doorstep, Outcome.LEFT)
+    await drained(doorstep, HandshakeOutcome.LEFT)
     assert doorstep.apps == []
 
 
@@ -256,7 +256,7 @@ async def test_a_request_without_an_end_is_cut(doorstep: Doorstep, hurry: Callab
     sock = await stay(doorstep, "half a request", "127.0.0.1")
     with pytest.raises(ConnectionResetError):
         await asyncio.get_running_loop().sock_recv(sock, 1)
-    await drained(doorstep, Outcome.SLOW)
+    await drained(doorstep, HandshakeOutcome.SLOW)
 
 
 async def test_a_dripping_hello_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
@@ -266,7 +266,7 @@ async def test_a_dripping_hello_is_cut(doorstep: Doorstep, hurry: Callable[..., 
         visitor.tls.do_handshake()
     with pytest.raises(ConnectionError):
         await drip(visitor.sock, visitor.outgoing.read())
-    await drained(doorstep, Outcome.SLOW)
+    await drained(doorstep, HandshakeOutcome.SLOW)
     assert doorstep.hellos == []
 
 
@@ -279,7 +279,7 @@ async def test_a_stalled_handshake_is_cut(doorstep: Doorstep, hurry: Callable[..
     await visitor.fill()  # the server's flight, which is left without an answer
     with pytest.raises(ConnectionResetError):
         await visitor.fill()
-    await drained(doorstep, Outcome.SLOW)
+    await drained(doorstep, HandshakeOutcome.SLOW)
 
 
 async def test_many_drips_do_not_keep_a_newcomer_waiting(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
@@ -288,8 +288,8 @@ async def test_many_drips_do_not_keep_a_newcomer_waiting(doorstep: Doorstep, hur
     for _ in range(200):
         await loop.sock_sendall(await doorstep.connect(), b"\x16")
     await doorstep.pair()
-    await drained(doorstep, Outcome.SLOW, 200)
-    assert doorstep.front.outcomes[Outcome.WELCOME] == 1
+    await drained(doorstep, HandshakeOutcome.SLOW, 200)
+    assert doorstep.front.outcomes[HandshakeOutcome.WELCOME] == 1
 
 
 STATES = ("silent", "half a hello", "handshake", "refused", "half a request", "redirected", "broken")
@@ -375,7 +375,7 @@ async def test_without_scarcity_nobody_is_sent_away(doorstep: Doorstep) -> None:
     for _ in range(40):
         await stay(doorstep, "handshake", "127.0.0.1")
     await doorstep.pair()
-    assert doorstep.front.pending.given_up == doorstep.front.outcomes[Outcome.CROWDED] == 0
+    assert doorstep.front.pending.given_up == doorstep.front.outcomes[HandshakeOutcome.CROWDED] == 0
 
 
 async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
@@ -386,10 +386,10 @@ async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
     others = [await doorstep.connect() for _ in range(2)]
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
-    assert doorstep.front.outcomes == {Outcome.CROWDED: 1}
+    assert doorstep.front.outcomes == {HandshakeOutcome.CROWDED: 1}
     for other in others:
         other.close()
-    await drained(doorstep, Outcome.LEFT, 2)
+    await drained(doorstep, HandshakeOutcome.LEFT, 2)
 
 
 async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(doorstep: Doorstep) -> None:
@@ -407,12 +407,12 @@ async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(door
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
     second.close()
-    await drained(doorstep, Outcome.LEFT)
+    await drained(doorstep, HandshakeOutcome.LEFT)
 
 
 async def test_few_places_are_told_of(doorstep: Doorstep, caplog: pytest.LogCaptureFixture) -> None:
     doorstep.front.pending.limit = 2
-    doorstep.front._shortage = Shortage()
+    doorstep.front._shortage = ShortageLog()
     for _ in range(20):
         await stay(doorstep, "silent", "127.9.9.9")
     await doorstep.eventually(lambda: doorstep.front.pending.given_up == 18)
@@ -422,11 +422,11 @@ async def test_few_places_are_told_of(doorstep: Doorstep, caplog: pytest.LogCapt
 
 
 async def test_who_comes_while_there_are_too_many_is_reset(doorstep: Doorstep) -> None:
-    doorstep.route = lambda _hello, _host: CROWD
+    doorstep.route = lambda _hello, _host: OVERLOADED
     visitor = await doorstep.visitor()
     with pytest.raises(ConnectionResetError):
         await visitor.handshake()
-    assert doorstep.front.outcomes == {Outcome.CROWDED: 1}
+    assert doorstep.front.outcomes == {HandshakeOutcome.CROWDED: 1}
 
 
 async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(doorstep: Doorstep) -> None:
@@ -435,7 +435,7 @@ async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(doorstep
         sock = await doorstep.connect()
         sock.send(client_hello(doorstep, "b.tunnel.localhost"))
         sock.close()
-    await drained(doorstep, Outcome.REFUSED, 20)
+    await drained(doorstep, HandshakeOutcome.REFUSED, 20)
 
 
 async def test_abort_clears_the_doorstep(doorstep: Doorstep) -> None:
@@ -448,4 +448,4 @@ async def test_abort_clears_the_doorstep(doorstep: Doorstep) -> None:
 
 
 async def test_a_front_needs_no_loop_argument() -> None:
-    assert Front(lambda _hello: Alert.UNRECOGNIZED_NAME).loop is asyncio.get_running_loop()
+    assert TlsListener(lambda _hello: Alert.UNRECOGNIZED_NAME).loop is asyncio.get_running_loop()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from edge_server.ingress.client_hello import (
     MAX_CLIENT_HELLO,
     Alert,
+    ClientHello,
     ClientHelloReader,
-    Hello,
     HelloError,
     PlainHttp,
 )
@@ -96,11 +96,11 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def test_openssl_hellos_are_read() -> None:
-    assert verdict(HELLOS[0]) == Hello(NAME, (), len(HELLOS[0]))
-    assert verdict(HELLOS[1]) == Hello(NAME, (), len(HELLOS[1]))
-    assert verdict(HELLOS[2]) == Hello(NAME, ("h2", "http/1.1"), len(HELLOS[2]))
-    assert verdict(HELLOS[3]) == Hello(None, (), len(HELLOS[3]))
-    assert verdict(HELLOS[4]) == Hello("a." * 120 + "localhost", ("x" * 255,), len(HELLOS[4]))
+    assert verdict(HELLOS[0]) == ClientHello(NAME, (), len(HELLOS[0]))
+    assert verdict(HELLOS[1]) == ClientHello(NAME, (), len(HELLOS[1]))
+    assert verdict(HELLOS[2]) == ClientHello(NAME, ("h2", "http/1.1"), len(HELLOS[2]))
+    assert verdict(HELLOS[3]) == ClientHello(None, (), len(HELLOS[3]))
+    assert verdict(HELLOS[4]) == ClientHello("a." * 120 + "localhost", ("x" * 255,), len(HELLOS[4]))
 
 
 @pytest.mark.parametrize("name", BROWSERS)
@@ -108,7 +108,7 @@ def test_what_a_browser_says_is_read(name: str) -> None:
     """Of any length, with whatever else it holds, and in the segments that it comes in."""
     said = BROWSERS[name]
     alpn = ("http/1.1",) if "websocket" in name else ("h2", "http/1.1")
-    assert verdict(said) == Hello(RECORDED_NAME, alpn, len(said))
+    assert verdict(said) == ClientHello(RECORDED_NAME, alpn, len(said))
     assert verdict(said[:SEGMENT], said[SEGMENT:]) == verdict(said)
 
 
@@ -128,15 +128,15 @@ def test_cut_at_every_byte_it_is_neither_complete_nor_wrong(hello: bytes) -> Non
 def test_records_of_any_size(hello: bytes, size: int) -> None:
     cut = records(hello[5:], size)
     whole = verdict(hello)
-    assert isinstance(whole, Hello)
-    assert verdict(cut) == Hello(whole.server_name, whole.alpn, len(cut))
+    assert isinstance(whole, ClientHello)
+    assert verdict(cut) == ClientHello(whole.server_name, whole.alpn, len(cut))
     assert verdict(*(bytes((byte,)) for byte in cut)) == verdict(cut)
 
 
 def test_what_follows_the_hello_is_kept_and_not_looked_at() -> None:
     reader = ClientHelloReader()
     hello = reader.feed(HELLOS[0] + b"\xff\xff\xff")
-    assert isinstance(hello, Hello)
+    assert isinstance(hello, ClientHello)
     assert hello.length == len(HELLOS[0])
     assert bytes(reader.received) == HELLOS[0] + b"\xff\xff\xff"
 
@@ -197,7 +197,7 @@ def test_random_extensions_raise_nothing_else(body: bytes) -> None:
 def test_names_are_normalised(raw: bytes, read: str) -> None:
     assert len(read) <= 253
     hello = verdict(records(message(sni(raw))))
-    assert isinstance(hello, Hello)
+    assert isinstance(hello, ClientHello)
     assert hello.server_name == read
 
 
@@ -227,7 +227,7 @@ ODD = extension(0x0A0A, b"") + extension(0xFE0D, bytes(200)) + extension(0xEEEE,
 )
 def test_unknown_extensions_and_old_hellos_are_fine(wire: bytes, expected: str | None) -> None:
     hello = verdict(wire)
-    assert isinstance(hello, Hello)
+    assert isinstance(hello, ClientHello)
     assert hello.server_name == expected
 
 
@@ -290,7 +290,7 @@ def test_the_largest_hello_is_read() -> None:
     room = MAX_CLIENT_HELLO - 5 - len(message(sni(b"a.b"), extension(0xFE0D, b"")))
     wire = records(message(sni(b"a.b"), extension(0xFE0D, bytes(room))))
     assert len(wire) == MAX_CLIENT_HELLO
-    assert verdict(wire) == Hello("a.b", (), MAX_CLIENT_HELLO)
+    assert verdict(wire) == ClientHello("a.b", (), MAX_CLIENT_HELLO)
     assert isinstance(verdict(records(message(sni(b"a.b"), extension(0xFE0D, bytes(room + 1))))), tuple)
 
 

@@ -15,7 +15,7 @@ from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, Received, StreamsAvailable
 from quictunnel.transport.qlog import NotTracedError, Tracer, tracer_of
 from quictunnel.transport.session import Session
-from quictunnel.transport.tracing_engine import EARLY_EVENTS, MAX_EARLY, Traced, long_header
+from quictunnel.transport.tracing_engine import EARLY_EVENTS, MAX_EARLY, TracingEngine, long_header
 from quictunnel.wire.control_state import Side
 from tests.qlog import count, events, names, only_file
 from tests.simnet.link import Conditions
@@ -77,7 +77,7 @@ async def test_both_sides_say_the_same(start_pair: StartPair, tmp_path: Path):
 async def test_connections_that_are_there_are_traced_from_then_on_and_no_longer(pair: SessionPair, tmp_path: Path):
     bare = pair.edge_endpoint.engine
     pair.edge_endpoint.trace(Tracer(tmp_path))
-    assert isinstance(pair.edge_endpoint.engine, Traced)
+    assert isinstance(pair.edge_endpoint.engine, TracingEngine)
     await transfer(pair)
     pair.edge_endpoint.trace(None)
     assert pair.edge_endpoint.engine is bare
@@ -178,7 +178,7 @@ async def test_of_two_connections_one_is_traced(network: Network, pair: SessionP
     other = await beside(pair, network) if comes == "before" else None
     trace = endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path))
     assert endpoint.trace_of(pair.edge.link.connection) is trace
-    assert isinstance(endpoint.engine, Traced)
+    assert isinstance(endpoint.engine, TracingEngine)
     if other is None:
         other = await beside(pair, network)
     assert endpoint.trace_of(other.edge.link.connection) is None
@@ -301,7 +301,7 @@ async def test_a_trace_that_begins_too_late_ends_at_once(pair: SessionPair, tmp_
 async def test_strangers_who_become_nothing_are_forgotten(pair: SessionPair, tmp_path: Path):
     pair.edge_endpoint.trace(Tracer(tmp_path))
     traced = pair.edge_endpoint.engine
-    assert isinstance(traced, Traced)
+    assert isinstance(traced, TracingEngine)
     for number in range(3 * MAX_EARLY):
         for _ in range(3 * EARLY_EVENTS):
             traced.receive([Received(b"\x40" + bytes(30), 31, ("10.9.0.1", number + 1))], 1000.0)

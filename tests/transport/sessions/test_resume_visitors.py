@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from quictunnel.transport.engine import CloseCause
-from quictunnel.transport.incoming_stream import Arrival
+from quictunnel.transport.incoming_stream import IncomingStream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import SessionCode, StreamCode
-from quictunnel.wire.messages import GoAway, Standing
+from quictunnel.wire.messages import GoAway, ResumeState
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions, Packet
 from tests.simnet.socket import Network, SimSocket
@@ -197,7 +197,7 @@ async def test_account_of_too_many_unknown_streams_ends_the_session(
 
     def stand_for_long() -> None:
         for number in range(101):
-            pair.edge.say(Standing([(1000 + number, 0, 0, 1)], False))
+            pair.edge.say(ResumeState([(1000 + number, 0, 0, 1)], False))
         stand()
 
     monkeypatch.setattr(pair.edge, "stand", stand_for_long)
@@ -243,7 +243,7 @@ def hold_one_packet_of_the_account(loop: VirtualLoop, pair: SessionPair, socket:
     was_parked = False
     packets = 0
 
-    def park(arrival: Arrival, number: int) -> int | None:
+    def park(arrival: IncomingStream, number: int) -> int | None:
         nonlocal was_parked
         was_parked = was_parked or session.is_awaiting_standing
         return Session.park(session, arrival, number)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aioquic.quic.packet_builder import QuicDeliveryState
 
     from quictunnel.transport.engine import Limits
-    from quictunnel.transport.engines.aioquic.streams import Stream
+    from quictunnel.transport.engines.aioquic.streams import AioquicStream
 
 # MAX_STREAMS goes out for every eighth of the limit, not for every stream that ends.
 STREAMS_STEP = 8
@@ -94,28 +94,28 @@ class Announcements:
 
     # RFC 9000 section 19.10
 
-    def stream_limit(self, stream: Stream) -> None:
+    def stream_limit(self, stream: AioquicStream) -> None:
         if not stream.limit_due:
             stream.limit_due = True
             self._queue.append(partial(self._frame_stream_limit, stream))
 
-    def _frame_stream_limit(self, stream: Stream) -> Frame | None:
+    def _frame_stream_limit(self, stream: AioquicStream) -> Frame | None:
         stream.limit_due = False
         if stream.receive.final is not None or stream.receive.stop_code is not None:
             return None
         frame = b"\x11" + stream.encoded_id + encode(stream.receive.limit)
         return frame, (self._on_stream_limit_delivery, (stream,))
 
-    def _on_stream_limit_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+    def _on_stream_limit_delivery(self, state: QuicDeliveryState, stream: AioquicStream) -> None:
         if state is not ACKED:
             self.stream_limit(stream)
 
     # RFC 9000 section 19.4
 
-    def reset(self, stream: Stream) -> None:
+    def reset(self, stream: AioquicStream) -> None:
         self._queue.append(partial(self._frame_reset, stream))
 
-    def _frame_reset(self, stream: Stream) -> Frame | None:
+    def _frame_reset(self, stream: AioquicStream) -> Frame | None:
         send = stream.send
         if not send.reset_due or send.code is None:
             return None
@@ -123,17 +123,17 @@ class Announcements:
         frame = b"\x04" + stream.encoded_id + encode(send.code) + encode(send.offset)
         return frame, (self._on_reset_delivery, (stream,))
 
-    def _on_reset_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+    def _on_reset_delivery(self, state: QuicDeliveryState, stream: AioquicStream) -> None:
         if stream.send.on_reset_delivery(state):
             self.reset(stream)
 
     # RFC 9000 section 19.5
 
-    def stop(self, stream: Stream) -> None:
+    def stop(self, stream: AioquicStream) -> None:
         stream.receive.stop_due = True
         self._queue.append(partial(self._frame_stop, stream))
 
-    def _frame_stop(self, stream: Stream) -> Frame | None:
+    def _frame_stop(self, stream: AioquicStream) -> Frame | None:
         receive = stream.receive
         if not receive.stop_due or receive.stop_code is None or receive.done:
             return None
@@ -141,6 +141,6 @@ class Announcements:
         frame = b"\x05" + stream.encoded_id + encode(receive.stop_code)
         return frame, (self._on_stop_delivery, (stream,))
 
-    def _on_stop_delivery(self, state: QuicDeliveryState, stream: Stream) -> None:
+    def _on_stop_delivery(self, state: QuicDeliveryState, stream: AioquicStream) -> None:
         if state is not ACKED and not stream.receive.done:
             self.stop(stream)

@@ -35,7 +35,7 @@ NOT_ELICITING = frozenset({0x00, 0x02, 0x03, 0x1C, 0x1D})
 INHERITED = frozenset({0x06, 0x07, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E})
 
 
-class FrameReader:
+class QuicFrameReader:
     """Reads one packet's payload at a time for one connection."""
 
     def __init__(self, connection: TunnelConnection, inherited: Mapping[int, Any]) -> None:

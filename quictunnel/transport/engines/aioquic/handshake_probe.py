@@ -19,7 +19,7 @@ from aioquic.quic.packet import QuicProtocolVersion
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from quictunnel.transport.engine import Shown
+from quictunnel.transport.engine import HandshakeReport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ MAX_DATAGRAMS: Final = 64
 """A handshake has a dozen; a server that goes on is not waited for."""
 
 
-def look(address: Address, server_name: str, alpn: str, patience: float) -> Shown:
+def look(address: Address, server_name: str, alpn: str, patience: float) -> HandshakeReport:
     """Shake hands and leave. Raises TimeoutError, OSError; a refusal is in what is shown."""
     connection = QuicConnection(
         configuration=QuicConfiguration(
@@ -53,8 +53,8 @@ def look(address: Address, server_name: str, alpn: str, patience: float) -> Show
         if isinstance(ended, events.HandshakeCompleted):
             connection.close()
             _send(connection, sock)
-            return Shown(chain, ended.alpn_protocol or "", seconds)
-    return Shown(chain, "", seconds, ended.error_code, ended.reason_phrase)
+            return HandshakeReport(chain, ended.alpn_protocol or "", seconds)
+    return HandshakeReport(chain, "", seconds, ended.error_code, ended.reason_phrase)
 
 
 def objection(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:

@@ -26,7 +26,7 @@ SAMPLE_SIZE = 16
 _BYTES = [bytes((value,)) for value in range(256)]
 
 
-class Opened(NamedTuple):
+class DecryptedPacket(NamedTuple):
     """A 1-RTT packet without its protection."""
 
     first: int
@@ -50,7 +50,7 @@ class OneRttKeys(CryptoPair):
         self._phase_start = 0
         """The first packet number received in the current phase; -1 while there is none."""
 
-    def open(self, packet: bytes, offset: int, expected: int) -> Opened:
+    def open(self, packet: bytes, offset: int, expected: int) -> DecryptedPacket:
         """Remove header and payload protection. Raises CryptoError for what is not authentic."""
         recv = self.recv
         protection = recv.hp
@@ -76,7 +76,7 @@ class OneRttKeys(CryptoPair):
             raise self._forged() from None
         if self._phase_start < 0:
             self._phase_start = number
-        return Opened(first, number, payload)
+        return DecryptedPacket(first, number, payload)
 
     def _forged(self) -> Exception:
         self.forgeries += 1
@@ -86,7 +86,7 @@ class OneRttKeys(CryptoPair):
             )
         return CryptoError("Packet is not authentic")
 
-    def _open_other_phase(self, first: int, number: int, sealed: bytes, header: bytes) -> Opened:
+    def _open_other_phase(self, first: int, number: int, sealed: bytes, header: bytes) -> DecryptedPacket:
         # Until the peer answers an update of ours, its packets are of the phase before, whatever their number.
         overtaken = self._previous is not None and (self._phase_start < 0 or number < self._phase_start)
         if overtaken:
@@ -109,7 +109,7 @@ class OneRttKeys(CryptoPair):
                 )
             self._update_key("remote_update")
             self._phase_start = number
-        return Opened(first, number, payload)
+        return DecryptedPacket(first, number, payload)
 
     def decrypt_packet(
         self, packet: bytes, encrypted_offset: int, expected_packet_number: int

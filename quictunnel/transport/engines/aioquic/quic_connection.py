@@ -30,7 +30,7 @@ from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import CloseCause, Connected
 from quictunnel.transport.engines.aioquic.anti_amplification import Reach, is_public
-from quictunnel.transport.engines.aioquic.frames import FrameReader
+from quictunnel.transport.engines.aioquic.frames import QuicFrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
 from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 from quictunnel.transport.engines.aioquic.packet_sender import Sender, is_open
@@ -114,7 +114,7 @@ class TunnelConnection(QuicConnection):
         self.is_asking = False
         """The next packet is to be long enough for an answer from where this side is not known."""
         self.reach = Reach(self, validated)
-        self._reader = FrameReader(self, self._QuicConnection__frame_handlers)  # type: ignore[attr-defined]  # mangled
+        self._reader = QuicFrameReader(self, self._QuicConnection__frame_handlers)  # type: ignore[attr-defined]  # mangled
 
     def _choose_cids(self) -> None:
         """Connection IDs and reset tokens of our making in place of aioquic's."""

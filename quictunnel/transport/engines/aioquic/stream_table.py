@@ -17,10 +17,10 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from quictunnel.transport.engine import Data, Event, Limits, Reset, Stopped, StreamsAvailable, Writable
 from quictunnel.transport.engines.aioquic.control_frames import Announcements
 from quictunnel.transport.engines.aioquic.streams import (
+    AioquicStream,
     FinalSizeError,
     ReceiveHalf,
     SendHalf,
-    Stream,
     TooManyHolesError,
 )
 from quictunnel.transport.engines.aioquic.varint import encode
@@ -62,8 +62,8 @@ class StreamTable:
         """Bytes; what was skipped, because a stream was given up, earns no window."""
         self.is_client = is_client
         self.now = 0.0
-        self.streams: dict[int, Stream] = {}
-        self.events: list[Event | Stream] = []
+        self.streams: dict[int, AioquicStream] = {}
+        self.events: list[Event | AioquicStream] = []
         self._send_buffer = send_buffer
         self._own_window = own_window
         self._peer_window = limits.stream_window
@@ -73,7 +73,7 @@ class StreamTable:
         self.received = 0
         self.delivered = 0
         self._pieces = 0
-        self._zombies: dict[Stream, float] = {}
+        self._zombies: dict[AioquicStream, float] = {}
         # what this side may do
         self.peer_max_data = 0
         self.peer_max_streams = 0
@@ -83,10 +83,10 @@ class StreamTable:
         self._next_number = 0 if is_client else 1
         self._open_refused = False
         # what is to be sent
-        self._ready: deque[Stream] = deque()
-        self._ready_first: deque[Stream] = deque()
-        self._ready_sparse: deque[Stream] = deque()
-        self._starved: list[Stream] = []
+        self._ready: deque[AioquicStream] = deque()
+        self._ready_first: deque[AioquicStream] = deque()
+        self._ready_sparse: deque[AioquicStream] = deque()
+        self._starved: list[AioquicStream] = []
         self.control = Announcements(limits)
 
     # What the application asks for
@@ -249,7 +249,7 @@ class StreamTable:
         queued, self.events = self.events, []
         told: list[Event] = []
         for item in queued:
-            if not isinstance(item, Stream):
+            if not isinstance(item, AioquicStream):
                 told.append(item)
                 continue
             receive = item.receive
@@ -322,15 +322,15 @@ class StreamTable:
 
     # Private
 
-    def _add(self, number: int, send_window: int, limit: int, window: int) -> Stream:
+    def _add(self, number: int, send_window: int, limit: int, window: int) -> AioquicStream:
         receive = ReceiveHalf(limit)
         send = SendHalf(send_window, partial(self._on_send_done, number))
-        stream = self.streams[number] = Stream(number, encode(number), send, receive)
+        stream = self.streams[number] = AioquicStream(number, encode(number), send, receive)
         if window != limit:
             self._grow_stream_window(stream)
         return stream
 
-    def _accept(self, number: int, frame: int) -> Stream | None:
+    def _accept(self, number: int, frame: int) -> AioquicStream | None:
         """The stream a frame names for the first time; None when it is over already."""
         if number & 2:
             raise QuicConnectionError(
@@ -339,7 +339,7 @@ class StreamTable:
         if (number & 1 == 0) == self.is_client:
             if number < self._next_number:
                 return None
-            raise QuicConnectionError(QuicErrorCode.STREAM_STATE_ERROR, frame, "Stream was not opened")
+            raise QuicConnectionError(QuicErrorCode.STREAM_STATE_ERROR, frame, "AioquicStream was not opened")
         index = number // 4
         if index >= self.control.max_streams:
             raise QuicConnectionError(QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Too many streams open")
@@ -368,7 +368,7 @@ class StreamTable:
         if grown > 0:
             self.received += grown
 
-    def _deliver(self, stream: Stream, chunk: bytes) -> None:
+    def _deliver(self, stream: AioquicStream, chunk: bytes) -> None:
         inbox = stream.receive.inbox
         if inbox is None:
             stream.receive.inbox = [chunk]
@@ -376,7 +376,7 @@ class StreamTable:
         else:
             inbox.append(chunk)
 
-    def _deliver_out_of_order(self, stream: Stream, offset: int, chunk: bytes) -> None:
+    def _deliver_out_of_order(self, stream: AioquicStream, offset: int, chunk: bytes) -> None:
         receive = stream.receive
         if offset < receive.offset:
             chunk = chunk[receive.offset - offset :]
@@ -406,7 +406,7 @@ class StreamTable:
         self.delivered += gone
         self._grow_max_data()
 
-    def _end_receive(self, stream: Stream) -> None:
+    def _end_receive(self, stream: AioquicStream) -> None:
         if not stream.receive.done:
             stream.receive.done = True
             self._discard_if_done(stream)
@@ -416,7 +416,7 @@ class StreamTable:
         if stream is not None:
             self._discard_if_done(stream)
 
-    def _discard_if_done(self, stream: Stream) -> None:
+    def _discard_if_done(self, stream: AioquicStream) -> None:
         if not (stream.send.done and stream.receive.done):
             return
         del self.streams[stream.number]
@@ -425,31 +425,31 @@ class StreamTable:
         if (stream.number & 1 == 0) != self.is_client:
             self.control.grant_streams(1, self.limits.streams)
 
-    def _note_zombie(self, stream: Stream) -> None:
+    def _note_zombie(self, stream: AioquicStream) -> None:
         receive = stream.receive
         if stream.zombie or stream.send.code is None or receive.stop_code is None or receive.done:
             return
         stream.zombie = True
         self._zombies[stream] = self.now
 
-    def _schedule(self, stream: Stream) -> None:
+    def _schedule(self, stream: AioquicStream) -> None:
         if not stream.scheduled and stream.send.has_work():
             stream.scheduled = True
             self._queue_for(stream).append(stream)
 
-    def _queue_for(self, stream: Stream) -> deque[Stream]:
+    def _queue_for(self, stream: AioquicStream) -> deque[AioquicStream]:
         if stream.first:
             return self._ready_first
         send = stream.send
         return self._ready_sparse if send.unacked + send.queued <= SPARSE else self._ready
 
     def _on_data_delivery(
-        self, state: QuicDeliveryState, stream: Stream, start: int, piece: bytes | memoryview, fin: bool
+        self, state: QuicDeliveryState, stream: AioquicStream, start: int, piece: bytes | memoryview, fin: bool
     ) -> None:
         if stream.send.on_delivery(state, start, piece, fin):
             self._schedule(stream)
 
-    def _grow_stream_window(self, stream: Stream) -> None:
+    def _grow_stream_window(self, stream: AioquicStream) -> None:
         receive = stream.receive
         if receive.final is not None or receive.stop_code is not None:
             return

@@ -310,7 +310,7 @@ def _start_of(run: Run) -> int:
     return run.start
 
 
-class Stream:
+class AioquicStream:
     """Both halves of a stream and its place in the schedule."""
 
     __slots__ = ("encoded_id", "first", "limit_due", "number", "receive", "scheduled", "send", "starved", "zombie")
