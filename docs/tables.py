@@ -36,7 +36,7 @@ def message_table() -> str:
         speakers = {side.value for _, side, spoken in TRANSITIONS if spoken is kind}
         fields = ", ".join(f"{name}: {_type(field)}" for name, field in _fields(kind))
         rows.append((str(_tag(kind)), kind.__name__, " and ".join(sorted(speakers)), fields, _summary(kind)))
-    return _table(("number", "message", "said by", "fields", "meaning"), rows)
+    return _table(("number", "message", "sent by", "fields", "meaning"), rows)
 
 
 def field_notes() -> str:
@@ -62,7 +62,7 @@ def dialogue_table() -> str:
     rows = [
         (phase.value, side.value, kind.__name__, after.value) for (phase, side, kind), after in TRANSITIONS.items()
     ]
-    return _table(("when the dialogue is", "the", "may say", "then it is"), rows)
+    return _table(("phase", "sender", "may send", "next phase"), rows)
 
 
 def code_tables() -> str:
@@ -81,13 +81,13 @@ def constants_table() -> str:
         ("ALPN", f"`{ALPN}`"),
         ("protocol version", str(PROTOCOL_VERSION)),
         ("largest control message", f"{messages.MAX_MESSAGE:,} bytes"),
-        ("length of a control frame's header", f"{framing.HEADER} bytes"),
+        ("length of a control frame's header", f"{framing.HEADER_SIZE} bytes"),
         ("largest preface", f"{preface.MAX_PREFACE} bytes"),
         ("initial window of a stream (ours)", f"{credit.INITIAL_WINDOW:,} bytes"),
         ("largest window of a stream", f"{messages.MAX_WINDOW:,} bytes"),
         ("entries of one Credits", f"1 to {messages.MAX_CREDITS}"),
-        ("entries of one Standing", f"0 to {messages.MAX_STANDINGS}"),
-        ("bytes of a session's secret", f"{messages.SECRET}"),
+        ("entries of one ResumeState", f"0 to {messages.MAX_RESUME_ENTRIES}"),
+        ("bytes of a session's secret", f"{messages.SECRET_SIZE}"),
     ]
     return _table(("what", "value"), rows)
 

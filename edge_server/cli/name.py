@@ -18,7 +18,7 @@ from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import MAX_PORT
-from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_objection, objection
+from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,9 @@ def _what(text: str) -> str:
         return f"{NETWORK}{ip_network(text.removeprefix(NETWORK), strict=False)}"
     name = text.lower()
     is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
-    is_name = RANDOM_LABEL.fullmatch(name) or objection(name) is None or domain_objection(name) is None
+    is_name = (
+        RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
+    )
     if not is_port and not is_name:
         raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name, no port (:20022) and no address")
     return name

@@ -16,7 +16,7 @@ from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, mome
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
-from quictunnel.wire.labels import domain_objection, objection
+from quictunnel.wire.labels import domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,7 +182,7 @@ def _names(text: str) -> tuple[str, ...]:
         return ()
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
-        wrong = objection(name.replace("*", "x")) if "*" in name else objection(name)
+        wrong = validation_error(name.replace("*", "x")) if "*" in name else validation_error(name)
         if wrong is not None:
             raise argparse.ArgumentTypeError(f"{name!r} {wrong}")
     if len(names) > MAX_NAMES:
@@ -195,7 +195,7 @@ def _domains(text: str) -> tuple[str, ...] | None:
         return () if text == "none" else None
     domains = tuple(dict.fromkeys(text.lower().split(",")))
     for domain in domains:
-        if (wrong := domain_objection(domain.removeprefix("*."))) is not None:
+        if (wrong := domain_validation_error(domain.removeprefix("*."))) is not None:
             raise argparse.ArgumentTypeError(f"{domain!r} {wrong}")
     if len(domains) > MAX_NAMES:
         raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} domains")

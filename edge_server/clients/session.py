@@ -21,8 +21,8 @@ from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import OLDEST_VERSION, PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW
-from quictunnel.wire.labels import domain_objection
-from quictunnel.wire.messages import MAX_MOMENT, AnyMessage, Bind, GoAway, Hello, Unbind, Welcome
+from quictunnel.wire.labels import domain_validation_error
+from quictunnel.wire.messages import MAX_TIME, AnyMessage, Bind, GoAway, Hello, Unbind, Welcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,7 +279,7 @@ class ClientSession:
                 resumed=resumed,
                 hold=int(self._house.sessions.hold),
                 time=int(time.time()),
-                token_ends=min(self.identity.rights.expires or 0, MAX_MOMENT),
+                token_ends=min(self.identity.rights.expires or 0, MAX_TIME),
             )
         )
 
@@ -312,7 +312,7 @@ class ClientSession:
         assert self.identity is not None
         # What is refused anyway, or held already, is nobody's to ask a resolver about.
         may = bool(bind.domain) and self.identity.rights.allows_domain(bind.domain)
-        return may and not self.holdings.is_held(bind.lease) and domain_objection(bind.domain) is None
+        return may and not self.holdings.is_held(bind.lease) and domain_validation_error(bind.domain) is None
 
     async def _look_up(self, bind: Bind) -> None:
         assert self.identity is not None

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from edge_server.resources.shares import Shares
-from quictunnel.wire.messages import SECRET
+from quictunnel.wire.messages import SECRET_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ class SessionTable:
         self.begun += 1
         self.shares.take(_owner(guest))
         self._counted.add(guest)
-        secret = secrets.token_bytes(SECRET)
+        secret = secrets.token_bytes(SECRET_SIZE)
         guest.digest = _digest(secret)
         self._by_digest[guest.digest] = guest
         return secret

@@ -27,8 +27,8 @@ from edge_server.ingress.ip_filter import IpFilter
 from edge_server.storage.state_dir import write_private
 from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
 from quictunnel.shared.address import MAX_PORT
-from quictunnel.wire.labels import RANDOM_LABEL, domain_objection, objection
-from quictunnel.wire.messages import PROGRAM
+from quictunnel.wire.labels import RANDOM_LABEL, domain_validation_error, validation_error
+from quictunnel.wire.messages import PROGRAM_SIZE
 
 if TYPE_CHECKING:
     import socket
@@ -324,9 +324,9 @@ def _is_possible(entry: SnapshotEntry) -> bool:
     """Whether an edge can have written that."""
     name = entry.name
     if "." in name.name:
-        is_name = domain_objection(name.name) is None
+        is_name = domain_validation_error(name.name) is None
     else:
-        is_name = bool(RANDOM_LABEL.fullmatch(name.name)) or objection(name.name) is None
+        is_name = bool(RANDOM_LABEL.fullmatch(name.name)) or validation_error(name.name) is None
     try:
         IpFilter(name.terms.allow, name.terms.deny)
     except ValueError:
@@ -336,7 +336,7 @@ def _is_possible(entry: SnapshotEntry) -> bool:
         and 0 < len(name.owner) <= MAX_OWNER
         and 0 <= name.generation <= MAX_GENERATION
         and 0 <= name.port <= MAX_PORT
-        and len(name.program) <= PROGRAM
+        and len(name.program) <= PROGRAM_SIZE
         and 0 <= name.terms.proxy_protocol <= 2
         and entry.left >= 0
     )

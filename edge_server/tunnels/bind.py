@@ -251,7 +251,7 @@ class Bindings:
 
     def _check_domain(self, identity: Identity, domain: str) -> None:
         house, key = self._house, identity.key
-        if labels.domain_objection(domain) is not None or f".{domain}".endswith(f".{house.domain}"):
+        if labels.domain_validation_error(domain) is not None or f".{domain}".endswith(f".{house.domain}"):
             raise Refused(BindCode.INVALID)
         # Before it is said whether it is somebody's: that is nobody's business who may not have it.
         if (why := house.tokens.objection(identity, domain)) is not None:
@@ -263,7 +263,7 @@ class Bindings:
 
     def _check_name(self, identity: Identity, name: str) -> None:
         house, key = self._house, identity.key
-        if labels.objection(name) is not None:
+        if labels.validation_error(name) is not None:
             raise Refused(BindCode.INVALID)
         owner = house.claims.owner(name)
         if owner not in (None, key, BANNED):
@@ -433,7 +433,7 @@ def _check(bind: Bind, identity: Identity) -> IpFilter:
     contradicts = (bind.h2 and (bind.unencrypted or bind.passthrough)) or (bind.tcp_port and not bind.unencrypted)
     if contradicts or (bind.pool and not (bind.name or bind.domain)):
         raise Refused(BindCode.INVALID)
-    if bind.domain and (bind.name or labels.domain_objection(bind.domain) is not None):
+    if bind.domain and (bind.name or labels.domain_validation_error(bind.domain) is not None):
         raise Refused(BindCode.INVALID)
     try:
         return IpFilter(bind.allow, bind.deny)

@@ -15,7 +15,7 @@ from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
 from quictunnel.tunnel import Tunnel
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wire.messages import PROGRAM, AnyMessage, BindRefused, BindV2, Bound, Unbound
+from quictunnel.wire.messages import PROGRAM_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,7 +96,7 @@ class Leases:
         self._held: dict[int, HeldLease] = {}
         self._next = 1
         self._observe = observe
-        self._program = secrets.token_bytes(PROGRAM)
+        self._program = secrets.token_bytes(PROGRAM_SIZE)
         self._supervisor = supervisor
 
     def __iter__(self) -> Iterator[HeldLease]:

@@ -41,7 +41,7 @@ class ForwardOptions:
                 "H2 can only be used with encrypted ports, because it is negotiated by TLS. "
                 "Use h2_enabled=True without unencrypted=True."
             )
-        if self.name is not None and (wrong := labels.objection(self.name)) is not None:
+        if self.name is not None and (wrong := labels.validation_error(self.name)) is not None:
             raise InvalidError(f"The name {shown(self.name)} {wrong}.")
         self._check_domain()
         if self.pool and self.name is None and self.domain is None:
@@ -59,7 +59,7 @@ class ForwardOptions:
             return
         if self.name is not None:
             raise InvalidError("A tunnel has one name: give name= (below the edge's domain) or domain=, not both.")
-        if (wrong := labels.domain_objection(self.domain)) is not None:
+        if (wrong := labels.domain_validation_error(self.domain)) is not None:
             raise InvalidError(f"The domain {shown(self.domain)} {wrong}.")
 
     def _check_tls(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.codes import numbered_stream, stream_code
+from quictunnel.wire.codes import reset_stream_number, stream_code
 from quictunnel.wire.preface import PrefaceReader
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class IncomingStream:
 
     def reset(self, code: int) -> None:
         """The visitor left before anything was known of it: nobody is to be told, only our half is closed."""
-        number = self._preface.stream if self._preface is not None else numbered_stream(code)
+        number = self._preface.stream if self._preface is not None else reset_stream_number(code)
         self._preface = None
         self._session.gave_up_early(self._quic_stream, stream_code(code), number)
 

@@ -20,10 +20,10 @@ from quictunnel.errors import ProtocolError
 from quictunnel.transport.incoming_stream import IncomingStream
 from quictunnel.transport.link import Discarded, Link
 from quictunnel.transport.stream import Stream
-from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, numbered, stream_code
+from quictunnel.wire.codes import OLDEST_VERSION, SessionCode, StreamCode, reset_code, stream_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, IdleCreditBudget, WindowPool
-from quictunnel.wire.messages import MAX_CREDITS, MAX_STANDINGS, Credits, ResumeState, StreamsAborted
+from quictunnel.wire.messages import MAX_CREDITS, MAX_RESUME_ENTRIES, Credits, ResumeState, StreamsAborted
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 from quictunnel.wire.preface import Preface, encode_preface
 
@@ -169,9 +169,9 @@ class Session:
         standings += self._settled
         if self._side is Side.EDGE:
             standings.append((self._numbers.next, 0, 0, 0))
-        for start in range(0, len(standings) or 1, MAX_STANDINGS):
-            part = standings[start : start + MAX_STANDINGS]
-            self.link.send(ResumeState(part, start + MAX_STANDINGS >= len(standings)))
+        for start in range(0, len(standings) or 1, MAX_RESUME_ENTRIES):
+            part = standings[start : start + MAX_RESUME_ENTRIES]
+            self.link.send(ResumeState(part, start + MAX_RESUME_ENTRIES >= len(standings)))
         self._unmentioned = set(self._streams)
 
     def end(self, closed: Closed) -> None:
@@ -432,7 +432,7 @@ class Session:
             _, stream = self._to_open.popitem()
             if stream.is_over:
                 self.link.connection.stop(quic_stream, StreamCode.ABORTED)
-                self.abandoned(quic_stream, numbered(StreamCode.ABORTED, stream.number))
+                self.abandoned(quic_stream, reset_code(StreamCode.ABORTED, stream.number))
             else:
                 self.link.connection.write(quic_stream, encode_preface(stream.preface))
                 self._bind(stream, quic_stream)

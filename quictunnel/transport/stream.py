@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.codes import StreamCode, numbered, stream_code
+from quictunnel.wire.codes import StreamCode, reset_code, stream_code
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
 from quictunnel.wire.send_buffer import SendBuffer
@@ -253,7 +253,7 @@ class Stream:
             if self._quic_stream is not None:
                 connection = self._session.link.connection
                 is_edge = self._session.side is Side.EDGE
-                connection.reset(self._quic_stream, numbered(code, self.number) if is_edge else code)
+                connection.reset(self._quic_stream, reset_code(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
                 if self._finish_given or self.is_stopped or self._has_stopped or self._side is None:
                     # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000

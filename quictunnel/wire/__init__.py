@@ -1,5 +1,5 @@
-"""The protocol, as thinking: bytes in, messages and decisions out.
+"""The session protocol without I/O: bytes in, messages and decisions out.
 
-Nothing here knows asyncio, sockets, a clock or a QUIC library; time and chance are arguments. Everything a
-peer can send raises :class:`quictunnel.errors.ProtocolError` or nothing.
+No module here imports asyncio, sockets, a clock or a QUIC library; time and randomness are arguments. Input from a
+peer raises :class:`quictunnel.errors.ProtocolError` or nothing.
 """

@@ -1,7 +1,7 @@
-"""Numbers that travel: stream codes, session codes, and the versions. People see their sentences.
+"""Error codes and versions of the session protocol, with the sentences that users see.
 
-Codes are QUIC application error codes (RFC 9000 section 20.2): stream codes ride in RESET_STREAM and
-STOP_SENDING, session codes in CONNECTION_CLOSE and in ``Refused``.
+Codes are QUIC application error codes (RFC 9000 section 20.2): stream codes are sent in RESET_STREAM and
+STOP_SENDING, session codes in CONNECTION_CLOSE, bind codes in BindRefused.
 """
 
 from __future__ import annotations
@@ -10,93 +10,95 @@ import enum
 
 PROTOCOL_VERSION = 2
 OLDEST_VERSION = 1
-"""Peers of older versions are spoken to in theirs; version 1 has no BindV2."""
+"""The oldest version that this program speaks to a peer; version 1 has no BindV2."""
 ALPN = "quictunnel/1"
 
 
 class StreamCode(enum.IntEnum):
-    """Why one direction of a stream, or all of it, ended otherwise than by its end."""
+    """Reason for the abort of a stream or of one of its directions."""
 
     ABORTED = 0x01
-    """The TCP connection behind it was reset."""
+    """The TCP connection behind the stream was reset."""
     REFUSED = 0x02
     """The origin refused the connection."""
     UNREACHABLE = 0x03
-    """The origin could not be reached: not in time, or for want of something that the client needs for it."""
+    """The origin could not be reached: a time-out, or the client lacked a resource."""
     UNKNOWN_LEASE = 0x04
     """The preface names a lease that is not (or no longer) held."""
     STALLED = 0x05
-    """The last bytes of a broken connection could not be delivered: the other side takes nothing in."""
+    """The last bytes of a broken connection could not be delivered, because the other side reads nothing."""
     CLOSING = 0x06
     """The lease or the session is closing."""
 
 
 _CODES = frozenset(StreamCode)
 _CODE_BITS = 8
-"""Bits of a RESET_STREAM's error code that hold the StreamCode; those above hold the stream's number plus one."""
+"""Bits of a RESET_STREAM's error code for the StreamCode. The bits above hold the stream's number plus one."""
 
 
-def numbered(code: StreamCode, stream: int) -> int:
-    """The error code of an edge's RESET_STREAM, which names the stream as well: a reset destroys what was not sent
-    yet, the preface too, and the client has to know which number it will never see."""
+def reset_code(code: StreamCode, stream: int) -> int:
+    """Return the error code of an edge's RESET_STREAM, which includes the stream's number.
+
+    A reset discards unsent bytes, even the preface, and the client must learn which number will never arrive.
+    """
     return code | (stream + 1) << _CODE_BITS
 
 
 def stream_code(code: int) -> StreamCode:
-    """A peer's error code as one of ours; an unknown one is an abort."""
+    """Return the StreamCode of a peer's error code; an unknown one becomes ABORTED."""
     code &= (1 << _CODE_BITS) - 1
     return StreamCode(code) if code in _CODES else StreamCode.ABORTED
 
 
-def numbered_stream(code: int) -> int | None:
-    """The number of the stream that an error code names, or None."""
+def reset_stream_number(code: int) -> int | None:
+    """Return the stream number in a RESET_STREAM's error code, or None if it has none."""
     number = code >> _CODE_BITS
     return number - 1 if number else None
 
 
 class SessionCode(enum.IntEnum):
-    """Why a session was refused or ended."""
+    """Reason why a session was refused or ended."""
 
     DONE = 0x00
-    """Nothing is wrong: the side that closes has finished."""
+    """No error: the closing side has finished."""
     PROTOCOL = 0x10
-    """The peer broke the session protocol."""
+    """The peer violated the session protocol."""
     UNAUTHORIZED = 0x11
     """The token is missing or wrong."""
     VERSION = 0x12
     """No common protocol version."""
     TOO_SLOW = 0x13
-    """The peer did not introduce itself in time."""
+    """No Hello arrived in time."""
     GOING_AWAY = 0x14
-    """The edge is shutting down or restarting; dial again."""
+    """The edge is shutting down or restarting; reconnect."""
     REPLACED = 0x15
     """A newer link of the same session took over."""
     INTERNAL = 0x16
-    """A fault of this side."""
+    """An internal error of the closing side."""
     OVERLOADED = 0x17
-    """The edge has no room for another client now, or for another with this token; dial again later."""
+    """The edge is at capacity for clients, in all or with this token; reconnect later."""
     BANNED = 0x18
-    """The edge's operator lets nobody in from there."""
+    """The edge's operator has banned the client's address."""
     TOO_MANY_REQUESTS = 0x19
-    """All that show the same token have asked for more leases in a short time than the edge takes; dial again."""
+    """The clients of this token together exceed the edge's rate limit for leases; reconnect."""
     ENDED = 0x1A
-    """The edge's operator ended this session; nothing keeps its client from beginning another."""
+    """The edge's operator ended this session; the client may begin another."""
     SUPERSEDED = 0x1B
-    """A newer session has the name that this one held by its ticket. (A client of version 1 is told REPLACED.)"""
+    """A newer session with the same ticket took the name over. (A client of version 1 gets REPLACED.)"""
     CLOSED = 0x1C
-    """The client is closed for good, and with it the session whose secret it showed on this link."""
+    """The client has closed for good; the session whose secret it sent on this link ends too."""
 
 
 class BindCode(enum.IntEnum):
-    """Why a lease was refused."""
+    """Reason why a lease was refused or taken away."""
 
     TOO_MANY = 0x01
-    """The session, or all that show the same token, hold as many leases as they may: by the token's rights, or by
-    its share of what the edge has."""
+    """The session, or the token's sessions together, are at the limit of leases (the token's, or its share of the
+    edge's)."""
     NO_PORT = 0x02
-    """No TCP port of the edge's range is free for this token, which may have its share of them."""
+    """No TCP port of the edge's range is free within this token's share."""
     H2_FORBIDDEN = 0x03
-    """HTTP/2 needs a certificate for one name alone, and this edge has only a wildcard."""
+    """HTTP/2 needs a certificate for a single name, and this edge has only a wildcard certificate."""
     CLOSING = 0x04
     """The edge is draining and takes no new lease."""
     INVALID = 0x05
@@ -104,93 +106,96 @@ class BindCode(enum.IntEnum):
     STALE = 0x06
     """A newer ticket of the same name is in use."""
     FORBIDDEN = 0x07
-    """The token does not allow it."""
+    """The token does not allow a lease with these options."""
     NAME_TAKEN = 0x08
-    """The name is somebody else's."""
+    """Another identity owns the name."""
     NAME_RESERVED = 0x09
-    """The edge keeps the name for itself."""
+    """The name is reserved by the edge."""
     PORT_TAKEN = 0x0A
-    """The TCP port is somebody else's, in use, or not one of the edge's."""
+    """The TCP port is owned by another identity, in use, or outside the edge's range."""
     NOT_SHARED = 0x0B
-    """Another client of the same identity holds the name, and one of the two does not share it."""
+    """Another client of the same identity has the name, and one of the two does not share it."""
     REPLACED = 0x0C
-    """Another client of the same identity has taken the name of a lease that was given."""
+    """Another client of the same identity has taken over the name of this lease."""
     TOO_MANY_NAMES = 0x0D
-    """The edge keeps no more names and ports for one identity, or gives it no more random names now."""
+    """The identity is at the limit of names and ports, or at the rate limit for random names."""
     BANNED = 0x0E
-    """The operator has withdrawn the name."""
+    """The edge's operator has banned the name."""
     DOMAIN_FORBIDDEN = 0x0F
     """The token does not allow the domain."""
     DOMAIN_ELSEWHERE = 0x10
     """The domain does not resolve to an address of the edge."""
     NO_CERTIFICATE = 0x11
-    """The edge has no certificate for the domain, and no way to get one."""
+    """The edge has no certificate for the domain and cannot obtain one."""
 
 
 SESSION_SENTENCES: dict[SessionCode, str] = {
     SessionCode.DONE: "The session was closed.",
-    SessionCode.PROTOCOL: "The peer broke the protocol.",
+    SessionCode.PROTOCOL: "The peer violated the protocol.",
     SessionCode.UNAUTHORIZED: "The edge refused the token.",
     SessionCode.VERSION: "Client and edge speak different versions of the protocol; upgrade the older one.",
-    SessionCode.TOO_SLOW: "The client did not introduce itself in time.",
+    SessionCode.TOO_SLOW: "The client sent no Hello in time.",
     SessionCode.GOING_AWAY: "The edge is shutting down.",
     SessionCode.REPLACED: "A newer connection of the same client took over.",
-    SessionCode.SUPERSEDED: "This program was started again, and its newer self has the name.",
-    SessionCode.INTERNAL: "The peer failed.",
-    SessionCode.BANNED: "The edge's operator lets nobody in from this address.",
-    SessionCode.TOO_MANY_REQUESTS: "Too much was asked of the edge in too short a time with this token.",
+    SessionCode.SUPERSEDED: "A newer instance of this program has taken over the name.",
+    SessionCode.INTERNAL: "The peer had an internal error.",
+    SessionCode.BANNED: "The edge's operator has banned this address.",
+    SessionCode.TOO_MANY_REQUESTS: "The clients of this token sent too many requests in a short time.",
     SessionCode.ENDED: "The edge's operator has ended the session.",
     SessionCode.CLOSED: "The client was closed.",
     SessionCode.OVERLOADED: (
-        "The edge has no room for another client now, or none for another with this token: "
-        "end one that is not needed, or try again later."
+        "The edge is at capacity for clients, in all or with this token: stop a client that is not needed, or try "
+        "again later."
     ),
 }
 
 BIND_SENTENCES: dict[BindCode, str] = {
     BindCode.TOO_MANY: (
-        "There are as many tunnels already as the edge allows to this client, or to its token; "
-        "close one that is not needed."
+        "The edge's limit of tunnels for this client or its token is reached; close a tunnel that is not needed."
     ),
     BindCode.NO_PORT: (
         "The edge has no free TCP port for this token; close a tunnel that has one, try again later, or ask the "
         "edge's operator to widen --tcp-ports."
     ),
     BindCode.H2_FORBIDDEN: (
-        "This edge has only a wildcard certificate, and HTTP/2 with it would let browsers mix up tunnels; "
-        "its operator can mint certificates for single names or allow it with --allow-wildcard-h2."
+        "This edge has only a wildcard certificate. With HTTP/2, browsers would send requests of one tunnel to "
+        "another. The edge's operator can provide certificates for single names, or allow it with "
+        "--allow-wildcard-h2."
     ),
-    BindCode.CLOSING: "The edge is shutting down and takes no new tunnel.",
+    BindCode.CLOSING: "The edge is shutting down and accepts no new tunnel.",
     BindCode.STALE: (
-        "A newer holder of this tunnel's ticket has its name. Stop the other program, or go without the ticket."
+        "Another program has used this tunnel's ticket later and has its name. Stop that program, or start "
+        "without the ticket."
     ),
     BindCode.FORBIDDEN: "The token does not allow a tunnel with these options; ask the operator of the edge.",
-    BindCode.NAME_TAKEN: "The name belongs to somebody else. Choose another.",
+    BindCode.NAME_TAKEN: "The name belongs to another client. Choose another name.",
     BindCode.NAME_RESERVED: (
-        "The edge gives this name to nobody whose token does not say so; choose another, or ask its operator."
+        "The name is reserved, and the token does not allow it. Choose another name, or ask the edge's operator."
     ),
-    BindCode.PORT_TAKEN: "The TCP port is not to be had: it is somebody else's, in use, or not one of the edge's.",
+    BindCode.PORT_TAKEN: (
+        "The TCP port is not available: it belongs to another client, is in use, or is outside the edge's range."
+    ),
     BindCode.NOT_SHARED: (
-        "Another client with the same token has this name. To share it, all of them have to say so (pool=True); "
-        "and a name that keeps going from one to the other stays with the one that has it."
+        "Another client with the same token has this name. To share it, all of them must set pool=True. A name "
+        "that two clients take from each other again and again stays with the one that has it."
     ),
-    BindCode.REPLACED: "Another client with the same token has taken the name; this tunnel has ended.",
+    BindCode.REPLACED: "Another client with the same token has taken over the name; this tunnel has ended.",
     BindCode.TOO_MANY_NAMES: (
-        "The edge has given this token as many names and ports as it gives to one. Use one of them (a ticket "
-        "keeps a random one), or have its operator release some (`python -m edge_server name`)."
+        "The edge's limit of names and ports for this token is reached. Use one of them (a ticket keeps a random "
+        "name), or ask the edge's operator to release some (`python -m edge_server name`)."
     ),
-    BindCode.BANNED: "The operator of the edge has withdrawn this name.",
+    BindCode.BANNED: "The edge's operator has banned this name.",
     BindCode.DOMAIN_FORBIDDEN: (
-        "The token does not allow this domain; the operator of the edge makes one that does with "
+        "The token does not allow this domain; the edge's operator can make a token that does with "
         "`python -m edge_server token create --domains DOMAIN`."
     ),
     BindCode.DOMAIN_ELSEWHERE: (
-        "The domain does not point to the edge: let its DNS have a CNAME to a name of the edge, or its addresses "
-        "(A, AAAA), and try again when caches have forgotten what was there before."
+        "The domain does not point to the edge. Add a CNAME record to a name of the edge, or A and AAAA records "
+        "with its addresses, and try again when the old records have expired from caches."
     ),
     BindCode.NO_CERTIFICATE: (
-        "The edge has no certificate for this domain and gets none by itself (its operator can turn that on with "
-        "--acme); with tls='passthrough' the local service shows its own."
+        "The edge has no certificate for this domain and does not request one (its operator can enable that with "
+        "--acme). With tls='passthrough' the local service uses its own certificate."
     ),
     BindCode.INVALID: "The edge does not serve a tunnel with these options.",
 }

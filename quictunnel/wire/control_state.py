@@ -1,7 +1,8 @@
-"""Who may say what when on the control stream, as a table.
+"""State machine of the control stream: a table of the messages that each side may send in each phase.
 
-Either side runs one :class:`ControlStateMachine` over both directions: :meth:`ControlStateMachine.sent` for what
-it says, :meth:`ControlStateMachine.received` for what it hears. A message outside the table is a ProtocolError.
+Each side runs one :class:`ControlStateMachine` over both directions: it calls :meth:`ControlStateMachine.sent` for
+each message that it sends and :meth:`ControlStateMachine.received` for each that it receives. A received message
+outside the table is a ProtocolError.
 """
 
 from __future__ import annotations
@@ -34,23 +35,24 @@ class Side(enum.Enum):
 
     @property
     def other(self) -> Side:
+        """The opposite end."""
         return Side.EDGE if self is Side.CLIENT else Side.CLIENT
 
 
 class Phase(enum.Enum):
-    """How far the dialogue has come."""
+    """Phase of the control stream."""
 
     SILENT = "silent"
-    """Nothing was said."""
+    """No message was sent."""
     GREETED = "greeted"
-    """The client said Hello; the edge has not answered."""
+    """The client has sent Hello; the edge has not answered."""
     OPEN = "open"
-    """The edge said Welcome."""
+    """The edge has sent Welcome."""
     LEAVING = "leaving"
-    """The edge said GoAway."""
+    """The edge has sent GoAway."""
 
 
-# (phase, speaker, message) -> next phase. What is not here is forbidden.
+# (phase, sender, message) -> next phase. Every other combination is forbidden.
 TRANSITIONS: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.SILENT, Side.CLIENT, Hello): Phase.GREETED,
     (Phase.GREETED, Side.EDGE, Welcome): Phase.OPEN,
@@ -65,17 +67,17 @@ TRANSITIONS: dict[tuple[Phase, Side, type[AnyMessage]], Phase] = {
     (Phase.OPEN, Side.CLIENT, StreamsAborted): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, StreamsAborted): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, GoAway): Phase.LEAVING,
-    # After a Welcome to a session that goes on; the session sees to it that it is then said first, and once.
+    # After a Welcome with ``resumed``. The session enforces that it comes first, and once.
     (Phase.OPEN, Side.CLIENT, ResumeState): Phase.OPEN,
     (Phase.OPEN, Side.EDGE, ResumeState): Phase.OPEN,
-    # The client cannot know yet that the edge is leaving, so it may still ask; the answer is a refusal.
+    # The client may not have read the GoAway yet, so it may still send a Bind. The edge refuses it.
     (Phase.LEAVING, Side.CLIENT, Bind): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, BindV2): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, BindRefused): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, Unbind): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Unbound): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, Credits): Phase.LEAVING,
-    # Nor can a client whose session goes on with another link at this moment.
+    # For the same reason a client that resumes its session at this moment may send its state.
     (Phase.LEAVING, Side.CLIENT, ResumeState): Phase.LEAVING,
     (Phase.LEAVING, Side.EDGE, Credits): Phase.LEAVING,
     (Phase.LEAVING, Side.CLIENT, StreamsAborted): Phase.LEAVING,
@@ -93,15 +95,19 @@ class ControlStateMachine:
         self.phase = Phase.SILENT
 
     def sent(self, message: AnyMessage) -> None:
-        """Note what this side says. A message out of place here is a bug of ours: AssertionError."""
+        """Record a message that this side sends. A message out of order is a bug: AssertionError."""
         following = TRANSITIONS.get((self.phase, self.side, type(message)))
         assert following is not None, (
-            f"{self.side.value} must not say {type(message).__name__} when {self.phase.value}"
+            f"{self.side.value} must not send {type(message).__name__} when {self.phase.value}"
         )
         self.phase = following
 
     def received(self, message: AnyMessage) -> None:
-        """Note what the other side says. Raises ProtocolError when it is not its turn to say that."""
+        """Record a message from the peer.
+
+        Raises:
+            ProtocolError: the peer may not send this message in this phase.
+        """
         following = TRANSITIONS.get((self.phase, self.side.other, type(message)))
         if following is None:
             raise ProtocolError(f"unexpected {type(message).__name__} message ({self.phase.value})")

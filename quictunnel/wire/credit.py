@@ -1,12 +1,12 @@
-"""Window arithmetic: how far a sender may go, and how far a receiver lets it.
+"""Flow control windows of the session protocol, for the sender and for the receiver.
 
 Offsets count bytes from the start of one direction of one stream. The end of the direction (FIN) counts as
-one more byte, so that a single number also says whether the end has arrived: a direction of ``n`` bytes is
-fully acknowledged by ``consumed == n + 1``.
+one more byte, so a single number also tells whether the end has arrived: a direction of ``n`` bytes is fully
+acknowledged by ``consumed == n + 1``.
 
-Credit is the acknowledgement. A receiver grants it when bytes have left for its TCP connection, so one number
-bounds the memory of both sides, brakes a fast sender for a slow reader end to end, and says which bytes
-need never be sent again.
+Credit is the acknowledgement. A receiver grants it when it has written the bytes to its TCP connection. So one
+number bounds the memory of both sides, slows a fast sender down to the speed of its reader, and tells which bytes
+never have to be sent again.
 """
 
 from __future__ import annotations
@@ -17,61 +17,69 @@ from quictunnel.errors import ProtocolError
 from quictunnel.wire.messages import MAX_WINDOW
 
 INITIAL_WINDOW = 64 * 1024
-"""Granted to every new stream unasked: what one round trip can use on a fresh connection, and little enough
-that ten thousand stalled visitors cannot hurt."""
-POOL = 32 * 1024 * 1024
-"""What all streams of a session together may hold beyond their initial windows."""
-RESERVE = 16 * 1024 * 1024
-"""The part of the pool that only proven streams may take from. Stalled ones never give back, and when each takes
-half of what the one before it left, a hundred leave nothing; whoever is really read must still find as much as the
-fastest paths use (6 MiB from this reserve; with 3 MiB, half a gigabyte a second fell by a quarter)."""
-PROVEN = 8 * 1024 * 1024
-"""Bytes consumed by which a stream has shown that somebody reads it: more than the socket buffers on both sides
-of a TCP connection take in for one who does not (by Linux's defaults 6 MiB to read and 4 MiB to write, about
-half of which is the kernel's own; 4 MiB were measured)."""
-POOL_SHARE = 2
-"""A stream may hold at most a half of what is left in the pool. So a hundred stalled streams divide the
-pool among themselves and still leave the same share to one that is not stalled (dynamic thresholds,
-Choudhury and Hahne 1998)."""
+"""Bytes of window of each new stream: as much as one round trip can use on a fresh connection, and little enough
+to bear ten thousand stalled visitors."""
+POOL_SIZE = 32 * 1024 * 1024
+"""Bytes that all streams of a session together may use beyond their initial windows."""
+POOL_RESERVE = 16 * 1024 * 1024
+"""Bytes of the pool that only proven streams may use. Stalled streams never give memory back, and a hundred of
+them that each take half of the rest leave nothing. A stream with an active reader must still get as much as the
+fastest paths use: 6 MiB from this reserve (with 3 MiB, 500 MB/s fell by a quarter)."""
+PROVEN_BYTES = 8 * 1024 * 1024
+"""Consumed bytes after which a stream is proven to have a reader. The socket buffers on both sides of a TCP
+connection take in less than this without one (Linux: 6 MiB to read and 4 MiB to write, about half of it kernel
+overhead; measured: 4 MiB)."""
+POOL_DIVISOR = 2
+"""Divisor: a stream may use at most half of the free pool. So a hundred stalled streams share the pool and still
+leave the same part to a stream that is not stalled (dynamic thresholds, Choudhury and Hahne 1998)."""
 GROWTH_ROUND_TRIPS = 4.0
-"""A window that is used up in less than this many round trips is too small for the path."""
+"""Round trips: a window used up in less than this is too small for the path."""
 GROWTH_SECONDS = 0.025
-"""And so is one that is used up in less than this, however short the path: each part of it costs a message, a read
-and a write, and these should be few."""
-ANNOUNCE_FRACTION = 4
-"""Credit is worth a message when it moves the limit by a quarter of the window."""
+"""Seconds: a window used up in less than this is too small on any path, because each part of a window costs a
+message, a read and a write."""
+ANNOUNCE_DIVISOR = 4
+"""Divisor: credit is sent when it moves the limit by a quarter of the window."""
 IDLE_CREDITS_PER_STREAM = 4
-"""Entries of a stream that may change nothing: the quarters of a window that was full when it was given up."""
+"""Entries for one stream that may have no effect: the quarters of a window that was full at its abort."""
 MAX_IDLE_CREDITS = 1000
-"""And so many more in a session."""
+"""Further entries without effect that one session may send."""
 IDLE_CREDITS_PER_SECOND = 2000
-"""Entries a second that are forgiven: over a path whose queue takes seconds, each stream that is given up is
-credited a few times more, and there may be hundreds a second. Taking them in costs under a hundredth of a core."""
+"""Entries a second by which the count of entries without effect decays. Over a path with seconds of queue, each
+aborted stream is credited a few times more, and hundreds may be aborted a second. Reading this many costs under 1
+% of a core."""
 
 
 class IdleCreditBudget:
-    """How much credit a peer may say that changes nothing, because the stream was given up meanwhile.
+    """Limit on credit entries without effect, for streams that were aborted meanwhile.
 
-    A peer that goes on saying it keeps this side busy on purpose. How much an honest one says for a stream depends
-    on how long it takes to hear that the stream is over, so the budget comes back with time.
+    A peer that sends them without end wastes this side's time on purpose. An honest peer sends them until it
+    learns that the stream is over, so the budget recovers with time.
     """
 
-    __slots__ = ("_said", "_since")
+    __slots__ = ("_count", "_updated_at")
 
     def __init__(self) -> None:
-        self._said = 0.0
-        self._since = 0.0
+        self._count = 0.0
+        self._updated_at = 0.0
 
     def spend(self, now: float, streams: int) -> None:
-        """Take note of one entry. ``streams``: how many there were so far. Raises ProtocolError."""
-        self._said = max(0.0, self._said - (now - self._since) * IDLE_CREDITS_PER_SECOND) + 1
-        self._since = now
-        if self._said > MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM * streams:
+        """Count one entry.
+
+        Args:
+            now: time in seconds.
+            streams: number of streams of the session so far.
+
+        Raises:
+            ProtocolError: the budget is exceeded.
+        """
+        self._count = max(0.0, self._count - (now - self._updated_at) * IDLE_CREDITS_PER_SECOND) + 1
+        self._updated_at = now
+        if self._count > MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM * streams:
             raise ProtocolError("too much credit that changes nothing")
 
 
 class SendWindow:
-    """The sender's half: what was written, what was acknowledged, what is allowed."""
+    """Window of a sender: bytes written, bytes acknowledged, and the limit."""
 
     __slots__ = ("consumed", "limit", "written")
 
@@ -86,8 +94,16 @@ class SendWindow:
         return max(0, self.limit - self.written)
 
     def grant(self, consumed: int, limit: int, sent: int) -> None:
-        """Take a credit in. ``sent``: what this side has handed to the engine, the end counted as one byte.
-        Raises ProtocolError for credit that no honest receiver can give."""
+        """Apply a credit from the receiver.
+
+        Args:
+            consumed: offset before which the receiver has consumed everything.
+            limit: offset that the sender may not pass.
+            sent: bytes that this side has given to the engine; the end counts as one byte.
+
+        Raises:
+            ProtocolError: the credit goes down, names unsent bytes, or exceeds MAX_WINDOW.
+        """
         if consumed > sent:
             raise ProtocolError("credit for bytes that were never sent")
         if consumed < self.consumed or limit < self.limit:
@@ -99,35 +115,41 @@ class SendWindow:
 
 
 class MemoryShare(Protocol):
-    """Memory that the sessions of one token may use together, at an edge that has many tokens."""
+    """Memory budget shared by the sessions of one token, at an edge with many tokens."""
 
     def lend(self, wanted: int) -> int:
-        """Take as many of so many bytes as there are; they are then in use."""
+        """Take up to ``wanted`` bytes from the budget and return how many were taken."""
 
     def keep(self, more: int) -> None:
-        """Count so many bytes more, or less than before when it is negative, whatever the share."""
+        """Add ``more`` bytes (negative: release them), even beyond the budget."""
 
     @property
     def is_used_up(self) -> bool:
-        """Return True if nothing more is to be kept."""
+        """Return True if the budget is exhausted."""
 
 
 class WindowPool:
-    """What the receiving windows of one session share beyond their initial sizes."""
+    """Memory that the receive windows of one session share beyond their initial sizes."""
 
     __slots__ = ("memory", "reserve", "size", "used")
 
-    def __init__(self, size: int = POOL, reserve: int = RESERVE) -> None:
+    def __init__(self, size: int = POOL_SIZE, reserve: int = POOL_RESERVE) -> None:
         self.size = size
         self.reserve = reserve
         self.used = 0
         self.memory: MemoryShare | None = None
-        """Memory that several sessions share, from which the pool takes in turn."""
+        """Budget shared by several sessions, from which this pool takes; None without one."""
 
     def take(self, held: int, wanted: int, *, proven: bool = False) -> int:
-        """How many of ``wanted`` more bytes a window that holds ``held`` gets. They are then in use."""
+        """Take bytes for a window and return how many were taken.
+
+        Args:
+            held: bytes that the window has from the pool already.
+            wanted: bytes that it asks for.
+            proven: True if the stream has shown that it has a reader; it may then use the reserve.
+        """
         size = self.size if proven else self.size - self.reserve
-        allowed = max(0, (size - self.used) // POOL_SHARE - held)
+        allowed = max(0, (size - self.used) // POOL_DIVISOR - held)
         taken = min(wanted, allowed)
         if self.memory is not None:
             taken = self.memory.lend(taken)
@@ -135,13 +157,14 @@ class WindowPool:
         return taken
 
     def give_back(self, held: int) -> None:
+        """Return ``held`` bytes to the pool."""
         self.used -= held
         if self.memory is not None:
             self.memory.keep(-held)
 
 
 class ReceiveWindow:
-    """The receiver's half: what arrived, what was consumed, and when to say so.
+    """Window of a receiver: bytes received, bytes consumed, and when to announce them.
 
     The window starts at its initial size and doubles whenever it is used up within
     ``GROWTH_ROUND_TRIPS`` round trips, as far as the pool and MAX_WINDOW allow.
@@ -173,13 +196,17 @@ class ReceiveWindow:
         self.consumed = 0
 
     def arrived(self, size: int) -> None:
-        """Bytes came in. Raises ProtocolError when the sender went beyond its credit."""
+        """Count received bytes.
+
+        Raises:
+            ProtocolError: the sender went beyond its limit.
+        """
         self.received += size
         if self.received > self.limit:
             raise ProtocolError("bytes beyond the credit")
 
     def consume(self, size: int) -> None:
-        """Bytes (or the end, as one) have left for the TCP connection."""
+        """Count bytes written to the TCP connection; the end counts as one byte."""
         self.consumed += size
 
     @property
@@ -189,16 +216,21 @@ class ReceiveWindow:
 
     @property
     def owed(self) -> bool:
-        """Whether anything was consumed that the sender has not been told."""
+        """True if the sender does not know yet of all consumed bytes."""
         return self.consumed > self._announced
 
     @property
     def due(self) -> bool:
-        """Whether the sender should be told now rather than some time."""
-        return self.consumed - self._announced >= self.window // ANNOUNCE_FRACTION
+        """True if enough was consumed to send a credit now."""
+        return self.consumed - self._announced >= self.window // ANNOUNCE_DIVISOR
 
     def announce(self, now: float, rtt: float) -> tuple[int, int]:
-        """``(consumed, limit)`` for the sender, growing the window first if the path outruns it."""
+        """Return ``(consumed, limit)`` for the sender. Grow the window first if it is too small for the path.
+
+        Args:
+            now: time in seconds.
+            rtt: round-trip time of the path in seconds.
+        """
         used = self.consumed - self._epoch_offset
         if used >= self.window // 2:
             if now - self._epoch_time < max(GROWTH_ROUND_TRIPS * rtt, GROWTH_SECONDS) * used / self.window:
@@ -211,11 +243,11 @@ class ReceiveWindow:
 
     def _grow(self) -> None:
         wanted = min(self.window, MAX_WINDOW - self.window)
-        taken = self._pool.take(self._extra, wanted, proven=self.consumed >= PROVEN)
+        taken = self._pool.take(self._extra, wanted, proven=self.consumed >= PROVEN_BYTES)
         self._extra += taken
         self.window += taken
 
     def close(self) -> None:
-        """Give back what the pool lent. The window is then of no further use."""
+        """Return the window's bytes to the pool. The window must not be used again."""
         self._pool.give_back(self._extra)
         self._extra = 0

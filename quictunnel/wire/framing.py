@@ -10,19 +10,23 @@ from quictunnel.wire.messages import MAX_MESSAGE, AnyMessage, decode, encode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HEADER = 4
+HEADER_SIZE = 4
+"""Bytes of the length before each message."""
 
 
 def frame(message: AnyMessage) -> bytes:
-    """A message as it travels."""
+    """Return a message with its length header, as it is sent."""
     payload = encode(message)
     assert len(payload) <= MAX_MESSAGE
-    return len(payload).to_bytes(HEADER, "big") + payload
+    return len(payload).to_bytes(HEADER_SIZE, "big") + payload
 
 
 class FrameReader:
-    """Cuts a byte stream into messages. Holds at most one incomplete frame (``HEADER + MAX_MESSAGE``) beyond
-    the bytes of the last feed, because a length above the bound is refused as soon as it is read."""
+    """Parser that splits the control stream into messages.
+
+    It buffers at most one incomplete frame (``HEADER_SIZE + MAX_MESSAGE`` bytes) beyond the bytes of the last
+    feed, because a length above the limit is rejected as soon as it is read.
+    """
 
     __slots__ = ("_buffer",)
 
@@ -30,19 +34,22 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[AnyMessage]:
-        """Messages completed by ``data``. Raises ProtocolError at the first bad one; the reader is then of no
-        further use. The iterator must be exhausted before the next feed."""
+        """Yield the messages that ``data`` completes. Exhaust the iterator before the next feed.
+
+        Raises:
+            ProtocolError: at the first malformed message. The reader must not be used again.
+        """
         self._buffer += data
         start = 0
         try:
-            while len(self._buffer) - start >= HEADER:
-                size = int.from_bytes(self._buffer[start : start + HEADER], "big")
+            while len(self._buffer) - start >= HEADER_SIZE:
+                size = int.from_bytes(self._buffer[start : start + HEADER_SIZE], "big")
                 if not 0 < size <= MAX_MESSAGE:
                     raise ProtocolError(f"control frame of {size} bytes; at most {MAX_MESSAGE} are allowed")
-                end = start + HEADER + size
+                end = start + HEADER_SIZE + size
                 if len(self._buffer) < end:
                     return
-                payload = bytes(self._buffer[start + HEADER : end])
+                payload = bytes(self._buffer[start + HEADER_SIZE : end])
                 start = end
                 yield decode(payload)
         finally:
@@ -50,5 +57,5 @@ class FrameReader:
 
     @property
     def pending(self) -> int:
-        """Bytes of the incomplete frame held."""
+        """Size of the buffered incomplete frame, in bytes."""
         return len(self._buffer)

@@ -1,9 +1,9 @@
-"""The numbers of an edge's streams, as its client gets to know them.
+"""The edge's stream numbers as the client sees them.
 
-An edge numbers its streams from zero, but their QUIC streams arrive in any order, and some never do: a reset
-overtakes the preface, or the link is lost. A client has to tell a stream that it has not met yet from one that is
-over here, so it keeps the numbers that were skipped. A reset that names its stream, and the edge's account of its
-streams when a session goes on with another link, take those away that will never come.
+An edge numbers its streams from zero. Their QUIC streams arrive in any order, and some never arrive: a reset
+overtakes the preface, or the link is lost. A client must tell a stream that has not arrived yet from one that is
+already over, so it remembers the skipped numbers. A reset that names its stream, and the edge's list of streams
+after a resume, remove the numbers that will never arrive.
 """
 
 from __future__ import annotations
@@ -17,33 +17,34 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 MAX_SKIPPED: Final = 65_536
-"""Numbers that may be skipped at one time: several times the streams that a peer may have open at once."""
+"""Numbers skipped at one time: several times the number of streams that a peer may have open."""
 
 
 class StreamNumbers:
-    """The numbers that were met, and those below them that were not."""
+    """Set of the stream numbers that have arrived. Stores only the gaps below the largest."""
 
     __slots__ = ("_skipped", "_unnamed", "next")
 
     def __init__(self) -> None:
         self.next = 0
-        """The number after the largest one that was met."""
-        self._skipped: dict[int, None] = {}  # in rising order, because that is how numbers are skipped
+        """The number after the largest one that has arrived."""
+        self._skipped: dict[int, None] = {}  # in ascending order, the order in which numbers are skipped
         self._unnamed = 0
 
     @property
     def skipped(self) -> int:
-        """How many numbers below :attr:`next` were not met."""
+        """Count of the numbers below :attr:`next` that have not arrived."""
         return len(self._skipped)
 
     def has_met(self, number: int) -> bool:
-        """Return True if a stream of this number was here, now or before."""
+        """Return True if a stream with this number is open or was open before."""
         return number < self.next and number not in self._skipped
 
     def meet(self, number: int) -> bool:
-        """Note that a stream of this number is here, or is known to be over. Return False if it was met before.
+        """Record that a stream with this number has arrived or is over. Return False if it was recorded before.
 
-        Raises ProtocolError for a number so far ahead that more are skipped than an honest edge has streams.
+        Raises:
+            ProtocolError: the number is so far ahead that more than MAX_SKIPPED numbers would be missing.
         """
         if number < self.next:
             if number not in self._skipped:
@@ -55,23 +56,23 @@ class StreamNumbers:
             raise ProtocolError("stream numbers that rise too fast")
         self._skipped.update(dict.fromkeys(range(self.next, number)))
         self.next = number + 1
-        # Streams that were reset without their numbers most likely have these, the oldest. All are looked up
-        # at once: the first key of a dict takes the longer to find the more were deleted in front of it.
+        # Streams that were reset without their number most likely have the oldest numbers. All are looked up at
+        # once: finding the first key of a dict takes longer the more keys before it were deleted.
         for oldest in tuple(islice(self._skipped, max(0, ahead))):
             del self._skipped[oldest]
             self._unnamed -= 1
         return True
 
     def lose_unnamed(self) -> None:
-        """Note that one of those skipped was reset before its preface came, by an edge that does not say which."""
+        """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 
     def reconcile(self, alive: Collection[int], following: int) -> None:
-        """Take in the edge's account of its streams: only those that are alive there can still come.
+        """Apply the edge's list of streams after a resume: only streams that are open there can still arrive.
 
         Args:
-            alive: the numbers that the edge has streams for, and that are not open here.
-            following: the number of the edge's next stream; 0 if it does not say.
+            alive: numbers of the streams that are open at the edge and not here.
+            following: number of the edge's next stream; 0 if the edge does not send it.
         """
         before, self.next = self.next, max(self.next, following)
         self._skipped = {

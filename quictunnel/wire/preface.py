@@ -1,4 +1,4 @@
-"""The preface of a data stream: which lease a visitor came for, and who it is.
+"""The preface of a data stream: the lease that the visitor asked for, and the visitor's address.
 
 The edge writes it as the first bytes of each stream it opens: one byte of length, then that many bytes of
 a MessagePack array. The visitor's own bytes follow at once, usually in the same datagram. Only the edge
@@ -12,26 +12,27 @@ from typing import Annotated
 import msgspec
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.messages import ADDRESS, LeaseNumber, StreamNumber, TcpPort
+from quictunnel.wire.messages import ADDRESS_PATTERN, LeaseNumber, StreamNumber, TcpPort
 
 MAX_PREFACE = 255
-"""What one byte of length can say; a real one has about 40 bytes."""
+"""Bytes of a preface: the largest value of its length byte. A typical preface has about 40 bytes."""
 MAX_ADDRESS = 64
-"""An IPv6 address with a zone."""
+"""Characters of an address: an IPv6 address with a zone fits."""
 
 
 class Preface(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first words on a data stream."""
+    """Header that the edge writes at the beginning of each data stream."""
 
     stream: StreamNumber
     """The edge's number for the stream within the session, starting at 0 and rising by one; credits name it."""
     lease: LeaseNumber
     """The client's number of the lease, as in Bind."""
     tls: bool
-    """Whether the visitor came over TLS (terminated at the edge) or over plain TCP."""
-    host: Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS, pattern=ADDRESS)]
-    """The visitor's address."""
+    """True for a visitor over TLS (terminated at the edge), False for plain TCP."""
+    host: Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS, pattern=ADDRESS_PATTERN)]
+    """The visitor's IP address."""
     port: TcpPort
+    """The visitor's TCP port."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -39,14 +40,14 @@ _decoder = msgspec.msgpack.Decoder(Preface)
 
 
 def encode_preface(preface: Preface) -> bytes:
-    """A preface as it travels."""
+    """Return a preface with its length byte, as it is sent."""
     payload = _encoder.encode(preface)
     assert len(payload) <= MAX_PREFACE
     return bytes((len(payload),)) + payload
 
 
 class PrefaceReader:
-    """Takes the preface off the front of a stream. Holds at most ``MAX_PREFACE`` bytes."""
+    """Parser for the preface at the beginning of a stream. Buffers at most ``MAX_PREFACE`` bytes."""
 
     __slots__ = ("_buffer",)
 
@@ -54,7 +55,11 @@ class PrefaceReader:
         self._buffer = b""
 
     def feed(self, data: bytes) -> tuple[Preface, bytes] | None:
-        """The preface and the bytes behind it, or None while it is incomplete. Raises ProtocolError."""
+        """Return the preface and the bytes behind it, or None while it is incomplete.
+
+        Raises:
+            ProtocolError: the preface is malformed.
+        """
         buffer = self._buffer + data
         if not buffer or len(buffer) <= buffer[0]:
             if buffer and buffer[0] == 0:

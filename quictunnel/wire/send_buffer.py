@@ -1,8 +1,8 @@
-"""What a sender keeps: bytes not yet given to the engine, and bytes given to it but not yet credited.
+"""Send buffer of a stream: bytes that the engine has not taken yet, and bytes sent but not yet credited.
 
-The second kind is why a stream can outlive its connection: after a lost link the sender goes back to the
-offset that the receiver names and sends from there. Chunks are kept as references, never copied; their sum
-is bounded by the stream's window, because nothing is written beyond the credit.
+The second part lets a stream outlive its connection: after a lost link the sender goes back to the offset that
+the receiver names and sends again from there. Chunks are kept as references, never copied. Their total size is
+bounded by the stream's window, because nothing is written beyond the credit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 
 
 class SendBuffer:
-    """The unacknowledged tail of one direction of one stream.
+    """Unacknowledged bytes of one direction of one stream.
 
     ``base`` (credited) <= ``sent`` (given to the engine) <= ``end`` (written), offsets in bytes.
     """
@@ -27,7 +27,7 @@ class SendBuffer:
         self.end = 0
 
     def append(self, chunk: bytes | memoryview) -> None:
-        """Keep what was written; it is unsent. The chunk must not change any more."""
+        """Add written bytes as unsent. The caller must not change the chunk afterwards."""
         if self._unsent is None:
             self._unsent = deque()
         self._unsent.append(chunk)
@@ -35,11 +35,11 @@ class SendBuffer:
 
     @property
     def next_chunk(self) -> bytes | memoryview | None:
-        """The first unsent bytes, as far as they lie in one piece."""
+        """The first chunk of unsent bytes, or None."""
         return self._unsent[0] if self._unsent else None
 
     def mark_sent(self, size: int) -> None:
-        """The engine took ``size`` bytes of :attr:`next_chunk`."""
+        """Record that the engine took ``size`` bytes of :attr:`next_chunk`."""
         assert self._unsent is not None
         chunk = self._unsent.popleft()
         if size < len(chunk):
@@ -55,7 +55,7 @@ class SendBuffer:
             self.sent += size
 
     def credit(self, offset: int) -> None:
-        """The receiver has everything before ``offset``, which lies between base and sent: forget it."""
+        """Release all bytes before ``offset`` (between base and sent), which the receiver has."""
         assert self.base <= offset <= self.sent
         kept = self._kept
         while kept is not None and self.base < offset:
@@ -69,8 +69,7 @@ class SendBuffer:
             self._kept = None
 
     def rewind(self, offset: int) -> None:
-        """A new link, whose other end has everything before ``offset`` (between base and sent): the rest is unsent
-        again."""
+        """Mark the bytes from ``offset`` on (between base and sent) as unsent again, after a new link."""
         assert self.base <= offset <= self.sent
         kept, unsent = self._kept, self._unsent or deque()
         while kept is not None and self.sent > offset:
@@ -85,19 +84,19 @@ class SendBuffer:
         self._kept, self._unsent = kept or None, unsent or None
 
     def drop(self) -> None:
-        """The receiver takes no more: nothing is kept, and what was not sent never will be."""
+        """Release all bytes and never send the rest, because the receiver takes no more."""
         self._kept = self._unsent = None
         self.base = self.end = self.sent
 
     def pieces(self) -> list[bytes | memoryview]:
-        """Everything that is kept, in order."""
+        """Return all buffered chunks in order."""
         return [*(self._kept or ()), *(self._unsent or ())]
 
     def clear(self) -> None:
-        """Forget everything; the stream is over."""
+        """Release all bytes at the end of the stream."""
         self._kept = self._unsent = None
 
     @property
     def held(self) -> int:
-        """Bytes kept."""
+        """Number of buffered bytes."""
         return self.end - self.base

@@ -14,7 +14,7 @@ from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.session import Session
 from quictunnel.wire.codes import PROTOCOL_VERSION
 from quictunnel.wire.control_state import Side
-from quictunnel.wire.messages import SECRET, Welcome
+from quictunnel.wire.messages import SECRET_SIZE, Welcome
 
 if TYPE_CHECKING:
     from quictunnel.connection.edge_session import EdgeSession
@@ -38,7 +38,7 @@ class Owner:
         self.ends += 1
 
     def call(self) -> EdgeSession:
-        welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET), False, HOLD, 0, 0)
+        welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET_SIZE), False, HOLD, 0, 0)
         call: Any = SimpleNamespace(session=self.session, welcome=welcome)
         return call
 
@@ -66,7 +66,7 @@ async def test_a_session_that_gets_no_link_in_time_ends(kept: ResumableSession, 
 
 async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: ResumableSession, owner: Owner):
     call = owner.call()
-    assert kept.secret_for(call) == bytes(SECRET)
+    assert kept.secret_for(call) == bytes(SECRET_SIZE)
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
     assert kept.session_for(call) is owner.session

@@ -80,11 +80,11 @@ def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
         refused(edge, other, "belongs to somebody else", name="kept")
-        refused(edge, other, "not to be had", unencrypted=True, tcp_port=18002)
+        refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
         assert greeted(edge, tunnel)
     refused(edge, other, "belongs to somebody else", name="kept")
     refused(edge, other, "belongs to somebody else", name="kept", pool=True)
-    refused(edge, other, "not to be had", unencrypted=True, tcp_port=18002)
+    refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(

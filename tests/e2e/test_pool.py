@@ -216,7 +216,7 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
         ({}, "To share it, all of them have to say so"),
         ({"pool": True}, "To share it, all of them have to say so"),  # without its TCP port
         ({"pool": True, "unencrypted": True, "h2_enabled": False, "allow": ["::1/128"]}, "To share it"),
-        ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "not to be had"),
+        ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "not available"),
     ],
 )
 def test_who_asks_for_something_else_does_not_join(

@@ -15,7 +15,7 @@ from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import (
     MAX_TICKET,
     MAX_WINDOW,
-    SECRET,
+    SECRET_SIZE,
     Bind,
     Bound,
     Credits,
@@ -70,7 +70,7 @@ async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
         begun, resumed = sessions.begun, sessions.resumed
 
         async def guess(number: int) -> None:
-            wrong = secrets.token_bytes(SECRET) if number % 2 else secret[: number % SECRET] + bytes(1)
+            wrong = secrets.token_bytes(SECRET_SIZE) if number % 2 else secret[: number % SECRET_SIZE] + bytes(1)
             async with Returning(config) as thief:
                 welcome = await thief.come_back(wrong)
             assert not welcome.resumed

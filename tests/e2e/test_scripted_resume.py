@@ -17,7 +17,7 @@ from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import (
-    SECRET,
+    SECRET_SIZE,
     AnyMessage,
     Bind,
     BindRefused,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-KEY = bytes(SECRET)
+KEY = bytes(SECRET_SIZE)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from edge_server.resources.memory_budget import MAX_MEMORY, MemoryBudget
 from edge_server.resources.shares import SHARE, Shares
-from quictunnel.wire.credit import INITIAL_WINDOW, POOL, WindowPool
+from quictunnel.wire.credit import INITIAL_WINDOW, POOL_SIZE, WindowPool
 
 
 def take_all(shares: Shares, holder: str) -> int:
@@ -74,7 +74,7 @@ def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions
         pool = WindowPool(reserve=0)
         pool.memory = memory.of("a")
         for _ in range(30):
-            pool.take(0, POOL)
+            pool.take(0, POOL_SIZE)
         pools.append(pool)
     assert memory.shares.used == sum(pool.used for pool in pools)
     assert memory.shares.used <= MAX_MEMORY * SHARE // (SHARE + 1) + 1

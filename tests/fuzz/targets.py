@@ -14,7 +14,7 @@ from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.control_state import ControlStateMachine, Side
 from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow, WindowPool
-from quictunnel.wire.framing import HEADER, FrameReader, frame
+from quictunnel.wire.framing import HEADER_SIZE, FrameReader, frame
 from quictunnel.wire.messages import MAX_MESSAGE, decode, encode
 from quictunnel.wire.preface import MAX_PREFACE, PrefaceReader, encode_preface
 
@@ -62,11 +62,11 @@ def control(data: bytes) -> None:
             try:
                 for message in reader.feed(piece):
                     assert decode(encode(message)) == message
-                    assert len(frame(message)) <= HEADER + MAX_MESSAGE
+                    assert len(frame(message)) <= HEADER_SIZE + MAX_MESSAGE
                     dialogue.received(message)
             except ProtocolError:
                 break
-            assert len(reader._buffer) <= HEADER + MAX_MESSAGE
+            assert len(reader._buffer) <= HEADER_SIZE + MAX_MESSAGE
 
 
 def preface(data: bytes) -> None:
@@ -144,7 +144,7 @@ def proxy_header(data: bytes) -> None:
 def names(data: bytes) -> None:
     """A name that is allowed is one label of ASCII; networks are parsed or are a ValueError."""
     text = data.decode("utf-8", "replace")
-    if labels.objection(text) is None:
+    if labels.validation_error(text) is None:
         assert text.isascii()
         assert text == text.lower()
         assert 0 < len(text) <= labels.MAX_LABEL

@@ -9,9 +9,9 @@ from quictunnel.errors import ProtocolError
 from quictunnel.wire.credit import (
     GROWTH_SECONDS,
     INITIAL_WINDOW,
-    POOL,
-    PROVEN,
-    RESERVE,
+    POOL_RESERVE,
+    POOL_SIZE,
+    PROVEN_BYTES,
     ReceiveWindow,
     SendWindow,
     WindowPool,
@@ -89,7 +89,7 @@ class TestReceiveWindow:
             window.consume(size)
             now += 0.05
             window.announce(now, 0.05)
-        assert POOL // 4 <= window.window <= MAX_WINDOW
+        assert POOL_SIZE // 4 <= window.window <= MAX_WINDOW
 
     def test_a_slow_reader_keeps_the_window_small(self):
         window = receiver()
@@ -129,7 +129,7 @@ class TestWindowPool:
         for _ in range(20):
             for index in range(100):
                 held[index] += pool.take(held[index], max(64 * KIB, held[index]))
-        assert pool.used == sum(held) <= POOL
+        assert pool.used == sum(held) <= POOL_SIZE
         # One that comes late gets its share as well, to the grain of doubling.
         late = 0
         for _ in range(20):
@@ -143,12 +143,12 @@ class TestWindowPool:
             held = 0
             for _ in range(20):
                 held += pool.take(held, max(64 * KIB, held))
-        assert pool.used <= POOL - RESERVE
+        assert pool.used <= POOL_SIZE - POOL_RESERVE
         late = 0
         for _ in range(20):
             late += pool.take(late, max(64 * KIB, late), proven=True)
-        assert late >= RESERVE // 4
-        assert pool.used <= POOL
+        assert late >= POOL_RESERVE // 4
+        assert pool.used <= POOL_SIZE
 
     @pytest.mark.parametrize(("seconds", "grows"), [(0.9 * GROWTH_SECONDS, True), (1.1 * GROWTH_SECONDS, False)])
     def test_a_short_path_does_not_keep_a_busy_window_small(self, seconds: float, grows: bool):
@@ -161,11 +161,11 @@ class TestWindowPool:
 
     def test_a_window_may_grow_from_the_reserve_when_it_is_proven(self):
         pool = WindowPool()
-        pool.used = POOL - RESERVE  # by others who stalled
+        pool.used = POOL_SIZE - POOL_RESERVE  # by others who stalled
         window = receiver(pool)
         now = 0.0
-        while window.consumed < PROVEN + 4 * INITIAL_WINDOW:
-            if window.consumed < PROVEN:
+        while window.consumed < PROVEN_BYTES + 4 * INITIAL_WINDOW:
+            if window.consumed < PROVEN_BYTES:
                 assert window.window == INITIAL_WINDOW
             size = window.limit - window.received
             window.arrived(size)
@@ -174,7 +174,9 @@ class TestWindowPool:
             window.announce(now, 0.05)
         assert window.window > INITIAL_WINDOW
 
-    @pytest.mark.parametrize(("proven", "least"), [(False, (POOL - RESERVE) // 4), (True, POOL // 4)])
+    @pytest.mark.parametrize(
+        ("proven", "least"), [(False, (POOL_SIZE - POOL_RESERVE) // 4), (True, POOL_SIZE // 4)]
+    )
     def test_a_lone_stream_gets_a_large_window(self, proven: bool, least: int):
         pool = WindowPool()
         held = 0

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_server.tunnels.registry import random_name
-from quictunnel.wire.labels import MAX_DOMAIN, MAX_LABEL, domain_objection, objection
+from quictunnel.wire.labels import MAX_DOMAIN, MAX_LABEL, domain_validation_error, validation_error
 
 
 @pytest.mark.parametrize("name", ["a", "1", "my-app", "abc--d", "x" * MAX_LABEL, "customerfeedback", "8080"])
 def test_good_ones(name: str):
-    assert objection(name) is None
+    assert validation_error(name) is None
 
 
 @pytest.mark.parametrize(
@@ -39,18 +39,18 @@ def test_good_ones(name: str):
     ],
 )
 def test_bad_ones_are_told_why(name: str, words: str):
-    wrong = objection(name)
+    wrong = validation_error(name)
     assert wrong is not None
     assert words in wrong
 
 
 def test_nobody_may_ask_for_a_random_name():
-    assert all(objection(random_name()) for _ in range(1000))
+    assert all(validation_error(random_name()) for _ in range(1000))
 
 
 @given(st.text(max_size=70))
 def test_what_is_good_is_one_label_of_ascii_whatever_is_tried(name: str):
-    if objection(name) is None:
+    if validation_error(name) is None:
         assert name.isascii()
         assert name == name.lower()
         assert name.encode("idna") == name.encode()
@@ -61,7 +61,7 @@ def test_what_is_good_is_one_label_of_ascii_whatever_is_tried(name: str):
     ["example.com", "a.b", "app.example.co.uk", "xn--bcher-kva.example", "1.example.com", f"{'a.' * 125}com"],
 )
 def test_a_domain_is_fine(domain):
-    assert domain_objection(domain) is None
+    assert domain_validation_error(domain) is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_domain_is_fine(domain):
     ],
 )
 def test_what_is_wrong_with_a_domain(domain, words):
-    wrong = domain_objection(domain)
+    wrong = domain_validation_error(domain)
     assert wrong is not None
     assert words in wrong
-    assert len(domain) > MAX_DOMAIN or domain_objection(domain) == wrong
+    assert len(domain) > MAX_DOMAIN or domain_validation_error(domain) == wrong

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import messages
 from quictunnel.wire.codes import BindCode
-from quictunnel.wire.framing import HEADER, FrameReader, frame
+from quictunnel.wire.framing import HEADER_SIZE, FrameReader, frame
 from quictunnel.wire.messages import (
     MAX_CREDITS,
     MAX_MESSAGE,
@@ -98,7 +98,7 @@ def test_the_largest_credits_fit_a_frame_and_one_more_entry_is_refused():
 
 
 def test_the_largest_standing_fits_a_frame():
-    largest = ResumeState([(messages.MAX_OFFSET,) * 4] * messages.MAX_STANDINGS, True)
+    largest = ResumeState([(messages.MAX_OFFSET,) * 4] * messages.MAX_RESUME_ENTRIES, True)
     assert list(FrameReader().feed(frame(largest))) == [largest]
 
 
@@ -115,7 +115,7 @@ def test_errors_never_quote_the_token():
 def test_a_frame_length_out_of_bounds_is_refused_before_its_bytes_come(size):
     reader = FrameReader()
     with pytest.raises(ProtocolError, match="control frame of"):
-        list(reader.feed(size.to_bytes(HEADER, "big")))
+        list(reader.feed(size.to_bytes(HEADER_SIZE, "big")))
 
 
 @given(st.lists(st.sampled_from(EXAMPLES), max_size=6), st.data())
@@ -138,7 +138,7 @@ def test_random_bytes_raise_only_protocol_errors(data):
             pass
     except ProtocolError:
         return
-    assert reader.pending <= HEADER + MAX_MESSAGE
+    assert reader.pending <= HEADER_SIZE + MAX_MESSAGE
 
 
 @given(st.binary(max_size=200))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quictunnel.errors import ProtocolError
-from quictunnel.wire.codes import StreamCode, numbered, numbered_stream, stream_code
+from quictunnel.wire.codes import StreamCode, reset_code, reset_stream_number, stream_code
 from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 
 
@@ -78,7 +78,7 @@ def test_an_account_that_does_not_say_the_next_number_still_clears_those_below()
 
 @given(st.sampled_from(StreamCode), st.integers(0, (1 << 53) - 1))
 def test_an_error_code_names_its_stream(code: StreamCode, stream: int) -> None:
-    value = numbered(code, stream)
+    value = reset_code(code, stream)
     assert value < 1 << 62, "a QUIC error code is a varint"
-    assert (stream_code(value), numbered_stream(value)) == (code, stream)
-    assert (stream_code(code), numbered_stream(code)) == (code, None)
+    assert (stream_code(value), reset_stream_number(value)) == (code, stream)
+    assert (stream_code(code), reset_stream_number(code)) == (code, None)
