@@ -28,9 +28,9 @@ from perf.iperf import cpu_seconds
 from perf.lab_tunnels import choose_engine
 from perf.machine import Machine
 from perf.tables import table
-from tests.e2e.arena import Arena
 from tests.e2e.conftest import children_environment, resident_memory, start_edge
-from tests.e2e.ends import end, eventually, first_line, program, sockets_of
+from tests.harness.load_rig import Arena
+from tests.harness.sockets import end, eventually, first_line, program, sockets_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

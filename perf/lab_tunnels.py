@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from perf.contenders import need
-from tests import pairing
+from tests.harness import engine_pairing
 from tests.netlab.rig import ECHO, Origin, Tunnelled
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ AGAIN: Final = "while :; do {}; sleep 1; done"
 
 def choose_engine() -> None:
     """We run on the engine that the environment asks for, on both sides."""
-    engine = os.environ.get(pairing.VARIABLE) or "auto"
-    pairing.in_force = pairing.Pairing(engine, engine)
-    os.environ[pairing.VARIABLE] = engine
+    engine = os.environ.get(engine_pairing.VARIABLE) or "auto"
+    engine_pairing.in_force = engine_pairing.Pairing(engine, engine)
+    os.environ[engine_pairing.VARIABLE] = engine
 
 
 def quictunnel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:

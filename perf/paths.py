@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from perf.tables import table
-from tests import pairing
+from tests.harness import engine_pairing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import PATIENCE, Bulk, Keystrokes, Origin, Tunnelled, percentile
 
@@ -89,9 +89,9 @@ def visiting(lab: Lab, contender: Contender, directory: Path) -> Iterator[Callab
         with Origin(lab, address=lab.client.address, congestion=contender.congestion) as origin:
             yield lambda: directly(lab, origin)
         return
-    os.environ[pairing.VARIABLE] = contender.engine
+    os.environ[engine_pairing.VARIABLE] = contender.engine
     os.environ["QUICTUNNEL_CONGESTION"] = contender.congestion
-    pairing.in_force = pairing.Pairing(contender.engine, contender.engine)
+    engine_pairing.in_force = engine_pairing.Pairing(contender.engine, contender.engine)
     with Tunnelled(lab, directory) as tunnel:
         yield tunnel.visit
 

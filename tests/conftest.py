@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import pairing
+from tests.harness import engine_pairing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--pairing",
         action="append",
-        choices=["all", *pairing.ALL],
+        choices=["all", *engine_pairing.ALL],
         metavar="CLIENT-EDGE",
         help="the engines that tests with a whole tunnel run on, or all; may be repeated",
     )
@@ -38,20 +38,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     wanted = metafunc.config.getoption("--pairing")
     every = metafunc.definition.get_closest_marker("every_pairing") is not None
     metafunc.parametrize(
-        "pairing_in_force", pairing.parameters(wanted, every=every), indirect=True, scope="session"
+        "pairing_in_force", engine_pairing.parameters(wanted, every=every), indirect=True, scope="session"
     )
 
 
 @pytest.fixture(scope="session")
-def pairing_in_force(request: pytest.FixtureRequest) -> Iterator[pairing.Pairing]:
+def pairing_in_force(request: pytest.FixtureRequest) -> Iterator[engine_pairing.Pairing]:
     """The engines of this test. Clients take theirs from the environment, in this process and in others; edges
     are told theirs by whoever starts them (``pairing.edge_engine()``)."""
-    chosen: pairing.Pairing = request.param
-    before = os.environ.get(pairing.VARIABLE)
-    os.environ[pairing.VARIABLE] = chosen.client
-    pairing.in_force = chosen
+    chosen: engine_pairing.Pairing = request.param
+    before = os.environ.get(engine_pairing.VARIABLE)
+    os.environ[engine_pairing.VARIABLE] = chosen.client
+    engine_pairing.in_force = chosen
     yield chosen
-    pairing.in_force = None
-    os.environ.pop(pairing.VARIABLE)
+    engine_pairing.in_force = None
+    os.environ.pop(engine_pairing.VARIABLE)
     if before is not None:
-        os.environ[pairing.VARIABLE] = before
+        os.environ[engine_pairing.VARIABLE] = before

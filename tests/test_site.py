@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import expect
 
 from quictunnel.cli import grammar
-from tests import browser
+from tests.harness import browser
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -28,7 +28,7 @@ from quictunnel.cli.main import main
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.tunnel import Tunnel
 
-from .standin import HOST, StandInDoor
+from .fake_client import HOST, StandInDoor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,13 +21,13 @@ import pytest
 import quictunnel
 from edge_server.embedded import EmbeddedEdge
 from quictunnel.config.client_config import ClientConfig, load
-from tests import browser, pairing
+from tests.harness import browser, engine_pairing
 
 START_TIMEOUT = 20
 
 
 @pytest.fixture(scope="session", autouse=True)
-def engines(pairing_in_force) -> pairing.Pairing:
+def engines(pairing_in_force) -> engine_pairing.Pairing:
     """Every test of this room runs with an engine on each side, which may differ. Fixtures that start one and
     outlive a test ask for this one, so that they end with it."""
     return pairing_in_force
@@ -71,7 +71,7 @@ class EdgeProcess:
 
     @property
     def config(self) -> ClientConfig:
-        more = {"HOME": str(self.state_dir), pairing.VARIABLE: os.environ[pairing.VARIABLE]}
+        more = {"HOME": str(self.state_dir), engine_pairing.VARIABLE: os.environ[engine_pairing.VARIABLE]}
         return load(self.environ | more)
 
     def client(self) -> quictunnel.Client:
@@ -104,7 +104,7 @@ def start_edge(
     with output:
         process = subprocess.Popen(
             [*command, *options],
-            env=os.environ | {pairing.VARIABLE: pairing.edge_engine()},
+            env=os.environ | {engine_pairing.VARIABLE: engine_pairing.edge_engine()},
             stdout=subprocess.PIPE,
             stderr=output,
             text=True,
@@ -124,7 +124,7 @@ def start_edge(
 
 def embedded_edge(*, admin: bool = False) -> EmbeddedEdge:
     """An edge in this process."""
-    return EmbeddedEdge(engine=pairing.edge_engine(), admin=admin)
+    return EmbeddedEdge(engine=engine_pairing.edge_engine(), admin=admin)
 
 
 @pytest.fixture(scope="session")
@@ -306,7 +306,7 @@ def nginx(tmp_path, running):
 @pytest.fixture
 def manager():
     """Who keeps an edge's sockets open while edges come and go."""
-    from tests.e2e.manager import Manager
+    from tests.harness.service_manager import Manager
 
     manager = Manager()
     yield manager

@@ -1,8 +1,19 @@
-"""A clock that stands still until a test moves it."""
+"""A clock that stands still until a test moves it, and a whole edge in this process."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+from edge_server.config.edge_config import EdgeConfig
+from edge_server.server import EdgeServer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from edge_server.observability.introspection import Introspection
 
 
 class Clock:
@@ -15,3 +26,25 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(params=["native", "aioquic"])
+def engine(request: pytest.FixtureRequest) -> str:
+    if request.param == "native":
+        pytest.importorskip("quictunnel_native", reason="the native engine is not installed")
+    return request.param
+
+
+@pytest.fixture
+async def edge(tmp_path: Path, engine: str) -> AsyncIterator[EdgeServer]:
+    anywhere = "127.0.0.1", 0
+    server = EdgeServer(EdgeConfig(state_dir=tmp_path / "state", quic=anywhere, https=anywhere, engine=engine))
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+def scene(edge: EdgeServer) -> Introspection:
+    assert edge.scene is not None
+    return edge.scene

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import trustme
 
-from tests import browser
 from tests.fuzz.seeds import HELLOS, RECORDED_NAME
+from tests.harness import browser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

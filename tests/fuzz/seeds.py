@@ -26,8 +26,8 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from quictunnel.wire.preface import Preface, encode_preface
-from tests import browser
 from tests.fuzz.targets import GOOD_TICKET
+from tests.harness import browser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ import pytest
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import MAX_ARGUMENT, curl_of
-from tests.inspect.scene import Scene
+from tests.inspect.recorded_connection import Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from quictunnel.inspect.tap import TappedSplice
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
-from tests.inspect.scene import IN, OUT, Scene
+from tests.inspect.recorded_connection import IN, OUT, Scene
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

@@ -11,7 +11,7 @@ import pytest
 from quictunnel.inspect.exchange_store import State
 from quictunnel.inspect.tap import BROKEN_OFF, TappedSplice
 from quictunnel.transport import splice as splices
-from tests.inspect.scene import Scene
+from tests.inspect.recorded_connection import Scene
 from tests.transport.test_splice import ListeningStream
 
 if TYPE_CHECKING:

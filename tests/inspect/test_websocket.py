@@ -14,7 +14,7 @@ from quictunnel.inspect import limits
 from quictunnel.inspect.exchange_store import ExchangeKind, State
 from quictunnel.inspect.views import detail
 from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, WebSocketMessage, agreed
-from tests.inspect.scene import IN, OUT, Scene, bytewise
+from tests.inspect.recorded_connection import IN, OUT, Scene, bytewise
 
 ASK = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

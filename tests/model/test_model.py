@@ -10,7 +10,7 @@ from tests.model.known import KNOWN
 from tests.model.report import text_of
 from tests.model.runner import Episode, run, shrink
 from tests.model.states import missing
-from tests.transport.pairings import PAIRINGS
+from tests.transport.engine_pairings import PAIRINGS
 
 SEEDS: Final = (1, 2, 3, 4)
 STEPS: Final = 25_000

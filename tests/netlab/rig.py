@@ -21,9 +21,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests import pairing
+from tests.harness import engine_pairing
 from tests.load.churn import Churn
-from tests.load.figures import arrivals, ask_client, dump_of, left_at, settled
+from tests.load.leftovers import arrivals, ask_client, dump_of, left_at, settled
 from tests.load.plan import RATE, Plan
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ class Tunnelled:
                 *("-m", "edge_server", "--state-dir", self._directory, "--domain", "tunnel.localhost"),
                 *("--quic", f"0.0.0.0:{QUIC_PORT}", "--https", f"0.0.0.0:{HTTPS_PORT}"),
                 *("--tcp-host", "0.0.0.0", "--public-host", address),
-                env=os.environ | {pairing.VARIABLE: pairing.edge_engine()},
+                env=os.environ | {engine_pairing.VARIABLE: engine_pairing.edge_engine()},
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,
@@ -251,7 +251,7 @@ class Tunnelled:
         self._inspector.unlink(missing_ok=True)
         with self._directory.with_name("client.log").open("ab") as output:
             client = self.lab.client.python(
-                *("-m", "tests.load.inspected", self._inspector),
+                *("-m", "tests.load.observed_cli", self._inspector),
                 *(self._kind, str(self._port or self.origin.port), "--json"),
                 env=self.environment,
                 cwd=REPOSITORY,

@@ -12,7 +12,7 @@ import trustme
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.doctor import edge
 from quictunnel.transport import probe
-from tests.client.quicserver import quic_server
+from tests.harness.quic_server import quic_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,8 @@ import pytest
 
 from tests.load.churn import nobody, waited
 from tests.load.plan import RATE, WAITING_RATE
-from tests.netlab.crowd import Crowd
 from tests.netlab.rig import Bulk, Tunnelled
+from tests.netlab.visitors import Crowd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

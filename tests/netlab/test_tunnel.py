@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import pairing
+from tests.harness import engine_pairing
 from tests.netlab.namespace import ip
 from tests.netlab.rig import (
     Bulk,
@@ -68,8 +68,8 @@ def test_a_keystroke_does_not_wait_for_a_bulk_transfer(netlab: StartLab, tmp_pat
 def test_bulk_over_a_long_link(netlab: StartLab, tmp_path: Path, loss: float) -> None:
     """At 1 % of random loss CUBIC, which aioquic has, takes every loss for a full queue; Linux's gives 3 Mbit/s
     here."""
-    assert pairing.in_force is not None
-    least = 1.0 if loss and pairing.in_force.client == "aioquic" else 50.0
+    assert engine_pairing.in_force is not None
+    least = 1.0 if loss and engine_pairing.in_force.client == "aioquic" else 50.0
     lab = netlab(delay_ms=ROUND_TRIP * 500, rate_mbit=100, loss=loss)
     with Tunnelled(lab, tmp_path) as tunnel, Bulk(tunnel.visit()) as bulk:
         bulk.wait_for(256 * 1024, timeout=10)

@@ -10,7 +10,7 @@ import pytest
 from perf import guard
 from perf.contenders import Missing
 from perf.results import OURS, Sample, ratio, rows, standing
-from tests.transport.pairings import needs_native
+from tests.transport.engine_pairings import needs_native
 
 SSH = guard.Row("1 stream down", OURS, "ssh -R")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from perf import soak
-from tests.transport.pairings import HAS_NATIVE
+from tests.transport.engine_pairings import HAS_NATIVE
 
 pytestmark = pytest.mark.alone
 

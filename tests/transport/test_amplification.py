@@ -11,8 +11,8 @@ import pytest
 from quictunnel.transport.engine import Received
 from quictunnel.transport.engines import create_engine
 from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, forge, settings_for, stream_frame
-from tests.transport.pairings import engines
+from tests.transport.aioquic.engine_pair import CLIENT, EDGE, Pair, forge, settings_for, stream_frame
+from tests.transport.engine_pairings import engines
 
 if TYPE_CHECKING:
     from collections.abc import Callable

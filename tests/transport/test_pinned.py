@@ -10,8 +10,8 @@ from aioquic.quic.packet import QuicErrorCode
 from quictunnel.transport.engine import KIB, TRUSTED, CloseCause, Closed, EngineSettings
 from quictunnel.transport.engines import create_engine
 from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.pair import Pair, inject, settings_for, stream_frame
-from tests.transport.pairings import ENGINES, engines, needs_native
+from tests.transport.aioquic.engine_pair import Pair, inject, settings_for, stream_frame
+from tests.transport.engine_pairings import ENGINES, engines, needs_native
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic.strangers import PATIENCE, Strangers, source_of
 from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.pair import EDGE, settings_for
-from tests.transport.pairings import ENGINES, needs_native
+from tests.transport.aioquic.engine_pair import EDGE, settings_for
+from tests.transport.engine_pairings import ENGINES, needs_native
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

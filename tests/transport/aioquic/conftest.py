@@ -10,7 +10,7 @@ import trustme
 
 from quictunnel.transport.engine import TRUSTED
 from quictunnel.transport.engines.aioquic import AioquicEngine
-from tests.transport.aioquic.pair import Pair, settings_for
+from tests.transport.aioquic.engine_pair import Pair, settings_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable

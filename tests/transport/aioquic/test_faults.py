@@ -14,7 +14,7 @@ from quictunnel.transport.engine import CloseCause, Closed, Data, Received
 from quictunnel.transport.engines.aioquic import keys, stream_table, streams
 from quictunnel.transport.engines.aioquic.quic_connection import MAX_CRYPTO, TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.pair import (
+from tests.transport.aioquic.engine_pair import (
     CLIENT,
     ack_frame,
     connect_saying,
@@ -26,7 +26,7 @@ from tests.transport.aioquic.pair import (
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Connection
-    from tests.transport.aioquic.pair import Pair
+    from tests.transport.aioquic.engine_pair import Pair
 
 KIB = 1024
 

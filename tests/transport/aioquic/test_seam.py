@@ -21,7 +21,7 @@ from quictunnel.transport.engine import (
 )
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic import AioquicEngine
-from tests.transport.aioquic.pair import CLIENT, EDGE, Pair, settings_for
+from tests.transport.aioquic.engine_pair import CLIENT, EDGE, Pair, settings_for
 
 KIB = 1024
 

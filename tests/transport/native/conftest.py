@@ -10,9 +10,9 @@ import pytest
 from quictunnel.transport.engine import TRUSTED
 from quictunnel.transport.engines import create_engine
 from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.pair import Pair, settings_for
-from tests.transport.native.fight import Fight
-from tests.transport.pairings import PAIRINGS, needs_native
+from tests.transport.aioquic.engine_pair import Pair, settings_for
+from tests.transport.engine_pairings import PAIRINGS, needs_native
+from tests.transport.native.hostile_peer import Fight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

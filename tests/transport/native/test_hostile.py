@@ -12,7 +12,7 @@ from aioquic.quic.packet import QuicErrorCode
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.pair import (
+from tests.transport.aioquic.engine_pair import (
     CLIENT,
     EDGE,
     ack_frame,
@@ -25,8 +25,8 @@ from tests.transport.aioquic.test_faults import (
     test_frames_that_break_the_protocol_end_their_connection_only,
     test_no_idle_time_out_is_not_an_idle_time_out_of_zero,
 )
-from tests.transport.native.fight import CLIENT_ATTACKED, MIB, edge_is_attacked, has_errors, held
-from tests.transport.pairings import needs_native
+from tests.transport.engine_pairings import needs_native
+from tests.transport.native.hostile_peer import CLIENT_ATTACKED, MIB, edge_is_attacked, has_errors, held
 
 __all__ = [
     "edge_is_attacked",

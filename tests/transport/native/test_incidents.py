@@ -9,7 +9,7 @@ from quictunnel.transport.engine import Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.pair import (
+from tests.transport.aioquic.engine_pair import (
     CLIENT,
     EDGE,
     forge,
@@ -25,8 +25,8 @@ from tests.transport.aioquic.test_strangers import (
     say,
     stolen_token,
 )
-from tests.transport.native.fight import CLIENT_ATTACKED, Fight, edge_is_attacked, has_errors, held
-from tests.transport.pairings import needs_native
+from tests.transport.engine_pairings import needs_native
+from tests.transport.native.hostile_peer import CLIENT_ATTACKED, Fight, edge_is_attacked, has_errors, held
 
 __all__ = ["edge_is_attacked"]
 

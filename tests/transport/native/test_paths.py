@@ -6,7 +6,7 @@ import pytest
 
 from quictunnel.transport.engine import CloseCause, Closed, Connected
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.pair import CLIENT, Pair, settings_for
+from tests.transport.aioquic.engine_pair import CLIENT, Pair, settings_for
 from tests.transport.aioquic.test_paths import (
     FAULTS,
     Bulk,

@@ -12,7 +12,7 @@ import pytest
 from quictunnel.errors import ConfigError
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Data, Received, Stopped
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.pair import CLIENT, Pair, settings_for
+from tests.transport.aioquic.engine_pair import CLIENT, Pair, settings_for
 from tests.transport.aioquic.test_seam import (
     test_a_short_write_is_followed_by_writable_at_half,
     test_a_stranger_has_one_stream_and_16_kib_until_it_is_admitted,
@@ -35,7 +35,7 @@ from tests.transport.aioquic.test_seam import (
     test_the_first_event_of_an_accepted_connection_is_connected,
     test_the_stream_limit_says_when_it_is_lifted,
 )
-from tests.transport.pairings import needs_native
+from tests.transport.engine_pairings import needs_native
 
 __all__ = [
     "test_a_short_write_is_followed_by_writable_at_half",

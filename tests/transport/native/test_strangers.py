@@ -8,9 +8,9 @@ import pytest
 
 from quictunnel.transport.engine import Received
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.pair import CLIENT, settings_for
+from tests.transport.aioquic.engine_pair import CLIENT, settings_for
 from tests.transport.aioquic.test_strangers import VERSION_1, initial, say
-from tests.transport.pairings import needs_native
+from tests.transport.engine_pairings import needs_native
 
 pytestmark = needs_native
 

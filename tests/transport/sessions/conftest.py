@@ -6,8 +6,8 @@ import pytest
 import trustme
 
 from tests.simnet.fixtures import network, pytest_asyncio_loop_factories, virtual_time
-from tests.transport.pairings import engines
-from tests.transport.sessions.pair import start_pair
+from tests.transport.engine_pairings import engines
+from tests.transport.sessions.session_pair import start_pair
 
 __all__ = ["engines", "network", "pytest_asyncio_loop_factories", "start_pair", "virtual_time"]
 

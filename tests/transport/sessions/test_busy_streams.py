@@ -18,7 +18,7 @@ import pytest
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
 from tests.simnet.socket import Network
-from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
 
 STREAMS = 200
 SIZE = 64 * 1024

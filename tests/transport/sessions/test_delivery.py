@@ -14,7 +14,7 @@ from quictunnel.wire.messages import StreamsAborted
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
 from tests.simnet.socket import Network
-from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
 
 WAN = Conditions.wan(mbit=100, rtt=0.05)
 SIDES = ["edge", "client"]

@@ -9,7 +9,7 @@ from quictunnel.transport.stream import Stream
 from quictunnel.wire.codes import StreamCode
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
-from tests.transport.sessions.pair import Pump, StartPair
+from tests.transport.sessions.session_pair import Pump, StartPair
 
 RTT = 0.05
 

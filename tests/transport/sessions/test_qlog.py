@@ -17,9 +17,9 @@ from quictunnel.transport.qlog import NotTracedError, Tracer, tracer_of
 from quictunnel.transport.session import Session
 from quictunnel.transport.tracing_engine import EARLY_EVENTS, MAX_EARLY, TracingEngine, long_header
 from quictunnel.wire.control_state import Side
-from tests.qlog import count, events, names, only_file
+from tests.harness.qlog_reader import count, events, names, only_file
 from tests.simnet.link import Conditions
-from tests.transport.sessions.pair import Half, Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Half, Pump, SessionPair, StartPair, payloads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from quictunnel.wire.codes import StreamCode
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
 from tests.simnet.socket import Network, SimSocket
-from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
 
 WAN = Conditions.wan(mbit=100, rtt=0.05)
 STREAMS = 200

@@ -16,7 +16,7 @@ from quictunnel.wire.messages import Bind, Credits, Unbind
 from quictunnel.wire.preface import Preface, encode_preface
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions
-from tests.transport.sessions.pair import Pump, SessionPair, StartPair, payloads
+from tests.transport.sessions.session_pair import Pump, SessionPair, StartPair, payloads
 
 SEND_BUFFER = EngineSettings(is_server=False, alpn="").send_buffer
 

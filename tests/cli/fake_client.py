@@ -1,0 +1,128 @@
+"""A package door whose tunnels lead nowhere: it lets the command line be driven through every ending without
+a network. Also a program, for tests that send real signals: ``fake_client.py BEHAVIOUR ARGUMENT...``.
+
+Its client keeps the observation contract as the real one does: events come from another thread.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from quictunnel import errors
+from quictunnel.cli.main import main
+from quictunnel.events import ClientEvent, Snapshot
+from quictunnel.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+HOST = "x7k2.tunnel.localhost"
+
+
+class StandInClient:
+    def __init__(self, *, edge: str, token: str, ca: Path | None) -> None:
+        self.config = (edge, token, ca)
+        self.closed = 0
+        self.error: errors.Error | None = None
+        self.subscribers: list[Callable[[ClientEvent], None]] = []
+        self.subscribed = threading.Event()
+
+    @property
+    def failure(self) -> errors.Error | None:
+        return self.error
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot("connected", 1, 2, 3000, 4_500_000, 0.012, "stand-in")
+
+    def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
+        self.subscribers.append(callback)
+        self.subscribed.set()
+        return lambda: self.subscribers.remove(callback)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def tell(self, kind: str, message: str) -> None:
+        """Tell all subscribers, from a thread of its own."""
+        event = ClientEvent(kind, message, 1_700_000_000.0)
+
+        def call() -> None:
+            self.subscribed.wait(10)
+            for subscriber in list(self.subscribers):
+                subscriber(event)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+
+
+class StandInDoor:
+    """Behaviours: serve · hang (never opens) · stuck (opens, never drains) · the name of an error class."""
+
+    def __init__(
+        self,
+        behaviour: str = "serve",
+        events: tuple[tuple[str, str], ...] = (),
+        failure: errors.Error | None = None,
+    ) -> None:
+        """``failure``: of each client, once it is open."""
+        self.behaviour = behaviour
+        self.failure = failure
+        self.events = events
+        self.clients: list[StandInClient] = []
+        self.forwarded: list[dict[str, object]] = []
+
+    def Client(  # noqa: N802  # a class in the real package
+        self, *, edge: str, token: str, ca: Path | None
+    ) -> StandInClient:
+        self.clients.append(StandInClient(edge=edge, token=token, ca=ca))
+        return self.clients[-1]
+
+    @contextmanager
+    def forward(
+        self,
+        port: int,
+        *,
+        unencrypted: bool = False,
+        h2_enabled: bool = False,
+        client: StandInClient,
+        **others: object,
+    ) -> Iterator[Tunnel]:
+        self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled} | others)
+        if self.behaviour == "hang":
+            say("opening")
+            threading.Event().wait()
+        if self.behaviour.endswith("Error"):
+            raise getattr(errors, self.behaviour)(f"A {self.behaviour}.\nOn two lines.")
+        client.error = self.failure
+        threads = [threading.Thread(target=self._tell_all, args=(client,))] if self.events else []
+        for thread in threads:
+            thread.start()
+        tcp = ("edge.example.com", 20001) if unencrypted else ("", 0)
+        try:
+            yield Tunnel(HOST, 8443, *tcp)
+        finally:
+            for thread in threads:
+                thread.join()
+            client.tell("draining", "one visitor under way")
+            if self.behaviour == "stuck":
+                say("draining")
+                threading.Event().wait()
+            say("drained")
+
+    def _tell_all(self, client: StandInClient) -> None:
+        for kind, message in self.events:
+            client.tell(kind, message)
+
+
+def say(word: str) -> None:
+    print(f"[{word} {time.monotonic()}]", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2:], door=StandInDoor(sys.argv[1])))

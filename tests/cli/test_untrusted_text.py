@@ -1,0 +1,114 @@
+"""Whatever an edge says, a person's terminal gets lines of text."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from types import SimpleNamespace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from quictunnel.cli.events import JsonView
+from quictunnel.cli.main import _Lines
+from quictunnel.cli.screen import render
+from quictunnel.cli.status import as_text
+from quictunnel.cli.views import Opened, PlainView, clock, printable
+from quictunnel.connection.leases import Leases
+from quictunnel.connection.options import ForwardOptions
+from quictunnel.errors import ProtocolError
+from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
+from quictunnel.integrations.jupyter import TunnelDisplay
+from quictunnel.shared.supervision import Supervisor
+from quictunnel.status.client import Found, Look
+from quictunnel.status.model import Listed, Report
+from quictunnel.wire import messages
+from quictunnel.wire.messages import Bound
+from tests.wire.test_framing import ANY_TEXT, is_plain
+
+STYLES = re.compile(r"\x1b\[[0-9;]*m")
+"""What a screen of ours sends by itself."""
+SNAPSHOT = Snapshot("connected", 0, 0, 0, 0, None, "native")
+HOSTS = st.one_of(ANY_TEXT, st.from_regex(r"[a-z0-9.:-]{1,40}", fullmatch=True))
+
+
+def are_lines(text: str) -> bool:
+    return all(map(is_plain, text.split("\n")))
+
+
+async def show(host: str, unencrypted: str, said: list[str]) -> None:
+    """As the client does with a Bound that came from the edge: everything that is shown of it."""
+    leases = Leases(lambda _, message: said.append(message), Supervisor())
+    lease = leases.add(ForwardOptions(port=8000), b"", None)
+    other = Bound(lease.number, "host", 1, "", 0, b"")
+    leases.message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
+    tunnel = lease.answer.result()
+    opened = Opened(tunnel, 8000, has_tcp=bool(unencrypted))
+    plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
+    PlainView(plain).opened(opened)
+    JsonView(lines).opened(opened)
+    Console(file=screen, force_terminal=True, width=300).print(render(opened, SNAPSHOT, ()))
+    said += [plain.getvalue(), lines.getvalue(), STYLES.sub("", screen.getvalue())]
+    said += [
+        repr(tunnel),
+        str(tunnel),
+        tunnel.url,
+        repr(TunnelDisplay(8000, tunnel)),
+        TunnelDisplay(8000, tunnel)._repr_html_(),
+    ]
+    leases.message(other)  # the tunnel has another address now, which is said
+
+
+@given(host=HOSTS, unencrypted=HOSTS)
+@settings(deadline=None, max_examples=150)
+async def test_the_hosts_of_a_tunnel(host, unencrypted):
+    said: list[str] = []
+    try:
+        await show(host, unencrypted, said)
+    except ProtocolError:
+        return
+    assert len(said) >= 8
+    for text in said:
+        assert are_lines(text)
+
+
+async def test_an_edge_as_it_should_be_is_shown():
+    said: list[str] = []
+    await show("app.example.com", "tcp.example.com", said)
+    assert any("https://app.example.com" in text for text in said)
+
+
+@given(message=ANY_TEXT, kind=st.sampled_from([*sorted(STATES), WARNING]))
+@settings(deadline=None)
+def test_events(message, kind):
+    event = ClientEvent(kind, message, 0.0)
+    plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
+    PlainView(plain).event(event)
+    JsonView(lines).event(event)
+    tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
+    events = ((clock(event.time), printable(event.message)),)
+    Console(file=screen, force_terminal=True, width=300).print(
+        render(Opened(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
+    )
+    assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
+    assert are_lines(plain.getvalue())
+    assert json.loads(lines.getvalue())["message"] == printable(message)
+    assert are_lines(STYLES.sub("", screen.getvalue()))
+
+
+@given(ANY_TEXT)
+@settings(deadline=None)
+def test_the_log(message):
+    record = logging.LogRecord("quictunnel", logging.WARNING, "x.py", 1, "%s", (message,), None)
+    line = _Lines().format(record)
+    assert is_plain(line), "one line, whatever is in it"
+
+
+@given(ANY_TEXT)
+@settings(deadline=None)
+def test_what_another_process_says_of_itself(text):
+    listed = Listed(text, text, 1, text, text, text, None, 0, 0, 0, 0, 0.0)
+    assert are_lines(as_text(Look(Found()), Report(1, text, text, [listed]), listed))

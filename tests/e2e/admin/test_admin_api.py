@@ -1,0 +1,510 @@
+"""The operator's API on a running edge: what it says is so, as described, and to nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import msgspec
+import openapi_spec_validator
+import pytest
+from openapi_schema_validator import OAS31Validator
+
+import quictunnel
+from edge_server.admin import app, event_stream, http_server, openapi
+from edge_server.admin.api import OPERATIONS, PREFIX
+from edge_server.admin.auth_middleware import MAX_TOKEN
+from edge_server.admin.history import MAX_TOP
+from edge_server.admin.models import MAX_PAGE
+from edge_server.admin.recent_errors import KEPT
+from quictunnel.transport.engine import CloseCause, Closed
+from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema_of, snapshots
+from tests.harness.sockets import PATIENCE, eventually, is_reset, receive_exactly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def shared(engines) -> Iterator[OperatedStage]:
+    with OperatedStage() as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(shared: OperatedStage) -> Iterator[OperatedStage]:
+    yield shared
+    shared.close_ends()
+    eventually(lambda: shared.edge.server.visitors == 0, "visitors were left")
+
+
+@pytest.fixture
+def operator(stage: OperatedStage) -> Operator:
+    return stage.operator
+
+
+# The description.
+
+
+def test_the_description_is_one():
+    openapi_spec_validator.validate(DOCUMENT)
+
+
+def test_it_describes_all_there_is_and_nothing_else(stage: OperatedStage):
+    admin = stage.edge.server.admin
+    served = set()
+    for route in admin._window.routes:
+        served |= {(method.lower(), route.path) for method in route.methods - {"HEAD"}}
+    described = {(method, path) for path, ways in DOCUMENT["paths"].items() for method in ways}
+    assert {way for way in served if way[1].startswith("/api/")} == described
+    for_programs = {"/metrics", "/healthz", "/readyz"}  # whose form others have laid down
+    assert {path for _, path in served if not path.startswith("/api/")} == set(app.PAGE) | for_programs
+
+
+def test_every_answer_is_as_described(stage: OperatedStage, operator: Operator):
+    stage.pair("tcp"), stage.pair("tls")
+    admin = stage.edge.server.admin
+    stage.edge._background.call(called(admin._window.api.past.sample))
+    for operation in OPERATIONS:
+        path = PREFIX + operation.path
+        if operation.method == "get" and operation.name != "events":
+            response = operator.ask(operation.path)
+        elif "{id}" in path:
+            response = operator.do(operation.path.replace("{id}", "unknown"), operation.method)
+            assert response.status_code == 404
+        else:
+            continue  # events and drain have tests of their own
+        assert response.headers["content-type"] == "application/json"
+        schema = schema_of(DOCUMENT, path, operation.method, response.status_code)
+        OAS31Validator(schema).validate(response.json())
+    for refused, status in (
+        (operator.ask("/visitors", limit=0), 400),
+        (operator.http.get(f"{PREFIX}/visitors", headers={"authorization": "Bearer wrong"}), 401),
+        (operator.http.get(f"{PREFIX}/visitors", headers={"origin": "http://evil.example"}), 403),
+        (operator.http.get(f"{PREFIX}/visitors", headers={"host": "evil.example"}), 421),
+    ):
+        assert refused.status_code == status
+        OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/visitors", "get", status)).validate(refused.json())
+    assert operator.http.get(openapi.PATH, headers={"authorization": ""}).json() == DOCUMENT
+    with operator.follow() as following:
+        newest = json.loads(next(snapshots(following)))
+    OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/events", "get", 200)).validate(newest)
+
+
+async def called(method) -> None:
+    method()
+
+
+# What it says.
+
+
+def test_the_figures_are_those_of_the_load(stage: OperatedStage, operator: Operator):
+    before = operator.get("/edge")
+    (tunnel_before,) = operator.get("/tunnels")["items"]
+    pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
+    for number, (visitor, origin) in enumerate(pairs):
+        visitor.send(bytes(1000 * number))
+        origin.send(bytes(2000 * number))
+        receive_exactly(origin, 1000 * number)
+        receive_exactly(visitor, 2000 * number)
+    into, out = 7 + 21_000, 7 + 42_000
+    edge = operator.get("/edge")
+    assert (edge["visitors"], edge["sessions"], edge["tunnels"]) == (7, 1, 1)
+    assert edge["visitors_came"] - before["visitors_came"] == 7
+    assert (edge["bytes_in"] - before["bytes_in"], edge["bytes_out"] - before["bytes_out"]) == (into, out)
+    assert edge["domain"] == "tunnel.localhost"
+    assert edge["certificate_expires_at"] > time.time()
+    assert edge["engine"]["name"] in ("native", "aioquic")
+    assert not edge["is_draining"]
+    visitors = operator.get("/visitors")
+    assert visitors["total"] == 7
+    assert visitors["next"] is None
+    assert [one["bytes_in"] for one in visitors["items"]] == [
+        1 + 1000 * number for number in (6, 5, 4, 3, 2, 1, 0)
+    ]
+    assert [one["kind"] for one in visitors["items"]] == ["tls"] * 4 + ["tcp"] * 3
+    assert [one["tls"] for one in visitors["items"]] == ["TLSv1.3"] * 4 + [""] * 3
+    assert {one["address"] for one in visitors["items"]} == {"127.0.0.1"}
+    ports = {visitor.sock.getsockname()[1] for visitor, _ in pairs}
+    assert {one["port"] for one in visitors["items"]} == ports
+    (tunnel,) = operator.get("/tunnels")["items"]
+    assert (tunnel["url"], tunnel["visitors"], tunnel["members"]) == (stage.tunnel.url, 7, 1)
+    assert tunnel["tcp_port"] == stage.tunnel.unencrypted_port
+    assert tunnel["bytes_in"] - tunnel_before["bytes_in"] == into
+    assert tunnel["bytes_out"] - tunnel_before["bytes_out"] == out
+    (session,) = operator.get("/sessions")["items"]
+    assert session["software"] == f"quictunnel/{quictunnel.__version__}"
+    assert (session["tunnels"], session["streams"], session["is_away"]) == ([tunnel["name"]], 7, False)
+    assert session["owner"] == tunnel["owner"] == visitors["items"][0]["owner"]
+    link = session["link"]
+    assert 0 < link["rtt"] < 5
+    assert link["congestion_window"] > 0
+    assert link["bytes_sent"] > into
+    assert link["bytes_received"] > out
+    assert link["loss"] == link["packets_lost"] / link["packets_sent"]
+    talkers = operator.get("/talkers")
+    (address,) = talkers["addresses"]
+    assert (address["who"], address["visitors"]) == ("127.0.0.1", 7)
+    assert address["bytes"] >= into + out
+
+
+def test_bytes_of_those_who_left_are_kept(stage: OperatedStage, operator: Operator):
+    stage.pair("tcp")
+    before = operator.get("/edge")
+    (tunnel,) = operator.get("/tunnels")["items"]
+    stage.close_ends()
+    eventually(lambda: operator.get("/edge")["visitors"] == 0, "it is still in")
+    after = operator.get("/edge")
+    assert (after["bytes_in"], after["bytes_out"]) == (before["bytes_in"], before["bytes_out"])
+    (again,) = operator.get("/tunnels")["items"]
+    assert (again["bytes_in"], again["bytes_out"]) == (tunnel["bytes_in"], tunnel["bytes_out"])
+    (address,) = operator.get("/talkers")["addresses"]
+    assert address["visitors"] == 0
+    assert address["bytes"] >= 2
+
+
+def test_lists_come_in_parts(stage: OperatedStage, operator: Operator):
+    for _ in range(5):
+        stage.pair("tcp")
+    whole = operator.get("/visitors")
+    found, after = [], ""
+    while after is not None:
+        part = operator.get("/visitors", limit=2, after=after)
+        assert part["total"] == 5
+        assert len(part["items"]) <= 2
+        found += part["items"]
+        after = part["next"]
+    assert [one["id"] for one in found] == [one["id"] for one in whole["items"]]
+    assert operator.get("/visitors", only="nobody") == {"items": [], "total": 0, "next": None}
+    assert operator.get("/visitors", only=whole["items"][0]["tunnel"])["total"] == 5
+    assert operator.get("/visitors", limit=1, after="another-1")["items"][0]["id"] == whole["items"][0]["id"]
+    assert operator.ask("/visitors", limit=MAX_PAGE).status_code == 200
+    for wrong in ("0", str(MAX_PAGE + 1), "-1", "many", "9" * 30, "٣"):
+        assert operator.ask("/visitors", limit=wrong).status_code == 400
+    assert operator.ask("/visitors", limti=1).status_code == 400
+    assert operator.ask("/talkers", limit=MAX_TOP + 1).status_code == 400
+    assert operator.ask("/errors", limit=KEPT + 1).status_code == 400
+    with contextlib.ExitStack() as stack:
+        names = []
+        for _ in range(3):
+            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            tunnel = stack.enter_context(quictunnel.forward(port, client=stage.client))
+            names.append(tunnel.host.partition(".")[0])
+        names.append(stage.tunnel.host.partition(".")[0])
+        first = operator.get("/tunnels", limit=3)
+        second = operator.get("/tunnels", limit=3, after=first["next"])
+        assert [one["name"] for one in first["items"] + second["items"]] == sorted(names)
+        assert second["next"] is None
+
+
+def test_warnings_are_shown_as_text(stage: OperatedStage, operator: Operator):
+    before = operator.get("/errors")["total"]
+    logging.getLogger("edge_server.test").warning("<script>%s</script>\x1b[31m\n", "x" * 10_000)
+    errors = operator.get("/errors", limit=1)
+    assert errors["total"] == before + 1
+    (record,) = errors["items"]
+    assert record["message"].startswith("<script>xxx")
+    assert len(record["message"]) == 500
+    assert record["level"] == "warning"
+    assert record["logger"] == "edge_server.test"
+
+
+# Following.
+
+
+def test_events_say_what_is(stage: OperatedStage, operator: Operator):
+    with operator.follow() as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        seen = snapshots(response)
+        deadline = time.monotonic() + PATIENCE
+        for visitors in (0, 1):  # the first may be some tenths of a second old
+            while json.loads(next(seen))["visitors"]["total"] != visitors:
+                assert time.monotonic() < deadline
+            stage.pair("tcp")
+
+
+def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
+    with contextlib.ExitStack() as stack:
+        for _ in range(event_stream.MAX_FOLLOWERS):
+            assert stack.enter_context(operator.follow()).status_code == 200
+        with operator.follow() as refused:
+            assert refused.status_code == 503
+            assert json.loads(refused.read())["error"] == "too-many-followers"
+    feed = stage.edge.server.admin._window._feed
+    eventually(lambda: feed._followers == 0, "somebody is still said to follow")
+    with operator.follow() as again:
+        assert again.status_code == 200
+
+
+def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    """Nothing piles up for a reader that takes nothing; a connection that takes nothing for long is ended."""
+    made = []
+    feed = stage.edge.server.admin._window._feed
+    make = feed._make
+    eventually(lambda: feed._followers == 0, "somebody still follows")
+    monkeypatch.setattr(event_stream, "EVERY", 0.01)
+    monkeypatch.setattr(http_server, "LOOK", 1.0)
+    monkeypatch.setattr(feed, "_make", lambda: made.append(1) or [msgspec.to_builtins(make()), "x" * 500_000])
+    with raw(operator) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(request(operator, "GET", f"{PREFIX}/events"))
+        eventually(lambda: feed._followers == 1, "nobody follows")
+        (connection,) = [
+            c for c in stage.edge.server.admin._http._state.connections if c.client == sock.getsockname()
+        ]
+        waiting = []
+
+        def is_ended() -> bool:
+            waiting.append(connection.transport.get_write_buffer_size())
+            return feed._followers == 0
+
+        eventually(is_ended, "it goes on")
+    assert max(waiting) < 2 * 1_100_000
+    assert len(made) < 20
+
+
+# Who is let in.
+
+
+@contextlib.contextmanager
+def raw(operator: Operator) -> Iterator[socket.socket]:
+    port = httpx.URL(operator.url).port
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        yield sock
+
+
+def request(operator: Operator, method: str, path: str, *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {operator.token}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def all_of(sock: socket.socket) -> bytes:
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := sock.recv(65536):
+            received += piece
+    return received
+
+
+ALL = [(op.method, PREFIX + op.path.replace("{id}", "x")) for op in OPERATIONS]
+
+
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_nothing_without_the_token(operator: Operator, method: str, path: str):
+    with httpx.Client(base_url=operator.url, trust_env=False) as http_:
+        assert http_.request(method, path).status_code == 401
+        assert http_.request(method, path, params={"token": operator.token}).status_code == 401
+        assert http_.request(method, path, headers={"cookie": f"token={operator.token}"}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/none", "/page.js/", "//"])
+def test_what_is_not_said_to_be_open_is_not(operator: Operator, path: str):
+    assert httpx.get(operator.url.removesuffix("/") + path, trust_env=False).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), ALL)
+def test_nothing_for_other_origins_and_names(operator: Operator, method: str, path: str):
+    """Not even with the token: a page of another site, or of this address by another name."""
+    port = httpx.URL(operator.url).port
+    for headers, status in (
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": f"http://127.0.0.1:{port + 1}"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"host": "evil.example"}, 421),
+        ({"host": f"evil.example:{port}"}, 421),
+        ({"host": f"localhost.evil.example:{port}"}, 421),
+        ({"host": ""}, 421),
+    ):
+        refused = operator.http.request(method, path, headers=headers)
+        assert refused.status_code == status, headers
+        assert not any(name.startswith("access-control") for name in refused.headers)
+
+
+def test_the_names_it_has(operator: Operator):
+    port = httpx.URL(operator.url).port
+    for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "203.0.113.7:80", "LOCALHOST"):
+        assert operator.http.get(f"{PREFIX}/edge", headers={"host": host}).status_code == 200
+    proxied = {"host": "127.0.0.1", "origin": "https://127.0.0.1"}
+    assert operator.http.get(f"{PREFIX}/edge", headers=proxied).status_code == 200
+
+
+def test_there_is_no_way_around_by_other_methods(operator: Operator):
+    for method in ("OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "POST"):
+        response = operator.http.request(method, f"{PREFIX}/edge")
+        assert response.status_code == 405
+        assert not any(name.startswith("access-control") for name in response.headers)
+    assert operator.http.get(f"{PREFIX}/drain").status_code == 405
+    assert operator.http.get(f"{PREFIX}/none").status_code == 404
+    assert operator.http.get("/../admin.token").status_code == 404
+    assert operator.http.get("/page/index.html").status_code == 404
+
+
+def test_every_answer_is_hardened(operator: Operator):
+    for path in ("/", f"{PREFIX}/edge", f"{PREFIX}/none", "/style.css"):
+        headers = operator.http.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "require-trusted-types-for 'script'" in policy
+        assert "unsafe" not in policy
+        assert headers["cache-control"] == "no-store"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+
+
+def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: OperatedStage):
+    admin = stage.edge.server.admin
+    with Operator(admin.url, "guess") as stranger, Operator(admin.url, admin.token) as owner:
+        found = [stranger.ask("/edge").status_code for _ in range(8)]
+        assert found[-1] == 429
+        assert set(found) <= {401, 429}
+        assert stranger.ask("/edge").headers["retry-after"] == "60"
+        assert owner.ask("/edge").status_code == 200
+        too_long = {"authorization": f"Bearer {admin.token}{'x' * MAX_TOKEN}"}
+        assert owner.http.get(f"{PREFIX}/edge", headers=too_long).status_code in (401, 429)
+    admin._window.app._attempts._wrong.clear()
+
+
+def test_requests_are_small(operator: Operator):
+    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1024)).status_code == 404
+    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1025)).status_code == 413
+    assert operator.http.post(f"{PREFIX}/visitors/x/end", content=iter([b"x"])).status_code == 413
+    assert operator.http.get(f"{PREFIX}/edge?{'x' * 2000}").status_code == 414
+    with raw(operator) as sock:
+        sock.sendall(request(operator, "GET", f"{PREFIX}/edge", "Connection: close", "X: " + "x" * 20_000))
+        assert all_of(sock).startswith(b"HTTP/1.1 431 ")
+    with raw(operator) as sock, contextlib.suppress(ConnectionError):
+        sock.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2] + b"X: " + b"x" * 300_000)
+        assert all_of(sock).startswith(b"HTTP/1.1 400 ")
+    with raw(operator) as sock:
+        sock.sendall(b"\x16\x03\x01\r\n\r\n")
+        assert all_of(sock).startswith(b"HTTP/1.1 400 ")
+
+
+def test_so_many_connections_may_be_open(stage: OperatedStage, operator: Operator):
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(raw(operator)) for _ in range(http_server.MAX_CONNECTIONS + 8)]
+        connections = stage.edge.server.admin._http._state.connections
+        for sock in socks[:4]:  # those that were idle for longest made room; some of ours may be among them
+            sock.settimeout(PATIENCE)
+            assert all_of(sock) == b""
+        eventually(lambda: len(connections) <= http_server.MAX_CONNECTIONS, "too many are open")
+        assert operator.ask("/edge").status_code == 200
+
+
+def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: pytest.MonkeyPatch):
+    config = stage.edge.server.admin._http._config
+    assert config.timeout_keep_alive == http_server.KEEP_ALIVE
+    monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
+    with raw(stage.operator) as sock:
+        sock.sendall(request(stage.operator, "GET", f"{PREFIX}/edge"))
+        assert all_of(sock).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_server, "LOOK", 0.2)
+    with raw(operator) as silent, raw(operator) as slow:
+        slow.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2])
+        assert all_of(silent) == all_of(slow) == b""
+
+
+# What it does.
+
+
+def test_a_visitor_is_ended(
+    stage: OperatedStage, operator: Operator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    stays, _ = stage.pair("tcp")
+    goes, origin = stage.pair("tls")
+    newest = operator.get("/visitors")["items"][0]
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # the audit is there whatever the level
+    done = operator.do(f"/visitors/{newest['id']}/end")
+    assert done.json() == {"action": "end_visitor", "target": newest["id"]}
+    OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/visitors/{{id}}/end", "post", 200)).validate(done.json())
+    assert is_reset(goes)
+    assert is_reset(origin)
+    (said,) = [record for record in caplog.records if record.name == "edge_server.audit"]
+    assert newest["id"] in said.getMessage()
+    assert "127.0.0.1" in said.getMessage()
+    assert said.fields["audit"] == "end visitor"
+    assert operator.get("/visitors")["total"] == 1
+    stays.send(b"still here")
+    assert operator.do(f"/visitors/{newest['id']}/end").status_code == 404
+
+
+def test_a_tunnel_is_closed():
+    with OperatedStage() as stage:
+        visitor, _ = stage.pair("tls")
+        (tunnel,) = stage.operator.get("/tunnels")["items"]
+        assert stage.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 200
+        assert is_reset(visitor)
+        eventually(lambda: stage.operator.get("/tunnels")["total"] == 0, "the tunnel is still there")
+        assert stage.operator.get("/sessions")["total"] == 1
+        assert stage.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 404
+
+
+def test_a_session_is_ended_and_does_not_come_back_by_itself():
+    with OperatedStage() as stage:
+        visitor, _ = stage.pair("tls")
+        (session,) = stage.operator.get("/sessions")["items"]
+        assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
+        assert is_reset(visitor)
+        eventually(lambda: stage.client.state == "failed", "the client goes on")
+        edge = stage.operator.get("/edge")
+        assert (edge["sessions"], edge["tunnels"], edge["visitors"]) == (0, 0, 0)
+        with (
+            quictunnel.Client.from_config(stage.edge.client_config) as again,
+            quictunnel.forward(stage.origin_port, client=again),
+        ):
+            assert stage.operator.get("/edge")["sessions"] == 1
+
+
+def test_a_client_that_is_away_is_shown_and_ended():
+    """Its link is lost: nothing is known of it, a newcomer waits, and either can be ended."""
+    with OperatedStage() as stage:
+        stays, _ = stage.pair("tcp")
+        (guest,) = stage.edge.server._guests
+        lost = Closed(CloseCause.TIMEOUT, 0, "")
+        stage.edge._background.call(called(lambda: guest.session.link_down(lost)))
+        (session,) = stage.operator.get("/sessions")["items"]
+        assert (session["is_away"], session["link"], session["streams"]) == (True, None, 1)
+        OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/sessions", "get", 200)).validate(
+            stage.operator.get("/sessions")
+        )
+        assert stage.operator.get("/edge")["sessions_away"] == 1
+        waits = stage.visitor("tcp")
+        eventually(lambda: stage.operator.get("/visitors")["total"] == 2, "the newcomer is not in")
+        newcomer, _ = stage.operator.get("/visitors")["items"]
+        assert newcomer["is_waiting"]
+        assert stage.operator.do(f"/visitors/{newcomer['id']}/end").status_code == 200
+        assert is_reset(waits)
+        assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
+        assert is_reset(stays)
+        eventually(lambda: session["id"] not in ids(stage), "it is still there")
+
+
+def ids(stage: OperatedStage) -> set[str]:
+    return {one["id"] for one in stage.operator.get("/sessions")["items"]}
+
+
+def test_a_shared_tunnel_is_one(shared: OperatedStage):
+    with contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(quictunnel.Client.from_config(shared.edge.client_config))
+            wish = quictunnel.forward(shared.origin_port, name="shared", pool=True, client=client)
+            stack.enter_context(wish)
+        (tunnel,) = [one for one in shared.operator.get("/tunnels")["items"] if one["name"] == "shared"]
+        assert tunnel["members"] == 2
+        assert shared.operator.do("/tunnels/shared/close").status_code == 200
+        assert "shared" not in {one["name"] for one in shared.operator.get("/tunnels")["items"]}
+        assert len(ids(shared)) == 3, "their clients stay"

@@ -1,0 +1,433 @@
+"""The operator's page in a real browser: what it shows is what there is, and nobody else gets at it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import logging
+import re
+import threading
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from playwright.sync_api import expect
+
+import quictunnel
+from edge_server.admin import history
+from quictunnel.connection import edge_session
+from tests.harness.admin_client import Operator
+from tests.harness.browser import driven
+from tests.harness.sockets import eventually, is_reset, receive_exactly
+from tests.harness.tunnel_fixture import EmbeddedStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+PATIENCE = 15_000
+"""Milliseconds."""
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert>"
+"""As long as what a client may call itself."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    # A name that is not ours leads here, as one that was rebound would.
+    with driven(tmp_path_factory.mktemp("chromium"), "MAP evil.example 127.0.0.1") as browser:
+        yield browser
+
+
+class Stage(EmbeddedStage):
+    """An edge with a page, a tunnel, and a browser in front of it."""
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        super().__init__(admin=True)
+        admin = self.edge.server.admin
+        assert admin is not None
+        self.url, self.token = admin.url, admin.token
+        self.operator = self.stack.enter_context(Operator(self.url, self.token))
+        self.context: BrowserContext = browser.new_context(**options)
+        self.stack.callback(self.context.close)
+        self.complaints: list[str] = []
+        """Everything in the browser's console, and exceptions that nobody caught."""
+
+    def page(self) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: self.complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        return page
+
+    def opened(self) -> Page:
+        """The page, let in."""
+        page = self.page()
+        page.goto(f"{self.url}#token={self.token}")
+        expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
+        return page
+
+
+@pytest.fixture
+def stage(browser: Browser, engines) -> Iterator[Stage]:
+    """One of one's own, for what ends things."""
+    with Stage(browser) as stage:
+        yield stage
+
+
+@pytest.fixture(scope="module")
+def one_for_many(browser: Browser, engines) -> Iterator[Stage]:
+    with Stage(browser) as stage:
+        yield stage
+
+
+@pytest.fixture
+def shared(one_for_many: Stage) -> Iterator[Stage]:
+    one_for_many.complaints.clear()
+    yield one_for_many
+    for page in one_for_many.context.pages:
+        page.close()
+    one_for_many.close_ends()
+    eventually(lambda: one_for_many.edge.server.visitors == 0, "visitors were left")
+
+
+def cells(page: Page, table: str) -> list[list[str]]:
+    return [row.locator("td").all_inner_texts() for row in page.locator(f"#{table} tbody tr").all()]
+
+
+def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
+    """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
+    monkeypatch.setattr(history, "EVERY", 0.5)
+    with Stage(browser) as stage:
+        name = stage.tunnel.host.partition(".")[0]
+        pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
+        for visitor, origin in pairs:
+            visitor.send(bytes(100_000))
+            receive_exactly(origin, 100_000)
+            origin.send(bytes(299_999))
+            receive_exactly(visitor, 299_999)
+        page = stage.opened()
+        for tile, shown in (("visitors", "7"), ("came", "7"), ("tunnels", "1"), ("sessions", "1")):
+            expect(page.locator(f"#tile-{tile}")).to_have_text(shown)
+        expect(page.locator("#visitors-count")).to_have_text("7")
+        visitors = cells(page, "visitors")
+        assert len(visitors) == 7
+        assert {tuple(row[1:2] + row[3:6]) for row in visitors} == {(name, "in", "100 kB", "300 kB")}
+        assert [row[2] for row in visitors] == ["TLS 1.3"] * 4 + ["tcp"] * 3
+        assert {row[0] for row in visitors} == {f"127.0.0.1:{v.sock.getsockname()[1]}" for v, _ in pairs}
+        (tunnel,) = cells(page, "tunnels")
+        owner = tunnel[2]
+        assert tunnel[:2] + tunnel[3:7] == [name, str(stage.tunnel.unencrypted_port), "1", "7", "700 kB", "2.1 MB"]
+        assert page.get_by_role("link", name=name).get_attribute("href") == stage.tunnel.url
+        (session,) = cells(page, "sessions")
+        whose, _, software, engine, state, rtt, loss, flight, window, streams, held, *_ = session
+        assert (whose, state, streams, held) == (owner, "linked", "7", "1")
+        assert software.startswith("quictunnel/")
+        assert engine in ("native", "aioquic")
+        assert re.fullmatch(r"[\d.]+ ms", rtt)
+        assert re.fullmatch(r"[\d.]+ %", loss)
+        assert re.fullmatch(r"[\d.]+ k?B", flight)
+        assert re.fullmatch(r"[\d.]+ [kM]?B", window)
+        assert cells(page, "addresses") == [["127.0.0.1", "2.8 MB", "7"]]
+        assert cells(page, "busiest") == [[name, "2.8 MB", "7"]]
+        ((names, source, good_for, *_),) = cells(page, "certificates")
+        assert (names, source, good_for) == (
+            "*.tunnel.localhost, tunnel.localhost",
+            "files or development",
+            "years",
+        )
+        chart = page.get_by_role("img", name="Visitors, last hour")
+        expect(chart).to_have_attribute("aria-label", "Visitors, last hour: 7; at most 7")
+        expect(chart.locator(".line")).to_have_attribute("d", re.compile("^M.*L"))
+        visitor, origin = pairs[0]
+        for tile, giver, taker in (("rateIn", visitor, origin), ("rateOut", origin, visitor)):
+            giver.send(bytes(50_000))
+            receive_exactly(taker, 50_000)
+            expect(page.locator(f"#tile-{tile}")).to_have_text(re.compile(r"^[\d.]+ kB/s$"))
+        stage.close_ends()
+        expect(page.locator("#tile-visitors")).to_have_text("0", timeout=PATIENCE)
+        expect(page.locator("#visitors")).to_contain_text("Nobody is in.")
+        assert stage.complaints == []
+
+
+def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch):
+    """HTML in what a client calls itself and in a line of the log."""
+    monkeypatch.setattr(edge_session, "SOFTWARE", HOSTILE)
+    logging.getLogger("edge_server.test").warning("%s", HOSTILE)
+    page = shared.opened()
+    with (
+        quictunnel.Client.from_config(shared.edge.client_config) as client,
+        quictunnel.forward(shared.origin_port, client=client),
+    ):
+        expect(page.locator("#sessions")).to_contain_text(HOSTILE)
+    expect(page.locator("#errors")).to_contain_text(HOSTILE)
+    assert page.locator("main img, main script").count() == 0
+    assert "owned" not in page.title()
+    assert shared.complaints == []
+    # Nor could a script of the page's own make HTML of it by mistake.
+    careless = "(text) => { try { document.body.innerHTML = text; } catch (e) { return e.name; } }"
+    assert page.evaluate(careless, HOSTILE) == "TypeError"
+
+
+def test_without_the_token_there_is_a_form_and_nothing_else(shared: Stage):
+    asked = []
+    page = shared.page()
+    page.on("request", lambda request: asked.append(request.url.removeprefix(shared.url)))
+    page.goto(shared.url)
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert not any(path.startswith("api/") for path in asked)
+    assert page.locator("#view").is_hidden()
+    page.get_by_label("Token").fill("not the token")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_contain_text("token is missing or wrong")
+    assert page.locator("#view").is_hidden()
+    page.get_by_label("Token").fill(shared.token)
+    page.keyboard.press("Enter")
+    expect(page.locator("#state")).to_have_text("live")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert page.evaluate("sessionStorage.length") == 0
+    assert [text for text in shared.complaints if "401" not in text] == []
+
+
+def test_the_token_of_a_link_stays_with_this_tab_and_page(shared: Stage):
+    page = shared.opened()
+    assert page.url == shared.url
+    assert page.evaluate("document.cookie") == ""
+    assert page.evaluate("localStorage.length") == 0
+    page.reload()
+    expect(page.locator("#state")).to_have_text("live")
+    other = shared.page()
+    other.goto(shared.url)
+    expect(other.get_by_role("heading", name="Sign in")).to_be_visible()
+    assert shared.context.cookies() == []
+
+
+class _Evil(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<title>evil</title>")
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextlib.contextmanager
+def evil_site() -> Iterator[int]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Evil)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_address[1]
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+FETCH = """async ([url, options]) => {
+  try { const r = await fetch(url, options); return [r.type, r.status, await r.text()]; }
+  catch (error) { return error.name; }
+}"""
+FRAME = """(url) => new Promise((done) => {
+  const frame = document.createElement("iframe");
+  frame.onload = () => done(frame.contentDocument === null);
+  frame.src = url;
+  document.body.append(frame);
+})"""
+
+
+def test_another_page_can_neither_read_nor_do_anything(shared: Stage):
+    """Of another port of the same host, with everything that a page may send, even with the token."""
+    visitor, _ = shared.pair("tcp")
+    (one,) = shared.operator.get("/visitors")["items"]
+    kill = f"{shared.url}api/v1/visitors/{one['id']}/end"
+    headers = {"Authorization": f"Bearer {shared.token}"}
+    with evil_site() as port:
+        for host in ("127.0.0.1", "localhost"):
+            page = shared.page()
+            page.goto(f"http://{host}:{port}/")
+            for url in (
+                shared.url,
+                f"{shared.url}api/v1/edge",
+                f"{shared.url}api/v1/events",
+                f"{shared.url}healthz",
+            ):
+                assert page.evaluate(FETCH, [url, {}]) == "TypeError"
+                assert page.evaluate(FETCH, [url, {"headers": headers}]) == "TypeError"
+            assert page.evaluate(FETCH, [kill, {"method": "POST", "headers": headers}]) == "TypeError"
+            blind = page.evaluate(FETCH, [kill, {"method": "POST", "mode": "no-cors"}])
+            assert blind in (["opaque", 0, ""], "TypeError")
+            assert page.evaluate(FRAME, shared.url) is True  # what shows there is the browser's own refusal
+            assert "Sign in" not in "".join(frame.content() for frame in page.frames)
+            page.close()
+    visitor.send(b"still here")
+    assert shared.operator.get("/visitors")["total"] == 1
+
+
+def test_a_name_that_was_rebound_leads_to_nothing(shared: Stage):
+    """A page of evil.example, which now resolves to this address, is of the origin that it asks."""
+    page = shared.page()
+    port = httpx.URL(shared.url).port
+    answer = page.goto(f"http://evil.example:{port}/")
+    assert answer is not None
+    assert answer.status == 421
+    headers = {"Authorization": f"Bearer {shared.token}"}
+    for path in ("/", "/api/v1/edge", "/healthz"):
+        kind, status, text = page.evaluate(FETCH, [path, {"headers": headers}])
+        assert (kind, status) == ("basic", 421)
+        assert "tunnel.localhost" not in text
+
+
+def focused(page: Page) -> str:
+    return page.evaluate(
+        "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim()"
+    )
+
+
+def tab_to(page: Page, label: str) -> None:
+    """With the keyboard, as far as it takes."""
+    for _ in range(60):
+        if focused(page) == label:
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{label} is not reached")
+
+
+def test_a_visitor_is_ended_with_the_keyboard_alone(stage: Stage):
+    page = stage.opened()
+    stays, _ = stage.pair("tcp")
+    goes, _ = stage.pair("tcp")
+    stays_at, goes_at = (end.sock.getsockname()[1] for end in (stays, goes))
+    expect(page.locator("#visitors-count")).to_have_text("2")
+    label = f"End visitor 127.0.0.1 port {goes_at}"
+    tab_to(page, label)
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
+    stage.pair("tcp")  # a newcomer changes the table, and not where the keyboard is
+    expect(page.locator("#visitors-count")).to_have_text("3")
+    assert focused(page) == label
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="End this visitor?")
+    expect(dialog).to_be_visible()
+    assert focused(page) == "Cancel"
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+    assert focused(page) == label
+    assert stage.operator.get("/visitors")["total"] == 3
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert focused(page) == "End the visitor"
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text(f"Visitor 127.0.0.1 port {goes_at} is ended.")
+    assert is_reset(goes)
+    expect(page.locator("#visitors-count")).to_have_text("2")
+    assert focused(page).startswith("Visitors now"), "and goes on from the table"
+    assert page.get_by_role("button", name=f"End visitor 127.0.0.1 port {stays_at}").is_visible()
+    stays.send(b"still here")
+    assert stage.complaints == []
+
+
+def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
+    page = stage.opened()
+    ((owner, address, *_),) = cells(page, "sessions")
+    label = f"Trace session of {owner} at {address}"
+    tab_to(page, label)
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="Trace this session?")
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Tab")
+    assert focused(page) == "Trace the session"
+    in_the_way = stage.edge.server.config.state_dir / "qlog"
+    in_the_way.write_text("")
+    page.keyboard.press("Enter")
+    expect(dialog.get_by_role("alert")).to_contain_text("cannot be made")
+    in_the_way.unlink()
+    page.get_by_role("button", name="Trace the session").focus()
+    page.keyboard.press("Enter")
+    expect(dialog).to_be_hidden()
+    (file,) = in_the_way.iterdir()
+    expect(page.locator("#said")).to_have_text(f"The session of {owner} is traced to {file}.")
+    expect(page.locator("#traces")).to_have_text(f"{owner} at {address} is traced to {file}")
+    width = page.locator("#sessions").evaluate("(table) => table.scrollWidth - table.parentElement.clientWidth")
+    assert width <= 0, "the buttons are beside the screen"
+    label = f"Stop tracing session of {owner} at {address}"
+    expect(page.get_by_role("button", name=label)).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert focused(page) == "Stop tracing"
+    page.keyboard.press("Enter")
+    expect(page.locator("#said")).to_have_text(f"The session of {owner} is traced no more. The file is {file}.")
+    expect(page.locator("#traces")).to_be_hidden()
+    expect(page.get_by_role("button", name=f"Trace session of {owner} at {address}")).to_be_focused()
+    assert [text for text in stage.complaints if "409" not in text] == []
+
+
+def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(stage: Stage):
+    page = stage.opened()
+    name = stage.tunnel.host.partition(".")[0]
+    page.get_by_role("button", name=f"Close tunnel {name}").click()
+    page.get_by_role("button", name="Close the tunnel").click()
+    expect(page.locator("#tunnels")).to_contain_text("No tunnel is open.")
+    page.get_by_role("button", name=re.compile("^End session of")).click()
+    page.get_by_role("button", name="End the session").click()
+    expect(page.locator("#sessions")).to_contain_text("No client is connected.")
+    assert not stage.edge.server.asked_to_drain.is_set()
+    page.get_by_role("button", name="Drain the edge").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drain the edge").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    eventually(stage.edge.server.asked_to_drain.is_set, "the edge does not drain")
+    assert stage.complaints == []
+
+
+def test_an_edge_that_is_away_is_said_and_found_again(stage: Stage):
+    page = stage.opened()
+    feed = stage.edge.server.admin._window._feed
+    loop = stage.edge._background.loop
+    page.context.set_offline(True)
+    loop.call_soon_threadsafe(feed._over.set)
+    expect(page.locator("#state")).to_contain_text("not reached")
+    loop.call_soon_threadsafe(feed._over.clear)
+    page.context.set_offline(False)
+    expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
+
+
+def test_it_fits_and_can_be_read(shared: Stage):
+    """On a phone and on a screen, by day and by night: nothing beside the page, and text against its ground."""
+    shared.pair("tls")
+    logging.getLogger("edge_server.test").error("something to show")
+    page = shared.opened()
+    expect(page.locator("#visitors-count")).to_have_text("1")
+    for width, scheme in ((360, "light"), (1280, "dark")):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 50
+        assert min(contrasts.values()) >= 4.5, {what: of for what, of in contrasts.items() if of < 4.5}
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
+
+
+# The contrast of each text that is seen with what is behind it (WCAG 2.2, 1.4.3).
+CONTRASTS = """() => {
+  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = parts(getComputedStyle(element).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const found = {};
+  for (const element of document.querySelectorAll("body *")) {
+    const text = [...element.childNodes].filter((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!text.length || !element.checkVisibility() || element.matches(":disabled")) continue;
+    const [a, b] = [luminance(parts(getComputedStyle(element).color)), luminance(behind(element))];
+    found[text[0].textContent.trim()] = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  }
+  return found;
+}"""

@@ -1,0 +1,67 @@
+"""An edge that other machines reach: what it prints for them is what they can use."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.e2e.conftest import children_environment, start_edge
+from tests.harness.netns import new_world
+
+PUBLIC = "192.0.2.7"
+NAME = "edge.example.com"
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "here"),
+    [
+        (["--quic", "0.0.0.0:4433", "--public-host", PUBLIC], PUBLIC, "127.0.0.1"),
+        (["--quic", "[::]:4433", "--domain", NAME], NAME, "127.0.0.1"),
+        (["--quic", f"{NAME}:4433"], NAME, NAME),
+    ],
+)
+def test_other_machines_are_told_the_public_address(tmp_path, options, told, here):
+    with new_world(tmp_path, NAME) as world:
+        world.run("ip", "address", "add", f"{PUBLIC}/32", "dev", "lo").check_returncode()
+        hosts = world.hosts
+        hosts.write_text(hosts.read_text().replace(f"127.0.0.1 {NAME}", f"{PUBLIC} {NAME}"))
+        world.start_edge(*options)
+        assert f"clients connect to {told}:4433 (UDP)" in world.edge.banner
+        assert "127.0.0.1" not in world.edge.banner
+        said = dict(re.findall(r"export (\w+)=(\S+)", world.edge.banner))
+        assert said["QUICTUNNEL_EDGE"] == f"{told}:4433"
+        # Clients on this machine need no way around by the public address, which many a router does not offer.
+        assert world.edge.environ == said | {"QUICTUNNEL_EDGE": f"{here}:4433"}
+        assert opens(world, tmp_path / "home", world.edge.environ)
+
+        # Another machine has nothing but those lines and a copy of the authority.
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        assert opens(world, elsewhere, said | {"QUICTUNNEL_CA": shutil.copy(said["QUICTUNNEL_CA"], elsewhere)})
+
+
+def opens(world, home, environ) -> bool:
+    """Return True if a client there opens a tunnel, and ends in good order."""
+    client = subprocess.Popen(
+        [*world.enter, sys.executable, "-m", "quictunnel", "http", "8000", "--json"],
+        env=children_environment(world.edge) | environ | {"HOME": str(home)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    is_open = json.loads(client.stdout.readline())["event"] == "ready"
+    client.send_signal(signal.SIGTERM)
+    client.communicate(timeout=20)
+    return is_open and client.returncode == 0
+
+
+def test_an_edge_without_a_public_name_says_what_is_missing(tmp_path):
+    edge = start_edge(tmp_path / "state", "--quic", "0.0.0.0:0")
+    try:
+        assert "Say --public-host NAME for clients on other machines." in edge.banner
+        assert f"export QUICTUNNEL_EDGE={edge.environ['QUICTUNNEL_EDGE']}\n" in edge.banner
+    finally:
+        assert edge.stop() == 0

@@ -1,0 +1,91 @@
+"""``quictunnel`` with a token that its edge does not accept, or not any more: the message and the exit status."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore, _written
+from tests.e2e.conftest import children_environment, free_port, start_edge
+from tests.harness.token_commands import command
+
+
+@pytest.fixture
+def own_edge(tmp_path):
+    """An edge that may be told to refuse everybody."""
+    edge = start_edge(tmp_path / "state")
+    yield edge
+    assert edge.stop() == 0
+
+
+def tunnel(running, edge, token: str, **environ: str) -> subprocess.Popen:
+    return running(
+        [sys.executable, "-m", "quictunnel", "http", str(free_port()), "--json"],
+        env=children_environment(edge) | {"QUICTUNNEL_TOKEN": token} | environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process: subprocess.Popen, token: str) -> tuple[int, str]:
+    """Return how it ended, and the line that says why; the hint below is not about the network."""
+    _, err = process.communicate(timeout=30)
+    line, hint = err.splitlines()
+    assert line.startswith("quictunnel: error: ")
+    assert "UDP" not in err
+    assert token not in err
+    assert "QUICTUNNEL_TOKEN" in hint or "--help" in hint
+    return process.returncode, line
+
+
+def let_expire(edge, token: str) -> None:
+    """Have a token end now; the command that makes one would need an hour for it."""
+    store = TokenStore(edge.state_dir)
+    rights = _written(Permissions(expires=int(time.time())))
+    with store._database.writing() as database:
+        database.execute("UPDATE token SET rights = ? WHERE key = ?", (rights, token.split(".")[1]))
+    store.close()
+
+
+def test_a_token_that_is_revoked_or_expires_while_the_tunnel_is_open(own_edge, running):
+    tokens = {why: command(own_edge, "token", "create") for why in ("revoked", "expired")}
+    processes = {why: tunnel(running, own_edge, token) for why, token in tokens.items()}
+    for process in processes.values():
+        assert json.loads(process.stdout.readline())["event"] == "ready"
+    command(own_edge, "token", "revoke", tokens["revoked"].split(".")[1])
+    let_expire(own_edge, tokens["expired"])
+    for why, process in processes.items():
+        status, line = ended(process, tokens[why])
+        assert status == 2
+        assert "does not accept the token any more: it has been revoked or has expired" in line
+    again = [tunnel(running, own_edge, token) for token in tokens.values()]
+    for process, token in zip(again, tokens.values(), strict=True):
+        status, line = ended(process, token)
+        assert status == 2
+        assert "refused the token: it is not a token of this edge, or it has been revoked or has expired" in line
+
+
+def test_a_token_of_another_edge(own_edge, edge, running):
+    token = edge.environ["QUICTUNNEL_TOKEN"]
+    status, line = ended(tunnel(running, own_edge, token), token)
+    assert status == 2
+    assert "it is not a token of this edge" in line
+    # With the other edge's authority as well, it is the certificate that does not fit.
+    status, line = ended(tunnel(running, own_edge, token, QUICTUNNEL_CA=str(edge.ca)), token)
+    assert status == 2
+    assert "The certificate of the edge" in line
+
+
+def test_a_client_whose_address_is_banned(own_edge, running):
+    token = own_edge.environ["QUICTUNNEL_TOKEN"]
+    process = tunnel(running, own_edge, token)
+    assert json.loads(process.stdout.readline())["event"] == "ready"
+    command(own_edge, "name", "ban", "127.0.0.0/8")
+    for each in (process, tunnel(running, own_edge, token)):
+        status, line = ended(each, token)
+        assert status == 2
+        assert "lets nobody in from this address" in line

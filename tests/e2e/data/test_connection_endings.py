@@ -1,0 +1,408 @@
+"""How connections end: each way that TCP knows, seen from the other side of the tunnel as the same.
+
+After each, nothing is left: no stream in either session, no task, no socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import socket
+import sys
+import threading
+
+import pytest
+
+import quictunnel
+from tests.harness.sockets import (
+    PATIENCE,
+    eventually,
+    is_reset,
+    program,
+    receive_all,
+    receive_exactly,
+    refuses_more,
+    reset,
+)
+from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage, Stage, nothing_left
+
+MEGABYTE = 1024 * 1024
+
+
+@pytest.fixture(scope="module", params=["embedded", "processes"])
+def shared_stage(request, tmp_path_factory, engines):
+    made = EmbeddedStage() if request.param == "embedded" else ProcessStage(tmp_path_factory.mktemp("endings"))
+    with made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared_stage):
+    with nothing_left(shared_stage):
+        yield shared_stage
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def pair(stage: Stage, kind: str):
+    return stage.pair(kind)
+
+
+def test_a_visitor_may_end_first_and_still_be_answered(pair):
+    visitor, origin = pair
+    visitor.send(b"question")
+    visitor.finish()
+    assert receive_all(origin) == b"question"
+    answer = random.Random(1).randbytes(3 * MEGABYTE)
+    sender = threading.Thread(target=lambda: (origin.send(answer), origin.finish()))
+    sender.start()
+    assert receive_all(visitor) == answer
+    sender.join()
+
+
+def test_an_origin_may_end_first_and_still_be_told(pair):
+    visitor, origin = pair
+    origin.send(b"banner")
+    origin.finish()
+    assert receive_all(visitor) == b"banner"
+    story = random.Random(2).randbytes(3 * MEGABYTE)
+    sender = threading.Thread(target=lambda: (visitor.send(story), visitor.finish()))
+    sender.start()
+    assert receive_all(origin) == story
+    sender.join()
+
+
+def test_ends_may_come_without_a_byte(stage, kind):
+    visitor, origin = stage.visitor(kind), stage.accept()
+    visitor.finish()
+    assert receive_all(origin) == b""
+    origin.finish()
+    assert receive_all(visitor) == b""
+
+
+def test_both_may_end_at_once(pair):
+    visitor, origin = pair
+    for one in pair:
+        one.send(b"last")
+        one.finish()
+    assert (receive_all(visitor), receive_all(origin)) == (b"last", b"last")
+
+
+def test_all_that_came_before_an_end_is_delivered(pair):
+    """Both ways at once, more than all windows and buffers on the way hold, to readers that begin late."""
+    chance = random.Random(3)
+    payloads = [chance.randbytes(24 * MEGABYTE) for _ in pair]
+    received: dict[int, str] = {}
+
+    def say(index: int) -> None:
+        pair[index].send(payloads[index])
+        pair[index].finish()
+
+    def hear(index: int) -> None:
+        digest = hashlib.sha256()
+        while part := pair[index].receive():
+            digest.update(part)
+        received[index] = digest.hexdigest()
+
+    # One thread for each end and direction: a TlsEnd is not for two, so TLS visitors hear after they spoke.
+    visitor = threading.Thread(target=lambda: (hear(0), say(0)))
+    origin_says, origin_hears = (threading.Thread(target=act, args=(1,)) for act in (say, hear))
+    for thread in (visitor, origin_says, origin_hears):
+        thread.start()
+    for thread in (visitor, origin_says, origin_hears):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert received == {i: hashlib.sha256(payloads[1 - i]).hexdigest() for i in (0, 1)}
+
+
+def test_the_reset_of_a_visitor_reaches_the_origin(pair):
+    visitor, origin = pair
+    reset(visitor)
+    assert is_reset(origin)
+
+
+def test_the_reset_of_an_origin_reaches_the_visitor(pair):
+    visitor, origin = pair
+    reset(origin)
+    assert is_reset(visitor)
+
+
+def test_a_visitor_that_resets_in_the_middle_stops_the_origin(pair):
+    visitor, origin = pair
+    origin.send(bytes(MEGABYTE))
+    visitor.receive()
+    reset(visitor)
+    assert refuses_more(origin)
+
+
+def test_an_origin_that_resets_in_the_middle_stops_the_visitor(pair):
+    visitor, origin = pair
+    visitor.sock.settimeout(PATIENCE)
+    visitor.send(bytes(MEGABYTE))
+    origin.receive()
+    reset(origin)
+    assert refuses_more(visitor)
+
+
+def test_a_visitor_that_closes_altogether_stops_an_origin_that_speaks(stage):
+    """A plain close() looks like a half-close until something is sent there."""
+    visitor, origin = stage.pair("tcp")
+    visitor.sock.close()
+    assert receive_all(origin) == b""
+    assert refuses_more(origin)
+
+
+def test_an_origin_that_closes_altogether_stops_a_visitor_that_speaks(pair):
+    visitor, origin = pair
+    origin.sock.close()
+    assert receive_all(visitor) == b""
+    assert refuses_more(visitor)
+
+
+def test_a_reset_after_an_end_is_a_reset(pair):
+    visitor, origin = pair
+    origin.finish()
+    assert receive_all(visitor) == b""
+    reset(visitor)
+    assert is_reset(origin)
+
+
+def upload_until_refused(visitor) -> None:
+    """Send as a program does that looks for an answer when it has sent everything, or cannot."""
+    try:
+        while True:
+            visitor.send(bytes(64 * 1024))
+    except (ConnectionResetError, BrokenPipeError):
+        pass
+
+
+@pytest.mark.parametrize("size", [100, 50_000])
+def test_an_answer_to_an_upload_that_is_not_read_arrives(stage, kind, size):
+    """413, 401, "max clients": the origin answers and closes, and its kernel says RST for what it has not read."""
+    answer = random.Random(size).randbytes(size)
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        visitor.send(bytes(MEGABYTE))
+        origin.send(answer)
+        origin.sock.close()
+        upload_until_refused(visitor)
+        assert receive_exactly(visitor, size) == answer
+
+
+def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        visitor.send(bytes(MEGABYTE))
+        assert origin.sock.recv(1, socket.MSG_PEEK)  # something is there that it never reads
+        origin.send(b"no")
+        origin.sock.close()
+        assert receive_exactly(visitor, 2) == b"no"
+        assert is_reset(visitor)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"inspect": True}, {"proxy_protocol": "v1"}, {"proxy_protocol": "v2"}, {"pool": True, "name": "shared"}],
+    ids=["inspect", "proxy v1", "proxy v2", "pool"],
+)
+def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engines, kind, options):
+    answer = random.Random(6).randbytes(50_000)
+    with EmbeddedStage() as stage, socket.create_server(("127.0.0.1", 0)) as stage.listener:
+        stage.listener.settimeout(PATIENCE)
+        port = stage.listener.getsockname()[1]
+        with quictunnel.forward(port, unencrypted=True, client=stage.client, **options) as stage.tunnel:
+            visitor = stage.visitor(kind)
+            visitor.send(bytes(MEGABYTE))
+            origin = stage.accept()
+            assert origin.sock.recv(1, socket.MSG_PEEK)
+            origin.send(answer)
+            origin.sock.close()
+            assert receive_exactly(visitor, len(answer)) == answer
+            assert is_reset(visitor)
+
+
+def test_who_sends_and_never_reads_is_reset(stage, kind):
+    visitor, origin = stage.pair(kind)
+    origin.sock.settimeout(0.3)
+    assert not refuses_more(origin)  # every buffer on the way is full
+    reset(origin)
+    upload_until_refused(visitor)
+
+
+def test_an_answer_that_ends_before_the_upload_does_ends_cleanly(stage, kind):
+    for _ in range(10):
+        visitor, origin = stage.pair(kind)
+        origin.send(b"enough")
+        origin.sock.close()  # nothing is unread: a FIN, and a RST for what comes then
+        upload_until_refused(visitor)
+        assert receive_all(visitor) == b"enough"
+
+
+def test_a_visitor_that_answers_and_leaves_is_heard(stage):
+    """The other way round: the origin sends, the visitor says one word and closes with all of it unread."""
+    for _ in range(10):
+        visitor, origin = stage.pair("tcp")
+        origin.send(bytes(MEGABYTE))
+        visitor.send(b"enough")
+        visitor.sock.close()
+        upload_until_refused(origin)
+        assert receive_exactly(origin, 6) == b"enough"
+
+
+def test_what_a_tls_visitor_said_before_its_reset_is_heard(stage):
+    payload = random.Random(4).randbytes(50_000)
+    visitor, origin = stage.pair("tls")
+    origin.send(bytes(MEGABYTE))
+    visitor.send(payload)
+    visitor.sock.close()
+    upload_until_refused(origin)
+    assert receive_exactly(origin, len(payload)) == payload
+
+
+def test_a_visitor_that_resets_while_the_answer_drains_has_gone(stage, kind):
+    visitor, origin = stage.pair(kind)
+    visitor.send(bytes(MEGABYTE))
+    origin.send(bytes(8 * MEGABYTE))
+    origin.sock.close()
+    visitor.receive()
+    reset(visitor)
+
+
+def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
+    """Bytes are missing, so the origin must not take it for whole."""
+    visitor, origin = stage.pair("tls")
+    visitor.send(b"half of a")
+    receive_exactly(origin, 9)
+    visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(20))
+    visitor.sock.shutdown(socket.SHUT_WR)
+    assert is_reset(origin)
+
+
+def test_what_follows_a_broken_record_reaches_nobody(stage):
+    """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
+    visitor, origin = stage.pair("tls")
+    visitor.send(b"one")
+    receive_exactly(origin, 3)
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(64) + b"GET /admin HTTP/1.1\r\n" * 400_000)
+    with pytest.raises(ConnectionResetError):
+        assert origin.receive() == b"not a word"
+
+
+def test_a_tls_visitor_that_only_ends_tcp_has_ended(stage):
+    """Many programs never say close_notify; all that they sent has come."""
+    visitor, origin = stage.pair("tls")
+    visitor.send(b"all of it")
+    visitor.sock.shutdown(socket.SHUT_WR)
+    assert receive_all(origin) == b"all of it"
+    origin.send(b"answer")
+    origin.finish()
+    assert receive_all(visitor) == b"answer"
+
+
+def _ask(stage: Stage, kind: str) -> None:
+    # A visitor who is slow sees the reset from connect() already.
+    visitor = stage.visitor(kind)
+    visitor.send(b"\x00not HTTP")
+    visitor.receive()
+
+
+def test_nobody_listens(stage, kind):
+    """The origin's port refuses: a visitor sees a reset, never an empty answer."""
+    listener, stage.listener = stage.listener, socket.socket()
+    address = listener.getsockname()
+    listener.close()
+    try:
+        with pytest.raises(ConnectionResetError):
+            _ask(stage, kind)
+    finally:
+        stage.listener.close()
+        stage.listener = stage.stack.enter_context(socket.create_server(address, backlog=512))
+        stage.listener.settimeout(PATIENCE)
+
+
+_VISITOR = """
+import socket, sys
+sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+sock.sendall(b"I am here")
+print("sent", flush=True)
+while len(sys.argv) > 2 and sock.recv(65536): pass
+sys.stdin.read()
+"""
+_ORIGIN = """
+import socket, sys
+sock = socket.socket(fileno=int(sys.argv[1])).accept()[0]
+sock.recv(1)
+while True: sock.sendall(bytes(65536))
+"""
+
+
+def kill(process) -> None:
+    with process:
+        process.kill()
+        process.wait(PATIENCE)
+
+
+def test_a_visitor_that_was_killed_has_gone(stage):
+    """The kernel says FIN for it, and that is what the origin sees; answering is refused then."""
+    process = program([sys.executable, "-c", _VISITOR, str(stage.tunnel.unencrypted_port)])
+    origin = stage.accept()
+    receive_exactly(origin, 9)
+    kill(process)
+    assert receive_all(origin) == b""
+    assert refuses_more(origin)
+
+
+def test_a_visitor_that_was_killed_while_bytes_came_has_gone(stage):
+    process = program([sys.executable, "-c", _VISITOR, str(stage.tunnel.unencrypted_port), "reading"])
+    origin = stage.accept()
+    receive_exactly(origin, 9)
+    origin.send(bytes(8 * MEGABYTE))
+    kill(process)
+    assert refuses_more(origin)
+
+
+def test_an_origin_that_was_killed_in_the_middle_has_gone(stage, kind):
+    """There are bytes that it never read, so its kernel says RST for it."""
+    listener = stage.listener.fileno()
+    process = program([sys.executable, "-c", _ORIGIN, str(listener)], pass_fds=[listener])
+    visitor = stage.visitor(kind)
+    visitor.send(b"x" * 100_000)
+    visitor.receive()
+    kill(process)
+    assert is_reset(visitor)
+
+
+def test_bytes_under_way_when_the_edge_stops_are_not_called_whole(tmp_path, kind):
+    """An edge that ends without grace: visitors see a reset, never an end that looks clean."""
+    with ProcessStage(tmp_path) as stage:
+        visitor, origin = stage.pair(kind)
+        sender = threading.Thread(target=refuses_more, args=(origin,))
+        sender.start()
+        visitor.receive()
+        stage.edge.process.terminate()
+        assert is_reset(visitor)
+        sender.join(PATIENCE)
+        assert not sender.is_alive()
+        stage.close_ends()
+        assert stage.edge.stop() == 0
+
+
+def test_bytes_under_way_when_the_client_ends_are_not_called_whole(kind):
+    """As above for the client, which is given no time either."""
+    with EmbeddedStage() as stage:
+        visitor, origin = stage.pair(kind)
+        sender = threading.Thread(target=refuses_more, args=(origin,))
+        sender.start()
+        visitor.receive()
+        stage.client.close()
+        assert is_reset(visitor)
+        sender.join(PATIENCE)
+        assert not sender.is_alive()
+        stage.close_ends()
+        eventually(lambda: stage.edge.server.visitors == stage.edge.server.guests == 0, "the edge keeps a visitor")

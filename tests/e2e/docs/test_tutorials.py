@@ -1,0 +1,109 @@
+"""The tutorials of the documentation, typed in terminals: every command, every file, what they say is shown."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from certs.authority import DevelopmentAuthority
+from tests.e2e.conftest import need
+from tests.harness.netns import new_world
+from tests.harness.tutorial_runner import Reader, steps_of
+
+ROOT = Path(__file__).parents[3]
+TUTORIALS = ROOT / "docs" / "tutorial"
+DOMAIN = "tunnel.example.com"
+
+
+@contextmanager
+def certificate_authority(world, base):
+    """Debian's pebble where the tutorial says to find it, which stands for Let's Encrypt: it believes what it is
+    shown on port 443. ``base/roots.pem`` vouches for its certificates."""
+    web = base / "web"
+    authority = DevelopmentAuthority.load_or_create(web)
+    chain, key = authority.issue(["localhost", "127.0.0.1"])
+    (web / "web.pem").write_bytes(chain)
+    (web / "web.key").write_bytes(key)
+    config = {
+        "listenAddress": "127.0.0.1:14000",
+        "managementListenAddress": "127.0.0.1:15000",
+        "certificate": str(web / "web.pem"),
+        "privateKey": str(web / "web.key"),
+        "httpPort": 80,
+        "tlsPort": 443,
+        "ocspResponderURL": "",
+    }
+    (web / "pebble.json").write_text(json.dumps({"pebble": config}))
+    command = [*world.enter, need("pebble"), "-config", str(web / "pebble.json")]
+    with (web / "pebble.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"})
+    try:
+        patient = ("--retry", "60", "--retry-delay", "1", "--retry-connrefused", "--silent", "--show-error")
+        roots = world.run("curl", *patient, "--cacert", str(web / "ca.pem"), "https://localhost:15000/roots/0")
+        assert roots.stdout.startswith(b"-----BEGIN"), roots.stderr
+        (base / "roots.pem").write_bytes(roots.stdout)
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def processes_of(home):
+    """What still runs for the reader who lives there."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            if f"HOME={home}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_bytes())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("page", "directories", "typed"),
+    [
+        ("first-tunnel.md", {}, 11),
+        (
+            "edge-of-your-own.md",
+            {
+                "Server": "server",
+                "Server, second terminal": "server",
+                "Laptop": "laptop",
+                "Laptop, second terminal": "laptop",
+                "Visitor": "visitor",
+            },
+            8,
+        ),
+    ],
+)
+def test_a_tutorial(page, directories, typed, tmp_path):
+    for program in ("bash", "curl", "ps", "setsid"):
+        need(program)
+    scripts = str(Path(sys.executable).parent)
+    environ = {
+        "HOME": str(tmp_path / "home"),
+        "PATH": os.pathsep.join([scripts, os.environ["PATH"]]),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "LANG": "C.UTF-8",
+    }
+    (tmp_path / "home").mkdir()
+    with (
+        new_world(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as world,
+        ExitStack() as processes,
+        Reader(world.enter, tmp_path, environ, directories) as reader,
+    ):
+        if "--acme" in (TUTORIALS / page).read_text():
+            processes.enter_context(certificate_authority(world, tmp_path))
+        for step in steps_of((TUTORIALS / page).read_text()):
+            reader.do(step)
+    assert reader.typed == typed
+    assert processes_of(tmp_path / "home") == []
+
+
+def test_every_tutorial_is_tested():
+    tested = test_a_tutorial.pytestmark[0].args[1]
+    assert {path.name for path in TUTORIALS.glob("*.md")} == {page for page, *_ in tested}

@@ -1,0 +1,224 @@
+"""The inspector beside a real tunnel, asked by programs: what passes unchanged, what ends, what it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+
+import quictunnel
+from quictunnel.inspect import limits
+from quictunnel.inspect.replay import Replays
+from tests.e2e.conftest import children_environment, free_port, resident_memory
+from tests.harness.inspected_tunnel import MIB, Origin, Scene, inspected, running_origin
+from tests.harness.sockets import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with running_origin() as origin:
+        yield origin
+
+
+@pytest.fixture
+def scene(edge, client, origin: Origin) -> Iterator[Scene]:
+    with inspected(edge, client, origin) as scene:
+        yield scene
+
+
+def test_replays_are_few_and_end(scene: Scene, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REPLAY_TIMEOUT", 0.5)
+    with scene.raw() as visitor:
+        visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+        eventually(lambda: scene.listed() and scene.listed()[0]["status"] == 200, "not seen")
+        for _ in range(limits.MAX_REPLAYS):
+            assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
+        status, why = scene.ask("api/exchanges/1/replay", "POST")
+        assert (status, "under way" in why) == (429, True)
+        eventually(lambda: all(each["state"] == "broken" for each in scene.listed()[1:]), "replays go on")
+        assert "Cut off after" in scene.ask("api/exchanges/2")[1]["notes"][0]
+        origin.more.set()
+    monkeypatch.setattr(limits, "REPLAY_TIMEOUT", 20)
+    monkeypatch.setattr(limits, "MAX_REPLAYED", MIB)
+    assert len(scene.curl(scene.url("/large"))) == 100 * MIB
+    number = scene.listed()[-1]["id"]
+    replay = scene.ask(f"api/exchanges/{number}/replay", "POST")[1]["id"]
+    eventually(lambda: scene.listed()[-1]["state"] == "broken", "goes on")
+    assert f"Cut off after {MIB} bytes" in scene.ask(f"api/exchanges/{replay}")[1]["notes"][0]
+
+
+def test_replay_that_fails_is_logged(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*_: object) -> str:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(Replays, "_exchange", fail)
+    scene.curl(scene.url("/"))
+    assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
+    eventually(lambda: "sending a request again" in caplog.text, "nothing is logged")
+    assert "a fault of ours" in caplog.text
+
+
+def test_page_whose_server_fails_is_logged(edge, client, origin: Origin, monkeypatch, caplog) -> None:
+    """The tunnel works all the same."""
+
+    async def fail(*_: object, **_more: object) -> None:
+        raise ValueError("a fault of ours")
+
+    monkeypatch.setattr(uvicorn.Server, "serve", fail)
+    with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+        scene = Scene(edge, tunnel)
+        assert scene.curl(scene.url("/"))
+        eventually(lambda: "serving the inspector's page" in caplog.text, "nothing is logged")
+
+
+def test_so_many_pages_may_follow(scene: Scene) -> None:
+    request = scene.request("api/events")
+    with contextlib.ExitStack() as stack:
+        for _ in range(limits.MAX_PAGES):
+            assert stack.enter_context(urllib.request.urlopen(request, timeout=10)).status == 200
+        with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+            urllib.request.urlopen(request, timeout=10)
+        refused.value.close()
+
+    def may_follow() -> bool:
+        try:
+            urllib.request.urlopen(request, timeout=10).close()
+        except urllib.error.HTTPError as refused:
+            refused.close()
+            return False
+        return True
+
+    eventually(may_follow, "pages that left still count")
+
+
+def test_a_page_with_nothing_to_show_is_told_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HEARTBEAT", 0.05)
+    with urllib.request.urlopen(scene.request("api/events"), timeout=10) as answer:
+        lines = [answer.readline() for _ in range(7)]
+    assert lines[0] == b"event: all\n"
+    assert lines[3:] == [b": nothing new\n", b"\n"] * 2
+
+
+def test_nobody_listens_and_the_page_says_so(edge, client) -> None:
+    with quictunnel.forward(free_port(), client=client, inspect=True) as tunnel:
+        scene = Scene(edge, tunnel)
+        assert scene.curl(scene.url("/")).startswith(b"502")
+        (seen,) = scene.settled(1)
+        assert (seen["kind"], seen["state"]) == ("raw", "broken")
+        assert "Nobody listens on port" in seen["note"]
+
+
+@pytest.mark.slow
+def test_a_hundred_megabytes_each_way_unchanged_in_bounded_memory(edge, origin: Origin, tmp_path) -> None:
+    """The client is a process of its own, so that its memory is."""
+    command = [sys.executable, "-m", "quictunnel", "http", str(origin.port), "--inspect", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=children_environment(edge))
+    assert process.stdout is not None
+    try:
+        ready = json.loads(process.stdout.readline())
+        tunnel = quictunnel.Tunnel(*ready["tls_socket"])
+        tunnel.inspected(ready["inspector_url"])
+        scene = Scene(edge, tunnel)
+        scene.curl(scene.url("/json"))
+        scene.settled(1)
+        before = resident_memory(process.pid)
+        sent = tmp_path / "sent"
+        sent.write_bytes(os.urandom(MIB) * 100)
+        expected = hashlib.sha256(sent.read_bytes()).hexdigest()
+        assert scene.curl("--data-binary", f"@{sent}", scene.url("/digest")).decode() == expected
+        received = scene.curl(scene.url("/large"))
+        expected = hashlib.sha256(b"".join(bytes([number]) * MIB for number in range(100))).hexdigest()
+        assert hashlib.sha256(received).hexdigest() == expected
+        found = scene.settled(3)
+        assert (found[1]["sent"], found[2]["received"]) == (100 * MIB, 100 * MIB)
+        kept = scene.ask("api/exchanges/2")[1]["request"]["body"]
+        assert (kept["size"], kept["kept"]) == (100 * MIB, limits.MAX_BODY)
+        grown = resident_memory(process.pid) - before
+        assert grown < 60 * MIB, f"{grown / MIB:.0f} MiB"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_it_ends_with_the_tunnel_and_leaves_nothing(edge, client, origin: Origin) -> None:
+    with quictunnel.forward(origin.port, client=client):
+        before = threading.active_count()
+    for _ in range(3):
+        with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+            assert tunnel == quictunnel.Tunnel(tunnel.host, tunnel.port)
+            assert "inspector" not in repr(tunnel)
+            url = tunnel.inspector_url
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", int(url.split(":")[2].split("/")[0])))
+    assert threading.active_count() == before
+
+
+async def test_a_tunnel_that_does_not_open_leaves_no_inspector(edge, client, origin: Origin) -> None:
+    async with quictunnel.forward(origin.port, client=client):
+        before = threading.active_count()
+        with pytest.raises(quictunnel.InvalidError, match="already forwarded"):
+            async with quictunnel.forward(origin.port, client=client, inspect=True):
+                pytest.fail("it opened")
+        with (
+            pytest.raises(quictunnel.InvalidError, match="already forwarded"),
+            quictunnel.forward(origin.port, client=client, inspect=True),
+        ):
+            pytest.fail("it opened")
+        inspectors = [each for each in threading.enumerate() if each.name == "quictunnel-inspector"]
+        assert inspectors == []
+        assert threading.active_count() <= before + 1  # a worker of to_thread
+
+
+async def test_under_async_with(edge, client, origin: Origin) -> None:
+    async with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
+        scene = Scene(edge, tunnel)
+        await asyncio.to_thread(scene.curl, scene.url("/json"))
+        assert (await asyncio.to_thread(scene.settled, 1))[0]["status"] == 200
+    async with quictunnel.forward(origin.port, client=client) as tunnel:
+        assert tunnel.inspector_url == ""
+
+
+def test_an_address_that_is_taken(edge, client, origin: Origin) -> None:
+    taken = f"127.0.0.1:{origin.port}"
+    with (
+        pytest.raises(quictunnel.ConfigError, match=f"cannot listen on {taken}"),
+        quictunnel.forward(origin.port, client=client, inspect=True, inspect_address=taken),
+    ):
+        pytest.fail("it opened")
+    with pytest.raises(quictunnel.InvalidError, match="inspect=True as well"):
+        quictunnel.forward(1, inspect_address=taken)
+    with pytest.raises(quictunnel.ConfigError, match="inspect_address should be host:port"):
+        quictunnel.forward(1, inspect=True, inspect_address="nonsense")
+
+
+def test_without_the_extra(edge) -> None:
+    program = "import sys; sys.modules['uvicorn'] = None\n"
+    cli = program + "from quictunnel.cli.main import main; sys.exit(main(['http', '1', '--inspect']))"
+    options: dict[str, Any] = {"env": children_environment(edge), "capture_output": True, "text": True}
+    ended = subprocess.run([sys.executable, "-c", cli], check=False, timeout=60, **options)
+    assert ended.returncode == 2
+    assert "pip install 'quictunnel[inspect]'" in ended.stderr
+    library = program + "import quictunnel\nwith quictunnel.forward(1, inspect=True): pass"
+    ended = subprocess.run([sys.executable, "-c", library], check=False, timeout=60, **options)
+    assert "ConfigError: The inspector needs packages" in ended.stderr

@@ -1,0 +1,361 @@
+"""The inspector's page in Chromium: what a developer sees and does, and who is not let in."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import ssl
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+from websockets.sync.client import connect
+
+import quictunnel
+from quictunnel.inspect import limits
+from tests.harness import browser
+from tests.harness.inspected_tunnel import HOSTILE, Origin, Quiet, Scene, inspected, running_origin, serving
+from tests.harness.sockets import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser, Locator, Page
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with running_origin() as origin:
+        yield origin
+
+
+@pytest.fixture
+def scene(edge, client, origin: Origin) -> Iterator[Scene]:
+    with inspected(edge, client, origin) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory) -> Iterator[Browser]:
+    with browser.driven(tmp_path_factory.mktemp("chromium"), "MAP rebound.example 127.0.0.1") as launched:
+        yield launched
+
+
+class Complaints(list[str]):
+    """What a page said to its console, and the dialogs it opened: none, unless a test takes them."""
+
+    def taken(self) -> list[str]:
+        found = list(self)
+        self.clear()
+        return found
+
+
+@pytest.fixture
+def complaints() -> Iterator[Complaints]:
+    complaints = Complaints()
+    yield complaints
+    assert complaints == []
+
+
+@pytest.fixture
+def page(chromium: Browser, complaints: Complaints) -> Iterator[Page]:
+    context = chromium.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    yield page
+    context.close()
+
+
+def opened(page: Page, scene: Scene) -> Page:
+    page.goto(scene.page_url)
+    expect(page.locator("#link")).to_have_text("Live")
+    return page
+
+
+def row(page: Page, number: int) -> Locator:
+    return page.locator(f'#rows tr[data-number="{number}"]')
+
+
+def cells(page: Page, number: int) -> list[str]:
+    return row(page, number).locator("td").all_text_contents()
+
+
+def known(scene: Scene) -> list[tuple[str, str, int, int, int]]:
+    """A known set of requests; of each the method, path, status, and bytes that it sent and got."""
+    scene.curl(scene.url("/json?a=b"))
+    scene.curl(scene.url("/post"), "--json", '{"tea": 2}')
+    packed = len(scene.curl(scene.url("/gzip"), "--header", "Accept-Encoding: gzip"))
+    scene.curl("--head", scene.url("/json"))
+    scene.curl("--request", "DELETE", scene.url("/nothing"))
+    scene.curl("--data", "x" * 5000, "--header", "Expect: 100-continue", scene.url("/continue"))
+    scene.curl("--data", "in chunks", "--header", "Transfer-Encoding: chunked", scene.url("/chunks"))
+    scene.curl(*(scene.url(f"/many/{number}") for number in range(20)))  # over one connection
+    with connect(
+        scene.tunnel.url.replace("https", "wss") + "/ws",
+        sock=socket.create_connection(("127.0.0.1", scene.tunnel.port)),
+        ssl=ssl.create_default_context(cafile=str(scene.edge.ca)),
+        server_hostname=scene.tunnel.host,
+    ) as websocket:
+        for text in ("hello", "grüß dich"):
+            websocket.send(text)
+            assert websocket.recv() == text.upper()
+    return [
+        ("GET", "/json?a=b", 200, 0, 27),
+        ("POST", "/post", 201, 10, 7),
+        ("GET", "/gzip", 200, 0, packed),
+        ("HEAD", "/json", 200, 0, 0),
+        ("DELETE", "/nothing", 204, 0, 0),
+        ("POST", "/continue", 201, 5000, 9),
+        ("POST", "/chunks", 201, 9, 6),
+        *(("GET", f"/many/{number}", 200, 0, 5) for number in range(20)),
+        ("GET", "/ws", 101, 0, 0),
+    ]
+
+
+def test_a_known_set_of_requests(scene: Scene, page: Page) -> None:
+    """Each kind appears with what is known of it, in the API and on the page, while it passes."""
+    opened(page, scene)
+    assert scene.token not in page.url, "what opens the page does not stay in the address bar"
+    expected = known(scene)
+    found = scene.settled(28)
+    assert [
+        (each["method"], each["target"], each["status"], each["sent"], each["received"]) for each in found
+    ] == expected
+    assert all(each["duration"] > 0 for each in found)
+    assert len({scene.ask(f"api/exchanges/{number}")[1]["connection"] for number in range(8, 28)}) == 1
+    assert scene.ask("api/exchanges/6")[1]["interim"] == [100]
+    assert scene.ask("api/exchanges/4")[1]["response"]["headers"][-2:] == [
+        ["content-length", "27"],
+        ["content-type", "application/json"],
+    ]
+    expect(page.locator("#count")).to_have_text("28")
+    expect(row(page, 28).locator("td").nth(3)).to_have_text("101")
+    for number, (method, target, status, _, _) in enumerate(expected, 1):
+        assert cells(page, number)[1:4] == [method, target, str(status)]
+    row(page, 2).click()
+    expect(page.locator("#title")).to_have_text("#2 POST /post")
+    expect(page.locator("#parts .body").first).to_have_text('{\n  "tea": 2\n}')
+    expect(page.locator("#parts .headers").first).to_contain_text("application/json")
+    expect(page.locator("#facts")).to_contain_text("201 Created")
+    row(page, 3).click()
+    expect(page.locator("#parts .body")).to_contain_text("told in full told in full")
+    row(page, 28).click()
+    expect(page.locator(".messages li")).to_have_count(6)  # with both words of farewell
+    assert page.locator(".messages pre").all_text_contents()[:4] == ["hello", "HELLO", "grüß dich", "GRÜSS DICH"]
+
+
+def test_what_only_browsers_ask_for_is_readable_as_well(scene: Scene, page: Page) -> None:
+    opened(page, scene)
+    for number, coding in enumerate(("br", "zstd"), 1):
+        scene.curl(scene.url(f"/{coding}"))
+        scene.settled(number)
+        row(page, number).click()
+        expect(page.locator("#title")).to_have_text(f"#{number} GET /{coding}")
+        expect(page.locator("#parts .body")).to_contain_text("told in full told in full")
+
+
+def test_by_keyboard_and_by_filter(scene: Scene, page: Page) -> None:
+    opened(page, scene)
+    known(scene)
+    scene.settled(28)
+    expect(page.locator("#count")).to_have_text("28")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#title")).to_have_text("#27 GET /many/19")
+    page.keyboard.press("Enter")
+    expect(page.locator("#title")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#right")).to_be_hidden()
+    expect(page.locator("#rows")).to_be_focused()
+    page.keyboard.press("/")
+    page.keyboard.type("post chunks")
+    expect(page.locator("#count")).to_have_text("1 of 28")
+    page.locator("#text").fill("")
+    page.locator("#method").select_option("HEAD")
+    expect(page.locator("#count")).to_have_text("1 of 28")
+    page.locator("#method").select_option("")
+    page.locator("#status").select_option("websocket")
+    expect(page.locator("#rows tr:visible")).to_have_count(1)
+    page.locator("#status").select_option("")
+    page.locator("#pause").click()
+    scene.curl(scene.url("/paused"))
+    scene.settled(29)
+    page.locator("#text").fill("paused")
+    expect(page.locator("#count")).to_have_text("0 of 28")
+    page.locator("#pause").click()
+    expect(page.locator("#count")).to_have_text("1 of 29")
+    page.locator("#clear").click()
+    expect(page.locator("#empty")).to_be_visible()
+    assert scene.listed() == []
+
+
+def test_a_stream_is_seen_as_it_comes(scene: Scene, origin: Origin, page: Page) -> None:
+    opened(page, scene)
+    with scene.raw() as visitor:
+        visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        row(page, 1).click()
+        expect(page.locator("#parts .body")).to_have_text("data: first")
+        expect(row(page, 1).locator("td").nth(3)).to_have_text("200")
+        assert scene.listed()[0]["state"] == "open"
+        origin.more.set()
+        expect(page.locator("#parts .body")).to_contain_text("data: last")
+        expect(page.locator("#facts")).to_contain_text("done")
+
+
+def test_hostile_bytes_are_shown_as_text(scene: Scene, page: Page) -> None:
+    opened(page, scene)
+    scene.curl(scene.url("/hostile"))
+    path = "/<img/src=x/onerror=alert(3)>?" + "a" * 5000
+    with scene.raw() as visitor:
+        visitor.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-H: {HOSTILE}\r\nConnection: close\r\n\r\n".encode())
+        while visitor.recv(65536):
+            pass
+    scene.curl(scene.url("/binary"))
+    with scene.raw() as visitor:
+        visitor.sendall(HOSTILE.encode() + b"\r\n\r\n\x00\xff")
+        visitor.settimeout(20)
+        with contextlib.suppress(OSError):  # the origin may reset what is no request
+            while visitor.recv(65536):
+                pass
+    scene.settled(4)
+    expect(page.locator("#rows tr")).to_have_count(4)
+    row(page, 1).click()
+    expect(page.locator("#parts .body")).to_have_text(HOSTILE)
+    expect(page.locator("#parts .headers").nth(1)).to_contain_text(HOSTILE)
+    row(page, 2).click()
+    expect(page.locator("#title")).to_contain_text("<img/src=x/onerror=alert(3)>")
+    expect(page.locator("#parts .headers").first).to_contain_text(HOSTILE)
+    row(page, 3).click()
+    expect(page.locator("#parts .bytes")).to_contain_text("00000000  00 01 02 03")
+    row(page, 4).click()
+    expect(page.locator("#title")).to_have_text("#4 bytes")
+    expect(page.locator("#parts .bytes").first).to_contain_text("3c 69 6d 67 20 73 72 63")
+    assert page.evaluate("document.querySelectorAll('main img, main script, main a, main iframe').length") == 0
+
+
+def test_replay_and_copy(scene: Scene, origin: Origin, page: Page) -> None:
+    opened(page, scene)
+    body = 'it\'s "$5" `now`\n\\n €'
+    scene.curl("--data-binary", body, "--header", 'X-Odd: a\'b "$c" `d`', scene.url("/order?x='1'"))
+    row(page, 1).click()
+    page.locator("#replay").click()
+    expect(page.locator("#title")).to_have_text("#2 POST /order?x='1'")
+    expect(row(page, 2).locator(".tag")).to_have_text("replay of #1")
+    expect(page.locator("#facts")).to_contain_text("201 Created")
+    expect(page.locator("#facts")).to_contain_text("Replay of")
+    assert [(method, path, text.decode()) for method, path, text in origin.asked] == [("POST", "/order", body)] * 2
+    page.locator("#curl").click()
+    expect(page.locator("#said")).to_have_text("Copied.")
+    command = page.evaluate("navigator.clipboard.readText()")
+    subprocess.run(["sh", "-c", f"{command} -sS"], check=True, capture_output=True, timeout=20)
+    assert origin.asked[2] == origin.asked[0]
+    page.locator("#title").focus()
+    page.keyboard.press("r")
+    expect(page.locator("#title")).to_contain_text("#3 ")
+    expect(page.locator("#facts")).to_contain_text("201 Created")
+    assert len(origin.asked) == 4
+    with scene.raw() as visitor:
+        visitor.sendall(b"\x16\x03\x01 no request")
+        eventually(lambda: scene.listed()[-1]["kind"] == "raw", "not seen")
+        number = scene.listed()[-1]["id"]
+        row(page, number).click()
+        expect(page.locator("#replay")).to_be_disabled()
+        expect(page.locator("#notes")).to_contain_text("TLS")
+    assert scene.ask(f"api/exchanges/{number}/replay", "POST")[0] == 409
+    assert scene.ask(f"api/exchanges/{number}/curl")[0] == 409
+    assert scene.ask("api/exchanges/999/replay", "POST")[0] == 404
+
+
+def test_who_is_not_let_in(scene: Scene) -> None:
+    scene.curl(scene.url("/json"))
+    for headers in ({"authorization": ""}, {"authorization": "Bearer guess"}):
+        assert scene.ask("api/exchanges", **headers)[0] == 401
+    for path, method in (("clear", "POST"), ("exchanges/1/replay", "POST"), ("events", "GET")):
+        assert scene.ask(f"api/{path}", method, authorization="")[0] == 401
+        assert scene.ask(f"api/{path}", method, origin="http://evil.example")[0] == 403
+        assert scene.ask(f"api/{path}", method, host="evil.example")[0] == 421
+    assert scene.ask("", host="evil.example")[0] == 421
+    for path in ("api/clear", "api/exchanges/1/replay"):
+        assert scene.ask(path)[0] == 405, "nothing is done by GET"
+    assert len(scene.listed()) == 1
+
+
+def test_a_page_without_the_token(scene: Scene, page: Page, complaints: Complaints) -> None:
+    scene.curl(scene.url("/json"))
+    page.goto(scene.base)
+    expect(page.locator("#link")).to_contain_text("The token is missing or wrong")
+    assert page.locator("#rows tr").count() == 0
+    assert all("401" in said for said in complaints.taken())
+
+
+TRIES = """async ([url, token]) => {
+    const tried = [];
+    for (const options of [{}, {mode: "no-cors", method: "POST"}, {headers: {authorization: `Bearer ${token}`}},
+                           {method: "POST", headers: {authorization: `Bearer ${token}`}}]) {
+        try {
+            const answer = await fetch(url + "api/clear", options);
+            tried.push(answer.type + (await answer.text()));
+        } catch (error) { tried.push("refused"); }
+    }
+    return tried;
+}"""
+
+
+def test_another_site_in_the_same_browser(scene: Scene, page: Page, complaints: Complaints) -> None:
+    """Even if it knew the token."""
+    scene.curl(scene.url("/json"))
+    with serving(Quiet) as port:
+        page.goto(f"http://127.0.0.1:{port}/")
+        found = page.evaluate(TRIES, [scene.base, scene.token])
+        page.goto("about:blank")
+    assert found == ["refused"] * 4
+    assert len(scene.listed()) == 1
+    assert complaints.taken()
+
+
+def test_a_name_that_was_rebound_to_this_machine(scene: Scene, chromium: Browser) -> None:
+    port = scene.base.rsplit(":", 1)[1].strip("/")
+    with chromium.new_context() as context:
+        answer = context.new_page().goto(f"http://rebound.example:{port}/#{scene.token}")
+        assert answer is not None
+        assert answer.status == 421
+
+
+def test_thousands_of_requests(scene: Scene, page: Page) -> None:
+    """The page follows, keeps the newest, and stays usable."""
+    opened(page, scene)
+    context = ssl.create_default_context(cafile=str(scene.edge.ca))
+    connection = http.client.HTTPSConnection("127.0.0.1", scene.tunnel.port, context=context)
+    connection.sock = scene.raw()
+    for number in range(1500):
+        connection.request("GET", f"/n/{number}", headers={"Host": "x"})
+        connection.getresponse().read()
+    connection.close()
+    eventually(lambda: scene.listed()[-1]["target"] == "/n/1499", "it does not come to the last")
+    last = scene.settled(limits.MAX_EXCHANGES)[-1]
+    expect(row(page, last["id"])).to_be_visible()
+    expect(page.locator("#rows tr")).to_have_count(limits.MAX_EXCHANGES)
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#title")).to_contain_text("/n/1499")
+
+
+def test_http_1_0_and_a_page_whose_tunnel_ends(edge, client, page: Page, complaints: Complaints) -> None:
+    with serving(Quiet) as port:
+        with quictunnel.forward(port, client=client, inspect=True) as tunnel:
+            scene = Scene(edge, tunnel)
+            opened(page, scene)
+            scene.curl("--http1.0", scene.url("/old"))
+            (seen,) = scene.settled(1)
+            assert (seen["state"], seen["received"]) == ("done", 27)
+            assert scene.ask("api/exchanges/1")[1]["version"] == "1.0"
+            before = time.monotonic()
+        assert time.monotonic() - before < 5, "an open page does not hold the tunnel"
+        expect(page.locator("#link")).to_have_text("The tunnel has ended.")
+        page.goto("about:blank")
+        complaints.taken()  # it could not connect any more

@@ -1,0 +1,87 @@
+"""Ends that never read: they cost a bounded amount of memory, and nobody beside them is slowed down."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.harness.load_rig import Arena, more_rounds
+from tests.harness.sockets import eventually
+
+pytestmark = pytest.mark.alone
+
+MIB = 1024 * 1024
+ALLOWED = 60_000_000
+SIZE = 256 * MIB
+"""What a speed is measured with: a second or more of it, so that windows have found their size."""
+TRIES = 5
+"""The best of so many counts: single ones differ by a quarter, alone as well."""
+
+
+def processor_time(arena: Arena) -> float:
+    """Seconds that edge and client have worked so far."""
+    total = 0.0
+    for pid in (arena.edge.pid, arena.client.pid):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def settled(arena: Arena, patience: float = 60.0) -> dict[str, int]:
+    """Memory when everything that can fill is full, buffers of the kernel too: nobody has any work then."""
+    last = [processor_time(arena)]
+
+    def idle() -> bool:
+        time.sleep(0.5)
+        last.append(processor_time(arena))
+        return last[-1] - last[-2] < 0.05
+
+    eventually(idle, "bytes go on moving", timeout=patience)
+    return arena.memory()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tls", "apart"),
+    [
+        pytest.param(False, 0.0, id="tcp"),
+        pytest.param(False, 0.05, id="tcp, one after another", marks=pytest.mark.long),
+        pytest.param(True, 0.0, id="tls"),
+    ],
+)
+def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
+    """Each asks for an answer without end. The one beside them keeps 80 % of the speed that it has alone."""
+    with Arena(tmp_path) as arena:
+        arena.speed(SIZE)
+        start = arena.memory()
+        ratios: list[float] = []
+        while more_rounds(ratios, 0.8):
+            alone = arena.speed(SIZE, TRIES)
+            arena.well("stall", count=100, tls=tls, apart=apart)
+            filled = settled(arena)
+            ratios.append(arena.speed(SIZE, TRIES) / alone)
+            after = arena.memory()
+            grown = {k: max(filled[k], after[k]) - start[k] for k in start}
+            assert max(grown.values()) <= ALLOWED, grown
+            arena.do("leave")
+            settled(arena)
+    print({k: f"{v / MIB:.1f} MiB" for k, v in grown.items()}, [f"{ratio:.0%}" for ratio in ratios])
+    assert statistics.median(ratios) >= 0.8
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
+def test_an_origin_that_never_reads(tmp_path, tls):
+    """A visitor who uploads to it is stopped by it, and then nothing more is held for it."""
+    with Arena(tmp_path) as arena:
+        arena.do("busy", size=MIB, tls=tls)
+        start = arena.memory()
+        sent = arena.do("upload", quiet=1.0, tls=tls)["sent"]
+        grown = {k: v - start[k] for k, v in settled(arena).items()}
+        # Sockets' buffers on the way (two of up to 6 and 4 MiB each), and what the tunnel itself may hold.
+        assert sent < 80 * MIB
+        assert max(grown.values()) < 40 * MIB, grown
+        assert arena.do("busy", size=MIB, tls=tls)["seconds"] < 10

@@ -1,0 +1,166 @@
+"""A keeper with the doors that validators come to, and an authority that it asks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+
+from edge_server.certificates.acme.challenges import PROTOCOL
+from edge_server.certificates.acme.renewal import RenewalPolicy
+from edge_server.certificates.acme.service import AcmeService
+from edge_server.certificates.acme.settings import AcmeSettings, Pace
+from edge_server.certificates.context_store import ContextStore
+from edge_server.ingress.client_hello import Alert
+from edge_server.ingress.tls_listener import Route, TlsListener
+from edge_server.storage.steady_clock import Clock
+from tests.edge_server.certificates.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from edge_server.certificates.acme.renewal import CertificateManager, CertificateStatus
+    from edge_server.ingress.client_hello import ClientHello
+
+QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)
+PATIENCE = 30.0
+DOMAIN = "tunnel.example.com"
+
+
+class Echo(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)
+
+
+@dataclass
+class Stand:
+    """What a test has: the office, and who asks for what."""
+
+    office: AcmeService
+    certificates: ContextStore
+    tls_port: int
+    wanted: set[str] = field(default_factory=set)
+
+    @property
+    def keeper(self) -> CertificateManager:
+        return self.office.keeper
+
+    def want(self, name: str) -> None:
+        self.wanted.add(name)
+        self.keeper.want(name, "somebody", alone=False)
+
+    async def until(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
+        """Wait until it stands so with a certificate."""
+        async with asyncio.timeout(PATIENCE):
+            while (standing := self.keeper.standing(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
+                await asyncio.sleep(0.01)
+        return standing
+
+    async def until_held(self, name: str) -> CertificateStatus:
+        return await self.until(name, lambda standing: standing.not_after is not None)
+
+    def is_idle(self, name: str) -> bool:
+        """Whether nothing is due soon: the certificate is a new one."""
+        standing = self.keeper.standing(name)
+        return standing is not None and (standing.next_try or 0) > time.time() + 1000
+
+    async def serial(self, name: str, trusted: Path) -> int:
+        """Of the certificate that a visitor is met with, who trusts that authority alone."""
+        context = ssl.create_default_context(cafile=str(trusted))
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.tls_port, ssl=context, server_hostname=name
+        )
+        writer.write(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        found = x509.load_der_x509_certificate(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+        writer.close()
+        return found.serial_number
+
+
+def route(hello: ClientHello, _: str, stand: Stand) -> Route | Alert:
+    assert hello.server_name is not None
+    if hello.alpn == (PROTOCOL,):
+        context = stand.office.answers.tls.get(hello.server_name)
+        return Alert.UNRECOGNIZED_NAME if context is None else Route(context, asyncio.Protocol)
+    context = stand.certificates.context_for(hello.server_name, h2=False)
+    return Alert.CERTIFICATE_UNOBTAINABLE if context is None else Route(context, Echo)
+
+
+@contextlib.asynccontextmanager
+async def stand_for(
+    state_dir: Path,
+    authority: Pebble | Between,
+    *,
+    tls_port: int,
+    own: tuple[str, ...] = (),
+    pace: Pace = QUICK,
+    **more: Any,
+) -> AsyncIterator[Stand]:
+    """``more``: of the settings."""
+    ca = authority.ca if isinstance(authority, Pebble) else authority.pebble.ca
+    settings = AcmeSettings(
+        **{"email": "you@example.com", "directory": authority.directory, "ca": ca, "pace": pace, **more}
+    )
+    certificates, wanted = ContextStore(), set[str]()
+    office = AcmeService(
+        settings,
+        state_dir,
+        certificates,
+        RenewalPolicy(own=own, is_wanted=wanted.__contains__),
+        clock=Clock(),
+        https_port=tls_port,
+    )
+    stand = Stand(office, certificates, tls_port, wanted)
+    front = TlsListener(functools.partial(route, stand=stand))
+    server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", tls_port)
+    try:
+        await office.open()
+        await office.start()
+        yield stand
+    finally:
+        await office.close()
+        server.close()
+        front.abort()
+        await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="module")
+def dns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Names]:
+    with names(tmp_path_factory.mktemp("names")) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A pebble for the tests of a module, which prove names one after the other at the same ports."""
+
+    pebble: Pebble
+    between: Between
+    tls_port: int
+    http_port: int
+    roots: Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[Authority]:
+    directory = tmp_path_factory.mktemp("pebble")
+    ports = free_port(), free_port()
+    with (
+        pebble(directory, dns=dns.dns, tls_port=ports[0], http_port=ports[1]) as found,
+        between(found, directory) as proxy,
+    ):
+        yield Authority(found, proxy, *ports, found.roots(directory / "roots.pem"))
+
+
+__all__ = ["DOMAIN", "QUICK", "Authority", "Stand", "replace", "stand_for"]

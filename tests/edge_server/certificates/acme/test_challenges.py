@@ -1,0 +1,208 @@
+"""A certificate from a real ACME server by each kind of challenge, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import ssl
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+
+from edge_server.certificates.acme.settings import AccountBinding, DnsUpdates
+from edge_server.certificates.acme.store import place_of
+from tests.edge_server.certificates.acme.conftest import DOMAIN, Authority, stand_for
+from tests.edge_server.certificates.acme.dns_server import Zone, serving
+from tests.edge_server.certificates.acme.pebble import Names, free_port, pebble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WILDCARD = f"*.{DOMAIN}"
+SECRET = b"thirty-two bytes of a shared key"
+
+
+async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
+    """And it is used again after a restart, without a word to the authority."""
+    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
+        with pytest.raises(ssl.SSLError, match=r"(?i)certificate.unobtainable"):
+            await stand.serial("app.example.com", authority.roots)
+        stand.want("app.example.com")
+        standing = await stand.until_held("app.example.com")
+        assert standing.names == ("app.example.com",)
+        serial = await stand.serial("app.example.com", authority.roots)
+        assert not stand.office.answers.tls
+    folder = tmp_path / "acme" / place_of(authority.between.directory)
+    files = [path for path in folder.glob("**/*") if path.is_file()]
+    assert {path.name for path in files} == {"account.key", "account.json", "quota.json", "app.example.com.pem"}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (folder, folder / "certificates")} == {0o700}
+    pem = (folder / "certificates" / "app.example.com.pem").read_bytes()
+    assert pem.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert len(x509.load_pem_x509_certificates(pem)) == 2
+    authority.between.asked.clear()
+    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
+        stand.want("app.example.com")
+        assert await stand.serial("app.example.com", authority.roots) == serial
+        await asyncio.sleep(0)  # a look at what is due
+        standing = await stand.until_held("app.example.com")
+        assert not standing.is_ordering
+    assert authority.between.asked == []
+
+
+async def test_orders_that_begin_together_make_one_account(authority: Authority, tmp_path: Path, caplog):
+    authority.between.asked.clear()
+    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
+        stand.want("one.example.com")
+        stand.want("two.example.com")
+        await stand.until_held("one.example.com")
+        await stand.until_held("two.example.com")
+    assert authority.between.asked.count("POST /sign-me-up") == 1
+    assert "no new certificate" not in caplog.text
+
+
+async def test_whoever_proves_nothing_is_met_with_no_challenge(authority: Authority, tmp_path: Path):
+    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port):
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["acme-tls/1"])
+        with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+            await asyncio.open_connection(
+                "127.0.0.1", authority.tls_port, ssl=context, server_hostname="app.example.com"
+            )
+
+
+async def test_by_http(authority: Authority, tmp_path: Path):
+    settings: dict[str, Any] = {"challenge": "http-01", "http": ("127.0.0.1", authority.http_port)}
+    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, **settings) as stand:
+        stand.want("http.example.com")
+        await stand.until_held("http.example.com")
+        assert await stand.serial("http.example.com", authority.roots)
+        assert not stand.office.answers.http
+
+
+@pytest.fixture(scope="module")
+def zone() -> Iterator[Zone]:
+    with serving(Zone(DOMAIN, "edge.key", SECRET, "hmac-sha256")) as zone:
+        yield zone
+
+
+async def test_a_wildcard_by_signed_updates_of_the_zone(zone: Zone, tmp_path: Path):
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(SECRET) + b"\n")
+    updates = DnsUpdates(
+        server=("127.0.0.1", zone.port), zone=DOMAIN, key="edge.key", algorithm="hmac-sha256", secret=secret
+    )
+    port = free_port()
+    with pebble(tmp_path / "pebble", dns=zone.port) as found:
+        roots = found.roots(tmp_path / "roots.pem")
+        settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
+        own = (WILDCARD, DOMAIN)
+        async with stand_for(tmp_path / "state", found, tls_port=port, own=own, **settings) as stand:
+            standing = await stand.until_held(WILDCARD)
+            assert standing.names == own
+            assert await stand.serial(f"anything.{DOMAIN}", roots) == await stand.serial(DOMAIN, roots)
+    assert zone.log == [f"{what} _acme-challenge.{DOMAIN}" for what in ("set", "set", "clear", "clear")]
+    assert not any(zone.records.values())
+    assert SECRET not in b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
+
+
+async def test_a_wildcard_by_signed_updates_of_another_zone(tmp_path: Path):
+    """The domain's own zone has an alias into it, which pebble follows as well, and is never changed."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(base64.b64encode(SECRET))
+    place = "tunnel.acme.example.net"
+    with (
+        serving(Zone("acme.example.net", "edge.key", SECRET, "hmac-sha256")) as zone,
+        pebble(tmp_path / "pebble", dns=zone.port) as found,
+    ):
+        zone.alias(f"_acme-challenge.{DOMAIN}", place)
+        server = ("127.0.0.1", zone.port)
+        updates = DnsUpdates(
+            server=server,
+            zone="acme.example.net",
+            key="edge.key",
+            algorithm="hmac-sha256",
+            secret=secret,
+            resolver=server,
+        )
+        settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
+        own = (WILDCARD, DOMAIN)
+        async with stand_for(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as stand:
+            standing = await stand.until_held(WILDCARD)
+            assert standing.names == own
+            assert await stand.serial(f"anything.{DOMAIN}", found.roots(tmp_path / "roots.pem"))
+    assert zone.log == [f"{what} {place}" for what in ("set", "set", "clear", "clear")]
+    assert not any(zone.records.values())
+
+
+HOOK = """\
+import json, os, sys, urllib.request
+management, log, action, name, value = sys.argv[1:]
+with open(log, "a") as file:
+    print(json.dumps([action, name, sorted(os.environ)]), file=file)
+body = {"host": name + "."} | ({"value": value} if action == "set" else {})
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+opener.open(f"http://127.0.0.1:{management}/{action}-txt", json.dumps(body).encode(), timeout=10).close()
+"""
+
+
+async def test_a_wildcard_by_a_command(
+    authority: Authority, dns: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("QUICTUNNEL_TOKEN", "a secret of somebody")
+    script, log = tmp_path / "hook.py", tmp_path / "log"
+    script.write_text(HOOK)
+    hook = (sys.executable, str(script), str(dns.management), str(log))
+    settings: dict[str, Any] = {"challenge": "dns-01", "hook": hook, "dns_wait": 0.0}
+    own = (WILDCARD, DOMAIN)
+    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, own=own, **settings) as stand:
+        await stand.until_held(WILDCARD)
+        assert await stand.serial(f"anything.{DOMAIN}", authority.roots)
+        # A name that must not share its certificate, as with h2, is proved by itself.
+        stand.wanted.add(f"h2.{DOMAIN}")
+        stand.keeper.want(f"h2.{DOMAIN}", "somebody", alone=True)
+        await stand.until_held(f"h2.{DOMAIN}")
+        assert stand.certificates.h2_allowed(f"h2.{DOMAIN}")
+        assert not stand.certificates.h2_allowed(f"other.{DOMAIN}")
+    calls = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(action, name) for action, name, _ in calls] == [
+        (action, f"_acme-challenge.{DOMAIN}") for action in ("set", "set", "clear", "clear")
+    ]
+    seen = {name for _, _, names in calls for name in names}
+    assert seen <= {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LC_CTYPE"}
+    assert "QUICTUNNEL_TOKEN" in os.environ
+
+
+async def test_an_account_that_the_operator_has_already(dns: Names, tmp_path: Path):
+    """External account binding; and an authority that refuses one nonce in twenty, as pebble does by itself."""
+    key = base64.urlsafe_b64encode(b"a MAC key of the operator's, 32B.").decode().rstrip("=")
+    secret = tmp_path / "eab"
+    secret.write_text(key)
+    port = free_port()
+    config: dict[str, Any] = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {"kid-7": key}}
+    with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, nonce_reject=5, **config) as found:
+        async with stand_for(tmp_path / "without", found, tls_port=port) as stand:
+            stand.want("eab.example.com")
+            standing = await stand.until("eab.example.com", lambda standing: standing.failures > 0)
+            assert "--acme-eab" in standing.last_error
+        binding = AccountBinding(key_id="kid-7", secret=secret)
+        async with stand_for(tmp_path / "with", found, tls_port=port, binding=binding) as stand:
+            stand.want("eab.example.com")
+            standing = await stand.until_held("eab.example.com")
+            assert standing.failures == 0
+
+
+async def test_an_edge_and_its_successor_have_the_same_address_for_http(authority: Authority, tmp_path: Path):
+    settings: dict[str, Any] = {"challenge": "http-01", "http": ("127.0.0.1", authority.http_port)}
+    async with (
+        stand_for(tmp_path / "old", authority.pebble, tls_port=authority.tls_port, **settings) as old,
+        stand_for(tmp_path / "new", authority.pebble, tls_port=free_port(), **settings) as new,
+    ):
+        old.office.leave()
+        new.want("next.example.com")
+        await new.until_held("next.example.com")

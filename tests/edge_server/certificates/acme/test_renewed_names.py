@@ -1,0 +1,187 @@
+"""Whose certificates an edge renews: only those of names that somebody may have still. A whole edge, without an
+authority; only the keeper's time is a test's own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_server.auth.permissions import Permissions
+from edge_server.auth.token_store import TokenStore
+from edge_server.config.edge_config import EdgeConfig
+from edge_server.handoff.protocol import Name
+from edge_server.server import EdgeServer
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
+from edge_server.tunnels.registry import random_name
+from tests.edge_server.certificates.acme.conftest import DOMAIN
+from tests.edge_server.certificates.acme.fake_certificates import issue
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from edge_server.services import EdgeServices
+
+    OwnerOf = Callable[..., Awaitable["Owner"]]
+
+DAY = 86_400.0
+DUE = 85 * DAY
+"""When a certificate for 90 days is to be renewed, at the latest."""
+
+
+@dataclass
+class Owner:
+    """An edge, and somebody who has had a certificate there."""
+
+    house: EdgeServices
+    directory: Path
+    name: str
+    key: str
+    begun: list[str]
+    """Orders that would have been begun."""
+
+    @property
+    def host(self) -> str:
+        return self.house.host_of(self.name)
+
+    def due(self) -> list[str]:
+        """What would be begun at the end of a certificate's life."""
+        assert self.house.acme is not None
+        self.begun.clear()
+        self.house.acme.keeper._round()
+        return list(self.begun)
+
+    def revoked(self) -> None:
+        assert TokenStore(self.directory).revoke(self.key, int(time.time()))
+
+    def expired(self) -> None:
+        self.house.tokens._now = lambda: time.time() + 2 * DAY
+
+    def banned(self) -> None:
+        ClaimStore(self.directory).ban(self.name, int(time.time()))
+
+    def released(self) -> None:
+        assert ClaimStore(self.directory).remove(self.name)
+
+    def without_the_right(self) -> None:
+        with TokenStore(self.directory)._database.writing() as database:
+            database.execute("UPDATE token SET rights = json_set(rights, '$.domains', json('[]'), '$.names', "
+                             "json('[\"other*\"]')) WHERE key = ?", (self.key,))  # fmt: skip
+
+    def named_by_another(self) -> None:
+        """A token was made whose rights keep this very name for it."""
+        TokenStore(self.directory).create(Permissions(names=(self.name,)), "", int(time.time()))
+
+    def seen_by_the_edge(self) -> None:
+        """What ``watch`` does twice a second."""
+        self.house.claims.synchronise()
+        self.house.claims.settle()
+        self.house.tokens.refresh()
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
+    anywhere = "127.0.0.1", 0
+    config = EdgeConfig(
+        state_dir=tmp_path,
+        domain=DOMAIN,
+        quic=anywhere,
+        https=anywhere,
+        acme="you@example.com",
+        acme_directory="https://127.0.0.1:1/dir",
+    )
+    server = EdgeServer(config)
+    await server.start()
+    assert server.scene is not None
+    yield server.scene.house
+    await server.stop()
+
+
+@pytest.fixture
+def owner_of(house: EdgeServices, tmp_path: Path) -> OwnerOf:
+    async def make(name: str, *, is_held: bool = False) -> Owner:
+        assert house.acme is not None
+        keeper, begun, now = house.acme.keeper, list[str](), time.time()
+        keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        rights = Permissions(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
+        _, token = TokenStore(tmp_path).create(rights, "", int(now))
+        owner = Owner(house, tmp_path, name, token.key, begun)
+        if is_held:
+            held = Name(name, token.key, 1, TunnelOptions(), 0)
+            await house.expected.add(held, None)
+        else:
+            house.claims.claim(token.key, name)
+        owner.seen_by_the_edge()
+        assert keeper.want(owner.host, token.key, alone=False)
+        certificate = issue(owner.host, now=now)
+        keeper._store.keep(certificate)
+        keeper._ordered(keeper._entries[owner.host], certificate)
+        keeper._entries[owner.host].ask_at = float("inf")
+        keeper._now = lambda: now + DUE
+        return owner
+
+    return make
+
+
+LOSSES = [Owner.revoked, Owner.expired, Owner.banned, Owner.released, Owner.without_the_right]
+
+
+@pytest.mark.parametrize("is_lost", LOSSES)
+@pytest.mark.parametrize("name", ["app.example.org", "shop"])
+async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
+    owner_of: OwnerOf, name: str, is_lost: Callable[[Owner], None]
+):
+    owner = await owner_of(name)
+    assert owner.due() == [owner.host]
+    is_lost(owner)
+    owner.seen_by_the_edge()
+    assert owner.due() == []
+    assert owner.house.acme is not None
+    keeper = owner.house.acme.keeper
+    standing = keeper.standing(owner.host)
+    assert standing is not None
+    assert (standing.is_wanted, standing.next_try) == (False, None)
+    assert owner.house.certificates.covers(owner.host, h2=False), "it runs out by itself"
+    keeper._now = lambda: time.time() + 91 * DAY
+    assert owner.due() == []
+    assert owner.house.certificates.covers(owner.host, h2=False), "the clock may be wrong"
+    keeper._is_settled = lambda: True
+    assert owner.due() == []
+    assert not owner.house.certificates.covers(owner.host, h2=False)
+    assert list(keeper._store.load()) == []
+
+
+async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of("shop")
+    owner.named_by_another()
+    owner.seen_by_the_edge()
+    assert owner.due() == []
+
+
+async def test_a_tunnel_that_is_open_makes_no_right_of_one_that_was_lost(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of("app.example.org", is_held=True)
+    assert owner.due() == [owner.host]
+    owner.without_the_right()
+    owner.seen_by_the_edge()
+    assert owner.due() == []
+
+
+async def test_a_random_name_is_renewed_while_it_is_held_by_a_good_token(
+    owner_of: OwnerOf,
+):
+    owner = await owner_of(random_name(), is_held=True)
+    assert owner.due() == [owner.host]
+    owner.without_the_right()
+    owner.seen_by_the_edge()
+    assert owner.due() == [owner.host]
+    owner.revoked()
+    owner.seen_by_the_edge()
+    assert owner.due() == []

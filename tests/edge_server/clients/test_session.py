@@ -1,0 +1,96 @@
+"""A client's requests while its session closes: a real house, and a connection that only takes."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.clients.session import ClientSession
+from edge_server.tunnels.domain_check import DomainCheck
+from quictunnel.transport.engine import CloseCause
+from quictunnel.wire.codes import SessionCode
+from quictunnel.wire.control_state import Phase
+from quictunnel.wire.messages import Bind, Unbind
+from tests.edge_server.tunnels.test_bind import build
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+ADDRESS = "192.0.2.1"
+ASKED = Bind(1, unencrypted=False, h2=False, ticket=b"", domain="shop.example.org", passthrough=True)
+
+
+class Scene:
+    """A client that has asked for a domain, and the answer of the resolver."""
+
+    def __init__(self, directory: Path) -> None:
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        house = dataclasses.replace(build(directory), domains=DomainCheck([ADDRESS], self._resolve))
+        connection: Any = SimpleNamespace(
+            address=("127.0.0.1", 1), close=lambda *_: None, write=lambda _, data: len(data)
+        )
+        self.guest = ClientSession(house, connection, lambda: None, lambda _: None)
+        self.guest.identity = Identity("a", Permissions(domains=None))
+        self.guest._deadline.cancel()
+        self.guest.session.link._dialogue.phase = Phase.OPEN
+
+    async def _resolve(self, _: str) -> frozenset[str]:
+        self.asked.set()
+        await self.answer.wait()
+        return frozenset((ADDRESS,))
+
+    async def look_up(self) -> asyncio.Task[None]:
+        self.guest.session_message(ASKED)
+        await self.asked.wait()
+        assert self.guest._looking is not None
+        return self.guest._looking
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    made = Scene(tmp_path)
+    yield made
+    made.guest.session.link.closed(CloseCause.LOCAL, 0, "")
+    await asyncio.sleep(0)
+
+
+async def test_a_domain_that_was_looked_up_while_the_session_was_open_is_given(scene: Scene):
+    """So the ones below get nothing for what has happened meanwhile."""
+    looking = await scene.look_up()
+    scene.answer.set()
+    await looking
+    assert [lease.name for lease in scene.guest.holdings] == [ASKED.domain]
+
+
+async def test_an_answer_for_a_session_that_is_closing_gives_nothing(scene: Scene):
+    """The client broke the protocol, and its link is about to be down."""
+    looking = await scene.look_up()
+    scene.guest.session.close(SessionCode.PROTOCOL)
+    scene.answer.set()
+    await looking
+    assert not list(scene.guest.holdings)
+
+
+async def test_a_client_that_asks_too_much_is_looked_up_for_no_more(scene: Scene):
+    looking = await scene.look_up()
+    while not scene.guest.session.link.is_closing:
+        scene.guest.session_message(Unbind(9))
+    await asyncio.wait([looking])
+    assert looking.cancelled()
+
+
+async def test_requests_that_wait_are_not_served_when_the_session_closes(scene: Scene):
+    scene.guest._has_had_its_turn = True
+    scene.guest.session_message(Bind(2, unencrypted=False, h2=False, ticket=b""))
+    assert scene.guest._requests, "it waits for its turn"
+    scene.guest.session.close(SessionCode.PROTOCOL)
+    scene.guest._serve()
+    assert not list(scene.guest.holdings)
+    assert not scene.guest._requests

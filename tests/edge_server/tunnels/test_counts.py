@@ -1,0 +1,147 @@
+"""What is counted by owner stays what is held, whatever is asked for, given, taken over and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.handoff.protocol import Name
+from edge_server.ingress.tcp_ports import listen
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.registry import weight_of
+from edge_server.tunnels.tickets import Ticket
+from quictunnel.errors import ProtocolError
+from quictunnel.wire.codes import BindCode, SessionCode
+from quictunnel.wire.messages import Bound
+from tests.edge_server.tunnels.test_bind import Client, build, made
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_server.services import EdgeServices
+
+STEPS = 300
+OWNERS = [Identity(key, Permissions(domains=None)) for key in "ab"]
+NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(40)]
+DOMAINS = ("a.example.org", "b.example.org")
+
+
+def some_bind(chance: random.Random, tickets: list[bytes]) -> dict[str, Any]:
+    """Options of a Bind, which may contradict each other."""
+    bind: dict[str, Any] = {"unencrypted": chance.random() < 0.6}
+    kind = chance.choice(("random", "ticket", "name", "domain"))
+    if kind == "ticket" and tickets:
+        bind["ticket"] = chance.choice(tickets)
+    elif kind == "name":
+        bind |= {"name": chance.choice("xyz"), "pool": chance.random() < 0.4}
+    elif kind == "domain":
+        bind |= {"domain": chance.choice(DOMAINS), "passthrough": True, "pool": chance.random() < 0.4}
+    if chance.random() < 0.2:
+        bind["tcp_port"] = chance.choice((17_001, 17_002, 17_003))
+    if chance.random() < 0.3:
+        bind["allow"] = NETWORKS[: chance.randrange(len(NETWORKS))]
+    return bind
+
+
+def check(house: EdgeServices) -> None:
+    """Compare what is counted with what is held."""
+    leases = [each for lease in house.registry for each in (lease.pool.members if lease.pool else (lease,))]
+    assert house.registry.shares.used == sum(weight_of(lease.terms) for lease in leases)
+    for owner in OWNERS:
+        mine = [lease for lease in leases if lease.owner == owner.key]
+        assert house.registry.held_by(owner.key) == len(mine)
+        domains = {lease.name for lease in mine if "." in lease.name}
+        assert house.registry.domains_of(owner.key, besides="") == len(domains)
+    ports = house.ports
+    held = {port: owner for port, owner in ports._owner.items() if port not in ports._freed}
+    assert held == {lease.tcp_port: lease.owner for lease in leases if lease.tcp_port}
+    assert ports.shares.used == len(ports._owner)
+    for port in ports._range:
+        is_drawn = bool(ports._drawable._is_in[port - ports._range.start])
+        assert is_drawn == (port not in ports._owner and port not in ports._aside)
+
+
+async def act(
+    chance: random.Random, house: EdgeServices, clients: list[Client], tickets: list[bytes], step: int
+) -> None:
+    what = chance.random()
+    if what < 0.2 or not clients:
+        clients.append(Client(house, chance.choice(OWNERS)))
+    elif what < 0.7:
+        try:
+            answer = chance.choice(clients).ask(step, **some_bind(chance, tickets))
+        except ProtocolError:
+            return
+        if isinstance(answer, Bound):
+            tickets.append(answer.ticket)
+    elif what < 0.85:
+        client = chance.choice(clients)
+        for lease in tuple(client.holdings)[:1]:
+            client.holdings.unbind(lease.number)
+    elif what < 0.93:
+        gone = clients.pop(chance.randrange(len(clients)))
+        gone.holdings.release_all(for_good=chance.random() < 0.5)
+    else:
+        terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
+        await house.expected.add(Name(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
+    for client in tuple(clients):
+        if any(isinstance(said, SessionCode) for said in client.session.said):
+            # Its session was ended, because a newer one has its name.
+            clients.remove(client)
+            client.holdings.release_all(for_good=False)
+
+
+async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES", 90)
+    monkeypatch.setattr("edge_server.tunnels.registry.ALWAYS", 0)
+    house = build(tmp_path)
+    ports: dict[str, int] = {}
+    for number in range(80):
+        sock = listen("127.0.0.1", 0)
+        assert sock is not None
+        port = ports[f"n{number}"] = sock.getsockname()[1]
+        await house.expected.add(Name(f"n{number}", "a", 1, TunnelOptions(), port), sock)
+    client = Client(house, OWNERS[0])
+    for number, (name, port) in enumerate(ports.items()):
+        ticket = house.sealer.seal(Ticket(name, port, "a", 1))
+        bound = client.got(number, ticket=ticket, unencrypted=True)
+        assert (bound.host, bound.unencrypted_port) == (f"{name}.example.com", port)
+        await asyncio.sleep(0)
+    assert client.ask(len(ports)) is BindCode.TOO_MANY
+    other = Client(house, OWNERS[1])
+    other.got()
+    # A program of that token that is started again takes its own place, and no other.
+    last = house.sealer.seal(Ticket("n7", ports["n7"], "a", 2))
+    assert Client(house, OWNERS[0]).got(ticket=last, unencrypted=True).host == "n7.example.com"
+    await asyncio.sleep(0)
+    for holdings in made:
+        holdings.release_all(for_good=True)
+    made.clear()
+    assert house.registry.shares.used == 0
+    house.claims.close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_counts_by_owner_do_not_drift(tmp_path: Path, seed: int):
+    chance, house = random.Random(seed), build(tmp_path)
+    clients: list[Client] = []
+    tickets: list[bytes] = []
+    for step in range(STEPS):
+        await act(chance, house, clients, tickets, step)
+        await asyncio.sleep(0)  # what has just been given begins to listen
+        check(house)
+    for client in made:
+        client.release_all(for_good=True)
+    made.clear()
+    house.expected.give_up_all()
+    check(house)
+    assert len(house.registry) == house.registry.shares.used == 0
+    house.claims.close()
+    await asyncio.sleep(0)

@@ -1,0 +1,75 @@
+"""The operator's API, asked as a program asks it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx
+
+from edge_server.admin import openapi
+from edge_server.admin.api import PREFIX
+from tests.harness.tunnel_fixture import EmbeddedStage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+
+class Operator:
+    """Whoever has the token of an edge's page."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self.token = token
+        self.http = httpx.Client(
+            base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=20, trust_env=False
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
+    def ask(self, path: str, **parameters: Any) -> httpx.Response:
+        return self.http.get(PREFIX + path, params=parameters)
+
+    def get(self, path: str, **parameters: Any) -> Any:
+        """What is answered, which has to be good."""
+        response = self.ask(path, **parameters)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def do(self, path: str, method: str = "post") -> httpx.Response:
+        return self.http.request(method, PREFIX + path)
+
+    def follow(self) -> AbstractContextManager[httpx.Response]:
+        """The events, as they come."""
+        return self.http.stream("GET", f"{PREFIX}/events")
+
+
+class OperatedStage(EmbeddedStage):
+    """With somebody who looks."""
+
+    def __init__(self) -> None:
+        super().__init__(admin=True)
+        admin = self.edge.server.admin
+        assert admin is not None
+        self.operator = self.stack.enter_context(Operator(admin.url, admin.token))
+
+
+def snapshots(response: httpx.Response) -> Iterator[bytes]:
+    """The data of each event."""
+    for line in response.iter_lines():
+        if line.startswith("data: "):
+            yield line.removeprefix("data: ").encode()
+
+
+def schema_of(document: dict[str, Any], path: str, method: str, status: int) -> dict[str, Any]:
+    """What the description says of an answer."""
+    content = document["paths"][path][method]["responses"][str(status)]["content"]
+    (media,) = content.values()
+    return {**media["schema"], "components": document["components"]}
+
+
+DOCUMENT = openapi.document()

@@ -1,0 +1,45 @@
+"""The engines that a whole tunnel runs on, one for its client and one for its edge."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import pytest
+
+from tests.transport.engine_pairings import ENGINES, HAS_NATIVE, needs_native
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VARIABLE: Final = "QUICTUNNEL_ENGINE"
+
+
+class Pairing(NamedTuple):
+    """Names of engines."""
+
+    client: str
+    edge: str
+
+
+ALL: Final = {"-".join(pair): Pairing(*pair) for pair in itertools.product(ENGINES, repeat=2)}
+USUAL: Final = "native-native" if HAS_NATIVE else "aioquic-aioquic"
+
+in_force: Pairing | None = None
+"""That of the test which runs now; the fixture ``pairing_in_force`` sets it."""
+
+
+def edge_engine() -> str:
+    """What an edge that a test starts has to run on."""
+    assert in_force is not None, "starts an edge without the fixture pairing_in_force"
+    return in_force.edge
+
+
+def parameters(wanted: Sequence[str] | None, *, every: bool) -> list[object]:
+    """Parameters for pytest: the pairings ``wanted``, else the usual one, or all with ``every``. Those that lack
+    the wheel are skipped, and say so."""
+    if wanted is None:
+        names = list(ALL) if every else [USUAL]
+    else:
+        names = [name for name in ALL if name in wanted or "all" in wanted]
+    return [pytest.param(ALL[name], id=name, marks=[needs_native] if "native" in name else []) for name in names]

@@ -1,0 +1,183 @@
+"""Ends of which QUIC cannot tell, what is in flight, what a session keeps, and what comes out of turn."""
+
+import asyncio
+
+import pytest
+
+from quictunnel.transport.link import CONTROL_STREAM
+from quictunnel.transport.session import MAX_KEPT
+from quictunnel.transport.stream import IN_FLIGHT
+from quictunnel.wire.codes import SessionCode, StreamCode
+from quictunnel.wire.credit import INITIAL_WINDOW
+from quictunnel.wire.framing import frame
+from quictunnel.wire.messages import MAX_WINDOW, Bind, Credits
+from quictunnel.wire.preface import Preface, encode_preface
+from tests.simnet.link import Conditions
+from tests.transport.sessions.session_pair import Half, SessionPair, StartPair
+
+WAN = Conditions.wan(mbit=100, rtt=0.05)
+
+
+class Keeper:
+    """A side that takes what comes and consumes nothing by itself."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.size = 0
+        self.ended = asyncio.Event()
+        self.lost = asyncio.Event()
+        stream.attach(self)
+
+    def stream_data(self, chunks, size):
+        self.size += size
+
+    def stream_end(self):
+        self.ended.set()
+
+    def stream_room(self): ...
+
+    def stream_lost(self, code, untaken=None):
+        self.lost.set()
+
+
+@pytest.fixture
+async def pair(start_pair: StartPair) -> SessionPair:
+    pair = start_pair(both=WAN.copy())
+    await pair.greet()
+    return pair
+
+
+async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
+    arrival = asyncio.get_running_loop().create_future()
+    pair.client_half.on_stream = arrival.set_result
+    edge = Keeper(pair.open())
+    return edge, Keeper(await arrival)
+
+
+@pytest.mark.parametrize("who", ["edge", "client"])
+async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side(
+    pair: SessionPair, who: str
+) -> None:
+    """QUIC has no word left then: both directions are complete, so neither RESET_STREAM nor STOP_SENDING goes."""
+    edge, client = await both(pair)
+    gives_up, other = (edge, client) if who == "edge" else (client, edge)
+    for keeper in (edge, client):
+        keeper.stream.write(bytes(1000))
+        keeper.stream.finish()
+    await edge.ended.wait()
+    await client.ended.wait()
+    await asyncio.sleep(1)  # acknowledged
+    gives_up.stream.abort(StreamCode.ABORTED)
+    other.stream.consume(1000)
+    other.stream.consume_end()
+    async with asyncio.timeout(30):
+        await pair.settled()
+
+
+async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: SessionPair) -> None:
+    """A slow visitor takes seconds over what is in its window; whoever drains must see that."""
+    edge, client = await both(pair)
+    client.stream.write(bytes(INITIAL_WINDOW))
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert edge.size == INITIAL_WINDOW
+    assert pair.edge.in_flight(pair.edge.now())
+    assert pair.client.in_flight(pair.client.now())
+    edge.stream.consume(INITIAL_WINDOW)
+    client.stream.finish()
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert pair.edge.in_flight(pair.edge.now())  # the end has not been passed on
+    assert pair.client.in_flight(pair.client.now())
+    edge.stream.consume_end()
+    await asyncio.sleep(2 * IN_FLIGHT)
+    assert not pair.edge.in_flight(pair.edge.now())
+    assert not pair.client.in_flight(pair.client.now())
+    edge.stream.abort(StreamCode.ABORTED)
+
+
+async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pair: SessionPair) -> None:
+    """A peer that raises limits and consumes nothing makes the sender keep it all."""
+    kept = MAX_KEPT
+    streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
+    pair.client_half.on_stream = Keeper
+    await asyncio.sleep(1)
+    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    keepers = [Keeper(stream) for stream in streams]
+    for stream in pair.client._streams.values():
+        stream.receive_window.limit = MAX_WINDOW  # as it has told
+    await asyncio.sleep(1)
+    for _ in range(MAX_WINDOW // INITIAL_WINDOW):
+        for keeper in keepers:
+            if keeper.stream.room >= INITIAL_WINDOW:
+                keeper.stream.write(bytes(INITIAL_WINDOW))
+        await asyncio.sleep(0.5)
+    held = sum(stream._replay.held - INITIAL_WINDOW for stream in streams)
+    assert kept <= held <= kept + INITIAL_WINDOW
+    assert pair.edge.kept == held
+    another = pair.open()  # who keeps little is not held up
+    assert another.room == INITIAL_WINDOW
+    streams.append(another)
+    for stream in streams:
+        stream.abort(StreamCode.ABORTED)
+    assert pair.edge.kept == 0
+
+
+class Share:
+    """Memory of a token, of which nothing is left while it is said so."""
+
+    def __init__(self) -> None:
+        self.kept = 0
+        self.is_used_up = False
+
+    def lend(self, wanted: int) -> int:
+        return 0
+
+    def keep(self, more: int) -> None:
+        self.kept += more
+
+
+async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: SessionPair) -> None:
+    """Whatever its client allows; and what was kept is given back at the end."""
+    share = pair.edge.pool.memory = Share()
+    streams = [pair.open() for _ in range(2)]
+    pair.client_half.on_stream = Keeper
+    await asyncio.sleep(1)
+    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    for stream in pair.client._streams.values():
+        stream.receive_window.limit = MAX_WINDOW  # as it has told
+    await asyncio.sleep(1)
+    first, second = streams
+    assert first.room == MAX_WINDOW
+    first.write(bytes(3 * INITIAL_WINDOW))
+    assert share.kept == 2 * INITIAL_WINDOW
+    share.is_used_up = True
+    assert first.room == 0
+    assert second.room == INITIAL_WINDOW
+    assert second.receive_window._pool.take(0, INITIAL_WINDOW) == 0
+    for stream in streams:
+        stream.abort(StreamCode.ABORTED)
+    assert share.kept == 0
+
+
+async def test_what_came_in_the_batch_that_a_session_was_closed_in_is_not_heard(pair: SessionPair) -> None:
+    """A client that was replaced must not bind again, which would take the name from the one that replaced it."""
+    pair.edge.close(SessionCode.REPLACED)
+    bind = Bind(lease=1, unencrypted=False, h2=False, ticket=b"")
+    pair.edge.link.data(CONTROL_STREAM, [frame(bind)], end=False)
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_half.messages == []
+
+
+async def test_an_edge_that_has_not_greeted_opens_no_streams(
+    start_pair: StartPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(self: Half, message: object) -> None:
+        connection = self.session.link.connection
+        connection.admit()
+        connection.write(connection.open(), encode_preface(Preface(0, 1, False, "192.0.2.1", 1)))
+
+    monkeypatch.setattr(Half, "session_message", impatient)
+    pair = start_pair(both=WAN.copy())
+    await pair.client_half.is_down.wait()
+    assert pair.client_half.streams == []
+    await pair.edge_half.is_down.wait()
+    assert pair.edge_half.down.code == SessionCode.PROTOCOL
