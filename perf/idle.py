@@ -28,7 +28,7 @@ from perf.iperf import cpu_seconds
 from perf.lab_tunnels import choose_engine
 from perf.machine import Machine
 from perf.tables import table
-from tests.e2e.conftest import children_environment, resident_memory, start_edge
+from tests.harness.edge_process import children_environment, resident_memory, start_edge
 from tests.harness.load_rig import Arena
 from tests.harness.sockets import end, eventually, first_line, program, sockets_of
 

@@ -7,7 +7,8 @@ from http.client import HTTPConnection, HTTPException
 from typing import NamedTuple
 
 import quictunnel
-from tests.e2e.conftest import EdgeProcess, tls_connect
+from tests.harness.edge_process import EdgeProcess
+from tests.harness.visits import tls_connect
 
 RATE = 100
 """Requests a second, each with a connection of its own."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import tls_connect
+from tests.harness.visits import tls_connect
 
 PATIENCE = 45.0
 """Seconds for what comes by itself: above the idle time-out of the QUIC connection and a few dials."""

@@ -23,8 +23,8 @@ from starlette.routing import Route, WebSocketRoute
 
 import quictunnel
 from quictunnel.shared.event_loop import EventLoopThread
-from tests.e2e.conftest import EdgeProcess, curl, tls_connect
 from tests.harness.sockets import eventually
+from tests.harness.visits import curl, tls_connect
 
 if TYPE_CHECKING:
     import ssl
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
     from starlette.websockets import WebSocket
+
+    from tests.harness.edge_process import EdgeProcess
 
 MIB = 1024 * 1024
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"

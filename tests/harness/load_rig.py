@@ -8,7 +8,7 @@ import statistics
 import sys
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.e2e.conftest import children_environment, resident_memory, start_edge
+from tests.harness.edge_process import children_environment, resident_memory, start_edge
 from tests.harness.sockets import ClientProcess, end, first_line, program
 
 if TYPE_CHECKING:

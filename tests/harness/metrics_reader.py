@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import curl
+from tests.harness.visits import curl
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import EdgeProcess
+    from tests.harness.edge_process import EdgeProcess
 
 WITH_FIGURES = ("--admin", "127.0.0.1:0")
 """Options of an edge that can be asked for them."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.conftest import need, start_edge
+from tests.harness.edge_process import start_edge
+from tests.harness.programs import need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

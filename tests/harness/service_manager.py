@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from tests.e2e.conftest import EdgeProcess, start_edge
+from tests.harness.edge_process import EdgeProcess, start_edge
 
 BACKLOG = 4096
 """As a socket unit has it."""

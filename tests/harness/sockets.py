@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 import quictunnel
-from tests.e2e.conftest import children_environment
+from tests.harness.edge_process import children_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.e2e.conftest import EdgeProcess
+    from tests.harness.edge_process import EdgeProcess
 
 PATIENCE = 15.0
 READ = 256 * 1024

@@ -11,7 +11,7 @@ import quictunnel
 from tests.harness.sockets import eventually
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import EdgeProcess
+    from tests.harness.edge_process import EdgeProcess
 
 
 def command(edge: EdgeProcess, *words: str) -> str:

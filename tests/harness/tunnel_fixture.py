@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import quictunnel
 from quictunnel.shared import event_loop
-from tests.e2e.conftest import embedded_edge, start_edge
+from tests.harness.edge_process import embedded_edge, start_edge
 from tests.harness.sockets import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, eventually, sockets_of, verifying
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quictunnel.shared import event_loop
-from tests.e2e.conftest import EdgeProcess
+from tests.harness.edge_process import EdgeProcess
 from tests.load.churn import Churn
 from tests.load.client_state import held_by
 from tests.load.leftovers import arrivals, dump_of, dump_of_embedded, left_at, settled

@@ -14,8 +14,8 @@ import httpx
 
 import quictunnel
 from edge_server.admin.api import PREFIX
-from tests.e2e.conftest import start_edge
 from tests.harness.admin_client import Operator
+from tests.harness.edge_process import start_edge
 from tests.harness.sockets import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import curl, free_port, start_edge
+from tests.harness.edge_process import start_edge
+from tests.harness.programs import free_port
 from tests.harness.sockets import (
     PATIENCE,
     ClientProcess,
@@ -30,6 +31,7 @@ from tests.harness.sockets import (
     reset,
     verifying,
 )
+from tests.harness.visits import curl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

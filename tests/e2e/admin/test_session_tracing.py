@@ -18,8 +18,8 @@ from quictunnel.transport.qlog import Tracer
 from quictunnel.transport.tracing_engine import TracingEngine
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Welcome
-from tests.e2e.conftest import start_edge
 from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema_of
+from tests.harness.edge_process import start_edge
 from tests.harness.hostile_peer import HostileClient, Returning
 from tests.harness.qlog_reader import count, events, names
 from tests.harness.sockets import ClientProcess, eventually, receive_exactly

@@ -23,9 +23,10 @@ from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Unbind, Welcome
-from tests.e2e.conftest import embedded_edge, free_port
 from tests.harness.echo_origin import udp_sockets, until
+from tests.harness.edge_process import embedded_edge
 from tests.harness.hostile_peer import HostileClient
+from tests.harness.programs import free_port
 
 PATIENCE = 5.0
 

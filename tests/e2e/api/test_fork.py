@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import children_environment
+from tests.harness.edge_process import children_environment
 from tests.harness.sockets import (
     PATIENCE,
     TcpEnd,

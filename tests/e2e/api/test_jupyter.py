@@ -12,8 +12,9 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 from quictunnel.client import Client
-from tests.e2e.conftest import children_environment, curl, tls_connect
 from tests.harness.echo_origin import EchoOrigin, says_back
+from tests.harness.edge_process import children_environment
+from tests.harness.visits import curl, tls_connect
 
 ROOT = Path(__file__).parents[3]
 LINK = re.compile(r'<div><a href="(https://[^"]+)" target="_blank" rel="noopener">\1</a> &rarr; port (\d+)')

@@ -16,7 +16,6 @@ import pytest
 
 import quictunnel
 from quictunnel.wire.messages import MAX_NETWORK, MAX_NETWORKS
-from tests.e2e.conftest import children_environment, free_port, need, tls_connect, was_reset
 from tests.harness.echo_origin import (
     EchoOrigin,
     assert_closed,
@@ -27,6 +26,9 @@ from tests.harness.echo_origin import (
     udp_sockets,
     until,
 )
+from tests.harness.edge_process import children_environment
+from tests.harness.programs import free_port, need
+from tests.harness.visits import tls_connect, was_reset
 
 ROOT = Path(__file__).parents[3]
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import read_all
+from tests.harness.visits import read_all
 
 
 @contextmanager

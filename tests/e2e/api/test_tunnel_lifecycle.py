@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import children_environment, free_port, start_edge, tls_connect, was_reset
 from tests.harness.echo_origin import (
     PATIENCE,
     EchoOrigin,
@@ -24,6 +23,9 @@ from tests.harness.echo_origin import (
     serves,
     until,
 )
+from tests.harness.edge_process import children_environment, start_edge
+from tests.harness.programs import free_port
+from tests.harness.visits import tls_connect, was_reset
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 from tests.load.plan import WAITING_RATE

@@ -13,8 +13,10 @@ import pytest
 
 from quictunnel.forwarding import forward
 from tests.e2e.cli.test_degraded_host import visit
-from tests.e2e.conftest import children_environment, curl, free_port, start_edge
 from tests.harness.echo_origin import run_python, until
+from tests.harness.edge_process import children_environment, start_edge
+from tests.harness.programs import free_port
+from tests.harness.visits import curl
 
 GEVENT = """
 from gevent import monkey; monkey.patch_all()

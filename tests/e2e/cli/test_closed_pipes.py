@@ -10,7 +10,8 @@ import pytest
 from edge_server.__main__ import COMMANDS as EDGE_COMMANDS
 from quictunnel.cli import grammar
 from quictunnel.shared.output import EXIT_STATUS
-from tests.e2e.conftest import children_environment, free_port
+from tests.harness.edge_process import children_environment
+from tests.harness.programs import free_port
 
 SERVER = "import os, socket; socket.create_server(('127.0.0.1', int(os.environ['PORT']))).accept()"
 """Listens and says nothing, since its own output goes to the closed pipe as well."""

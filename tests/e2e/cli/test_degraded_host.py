@@ -15,16 +15,10 @@ import pytest
 
 from quictunnel.forwarding import forward
 from quictunnel.tunnel import Tunnel
-from tests.e2e.conftest import (
-    EdgeProcess,
-    children_environment,
-    free_port,
-    need,
-    read_all,
-    start_edge,
-    tls_connect,
-)
 from tests.harness.echo_origin import until
+from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
+from tests.harness.programs import free_port, need
+from tests.harness.visits import read_all, tls_connect
 
 ROOM = 600
 """Bytes that the disk of a log has room for: the first lines of a tunnel, and a few visitors."""

@@ -17,13 +17,9 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import (
-    children_environment,
-    curl,
-    free_port,
-    need,
-    start_edge,
-)
+from tests.harness.edge_process import children_environment, start_edge
+from tests.harness.programs import free_port, need
+from tests.harness.visits import curl
 
 ROOT = Path(__file__).parents[3]
 CLIENT = (sys.executable, "-m", "quictunnel")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import children_environment, start_edge
+from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.netns import new_world
 
 PUBLIC = "192.0.2.7"

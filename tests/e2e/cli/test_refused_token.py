@@ -9,7 +9,8 @@ import pytest
 
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import TokenStore, _written
-from tests.e2e.conftest import children_environment, free_port, start_edge
+from tests.harness.edge_process import children_environment, start_edge
+from tests.harness.programs import free_port
 from tests.harness.token_commands import command
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import children_environment, curl, free_port
+from tests.harness.edge_process import children_environment
+from tests.harness.programs import free_port
+from tests.harness.visits import curl
 
 ROOT = Path(__file__).parents[3]
 RUN = (sys.executable, "-m", "quictunnel", "run")

@@ -6,9 +6,9 @@ import http
 from websockets.asyncio.server import serve
 
 import quictunnel
-from tests.e2e.conftest import browsing, shown
 from tests.harness import browser
 from tests.harness.sockets import PATIENCE
+from tests.harness.visits import browsing, shown
 
 MIB = 1024 * 1024
 TALK = """<!doctype html><script>

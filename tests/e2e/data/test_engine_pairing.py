@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import children_environment, embedded_edge
+from tests.harness.edge_process import children_environment, embedded_edge
 from tests.harness.tunnel_fixture import ProcessStage
 
 pytestmark = pytest.mark.every_pairing

@@ -6,7 +6,8 @@ import socket
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import curl, free_port, random_file, read_all, sha256, tls_connect, was_reset
+from tests.harness.programs import free_port, random_file, sha256
+from tests.harness.visits import curl, read_all, tls_connect, was_reset
 
 BULK = 200
 """MiB of the large transfers: many times every window, buffer and key-update interval on the way."""

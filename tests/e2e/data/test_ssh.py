@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import free_port, need, random_file, sha256, wait_for_port
+from tests.harness.programs import free_port, need, random_file, sha256, wait_for_port
 
 BULK = 100
 IDLE = 60.0

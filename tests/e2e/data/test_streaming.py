@@ -13,7 +13,8 @@ from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosedError
 
 import quictunnel
-from tests.e2e.conftest import curl, need
+from tests.harness.programs import need
+from tests.harness.visits import curl
 
 IDLE = 60.0
 """Seconds of silence: twice the idle time-out of the QUIC connection."""

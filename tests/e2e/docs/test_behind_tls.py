@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import children_environment, need
+from tests.harness.edge_process import children_environment
 from tests.harness.netns import new_world
+from tests.harness.programs import need
 from tests.harness.tutorial_runner import steps_of
 
 ROOT = Path(__file__).parents[3]

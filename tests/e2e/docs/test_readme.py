@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import need
 from tests.harness.netns import new_world
+from tests.harness.programs import need
 from tests.harness.tutorial_runner import Reader, steps_of
 
 ROOT = Path(__file__).parents[3]

@@ -22,8 +22,9 @@ import uvicorn
 import quictunnel
 from quictunnel.inspect import limits
 from quictunnel.inspect.replay import Replays
-from tests.e2e.conftest import children_environment, free_port, resident_memory
+from tests.harness.edge_process import children_environment, resident_memory
 from tests.harness.inspected_tunnel import MIB, Origin, Scene, inspected, running_origin
+from tests.harness.programs import free_port
 from tests.harness.sockets import eventually
 
 if TYPE_CHECKING:

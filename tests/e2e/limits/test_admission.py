@@ -15,10 +15,11 @@ import pytest
 import quictunnel
 from edge_server.ingress.tls_listener import MAX_PENDING, Deadlines
 from edge_server.resources.descriptor_budget import LEAST_FILES
-from tests.e2e.conftest import curl, start_edge
 from tests.e2e.limits.test_floods import attack
+from tests.harness.edge_process import start_edge
 from tests.harness.sockets import PATIENCE, eventually, first_line, verifying
 from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.visits import curl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

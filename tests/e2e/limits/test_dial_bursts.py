@@ -7,7 +7,7 @@ import socket
 
 import quictunnel
 from quictunnel.origin.dial import MAX_DIALS
-from tests.e2e.conftest import embedded_edge
+from tests.harness.edge_process import embedded_edge
 
 QUEUE = 5
 """Connections that the service lets wait for it, as ``http.server`` does."""

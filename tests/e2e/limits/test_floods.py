@@ -21,9 +21,9 @@ from edge_server.auth.request_limit import BURST, RATE
 from edge_server.ingress.rate_limit import LASTING
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS
-from tests.e2e.conftest import resident_memory
 from tests.e2e.limits.test_slow_readers import processor_time
 from tests.harness import engine_pairing
+from tests.harness.edge_process import resident_memory
 from tests.harness.load_rig import Arena
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals, figures_of
 from tests.harness.sockets import PATIENCE, eventually, first_line, sockets_of, verifying

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import children_environment, curl, start_edge, tls_connect
+from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.sockets import PATIENCE, end, first_line, program
 from tests.harness.token_commands import client_of, new_token
+from tests.harness.visits import curl, tls_connect
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import EdgeProcess
+    from tests.harness.edge_process import EdgeProcess
 
 SAMPLES = 300
 

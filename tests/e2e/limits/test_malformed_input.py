@@ -35,7 +35,7 @@ from quictunnel.wire.messages import (
     Unbound,
     Welcome,
 )
-from tests.e2e.conftest import resident_memory
+from tests.harness.edge_process import resident_memory
 from tests.harness.hostile_peer import HUGE_FRAME, PROTOCOL, WINDOW, HostileClient
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
 from tests.harness.sockets import (

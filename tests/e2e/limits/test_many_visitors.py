@@ -8,8 +8,8 @@ import statistics
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import need
 from tests.harness.load_rig import Arena, more_rounds
+from tests.harness.programs import need
 from tests.harness.sockets import PATIENCE, eventually, sockets_of
 
 pytestmark = pytest.mark.alone

@@ -22,10 +22,11 @@ from cryptography import x509
 
 import quictunnel
 from quictunnel.wire.codes import SessionCode
-from tests.e2e.conftest import EdgeProcess, start_edge, tls_connect, was_reset
+from tests.harness.edge_process import EdgeProcess, start_edge
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
 from tests.harness.sockets import PATIENCE, eventually
 from tests.harness.token_commands import client_of, command, new_token
+from tests.harness.visits import tls_connect, was_reset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,8 +9,8 @@ import time
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import start_edge
 from tests.harness.echo_origin import EchoOrigin, says_back
+from tests.harness.edge_process import start_edge
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 from tests.netlab.rig import percentile

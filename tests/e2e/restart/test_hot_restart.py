@@ -17,18 +17,11 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import (
-    EdgeProcess,
-    children_environment,
-    curl,
-    need,
-    random_file,
-    sha256,
-    start_edge,
-    tls_connect,
-)
 from tests.harness.constant_load import RATE, WORKERS, Requests
 from tests.harness.echo_origin import EchoOrigin, is_served, serves, until
+from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
+from tests.harness.programs import need, random_file, sha256
+from tests.harness.visits import curl, tls_connect
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 

@@ -16,8 +16,8 @@ import trustme
 from cryptography import x509
 
 import quictunnel
-from tests.e2e.conftest import EdgeProcess, start_edge
 from tests.harness.echo_origin import EchoOrigin, until
+from tests.harness.edge_process import EdgeProcess, start_edge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,9 +15,10 @@ import pytest
 
 import quictunnel
 from edge_server.handoff.snapshot import FILE
-from tests.e2e.conftest import EdgeProcess, children_environment, start_edge, tls_connect
 from tests.harness.constant_load import RATE, WORKERS, Requests
 from tests.harness.echo_origin import EchoOrigin, assert_closed, is_served, serves, until
+from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
+from tests.harness.visits import tls_connect
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 
 if TYPE_CHECKING:

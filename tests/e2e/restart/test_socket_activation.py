@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import EdgeProcess, free_port, need
 from tests.edge_server.certificates.acme import pebble as authorities
 from tests.harness.echo_origin import EchoOrigin, is_served, says_back, until
+from tests.harness.edge_process import EdgeProcess
+from tests.harness.programs import free_port, need
 from tests.harness.service_manager import successors
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.leftovers import arrivals, dump_of

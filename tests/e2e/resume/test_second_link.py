@@ -11,8 +11,8 @@ import pytest
 
 import quictunnel
 from edge_server.clients.session import ClientSession
-from tests.e2e.conftest import embedded_edge
 from tests.harness.echo_origin import EchoOrigin, until
+from tests.harness.edge_process import embedded_edge
 from tests.harness.udp_relay import Flow, Relay
 from tests.load.background import churn_beside, nothing_left
 

@@ -22,8 +22,8 @@ from quictunnel.connection.manager import SUSPICION
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
-from tests.e2e.conftest import embedded_edge
 from tests.harness.echo_origin import EchoOrigin, until
+from tests.harness.edge_process import embedded_edge
 from tests.load.background import churn_beside, nothing_left
 from tests.load.churn import Churn, in_between
 

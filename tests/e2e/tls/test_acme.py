@@ -18,10 +18,11 @@ import pytest
 from cryptography import x509
 
 import quictunnel
-from tests.e2e.conftest import EdgeProcess, need, start_edge
 from tests.edge_server.certificates.acme import pebble as authorities
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
 from tests.harness.echo_origin import EchoOrigin, says_back, until
+from tests.harness.edge_process import EdgeProcess, start_edge
+from tests.harness.programs import need
 from tests.harness.token_commands import client_of, command, new_token
 
 if TYPE_CHECKING:

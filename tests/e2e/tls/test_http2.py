@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 import quictunnel
-from tests.e2e.conftest import curl, free_port, need, random_file, shown, tls_connect, was_reset
+from tests.harness.programs import free_port, need, random_file
+from tests.harness.visits import curl, shown, tls_connect, was_reset
 
 DOWN = 10 * 1024 * 1024
 

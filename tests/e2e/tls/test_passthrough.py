@@ -12,14 +12,16 @@ import pytest
 import trustme
 
 import quictunnel
-from tests.e2e.conftest import need, random_file, sha256, start_nginx, tls_connect
+from tests.harness.nginx import start_nginx
+from tests.harness.programs import need, random_file, sha256
 from tests.harness.sockets import PATIENCE, eventually
+from tests.harness.visits import tls_connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.e2e.conftest import EdgeProcess
+    from tests.harness.edge_process import EdgeProcess
 
 NAME = "private"
 HOST = f"{NAME}.tunnel.localhost"
