@@ -83,6 +83,27 @@ def test_plain_markdown_is_complete(name):
         assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_tests_that_a_page_names_exist(name):
+    """A file, a folder or a pattern below tests/, and ``::`` with a class or function in that file."""
+    if name == "CHANGELOG.md":  # history keeps the names of its time
+        return
+    text = (ROOT / name).read_text()
+    for path, inside in re.findall(r"(?<![\w/.])(tests/[\w/*.-]*\w)((?:::\w+)*)", text):
+        files = list(ROOT.glob(path))
+        assert files, f"{name} names {path}"
+        for symbol in inside.split("::")[1:]:
+            code = files[0].read_text()
+            assert re.search(rf"^\s*(?:async )?(?:def|class) {symbol}\b", code, re.MULTILINE), f"{name}: {symbol}"
+
+
+@pytest.mark.parametrize("name", ["SECURITY.md", "OUTAGES.md", "PROTOCOL.md"])
+def test_promises_name_their_tests_by_full_paths(name):
+    text = (DOCS / name).read_text()
+    assert re.findall(r"(?<![\w/*])(?!tests/)[\w/*]*\btest_\w+(?:\.py)?", text) == []
+    assert text.count("`tests/") > 10
+
+
 def test_the_schema_of_a_configuration_is_that_of_the_code(tables):
     written = (DOCS / "edge.schema.json").read_text()
     assert tables["schema"]() == written, "`python docs/tables.py --schema docs/edge.schema.json` renews it"

@@ -27,7 +27,7 @@ from quictunnel.status.client import Found, Look
 from quictunnel.status.model import Listed, Report
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
-from tests.wire.test_framing import ANY_TEXT, is_plain
+from tests.wire.test_peer_text import ANY_TEXT, is_plain
 
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
 """What a screen of ours sends by itself."""
