@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from perf.contenders import Contender, ours
 from perf.iperf import free_port
 from perf.machine import Machine, own_loopback
+from perf.targets import Target, ours
 
 SOMAXCONN: Final = Path("/proc/sys/net/core/somaxconn")
 """Of the network namespace of whoever writes it."""
@@ -41,7 +41,7 @@ def client_hello(name: str) -> bytes:
     raise AssertionError("a handshake without an answer")
 
 
-async def burst(edge: Contender, count: int) -> list[float]:
+async def burst(edge: Target, count: int) -> list[float]:
     """Seconds that each of so many visitors waited for the edge's first bytes, in rising order."""
     hello = client_hello(edge.tls_host)
 

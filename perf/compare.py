@@ -26,11 +26,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf import contenders, echo, iperf, peers, results, web
-from perf.contenders import Contender, Missing, family
+from perf import echo, iperf, peers, results, targets, web
 from perf.machine import Machine, own_loopback
 from perf.results import OURS, Sample
 from perf.tables import table
+from perf.targets import Missing, Target, family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
     from perf.iperf import Direction
 
-NAIVE: Final = "naive"
-FORGETFUL: Final = "forgetful"
+BASELINE: Final = "baseline"
+NO_RESUME: Final = "no-resume"
 """What keeping costs, and no tunnel that anybody uses: only when asked for."""
-TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
-    "direct": contenders.direct,
-    "ssh -R": contenders.ssh,
+TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Target]]]] = {
+    "direct": targets.direct,
+    "ssh -R": targets.ssh,
     "frp, TCP": peers.frp("tcp", tls=False),
     "frp, TCP, TLS": peers.frp("tcp", tls=True),
     "frp, QUIC": peers.frp("quic", tls=True),
@@ -51,16 +51,16 @@ TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] 
     "rathole, Noise": peers.rathole("noise"),
     "chisel": peers.chisel,
     "bore": peers.bore,
-    NAIVE: contenders.naive,
-    "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic"),
-    OURS: contenders.ours,
-    FORGETFUL: contenders.forgetful,
+    BASELINE: targets.baseline,
+    "aioquic": functools.partial(targets.ours, name="aioquic", engine="aioquic"),
+    OURS: targets.ours,
+    NO_RESUME: targets.no_resume,
 }
 """Tunnels of bytes, by name."""
-HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Contender]]]] = {
+HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Target]]]] = {
     "frp, https2http": peers.frp("tcp", tls=True, ends_tls=True),
-    "aioquic": functools.partial(contenders.ours, name="aioquic", engine="aioquic", tls=True),
-    OURS: functools.partial(contenders.ours, tls=True),
+    "aioquic": functools.partial(targets.ours, name="aioquic", engine="aioquic", tls=True),
+    OURS: functools.partial(targets.ours, tls=True),
 }
 """Those that end TLS."""
 
@@ -74,7 +74,7 @@ class Taken(NamedTuple):
     """See ``Sample``."""
 
 
-Take = Callable[[Contender, Path, int], Taken]
+Take = Callable[[Target, Path, int], Taken]
 SECONDS: Final = 3
 ROUNDS: Final = 5
 SETTLE_SECONDS: Final = 30.0
@@ -91,13 +91,13 @@ class Measure:
     """In milliseconds less is better, in everything else more."""
     origin: str
     take: Take
-    is_for_naive: bool = False
-    """Whether the naive splice takes part. With many streams it takes in all that they offer and is minutes at
+    includes_baseline: bool = False
+    """Whether the baseline takes part. With many streams it takes in all that they offer and is minutes at
     it, and connections that come and go leave it spinning."""
 
 
 def _stream(direction: Direction, streams: int) -> Take:
-    def take(way: Contender, directory: Path, seconds: int) -> Taken:
+    def take(way: Target, directory: Path, seconds: int) -> Taken:
         del directory
         result = iperf.run(way.host, way.port, seconds=seconds, direction=direction, streams=streams)
         return Taken({"": result.mb_per_second}, result.mb_per_second * result.seconds / 1000)
@@ -105,12 +105,12 @@ def _stream(direction: Direction, streams: int) -> Take:
     return take
 
 
-def _crowd(way: Contender, directory: Path, seconds: int) -> web.Crowd:
+def _crowd(way: Target, directory: Path, seconds: int) -> web.Crowd:
     return web.Crowd(way.tls_host or "localhost", way.host, way.port, seconds, directory)
 
 
 def _pages(direction: Direction, streams: int) -> Take:
-    def take(way: Contender, directory: Path, seconds: int) -> Taken:
+    def take(way: Target, directory: Path, seconds: int) -> Taken:
         speed = _crowd(way, directory, seconds).mb_per_second(direction, streams)
         return Taken({"": speed}, speed * seconds / 1000)
 
@@ -118,22 +118,22 @@ def _pages(direction: Direction, streams: int) -> Take:
 
 
 def _requests(*, tls: bool, fresh: bool) -> Take:
-    def take(way: Contender, directory: Path, seconds: int) -> Taken:
+    def take(way: Target, directory: Path, seconds: int) -> Taken:
         rate = _crowd(way, directory, seconds).requests_per_second(tls=tls, fresh=fresh)
         return Taken({"": rate}, rate * seconds / 1000)
 
     return take
 
 
-def _delays(way: Contender, directory: Path, seconds: int) -> Taken:
+def _delays(way: Target, directory: Path, seconds: int) -> Taken:
     del directory
     delays = echo.ask(way.host, way.port, seconds=seconds)
     return Taken({", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}, 0.0)
 
 
 MEASURES: Final = (
-    Measure("1 stream down", "MB/s", "iperf", _stream("down", 1), is_for_naive=True),
-    Measure("1 stream up", "MB/s", "iperf", _stream("up", 1), is_for_naive=True),
+    Measure("1 stream down", "MB/s", "iperf", _stream("down", 1), includes_baseline=True),
+    Measure("1 stream up", "MB/s", "iperf", _stream("up", 1), includes_baseline=True),
     Measure("32 streams down", "MB/s", "iperf", _stream("down", 32)),
     Measure("32 streams up", "MB/s", "iperf", _stream("up", 32)),
     Measure("1 stream down, HTTPS", "MB/s", "https", _pages("down", 1)),
@@ -148,13 +148,13 @@ MEASURES: Final = (
 
 
 class Arena:
-    """The origins, and a tunnel of each contender before each of them."""
+    """The origins, and a tunnel of each target before each of them."""
 
     def __init__(self, names: Sequence[str], measures: Sequence[Measure], stack: contextlib.ExitStack) -> None:
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quictunnel-perf-")))
         self.missing: list[str] = []
         self.failed: list[str] = []
-        self.ways: dict[tuple[str, str], Contender] = {}
+        self.ways: dict[tuple[str, str], Target] = {}
         """By origin and name."""
         self._stack = stack
         for origin in dict.fromkeys(measure.origin for measure in measures):
@@ -169,13 +169,13 @@ class Arena:
     def _begin(self, origin: str) -> tuple[int, int]:
         """Its port for tunnels of bytes, and for those who end TLS."""
         if origin == "iperf":
-            contenders.need("iperf3")
+            targets.need("iperf3")
             return 0, 0
         if origin == "echo":
             port = iperf.free_port()
             command = [sys.executable, "-m", "perf.echo", str(port)]
-            contenders.line_of(
-                self._stack.enter_context(contenders.running(command, stdout=subprocess.PIPE)), "echo ready"
+            targets.line_of(
+                self._stack.enter_context(targets.running(command, stdout=subprocess.PIPE)), "echo ready"
             )
             return port, 0
         page = self._stack.enter_context(web.origin(self.directory / origin))
@@ -197,7 +197,7 @@ class Arena:
             self.missing.append(f"{what} (no {lack})")
 
 
-def turn(arena: Arena, measure: Measure, way: Contender, seconds: int, number: int) -> list[Sample]:
+def turn(arena: Arena, measure: Measure, way: Target, seconds: int, number: int) -> list[Sample]:
     sides = [family(way.edge), family(way.client)]
     before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
     where = f"round {number + 1}: {measure.name}, {way.name}"
@@ -215,7 +215,7 @@ def turn(arena: Arena, measure: Measure, way: Contender, seconds: int, number: i
     ]
 
 
-def settle(way: Contender) -> bool:
+def settle(way: Target) -> bool:
     """Wait until a tunnel has worked off what it took in, or it would still be at it in the next one's turn.
     False: it is still at it."""
     pids = [*family(way.edge), *family(way.client)]
@@ -237,7 +237,7 @@ def run(
         for measure in measures:
             for name in order:
                 way = arena.ways.get((measure.origin, name))
-                if way is not None and (measure.is_for_naive or name != NAIVE):
+                if way is not None and (measure.includes_baseline or name != BASELINE):
                     yield from turn(arena, measure, way, seconds, number)
                     if not settle(way):
                         arena.failed.append(f"{name} does not come to rest and takes part no more")
@@ -249,7 +249,7 @@ def main() -> None:
     everybody = [*dict.fromkeys([*TCP, *HTTPS])]
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of each turn")
-    usual = [name for name in everybody if name != FORGETFUL]
+    usual = [name for name in everybody if name != NO_RESUME]
     parser.add_argument("--only", nargs="+", choices=everybody, default=usual, metavar="NAME")
     parser.add_argument(
         "--measures", nargs="+", choices=[m.name for m in MEASURES], default=[m.name for m in MEASURES]

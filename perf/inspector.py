@@ -23,14 +23,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf.contenders import Missing, line_of, need, ours, running
 from perf.iperf import cpu_seconds
 from perf.machine import Machine
+from perf.targets import Missing, line_of, need, ours, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from perf.contenders import Contender
+    from perf.targets import Target
 
 MIB: Final = 1024 * 1024
 CHUNK: Final = 1 * MIB
@@ -109,7 +109,7 @@ def carry(visitor: socket.socket, direction: str, size: int) -> float:
     return time.perf_counter() - begun
 
 
-def pairs(off: Contender, on: Contender, direction: str, count: int, size: int) -> list[Pair]:
+def pairs(off: Target, on: Target, direction: str, count: int, size: int) -> list[Pair]:
     with contextlib.ExitStack() as stack:
         sides = {side: stack.enter_context(socket.create_connection((side.host, side.port))) for side in (off, on)}
         found = []
@@ -125,7 +125,7 @@ def pairs(off: Contender, on: Contender, direction: str, count: int, size: int) 
     return found
 
 
-def requests(off: Contender, on: Contender, count: int) -> list[Pair]:
+def requests(off: Target, on: Target, count: int) -> list[Pair]:
     """Small requests of 16 visitors, by wrk. Raises Missing."""
     program = need("wrk")
     found = []

@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from perf.contenders import Missing, need
+from perf.targets import Missing, need
 
 NATIVE: Final = Path(__file__).parents[1] / "native"
 STREAMS: Final = (1, 32)

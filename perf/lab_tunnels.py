@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from perf.contenders import need
+from perf.targets import need
 from tests.harness import engine_pairing
 from tests.netlab.rig import ECHO, Origin, Tunnelled
 
@@ -121,7 +121,7 @@ def chisel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str,
     return lab.edge.address, PORT
 
 
-CONTENDERS: Final = {
+TARGETS: Final = {
     "quictunnel": quictunnel,
     "ssh": ssh,
     "frp": frp("tcp"),

@@ -1,7 +1,7 @@
 """What happens to visitors of several tunnels when the network between client and edge does what networks do.
 
     python -m perf.outages                                  # everything that is installed; half an hour (root)
-    python -m perf.outages --contenders quictunnel ssh --events "black hole of 5 s" "another address"
+    python -m perf.outages --targets quictunnel ssh --events "black hole of 5 s" "another address"
     python -m perf.outages --markdown                       # as docs/OUTAGES.md has it
 
 Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way. One visitor downloads, one has typed
@@ -29,9 +29,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf.contenders import Missing
-from perf.lab_tunnels import CONTENDERS, Visitors, choose_engine
+from perf.lab_tunnels import TARGETS, Visitors, choose_engine
 from perf.tables import table
+from perf.targets import Missing
 from tests.load.churn import LEAST, Churn
 from tests.load.plan import WAITING_RATE, Plan
 from tests.netlab.lab import Lab, missing
@@ -87,17 +87,17 @@ class Cell(NamedTuple):
         return " · ".join([*answers, f"{self.failed}/{self.came}"])
 
 
-def measure(contender: str, event: str) -> Cell:
+def measure(target: str, event: str) -> Cell:
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-outages-") as name,
         Lab(delay_ms=25, rate_mbit=100, nat="NAT" in event) as lab,
         contextlib.ExitStack() as stack,
     ):
-        address = CONTENDERS[contender](lab, Path(name), stack)
+        address = TARGETS[target](lab, Path(name), stack)
         visitors = Visitors(lab, address)
         if visitors.wait(20) is None:
-            raise Missing(f"{contender} does not serve here")
-        with visitors.come() as typist, Bulk(visitors.come()) as bulk, load(contender, lab, address) as churn:
+            raise Missing(f"{target} does not serve here")
+        with visitors.come() as typist, Bulk(visitors.come()) as bulk, load(target, lab, address) as churn:
             typist.sendall(ECHO + b"a")
             typist.recv(1)
             bulk.wait_for(1 << 20, timeout=20)
@@ -111,7 +111,7 @@ def measure(contender: str, event: str) -> Cell:
         return Cell(download.result(), session.result(), newcomer, failed, len(came))
 
 
-def load(contender: str, lab: Lab, address: tuple[str, int]) -> Churn:
+def load(target: str, lab: Lab, address: tuple[str, int]) -> Churn:
     """Newcomers and leavers, by the count of the kernel at the edge's host. Ours are always let in there."""
     plan = Plan([("", 0, *address)], ca="", prefix=ECHO.decode(), rate=WAITING_RATE, patience=ENOUGH)
 
@@ -123,7 +123,7 @@ def load(contender: str, lab: Lab, address: tuple[str, int]) -> Churn:
         )
         return int(values[names.index("PassiveOpens")])
 
-    return Churn(plan, lab.edge.popen, watched=arrivals, least=LEAST if contender == "quictunnel" else 0)
+    return Churn(plan, lab.edge.popen, watched=arrivals, least=LEAST if target == "quictunnel" else 0)
 
 
 def goes_on(bulk: Bulk) -> float | None:
@@ -154,7 +154,7 @@ def rows_of(cells: dict[str, dict[str, Cell | None]]) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Outages, and what several tunnels make of them.")
     parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="write every single answer there")
     options = parser.parse_args()
@@ -162,7 +162,7 @@ def main() -> None:
         parser.error(lack)
     choose_engine()
     cells: dict[str, dict[str, Cell | None]] = {event: {} for event in options.events}
-    for name in options.contenders:
+    for name in options.targets:
         for event, found in cells.items():
             try:
                 found[name] = measure(name, event)

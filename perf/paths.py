@@ -1,15 +1,15 @@
 """Bulk, keystrokes and fairness on bad links: the table that congestion control is chosen by.
 
-    python -m perf.paths                                    # every link, every contender; 20 minutes (root)
-    python -m perf.paths --links clean bloated --contenders tcp-cubic native-bbr --rounds 3
+    python -m perf.paths                                    # every link, every target; 20 minutes (root)
+    python -m perf.paths --links clean bloated --targets tcp-cubic native-bbr --rounds 3
     python -m perf.paths --markdown                         # as docs/PERFORMANCE.md has it
 
 An edge and a client in two network namespaces with a user-space WAN between them (tests/netlab), and plain TCP
-over the same WAN without any tunnel. Bytes go from the client's host to the visitor. For each link and contender:
+over the same WAN without any tunnel. Bytes go from the client's host to the visitor. For each link and target:
 
 - bulk: one transfer alone, Mbit/s;
 - keystroke: one byte every 50 ms, echoed, on a connection of its own beside that bulk; p50 and p99 in ms. What a
-  contender lets pile up in the link's queue is waited for here;
+  target lets pile up in the link's queue is waited for here;
 - share: of what a transfer gets beside one of TCP with CUBIC that goes directly, in percent of both; 50 is fair.
 """
 
@@ -53,7 +53,7 @@ TOGETHER: Final = 6.0
 """Seconds in which two transfers share the link, after as long a warm-up; CUBIC's cycle is shorter here."""
 
 
-class Contender(NamedTuple):
+class Target(NamedTuple):
     """Kernel TCP with that congestion control, or a tunnel on that engine with that one."""
 
     engine: str
@@ -64,17 +64,17 @@ class Contender(NamedTuple):
         return self.engine != "tcp"
 
 
-CONTENDERS: Final = {
-    "tcp-cubic": Contender("tcp", "cubic"),
-    "tcp-bbr": Contender("tcp", "bbr"),
-    "native-cubic": Contender("native", "cubic"),
-    "native-bbr": Contender("native", "bbr"),
-    "aioquic": Contender("aioquic", "cubic"),
+TARGETS: Final = {
+    "tcp-cubic": Target("tcp", "cubic"),
+    "tcp-bbr": Target("tcp", "bbr"),
+    "native-cubic": Target("native", "cubic"),
+    "native-bbr": Target("native", "bbr"),
+    "aioquic": Target("aioquic", "cubic"),
 }
 
 
 class Cell(NamedTuple):
-    """One run of one contender on one link."""
+    """One run of one target on one link."""
 
     mbit: float
     p50_ms: float
@@ -83,15 +83,15 @@ class Cell(NamedTuple):
 
 
 @contextlib.contextmanager
-def visiting(lab: Lab, contender: Contender, directory: Path) -> Iterator[Callable[[], socket.socket]]:
+def visiting(lab: Lab, target: Target, directory: Path) -> Iterator[Callable[[], socket.socket]]:
     """A function that makes a connection to an origin in the client's host."""
-    if not contender.is_tunnel:
-        with Origin(lab, address=lab.client.address, congestion=contender.congestion) as origin:
+    if not target.is_tunnel:
+        with Origin(lab, address=lab.client.address, congestion=target.congestion) as origin:
             yield lambda: directly(lab, origin)
         return
-    os.environ[engine_pairing.VARIABLE] = contender.engine
-    os.environ["QUICTUNNEL_CONGESTION"] = contender.congestion
-    engine_pairing.in_force = engine_pairing.Pairing(contender.engine, contender.engine)
+    os.environ[engine_pairing.VARIABLE] = target.engine
+    os.environ["QUICTUNNEL_CONGESTION"] = target.congestion
+    engine_pairing.in_force = engine_pairing.Pairing(target.engine, target.engine)
     with Tunnelled(lab, directory) as tunnel:
         yield tunnel.visit
 
@@ -104,11 +104,11 @@ def directly(lab: Lab, origin: Origin) -> socket.socket:
     return sock
 
 
-def measure(link: dict[str, Any], contender: Contender) -> Cell:
+def measure(link: dict[str, Any], target: Target) -> Cell:
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-paths-") as name,
         Lab(delay_ms=DELAY_MS, **link) as lab,
-        visiting(lab, contender, Path(name)) as visit,
+        visiting(lab, target, Path(name)) as visit,
     ):
         with Bulk(visit()) as bulk, visit() as typist:
             time.sleep(WARM_UP)
@@ -146,10 +146,10 @@ def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
 
 
 def main() -> None:
-    here = [name for name, one in CONTENDERS.items() if one.engine != "native" or has_native()]
+    here = [name for name, one in TARGETS.items() if one.engine != "native" or has_native()]
     parser = argparse.ArgumentParser(description="Congestion control on bad links.")
     parser.add_argument("--links", nargs="+", choices=LINKS, default=list(LINKS))
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=here)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=here)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--json", type=Path, help="write every single run there")
@@ -157,12 +157,12 @@ def main() -> None:
     if lack := missing():
         parser.error(lack)
     cells: dict[str, dict[str, list[Cell]]] = {
-        link: {name: [] for name in options.contenders} for link in options.links
+        link: {name: [] for name in options.targets} for link in options.links
     }
     for number in range(options.rounds):
         for link, found in cells.items():
-            for name in options.contenders:
-                cell = measure(LINKS[link], CONTENDERS[name])
+            for name in options.targets:
+                cell = measure(LINKS[link], TARGETS[name])
                 found[name].append(cell)
                 print(f"round {number + 1}: {link}, {name}: {cell.mbit:.1f} Mbit/s, keystroke {cell.p50_ms:.0f}/"
                       f"{cell.p99_ms:.0f} ms, share {cell.share:.0f} %", flush=True)  # fmt: skip

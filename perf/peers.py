@@ -11,8 +11,8 @@ import contextlib
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-from perf.contenders import Contender, need, running, wait_for_port
 from perf.iperf import free_port
+from perf.targets import Target, need, running, wait_for_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,13 +70,13 @@ _bore_addresses: Final = (f"127.0.7.{number}" for number in range(1, 255))
 
 def frp(
     protocol: str, *, tls: bool, ends_tls: bool = False
-) -> Callable[[int, Path], AbstractContextManager[Contender]]:
+) -> Callable[[int, Path], AbstractContextManager[Target]]:
     """frp over ``protocol``, encrypted or not; ``ends_tls``: for visitors over HTTPS, whose TLS its client ends
     (plugin https2http)."""
     name = "frp, https2http" if ends_tls else f"frp, {protocol.upper()}" + ", TLS" * (tls and protocol == "tcp")
 
     @contextlib.contextmanager
-    def start(origin: int, directory: Path) -> Iterator[Contender]:
+    def start(origin: int, directory: Path) -> Iterator[Target]:
         programs = need("frps"), need("frpc")
         directory.mkdir(parents=True, exist_ok=True)
         control, public, https = free_port(), free_port(), free_port()
@@ -91,13 +91,13 @@ def frp(
             with running([programs[1], "-c", client], **QUIET) as inside:
                 port = https if ends_tls else public
                 wait_for_port(port)
-                yield Contender(name, "127.0.0.1", port, edge.pid, inside.pid, HTTPS_NAME if ends_tls else "")
+                yield Target(name, "127.0.0.1", port, edge.pid, inside.pid, HTTPS_NAME if ends_tls else "")
 
     return start
 
 
 @contextlib.contextmanager
-def chisel(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+def chisel(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
     """chisel: SSH within a WebSocket."""
     program = need("chisel")
     control, public = free_port(), free_port()
@@ -107,15 +107,15 @@ def chisel(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001
         way = [f"http://127.0.0.1:{control}", f"R:127.0.0.1:{public}:127.0.0.1:{origin}"]
         with running([program, "client", *way], **QUIET) as inside:
             wait_for_port(public)
-            yield Contender("chisel", "127.0.0.1", public, edge.pid, inside.pid)
+            yield Target("chisel", "127.0.0.1", public, edge.pid, inside.pid)
 
 
-def rathole(transport: str) -> Callable[[int, Path], AbstractContextManager[Contender]]:
+def rathole(transport: str) -> Callable[[int, Path], AbstractContextManager[Target]]:
     """rathole over ``transport``: plain TCP, or Noise as its documentation shows it."""
     name = "rathole" if transport == "tcp" else f"rathole, {transport.capitalize()}"
 
     @contextlib.contextmanager
-    def start(origin: int, directory: Path) -> Iterator[Contender]:
+    def start(origin: int, directory: Path) -> Iterator[Target]:
         program = need("rathole")
         directory.mkdir(parents=True, exist_ok=True)
         control, public = free_port(), free_port()
@@ -143,7 +143,7 @@ def rathole(transport: str) -> Callable[[int, Path], AbstractContextManager[Cont
             wait_for_port(control)
             with running([program, files["client"]], **QUIET) as inside:
                 wait_for_port(public)
-                yield Contender(name, "127.0.0.1", public, edge.pid, inside.pid)
+                yield Target(name, "127.0.0.1", public, edge.pid, inside.pid)
 
     return start
 
@@ -154,7 +154,7 @@ def _rathole_keys(program: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def bore(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+def bore(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
     """bore: plain TCP, a connection through its server for each visitor."""
     program = need("bore")
     host, public = next(_bore_addresses), free_port()
@@ -163,4 +163,4 @@ def bore(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  
         way = ["local", str(origin), "--to", host, "--port", str(public)]
         with running([program, *way], **QUIET) as inside:
             wait_for_port(public, host)
-            yield Contender("bore", host, public, edge.pid, inside.pid)
+            yield Target("bore", host, public, edge.pid, inside.pid)

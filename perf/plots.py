@@ -1,4 +1,4 @@
-"""A picture of what ``perf.compare`` measured: a panel for each measure, a bar for each contender."""
+"""A picture of what ``perf.compare`` measured: a panel for each measure, a bar for each target."""
 
 from __future__ import annotations
 

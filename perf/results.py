@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OURS: Final = "quictunnel"
-OPEN: Final = ("direct", "frp, TCP", "rathole", "bore", "naive", "aioquic", OURS)
+OPEN: Final = ("direct", "frp, TCP", "rathole", "bore", "baseline", "aioquic", OURS)
 """Contenders that encrypt nothing, or are no other people's tunnels."""
 MILLISECONDS: Final = "ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one contender did in one turn."""
+    """What one target did in one turn."""
 
     measure: str
     unit: str
@@ -32,7 +32,7 @@ class Sample:
 
 
 def by_round(samples: Sequence[Sample], measure: str, name: str) -> dict[int, float]:
-    """The values of one contender."""
+    """The values of one target."""
     return {s.round: s.value for s in samples if s.measure == measure and s.name == name}
 
 
@@ -72,7 +72,7 @@ def costs(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
 
 
 def standing(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
-    """A line for each measure: how we stand to each other contender, as the median of each round's ratio, and to
+    """A line for each measure: how we stand to each other target, as the median of each round's ratio, and to
     the best of those that encrypt."""
     others = [name for name in names if name != OURS]
     shown = [["ours, of", *others, "the best that encrypts"]]

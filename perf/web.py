@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import trustme
 
-from perf.contenders import Missing, need, running, wait_for_port
 from perf.iperf import free_port
+from perf.targets import Missing, need, running, wait_for_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

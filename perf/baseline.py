@@ -1,4 +1,4 @@
-"""The naive tunnel that ours is compared to: copy loops over plain ``aioquic.asyncio`` streams.
+"""The baseline that ours is compared to: copy loops over plain ``aioquic.asyncio`` streams.
 
 What one writes in an afternoon from aioquic's documentation: ``serve`` and ``connect`` as they come, default
 settings, one QUIC stream for each TCP connection, a reader and a writer copied into each other both ways.
@@ -10,8 +10,8 @@ One thing was added because without it nothing can be measured: a stream's write
 one long bytearray). ``--brake BYTES`` (default 256 KiB) waits while more is unsent, which makes the baseline
 faster, not slower; ``--brake 0`` takes it away.
 
-    python -m perf.naive edge   --dir DIR --quic 4500 --public 5300
-    python -m perf.naive client --dir DIR --quic 4500 --origin 5201
+    python -m perf.baseline edge   --dir DIR --quic 4500 --public 5300
+    python -m perf.baseline client --dir DIR --quic 4500 --origin 5201
 
 Each prints one line when it is ready. DIR is where the edge leaves its certificate authority.
 """
@@ -29,7 +29,7 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol, QuicStreamAdapter
 from aioquic.asyncio.server import serve
 from aioquic.quic.configuration import QuicConfiguration
 
-ALPN = ["naive"]
+ALPN = ["baseline"]
 CHUNK = 64 * 1024
 POLL = 0.001  # seconds between looks at a stream's unsent bytes
 
@@ -68,11 +68,11 @@ async def splice(tcp: Pair, quic: Pair, brake: int) -> None:
 async def edge(directory: Path, quic: int, public: int, brake: int) -> None:
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost")
-    authority.cert_pem.write_to_path(directory / "naive-ca.pem")
-    leaf.private_key_pem.write_to_path(directory / "naive-key.pem")
-    leaf.cert_chain_pems[0].write_to_path(directory / "naive-leaf.pem")
+    authority.cert_pem.write_to_path(directory / "baseline-ca.pem")
+    leaf.private_key_pem.write_to_path(directory / "baseline-key.pem")
+    leaf.cert_chain_pems[0].write_to_path(directory / "baseline-leaf.pem")
     settings = QuicConfiguration(is_client=False, alpn_protocols=ALPN)
-    settings.load_cert_chain(directory / "naive-leaf.pem", directory / "naive-key.pem")
+    settings.load_cert_chain(directory / "baseline-leaf.pem", directory / "baseline-key.pem")
     joined: asyncio.Future[QuicConnectionProtocol] = asyncio.get_running_loop().create_future()
 
     def greeted(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,7 +95,7 @@ async def edge(directory: Path, quic: int, public: int, brake: int) -> None:
 
 async def client(directory: Path, quic: int, origin: int, brake: int) -> None:
     settings = QuicConfiguration(is_client=True, alpn_protocols=ALPN, server_name="localhost")
-    settings.load_verify_locations(str(directory / "naive-ca.pem"))
+    settings.load_verify_locations(str(directory / "baseline-ca.pem"))
     running: set[asyncio.Task[None]] = set()
 
     async def dial(stream: Pair) -> None:
@@ -114,7 +114,7 @@ async def client(directory: Path, quic: int, origin: int, brake: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A naive tunnel over plain aioquic.asyncio streams.")
+    parser = argparse.ArgumentParser(description="The baseline: a tunnel over plain aioquic.asyncio streams.")
     parser.add_argument("role", choices=["edge", "client"])
     parser.add_argument("--dir", type=Path, required=True, help="where the certificate authority is kept")
     parser.add_argument("--quic", type=int, default=4500, help="UDP port of the edge")

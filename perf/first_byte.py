@@ -1,6 +1,6 @@
-"""How long it takes from ``forward()`` to the first byte that a visitor gets over HTTPS.
+"""The time from ``forward()`` to the first byte that a visitor gets over HTTPS.
 
-    python -m perf.first                # twenty of each
+    python -m perf.first_byte                # twenty of each
 
 cold: the first tunnel of a process, which has imported quictunnel and nothing more: a thread, an engine, a
 handshake with the edge, a lease. warm: another tunnel of the same client. Both end with a visitor's TCP and TLS
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import quictunnel
-from perf.contenders import line_of, running
+from perf.targets import line_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def main() -> None:
             line_of(edge, "Try:")
             lines = (Path(name) / "client.env").read_text().splitlines()
             environment = os.environ | dict(line.split("=", 1) for line in lines)
-            again = [sys.executable, "-m", "perf.first", "--inside"]
+            again = [sys.executable, "-m", "perf.first_byte", "--inside"]
             runs = [
                 json.loads(subprocess.run(again, env=environment, capture_output=True, check=True).stdout)
                 for _ in range(options.times)

@@ -7,17 +7,17 @@ import shutil
 
 import pytest
 
-from perf import guard
-from perf.contenders import Missing
+from perf import regression
 from perf.results import OURS, Sample, ratio, rows, standing
+from perf.targets import Missing
 from tests.transport.engine_pairings import needs_native
 
-SSH = guard.Row("1 stream down", OURS, "ssh -R")
+SSH = regression.Row("1 stream down", OURS, "ssh -R")
 
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, float]:
-    return guard.record()
+    return regression.record()
 
 
 @pytest.mark.alone
@@ -26,7 +26,7 @@ def test_nothing_has_collapsed(recorded: dict[str, float]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give loopback the MTU of a real network")
     try:
-        assert guard.collapsed(recorded) == []
+        assert regression.collapsed(recorded) == []
     except Missing as lack:
         pytest.skip(f"{lack} is not installed")
 
@@ -37,7 +37,7 @@ def test_the_engine_takes_no_more_instructions_a_byte(recorded: dict[str, float]
     for program in ("cargo", "valgrind"):
         if not shutil.which(program):
             pytest.skip(f"{program} is not installed")
-    assert guard.swollen(recorded) == []
+    assert regression.swollen(recorded) == []
 
 
 def samples(**values: list[float]) -> list[Sample]:
@@ -49,31 +49,31 @@ def samples(**values: list[float]) -> list[Sample]:
 
 
 def test_a_collapse_is_seen_in_the_second_look_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = {str(row): 1.0 for row in guard.ROWS}
+    record = {str(row): 1.0 for row in regression.ROWS}
     looks: list[int] = []
 
-    def look(asked: list[guard.Row], rounds: int) -> dict[guard.Row, tuple[float, bool]]:
+    def look(asked: list[regression.Row], rounds: int) -> dict[regression.Row, tuple[float, bool]]:
         looks.append(rounds)
         return dict.fromkeys(asked, (0.4 if SSH in asked and rounds <= worst else 1.0, False))
 
-    monkeypatch.setattr(guard, "look", look)
-    worst = guard.FIRST
-    assert guard.collapsed(record) == []
-    assert looks == [guard.FIRST, guard.SECOND]
-    worst = guard.SECOND
-    assert guard.collapsed(record)[0] == "1 stream down: quictunnel, of ssh -R: 0.40, and it was 1.00"
+    monkeypatch.setattr(regression, "look", look)
+    worst = regression.FIRST
+    assert regression.collapsed(record) == []
+    assert looks == [regression.FIRST, regression.SECOND]
+    worst = regression.SECOND
+    assert regression.collapsed(record)[0] == "1 stream down: quictunnel, of ssh -R: 0.40, and it was 1.00"
 
 
 @pytest.mark.parametrize(("now", "less_is_better", "expected"), [
     (0.51, False, False), (0.49, False, True), (1.99, True, False), (2.01, True, True), (0.1, True, False),
 ])  # fmt: skip
 def test_half_is_a_collapse(now: float, less_is_better: bool, expected: bool) -> None:
-    assert guard.has_collapsed(now, 1.0, less_is_better=less_is_better) is expected
+    assert regression.has_collapsed(now, 1.0, less_is_better=less_is_better) is expected
 
 
 def test_more_instructions_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "instructions", lambda: {"a": 1.2, "b": 1.3})
-    assert guard.swollen({"a": 1.0, "b": 1.0}) == ["b: 1.30, and it was 1.00"]
+    monkeypatch.setattr(regression, "instructions", lambda: {"a": 1.2, "b": 1.3})
+    assert regression.swollen({"a": 1.0, "b": 1.0}) == ["b: 1.30, and it was 1.00"]
 
 
 def test_ratios_are_taken_within_each_round() -> None:

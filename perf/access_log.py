@@ -1,6 +1,6 @@
-"""What the edge's line for each visitor takes: new connections with ``--log-level info`` and with ``warning``.
+"""The cost of the edge's access log: new connections with ``--log-level info`` and with ``warning``.
 
-    python -m perf.logline                      # two minutes (root): eight rounds of text and JSON, TLS and TCP
+    python -m perf.access_log                      # two minutes (root): eight rounds of text and JSON, TLS and TCP
 
 Edges with and without it are there all the time, to one nginx; wrk's visitors come one after another, each with a
 connection of its own. The order goes round. The log is a file, as under a service manager that writes one.
@@ -16,9 +16,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from perf.contenders import Contender, ours
 from perf.iperf import cpu_seconds
 from perf.machine import Machine
+from perf.targets import Target, ours
 from perf.web import Crowd, origin
 
 LOGS: Final = {
@@ -32,7 +32,7 @@ def measured(directory: Path, rounds: int, seconds: int, *, tls: bool) -> dict[s
     """Of each log, by round: new connections a second, and the edge's CPU seconds for a thousand of them."""
     with ExitStack() as stack:
         web = stack.enter_context(origin(directory))
-        sides: dict[str, Contender] = {
+        sides: dict[str, Target] = {
             name: stack.enter_context(ours(web.http, directory, tls=tls, name=name, log=log))
             for name, log in LOGS.items()
         }

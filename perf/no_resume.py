@@ -1,6 +1,6 @@
-"""Runs a program of ours without what lets streams outlive their connection: nothing that was sent is kept.
+"""Runs an edge or a client without the buffers that let streams outlive their connection.
 
-    python -m perf.forgetful edge_server ...        # as python -m edge_server ...
+    python -m perf.no_resume edge_server ...        # as python -m edge_server ...
 
 For measuring what the keeping costs, and for nothing else: with a link every visitor is lost, and a session that
 tries to resume fails.

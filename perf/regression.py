@@ -1,11 +1,11 @@
-"""Whether it still is as fast as it was: ratios of one short run beside those that were recorded.
+"""Compare the ratios of one short run with the recorded ones, and fail if performance has collapsed.
 
-    python -m perf.guard                    # as root; under a minute. Exit code 1: something collapsed
-    python -m perf.guard --record           # write down what there is now, for later runs
+    python -m perf.regression                    # as root; under a minute. Exit code 1: something collapsed
+    python -m perf.regression --record           # write down what there is now, for later runs
 
-Every row compares us with somebody in the same run, so that it says something on any machine; it fails where
-less than half is left of what was recorded (or delays have doubled), and only after a second look, because
-another program may have come between. Instructions by callgrind hardly move, so a quarter more of them fails.
+Every row compares ours with another target in the same run, so it holds on any machine. It fails if less than
+half is left of the recorded ratio (or delays have doubled), and only in a second run as well, because another
+program may have disturbed the first. Instructions by callgrind hardly move, so a quarter more of them fails.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from perf.contenders import Missing
 from perf.instructions import STREAMS, per_byte
 from perf.results import MILLISECONDS, OURS, Sample, ratio
 from perf.tables import table
+from perf.targets import Missing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -56,7 +56,7 @@ RUNS: Final = (
         Row("new connections, HTTPS", OURS, "direct"),
         Row("delay", OURS, "ssh -R"),
     ),
-    (Row("1 stream down", "aioquic", "naive"),),
+    (Row("1 stream down", "aioquic", "baseline"),),
 )
 """What is watched in one run together."""
 ROWS: Final = [row for run in RUNS for row in run]

@@ -1,7 +1,7 @@
 """The ways to one origin that are compared: each is started here, and gone when its ``with`` block ends.
 
-    with naive(origin_port, directory) as contender:
-        ...                                       # contender.host, contender.port lead to the origin
+    with baseline(origin_port, directory) as target:
+        ...                                       # target.host, target.port lead to the origin
 
 What a machine lacks raises :class:`Missing`, with the name of what it is.
 """
@@ -34,11 +34,11 @@ SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
 class Missing(Exception):  # noqa: N818  it is no error: the rest is measured without it
-    """A program that a contender needs is not here."""
+    """A program that a target needs is not here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Target:
     """A way to the origin."""
 
     name: str
@@ -100,9 +100,9 @@ def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
 
 
 @contextlib.contextmanager
-def direct(origin: int, directory: Path) -> Iterator[Contender]:  # noqa: ARG001  all contenders are called alike
+def direct(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
     """No tunnel: what loopback TCP can do."""
-    yield Contender("direct", "127.0.0.1", origin)
+    yield Target("direct", "127.0.0.1", origin)
 
 
 _SSHD = """\
@@ -121,7 +121,7 @@ LogLevel FATAL
 
 
 @contextlib.contextmanager
-def ssh(origin: int, directory: Path) -> Iterator[Contender]:
+def ssh(origin: int, directory: Path) -> Iterator[Target]:
     """``ssh -R`` with OpenSSH's own choice of ciphers."""
     programs = {name: need(name) for name in ("sshd", "ssh", "ssh-keygen")}
     base = directory / "ssh"
@@ -142,23 +142,23 @@ def ssh(origin: int, directory: Path) -> Iterator[Contender]:
         wait_for_port(port)
         with running([programs["ssh"], "-F", "none", *flags, *target]) as client:
             wait_for_port(public)
-            yield Contender("ssh -R", "127.0.0.1", public, server.pid, client.pid)
+            yield Target("ssh -R", "127.0.0.1", public, server.pid, client.pid)
 
 
 @contextlib.contextmanager
-def naive(origin: int, directory: Path) -> Iterator[Contender]:
-    """Copy loops over plain ``aioquic.asyncio`` streams (``perf/naive.py``), as they come."""
+def baseline(origin: int, directory: Path) -> Iterator[Target]:
+    """Copy loops over plain ``aioquic.asyncio`` streams (``perf/baseline.py``), as they come."""
     quic, public = free_port(), free_port()
-    base = directory / "naive"
+    base = directory / "baseline"
     base.mkdir()
     common = ["--dir", base, "--quic", str(quic)]
-    module = [sys.executable, "-m", "perf.naive"]
+    module = [sys.executable, "-m", "perf.baseline"]
     with running([*module, "edge", *common, "--public", str(public)], stdout=subprocess.PIPE) as edge:
         line_of(edge, "edge ready")
         with running([*module, "client", *common, "--origin", str(origin)], stdout=subprocess.PIPE) as client:
             line_of(client, "client ready")
             line_of(edge, "client joined")
-            yield Contender("naive", "127.0.0.1", public, edge.pid, client.pid)
+            yield Target("baseline", "127.0.0.1", public, edge.pid, client.pid)
 
 
 @contextlib.contextmanager
@@ -172,7 +172,7 @@ def ours(
     through: tuple[str, ...] = (),
     more: tuple[str, ...] = (),
     log: tuple[str, ...] = ("--log-level", "warning"),
-) -> Iterator[Contender]:
+) -> Iterator[Target]:
     """The real programs with this engine, else with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them,
     if not Python; ``more`` are options of the client, ``log`` the edge's about its log, which is a file."""
     base = directory / (f"{name}-https" if tls else name)
@@ -192,14 +192,14 @@ def ours(
             ready = json.loads(line_of(client, "{"))
             if tls:
                 host, port = ready["tls_socket"]
-                yield Contender(name, "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
+                yield Target(name, "127.0.0.1", port, edge.pid, client.pid, host, base / "ca.pem")
             else:
-                yield Contender(name, *ready["tcp_socket"], edge.pid, client.pid)
+                yield Target(name, *ready["tcp_socket"], edge.pid, client.pid)
 
 
-def forgetful(origin: int, directory: Path) -> AbstractContextManager[Contender]:
-    """Ours without what lets streams outlive their connection (``perf/forgetful.py``)."""
-    return ours(origin, directory, name="forgetful", through=("perf.forgetful",))
+def no_resume(origin: int, directory: Path) -> AbstractContextManager[Target]:
+    """Ours without what lets streams outlive their connection (``perf/no_resume.py``)."""
+    return ours(origin, directory, name="no-resume", through=("perf.no_resume",))
 
 
 def family(pid: int | None) -> list[int]:

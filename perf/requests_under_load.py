@@ -1,8 +1,8 @@
-"""Small requests beside a bulk transfer, where the link loses packets: what waiting behind each other costs.
+"""Latency of small requests during a bulk transfer on links with loss: the cost of head-of-line blocking.
 
-    python -m perf.beside                                   # everything that is installed; 15 minutes (root)
-    python -m perf.beside --contenders quictunnel ssh --losses 0.01
-    python -m perf.beside --markdown                        # as docs/PERFORMANCE.md has it
+    python -m perf.requests_under_load               # everything that is installed; 15 minutes (root)
+    python -m perf.requests_under_load --targets quictunnel ssh --losses 0.01
+    python -m perf.requests_under_load --markdown    # as docs/PERFORMANCE.md has it
 
 Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way, a queue of one bandwidth-delay product.
 One visitor downloads without end; another sends one byte every 50 ms on a connection of its own and gets it back.
@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from perf.contenders import Missing
-from perf.lab_tunnels import CONTENDERS, Visitors, choose_engine
+from perf.lab_tunnels import TARGETS, Visitors, choose_engine
 from perf.tables import table
+from perf.targets import Missing
 from tests.netlab.lab import Lab, missing
 from tests.netlab.rig import Bulk, Keystrokes, percentile
 
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     p99_ms: float
 
 
-def measure(contender: str, congestion: str, loss: float) -> Cell:
+def measure(target: str, congestion: str, loss: float) -> Cell:
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-beside-") as name,
         Lab(delay_ms=25, rate_mbit=100, queue_ms=50, loss=loss) as lab,
@@ -54,9 +54,9 @@ def measure(contender: str, congestion: str, loss: float) -> Cell:
                 # By the route and not by sysctl, which a host of the lab may not set to everything.
                 device = host.run(["ip", "-o", "route", "show", "default"]).stdout.split()[2]
                 host.run(["ip", "route", "change", "default", "dev", device, "congctl", congestion])
-        visitors = Visitors(lab, CONTENDERS[contender](lab, Path(name), stack))
+        visitors = Visitors(lab, TARGETS[target](lab, Path(name), stack))
         if visitors.wait(20) is None:
-            raise Missing(f"{contender} does not serve here")
+            raise Missing(f"{target} does not serve here")
         with Bulk(visitors.come()) as bulk, visitors.come() as typist:
             time.sleep(WARM_UP)
             begun = time.monotonic()
@@ -84,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Small requests beside a bulk transfer on links that lose packets."
     )
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--losses", nargs="+", type=float, default=LOSSES, help="shares of packets")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--markdown", action="store_true")
@@ -93,9 +93,7 @@ def main() -> None:
     if lack := missing():
         parser.error(lack)
     choose_engine()
-    ways = [
-        (name, congestion) for name in options.contenders for congestion in ([""] if name in OVER_UDP else TCP)
-    ]
+    ways = [(name, congestion) for name in options.targets for congestion in ([""] if name in OVER_UDP else TCP)]
     names = {way: f"{way[0]}, {way[1].upper()}" if way[1] else way[0] for way in ways}
     cells: dict[str, dict[str, list[Cell]]] = {
         f"{loss:.0%} loss": {names[way]: [] for way in ways} for loss in options.losses
