@@ -26,7 +26,7 @@ CONFIGURATION: Final = {
 DRAW: Final = """async ([source, configuration]) => {
     mermaid.initialize(configuration);
     const { svg } = await mermaid.render("drawn", source);
-    return svg.replace("<svg ", '<svg style="background: white" ');
+    return svg.replaceAll("><", ">\\n<").replace("<svg ", '<svg style="background: white" ');
 }"""
 
 
