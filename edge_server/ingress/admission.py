@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_server.ingress.ip_filter import IpFilter
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
@@ -21,8 +21,6 @@ from edge_server.resources.peer_network import neighbourhood, network_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from edge_server.tunnels.lease import Waiting
 
 SHARE: Final = 8
 """How many times what is left one owner, lease, address or network may have (dynamic thresholds, Choudhury and
@@ -43,6 +41,13 @@ WAIT: Final = 10.0
 browsers and people have patience for."""
 
 
+class WaitingVisitor(Protocol):
+    """An admitted visitor whose client has no link at the moment."""
+
+    def send_away(self) -> None:
+        """Refuse the visitor: another one has taken its place."""
+
+
 class Admission:
     """The number of visitors, and its cap."""
 
@@ -53,7 +58,7 @@ class Admission:
         self.doorstep = self.budget.doorstep
         """How many visitors may be between accept and the end of their TLS handshake."""
         self.cap = self.budget.visitors if cap is None else cap
-        self.waiting: FairPlaces[Waiting] = FairPlaces(
+        self.waiting: FairPlaces[WaitingVisitor] = FairPlaces(
             max(1, min(MAX_WAITING, self.cap // WAITING_SHARE)),
             limit_per_lease=MAX_WAITING_PER_LEASE,
             patience=WAIT,  # who came first was promised that
@@ -110,8 +115,11 @@ class Admission:
             if not count[key]:
                 del count[key]
 
-    def wait(self, waiting: Waiting, host: str, owner: str, lease: str) -> Waiting | None:
-        """Let a visitor who is in wait for the client. Returns who has to wait no longer because of it."""
+    def wait(self, waiting: WaitingVisitor, host: str, owner: str, lease: str) -> WaitingVisitor | None:
+        """Give an admitted visitor a place to wait for its client.
+
+        Returns the visitor that lost its place to this one, perhaps this one itself; None if nobody did.
+        """
         loser = self.waiting.enter(waiting, host, owner=owner, lease=lease)
         if loser is not None:
             what = "places for visitors who wait for a client are scarce, one was refused"

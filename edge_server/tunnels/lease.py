@@ -74,6 +74,10 @@ class Waiting:
     way: Ingress
     timer: asyncio.TimerHandle
 
+    def send_away(self) -> None:
+        """Refuse the visitor; it waits no longer."""
+        self.lease.send_away(self.splice)
+
 
 class Lease:
     """One name of one session, and the visitors that came for it."""
@@ -229,7 +233,7 @@ class Lease:
         if other is not None and other.is_well:
             other.take_waiting_of(self)
         for splice in tuple(self._waiting):
-            self._send_away(splice)
+            self.send_away(splice)
 
     def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
         """Reset those who are in, and those who wait, unless they are spared by their address."""
@@ -296,11 +300,11 @@ class Lease:
 
     def _have_wait(self, splice: Splice, way: Ingress, seconds: float) -> None:
         """Keep a visitor until the client has a link, on which both sides know how they stand."""
-        timer = asyncio.get_running_loop().call_later(seconds, self._send_away, splice)
+        timer = asyncio.get_running_loop().call_later(seconds, self.send_away, splice)
         waiting = self._waiting[splice] = Waiting(self, splice, way, timer)
         loser = self._admission.wait(waiting, self.visitors[splice].host, self.owner, self.name)
         if loser is not None:
-            loser.lease._send_away(loser.splice)  # noqa: SLF001 - the same class
+            loser.send_away()
 
     def _let_all_in(self, waiting: dict[Splice, Waiting]) -> None:
         for each in waiting.values():
@@ -312,7 +316,8 @@ class Lease:
             else:  # its link was lost while it asked for the name
                 self._have_wait(splice, each.way, max(0.0, each.timer.when() - now))
 
-    def _send_away(self, splice: Splice) -> None:
+    def send_away(self, splice: Splice) -> None:
+        """Refuse a visitor that waits here."""
         self._stops_waiting(self._waiting.pop(splice))
         splice.refuse()
 
