@@ -23,6 +23,7 @@ from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.plain_http import Request, RequestError, RequestReader
 from edge_server.ingress.tls_records import Bios, TlsRecords
 from edge_server.ingress.tls_transport import TlsTransport
+from edge_server.resources.descriptor_budget import MAX_DOORSTEP
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import reset
@@ -38,11 +39,6 @@ CLIENT_HELLO_TIMEOUT: Final = 5.0
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake, four flights over the worst of links; it pins some 40 KiB and a socket."""
-
-MAX_PENDING: Final = 4096
-"""Visitors between accept and the end of their handshake. Each holds a socket, up to 16 KiB of ClientHello
-and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 newcomers a second with the
-slowest of handshakes still fit."""
 
 PATIENCE: Final = 1.0
 """Seconds that everybody has for the whole handshake, however many others come, each from a network of its own:
@@ -126,7 +122,7 @@ class TlsListener:
         origin: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
-        max_pending: int = MAX_PENDING,
+        max_pending: int = MAX_DOORSTEP,
         admits: Callable[[str], bool] = lambda _: True,
         shortage: ShortageLog | None = None,
     ) -> None:

@@ -11,7 +11,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from edge_server.ingress.tls_listener import MAX_PENDING
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +38,10 @@ PORT_SHARE: Final = 8
 DOORSTEP_SHARE: Final = 4
 """One in so many of the rest is for visitors who have not finished their TLS handshake. They are not counted in
 yet, and strangers who say nothing must not use up the files of everybody else."""
+MAX_DOORSTEP: Final = 4096
+"""Visitors between accept and the end of their handshake. Each holds a socket, up to 16 KiB of ClientHello
+and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 newcomers a second with the
+slowest of handshakes still fit."""
 LEAST_FILES: Final = 2 * LEAST_RESERVE
 """With fewer an edge does not start: a browser that opens one page would be turned away."""
 FEW_FILES: Final = 1024
@@ -97,7 +100,7 @@ class DescriptorBudget:
         reserve = min(RESERVE, max(LEAST_RESERVE, limit // RESERVE_SHARE))
         ports = min(MAX_PORTS, max(1, limit // PORT_SHARE))
         free = max(2, limit - reserve - ports)
-        doorstep = min(MAX_PENDING, max(1, free // DOORSTEP_SHARE))
+        doorstep = min(MAX_DOORSTEP, max(1, free // DOORSTEP_SHARE))
         return cls(limit=limit, doorstep=doorstep, visitors=free - doorstep, ports=ports)
 
     def check(self) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server.ingress.tls_listener import MAX_PENDING, Deadlines
-from edge_server.resources.descriptor_budget import LEAST_FILES
+from edge_server.ingress.tls_listener import Deadlines
+from edge_server.resources.descriptor_budget import LEAST_FILES, MAX_DOORSTEP
 from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
 from tests.harness.sockets import PATIENCE, eventually, first_line, verifying
@@ -106,7 +106,7 @@ def test_a_flood_of_all_places_that_there_are_by_default(engines: object):
     """Deadlines are long, so that it needs no more of the machine than a place needs."""
     with Flooded() as stage:
         places = stage.front.pending.limit
-        assert places == MAX_PENDING
+        assert places == MAX_DOORSTEP
         stage.front.deadlines = Deadlines(hello=300, handshake=300)
         states = ["silent", "half a hello", "handshake", "half a request"]
         took = stage.flooded_by(states, places, RATE, 10, sources=("127.0.0.1", "127.9.9.254"))

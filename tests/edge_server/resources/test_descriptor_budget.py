@@ -15,13 +15,13 @@ import pytest
 
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import ACCEPTS, TcpPorts, accept_from, listen
-from edge_server.ingress.tls_listener import MAX_PENDING
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
     FEW_FILES,
     LEAST_FILES,
     LEAST_RESERVE,
     MACOS_FILES,
+    MAX_DOORSTEP,
     MAX_FILES,
     QUIET,
     RESERVE,
@@ -42,7 +42,7 @@ def open_files() -> int:
 @pytest.mark.parametrize("limit", [1, 96, 256, 300, 1024, 20_000, 1_000_000])
 def test_all_visitors_together_leave_a_reserve(limit: int):
     budget = DescriptorBudget.of(limit)
-    assert 1 <= budget.doorstep <= MAX_PENDING
+    assert 1 <= budget.doorstep <= MAX_DOORSTEP
     assert budget.visitors >= 1
     if limit >= LEAST_FILES:
         assert budget.doorstep + budget.visitors + budget.ports <= limit - LEAST_RESERVE
