@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
 from edge_server.admin.server import Admin
+from edge_server.auth.token import new_operator_token
 from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.qlog import QlogRecorder
 from edge_server.clients.session import ClientSession
@@ -126,7 +127,7 @@ class EdgeServer:
         config = self.config
         # Files first: what is wrong with them should be said before any port is taken.
         state = StateDir(config.state_dir)
-        self.token = state.token()
+        self.token = state.token(new_operator_token)
         authority = DevelopmentAuthority.load_or_create(config.state_dir)
         self.ca = authority.certificate
         take_certificates(config, self._certificates, authority)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
+from edge_server.auth.token import new_operator_token
 from edge_server.listeners import listen_at
 from edge_server.storage.state_dir import ClientEnv
 from quictunnel.errors import ConfigError
@@ -62,7 +63,7 @@ class Admin:
         self._waiting: asyncio.Task[None] | None = None
         self._told: ClientEnv | None = None
         self._http: HttpServer | None = None
-        self.token = state.secret_token(TOKEN)
+        self.token = state.secret_token(TOKEN, new_operator_token)
         self.url = ""
         """Where the page is; empty before it is."""
 

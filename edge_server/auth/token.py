@@ -22,6 +22,11 @@ def new_token() -> tuple[str, str]:
     return key, f"qt1.{key}.{secrets.token_urlsafe(SECRET_BYTES)}"
 
 
+def new_operator_token() -> str:
+    """Return a new token for the edge's operator, who is not in the registry of tokens."""
+    return new_token()[1]
+
+
 def key_of(token: str) -> str | None:
     """The key that a token names; None for one that is not of this form, as those that an operator chose are."""
     found = _TOKEN.fullmatch(token)

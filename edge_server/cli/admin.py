@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from edge_server.admin.server import TOKEN, URL_FILE
+from edge_server.auth.token import new_operator_token
 from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
@@ -26,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     try:
         url = (options.state_dir / URL_FILE).read_text()
-        token = StateDir(options.state_dir).secret_token(TOKEN)
+        token = StateDir(options.state_dir).secret_token(TOKEN, new_operator_token)
     except FileNotFoundError:
         print(f"No edge with --admin runs in {options.state_dir}.", file=sys.stderr)
         return EXIT_UNKNOWN

@@ -11,7 +11,6 @@ import os
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from edge_server.auth.token import new_token
 from quictunnel.errors import ConfigError
 from quictunnel.shared.paths import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN
@@ -42,13 +41,16 @@ class StateDir:
                 f"The state directory {path} cannot be written ({error.strerror}); choose another (--state-dir)."
             ) from None
 
-    def token(self) -> str:
-        """The token of this edge's own clients, made when first asked for. An operator may have put one there."""
-        return self.secret_token("token")
+    def token(self, make: Callable[[], str]) -> str:
+        """Return the token of this edge's own clients, as :meth:`secret_token` does from the file ``token``."""
+        return self.secret_token("token", make)
 
-    def secret_token(self, name: str) -> str:
-        """One that is kept in the file ``name``, likewise."""
-        content = self._secret(name, _fresh_token).removeprefix(codecs.BOM_UTF8).strip()
+    def secret_token(self, name: str, make: Callable[[], str]) -> str:
+        """Return the token in the file ``name``, which an operator may have written.
+
+        Without that file ``make`` is called, and its token is kept there. Raises ConfigError.
+        """
+        content = self._secret(name, lambda: make().encode()).removeprefix(codecs.BOM_UTF8).strip()
         # An empty file, left behind by a full disk, must not become a token that everybody knows.
         if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
             raise ConfigError(
@@ -103,11 +105,6 @@ class ClientEnv:
         with contextlib.suppress(OSError):
             if self.path.read_bytes() == self._content:
                 self.path.unlink()
-
-
-def _fresh_token() -> bytes:
-    _, token = new_token()
-    return token.encode()
 
 
 def write_private(path: Path, content: bytes) -> None:
