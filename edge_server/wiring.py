@@ -63,7 +63,7 @@ def build_house(
     claims = NameOwnership(ClaimStore(state.path), clock.now)
     clock.follow(claims.moved)
     ports = TcpPorts(config.tcp_host, config.tcp_ports, time, most=admission.budget.ports)
-    settings, acme = settings_of(config), None
+    settings, acme = settings_of(config.acme_options), None
     if settings is not None:
         # Beside files of the operator's for the edge's own names, ACME is for others' domains.
         has_wildcard = config.cert is None and settings.challenge == DNS

@@ -11,7 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server.certificates.acme.settings import ALGORITHMS, CHALLENGES, DNS_WAIT, read_server, settings_of
+from edge_server.certificates.acme.settings import (
+    ALGORITHMS,
+    CHALLENGES,
+    DNS_WAIT,
+    AcmeOptions,
+    read_server,
+    settings_of,
+)
 from edge_server.config import sources
 from edge_server.config.option_table import PREFIX, option, options_of
 from edge_server.config.option_types import (
@@ -258,6 +265,28 @@ class EdgeConfig:
         """The public name of the plain TCP ports."""
         return self.public_name(self.tcp_host)
 
+    @property
+    def acme_options(self) -> AcmeOptions:
+        """The options that ACME's settings are made of."""
+        return AcmeOptions(
+            domain=self.domain,
+            acme=self.acme,
+            acme_directory=self.acme_directory,
+            acme_ca=self.acme_ca,
+            acme_challenge=self.acme_challenge,
+            acme_http=self.acme_http,
+            acme_dns=self.acme_dns,
+            acme_dns_zone=self.acme_dns_zone,
+            acme_dns_key=self.acme_dns_key,
+            acme_dns_algorithm=self.acme_dns_algorithm,
+            acme_dns_secret=self.acme_dns_secret,
+            acme_dns_hook=self.acme_dns_hook,
+            acme_dns_wait=self.acme_dns_wait,
+            acme_eab=self.acme_eab,
+            acme_eab_key=self.acme_eab_key,
+            resolver=self.resolver,
+        )
+
     def public_name(self, host: str) -> str:
         """Return the name by which other machines reach a socket that is bound to ``host``."""
         if self.public_host:
@@ -356,7 +385,7 @@ def _made(said: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
         values.setdefault("tcp_host", values["https"][0])
     config = EdgeConfig(**values)
     try:
-        settings_of(config)
+        settings_of(config.acme_options)
         if config.resolver:
             read_server(config.resolver, "--resolver")
     except ConfigError as error:

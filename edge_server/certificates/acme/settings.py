@@ -18,8 +18,6 @@ from quictunnel.shared.address import parse_address, shown
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.config.edge_config import EdgeConfig
-
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 TLS_ALPN, HTTP, DNS = CHALLENGES = ("tls-alpn-01", "http-01", "dns-01")
 ALGORITHMS: Final = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
@@ -102,6 +100,28 @@ class AcmeSettings:
         return HTTP if self.http is not None else TLS_ALPN
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcmeOptions:
+    """The operator's options for ACME, named and typed as those of the edge, but not checked together yet."""
+
+    domain: str
+    acme: str
+    acme_directory: str
+    acme_ca: Path | None
+    acme_challenge: str
+    acme_http: tuple[str, int] | None
+    acme_dns: str
+    acme_dns_zone: str
+    acme_dns_key: str
+    acme_dns_algorithm: str
+    acme_dns_secret: Path | None
+    acme_dns_hook: str
+    acme_dns_wait: float | None
+    acme_eab: str
+    acme_eab_key: Path | None
+    resolver: str
+
+
 NAMES: Final = (
     "acme_directory", "acme_ca", "acme_challenge", "acme_http", "acme_dns", "acme_dns_zone", "acme_dns_key",
     "acme_dns_algorithm", "acme_dns_secret", "acme_dns_hook", "acme_dns_wait", "acme_eab", "acme_eab_key",
@@ -111,45 +131,47 @@ NOBODYS: Final = frozenset(("localhost", "test", "invalid", "local", "internal",
 """Names below these are nobody's for a public authority (RFC 6761, RFC 6762)."""
 
 
-def settings_of(config: EdgeConfig) -> AcmeSettings | None:
-    """What a configuration asks for; None when that is nothing. Raises ConfigError."""
-    if not config.acme:
-        if given := sorted(name for name in NAMES if getattr(config, name) not in (None, "")):
+def settings_of(options: AcmeOptions) -> AcmeSettings | None:
+    """Return the checked settings, or None if ACME is off. Raises ConfigError."""
+    if not options.acme:
+        if given := sorted(name for name in NAMES if getattr(options, name) not in (None, "")):
             raise ConfigError(f"{_flag(given[0])} needs --acme EMAIL, which turns ACME on.")
         return None
     if (
-        not re.fullmatch(r"[^@\s]+@[^@\s]+", config.acme)
-        or len(config.acme) > MAX_EMAIL
-        or not config.acme.isascii()
+        not re.fullmatch(r"[^@\s]+@[^@\s]+", options.acme)
+        or len(options.acme) > MAX_EMAIL
+        or not options.acme.isascii()
     ):
         raise ConfigError(
-            f"--acme should be an address for mail such as you@example.com, not {shown(config.acme)}."
+            f"--acme should be an address for mail such as you@example.com, not {shown(options.acme)}."
         )
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         raise ConfigError(
             f"--acme needs packages that are not here ({', '.join(missing)}): pip install 'quictunnel[edge]'"
         )
-    directory = _url(config.acme_directory or LETS_ENCRYPT)
-    if directory == LETS_ENCRYPT and config.domain.rpartition(".")[2] in NOBODYS:
-        raise ConfigError(f"--acme needs a --domain of your own: no public authority vouches for {config.domain}.")
-    updates, hook = _updates(config), _hook(config.acme_dns_hook)
+    directory = _url(options.acme_directory or LETS_ENCRYPT)
+    if directory == LETS_ENCRYPT and options.domain.rpartition(".")[2] in NOBODYS:
+        raise ConfigError(
+            f"--acme needs a --domain of your own: no public authority vouches for {options.domain}."
+        )
+    updates, hook = _updates(options), _hook(options.acme_dns_hook)
     if updates is not None and hook:
         raise ConfigError("--acme-dns and --acme-dns-hook are two ways to do the same: give one of them.")
-    challenge = config.acme_challenge or (DNS if updates is not None or hook else TLS_ALPN)
+    challenge = options.acme_challenge or (DNS if updates is not None or hook else TLS_ALPN)
     if challenge == DNS and updates is None and not hook:
         raise ConfigError("--acme-challenge dns-01 needs --acme-dns (with a key) or --acme-dns-hook.")
-    if challenge == HTTP and config.acme_http is None:
+    if challenge == HTTP and options.acme_http is None:
         raise ConfigError("--acme-challenge http-01 needs --acme-http HOST:PORT, which visitors reach as port 80.")
     return AcmeSettings(
-        email=config.acme,
+        email=options.acme,
         directory=directory,
-        ca=_file(config.acme_ca, "acme_ca"),
+        ca=_file(options.acme_ca, "acme_ca"),
         challenge=challenge,
-        http=config.acme_http,
+        http=options.acme_http,
         updates=updates,
         hook=hook,
-        dns_wait=config.acme_dns_wait if config.acme_dns_wait is not None else DNS_WAIT,
-        binding=_binding(config),
+        dns_wait=options.acme_dns_wait if options.acme_dns_wait is not None else DNS_WAIT,
+        binding=_binding(options),
     )
 
 
@@ -195,29 +217,29 @@ def _file(path: Path | None, name: str) -> Path | None:
     return path
 
 
-def _updates(config: EdgeConfig) -> DnsUpdates | None:
+def _updates(options: AcmeOptions) -> DnsUpdates | None:
     names = ("acme_dns", "acme_dns_key", "acme_dns_secret")
-    if not any(getattr(config, name) for name in (*names, "acme_dns_zone", "acme_dns_algorithm")):
+    if not any(getattr(options, name) for name in (*names, "acme_dns_zone", "acme_dns_algorithm")):
         return None
     for name in names:
-        if not getattr(config, name):
+        if not getattr(options, name):
             raise ConfigError(f"RFC 2136 needs {_flag(name)} as well: the server, the key's name and its file.")
-    zone, key = (config.acme_dns_zone or config.domain).lower().rstrip("."), config.acme_dns_key.rstrip(".")
+    zone, key = (options.acme_dns_zone or options.domain).lower().rstrip("."), options.acme_dns_key.rstrip(".")
     for name, value in (("acme_dns_zone", zone), ("acme_dns_key", key)):
         # The names of keys are DNS names as well (RFC 8945 section 4.2), of any number of labels.
         if not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", value) or ".." in value:
             raise ConfigError(f"{_flag(name)} should be a DNS name, not {shown(value)}.")
-    secret = _file(config.acme_dns_secret, "acme_dns_secret")
+    secret = _file(options.acme_dns_secret, "acme_dns_secret")
     assert secret is not None
     read_secret(secret, "--acme-dns-secret")
-    algorithm = config.acme_dns_algorithm or ALGORITHMS[0]
+    algorithm = options.acme_dns_algorithm or ALGORITHMS[0]
     return DnsUpdates(
-        server=read_server(config.acme_dns, "--acme-dns"),
+        server=read_server(options.acme_dns, "--acme-dns"),
         zone=zone,
         key=key,
         algorithm=algorithm,
         secret=secret,
-        resolver=read_server(config.resolver, "--resolver") if config.resolver else None,
+        resolver=read_server(options.resolver, "--resolver") if options.resolver else None,
     )
 
 
@@ -236,8 +258,8 @@ def _hook(value: str) -> tuple[str, ...]:
         raise ConfigError(f"--acme-dns-hook {shown(value)} is no command: {error}.") from None
 
 
-def _binding(config: EdgeConfig) -> AccountBinding | None:
-    key_id, secret = config.acme_eab, _file(config.acme_eab_key, "acme_eab_key")
+def _binding(options: AcmeOptions) -> AccountBinding | None:
+    key_id, secret = options.acme_eab, _file(options.acme_eab_key, "acme_eab_key")
     if bool(key_id) != (secret is not None):
         raise ConfigError("--acme-eab and --acme-eab-key go together: the key's ID and the file that holds it.")
     if secret is None:

@@ -19,7 +19,7 @@ KEY = base64.b64encode(b"a secret of thirty-two bytes. 32").decode()
 
 
 def settings(*options: str) -> AcmeSettings:
-    found = settings_of(parse([*BASE, *options]))
+    found = settings_of(parse([*BASE, *options]).acme_options)
     assert found is not None
     return found
 
@@ -32,7 +32,7 @@ def secret(tmp_path: Path) -> str:
 
 
 def test_without_options_there_is_no_acme():
-    assert settings_of(parse([])) is None
+    assert settings_of(parse([]).acme_options) is None
 
 
 def test_names_are_proved_one_by_one_on_the_tls_port_unless_something_else_is_said():
