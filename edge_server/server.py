@@ -21,7 +21,6 @@ from edge_server.handoff.protocol import (
     HandoffListener,
     HandoffOffer,
     HandoffRefusal,
-    Name,
     Names,
     Ready,
     SuccessionError,
@@ -44,6 +43,7 @@ from edge_server.socket_activation import ActivatedSockets
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import VisitorLog
 from edge_server.wiring import build_house, make_engine, take_certificates
 from quictunnel.errors import ConfigError
@@ -446,7 +446,7 @@ class EdgeServer:
         for lease in self._registry:
             sock = lease.keep_socket()
             port = lease.tcp_port if sock is not None else 0
-            names.append((Name.of(lease, port), sock))
+            names.append((TunnelRecord.of(lease, port), sock))
             for each in lease.pool.members if lease.pool is not None else (lease,):
                 each.stop_listening()
         logger.info("another edge takes over; %d visitors are left", self.visitors)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ConfigError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport import descriptors
@@ -33,9 +33,6 @@ from quictunnel.transport import descriptors
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
-    from typing import Self
-
-    from edge_server.tunnels.lease import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -79,29 +76,10 @@ class Ready(msgspec.Struct, tag=3, array_like=True, frozen=True):
     """Successor: I can serve."""
 
 
-class Name(msgspec.Struct, array_like=True, frozen=True):
-    """A lease whose client will come and ask for it again."""
-
-    name: str
-    owner: str
-    generation: int
-    terms: TunnelOptions
-    port: int
-    """Its TCP port, whose listening socket comes with the message; 0 for none."""
-    program: bytes = b""
-    """Of the client that held it (``messages.BindV2``), if it said so."""
-    is_first_ask: bool = False
-    """That program had not had it before: it was started later than any that asks again."""
-
-    @classmethod
-    def of(cls, lease: Lease, port: int) -> Self:
-        return cls(lease.name, lease.owner, lease.generation, lease.terms, port, lease.program, lease.is_first_ask)
-
-
 class Names(msgspec.Struct, tag=4, array_like=True, frozen=True):
     """The leases; several of them, where one does not hold all."""
 
-    entries: list[Name]
+    entries: list[TunnelRecord]
     last: bool
 
 
@@ -113,7 +91,7 @@ class HandoffRefusal(msgspec.Struct, tag=5, array_like=True, frozen=True):
 
 Message = Ask | HandoffOffer | Ready | Names | HandoffRefusal
 _encode = msgspec.msgpack.Encoder().encode
-Held = tuple[Name, "socket.socket | None"]
+Held = tuple[TunnelRecord, "socket.socket | None"]
 """A name, and the listening socket of its TCP port."""
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

@@ -22,10 +22,10 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edge_server.handoff.protocol import Name
 from edge_server.ingress.ip_filter import IpFilter
 from edge_server.storage.state_dir import write_private
 from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.shared.address import MAX_PORT
 from quictunnel.wire.labels import RANDOM_LABEL, domain_validation_error, validation_error
 from quictunnel.wire.messages import PROGRAM_SIZE
@@ -68,7 +68,7 @@ _SLACK: Final = 4096
 class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One name."""
 
-    name: Name
+    name: TunnelRecord
     left: int
     """When its client was last there (seconds since the epoch); 0: as long as the edge was."""
 
@@ -186,7 +186,7 @@ class LastHeld:
                 raise UnusableError("it says what cannot be")
         return sheet
 
-    def _is_theirs(self, name: Name) -> bool:
+    def _is_theirs(self, name: TunnelRecord) -> bool:
         """Whether its owner would still get the name."""
         tokens, owner = self._house.tokens, self._house.claims.owner(name.name)
         identity = tokens.identity(name.owner)
@@ -196,7 +196,7 @@ class LastHeld:
             return owner is None  # else it is banned: nobody claims such a name
         return owner == name.owner and tokens.objection(identity, name.name) is None
 
-    def _port_of(self, name: Name) -> socket.socket | None:
+    def _port_of(self, name: TunnelRecord) -> socket.socket | None:
         """The listening socket of its TCP port, if it is to have one and may."""
         house, port = self._house, name.port
         if not port:
@@ -268,7 +268,7 @@ class LastHeld:
 
     def _entry(self, lease: Lease) -> SnapshotEntry:
         left = 0 if lease.session is not None else round(self._house.expected.left(lease))
-        return SnapshotEntry(Name.of(lease, lease.tcp_port), left)
+        return SnapshotEntry(TunnelRecord.of(lease, lease.tcp_port), left)
 
     # In the thread.
 
@@ -310,7 +310,7 @@ class LastHeld:
             logger.warning("%s After a restart, visitors who come before their clients will be refused.", what)
 
 
-def _trusted(name: Name, *, is_last: bool) -> Name:
+def _trusted(name: TunnelRecord, *, is_last: bool) -> TunnelRecord:
     """Return a name with what still holds of it. It may have gone to a newer program in the moment before a
     crash. That of a chosen name has tickets which count from one again: those of before are not to keep it out."""
     if is_last:

@@ -15,10 +15,10 @@ from edge_server.tunnels.lease import Lease
 if TYPE_CHECKING:
     import socket
 
-    from edge_server.handoff.protocol import Name
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.tunnel_record import TunnelRecord
     from edge_server.tunnels.visitor_log import VisitorLog
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,12 @@ class PendingTunnels:
         self._waits: dict[Lease, _Wait] = {}
 
     async def add(
-        self, name: Name, sock: socket.socket | None, *, seconds: float | None = None, left: float | None = None
+        self,
+        name: TunnelRecord,
+        sock: socket.socket | None,
+        *,
+        seconds: float | None = None,
+        left: float | None = None,
     ) -> None:
         """Keep a name, and its TCP port, for whoever shows its ticket; for so many ``seconds``, unless it is a
         predecessor's. Its client ``left`` then (time.time), or was there until now."""

@@ -13,7 +13,6 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.session import ClientSession
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.handoff.protocol import Name
 from edge_server.handoff.snapshot import _trusted
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
@@ -24,6 +23,7 @@ from edge_server.tunnels.domain_check import DomainCheck
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.tickets import TicketSealer
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind
@@ -46,7 +46,7 @@ GRACE = 20.0
 REFRESH: Final = 30.0
 """Seconds between looks of an edge at what has changed (``watch.REFRESH``): it looks at once when a rule has
 withdrawn something, and passing time does not take long."""
-Names = list[tuple[Name, Any]]
+Names = list[tuple[TunnelRecord, Any]]
 """Names that one edge tells the next, with the listening socket of each TCP port where that is handed over."""
 
 
@@ -183,7 +183,7 @@ class ModelEdge(EdgeServer):
 
     def noted_names(self, *, is_last: bool) -> Names:
         """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
-        names = [Name.of(lease, lease.tcp_port) for lease in self._registry]
+        names = [TunnelRecord.of(lease, lease.tcp_port) for lease in self._registry]
         return [(_trusted(name, is_last=is_last), None) for name in names]
 
     def hand_over(self) -> Names:
@@ -192,7 +192,7 @@ class ModelEdge(EdgeServer):
         names: Names = []
         for lease in self._registry:
             sock = lease.keep_socket()
-            names.append((Name.of(lease, lease.tcp_port if sock is not None else 0), sock))
+            names.append((TunnelRecord.of(lease, lease.tcp_port if sock is not None else 0), sock))
             for each in lease.pool.members if lease.pool is not None else (lease,):
                 each.stop_listening()
         self.succeeded.set()

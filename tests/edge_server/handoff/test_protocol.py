@@ -21,7 +21,6 @@ from edge_server.handoff.protocol import (
     HandoffListener,
     HandoffOffer,
     HandoffRefusal,
-    Name,
     Names,
     Ready,
     SuccessionError,
@@ -29,6 +28,7 @@ from edge_server.handoff.protocol import (
     in_parts,
 )
 from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ConfigError
 from quictunnel.wire.messages import MAX_NETWORKS
 
@@ -52,12 +52,12 @@ def in_use(directory: Path) -> int:
 DESCRIPTORS = Path("/proc/self/fd")
 
 
-def names(count: int) -> list[Name]:
-    return [Name(f"name{number}", "owner", number, TunnelOptions(), 0) for number in range(count)]
+def names(count: int) -> list[TunnelRecord]:
+    return [TunnelRecord(f"name{number}", "owner", number, TunnelOptions(), 0) for number in range(count)]
 
 
 def hands_over(
-    sockets: list[socket.socket], held: list[list[Name]], with_them: list[socket.socket] | None = None
+    sockets: list[socket.socket], held: list[list[TunnelRecord]], with_them: list[socket.socket] | None = None
 ) -> Callable[[HandoffChannel], Awaitable[None]]:
     async def hand_over(post: HandoffChannel) -> None:
         await post.send(HandoffOffer("a.test", 7), sockets)
@@ -88,9 +88,9 @@ async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) 
 async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
     held = [
-        Name("plain", "o", 1, TunnelOptions(), 0),
-        Name("tcp", "o", 2, TunnelOptions(passthrough=True, allow=["::1/128"]), port),
-        Name("h2", "o", 3, TunnelOptions(h2=True), 0),
+        TunnelRecord("plain", "o", 1, TunnelOptions(), 0),
+        TunnelRecord("tcp", "o", 2, TunnelOptions(passthrough=True, allow=["::1/128"]), port),
+        TunnelRecord("h2", "o", 3, TunnelOptions(h2=True), 0),
     ]
     offer = HandoffListener(tmp_path, hands_over(sockets, [held], sockets[:1]))
     inherited = await ask(tmp_path)
@@ -127,7 +127,7 @@ async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
 ) -> None:
     networks = [f"{'ffff:' * 7}{number:04x}/128" for number in range(0x1000, 0x1000 + MAX_NETWORKS)]
     terms = TunnelOptions(allow=networks, deny=networks)
-    held = [(Name("n" * 63, "o" * 64, 1, terms, 0), None) for _ in range(MAX_NAMES)]
+    held = [(TunnelRecord("n" * 63, "o" * 64, 1, terms, 0), None) for _ in range(MAX_NAMES)]
     parts = in_parts(held)
     offer = HandoffListener(tmp_path, hands_over(sockets, [[name for name, _ in part] for part in parts]))
     inherited = await ask(tmp_path)
@@ -147,7 +147,7 @@ async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_success
 ) -> None:
     port = sockets[0].getsockname()[1]
     offer = HandoffListener(
-        tmp_path, hands_over(sockets, [[Name("tcp", "o", 1, TunnelOptions(), port)]], sockets[:1])
+        tmp_path, hands_over(sockets, [[TunnelRecord("tcp", "o", 1, TunnelOptions(), port)]], sockets[:1])
     )
     inherited = await ask(tmp_path)
     assert inherited is not None

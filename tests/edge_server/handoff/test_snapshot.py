@@ -17,7 +17,6 @@ from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.handoff import snapshot
-from edge_server.handoff.protocol import Name
 from edge_server.handoff.snapshot import (
     FILE,
     HEAD,
@@ -32,6 +31,7 @@ from edge_server.handoff.snapshot import (
 from edge_server.tunnels.lease import Lease
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.wire.codes import BindCode
 from tests.edge_server.tunnels.test_bind import Client, build
 
@@ -105,7 +105,7 @@ class Runs:
         _, entry = TokenStore(self.directory).create(Permissions(**rights), "", 0)
         return entry.identity
 
-    def forge(self, *names: Name, is_last: bool = True) -> None:
+    def forge(self, *names: TunnelRecord, is_last: bool = True) -> None:
         """By somebody who has the key."""
         sheet = Sheet(is_last, [SnapshotEntry(name, 0) for name in names])
         cipher, nonce = snapshot.AESGCM(KEY), bytes(snapshot.NONCE)
@@ -177,7 +177,7 @@ async def test_how_long_a_client_has_been_away_is_no_matter_of_the_clock(
 ) -> None:
     edge = await runs.begin()
     began = time.time()
-    await edge.house.expected.add(Name(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
+    await edge.house.expected.add(TunnelRecord(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
     (lease,) = edge.house.registry
     monkeypatch.setattr("edge_server.tunnels.pending.time.time", lambda: began + jump)
     assert edge.house.expected.left(lease) == pytest.approx(began + jump - 20, abs=5)
@@ -299,7 +299,9 @@ async def test_a_name_that_its_owner_may_not_have_any_more(runs: Runs) -> None:
     edge.house.claims.claim(owner.key, "banana")  # had by other rights, once
     edge.house.claims.claim(owner.key, "app.example.org")
     await runs.end()
-    runs.forge(*(Name(name, owner.key, 1, TunnelOptions(), 0) for name in ("apple", "banana", "app.example.org")))
+    runs.forge(
+        *(TunnelRecord(name, owner.key, 1, TunnelOptions(), 0) for name in ("apple", "banana", "app.example.org"))
+    )
     assert list((await runs.begin()).held()) == ["apple"]
 
 
@@ -315,7 +317,8 @@ async def test_a_port_that_is_not_to_be_had_is_done_without(runs: Runs) -> None:
         held = (await runs.begin()).held()
     assert held == {"n17041": 17_041, "n17042": 0, "n17043": 0, "n17050": 17_050}
     runs.forge(
-        Name(RANDOM, few.key, 1, TunnelOptions(), 17_060), Name("n17041", owner.key, 1, TunnelOptions(), 80)
+        TunnelRecord(RANDOM, few.key, 1, TunnelOptions(), 17_060),
+        TunnelRecord("n17041", owner.key, 1, TunnelOptions(), 80),
     )
     assert (await runs.begin()).held() == {RANDOM: 0, "n17041": 0}
 
@@ -341,7 +344,9 @@ async def test_who_gives_a_name_up_while_the_edge_leaves(runs: Runs) -> None:
     members = [edge.client(owner) for _ in range(2)]
     for member in members:
         member.got(name="pool", pool=True)
-    await edge.house.expected.add(Name("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now)
+    await edge.house.expected.add(
+        TunnelRecord("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now
+    )
     edge.house.claims.claim(owner.key, "late")
     edge.last_held.stopping()
     edge.house.expected.give_up_all()
@@ -360,7 +365,8 @@ async def test_a_chosen_name_that_changed_hands_before_a_crash(runs: Runs) -> No
     owner = runs.owner()
     for is_last in (False, True):
         names = (
-            Name(name, owner.key, 7, TunnelOptions(), 0, b"one", is_first_ask=True) for name in ("shop", RANDOM)
+            TunnelRecord(name, owner.key, 7, TunnelOptions(), 0, b"one", is_first_ask=True)
+            for name in ("shop", RANDOM)
         )
         runs.forge(*names, is_last=is_last)
         edge = await runs.begin()
@@ -429,20 +435,20 @@ async def test_something_that_is_no_file(runs: Runs, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     "name",
     [
-        Name("", "a", 1, TunnelOptions(), 0),
-        Name("-", "a", 1, TunnelOptions(), 0),
-        Name("a..b", "a", 1, TunnelOptions(), 0),
-        Name("a", "", 1, TunnelOptions(), 0),
-        Name("a", "a" * 65, 1, TunnelOptions(), 0),
-        Name("a", "a", -1, TunnelOptions(), 0),
-        Name("a", "a", 1 << 32, TunnelOptions(), 0),
-        Name("a", "a", 1, TunnelOptions(), -1),
-        Name("a", "a", 1, TunnelOptions(), 65_536),
-        Name("a", "a", 1, TunnelOptions(proxy_protocol=3), 0),
-        Name("a", "a", 1, TunnelOptions(allow=["everybody"]), 0),
+        TunnelRecord("", "a", 1, TunnelOptions(), 0),
+        TunnelRecord("-", "a", 1, TunnelOptions(), 0),
+        TunnelRecord("a..b", "a", 1, TunnelOptions(), 0),
+        TunnelRecord("a", "", 1, TunnelOptions(), 0),
+        TunnelRecord("a", "a" * 65, 1, TunnelOptions(), 0),
+        TunnelRecord("a", "a", -1, TunnelOptions(), 0),
+        TunnelRecord("a", "a", 1 << 32, TunnelOptions(), 0),
+        TunnelRecord("a", "a", 1, TunnelOptions(), -1),
+        TunnelRecord("a", "a", 1, TunnelOptions(), 65_536),
+        TunnelRecord("a", "a", 1, TunnelOptions(proxy_protocol=3), 0),
+        TunnelRecord("a", "a", 1, TunnelOptions(allow=["everybody"]), 0),
     ],
 )
-async def test_what_no_edge_has_written(runs: Runs, caplog: pytest.LogCaptureFixture, name: Name) -> None:
+async def test_what_no_edge_has_written(runs: Runs, caplog: pytest.LogCaptureFixture, name: TunnelRecord) -> None:
     runs.forge(name)
     assert not (await runs.begin()).held()
     assert noted("it says what cannot be", caplog)
@@ -451,10 +457,10 @@ async def test_what_no_edge_has_written(runs: Runs, caplog: pytest.LogCaptureFix
 async def test_two_who_are_said_to_have_held_the_same(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
     one, two = runs.owner(), runs.owner()
     for second in (
-        Name(RANDOM, two.key, 1, TunnelOptions(), 0),
-        Name(RANDOM[::-1], two.key, 1, TunnelOptions(), 17_001),
+        TunnelRecord(RANDOM, two.key, 1, TunnelOptions(), 0),
+        TunnelRecord(RANDOM[::-1], two.key, 1, TunnelOptions(), 17_001),
     ):
-        runs.forge(Name(RANDOM, one.key, 1, TunnelOptions(), 17_001), second)
+        runs.forge(TunnelRecord(RANDOM, one.key, 1, TunnelOptions(), 17_001), second)
         assert not (await runs.begin()).held()
         assert noted("it says twice", caplog)
         caplog.clear()
@@ -466,7 +472,10 @@ async def test_a_lie_gives_nobody_what_is_somebody_elses(runs: Runs) -> None:
     client = edge.client(victim)
     client.got(1, name="shop")
     client.got(2, unencrypted=True, tcp_port=17_042)
-    runs.forge(Name("shop", liar.key, 1, TunnelOptions(), 0), Name(RANDOM, liar.key, 1, TunnelOptions(), 17_042))
+    runs.forge(
+        TunnelRecord("shop", liar.key, 1, TunnelOptions(), 0),
+        TunnelRecord(RANDOM, liar.key, 1, TunnelOptions(), 17_042),
+    )
     edge = await runs.begin()
     assert edge.held() == {RANDOM: 0}  # which it cannot ask for without a ticket
     assert edge.client(liar).ask(1, name="shop") is BindCode.NAME_TAKEN

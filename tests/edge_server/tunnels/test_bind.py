@@ -22,7 +22,6 @@ from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.session_table import SessionTable
-from edge_server.handoff.protocol import Name
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
@@ -36,6 +35,7 @@ from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tickets import Ticket, TicketSealer
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import EndReason, VisitorLog
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
@@ -195,7 +195,7 @@ async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(house
     ticket = house.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
-    await house.expected.add(Name(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
+    await house.expected.add(TunnelRecord(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
     older, newer = Client(house, A), Client(house, A)
     assert older.ask(ticket=name.ticket, program=b"old", again=True) is BindCode.STALE
     second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
@@ -229,7 +229,7 @@ async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(ho
     assert sealed is not None
     for client in made:
         client.release_all(for_good=True)
-    await house.expected.add(Name("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
+    await house.expected.add(TunnelRecord("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
     assert Client(house, A).got(name="shop", program=b"new", ticket=newer, again=True)
     assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
 
@@ -320,7 +320,7 @@ async def test_a_ticket_does_not_break_a_pool_up(house: EdgeServices):
 
 
 async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(house: EdgeServices):
-    await house.expected.add(Name("pool", "a", 5, TunnelOptions(), 0), None)
+    await house.expected.add(TunnelRecord("pool", "a", 5, TunnelOptions(), 0), None)
     old = house.sealer.seal(Ticket("pool", 0, "a", 1))
     Client(house, A).got(name="pool", pool=True, ticket=old)
 
@@ -338,7 +338,7 @@ async def test_a_banned_port_is_taken_away_and_not_had_again(house: EdgeServices
 
 
 async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: EdgeServices, tmp_path: Path):
-    await house.expected.add(Name("phish", "a", 1, TunnelOptions(), 0), None)
+    await house.expected.add(TunnelRecord("phish", "a", 1, TunnelOptions(), 0), None)
     OwnershipStore(tmp_path).ban("phish", 1)
     house.claims.synchronise()
     watch = Refresher(house, [])
@@ -644,14 +644,14 @@ async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(
     tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
     for client in (first, second):
         client.holdings.release_all(for_good=False)
-    await house.expected.add(Name("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
+    await house.expected.add(TunnelRecord("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
         Client(house, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
 
 
 async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(house: EdgeServices):
     """The newer one took the name without a ticket, so that its tickets count from one again."""
-    await house.expected.add(Name("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
+    await house.expected.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
     older, newer = Client(house, A), Client(house, A)
     many, one = (house.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
     assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE

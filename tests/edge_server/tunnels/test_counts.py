@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from edge_server.auth.permissions import Identity, Permissions
-from edge_server.handoff.protocol import Name
 from edge_server.ingress.tcp_ports import listen
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import weight_of
 from edge_server.tunnels.tickets import Ticket
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bound
@@ -87,7 +87,7 @@ async def act(
         gone.holdings.release_all(for_good=chance.random() < 0.5)
     else:
         terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
-        await house.expected.add(Name(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
+        await house.expected.add(TunnelRecord(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
     for client in tuple(clients):
         if any(isinstance(said, SessionCode) for said in client.session.said):
             # Its session was ended, because a newer one has its name.
@@ -106,7 +106,7 @@ async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follow
         sock = listen("127.0.0.1", 0)
         assert sock is not None
         port = ports[f"n{number}"] = sock.getsockname()[1]
-        await house.expected.add(Name(f"n{number}", "a", 1, TunnelOptions(), port), sock)
+        await house.expected.add(TunnelRecord(f"n{number}", "a", 1, TunnelOptions(), port), sock)
     client = Client(house, OWNERS[0])
     for number, (name, port) in enumerate(ports.items()):
         ticket = house.sealer.seal(Ticket(name, port, "a", 1))

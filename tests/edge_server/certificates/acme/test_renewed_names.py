@@ -12,11 +12,11 @@ import pytest
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import TokenStore
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.handoff.protocol import Name
 from edge_server.server import EdgeServer
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.registry import random_name
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
 
@@ -111,7 +111,7 @@ def owner_of(house: EdgeServices, tmp_path: Path) -> OwnerOf:
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
         owner = Owner(house, tmp_path, name, token.key, begun)
         if is_held:
-            held = Name(name, token.key, 1, TunnelOptions(), 0)
+            held = TunnelRecord(name, token.key, 1, TunnelOptions(), 0)
             await house.expected.add(held, None)
         else:
             house.claims.claim(token.key, name)
