@@ -8,6 +8,7 @@ import logging
 import secrets
 import socket
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from certs.authority import DevelopmentAuthority
@@ -33,7 +34,14 @@ from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.ingress.tcp_ports import accept_from, backlog_of
 from edge_server.ingress.tls_listener import TlsListener
-from edge_server.listeners import acme_http_socket, check_tcp_host, https_socket, make_identity, quic_socket
+from edge_server.listeners import (
+    acme_http_socket,
+    check_tcp_host,
+    https_socket,
+    listen_at,
+    make_identity,
+    quic_socket,
+)
 from edge_server.observability.introspection import Introspection
 from edge_server.observability.loop_lag import LoopLagMonitor
 from edge_server.refresher import Refresher
@@ -136,7 +144,12 @@ class EdgeServer:
         inherited = await self._ask(state) if config.takeover else None
         try:
             if config.admin is not None:
-                self.admin = Admin(config, state, inherits=inherited is not None)
+                self.admin = Admin(
+                    config,
+                    state,
+                    listen=partial(listen_at, "--admin", config.admin),
+                    inherits=inherited is not None,
+                )
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
             house = self._house = build_house(

@@ -11,7 +11,6 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.token import new_operator_token
-from edge_server.listeners import listen_at
 from edge_server.storage.state_dir import ClientEnv
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import format_address, on_this_machine
@@ -44,8 +43,19 @@ PATIENCE: Final = 5.0
 class Admin:
     """See the module. :meth:`start`, then :meth:`leave` when a successor comes, then :meth:`close`."""
 
-    def __init__(self, config: EdgeConfig, state: StateDir, *, inherits: bool) -> None:
-        """``inherits``: an edge that leaves may still have the address; it is waited for. Raises ConfigError."""
+    def __init__(
+        self, config: EdgeConfig, state: StateDir, *, listen: Callable[[], socket.socket], inherits: bool
+    ) -> None:
+        """Listen at the page's address, unless an edge that leaves may still have it.
+
+        Args:
+            config: the edge's options, of which ``admin`` is given.
+            state: where the page's token is kept.
+            listen: opens the page's listening socket; raises ConfigError.
+            inherits: the address may be in use by an edge that leaves, so it is waited for.
+
+        Raises ConfigError.
+        """
         try:
             import edge_server.admin.app  # noqa: PLC0415 - what it imports is optional: the extra "edge"
             import edge_server.admin.http_server  # noqa: F401, PLC0415 - likewise
@@ -57,7 +67,8 @@ class Admin:
         self._state = state
         self._address = config.admin
         self._names = config.admin_names
-        self._listening = None if inherits else listen_at("--admin", config.admin)
+        self._listening = None if inherits else listen()
+        self._listen = listen
         self._window: AdminApp | None = None
         self._server: asyncio.Server | None = None
         self._waiting: asyncio.Task[None] | None = None
@@ -113,7 +124,7 @@ class Admin:
         late = loop.time() + PATIENCE
         while True:
             try:
-                self._listening = listen_at("--admin", self._address)
+                self._listening = self._listen()
                 break
             except ConfigError as error:
                 if loop.time() >= late:
