@@ -131,7 +131,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     signals = Signals()
     tasks = Supervisor()
     server = EdgeServer(config, socket_activation.take(os.environ))
-    reloads = Reloads(server, read_again, signals.reload)
+    reloads = Reloads(server.reconfigure, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.take(server.scene))
     await server.start()

@@ -1,4 +1,4 @@
-"""Another configuration for an edge that serves (SIGHUP): what may change does, and nobody's connection ends."""
+"""Reload of the configuration while the edge serves (SIGHUP): no connection ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from edge_server.config.edge_config import OPTIONS, differences
 from edge_server.observability import logs
@@ -15,10 +15,9 @@ from edge_server.systemd import notify
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from edge_server.config.edge_config import EdgeConfig, Reading
-    from edge_server.server import EdgeServer
     from edge_server.services import EdgeServices
 
 logger = logging.getLogger(__name__)
@@ -29,18 +28,24 @@ _NAMES: Final = {row.field: row.name for row in OPTIONS}
 
 @dataclass(frozen=True, slots=True)
 class ReloadOutcome:
-    """What became of a new configuration."""
+    """Result of applying a new configuration."""
 
     config: EdgeConfig
-    """What is in force now."""
+    """The configuration in force now."""
     changed: tuple[str, ...]
-    """Names of options that are as the new one says."""
+    """Names of the options that have their new value."""
     waiting: tuple[str, ...]
-    """Names of those that a restart is needed for."""
+    """Names of the options that need a restart."""
+
+
+Apply: TypeAlias = "Callable[[EdgeConfig], Awaitable[ReloadOutcome]]"
 
 
 async def reconfigure(house: EdgeServices, before: EdgeConfig, wanted: EdgeConfig) -> ReloadOutcome:
-    """See the module. Raises ConfigError: then nothing has changed."""
+    """Apply the options of ``wanted`` that may change while the edge serves.
+
+    Raises ConfigError; then nothing has changed.
+    """
     different = differences(before, wanted)
     live = [name for name in different if name in _LIVE]
     if {"cert", "key"} & set(live):
@@ -62,8 +67,8 @@ async def reconfigure(house: EdgeServices, before: EdgeConfig, wanted: EdgeConfi
     return ReloadOutcome(config, tuple(_NAMES[name] for name in live), tuple(_NAMES[name] for name in waiting))
 
 
-async def reload(server: EdgeServer, read: Callable[[], Reading]) -> None:
-    """Read the configuration again and apply it; the log and the service manager are told what came of it."""
+async def reload(apply: Apply, read: Callable[[], Reading]) -> None:
+    """Read the configuration again and apply it; tell the log and the service manager of the outcome."""
     # The manager measures from this moment, by its own clock (sd_notify(3), RELOADING=1).
     notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
     try:
@@ -71,7 +76,7 @@ async def reload(server: EdgeServer, read: Callable[[], Reading]) -> None:
         if reading.config is None:
             problems = reading.problems
         else:
-            outcome = await server.reconfigure(reading.config)
+            outcome = await apply(reading.config)
             problems = ()
     except ConfigError as error:
         problems = (str(error),)
@@ -92,19 +97,25 @@ async def reload(server: EdgeServer, read: Callable[[], Reading]) -> None:
 class Reloads:
     """Reloads one after the other, however often they are asked for."""
 
-    def __init__(self, server: EdgeServer, read: Callable[[], Reading], asked: asyncio.Event) -> None:
-        """``asked`` is set by who wants one; asked again while one runs, one more follows, which sees all."""
-        self._server = server
+    def __init__(self, apply: Apply, read: Callable[[], Reading], asked: asyncio.Event) -> None:
+        """Wait for requests to reload.
+
+        Args:
+            apply: applies a configuration (:meth:`edge_server.server.EdgeServer.reconfigure`).
+            read: reads the configuration; called in another thread.
+            asked: set by whoever wants a reload. Set again while one runs, it makes one more follow.
+        """
+        self._apply = apply
         self._read = read
         self._asked = asked
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Reload whenever that is asked for, until cancelled."""
         while True:
             await self._asked.wait()
             self._asked.clear()
             try:
-                await reload(self._server, self._read)
+                await reload(self._apply, self._read)
             except Exception:  # a fault of ours in one reload must not end the edge
                 logger.exception("the configuration could not be read again")
                 notify("READY=1")
