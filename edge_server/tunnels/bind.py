@@ -120,6 +120,10 @@ class Bindings:
             if self._session.can_carry:
                 self._session.say(BindRefused(lease.number, code))
 
+    def supersede(self) -> None:
+        """End the session, because a newer one of the same program has a name of it."""
+        self._superseded()
+
     def client_is_back(self) -> None:
         """Its session goes on with another link."""
         for number, code in self._lost.items():
@@ -281,7 +285,7 @@ class Bindings:
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     @staticmethod
-    def _shared(ghost: Lease | None, bind: Bind) -> LoadBalancer | None:
+    def _shared(ghost: Lease | None, bind: Bind) -> LoadBalancer[Lease] | None:
         """The pool to join. A lease that is kept for a client which has not come (``expected``) shares nothing."""
         if ghost is None or ghost.session is None or not bind.pool:
             return None
@@ -357,7 +361,7 @@ class Bindings:
         logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
         assert ghost.holdings is not None, "a session confirms what it holds"
         if by_ticket:
-            ghost.holdings._superseded()  # noqa: SLF001 - the same class
+            ghost.holdings.supersede()
             return
         if ghost.heir is not None:
             ghost.heir.takeovers = (*ghost.takeovers, time.monotonic())[-MAX_TAKEOVERS:]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_server.ingress import proxy_protocol
 from edge_server.ingress.admission import WAIT
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_server.ingress.admission import Admission
-    from edge_server.tunnels.bind import Bindings
     from edge_server.tunnels.load_balancer import LoadBalancer
     from edge_server.tunnels.options import TunnelOptions
     from edge_server.tunnels.visitor_log import Kind, VisitorLog
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import Splice
     from quictunnel.transport.throttle import Meter
+    from quictunnel.wire.codes import BindCode
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,16 @@ class Waiting:
         self.lease.send_away(self.splice)
 
 
+class LeaseHolder(Protocol):
+    """The bindings of a client, as far as a lease's end concerns them."""
+
+    def lose(self, lease: Lease, code: BindCode) -> None:
+        """Take the lease away from the client, which is told why."""
+
+    def supersede(self) -> None:
+        """End the client's session: a newer one of the same program has the name."""
+
+
 class Lease:
     """One name of one session, and the visitors that came for it."""
 
@@ -117,12 +127,12 @@ class Lease:
         """Of its owner, at all its leases together."""
         self.meters: tuple[Meter, Meter] | None = None
         """What its visitors may send and receive in a second, if that is limited."""
-        self.pool: LoadBalancer | None = None
+        self.pool: LoadBalancer[Lease] | None = None
         """With whom it shares the name, if it does."""
         self.takeovers: tuple[float, ...] = ()
         """When the name last went from one living client to another."""
-        self.holdings: Bindings | None = None
-        """Of the client that holds it."""
+        self.holdings: LeaseHolder | None = None
+        """Bindings of the client that holds it; None while the name is kept for a client."""
         self.came_so_far = 0
         """Visitors that this lease took."""
         self.past_in = self.past_out = 0

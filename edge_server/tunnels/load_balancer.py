@@ -1,39 +1,64 @@
-"""Clients that share a name: whom the next visitor goes to."""
+"""Choice among the clients that share one name: which of them the next visitor goes to."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from edge_server.tunnels.lease import Lease
+    from collections.abc import Collection, Sized
 
 MAX_MEMBERS: Final = 256
-"""Clients that share one name. Each visitor's choice looks at all of them: a tenth of a millisecond."""
+"""Clients that share one name. Each choice looks at all of them, which takes a tenth of a millisecond."""
 
 
-class LoadBalancer:
-    """The leases of one name, all of one identity and all of which asked to share it."""
+class Backend(Protocol):
+    """A client's hold on a name, as far as the choice between several depends on it."""
+
+    @property
+    def is_reachable(self) -> bool:
+        """Return True if a visitor would most likely reach the client."""
+
+    @property
+    def is_well(self) -> bool:
+        """Return True if a visitor would most likely be answered."""
+
+    @property
+    def visitors(self) -> Sized:
+        """Return the visitors that it has now."""
+
+
+BackendT = TypeVar("BackendT", bound=Backend)
+
+
+class LoadBalancer(Generic[BackendT]):
+    """The backends of one name; all are of one identity, and all asked to share the name."""
 
     def __init__(self) -> None:
-        self.members: list[Lease] = []
+        self.members: list[BackendT] = []
 
-    def add(self, lease: Lease) -> None:
-        self.members.append(lease)
+    def add(self, backend: BackendT) -> None:
+        """Add a backend, which has its turn last."""
+        self.members.append(backend)
 
-    def remove(self, lease: Lease) -> None:
-        self.members.remove(lease)
+    def remove(self, backend: BackendT) -> None:
+        """Remove a backend. Raises ValueError if it is not a member."""
+        self.members.remove(backend)
 
-    def choose(self, besides: Collection[Lease] = ()) -> Lease | None:
-        """The one with the fewest visitors among those that are well; where none is, among those whose client is
-        there although its origin has just refused; else among all. Of several with equally few each has its turn.
-        None when there is nobody (``besides`` those)."""
-        candidates = [lease for lease in self.members if lease not in besides]
+    def choose(self, besides: Collection[BackendT] = ()) -> BackendT | None:
+        """Return the backend for the next visitor, or None if there is none.
+
+        Backends that are well come first, then those whose client is reachable although its origin has just
+        refused a visitor, then the others; among equals the one with the fewest visitors, and in turn where
+        these are equal too.
+
+        Args:
+            besides: backends that are not to be chosen.
+        """
+        candidates = [backend for backend in self.members if backend not in besides]
         if not candidates:
             return None
         chosen = min(
-            candidates, key=lambda lease: (not lease.is_reachable, not lease.is_well, len(lease.visitors))
+            candidates, key=lambda backend: (not backend.is_reachable, not backend.is_well, len(backend.visitors))
         )
         self.members.remove(chosen)
         self.members.append(chosen)
