@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edge_server.auth.token_registry import TokenRegistry
     from edge_server.certificates.acme.service import AcmeService
     from edge_server.certificates.context_store import ContextStore, Validity
+    from edge_server.clients.session import ClientSession
     from edge_server.clients.session_table import SessionTable
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import TcpPorts
@@ -57,7 +58,7 @@ class EdgeServices:
     fresh_names: RequestLimiter = field(default_factory=fresh_name_budget)
     requests: RequestLimiter = field(default_factory=request_budget)
     sealer: TicketSealer
-    sessions: SessionTable
+    sessions: SessionTable[ClientSession]
     shaping: BandwidthLimiter = field(default_factory=BandwidthLimiter)
     supervisor: Supervisor = field(default_factory=Supervisor)
     """Of everything that runs in the background."""

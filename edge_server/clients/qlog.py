@@ -1,14 +1,13 @@
-"""What QUIC connections do, in files (transport.qlog): of all of them where ``--qlog`` says so, of one session
-where an operator asks for it.
+"""Recording of QUIC connections to qlog files (transport.qlog): of all, or of one session that an operator chose.
 
-A session that is traced stays so on whatever link it has, with a file for each: until the request is withdrawn,
-the session ends, or a file is cut short. It costs nothing while it has no link.
+A session that is traced stays traced on each link that it has, with a file for each, until the operator ends that,
+the session ends, or a file is cut short. Tracing costs nothing while the session has no link.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ConfigError
 from quictunnel.transport.qlog import NotTracedError, tracer_of
@@ -16,18 +15,30 @@ from quictunnel.transport.qlog import NotTracedError, tracer_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.clients.session import ClientSession
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.qlog import Trace, Tracer
+    from quictunnel.transport.session import Session
 
 logger = logging.getLogger(__name__)
 
 DIRECTORY: Final = "qlog"
-"""In the state directory; where files go that were asked for while ``--qlog`` names no place."""
+"""Directory in the state directory for files of single sessions while ``--qlog`` names no directory."""
+
+
+class TracedSession(Protocol):
+    """A client's session, as far as its recording concerns it."""
+
+    session: Session
+    trace: SessionTrace | None
+    """The operator's request to trace it, if there is one."""
+
+    @property
+    def peer(self) -> str:
+        """Return the client's address."""
 
 
 class QlogRecorder:
-    """See the module."""
+    """Starts and ends the recording of connections of one endpoint."""
 
     def __init__(self, endpoint: Endpoint, state_dir: Path) -> None:
         self._endpoint = endpoint
@@ -35,36 +46,39 @@ class QlogRecorder:
         self._everything: Tracer | None = None
 
     def trace_all(self, tracer: Tracer | None) -> None:
-        """Of every connection, from now on; None: of those of sessions alone that somebody has asked for."""
+        """Trace every connection from now on; with None only those of the sessions that an operator chose."""
         self._everything = tracer
         self._endpoint.trace(tracer)
 
-    def begin(self, guest: ClientSession) -> Path | None:
-        """Trace a session. The file that it goes to now; None: that begins when it has a link again. Raises
-        NotTracedError."""
+    def begin(self, guest: TracedSession) -> Path | None:
+        """Trace a session from now on.
+
+        Returns the file it is traced to, or None if that begins when the session has a link again.
+        Raises NotTracedError.
+        """
         wish = SessionTrace(self, guest)
         wish.begin()
         guest.trace = wish
         return wish.file
 
-    def end(self, guest: ClientSession) -> Path | None:
-        """Do so no more, unless all connections are traced. The newest file."""
+    def end(self, guest: TracedSession) -> Path | None:
+        """End the tracing of a session, unless ``--qlog`` traces all; return its newest file."""
         wish, guest.trace = guest.trace, None
         self._endpoint.untrace_one(guest.session.link.connection)
         return wish.file if wish is not None else None
 
     @staticmethod
-    def is_asked_for(guest: ClientSession) -> bool:
-        """Whether a session is traced for its own sake."""
+    def is_asked_for(guest: TracedSession) -> bool:
+        """Return True if an operator chose this session to be traced."""
         return guest.trace is not None and not guest.trace.is_over
 
-    def file_of(self, guest: ClientSession) -> Path | None:
-        """What is being written of it, whoever asked."""
+    def file_of(self, guest: TracedSession) -> Path | None:
+        """Return the file that the session's connection is traced to now, for whatever reason."""
         trace = self._endpoint.trace_of(guest.session.link.connection)
         return trace.path if trace is not None else None
 
-    def trace_link(self, guest: ClientSession) -> Trace:
-        """Of a session that has a link. Raises NotTracedError."""
+    def trace_link(self, guest: TracedSession) -> Trace:
+        """Trace the link of a session that has one. Raises NotTracedError."""
         try:
             tracer = self._everything or tracer_of(self._own)
         except ConfigError as error:
@@ -73,30 +87,30 @@ class QlogRecorder:
 
 
 class SessionTrace:
-    """One session that somebody has asked for."""
+    """The tracing of one session, over its links."""
 
-    def __init__(self, tracing: QlogRecorder, guest: ClientSession) -> None:
+    def __init__(self, tracing: QlogRecorder, guest: TracedSession) -> None:
         self._tracing = tracing
         self._guest = guest
         self._trace: Trace | None = None
 
     @property
     def file(self) -> Path | None:
-        """The newest; none while it has not had a link."""
+        """Return the newest file; None while the session has not had a link."""
         return self._trace.path if self._trace is not None else None
 
     @property
     def is_over(self) -> bool:
-        """A file was cut short: those that follow would not say more of what was looked for."""
+        """Return True if a file was cut short: those that follow would not tell more of what was looked for."""
         return self._trace is not None and self._trace.is_cut
 
     def begin(self) -> None:
-        """With the link that it has, if it has one. Raises NotTracedError."""
+        """Trace the current link, if there is one. Raises NotTracedError."""
         if not self._guest.session.is_away:
             self._trace = self._tracing.trace_link(self._guest)
 
     def go_on(self) -> None:
-        """The session has another link."""
+        """Trace the session's new link."""
         if self.is_over:
             return
         try:

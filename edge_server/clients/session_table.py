@@ -1,8 +1,8 @@
-"""Sessions that may lose their link and go on with another: by secret, and for how long without one; and how many
-of them one token may have.
+"""The table of sessions that may lose their link and resume on another one.
 
-What a client shows in its Hello is the session's secret, which only it and this edge have. Kept here is a digest,
-so that looking one up takes no time that depends on how much of a guess was right.
+A session is found by its secret, is kept for a while without a link, and counts against the share of its token.
+The client shows the secret in its Hello; only it and this edge have it. The table keeps digests, so that the time
+of a look-up does not depend on how much of a guess was right.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 from edge_server.resources.shares import Shares
 from quictunnel.wire.messages import SECRET_SIZE
@@ -19,43 +19,58 @@ from quictunnel.wire.messages import SECRET_SIZE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.clients.session import ClientSession
+    from edge_server.auth.permissions import Identity
 
 MAX_SESSIONS: Final = 5000
-"""Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`): so many idle ones
+"""Sessions of one edge, of which a token has its share (:mod:`edge_server.resources.shares`). As many idle ones
 take half of a core and 160 MiB (OPERATIONS.md)."""
 ALWAYS: Final = 16
 """Sessions that each token may have as long as there are any."""
 MAX_AWAY: Final = 1024
-"""Sessions without a link. Each keeps what its visitors had in flight. Beyond these, of the token that has most of
-them the one that has been away for longest is given up."""
+"""Sessions without a link, each of which keeps the data in flight of its visitors. Beyond this limit the oldest
+one of the token that has most of them is given up."""
 MAX_SUPERSEDED: Final = 64
-"""Secrets of one identity's sessions that are remembered for having lost their name to a newer one: more than
-programs with one ticket that are out of reach at the same time."""
+"""Superseded secrets that are remembered for each identity: more than there are programs with one ticket that are
+out of reach at the same time."""
 
 
-class SessionTable:
-    """See the module."""
+class TableEntry(Protocol):
+    """A session, as its table knows it."""
+
+    identity: Identity | None
+    """Identity of the client; not None once its token has been checked."""
+    digest: bytes
+    """Digest of the session's secret, set by the table."""
+
+    def give_up(self) -> None:
+        """End a session that has no link."""
+
+
+SessionT = TypeVar("SessionT", bound=TableEntry)
+
+
+class SessionTable(Generic[SessionT]):
+    """Sessions by the digest of their secret, with those that have no link and the shares of tokens."""
 
     def __init__(self, hold: float) -> None:
         """``hold``: seconds for which a session without a link is kept."""
         self.hold = hold
-        self._by_digest: dict[bytes, ClientSession] = {}
-        self._away: dict[ClientSession, asyncio.TimerHandle] = {}
+        self._by_digest: dict[bytes, SessionT] = {}
+        self._away: dict[SessionT, asyncio.TimerHandle] = {}
         self._superseded: dict[str, deque[bytes]] = {}
         """By identity, as long as its token may be good again (:meth:`forget_superseded`)."""
-        self._away_of: dict[str, dict[ClientSession, None]] = {}
+        self._away_of: dict[str, dict[SessionT, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
         self.shares = Shares(MAX_SESSIONS, always=ALWAYS)
         """Sessions by token."""
-        self._counted: set[ClientSession] = set()
-        """Sessions that are counted there."""
+        self._counted: set[SessionT] = set()
+        """Sessions that are counted in :attr:`shares`."""
         self.begun = 0
-        """Sessions so far."""
+        """Sessions begun so far."""
         self.resumed = 0
-        """How often one went on with another link."""
+        """Times that a session was resumed on another link."""
         self.given_up = 0
-        """Those that did not come back in time."""
+        """Sessions that did not come back in time."""
         self.refused = 0
         """New sessions for which there was no room."""
 
@@ -64,13 +79,15 @@ class SessionTable:
 
     @property
     def away(self) -> int:
-        """Those without a link now."""
+        """Return the number of sessions without a link now."""
         return len(self._away)
 
     def make_room(self, owner: str) -> bool:
-        """Make room for a new session of a token; whether there is. A session without a link makes room first: the
-        token's own, or where nothing at all is left one of the token that has most of those. One that goes on
-        with another link needs no room: it has its place."""
+        """Make room for a new session of a token. Returns True if there is room.
+
+        A session without a link is given up first: one of this token, or, where nothing at all is left, one of
+        the token that has most of them. A session that resumes needs no room, because it kept its place.
+        """
         if self.shares.may_take(owner):
             return True
         if self._away_of.get(owner):
@@ -82,8 +99,8 @@ class SessionTable:
         self.refused += 1
         return False
 
-    def add(self, guest: ClientSession) -> bytes:
-        """A new session; its secret."""
+    def add(self, guest: SessionT) -> bytes:
+        """Add a new session and return its secret."""
         self.begun += 1
         self.shares.take(_owner(guest))
         self._counted.add(guest)
@@ -92,14 +109,16 @@ class SessionTable:
         self._by_digest[guest.digest] = guest
         return secret
 
-    def find(self, secret: bytes) -> ClientSession | None:
-        """Whose secret that is."""
+    def find(self, secret: bytes) -> SessionT | None:
+        """Return the session with this secret, or None."""
         return self._by_digest.get(_digest(secret))
 
-    def supersede(self, guest: ClientSession) -> None:
-        """Remember that a newer session of the same program has this one's name, so that it is not taken back by a
-        client which has not heard of that: one that was away, or one that takes the end of its session for the end
-        of a link."""
+    def supersede(self, guest: SessionT) -> None:
+        """Remember that a newer session of the same program has taken this one's name.
+
+        A client that has not heard of it must not take the name back: one that was away, or one that takes the
+        end of its session for the end of a link.
+        """
         assert guest.identity is not None, "it holds a name"
         self._by_digest.pop(guest.digest, None)
         self._superseded.setdefault(guest.identity.key, deque(maxlen=MAX_SUPERSEDED)).append(guest.digest)
@@ -113,16 +132,16 @@ class SessionTable:
         for key in [key for key in self._superseded if is_over(key)]:
             del self._superseded[key]
 
-    def leave(self, guest: ClientSession) -> None:
-        """It has no link now; when it has none for too long, it is given up."""
+    def leave(self, guest: SessionT) -> None:
+        """Note that a session has lost its link; it is given up after :attr:`hold` seconds."""
         loop = asyncio.get_running_loop()
         self._away[guest] = loop.call_later(self.hold, guest.give_up)
         self._away_of.setdefault(_owner(guest), {})[guest] = None
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
 
-    def come_back(self, guest: ClientSession) -> None:
-        """It has a link again."""
+    def come_back(self, guest: SessionT) -> None:
+        """Note that a session has a link again."""
         timer = self._away.pop(guest, None)
         if timer is not None:
             timer.cancel()
@@ -131,8 +150,8 @@ class SessionTable:
             if not mine:
                 del self._away_of[_owner(guest)]
 
-    def remove(self, guest: ClientSession) -> None:
-        """It is over."""
+    def remove(self, guest: SessionT) -> None:
+        """Forget a session that is over."""
         self.come_back(guest)
         self._by_digest.pop(guest.digest, None)
         if guest in self._counted:  # also one that was superseded, which nobody finds any more
@@ -140,19 +159,19 @@ class SessionTable:
             self.shares.give_back(_owner(guest))
 
     def _most_away(self) -> str:
-        """The token with the most sessions without a link."""
+        """Return the token with the most sessions without a link."""
         return max(self._away_of, key=lambda owner: len(self._away_of[owner]))
 
     def _give_up_oldest(self, owner: str) -> None:
         next(iter(self._away_of[owner])).give_up()
 
     def give_up_all(self) -> None:
-        """Those without a link are over now."""
+        """Give up every session without a link."""
         for guest in tuple(self._away):
             guest.give_up()
 
 
-def _owner(guest: ClientSession) -> str:
+def _owner(guest: TableEntry) -> str:
     assert guest.identity is not None, "a session is one of those whose token was good"
     return guest.identity.key
 
