@@ -74,7 +74,7 @@ class Refresher:
             self._seen_at = loop.time()
             self._see_claims()
             if house.clock.is_settled:
-                house.claims.sweep(house.held)
+                house.claims.sweep(house.names.held)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:

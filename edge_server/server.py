@@ -28,7 +28,6 @@ from edge_server.handoff.protocol import (
     ask,
     in_parts,
 )
-from edge_server.handoff.snapshot import LastHeld
 from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
@@ -50,7 +49,6 @@ from edge_server.resources.descriptor_budget import watch_for_free_descriptors
 from edge_server.socket_activation import ActivatedSockets
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
-from edge_server.tunnels.router import Router
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import VisitorLog
 from edge_server.wiring import build_house, make_engine, take_certificates
@@ -63,8 +61,11 @@ from quictunnel.transport.udp import UdpSocket
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edge_server.config.edge_config import EdgeConfig
     from edge_server.handoff.protocol import HandoffChannel, Held, InheritedSockets
+    from edge_server.handoff.snapshot import LastHeld
     from edge_server.reload import ReloadOutcome
     from edge_server.services import EdgeServices
     from edge_server.storage.state_dir import ClientEnv
@@ -181,7 +182,7 @@ class EdgeServer:
             raise
         for name, sock in names:
             await house.expected.add(name, sock)
-        self._last_held = LastHeld(state.path, state.key("ticket"), house)
+        self._last_held = house.make_snapshot(state.path, state.key("ticket"))
         if inherited is None:
             await self._last_held.expect()
         # ... then the door for clients, who bring the names that visitors ask for.
@@ -195,18 +196,7 @@ class EdgeServer:
         self._watch = Refresher(house, self._guests)
         self._last_held.keep()
         self._gauges = self._watch_machine(house.supervisor)
-        self.scene = Introspection(
-            config=config,
-            endpoint=self._endpoint,
-            front=self._front,
-            guests=self._guests,
-            house=house,
-            identity=identity[0],
-            is_draining=lambda: self._is_draining,
-            lag=self.lag,
-            tracing=self._tracing,
-            udp=self._udp,
-        )
+        self.scene = self._look_at(house, identity[0])
         self._given.close()
         if self.admin is not None:
             await self.admin.start(self.scene, self.asked_to_drain.set)
@@ -215,6 +205,36 @@ class EdgeServer:
         if IS_SUPPORTED:
             self._offer = self._make_offer(state)
         logger.info("QUIC engine: %s %s", engine.name, engine.version)
+
+    def _look_at(self, house: EdgeServices, identity: Path) -> Introspection:
+        """Return the view of this edge for its page, its metrics and its dumps."""
+        assert self._endpoint is not None
+        assert self._front is not None
+        assert self._tracing is not None
+        assert self._udp is not None
+        return Introspection(
+            admission=house.admission,
+            attempts=house.attempts,
+            certificates=house.certificate_policy,
+            claims=house.claims,
+            config=self.config,
+            endpoint=self._endpoint,
+            front=self._front,
+            guests=self._guests,
+            https_port=house.https_port,
+            identity=identity,
+            is_draining=lambda: self._is_draining,
+            lag=self.lag,
+            ledger=house.ledger,
+            names=house.names,
+            now=house.clock.now,
+            pending=house.expected,
+            registry=house.registry,
+            sessions=house.sessions,
+            supervisor=house.supervisor,
+            tracing=self._tracing,
+            udp=self._udp,
+        )
 
     def _watch_machine(self, supervisor: Supervisor) -> list[asyncio.Task[None]]:
         return [
@@ -225,7 +245,7 @@ class EdgeServer:
         ]
 
     def _make_front(self, house: EdgeServices) -> TlsListener:
-        router, admission = Router(house), self._admission
+        router, admission = house.make_router(), self._admission
         return TlsListener(
             router.route,
             origin=router.origin,
@@ -470,7 +490,7 @@ class EdgeServer:
     def _accept(self, connection: Connection) -> Link:
         assert self._house is not None
         assert self._endpoint is not None
-        guest = ClientSession(self._house, connection, self._endpoint.wake, self._guests.discard)
+        guest = ClientSession(self._house.session_context, connection, self._endpoint.wake, self._guests.discard)
         if not self._admission.admits(guest.peer):
             guest.session.close(SessionCode.BANNED)
         elif self._is_draining:

@@ -16,6 +16,7 @@ from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.services import EdgeServices
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import domains_of
+from edge_server.tunnels.names import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.pending import PendingTunnels
@@ -56,21 +57,20 @@ def build_house(
 ) -> EdgeServices:
     """``https_port``: where visitors come, as leases are told; ``token``: the operator's. Raises ConfigError."""
 
-    def is_wanted(host: str) -> bool:
-        return house.is_anybodys(host)  # asked later, when there is a house
-
     time, clock = asyncio.get_running_loop().time, Clock()
     claims = NameOwnership(ClaimStore(state.path), clock.now)
     clock.follow(claims.moved)
+    tokens = TokenRegistry(token, TokenStore(state.path), clock.now)
+    names = NameDirectory(config.domain, registry, claims, tokens)
     ports = TcpPorts(config.tcp_host, config.tcp_ports, time, most=admission.budget.ports)
     settings, acme = settings_of(config.acme_options), None
     if settings is not None:
         # Beside files of the operator's for the edge's own names, ACME is for others' domains.
         has_wildcard = config.cert is None and settings.challenge == DNS
         own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-        wants = RenewalPolicy(own=own, is_wanted=is_wanted)
+        wants = RenewalPolicy(own=own, is_wanted=names.is_owned)
         acme = AcmeService(settings, state.path, certificates, wants, clock=clock, https_port=https_port)
-    house = EdgeServices(
+    return EdgeServices(
         acme=acme,
         admission=admission,
         attempts=FailedAttempts(time),
@@ -87,9 +87,8 @@ def build_house(
         sealer=TicketSealer(state.key("ticket"), config.domain),
         sessions=SessionTable(config.hold),
         tcp_host=config.shown_tcp_host,
-        tokens=TokenRegistry(token, TokenStore(state.path), clock.now),
+        tokens=tokens,
     )
-    return house
 
 
 def take_certificates(config: EdgeConfig, certificates: ContextStore, authority: DevelopmentAuthority) -> None:

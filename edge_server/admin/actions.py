@@ -98,12 +98,12 @@ class Actions:
 
     def close_tunnel(self, target: str, who: str) -> Done | None:
         """End a tunnel and its visitors; its clients are told that it was withdrawn. The name is not banned."""
-        house = self._scene.house
-        held = house.registry.find(target)
+        scene = self._scene
+        held = scene.registry.find(target)
         if held is None:
             return None
         _say(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
-        for lease in tuple(house.registry.alive):
+        for lease in tuple(scene.registry.alive):
             if lease.name == target:  # also those whose lease is over, and who stayed
                 lease.end_visitors()
         for lease in tuple(held.pool.members) if held.pool is not None else (held,):
@@ -112,13 +112,13 @@ class Actions:
 
     def end_visitor(self, target: str, who: str) -> Done | None:
         """Reset one visitor's connection."""
-        house = self._scene.house
-        number = house.ledger.number_of(target)
-        visit = next((visit for visit in house.ledger.now if visit.number == number), None)
+        scene = self._scene
+        number = scene.ledger.number_of(target)
+        visit = next((visit for visit in scene.ledger.now if visit.number == number), None)
         if visit is None:
             return None
         _say(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)
-        is_ended = any(lease.end_visit(visit) for lease in tuple(house.registry.alive))
+        is_ended = any(lease.end_visit(visit) for lease in tuple(scene.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 
     def _session(self, target: str) -> tuple[ClientSession, str] | None:
@@ -129,9 +129,9 @@ class Actions:
         return None
 
     def _take_away(self, lease: Lease) -> None:
-        self._scene.house.claims.record("closed", lease, "")
+        self._scene.claims.record("closed", lease, "")
         if lease.holdings is None:
-            self._scene.house.expected.give_up(lease)
+            self._scene.pending.give_up(lease)
         else:
             lease.holdings.lose(lease, BindCode.BANNED)
 

@@ -140,8 +140,8 @@ class Api:
         self._view = models.View(scene)
         self._scene = scene
         self._ring = ring
-        self.past = history.History(scene.house.ledger)
-        self.heard = history.TopTalkers(scene.house.ledger)
+        self.past = history.History(scene.ledger)
+        self.heard = history.TopTalkers(scene.ledger)
         self._actions = Actions(scene, drain)
         self._talkers: tuple[float, Talkers] | None = None
 

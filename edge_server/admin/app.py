@@ -71,8 +71,8 @@ class AdminApp:
         """Begin to look."""
         self._ring.open()
         self._sight.open(self._scene)
-        self._scene.house.ledger.on_end = self.api.heard.left
-        self._sampling = self._scene.house.supervisor.keep_running(self._sample, "keeping the last hour")
+        self._scene.ledger.on_end = self.api.heard.left
+        self._sampling = self._scene.supervisor.keep_running(self._sample, "keeping the last hour")
 
     def close(self) -> None:
         """Look no more; may be said again."""

@@ -200,7 +200,7 @@ class View:
     def edge(self) -> Edge:
         """The whole in figures."""
         scene = self._scene
-        house, ledger = scene.house, scene.house.ledger
+        ledger = scene.ledger
         engine = scene.endpoint.engine
         sessions = self._guests()
         return Edge(
@@ -209,8 +209,8 @@ class View:
             process=os.getpid(),
             started_at=scene.started_at,
             uptime=max(0.0, self._wall() - scene.started_at),
-            domain=house.domain,
-            https_port=house.https_port,
+            domain=scene.names.domain,
+            https_port=scene.https_port,
             quic=format_address(*scene.endpoint.local_address[:2]),
             is_draining=scene.is_draining(),
             certificate_expires_at=min((validity.until for validity in self._validities()), default=None),
@@ -218,11 +218,11 @@ class View:
             sessions=len(sessions),
             sessions_away=sum(guest.session.is_away for guest in sessions),
             strangers=len(scene.guests) - len(sessions),
-            tunnels=len(house.registry),
+            tunnels=len(scene.registry),
             visitors=len(ledger.now),
-            visitors_cap=house.admission.cap,
+            visitors_cap=scene.admission.cap,
             visitors_came=ledger.came.total(),
-            visitors_refused=house.admission.refused,
+            visitors_refused=scene.admission.refused,
             bytes_in=ledger.bytes_in,
             bytes_out=ledger.bytes_out,
         )
@@ -235,14 +235,14 @@ class View:
 
     def tunnels(self, limit: int, after: str = "", *, only: str = "") -> Page[Tunnel]:
         """Names that are held, in their order. ``only``: of this owner."""
-        leases = [lease for lease in self._scene.house.registry if only in ("", lease.owner)]
+        leases = [lease for lease in self._scene.registry if only in ("", lease.owner)]
         leases.sort(key=lambda lease: lease.name)
         now = self.look()
         return _page(leases, lambda lease: lease.name, lambda lease: self._tunnel(lease, now), limit, after)
 
     def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
         """Those who are in, the newest first. ``only``: of this tunnel."""
-        ledger = self._scene.house.ledger
+        ledger = self._scene.ledger
         found: Iterable[VisitorConnection] = (visit for visit in reversed(ledger.now) if only in ("", visit.lease))
         if (bound := ledger.number_of(after)) is not None:
             found = (visit for visit in found if visit.number < bound)
@@ -253,8 +253,8 @@ class View:
 
     def certificates(self, limit: int, after: str = "") -> Page[Certificate]:
         """Those of ACME, by name, and then others."""
-        house = self._scene.house
-        standings = house.acme.standings if house.acme is not None else []
+        acme = self._scene.certificates.acme
+        standings = acme.standings if acme is not None else []
         found = [
             Certificate(
                 names=list(standing.names),
@@ -279,14 +279,12 @@ class View:
     def look(self) -> dict[str, Sums]:
         """Measure the rates of all tunnels; visitors who are in and their bytes, by tunnel."""
         now: defaultdict[str, Sums] = defaultdict(Sums)
-        for visit in self._scene.house.ledger.now:  # ten thousand cost some milliseconds
+        for visit in self._scene.ledger.now:  # ten thousand cost some milliseconds
             sums = now[visit.lease]
             sums.visitors += 1
             sums.bytes_in += visit.bytes_in
             sums.bytes_out += visit.bytes_out
-        self._meter.look(
-            lambda: {lease.name: _carried(lease, now[lease.name]) for lease in self._scene.house.registry}
-        )
+        self._meter.look(lambda: {lease.name: _carried(lease, now[lease.name]) for lease in self._scene.registry})
         return now
 
     # One of each.
@@ -330,15 +328,15 @@ class View:
         )
 
     def _tunnel(self, lease: Lease, now: dict[str, Sums]) -> Tunnel:
-        house = self._scene.house
+        scene = self._scene
         members = _members(lease)
         sums = now[lease.name]
         bytes_in, bytes_out = _carried(lease, sums)
-        host = house.host_of(lease.name)
+        host = scene.names.host_of(lease.name)
         rate_in, rate_out = self._meter.rate(lease.name)
         return Tunnel(
             name=lease.name,
-            url=f"https://{host}" + (f":{house.https_port}" if house.https_port != 443 else ""),
+            url=f"https://{host}" + (f":{scene.https_port}" if scene.https_port != 443 else ""),
             tcp_port=lease.tcp_port or None,
             owner=lease.owner,
             members=sum(member.session is not None for member in members),
@@ -354,7 +352,7 @@ class View:
 
     def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
-            id=self._scene.house.ledger.name_of(visit),
+            id=self._scene.ledger.name_of(visit),
             address=visit.host,
             port=visit.port,
             tunnel=visit.lease,
@@ -370,7 +368,7 @@ class View:
     def _validities(self) -> list[Validity]:
         now = self._clock()
         if self._seen_certificates is None or now >= self._seen_certificates[0] + CERTIFICATES_FOR:
-            self._seen_certificates = now, self._scene.house.validities()
+            self._seen_certificates = now, self._scene.certificates.validities()
         return self._seen_certificates[1]
 
 

@@ -91,7 +91,7 @@ class Admin:
             await self._serve(self._listening)
         else:
             waits = self._serve_when_free()
-            self._waiting = scene.house.supervisor.start(waits, "waiting for the address of the page")
+            self._waiting = scene.supervisor.start(waits, "waiting for the address of the page")
 
     def leave(self) -> None:
         """The address is a successor's from now on. Whoever looks is sent away and asks again there."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.request_limit import work_of
@@ -27,9 +28,17 @@ from quictunnel.wire.messages import MAX_TIME, AnyMessage, Bind, GoAway, Hello, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_server.auth.failed_attempts import FailedAttempts
     from edge_server.auth.permissions import Identity
+    from edge_server.auth.request_limit import RequestLimiter
+    from edge_server.auth.token_registry import TokenRegistry
     from edge_server.clients.qlog import SessionTrace
-    from edge_server.services import EdgeServices
+    from edge_server.clients.session_table import SessionTable
+    from edge_server.resources.memory_budget import MemoryBudget
+    from edge_server.tunnels.bind_context import BindContext
+    from edge_server.tunnels.domain_check import DomainCheck
+    from edge_server.tunnels.ownership import NameOwnership
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.stream import Stream
@@ -46,12 +55,27 @@ PACE: Final = 0.002
 some tenths of a millisecond, and a client that makes hundreds at once is not to hold up everybody else."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionContext:
+    """The parts of an edge that its sessions consult or change, shared by all clients."""
+
+    attempts: FailedAttempts
+    binding: BindContext
+    claims: NameOwnership
+    domains: DomainCheck
+    memory: MemoryBudget
+    requests: RequestLimiter
+    sessions: SessionTable[ClientSession]
+    supervisor: Supervisor
+    tokens: TokenRegistry
+
+
 class ClientSession:
-    """See the module (a transport.session.SessionEvents)."""
+    """The session of one client (a transport.session.SessionEvents)."""
 
     def __init__(
         self,
-        house: EdgeServices,
+        context: SessionContext,
         connection: Connection,
         wake: Callable[[], None],
         on_gone: Callable[[ClientSession], None],
@@ -59,7 +83,7 @@ class ClientSession:
         self.session = Session(Side.EDGE, self, wake)
         self.session.link.attach(connection)
         self.identity: Identity | None = None
-        self.holdings = Bindings(house, self.session, self.superseded)
+        self.holdings = Bindings(context.binding, self.session, self.superseded)
         self.is_leaving = False
         self.since = 0.0
         """When its token was found good (time.monotonic)."""
@@ -75,7 +99,7 @@ class ClientSession:
         """Too lately for another."""
         self.digest = b""
         """Of the session's secret; see ``sessions``."""
-        self._house = house
+        self._context = context
         self._is_resumed = False
         self._second_look: asyncio.TimerHandle | None = None
         """At a token that was not good when it came."""
@@ -102,7 +126,7 @@ class ClientSession:
         """Tokens have changed, or time has passed: hold to what this client may do now, or end it."""
         if self.identity is None:
             return
-        current = self._house.tokens.current(self.identity)
+        current = self._context.tokens.current(self.identity)
         if current is None:
             logger.info("client %s is ended: its token is not good any more", self.identity.key)
             self.end(SessionCode.UNAUTHORIZED)
@@ -120,12 +144,12 @@ class ClientSession:
 
     def superseded(self) -> None:
         """End the session: the same program, started again, has taken the name. It does not come back."""
-        self._house.sessions.supersede(self)
+        self._context.sessions.supersede(self)
         self.end(_superseded_code(self.session.version))
 
     def give_up(self) -> None:
         """The session was without a link for too long."""
-        self._house.sessions.given_up += 1
+        self._context.sessions.given_up += 1
         logger.info("client %s did not come back", self.identity.key if self.identity else "")
         self.session.end(Closed(CloseCause.TIMEOUT, 0, ""))
 
@@ -159,16 +183,16 @@ class ClientSession:
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
         is_left = may_return and (self.session.is_awaiting_standing or closed.code == SessionCode.REPLACED)
         is_lost = closed.cause in LOST or is_left
-        if self.identity is None or self.is_leaving or not is_lost or not self._house.sessions.hold:
+        if self.identity is None or self.is_leaving or not is_lost or not self._context.sessions.hold:
             return False
         logger.info("client %s from %s is away: %s", self.identity.key, self.peer, closed.cause.value)
-        self._house.sessions.leave(self)
+        self._context.sessions.leave(self)
         return True
 
     def session_down(self, closed: Closed) -> None:
         self._deadline.cancel()
         self._stop_waiting()
-        self._house.sessions.remove(self)
+        self._context.sessions.remove(self)
         self.holdings.release_all(for_good=closed.cause is CloseCause.PEER)
         if self.identity is not None:
             logger.info("client %s from %s left: %s", self.identity.key, self.peer, closed.cause.value)
@@ -188,7 +212,7 @@ class ClientSession:
 
     def _greet(self, hello: Hello) -> None:
         """Find out whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
-        tokens, attempts = self._house.tokens, self._house.attempts
+        tokens, attempts = self._context.tokens, self._context.attempts
         key = tokens.is_known(hello.token)
         if not attempts.may_try(self.peer, key):
             logger.warning("a client from %s was refused: too many wrong tokens", self.peer)
@@ -202,9 +226,9 @@ class ClientSession:
         self._second_look = asyncio.get_running_loop().call_later(SECOND_LOOK, self._look_again, hello, key)
 
     def _look_again(self, hello: Hello, key: str | None) -> None:
-        identity = self._house.tokens.check(hello.token)
+        identity = self._context.tokens.check(hello.token)
         if identity is not None:
-            self._house.attempts.was_right(self.peer, key)
+            self._context.attempts.was_right(self.peer, key)
             self._welcome_as(identity, hello)
             return
         logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
@@ -215,7 +239,7 @@ class ClientSession:
             self.session.close(SessionCode.VERSION)
             return
         self._deadline.cancel()
-        sessions = self._house.sessions
+        sessions = self._context.sessions
         self.session.link.connection.admit()
         other = sessions.find(hello.session) if hello.session else None
         if other is not None and other.may_go_on and other.is_of(identity):
@@ -233,7 +257,7 @@ class ClientSession:
             self.session.close(SessionCode.OVERLOADED)
             return
         self.identity = identity
-        self.session.pool.memory = self._house.memory.of(identity.key)
+        self.session.pool.memory = self._context.memory.of(identity.key)
         self.session.peer_window = hello.window
         self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(sessions.add(self), resumed=False)
@@ -257,8 +281,8 @@ class ClientSession:
 
     def go_on(self, link: Link, hello: Hello) -> None:
         """The client is back on another link, whose greeting showed the session's secret."""
-        self._house.sessions.come_back(self)
-        self._house.sessions.resumed += 1
+        self._context.sessions.come_back(self)
+        self._context.sessions.resumed += 1
         self._is_resumed = True
         self.session.resume(link, self)
         self.session.version = min(hello.version, PROTOCOL_VERSION)
@@ -277,7 +301,7 @@ class ClientSession:
                 SOFTWARE,
                 secret,
                 resumed=resumed,
-                hold=int(self._house.sessions.hold),
+                hold=int(self._context.sessions.hold),
                 time=int(time.time()),
                 token_ends=min(self.identity.rights.expires or 0, MAX_TIME),
             )
@@ -287,7 +311,7 @@ class ClientSession:
 
     def _asked(self, request: Bind | Unbind) -> None:
         assert self.identity is not None
-        if not self._house.requests.may(self.identity.key, work_of(request)):
+        if not self._context.requests.may(self.identity.key, work_of(request)):
             logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
             self.end(SessionCode.TOO_MANY_REQUESTS)
             return
@@ -304,7 +328,7 @@ class ClientSession:
         request = self._requests.popleft()
         if isinstance(request, Bind) and self._is_to_be_looked_up(request):
             work = self._look_up(request)
-            self._looking = self._house.supervisor.start(work, "looking up where a domain points")
+            self._looking = self._context.supervisor.start(work, "looking up where a domain points")
         else:
             self._do(request)
 
@@ -316,8 +340,10 @@ class ClientSession:
 
     async def _look_up(self, bind: Bind) -> None:
         assert self.identity is not None
-        is_known = self._house.claims.owner(bind.domain) == self.identity.key
-        points_here = await self._house.domains.point_here(bind.domain, owner=self.identity.key, is_known=is_known)
+        is_known = self._context.claims.owner(bind.domain) == self.identity.key
+        points_here = await self._context.domains.point_here(
+            bind.domain, owner=self.identity.key, is_known=is_known
+        )
         if not self._is_closing:
             self._do(bind, points_here=points_here)
 

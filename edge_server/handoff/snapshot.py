@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from edge_server.services import EdgeServices
+    from edge_server.auth.token_registry import TokenRegistry
+    from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.ownership import NameOwnership
+    from edge_server.tunnels.pending import PendingTunnels
+    from edge_server.tunnels.registry import Registry
+    from quictunnel.shared.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -113,14 +118,30 @@ class LastHeld:
     stops (:meth:`stopping`, :meth:`close`)."""
 
     def __init__(
-        self, directory: Path, key: bytes, house: EdgeServices, now: Callable[[], float] = time.time
+        self,
+        directory: Path,
+        key: bytes,
+        domain: str,
+        *,
+        registry: Registry,
+        pending: PendingTunnels,
+        claims: NameOwnership,
+        tokens: TokenRegistry,
+        ports: TcpPorts,
+        supervisor: Supervisor,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        """``key``: that of the tickets."""
+        """``key``: the key of the tickets, which seals the file for this domain."""
         self._path = directory / FILE
         self._cipher = AESGCM(key)
-        self._house = house
+        self._registry = registry
+        self._pending = pending
+        self._claims = claims
+        self._tokens = tokens
+        self._ports = ports
+        self._supervisor = supervisor
         self._now = now
-        self._context = HEAD + VERSION + house.domain.encode()
+        self._context = HEAD + VERSION + domain.encode()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-held")
         self._task: asyncio.Task[None] | None = None
         self._frozen: list[_Frozen] | None = None
@@ -135,7 +156,6 @@ class LastHeld:
     async def expect(self) -> None:
         """Keep the names of the file for their clients (``expected``), if they were there a moment ago and may
         still have them. To be done before anybody is accepted."""
-        house = self._house
         try:
             entries = self._read()
         except UnusableError as error:
@@ -145,7 +165,7 @@ class LastHeld:
         for entry in entries:
             if abs(self._now() - entry.left) <= MAX_AGE and self._is_theirs(entry.name):
                 sock = self._port_of(entry.name)
-                await house.expected.add(entry.name, sock, seconds=RETURN, left=entry.left)
+                await self._pending.add(entry.name, sock, seconds=RETURN, left=entry.left)
                 count += 1
         if entries:
             logger.info("of %d names that were held last, %d are kept for their clients", len(entries), count)
@@ -188,7 +208,7 @@ class LastHeld:
 
     def _is_theirs(self, name: TunnelRecord) -> bool:
         """Whether its owner would still get the name."""
-        tokens, owner = self._house.tokens, self._house.claims.owner(name.name)
+        tokens, owner = self._tokens, self._claims.owner(name.name)
         identity = tokens.identity(name.owner)
         if identity is None:
             return False
@@ -198,13 +218,13 @@ class LastHeld:
 
     def _port_of(self, name: TunnelRecord) -> socket.socket | None:
         """The listening socket of its TCP port, if it is to have one and may."""
-        house, port = self._house, name.port
+        port = name.port
         if not port:
             return None
-        identity = house.tokens.identity(name.owner)
+        identity = self._tokens.identity(name.owner)
         allowed = None if identity is None else identity.rights.tcp_ports
-        may = house.claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
-        sock = house.ports.bind_this(port, name.owner) if may else None
+        may = self._claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
+        sock = self._ports.bind_this(port, name.owner) if may else None
         if sock is None:
             logger.info("%s is kept for its client without port %d, which is not to be had", name.name, port)
         return sock
@@ -213,7 +233,7 @@ class LastHeld:
 
     def keep(self) -> None:
         """Note from now on what is held."""
-        self._task = self._house.supervisor.keep_running(self._run, WORK)
+        self._task = self._supervisor.keep_running(self._run, WORK)
 
     def leave(self) -> None:
         """The file is a successor's from now on."""
@@ -226,7 +246,7 @@ class LastHeld:
         owner gives it up meanwhile."""
         self._frozen = [
             _Frozen(tuple(lease.pool.members) if lease.pool is not None else (lease,), self._entry(lease))
-            for lease in self._house.registry
+            for lease in self._registry
         ]
 
     async def close(self) -> None:
@@ -241,7 +261,7 @@ class LastHeld:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if self._seen != self._house.registry.changes or loop.time() >= self._stamped + STAMP:
+            if self._seen != self._registry.changes or loop.time() >= self._stamped + STAMP:
                 await self._attempt(is_last=False)
             await asyncio.sleep(LOOK)
 
@@ -252,7 +272,7 @@ class LastHeld:
             self._tell(f"{self._path} cannot be written ({error.strerror or error}).")
 
     async def _look(self, *, is_last: bool) -> None:
-        changes = self._house.registry.changes
+        changes = self._registry.changes
         write = self._stamp
         if is_last or changes != self._seen:
             entries = self._entries()
@@ -264,10 +284,10 @@ class LastHeld:
     def _entries(self) -> list[SnapshotEntry]:
         if self._frozen is not None:
             return [frozen.entry for frozen in self._frozen if frozen.is_wanted]
-        return [self._entry(lease) for lease in self._house.registry]
+        return [self._entry(lease) for lease in self._registry]
 
     def _entry(self, lease: Lease) -> SnapshotEntry:
-        left = 0 if lease.session is not None else round(self._house.expected.left(lease))
+        left = 0 if lease.session is not None else round(self._pending.left(lease))
         return SnapshotEntry(TunnelRecord.of(lease, lease.tcp_port), left)
 
     # In the thread.

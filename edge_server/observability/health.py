@@ -64,7 +64,7 @@ class Health:
     ) -> None:
         """``clock``: seconds since the epoch; by default the edge's."""
         self._scene = scene
-        self._clock = clock or scene.house.clock.now
+        self._clock = clock or scene.now
         self._probe = probe
         self._known: Readiness | None = None
         self._known_until = 0.0
@@ -91,18 +91,18 @@ class Health:
         return Check("serving", not is_leaving, "it takes nobody any more: it stops" if is_leaving else "")
 
     def _background(self) -> Check:
-        failing = self._scene.house.supervisor.failing
+        failing = self._scene.supervisor.failing
         return Check("background", not failing, "; ".join(f"{what} fails: {why}" for what, why in failing.items()))
 
     def _certificates(self) -> Check:
         scene = self._scene
         wanted = f"*.{scene.config.domain}"
         try:
-            shown = [validity for validity in scene.house.certificates.validities() if wanted in validity.names]
+            shown = [validity for validity in scene.certificates.contexts.validities() if wanted in validity.names]
             ours = validity_of(scene.identity.read_bytes())
         except (OSError, ValueError) as error:
             return Check("certificate", False, f"a certificate cannot be read: {error}")
-        if not shown and scene.house.has_own_certificate:
+        if not shown and scene.certificates.expects_shared_certificate:
             return Check("certificate", False, f"there is none for {wanted} yet")
         now = self._clock()
         # Of several for the same names one that is good is enough.

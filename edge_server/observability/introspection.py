@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    from edge_server.auth.failed_attempts import FailedAttempts
+    from edge_server.certificates.policy import CertificatePolicy
     from edge_server.clients.qlog import QlogRecorder
     from edge_server.clients.session import ClientSession
+    from edge_server.clients.session_table import SessionTable
     from edge_server.config.edge_config import EdgeConfig
+    from edge_server.ingress.admission import Admission
     from edge_server.ingress.tls_listener import TlsListener
     from edge_server.observability.loop_lag import LoopLagMonitor
-    from edge_server.services import EdgeServices
+    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.ownership import NameOwnership
+    from edge_server.tunnels.pending import PendingTunnels
+    from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.visitor_log import VisitorLog
+    from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.endpoint import Endpoint
     from quictunnel.transport.udp import UdpSocket
 
@@ -27,6 +36,10 @@ if TYPE_CHECKING:
 class Introspection:
     """See the module."""
 
+    admission: Admission
+    attempts: FailedAttempts
+    certificates: CertificatePolicy
+    claims: NameOwnership
     config: EdgeConfig
     endpoint: Endpoint
     """The QUIC side: its engine, its connections, what they have carried."""
@@ -34,12 +47,21 @@ class Introspection:
     """Where TLS visitors come in."""
     guests: Collection[ClientSession]
     """Clients, those that have not shown a token yet included."""
-    house: EdgeServices
+    https_port: int
+    """Port of TLS visitors, as clients are told it."""
     identity: Path
     """The certificate that clients see, PEM."""
     is_draining: Callable[[], bool]
     """Whether nobody is taken any more, because it stops or another edge took over."""
     lag: LoopLagMonitor
+    ledger: VisitorLog
+    names: NameDirectory
+    now: Callable[[], float]
+    """The edge's clock: seconds since the epoch."""
+    pending: PendingTunnels
+    registry: Registry
+    sessions: SessionTable[ClientSession]
+    supervisor: Supervisor
     tracing: QlogRecorder
     """What is written of connections."""
     udp: UdpSocket

@@ -168,7 +168,7 @@ def read(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
 
 def distributions(scene: Introspection) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
     """Every histogram: its name, how many were at most each bound, and the sum."""
-    ledger = scene.house.ledger
+    ledger = scene.ledger
     for name, classes in (("visit_seconds", ledger.durations), ("visit_first_byte_seconds", ledger.first_bytes)):
         yield name, _cumulative(classes), classes.sum
 
@@ -189,7 +189,7 @@ def _of_the_program(scene: Introspection) -> Iterator[tuple[str, dict[Values, fl
 
 
 def _of_visitors(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    ledger, admission, front = scene.house.ledger, scene.house.admission, scene.front
+    ledger, admission, front = scene.ledger, scene.admission, scene.front
     now = dict.fromkeys(get_args(Kind), 0)
     for visit in ledger.now:
         now[visit.kind] += 1
@@ -212,7 +212,7 @@ def _of_visitors(scene: Introspection) -> Iterator[tuple[str, dict[Values, float
 
 
 def _of_clients(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    sessions, attempts = scene.house.sessions, scene.house.attempts
+    sessions, attempts = scene.sessions, scene.attempts
     strangers = sum(guest.identity is None for guest in scene.guests)
     yield (
         "sessions",
@@ -227,7 +227,7 @@ def _of_clients(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]
     yield "sessions_given_up_total", {(): sessions.given_up}
     yield "sessions_refused_total", {(): sessions.refused}
     yield "tokens_refused_total", {("wrong",): attempts.wrong, ("ignored",): attempts.refused}
-    yield "tunnels", {(): len(scene.house.registry)}
+    yield "tunnels", {(): len(scene.registry)}
 
 
 def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
@@ -257,7 +257,7 @@ def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
             ("stateless_reset",): engine.resets_sent,
         },
     )
-    yield "background_faults_total", {(): scene.house.supervisor.failures}
+    yield "background_faults_total", {(): scene.supervisor.failures}
     yield "quic_faults_total", {(): endpoint.faults + engine.by_cause.get(CloseCause.INTERNAL, 0)}
     yield "udp_datagrams_total", {("in",): udp.received, ("out",): udp.sent}
     yield (
@@ -272,8 +272,8 @@ def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
 
 
 def _of_certificates(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    acme = scene.house.acme
-    ends = [validity.until for validity in scene.house.validities()]
+    acme = scene.certificates.acme
+    ends = [validity.until for validity in scene.certificates.validities()]
     yield (
         "certificate_expiry_timestamp_seconds",
         {

@@ -49,11 +49,9 @@ def take(scene: Introspection | None) -> None:
 
 def describe(scene: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Everything, as what JSON knows."""
-    config, ledger = scene.config, scene.house.ledger
+    config, ledger = scene.config, scene.ledger
     leases = [
-        each
-        for lease in scene.house.registry
-        for each in (lease.pool.members if lease.pool is not None else (lease,))
+        each for lease in scene.registry for each in (lease.pool.members if lease.pool is not None else (lease,))
     ]
     return {
         "time": time.time(),
@@ -62,7 +60,7 @@ def describe(scene: Introspection, now: Callable[[], float] = time.monotonic) ->
         "engine": f"{scene.endpoint.engine.name} {scene.endpoint.engine.version}",
         "domain": config.domain,
         "quic": format_address(*scene.endpoint.local_address[:2]),
-        "https_port": scene.house.https_port,
+        "https_port": scene.https_port,
         "figures": {
             name: [
                 dict(zip(FIGURES[name].labels, labels, strict=True)) | {"value": value}

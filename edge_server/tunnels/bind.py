@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from edge_server.auth.permissions import Identity
-    from edge_server.services import EdgeServices
+    from edge_server.tunnels.bind_context import BindContext
     from quictunnel.transport.session import Session
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
 class Bindings:
     """See the module."""
 
-    def __init__(self, house: EdgeServices, session: Session, superseded: Callable[[], None]) -> None:
+    def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
         """``superseded`` ends the session because a newer one of the same program has a name of it."""
-        self._house = house
+        self._context = context
         self._session = session
         self._superseded = superseded
         self._leases: dict[int, Lease] = {}
@@ -138,14 +138,14 @@ class Bindings:
     # Giving.
 
     def _give(self, identity: Identity, bind: Bind) -> None:
-        house = self._house
+        context = self._context
         visitors_filter = _check(bind, identity)
         if len(self._leases) >= MAX_LEASES:
             raise Refused(BindCode.TOO_MANY)
         name, ticket = self._name(identity, bind)
         if bind.tcp_port:
             self._check_port(identity, bind.tcp_port)
-        ghost = house.registry.find(name)
+        ghost = context.registry.find(name)
         if ghost is not None and ghost.owner != identity.key:
             raise Refused(BindCode.NAME_TAKEN)  # whatever became of the claim since it was given
         shared = self._shared(ghost, bind)
@@ -159,8 +159,8 @@ class Bindings:
             bind.lease,
             name,
             owner=identity.key,
-            admission=house.admission,
-            ledger=house.ledger,
+            admission=context.admission,
+            ledger=context.ledger,
             terms=terms,
             visitors_filter=visitors_filter,
             generation=1 + _generation_before(ticket, evicted),
@@ -184,7 +184,7 @@ class Bindings:
 
     def _check_count(self, identity: Identity, terms: TunnelOptions, evicted: Lease | None) -> None:
         """Check that an identity may hold one more, by its rights and by its share. Raises Refused."""
-        registry, key = self._house.registry, identity.key
+        registry, key = self._context.registry, identity.key
         if not identity.rights.allows_tunnel_beside(registry.held_by(key) - (evicted is not None)):
             raise Refused(BindCode.TOO_MANY)
         if not registry.may_hold(key, terms, instead_of=evicted):
@@ -194,17 +194,17 @@ class Bindings:
     def _evict(self, evicted: Lease, heir: Lease) -> None:
         """The owner is back while its old session still looks alive here, or for the first time since this edge
         took over: the new one wins at once."""
-        house = self._house
+        context = self._context
         evicted.stop_listening()
         if evicted.tcp_port not in (0, heir.tcp_port):
-            house.ports.release(evicted.tcp_port, evicted.owner)
+            context.ports.release(evicted.tcp_port, evicted.owner)
         evicted.tcp_port = 0  # not free: it has moved on
-        house.registry.remove(evicted)
+        context.registry.remove(evicted)
 
     def _name(self, identity: Identity, bind: Bind) -> tuple[str, Ticket | None]:
         """Which it is to have, and the ticket that was shown for it. Raises Refused."""
-        house = self._house
-        ticket = house.sealer.open(bind.ticket, identity.key) if bind.ticket else None
+        context = self._context
+        ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
         if asked := bind.domain or bind.name:
             self._check_asked(identity, asked)
             ticket = ticket if ticket is not None and ticket.name == asked else None
@@ -212,37 +212,35 @@ class Bindings:
             # A ticket for a name that somebody chose: it may have become somebody else's since.
             self._check_asked(identity, ticket.name)
         name = asked or (self._fresh_name(identity) if ticket is None else ticket.name)
-        if house.claims.owner(name) == BANNED:
+        if context.claims.owner(name) == BANNED:
             raise Refused(BindCode.BANNED)
-        host = house.host_of(name)
-        if bind.h2 and not house.certificates.h2_allowed(host) and not self._gets_its_own(name):
+        host, certificates = context.names.host_of(name), context.certificates
+        if bind.h2 and not certificates.allows_h2(host, is_whole_domain="." in name):
             raise Refused(BindCode.H2_FORBIDDEN)
-        if bind.domain and not bind.passthrough and not house.can_certify(host):
+        if bind.domain and not bind.passthrough and not certificates.can_certify(host):
             raise Refused(BindCode.NO_CERTIFICATE)
         return name, ticket
 
     def _fresh_name(self, identity: Identity) -> str:
-        if not self._house.fresh_names.may(identity.key):
+        if not self._context.fresh_names.may(identity.key):
             logger.warning("client %s has been given too many random names lately", identity.key)
             raise Refused(BindCode.TOO_MANY_NAMES)
-        return self._house.registry.fresh_name()
+        return self._context.registry.fresh_name()
 
     def _hold(self, lease: Lease, bind: Bind) -> None:
         """It is this client's from now on."""
-        house = self._house
-        house.registry.add(lease)
+        context = self._context
+        context.registry.add(lease)
         self._leases[bind.lease] = lease
         if not labels.RANDOM_LABEL.fullmatch(lease.name):
-            house.claims.claim(lease.owner, lease.name)
+            context.claims.claim(lease.owner, lease.name)
         if bind.tcp_port:
-            house.claims.claim(lease.owner, f":{bind.tcp_port}")
-        house.claims.record("held", lease, self._host)
-        house.certify(lease)
+            context.claims.claim(lease.owner, f":{bind.tcp_port}")
+        context.claims.record("held", lease, self._host)
+        if not lease.terms.passthrough:
+            host = context.names.host_of(lease.name)
+            context.certificates.order_missing(host, lease.owner, h2=lease.terms.h2)
         self._confirm(lease)
-
-    def _gets_its_own(self, name: str) -> bool:
-        """Whether there will be a certificate for it alone."""
-        return self._house.acme is not None or ("." in name and self._house.certificates.is_development)
 
     def _check_asked(self, identity: Identity, name: str) -> None:
         """Whether somebody may have a name, or a whole domain, that was asked for. Raises Refused."""
@@ -250,38 +248,38 @@ class Bindings:
             self._check_domain(identity, name)
         else:
             self._check_name(identity, name)
-        if not self._house.claims.may_claim(identity.key, name):
+        if not self._context.claims.may_claim(identity.key, name):
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_domain(self, identity: Identity, domain: str) -> None:
-        house, key = self._house, identity.key
-        if labels.domain_validation_error(domain) is not None or f".{domain}".endswith(f".{house.domain}"):
+        context, key = self._context, identity.key
+        if labels.domain_validation_error(domain) is not None or f".{domain}".endswith(f".{context.names.domain}"):
             raise Refused(BindCode.INVALID)
         # Before it is said whether it is somebody's: that is nobody's business who may not have it.
-        if (why := house.tokens.objection(identity, domain)) is not None:
+        if (why := context.tokens.objection(identity, domain)) is not None:
             raise Refused(why)
-        if house.claims.owner(domain) not in (None, key, BANNED):
+        if context.claims.owner(domain) not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
-        if house.registry.domains_of(key, besides=domain) >= MAX_DOMAINS:
+        if context.registry.domains_of(key, besides=domain) >= MAX_DOMAINS:
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     def _check_name(self, identity: Identity, name: str) -> None:
-        house, key = self._house, identity.key
+        context, key = self._context, identity.key
         if labels.validation_error(name) is not None:
             raise Refused(BindCode.INVALID)
-        owner = house.claims.owner(name)
+        owner = context.claims.owner(name)
         if owner not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
-        if (why := house.tokens.objection(identity, name)) is not None:
+        if (why := context.tokens.objection(identity, name)) is not None:
             raise Refused(why)
 
     def _check_port(self, identity: Identity, port: int) -> None:
-        house, key, ports = self._house, identity.key, identity.rights.tcp_ports
+        context, key, ports = self._context, identity.key, identity.rights.tcp_ports
         if ports is not None and port not in ports:
             raise Refused(BindCode.FORBIDDEN)
-        if not house.claims.is_free_to(key, port):
+        if not context.claims.is_free_to(key, port):
             raise Refused(BindCode.PORT_TAKEN)
-        if not house.claims.may_claim(key, f":{port}"):
+        if not context.claims.may_claim(key, f":{port}"):
             raise Refused(BindCode.TOO_MANY_NAMES)
 
     @staticmethod
@@ -317,36 +315,36 @@ class Bindings:
 
     def _limit(self, lease: Lease, identity: Identity) -> None:
         lease.max_visitors = identity.rights.visitors
-        lease.meters = self._house.shaping.of(identity)
+        lease.meters = self._context.shaping.of(identity)
 
     def _public_socket(
         self, identity: Identity, kept: socket.socket | None, bind: Bind, wanted: int
     ) -> socket.socket:
         """That of the lease before, unless its port is not wanted or not allowed any more; else another one."""
         allowed = identity.rights.tcp_ports
-        house, key = self._house, identity.key
+        context, key = self._context, identity.key
         if kept is not None:
             port = kept.getsockname()[1]
             if (
-                house.claims.is_free_to(key, port)
+                context.claims.is_free_to(key, port)
                 and (allowed is None or port in allowed)
                 and bind.tcp_port in (0, port)
             ):
                 return kept
             kept.close()
         if bind.tcp_port:
-            sock = house.ports.bind_this(bind.tcp_port, key)
+            sock = context.ports.bind_this(bind.tcp_port, key)
             if sock is None:
                 raise Refused(BindCode.PORT_TAKEN)
             return sock
-        sock = house.ports.bind(key, wanted, allowed, may=partial(house.claims.is_free_to, key))
+        sock = context.ports.bind(key, wanted, allowed, may=partial(context.claims.is_free_to, key))
         if sock is None:
             raise Refused(BindCode.NO_PORT)
         return sock
 
     def _listen(self, lease: Lease, sock: socket.socket) -> None:
         lease.hold(sock)
-        self._house.supervisor.start(lease.listen(), "listening for TCP visitors")
+        self._context.supervisor.start(lease.listen(), "listening for TCP visitors")
 
     # Taking over.
 
@@ -356,7 +354,7 @@ class Bindings:
         ghost.close()
         session = ghost.session
         if session is None:
-            self._house.expected.claim(ghost)
+            self._context.pending.claim(ghost)
             return
         logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
         assert ghost.holdings is not None, "a session confirms what it holds"
@@ -370,17 +368,17 @@ class Bindings:
     # Answering, and giving back.
 
     def _confirm(self, lease: Lease) -> None:
-        house = self._house
-        host = house.host_of(lease.name)
+        context = self._context
+        host = context.names.host_of(lease.name)
         lease.holdings = self
         self._session.say(
             Bound(
                 lease=lease.number,
                 host=host,
-                port=house.https_port,
-                unencrypted_host=house.tcp_host if lease.tcp_port else "",
+                port=context.https_port,
+                unencrypted_host=context.tcp_host if lease.tcp_port else "",
                 unencrypted_port=lease.tcp_port,
-                ticket=house.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner, lease.generation)),
+                ticket=context.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner, lease.generation)),
             )
         )
         logger.info(
@@ -390,16 +388,16 @@ class Bindings:
     def _release(self, number: int, *, for_good: bool = True) -> None:
         lease = self._leases.pop(number)
         lease.is_given_up = for_good
-        house = self._house
-        house.claims.record("released", lease, self._host)
+        context = self._context
+        context.claims.record("released", lease, self._host)
         lease.close()
-        house.registry.remove(lease)
+        context.registry.remove(lease)
         if lease.tcp_port:
-            house.claims.seen(lease.owner, f":{lease.tcp_port}")
+            context.claims.seen(lease.owner, f":{lease.tcp_port}")
             if not (lease.pool is not None and lease.pool.members):
-                house.ports.release(lease.tcp_port, lease.owner)
-        house.claims.seen(lease.owner, lease.name)
-        logger.info("client %s gave %s back", lease.owner, house.host_of(lease.name))
+                context.ports.release(lease.tcp_port, lease.owner)
+        context.claims.seen(lease.owner, lease.name)
+        logger.info("client %s gave %s back", lease.owner, context.names.host_of(lease.name))
 
 
 def _generation_before(ticket: Ticket | None, evicted: Lease | None) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edge_server.auth.failed_attempts import FailedAttempts
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.certificates.context_store import ContextStore
-from edge_server.clients.session import ClientSession
+from edge_server.clients.session import ClientSession, SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.snapshot import _trusted
@@ -53,8 +53,8 @@ Names = list[tuple[TunnelRecord, Any]]
 class WatchedGuest(ClientSession):
     """A guest whose session's end the world hears of."""
 
-    def __init__(self, house: EdgeServices, connection: Connection, wake: Any, on_gone: Any) -> None:
-        super().__init__(house, connection, wake, on_gone)
+    def __init__(self, context: SessionContext, connection: Connection, wake: Any, on_gone: Any) -> None:
+        super().__init__(context, connection, wake, on_gone)
         self.on_end: Callable[[WatchedGuest, Closed], None] = lambda _, __: None
         self.away_at: float | None = None
         self.is_over = False
@@ -83,7 +83,7 @@ class WatchedGuest(ClientSession):
     def open_ticket(self, bind: Bind) -> int:
         """Return the generation of the ticket that is shown; 0 without one."""
         assert self.identity is not None
-        ticket = self._house.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
+        ticket = self._context.binding.sealer.open(bind.ticket, self.identity.key) if bind.ticket else None
         return 0 if ticket is None else ticket.generation
 
     def session_away(self, closed: Closed) -> bool:
@@ -175,7 +175,7 @@ class ModelEdge(EdgeServer):
 
     def find(self, host: str) -> Lease | None:
         """Return the lease that a visitor's ClientHello leads to."""
-        return self._registry.find(self.house.name_of(host))
+        return self._registry.find(self.house.names.name_of(host))
 
     def find_name(self, name: str) -> Lease | None:
         """Return the lease of a name."""

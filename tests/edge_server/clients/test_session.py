@@ -36,7 +36,7 @@ class Scene:
         connection: Any = SimpleNamespace(
             address=("127.0.0.1", 1), close=lambda *_: None, write=lambda _, data: len(data)
         )
-        self.guest = ClientSession(house, connection, lambda: None, lambda _: None)
+        self.guest = ClientSession(house.session_context, connection, lambda: None, lambda _: None)
         self.guest.identity = Identity("a", Permissions(domains=None))
         self.guest._deadline.cancel()
         self.guest.session.link._dialogue.phase = Phase.OPEN

@@ -24,7 +24,6 @@ from edge_server.handoff.snapshot import (
     RETURN,
     STAMP,
     VERSION,
-    LastHeld,
     Sheet,
     SnapshotEntry,
 )
@@ -53,7 +52,7 @@ class Edge:
         clock.now = clock.now if now is None else now
         self.path = directory / FILE
         self.house = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
-        self.last_held = LastHeld(directory, KEY, self.house, clock)
+        self.last_held = self.house.make_snapshot(directory, KEY, clock)
         self.clients: list[Client] = []
 
     def client(self, identity: Identity) -> Client:
@@ -413,7 +412,7 @@ async def test_a_file_of_another_domain_or_key(runs: Runs, caplog: pytest.LogCap
     await edge.note(is_last=True)
     for key, domain in ((KEY, "example.org"), (bytes(32), "example.com")):
         other = dataclasses.replace(edge.house, domain=domain)
-        await LastHeld(runs.directory, key, other, runs.clock).expect()
+        await other.make_snapshot(runs.directory, key, runs.clock).expect()
         assert noted("of another --domain or ticket.key", caplog)
         caplog.clear()
 

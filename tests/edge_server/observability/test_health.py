@@ -57,7 +57,7 @@ async def test_background_work_that_fails_is_said_until_it_is_well(scene: Intros
     """By /readyz, by the figures, and by the log."""
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
     monkeypatch.setattr(supervision, "WELL_AFTER", 0.05)
-    supervisor, failed, goes_on = scene.house.supervisor, asyncio.Event(), asyncio.Event()
+    supervisor, failed, goes_on = scene.supervisor, asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         if failed.is_set():
@@ -80,7 +80,7 @@ async def test_background_work_that_fails_is_said_until_it_is_well(scene: Intros
 
 
 async def test_no_certificate_for_the_tunnels_is_said(scene: Introspection, monkeypatch):
-    monkeypatch.setattr(type(scene.house.certificates), "validities", lambda _: [])
+    monkeypatch.setattr(type(scene.certificates.contexts), "validities", lambda _: [])
     readiness = await Health(scene, probe=well).readiness()
     assert wrong(readiness) == {"certificate": "there is none for *.tunnel.localhost yet"}
 

@@ -26,6 +26,7 @@ from edge_server.certificates.acme.renewal import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings
 from edge_server.certificates.context_store import ContextStore
+from edge_server.certificates.policy import CertificatePolicy
 from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, read
 from edge_server.observability.prometheus import Exposition
 from edge_server.storage.steady_clock import Clock
@@ -124,8 +125,7 @@ async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene:
         keeper.want(name, "somebody", alone=False)
         keeper._ordered(keeper._entries[name], issue(name, now=now, days=days))
     keeper._ordered(keeper._entries["a.example.org"], AcmeError("no"))
-    house = dataclasses.replace(scene.house, acme=office, certificates=certificates)
-    scene = dataclasses.replace(scene, house=house)
+    scene = dataclasses.replace(scene, certificates=CertificatePolicy(certificates, office))
     assert dict(read(scene))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
     for days in (10, 60):
         ends = dict(read(scene))["certificate_expiry_timestamp_seconds"]["visitors",]
@@ -170,7 +170,7 @@ async def test_ten_thousand_random_names_add_nothing(edge: EdgeServer, scene: In
     assert series(scene) == before
     assert len(after) - size < 500, "no more than longer numbers"
     assert sum(scene.front.outcomes.values()) >= NAMES - 64
-    assert scene.house.ledger.came.total() == 0
+    assert scene.ledger.came.total() == 0
 
 
 def test_durations_are_counted_by_class():

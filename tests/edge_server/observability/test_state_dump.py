@@ -34,7 +34,7 @@ async def written(scene: Introspection, caplog: pytest.LogCaptureFixture) -> str
 
 async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
-        scene.house.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
+        scene.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
     path = scene.config.state_dir / state_dump.FILE
     assert await written(scene, caplog) == f"the edge's state is in {path}"
     state = json.loads(path.read_text())
@@ -43,7 +43,7 @@ async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Introspection, c
     assert len(state["visitors"]["entries"]) == state_dump.MAX_ENTRIES
     assert path.stat().st_size < 1024 * 1024
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    scene.house.ledger.now.clear()
+    scene.ledger.now.clear()
 
 
 async def test_the_next_takes_its_place(scene: Introspection, caplog):

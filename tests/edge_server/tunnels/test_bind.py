@@ -146,7 +146,7 @@ class Client:
     def __init__(self, house: EdgeServices, identity: Identity) -> None:
         self.session = FakeSession()
         superseded = partial(self.session.close, SessionCode.REPLACED)
-        self.holdings = Bindings(house, self.session, superseded)  # type: ignore[arg-type]
+        self.holdings = Bindings(house.bind_context, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
         made.append(self.holdings)
 
@@ -526,7 +526,7 @@ async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(house: EdgeServ
     house.certificates.hold("shop.example.org", *made_for("shop.example.org"))
     bound = Client(house, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
-    assert house.registry.find(house.name_of("shop.example.org")) is not None
+    assert house.registry.find(house.names.name_of("shop.example.org")) is not None
     assert house.registry.find("shop") is None
     assert house.claims.owner("shop.example.org") == "a"
     other = Identity("b", Permissions(domains=("*.example.org",)))
@@ -695,7 +695,7 @@ async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(hou
     lease.since -= 2 * UNCONFIRMED
     assert Client(house, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
     assert Client(house, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
-    assert Client(house, A).got(ticket=ticket, program=b"one", again=True).host == house.host_of(name)
+    assert Client(house, A).got(ticket=ticket, program=b"one", again=True).host == house.names.host_of(name)
 
 
 async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(house: EdgeServices):

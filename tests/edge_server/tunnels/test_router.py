@@ -14,7 +14,6 @@ from edge_server.certificates.acme.challenges import PROTOCOL, ChallengeStore
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert, ClientHello
 from edge_server.ingress.tls_listener import OVERLOADED, RedirectTarget, Route
-from edge_server.tunnels.router import Router
 from tests.edge_server.tunnels.test_bind import Client, build, made, made_for
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def authority(tmp_path: Path) -> DevelopmentAuthority:
 
 
 def route(house: EdgeServices, name: str | None, *alpn: str) -> Route | Alert | object:
-    return Router(house).route(ClientHello(name, alpn, 300), "192.0.2.1")
+    return house.make_router().route(ClientHello(name, alpn, 300), "192.0.2.1")
 
 
 async def test_a_domain_and_a_name_have_different_visitors(house: EdgeServices):
@@ -75,7 +74,7 @@ async def test_a_label_alone_is_no_host_name(house: EdgeServices, domain: str):
     Client(house, ANY).got(2, name="secret")
     for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
         assert route(house, name) is Alert.UNRECOGNIZED_NAME
-        assert Router(house).origin(name, "192.0.2.1") is None
+        assert house.make_router().origin(name, "192.0.2.1") is None
     assert isinstance(route(house, f"secret.{domain}"), Route)
 
 
@@ -111,7 +110,7 @@ async def test_who_comes_without_tls_is_told_where_a_tunnel_is(house: EdgeServic
     client = Client(house, ANY)
     client.got(1, name="web", allow=("192.0.2.0/24",))
     client.got(2, domain="shop.example.org", passthrough=True)
-    origin = Router(house).origin
+    origin = house.make_router().origin
     assert origin("web.example.com", "192.0.2.1") == RedirectTarget(f"https://web.example.com{said}", "a", "web")
     assert origin("shop.example.org", "198.51.100.1") == RedirectTarget(
         f"https://shop.example.org{said}", "a", "shop.example.org"
@@ -123,7 +122,7 @@ async def test_who_comes_without_tls_is_told_where_a_tunnel_is(house: EdgeServic
 
 async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(house: EdgeServices):
     house.admission.arrivals.budget = 0
-    assert Router(house).origin("web.example.com", "192.0.2.1") is OVERLOADED
+    assert house.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
     assert route(house, "web.example.com") is OVERLOADED
 
 

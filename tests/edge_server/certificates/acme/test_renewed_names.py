@@ -46,7 +46,7 @@ class Owner:
 
     @property
     def host(self) -> str:
-        return self.house.host_of(self.name)
+        return self.house.names.host_of(self.name)
 
     def due(self) -> list[str]:
         """What would be begun at the end of a certificate's life."""
@@ -96,8 +96,8 @@ async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     )
     server = EdgeServer(config)
     await server.start()
-    assert server.scene is not None
-    yield server.scene.house
+    assert server._house is not None
+    yield server._house
     await server.stop()
 
 

@@ -1,0 +1,55 @@
+"""Which host names have a certificate, and which of them are to get one of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_server.certificates.acme.service import AcmeService
+    from edge_server.certificates.context_store import ContextStore, Validity
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatePolicy:
+    """Decides about certificates for visitors, from those that are there and from ACME."""
+
+    contexts: ContextStore
+    acme: AcmeService | None = None
+    """Orders certificates; None if ACME is off."""
+
+    @property
+    def expects_shared_certificate(self) -> bool:
+        """Return True if one certificate is to cover all names below the edge's domain; else each has its own."""
+        return self.acme is None or self.acme.keeper.is_for_all or self.contexts.has_files
+
+    def can_certify(self, host: str) -> bool:
+        """Return True if there is, or will be, a certificate for this host name alone."""
+        return self.acme is not None or self.contexts.is_development or self.contexts.covers(host, h2=False)
+
+    def allows_h2(self, host: str, *, is_whole_domain: bool) -> bool:
+        """Return True if HTTP/2 may be offered for a host name.
+
+        A certificate that also covers other names forbids it, because browsers may then send requests for one
+        name on the connection of another.
+        """
+        will_have_its_own = self.acme is not None or (is_whole_domain and self.contexts.is_development)
+        return will_have_its_own or self.contexts.h2_allowed(host)
+
+    def order_missing(self, host: str, owner: str, *, h2: bool) -> None:
+        """Have ACME order a certificate for a host name, unless one covers it; it is renewed if it was ordered."""
+        if self.acme is None:
+            return
+        keeper = self.acme.keeper
+        if keeper.is_asked_for(host) or not self.contexts.covers(host, h2=h2):
+            keeper.want(host, owner, alone=h2)
+
+    def validities(self) -> list[Validity]:
+        """Return the validity of each certificate for visitors.
+
+        Certificates of ACME for names that nobody owns any more are left out: they are not renewed, and their end
+        is no cause for an alarm.
+        """
+        standings = self.acme.standings if self.acme is not None else []
+        left_over = {frozenset(standing.names) for standing in standings if not standing.is_wanted}
+        return [each for each in self.contexts.validities() if each.names not in left_over]

@@ -1,0 +1,45 @@
+"""The parts of an edge that decide about a Bind and carry it out, shared by all clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edge_server.auth.bandwidth import BandwidthLimiter
+    from edge_server.auth.request_limit import RequestLimiter
+    from edge_server.auth.token_registry import TokenRegistry
+    from edge_server.certificates.policy import CertificatePolicy
+    from edge_server.ingress.admission import Admission
+    from edge_server.ingress.tcp_ports import TcpPorts
+    from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.ownership import NameOwnership
+    from edge_server.tunnels.pending import PendingTunnels
+    from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.tickets import TicketSealer
+    from edge_server.tunnels.visitor_log import VisitorLog
+    from quictunnel.shared.supervision import Supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindContext:
+    """Everything that the bindings of a client consult or change."""
+
+    admission: Admission
+    certificates: CertificatePolicy
+    claims: NameOwnership
+    fresh_names: RequestLimiter
+    """Limits how many random names a token is given."""
+    https_port: int
+    """Port of TLS visitors, as clients are told it."""
+    ledger: VisitorLog
+    names: NameDirectory
+    pending: PendingTunnels
+    ports: TcpPorts
+    registry: Registry
+    sealer: TicketSealer
+    shaping: BandwidthLimiter
+    supervisor: Supervisor
+    tcp_host: str
+    """Host of TCP visitors, as clients are told it."""
+    tokens: TokenRegistry
