@@ -15,7 +15,7 @@ from edge_server.clients.session_table import SessionTable
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.services import EdgeServices
 from edge_server.storage.steady_clock import Clock
-from edge_server.tunnels.domain_check import domains_of
+from edge_server.tunnels.domain_check import DomainCheck, make_domain_check
 from edge_server.tunnels.names import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
@@ -78,7 +78,7 @@ def build_house(
         claims=claims,
         clock=clock,
         domain=config.domain,
-        domains=domains_of(config),
+        domains=domain_check_of(config),
         expected=PendingTunnels(registry, ports, admission, ledger=ledger, hold=config.hold),
         https_port=https_port,
         ledger=ledger,
@@ -89,6 +89,15 @@ def build_house(
         tcp_host=config.shown_tcp_host,
         tokens=tokens,
     )
+
+
+def domain_check_of(config: EdgeConfig) -> DomainCheck:
+    """Return the check of where custom domains point, as the configuration wants it. Raises ConfigError."""
+    if config.skip_domain_check:
+        return DomainCheck()
+    # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.
+    own = (config.public_host, config.domain, f"edge.{config.domain}")
+    return make_domain_check(own, config.https[0], config.resolver)
 
 
 def take_certificates(config: EdgeConfig, certificates: ContextStore, authority: DevelopmentAuthority) -> None:

@@ -22,8 +22,6 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-    from edge_server.config.edge_config import EdgeConfig
-
 logger = logging.getLogger(__name__)
 
 LOOKUP: Final = 5.0
@@ -117,16 +115,18 @@ async def system_addresses(name: str) -> frozenset[str]:
     return frozenset(str(ip_address(str(address[0]).partition("%")[0])) for *_, address in found)
 
 
-def domains_of(config: EdgeConfig) -> DomainCheck:
-    """As a configuration wants them checked. Raises ConfigError."""
-    if config.skip_domain_check:
-        return DomainCheck()
-    # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.
-    own = [config.public_host, config.domain, f"edge.{config.domain}"]
+def make_domain_check(own: Sequence[str], address: str, resolver: str) -> DomainCheck:
+    """Return the check of an edge that is reached under these names. Raises ConfigError.
+
+    Args:
+        own: names and addresses of the edge; empty ones are left out.
+        address: the address that the edge listens on for visitors, which counts if it is a public one.
+        resolver: the DNS server to ask, ``HOST`` or ``HOST:PORT``; empty for the system's resolver.
+    """
     with contextlib.suppress(ValueError):
         # An address that only this machine's network knows is none that a domain could have.
-        own += [config.https[0]] if ip_address(config.https[0]).is_global else []
-    resolve = addresses_from(read_server(config.resolver, "--resolver")) if config.resolver else system_addresses
+        own = [*own, address] if ip_address(address).is_global else own
+    resolve = addresses_from(read_server(resolver, "--resolver")) if resolver else system_addresses
     return DomainCheck(own, resolve)
 
 

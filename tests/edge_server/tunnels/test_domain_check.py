@@ -16,9 +16,9 @@ from edge_server.tunnels.domain_check import (
     MAX_REMEMBERED,
     DomainCheck,
     addresses_from,
-    domains_of,
     system_addresses,
 )
+from edge_server.wiring import domain_check_of
 from quictunnel.errors import ConfigError
 from tests.edge_server.certificates.acme.pebble import Names, names
 
@@ -149,10 +149,10 @@ async def test_a_name_server_of_the_operators_choice(server: Names):
     with pytest.raises(OSError, match=r"broken\.example\.org"):
         await addresses("broken.example.org")
     config = parse(["--domain", "tunnel.example.com", "--resolver", f"127.0.0.1:{server.dns}"])
-    assert not await domains_of(config).point_here("far.example.org")
-    assert await domains_of(config).point_here("near.example.org")
+    assert not await domain_check_of(config).point_here("far.example.org")
+    assert await domain_check_of(config).point_here("near.example.org")
     skips = parse(["--domain", "tunnel.example.com", "--resolver", "127.0.0.1:1", "--skip-domain-check"])
-    assert await domains_of(skips).point_here("far.example.org")
+    assert await domain_check_of(skips).point_here("far.example.org")
 
 
 async def test_a_name_server_may_be_said_by_its_name(server: Names):
@@ -172,7 +172,9 @@ async def test_the_systems_own_resolver():
     ("https", "is_ours"), [("198.51.100.7:443", False), ("0.0.0.0:443", False), ("8.8.4.4:443", True)]
 )
 def test_an_address_of_the_public_network_is_the_edges_own(https: str, is_ours: bool):
-    own = domains_of(parse(["--domain", "t.example.com", "--https", https, "--public-host", "p.example.com"]))._own
+    own = domain_check_of(
+        parse(["--domain", "t.example.com", "--https", https, "--public-host", "p.example.com"])
+    )._own
     assert own[:3] == ["p.example.com", "t.example.com", "edge.t.example.com"]
     assert (https.partition(":")[0] in own) is is_ours
 
