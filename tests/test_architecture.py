@@ -1,4 +1,4 @@
-"""The house, held up by its walls: who may import whom, how large a room may be, what a test may leave out."""
+"""The structure of the source tree: which folder imports which, sizes of files, reasons for exemptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
@@ -23,7 +23,7 @@ MAX_FUNCTION = 100
 
 @cache
 def sources() -> dict[str, Path]:
-    """Every module of the product, by its dotted name."""
+    """Return every module of the product by its dotted name."""
     found = {}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
@@ -34,12 +34,17 @@ def sources() -> dict[str, Path]:
 
 @cache
 def tree(module: str) -> ast.Module:
+    """Return the syntax tree of a module."""
     return ast.parse(sources()[module].read_text())
 
 
 def statements(node: ast.AST, *, lazy: bool, typing: bool) -> Iterator[ast.stmt]:
-    """Import statements below a node: those within functions too (``lazy``), and those that only a type checker
-    runs (``typing``)."""
+    """Yield the import statements below a node.
+
+    Args:
+        lazy: include those within functions.
+        typing: include those that only a type checker runs.
+    """
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import | ast.ImportFrom):
             yield child
@@ -56,7 +61,10 @@ def statements(node: ast.AST, *, lazy: bool, typing: bool) -> Iterator[ast.stmt]
 
 @cache
 def imports(module: str, *, lazy: bool = True, typing: bool = True) -> frozenset[str]:
-    """Dotted names that a module imports; of ``from a import b`` both ``a`` and, where b is a module, ``a.b``."""
+    """Return the dotted names that a module imports.
+
+    Of ``from a import b`` these are ``a``, and ``a.b`` if that is a module.
+    """
     names = set()
     for statement in statements(tree(module), lazy=lazy, typing=typing):
         if isinstance(statement, ast.Import):
@@ -71,20 +79,218 @@ def imports(module: str, *, lazy: bool = True, typing: bool = True) -> frozenset
     return frozenset(names)
 
 
-def is_in(name: str, room: str) -> bool:
-    return name == room or name.startswith(room + ".")
+def is_in(name: str, package: str) -> bool:
+    """Return True if a module is a package, or is within it."""
+    return name == package or name.startswith(package + ".")
 
 
-def modules_of(*rooms: str) -> list[str]:
-    return sorted(module for module in sources() if any(is_in(module, room) for room in rooms))
+def modules_of(*packages: str) -> list[str]:
+    """Return the modules within some packages."""
+    return sorted(module for module in sources() if any(is_in(module, package) for package in packages))
 
 
 def ours(names: frozenset[str]) -> list[str]:
-    """The names that are this project's; the package alone is only its lazy door."""
+    """Return the names of this project's modules, without the top packages, which load their parts lazily."""
     return sorted(name for name in names if name.partition(".")[0] in PACKAGES and name not in PACKAGES)
 
 
-# The arrows.
+# Imports between folders.
+
+ROOT_FOLDER: Final = "(root)"
+"""The files at the root of a package: its composition root, and what its users import."""
+
+
+class Folder(NamedTuple):
+    """A folder of a package, and the folders of the same package that it may import."""
+
+    reason: str
+    may_import: tuple[str, ...] = ()
+
+
+EDGE_FOLDERS: Final = {
+    ROOT_FOLDER: Folder("puts the edge together, starts, reloads and stops it", ("*",)),
+    "cli": Folder(
+        "the operator's commands, on the files of an edge that runs or does not",
+        ("admin", "auth", "certificates", "clients", "config", "observability", "storage", "tunnels"),
+    ),
+    "admin": Folder(
+        "the operator's page and API, which show and end what the folders below hold",
+        ("auth", "certificates", "clients", "config", "observability", "storage", "tunnels"),
+    ),
+    "observability": Folder(
+        "metrics, health and dumps read every part that serves, and change none",
+        ("auth", "certificates", "clients", "config", "ingress", "tunnels"),
+    ),
+    "handoff": Folder(
+        "hot restart and the snapshot pass tunnels, their ports and their owners on",
+        ("auth", "ingress", "storage", "tunnels"),
+    ),
+    "clients": Folder(
+        "a client's session checks its token, has its share of memory, and binds tunnels",
+        ("auth", "resources", "tunnels"),
+    ),
+    "tunnels": Folder(
+        "a tunnel has an owner, certificates, places for visitors, and a record that outlives the process",
+        ("auth", "certificates", "ingress", "resources", "storage"),
+    ),
+    "config": Folder("the options name ACME's challenges and check its settings", ("certificates",)),
+    "certificates": Folder(
+        "certificates are met by visitors, proved on the public ports, and kept on disk",
+        ("ingress", "resources", "storage"),
+    ),
+    "auth": Folder("tokens are kept on disk; strangers are counted by their network", ("resources", "storage")),
+    "ingress": Folder("visitors get a share of the places and descriptors that there are", ("resources",)),
+    "storage": Folder("the state directory and its databases know nothing of what is kept in them"),
+    "resources": Folder("budgets and shares know nothing of what they are shared out to"),
+}
+"""Folders of ``edge_server`` from the top to the bottom; each may import only what stands below it."""
+
+CLIENT_FOLDERS: Final = {
+    "cli": Folder(
+        "the command line runs the public API, and shows what the other folders report",
+        ("doctor", ROOT_FOLDER, "status", "origin", "config", "shared", "transport"),
+    ),
+    "doctor": Folder(
+        "each check tries one part of the way from this machine to the edge",
+        (ROOT_FOLDER, "connection", "config", "shared", "transport", "wire"),
+    ),
+    "integrations": Folder(
+        "notebooks and test suites use the public API as any program does", (ROOT_FOLDER, "config", "shared")
+    ),
+    ROOT_FOLDER: Folder(
+        "the public API: a client and its tunnels, put together from the folders below",
+        ("status", "inspect", "connection", "origin", "config", "shared", "transport"),
+    ),
+    "status": Folder("running clients tell their state over a local socket", ("shared", "transport")),
+    "inspect": Folder(
+        "the inspector copies what passes between a stream and its origin",
+        ("origin", "shared", "transport", "wire"),
+    ),
+    "connection": Folder(
+        "one connection to the edge dials, binds, resumes, and hands streams to their origin",
+        ("origin", "config", "shared", "transport", "wire"),
+    ),
+    "origin": Folder("streams are joined to sockets of the local service", ("transport", "wire")),
+    "config": Folder("options come from files and the environment", ("shared",)),
+    "shared": Folder("helpers of client and edge; of the transport only its lazy imports", ("transport",)),
+    "transport": Folder("sessions and QUIC engines carry the messages of the wire", ("wire",)),
+    "wire": Folder("messages and their state machines, without input or output"),
+}
+"""Folders of ``quictunnel``, likewise. ``errors`` and ``version`` are files that every folder may import."""
+
+UPWARD: Final = {
+    ("quictunnel.__main__", "quictunnel.cli.main"): "``python -m quictunnel`` is the command line",
+    ("quictunnel.connection.leases", "quictunnel.tunnel"): "the public record of a tunnel is made by its lease",
+}
+"""Single imports that run against the tables, until they are mended: file, file, and why."""
+
+LEAVES: Final = ("quictunnel.errors", "quictunnel.version")
+"""Parts that the edge shares with the client, besides the transport."""
+
+
+def folder_of(module: str) -> str:
+    """Return the folder of a module within its package."""
+    package, *parts = module.split(".")
+    is_folder = bool(parts) and (ROOT / package / parts[0]).is_dir()
+    return parts[0] if is_folder else ROOT_FOLDER
+
+
+@pytest.mark.parametrize(("package", "folders"), [("edge_server", EDGE_FOLDERS), ("quictunnel", CLIENT_FOLDERS)])
+def test_folders_import_only_what_stands_below_them(package, folders):
+    order = list(folders)
+    for name, folder in folders.items():
+        below = order[order.index(name) + 1 :]
+        assert "*" in folder.may_import or set(folder.may_import) <= set(below), (
+            f"{name}: the table is not ordered"
+        )
+    wrong = set()
+    for module in modules_of(package):
+        here = folder_of(module)
+        for name in ours(imports(module)):
+            there = folder_of(name)
+            if name in LEAVES or not is_in(name, package) or name not in sources() or there == here:
+                continue
+            if there not in folders[here].may_import and "*" not in folders[here].may_import:
+                wrong.add((module, name))
+    known = {pair for pair in UPWARD if is_in(pair[0], package)}
+    assert wrong - known == set(), "imports that the table of folders does not allow"
+    assert known - wrong == set(), "mended: remove them from UPWARD"
+
+
+CIRCLES: Final[dict[frozenset[str], str]] = {
+    frozenset(
+        f"quictunnel.inspect{name}"
+        for name in (
+            "",
+            ".bodies",
+            ".connection_parser",
+            ".curl",
+            ".decoding",
+            ".exchange_store",
+            ".http1",
+            ".inspector",
+            ".recorder",
+            ".replay",
+            ".tap",
+            ".views",
+            ".web_app",
+            ".websocket",
+        )
+    ): "the package's door opens the inspector, and its parts import each other through the package",
+    frozenset(
+        f"quictunnel.transport.{name}" for name in ("incoming_stream", "session", "stream")
+    ): "a stream asks its session for credit, and the session owns its streams",
+    frozenset(
+        f"quictunnel.transport.engines.aioquic.{name}" for name in ("congestion", "recovery")
+    ): "each subclasses or asks the other's part of aioquic",
+    frozenset(
+        f"quictunnel.transport.engines.aioquic.{name}"
+        for name in ("anti_amplification", "frames", "packet_sender", "quic_connection")
+    ): "parts of one connection, which they are given whole",
+    frozenset(
+        f"quictunnel.transport.engines.aioquic.{name}" for name in ("connection_adapter", "engine", "routing")
+    ): "an adapter tells its engine when it closes",
+}
+"""Circles of files that are not mended yet, and why."""
+
+
+def circles() -> set[frozenset[str]]:
+    """Return the groups of modules that import each other, directly or not (Tarjan 1972).
+
+    Imports within functions and those for a type checker count.
+    """
+    graph = {module: [n for n in imports(module) if n in sources()] for module in sources()}
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: set[frozenset[str]] = set()
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for following in graph[module]:
+            if following not in index:
+                visit(following)
+                low[module] = min(low[module], low[following])
+            elif following in stack:
+                low[module] = min(low[module], index[following])
+        if low[module] == index[module]:
+            group = frozenset(stack[stack.index(module) :])
+            del stack[stack.index(module) :]
+            if len(group) > 1:
+                found.add(group)
+
+    for module in graph:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_file_is_in_a_circle_of_imports():
+    """Typing imports count: a reader who follows names runs in circles as an interpreter does."""
+    found = circles()
+    assert [sorted(each) for each in found - CIRCLES.keys()] == []
+    assert [sorted(each) for each in CIRCLES.keys() - found] == [], "mended: remove them from CIRCLES"
 
 
 def test_errors_import_nothing_of_ours():
@@ -92,21 +298,21 @@ def test_errors_import_nothing_of_ours():
 
 
 @pytest.mark.parametrize("module", modules_of("quictunnel.wire"))
-def test_the_wire_only_thinks(module):
+def test_the_wire_does_no_input_or_output(module):
     allowed = ("quictunnel.errors", "quictunnel.wire")
-    assert [name for name in ours(imports(module)) if not any(is_in(name, room) for room in allowed)] == []
+    assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
     forbidden = {"asyncio", "socket", "time", "random", "secrets", "threading", "datetime", "os", "ssl", "aioquic"}
     assert {name.partition(".")[0] for name in imports(module)} & forbidden == set()
 
 
 @pytest.mark.parametrize("module", modules_of("quictunnel.transport"))
-def test_the_transport_stands_on_the_wire_alone(module):
+def test_the_transport_imports_the_wire_alone(module):
     allowed = ("quictunnel.errors", "quictunnel.wire", "quictunnel.transport")
-    assert [name for name in ours(imports(module)) if not any(is_in(name, room) for room in allowed)] == []
+    assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
 
 @pytest.mark.parametrize("module", modules_of(*PACKAGES))
-def test_a_quic_library_is_known_to_its_adapter_only(module):
+def test_a_quic_library_is_imported_by_its_adapter_only(module):
     libraries = {"aioquic", "quictunnel_native"} & {name.partition(".")[0] for name in imports(module)}
     if not is_in(module, "quictunnel.transport.engines"):
         assert libraries == set()
@@ -117,9 +323,8 @@ def test_a_quic_library_is_known_to_its_adapter_only(module):
 
 
 @pytest.mark.parametrize("module", modules_of("quictunnel"))
-def test_the_client_half_does_not_know_the_edge(module):
-    """Except ``quictunnel demo`` and the fixtures for pytest, which are both, and which load the edge when they
-    run."""
+def test_the_client_does_not_import_the_edge(module):
+    """``quictunnel demo`` and the fixtures for pytest run an edge, and load it only then."""
     other = {name for name in imports(module) if name.partition(".")[0] in ("edge_server", "certs")}
     if module not in ("quictunnel.cli.demo", "quictunnel.integrations.pytest_plugin"):
         assert other == set()
@@ -127,50 +332,31 @@ def test_the_client_half_does_not_know_the_edge(module):
     assert {name for name in at_once if name.partition(".")[0] in ("edge_server", "certs")} == set()
 
 
-# What the edge shares with the client besides the transport: leaves, which know nothing of either.
-SHARED = ("quictunnel.config", "quictunnel.shared", "quictunnel.version")
+SHARED: Final = ("quictunnel.config", "quictunnel.shared", "quictunnel.version")
 
 
 @pytest.mark.parametrize("module", modules_of("edge_server", "certs"))
-def test_the_edge_does_not_know_the_client_half(module):
+def test_the_edge_imports_only_what_it_shares_with_the_client(module):
     allowed = ("quictunnel.errors", "quictunnel.wire", "quictunnel.transport", "edge_server", "certs", *SHARED)
-    assert [name for name in ours(imports(module)) if not any(is_in(name, room) for room in allowed)] == []
+    assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
 
 @pytest.mark.parametrize("module", modules_of(*SHARED))
-def test_what_both_halves_share_stands_on_nothing_but_itself(module):
+def test_what_both_share_imports_nothing_else(module):
     # The package of transport is empty, and these two of its modules know the standard library alone.
     transport = tuple(f"quictunnel.transport{module}" for module in ("", ".lazy_imports", ".unpatched"))
     allowed = ("quictunnel.errors", *transport)
     found = ours(imports(module))
-    assert [name for name in found if name not in allowed and not any(is_in(name, room) for room in SHARED)] == []
+    assert [name for name in found if name not in allowed and not any(is_in(name, each) for each in SHARED)] == []
 
 
 @pytest.mark.parametrize("module", modules_of("certs"))
-def test_certificates_do_not_know_the_edge(module):
+def test_certificates_do_not_import_the_edge(module):
     assert [name for name in imports(module) if is_in(name, "edge_server")] == []
 
 
-def test_no_module_imports_itself_in_a_circle():
-    """At import time, that is; what only a type checker needs may point back."""
-    graph = {
-        module: [n for n in imports(module, lazy=False, typing=False) if n in sources()] for module in sources()
-    }
-    done: set[str] = set()
-
-    def visit(module: str, path: tuple[str, ...]) -> None:
-        assert module not in path, " -> ".join([*path, module])
-        if module not in done:
-            for following in graph[module]:
-                visit(following, (*path, module))
-            done.add(module)
-
-    for module in graph:
-        visit(module, ())
-
-
 def loaded_by(statement: str) -> set[str]:
-    """Modules that a fresh interpreter has after a statement."""
+    """Return the modules that a fresh interpreter has loaded after a statement."""
     program = f"{statement}\nimport sys; print(' '.join(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     return set(ended.stdout.split())
@@ -223,11 +409,11 @@ def test_what_an_import_does_not_load(statement, absent):
     assert loaded_by(statement) & absent == set()
 
 
-# The rooms.
+# Modules.
 
 
 @pytest.mark.parametrize("module", modules_of(*PACKAGES))
-def test_a_room_says_what_it_is_for_and_stays_small(module):
+def test_a_module_has_a_docstring_and_stays_small(module):
     source = sources()[module].read_text()
     if source.strip():
         assert ast.get_docstring(tree(module)), "no docstring"
@@ -271,14 +457,15 @@ def test_no_test_is_skipped_without_a_reason():
 
 
 def test_the_test_tree_mirrors_the_source():
-    """A folder of tests is a room of the source, or one of the beds that several rooms are tested in."""
-    beds = {
+    """A folder of tests has the name of a folder of the source, or of a way to test several."""
+    known = {
         "load",
         "simnet",
         "model",
         "fuzz",
         "netlab",
         "e2e",
+        "harness",
         "perf",
         "client",
         "cli",
@@ -290,4 +477,4 @@ def test_the_test_tree_mirrors_the_source():
     }
     assert {
         path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"
-    } <= beds
+    } <= known
