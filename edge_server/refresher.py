@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from edge_server.clients.session import ClientSession
-    from edge_server.services import EdgeServices
     from edge_server.tunnels.lease import Lease
+    from edge_server.wiring import EdgeServices
 
 logger = logging.getLogger(__name__)
 
@@ -35,11 +35,11 @@ MAX_SHOWN: Final = 200
 class Refresher:
     """See the module."""
 
-    def __init__(self, house: EdgeServices, guests: Collection[ClientSession]) -> None:
-        self._house = house
+    def __init__(self, services: EdgeServices, guests: Collection[ClientSession]) -> None:
+        self._services = services
         self._guests = guests
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
-        self._task = house.supervisor.keep_running(self._run, WORK)
+        self._task = services.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
         self._told: dict[str, str] = {}
         """Of what cannot be read, so that it is said once."""
@@ -56,25 +56,25 @@ class Refresher:
             try:
                 await self._look()
             except Exception as error:  # noqa: BLE001 - a fault of ours in one look must not be the last look
-                self._house.supervisor.turn_failed(WORK, error)
+                self._services.supervisor.turn_failed(WORK, error)
             else:
-                self._house.supervisor.recovered(WORK)
+                self._services.supervisor.recovered(WORK)
 
     async def _look(self) -> None:
-        loop, house = asyncio.get_running_loop(), self._house
-        house.clock.look()
+        loop, services = asyncio.get_running_loop(), self._services
+        services.clock.look()
         for what, read in (
-            ("tokens", house.tokens.refresh),
-            ("claims", house.claims.synchronise),
-            ("certificates", house.certificates.refresh),
+            ("tokens", services.tokens.refresh),
+            ("claims", services.claims.synchronise),
+            ("certificates", services.certificates.refresh),
         ):
             await self._read(what, read)
         self._apply()
         if loop.time() >= self._seen_at + LOOK_AT_CLAIMS:
             self._seen_at = loop.time()
             self._see_claims()
-            if house.clock.is_settled:
-                house.claims.sweep(house.names.held)
+            if services.clock.is_settled:
+                services.claims.sweep(services.names.held)
 
     async def _read(self, what: str, read: Callable[[], object]) -> None:
         try:
@@ -87,48 +87,48 @@ class Refresher:
             self._told.pop(what, None)
 
     def _apply(self) -> None:
-        house = self._house
-        if house.claims.settle():
+        services = self._services
+        if services.claims.settle():
             self._withdraw()
-        if names := house.certificates.settle():
+        if names := services.certificates.settle():
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])
         for guest in tuple(self._guests):
             guest.check_rights()
-        house.sessions.forget_superseded(house.tokens.is_over)
+        services.sessions.forget_superseded(services.tokens.is_over)
 
     def _withdraw(self) -> None:
         """End what is held of names that the operator has banned, and whoever comes from where nobody may."""
-        house = self._house
-        house.admission.ban(house.claims.banned_networks())
+        services = self._services
+        services.admission.ban(services.claims.banned_networks())
         for guest in tuple(self._guests):
-            if not house.admission.admits(guest.peer):
+            if not services.admission.admits(guest.peer):
                 guest.end(SessionCode.BANNED)
         # Also those whose lease is over, and who stayed.
-        for lease in tuple(house.registry.alive):
+        for lease in tuple(services.registry.alive):
             if self._is_banned(lease):
                 lease.end_visitors()
             else:
-                lease.end_visitors(house.admission.admits)
-        for lease in house.registry:
+                lease.end_visitors(services.admission.admits)
+        for lease in services.registry:
             for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
                 if self._is_banned(each):
                     self._take_away(each)
 
     def _is_banned(self, lease: Lease) -> bool:
-        owner = self._house.claims.owner
+        owner = self._services.claims.owner
         return BANNED in (owner(lease.name), owner(f":{lease.tcp_port}"))
 
     def _take_away(self, lease: Lease) -> None:
         logger.info("%s is withdrawn from client %s", lease.name, lease.owner)
-        self._house.claims.record("banned", lease, "")
+        self._services.claims.record("banned", lease, "")
         if lease.holdings is None:
-            self._house.expected.give_up(lease)
+            self._services.pending.give_up(lease)
         else:
             lease.holdings.lose(lease, BindCode.BANNED)
 
     def _see_claims(self) -> None:
-        house = self._house
-        for lease in house.registry:
-            house.claims.seen(lease.owner, lease.name)
-            house.claims.seen(lease.owner, f":{lease.tcp_port}")
-            house.claims.record("seen", lease, "")
+        services = self._services
+        for lease in services.registry:
+            services.claims.seen(lease.owner, lease.name)
+            services.claims.seen(lease.owner, f":{lease.tcp_port}")
+            services.claims.record("seen", lease, "")

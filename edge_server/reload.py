@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from edge_server.config.edge_config import EdgeConfig, Reading
-    from edge_server.services import EdgeServices
+    from edge_server.wiring import EdgeServices
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class ReloadOutcome:
 Apply: TypeAlias = "Callable[[EdgeConfig], Awaitable[ReloadOutcome]]"
 
 
-async def reconfigure(house: EdgeServices, before: EdgeConfig, wanted: EdgeConfig) -> ReloadOutcome:
+async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeConfig) -> ReloadOutcome:
     """Apply the options of ``wanted`` that may change while the edge serves.
 
     Raises ConfigError; then nothing has changed.
@@ -53,14 +53,14 @@ async def reconfigure(house: EdgeServices, before: EdgeConfig, wanted: EdgeConfi
             # between a development authority and files: other names, another chain, and no visitor who expects it
             live = [name for name in live if name not in ("cert", "key")]
         else:
-            read = house.certificates.read_other
+            read = services.certificates.read_other
             use = await asyncio.to_thread(read, before.cert, wanted.cert, wanted.key, before.domain)
             use()
     changes: dict[str, Any] = {name: getattr(wanted, name) for name in live}
     config = dataclasses.replace(before, **changes)
     # From here on nothing fails. ``grace`` is looked up when it is wanted.
-    house.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
-    house.sessions.hold = house.expected.hold = config.hold
+    services.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
+    services.sessions.hold = services.pending.hold = config.hold
     if {"log_format", "log_level"} & set(live):
         logs.set_up(config)
     waiting = [name for name in different if name not in live]

@@ -51,7 +51,7 @@ from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import VisitorLog
-from edge_server.wiring import build_house, make_engine, take_certificates
+from edge_server.wiring import build_services, make_engine, take_certificates
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import format_address, is_name, on_this_machine
 from quictunnel.transport import descriptors
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
     from edge_server.handoff.protocol import HandoffChannel, Held, InheritedSockets
     from edge_server.handoff.snapshot import LastHeld
     from edge_server.reload import ReloadOutcome
-    from edge_server.services import EdgeServices
     from edge_server.storage.state_dir import ClientEnv
+    from edge_server.wiring import EdgeServices
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Connection
     from quictunnel.transport.link import Link
@@ -101,7 +101,7 @@ class EdgeServer:
         self._front: TlsListener | None = None
         self._https: asyncio.Server | None = None
         self._client_env: ClientEnv | None = None
-        self._house: EdgeServices | None = None
+        self._services: EdgeServices | None = None
         self._is_draining = False
         self._listening: socket.socket | None = None
         self._udp: UdpSocket | None = None
@@ -153,7 +153,7 @@ class EdgeServer:
                 )
             # The public port next, because leases are told its number...
             self._listening = https_socket(config, self._given) if inherited is None else inherited.https
-            house = self._house = build_house(
+            services = self._services = build_services(
                 config,
                 state,
                 self._listening.getsockname()[1],
@@ -164,11 +164,11 @@ class EdgeServer:
                 token=self.token,
             )
             door = acme_http_socket(config, self._given)
-            if house.acme is not None:
-                await house.acme.open(door)
-            self._admission.ban(house.claims.banned_networks())
-            self.https_port = house.https_port
-            self._front = self._make_front(house)
+            if services.acme is not None:
+                await services.acme.open(door)
+            self._admission.ban(services.claims.banned_networks())
+            self.https_port = services.https_port
+            self._front = self._make_front(services)
             self._udp = (
                 await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
             )
@@ -181,8 +181,8 @@ class EdgeServer:
                 inherited.close()
             raise
         for name, sock in names:
-            await house.expected.add(name, sock)
-        self._last_held = house.make_snapshot(state.path, state.key("ticket"))
+            await services.pending.add(name, sock)
+        self._last_held = services.make_snapshot(state.path, state.key("ticket"))
         if inherited is None:
             await self._last_held.expect()
         # ... then the door for clients, who bring the names that visitors ask for.
@@ -191,12 +191,12 @@ class EdgeServer:
         self._tracing = QlogRecorder(self._endpoint, config.state_dir)
         self._tracing.trace_all(tracer)
         self._https = await accept_from(self._listening, self._front)
-        if house.acme is not None:
-            await house.acme.start(house.supervisor)
-        self._watch = Refresher(house, self._guests)
+        if services.acme is not None:
+            await services.acme.start(services.supervisor)
+        self._watch = Refresher(services, self._guests)
         self._last_held.keep()
-        self._gauges = self._watch_machine(house.supervisor)
-        self.scene = self._look_at(house, identity[0])
+        self._gauges = self._watch_machine(services.supervisor)
+        self.scene = self._look_at(services, identity[0])
         self._given.close()
         if self.admin is not None:
             await self.admin.start(self.scene, self.asked_to_drain.set)
@@ -206,32 +206,32 @@ class EdgeServer:
             self._offer = self._make_offer(state)
         logger.info("QUIC engine: %s %s", engine.name, engine.version)
 
-    def _look_at(self, house: EdgeServices, identity: Path) -> Introspection:
+    def _look_at(self, services: EdgeServices, identity: Path) -> Introspection:
         """Return the view of this edge for its page, its metrics and its dumps."""
         assert self._endpoint is not None
         assert self._front is not None
         assert self._tracing is not None
         assert self._udp is not None
         return Introspection(
-            admission=house.admission,
-            attempts=house.attempts,
-            certificates=house.certificate_policy,
-            claims=house.claims,
+            admission=services.admission,
+            attempts=services.attempts,
+            certificates=services.certificate_policy,
+            claims=services.claims,
             config=self.config,
             endpoint=self._endpoint,
             front=self._front,
             guests=self._guests,
-            https_port=house.https_port,
+            https_port=services.https_port,
             identity=identity,
             is_draining=lambda: self._is_draining,
             lag=self.lag,
-            ledger=house.ledger,
-            names=house.names,
-            now=house.clock.now,
-            pending=house.expected,
-            registry=house.registry,
-            sessions=house.sessions,
-            supervisor=house.supervisor,
+            ledger=services.ledger,
+            names=services.names,
+            now=services.clock.now,
+            pending=services.pending,
+            registry=services.registry,
+            sessions=services.sessions,
+            supervisor=services.supervisor,
             tracing=self._tracing,
             udp=self._udp,
         )
@@ -244,8 +244,8 @@ class EdgeServer:
             ),
         ]
 
-    def _make_front(self, house: EdgeServices) -> TlsListener:
-        router, admission = house.make_router(), self._admission
+    def _make_front(self, services: EdgeServices) -> TlsListener:
+        router, admission = services.make_router(), self._admission
         return TlsListener(
             router.route,
             origin=router.origin,
@@ -299,11 +299,11 @@ class EdgeServer:
     async def reconfigure(self, config: EdgeConfig) -> ReloadOutcome:
         """Take over what may change while it serves; which options did, and which did not. Raises ConfigError
         when something is wrong with them: then nothing has changed."""
-        assert self._house is not None
+        assert self._services is not None
         assert self._tracing is not None
         is_other = config.qlog != self.config.qlog
         tracer = tracer_of(config.qlog) if is_other and config.qlog is not None else None
-        outcome = await reconfigure(self._house, self.config, config)
+        outcome = await reconfigure(self._services, self.config, config)
         if is_other:
             self._tracing.trace_all(tracer)
         self.config = outcome.config
@@ -317,8 +317,8 @@ class EdgeServer:
         self._stop_accepting()
         if self._last_held is not None:
             self._last_held.stopping()
-        if self._house is not None:
-            self._house.expected.give_up_all()
+        if self._services is not None:
+            self._services.pending.give_up_all()
         for guest in tuple(self._guests):
             guest.go_away(self.config.grace)
         loop = asyncio.get_running_loop()
@@ -361,12 +361,12 @@ class EdgeServer:
             await self.admin.close()
         self._stop_accepting()
         if self._endpoint is not None:
-            assert self._house is not None
+            assert self._services is not None
             assert self._last_held is not None
             await self._last_held.close()
             # Sessions first: their visitors are reset and their ports closed as they go.
-            self._house.sessions.give_up_all()
-            self._house.expected.give_up_all()
+            self._services.sessions.give_up_all()
+            self._services.pending.give_up_all()
             await self._endpoint.close(GOODBYE, SessionCode.GOING_AWAY)
         elif self._udp is not None:
             self._udp.close()
@@ -374,8 +374,8 @@ class EdgeServer:
             self._front.abort()
         if self._watch is not None:
             await self._watch.close()
-        if self._house is not None:
-            await self._house.close()
+        if self._services is not None:
+            await self._services.close()
         # Let the transports that were just reset close their sockets.
         await asyncio.sleep(0)
 
@@ -436,7 +436,7 @@ class EdgeServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, self._udp.duplicate() as udp:
             try:
-                acme = self._house.acme if self._house is not None else None
+                acme = self._services.acme if self._services is not None else None
                 doors = [acme.listening] if acme is not None and acme.listening is not None else []
                 estate = HandoffOffer(self.config.domain, self.mark, has_acme_http=bool(doors))
                 await post.send(estate, [self._listening, udp, theirs, *doors])
@@ -472,8 +472,8 @@ class EdgeServer:
             self._last_held.leave()
         if self.admin is not None:
             self.admin.leave()
-        if self._house is not None and self._house.acme is not None:
-            self._house.acme.leave()
+        if self._services is not None and self._services.acme is not None:
+            self._services.acme.leave()
         self._stop_accepting()
         names = []
         for lease in self._registry:
@@ -488,9 +488,11 @@ class EdgeServer:
     # Serving.
 
     def _accept(self, connection: Connection) -> Link:
-        assert self._house is not None
+        assert self._services is not None
         assert self._endpoint is not None
-        guest = ClientSession(self._house.session_context, connection, self._endpoint.wake, self._guests.discard)
+        guest = ClientSession(
+            self._services.session_context, connection, self._endpoint.wake, self._guests.discard
+        )
         if not self._admission.admits(guest.peer):
             guest.session.close(SessionCode.BANNED)
         elif self._is_draining:

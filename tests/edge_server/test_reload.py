@@ -56,18 +56,18 @@ async def server(files: Path) -> AsyncIterator[EdgeServer]:
 
 
 def context(server: EdgeServer) -> object:
-    assert server._house is not None
-    return server._house.certificates.context_for("a.tunnel.localhost", h2=False)
+    assert server._services is not None
+    return server._services.certificates.context_for("a.tunnel.localhost", h2=False)
 
 
 def holds(server: EdgeServer) -> tuple[float, float]:
-    assert server._house is not None
-    return server._house.sessions.hold, server._house.expected.hold
+    assert server._services is not None
+    return server._services.sessions.hold, server._services.pending.hold
 
 
 def may_h2(server: EdgeServer) -> bool:
-    assert server._house is not None
-    return server._house.certificates.h2_allowed("a.tunnel.localhost")
+    assert server._services is not None
+    return server._services.certificates.h2_allowed("a.tunnel.localhost")
 
 
 # Of each live option: another value, and what is to be seen of it.

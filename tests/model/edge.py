@@ -17,13 +17,13 @@ from edge_server.handoff.snapshot import _trusted
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
 from edge_server.server import EdgeServer
-from edge_server.services import EdgeServices
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import DomainCheck
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.tickets import TicketSealer
 from edge_server.tunnels.tunnel_record import TunnelRecord
+from edge_server.wiring import EdgeServices
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind
@@ -127,7 +127,7 @@ class ModelEdge(EdgeServer):
         ports._chance = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
         expected = WatchedExpected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD)
         expected.on_forget = world.lease_closes
-        self._house = EdgeServices(
+        self._services = EdgeServices(
             admission=self._admission,
             attempts=FailedAttempts(loop.time),
             certificates=ContextStore(),
@@ -135,7 +135,7 @@ class ModelEdge(EdgeServer):
             clock=Clock(loop.time, loop.time),
             domain=DOMAIN,
             domains=DomainCheck(),
-            expected=expected,
+            pending=expected,
             https_port=443,
             ledger=self.ledger,
             ports=ports,
@@ -145,7 +145,7 @@ class ModelEdge(EdgeServer):
             tcp_host=DOMAIN,
             tokens=TokenRegistry(TOKEN, world.tokens),  # type: ignore[arg-type]
         )
-        self._watch = Refresher(self._house, self._guests)
+        self._watch = Refresher(self._services, self._guests)
         self.guests_ever: list[WatchedGuest] = []
         self._leaving: asyncio.Task[None] | None = None
         self._endpoint = Endpoint(world.network.edge_engine(number), world.network.edge_socket(number),
@@ -153,9 +153,9 @@ class ModelEdge(EdgeServer):
         self._names = names
 
     @property
-    def house(self) -> EdgeServices:
-        assert self._house is not None
-        return self._house
+    def services(self) -> EdgeServices:
+        assert self._services is not None
+        return self._services
 
     async def expect(self) -> None:
         """Keep the names of the edge before, and their ports: handed over, or opened again (``lastheld``)."""
@@ -163,9 +163,9 @@ class ModelEdge(EdgeServer):
             if sock is not None:
                 self.world.reach("a port went to the edge's successor")
             elif name.port:
-                sock = self.house.ports.bind_this(name.port, name.owner)  # noqa: PLW2901
+                sock = self.services.ports.bind_this(name.port, name.owner)  # noqa: PLW2901
                 self.world.reach("a port was opened again after a restart")
-            await self.house.expected.add(name, sock)
+            await self.services.pending.add(name, sock)
 
     def look(self) -> None:
         """Look at what the operator has withdrawn."""
@@ -175,7 +175,7 @@ class ModelEdge(EdgeServer):
 
     def find(self, host: str) -> Lease | None:
         """Return the lease that a visitor's ClientHello leads to."""
-        return self._registry.find(self.house.names.name_of(host))
+        return self._registry.find(self.services.names.name_of(host))
 
     def find_name(self, name: str) -> Lease | None:
         """Return the lease of a name."""
@@ -208,8 +208,8 @@ class ModelEdge(EdgeServer):
         await self.drain()
         assert self._watch is not None
         await self._watch.close()
-        self.house.sessions.give_up_all()
-        self.house.expected.give_up_all()
+        self.services.sessions.give_up_all()
+        self.services.pending.give_up_all()
         assert self._endpoint is not None
         await self._endpoint.close(0.5, SessionCode.GOING_AWAY)
         self.state = "gone"
@@ -222,11 +222,11 @@ class ModelEdge(EdgeServer):
         assert self._watch is not None
         self._watch._task.cancel()
         assert self._endpoint is not None
-        self.house.sessions.hold = 0
+        self.services.sessions.hold = 0
         self.world.network.silence(self._endpoint)
         self._endpoint.abort()
-        self.house.sessions.give_up_all()
-        self.house.expected.give_up_all()
+        self.services.sessions.give_up_all()
+        self.services.pending.give_up_all()
 
     def sessions(self) -> list[Session]:
         """Return the sessions of clients that are not over."""

@@ -398,5 +398,5 @@ def _end(world: World) -> None:
     if timers:
         world.fail("timers that stay", f"{timers}")
     for edge in world.edges:
-        if len(edge._registry) or edge._admission.inside or len(edge.house.sessions):
+        if len(edge._registry) or edge._admission.inside or len(edge.services.sessions):
             world.fail("something that stays at an edge", f"{list(edge._registry)}, {edge._admission.inside}")

@@ -289,7 +289,7 @@ def test_a_token_that_is_revoked_during_a_resume_ends_the_session(stage: Scenari
     assert visitor.peer.was_reset
     edge = stage.world.edge
     assert edge is not None
-    assert (edge.leases, len(edge.house.sessions), edge.visitors) == (0, 0, 0)
+    assert (edge.leases, len(edge.services.sessions), edge.visitors) == (0, 0, 0)
     stage.check()
 
 
@@ -310,6 +310,6 @@ def test_a_name_that_is_banned_during_a_resume_is_taken_away_alone(stage: Scenar
     assert visitor.peer.was_reset
     edge = stage.world.edge
     assert edge is not None
-    assert (edge.leases, len(edge.house.sessions), edge.visitors) == (0, 1, 0)
+    assert (edge.leases, len(edge.services.sessions), edge.visitors) == (0, 1, 0)
     assert not stage.world.ports.taken()
     stage.check()

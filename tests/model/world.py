@@ -222,7 +222,9 @@ class World:
         server = servers[which % len(servers)]
         lease = server.lease
         edge = next(edge for edge in self.edges if edge._admission is lease._admission)
-        ticket = next((each for each in self.tickets if each.host == edge.house.names.host_of(lease.name)), None)
+        ticket = next(
+            (each for each in self.tickets if each.host == edge.services.names.host_of(lease.name)), None
+        )
         if ticket is None:
             return None  # the program has not heard of its name yet
         self.reach("a visitor came to a port")

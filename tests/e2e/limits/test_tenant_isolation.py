@@ -68,8 +68,8 @@ def token_of(edge: EdgeServer, **rights: Any) -> ClientConfig:
     store = TokenStore(edge.config.state_dir)
     token, _ = store.create(Permissions(**rights), "", int(time.time()))
     store.close()
-    assert edge._house is not None
-    edge._house.tokens.refresh()
+    assert edge._services is not None
+    edge._services.tokens.refresh()
     return ClientConfig(
         edge=edge.quic_address, token=Secret(token), ca=edge.ca, engine=os.environ[engine_pairing.VARIABLE]
     )
@@ -124,10 +124,10 @@ async def test_a_real_client_comes_in_when_there_is_room_for_its_token_again(edg
         with quictunnel.Client.from_config(mine) as client, quictunnel.forward(9, client=client) as tunnel:
             return tunnel.url
 
-    assert edge._house is not None
+    assert edge._services is not None
     async with asyncio.timeout(15):
         opening = asyncio.create_task(asyncio.to_thread(open_one))
-        while not edge._house.sessions.refused:  # noqa: ASYNC110 - a counter has no event
+        while not edge._services.sessions.refused:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
         await end(clients.pop())
         assert (await opening).startswith("https://")
@@ -171,17 +171,17 @@ async def test_networks_count_and_pools_have_an_end(edge: EdgeServer):
 async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: EdgeServer):
     bad, good = token_of(edge), token_of(edge)
     victim, secret = await begin(good)
-    house = edge._house
-    assert house is not None
+    services = edge._services
+    assert services is not None
 
     async def lose_link(config: ClientConfig, secret: bytes) -> None:
         """Come back, and leave before anything else was said, as a client does whose link breaks then."""
-        before = house.sessions.away
+        before = services.sessions.away
         back = await Returning(config).__aenter__()
         assert (await back.come_back(secret)).resumed
         await back.__aexit__()
         async with asyncio.timeout(5):
-            while before == house.sessions.away < session_table.MAX_AWAY:  # noqa: ASYNC110 - likewise
+            while before == services.sessions.away < session_table.MAX_AWAY:  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0.01)
 
     await lose_link(good, secret)
@@ -190,7 +190,7 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
         client, theirs = await begin(bad)
         gone.append(client)
         await lose_link(bad, theirs)
-    assert house.sessions.given_up > 0, "the table was full"
+    assert services.sessions.given_up > 0, "the table was full"
     back = await Returning(good).__aenter__()
     assert (await back.come_back(secret)).resumed
     await end(victim, back, *gone)
@@ -199,9 +199,9 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
 async def test_requests_that_are_more_work_use_a_budget_up_sooner(
     edge: EdgeServer, monkeypatch: pytest.MonkeyPatch
 ):
-    assert edge._house is not None
-    monkeypatch.setattr(edge._house.requests, "burst", 20.0)
-    monkeypatch.setattr(edge._house.requests, "rate", 0.1)
+    assert edge._services is not None
+    monkeypatch.setattr(edge._services.requests, "burst", 20.0)
+    monkeypatch.setattr(edge._services.requests, "rate", 0.1)
     networks = [f"2001:db8:{number:x}::/48" for number in range(64)]
     for binds, is_ended in ((6, False), (7, True)):
         client, _ = await begin(token_of(edge))
@@ -216,8 +216,8 @@ async def test_requests_that_are_more_work_use_a_budget_up_sooner(
 async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monkeypatch: pytest.MonkeyPatch):
     """Windows that have grown, in both directions."""
     monkeypatch.setattr(credit, "GROWTH_SECONDS", 10.0)
-    size, house = 8 << 20, edge._house
-    assert house is not None
+    size, services = 8 << 20, edge._services
+    assert services is not None
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(1 << 20)
@@ -234,7 +234,7 @@ async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monke
     used = read = 0
     while chunk := await reader.read(1 << 20):
         read += len(chunk)
-        used = max(used, house.memory.shares.used)
+        used = max(used, services.memory.shares.used)
     assert read == size
     assert used > 0, "no window has grown"
     await asyncio.to_thread(forwarding.__exit__, None, None, None)
@@ -242,9 +242,9 @@ async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monke
     writer.close()
     origin.close()
     async with asyncio.timeout(10):
-        while house.memory.shares.used:  # noqa: ASYNC110 - likewise
+        while services.memory.shares.used:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0.01)
-    assert not house.memory.shares._held
+    assert not services.memory.shares._held
 
 
 MONTHS = 60 * 86_400.0
@@ -252,8 +252,8 @@ MONTHS = 60 * 86_400.0
 
 async def looks_of(edge: EdgeServer, count: int = 3) -> None:
     """Wait until the edge has looked at its clock, its tokens and its claims so often."""
-    assert edge._house is not None
-    store = edge._house.claims._store
+    assert edge._services is not None
+    store = edge._services.claims._store
     looked, changes = 0, store.changes
 
     def counting() -> int:
@@ -270,8 +270,8 @@ async def looks_of(edge: EdgeServer, count: int = 3) -> None:
 
 async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, caplog: pytest.LogCaptureFixture):
     """Claims, a live session of a token with an end, and its next session."""
-    house = edge._house
-    assert house is not None
+    services = edge._services
+    assert services is not None
     limited = token_of(edge, expires=int(time.time() + MONTHS / 2))
     (client, _), (away, _) = await begin(limited), await begin(token_of(edge))
     (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
@@ -280,8 +280,8 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
     await end(away)
     for wrong in (MONTHS, -MONTHS):
         # What the edge is told of the time at its next looks; and it has run for days.
-        house.clock._wall = lambda wrong=wrong: time.time() + wrong
-        house.clock._since -= 10 * 86_400.0
+        services.clock._wall = lambda wrong=wrong: time.time() + wrong
+        services.clock._since -= 10 * 86_400.0
         await looks_of(edge)
         watch = edge._watch
         assert watch is not None
@@ -289,11 +289,11 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
         await looks_of(edge)
         again, _ = await begin(limited)
         await end(again)
-        house.clock._wall = time.time
+        services.clock._wall = time.time
         await looks_of(edge)
     assert not client.over.done()
     assert "the system's clock has jumped by 5184000 s" in caplog.text
-    assert all(house.claims.owner(what) for what in ("held", "left", f":{edge.config.tcp_ports[5]}"))
+    assert all(services.claims.owner(what) for what in ("held", "left", f":{edge.config.tcp_ports[5]}"))
     store = ClaimStore(edge.config.state_dir)
     assert {claim.what for claim in store.claims()} == {"held", "left", f":{edge.config.tcp_ports[5]}"}
     store.close()
@@ -302,19 +302,19 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
 
 async def test_names_that_nobody_has_used_for_a_month_are_freed_at_last(edge: EdgeServer):
     """By a clock that has gone on evenly for a day; what is held stays."""
-    house = edge._house
-    assert house is not None
+    services = edge._services
+    assert services is not None
     (client, _), (away, _) = await begin(token_of(edge)), await begin(token_of(edge))
     (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
     assert isinstance(held, Bound)
     await ask(away, Bind(1, False, False, b"", name="left"))
     await end(away)
     await looks_of(edge)
-    house.clock._steady = lambda: steady() + MONTHS
-    house.clock._wall = lambda: time.time() + MONTHS
+    services.clock._steady = lambda: steady() + MONTHS
+    services.clock._wall = lambda: time.time() + MONTHS
     assert edge._watch is not None
     edge._watch._seen_at -= 7200.0
     await looks_of(edge)
-    assert house.claims.owner("left") is None
-    assert house.claims.owner("held") == house.claims.owner(f":{edge.config.tcp_ports[5]}") is not None
+    assert services.claims.owner("left") is None
+    assert services.claims.owner("held") == services.claims.owner(f":{edge.config.tcp_ports[5]}") is not None
     await end(client)

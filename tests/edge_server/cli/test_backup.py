@@ -31,7 +31,7 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
     server = edge(tmp_path / "state")
     await server.start()
     try:
-        assert server._house is not None
+        assert server._services is not None
         with TokenStore(tmp_path / "state")._database.writing() as database:  # as a command beside it does
             database.execute("CREATE TABLE mark (x)")
             database.execute("INSERT INTO mark VALUES (7)")

@@ -1,4 +1,4 @@
-"""A client's requests while its session closes: a real house, and a connection that only takes."""
+"""A client's requests while its session closes: a real services, and a connection that only takes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Scene:
     def __init__(self, directory: Path) -> None:
         self.asked = asyncio.Event()
         self.answer = asyncio.Event()
-        house = dataclasses.replace(build(directory), domains=DomainCheck([ADDRESS], self._resolve))
+        services = dataclasses.replace(build(directory), domains=DomainCheck([ADDRESS], self._resolve))
         connection: Any = SimpleNamespace(
             address=("127.0.0.1", 1), close=lambda *_: None, write=lambda _, data: len(data)
         )
-        self.guest = ClientSession(house.session_context, connection, lambda: None, lambda _: None)
+        self.guest = ClientSession(services.session_context, connection, lambda: None, lambda _: None)
         self.guest.identity = Identity("a", Permissions(domains=None))
         self.guest._deadline.cancel()
         self.guest.session.link._dialogue.phase = Phase.OPEN

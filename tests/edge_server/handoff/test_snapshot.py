@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.services import EdgeServices
+    from edge_server.wiring import EdgeServices
     from tests.edge_server.conftest import Clock
 
 KEY = bytes(range(32))
@@ -51,12 +51,12 @@ class Edge:
     def __init__(self, directory: Path, clock: Clock, *, now: float | None = None) -> None:
         clock.now = clock.now if now is None else now
         self.path = directory / FILE
-        self.house = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
-        self.last_held = self.house.make_snapshot(directory, KEY, clock)
+        self.services = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))
+        self.last_held = self.services.make_snapshot(directory, KEY, clock)
         self.clients: list[Client] = []
 
     def client(self, identity: Identity) -> Client:
-        self.clients.append(Client(self.house, identity))
+        self.clients.append(Client(self.services, identity))
         return self.clients[-1]
 
     async def note(self, *, is_last: bool = False) -> None:
@@ -68,14 +68,14 @@ class Edge:
         await asyncio.sleep(0)  # what has just been given begins to listen
         for client in self.clients:
             client.holdings.release_all(for_good=False)
-        self.house.expected.give_up_all()
+        self.services.pending.give_up_all()
         await self.last_held.close()
-        await self.house.close()
+        await self.services.close()
         await asyncio.sleep(0)
 
     def held(self) -> dict[str, int]:
         """Names and their ports."""
-        return {lease.name: lease.tcp_port for lease in self.house.registry}
+        return {lease.name: lease.tcp_port for lease in self.services.registry}
 
 
 class Runs:
@@ -131,7 +131,7 @@ async def test_a_name_its_terms_and_its_port_are_kept_for_their_owner_alone(runs
     await edge.note(is_last=True)
     edge = await runs.begin()
     assert edge.held() == before
-    lease = edge.house.registry.find(given.host.partition(".")[0])
+    lease = edge.services.registry.find(given.host.partition(".")[0])
     assert lease is not None
     assert (lease.session, lease.terms.allow, lease.owner) == (None, ["127.0.0.0/8"], owner.key)
     stranger = edge.client(other)
@@ -147,7 +147,7 @@ async def test_it_is_kept_for_a_short_time(runs: Runs) -> None:
     edge.client(runs.owner()).got()
     await edge.note()
     edge = await runs.begin()
-    (wait,) = edge.house.expected._waits.values()
+    (wait,) = edge.services.pending._waits.values()
     assert 0 <= asyncio.get_running_loop().time() + RETURN - wait.end.when() < 1
 
 
@@ -176,10 +176,10 @@ async def test_how_long_a_client_has_been_away_is_no_matter_of_the_clock(
 ) -> None:
     edge = await runs.begin()
     began = time.time()
-    await edge.house.expected.add(TunnelRecord(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
-    (lease,) = edge.house.registry
+    await edge.services.pending.add(TunnelRecord(RANDOM, "a", 1, TunnelOptions(), 0), None, left=began - 20)
+    (lease,) = edge.services.registry
     monkeypatch.setattr("edge_server.tunnels.pending.time.time", lambda: began + jump)
-    assert edge.house.expected.left(lease) == pytest.approx(began + jump - 20, abs=5)
+    assert edge.services.pending.left(lease) == pytest.approx(began + jump - 20, abs=5)
 
 
 async def test_an_edge_that_is_started_again_and_again_does_not_wait_for_ever(runs: Runs) -> None:
@@ -295,8 +295,8 @@ async def test_a_name_that_its_owner_may_not_have_any_more(runs: Runs) -> None:
     client = edge.client(owner)
     client.got(1, name="apple")
     await edge.note()
-    edge.house.claims.claim(owner.key, "banana")  # had by other rights, once
-    edge.house.claims.claim(owner.key, "app.example.org")
+    edge.services.claims.claim(owner.key, "banana")  # had by other rights, once
+    edge.services.claims.claim(owner.key, "app.example.org")
     await runs.end()
     runs.forge(
         *(TunnelRecord(name, owner.key, 1, TunnelOptions(), 0) for name in ("apple", "banana", "app.example.org"))
@@ -343,12 +343,12 @@ async def test_who_gives_a_name_up_while_the_edge_leaves(runs: Runs) -> None:
     members = [edge.client(owner) for _ in range(2)]
     for member in members:
         member.got(name="pool", pool=True)
-    await edge.house.expected.add(
+    await edge.services.pending.add(
         TunnelRecord("late", owner.key, 1, TunnelOptions(), 0), None, left=runs.clock.now
     )
-    edge.house.claims.claim(owner.key, "late")
+    edge.services.claims.claim(owner.key, "late")
     edge.last_held.stopping()
-    edge.house.expected.give_up_all()
+    edge.services.pending.give_up_all()
     clients["unbound"].holdings.unbind(1)
     clients["quit"].holdings.release_all(for_good=True)
     clients["lost"].holdings.release_all(for_good=False)
@@ -369,12 +369,12 @@ async def test_a_chosen_name_that_changed_hands_before_a_crash(runs: Runs) -> No
         )
         runs.forge(*names, is_last=is_last)
         edge = await runs.begin()
-        edge.house.claims.claim(owner.key, "shop")
+        edge.services.claims.claim(owner.key, "shop")
         edge = await runs.begin()
-        leases = {lease.name: (lease.generation, lease.program) for lease in edge.house.registry}
+        leases = {lease.name: (lease.generation, lease.program) for lease in edge.services.registry}
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
         # The newest program may have come in that moment, also with the ticket of a random name.
-        assert all(lease.is_first_ask is is_last for lease in edge.house.registry)
+        assert all(lease.is_first_ask is is_last for lease in edge.services.registry)
 
 
 # What is of no use.
@@ -411,7 +411,7 @@ async def test_a_file_of_another_domain_or_key(runs: Runs, caplog: pytest.LogCap
     edge.client(runs.owner()).got()
     await edge.note(is_last=True)
     for key, domain in ((KEY, "example.org"), (bytes(32), "example.com")):
-        other = dataclasses.replace(edge.house, domain=domain)
+        other = dataclasses.replace(edge.services, domain=domain)
         await other.make_snapshot(runs.directory, key, runs.clock).expect()
         assert noted("of another --domain or ticket.key", caplog)
         caplog.clear()
@@ -484,21 +484,21 @@ async def test_a_lie_gives_nobody_what_is_somebody_elses(runs: Runs) -> None:
 # Bounds.
 
 
-def many(house: EdgeServices, owner: str, count: int, terms: TunnelOptions) -> None:
+def many(services: EdgeServices, owner: str, count: int, terms: TunnelOptions) -> None:
     for number in range(count):
-        more: Any = {"admission": house.admission, "ledger": house.ledger, "terms": terms}
+        more: Any = {"admission": services.admission, "ledger": services.ledger, "terms": terms}
         lease = Lease(object(), number, f"name-{number}", owner=owner, **more)  # type: ignore[arg-type]
-        house.registry.add(lease)
+        services.registry.add(lease)
 
 
 @pytest.mark.parametrize("bound", ["names", "bytes"])
 async def test_more_than_there_is_room_for(runs: Runs, caplog: pytest.LogCaptureFixture, bound: str) -> None:
     edge = await runs.begin()
     if bound == "names":
-        many(edge.house, "a", snapshot.MAX_NAMES + 1, TunnelOptions())
+        many(edge.services, "a", snapshot.MAX_NAMES + 1, TunnelOptions())
     else:
         networks = [f"2001:db8:1234:5678:9abc:def0:1234:{number:x}/128" for number in range(64)]
-        many(edge.house, "a", 1_000, TunnelOptions(allow=networks, deny=networks))
+        many(edge.services, "a", 1_000, TunnelOptions(allow=networks, deny=networks))
     for is_last in (False, True):
         await edge.note(is_last=is_last)
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)

@@ -25,7 +25,6 @@ from edge_server.clients.session_table import SessionTable
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
-from edge_server.services import EdgeServices
 from edge_server.tunnels.bind import MAX_DOMAINS, MAX_LEASES, Bindings
 from edge_server.tunnels.lease import BY_PORT, UNCONFIRMED, Lease
 from edge_server.tunnels.load_balancer import LoadBalancer
@@ -37,6 +36,7 @@ from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tickets import Ticket, TicketSealer
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import EndReason, VisitorLog
+from edge_server.wiring import EdgeServices
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.transport.throttle import Throttle
 from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
@@ -124,7 +124,7 @@ def build(directory: Path) -> EdgeServices:
         certificates=ContextStore(),
         claims=NameOwnership(OwnershipStore(directory)),
         domain="example.com",
-        expected=PendingTunnels(registry, ports, admission, ledger=ledger, hold=30),
+        pending=PendingTunnels(registry, ports, admission, ledger=ledger, hold=30),
         https_port=443,
         ledger=ledger,
         ports=ports,
@@ -141,12 +141,12 @@ made: list[Bindings] = []
 
 
 class Client:
-    """Of an identity, at that house."""
+    """Of an identity, at that services."""
 
-    def __init__(self, house: EdgeServices, identity: Identity) -> None:
+    def __init__(self, services: EdgeServices, identity: Identity) -> None:
         self.session = FakeSession()
         superseded = partial(self.session.close, SessionCode.REPLACED)
-        self.holdings = Bindings(house.bind_context, self.session, superseded)  # type: ignore[arg-type]
+        self.holdings = Bindings(services.bind_context, self.session, superseded)  # type: ignore[arg-type]
         self.identity = identity
         made.append(self.holdings)
 
@@ -164,129 +164,129 @@ class Client:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
-    house = build(tmp_path)
-    yield house
+async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
+    services = build(tmp_path)
+    yield services
     for holdings in made:
         await asyncio.sleep(0)  # what has just been given begins to listen
         holdings.release_all(for_good=True)
     made.clear()
-    house.expected.give_up_all()
-    house.claims.close()
+    services.pending.give_up_all()
+    services.claims.close()
     await asyncio.sleep(0)
 
 
-async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(house: EdgeServices):
+async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_self(services: EdgeServices):
     """Both came anew, the newer one first, as after a restart of the edge."""
-    ticket = Client(house, A).got(program=b"old").ticket
-    newer, older = Client(house, A), Client(house, A)
+    ticket = Client(services, A).got(program=b"old").ticket
+    newer, older = Client(services, A), Client(services, A)
     got = newer.got(ticket=ticket, program=b"new")
     assert older.ask(ticket=ticket, program=b"old", again=True) is BindCode.STALE
     assert SessionCode.REPLACED not in newer.session.said
     # The same program may, in a new session: the answer with the newest ticket was lost.
-    assert Client(house, A).got(ticket=ticket, program=b"new", again=True).host == got.host
+    assert Client(services, A).got(ticket=ticket, program=b"new", again=True).host == got.host
     # And one that was started again before it had kept the answer.
-    assert Client(house, A).got(2, ticket=got.ticket, program=b"third").host == got.host
+    assert Client(services, A).got(2, ticket=got.ticket, program=b"third").host == got.host
 
 
-async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(house: EdgeServices):
+async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(services: EdgeServices):
     """The name of the newer one is kept for it after a restart of the edge."""
-    name = Client(house, A).got(program=b"old")
-    ticket = house.sealer.open(name.ticket, "a")
+    name = Client(services, A).got(program=b"old")
+    ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
-    await house.expected.add(TunnelRecord(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
-    older, newer = Client(house, A), Client(house, A)
+    await services.pending.add(TunnelRecord(ticket.name, "a", 2, TunnelOptions(), 0, b"new"), None)
+    older, newer = Client(services, A), Client(services, A)
     assert older.ask(ticket=name.ticket, program=b"old", again=True) is BindCode.STALE
-    second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
+    second = services.sealer.seal(Ticket(ticket.name, 0, "a", 2))
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(house: EdgeServices):
-    name = Client(house, A).got(program=b"old")
-    ticket = house.sealer.open(name.ticket, "a")
+async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(services: EdgeServices):
+    name = Client(services, A).got(program=b"old")
+    ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
-    newer, older = Client(house, A), Client(house, A)
+    newer, older = Client(services, A), Client(services, A)
     newer.got(ticket=name.ticket, program=b"new")
-    fifth = house.sealer.seal(Ticket(ticket.name, 0, "a", 5))
+    fifth = services.sealer.seal(Ticket(ticket.name, 0, "a", 5))
     assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
     # It stays the newer one when it asks again in another session.
-    again = Client(house, A)
+    again = Client(services, A)
     again.got(ticket=name.ticket, program=b"new", again=True)
     assert older.ask(ticket=fifth, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(house: EdgeServices):
+async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(services: EdgeServices):
     """Its older self has had many, and comes again after a restart of the edge, when both sessions are new."""
-    older = Client(house, A)
+    older = Client(services, A)
     ticket = older.got(name="shop", program=b"old").ticket
     for lease in (2, 3):
         older.holdings.release_all(for_good=True)
         ticket = older.got(lease, name="shop", program=b"old", ticket=ticket, again=True).ticket
-    newer = Client(house, A).got(name="shop", program=b"new").ticket
-    sealed = house.sealer.open(newer, "a")
+    newer = Client(services, A).got(name="shop", program=b"new").ticket
+    sealed = services.sealer.open(newer, "a")
     assert sealed is not None
     for client in made:
         client.release_all(for_good=True)
-    await house.expected.add(TunnelRecord("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
-    assert Client(house, A).got(name="shop", program=b"new", ticket=newer, again=True)
+    await services.pending.add(TunnelRecord("shop", "a", sealed.generation, TunnelOptions(), 0, b"new"), None)
+    assert Client(services, A).got(name="shop", program=b"new", ticket=newer, again=True)
     assert older.ask(4, name="shop", program=b"old", ticket=ticket, again=True) is BindCode.STALE
 
 
-async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(house: EdgeServices):
+async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(services: EdgeServices):
     """The older one came first after a restart of the edge that knew of nobody."""
-    name = Client(house, A).got(program=b"old")
-    ticket = house.sealer.open(name.ticket, "a")
+    name = Client(services, A).got(program=b"old")
+    ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
     made[-1].release_all(for_good=True)
-    second = house.sealer.seal(Ticket(ticket.name, 0, "a", 2))
-    older, newer = Client(house, A), Client(house, A)
+    second = services.sealer.seal(Ticket(ticket.name, 0, "a", 2))
+    older, newer = Client(services, A), Client(services, A)
     older.got(ticket=name.ticket, program=b"old", again=True)
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_again_gets_what_nobody_holds_yet(house: EdgeServices):
-    ticket = Client(house, A).got(program=b"old")
-    first = Client(house, A)
+async def test_program_that_asks_again_gets_what_nobody_holds_yet(services: EdgeServices):
+    ticket = Client(services, A).got(program=b"old")
+    first = Client(services, A)
     first.got(ticket=ticket.ticket, program=b"new")
     first.holdings.release_all(for_good=True)
-    assert Client(house, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
+    assert Client(services, A).got(ticket=ticket.ticket, program=b"old", again=True).host == ticket.host
 
 
-async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(house: EdgeServices, tmp_path: Path):
-    a, b = Client(house, A), Client(house, B)
+async def test_a_ticket_is_good_for_a_chosen_name_as_long_as_it_is_theirs(services: EdgeServices, tmp_path: Path):
+    a, b = Client(services, A), Client(services, B)
     ticket = a.got(name="shop").ticket
     a.holdings.unbind(1)
-    house.claims.synchronise()
-    house.claims.settle()
+    services.claims.synchronise()
+    services.claims.settle()
     OwnershipStore(tmp_path).remove("shop")
-    house.claims.synchronise()
-    house.claims.settle()
+    services.claims.synchronise()
+    services.claims.settle()
     b.got(name="shop")
     b.holdings.unbind(1)
     assert a.ask(2, ticket=ticket) is BindCode.NAME_TAKEN
     b.got(2, name="shop")
 
 
-async def test_a_ticket_is_no_way_around_rights(house: EdgeServices):
-    ticket = Client(house, A).got(name="shop").ticket
-    limited = Client(house, Identity("a", Permissions(names=())))
+async def test_a_ticket_is_no_way_around_rights(services: EdgeServices):
+    ticket = Client(services, A).got(name="shop").ticket
+    limited = Client(services, Identity("a", Permissions(names=())))
     assert limited.ask(ticket=ticket) is BindCode.FORBIDDEN
     limited.got(2)
 
 
-async def test_a_random_name_is_had_again_by_its_ticket(house: EdgeServices):
-    first = Client(house, A).got()
-    assert Client(house, Identity("a", Permissions(names=()))).got(ticket=first.ticket).host == first.host
-    assert Client(house, B).got(ticket=first.ticket).host != first.host
+async def test_a_random_name_is_had_again_by_its_ticket(services: EdgeServices):
+    first = Client(services, A).got()
+    assert Client(services, Identity("a", Permissions(names=()))).got(ticket=first.ticket).host == first.host
+    assert Client(services, B).got(ticket=first.ticket).host != first.host
 
 
 async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(
-    house: EdgeServices, tmp_path: Path
+    services: EdgeServices, tmp_path: Path
 ):
-    house.fresh_names.burst = 5.0
-    client = Client(house, A)
+    services.fresh_names.burst = 5.0
+    client = Client(services, A)
     given = []
     for number in range(8):
         answer = client.ask(number)
@@ -298,8 +298,8 @@ async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(
     assert len(given) == 5
     client.got(9, ticket=given[0].ticket)
     client.got(10, name="chosen")
-    Client(house, B).got()
-    house.claims.synchronise()
+    Client(services, B).got()
+    services.claims.synchronise()
     store = OwnershipStore(tmp_path)
     for bound in given:
         (entry,) = store.history(bound.host.partition(".")[0], 10)
@@ -307,69 +307,69 @@ async def test_so_many_random_names_are_new_and_all_of_them_are_in_the_history(
     store.close()
 
 
-async def test_a_ticket_does_not_break_a_pool_up(house: EdgeServices):
-    one, two, three = (Client(house, A) for _ in range(3))
+async def test_a_ticket_does_not_break_a_pool_up(services: EdgeServices):
+    one, two, three = (Client(services, A) for _ in range(3))
     ticket = one.got(name="pool", pool=True).ticket
     two.got(name="pool", pool=True)
     assert three.ask(name="pool", ticket=ticket) is BindCode.NOT_SHARED
-    lease = house.registry.find("pool")
+    lease = services.registry.find("pool")
     assert lease is not None
     assert lease.pool is not None
     assert len(lease.pool.members) == 2
     assert not list(three.holdings)
 
 
-async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(house: EdgeServices):
-    await house.expected.add(TunnelRecord("pool", "a", 5, TunnelOptions(), 0), None)
-    old = house.sealer.seal(Ticket("pool", 0, "a", 1))
-    Client(house, A).got(name="pool", pool=True, ticket=old)
+async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(services: EdgeServices):
+    await services.pending.add(TunnelRecord("pool", "a", 5, TunnelOptions(), 0), None)
+    old = services.sealer.seal(Ticket("pool", 0, "a", 1))
+    Client(services, A).got(name="pool", pool=True, ticket=old)
 
 
-async def test_a_banned_port_is_taken_away_and_not_had_again(house: EdgeServices, tmp_path: Path):
-    client = Client(house, A)
+async def test_a_banned_port_is_taken_away_and_not_had_again(services: EdgeServices, tmp_path: Path):
+    client = Client(services, A)
     ticket = client.got(unencrypted=True, tcp_port=17_042).ticket
     OwnershipStore(tmp_path).ban(":17042", 1)
-    house.claims.synchronise()
-    watch = Refresher(house, [])
+    services.claims.synchronise()
+    watch = Refresher(services, [])
     watch._apply()
     await watch.close()
     assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
-    assert Client(house, A).got(unencrypted=True, ticket=ticket).unencrypted_port != 17_042
+    assert Client(services, A).got(unencrypted=True, ticket=ticket).unencrypted_port != 17_042
 
 
-async def test_an_expected_name_that_is_banned_is_waited_for_no_more(house: EdgeServices, tmp_path: Path):
-    await house.expected.add(TunnelRecord("phish", "a", 1, TunnelOptions(), 0), None)
+async def test_an_expected_name_that_is_banned_is_waited_for_no_more(services: EdgeServices, tmp_path: Path):
+    await services.pending.add(TunnelRecord("phish", "a", 1, TunnelOptions(), 0), None)
     OwnershipStore(tmp_path).ban("phish", 1)
-    house.claims.synchronise()
-    watch = Refresher(house, [])
+    services.claims.synchronise()
+    watch = Refresher(services, [])
     watch._apply()
     await watch.close()
-    assert house.registry.find("phish") is None
+    assert services.registry.find("phish") is None
 
 
 async def test_sessions_that_lost_their_name_are_forgotten_when_their_token_is_revoked(
-    house: EdgeServices, tmp_path: Path
+    services: EdgeServices, tmp_path: Path
 ):
     store = TokenStore(tmp_path)
     key = store.create(Permissions(), "", 0)[1].key
-    house = replace(house, tokens=TokenRegistry("", store))
+    services = replace(services, tokens=TokenRegistry("", store))
     secret = bytes(32)
     guest: Any = SimpleNamespace(identity=Identity(key), digest=hashlib.sha256(secret).digest())
-    house.sessions.supersede(guest)
-    watch = Refresher(house, [])
+    services.sessions.supersede(guest)
+    watch = Refresher(services, [])
     watch._apply()
-    assert house.sessions.is_superseded(secret, key)
+    assert services.sessions.is_superseded(secret, key)
     elsewhere = TokenStore(tmp_path)
     elsewhere.revoke(key, 1)
     elsewhere.close()
-    house.tokens.refresh()
+    services.tokens.refresh()
     watch._apply()
     await watch.close()
-    house.tokens.close()
-    assert not house.sessions._superseded
+    services.tokens.close()
+    assert not services.sessions._superseded
 
 
-async def test_a_look_that_fails_is_not_the_last(house: EdgeServices, monkeypatch: pytest.MonkeyPatch, caplog):
+async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeypatch: pytest.MonkeyPatch, caplog):
     monkeypatch.setattr("edge_server.refresher.REFRESH", 0.01)
     looked = asyncio.Event()
     count = 0
@@ -382,13 +382,13 @@ async def test_a_look_that_fails_is_not_the_last(house: EdgeServices, monkeypatc
         looked.set()
         return False
 
-    monkeypatch.setattr(house.claims, "settle", settle)
-    watch = Refresher(house, [])
+    monkeypatch.setattr(services.claims, "settle", settle)
+    watch = Refresher(services, [])
     async with asyncio.timeout(10):
         await looked.wait()
     await watch.close()
     assert caplog.text.count("RuntimeError: a fault of ours") == 1
-    assert house.supervisor.failing == {}, "the next look was well"
+    assert services.supervisor.failing == {}, "the next look was well"
 
 
 async def connected(splice: TcpSplice) -> socket.socket:
@@ -400,7 +400,7 @@ async def connected(splice: TcpSplice) -> socket.socket:
     return visitor
 
 
-def pool_of(house: EdgeServices, count: int) -> list[Lease]:
+def pool_of(services: EdgeServices, count: int) -> list[Lease]:
     pool, leases = LoadBalancer(), []
     for number in range(count):
         lease = Lease(
@@ -408,8 +408,8 @@ def pool_of(house: EdgeServices, count: int) -> list[Lease]:
             number,
             "n",
             owner="a",
-            admission=house.admission,
-            ledger=house.ledger,
+            admission=services.admission,
+            ledger=services.ledger,
             terms=TunnelOptions(),
         )
         lease.pool = pool
@@ -418,8 +418,8 @@ def pool_of(house: EdgeServices, count: int) -> list[Lease]:
     return leases
 
 
-async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: EdgeServices):
-    a, b, c = pool_of(house, 3)
+async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services: EdgeServices):
+    a, b, c = pool_of(services, 3)
     for lease in (a, c):
         lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: a.came(splice, BY_PORT))
@@ -434,31 +434,31 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(house: Ed
     splice.transport.abort()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert house.admission.inside == 0
+    assert services.admission.inside == 0
     visitor.close()
 
 
-async def test_visitor_who_resets_while_it_waits_gives_its_place_back(house: EdgeServices, monkeypatch):
+async def test_visitor_who_resets_while_it_waits_gives_its_place_back(services: EdgeServices, monkeypatch):
     """Nothing is read from it meanwhile, so its reset has to be looked for."""
     monkeypatch.setattr("quictunnel.transport.splice.WAITING_LOOK", 0.01)
-    (lease,) = pool_of(house, 1)
+    (lease,) = pool_of(services, 1)
     lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
     server = await asyncio.get_running_loop().create_server(lambda: splice, "127.0.0.1", 0)
     visitor = socket.create_connection(server.sockets[0].getsockname())
     async with asyncio.timeout(10):
-        while not house.admission.inside:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+        while not services.admission.inside:  # noqa: ASYNC110 - what is waited for is the kernel's doing
             await asyncio.sleep(0.005)
         visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         visitor.close()
-        while house.admission.inside:  # noqa: ASYNC110 - likewise
+        while services.admission.inside:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0.005)
     server.close()
     await server.wait_closed()
 
 
-async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(house: EdgeServices):
-    leases = pool_of(house, 3)
+async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(services: EdgeServices):
+    leases = pool_of(services, 3)
     splice = TcpSplice(lambda splice: leases[0].came(splice, BY_PORT))
     visitor = await connected(splice)
     for _ in range(3):
@@ -468,23 +468,23 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
     assert [len(lease.session.streams) for lease in leases] == [1, 1, 1]  # type: ignore[union-attr]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert house.admission.inside == 0
+    assert services.admission.inside == 0
     visitor.close()
 
 
 async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(
-    house: EdgeServices, monkeypatch, caplog
+    services: EdgeServices, monkeypatch, caplog
 ):
     monkeypatch.setattr("edge_server.tunnels.lease.WAIT", 0.02)
-    (lease, *_) = pool_of(house, 1)
+    (lease, *_) = pool_of(services, 1)
     lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
     with caplog.at_level("INFO", "edge_server.tunnels.visitor_log"):
         visitor = await connected(splice)
         async with asyncio.timeout(10):
-            while house.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+            while services.ledger.now:  # noqa: ASYNC110 - what is waited for is the kernel's doing
                 await asyncio.sleep(0.005)
-    assert house.ledger.endings == {EndReason.SENT_AWAY: 1}
+    assert services.ledger.endings == {EndReason.SENT_AWAY: 1}
     assert caplog.records[-1].fields["ending"] == "sent_away"
     assert 0.02 <= caplog.records[-1].fields["seconds"] < 10
     visitor.close()
@@ -522,16 +522,16 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
 ANY = Identity("a", Permissions(domains=None))
 
 
-async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(house: EdgeServices):
-    house.certificates.hold("shop.example.org", *made_for("shop.example.org"))
-    bound = Client(house, ANY).got(domain="shop.example.org")
+async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(services: EdgeServices):
+    services.certificates.hold("shop.example.org", *made_for("shop.example.org"))
+    bound = Client(services, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
-    assert house.registry.find(house.names.name_of("shop.example.org")) is not None
-    assert house.registry.find("shop") is None
-    assert house.claims.owner("shop.example.org") == "a"
+    assert services.registry.find(services.names.name_of("shop.example.org")) is not None
+    assert services.registry.find("shop") is None
+    assert services.claims.owner("shop.example.org") == "a"
     other = Identity("b", Permissions(domains=("*.example.org",)))
-    assert Client(house, other).ask(domain="shop.example.org") is BindCode.NAME_TAKEN
-    assert Client(house, other).ask(domain="shop.example.org", ticket=bound.ticket) is BindCode.NAME_TAKEN
+    assert Client(services, other).ask(domain="shop.example.org") is BindCode.NAME_TAKEN
+    assert Client(services, other).ask(domain="shop.example.org", ticket=bound.ticket) is BindCode.NAME_TAKEN
 
 
 def made_for(name: str) -> tuple[bytes, tuple[str]]:
@@ -552,8 +552,8 @@ def made_for(name: str) -> tuple[bytes, tuple[str]]:
         (None, "anything.example.net", True),
     ],
 )
-async def test_what_a_token_says_of_domains(house: EdgeServices, domains, domain: str, is_allowed: bool):
-    client = Client(house, Identity("a", Permissions(domains=domains)))
+async def test_what_a_token_says_of_domains(services: EdgeServices, domains, domain: str, is_allowed: bool):
+    client = Client(services, Identity("a", Permissions(domains=domains)))
     answer = client.ask(domain=domain, passthrough=True)
     assert isinstance(answer, Bound) if is_allowed else answer is BindCode.DOMAIN_FORBIDDEN
 
@@ -574,24 +574,24 @@ async def test_what_a_token_says_of_domains(house: EdgeServices, domains, domain
         {"domain": "shop.example.org", "name": "shop"},
     ],
 )
-async def test_what_is_no_domain_of_a_tunnel(house: EdgeServices, more: dict[str, str]):
-    assert Client(house, ANY).ask(passthrough=True, **more) is BindCode.INVALID
+async def test_what_is_no_domain_of_a_tunnel(services: EdgeServices, more: dict[str, str]):
+    assert Client(services, ANY).ask(passthrough=True, **more) is BindCode.INVALID
 
 
-async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(house: EdgeServices):
-    assert Client(house, ANY).ask(domain="shop.example.org") is BindCode.NO_CERTIFICATE
-    Client(house, ANY).got(2, domain="shop.example.org", passthrough=True)
+async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(services: EdgeServices):
+    assert Client(services, ANY).ask(domain="shop.example.org") is BindCode.NO_CERTIFICATE
+    Client(services, ANY).got(2, domain="shop.example.org", passthrough=True)
 
 
-async def test_a_domain_that_points_elsewhere(house: EdgeServices):
-    client = Client(house, ANY)
+async def test_a_domain_that_points_elsewhere(services: EdgeServices):
+    client = Client(services, ANY)
     bind = Bind(1, False, False, b"", domain="shop.example.org")
     client.holdings.bind(ANY, bind, is_leaving=False, is_resumed=False, points_here=False)
     assert client.session.said == [BindRefused(1, BindCode.DOMAIN_ELSEWHERE)]
 
 
-async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: EdgeServices):
-    one, two, three = (Client(house, ANY) for _ in range(3))
+async def test_a_domain_may_be_shared_and_taken_over_like_a_name(services: EdgeServices):
+    one, two, three = (Client(services, ANY) for _ in range(3))
     one.got(domain="pool.example.org", passthrough=True, pool=True)
     two.got(domain="pool.example.org", passthrough=True, pool=True)
     assert three.ask(domain="pool.example.org", passthrough=True) is BindCode.NOT_SHARED
@@ -600,8 +600,8 @@ async def test_a_domain_may_be_shared_and_taken_over_like_a_name(house: EdgeServ
     assert one.session.said[-1] == BindRefused(2, BindCode.REPLACED)
 
 
-async def test_an_identity_has_so_many_domains_at_once(house: EdgeServices):
-    client = Client(house, ANY)
+async def test_an_identity_has_so_many_domains_at_once(services: EdgeServices):
+    client = Client(services, ANY)
     for number in range(MAX_DOMAINS):
         client.got(number, domain=f"n{number}.example.org", passthrough=True)
     refused = client.ask(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
@@ -610,57 +610,57 @@ async def test_an_identity_has_so_many_domains_at_once(house: EdgeServices):
     client.got(MAX_DOMAINS, domain="one-more.example.org", passthrough=True)
 
 
-async def test_a_banned_domain_is_taken_away(house: EdgeServices, tmp_path: Path):
-    client = Client(house, ANY)
+async def test_a_banned_domain_is_taken_away(services: EdgeServices, tmp_path: Path):
+    client = Client(services, ANY)
     client.got(domain="bad.example.org", passthrough=True)
-    house.claims.synchronise()
+    services.claims.synchronise()
     OwnershipStore(tmp_path).ban("bad.example.org", 0)
-    house.claims.synchronise()
-    watch = Refresher(house, ())
+    services.claims.synchronise()
+    watch = Refresher(services, ())
     watch._apply()
     await watch.close()
     assert client.session.said[-1] == BindRefused(1, BindCode.BANNED)
-    assert Client(house, ANY).ask(domain="bad.example.org", passthrough=True) is BindCode.BANNED
+    assert Client(services, ANY).ask(domain="bad.example.org", passthrough=True) is BindCode.BANNED
 
 
-async def test_a_ticket_of_a_domain_is_no_way_around_rights(house: EdgeServices):
-    ticket = Client(house, ANY).got(domain="shop.example.org", passthrough=True).ticket
+async def test_a_ticket_of_a_domain_is_no_way_around_rights(services: EdgeServices):
+    ticket = Client(services, ANY).got(domain="shop.example.org", passthrough=True).ticket
     less = Identity("a", Permissions(domains=()))
-    assert Client(house, less).ask(ticket=ticket, passthrough=True) is BindCode.DOMAIN_FORBIDDEN
+    assert Client(services, less).ask(ticket=ticket, passthrough=True) is BindCode.DOMAIN_FORBIDDEN
 
 
-async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(house: EdgeServices):
-    client = Client(house, A)
+async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(services: EdgeServices):
+    client = Client(services, A)
     ticket = client.got().ticket
     assert client.ask(2, ticket=ticket) is BindCode.STALE
     assert [lease.number for lease in client.holdings] == [1]
     assert client.session.said[0].ticket == ticket, "the session has ended"
 
 
-async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(house: EdgeServices):
+async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(services: EdgeServices):
     """The edge before has told of one of them, the programs of which hold the name together."""
-    first, second = Client(house, A), Client(house, A)
+    first, second = Client(services, A), Client(services, A)
     asked = {"name": "shared", "pool": True}
     tickets = [client.got(program=b"%d" % n, **asked).ticket for n, client in enumerate((first, second))]
     for client in (first, second):
         client.holdings.release_all(for_good=False)
-    await house.expected.add(TunnelRecord("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
+    await services.pending.add(TunnelRecord("shared", "a", 1, TunnelOptions(), 0, b"0"), None)
     for number, ticket in reversed(list(enumerate(tickets))):
-        Client(house, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
+        Client(services, A).got(ticket=ticket, program=b"%d" % number, again=True, **asked)
 
 
-async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(house: EdgeServices):
+async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_the_edge(services: EdgeServices):
     """The newer one took the name without a ticket, so that its tickets count from one again."""
-    await house.expected.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
-    older, newer = Client(house, A), Client(house, A)
-    many, one = (house.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
+    await services.pending.add(TunnelRecord("mine", "a", 1, TunnelOptions(), 0, b"new", is_first_ask=True), None)
+    older, newer = Client(services, A), Client(services, A)
+    many, one = (services.sealer.seal(Ticket("mine", 0, "a", generation)) for generation in (10, 1))
     assert older.ask(name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
     newer.got(name="mine", ticket=one, program=b"new", again=True)
     assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(house: EdgeServices):
-    first, second = Client(house, A), Client(house, A)
+async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(services: EdgeServices):
+    first, second = Client(services, A), Client(services, A)
     first.got(name="shop")
     second.got(name="shop")
     told = BindRefused(1, BindCode.REPLACED)
@@ -675,8 +675,8 @@ async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_ag
     assert first.session.said.count(told) == 3
 
 
-async def test_so_many_leases_that_were_taken_away_are_remembered(house: EdgeServices):
-    client = Client(house, A)
+async def test_so_many_leases_that_were_taken_away_are_remembered(services: EdgeServices):
+    client = Client(services, A)
     for number in range(1, MAX_LEASES + 2):
         client.got(number)
         client.holdings.lose(next(iter(client.holdings)), BindCode.BANNED)
@@ -685,21 +685,21 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(house: EdgeSer
     assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
 
 
-async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(house: EdgeServices):
+async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(services: EdgeServices):
     """The answer with the newest ticket was lost more than 30 seconds ago."""
-    ticket = Client(house, A).got(program=b"one").ticket
-    name = next(iter(house.registry)).name
-    lease = house.registry.find(name)
+    ticket = Client(services, A).got(program=b"one").ticket
+    name = next(iter(services.registry)).name
+    lease = services.registry.find(name)
     assert lease is not None
     lease.generation += 1
     lease.since -= 2 * UNCONFIRMED
-    assert Client(house, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
-    assert Client(house, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
-    assert Client(house, A).got(ticket=ticket, program=b"one", again=True).host == house.names.host_of(name)
+    assert Client(services, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
+    assert Client(services, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
+    assert Client(services, A).got(ticket=ticket, program=b"one", again=True).host == services.names.host_of(name)
 
 
-async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(house: EdgeServices):
-    (refuses, silent) = leases = pool_of(house, 2)
+async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(services: EdgeServices):
+    (refuses, silent) = leases = pool_of(services, 2)
     refuses._troubled_until = math.inf
     refuses.session.can_carry = True
     silent.session.can_carry = False

@@ -22,7 +22,7 @@ from tests.edge_server.tunnels.test_bind import Client, build, made
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_server.services import EdgeServices
+    from edge_server.wiring import EdgeServices
 
 STEPS = 300
 OWNERS = [Identity(key, Permissions(domains=None)) for key in "ab"]
@@ -47,16 +47,16 @@ def some_bind(chance: random.Random, tickets: list[bytes]) -> dict[str, Any]:
     return bind
 
 
-def check(house: EdgeServices) -> None:
+def check(services: EdgeServices) -> None:
     """Compare what is counted with what is held."""
-    leases = [each for lease in house.registry for each in (lease.pool.members if lease.pool else (lease,))]
-    assert house.registry.shares.used == sum(weight_of(lease.terms) for lease in leases)
+    leases = [each for lease in services.registry for each in (lease.pool.members if lease.pool else (lease,))]
+    assert services.registry.shares.used == sum(weight_of(lease.terms) for lease in leases)
     for owner in OWNERS:
         mine = [lease for lease in leases if lease.owner == owner.key]
-        assert house.registry.held_by(owner.key) == len(mine)
+        assert services.registry.held_by(owner.key) == len(mine)
         domains = {lease.name for lease in mine if "." in lease.name}
-        assert house.registry.domains_of(owner.key, besides="") == len(domains)
-    ports = house.ports
+        assert services.registry.domains_of(owner.key, besides="") == len(domains)
+    ports = services.ports
     held = {port: owner for port, owner in ports._owner.items() if port not in ports._freed}
     assert held == {lease.tcp_port: lease.owner for lease in leases if lease.tcp_port}
     assert ports.shares.used == len(ports._owner)
@@ -66,11 +66,11 @@ def check(house: EdgeServices) -> None:
 
 
 async def act(
-    chance: random.Random, house: EdgeServices, clients: list[Client], tickets: list[bytes], step: int
+    chance: random.Random, services: EdgeServices, clients: list[Client], tickets: list[bytes], step: int
 ) -> None:
     what = chance.random()
     if what < 0.2 or not clients:
-        clients.append(Client(house, chance.choice(OWNERS)))
+        clients.append(Client(services, chance.choice(OWNERS)))
     elif what < 0.7:
         try:
             answer = chance.choice(clients).ask(step, **some_bind(chance, tickets))
@@ -87,7 +87,7 @@ async def act(
         gone.holdings.release_all(for_good=chance.random() < 0.5)
     else:
         terms = TunnelOptions(allow=NETWORKS[: chance.randrange(len(NETWORKS))])
-        await house.expected.add(TunnelRecord(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
+        await services.pending.add(TunnelRecord(f"expected{step}", chance.choice("ab"), 1, terms, 0), None)
     for client in tuple(clients):
         if any(isinstance(said, SessionCode) for said in client.session.said):
             # Its session was ended, because a newer one has its name.
@@ -100,48 +100,48 @@ async def test_a_token_at_its_share_has_everything_again_at_the_edge_that_follow
 ):
     monkeypatch.setattr("edge_server.tunnels.registry.MAX_LEASES", 90)
     monkeypatch.setattr("edge_server.tunnels.registry.ALWAYS", 0)
-    house = build(tmp_path)
+    services = build(tmp_path)
     ports: dict[str, int] = {}
     for number in range(80):
         sock = listen("127.0.0.1", 0)
         assert sock is not None
         port = ports[f"n{number}"] = sock.getsockname()[1]
-        await house.expected.add(TunnelRecord(f"n{number}", "a", 1, TunnelOptions(), port), sock)
-    client = Client(house, OWNERS[0])
+        await services.pending.add(TunnelRecord(f"n{number}", "a", 1, TunnelOptions(), port), sock)
+    client = Client(services, OWNERS[0])
     for number, (name, port) in enumerate(ports.items()):
-        ticket = house.sealer.seal(Ticket(name, port, "a", 1))
+        ticket = services.sealer.seal(Ticket(name, port, "a", 1))
         bound = client.got(number, ticket=ticket, unencrypted=True)
         assert (bound.host, bound.unencrypted_port) == (f"{name}.example.com", port)
         await asyncio.sleep(0)
     assert client.ask(len(ports)) is BindCode.TOO_MANY
-    other = Client(house, OWNERS[1])
+    other = Client(services, OWNERS[1])
     other.got()
     # A program of that token that is started again takes its own place, and no other.
-    last = house.sealer.seal(Ticket("n7", ports["n7"], "a", 2))
-    assert Client(house, OWNERS[0]).got(ticket=last, unencrypted=True).host == "n7.example.com"
+    last = services.sealer.seal(Ticket("n7", ports["n7"], "a", 2))
+    assert Client(services, OWNERS[0]).got(ticket=last, unencrypted=True).host == "n7.example.com"
     await asyncio.sleep(0)
     for holdings in made:
         holdings.release_all(for_good=True)
     made.clear()
-    assert house.registry.shares.used == 0
-    house.claims.close()
+    assert services.registry.shares.used == 0
+    services.claims.close()
     await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_counts_by_owner_do_not_drift(tmp_path: Path, seed: int):
-    chance, house = random.Random(seed), build(tmp_path)
+    chance, services = random.Random(seed), build(tmp_path)
     clients: list[Client] = []
     tickets: list[bytes] = []
     for step in range(STEPS):
-        await act(chance, house, clients, tickets, step)
+        await act(chance, services, clients, tickets, step)
         await asyncio.sleep(0)  # what has just been given begins to listen
-        check(house)
+        check(services)
     for client in made:
         client.release_all(for_good=True)
     made.clear()
-    house.expected.give_up_all()
-    check(house)
-    assert len(house.registry) == house.registry.shares.used == 0
-    house.claims.close()
+    services.pending.give_up_all()
+    check(services)
+    assert len(services.registry) == services.registry.shares.used == 0
+    services.claims.close()
     await asyncio.sleep(0)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from edge_server.services import EdgeServices
+    from edge_server.wiring import EdgeServices
 
 ANY = Identity("a", Permissions(domains=None))
 
@@ -39,13 +39,13 @@ class Office:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
-    house: Any = replace(build(tmp_path), acme=Office())  # type: ignore[arg-type]
-    yield house
+async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
+    services: Any = replace(build(tmp_path), acme=Office())  # type: ignore[arg-type]
+    yield services
     for holdings in made:
         holdings.release_all(for_good=True)
     made.clear()
-    house.claims.close()
+    services.claims.close()
 
 
 @pytest.fixture
@@ -53,64 +53,64 @@ def authority(tmp_path: Path) -> DevelopmentAuthority:
     return DevelopmentAuthority.load_or_create(tmp_path / "authority")
 
 
-def route(house: EdgeServices, name: str | None, *alpn: str) -> Route | Alert | object:
-    return house.make_router().route(ClientHello(name, alpn, 300), "192.0.2.1")
+def route(services: EdgeServices, name: str | None, *alpn: str) -> Route | Alert | object:
+    return services.make_router().route(ClientHello(name, alpn, 300), "192.0.2.1")
 
 
-async def test_a_domain_and_a_name_have_different_visitors(house: EdgeServices):
-    Client(house, ANY).got(domain="shop.example.org", passthrough=True)
-    assert isinstance(route(house, "shop.example.org"), Route)
+async def test_a_domain_and_a_name_have_different_visitors(services: EdgeServices):
+    Client(services, ANY).got(domain="shop.example.org", passthrough=True)
+    assert isinstance(route(services, "shop.example.org"), Route)
     for other in ("shop.example.com", "shop.example.net", "a.shop.example.org", "example.org", "shop"):
-        assert route(house, other) is Alert.UNRECOGNIZED_NAME
-    assert route(house, None) is Alert.MISSING_EXTENSION
+        assert route(services, other) is Alert.UNRECOGNIZED_NAME
+    assert route(services, None) is Alert.MISSING_EXTENSION
 
 
 @pytest.mark.parametrize("domain", ["example.com", "localhost"])
-async def test_a_label_alone_is_no_host_name(house: EdgeServices, domain: str):
+async def test_a_label_alone_is_no_host_name(services: EdgeServices, domain: str):
     """Nor with the edge's domain twice, nor the domain itself."""
-    house = replace(house, domain=domain, acme=None)
-    house.certificates.hold("wildcard", *made_for(f"*.{domain}"))
-    label = Client(house, ANY).got(1).host.partition(".")[0]
-    Client(house, ANY).got(2, name="secret")
+    services = replace(services, domain=domain, acme=None)
+    services.certificates.hold("wildcard", *made_for(f"*.{domain}"))
+    label = Client(services, ANY).got(1).host.partition(".")[0]
+    Client(services, ANY).got(2, name="secret")
     for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
-        assert route(house, name) is Alert.UNRECOGNIZED_NAME
-        assert house.make_router().origin(name, "192.0.2.1") is None
-    assert isinstance(route(house, f"secret.{domain}"), Route)
+        assert route(services, name) is Alert.UNRECOGNIZED_NAME
+        assert services.make_router().origin(name, "192.0.2.1") is None
+    assert isinstance(route(services, f"secret.{domain}"), Route)
 
 
 async def test_a_development_edge_mints_for_names_that_are_held_alone(
-    house: EdgeServices, authority: DevelopmentAuthority
+    services: EdgeServices, authority: DevelopmentAuthority
 ):
     """And not more than it keeps: a name that was given back leaves nothing behind."""
-    house = replace(house, acme=None, certificates=ContextStore(max_contexts=3))
-    house.certificates.add_authority(authority, "example.com")
+    services = replace(services, acme=None, certificates=ContextStore(max_contexts=3))
+    services.certificates.add_authority(authority, "example.com")
     minted = []
     issue = authority.issue
     authority.issue = lambda names: minted.append(tuple(names)) or issue(names)  # type: ignore[method-assign]
     for name in ("secret", "a.example.net", "example.net", "b.a.example.com"):
-        assert route(house, name) is Alert.UNRECOGNIZED_NAME
+        assert route(services, name) is Alert.UNRECOGNIZED_NAME
     assert minted == []
     for number in range(8):
-        client = Client(house, ANY)
+        client = Client(services, ANY)
         client.got(1, domain=f"shop{number}.example.org", h2=bool(number % 2))
         for _ in range(5):
-            found = route(house, f"shop{number}.example.org")
+            found = route(services, f"shop{number}.example.org")
             assert isinstance(found, Route)
             assert found.context is not None
         client.holdings.unbind(1)
-        assert route(house, f"shop{number}.example.org") is Alert.UNRECOGNIZED_NAME
+        assert route(services, f"shop{number}.example.org") is Alert.UNRECOGNIZED_NAME
     assert minted == [(f"shop{number}.example.org",) for number in range(8)]
-    assert len(house.certificates._contexts) <= 3
-    assert house.certificates.validities() == [house.certificates.validities()[0]]  # the authority's own
+    assert len(services.certificates._contexts) <= 3
+    assert services.certificates.validities() == [services.certificates.validities()[0]]  # the authority's own
 
 
 @pytest.mark.parametrize(("port", "said"), [(443, ""), (8443, ":8443")])
-async def test_who_comes_without_tls_is_told_where_a_tunnel_is(house: EdgeServices, port: int, said: str):
-    house = replace(house, https_port=port)
-    client = Client(house, ANY)
+async def test_who_comes_without_tls_is_told_where_a_tunnel_is(services: EdgeServices, port: int, said: str):
+    services = replace(services, https_port=port)
+    client = Client(services, ANY)
     client.got(1, name="web", allow=("192.0.2.0/24",))
     client.got(2, domain="shop.example.org", passthrough=True)
-    origin = house.make_router().origin
+    origin = services.make_router().origin
     assert origin("web.example.com", "192.0.2.1") == RedirectTarget(f"https://web.example.com{said}", "a", "web")
     assert origin("shop.example.org", "198.51.100.1") == RedirectTarget(
         f"https://shop.example.org{said}", "a", "shop.example.org"
@@ -120,53 +120,53 @@ async def test_who_comes_without_tls_is_told_where_a_tunnel_is(house: EdgeServic
     assert origin("other.example.com", "192.0.2.1") is None
 
 
-async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(house: EdgeServices):
-    house.admission.arrivals.budget = 0
-    assert house.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
-    assert route(house, "web.example.com") is OVERLOADED
+async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(services: EdgeServices):
+    services.admission.arrivals.budget = 0
+    assert services.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
+    assert route(services, "web.example.com") is OVERLOADED
 
 
-async def test_until_there_is_a_certificate_visitors_are_told_so(house: EdgeServices):
-    Client(house, ANY).got(domain="shop.example.org")
-    assert house.acme.wanted == [("shop.example.org", "a", False)]  # type: ignore[union-attr]
-    assert route(house, "shop.example.org") is Alert.CERTIFICATE_UNOBTAINABLE
-    house.certificates.hold("shop.example.org", *made_for("shop.example.org"))
-    found = route(house, "shop.example.org")
+async def test_until_there_is_a_certificate_visitors_are_told_so(services: EdgeServices):
+    Client(services, ANY).got(domain="shop.example.org")
+    assert services.acme.wanted == [("shop.example.org", "a", False)]  # type: ignore[union-attr]
+    assert route(services, "shop.example.org") is Alert.CERTIFICATE_UNOBTAINABLE
+    services.certificates.hold("shop.example.org", *made_for("shop.example.org"))
+    found = route(services, "shop.example.org")
     assert isinstance(found, Route)
     assert found.context is not None
 
 
-async def test_only_what_no_certificate_covers_is_ordered(house: EdgeServices):
-    house.certificates.hold("*.example.com", *made_for("*.example.com"))
-    client = Client(house, ANY)
+async def test_only_what_no_certificate_covers_is_ordered(services: EdgeServices):
+    services.certificates.hold("*.example.com", *made_for("*.example.com"))
+    client = Client(services, ANY)
     client.got(1, name="plain")
     client.got(2, domain="passing.example.org", passthrough=True)
-    assert house.acme.wanted == []  # type: ignore[union-attr]
+    assert services.acme.wanted == []  # type: ignore[union-attr]
     client.got(3, name="with-h2", h2=True)
-    assert house.acme.wanted == [("with-h2.example.com", "a", True)]  # type: ignore[union-attr]
+    assert services.acme.wanted == [("with-h2.example.com", "a", True)]  # type: ignore[union-attr]
 
 
-async def test_a_validator_is_met_with_the_challenge_of_its_name_alone(house: EdgeServices):
-    answers = house.acme.answers  # type: ignore[union-attr]
+async def test_a_validator_is_met_with_the_challenge_of_its_name_alone(services: EdgeServices):
+    answers = services.acme.answers  # type: ignore[union-attr]
     answers.prove_by_tls("shop.example.org", "token.thumbprint")
-    found = route(house, "shop.example.org", PROTOCOL)
+    found = route(services, "shop.example.org", PROTOCOL)
     assert isinstance(found, Route)
     assert found.context is answers.tls["shop.example.org"]
-    assert route(house, "other.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
+    assert route(services, "other.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
     # RFC 8737 section 3: it offers this protocol and no other.
-    assert route(house, "shop.example.org", PROTOCOL, "http/1.1") is Alert.UNRECOGNIZED_NAME
+    assert route(services, "shop.example.org", PROTOCOL, "http/1.1") is Alert.UNRECOGNIZED_NAME
     answers.forget("shop.example.org")
-    assert route(house, "shop.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
+    assert route(services, "shop.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
 
 
-async def test_a_local_service_may_prove_its_domain_itself(house: EdgeServices):
-    Client(house, ANY).got(domain="shop.example.org", passthrough=True)
-    found = route(house, "shop.example.org", PROTOCOL)
+async def test_a_local_service_may_prove_its_domain_itself(services: EdgeServices):
+    Client(services, ANY).got(domain="shop.example.org", passthrough=True)
+    found = route(services, "shop.example.org", PROTOCOL)
     assert isinstance(found, Route)
     assert found.context is None
 
 
-async def test_with_acme_any_name_may_have_http_2(house: EdgeServices):
-    client = Client(house, ANY)
+async def test_with_acme_any_name_may_have_http_2(services: EdgeServices):
+    client = Client(services, ANY)
     client.got(1, h2=True)
     client.got(2, domain="shop.example.org", h2=True)

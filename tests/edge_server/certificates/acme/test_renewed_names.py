@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from edge_server.services import EdgeServices
+    from edge_server.wiring import EdgeServices
 
     OwnerOf = Callable[..., Awaitable["Owner"]]
 
@@ -37,7 +37,7 @@ DUE = 85 * DAY
 class Owner:
     """An edge, and somebody who has had a certificate there."""
 
-    house: EdgeServices
+    services: EdgeServices
     directory: Path
     name: str
     key: str
@@ -46,20 +46,20 @@ class Owner:
 
     @property
     def host(self) -> str:
-        return self.house.names.host_of(self.name)
+        return self.services.names.host_of(self.name)
 
     def due(self) -> list[str]:
         """What would be begun at the end of a certificate's life."""
-        assert self.house.acme is not None
+        assert self.services.acme is not None
         self.begun.clear()
-        self.house.acme.keeper._round()
+        self.services.acme.keeper._round()
         return list(self.begun)
 
     def revoked(self) -> None:
         assert TokenStore(self.directory).revoke(self.key, int(time.time()))
 
     def expired(self) -> None:
-        self.house.tokens._now = lambda: time.time() + 2 * DAY
+        self.services.tokens._now = lambda: time.time() + 2 * DAY
 
     def banned(self) -> None:
         ClaimStore(self.directory).ban(self.name, int(time.time()))
@@ -78,13 +78,13 @@ class Owner:
 
     def seen_by_the_edge(self) -> None:
         """What ``watch`` does twice a second."""
-        self.house.claims.synchronise()
-        self.house.claims.settle()
-        self.house.tokens.refresh()
+        self.services.claims.synchronise()
+        self.services.claims.settle()
+        self.services.tokens.refresh()
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
+async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     anywhere = "127.0.0.1", 0
     config = EdgeConfig(
         state_dir=tmp_path,
@@ -96,25 +96,25 @@ async def house(tmp_path: Path) -> AsyncIterator[EdgeServices]:
     )
     server = EdgeServer(config)
     await server.start()
-    assert server._house is not None
-    yield server._house
+    assert server._services is not None
+    yield server._services
     await server.stop()
 
 
 @pytest.fixture
-def owner_of(house: EdgeServices, tmp_path: Path) -> OwnerOf:
+def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
     async def make(name: str, *, is_held: bool = False) -> Owner:
-        assert house.acme is not None
-        keeper, begun, now = house.acme.keeper, list[str](), time.time()
+        assert services.acme is not None
+        keeper, begun, now = services.acme.keeper, list[str](), time.time()
         keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
         rights = Permissions(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
-        owner = Owner(house, tmp_path, name, token.key, begun)
+        owner = Owner(services, tmp_path, name, token.key, begun)
         if is_held:
             held = TunnelRecord(name, token.key, 1, TunnelOptions(), 0)
-            await house.expected.add(held, None)
+            await services.pending.add(held, None)
         else:
-            house.claims.claim(token.key, name)
+            services.claims.claim(token.key, name)
         owner.seen_by_the_edge()
         assert keeper.want(owner.host, token.key, alone=False)
         certificate = issue(owner.host, now=now)
@@ -140,18 +140,18 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     is_lost(owner)
     owner.seen_by_the_edge()
     assert owner.due() == []
-    assert owner.house.acme is not None
-    keeper = owner.house.acme.keeper
+    assert owner.services.acme is not None
+    keeper = owner.services.acme.keeper
     standing = keeper.standing(owner.host)
     assert standing is not None
     assert (standing.is_wanted, standing.next_try) == (False, None)
-    assert owner.house.certificates.covers(owner.host, h2=False), "it runs out by itself"
+    assert owner.services.certificates.covers(owner.host, h2=False), "it runs out by itself"
     keeper._now = lambda: time.time() + 91 * DAY
     assert owner.due() == []
-    assert owner.house.certificates.covers(owner.host, h2=False), "the clock may be wrong"
+    assert owner.services.certificates.covers(owner.host, h2=False), "the clock may be wrong"
     keeper._is_settled = lambda: True
     assert owner.due() == []
-    assert not owner.house.certificates.covers(owner.host, h2=False)
+    assert not owner.services.certificates.covers(owner.host, h2=False)
     assert list(keeper._store.load()) == []
 
 
