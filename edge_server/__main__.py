@@ -1,10 +1,8 @@
-"""``python -m edge_server``: parse, run until told to stop, drain. ``python -m edge_server token|name|admin``:
-whose is what, who may, and where to look at it."""
+"""``python -m edge_server``: run an edge until it is told to stop, or one of the operator's commands."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shlex
@@ -12,7 +10,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from edge_server import socket_activation
 from edge_server.cli import check_config
 from edge_server.cli.admin import main as admin_command
 from edge_server.cli.backup import main as backup_command
@@ -20,11 +17,11 @@ from edge_server.cli.health import main as health_command
 from edge_server.cli.name import main as name_command
 from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
-from edge_server.handoff import protocol
 from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
 from edge_server.server import EdgeServer
-from edge_server.systemd import goes_to_journal, keep_alive, notify
+from edge_server.signals import Signals
+from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
 from quictunnel.errors import ConfigError
 from quictunnel.shared import output
 from quictunnel.shared.event_loop import new_event_loop
@@ -36,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 EXIT_CONFIG: Final = 2
 COMMANDS: Final = {
     "token": token_command,
@@ -45,11 +41,11 @@ COMMANDS: Final = {
     "health": health_command,
     "backup": backup_command,
 }
-"""What can be said to an edge that runs, or does not; see ``config`` for what it is started with."""
+"""Commands by their first word; without one an edge is started (:mod:`edge_server.config.edge_config`)."""
 
 
 def banner(server: EdgeServer) -> str:
-    """What a person needs to use this edge."""
+    """Return the text that tells a person how to use this edge."""
     config = server.config
     # What goes to the journal is kept, and read by more people than those who may open tunnels.
     is_kept = config.hide_token or goes_to_journal(1)
@@ -72,65 +68,13 @@ def banner(server: EdgeServer) -> str:
     )
 
 
-class Signals:
-    """What signals ask for."""
-
-    def __init__(self) -> None:
-        self.stop = asyncio.Event()
-        """SIGTERM or SIGINT: drain."""
-        self.hurry = asyncio.Event()
-        """One more of them: end now."""
-        self.reload = asyncio.Event()
-        """SIGHUP: read the configuration again."""
-        self._had_terminal = has_terminal()
-        loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            try:
-                loop.add_signal_handler(number, self._stop)
-            except NotImplementedError:  # Windows: the handler runs in the main thread, so the loop is woken
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop))
-        if protocol.IS_SUPPORTED:
-            loop.add_signal_handler(signal.SIGUSR2, start_successor)
-        if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-
-    def _hang_up(self) -> None:
-        # What the signal was made for: a terminal that was closed takes along what runs in it.
-        if self._had_terminal and not has_terminal():
-            self._stop()
-        else:
-            self.reload.set()
-
-    def _stop(self) -> None:
-        (self.hurry if self.stop.is_set() else self.stop).set()
-
-
-def has_terminal() -> bool:
-    """Whether somebody sits before it: a terminal that was closed is none any more."""
-    return any(os.isatty(descriptor) for descriptor in range(3))
-
-
-def start_successor() -> None:
-    """Start this program again, as it was started, to take over from this one; whether it can, its log says."""
-    command = sys.orig_argv if "--takeover" in sys.orig_argv else [*sys.orig_argv, "--takeover"]
-    with contextlib.suppress(ChildProcessError):  # those that failed are not to stay as zombies
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    try:
-        child = os.posix_spawn(sys.executable, command, os.environ)
-    except OSError as error:
-        logger.error("no successor could be started: %s", error.strerror)
-    else:
-        logger.info("process %d is to take over", child)
-
-
 async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     """Serve until SIGTERM or SIGINT, or until another edge took over; then drain. A second signal ends at once.
     SIGHUP has ``read_again`` called, in another thread."""
     watch_over(asyncio.get_running_loop())
     signals = Signals()
     tasks = Supervisor()
-    server = EdgeServer(config, socket_activation.take(os.environ))
+    server = EdgeServer(config, take_activated_sockets(os.environ))
     reloads = Reloads(server.reconfigure, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.take(server.scene))
@@ -154,7 +98,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
 
 
 async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
-    """Until one of them is done; the others are cancelled."""
+    """Wait until one of the coroutines is done, and cancel the others. Raises what they raised."""
     tasks = [asyncio.create_task(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -167,7 +111,7 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 
 
 def check(reading: Reading) -> int:
-    """``--check-config``; its exit status."""
+    """Print the result of ``--check-config``, and return the exit status."""
     wrong, lines = check_config.report(reading)
     complain(wrong)
     print(*lines, sep="\n", end="\n" if lines else "")  # noqa: T201 - what was asked for
@@ -175,13 +119,13 @@ def check(reading: Reading) -> int:
 
 
 def complain(problems: Sequence[str]) -> None:
-    """Say what the operator has to mend, one line each."""
+    """Print what the operator has to mend, a line for each problem."""
     for problem in problems:
         print(f"edge_server: error: {problem}", file=sys.stderr)  # noqa: T201 - as the banner
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program; returns its exit status."""
+    """Run the program and return its exit status. ``argv``: its arguments, by default those of the process."""
     words = sys.argv[1:] if argv is None else argv
     return output.run(lambda: _main(words))
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from certs.authority import DevelopmentAuthority
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.socket_activation import ActivatedSockets
+    from edge_server.systemd import ActivatedSockets
 
 
 def listen_at(option: str, address: tuple[str, int]) -> socket.socket:

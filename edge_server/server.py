@@ -46,8 +46,8 @@ from edge_server.observability.loop_lag import LoopLagMonitor
 from edge_server.refresher import Refresher
 from edge_server.reload import reconfigure
 from edge_server.resources.descriptor_budget import watch_for_free_descriptors
-from edge_server.socket_activation import ActivatedSockets
 from edge_server.storage.state_dir import StateDir
+from edge_server.systemd import ActivatedSockets
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from edge_server.tunnels.visitor_log import VisitorLog

@@ -20,7 +20,7 @@ import yaml
 
 from edge_server.cli.common import add_state_dir
 from edge_server.config.edge_config import EdgeConfig, parse
-from edge_server.socket_activation import ACME_HTTP
+from edge_server.systemd import ACME_HTTP_NAME
 from quictunnel.shared.paths import default_state_dir
 
 ROOT = Path(__file__).parents[2]
@@ -101,7 +101,7 @@ def seconds_of(text: str, name: str) -> float:
 
 def test_the_socket_for_validators_is_called_what_the_edge_looks_for():
     text = (DEPLOY / "systemd" / "quictunnel-edge-http.socket").read_text()
-    assert f"\nFileDescriptorName={ACME_HTTP}\n" in text
+    assert f"\nFileDescriptorName={ACME_HTTP_NAME}\n" in text
     assert "\nService=quictunnel-edge.service\n" in text
 
 

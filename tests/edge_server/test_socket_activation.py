@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server import socket_activation
+from edge_server import systemd
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.listeners import acme_http_socket, https_socket, quic_socket
 from quictunnel.errors import ConfigError
@@ -58,7 +58,7 @@ def close(descriptor: int) -> None:
 @pytest.mark.parametrize("names", ["", "https:quic", "edge.socket:edge.socket", "only-one"])
 def test_both_are_taken(passed, names):
     environ, first = passed(listening, bound, names=names)
-    given = socket_activation.take(environ, first=first)
+    given = systemd.take_activated_sockets(environ, first=first)
     assert given.https is not None
     assert given.quic is not None
     assert given.https.type == socket.SOCK_STREAM
@@ -78,7 +78,7 @@ def test_both_are_taken(passed, names):
     ],
 )
 def test_there_are_none(environ):
-    assert socket_activation.take(environ) == socket_activation.ActivatedSockets()
+    assert systemd.take_activated_sockets(environ) == systemd.ActivatedSockets()
     assert environ == {}
 
 
@@ -120,21 +120,21 @@ def not_listening() -> socket.socket:
 def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
     environ, first = passed(*makers, names=names)
     with pytest.raises(ConfigError, match=said) as raised:
-        socket_activation.take(environ, first=first)
+        systemd.take_activated_sockets(environ, first=first)
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("count", ["", "-1", "two", "9" * 5000, "\u0662"])
 def test_a_count_that_is_none(count):
     with pytest.raises(ConfigError, match="takes one TCP and one UDP socket"):
-        socket_activation.take({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
+        systemd.take_activated_sockets({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": count})
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_one_more_is_told_by_its_name(passed, order):
     makers, names = [listening, bound, listening], ["edge.socket", "edge.socket", "acme-http"]
     environ, first = passed(*(makers[each] for each in order), names=":".join(names[each] for each in order))
-    given = socket_activation.take(environ, first=first)
+    given = systemd.take_activated_sockets(environ, first=first)
     assert given.https is not None
     assert given.quic is not None
     assert given.acme_http is not None
@@ -148,22 +148,19 @@ def test_the_port_of_acme_http_is_that_of_its_socket(tmp_path: Path):
     with listening() as sock:
         port = sock.getsockname()[1]
     for wanted in (0, port):
-        given = socket_activation.ActivatedSockets(acme_http=socket.create_server(("127.0.0.1", port)))
+        given = systemd.ActivatedSockets(acme_http=socket.create_server(("127.0.0.1", port)))
         taken = acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", wanted)), given)
         assert taken is not None
         assert taken.getsockname()[1] == port
-        assert given == socket_activation.ActivatedSockets()
+        assert given == systemd.ActivatedSockets()
         taken.close()
     for address, said in ((("::", 1), "--acme-http has port 1, the socket"), (None, "--acme-http does not say")):
-        given = socket_activation.ActivatedSockets(acme_http=listening())
+        given = systemd.ActivatedSockets(acme_http=listening())
         with pytest.raises(ConfigError, match=said):
             acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=address), given)
-        assert given == socket_activation.ActivatedSockets()
+        assert given == systemd.ActivatedSockets()
     assert (
-        acme_http_socket(
-            EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), socket_activation.ActivatedSockets()
-        )
-        is None
+        acme_http_socket(EdgeConfig(state_dir=tmp_path, acme_http=("::", 80)), systemd.ActivatedSockets()) is None
     )
 
 
@@ -174,14 +171,14 @@ async def test_the_ports_of_the_configuration_have_to_be_those_of_the_sockets(tm
         EdgeConfig(state_dir=tmp_path, https=("::", 0), quic=("::", 0)),
         EdgeConfig(state_dir=tmp_path, https=("::", ports[0]), quic=("::", ports[1])),
     ):
-        given = socket_activation.ActivatedSockets(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
+        given = systemd.ActivatedSockets(socket.create_server(("127.0.0.1", ports[0])), bound(ports[1]))
         taken = https_socket(config, given), await quic_socket(config, given)
         assert (taken[0].getsockname()[1], taken[1].local_address[1]) == ports
-        assert given == socket_activation.ActivatedSockets()
+        assert given == systemd.ActivatedSockets()
         for one in taken:
             one.close()
     for option, make in (("https", https_socket), ("quic", quic_socket)):
-        given = socket_activation.ActivatedSockets(listening(), bound())
+        given = systemd.ActivatedSockets(listening(), bound())
         try:
             with pytest.raises(ConfigError, match=f"--{option} has port 1, the socket that was passed has [0-9]+"):
                 await make_one(make, EdgeConfig(state_dir=tmp_path, https=("::", 1), quic=("::", 1)), given)
