@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import shlex
 import signal
@@ -30,8 +29,6 @@ from quictunnel.shared.supervision import Supervisor, watch_over
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
-
-logger = logging.getLogger(__name__)
 
 EXIT_CONFIG: Final = 2
 COMMANDS: Final = {

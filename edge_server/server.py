@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-import socket
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -17,17 +15,9 @@ from edge_server.auth.token import new_operator_token
 from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.qlog import QlogRecorder
 from edge_server.clients.session import ClientSession
-from edge_server.handoff.protocol import (
-    IS_SUPPORTED,
-    HandoffListener,
-    HandoffOffer,
-    HandoffRefusal,
-    Names,
-    Ready,
-    SuccessionError,
-    ask,
-    in_parts,
-)
+from edge_server.handoff.predecessor import HandoffListener, offer_sockets, send_names
+from edge_server.handoff.protocol import IS_SUPPORTED, HandoffError, HandoffOffer, HandoffRefusal
+from edge_server.handoff.successor import request_handoff
 from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
@@ -61,11 +51,13 @@ from quictunnel.transport.udp import UdpSocket
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.handoff.protocol import HandoffChannel, Held, InheritedSockets
+    from edge_server.handoff.protocol import HandoffChannel, Held
     from edge_server.handoff.snapshot import LastHeld
+    from edge_server.handoff.successor import InheritedSockets
     from edge_server.reload import ReloadOutcome
     from edge_server.storage.state_dir import ClientEnv
     from edge_server.wiring import EdgeServices
@@ -382,20 +374,15 @@ class EdgeServer:
     # Taking over, and being followed.
 
     async def _ask(self, state: StateDir) -> InheritedSockets | None:
-        inherited = await ask(state.path)
+        inherited = await request_handoff(state.path)
         if inherited is None:
             logger.info("no edge runs here that could hand over; starting as usual")
             return None
-        config = self.config
-        https, udp = inherited.https.getsockname()[1], inherited.udp.getsockname()[1]
-        for option, what, is_same in (
-            ("--domain", inherited.domain, config.domain == inherited.domain),
-            ("--https", f"port {https}", config.https[1] in (0, https)),
-            ("--quic", f"port {udp}", config.quic[1] in (0, udp)),
-        ):
-            if not is_same:
-                inherited.close()
-                raise ConfigError(f"--takeover: the edge that runs has {what}, which {option} contradicts.")
+        try:
+            inherited.check(self.config.domain, self.config.https[1], self.config.quic[1])
+        except ConfigError:
+            inherited.close()
+            raise
         self.mark = (inherited.mark + 1) % 256
         self._inherit_door(inherited)
         return inherited
@@ -415,7 +402,7 @@ class EdgeServer:
     async def _accept_inheritance(inherited: InheritedSockets) -> list[Held]:
         try:
             return await inherited.accept()
-        except SuccessionError as error:
+        except HandoffError as error:
             raise ConfigError(f"--takeover: the edge that runs did not hand over: {error}.") from None
 
     def _make_offer(self, state: StateDir) -> HandoffListener | None:
@@ -425,40 +412,23 @@ class EdgeServer:
             logger.warning("no successor will be able to take over: %s", error.strerror or error)
             return None
 
-    async def _hand_over(self, post: HandoffChannel) -> None:
-        """A successor asked (succession.Offer). Until it is ready nothing changes here."""
+    async def _hand_over(self, channel: HandoffChannel) -> None:
+        """Hand over to a successor that asked. Until it is ready nothing changes here. Raises HandoffError."""
         assert self._listening is not None
         assert self._udp is not None
-        assert self._endpoint is not None
+        assert self._services is not None
         if self._is_draining:
-            await post.send(HandoffRefusal("it is stopping"))
+            await channel.send(HandoffRefusal("it is stopping"))
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, self._udp.duplicate() as udp:
-            try:
-                acme = self._services.acme if self._services is not None else None
-                doors = [acme.listening] if acme is not None and acme.listening is not None else []
-                estate = HandoffOffer(self.config.domain, self.mark, has_acme_http=bool(doors))
-                await post.send(estate, [self._listening, udp, theirs, *doors])
-                message, _ = await post.receive()
-                if not isinstance(message, Ready):
-                    raise SuccessionError("it did not say that it is ready")
-            except BaseException:
-                ours.close()
-                raise
-        names = self._stop_taking(ours)
-        self.succeeded.set()
-        with contextlib.ExitStack() as stack:
-            for _, sock in names:
-                if sock is not None:
-                    stack.enter_context(sock)
-            parts = in_parts(names)
-            for number, part in enumerate(parts, 1):
-                sockets = [sock for _, sock in part if sock is not None]
-                await post.send(Names([name for name, _ in part], number == len(parts)), sockets)
+        acme = self._services.acme
+        acme_http = acme.listening if acme is not None else None
+        offer = HandoffOffer(self.config.domain, self.mark, has_acme_http=acme_http is not None)
+        with self._udp.duplicate() as udp:
+            pipe = await offer_sockets(channel, offer, self._listening, udp, acme_http)
+        await send_names(channel, self._stop_taking(pipe))
 
     def _stop_taking(self, pipe: socket.socket) -> list[Held]:
-        """From now on visitors and datagrams are the successor's; the names that it has to know."""
+        """Leave visitors and datagrams to the successor from now on; return the names that it has to know."""
         assert self._endpoint is not None
         assert self._udp is not None
         self._is_draining = True
@@ -483,6 +453,7 @@ class EdgeServer:
             for each in lease.pool.members if lease.pool is not None else (lease,):
                 each.stop_listening()
         logger.info("another edge takes over; %d visitors are left", self.visitors)
+        self.succeeded.set()
         return names
 
     # Serving.

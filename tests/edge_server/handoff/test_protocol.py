@@ -13,20 +13,20 @@ import msgspec
 import pytest
 
 from edge_server.handoff import protocol
+from edge_server.handoff.predecessor import HandoffListener
 from edge_server.handoff.protocol import (
     MAX_NAMES,
     SOCKET,
     Ask,
     HandoffChannel,
-    HandoffListener,
+    HandoffError,
     HandoffOffer,
     HandoffRefusal,
     Names,
     Ready,
-    SuccessionError,
-    ask,
     in_parts,
 )
+from edge_server.handoff.successor import request_handoff
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ConfigError
@@ -73,7 +73,7 @@ async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) 
     held = [names(MAX_NAMES), names(2)]
     offer = HandoffListener(tmp_path, hands_over(sockets, held))
     assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     assert (inherited.domain, inherited.mark) == ("a.test", 7)
     found = [inherited.https, inherited.udp, inherited.pipe]
@@ -93,7 +93,7 @@ async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socke
         TunnelRecord("h2", "o", 3, TunnelOptions(h2=True), 0),
     ]
     offer = HandoffListener(tmp_path, hands_over(sockets, [held], sockets[:1]))
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     found = await inherited.accept()
     assert [name for name, _ in found] == held
@@ -113,7 +113,7 @@ async def test_one_more_socket_comes_where_it_is_announced(tmp_path: Path, socke
             await post.send(HandoffOffer("a.test", 7, has_acme_http=True), [*sockets, door])
 
         offer = HandoffListener(tmp_path, hand_over)
-        inherited = await ask(tmp_path)
+        inherited = await request_handoff(tmp_path)
         assert inherited is not None
         assert inherited.acme_http is not None
         assert inherited.acme_http.getsockname() == door.getsockname()
@@ -130,7 +130,7 @@ async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
     held = [(TunnelRecord("n" * 63, "o" * 64, 1, terms, 0), None) for _ in range(MAX_NAMES)]
     parts = in_parts(held)
     offer = HandoffListener(tmp_path, hands_over(sockets, [[name for name, _ in part] for part in parts]))
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     assert await inherited.accept() == held
     inherited.close()
@@ -149,7 +149,7 @@ async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_success
     offer = HandoffListener(
         tmp_path, hands_over(sockets, [[TunnelRecord("tcp", "o", 1, TunnelOptions(), port)]], sockets[:1])
     )
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     ((_, listener),) = await inherited.accept()
     assert listener is not None
@@ -161,10 +161,10 @@ async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_success
 
 
 async def test_nobody_there(tmp_path: Path) -> None:
-    assert await ask(tmp_path) is None
+    assert await request_handoff(tmp_path) is None
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_behind:
         left_behind.bind(str(tmp_path / SOCKET))
-    assert await ask(tmp_path) is None
+    assert await request_handoff(tmp_path) is None
 
 
 async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket]) -> None:
@@ -172,7 +172,7 @@ async def test_a_directory_far_below(tmp_path: Path, sockets: list[socket.socket
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
     offer = HandoffListener(deep, hands_over(sockets, [[]]))
-    inherited = await ask(deep)
+    inherited = await request_handoff(deep)
     assert inherited is not None
     assert await inherited.accept() == []
     inherited.close()
@@ -185,7 +185,7 @@ async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socke
     older = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     newer = HandoffListener(tmp_path, hands_over(sockets, [names(1)]))
     older.close()
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     assert len(await inherited.accept()) == 1
     inherited.close()
@@ -194,7 +194,7 @@ async def test_the_newest_edge_is_asked_and_an_older_one_does_not_take_its_socke
 
 async def refused(directory: Path, match: str) -> None:
     with pytest.raises(ConfigError, match=match):
-        await ask(directory)
+        await request_handoff(directory)
 
 
 async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
 
 async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> None:
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
-    first = await ask(tmp_path)
+    first = await request_handoff(tmp_path)
     assert first is not None
     await refused(tmp_path, "another one is taking over already")
     assert await first.accept() == []
@@ -236,7 +236,7 @@ async def test_a_stranger_of_the_same_user_is_refused_and_the_next_one_served(
         stranger.send(said)
         heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(stranger, 1000), 5)
     assert heard == b"" or isinstance(msgspec.msgpack.decode(heard, type=protocol.Message), HandoffRefusal)
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
     await inherited.accept()
     inherited.close()
@@ -251,19 +251,19 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
     async def hand_over(post: HandoffChannel) -> None:
         try:
             await hands_over(sockets, [[]])(post)
-        except SuccessionError as error:
+        except HandoffError as error:
             ends.append(str(error))
             raise
         ends.append("over")
 
     offer = HandoffListener(tmp_path, hand_over)
-    first = await ask(tmp_path)
+    first = await request_handoff(tmp_path)
     assert first is not None
     first.close()
-    second = await ask(tmp_path)
+    second = await request_handoff(tmp_path)
     while not ends:
         await asyncio.sleep(0)
-        second = second or await ask(tmp_path)
+        second = second or await request_handoff(tmp_path)
     assert ends[0] == "it went away"
     offer.close()
     if second is not None:
@@ -292,9 +292,9 @@ async def test_sockets_that_do_not_belong_to_a_message_are_closed(
 ) -> None:
     before = in_use(DESCRIPTORS)
     offer = HandoffListener(tmp_path, hands_over(sockets, [names(1)], sockets))
-    inherited = await ask(tmp_path)
+    inherited = await request_handoff(tmp_path)
     assert inherited is not None
-    with pytest.raises(SuccessionError, match="did not say what it holds"):
+    with pytest.raises(HandoffError, match="did not say what it holds"):
         await inherited.accept()
     inherited.close()
     offer.close()

@@ -1,0 +1,154 @@
+"""The predecessor's side of a hot restart: it listens for a successor, and hands sockets and names over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final
+
+from edge_server.handoff.protocol import (
+    SOCKET,
+    VERSION,
+    Ask,
+    HandoffChannel,
+    HandoffError,
+    HandoffRefusal,
+    Names,
+    Ready,
+    close_all,
+    in_parts,
+    socket_path,
+)
+from quictunnel.shared.supervision import Supervisor
+from quictunnel.transport import descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from edge_server.handoff.protocol import HandoffOffer, Held
+
+logger = logging.getLogger(__name__)
+
+BACKLOG: Final = 4
+_PEERCRED: Final = struct.Struct("3i")
+
+
+class HandoffListener:
+    """The Unix socket at which a successor asks, while this edge serves."""
+
+    def __init__(self, directory: Path, hand_over: Callable[[HandoffChannel], Awaitable[None]]) -> None:
+        """Listen in the state directory.
+
+        Args:
+            directory: the state directory.
+            hand_over: called after an Ask, for one successor at a time; may raise HandoffError.
+
+        Raises OSError when there can be no socket.
+        """
+        self._directory = directory
+        self._hand_over = hand_over
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Supervisor()
+        self._turn = asyncio.Lock()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._inode = 0
+        try:
+            # Beside, and then into place: an edge that has just been started is the one to be asked.
+            aside = f".{SOCKET}-{os.getpid()}"
+            path = directory / aside
+            path.unlink(missing_ok=True)
+            with socket_path(directory, aside) as address:
+                self._listener.bind(address)
+            path.chmod(0o600)
+            self._inode = path.stat().st_ino
+            path.replace(directory / SOCKET)
+            self._listener.listen(BACKLOG)
+            self._listener.setblocking(False)
+            descriptors.own(self._listener)
+            self._loop.add_reader(self._listener, self._accept)
+        except BaseException:
+            self._listener.close()
+            raise
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._tasks.cancel()
+        self._loop.remove_reader(self._listener)
+        descriptors.disown(self._listener)
+        self._listener.close()
+        path = self._directory / SOCKET
+        with contextlib.suppress(OSError):  # an edge that stops goes on stopping
+            if path.stat().st_ino == self._inode:  # not a newer edge's
+                path.unlink()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except OSError as error:
+            logger.debug("nobody asks to take over after all: %s", error.strerror)
+            return
+        _, user, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+        if user not in (0, os.geteuid()):
+            sock.close()
+            return
+        self._tasks.start(self._serve(HandoffChannel(sock)), "handing over to a successor")
+
+    async def _serve(self, channel: HandoffChannel) -> None:
+        try:
+            message, sockets = await channel.receive()
+            close_all(sockets)
+            if not isinstance(message, Ask) or message.version != VERSION:
+                await channel.send(HandoffRefusal("it speaks another version of the hand-over"))
+            elif self._turn.locked():
+                await channel.send(HandoffRefusal("another one is taking over already"))
+            else:
+                async with self._turn:
+                    await self._hand_over(channel)
+        except HandoffError as error:
+            logger.warning("an edge that wanted to take over failed: %s", error)
+        finally:
+            channel.close()
+
+
+async def offer_sockets(
+    channel: HandoffChannel,
+    offer: HandoffOffer,
+    https: socket.socket,
+    udp: socket.socket,
+    acme_http: socket.socket | None,
+) -> socket.socket:
+    """Offer the sockets to a successor, and wait until it is ready to serve.
+
+    Returns this edge's end of the pipe through which its datagrams come from then on. Raises HandoffError.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            await channel.send(offer, [https, udp, theirs, *([acme_http] if acme_http is not None else [])])
+            message, _ = await channel.receive()
+            if not isinstance(message, Ready):
+                raise HandoffError("it did not say that it is ready")
+        except BaseException:
+            ours.close()
+            raise
+    return ours
+
+
+async def send_names(channel: HandoffChannel, names: list[Held]) -> None:
+    """Tell a successor the names that it has to know, and close this edge's sockets of their ports.
+
+    Raises HandoffError.
+    """
+    with contextlib.ExitStack() as stack:
+        for _, sock in names:
+            if sock is not None:
+                stack.enter_context(sock)
+        parts = in_parts(names)
+        for number, part in enumerate(parts, 1):
+            sockets = [sock for _, sock in part if sock is not None]
+            await channel.send(Names([name for name, _ in part], number == len(parts)), sockets)
