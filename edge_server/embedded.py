@@ -35,12 +35,13 @@ class EmbeddedEdge:
 
     @property
     def server(self) -> EdgeServer:
+        """Return the edge that runs."""
         assert self._server is not None, "the edge is not running"
         return self._server
 
     @property
     def client_config(self) -> ClientConfig:
-        """What a client on this machine needs."""
+        """Return the configuration for a client on this machine."""
         server = self.server
         return ClientConfig(
             edge=server.quic_address,

@@ -1,6 +1,6 @@
-"""What an edge opens at its start: sockets, and the certificate of the QUIC one.
+"""The sockets that an edge opens at its start, and the certificate of the QUIC one.
 
-Whatever is wrong is said as the one thing that the operator has to mend (ConfigError).
+Each error is a ConfigError that names the one thing to mend.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What changes outside while an edge runs, and what becomes of those it is about: tokens, claims, certificates.
+"""Refresh of tokens, claims and certificates that change outside while an edge runs.
 
-All of it is read off the loop's thread, twice a second, so that what was withdrawn ends within a second.
+All of them are read outside the loop's thread, twice a second, so that a revocation takes effect within a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_SHOWN: Final = 200
 
 
 class Refresher:
-    """See the module."""
+    """Reads what has changed outside, and ends the sessions and leases that are no longer allowed."""
 
     def __init__(self, services: EdgeServices, guests: Collection[ClientSession]) -> None:
         self._services = services
@@ -42,7 +42,7 @@ class Refresher:
         self._task = services.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
         self._told: dict[str, str] = {}
-        """Of what cannot be read, so that it is said once."""
+        """Errors by what could not be read, so that each is logged once."""
 
     async def close(self) -> None:
         """Look no more. When it is done nothing is being read either."""

@@ -108,7 +108,7 @@ class EdgeServer:
         self.scene: Introspection | None = None
         """For those who look; there as soon as it serves."""
         self.mark = secrets.randbelow(256)
-        """Of its connection IDs, by which two edges know whose a datagram is."""
+        """Mark of this edge's connection IDs, by which it and its successor tell their datagrams apart."""
         self.succeeded = asyncio.Event()
         """Another edge has taken over; this one is to drain and to stop."""
         self.https_port = 0

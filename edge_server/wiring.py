@@ -69,7 +69,7 @@ class EdgeServices:
     """All parts of one edge; only its composition root knows them all."""
 
     acme: AcmeService | None = None
-    """Who gets certificates, if anybody does."""
+    """Orders certificates; None if ACME is off."""
     admission: Admission
     attempts: FailedAttempts
     certificates: ContextStore
@@ -89,7 +89,7 @@ class EdgeServices:
     sessions: SessionTable[ClientSession]
     shaping: BandwidthLimiter = field(default_factory=BandwidthLimiter)
     supervisor: Supervisor = field(default_factory=Supervisor)
-    """Of everything that runs in the background."""
+    """Supervisor of all background tasks."""
     tcp_host: str
     tokens: TokenRegistry
 
@@ -226,7 +226,7 @@ def domain_check_of(config: EdgeConfig) -> DomainCheck:
 
 
 def take_certificates(config: EdgeConfig, certificates: ContextStore, authority: DevelopmentAuthority) -> None:
-    """Those that visitors of the edge's own names are met with, unless ACME brings them. Raises ConfigError."""
+    """Load the certificates for the edge's own names, unless ACME brings them. Raises ConfigError."""
     if config.cert is not None and config.key is not None:
         certificates.add_files(config.cert, config.key, config.domain)
     elif not config.acme:

@@ -86,19 +86,19 @@ class ClientSession:
         self.holdings = Bindings(context.binding, self.session, self.superseded)
         self.is_leaving = False
         self.since = 0.0
-        """When its token was found good (time.monotonic)."""
+        """Time at which its token was found good (time.monotonic)."""
         self.software = ""
         """The name that the client gives itself."""
         self.trace: SessionTrace | None = None
-        """What an operator wants to see of it."""
+        """Trace of it that an operator asked for."""
         self._looking: asyncio.Task[None] | None = None
-        """Where a domain points; what was asked afterwards waits for it."""
+        """Look-up of a domain; later requests wait for it."""
         self._requests: deque[Bind | Unbind] = deque()
-        """Those that wait for their turn."""
+        """Requests that wait for their turn."""
         self._has_had_its_turn = False
         """Too lately for another."""
         self.digest = b""
-        """Of the session's secret; see ``sessions``."""
+        """Digest of the session's secret; set by the session table."""
         self._context = context
         self._is_resumed = False
         self._second_look: asyncio.TimerHandle | None = None
@@ -108,6 +108,7 @@ class ClientSession:
 
     @property
     def peer(self) -> str:
+        """Return the client's address."""
         return str(self.session.link.connection.address[0])
 
     def go_away(self, grace: float) -> None:
@@ -159,6 +160,7 @@ class ClientSession:
         """The handshake is done; the Hello is the client's to say."""
 
     def session_message(self, message: AnyMessage) -> None:
+        """Handle a message of the client. Raises ProtocolError."""
         match message:
             case Hello():
                 self._greet(message)
@@ -168,16 +170,19 @@ class ClientSession:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
     def session_stream(self, stream: Stream) -> None:  # noqa: ARG002 - refused whatever it is
+        """Refuse a stream, because only an edge opens them. Raises ProtocolError."""
         raise ProtocolError("only an edge opens streams for visitors")
 
     def session_streams_available(self) -> None:
         """Visitors are refused at once when the client allows no more streams; none waits."""
 
     def session_resumed(self) -> None:
+        """Note that the session goes on with another link."""
         logger.info("client %s goes on from %s", self.identity.key if self.identity else "", self.peer)
         self.holdings.client_is_back()
 
     def session_away(self, closed: Closed) -> bool:
+        """Keep the session without a link, or return False to end it."""
         # A client that closed a link before it said how it stands does not know that its session is there; one
         # that says that the link was replaced has given up the link alone. Who is closed for good does not return.
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
@@ -190,6 +195,7 @@ class ClientSession:
         return True
 
     def session_down(self, closed: Closed) -> None:
+        """Release everything, because the session is over."""
         self._deadline.cancel()
         self._stop_waiting()
         self._context.sessions.remove(self)
@@ -267,7 +273,7 @@ class ClientSession:
 
     @property
     def may_go_on(self) -> bool:
-        """Whether the session may be resumed: this side has not closed it."""
+        """Return True if the session may be resumed: this side has not closed it."""
         return not self.is_leaving and not self._is_closing
 
     @property
@@ -276,11 +282,11 @@ class ClientSession:
         return self.session.link.is_closing and not self.session.is_away
 
     def is_of(self, identity: Identity) -> bool:
-        """Whether this is a client of that identity."""
+        """Return True if this client has that identity."""
         return self.identity is not None and self.identity.key == identity.key
 
     def go_on(self, link: Link, hello: Hello) -> None:
-        """The client is back on another link, whose greeting showed the session's secret."""
+        """Resume the session on another link, whose Hello showed the session's secret."""
         self._context.sessions.come_back(self)
         self._context.sessions.resumed += 1
         self._is_resumed = True

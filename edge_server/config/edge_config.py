@@ -75,7 +75,7 @@ def _called(metavar: str) -> OptionType[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeConfig:
-    """What one edge is to do. Addresses are numeric or names that resolve to one of this machine's."""
+    """The options of one edge. Addresses are numeric, or names that resolve to one of this machine's."""
 
     state_dir: Path = option(
         STATE_DIR,
@@ -296,12 +296,12 @@ class EdgeConfig:
 
 OPTIONS: Final = options_of(EdgeConfig)
 _FORGOTTEN_WHEN_EMPTY: Final = frozenset(("state_dir", "tcp_host", "engine", "congestion"))
-"""What an empty text leaves as it would be without."""
+"""Options for which an empty text means the default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read: the configuration, or why there is none."""
+    """The result of reading the options: the configuration, or the problems."""
 
     config: EdgeConfig | None
     problems: tuple[str, ...] = ()
@@ -403,7 +403,7 @@ def _usual_state_dir(said: ParsedOptions) -> Path | None:
 
 
 def _contradictions(said: ParsedOptions) -> list[str]:
-    """What is wrong about several options together."""
+    """Return the problems of several options together."""
     problems = []
     pair = [name for name in ("cert", "key") if name in said.given and said.given[name].value]
     if len(pair) == 1:

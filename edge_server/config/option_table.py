@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PREFIX: Final = "QUICTUNNEL_EDGE_SERVER_"
-"""Of the variables; those of clients begin otherwise (QUICTUNNEL_EDGE is one of theirs)."""
+"""Prefix of the variables; those of clients begin otherwise, such as QUICTUNNEL_EDGE."""
 _KEY: Final = "option"
 
 
@@ -26,7 +26,7 @@ class Option:
     """One row of the table."""
 
     field: str
-    """Of EdgeConfig."""
+    """Name of the field of EdgeConfig."""
     kind: OptionType[Any]
     summary: str
     default: str
@@ -41,15 +41,17 @@ class Option:
 
     @property
     def name(self) -> str:
-        """In TOML."""
+        """Return the name in TOML."""
         return self.field.replace("_", "-")
 
     @property
     def flag(self) -> str:
+        """Return the flag of the command line."""
         return "--" + self.name
 
     @property
     def variable(self) -> str:
+        """Return the name of the environment variable."""
         return PREFIX + self.field.upper()
 
 
@@ -77,7 +79,7 @@ def option(
 
 
 def options_of(config: type[Any]) -> tuple[Option, ...]:
-    """The rows, in the order of the fields."""
+    """Return the options of a configuration class, in the order of its fields."""
     return tuple(
         dataclasses.replace(field.metadata[_KEY], field=field.name)
         for field in dataclasses.fields(config)

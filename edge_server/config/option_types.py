@@ -1,4 +1,4 @@
-"""What a value of an option may be: how it is read from text and from TOML, shown, and described.
+"""Types of options: reading from text and from TOML, display, and description.
 
 ``what`` in a reader is how its errors begin: ``--quic``, ``QUICTUNNEL_EDGE_SERVER_QUIC`` or ``edge.toml:7: quic``.
 """
@@ -30,16 +30,16 @@ _PORTS: Final = r"^[0-9]{1,5}-[0-9]{1,5}$"
 
 @dataclass(frozen=True, slots=True)
 class OptionType(Generic[T]):
-    """See the module. ``read`` and ``from_toml`` raise ConfigError that begins with ``what``."""
+    """A type of options. ``read`` and ``from_toml`` raise ConfigError that begins with ``what``."""
 
     metavar: str
-    """What ``--help`` calls a value; empty for a switch."""
+    """Name of a value in ``--help``; empty for a switch."""
     words: str
-    """What a value is, for the documents."""
+    """Description of a value, for the documents."""
     read: Callable[[str, str], T]
-    """Of text, which the command line and the environment have; the second argument is ``what``."""
+    """Reads text from the command line or the environment; the second argument is ``what``."""
     schema: Mapping[str, object]
-    """What a JSON Schema says of a value in TOML."""
+    """JSON Schema of a value in TOML."""
     from_toml: Callable[[object, str], T]
     show: Callable[[T], str] = str
     """The inverse of ``read``."""
@@ -89,7 +89,7 @@ def _printable(text: str, what: str) -> str:
 
 
 def choice(*allowed: str) -> OptionType[str]:
-    """One of these words."""
+    """Return the type of options that are one of these words."""
 
     def read(text: str, what: str) -> str:
         if text not in allowed:

@@ -1,5 +1,7 @@
-"""Where options come from: the command line, over the environment, over a TOML file. Nothing is judged here but
-names; every problem is kept, so that all of them can be said at once."""
+"""Sources of the options: the command line, over the environment, over a TOML file.
+
+Only names are checked here. Every problem is kept, so that all of them are told at once.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,17 @@ MAX_PROBLEMS: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class OptionValue:
-    """A value that somebody said."""
+    """A value as it was given, and by whom."""
 
     value: object
     what: str
-    """How an error about it begins."""
+    """Beginning of an error about it."""
     is_toml: bool = False
     base: Path | None = None
-    """What a path is relative to; None: the working directory."""
+    """Directory that a path is relative to; None: the working directory."""
 
     def read(self, option: Option) -> Any:
-        """What it means. Raises ConfigError."""
+        """Return the value in the option's type. Raises ConfigError."""
         kind = option.kind
         value = self.value
         if self.base is not None and kind.is_path and isinstance(value, str) and value:
@@ -50,7 +52,7 @@ class OptionValue:
 
 @dataclass(slots=True)
 class ParsedOptions:
-    """What was said of which option, by field; and what was wrong about it."""
+    """The values that were given, by field, and the problems with them."""
 
     given: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -62,7 +64,7 @@ class ParsedOptions:
 
 
 def from_command_line(arguments: Mapping[str, object]) -> dict[str, OptionValue]:
-    """Of what argparse has found."""
+    """Return the values that argparse has found."""
     return {
         name: OptionValue("true" if value is True else value, "--" + name.replace("_", "-"))
         for name, value in arguments.items()
@@ -70,7 +72,7 @@ def from_command_line(arguments: Mapping[str, object]) -> dict[str, OptionValue]
 
 
 def from_environment(options: Iterable[Option], environ: Mapping[str, str], said: ParsedOptions) -> None:
-    """Variables that are set and not empty."""
+    """Add the values of variables that are set and not empty."""
     by_variable = {option.variable: option for option in options}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG or not value:
@@ -84,8 +86,10 @@ def from_environment(options: Iterable[Option], environ: Mapping[str, str], said
 
 
 def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> None:
-    """Names of a TOML file. A table may stand for the first words of a name: ``[log]`` with ``format`` is
-    ``log-format``."""
+    """Add the values of a TOML file.
+
+    A table may stand for the first words of a name: ``[log]`` with ``format`` is ``log-format``.
+    """
     try:
         text = _text(path)
         content = tomllib.loads(text)

@@ -1,6 +1,6 @@
-"""Where in a TOML file a name stands: :mod:`tomllib` says what a file means, and not where.
+"""Line numbers of names in a TOML file, which :mod:`tomllib` does not tell.
 
-Only for documents that tomllib has accepted, so that nothing has to be judged here.
+Only for documents that tomllib has accepted, so that nothing has to be checked here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Which names were held last, in a file of the state directory (:data:`FILE`): an edge that is started again keeps
-them for clients who are on their way, as one that takes over does (``succession``).
+"""Snapshot of the names that were held last, in a file of the state directory (:data:`FILE`).
+
+An edge that is started again keeps these names for clients who are on their way, as one that takes over does.
 
 The file is written aside and moved into place, at most once in :data:`LOOK` seconds and at the stop, so a crash
-leaves the whole of what was written last. It is not forced to the disk: what was written outlives the edge, and
-a crash of the machine, after which it may be damaged, is seldom over before it is too old anyway. The file's time
-says until when the edge was there. What is in it is sealed with the key of the tickets: this edge has said it, for
-this domain.
+leaves the whole of what was written last. It is not forced to the disk: what was written outlives the process, and
+a crash of the machine, which may damage it, usually lasts longer than the file is of use. The time of the file
+says until when the edge was there. Its content is sealed with the key of the tickets: this edge has written it,
+for this domain.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 FILE: Final = "last-held"
 HEAD: Final = b"quictunnel last-held "
-"""What the file begins with; then its version and the end of the line, and what is sealed."""
+"""First bytes of the file; its version, the end of the line and the sealed content follow."""
 VERSION: Final = b"1\n"
 WORK: Final = "noting which names are held"
 LOOK: Final = 0.5
@@ -64,7 +65,7 @@ then it has itself pauses of many seconds between its dials."""
 MAX_NAMES: Final = 10_000
 """Names in the file; further ones are not waited for. Twice as many as an edge has room for (OPERATIONS.md)."""
 MAX_BYTES: Final = 4 * 1024 * 1024
-"""Of the file: :data:`MAX_NAMES` with a few networks each. With hundreds of networks each they are fewer."""
+"""Bytes of the file: :data:`MAX_NAMES` with a few networks each, fewer with hundreds of networks each."""
 MAX_OWNER: Final = 64
 _SLACK: Final = 4096
 """Bytes of :data:`MAX_BYTES` for all that is no entry."""
@@ -75,11 +76,11 @@ class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown
 
     name: TunnelRecord
     left: int
-    """When its client was last there (seconds since the epoch); 0: as long as the edge was."""
+    """Time at which its client was last there (seconds since the epoch); 0: as long as the edge was."""
 
 
 class Sheet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What is sealed."""
+    """The sealed content of the file."""
 
     is_last: bool
     """Written at the stop: nothing was given since."""
@@ -110,6 +111,7 @@ class _Frozen:
 
     @property
     def is_wanted(self) -> bool:
+        """Return True if its owner has not given it up."""
         return not all(lease.is_given_up for lease in self.leases)
 
 
@@ -171,7 +173,7 @@ class LastHeld:
             logger.info("of %d names that were held last, %d are kept for their clients", len(entries), count)
 
     def _read(self) -> list[SnapshotEntry]:
-        """Of each entry it is said when its client was last there. Raises UnusableError."""
+        """Return the entries of the file, each with the time of its client. Raises UnusableError."""
         try:
             with self._path.open("rb") as file:
                 content, at = file.read(MAX_BYTES + 1), os.fstat(file.fileno()).st_mtime
@@ -207,7 +209,7 @@ class LastHeld:
         return sheet
 
     def _is_theirs(self, name: TunnelRecord) -> bool:
-        """Whether its owner would still get the name."""
+        """Return True if the owner of a name would still get it."""
         tokens, owner = self._tokens, self._claims.owner(name.name)
         identity = tokens.identity(name.owner)
         if identity is None:
@@ -314,7 +316,7 @@ class LastHeld:
         return True
 
     def _stamp(self) -> bool:
-        """Whether it is still this edge's own file."""
+        """Update the time of the file. Returns False if it is not this edge's own any more."""
         try:
             if self._path.stat().st_ino == self._inode:
                 os.utime(self._path, (self._now(),) * 2)
@@ -341,7 +343,7 @@ def _trusted(name: TunnelRecord, *, is_last: bool) -> TunnelRecord:
 
 
 def _is_possible(entry: SnapshotEntry) -> bool:
-    """Whether an edge can have written that."""
+    """Return True if an edge can have written that entry."""
     name = entry.name
     if "." in name.name:
         is_name = domain_validation_error(name.name) is None

@@ -40,8 +40,10 @@ _decoder: msgspec.msgpack.Decoder[tuple[bytes, int, tuple[str | int, ...]]] = ms
 
 
 def is_marked(datagram: bytes, mark: int) -> bool:
-    """Whether a datagram is for a connection of the edge that marks its connection IDs so, or may begin a new one
-    (RFC 9000 sections 17.2 and 17.3)."""
+    """Return True if a datagram is for a connection whose IDs have this mark, or may begin a new one.
+
+    See RFC 9000 sections 17.2 and 17.3.
+    """
     if datagram[0] & _LONG_HEADER:
         # The ID in a first packet is the client's invention.
         return datagram[0] & _PACKET_TYPE == 0 or len(datagram) < 7 or datagram[6] == mark
@@ -49,8 +51,10 @@ def is_marked(datagram: bytes, mark: int) -> bool:
 
 
 class ForwardingSocket:
-    """What an edge that took over reads: its own datagrams. Those of the edge before go through ``pipe``, as long
-    as that one is there (a transport.udp.DatagramSocket)."""
+    """The UDP socket of an edge that took over (a transport.udp.DatagramSocket).
+
+    It reads its own datagrams, and sends those of the predecessor through ``pipe`` as long as that one is there.
+    """
 
     def __init__(self, source: DatagramSocket, pipe: socket.socket, mark: int) -> None:
         """Takes both over."""
@@ -61,15 +65,19 @@ class ForwardingSocket:
 
     @property
     def local_address(self) -> Address:
+        """Return the local address."""
         return self._source.local_address
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        """Call ``on_readable`` on the loop when there is something to receive."""
         self._source.attach(loop, on_readable)
 
     def detach(self) -> None:
+        """Stop calling."""
         self._source.detach()
 
     def receive(self) -> list[Received]:
+        """Return the datagrams of this edge that have come."""
         batch = self._source.receive()
         if self._pipe is None:
             return batch
@@ -83,16 +91,17 @@ class ForwardingSocket:
         return mine
 
     def send(self, transmits: Iterable[Transmit]) -> None:
+        """Send datagrams."""
         self._source.send(transmits)
 
     def over(self, source: DatagramSocket) -> ForwardingSocket:
-        """The same for another source, with its own handle of the pipe."""
+        """Return a socket like this for another source, with its own handle of the pipe."""
         assert self._pipe is not None
         return ForwardingSocket(source, self._pipe.dup(), self._mark)
 
     @property
     def has_predecessor(self) -> bool:
-        """The edge before is still there, and gets its datagrams from here."""
+        """Return True if the predecessor is still there and gets its datagrams from here."""
         if self._pipe is None:
             return False
         hung_up = select.poll()
@@ -100,6 +109,7 @@ class ForwardingSocket:
         return not hung_up.poll(0)
 
     def close(self) -> None:
+        """Close the socket and the pipe."""
         self._source.close()
         self._leave()
 
@@ -122,8 +132,10 @@ class ForwardingSocket:
 
 
 class ForwardedSocket:
-    """What an edge reads whose successor has the UDP socket: what that one passes on. It sends through ``udp``,
-    its own handle of the socket (a transport.udp.DatagramSocket)."""
+    """The UDP socket of an edge whose successor has taken over (a transport.udp.DatagramSocket).
+
+    It reads what the successor passes on, and sends through ``udp``, its own handle of the socket.
+    """
 
     def __init__(self, udp: DatagramSocket, pipe: socket.socket) -> None:
         """Takes both over."""
@@ -134,19 +146,23 @@ class ForwardedSocket:
 
     @property
     def local_address(self) -> Address:
+        """Return the local address."""
         return self._udp.local_address
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
+        """Call ``on_readable`` on the loop when there is something to receive."""
         assert self._loop is None, "attached already"
         self._loop = loop
         loop.add_reader(self._pipe, on_readable)
 
     def detach(self) -> None:
+        """Stop calling."""
         loop, self._loop = self._loop, None
         if loop is not None and not loop.is_closed():
             loop.remove_reader(self._pipe)
 
     def receive(self) -> list[Received]:
+        """Return the datagrams of this edge that have come."""
         batch: list[Received] = []
         while len(batch) < RECEIVE_DATAGRAMS:
             try:
@@ -166,9 +182,11 @@ class ForwardedSocket:
         return batch
 
     def send(self, transmits: Iterable[Transmit]) -> None:
+        """Send datagrams."""
         self._udp.send(transmits)
 
     def close(self) -> None:
+        """Close the socket and the pipe."""
         self.detach()
         self._pipe.close()
         self._udp.close()

@@ -1,7 +1,7 @@
-"""What one client holds: its leases, asked for, given, taken over and given back.
+"""Binding of names and ports by one client: requests, answers, take-over and release.
 
-Who may have which name and port is decided here, in one place; what is remembered of it is in ``claims``
-(names and ports that somebody asked for), ``tickets`` (those that were given at random) and ``ports``.
+This file alone decides who may have which name and port. It remembers names and ports that somebody asked for in
+the claims, random names in tickets, and ports in the port table.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
 
 
 class Bindings:
-    """See the module."""
+    """The leases of one client."""
 
     def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
         """``superseded`` ends the session because a newer one of the same program has a name of it."""
@@ -67,13 +67,23 @@ class Bindings:
         return iter(tuple(self._leases.values()))
 
     def is_held(self, number: int) -> bool:
+        """Return True if the client holds the lease with this number."""
         return number in self._leases
 
     def bind(
         self, identity: Identity, bind: Bind, *, is_leaving: bool, is_resumed: bool, points_here: bool = True
     ) -> None:
-        """A client asks for a lease: it is told what it gets. ``points_here``: what is known of its domain. Raises
-        ProtocolError."""
+        """Answer a request for a lease.
+
+        Args:
+            identity: the client's identity.
+            bind: its request.
+            is_leaving: the edge gives no new leases to this client.
+            is_resumed: the session was resumed, so an earlier answer may have been lost.
+            points_here: False if the domain that it asks for leads elsewhere.
+
+        Raises ProtocolError.
+        """
         if (code := self._lost.get(bind.lease)) is not None:
             # Asked again, because the answer was lost with a link; it was taken away meanwhile.
             self._session.say(BindRefused(bind.lease, code))
@@ -94,6 +104,7 @@ class Bindings:
             self._session.say(BindRefused(bind.lease, refused.code))
 
     def unbind(self, number: int) -> None:
+        """Give a lease up at the client's request, and confirm that."""
         # The client may be giving up a lease that was refused, or is confirmed at this very moment.
         if number in self._leases:
             self._release(number)
@@ -101,17 +112,17 @@ class Bindings:
         self._session.say(Unbound(number))
 
     def release_all(self, *, for_good: bool) -> None:
-        """The session is over; ``for_good``: the client itself has ended it."""
+        """Release all leases, because the session is over. ``for_good``: the client has ended it."""
         for number in tuple(self._leases):
             self._release(number, for_good=for_good)
 
     def have_rights_of(self, identity: Identity) -> None:
-        """What the identity may do has changed."""
+        """Apply the changed rights of the identity."""
         for lease in self._leases.values():
             self._limit(lease, identity)
 
     def lose(self, lease: Lease, code: BindCode) -> None:
-        """It is not this client's any more; visitors who are in stay. The client is told why."""
+        """Take a lease away from the client, which is told why. Visitors who are in stay."""
         if self._leases.get(lease.number) is lease:
             self._release(lease.number)
             if len(self._lost) >= MAX_LEASES:
@@ -125,7 +136,7 @@ class Bindings:
         self._superseded()
 
     def client_is_back(self) -> None:
-        """Its session goes on with another link."""
+        """Tell the client again what it lost, and let waiting visitors in: it is back on another link."""
         for number, code in self._lost.items():
             self._session.say(BindRefused(number, code))
         for lease in self:
@@ -192,8 +203,10 @@ class Bindings:
             raise Refused(BindCode.TOO_MANY)
 
     def _evict(self, evicted: Lease, heir: Lease) -> None:
-        """The owner is back while its old session still looks alive here, or for the first time since this edge
-        took over: the new one wins at once."""
+        """Make room for a lease of the same owner and name, which wins at once.
+
+        The older session still looks alive here, or its name was kept for it.
+        """
         context = self._context
         evicted.stop_listening()
         if evicted.tcp_port not in (0, heir.tcp_port):
@@ -202,7 +215,7 @@ class Bindings:
         context.registry.remove(evicted)
 
     def _name(self, identity: Identity, bind: Bind) -> tuple[str, Ticket | None]:
-        """Which it is to have, and the ticket that was shown for it. Raises Refused."""
+        """Return the name that the client is to have, and the ticket that was shown for it. Raises Refused."""
         context = self._context
         ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
         if asked := bind.domain or bind.name:
@@ -228,7 +241,7 @@ class Bindings:
         return self._context.registry.fresh_name()
 
     def _hold(self, lease: Lease, bind: Bind) -> None:
-        """It is this client's from now on."""
+        """Register a lease as this client's, and confirm it."""
         context = self._context
         context.registry.add(lease)
         self._leases[bind.lease] = lease
@@ -243,7 +256,7 @@ class Bindings:
         self._confirm(lease)
 
     def _check_asked(self, identity: Identity, name: str) -> None:
-        """Whether somebody may have a name, or a whole domain, that was asked for. Raises Refused."""
+        """Check that somebody may have the name, or whole domain, that was asked for. Raises Refused."""
         if "." in name:
             self._check_domain(identity, name)
         else:
@@ -284,7 +297,10 @@ class Bindings:
 
     @staticmethod
     def _shared(ghost: Lease | None, bind: Bind) -> LoadBalancer[Lease] | None:
-        """The pool to join. A lease that is kept for a client which has not come (``expected``) shares nothing."""
+        """Return the load balancer to join, or None. Raises Refused.
+
+        A lease that is kept for an expected client shares nothing.
+        """
         if ghost is None or ghost.session is None or not bind.pool:
             return None
         if ghost.pool is None or ghost.terms != TunnelOptions.of(bind) or bool(ghost.tcp_port) != bind.unencrypted:
@@ -296,8 +312,10 @@ class Bindings:
         return ghost.pool
 
     def _check_takeover(self, ghost: Lease, ticket: Ticket | None, bind: Bind) -> None:
-        """Whether a name may go to this client from the one that has it, which is of the same identity:
-        tickets are good for nobody else, and so are claims."""
+        """Check that a name may go to this client from the one that has it. Raises Refused.
+
+        Both are of the same identity: tickets and claims are good for nobody else.
+        """
         if ghost.session is self._session:
             # A mistake about one tunnel, which is not to end the others.
             raise Refused(BindCode.NOT_SHARED if ticket is None else BindCode.STALE)
@@ -320,7 +338,7 @@ class Bindings:
     def _public_socket(
         self, identity: Identity, kept: socket.socket | None, bind: Bind, wanted: int
     ) -> socket.socket:
-        """That of the lease before, unless its port is not wanted or not allowed any more; else another one."""
+        """Return the socket of the lease before if its port is still wanted and allowed; else another one."""
         allowed = identity.rights.tcp_ports
         context, key = self._context, identity.key
         if kept is not None:

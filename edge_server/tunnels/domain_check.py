@@ -1,8 +1,8 @@
-"""Whether somebody's whole domain points to this edge.
+"""Check that a custom domain points to this edge.
 
-That is asked before a tunnel gets it, to refuse in clear words what could not work. Who may have it is the token's
-and the claims' to say, and what counts for a certificate is what its authority finds. Where the edge does not know
-its own addresses, as behind a NAT whose outside nobody has named, everything is taken to point here.
+It is made before a tunnel gets the domain, to refuse in clear words what could not work. The token and the claims
+decide who may have a domain, and the authority decides what counts for a certificate. Where the edge does not know
+its own addresses, as behind a NAT without a configured name, every domain is taken to point here.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ MAX_REMEMBERED: Final = 1000
 MAX_LOOKUPS: Final = 20
 """At once; the others wait. Each may take a thread of the loop's pool."""
 MAX_THREADS: Final = 64
-"""Of the system's resolver, which nobody can interrupt: one thread may hang for half a minute, six times as long
-as is waited for it. They are not those that other work of the edge is done in."""
+"""Threads of the system's resolver, which cannot be interrupted: one may hang for half a minute, six times the
+timeout. Other work of the edge has threads of its own."""
 MAX_OF_OWNER: Final = 4
-"""Of those, for one owner: domains whose servers do not answer take LOOKUP seconds each, and others' wait for
-none of them."""
+"""Look-ups at once for one owner: domains whose servers do not answer take LOOKUP seconds each, and must not delay
+those of others."""
 MAX_ADDRESSES: Final = 64
-"""Of one name; those of content networks have a dozen."""
+"""Addresses of one name; names of content networks have a dozen."""
 
 
 class DomainCheck:
-    """See the module."""
+    """Looks up where domains point, with bounds, and remembers good answers."""
 
     def __init__(
         self, own: Sequence[str] = (), resolve: Callable[[str], Awaitable[frozenset[str]]] | None = None
@@ -58,8 +58,11 @@ class DomainCheck:
         self._looking: Counter[str] = Counter()
 
     async def point_here(self, domain: str, *, owner: str = "", is_known: bool = False) -> bool:
-        """Whether it does, as far as can be known; within LOOKUP seconds of its turn. One that ``is_known`` to be
-        the asker's is believed where nobody can say: a resolver that fails for a moment takes nothing away."""
+        """Return True if a domain points here, as far as can be known; within LOOKUP seconds of its turn.
+
+        A domain that ``is_known`` to be the owner's is believed when the resolver fails: a short failure takes
+        nothing away.
+        """
         now = asyncio.get_running_loop().time()
         if self._resolve is None or self._good.get(domain, 0.0) > now:
             return True
@@ -131,7 +134,7 @@ def make_domain_check(own: Sequence[str], address: str, resolver: str) -> Domain
 
 
 def addresses_from(server: tuple[str, int]) -> Callable[[str], Awaitable[frozenset[str]]]:
-    """As one DNS server has them, whatever this machine's hosts file says."""
+    """Return a resolver that asks one DNS server, whatever this machine's hosts file says. Raises ConfigError."""
     try:
         import dns.asyncresolver  # noqa: PLC0415 - an optional package
         import dns.exception  # noqa: PLC0415 - likewise

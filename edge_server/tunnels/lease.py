@@ -47,7 +47,7 @@ TROUBLED: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Ingress:
-    """How a visitor came."""
+    """The way by which a visitor came."""
 
     tls: bool
     """Over TLS that ended here."""
@@ -56,6 +56,7 @@ class Ingress:
 
     @property
     def kind(self) -> Kind:
+        """Return the kind of visitor, as it is logged and counted."""
         if self.tls:
             return "tls"
         return "passthrough" if self.authority else "tcp"
@@ -114,9 +115,9 @@ class Lease:
         self.filter = visitors_filter or IpFilter(terms.allow, terms.deny)
         self.owner = owner
         self.generation = generation
-        """Of the ticket that was given for it."""
+        """Generation of the ticket that was given for it."""
         self.program = b""
-        """Of the client that holds it (``messages.BindV2``), if it said so."""
+        """Program of the client that holds it (``messages.BindV2``), if the client said so."""
         self.is_first_ask = False
         """That program had not had it before: it was started later than one that asks again."""
         self.since = time.monotonic()
@@ -124,13 +125,13 @@ class Lease:
         self.tcp_port = 0
         self.visitors: dict[Splice, VisitorConnection] = {}
         self.max_visitors: int | None = None
-        """Of its owner, at all its leases together."""
+        """Limit of visitors at all leases of its owner together."""
         self.meters: tuple[Meter, Meter] | None = None
-        """What its visitors may send and receive in a second, if that is limited."""
+        """Meters of what its visitors send and receive, if that is limited."""
         self.pool: LoadBalancer[Lease] | None = None
         """With whom it shares the name, if it does."""
         self.takeovers: tuple[float, ...] = ()
-        """When the name last went from one living client to another."""
+        """Times at which the name last went from one living client to another."""
         self.holdings: LeaseHolder | None = None
         """Bindings of the client that holds it; None while the name is kept for a client."""
         self.came_so_far = 0
@@ -145,15 +146,18 @@ class Lease:
         self._is_stopped = False
         """Nobody is let in through the TCP port any more."""
         self.is_given_up = False
-        """It is over for good: its client, or the operator, has ended it, and not a session that broke."""
+        """True if its client or the operator has ended it; False if its session broke."""
         self.heir: Lease | None = None
         """The lease that took the name over."""
         self._waiting: dict[Splice, Waiting] = {}
         """In the order of coming; bounded by the places that admission has for them."""
 
     def is_newer_than(self, generation: int) -> bool:
-        """Whether a ticket of that generation is not to take the name. That which this lease was given for may,
-        for a while: the answer with the next may have been lost, and the client be back in another session."""
+        """Return True if a ticket of that generation is too old to take the name.
+
+        The ticket that this lease was given for may take it for a while: the answer with the next one may have
+        been lost, and the client be back in another session.
+        """
         if generation >= self.generation:
             return False
         is_young = time.monotonic() < self.since + UNCONFIRMED
@@ -161,7 +165,7 @@ class Lease:
 
     @property
     def newest(self) -> Lease:
-        """The lease that has the name now, as far as it went from one to the next."""
+        """Return the lease that has the name now, after any take-overs."""
         lease = self
         while lease.heir is not None:
             lease = lease.heir
@@ -177,19 +181,19 @@ class Lease:
 
     @property
     def is_well(self) -> bool:
-        """Whether a visitor would most likely be answered."""
+        """Return True if a visitor would most likely be answered."""
         return self.is_reachable and time.monotonic() >= self._troubled_until
 
     def tls_visitor(self, authority: str) -> asyncio.Protocol:
-        """The protocol for a visitor whose TLS handshake is complete."""
+        """Return the protocol for a visitor whose TLS handshake is complete."""
         return TlsSplice(lambda splice: self._to_whom_it_goes(splice, Ingress(tls=True, authority=authority)))
 
     def passing_visitor(self, authority: str) -> TcpSplice:
-        """The protocol for a visitor whose TLS does not end here."""
+        """Return the protocol for a visitor whose TLS does not end here."""
         return TcpSplice(lambda splice: self._to_whom_it_goes(splice, Ingress(tls=False, authority=authority)))
 
     def tcp_visitor(self) -> asyncio.BaseProtocol:
-        """The protocol for a visitor of the TCP port."""
+        """Return the protocol for a visitor of the TCP port."""
         return TcpSplice(lambda splice: self._to_whom_it_goes(splice, BY_PORT))
 
     def _to_whom_it_goes(self, splice: Splice, way: Ingress) -> None:
@@ -219,8 +223,10 @@ class Lease:
         restore_backlog(self.listener, self._socket)
 
     def keep_socket(self) -> socket.socket | None:
-        """A second handle of the listening socket, for a lease that takes over: the port is never free in
-        between, and visitors that are in its queue are not lost."""
+        """Return a second handle of the listening socket, for a lease that takes over; None if there is none.
+
+        The port is never free in between, and visitors in its queue are not lost.
+        """
         try:
             return self._socket.dup() if self._socket is not None and self._is_open else None
         except OSError as error:
@@ -229,14 +235,14 @@ class Lease:
             return None
 
     def stop_listening(self) -> None:
-        """Nobody comes through the TCP port any more; those in the middle of a TLS handshake are still let in."""
+        """Stop accepting visitors on the TCP port; those in a TLS handshake are still let in."""
         self._is_stopped = True
         descriptors.disown(self._socket)
         if self.listener is not None:
             self.listener.close()
 
     def close(self) -> None:
-        """Take no more visitors; those who are in stay. Those who wait go to others of the pool."""
+        """Close the lease for visitors; those who are in stay, those who wait go to other backends."""
         self._is_open = False
         self.stop_listening()
         other = self.pool.choose(besides={self}) if self.pool is not None else None
@@ -252,7 +258,7 @@ class Lease:
                 _end_now(splice)
 
     def end_visit(self, visit: VisitorConnection) -> bool:
-        """Reset this one visitor; whether it was here."""
+        """Reset one visitor. Returns True if it was here."""
         splice = next((splice for splice, who in self.visitors.items() if who is visit), None)
         if splice is not None:
             _end_now(splice)
@@ -276,15 +282,16 @@ class Lease:
         splice.on_gone = self._went
 
     def part_with_waiting(self) -> dict[Splice, Waiting]:
+        """Return the waiting visitors, which are this lease's no more."""
         waiting, self._waiting = self._waiting, {}
         return waiting
 
     def client_is_back(self) -> None:
-        """There is a link again: whoever waited goes in, in the order of coming."""
+        """Let waiting visitors in, in the order of coming, because the client has a link again."""
         self._let_all_in(self.part_with_waiting())
 
     def came(self, splice: Splice, way: Ingress) -> None:
-        """A visitor is in, its TLS handshake complete."""
+        """Admit a visitor whose TLS handshake is complete, or refuse it."""
         host, port = _end(splice, "peername")
         if (
             not self._is_open

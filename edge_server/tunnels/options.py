@@ -1,4 +1,4 @@
-"""On which terms a name is held: what visitors of it meet."""
+"""The options of a tunnel, which its visitors meet."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 
 class TunnelOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """As the client asked; the fields mean what those of ``messages.Bind`` mean. One edge tells them to the
-    next."""
+    """Options as the client asked for them, with the meaning of the fields of ``messages.Bind``."""
 
     h2: bool = False
     passthrough: bool = False
@@ -26,4 +25,5 @@ class TunnelOptions(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 
     @classmethod
     def of(cls, bind: Bind) -> Self:
+        """Return the options in a Bind."""
         return cls(bind.h2, bind.passthrough, bind.proxy_protocol, bind.allow, bind.deny)

@@ -1,10 +1,10 @@
-"""Whose is this name, or this port?
+"""Ownership of public names and TCP ports, kept between runs.
 
-Everything is answered from memory. :meth:`NameOwnership.synchronise` writes what has changed and reads what
-commands have changed; it is called twice a second, off the loop's thread, so a crash of the machine forgets half a
-second of new claims, and no owner that was there before.
+Every question is answered from memory. :meth:`NameOwnership.synchronise` writes what has changed and reads what
+commands have changed. It is called twice a second in another thread, so a crash of the machine loses the new
+claims of half a second, and no older ones.
 
-A claim is not over because a clock says so: it stays until :meth:`NameOwnership.sweep` has removed it, which
+A claim does not end because a clock says so: it stays until :meth:`NameOwnership.sweep` has removed it, which
 spares what is held and does nothing as long as the edge's clock is not settled
 (:mod:`edge_server.storage.steady_clock`).
 """
@@ -48,7 +48,7 @@ class Held(Protocol):
 
 
 class NameOwnership:
-    """See the module."""
+    """The owners of names and ports, in memory and in the database."""
 
     def __init__(self, store: OwnershipStore, now: Callable[[], float] = time.time) -> None:
         """Reads the database; raises ConfigError when it cannot. ``now``: seconds since the epoch."""
@@ -70,20 +70,23 @@ class NameOwnership:
         self.settle()
 
     def owner(self, what: str) -> str | None:
-        """Whose it is (``store.BANNED``: nobody's, for good), None when it is free."""
+        """Return the owner of a name or port; BANNED if nobody may have it, None if it is free."""
         claim = self._claims.get(what)
         return None if claim is None else claim.owner
 
     def may_claim(self, owner: str, what: str) -> bool:
-        """Whether it is not one too many."""
+        """Return True if an owner has this claim already, or may have one more."""
         return self.owner(what) == owner or len(self._of.get(owner, ())) < MAX_CLAIMS
 
     def claim(self, owner: str, what: str) -> None:
-        """It is theirs, and in use now. For what is free or theirs already, and :meth:`may_claim`."""
+        """Give a name or port to an owner, and note that it is in use now.
+
+        It has to be free or theirs already, and :meth:`may_claim` True.
+        """
         self._change(Claim(what, owner, int(self._now())))
 
     def seen(self, owner: str, what: str) -> None:
-        """It is still in use, or was until now."""
+        """Note that a claim is in use, or was until now."""
         claim = self._claims.get(what)
         if claim is not None and claim.owner == owner and claim.seen < self._now() - SEEN_AGAIN:
             self.claim(owner, what)
@@ -124,11 +127,11 @@ class NameOwnership:
             self._events[key] = fresh if before is None else before.joined(fresh)
 
     def banned_networks(self) -> list[str]:
-        """From where nobody may come, neither visitors nor clients."""
+        """Return the networks that neither visitors nor clients may come from."""
         return [what[1:] for what, claim in self._claims.items() if what[0] == "@" and claim.is_banned]
 
     def is_free_to(self, owner: str, port: int) -> bool:
-        """Whether a TCP port is theirs, or nobody's."""
+        """Return True if a TCP port is this owner's, or nobody's."""
         return self.owner(f":{port}") in (None, owner)
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FILE: Final = "claims.db"
 VERSION: Final = 2
 BANNED: Final = ""
-"""Whose names nobody may have: a tombstone's owner."""
+"""Owner of names that nobody may have."""
 DAY: Final = 86_400
 MAX_DAYS: Final = 90
 """Days of the history that are kept: the last on which anybody held a name, so that a clock which jumps deletes
@@ -88,10 +88,11 @@ class Claim:
     only ever banned."""
     owner: str
     seen: int
-    """When it was last in use: seconds since the epoch."""
+    """Time of its last use: seconds since the epoch."""
 
     @property
     def is_banned(self) -> bool:
+        """Return True if nobody may have it."""
         return self.owner == BANNED
 
 
@@ -113,11 +114,11 @@ class HistoryEntry:
     """The first moment of it: seconds since the epoch, as is ``until``."""
     until: int
     held: int
-    """How often it was given, and so on."""
+    """Number of times that it was given; the next two count likewise."""
     released: int
     banned: int
     visitors: int
-    """Of the leases that were released."""
+    """Visitors of the leases that were released."""
 
     @classmethod
     def of(cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "") -> HistoryEntry:
@@ -188,9 +189,11 @@ class OwnershipStore:
         self._database = Database(directory / FILE, _SCHEMA, VERSION, {1: _FROM_1})
 
     def close(self) -> None:
+        """Close the database."""
         self._database.close()
 
     def write(self, claims: Iterable[Claim]) -> None:
+        """Write claims, except those that an operator has banned meanwhile."""
         with self._database.writing() as database:
             # What an operator has banned meanwhile stays so.
             database.executemany(
@@ -257,7 +260,7 @@ class OwnershipStore:
 
 
 def _days(database: sqlite3.Connection) -> int:
-    """How many days the history has. By the index, which has them in order: one look for each day."""
+    """Return the number of days in the history, by its index: one look-up for each day."""
     query = (
         "WITH RECURSIVE d(day) AS (SELECT min(day) FROM history UNION ALL "
         "SELECT (SELECT min(day) FROM history WHERE day > d.day) FROM d WHERE d.day IS NOT NULL) "

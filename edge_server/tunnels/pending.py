@@ -1,5 +1,7 @@
-"""Names that the edge before this one held, whose clients are on their way: visitors already come for them and
-wait. A predecessor has told them (``succession``), or they are those of before a restart (``lastheld``)."""
+"""Tunnels that are kept for clients who are on their way, while visitors already come and wait.
+
+A predecessor has told their names in a hot restart, or they are those of the snapshot before a restart.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +32,11 @@ class _Wait:
 
     end: asyncio.TimerHandle
     left: float
-    """When it was last there (time.monotonic)."""
+    """Time at which the client was last there (time.monotonic)."""
 
 
 class PendingTunnels:
-    """See the module."""
+    """Keeps names for clients that are expected back, and lets visitors wait for them."""
 
     def __init__(
         self, registry: Registry, ports: TcpPorts, admission: Admission, *, ledger: VisitorLog, hold: float
@@ -57,8 +59,14 @@ class PendingTunnels:
         seconds: float | None = None,
         left: float | None = None,
     ) -> None:
-        """Keep a name, and its TCP port, for whoever shows its ticket; for so many ``seconds``, unless it is a
-        predecessor's. Its client ``left`` then (time.time), or was there until now."""
+        """Keep a name and its TCP port for the client that shows its ticket.
+
+        Args:
+            name: the record of the tunnel.
+            sock: the listening socket of its TCP port.
+            seconds: how long to keep it; by default as long as the name of a predecessor.
+            left: when its client was last there (time.time); None if it was there until now.
+        """
         lease = Lease(
             None,
             0,
@@ -81,20 +89,20 @@ class PendingTunnels:
             await lease.listen()
 
     def left(self, lease: Lease) -> float:
-        """When the client of one that is waited for was last there (time.time), by the clock as it is now."""
+        """Return the time at which the client of a kept name was last there (time.time), by the current clock."""
         return time.time() - (time.monotonic() - self._waits[lease].left)
 
     def claim(self, lease: Lease) -> None:
-        """Its owner is here."""
+        """Stop waiting for a client that has come."""
         self._waits.pop(lease).end.cancel()
 
     def give_up(self, lease: Lease) -> None:
-        """Its owner is to have it no more."""
+        """Keep a name no longer, because its owner is not to have it."""
         lease.is_given_up = True
         self._forget(lease)
 
     def give_up_all(self) -> None:
-        """Nobody is waited for any more."""
+        """Keep no name any longer."""
         for lease in tuple(self._waits):
             self._forget(lease)
 

@@ -1,4 +1,4 @@
-"""Which lease holds a name now."""
+"""The registry of leases by name."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weight_of(terms: TunnelOptions) -> int:
 
 
 def random_name() -> str:
-    """A label nobody guesses, and nobody may ask for."""
+    """Return a random label, which nobody can guess or ask for."""
     while True:
         name = base64.b32encode(secrets.token_bytes(NAME_BYTES)).decode().lower()
         if RANDOM_LABEL.fullmatch(name):
@@ -42,38 +42,42 @@ def random_name() -> str:
 
 
 class Registry:
-    """See the module. A name is a label below the edge's domain, or a whole domain, which has dots. A pool's has
-    several leases."""
+    """Finds the lease of a name, and counts leases by owner.
+
+    A name is a label below the edge's domain, or a whole domain, which has dots. A load-balanced name has several
+    leases.
+    """
 
     def __init__(self, name: Callable[[], str] = random_name) -> None:
         self._leases: dict[str, Lease] = {}
         self._held: Counter[str] = Counter()
         self._domains: dict[str, Counter[str]] = {}
-        """How many leases each whole domain has, by owner."""
+        """Number of leases of each whole domain, by owner."""
         self.shares = Shares(MAX_LEASES, always=ALWAYS)
         """Leases by owner, each as often as it counts."""
         self.alive: weakref.WeakSet[Lease] = weakref.WeakSet()
         """All leases that ever were here, as long as they have visitors."""
         self.changes = 0
-        """How often anything was added or removed: who has looked at all of it need not look again at the same."""
+        """Number of additions and removals, by which a reader knows whether anything has changed."""
         self._name = name
 
     def __len__(self) -> int:
         return len(self._leases)
 
     def __iter__(self) -> Iterator[Lease]:
-        """One lease of each name."""
+        """Iterate over one lease of each name."""
         return iter(tuple(self._leases.values()))
 
     def find(self, name: str) -> Lease | None:
+        """Return the lease of a name, or None."""
         return self._leases.get(name)
 
     def held_by(self, owner: str) -> int:
-        """How many leases are an owner's."""
+        """Return the number of an owner's leases."""
         return self._held[owner]
 
     def domains_of(self, owner: str, besides: str) -> int:
-        """How many whole domains are an owner's, not counting one of them."""
+        """Return the number of an owner's whole domains, not counting one of them."""
         domains = self._domains.get(owner, ())
         return len(domains) - (besides in domains)
 
@@ -83,13 +87,13 @@ class Registry:
         return self.shares.may_take(owner, weight_of(terms) - freed)
 
     def fresh_name(self) -> str:
-        """A name that nobody holds."""
+        """Return a new random name that nobody holds."""
         while (name := self._name()) in self._leases:
             pass
         return name
 
     def add(self, lease: Lease) -> None:
-        """It has its name now, with those of its pool or alone."""
+        """Add a lease, alone or to the load balancer of its name."""
         holder = self._leases.get(lease.name)
         assert holder is None or (lease.pool is not None and holder.pool is lease.pool)
         if lease.pool is not None:
@@ -103,7 +107,7 @@ class Registry:
         self.changes += 1
 
     def remove(self, lease: Lease) -> None:
-        """It has not any more; may be said again."""
+        """Remove a lease, if it is still there."""
         if not self._holds(lease):
             return
         self.changes += 1

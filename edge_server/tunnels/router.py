@@ -101,4 +101,5 @@ class _Validator(asyncio.Protocol):
     """Connection of a validator of tls-alpn-01, which has seen the proof in the handshake (RFC 8737 section 3)."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close the connection, whose handshake was all that it is for."""
         transport.close()

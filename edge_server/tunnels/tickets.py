@@ -23,7 +23,7 @@ MAX_GENERATION: Final = (1 << 32) - 1
 
 
 class Ticket(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is sealed."""
+    """The content of a ticket."""
 
     name: Annotated[str, msgspec.Meta(max_length=MAX_HOST)]
     """The label below the edge's domain, or a whole domain."""
@@ -43,13 +43,14 @@ class TicketSealer:
         self._context = b"quictunnel ticket 1 " + domain.encode()
 
     def seal(self, ticket: Ticket) -> bytes:
+        """Return the sealed form of a ticket."""
         nonce = os.urandom(NONCE)
         sealed = nonce + self._cipher.encrypt(nonce, msgspec.msgpack.encode(ticket), self._context)
         assert len(sealed) <= MAX_TICKET
         return sealed
 
     def open(self, sealed: bytes, owner: str) -> Ticket | None:
-        """The ticket, or None for anything that this edge did not seal for this owner."""
+        """Return the content of a ticket; None for anything that this edge did not seal for this owner."""
         try:
             plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
             ticket = msgspec.msgpack.decode(plain, type=Ticket)

@@ -59,7 +59,7 @@ SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.
 
 _LINE: Final = "visitor %s of %s (%s): %d bytes in, %d out, %.3f s, %s"
 MAX_DIGITS: Final = 16
-"""Of a visit's number: no edge has that many."""
+"""Digits in the number of a visit: no edge has that many visits."""
 
 
 class Histogram:
@@ -98,10 +98,10 @@ class VisitorConnection:
         self, host: str, kind: Kind, *, lease: str, owner: str, port: int = 0, tls: str = "", alpn: str = ""
     ) -> None:
         self.number = 0
-        """Since this edge was started; given by the ledger."""
+        """Number since this edge was started; given by the log."""
         self.host = host
         self.network = neighbourhood(host)
-        """What counts as one peer."""
+        """Network that counts as one peer."""
         self.port = port
         self.kind: Kind = kind
         self.lease = lease
@@ -109,12 +109,12 @@ class VisitorConnection:
         self.tls = tls
         """The version of TLS that ends here, as OpenSSL names it: ``TLSv1.3``."""
         self.alpn = alpn
-        """What was agreed on within it: ``h2``, ``http/1.1``, or nothing."""
+        """ALPN protocol within TLS: ``h2``, ``http/1.1``, or nothing."""
         self.began = time.monotonic()
         self.first_byte: float | None = None
         """Seconds from then to the first byte of the origin."""
         self.stream: Stream | None = None
-        """That carries it, when a client has taken it."""
+        """The stream that carries it, once a client has taken it."""
 
     @property
     def bytes_in(self) -> int:
@@ -127,15 +127,17 @@ class VisitorConnection:
         return self.stream.bytes_received if self.stream is not None else 0
 
     def travels_on(self, stream: Stream, splice: Splice) -> None:
-        """A client has taken it; ``splice`` is joined with the stream."""
+        """Note that a client has taken the visitor; ``splice`` is joined with the stream."""
         self.stream = stream
         if self.first_byte is None and not stream.is_over:
             stream.hand_to(_FirstByte(self, splice))
 
 
 class _FirstByte:
-    """Stands before a splice until the first byte of the origin is there, and then nobody does: what every byte
-    takes costs nothing more (a transport.stream.StreamSide)."""
+    """Takes the place of a splice until the first byte of the origin has come (a transport.stream.StreamSide).
+
+    It is then removed, so that later bytes cost nothing more.
+    """
 
     __slots__ = ("_splice", "_visit")
 
@@ -144,6 +146,7 @@ class _FirstByte:
         self._splice = splice
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
+        """Note the time of the first byte, and step aside."""
         visit = self._visit
         visit.first_byte = time.monotonic() - visit.began
         if visit.stream is not None:
@@ -151,31 +154,34 @@ class _FirstByte:
         self._splice.stream_data(chunks, size)
 
     def stream_end(self) -> None:
+        """Pass the end on."""
         self._splice.stream_end()
 
     def stream_room(self) -> None:
+        """Pass it on that there is room."""
         self._splice.stream_room()
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
+        """Pass the loss on."""
         self._splice.stream_lost(code, untaken)
 
 
 class VisitorLog:
-    """See the module."""
+    """Visitors that are in, and counts of those that have left."""
 
     def __init__(self) -> None:
         self.now: dict[VisitorConnection, None] = {}
-        """Those that are in, in the order of coming."""
+        """Visitors that are in, in the order of coming."""
         self.came: Counter[Kind] = Counter()
         self.endings: Counter[EndReason] = Counter()
         self.durations = Histogram()
-        """Of visits that are over."""
+        """Durations of finished visits."""
         self.first_bytes = Histogram()
-        """How long the origins took to say something, where they did."""
+        """Seconds until the first byte of the origin, where there was one."""
         self._mark = secrets.token_hex(4)
-        """Of this process, so that two edges, or one before and after a restart, give no number twice."""
+        """Mark of this process, so that no two edges, and no two runs of one, name a visit alike."""
         self.on_end: Callable[[VisitorConnection], None] = lambda _: None
-        """Told of each that has left."""
+        """Called with each visitor that has left."""
         self._bytes_in = 0
         self._bytes_out = 0
 
@@ -186,27 +192,27 @@ class VisitorLog:
 
     @property
     def bytes_out(self) -> int:
-        """Bytes to all of them."""
+        """Bytes to all visitors, of now and before."""
         return self._bytes_out + sum(visit.bytes_out for visit in self.now)
 
     def name_of(self, visit: VisitorConnection) -> str:
-        """What a visit is called in the log and in dumps."""
+        """Return the name of a visit in the log and in dumps."""
         return f"{self._mark}-{visit.number}"
 
     def number_of(self, name: str) -> int | None:
-        """The number in such a name; None if it is not one of this process."""
+        """Return the number in a name of a visit; None if it is not one of this process."""
         mark, _, number = name.partition("-")
         is_ours = mark == self._mark and number.isascii() and number.isdigit() and len(number) < MAX_DIGITS
         return int(number) if is_ours else None
 
     def begin(self, visit: VisitorConnection) -> None:
-        """It is in."""
+        """Note that a visitor has come in."""
         self.now[visit] = None
         self.came[visit.kind] += 1
         visit.number = self.came.total()
 
     def end(self, visit: VisitorConnection, splice: Splice) -> None:
-        """It has left; why is what its splice knows."""
+        """Note that a visitor has left, for the reason that its splice knows; write the access log."""
         self.now.pop(visit, None)
         seconds = time.monotonic() - visit.began
         self._bytes_in += visit.bytes_in
