@@ -136,31 +136,7 @@ class EdgeServer:
         tracer = tracer_of(config.qlog) if config.qlog is not None else None
         inherited = await self._ask(state) if config.takeover else None
         try:
-            if config.admin is not None:
-                self.admin = Admin(
-                    config,
-                    state,
-                    listen=partial(listen_at, "--admin", config.admin),
-                    inherits=inherited is not None,
-                )
-            # The public port next, because leases are told its number...
-            self._listening = https_socket(config, self._given) if inherited is None else inherited.https
-            services = self._services = build_services(
-                config,
-                state,
-                self._listening.getsockname()[1],
-                admission=self._admission,
-                certificates=self._certificates,
-                ledger=self.ledger,
-                registry=self._registry,
-                token=self.token,
-            )
-            door = acme_http_socket(config, self._given)
-            if services.acme is not None:
-                await services.acme.open(door)
-            self._admission.ban(services.claims.banned_networks())
-            self.https_port = services.https_port
-            self._front = self._make_front(services)
+            services = await self._open_public_port(state, inherited)
             self._udp = (
                 await quic_socket(config, self._given) if inherited is None else UdpSocket.adopt(inherited.udp)
             )
@@ -177,18 +153,56 @@ class EdgeServer:
         self._last_held = services.make_snapshot(state.path, state.key("ticket"))
         if inherited is None:
             await self._last_held.expect()
-        # ... then the door for clients, who bring the names that visitors ask for.
+        # ... then the port for clients, who bring the names that visitors ask for.
         source = self._udp if inherited is None else ForwardingSocket(self._udp, inherited.pipe, self.mark)
         self._endpoint = Endpoint(engine, source, on_connection=self._accept)
         self._tracing = QlogRecorder(self._endpoint, config.state_dir)
         self._tracing.trace_all(tracer)
+        await self._serve(services, state, identity[0])
+        logger.info("QUIC engine: %s %s", engine.name, engine.version)
+
+    async def _open_public_port(self, state: StateDir, inherited: InheritedSockets | None) -> EdgeServices:
+        """Build all parts; open the ports of the page and of TLS visitors, or inherit them. Raises ConfigError."""
+        config = self.config
+        if config.admin is not None:
+            self.admin = Admin(
+                config,
+                state,
+                listen=partial(listen_at, "--admin", config.admin),
+                inherits=inherited is not None,
+            )
+        # The public port next, because clients are told its number...
+        self._listening = https_socket(config, self._given) if inherited is None else inherited.https
+        services = self._services = build_services(
+            config,
+            state,
+            self._listening.getsockname()[1],
+            admission=self._admission,
+            certificates=self._certificates,
+            ledger=self.ledger,
+            registry=self._registry,
+            token=self.token,
+        )
+        door = acme_http_socket(config, self._given)
+        if services.acme is not None:
+            await services.acme.open(door)
+        self._admission.ban(services.claims.banned_networks())
+        self.https_port = services.https_port
+        self._front = self._make_front(services)
+        return services
+
+    async def _serve(self, services: EdgeServices, state: StateDir, identity: Path) -> None:
+        """Accept visitors, start what runs in the background, and tell where this edge is."""
+        assert self._front is not None
+        assert self._last_held is not None
+        assert self._listening is not None
         self._https = await accept_from(self._listening, self._front)
         if services.acme is not None:
             await services.acme.start(services.supervisor)
         self._watch = Refresher(services, self._guests)
         self._last_held.keep()
         self._gauges = self._watch_machine(services.supervisor)
-        self.scene = self._look_at(services, identity[0])
+        self.scene = self._look_at(services, identity)
         self._given.close()
         if self.admin is not None:
             await self.admin.start(self.scene, self.asked_to_drain.set)
@@ -196,7 +210,6 @@ class EdgeServer:
         self._client_env = state.publish(edge=self.quic_address, token=self.token, ca=self.ca)
         if IS_SUPPORTED:
             self._offer = self._make_offer(state)
-        logger.info("QUIC engine: %s %s", engine.name, engine.version)
 
     def _look_at(self, services: EdgeServices, identity: Path) -> Introspection:
         """Return the view of this edge for its page, its metrics and its dumps."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("quictunnel", "edge_server", "certs")
 MAX_MODULE = 500
-MAX_FUNCTION = 100
+MAX_FUNCTION = 60
 
 
 @cache
