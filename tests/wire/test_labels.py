@@ -33,9 +33,9 @@ def test_good_ones(name: str):
         ("\uff41pp", "a-z, 0-9 and hyphens"),
         ("adm\u0131n", "a-z, 0-9 and hyphens"),
         ("\u0661", "a-z, 0-9 and hyphens"),
-        ("xn--80ak6aa92e", "other alphabets"),
-        ("ab--c", "other alphabets"),
-        ("abcdefghijklmno2", "given at random"),
+        ("xn--80ak6aa92e", "encoded names such as xn--"),
+        ("ab--c", "encoded names such as xn--"),
+        ("abcdefghijklmno2", "form of the edge's random names"),
     ],
 )
 def test_bad_ones_are_told_why(name: str, words: str):
@@ -69,7 +69,7 @@ def test_a_domain_is_fine(domain):
     [
         ("", "such as app.example.com"),
         ("localhost", "a whole domain name"),
-        ("example.com.", "no dot at its end"),
+        ("example.com.", "without a dot at its end"),
         ("Example.com", "lower case"),
         ("*.example.com", "such as"),
         ("a_b.example.com", "such as"),

@@ -89,4 +89,4 @@ def test_a_client_whose_address_is_banned(own_edge, running):
     for each in (process, tunnel(running, own_edge, token)):
         status, line = ended(each, token)
         assert status == 2
-        assert "lets nobody in from this address" in line
+        assert "has banned this address" in line

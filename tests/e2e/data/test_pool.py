@@ -215,8 +215,8 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "To share it, all of them have to say so"),
-        ({"pool": True}, "To share it, all of them have to say so"),  # without its TCP port
+        ({}, "To share it, all of them must set pool=True"),
+        ({"pool": True}, "To share it, all of them must set pool=True"),  # without its TCP port
         ({"pool": True, "unencrypted": True, "h2_enabled": False, "allow": ["::1/128"]}, "To share it"),
         ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "not available"),
     ],

@@ -80,23 +80,23 @@ def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str,
 def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin: int):
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
-        refused(edge, other, "belongs to somebody else", name="kept")
+        refused(edge, other, "belongs to another client", name="kept")
         refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
         assert greeted(edge, tunnel)
-    refused(edge, other, "belongs to somebody else", name="kept")
-    refused(edge, other, "belongs to somebody else", name="kept", pool=True)
+    refused(edge, other, "belongs to another client", name="kept")
+    refused(edge, other, "belongs to another client", name="kept", pool=True)
     refused(edge, other, "not available", unencrypted=True, tcp_port=18002)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"name": "www"}, "gives this name to nobody"),
-        ({"name": "postmaster"}, "gives this name to nobody"),
-        ({"unencrypted": True, "tcp_port": 22}, "not one of the edge's"),
+        ({"name": "www"}, "The name is reserved"),
+        ({"name": "postmaster"}, "The name is reserved"),
+        ({"unencrypted": True, "tcp_port": 22}, "outside the edge.s range"),
         ({"name": "My-App"}, "lower case"),
         ({"name": "\u0430pple"}, "a-z, 0-9 and hyphens"),
-        ({"name": "abcdefghijklmno2"}, "given at random"),
+        ({"name": "abcdefghijklmno2"}, "form of the edge.s random names"),
         ({"pool": True}, "A pool shares a name"),
         ({"tcp_port": 18003}, "unencrypted=True"),
         ({"allow": ["example.com"]}, "is no network"),
@@ -120,7 +120,7 @@ def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
             assert greeted(edge, tunnel)
     refused(edge, narrow, "token does not allow", name="else")
     new_token(edge, "--names", "promised")
-    refused(edge, owner, "belongs to somebody else", name="promised")
+    refused(edge, owner, "belongs to another client", name="promised")
 
 
 def test_one_token_claims_only_so_many(edge: EdgeProcess):
@@ -129,7 +129,7 @@ def test_one_token_claims_only_so_many(edge: EdgeProcess):
         for number in range(MAX_CLAIMS):
             with quictunnel.forward(9, name=f"n{number}", client=client):
                 pass
-    refused(edge, token, "as many names and ports", name="one-more")
+    refused(edge, token, "limit of names and ports", name="one-more")
     eventually(lambda: "n3" in command(edge, "name", "list"), "it was not written down")
     command(edge, "name", "release", "n3")
     eventually(lambda: opens(edge, token, "one-more"), "a name was released and none is to be had", timeout=3)
@@ -192,7 +192,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
             eventually(lambda: "lost" in told, "the client was not told")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(tunnel.tcp_socket, PATIENCE)
-    refused(edge, owner, "has withdrawn this name", name="phish")
+    refused(edge, owner, "has banned this name", name="phish")
 
 
 def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, origin: int):
@@ -234,7 +234,7 @@ def test_clients_of_an_address_from_which_nobody_may_come(tmp_path: Path, origin
         with quictunnel.forward(origin, client=client):
             command(edge, "name", "ban", "127.0.0.0/8")
             eventually(lambda: "failed" in states, "the client goes on", timeout=5)
-    with edge.client() as client, pytest.raises(quictunnel.ConfigError, match="lets nobody in"):
+    with edge.client() as client, pytest.raises(quictunnel.ConfigError, match="has banned this address"):
         quictunnel.forward(origin, client=client).__enter__()
     assert edge.stop() == 0
 

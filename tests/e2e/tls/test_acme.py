@@ -209,7 +209,7 @@ def test_a_domain_is_one_tokens(place: Place, tokens: tuple[str, str]):
         quictunnel.forward(1, domain="mine.example.org", tls="passthrough", client=client).__enter__()
         with (
             client_of(place.edge, tokens[1]) as stranger,
-            pytest.raises(quictunnel.InvalidError, match="belongs to somebody else"),
+            pytest.raises(quictunnel.InvalidError, match="belongs to another client"),
         ):
             quictunnel.forward(1, domain="mine.example.org", client=stranger).__enter__()
 
