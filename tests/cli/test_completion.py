@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from quictunnel.cli import completion, grammar
+from tests.harness.programs import need
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def need(shell: str) -> str:
-    path = shutil.which(shell)
-    if path is None:
-        pytest.skip(f"{shell} is not installed")
-    return path
 
 
 @pytest.fixture(params=grammar.SHELLS)

@@ -7,14 +7,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.harness.visits import tls_connect
 
-PATIENCE = 45.0
 """Seconds for what comes by itself: above the idle time-out of the QUIC connection and a few dials."""
 
 
@@ -86,14 +84,6 @@ def assert_closed(edge, tunnel) -> None:
     if tunnel.unencrypted_host:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(tunnel.tcp_socket, timeout=30)
-
-
-def until(condition, seconds=PATIENCE) -> None:
-    """Look until it is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
 
 
 def run_python(code: str, environment: dict[str, str], *, timeout: float = 60) -> subprocess.CompletedProcess:

@@ -13,7 +13,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -22,7 +21,7 @@ import quictunnel
 from tests.harness.edge_process import children_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from tests.harness.edge_process import EdgeProcess
 
@@ -158,14 +157,6 @@ def refuses_more(end: End) -> bool:
         return True
     except TimeoutError:
         return False
-
-
-def eventually(condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
-    """Wait for something that another thread or process brings about."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def sockets_of(pid: int) -> int:

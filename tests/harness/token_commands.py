@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import quictunnel
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.harness.edge_process import EdgeProcess

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import quictunnel
 from quictunnel.shared import event_loop
 from tests.harness.edge_process import embedded_edge, start_edge
-from tests.harness.sockets import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, eventually, sockets_of, verifying
+from tests.harness.sockets import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, sockets_of, verifying
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from edge_server.ingress.admission import WAIT
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 from tests.load.plan import Plan, Visit
 
 if TYPE_CHECKING:

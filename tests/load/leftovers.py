@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from edge_server.observability import state_dump
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

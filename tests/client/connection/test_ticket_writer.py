@@ -12,7 +12,7 @@ from quictunnel.connection import ticket_writer
 from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.connection.ticket_writer import TicketWriter
 from quictunnel.shared.supervision import Supervisor
-from tests.harness.echo_origin import until
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ async def test_a_flood_of_tickets_has_one_writer_and_the_newest_is_kept(tmp_path
         if number % 100 == 0:
             await asyncio.sleep(0)
     file.may_write.set()
-    await asyncio.to_thread(until, lambda: file.read() == b"9999")
+    await asyncio.to_thread(eventually, lambda: file.read() == b"9999")
     assert file.most_at_once == 1
     assert file.writes <= 3
     writer.close()

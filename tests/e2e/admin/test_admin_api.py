@@ -25,7 +25,8 @@ from edge_server.admin.models import MAX_PAGE
 from edge_server.admin.recent_errors import KEPT
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema_of, snapshots
-from tests.harness.sockets import PATIENCE, eventually, is_reset, receive_exactly
+from tests.harness.sockets import PATIENCE, is_reset, receive_exactly
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

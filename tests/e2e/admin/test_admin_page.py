@@ -18,8 +18,9 @@ from edge_server.admin import history
 from quictunnel.connection import edge_session
 from tests.harness.admin_client import Operator
 from tests.harness.browser import driven
-from tests.harness.sockets import eventually, is_reset, receive_exactly
+from tests.harness.sockets import is_reset, receive_exactly
 from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,8 @@ import quictunnel
 from edge_server.admin.api import PREFIX
 from tests.harness.admin_client import Operator
 from tests.harness.edge_process import start_edge
-from tests.harness.sockets import PATIENCE, eventually
+from tests.harness.sockets import PATIENCE
+from tests.harness.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 

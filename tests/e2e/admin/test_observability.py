@@ -25,13 +25,13 @@ from tests.harness.sockets import (
     End,
     TcpEnd,
     TlsEnd,
-    eventually,
     is_reset,
     receive_all,
     reset,
     verifying,
 )
 from tests.harness.visits import curl
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

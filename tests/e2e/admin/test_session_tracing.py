@@ -22,7 +22,8 @@ from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema
 from tests.harness.edge_process import start_edge
 from tests.harness.hostile_peer import HostileClient, Returning
 from tests.harness.qlog_reader import count, events, names
-from tests.harness.sockets import ClientProcess, eventually, receive_exactly
+from tests.harness.sockets import ClientProcess, receive_exactly
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,10 +23,11 @@ from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Bind, Unbind, Welcome
-from tests.harness.echo_origin import udp_sockets, until
+from tests.harness.echo_origin import udp_sockets
 from tests.harness.edge_process import embedded_edge
 from tests.harness.hostile_peer import HostileClient
 from tests.harness.programs import free_port
+from tests.harness.waiting import eventually
 
 PATIENCE = 5.0
 
@@ -45,7 +46,7 @@ def client(edge):
 
 def is_open(address: tuple[str, int]) -> bool:
     with contextlib.suppress(ConnectionError):  # refused, or reset because it was in the queue of one that closes
-        socket.create_connection(address, timeout=PATIENCE).close()
+        socket.create_connection(address).close()
         return True
     return False
 
@@ -102,7 +103,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
         client.close()
         with pytest.raises(RuntimeError, match="closed"):
             opening.result(PATIENCE)
-    until(lambda: edge.server.guests == 0)
+    eventually(lambda: edge.server.guests == 0)
 
 
 def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client):
@@ -123,7 +124,7 @@ def test_closing_a_client_while_a_tunnel_drains(edge, client):
             with connection, ThreadPoolExecutor(1) as pool:
                 connection.recv(8)
                 leaving = pool.submit(forwarding.__exit__, None, None, None)
-                until(lambda: not is_open(tunnel.tcp_socket))
+                eventually(lambda: not is_open(tunnel.tcp_socket))
                 client.close()
                 leaving.result(PATIENCE)
 
@@ -132,7 +133,7 @@ def test_a_subscriber_may_close_the_client(edge, client):
     client.subscribe(lambda event: client.close() if event.kind == "connected" else None)
     with pytest.raises(RuntimeError, match="closed"):
         quictunnel.forward(free_port(), client=client).__enter__()
-    until(lambda: edge.server.guests == 0)
+    eventually(lambda: edge.server.guests == 0)
 
 
 async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(edge, client):
@@ -146,7 +147,7 @@ async def test_a_port_is_closed_although_leaving_was_cancelled_before_it_began(e
     tunnel = None
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(body())
-    await asyncio.to_thread(until, lambda: not is_open(tunnel.tcp_socket))
+    await asyncio.to_thread(eventually, lambda: not is_open(tunnel.tcp_socket))
 
 
 def test_a_client_that_cannot_begin_leaves_no_socket(edge, tmp_path):
@@ -159,7 +160,9 @@ def test_a_client_that_cannot_begin_leaves_no_socket(edge, tmp_path):
             with pytest.raises(quictunnel.ConfigError) as caught:
                 quictunnel.forward(free_port(), client=client).__enter__()
             errors.append(caught)  # with everything that its traceback holds on to
-        until(lambda: udp_sockets() <= before)  # those of earlier tests may be closing meanwhile
+        eventually(
+            lambda: udp_sockets() <= before, timeout=PATIENCE
+        )  # those of earlier tests may be closing meanwhile
 
 
 def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge, client):
@@ -176,13 +179,13 @@ def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge
         tunnel = stack.enter_context(forwarding)
         visits = client.reach()[1].visits._dialling
         visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
-        until(lambda: len(visits) == len(visitors))
+        eventually(lambda: len(visits) == len(visitors))
         for visitor in visitors:
             visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             visitor.sendall(b"x")
             visitor.close()
         # An edge that reads notices the reset; it looks at those that it does not read every five seconds.
-        until(lambda: not visits, 3)
+        eventually(lambda: not visits, timeout=3)
 
 
 def test_an_edge_that_drains_takes_no_new_clients(edge, client):
@@ -200,7 +203,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         connection = stack.enter_context(listener.accept()[0])
         connection.recv(8)
         draining = edge._background.submit(edge.server.drain())
-        until(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
+        eventually(lambda: edge.server.guests == 1 and not is_open(tunnel.tcp_socket))
         with pytest.raises(quictunnel.EdgeUnavailableError, match="shutting down"):
             event_loop.shared().call(dial())
         draining.cancel()
@@ -253,7 +256,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
 
         port = await asyncio.wrap_future(event_loop.shared().submit(bind_and_go()))
         assert port
-        await asyncio.to_thread(until, lambda: not is_open(("127.0.0.1", port)))
+        await asyncio.to_thread(eventually, lambda: not is_open(("127.0.0.1", port)))
     finally:
         await asyncio.to_thread(edge.__exit__, None, None, None)
 

@@ -11,17 +11,8 @@ import sys
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.sockets import (
-    PATIENCE,
-    TcpEnd,
-    end,
-    eventually,
-    first_line,
-    is_reset,
-    program,
-    reset,
-    sockets_of,
-)
+from tests.harness.sockets import PATIENCE, TcpEnd, end, first_line, is_reset, program, reset, sockets_of
+from tests.harness.waiting import eventually
 
 PROGRAM = """
 import json, multiprocessing, os, sys, time

@@ -24,11 +24,11 @@ from tests.harness.echo_origin import (
     says_back,
     serves,
     udp_sockets,
-    until,
 )
 from tests.harness.edge_process import children_environment
 from tests.harness.programs import free_port, need
 from tests.harness.visits import tls_connect, was_reset
+from tests.harness.waiting import PATIENCE, eventually
 
 ROOT = Path(__file__).parents[3]
 
@@ -287,7 +287,7 @@ class TestOneClient:
             with tls_connect(edge, tunnel) as visitor:
                 assert says_back(visitor, b"x" * 1000)
                 during = client.snapshot()
-            until(lambda: client.snapshot().visitors_now == 0)
+            eventually(lambda: client.snapshot().visitors_now == 0, timeout=PATIENCE)
             after = client.snapshot()
         assert (during.state, during.visitors_now, during.visitors_total) == ("connected", 1, 1)
         assert (during.bytes_in, during.bytes_out) == (after.bytes_in, after.bytes_out) == (1000, 1000)
@@ -304,7 +304,7 @@ class TestOneClient:
                 assert says_back(visitor)
                 client.close()
                 assert was_reset(visitor)
-            until(lambda: is_closed(edge, tunnel))
+            eventually(lambda: is_closed(edge, tunnel), timeout=PATIENCE)
 
 
 class TestEveryWayOfUsingIt:

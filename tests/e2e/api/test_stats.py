@@ -15,6 +15,7 @@ import pytest
 
 import quictunnel
 from tests.harness.visits import read_all
+from tests.harness.waiting import eventually
 
 
 @contextmanager
@@ -25,14 +26,6 @@ def visitor(edge, tunnel):
         context.wrap_socket(plain, server_hostname=tunnel.host) as secure,
     ):
         yield secure
-
-
-def until(condition):
-    """Figures follow the bytes by the moment that a message takes."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def answer(listener, size):
@@ -61,11 +54,11 @@ class TestStats:
                 server.start()
                 with visitor(edge, tunnel) as secure:
                     secure.sendall(b"hello")
-                    until(lambda: tunnel.stats.visitors_now == 1)
+                    eventually(lambda: tunnel.stats.visitors_now == 1)
                     assert len(read_all(secure)) == 100_000
                 server.join()
-                until(lambda: tunnel.stats.visitors_now == 0)
-                until(lambda: tunnel.stats.rtt)
+                eventually(lambda: tunnel.stats.visitors_now == 0)
+                eventually(lambda: tunnel.stats.rtt)
                 during = tunnel.stats
                 assert (during.visitors_total, during.bytes_in, during.bytes_out) == (1, 5, 100_000)
                 assert idle.stats.visitors_total == idle.stats.bytes_out == 0
@@ -122,7 +115,7 @@ class TestStats:
                         secure.sendall(b"hello")
                         assert len(read_all(secure)) == 1000
                     server.join()
-                    until(lambda: tunnel.stats.visitors_now == 0)
+                    eventually(lambda: tunnel.stats.visitors_now == 0)
             finally:
                 stop.set()
                 for reader in readers:

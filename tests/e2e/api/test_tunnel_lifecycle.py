@@ -13,19 +13,11 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.harness.echo_origin import (
-    PATIENCE,
-    EchoOrigin,
-    assert_closed,
-    is_closed,
-    is_served,
-    run_python,
-    serves,
-    until,
-)
+from tests.harness.echo_origin import EchoOrigin, assert_closed, is_closed, is_served, run_python, serves
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
 from tests.harness.visits import tls_connect, was_reset
+from tests.harness.waiting import PATIENCE, eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 from tests.load.plan import WAITING_RATE
@@ -165,7 +157,7 @@ class TestTheBodyEnds:
                 process.stdin.write("\n")
                 process.stdin.flush()
                 assert process.wait(20) == -signal.SIGKILL
-                until(is_closed_now, 90)
+                eventually(is_closed_now, timeout=90)
                 visits = churn.finish(lambda visit: visit.ended >= killed)
         assert not [visit for visit in visits if "TimeoutError" in visit.failure]
         nothing_left(edge)
@@ -214,7 +206,7 @@ class TestTheBodyEnds:
                 assert connection.recv(8) == b"question"
 
                 def answer_late():
-                    until(lambda: is_closed(edge, tunnel))
+                    eventually(lambda: is_closed(edge, tunnel), timeout=PATIENCE)
                     connection.sendall(b"answer")
                     connection.close()
 
@@ -326,7 +318,7 @@ class TestTheEdgeGoesAndComesBack:
                 mortal.restart(tunnel)
                 there = time.monotonic()
                 churn.edge_follows(arrivals_at(mortal.edge))
-                until(lambda: is_served(mortal.edge, tunnel))
+                eventually(lambda: is_served(mortal.edge, tunnel), timeout=PATIENCE)
                 assert client.snapshot().state == "connected"
                 lost = "reconnecting" if number == signal.SIGTERM else "away"  # visitors may hope after a crash
                 assert states.index(lost) < states.index("connected")
@@ -343,6 +335,6 @@ class TestTheEdgeGoesAndComesBack:
             with quictunnel.forward(origin.port, client=client) as tunnel:
                 assert serves(mortal.edge, tunnel)
                 assert mortal.edge.stop() == 0
-                until(lambda: client.snapshot().state == "reconnecting")
+                eventually(lambda: client.snapshot().state == "reconnecting", timeout=PATIENCE)
                 begun = time.monotonic()
             assert time.monotonic() - begun < 5

@@ -15,10 +15,10 @@ import pytest
 
 from quictunnel.forwarding import forward
 from quictunnel.tunnel import Tunnel
-from tests.harness.echo_origin import until
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
 from tests.harness.visits import read_all, tls_connect
+from tests.harness.waiting import PATIENCE, eventually
 
 ROOM = 600
 """Bytes that the disk of a log has room for: the first lines of a tunnel, and a few visitors."""
@@ -64,13 +64,18 @@ class TestAClientWhoseLogCannotBeWritten:
                 command, env=children_environment(edge), stdout=out, stderr=err,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
             )  # fmt: skip
-        until(lambda: "https://" in log.read_text())
+        eventually(lambda: "https://" in log.read_text(), timeout=PATIENCE)
         url = url_in(log.read_text())
-        until(lambda: visit(edge, url) == b"hello" and "standard output cannot be written" in errors.read_text())
+        eventually(
+            lambda: visit(edge, url) == b"hello" and "standard output cannot be written" in errors.read_text(),
+            timeout=PATIENCE,
+        )
         assert visit(edge, url) == b"hello"
         assert errors.read_text().count("standard output cannot be written (File too large)") == 1
         resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        until(lambda: visit(edge, url) == b"hello" and "could not be written" in log.read_text())
+        eventually(
+            lambda: visit(edge, url) == b"hello" and "could not be written" in log.read_text(), timeout=PATIENCE
+        )
         program.terminate()
         assert program.wait(20) == 0
         if form == "json":
@@ -93,7 +98,9 @@ class TestAClientWhoseLogCannotBeWritten:
         ]
         with Path("/dev/full").open("w") as full:
             program = running(command, env=children_environment(edge), stdout=full, stderr=full)
-        until(lambda: visit(edge, f"https://full.tunnel.localhost:{https_port}") == b"hello")
+        eventually(
+            lambda: visit(edge, f"https://full.tunnel.localhost:{https_port}") == b"hello", timeout=PATIENCE
+        )
         program.terminate()
         assert program.wait(20) == 0
 
@@ -104,7 +111,9 @@ class TestAClientWhoseLogCannotBeWritten:
             ["sh", "-c", command],
             env=children_environment(edge), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        until(lambda: visit(edge, f"https://closed.tunnel.localhost:{https_port}") == b"hello")
+        eventually(
+            lambda: visit(edge, f"https://closed.tunnel.localhost:{https_port}") == b"hello", timeout=PATIENCE
+        )
         program.terminate()
         assert program.wait(20) == 0
         said = program.stderr.read()
@@ -121,7 +130,7 @@ class TestAnEdgeWhoseLogCannotBeWritten:
                    "127.0.0.1:0", "--log-format", form, "--log-level", "debug"]  # fmt: skip
         with Path("/dev/full").open("w") as full:
             process = running(command, stdout=full, stderr=full)
-        until((state / "client.env").exists)
+        eventually((state / "client.env").exists, timeout=PATIENCE)
         edge = EdgeProcess(process, state)
         with edge.client() as client, forward(origin, client=client) as tunnel:
             assert visit(edge, tunnel.url) == b"hello"
@@ -180,7 +189,7 @@ class TestProcessOne:
 
     def test_orphans_are_reaped(self, edge, container):
         _, url, _ = container
-        until(lambda: visit_all(edge, url) == b"0 zombies of 1\n", 10)
+        eventually(lambda: visit_all(edge, url) == b"0 zombies of 1\n", timeout=10)
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_signal_ends_it_in_good_order(self, container, number):

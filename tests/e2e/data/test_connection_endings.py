@@ -15,17 +15,9 @@ import threading
 import pytest
 
 import quictunnel
-from tests.harness.sockets import (
-    PATIENCE,
-    eventually,
-    is_reset,
-    program,
-    receive_all,
-    receive_exactly,
-    refuses_more,
-    reset,
-)
+from tests.harness.sockets import PATIENCE, is_reset, program, receive_all, receive_exactly, refuses_more, reset
 from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage, Stage, nothing_left
+from tests.harness.waiting import eventually
 
 MEGABYTE = 1024 * 1024
 

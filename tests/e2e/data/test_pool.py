@@ -19,8 +19,9 @@ import quictunnel
 from edge_server.tunnels.lease import SILENT
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
-from tests.harness.sockets import PATIENCE, end, eventually, first_line, program
+from tests.harness.sockets import PATIENCE, end, first_line, program
 from tests.harness.visits import tls_connect
+from tests.harness.waiting import eventually
 from tests.load.background import churn_beside, nothing_left
 from tests.load.churn import in_between
 

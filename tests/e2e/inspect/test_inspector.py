@@ -25,7 +25,7 @@ from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
 from tests.harness.inspected_tunnel import MIB, Origin, Scene, inspected, running_origin
 from tests.harness.programs import free_port
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

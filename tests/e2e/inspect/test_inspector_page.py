@@ -18,7 +18,7 @@ import quictunnel
 from quictunnel.inspect import limits
 from tests.harness import browser
 from tests.harness.inspected_tunnel import HOSTILE, Origin, Quiet, Scene, inspected, running_origin, serving
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

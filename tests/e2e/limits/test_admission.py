@@ -17,9 +17,10 @@ from edge_server.ingress.tls_listener import Deadlines
 from edge_server.resources.descriptor_budget import LEAST_FILES, MAX_DOORSTEP
 from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
-from tests.harness.sockets import PATIENCE, eventually, first_line, verifying
+from tests.harness.sockets import PATIENCE, first_line, verifying
 from tests.harness.tunnel_fixture import EmbeddedStage
 from tests.harness.visits import curl
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.sockets import PATIENCE, end, eventually, first_line, program, reset
+from tests.harness.sockets import PATIENCE, end, first_line, program, reset
 from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.waiting import eventually
 
 LIMIT = 192
 PROGRAM = f"""

@@ -26,8 +26,9 @@ from tests.harness import engine_pairing
 from tests.harness.edge_process import resident_memory
 from tests.harness.load_rig import Arena
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals, figures_of
-from tests.harness.sockets import PATIENCE, eventually, first_line, sockets_of, verifying
+from tests.harness.sockets import PATIENCE, first_line, sockets_of, verifying
 from tests.harness.tunnel_fixture import ProcessStage
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -38,17 +38,9 @@ from quictunnel.wire.messages import (
 from tests.harness.edge_process import resident_memory
 from tests.harness.hostile_peer import HUGE_FRAME, PROTOCOL, WINDOW, HostileClient
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
-from tests.harness.sockets import (
-    PATIENCE,
-    TcpEnd,
-    TlsEnd,
-    eventually,
-    is_reset,
-    receive_all,
-    receive_exactly,
-    verifying,
-)
+from tests.harness.sockets import PATIENCE, TcpEnd, TlsEnd, is_reset, receive_all, receive_exactly, verifying
 from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage, nothing_left
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

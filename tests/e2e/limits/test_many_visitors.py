@@ -10,7 +10,8 @@ import pytest
 import quictunnel
 from tests.harness.load_rig import Arena, more_rounds
 from tests.harness.programs import need
-from tests.harness.sockets import PATIENCE, eventually, sockets_of
+from tests.harness.sockets import PATIENCE, sockets_of
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.alone
 

@@ -18,9 +18,10 @@ from edge_server.tunnels.bind import MAX_TAKEOVERS
 from edge_server.tunnels.ownership import MAX_CLAIMS
 from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
-from tests.harness.sockets import PATIENCE, eventually, first_line, program
+from tests.harness.sockets import PATIENCE, first_line, program
 from tests.harness.token_commands import client_of, command, new_token
 from tests.harness.visits import tls_connect, was_reset
+from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside
 from tests.load.churn import in_between
 

@@ -24,9 +24,10 @@ import quictunnel
 from quictunnel.wire.codes import SessionCode
 from tests.harness.edge_process import EdgeProcess, start_edge
 from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
-from tests.harness.sockets import PATIENCE, eventually
+from tests.harness.sockets import PATIENCE
 from tests.harness.token_commands import client_of, command, new_token
 from tests.harness.visits import tls_connect, was_reset
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.load_rig import Arena, more_rounds
-from tests.harness.sockets import eventually
+from tests.harness.waiting import eventually
 
 pytestmark = pytest.mark.alone
 

@@ -18,10 +18,11 @@ import pytest
 
 import quictunnel
 from tests.harness.constant_load import RATE, WORKERS, Requests
-from tests.harness.echo_origin import EchoOrigin, is_served, serves, until
+from tests.harness.echo_origin import EchoOrigin, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import need, random_file, sha256
 from tests.harness.visits import curl, tls_connect
+from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 
@@ -58,7 +59,7 @@ def test_no_request_fails_and_long_downloads_finish(old, nginx, tmp_path):
                 old, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
             ) as churn,
         ):
-            until(lambda: requests.count > RATE)
+            eventually(lambda: requests.count > RATE, timeout=PATIENCE)
             churn.edge_leaves()
             new = successor_of(old)
             before = requests.ended
@@ -69,7 +70,7 @@ def test_no_request_fails_and_long_downloads_finish(old, nginx, tmp_path):
             assert old.process.wait(GRACE) == 0
             print(f"the old edge was gone after {time.monotonic() - begun:.1f} s", end="; ")
             count = requests.count
-            until(lambda: requests.count > count + RATE)  # without the old one
+            eventually(lambda: requests.count > count + RATE, timeout=PATIENCE)  # without the old one
             churn.finish()
         nothing_left(new, client)
         print(f"{requests.count} requests in {requests.seconds:.1f} s, {len(requests.failures)} failed")
@@ -108,13 +109,13 @@ def test_visitors_of_three_edges_at_once(old, origin):
                 churn.edge_leaves()
                 edges.append(successor_of(old))
                 churn.edge_follows(arrivals_at(edges[-1]))
-                until(lambda number=number: client.snapshot().reconnected == number + 1, PATIENCE)
+                eventually(lambda number=number: client.snapshot().reconnected == number + 1, timeout=PATIENCE)
                 visitors.append(socket.create_connection(tunnel.tcp_socket, PATIENCE))
             for visitor in visitors:
                 assert exchange(visitor, data)
             churn.wait_for(RATE // 4)
             churn.finish()
-        until(lambda: client.snapshot().visitors_now == 3)
+        eventually(lambda: client.snapshot().visitors_now == 3, timeout=PATIENCE)
         for visitor, edge in zip(visitors, edges[:-1], strict=False):
             visitor.close()
             assert edge.process.wait(PATIENCE) == 0
@@ -132,7 +133,7 @@ def test_an_edge_without_visitors_stays_for_those_of_the_one_before(old, origin)
         for number in range(2):
             assert echoes(visitor, b"before")
             edges.append(successor_of(old))
-            until(lambda number=number: client.snapshot().reconnected == number + 1, PATIENCE)
+            eventually(lambda number=number: client.snapshot().reconnected == number + 1, timeout=PATIENCE)
         with pytest.raises(subprocess.TimeoutExpired):
             edges[1].process.wait(1)
         assert exchange(visitor, os.urandom(1024 * 1024))
@@ -171,11 +172,11 @@ def test_a_signal_starts_the_successor(old, origin):
     with old.client() as client, quictunnel.forward(origin.port, client=client) as tunnel:
         old.process.send_signal(signal.SIGUSR2)
         assert old.process.wait(PATIENCE) == 0
-        until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+        eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
         assert serves(old, tunnel)
         (child,) = processes_with(str(old.state_dir))
         os.kill(child, signal.SIGTERM)
-        until(lambda: not processes_with(str(old.state_dir)), PATIENCE)
+        eventually(lambda: not processes_with(str(old.state_dir)), timeout=PATIENCE)
 
 
 def processes_with(argument):
@@ -216,7 +217,7 @@ def test_a_successor_that_cannot_start_changes_nothing(old, origin, tmp_path, op
         new = successor_of(old)
         churn.edge_follows(arrivals_at(new))
         assert old.process.wait(PATIENCE) == 0
-        until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+        eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
         assert serves(new, tunnel)
         churn.wait_for(RATE // 4)
         churn.finish()
@@ -278,7 +279,7 @@ async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is
             new = await asyncio.to_thread(start_edge, old.state_dir, *options)
             there = time.monotonic()
             await asyncio.to_thread(churn.edge_follows, arrivals_at(new))
-            await asyncio.to_thread(until, lambda: is_served(new, tunnel), PATIENCE)
+            await asyncio.to_thread(eventually, lambda: is_served(new, tunnel), PATIENCE)
             await asyncio.to_thread(churn.wait_for, RATE // 4)
             await asyncio.to_thread(churn.finish, in_between(gone, there))
             await asyncio.to_thread(nothing_left, new, client)
@@ -305,7 +306,7 @@ def test_curl_meets_the_new_certificate(old, origin, tmp_path):
     with old.client() as client, quictunnel.forward(origin.port, client=client) as tunnel:
         assert serves(old, tunnel)
         new = successor_of(old, "--log-level", "debug")
-        until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+        eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
         shown = curl(new, "--verbose", "--max-time", "2", "--http0.9", tunnel.url)
         assert b"SSL certificate verify ok" in shown.stderr
         assert new.stop() == 0

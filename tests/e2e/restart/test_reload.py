@@ -16,8 +16,9 @@ import trustme
 from cryptography import x509
 
 import quictunnel
-from tests.harness.echo_origin import EchoOrigin, until
+from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import EdgeProcess, start_edge
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def test_another_certificate_while_visitors_are_in(operator, edge):
         assert all(is_alive(visitor, b"after") for visitor in visitors)
         # The new files are the ones that are looked at from now on.
         renewed = operator.issue("two")
-        until(lambda: shown_serial(operator, tunnel) == renewed, TIMEOUT)
+        eventually(lambda: shown_serial(operator, tunnel) == renewed, timeout=TIMEOUT)
         for visitor in visitors:
             visitor.close()
 

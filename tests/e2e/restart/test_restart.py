@@ -16,9 +16,10 @@ import pytest
 import quictunnel
 from edge_server.handoff.snapshot import FILE
 from tests.harness.constant_load import RATE, WORKERS, Requests
-from tests.harness.echo_origin import EchoOrigin, assert_closed, is_served, serves, until
+from tests.harness.echo_origin import EchoOrigin, assert_closed, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.visits import tls_connect
+from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
                 edge, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
             ) as churn,
         ):
-            until(lambda: requests.count > 2 * RATE)
+            eventually(lambda: requests.count > 2 * RATE, timeout=PATIENCE)
             churn.edge_leaves()
             begun = time.monotonic()
             assert edge.stop(number) == (0 if number == signal.SIGTERM else -number)
@@ -58,10 +59,10 @@ def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
             started = time.monotonic()
             before = requests.ended
             churn.edge_follows(arrivals_at(edge, lambda: requests.ended - before))
-            until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+            eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
             back = time.monotonic()
             count = requests.count
-            until(lambda: requests.count > count + RATE)
+            eventually(lambda: requests.count > count + RATE, timeout=PATIENCE)
             spared = over if number == signal.SIGKILL else begun
             churn.finish(lambda visit: visit.began < spared and number == signal.SIGKILL)
         nothing_left(edge, client)
@@ -120,7 +121,7 @@ def size(edge: EdgeProcess) -> int:
 @pytest.fixture
 def edge(tmp_path: Path, engines: object) -> EdgeProcess:
     edge = start_edge(tmp_path / "state")
-    until(lambda: size(edge) > 0, PATIENCE)
+    eventually(lambda: size(edge) > 0, timeout=PATIENCE)
     return edge
 
 
@@ -130,7 +131,7 @@ def test_a_client_that_is_late_is_waited_for_at_its_name_and_its_port(edge, orig
     with ClientProcess(edge, origin.port) as client:
         tunnel, ports = client.tunnel, Ports(edge, client.tunnel)
         assert serves(edge, tunnel)
-        until(lambda: size(edge) > empty, PATIENCE)
+        eventually(lambda: size(edge) > empty, timeout=PATIENCE)
         client.process.send_signal(signal.SIGSTOP)
         edge.stop(number)
         edge = ports.start()
@@ -174,7 +175,7 @@ def test_who_gives_it_up_while_the_edge_leaves_is_not_waited_for_either(edge, or
             with silent.accept()[0] as served:
                 assert served.recv(100) == b"are you there?"
                 edge.process.send_signal(signal.SIGTERM)
-                until(lambda: is_refused(tunnel), PATIENCE)
+                eventually(lambda: is_refused(tunnel), timeout=PATIENCE)
                 client.close()
         # Asked to hurry at the very end, when nobody handles signals any more, it would end by them.
         assert edge.process.wait(PATIENCE) == 0
@@ -215,5 +216,5 @@ def test_a_damaged_note_is_refused_and_does_no_harm(edge, origin, damage):
         assert f"{path} is not used" in log
         assert "Traceback" not in log
         client.process.send_signal(signal.SIGCONT)
-        until(lambda: is_served(edge, tunnel), PATIENCE)
+        eventually(lambda: is_served(edge, tunnel), timeout=PATIENCE)
     assert edge.stop() == 0

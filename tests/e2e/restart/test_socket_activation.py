@@ -14,10 +14,11 @@ import pytest
 
 import quictunnel
 from tests.edge_server.certificates.acme import pebble as authorities
-from tests.harness.echo_origin import EchoOrigin, is_served, says_back, until
+from tests.harness.echo_origin import EchoOrigin, is_served, says_back
 from tests.harness.edge_process import EdgeProcess
 from tests.harness.programs import free_port, need
 from tests.harness.service_manager import successors
+from tests.harness.waiting import eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.leftovers import arrivals, dump_of
 
@@ -84,7 +85,7 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
             assert says_back(visitor)
             churn.edge_leaves()
             edge.process.send_signal(signal.SIGUSR2)
-            until(lambda: client.snapshot().reconnected == 1, PATIENCE)
+            eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
             (process,) = successors(edge)
 
             def watched() -> int:
@@ -102,7 +103,7 @@ def stop_successor(edge: EdgeProcess) -> None:
     """Of an edge that has ended."""
     (process,) = successors(edge)
     os.kill(process, signal.SIGTERM)
-    until(lambda: not (edge.state_dir / "client.env").exists(), PATIENCE)
+    eventually(lambda: not (edge.state_dir / "client.env").exists(), timeout=PATIENCE)
     assert edge.process.stdout is not None
     edge.process.stdout.close()
 
@@ -132,11 +133,11 @@ def test_validators_come_to_a_socket_that_was_passed_also_at_a_successor(manager
 
         with edge.client() as client, EchoOrigin() as origin:
             with quictunnel.forward(origin.port, name="one", client=client) as tunnel:
-                until(lambda: is_met(tunnel), PATIENCE)
+                eventually(lambda: is_met(tunnel), timeout=PATIENCE)
             edge.process.send_signal(signal.SIGUSR2)
             assert edge.process.wait(PATIENCE) == 0
             with quictunnel.forward(origin.port, name="two", client=client) as tunnel:
-                until(lambda: is_met(tunnel), PATIENCE)
+                eventually(lambda: is_met(tunnel), timeout=PATIENCE)
             stop_successor(edge)
 
 
@@ -157,7 +158,7 @@ def test_as_systemd_passes_them(tmp_path, engines):
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     try:
-        until(lambda: can_connect(port), PATIENCE)  # the first connection starts it
+        eventually(lambda: can_connect(port), timeout=PATIENCE)  # the first connection starts it
         assert edge.stdout is not None
         assert any(line.startswith("Try:") for line in edge.stdout)
         running = EdgeProcess(edge, tmp_path / "state")

@@ -26,8 +26,9 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from tests.harness.hostile_peer import WINDOW, HostileClient, Returning
-from tests.harness.sockets import PATIENCE, eventually
+from tests.harness.sockets import PATIENCE
 from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,8 +22,9 @@ from quictunnel.connection.manager import SUSPICION
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
-from tests.harness.echo_origin import EchoOrigin, until
+from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import embedded_edge
+from tests.harness.waiting import PATIENCE, eventually
 from tests.load.background import churn_beside, nothing_left
 from tests.load.churn import Churn, in_between
 
@@ -136,7 +137,9 @@ async def resumed(client: Client) -> None:
         uplink._stir.set()
 
     await asyncio.wrap_future(loop.submit(doubt()))
-    await asyncio.to_thread(until, lambda: client.snapshot().resumed == 1 and client.state == "connected")
+    await asyncio.to_thread(
+        eventually, lambda: client.snapshot().resumed == 1 and client.state == "connected", timeout=PATIENCE
+    )
 
 
 async def out_of_reach(client: Client) -> threading.Event:
@@ -155,7 +158,7 @@ async def out_of_reach(client: Client) -> threading.Event:
         uplink._call._endpoint.abort()  # without a goodbye
 
     await asyncio.wrap_future(loop.submit(lose()))
-    await asyncio.to_thread(until, lambda: client.state == "away")
+    await asyncio.to_thread(eventually, lambda: client.state == "away", timeout=PATIENCE)
     return gate
 
 

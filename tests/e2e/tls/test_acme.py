@@ -20,10 +20,11 @@ from cryptography import x509
 import quictunnel
 from tests.edge_server.certificates.acme import pebble as authorities
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
-from tests.harness.echo_origin import EchoOrigin, says_back, until
+from tests.harness.echo_origin import EchoOrigin, says_back
 from tests.harness.edge_process import EdgeProcess, start_edge
 from tests.harness.programs import need
 from tests.harness.token_commands import client_of, command, new_token
+from tests.harness.waiting import PATIENCE, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +134,7 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
         contextlib.ExitStack() as stack,
     ):
         assert tunnel.host == "app.example.com"
-        until(lambda: place.is_served(tunnel))
+        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
         visitors = [stack.enter_context(place.visit(tunnel)) for _ in range(VISITORS)]
         first = {serial_of(visitor) for visitor in visitors}
         assert len(first) == 1
@@ -171,7 +172,7 @@ def test_a_successor_goes_on_with_the_certificates_that_there_are(place: Place, 
         client_of(place.edge, tokens[0]) as client,
         quictunnel.forward(origin.port, domain="a.example.org", client=client) as tunnel,
     ):
-        until(lambda: place.is_served(tunnel))
+        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
         with place.visit(tunnel) as before:
             successor = start_edge(place.edge.state_dir, *place.options, "--takeover", log=place.log)
             try:
@@ -231,13 +232,13 @@ def test_with_a_revoked_token_nothing_is_renewed(place: Place):
         client_of(place.edge, token) as client,
         quictunnel.forward(origin.port, domain=domain, client=client) as tunnel,
     ):
-        until(lambda: place.is_served(tunnel))
+        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
     before = orders()
-    until(lambda: orders() > before)
+    eventually(lambda: orders() > before, timeout=PATIENCE)
     command(place.edge, "token", "revoke", token.split(".")[1])
-    until(lambda: standing()["next_try"] is None and not standing()["is_ordering"])
+    eventually(lambda: standing()["next_try"] is None and not standing()["is_ordering"], timeout=PATIENCE)
     ordered, end = orders(), standing()["expires_at"]
-    until(lambda: time.time() > end)
+    eventually(lambda: time.time() > end, timeout=PATIENCE)
     assert orders() == ordered
     assert standing().get("expires_at", end) == end
 
@@ -282,8 +283,8 @@ def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: 
                 quictunnel.forward(origin.port, name="plain", client=client) as plain,
                 quictunnel.forward(authorities.free_port(), name="two", h2_enabled=True, client=client) as two,
             ):
-                until(lambda: place.is_served(plain))  # noqa: B023 - called at once
-                until(lambda: is_met(place, two))  # noqa: B023 - likewise
+                eventually(lambda: place.is_served(plain), timeout=PATIENCE)  # noqa: B023 - called at once
+                eventually(lambda: is_met(place, two), timeout=PATIENCE)  # noqa: B023 - likewise
                 with place.visit(plain) as visitor:
                     assert ("DNS", f"*.{DOMAIN}") in visitor.getpeercert()["subjectAltName"]
                     serials.append(serial_of(visitor))

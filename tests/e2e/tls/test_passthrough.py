@@ -14,8 +14,9 @@ import trustme
 import quictunnel
 from tests.harness.nginx import start_nginx
 from tests.harness.programs import need, random_file, sha256
-from tests.harness.sockets import PATIENCE, eventually
+from tests.harness.sockets import PATIENCE
 from tests.harness.visits import tls_connect
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,6 +16,7 @@ import uvloop
 
 from edge_server.certificates.context_store import new_context
 from edge_server.ingress.tls_listener import Alert, ClientHello, RedirectTarget, Route, TlsListener
+from tests.harness.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -49,13 +50,6 @@ def context(authority: trustme.CA) -> ssl.SSLContext:
 def ca_file(authority: trustme.CA) -> Iterator[str]:
     with authority.cert_pem.tempfile() as path:
         yield path
-
-
-async def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> None:
-    """Wait for something that the other end of a real socket causes."""
-    async with asyncio.timeout(timeout):
-        while not condition():  # noqa: ASYNC110  what is waited for is the kernel's or another program's doing
-            await asyncio.sleep(0.002)
 
 
 class App(asyncio.Protocol):
@@ -180,7 +174,7 @@ class Doorstep:
     """A listening :class:`TlsListener` and the visitors a test sends to it."""
 
     app = App
-    eventually = staticmethod(eventually)
+    eventually = staticmethod(soon)
 
     def __init__(self, context: ssl.SSLContext, ca_file: str) -> None:
         self.context = context
@@ -223,7 +217,7 @@ class Doorstep:
         for app in self.apps:
             app.transport.abort()
             await app.lost
-        await eventually(lambda: not self.front.pending)
+        await soon(lambda: not self.front.pending)
         await self.server.wait_closed()
         assert self.front.bios.incoming.pending == self.front.bios.outgoing.pending == 0
 
@@ -246,7 +240,7 @@ class Doorstep:
         visitor = await self.visitor(version)
         before = len(self.apps)
         await visitor.handshake()
-        await eventually(lambda: len(self.apps) > before)
+        await soon(lambda: len(self.apps) > before)
         return visitor, self.apps[-1]
 
 
@@ -270,6 +264,6 @@ async def doorstep(context: ssl.SSLContext, ca_file: str) -> AsyncIterator[Doors
     await doorstep.open()
     yield doorstep
     await doorstep.close()
-    await eventually(lambda: _internet_sockets() <= before)
+    await soon(lambda: _internet_sockets() <= before)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert complaints == []

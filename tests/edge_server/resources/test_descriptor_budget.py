@@ -32,7 +32,7 @@ from edge_server.resources.descriptor_budget import (
     watch_for_free_descriptors,
 )
 from quictunnel.errors import ConfigError
-from tests.edge_server.ingress.conftest import eventually
+from tests.harness.waiting import soon
 
 
 def open_files() -> int:
@@ -163,7 +163,7 @@ async def test_descriptors_that_ran_out_are_told_of(monkeypatch, caplog: pytest.
     watch = asyncio.create_task(watch_for_free_descriptors(ShortageLog()))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken, hard))
-        await eventually(lambda: caplog.records != [])
+        await soon(lambda: caplog.records != [])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(taken)
@@ -192,7 +192,7 @@ async def test_one_turn_of_the_loop_accepts_few_at_a_time():
         visitor.setblocking(False)
         visitor.connect_ex(listening.getsockname())
     before = open_files()
-    await eventually(lambda: len(made) == 300)
+    await soon(lambda: len(made) == 300)
     assert open_at_first[0] - before <= 2 * (ACCEPTS + 1)
     for transport in made:
         transport.abort()

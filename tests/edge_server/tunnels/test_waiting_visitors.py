@@ -14,8 +14,8 @@ from edge_server.tunnels.lease import BY_PORT, Lease
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.transport.splice import TcpSplice
-from tests.edge_server.ingress.conftest import eventually
 from tests.edge_server.tunnels.test_bind import FakeSession
+from tests.harness.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ class Room:
         self.sockets.append(sock)
         before = lease.came_so_far
         await asyncio.get_running_loop().sock_connect(sock, self.server.sockets[0].getsockname())
-        await eventually(lambda: lease.came_so_far > before)
+        await soon(lambda: lease.came_so_far > before)
         return sock
 
 
@@ -71,7 +71,7 @@ async def room() -> AsyncIterator[Room]:
         for splice in lease.visitors:
             splice.transport.abort()
     room.server.close()
-    await eventually(lambda: not room.ledger.now)
+    await soon(lambda: not room.ledger.now)
     assert (room.admission.inside, len(room.admission.waiting)) == (0, 0)
 
 
@@ -104,14 +104,14 @@ async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(ro
     for number in range(40):
         await room.visit(lease, flood.format(1 + number))
     late = await room.visit(lease, "127.0.1.1")
-    await eventually(lambda: len(lease.visitors) == 8)
+    await soon(lambda: len(lease.visitors) == 8)
     assert room.admission.waiting.given_up == 34
     assert come_back(lease) == 8
     for sock in (early, late):
         sock.send(b"?")
     # What they say is read: they are in.
     streams = lease.session.streams  # type: ignore[union-attr]
-    await eventually(lambda: sum(stream.log == [b"?"] for stream in streams) == 2)
+    await soon(lambda: sum(stream.log == [b"?"] for stream in streams) == 2)
 
 
 async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(room: Room):
@@ -128,7 +128,7 @@ async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(room
             await room.visit(floods[number % 4], f"127.8.{number}.1")
     assert room.admission.waiting.given_up >= 40
     assert come_back(victim) == 6
-    await eventually(lambda: sum(len(flood.visitors) for flood in floods) == 10)
+    await soon(lambda: sum(len(flood.visitors) for flood in floods) == 10)
 
 
 async def test_who_has_to_go_is_reset_and_what_it_held_is_free(room: Room):
@@ -137,7 +137,7 @@ async def test_who_has_to_go_is_reset_and_what_it_held_is_free(room: Room):
     first = await room.visit(lease, "127.0.0.1")
     await room.visit(lease, "127.0.0.1")
     assert await gone(first)
-    await eventually(lambda: room.admission.inside == 1)
+    await soon(lambda: room.admission.inside == 1)
     assert len(room.admission.waiting) == 1
 
 
@@ -152,6 +152,6 @@ async def test_a_client_that_comes_back_in_the_middle_of_a_flood_takes_who_waits
     for number in range(6, 9):
         with contextlib.suppress(ConnectionResetError):
             await room.visit(heir, f"127.9.9.{1 + number}")
-    await eventually(lambda: len(heir.visitors) == 4)
+    await soon(lambda: len(heir.visitors) == 4)
     assert come_back(heir) == 4
     assert len(room.admission.waiting) == 0

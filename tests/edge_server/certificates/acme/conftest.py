@@ -21,7 +21,8 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import Route, TlsListener
 from edge_server.storage.steady_clock import Clock
-from tests.edge_server.certificates.acme.pebble import Between, Names, Pebble, between, free_port, names, pebble
+from tests.edge_server.certificates.acme.pebble import Between, Names, Pebble, between, names, pebble
+from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -18,9 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pytest
-
 from certs.authority import DevelopmentAuthority
+from tests.harness.programs import free_port, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,18 +26,6 @@ if TYPE_CHECKING:
 
 START = 20.0
 """Seconds for either program to begin to serve, on a machine that does other things."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def need(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        pytest.skip(f"{program} is not installed (Debian: apt install pebble)")
-    return path
 
 
 def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -17,7 +17,8 @@ from edge_server.certificates.acme.settings import AccountBinding, DnsUpdates
 from edge_server.certificates.acme.store import place_of
 from tests.edge_server.certificates.acme.conftest import DOMAIN, Authority, stand_for
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
-from tests.edge_server.certificates.acme.pebble import Names, free_port, pebble
+from tests.edge_server.certificates.acme.pebble import Names, pebble
+from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

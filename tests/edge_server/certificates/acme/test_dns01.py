@@ -20,7 +20,7 @@ from edge_server.certificates.acme.dns01 import Hook, Updates
 from edge_server.certificates.acme.errors import AcmeError
 from edge_server.certificates.acme.settings import DnsUpdates
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
-from tests.edge_server.certificates.acme.pebble import free_port
+from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

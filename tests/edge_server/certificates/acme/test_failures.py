@@ -21,7 +21,8 @@ from josepy.jwk import JWKEC
 from edge_server.certificates.acme.renewal import MAX_TRIES
 from edge_server.certificates.acme.store import place_of
 from tests.edge_server.certificates.acme.conftest import QUICK, Authority, Stand, stand_for
-from tests.edge_server.certificates.acme.pebble import Between, Names, free_port, pebble
+from tests.edge_server.certificates.acme.pebble import Between, Names, pebble
+from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

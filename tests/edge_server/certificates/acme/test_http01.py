@@ -12,7 +12,7 @@ from edge_server.certificates.acme import http01 as rooms
 from edge_server.certificates.acme.challenges import MAX_ANSWERS, ChallengeStore
 from edge_server.certificates.acme.http01 import MAX_GUESTS, MAX_REQUEST, Http01Responder
 from edge_server.certificates.acme.http_client import MAX_RETRY_AFTER, seconds_of
-from tests.edge_server.ingress.conftest import eventually
+from tests.harness.waiting import soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -107,7 +107,7 @@ async def test_a_flood_from_one_network_keeps_no_validator_out():
             await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.9.9.{1 + number % 200}", 0))
             for number in range(MAX_GUESTS + 20)
         ]
-        await eventually(lambda: door.guests.given_up == 20)
+        await soon(lambda: door.guests.given_up == 20)
         assert len(door.guests) == MAX_GUESTS
         for _ in range(5):
             answer = await ask(port, b"GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: a\r\n\r\n")
