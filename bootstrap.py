@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """From a fresh clone to a running thing, with Python 3.11 or newer and nothing else.
 
-    python3 bootstrap.py demo      an edge, a small web app and a tunnel between them; fetches the public URL
-    python3 bootstrap.py test      everything that can be checked: style, types, all tests
-    python3 bootstrap.py shell     prints how to enter the environment that the two make
+    python3 bootstrap.py demo          an edge, a small web app and a tunnel between them; fetches the public URL
+    python3 bootstrap.py test          style, types, unit tests and a short end-to-end round: under four minutes
+    python3 bootstrap.py test --all    everything but the tests marked "long": what CI runs
+    python3 bootstrap.py shell         prints how to enter the environment that these commands make
 
-All make a virtual environment in .venv and install into it what they need; arguments that follow are passed
-on (``demo --once``, ``test -k sni``). Where a Rust toolchain is installed they build the fast QUIC engine as well
-(native/), again only when its source changed; QUICTUNNEL_NATIVE=0 goes without it. Standard library only, and old
-Pythons can read it to say so.
+Each command makes a virtual environment in .venv and installs what it needs there. Further arguments are passed
+on: ``demo --once``; ``test -k sni`` runs pytest with these arguments and nothing else. Where a Rust toolchain is
+installed, the fast QUIC engine (native/) is built as well, and built again only after its source changed;
+QUICTUNNEL_NATIVE=0 goes without it. This file uses the standard library only, and old Pythons can read it far
+enough to say that they are too old.
 """
 
 import hashlib
@@ -141,36 +143,41 @@ def part(title, *command, **options):
     print("== %s: %.0f s" % (title, time.monotonic() - begun), flush=True)
 
 
+QUICK = "not alone and not slow and not long and (not whole or smoke)"
+"""Tests of the quick tier: no measurements, and of whole programs and networks only those marked smoke."""
+
+
+def side_by_side():
+    """Return how many test processes run at once: one more than cores, because some only wait."""
+    return str(min(5, 1 + (os.cpu_count() or 1)))
+
+
 def test(python, arguments, has_rust):
-    """Style, types, the Rust crate, tests. With arguments: only the tests that they select."""
+    """Run the quick tier; with ``--all`` the full one; with other arguments pytest with these arguments alone."""
     pytest = (python, "-m", "pytest")
-    if arguments:
+    if arguments and arguments != ["--all"]:
         run(*pytest, *arguments)
         return
     part("style", python, "-m", "ruff", "check", ".")
     part("format", python, "-m", "ruff", "format", "--check", ".")
     part("types", python, "-m", "mypy")
+    parallel = (*pytest, "-n", side_by_side(), "--dist", "worksteal")
+    if not arguments:
+        part("quick tests", *parallel, "-m", QUICK)
+        return
     if has_rust:
-        # In the release profile, so that what the wheel was built from is not compiled a second time.
-        rust = {"cwd": str(NATIVE)}
-        part("Rust format", "cargo", "fmt", "--check", **rust)
-        part(
-            "Rust lint",
-            "cargo",
-            "clippy",
-            "--locked",
-            "--release",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-            **rust,
-        )
-        part("Rust tests", "cargo", "test", "--locked", "--release", "--no-default-features", **rust)
-    # One more than there are cores, because some do nothing but wait.
-    side_by_side = str(min(5, 1 + (os.cpu_count() or 1)))
-    part("tests side by side", *pytest, "-m", "not alone and not long", "-n", side_by_side)
+        test_crate()
+    part("tests side by side", *parallel, "-m", "not alone and not long")
     part("tests that measure", *pytest, "-m", "alone and not long")
+
+
+def test_crate():
+    """Check style and tests of the Rust crate, in the release profile, which has compiled most of it already."""
+    rust = {"cwd": str(NATIVE)}
+    lint = ("clippy", "--locked", "--release", "--all-targets", "--", "-D", "warnings")
+    part("Rust format", "cargo", "fmt", "--check", **rust)
+    part("Rust lint", "cargo", *lint, **rust)
+    part("Rust tests", "cargo", "test", "--locked", "--release", "--no-default-features", **rust)
 
 
 def main():

@@ -30,7 +30,8 @@ from perf.machine import Machine
 from perf.tables import table
 from tests.harness.edge_process import children_environment, resident_memory, start_edge
 from tests.harness.load_rig import Arena
-from tests.harness.sockets import end, eventually, first_line, program, sockets_of
+from tests.harness.sockets import end, first_line, program, sockets_of
+from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,6 +9,7 @@ native-native, elsewhere aioquic-aioquic, and what is marked ``every_pairing`` o
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,9 @@ from tests.harness import engine_pairing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+TESTS = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +44,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "pairing_in_force", engine_pairing.parameters(wanted, every=every), indirect=True, scope="session"
     )
+
+
+def is_mixed(item: pytest.Item) -> bool:
+    """Return True if a test of sessions runs with one engine at the client and another at the edge."""
+    assert isinstance(item, pytest.Function)
+    client, edge = item.callspec.params["engines"]
+    return bool(client != edge)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m is applied
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of whole programs or networks, and tests that are long on a pairing of different engines."""
+    for item in items:
+        if item.get_closest_marker("mixed_is_long") and is_mixed(item):
+            item.add_marker("long")
+        if item.path.is_relative_to(TESTS / "e2e") or item.path.is_relative_to(TESTS / "netlab"):
+            item.add_marker("whole")
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,7 @@ def test_a_transfer_survives_a_nat_that_forgets(netlab: StartLab, tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [2, 5])
+@pytest.mark.parametrize("seconds", [2, pytest.param(5, marks=pytest.mark.long)])
 def test_streams_survive_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
     lab = netlab(delay_ms=ROUND_TRIP * 500, rate_mbit=100)
     with (

@@ -12,7 +12,7 @@ import pytest
 from perf import soak
 from tests.transport.engine_pairings import HAS_NATIVE
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.slow  # the memory is of a process of its own, so others may run beside it
 
 ENGINE = "native" if HAS_NATIVE else "aioquic"
 AMOUNTS = ["--streams", "20000", "--bytes", "256M" if HAS_NATIVE else "64M"]

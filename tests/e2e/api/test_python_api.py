@@ -30,6 +30,8 @@ from tests.harness.programs import free_port, need
 from tests.harness.visits import tls_connect, was_reset
 from tests.harness.waiting import PATIENCE, eventually
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -151,6 +153,7 @@ class TestConfiguration:
         assert token not in " ".join([*shown, caplog.text])
         assert token not in edge.state_dir.with_suffix(".log").read_text()
 
+    @pytest.mark.slow
     def test_an_unreachable_edge(self, tmp_path, edge):
         """Somebody's host, and no edge on that port."""
         address = f"127.0.0.1:{free_port()}"

@@ -192,6 +192,7 @@ class TestTunnelRefused:
         assert (done.returncode, done.stdout) == (2, "")
         one_line(done, "quictunnel")
 
+    @pytest.mark.slow
     def test_an_unreachable_edge(self, edge):
         address = f"127.0.0.1:{free_port()}"
         done = finish(*CLIENT, "http", "8000", env=children_environment(edge) | {"QUICTUNNEL_EDGE": address})

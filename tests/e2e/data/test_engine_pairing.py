@@ -11,7 +11,7 @@ import quictunnel
 from tests.harness.edge_process import children_environment, embedded_edge
 from tests.harness.tunnel_fixture import ProcessStage
 
-pytestmark = pytest.mark.every_pairing
+pytestmark = [pytest.mark.every_pairing, pytest.mark.smoke]
 
 
 def test_an_edge_of_its_own_and_clients_here_and_elsewhere(edge, client, engines, tmp_path):

@@ -9,6 +9,8 @@ import quictunnel
 from tests.harness.programs import free_port, random_file, sha256
 from tests.harness.visits import curl, read_all, tls_connect, was_reset
 
+pytestmark = pytest.mark.smoke
+
 BULK = 200
 """MiB of the large transfers: many times every window, buffer and key-update interval on the way."""
 
@@ -20,6 +22,7 @@ def site(nginx, client):
         yield nginx, tunnel
 
 
+@pytest.mark.slow
 def test_200_mib_down_and_up_are_equal(edge, site, tmp_path):
     nginx, tunnel = site
     original = random_file(nginx.root / "bulk", BULK)

@@ -194,7 +194,7 @@ def test_an_interactive_session(terminal):
     assert terminal.process.wait(PATIENCE) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long  # a minute; over WebSockets it is part of every full run
 def test_an_interactive_session_that_idles_still_answers(terminal):
     terminal.type(b"expr 6 '*' 7\r")
     terminal.wait_for(b"\n42\r")

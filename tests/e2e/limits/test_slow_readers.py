@@ -12,8 +12,6 @@ import pytest
 from tests.harness.load_rig import Arena, more_rounds
 from tests.harness.waiting import eventually
 
-pytestmark = pytest.mark.alone
-
 MIB = 1024 * 1024
 ALLOWED = 60_000_000
 SIZE = 256 * MIB
@@ -44,6 +42,7 @@ def settled(arena: Arena, patience: float = 60.0) -> dict[str, int]:
     return arena.memory()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tls", "apart"),
@@ -73,6 +72,7 @@ def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
     assert statistics.median(ratios) >= 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 def test_an_origin_that_never_reads(tmp_path, tls):
     """A visitor who uploads to it is stopped by it, and then nothing more is held for it."""

@@ -87,6 +87,7 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
     assert budgets[-1] == math.inf
 
 
+@pytest.mark.slow
 def test_while_a_flood_goes_on_the_budget_creeps_and_one_second_is_enough_to_shrink_it():
     """A machine that can do 1,500 a second is hardly ever behind, though 5,000 want to come."""
     machine = Machine()

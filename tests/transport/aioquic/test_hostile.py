@@ -174,7 +174,7 @@ class Hostile(RuleBasedStateMachine):
     "examples",
     [
         40,
-        pytest.param(400, marks=pytest.mark.slow),
+        pytest.param(150, marks=pytest.mark.slow),
         pytest.param(1500, marks=[pytest.mark.long, pytest.mark.timeout(600)]),
     ],
 )

@@ -25,6 +25,8 @@ SIZE = 64 * 1024
 MBIT = 100
 RTT = 0.05
 LONGEST_PAUSE = 3.0
+SINGLE = ({"loss": 0.01}, {"loss": 0.05}, {"duplicate": 0.02}, {"corrupt": 0.01}, {"jitter": 0.01})
+"""Each trouble by itself; all of them together run on every pairing of engines."""
 
 pytestmark = pytest.mark.usefixtures("seed")
 
@@ -109,6 +111,8 @@ def bad(**trouble: float) -> Conditions:
     return conditions
 
 
+@pytest.mark.slow
+@pytest.mark.mixed_is_long
 async def test_a_clean_link_is_filled_in_both_directions_and_reordering_costs_at_most_half(
     start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
@@ -123,11 +127,7 @@ async def test_a_clean_link_is_filled_in_both_directions_and_reordering_costs_at
 @pytest.mark.parametrize(
     "trouble",
     [
-        {"loss": 0.01},
-        {"loss": 0.05},
-        {"duplicate": 0.02},
-        {"corrupt": 0.01},
-        {"jitter": 0.01},
+        *(pytest.param(trouble, marks=[pytest.mark.slow, pytest.mark.mixed_is_long]) for trouble in SINGLE),
         {"loss": 0.01, "duplicate": 0.02, "corrupt": 0.01, "jitter": 0.01},
     ],
     ids=lambda trouble: "+".join(f"{k}={v}" for k, v in trouble.items()),
@@ -141,6 +141,8 @@ async def test_a_bad_link_delays_but_loses_nothing(
     print(f"{trouble}: {run}")
 
 
+@pytest.mark.slow
+@pytest.mark.mixed_is_long
 async def test_the_client_may_move_every_half_second(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

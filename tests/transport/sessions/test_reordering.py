@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.simnet.clock import VirtualLoop
 from tests.simnet.link import Conditions, Packet
 from tests.simnet.socket import Network
@@ -46,6 +48,8 @@ async def test_what_overtakes_the_end_of_the_handshake_is_kept_for_then(
     assert pair.client.stats().packets_lost == 0
 
 
+@pytest.mark.slow
+@pytest.mark.mixed_is_long
 async def test_two_full_directions_come_back_from_a_bad_start(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

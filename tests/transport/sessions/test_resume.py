@@ -43,6 +43,8 @@ class Redialler:
             await self.pair.edge_half.resumed.wait()
 
 
+@pytest.mark.slow
+@pytest.mark.mixed_is_long
 async def test_200_visitors_survive_a_black_hole_that_outlasts_every_link(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:

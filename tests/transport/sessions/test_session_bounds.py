@@ -94,6 +94,8 @@ async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: Session
     edge.stream.abort(StreamCode.ABORTED)
 
 
+@pytest.mark.slow
+@pytest.mark.mixed_is_long
 async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pair: SessionPair) -> None:
     """A peer that raises limits and consumes nothing makes the sender keep it all."""
     kept = MAX_KEPT
