@@ -103,8 +103,8 @@ class AuthMiddleware(WebGuard):
         logger.warning("a wrong token for the operator's page came from %s", address)
         return super().check_token(scope, token)
 
-    def _objection(self, scope: Message) -> tuple[int, str] | None:
-        return _too_much(scope) or super()._objection(scope)
+    def _rejection(self, scope: Message) -> tuple[int, str] | None:
+        return _too_much(scope) or super()._rejection(scope)
 
 
 def _too_much(scope: Message) -> tuple[int, str] | None:

@@ -1,1 +1,1 @@
-"""Used by client and edge alike: paths, addresses, the event loop's thread, supervision of tasks."""
+"""Helpers for client and edge: paths, addresses, the event loop thread, supervision of tasks."""

@@ -1,7 +1,4 @@
-"""``host:port`` as people write it, taken apart strictly and put together again.
-
-Text in, values out: nothing here resolves a name or opens a socket.
-"""
+"""Parsing and formatting of ``host:port``. No name is resolved and no socket is opened here."""
 
 from __future__ import annotations
 
@@ -11,10 +8,11 @@ import re
 from quictunnel.errors import ConfigError
 
 MAX_PORT = 65_535
+"""The largest TCP or UDP port."""
 MAX_NAME = 253
 """RFC 1035 section 2.3.4: 255 octets on the wire, which is 253 characters as text."""
 MAX_SHOWN = 80
-"""Characters of a wrong value that an error quotes; enough to recognise it, and one line on a terminal."""
+"""Characters of a wrong value that an error quotes: enough to recognise it, on one line of a terminal."""
 
 # RFC 1123 section 2.1, with the underscore that container networks put into service names.
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -22,10 +20,15 @@ _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
 def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str, int]:
-    """Take ``host:port`` apart. An IPv6 address stands in brackets, which the host returned has not.
+    """Parse ``host:port``. An IPv6 address needs brackets; the returned host has none.
 
-    ``what`` is how the error names the value, ``QUICTUNNEL_EDGE`` or ``--quic``. Port 0 is refused unless
-    ``any_port``. Raises ConfigError.
+    Args:
+        text: the address.
+        what: name of the value in errors, such as ``QUICTUNNEL_EDGE`` or ``--quic``.
+        any_port: accept port 0.
+
+    Raises:
+        ConfigError: the text is not a valid address.
     """
     if "://" in text:
         raise _wrong(what, text, "leave out the scheme")
@@ -43,17 +46,17 @@ def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str,
 
 
 def format_address(host: str, port: int) -> str:
-    """The inverse of :func:`parse_address`."""
+    """Return ``host:port``, with brackets around an IPv6 address: the inverse of :func:`parse_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def on_this_machine(host: str) -> str:
-    """Where a socket that is bound to ``host`` is reached from here: all interfaces are no place to go to."""
+    """Return the host at which this machine reaches a socket bound to ``host``: loopback for all interfaces."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def is_name(host: str) -> bool:
-    """Return True if a host is a name, False if it is an address."""
+    """Return True if a host is a name, False if it is an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -62,7 +65,7 @@ def is_name(host: str) -> bool:
 
 
 def shown(text: str) -> str:
-    """A wrong value as an error may quote it: one bounded, printable line."""
+    """Return a wrong value for an error message: one printable line of bounded length."""
     return ascii(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "...")
 
 
@@ -74,7 +77,7 @@ def _ipv6(host: str, what: str, text: str) -> str:
     try:
         ipaddress.IPv6Address(host)
     except ValueError:
-        raise _wrong(what, text, "what stands in the brackets is not an IPv6 address") from None
+        raise _wrong(what, text, "the text in the brackets is not an IPv6 address") from None
     return host
 
 

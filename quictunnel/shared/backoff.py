@@ -1,7 +1,4 @@
-"""How long to wait before trying again. Retrying is a value; the loop around it belongs to the caller.
-
-No clock and no source of chance live here: the caller sleeps, and the caller brings the dice.
-"""
+"""Exponential back-off with jitter. The caller sleeps, runs the loop and passes the random number generator."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ if TYPE_CHECKING:
 class Backoff:
     """Exponential back-off with full jitter.
 
-    Each wait is drawn evenly between zero and a ceiling that doubles from ``first`` up to ``cap``. The whole
-    range is drawn from, not only its upper half, because what must be avoided is a thousand clients of one
-    edge coming back in step after it restarted; spreading them evenly is what empties the queue soonest.
+    Each wait is uniform between zero and a ceiling that doubles from ``first`` up to ``cap`` (seconds). The range
+    begins at zero and not at half of the ceiling, because a thousand clients of a restarted edge must not come
+    back in step: an even spread empties the queue soonest.
     """
 
     __slots__ = ("_ceiling", "cap", "first")
@@ -30,18 +27,18 @@ class Backoff:
 
     @property
     def ceiling(self) -> float:
-        """The most that the next wait can be."""
+        """Upper bound of the next wait, in seconds."""
         return self._ceiling
 
     def next(self, random: Random, limit: float | None = None) -> float:
-        """Seconds to wait before the next attempt; no more than ``limit`` where somebody waits for it."""
+        """Return the seconds to wait before the next attempt, at most ``limit``, and double the ceiling."""
         wait = random.uniform(0.0, self._ceiling if limit is None else min(self._ceiling, limit))
-        # Doubling the ceiling itself, not an exponent, cannot overflow however often it is tried.
+        # Doubling the ceiling instead of an exponent cannot overflow.
         self._ceiling = min(self.cap, self._ceiling * 2)
         return wait
 
     def reset(self) -> None:
-        """An attempt succeeded and stayed up: the next failure starts from ``first`` again."""
+        """Start from ``first`` again, after an attempt that succeeded and lasted."""
         self._ceiling = self.first
 
     def __repr__(self) -> str:

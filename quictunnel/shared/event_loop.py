@@ -1,8 +1,8 @@
-"""The background loop: one thread of this process on which all tunnels do their work.
+"""The background event loop: one thread of this process that runs all tunnels.
 
-A thread of its own is what lets ``forward()`` be the same under ``with`` and ``async with``, inside a running
-loop, and around a body that blocks. After a fork the child has no such thread; it starts its own when it first
-needs one, and never touches what it inherited.
+With a thread of its own, ``forward()`` works the same under ``with`` and ``async with``, inside a running loop,
+and around a body that blocks. After a fork the child has no such thread. It starts one when it needs one, and
+never uses the inherited objects.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest loop there is here: uvloop where it is installed, else the standard one."""
+    """Return a new loop: of uvloop if it is installed, else of asyncio.
+
+    Raises:
+        ConfigError: gevent has replaced asyncio's sockets and uvloop cannot be loaded.
+    """
     try:
-        uvloop = import_module("uvloop")  # optional: no wheels for Windows
+        uvloop = import_module("uvloop")  # optional: there are no wheels for Windows
     except (ImportError, RuntimeError) as error:
-        # RuntimeError: it loads concurrent.futures.thread, which cannot be loaded after the main thread's end.
+        # RuntimeError: uvloop imports concurrent.futures.thread, which fails after the main thread's end.
         if unpatched.has_gevent():
             raise ConfigError(
                 f"gevent has replaced the sockets of asyncio's own loop, and uvloop cannot be loaded ({error}): "
@@ -42,47 +46,55 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Call a function that blocks on a thread of its own, and return its result.
+    """Run a blocking function on a new thread and return its result.
 
-    The loop's executor, which ``asyncio.to_thread`` uses, takes nothing any more when the main thread has ended,
-    although other threads of the program, and their tunnels, may go on for days. When this is cancelled, the
-    function goes on by itself; each caller has one such thread at a time.
+    ``asyncio.to_thread`` uses the loop's executor, which accepts no work after the main thread's end, although
+    other threads and their tunnels may run for days. When cancelled, the function still runs to its end; each
+    caller has at most one such thread at a time.
     """
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
+    future: asyncio.Future[T] = loop.create_future()
 
     def settle(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
+        if future.done():
             return
         if error is None:
-            answer.set_result(result)  # type: ignore[arg-type]  # of the function, which may return None
+            future.set_result(result)  # type: ignore[arg-type]  # the function may return None
         else:
-            answer.set_exception(error)
+            future.set_exception(error)
 
     def work() -> None:
         result, failure = None, None
         try:
             result = function(*arguments)
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has closed meanwhile
             loop.call_soon_threadsafe(settle, result, failure)
 
     unpatched.Thread(work, "quictunnel-blocking")
-    return await answer
+    return await future
 
 
 def result_of(future: concurrent.futures.Future[T], timeout: float | None = None) -> T:
-    """Wait for what was submitted to a background loop, from another thread. Raises TimeoutError."""
+    """Wait for the result of a coroutine that was submitted to a background loop, from another thread.
+
+    Raises:
+        TimeoutError: no result after ``timeout`` seconds.
+    """
     unpatched.wait_for(future, timeout)
     return future.result(timeout)
 
 
 class EventLoopThread:
-    """A daemon thread with a running loop."""
+    """Daemon thread that runs an event loop."""
 
     def __init__(self, name: str = "quictunnel") -> None:
-        """Start it. Raises ConfigError in a process whose threads eventlet has replaced."""
+        """Start the thread.
+
+        Raises:
+            ConfigError: eventlet has replaced the threads of this process.
+        """
         if unpatched.has_eventlet():
             raise ConfigError(
                 "eventlet.monkey_patch() has replaced the threads and sockets of this process, and a tunnel needs "
@@ -95,17 +107,19 @@ class EventLoopThread:
         self._thread = unpatched.Thread(self._run, name)
 
     def submit(self, work: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Run a coroutine there."""
+        """Run a coroutine on the loop and return its future."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller runs on this thread, and would wait for itself in :meth:`call`."""
+        """True on this thread, where :meth:`call` would wait for itself."""
         return self._thread.is_current
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for it. KeyboardInterrupt (or any other exception thrown into the
-        waiting thread) cancels it."""
+        """Run a coroutine on the loop and wait for its result.
+
+        KeyboardInterrupt, or another exception raised in the waiting thread, cancels the coroutine.
+        """
         future = self.submit(work)
         try:
             return result_of(future)
@@ -117,7 +131,7 @@ class EventLoopThread:
             raise
 
     def stop(self) -> None:
-        """End the loop and the thread. What runs on the loop is cancelled."""
+        """Stop the loop, cancel its tasks, and wait for the thread."""
         if self._thread.is_alive and not self.is_here:
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
@@ -141,7 +155,7 @@ _shared: EventLoopThread | None = None
 
 
 def shared() -> EventLoopThread:
-    """The process's background loop, started when first asked for."""
+    """Return the background loop of this process; start it at the first call."""
     global _shared
     with _lock:
         if _shared is None or _shared.process != os.getpid():
@@ -151,7 +165,7 @@ def shared() -> EventLoopThread:
 
 def _forget_after_fork() -> None:
     global _lock, _shared
-    # The lock may have been held by a thread that does not exist in the child.
+    # A thread that does not exist in the child may have held the lock.
     _lock = threading.Lock()
     _shared = None
 

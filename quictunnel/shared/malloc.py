@@ -1,9 +1,8 @@
-"""What the C library's allocator does with freed memory, for programs that are ours from start to end.
+"""Tuning of glibc's allocator, for programs of this project only.
 
-glibc gives the end of its heap back to the kernel as soon as some hundred KiB of it are free, and maps larger
-blocks one by one. A tunnel that moves pieces of that size gets its pages from the kernel again for each, which
-costs a third of its processor time as soon as other streams hold memory in between (``mallopt(3)``,
-docs/PERFORMANCE.md).
+glibc returns the end of its heap to the kernel as soon as a few hundred KiB are free, and maps larger blocks one
+by one. A tunnel that moves chunks of that size then gets new pages from the kernel for each chunk. With other
+streams' memory in between this costs a third of the processor time (``mallopt(3)``, docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
@@ -13,21 +12,23 @@ import os
 import sys
 from typing import Final
 
-KEPT: Final = 32 * 1024 * 1024
-"""Bytes of freed memory that are kept, and from which on a block is mapped alone: the most that glibc takes."""
+MAX_RETAINED: Final = 32 * 1024 * 1024
+"""Bytes of freed memory to keep, and size from which a block is mapped alone: the largest value that glibc
+accepts."""
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
-OF_THE_USER: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
-"""Who sets one of these has an opinion of his own."""
+USER_VARIABLES: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+"""Environment variables by which a user tunes the allocator; their settings win."""
 
 
 def keep_pages() -> bool:
-    """Have freed memory kept; whether that is possible here. Not from within somebody else's program."""
-    if sys.platform != "linux" or any(name in os.environ for name in OF_THE_USER):
+    """Make the allocator keep freed memory. Return True if it was set. Do not call this in a user's own
+    program."""
+    if sys.platform != "linux" or any(name in os.environ for name in USER_VARIABLES):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except AttributeError:  # another C library
         return False
-    # Both: setting one of them ends what glibc does about the other by itself.
-    return all(mallopt(name, KEPT) for name in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))
+    # Both: setting either one ends glibc's dynamic adjustment of both.
+    return all(mallopt(name, MAX_RETAINED) for name in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD))

@@ -1,4 +1,4 @@
-"""Standard output and error of the command-line programs: what a terminal can show, and readers that leave."""
+"""Standard output and error of the command-line programs: terminals, full disks, closed pipes."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ if TYPE_CHECKING:
 EXIT_STATUS: Final = 141
 """Exit status that a shell reports for a program that SIGPIPE (13) ended: 128 + 13."""
 FAILED: Final = 1
+"""Exit status when the output cannot be written."""
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Why a file takes no more of the output: a full disk, a quota, a limit."""
+"""Errors of a file that takes no more output: full disk, quota, size limit."""
 DUMB: Final = ("dumb", "unknown")
-"""Values of TERM for a terminal that has no cursor to move: Emacs' shell, some editors and CI systems."""
+"""Values of TERM for a terminal without cursor movement: Emacs' shell, some editors and CI systems."""
 
 
 MAX_PENDING: Final = 64 * 1024
-"""Characters that a :class:`SteadyOutput` keeps until a line ends."""
+"""Characters that a :class:`SteadyOutput` buffers until a line ends."""
 FULL_PIPE_WAIT: Final = 1.0
-"""Seconds for the reader of a pipe that somebody made non-blocking to take a line."""
+"""Seconds to wait for the reader of a non-blocking pipe."""
 
 
 def lost_line(count: int, why: str) -> str:
-    """Return the line that stands for lines which could not be written."""
+    """Return the line that replaces ``count`` lines which could not be written."""
     return f"[{count} lines could not be written: {why}]"
 
 
 class SteadyOutput(io.TextIOBase):
-    """Writes the lines of a program that goes on when they cannot be written: to a full disk, beyond a limit, to a
-    terminal that is gone.
+    """Output stream for a program that continues when a line cannot be written: full disk, limit, lost terminal.
 
-    The failure is said once on the ``other`` stream. Each line is tried, and the first that works again follows a
-    line that says how many are missing. Nothing is kept meanwhile. A reader that has left still raises
-    BrokenPipeError, because it ends what is shown.
+    The failure is reported once on the ``other`` stream. Each line is tried; before the first that succeeds again,
+    a line reports how many are missing. Lines are not stored meanwhile. A closed pipe still raises
+    BrokenPipeError.
     """
 
     def __init__(
@@ -49,7 +49,14 @@ class SteadyOutput(io.TextIOBase):
         other: TextIO | None = None,
         lost: Callable[[int, str], str] | None = None,
     ) -> None:
-        """``name`` is what the stream is called in a sentence; ``lost`` makes the line about those missing."""
+        """Wrap a stream.
+
+        Args:
+            stream: the stream to write to.
+            name: name of the stream in the failure message.
+            other: stream for the failure message; None to report nothing.
+            lost: function that makes the line about missing lines from their count and the reason.
+        """
         self.lost = lost or lost_line
         self._stream = stream
         self._name = name
@@ -59,34 +66,39 @@ class SteadyOutput(io.TextIOBase):
         self._missing = 0
         self._why = ""
         self._is_torn = False
-        """The last line was cut off; the next one begins on a line of its own."""
+        """True if the last line was written in part, so that the next must begin with a line break."""
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # an attribute of the base class
+        """The wrapped stream's encoding."""
         return self._stream.encoding or "utf-8"
 
     @property
     def stream(self) -> TextIO:
-        """The stream that is written to."""
+        """The wrapped stream."""
         return self._stream
 
     def isatty(self) -> bool:
+        """Return True if the wrapped stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
+        """Return the wrapped stream's descriptor."""
         return self._stream.fileno()
 
     def writable(self) -> bool:
+        """Return True: the stream accepts text."""
         return True
 
     def write(self, text: str) -> int:
-        """Take text; what ends with a line break is written at once. Raises BrokenPipeError only."""
+        """Buffer text and flush it at a line break. Raises BrokenPipeError only."""
         self._pending += text
         if "\n" in text or len(self._pending) > MAX_PENDING:
             self.flush()
         return len(text)
 
     def flush(self) -> None:
+        """Write the buffered text. Raises BrokenPipeError only."""
         text, self._pending = self._pending, ""
         if not text:
             return
@@ -127,14 +139,14 @@ class SteadyOutput(io.TextIOBase):
         self._missing += max(1, lines)
         self._why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         if is_first and self._other is not None:
-            with contextlib.suppress(OSError, ValueError):  # there is nobody else to tell
+            with contextlib.suppress(OSError, ValueError):  # no stream is left for the message
                 print(f"quictunnel: {self._name} cannot be written ({self._why}); this program goes on without it",
                       file=self._other, flush=True)  # fmt: skip
 
 
 def _descriptor_of(stream: Any) -> int | None:
-    """Return the descriptor of a stream on a file, which is written to past its buffer: a buffer keeps what a full
-    disk does not take, and raises for it again and again."""
+    """Return the descriptor of a stream on a file, or None. Writes to it bypass the stream's buffer, because a
+    buffer keeps the bytes that a full disk does not take, and raises for them again and again."""
     if not (isinstance(stream, io.TextIOWrapper) and isinstance(getattr(stream.buffer, "raw", None), io.FileIO)):
         return None
     return stream.fileno()
@@ -149,39 +161,41 @@ def _becomes_writable(descriptor: int) -> bool:
 
 
 def visible(line: str) -> str:
-    """Return a line in which whatever a terminal would obey, or not show, stands as Python would write it."""
+    """Return a line with unprintable characters, such as terminal control sequences, escaped as in Python."""
     if line.isprintable():
         return line
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def open_descriptors() -> None:
-    """Let descriptors 0, 1 and 2 lead nowhere where the process was started without them: a socket that got one of
-    the numbers would be written to by whatever writes to standard output."""
+    """Open those of the descriptors 0, 1 and 2 that are closed, on the null device.
+
+    Otherwise a socket could get one of these numbers, and output for stdout would go to it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def standard_output() -> TextIO:
-    """Return what a program that serves writes its lines to: stdout, or stderr if it was started without one."""
+    """Return the stream for a server's output: stdout, or stderr if the process was started without stdout."""
     if sys.stdout is None:
         return sys.stderr
     return cast("TextIO", SteadyOutput(sys.stdout, "standard output", sys.stderr))
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - it stays open as long as the process
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - open until the process ends
 
 
 @contextlib.contextmanager
 def _steady_errors() -> Iterator[None]:
-    """Have what is written to stderr never raise, except for a reader that has left."""
+    """Replace stderr by a stream whose writes never raise, except BrokenPipeError."""
     before = sys.stderr
     stream = _nowhere() if before is None else before
-    # A line about stderr that cannot be written could only go to stdout, which is for other things.
+    # A failure of stderr is not reported: stdout is for the program's results.
     sys.stderr = cast("TextIO", SteadyOutput(stream, "standard error"))
     try:
         yield
@@ -190,13 +204,13 @@ def _steady_errors() -> Iterator[None]:
 
 
 def run(program: Callable[[], int]) -> int:
-    """Run a program and return its exit status, or 141 if the reader of its output has left.
+    """Run a program and return its exit status, or 141 if the reader of its output has closed the pipe.
 
-    Python ignores SIGPIPE. Without this a BrokenPipeError would end the program with a traceback, or the
-    interpreter would print one when it flushes stdout at exit. Everything else that the program raises, a
-    BrokenPipeError of one of its connections included, passes through.
+    Python ignores SIGPIPE. Without this function a BrokenPipeError would end the program with a traceback, or the
+    interpreter would print one when it flushes stdout at exit. Every other exception of the program passes
+    through, also a BrokenPipeError of one of its connections.
 
-    A character that the encoding of the output lacks is shown as a question mark (``PYTHONIOENCODING=ascii``).
+    A character that the output's encoding lacks is written as a question mark (``PYTHONIOENCODING=ascii``).
     """
     open_descriptors()
     for stream in _outputs():
@@ -220,25 +234,25 @@ def run(program: Callable[[], int]) -> int:
         if error.errno not in FULL or sys.stdout is None:
             raise
         discard(sys.stdout)
-        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201 - for a person
+        print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)  # noqa: T201 - the user's error
         return FAILED
 
 
 def has_cursor(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Return True if a stream is a terminal on which lines can be drawn again in place.
+    """Return True if a stream is a terminal on which lines can be redrawn in place.
 
-    A terminal of a CI system is not: what it shows is kept as a log.
+    The terminal of a CI system is not one, because its output becomes a log.
     """
     return stream.isatty() and not _is_dumb(environ) and not environ.get("CI")
 
 
 def has_colour(stream: TextIO | None, environ: Mapping[str, str]) -> bool:
-    """Return True if a stream is a terminal with colours and its user wants them (https://no-color.org)."""
+    """Return True if a stream is a terminal with colours and NO_COLOR is not set (https://no-color.org)."""
     return stream is not None and stream.isatty() and not _is_dumb(environ) and not environ.get("NO_COLOR")
 
 
 def is_unread(stream: TextIO) -> bool:
-    """Return True if a stream leads to a pipe or socket whose other end is closed."""
+    """Return True if a stream writes to a pipe or socket whose other end is closed."""
     if not hasattr(select, "poll"):  # Windows cannot tell
         return True
     try:
@@ -246,23 +260,24 @@ def is_unread(stream: TextIO) -> bool:
     except (OSError, ValueError):  # a stream in memory, or one that is closed
         return False
     poll = select.poll()
-    poll.register(descriptor, 0)  # errors and hang-ups are reported without being asked for
+    poll.register(descriptor, 0)  # poll reports errors and hang-ups without being asked
     return bool(poll.poll(0))
 
 
 def discard(stream: TextIO) -> None:
-    """Let a stream lead nowhere. What is still buffered would raise again when the interpreter exits."""
+    """Redirect a stream to the null device, because its buffered bytes would raise again at the interpreter's
+    exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _outputs() -> list[TextIO]:
-    """Return stdout and stderr, without those that the process was started without."""
+    """Return those of stdout and stderr with which the process was started."""
     return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
 
 
 def _is_dumb(environ: Mapping[str, str]) -> bool:
     term = environ.get("TERM", "")
-    # Terminals of Windows have no such variable.
+    # Windows does not set TERM.
     return term in DUMB or (not term and os.name == "posix")

@@ -1,6 +1,6 @@
-"""Where files are kept on each platform. The one module that knows; client and edge both ask here.
+"""Locations of files on each platform, for client and edge.
 
-Only paths are computed: nothing is read, made or checked. The environment and the platform are arguments.
+This module only computes paths: it reads, creates and checks nothing. Environment and platform are arguments.
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ CLIENT_ENV = "client.env"
 
 
 def expanded(path: str | os.PathLike[str], what: str) -> Path:
-    """Return a path as a user may have written it, with the home directory in place of a ``~`` that no shell has
-    replaced. ``what`` names it in an error. Raises ConfigError when there is no such home."""
+    """Return a path with a leading ``~`` replaced by the home directory, where no shell has done it.
+
+    Args:
+        path: the path as the user wrote it.
+        what: name of the value in errors.
+
+    Raises:
+        ConfigError: the home directory does not exist.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -32,7 +39,7 @@ def expanded(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def default_state_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
-    """Where an edge keeps its authority, its keys and ``client.env`` unless it is told otherwise.
+    """Return the default directory for an edge's certificate authority, keys and ``client.env``.
 
     ``$XDG_STATE_HOME/quictunnel`` (``~/.local/state/quictunnel``), on macOS ``~/Library/Application
     Support/quictunnel``, on Windows ``%LOCALAPPDATA%\\quictunnel``.
@@ -43,29 +50,33 @@ def default_state_dir(environ: Mapping[str, str] | None = None, *, platform: str
 
 
 def default_config_file(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
-    """The user's own settings: ``$XDG_CONFIG_HOME/quictunnel/config.toml`` (``~/.config/...``), on macOS
-    ``~/Library/Application Support/quictunnel/config.toml``, on Windows
+    """Return the path of the user's config file: ``$XDG_CONFIG_HOME/quictunnel/config.toml`` (``~/.config/...``),
+    on macOS ``~/Library/Application Support/quictunnel/config.toml``, on Windows
     ``%APPDATA%\\quictunnel\\config.toml``."""
     base = _base(environ, platform, xdg=("XDG_CONFIG_HOME", ".config"), windows=("APPDATA", "AppData/Roaming"))
     return base / "config.toml"
 
 
 def default_client_env(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
-    """What an edge on this machine, run by this user without a ``--state-dir``, leaves for its clients."""
+    """Return the path of the file that an edge of this user, run without ``--state-dir``, writes for its
+    clients."""
     return default_state_dir(environ, platform=platform) / CLIENT_ENV
 
 
 def default_runtime_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
-    """Where running clients can be found by their user: ``$XDG_RUNTIME_DIR/quictunnel`` (where there is none, as
-    in many containers, ``/tmp/quictunnel-UID``), on macOS ``$TMPDIR/quictunnel``, which is the user's own there,
-    on Windows ``%LOCALAPPDATA%\\quictunnel\\run``. Short, because a Unix socket's path may have 104 bytes."""
+    """Return the directory of the status sockets of this user's running clients.
+
+    ``$XDG_RUNTIME_DIR/quictunnel`` (if that is not set, as in many containers, ``/tmp/quictunnel-UID``), on macOS
+    ``$TMPDIR/quictunnel``, which belongs to the user there, on Windows ``%LOCALAPPDATA%\\quictunnel\\run``. The
+    path is short, because a Unix socket's path is limited to 104 bytes.
+    """
     environ = os.environ if environ is None else environ
     if platform == "win32":
         return default_state_dir(environ, platform=platform) / "run"
-    set_to = Path(environ.get("TMPDIR" if platform == "darwin" else "XDG_RUNTIME_DIR", ""))
-    if set_to.is_absolute():
-        return set_to / APP
-    return Path("/tmp") / f"{APP}-{os.geteuid()}"  # noqa: S108 - its owner and mode are looked at before it is used
+    directory = Path(environ.get("TMPDIR" if platform == "darwin" else "XDG_RUNTIME_DIR", ""))
+    if directory.is_absolute():
+        return directory / APP
+    return Path("/tmp") / f"{APP}-{os.geteuid()}"  # noqa: S108 - owner and mode are checked before use
 
 
 def _base(
@@ -75,10 +86,10 @@ def _base(
     if platform == "darwin":
         return _home(environ, "HOME") / "Library" / "Application Support" / APP
     variable, below_home = windows if platform == "win32" else xdg
-    set_to = Path(environ.get(variable, ""))
+    directory = Path(environ.get(variable, ""))
     # The XDG base directory specification: a relative path is invalid and must be ignored.
-    if set_to.is_absolute():
-        return set_to / APP
+    if directory.is_absolute():
+        return directory / APP
     return _home(environ, "USERPROFILE" if platform == "win32" else "HOME") / below_home / APP
 
 
@@ -87,6 +98,6 @@ def _home(environ: Mapping[str, str], variable: str) -> Path:
     if home.is_absolute():
         return home
     try:
-        return Path.home()  # a service may run without HOME; the user database still knows
+        return Path.home()  # a service may run without HOME; the user database has it
     except RuntimeError:
         raise ConfigError(f"This user has no home directory: set {variable} to an absolute path.") from None

@@ -1,8 +1,7 @@
-"""Background work that cannot end without a word: every task that outlives its caller is started here.
+"""Supervision of background tasks: every task that outlives its caller is started here.
 
-asyncio tells of a task's exception when the task is thrown away, which may be never, and in a line that nobody
-connects with what stopped working. A :class:`Supervisor` logs it at once with its traceback, and tells the owner,
-who changes its state.
+asyncio reports a task's exception when the task is garbage-collected, which may be never, and in a log line that
+does not name the work. A :class:`Supervisor` logs the exception at once with its traceback and calls its owner.
 """
 
 from __future__ import annotations
@@ -20,45 +19,51 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESTART_PAUSE: Final = 1.0
-"""Seconds before a loop that failed is begun again: soon enough to be no outage, and a fault that repeats at once
-costs nothing."""
-WELL_AFTER: Final = 30.0
-"""Seconds that a loop which was begun again has to run to count as well."""
+"""Seconds before a failed loop is restarted: short enough to be no outage, long enough that a repeated failure
+costs little."""
+RECOVERY_TIME: Final = 30.0
+"""Seconds that a restarted loop must run to count as recovered."""
 MAX_LOGGED: Final = 100
-"""Failures that one supervisor logs with their tracebacks; a fault that repeats for ever must not fill a disk."""
+"""Failures that one supervisor logs with tracebacks; a failure that repeats must not fill the disk."""
 
 
 class Supervisor:
-    """Starts the background tasks of one owner."""
+    """Owner of the background tasks of one object."""
 
     def __init__(self, failed: Callable[[str, Exception], None] | None = None) -> None:
-        """``failed`` is called with the name of the work and its exception, on the loop's thread."""
+        """Create a supervisor without tasks.
+
+        Args:
+            failed: called on the loop's thread with the name of the work and its exception.
+        """
         self.failures = 0
-        """Since it was made."""
+        """Number of failures since the start."""
         self.failing: dict[str, str] = {}
-        """Loops of :meth:`keep_running` whose last turn failed, and why."""
+        """Loops of :meth:`keep_running` whose last turn failed, with the exception's repr."""
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T], what: str) -> asyncio.Task[T]:
-        """Run ``work`` as a task, which is kept until it ends. ``what`` names it in the log."""
+        """Run ``work`` as a task and keep a reference until it ends. ``what`` names the work in the log."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, what))
         return task
 
     def keep_running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> asyncio.Task[None]:
-        """Run the loop that ``make`` returns; after an exception make another. It ends when it returns or is
-        cancelled."""
+        """Run the coroutine that ``make`` returns in a task; after an exception, run a new one.
+
+        The task ends when the coroutine returns or is cancelled.
+        """
         return self.start(self.running(make, what), what)
 
     def cancel(self) -> None:
-        """Cancel every task that runs."""
+        """Cancel all running tasks."""
         for task in tuple(self._tasks):
             task.cancel()
 
     def report(self, what: str, error: Exception) -> None:
-        """Log a failure that the caller has caught, and tell the owner."""
+        """Log an exception that the caller has caught, and call the owner."""
         self.failures += 1
         if self.failures <= MAX_LOGGED:
             logger.error("background work failed: %s", what, exc_info=error)
@@ -66,23 +71,23 @@ class Supervisor:
             self._failed(what, error)
 
     async def running(self, make: Callable[[], Coroutine[Any, Any, None]], what: str) -> None:
-        """The same as a coroutine, for a caller who waits for it."""
-        well: asyncio.TimerHandle | None = None
+        """Run the loop of :meth:`keep_running` in the calling task."""
+        recovery: asyncio.TimerHandle | None = None
         while True:
             try:
                 await make()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported, and the loop goes on
+            except Exception as error:  # noqa: BLE001 - any error is reported, and the loop continues
                 self.turn_failed(what, error)
             else:
                 return
             finally:
-                if well is not None:
-                    well.cancel()
-            await asyncio.sleep(RESTART_PAUSE)
-            well = asyncio.get_running_loop().call_later(WELL_AFTER, self.recovered, what)
+                if recovery is not None:
+                    recovery.cancel()
+                await asyncio.sleep(RESTART_PAUSE)
+                recovery = asyncio.get_running_loop().call_later(RECOVERY_TIME, self.recovered, what)
 
     def turn_failed(self, what: str, error: Exception) -> None:
-        """Report a turn of a loop that failed; one that fails in the same way again is only counted."""
+        """Report a failed turn of a loop; a repetition of the same failure is only counted."""
         if self.failing.get(what) == repr(error):
             self.failures += 1
         else:
@@ -90,7 +95,7 @@ class Supervisor:
             self.report(what, error)
 
     def recovered(self, what: str) -> None:
-        """A turn of a loop that had failed was well."""
+        """Mark a loop that had failed as recovered."""
         self.failing.pop(what, None)
 
     def _ended(self, what: str, task: asyncio.Task[Any]) -> None:
@@ -103,7 +108,7 @@ class Supervisor:
 
 
 def watch_over(loop: asyncio.AbstractEventLoop) -> None:
-    """Have callbacks of a loop that fail logged by name: timers, readers, done callbacks."""
+    """Log exceptions of a loop's callbacks (timers, readers, done callbacks) with the loop's message."""
     supervisor = Supervisor()
 
     def handle(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,9 +1,8 @@
-"""The door of a small web page that is for one person: who may knock, who may enter, and what a browser is told.
+"""ASGI middleware that protects a local web page and its API for one user.
 
-An ASGI middleware around a page and its API. Against a web site that the same browser has open: the host name is
-looked at (a name that was rebound to this address is another name), so is the origin, and the API wants a token
-that no browser sends by itself. Against what the page shows: a content security policy under which nothing but the
-page's own files runs. Neutral: it knows neither client nor edge, and needs no package.
+Against other web sites in the same browser, it checks the Host header (DNS rebinding) and the Origin header, and
+the API requires a token that browsers do not send by themselves. Against hostile text on the page, a content
+security policy allows only the page's own scripts. Client and edge both use it; it needs no package.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
-"""What a page on this machine is asked for as. Any port: ``ssh -L`` and containers give it others."""
+"""Host names of a page on this machine. Any port is accepted, because ``ssh -L`` and containers change it."""
 
 HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (
@@ -40,30 +39,30 @@ HEADERS: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 )
-"""With every answer. No CORS header is among them: no other origin may read anything. The page can make no HTML
-out of text (Trusted Types), which keeps a hostile name from becoming code even if a script of ours should try."""
+"""Headers of every response. No CORS header is among them, so no other origin may read anything. Trusted Types
+forbid the page's scripts to turn text into HTML, so a hostile name cannot become code even by a bug of the
+page."""
 
-_WRONG: Final = "The token is missing or wrong. Open the address that was printed, with all that follows #."
+_WRONG: Final = "The token is missing or wrong. Open the printed address, including the part after #."
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?")
 
 
 class WebGuard:
-    """See the module.
+    """ASGI middleware that checks host, origin and token of each request.
 
     Args:
-        app: what is guarded.
-        token: what whoever uses the API has to send as ``Authorization: Bearer``; compared in constant time.
-        guarded: beginnings of paths that want the token. The others are the page's own files, which hold nothing.
-        names: host names that it may be asked for by, besides those of loopback; an IP address (an IPv6 one in
-            brackets) or a name that is known to lead here.
+        app: the protected ASGI application.
+        token: secret that API requests must send as ``Authorization: Bearer``; compared in constant time.
+        guarded: path prefixes that require the token. Other paths are the page's own files, without secrets.
+        names: accepted host names besides those of loopback; an IPv6 address needs brackets.
     """
 
     def __init__(
         self, app: App, *, token: str, guarded: Collection[str] = ("/api/",), names: Collection[str] = ()
     ) -> None:
         if not token:
-            raise ValueError("a page without a token is everybody's")
+            raise ValueError("the token is empty: anybody could read the page")
         self._app = app
         self._token = token.encode()
         self._guarded = tuple(guarded)
@@ -84,61 +83,65 @@ class WebGuard:
                 message = {**message, "headers": [*others, *self.headers]}
             await send(message)
 
-        objection = self._objection(scope)
-        if objection is not None:
-            await self.refusal(*objection)(scope, receive, guarded_send)
+        rejection = self._rejection(scope)
+        if rejection is not None:
+            await self.refusal(*rejection)(scope, receive, guarded_send)
         else:
             await self._app(scope, receive, guarded_send)
 
-    # What a page may want otherwise.
+    # A subclass may override these.
 
     headers = HEADERS
 
     def refusal(self, status: int, why: str) -> App:
-        """What answers a request that is not let in."""
+        """Return the ASGI application that answers a rejected request."""
         return _Refusal(status, why)
 
     def is_known(self, host: str) -> bool:
-        """Whether the page may be asked for by that name; lower case, without the port."""
+        """Return True if a host name is accepted; lower case, without the port."""
         return host in self._names
 
     def is_own(self, origin: str, scheme: str, host: str) -> bool:
-        """Whether a page of that origin is this page; ``host`` as the request named it, with the port."""
+        """Return True if an Origin header names this page; ``host`` is the request's Host header, with the
+        port."""
         return origin == f"{scheme}://{host}"
 
     def wants_token(self, path: str) -> bool:
+        """Return True if a path requires the token."""
         return path.startswith(self._guarded)
 
-    def check_token(self, scope: Message, token: str) -> tuple[int, str] | None:  # noqa: ARG002 - for others
-        """What is wrong with a token, which is empty when none was sent."""
+    def check_token(self, scope: Message, token: str) -> tuple[int, str] | None:  # noqa: ARG002 - subclasses use it
+        """Return status and text of the error for a request's token ('' if it has none), or None if it is
+        right."""
         return None if self.is_right(token) else (401, _WRONG)
 
     def is_right(self, token: str) -> bool:
+        """Compare a token in constant time."""
         return hmac.compare_digest(token.encode("latin-1"), self._token)
 
-    # Inside.
+    # Internal.
 
-    def _objection(self, scope: Message) -> tuple[int, str] | None:
-        """Why this request is not let in, with its status; None when it is."""
+    def _rejection(self, scope: Message) -> tuple[int, str] | None:
+        """Return status and text of the error for a request, or None if it is accepted."""
         hosts = _values(scope, b"host")
         match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if match is None or not self.is_known(match[1].lower()):
-            return 421, "This page is not known by that host name. Open the address that was printed."
+            return 421, "The host name of the request is not one of this page. Open the printed address."
         origins = _values(scope, b"origin")
         scheme = scope.get("scheme", "http")
         if origins and not (len(origins) == 1 and self.is_own(origins[0], scheme, hosts[0])):
-            return 403, "Another origin may not ask this page for anything."
+            return 403, "Requests from other origins are forbidden."
         if not self.wants_token(scope["path"]):
             return None
         if _values(scope, b"sec-fetch-site") not in ([], ["same-origin"], ["none"]):
-            return 403, "Another site may not ask this page for anything."
+            return 403, "Requests from other sites are forbidden."
         given = _values(scope, b"authorization")
         kind, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         return self.check_token(scope, token.strip() if kind.lower() == "bearer" else "")
 
 
 def name_of(host: str) -> str:
-    """An address as it stands in a ``Host`` header: IPv6 in brackets."""
+    """Return an address as in a ``Host`` header: IPv6 in brackets."""
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
@@ -146,7 +149,7 @@ def name_of(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return True if only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from quictunnel.shared.malloc import OF_THE_USER
+from quictunnel.shared.malloc import USER_VARIABLES
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
 
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
 
 
 def said(program: str, **environ: str) -> str:
-    env = {key: value for key, value in os.environ.items() if key not in OF_THE_USER} | environ
+    env = {key: value for key, value in os.environ.items() if key not in USER_VARIABLES} | environ
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env
     ).stdout.strip()
@@ -41,7 +41,7 @@ def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
     assert given_back > 10_000  # else nothing of this is needed any more
 
 
-@pytest.mark.parametrize("name", OF_THE_USER)
+@pytest.mark.parametrize("name", USER_VARIABLES)
 def test_who_has_an_opinion_keeps_it(name: str):
     value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
     program = "from quictunnel.shared.malloc import keep_pages; print(keep_pages())"

@@ -57,7 +57,7 @@ async def test_a_loop_that_fails_is_begun_again(supervisor, told, monkeypatch):
             await fail()
         await asyncio.sleep(0.2)
 
-    monkeypatch.setattr(supervision, "WELL_AFTER", 0.05)
+    monkeypatch.setattr(supervision, "RECOVERY_TIME", 0.05)
     await supervisor.keep_running(turn, "the loop")
     assert turns == 3
     assert told == [("the loop", "broken")], "the same fault again is only counted"

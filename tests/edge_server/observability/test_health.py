@@ -56,7 +56,7 @@ async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Introsp
 async def test_background_work_that_fails_is_said_until_it_is_well(scene: Introspection, monkeypatch):
     """By /readyz, by the figures, and by the log."""
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
-    monkeypatch.setattr(supervision, "WELL_AFTER", 0.05)
+    monkeypatch.setattr(supervision, "RECOVERY_TIME", 0.05)
     supervisor, failed, goes_on = scene.supervisor, asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
