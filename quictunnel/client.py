@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret, load, qlog_of
 from quictunnel.connection.manager import CLOSED, ConnectionManager
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
-from quictunnel.origin.readiness import until_it_listens
+from quictunnel.origin.readiness import wait_until_listening
 from quictunnel.shared import event_loop
 from quictunnel.stats import Meter
 from quictunnel.status import server as status
@@ -274,7 +274,7 @@ class Binding:
 
     async def _bind(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
         if self._wait:
-            await until_it_listens(self._wish.port, self._wait)
+            await wait_until_listening(self._wish.port, self._wait)
         origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
         lease = await uplink.bind(self._wish, self._ticket, origin)
         bound.append(lease)

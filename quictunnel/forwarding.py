@@ -9,7 +9,7 @@ from quictunnel.connection.options import ForwardOptions
 from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.errors import InvalidError
 from quictunnel.inspect import open_inspector
-from quictunnel.origin.wait_option import patience
+from quictunnel.origin.wait_option import wait_seconds
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.event_loop import in_thread
 
@@ -103,7 +103,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             deny=deny,
         )
         self._ticket = None if ticket is None else TicketFile(ticket)
-        self._wait = patience(wait)
+        self._wait = wait_seconds(wait)
         self._inspect = _inspect_address(inspect_address) if inspect else None
         if inspect_address is not None and not inspect:
             raise InvalidError("inspect_address is that of the inspector: give inspect=True as well.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from quictunnel.cli import grammar
 from quictunnel.errors import ConfigError, InvalidError
-from quictunnel.origin.wait_option import MAX_WAIT, patience
+from quictunnel.origin.wait_option import MAX_WAIT, wait_seconds
 from quictunnel.shared.address import MAX_PORT, shown
 from quictunnel.shared.paths import expanded
 
@@ -163,7 +163,7 @@ def _path(text: str) -> Path:
 
 def _seconds(text: str) -> float:
     try:
-        return patience(float(text))
+        return wait_seconds(float(text))
     except (ValueError, InvalidError):
         raise argparse.ArgumentTypeError(
             f"should be a number of seconds up to {MAX_WAIT:.0f}, not {shown(text)}"

@@ -20,7 +20,7 @@ from quictunnel.cli.views import PlainView
 from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
-from quictunnel.origin.wait_option import USUAL_WAIT
+from quictunnel.origin.wait_option import DEFAULT_WAIT
 from quictunnel.shared import output
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def launch(options: Namespace, door: Door, terms: dict[str, Any]) -> int:
             )
             stack.callback(child.stop)
         with passing_on(child, interrupts):
-            wait_for(child, port, terms.pop("wait", USUAL_WAIT))
+            wait_for(child, port, terms.pop("wait", DEFAULT_WAIT))
             if child.status is None:
                 client = open_client(door, config)
                 view = (JsonView if options.json else PlainView)(output.standard_output())

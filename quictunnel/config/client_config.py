@@ -1,19 +1,20 @@
-"""Which edge a client uses, and with what token: looked up once, checked, frozen.
+"""Configuration of a client: edge, token and certificate authority, looked up once and validated.
 
-The order, and what merges with what. An edge, its token and its authority belong together: a token is never
-sent to an edge that it was not written down for.
+An edge, its token and its authority belong together: a token is never sent to another edge than the one it was
+configured for. The sources, in this order:
 
-1. The environment, with what the command line says over it. When it names an edge, everything comes from it,
-   and no file is read: a missing token is an error, a missing authority means the system's store.
-2. The user's config file. ``QUICTUNNEL_TOKEN`` and ``QUICTUNNEL_CA`` in the environment override single values
-   of it, because keeping the edge in a file and the secret in the environment is how containers are run.
-3. ``client.env`` of an edge that runs on this machine. It is complete in itself: a stray ``QUICTUNNEL_TOKEN``
-   or ``QUICTUNNEL_CA`` without an edge to go with is an error, not half of it.
+1. The command line and the environment; the command line wins. If they name an edge, no file is read: a missing
+   token is an error, a missing authority means the system's store.
+2. The user's config file. ``QUICTUNNEL_TOKEN`` and ``QUICTUNNEL_CA`` in the environment override its values,
+because
+   containers usually have the edge in a file and the secret in the environment.
+3. ``client.env`` of an edge on this machine. It is complete: a ``QUICTUNNEL_TOKEN`` or ``QUICTUNNEL_CA`` without
+an
+   edge is an error and is not merged with it.
 
-An empty variable counts as one that is not set. The engine, its
-congestion control and its traces are the environment's alone (``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``,
-``QUICTUNNEL_QLOG``).
-Reading and checking the files is ``configfile``; whether the edge is still there is found out by connecting.
+An empty variable counts as not set. Engine, congestion control and traces come from the environment only
+(``QUICTUNNEL_ENGINE``, ``QUICTUNNEL_CONGESTION``, ``QUICTUNNEL_QLOG``). Module ``files`` reads and checks the
+files.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ CONGESTION: Final = "QUICTUNNEL_CONGESTION"
 QLOG: Final = "QUICTUNNEL_QLOG"
 CONGESTIONS: Final = ("auto", "bbr", "cubic")
 MAX_TOKEN: Final = 512
-"""Characters. Ours are under 100; whatever an operator makes up fits, and a whole file read by mistake does
-not. Far below the 16 KiB that an edge takes in before it has seen a token."""
+"""Characters of a token. The edge's tokens have fewer than 100; a file read by mistake is larger. Far below the 16
+KiB that an edge accepts from a client before it has checked the token."""
 
 NOTHING_CONFIGURED: Final = (
     f"No edge is configured. Set {EDGE}, {TOKEN} and {CA}, or start an edge on this machine with the command "
@@ -53,7 +54,8 @@ NOTHING_CONFIGURED: Final = (
 
 
 class Secret:
-    """Text that does not show itself. Only :meth:`reveal` gives it away, so each use can be searched for."""
+    """Secret text that ``str()`` and ``repr()`` hide. Only :meth:`reveal` returns it, so every use is easy to
+    find."""
 
     __slots__ = ("_value",)
 
@@ -61,6 +63,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
+        """Return the secret text."""
         return self._value
 
     def __repr__(self) -> str:
@@ -78,26 +81,28 @@ class Secret:
         return hash((Secret, self._value))
 
     def __reduce__(self) -> NoReturn:
-        # A pickle would carry it in the clear into caches, queues and core dumps.
+        # A pickle would store it in clear text in caches, queues and core dumps.
         raise TypeError("a Secret cannot be pickled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientConfig:
-    """How to reach an edge. One that exists is well-formed: the constructor raises ConfigError otherwise."""
+    """Validated settings of the connection to an edge. The constructor raises ConfigError for an invalid value."""
 
     edge: str
     """``host:port`` of the edge's QUIC socket (UDP)."""
     token: Secret
+    """The secret that authorises the client."""
     ca: Path | None = None
-    """PEM file with the authorities that the edge's certificate may come from; None: the system's store."""
+    """PEM file with the certificate authorities to trust; None: the system's store."""
     engine: str = "auto"
+    """The QUIC engine: one of ENGINES."""
     congestion: str = "auto"
-    """What this side paces its sending by; ``auto`` is what the engine does best."""
+    """The congestion control algorithm: one of CONGESTIONS. ``auto`` is the engine's default."""
     qlog: Path | None = None
-    """Directory for files that say what each QUIC connection does (transport.qlog)."""
+    """Directory for qlog traces of the QUIC connections (transport.qlog); None: no traces."""
     source: str = field(default="", compare=False)
-    """Where it was found, for a sentence; empty when it was not looked up."""
+    """Name of the source for error messages; empty if the configuration was not looked up."""
 
     def __post_init__(self) -> None:
         parse_address(self.edge, what=EDGE)
@@ -110,6 +115,7 @@ class ClientConfig:
 
     @property
     def address(self) -> tuple[str, int]:
+        """Host and UDP port of the edge."""
         return parse_address(self.edge, what=EDGE)
 
 
@@ -122,10 +128,18 @@ def load(
     config_file: Path | None = None,
     client_env: Path | None = None,
 ) -> ClientConfig:
-    """Look the configuration up as the module says, or raise ConfigError.
+    """Look the configuration up in the order described above.
 
-    ``edge``, ``ca`` and ``token_file`` are what the command line says; ``config_file`` and ``client_env`` are
-    where to look instead of the platform's places.
+    Args:
+        environ: environment variables; None: those of this process.
+        edge: ``host:port`` from the command line.
+        ca: file of the certificate authority, from the command line.
+        token_file: file with the token, from the command line.
+        config_file: path of the config file instead of the platform's default.
+        client_env: path of an edge's ``client.env`` instead of the platform's default.
+
+    Raises:
+        ConfigError: no edge is configured, or a value or file is invalid.
     """
     environ = os.environ if environ is None else environ
     stated = _stated(environ, edge, ca, token_file)
@@ -153,13 +167,13 @@ def load(
 
 
 def qlog_of(environ: Mapping[str, str]) -> Path | None:
-    """Where traces are wanted, if they are."""
+    """Return the directory for qlog traces from the environment, or None."""
     directory = environ.get(QLOG)
     return expanded(directory, QLOG) if directory else None
 
 
 def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token_file: Path | None) -> Partial:
-    """What this invocation itself says: the command line over the environment, value by value."""
+    """Return the values of command line and environment; the command line wins for each value."""
     ca_text = environ.get(CA)
     return Partial(
         origin="the command line" if edge else "the environment",
@@ -192,12 +206,15 @@ def _from_files(
 
 
 def _check_token(token: str) -> None:
-    """Printable ASCII without blanks, so that a stray newline or quote is found here and not as a refusal."""
+    """Raise ConfigError unless a token is printable ASCII without spaces.
+
+    A stray newline or quote is reported here and not as a refused token.
+    """
     if not token:
         raise ConfigError(f"The token is empty: set {TOKEN} to the token that the edge gave you.")
     if len(token) > MAX_TOKEN:
         raise ConfigError(f"The token is longer than {MAX_TOKEN} characters: this is not a token of an edge.")
     if not all("!" <= character <= "~" for character in token):
         raise ConfigError(
-            f"The token contains a blank or a character that is not printable ASCII: copy it into {TOKEN} again."
+            f"The token contains a space or a character that is not printable ASCII: copy it into {TOKEN} again."
         )

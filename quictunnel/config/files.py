@@ -1,5 +1,5 @@
-"""Reading the files that configuration comes from, strictly: every fault is one ConfigError that names the
-file and says what to do. Which file wins is not decided here (``config``)."""
+"""Strict readers for the files of a client's configuration: each error is one ConfigError that names the file and
+the remedy. Module ``client_config`` decides which file wins."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from quictunnel.shared.paths import expanded
 
 KIB: Final = 1024
 MAX_SETTINGS: Final = 64 * KIB
-"""Bytes of a settings or token file; a real one has a few hundred, and one that is larger is another file."""
+"""Bytes of a config or token file. A typical one has a few hundred; a larger one is some other file."""
 MAX_AUTHORITY: Final = 4096 * KIB
-"""Bytes of a certificate bundle; a system's whole store has 200 to 300 KiB."""
+"""Bytes of a certificate bundle; a system's complete store has 200 to 300 KiB."""
 
 KEYS: Final = ("edge", "token", "ca")
 _VARIABLES: Final = {f"QUICTUNNEL_{key.upper()}": key for key in KEYS}
@@ -29,10 +29,10 @@ _PEM: Final = b"-----BEGIN CERTIFICATE-----"
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """What one source says; None where it says nothing."""
+    """Values from one source; None for each value that it does not have."""
 
     origin: str
-    """Where it came from, as an error names it."""
+    """Name of the source in errors."""
     edge: str | None = None
     token: str | None = None
     ca: Path | None = None
@@ -42,7 +42,11 @@ class Partial:
 
 
 def read_config_file(path: Path) -> Partial | None:
-    """The user's TOML file; None when there is none. A relative ``ca`` is relative to the file."""
+    """Read the user's TOML file. Return None if it does not exist. A relative ``ca`` is relative to the file.
+
+    Raises:
+        ConfigError: the file is unreadable, malformed, incomplete, or has a token that other users may read.
+    """
     opened = _read_settings(path)
     if opened is None:
         return None
@@ -50,7 +54,7 @@ def read_config_file(path: Path) -> Partial | None:
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        # Only the place is quoted: the line may hold the token.
+        # The error contains only the position: the line may have the token.
         place = str(error).partition("(at ")[2].rstrip(")") or "an unknown place"
         raise ConfigError(f"{path} is not valid TOML (at {place}): correct the file.") from None
     values = _checked(path, content)
@@ -68,7 +72,11 @@ def read_config_file(path: Path) -> Partial | None:
 
 
 def read_client_env(path: Path) -> Partial | None:
-    """What an edge on this machine wrote for its clients; None when there is none."""
+    """Read the file that an edge on this machine wrote for its clients. Return None if it does not exist.
+
+    Raises:
+        ConfigError: the file is unreadable, damaged, or other users may read it.
+    """
     opened = _read_settings(path)
     if opened is None:
         return None
@@ -81,7 +89,7 @@ def read_client_env(path: Path) -> Partial | None:
         name, separator, value = line.partition("=")
         key = _VARIABLES.get(name)
         if not separator or not value or key is None or key in values:
-            raise _stale(path, f"line {number} is not what an edge writes")
+            raise _stale(path, f"line {number} was not written by an edge")
         values[key] = value
     if "edge" not in values or "token" not in values:
         raise _stale(path, "it names no edge or no token")
@@ -92,8 +100,13 @@ def read_client_env(path: Path) -> Partial | None:
 
 
 def read_token_file(path: Path) -> str:
-    """A token kept in a file of its own, one line. Its mode is not checked: container platforms mount secrets
-    readable by all (0444), and the caller named this very file."""
+    """Read a token from a file with one line.
+
+    The file's mode is not checked: container platforms mount secrets with mode 0444, and the user named this file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or empty.
+    """
     what = f"The token file {_named(path)}"
     token = _text(_require(path, MAX_SETTINGS, what), what).strip()
     if not token:
@@ -102,10 +115,14 @@ def read_token_file(path: Path) -> str:
 
 
 def read_authority(path: Path, origin: str) -> None:
-    """Check that a certificate authority can be used, before a handshake fails for want of it."""
+    """Check that a file has a PEM certificate, so that the error appears before a handshake.
+
+    Raises:
+        ConfigError: the file is unreadable or has no PEM certificate.
+    """
     what = f"The authority {_named(path)} (from {origin})"
     if _PEM not in _require(path, MAX_AUTHORITY, what):
-        raise ConfigError(f"{what} holds no PEM certificate: name the ca.pem that came with the edge.")
+        raise ConfigError(f"{what} has no PEM certificate: give the path of the edge's ca.pem.")
 
 
 def _checked(path: Path, content: dict[str, object]) -> dict[str, str]:
@@ -128,8 +145,12 @@ def _read_settings(path: Path) -> tuple[str, int] | None:
 
 
 def _read(path: Path, limit: int, what: str) -> tuple[bytes, int]:
-    """Content and mode of one file, the mode of what was read and not of what lay there before. Raises
-    FileNotFoundError for the caller to judge, ConfigError for all else."""
+    """Return content and mode of a file. The mode is of the open file, so it cannot be replaced in between.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ConfigError: the file is unreadable or larger than ``limit`` bytes.
+    """
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -152,14 +173,14 @@ def _require(path: Path, limit: int, what: str) -> bytes:
 
 
 def _named(path: Path) -> str:
-    """A path as an error names it: as it is, unless it holds what would break the line."""
+    """Return a path for an error message, escaped if it has unprintable characters."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
 def _text(content: bytes, what: str) -> str:
     try:
-        return content.decode("utf-8-sig")  # Windows' editors begin a file with a mark, which is no part of it
+        return content.decode("utf-8-sig")  # some Windows editors write a byte order mark
     except UnicodeDecodeError:
         is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         encoding = "UTF-16, as PowerShell's > writes it" if is_utf_16 else "not UTF-8 text"
@@ -167,7 +188,8 @@ def _text(content: bytes, what: str) -> str:
 
 
 def _check_private(path: Path, mode: int) -> None:
-    """A file with a token is its owner's alone, as for an SSH key. Windows has no such modes."""
+    """Raise ConfigError if other users may read a file with a token, as for an SSH key. Windows has no file
+    modes."""
     if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
         raise ConfigError(
             f"{path} holds a token and others may read it: run `chmod 600 {shlex.quote(str(path))}`."

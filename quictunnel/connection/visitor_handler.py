@@ -88,11 +88,11 @@ class VisitorHandler:
             self._refused = 0
 
     @staticmethod
-    def _refuse(stream: Stream, lease: HeldLease, trouble: DialFailure) -> None:
+    def _refuse(stream: Stream, lease: HeldLease, failure: DialFailure) -> None:
         if lease.wish.pool:
-            stream.abort(trouble.code)  # the edge has others to ask
+            stream.abort(failure.code)  # the edge has others to ask
         elif not stream.is_over:
-            BadGateway(stream, lease.origin.port, trouble)
+            BadGateway(stream, lease.origin.port, failure)
 
     async def close(self) -> None:
         """Stop dialling for those who wait."""
@@ -122,11 +122,11 @@ class VisitorHandler:
 
     def _failed(self, stream: Stream, lease: HeldLease, error: BaseException) -> None:
         if isinstance(error, OriginRefusedError):
-            event = error.trouble.event.format(port=lease.origin.port)
+            event = error.failure.event.format(port=lease.origin.port)
             if lease.trouble != event:
                 lease.trouble = event
                 self._observe("origin", event)
-            self._refuse(stream, lease, error.trouble)
+            self._refuse(stream, lease, error.failure)
         elif isinstance(error, asyncio.CancelledError):
             stream.abort(StreamCode.CLOSING)
         else:

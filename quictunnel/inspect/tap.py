@@ -32,7 +32,7 @@ class TappedOrigin(Origin):
         try:
             return await super().join(stream)
         except OriginRefusedError as refused:
-            self._tap(stream).gone(refused.trouble.event.format(port=self.port))
+            self._tap(stream).gone(refused.failure.event.format(port=self.port))
             raise
 
     def splice(self, stream: Stream) -> TcpSplice:

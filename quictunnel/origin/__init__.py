@@ -1,1 +1,1 @@
-"""The local service: dialling it, answering in its place, waiting for it."""
+"""The local service: dialling it, error responses in its place, waiting until it listens."""

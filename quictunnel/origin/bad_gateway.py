@@ -1,8 +1,7 @@
-"""The answer to a visitor whose origin does not answer: a reset, or for an HTTP/1 request one plain 502, 503 or
-504.
+"""Response to a visitor whose origin cannot be reached: a reset, or for an HTTP/1 request a plain 502, 503 or 504.
 
-That answer is the only byte string that this project ever puts into a visitor's stream. It exists because "nobody
-listens on port 8000" is the most common mistake there is, and a browser's "connection reset" hides it.
+This response is the only content that the client ever adds to a visitor's stream. It exists because "nobody
+listens on port 8000" is the most common mistake, and a browser's "connection reset" does not show it.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 FIRST_BYTES_TIMEOUT: Final = 5.0
-"""Seconds to wait for the first bytes of a TLS visitor before it is reset without an answer."""
-LINGER: Final = 5.0
-"""Seconds in which a visitor may still send what it was sending (the body of an upload) after the answer;
-resetting at once could destroy the answer before it is read (RFC 9112 section 9.6)."""
+"""Seconds to wait for the first bytes of a TLS visitor before its stream is reset without a response."""
+LINGER_TIMEOUT: Final = 5.0
+"""Seconds in which a visitor may still send after the response, such as the body of an upload. A reset at once
+could destroy the response before it is read (RFC 9112 section 9.6)."""
 MAX_METHOD: Final = 24
-"""Bytes after which something without a blank is not an HTTP method."""
+"""Bytes after which text without a space is not an HTTP method."""
 
 _METHOD = re.compile(rb"([A-Z][A-Z-]{0,22}) [!-~]")
 
 
 def method_of(head: bytes) -> str | None:
-    """The method of an HTTP/1 request that begins so; '' while undecided; None for anything else."""
+    """Return the method of an HTTP/1 request from its first bytes; '' while undecided; None for other
+    protocols."""
     match = _METHOD.match(head)
     if match:
         # The HTTP/2 preface looks like a request with the method PRI (RFC 9113 section 3.4).
@@ -38,11 +38,11 @@ def method_of(head: bytes) -> str | None:
     return "" if undecided else None
 
 
-def answer(trouble: DialFailure, port: int, method: str) -> bytes:
-    """The one answer."""
-    body = f"{trouble.status}: {trouble.words.format(port=port)}.\n".encode()
+def error_response(failure: DialFailure, port: int, method: str) -> bytes:
+    """Return the HTTP/1.1 response for a dial failure; without a body for HEAD."""
+    body = f"{failure.status}: {failure.visitor_text.format(port=port)}.\n".encode()
     head = (
-        f"HTTP/1.1 {trouble.status}\r\n"
+        f"HTTP/1.1 {failure.status}\r\n"
         "Content-Type: text/plain; charset=utf-8\r\n"
         f"Content-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\n"
@@ -52,12 +52,12 @@ def answer(trouble: DialFailure, port: int, method: str) -> bytes:
 
 
 class BadGateway:
-    """Stands at the end of a stream in place of an origin that did not answer (a StreamSide)."""
+    """StreamSide that replaces the connection to an origin that cannot be reached."""
 
-    def __init__(self, stream: Stream, port: int, trouble: DialFailure) -> None:
+    def __init__(self, stream: Stream, port: int, failure: DialFailure) -> None:
         self._stream = stream
         self._port = port
-        self._trouble = trouble
+        self._failure = failure
         self._head = b""
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -65,9 +65,10 @@ class BadGateway:
             self._deadline = asyncio.get_running_loop().call_later(FIRST_BYTES_TIMEOUT, self._give_up)
             stream.attach(self)
         else:
-            stream.abort(trouble.code)
+            stream.abort(failure.code)
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
+        """Send the response when the request's method is known; discard everything after it."""
         self._stream.consume(size)
         if self._answered:
             return
@@ -77,11 +78,12 @@ class BadGateway:
             self._give_up()
         elif method:
             self._answered = True
-            self._stream.write(answer(self._trouble, self._port, method))
+            self._stream.write(error_response(self._failure, self._port, method))
             self._stream.finish()
-            self._restart(LINGER)
+            self._restart(LINGER_TIMEOUT)
 
     def stream_end(self) -> None:
+        """Close the stream if the response was sent, else reset it."""
         if self._answered:
             self._cancel()
             self._stream.consume_end()
@@ -89,17 +91,19 @@ class BadGateway:
             self._give_up()
 
     def stream_room(self) -> None:
-        """The answer is far below any window; nothing waits for room."""
+        """Do nothing: the response is far smaller than any window."""
 
-    def stream_lost(self, code: StreamCode, untaken: object) -> None:  # noqa: ARG002 - whatever it was, there is nobody to tell
+    def stream_lost(self, code: StreamCode, untaken: object) -> None:  # noqa: ARG002 - no origin to close
+        """Stop the timer of a stream that was reset."""
         self._cancel()
 
     def _give_up(self) -> None:
         self._cancel()
         if self._answered:
-            self._stream.abort_after_delivery(StreamCode.ABORTED)  # with REFUSED, nothing would have been answered
+            # REFUSED would say that the visitor got no response.
+            self._stream.abort_after_delivery(StreamCode.ABORTED)
         else:
-            self._stream.abort(self._trouble.code)
+            self._stream.abort(self._failure.code)
 
     def _restart(self, seconds: float) -> None:
         self._cancel()

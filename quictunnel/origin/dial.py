@@ -1,6 +1,6 @@
-"""The origin: the local service behind a tunnel, dialled for each visitor on 127.0.0.1 and ::1.
+"""Connections to the origin, the local service behind a tunnel, on 127.0.0.1 and ::1.
 
-The edge names a lease, never an address: what is dialled is decided here alone.
+The edge names a lease, never an address: the client alone decides which port is dialled.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
-"""Both, because servers that say ``localhost`` may listen on either alone."""
-MAX_DIALS: Final = 4
-"""Connections to one local port that are begun together. After an outage hundreds of visitors come at once. Where
-more ask than the service lets wait (five, for Python's own servers), its system answers with SYN cookies, and has
-no trace of a connection for whose last packet there was no room: only this side knows of it."""
-DIAL_TURN: Final = 0.23
-"""Seconds after which the next may begin although the service has not answered: its queue is full, and the system
-asks again after whole seconds, of which this is no divisor."""
+"""Both addresses, because a server on ``localhost`` may listen on only one of them."""
+MAX_CONCURRENT_DIALS: Final = 4
+"""Connections to one local port that may be pending at a time. After an outage hundreds of visitors come at once.
+With more pending connections than the service's backlog (five, for Python's own servers), the kernel answers with
+SYN cookies. If the last packet of such a handshake finds no room, the server's side has no trace of the
+connection, and only the client believes that it is open."""
+DIAL_SLOT_TIME: Final = 0.23
+"""Seconds after which a pending dial frees its slot although the service has not answered. Its backlog is full
+then, and the kernel retries after whole seconds, which are no multiples of this."""
 PROBE_TIMEOUT: Final = 5.0
-"""Seconds in which a listener that is asked for by name, and not for a visitor, has to take a connection. A
-visitor waits as long as TCP does: while it is there, and until the kernel gives up (two minutes on Linux)."""
+"""Seconds for a listener to accept a probe. A visitor's connection has no such limit: it waits until the visitor
+leaves or the kernel gives up (two minutes on Linux)."""
 
 
 class DialFailure(NamedTuple):
-    """Why an origin was not reached, for those who hear of it."""
+    """Reason why an origin could not be reached, with its texts for edge, visitor and user."""
 
     code: StreamCode
-    """For the edge."""
+    """Code of the stream's reset, for the edge."""
     status: str
-    """For a visitor who speaks HTTP."""
-    words: str
-    """For a visitor, after the port."""
+    """HTTP status and reason phrase, for the visitor."""
+    visitor_text: str
+    """Body of the HTTP response, for the visitor; ``{port}`` stands for the origin's port."""
     event: str
-    """For the user; ``{port}`` is the origin's."""
+    """Text of the client's event, for the user; ``{port}`` stands for the origin's port."""
 
 
 REFUSED: Final = DialFailure(
@@ -53,8 +54,8 @@ REFUSED: Final = DialFailure(
 BUSY: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "504 Gateway Timeout",
-    "the service on port {port} of the machine behind this tunnel takes no connections now",
-    "Port {port} takes no connections: its queue has been full for minutes (raise the backlog of the server, "
+    "the service on port {port} of the machine behind this tunnel accepts no connections now",
+    "Port {port} accepts no connections: its backlog has been full for minutes (raise the backlog of the server, "
     "or the number of its workers).",
 )
 NO_DESCRIPTORS: Final = DialFailure(
@@ -72,7 +73,7 @@ _FORBIDDEN: Final = DialFailure(
 _NO_ROUTE: Final = DialFailure(
     StreamCode.UNREACHABLE,
     "502 Bad Gateway",
-    "the machine behind this tunnel has no way to port {port}",
+    "the machine behind this tunnel has no route to port {port}",
     "There is no route to port {port} of this machine: is its loopback interface up? Visitors are refused.",
 )
 _NO_LOCAL_PORTS: Final = DialFailure(
@@ -105,11 +106,11 @@ _BY_ERRNO: Final = {
     errno.ENOBUFS: _NO_MEMORY,
 }
 _NO_IPV6: Final = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH, errno.EHOSTUNREACH})
-"""Errors of a machine without IPv6 for ``::1``, which are no trouble."""
+"""Errors that a dial of ``::1`` has on a machine without IPv6; they are ignored."""
 
 
-def trouble_of(error: OSError) -> DialFailure:
-    """Return the words for a failed connection."""
+def dial_failure(error: OSError) -> DialFailure:
+    """Return the DialFailure for the error of a connection attempt."""
     known = _BY_ERRNO.get(error.errno or 0)
     if known is not None:
         return known
@@ -124,15 +125,15 @@ def trouble_of(error: OSError) -> DialFailure:
 
 
 class OriginRefusedError(Exception):
-    """Nobody took the connection; ``trouble`` says why."""
+    """Error of a dial for which no loopback address accepted the connection. ``failure`` has the reason."""
 
-    def __init__(self, trouble: DialFailure) -> None:
-        super().__init__(trouble.event)
-        self.trouble = trouble
+    def __init__(self, failure: DialFailure) -> None:
+        super().__init__(failure.event)
+        self.failure = failure
 
 
 async def is_listening(port: int) -> bool:
-    """Whether somebody takes connections there, found out by one. When cancelled, nothing stays open."""
+    """Return True if a local port accepts a connection. Cancellation leaves no socket open."""
     for host in LOOPBACKS:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
@@ -145,56 +146,61 @@ async def is_listening(port: int) -> bool:
 
 
 class Origin:
-    """One local port. Remembers which of the loopback addresses answered last and asks it first."""
+    """Dialler of one local port. Tries the loopback address that answered last first."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._hosts = list(LOOPBACKS)
-        self._dials = asyncio.Semaphore(MAX_DIALS)
+        self._dials = asyncio.Semaphore(MAX_CONCURRENT_DIALS)
 
     async def join(self, stream: Stream) -> TcpSplice:
-        """Dial and splice with ``stream``. Waits as long as the system does. Raises OriginRefusedError. When
-        cancelled, nothing stays open."""
-        found = REFUSED
+        """Dial the origin and splice the connection with ``stream``. Waits as long as the kernel retries.
+
+        Cancellation leaves no socket open.
+
+        Raises:
+            OriginRefusedError: no loopback address accepted the connection.
+        """
+        failure = REFUSED
         for host in tuple(self._hosts):
             try:
                 splice = await self._dial(host, stream)
             except OSError as error:
                 if not (host == "::1" and error.errno in _NO_IPV6):
-                    trouble = trouble_of(error)
-                    found = trouble if trouble is not REFUSED else found
+                    latest = dial_failure(error)
+                    failure = latest if latest is not REFUSED else failure
             else:
                 if self._hosts[0] != host:
                     self._hosts.sort(key=host.__ne__)
                 return splice
-        raise OriginRefusedError(found)
+        raise OriginRefusedError(failure)
 
     async def _connect(self, sock: socket.socket, host: str) -> None:
-        """Connect when it is this one's turn."""
+        """Connect a socket when a slot is free."""
         loop = asyncio.get_running_loop()
         await self._dials.acquire()
-        is_over = False
+        is_released = False
 
-        def end_turn() -> None:
-            nonlocal is_over
-            if not is_over:
-                is_over = True
+        def release() -> None:
+            nonlocal is_released
+            if not is_released:
+                is_released = True
                 self._dials.release()
 
-        timer = loop.call_later(DIAL_TURN, end_turn)
+        timer = loop.call_later(DIAL_SLOT_TIME, release)
         try:
             await loop.sock_connect(sock, (host, self.port))
         finally:
             timer.cancel()
-            end_turn()
+            release()
 
     def splice(self, stream: Stream) -> TcpSplice:
-        """What the connection for ``stream`` is to be joined by."""
+        """Return the protocol object that joins a connection with ``stream``."""
         return TcpSplice(lambda splice: splice.join(stream))
 
     async def _dial(self, host: str, stream: Stream) -> TcpSplice:
         loop = asyncio.get_running_loop()
-        # A socket of our own, because a dial may take minutes and a child may be forked meanwhile.
+        # Created here and registered, because a dial may take minutes and a child may be forked meanwhile.
         sock = unpatched.new_socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         descriptors.own(sock)
         try:

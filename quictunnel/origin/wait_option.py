@@ -1,4 +1,4 @@
-"""How long somebody is willing to wait for the local service."""
+"""The ``wait`` option: seconds to wait for the local service."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Final
 
 from quictunnel.errors import InvalidError
 
-USUAL_WAIT: Final = 60.0
-"""Seconds that ``wait=True`` means: what a server takes that loads a model or compiles its pages first."""
+DEFAULT_WAIT: Final = 60.0
+"""Seconds for ``wait=True``: enough for a server that first loads a model or compiles its pages."""
 MAX_WAIT: Final = 86_400.0
-"""Seconds that may be asked for: whoever waits for a day has made a mistake."""
+"""Seconds of the longest wait: more than a day is a mistake."""
 
 
-def patience(wait: float | bool) -> float:  # the argument of forward(), which is asked for so
-    """The argument ``wait`` of ``forward()`` in seconds, 0 for not at all. Raises InvalidError."""
+def wait_seconds(wait: float | bool) -> float:
+    """Return the argument ``wait`` of ``forward()`` in seconds; 0 means no waiting.
+
+    Raises:
+        InvalidError: not a number, or outside 0 to MAX_WAIT.
+    """
     if isinstance(wait, bool):
-        return USUAL_WAIT if wait else 0.0
+        return DEFAULT_WAIT if wait else 0.0
     if not isinstance(wait, int | float):
         raise InvalidError(f"wait should be a number of seconds, True or False, not {type(wait).__name__}.")
     if not (math.isfinite(wait) and 0 <= wait <= MAX_WAIT):

@@ -83,8 +83,8 @@ class Supervisor:
             finally:
                 if recovery is not None:
                     recovery.cancel()
-                await asyncio.sleep(RESTART_PAUSE)
-                recovery = asyncio.get_running_loop().call_later(RECOVERY_TIME, self.recovered, what)
+            await asyncio.sleep(RESTART_PAUSE)
+            recovery = asyncio.get_running_loop().call_later(RECOVERY_TIME, self.recovered, what)
 
     def turn_failed(self, what: str, error: Exception) -> None:
         """Report a failed turn of a loop; a repetition of the same failure is only counted."""

@@ -9,13 +9,13 @@ import socket
 import pytest
 
 from quictunnel.origin import dial as origin_module
-from quictunnel.origin.bad_gateway import answer
-from quictunnel.origin.dial import Origin, OriginRefusedError, trouble_of
+from quictunnel.origin.bad_gateway import error_response
+from quictunnel.origin.dial import Origin, OriginRefusedError, dial_failure
 from quictunnel.wire.codes import StreamCode
 
 WORDS = {
     errno.ECONNREFUSED: "Nobody listens",
-    errno.ETIMEDOUT: "queue has been full",
+    errno.ETIMEDOUT: "backlog has been full",
     errno.EMFILE: "file descriptors",
     errno.ENFILE: "system has no file descriptors",
     errno.EACCES: "may not connect",
@@ -36,18 +36,18 @@ class OverStream:
 
 @pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)
 def test_each_error_has_words_of_its_own(number):
-    trouble = trouble_of(OSError(number, "strange {thing}"))
-    assert WORDS[number] in trouble.event.format(port=8000)
-    assert ("Nobody listens" in trouble.event) is (number == errno.ECONNREFUSED)
-    assert (trouble.code is StreamCode.REFUSED) is (number == errno.ECONNREFUSED)
-    assert str(trouble.status).encode() in answer(trouble, 8000, "GET")
+    failure = dial_failure(OSError(number, "strange {thing}"))
+    assert WORDS[number] in failure.event.format(port=8000)
+    assert ("Nobody listens" in failure.event) is (number == errno.ECONNREFUSED)
+    assert (failure.code is StreamCode.REFUSED) is (number == errno.ECONNREFUSED)
+    assert str(failure.status).encode() in error_response(failure, 8000, "GET")
 
 
 def test_a_timeout_is_a_504_and_a_refusal_a_502():
-    assert answer(origin_module.BUSY, 8000, "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
-    assert answer(origin_module.REFUSED, 8000, "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
-    assert b"8000" in answer(origin_module.BUSY, 8000, "GET")
-    assert answer(origin_module.BUSY, 8000, "HEAD").endswith(b"\r\n\r\n")
+    assert error_response(origin_module.BUSY, 8000, "GET").startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    assert error_response(origin_module.REFUSED, 8000, "GET").startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"8000" in error_response(origin_module.BUSY, 8000, "GET")
+    assert error_response(origin_module.BUSY, 8000, "HEAD").endswith(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_timeout_is_a_504_and_a_refusal_a_502():
     ],
 )
 async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
-    """Without IPv6 ``::1`` is no trouble, and a refusal tells less than anything else."""
+    """Without IPv6 ``::1`` is no error, and a refusal tells less than anything else."""
     said = dict(zip(("127.0.0.1", "::1"), errors, strict=True))
 
     async def dial(_origin: Origin, host: str, _stream: object) -> None:
@@ -70,7 +70,7 @@ async def test_the_two_addresses_have_one_answer(monkeypatch, errors, wanted):
     monkeypatch.setattr(Origin, "_dial", dial)
     with pytest.raises(OriginRefusedError) as caught:
         await Origin(8000).join(OverStream())
-    assert caught.value.trouble == wanted
+    assert caught.value.failure == wanted
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import asyncio
 import socket
 
 import quictunnel
-from quictunnel.origin.dial import MAX_DIALS
+from quictunnel.origin.dial import MAX_CONCURRENT_DIALS
 from tests.harness.edge_process import embedded_edge
 
 QUEUE = 5
 """Connections that the service lets wait for it, as ``http.server`` does."""
-EARLY = QUEUE + 1 + 2 * MAX_DIALS
+EARLY = QUEUE + 1 + 2 * MAX_CONCURRENT_DIALS
 """Visitors that fill the queue, and more that wait than may begin together."""
 VISITORS = 60
 BUSY = 1.15
