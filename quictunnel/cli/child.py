@@ -1,7 +1,8 @@
-"""The program that ``quictunnel run`` runs: started in a session of its own, watched, and ended with all it made.
+"""The program of ``quictunnel run``: started in a new process session, watched, and ended with its child
+processes.
 
-A session of its own, so that Ctrl-C at a terminal comes to quictunnel alone, which ends the tunnel first; what the
-program reads and writes stays as it is.
+In its own process session the program does not get Ctrl-C from the terminal. Only quictunnel gets it and closes
+the tunnel first. The program's standard input and output are unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import threading
 from typing import TYPE_CHECKING, TextIO
 
-from quictunnel.cli.process_guard import LEFT_GRACE, STOP_GRACE, ProcessGuard, is_gone, signal_group
+from quictunnel.cli.process_guard import ORPHAN_GRACE, STOP_GRACE, ProcessGuard, is_gone, signal_group
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ POSIX = os.name == "posix"
 
 
 class Child:
-    """See the module. Raises ConfigError when the program cannot be started."""
+    """A running program with all its child processes."""
 
     def __init__(
         self,
@@ -32,8 +33,18 @@ class Child:
         stdout: TextIO | None = None,
         when_over: Callable[[], object] = lambda: None,
     ) -> None:
-        """``when_over`` is called from another thread when it has ended."""
-        self.name = os.path.basename(command[0])  # noqa: PTH119 - as it was typed, which may be no path here
+        """Start the program.
+
+        Args:
+            command: the program and its arguments.
+            environ: its environment variables.
+            stdout: file for its standard output; None: that of this process.
+            when_over: called on another thread when the program has ended.
+
+        Raises:
+            ConfigError: the program cannot be started.
+        """
+        self.name = os.path.basename(command[0])  # noqa: PTH119 - as typed, which may be no path here
         self._guard = ProcessGuard() if POSIX else None
         self.over = threading.Event()
         flags = 0 if POSIX else getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
@@ -51,16 +62,15 @@ class Child:
 
     @property
     def status(self) -> int | None:
-        """Its exit status as a shell reports it, 128 and the number for one that a signal ended; None while it
-        runs."""
+        """Exit status as a shell reports it (128 + number after a signal); None while the program runs."""
         code = self._process.poll()
         return code if code is None or code >= 0 else 128 - code
 
     @property
     def ending(self) -> str:
-        """How it ended, for a sentence."""
+        """End of a sentence about how the program ended."""
         code = self._process.poll()
-        assert code is not None, "it runs"
+        assert code is not None, "the program still runs"
         if code >= 0:
             return f"ended with status {code}"
         try:
@@ -69,13 +79,15 @@ class Child:
             return f"was ended by signal {-code}"
 
     def tell(self, number: int) -> None:
-        """Pass a signal on to the program itself."""
+        """Forward a signal to the program itself."""
         if self._process.poll() is None:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """SIGTERM to it and all it made, SIGKILL to whoever is left after their time. Interrupted, or called
-        again, it does no harm; when it returns nobody is left."""
+        """Send SIGTERM to the program and its children, and SIGKILL to those left after STOP_GRACE seconds.
+
+        May be interrupted and called again. When it returns, no process is left.
+        """
         group = self._process.pid
         try:
             if POSIX:
@@ -84,14 +96,14 @@ class Child:
                 self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
             self.over.wait(STOP_GRACE)
             if POSIX and self.over.is_set():
-                is_gone(group, LEFT_GRACE)
+                is_gone(group, ORPHAN_GRACE)
         finally:
             self.kill()
             self._process.wait()
             self._dismiss()
 
     def kill(self) -> None:
-        """End all of it at once."""
+        """Send SIGKILL to the program and its children."""
         if POSIX:
             signal_group(self._process.pid, signal.SIGKILL)
         else:  # pragma: no cover - likewise

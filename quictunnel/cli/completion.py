@@ -1,4 +1,4 @@
-"""Completion scripts for bash, zsh and fish, written from the table in ``grammar``."""
+"""Completion scripts for bash, zsh and fish, generated from the table in ``grammar``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def script(shell: str) -> str:
-    """The script for one of :data:`grammar.SHELLS`."""
+    """Return the script for one of :data:`grammar.SHELLS`."""
     match shell:
         case "bash":
             return _bash()
@@ -45,7 +45,7 @@ def _bash() -> str:
         "_quictunnel() {",
         '    local word="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" words=""',
         "    COMPREPLY=()",
-        # A program after --: what it is called, then files, as for any command that we know nothing of.
+        # After --: the name of a program, then files, as for any unknown command.
         "    local place",
         f'    case "${{COMP_WORDS[1]}}" in {runners})',
         "        for ((place = 2; place < COMP_CWORD; place++)); do",
@@ -108,7 +108,7 @@ def _zsh() -> str:
         program = ["'*::program: _normal'"] if command.runs_program else []
         specs = " ".join([*arguments, *map(_zsh_option, _options(command)), *program])
         lines.append(f"        {command.name}) _arguments {specs} ;;")
-    # The file is either sourced or autoloaded by compinit; only then is it the function itself.
+    # The file is either sourced or autoloaded by compinit; in the second case it is the function itself.
     lines += ["    esac", "}", 'if [[ ${funcstack[1]} == _quictunnel ]]; then _quictunnel "$@"']
     lines += ["else compdef _quictunnel quictunnel; fi"]
     return "\n".join(lines) + "\n"
@@ -150,6 +150,8 @@ def _fish_option(option: Option) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In single quotes. An apostrophe is left out: the three shells escape it in three ways, and it would be
-    in a description only."""
+    """Return a text in single quotes, without its apostrophes.
+
+    The three shells escape apostrophes in three ways, and only descriptions have them.
+    """
     return "'" + text.replace("'", "") + "'"

@@ -1,6 +1,6 @@
-"""``quictunnel demo``: an edge, an app and a tunnel in one process, and a visitor who checks the certificate.
+"""``quictunnel demo``: an edge, an app and a tunnel in one process, and a request that verifies the certificate.
 
-The one place of the client half that starts an edge; it is imported when the demo runs and nowhere else.
+This is the only module of the client that starts an edge. Only the demo imports it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from quictunnel.cli.demo_app import sample_app
 from quictunnel.cli.events import JsonView
-from quictunnel.cli.tunnel_runner import Wanted, serve
+from quictunnel.cli.tunnel_runner import TunnelRequest, serve
 from quictunnel.cli.views import printable
 
 if TYPE_CHECKING:
@@ -29,27 +29,29 @@ if TYPE_CHECKING:
     from quictunnel.tunnel import Tunnel
 
 FETCH_TIMEOUT: Final = 10.0
-"""Seconds for one request over loopback, on a machine that is busy with something else."""
+"""Seconds for one request over loopback, on a busy machine."""
 MAX_BODY: Final = 64 * 1024
-"""Bytes of the answer that are read; the sample page has about two thousand."""
+"""Bytes of the response to read; the sample page has about two thousand."""
 
 
 class Edge(Protocol):
-    """An edge in this process."""
+    """Edge in this process."""
 
     @property
-    def client_config(self) -> ClientConfig: ...
+    def client_config(self) -> ClientConfig:
+        """Configuration for clients of this edge."""
 
 
 class Edges(Protocol):
-    """The module that has it."""
+    """The module with the embedded edge."""
 
-    def EmbeddedEdge(self) -> AbstractContextManager[Edge]: ...  # noqa: N802  # a class there
+    def EmbeddedEdge(self) -> AbstractContextManager[Edge]:  # noqa: N802  # a class there
+        """Start an edge and stop it on exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a visitor got."""
+    """Response to the demo's request."""
 
     status: int
     body: str
@@ -59,15 +61,17 @@ class Fetched:
 
 
 def load_edges() -> Edges:
+    """Import and return the module with the embedded edge."""
     return cast("Edges", importlib.import_module("edge_server.embedded"))
 
 
 def open_client(door: Door, config: ClientConfig) -> TunnelClient:
+    """Create a client with a configuration."""
     return door.Client(edge=config.edge, token=config.token.reveal(), ca=config.ca)
 
 
 class Demo:
-    """The story that the demo tells; whether it ended well is ``failed``."""
+    """The demo. ``failed`` has the error after :meth:`run`, or is empty."""
 
     def __init__(self, door: Door, edges: Edges, *, once: bool) -> None:
         self._door = door
@@ -76,6 +80,7 @@ class Demo:
         self.failed = ""
 
     def run(self, make_view: MakeView, inbox: Inbox, interrupts: Interrupts) -> None:
+        """Start edge, app and tunnel, request the page, and serve until stopped."""
         with self._edges.EmbeddedEdge() as edge, sample_app() as port:
             config = edge.client_config
             client = open_client(self._door, config)
@@ -89,7 +94,7 @@ class Demo:
             serve(
                 self._door,
                 client,
-                Wanted(port),
+                TunnelRequest(port),
                 view=view,
                 inbox=inbox,
                 interrupts=interrupts,
@@ -97,7 +102,7 @@ class Demo:
             )
 
     def _visit(self, view: View, tunnel: Tunnel, ca: Path | None) -> bool:
-        """Be the first visitor, and tell what came of it."""
+        """Request the page as the first visitor and show the response. Return True on success."""
         try:
             got = fetch(tunnel, ca)
         except (OSError, http.client.HTTPException) as error:
@@ -122,16 +127,22 @@ class Demo:
 
 
 class MakeView(Protocol):
-    """A view needs the client whose numbers it shows."""
+    """Factory of a view for a client."""
 
-    def __call__(self, client: TunnelClient) -> View: ...
+    def __call__(self, client: TunnelClient) -> View:
+        """Return a view of a client."""
 
 
 def fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
-    """GET the tunnel's page as a stranger would: by its public address, with the certificate verified."""
+    """Request the tunnel's page as a visitor does: at its public address, with the certificate verified.
+
+    Raises:
+        OSError: the connection or the TLS handshake failed.
+        http.client.HTTPException: the response is malformed.
+    """
     context = ssl.create_default_context(cafile=ca)
     begun = time.monotonic()
-    # RFC 6761 section 6.3: names under localhost are loopback, which browsers know and glibc does not.
+    # RFC 6761 section 6.3: names under localhost are loopback. Browsers implement this, glibc does not.
     is_local = tunnel.host.rpartition(".")[2] == "localhost"
     address = ("127.0.0.1" if is_local else tunnel.host, tunnel.port)
     with (

@@ -1,6 +1,6 @@
-"""The sample web app of the demo: one page that shows the request as the app saw it, and ``/health``.
+"""Sample web app of the demo: one page that shows the received request, and ``/health``.
 
-An ordinary blocking server of the standard library, on purpose: it knows nothing of tunnels.
+It is an ordinary blocking server of the standard library, without any code for tunnels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "quictunnel-demo"
     sys_version = ""
-    timeout = 30.0  # a visitor that says nothing must not hold a thread for ever
+    timeout = 30.0  # a visitor that sends nothing must not keep a thread for ever
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] == "/health":
@@ -70,20 +70,20 @@ class _Requests(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class names it so
-        """The terminal belongs to the tunnel's own screen."""
+        """Print nothing: the terminal shows the tunnel's screen."""
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # an idle keep-alive connection would hold up the end for its whole time-out
+    block_on_close = False  # an idle keep-alive connection would delay the end by its time-out
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A visitor who hangs up half-way is no news; the base class would print a traceback."""
+        """Ignore a visitor that disconnects early; the base class would print a traceback."""
 
 
 @contextmanager
 def sample_app() -> Iterator[int]:
-    """Serve on a free port of loopback; yields the port."""
+    """Serve the app on a free loopback port and yield the port."""
     with _Server(("127.0.0.1", 0), _Requests) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

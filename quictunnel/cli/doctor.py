@@ -1,4 +1,4 @@
-"""``quictunnel doctor``: what was found, line by line as it is found."""
+"""``quictunnel doctor``: run all checks and print each result as soon as it is known."""
 
 from __future__ import annotations
 
@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 
     from quictunnel.doctor.result import Finding
 
-WELL: Final = 0
-ILL: Final = 1
+PASSED: Final = 0
+"""Exit status without failed checks."""
+FAILED: Final = 1
+"""Exit status if a check failed that is not about the configuration."""
 MISCONFIGURED: Final = 2
-WIDTH: Final = 16
+"""Exit status if only checks of the client's configuration failed."""
+NAME_WIDTH: Final = 16
 """Columns of the longest check's name, and one."""
 MAX_TEXT: Final = 400
-"""Characters of a message or remedy that are shown; ours are shorter, with what they quote."""
+"""Characters of a message or remedy to print; all texts are shorter, with their quotations."""
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 
 
 def doctor(options: Namespace) -> int:
-    """The command. Exit status: 0 when tunnels work, be it with warnings; 1 when something failed, 2 when all that
-    failed is the client's own configuration."""
+    """Run the command and return its exit status: 0 without failures, 1 if a check failed, 2 if only the client's
+    configuration is wrong. Warnings do not change it."""
     return show(
         examine(options.port, edge_address=options.edge, ca=options.ca, token_file=options.token_file),
         as_json=options.json,
@@ -37,7 +40,7 @@ def doctor(options: Namespace) -> int:
 
 
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:
-    """Print each when it comes; the exit status for all."""
+    """Print each finding as it arrives and return the exit status."""
     failed: list[Finding] = []
     has_colour = not as_json and output.has_colour(sys.stdout, os.environ)
     for finding in findings:
@@ -45,24 +48,26 @@ def show(findings: Iterable[Finding], *, as_json: bool) -> int:
             failed.append(finding)
         print(line_of_json(finding) if as_json else lines_of(finding, has_colour=has_colour), flush=True)
     if not failed:
-        return WELL
-    return MISCONFIGURED if all(finding.is_configuration for finding in failed) else ILL
+        return PASSED
+    return MISCONFIGURED if all(finding.is_configuration for finding in failed) else FAILED
 
 
 def line_of_json(finding: Finding) -> str:
+    """Return a finding as one line of JSON."""
     fields = dataclasses.asdict(finding)
     fields["message"], fields["remedy"] = _plain(finding.message), _plain(finding.remedy)
     return json.dumps(fields)
 
 
 def lines_of(finding: Finding, *, has_colour: bool) -> str:
+    """Return a finding as one or two lines of text."""
     verdict = f"{finding.verdict:<5}"
     if has_colour:
         verdict = f"\x1b[{_COLOURS[finding.verdict]}m{verdict}\x1b[0m"
-    line = f"{verdict}{finding.check:<{WIDTH}}{_plain(finding.message)}"
-    return line if not finding.remedy else f"{line}\n     {'':<{WIDTH}}-> {_plain(finding.remedy)}"
+    line = f"{verdict}{finding.check:<{NAME_WIDTH}}{_plain(finding.message)}"
+    return line if not finding.remedy else f"{line}\n     {'':<{NAME_WIDTH}}-> {_plain(finding.remedy)}"
 
 
 def _plain(text: str) -> str:
-    """One bounded line without anything that a terminal would obey."""
+    """Return one line of at most MAX_TEXT characters, with unprintable characters replaced by spaces."""
     return "".join(character if character.isprintable() else " " for character in text[:MAX_TEXT])

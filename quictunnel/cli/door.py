@@ -1,7 +1,7 @@
-"""What the command line needs of the Python interface, and nothing more.
+"""Protocols for the part of the Python interface that the command line uses.
 
-The package itself is the door. Its names are loaded when they are first used, so ``--help``, ``--version`` and
-completion answer without loading a QUIC engine.
+The package itself implements :class:`Door`. It loads its names on first use, so ``--help``, ``--version`` and
+completion work without loading a QUIC engine.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ if TYPE_CHECKING:
 
 
 class Observed(Protocol):
-    """What can be watched. All of it may be called from any thread and returns at once."""
+    """State and events of a client. Every method may be called on any thread and returns at once."""
 
     @property
-    def failure(self) -> Error | None: ...
+    def failure(self) -> Error | None:
+        """The error that ended the client for good, or None."""
 
-    def snapshot(self) -> Snapshot: ...
+    def snapshot(self) -> Snapshot:
+        """Return the current state and counters."""
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
-        """Call ``callback`` from the client's thread for each event until the returned function is called."""
+        """Call ``callback`` on the client's thread for each event. Return a function that ends this."""
 
 
 class TunnelClient(Observed, Protocol):
-    """One connection to an edge."""
+    """Client with one connection to an edge."""
 
     def close(self) -> None:
-        """Let go of the connection; from any thread, any number of times. Drains are forward()'s business."""
+        """Close the connection without a drain. May be called on any thread, and more than once."""
 
 
 class Door(Protocol):
-    """The package as the command line sees it."""
+    """The package ``quictunnel`` as the command line uses it."""
 
-    def Client(self, *, edge: str, token: str, ca: Path | None) -> TunnelClient: ...  # noqa: N802  # a class there
+    def Client(self, *, edge: str, token: str, ca: Path | None) -> TunnelClient:  # noqa: N802  # a class there
+        """Create a client of an edge."""
 
     def forward(
         self,
@@ -50,8 +53,10 @@ class Door(Protocol):
         *,
         client: TunnelClient,
         **options: Any,
-    ) -> AbstractContextManager[Tunnel]: ...
+    ) -> AbstractContextManager[Tunnel]:
+        """Open a tunnel to a local port."""
 
 
 def load() -> Door:
+    """Return the package itself."""
     return cast("Door", quictunnel)

@@ -1,4 +1,4 @@
-"""JSON lines for programs: one object a line, flushed at once.
+"""JSON events for programs: one object a line, flushed at once.
 
 ::
 
@@ -9,8 +9,8 @@
     {"event": "fetched", ...}                     of the demo
     {"event": "closed"}
 
-``ready`` comes first and ``closed`` last. When the tunnel never opened there is no line at all; the exit
-status and stderr say why.
+``ready`` comes first and ``closed`` last. If the tunnel never opened, there is no line; the exit status and stderr
+have the reason.
 """
 
 from __future__ import annotations
@@ -28,20 +28,23 @@ if TYPE_CHECKING:
     from quictunnel.events import ClientEvent
 
 
-def lost(count: int, why: str) -> str:
-    """The line that stands for lines which could not be written."""
+def lost_event(count: int, why: str) -> str:
+    """Return the event that replaces ``count`` lines which could not be written."""
     message = f"{count} lines before this one could not be written: {why}"
     return json.dumps({"event": WARNING, "message": message, "time": time.time()})
 
 
 class JsonView:
+    """:class:`~quictunnel.cli.views.View` that prints JSON events."""
+
     def __init__(self, out: TextIO) -> None:
         self._out = out
         if isinstance(out, SteadyOutput):
-            out.lost = lost
+            out.lost = lost_event
         self._was_ready = False
 
     def opened(self, opened: Opened) -> None:
+        """Print ``ready`` with the public addresses."""
         tunnel = opened.tunnel
         self._was_ready = True
         self.emit(
@@ -53,26 +56,28 @@ class JsonView:
         )
 
     def event(self, event: ClientEvent) -> None:
+        """Print an event of the client."""
         message = printable(event.message)
         if event.kind in STATES:
-            # "closed" is a state too, but the line of that name is the last one and is written once.
+            # "closed" is also a state, but the line with that name comes last and only once.
             self.emit("state", state=event.kind, message=message, time=event.time)
         else:
             self.emit(event.kind, message=message, time=event.time)
 
     def note(self, message: str) -> None:
-        """Sentences are for people."""
+        """Print nothing: messages are for people."""
 
     def tick(self) -> None:
-        """A program that wants numbers at its own pace asks the Python interface."""
+        """Print nothing: a program that needs numbers uses the Python interface."""
 
     def closing(self) -> None:
-        """The client's own ``draining`` state says it."""
+        """Print nothing: the client's ``draining`` state reports it."""
 
     def closed(self) -> None:
+        """Print ``closed`` if the tunnel was open."""
         if self._was_ready:
             self.emit("closed")
 
     def emit(self, event: str, **fields: object) -> None:
-        """One line."""
+        """Print one event with its fields."""
         print(json.dumps({"event": event, **fields}), file=self._out, flush=True)

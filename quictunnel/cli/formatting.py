@@ -1,4 +1,4 @@
-"""Amounts as a person reads them: bytes, rates, spans of time."""
+"""Formatting of sizes, rates and durations for people."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ _UNITS: Final = ("kB", "MB", "GB", "TB")
 
 
 def size(count: float) -> str:
-    """Bytes for a person: at most four digits, decimal units as networks count."""
+    """Format a number of bytes with at most four digits and a decimal unit (1 kB = 1000 B)."""
     if count < 1000:
         return f"{count:.0f} B"
     value = count / 1000
     for unit in _UNITS:
-        # 999.5 would be rounded up to a fourth digit before the point.
+        # 999.5 would be rounded to four digits before the point.
         if value < 999.5 or unit == _UNITS[-1]:
             return f"{value:.{0 if value >= 99.95 else 1}f} {unit}"
         value /= 1000
-    raise AssertionError("the last unit takes everything")
+    raise AssertionError("the last unit has no upper bound")
 
 
 def rate(bytes_a_second: float) -> str:
+    """Format a rate in bytes a second."""
     return f"{size(bytes_a_second)}/s"
 
 
 def milliseconds(seconds: float) -> str:
-    """A round trip: whole milliseconds, and tenths where those say nothing."""
+    """Format seconds as milliseconds, with one decimal below 10 ms."""
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.00995 else f"{seconds * 1000:.1f} ms"
 
 
 def span(seconds: float) -> str:
-    """How long something lasts, in its largest unit."""
+    """Format a duration in seconds in its largest unit."""
     for name, length in (("day", 86_400), ("hour", 3600), ("min", 60)):
         if seconds >= 2 * length or (name == "min" and seconds >= length):
             count = int(seconds // length)

@@ -1,8 +1,8 @@
-"""The first process of a container: passes signals on, and reaps the processes that nobody waits for.
+"""Init process of a container: forwards signals and reaps orphaned processes.
 
-A process whose parent has ended becomes a child of process 1, which has to wait for it; else it stays in the table
-of processes as a zombie until the container ends. A program that starts others, as ``quictunnel run`` does, gets
-such orphans. So process 1 does nothing else: the command itself runs as its child. Linux only, as containers are.
+A process whose parent has ended becomes a child of process 1. If process 1 does not wait for it, it stays a zombie
+until the container ends. ``quictunnel run`` starts a program that may leave such orphans. So process 1 does only
+this, and the command itself runs as its child. Linux only.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SENT_BY_KERNEL: Final = 0x80
-"""``si_code`` of a signal that a terminal made (SI_KERNEL): the terminal has sent it to the child as well."""
-NOT_PASSED_ON: Final = ("SIGTTIN", "SIGTTOU")
-"""Signals about the terminal of a process that is not in front; the child has its own."""
+"""``si_code`` of a signal from a terminal (SI_KERNEL), which the terminal has sent to the child as well."""
+NOT_FORWARDED: Final = ("SIGTTIN", "SIGTTOU")
+"""Signals for a background process that uses the terminal; the child gets its own."""
 
 
 def as_first_process(program: Callable[[], int]) -> int:
-    """Run a program; where this is process 1, in a child of it. Return its exit status.
+    """Run a program and return its exit status. In process 1, run it in a child process.
 
-    To be called while this process has one thread: a fork copies no other.
+    Call this while the process has one thread, because a fork copies no other.
     """
     if sys.platform != "linux" or os.getpid() != 1:
         return program()
-    signals = signal.valid_signals() - {getattr(signal, name) for name in NOT_PASSED_ON}
+    signals = signal.valid_signals() - {getattr(signal, name) for name in NOT_FORWARDED}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     child = os.fork()
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return program()
     while True:
-        came = signal.sigwaitinfo(signals)
-        if came.si_signo == signal.SIGCHLD:
+        received = signal.sigwaitinfo(signals)
+        if received.si_signo == signal.SIGCHLD:
             status = _reap(child)
             if status is not None:
                 return status
-        elif came.si_code != SENT_BY_KERNEL:
-            os.kill(child, came.si_signo)
+        elif received.si_code != SENT_BY_KERNEL:
+            os.kill(child, received.si_signo)
 
 
 def _reap(child: int) -> int | None:
-    """Wait for those that have ended. Return the exit status of ``child``, as a shell reports it, once it has."""
+    """Reap all ended children. Return the exit status of ``child`` as a shell reports it, or None while it
+    runs."""
     found = None
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The entry of the command line: arguments in, exit status out. The composition root of ``quictunnel``."""
+"""Entry point of the command line: arguments in, exit status out. The composition root of ``quictunnel``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quictunnel.cli.demo import Demo, load_edges, open_client
 from quictunnel.cli.door import load as load_door
 from quictunnel.cli.events import JsonView
 from quictunnel.cli.parser import UsageError, build, check_command, split_program
-from quictunnel.cli.tunnel_runner import Inbox, Interrupts, Wanted, serve
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, serve
 from quictunnel.cli.version import engine
 from quictunnel.cli.views import PlainView
 from quictunnel.config.client_config import load as load_config
@@ -36,28 +36,34 @@ if TYPE_CHECKING:
     from quictunnel.cli.views import View
 
 DONE: Final = 0
+"""Exit status after success, and after Ctrl-C or SIGTERM."""
 FAILED: Final = 1
-"""Something that is nobody's configuration: the demo's fetch failed, a peer broke the protocol."""
+"""Exit status of an error outside the configuration: the demo's request failed, the peer violated the protocol."""
 MISCONFIGURED: Final = 2
+"""Exit status of a wrong command line, a wrong configuration or a refused token."""
 UNREACHABLE: Final = 3
+"""Exit status when the edge cannot be reached."""
 
 
 def main(argv: list[str] | None = None, *, door: Door | None = None, edges: Edges | None = None) -> int:
-    """Run one command. Never raises for anything that a user can cause; ``--help`` is the one SystemExit.
+    """Run one command and return its exit status. A user's mistakes raise nothing; ``--help`` raises SystemExit.
 
-    ``door`` and ``edges`` stand in for the package's own.
+    Args:
+        argv: command-line arguments; None: those of this process.
+        door: replacement for the package's Python interface, for tests.
+        edges: replacement for the embedded edge, for tests.
     """
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     keep_pages()
-    return output.run(lambda: _main(words, door, edges))
+    return output.run(lambda: _main(arguments, door, edges))
 
 
 def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
-    """Run one command and return its exit status; errors of the package end in one line on stderr."""
+    """Run one command and return its exit status. Print the package's errors on one line of stderr."""
     try:
         check_command(argv)
-        ours, program = split_program(argv)
-        return _run(build().parse_args(ours, Namespace(program=program)), door, edges)
+        arguments, program = split_program(argv)
+        return _run(build().parse_args(arguments, Namespace(program=program)), door, edges)
     except UsageError as error:
         return _fail(MISCONFIGURED, str(error), error.hint)
     except EdgeUnavailableError as error:
@@ -71,7 +77,7 @@ def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
     except (ConfigError, InvalidError) as error:
         return _fail(MISCONFIGURED, str(error), "`quictunnel --help` explains; `quictunnel demo` needs no edge.")
     except OriginUnavailableError as error:
-        return _fail(FAILED, str(error), "`quictunnel doctor PORT` looks at the local port.")
+        return _fail(FAILED, str(error), "`quictunnel doctor PORT` checks the local port.")
     except ProtocolError as error:
         return _fail(
             FAILED, str(error), "Client and edge may be of different versions; --log-level debug shows more."
@@ -79,7 +85,7 @@ def _main(argv: list[str], door: Door | None, edges: Edges | None) -> int:
     except Error as error:
         return _fail(FAILED, str(error), "--log-level debug shows more.")
     except KeyboardInterrupt:
-        return DONE  # asked to stop before it was open: nothing was exposed, there is nothing to drain
+        return DONE  # stopped before the tunnel was open: nothing to drain
 
 
 def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
@@ -93,17 +99,17 @@ def _run(options: Namespace, door: Door | None, edges: Edges | None) -> int:
             _set_up_logging(options.log_level)
             _tunnel(options, door or load_door())
         case "run":
-            from quictunnel.cli.init import as_first_process  # noqa: PLC0415  # processes: the others have none
+            from quictunnel.cli.init import as_first_process  # noqa: PLC0415  # only this command starts processes
             from quictunnel.cli.run_command import launch  # noqa: PLC0415  # likewise
 
             _set_up_logging(options.log_level)
-            return as_first_process(lambda: launch(options, door or load_door(), terms(options)))
+            return as_first_process(lambda: launch(options, door or load_door(), forward_options(options)))
         case "doctor":
-            from quictunnel.cli.doctor import doctor  # noqa: PLC0415  # loads the engines, whichever there are
+            from quictunnel.cli.doctor import doctor  # noqa: PLC0415  # loads all installed engines
 
             return doctor(options)
         case "status":
-            from quictunnel.cli.status import status  # noqa: PLC0415  # loads asyncio, which most need not
+            from quictunnel.cli.status import status  # noqa: PLC0415  # loads asyncio
 
             return status(options)
         case "demo":
@@ -120,16 +126,16 @@ def _tunnel(options: Namespace, door: Door) -> None:
     interrupts = Interrupts(inbox)
     with interrupts.installed():
         client = open_client(door, config)
-        wanted = Wanted(options.port, terms(options))
+        wanted = TunnelRequest(options.port, forward_options(options))
         view = _view(client, as_json=options.json)
         serve(door, client, wanted, view=view, inbox=inbox, interrupts=interrupts)
 
 
-def terms(options: Namespace) -> dict[str, Any]:
-    """The arguments of ``forward()`` that the command line gives."""
+def forward_options(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of ``forward()`` from the command line's options."""
     found: dict[str, Any] = {"unencrypted": options.command == "tcp"}
     given = vars(options)
-    for name in grammar.TERMS:
+    for name in grammar.FORWARD_OPTIONS:
         if value := given.get(name):
             found[name] = value.split(",") if name in ("allow", "deny") else value
     if given.get("inspect_address"):
@@ -158,20 +164,20 @@ def _view(client: TunnelClient, *, as_json: bool) -> View:
         return JsonView(stream)
     if not output.has_cursor(stream, os.environ):
         return PlainView(stream)
-    # rich costs a tenth of a second to load: only a terminal pays it.
+    # Importing rich takes a tenth of a second: do it only for a terminal.
     from rich.console import Console  # noqa: PLC0415  # see the line above
 
     from quictunnel.cli.screen import MIN_WIDTH, ScreenView  # noqa: PLC0415  # likewise
 
     console = Console(highlight=False, file=stream)
-    # rich has variables of its own that turn a terminal into a log (TTY_INTERACTIVE, TTY_COMPATIBLE).
+    # rich can treat a terminal as a log because of its own variables (TTY_INTERACTIVE, TTY_COMPATIBLE).
     if not console.is_interactive or console.width < MIN_WIDTH:
         return PlainView(stream)
     return ScreenView(console, client.snapshot)
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time in 3.11
-    """Whatever sys.stderr is now: a screen replaces it, so that log lines appear above it and not inside."""
+    """Log handler for the current sys.stderr: a screen replaces it, so that log lines appear above the screen."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -179,7 +185,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # not subscript
 
 
 class _Lines(logging.Formatter):
-    """One line a record, and its traceback, without anything that a terminal would obey."""
+    """Log formatter: one line for each record and its traceback, with terminal control sequences escaped."""
 
     def format(self, record: logging.LogRecord) -> str:
         what = output.visible(record.getMessage())

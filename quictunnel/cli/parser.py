@@ -1,4 +1,4 @@
-"""The argument parser, made from the table in ``grammar``, and the one error that it raises."""
+"""The argument parser, built from the table in ``grammar``, and its error."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from quictunnel.cli.grammar import Argument, Command, Option
 
 WIDTH: Final = 100
-"""Columns of the prose in a help text."""
+"""Columns of a help text."""
 
 
 class UsageError(Exception):
-    """The command line cannot be understood. ``hint`` says what to do."""
+    """Error of a command line that cannot be parsed. ``hint`` has the remedy."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -32,20 +32,21 @@ class UsageError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse prints its usage and exits; here errors are values, so that all of them end in one line."""
+    """Argument parser that raises UsageError, where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, f"`{self.prog} --help` shows what it takes.")
+        raise UsageError(message, f"`{self.prog} --help` lists the arguments and options.")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Room for the longest command name, so that each summary stands beside its command."""
+    """Help formatter with space for the longest command name, so that each summary is on its command's line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=WIDTH)
 
 
 def build() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = _Parser(
         prog="quictunnel",
         description=textwrap.fill(grammar.DESCRIPTION, WIDTH),
@@ -63,37 +64,41 @@ def build() -> argparse.ArgumentParser:
 
 
 def split_program(argv: list[str]) -> tuple[list[str], list[str]]:
-    """What is ours, and the program after ``--``. Raises UsageError where the command and that do not agree."""
-    ours, _, _ = _cut(argv)
-    command = next((each for each in grammar.COMMANDS if ours and each.name == ours[0]), None)
+    """Split the arguments into those of quictunnel and the program after ``--``.
+
+    Raises:
+        UsageError: the command needs a program and has none.
+    """
+    arguments, _, _ = _cut(argv)
+    command = next((each for each in grammar.COMMANDS if arguments and each.name == arguments[0]), None)
     if command is None or not command.runs_program:
         return argv, []
-    ours, has_program, program = _cut(argv)
-    is_help = "-h" in ours or grammar.HELP.flag in ours
+    arguments, has_program, program = _cut(argv)
+    is_help = "-h" in arguments or grammar.HELP.flag in arguments
     if not program and not is_help:
         raise UsageError(
-            f"no command to {command.name}" if has_program else "the command has to stand after --",
-            f"Write it after --, as in `quictunnel {command.name} -- python -m http.server 8000`.",
+            f"no program to {command.name}" if has_program else "the program must follow after --",
+            f"Write the program after --, as in `quictunnel {command.name} -- python -m http.server 8000`.",
         )
-    return ours, program
+    return arguments, program
 
 
 def _cut(argv: list[str]) -> tuple[list[str], bool, list[str]]:
     if "--" not in argv:
         return argv, False, []
-    place = argv.index("--")
-    return argv[:place], True, argv[place + 1 :]
+    index = argv.index("--")
+    return argv[:index], True, argv[index + 1 :]
 
 
 def check_command(argv: list[str]) -> None:
-    """Refuse an unknown command with a suggestion, which argparse would not make."""
-    word = next((argument for argument in argv if not argument.startswith("-")), None)
+    """Raise UsageError for an unknown command, with a suggestion, which argparse does not make."""
+    name = next((argument for argument in argv if not argument.startswith("-")), None)
     names = [command.name for command in grammar.COMMANDS]
-    if word is None or word in names:
+    if name is None or name in names:
         return
-    near = difflib.get_close_matches(word, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1)
     raise UsageError(
-        f"unknown command {shown(word)}",
+        f"unknown command {shown(name)}",
         f"Did you mean `quictunnel {near[0]}`?" if near else f"The commands are {', '.join(names)}.",
     )
 
@@ -156,7 +161,7 @@ def _type(option: Option) -> Callable[[str], object]:
 
 def _path(text: str) -> Path:
     try:
-        return expanded(text, shown(text))  # a shell leaves the ~ of --ca=~/ca.pem as it is
+        return expanded(text, shown(text))  # a shell does not expand the ~ of --ca=~/ca.pem
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""Which port a program will listen on, read from its command line and environment; never made up."""
+"""Detection of the port that a program will listen on, from its command line and environment. Never guessed."""
 
 from __future__ import annotations
 
@@ -12,41 +12,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 PORT: Final = "PORT"
-"""The variable by which platforms tell a web app its port."""
+"""Environment variable by which platforms tell a web app its port."""
 
 _NUMBER_FLAGS: Final = frozenset({"--port", "-p", "--server.port", "--server-port", "--http-port"})
-"""Options whose value is a port alone; anything else, such as docker's ``-p 8080:80``, is not understood."""
+"""Options whose value is a port; other values, such as docker's ``-p 8080:80``, are ignored."""
 _ADDRESS_FLAGS: Final = frozenset({"--bind", "-b", "--listen", "--addr", "--address", "--host"})
 """Options whose value may be ``host:port``."""
-_PLACES: Final = frozenset({"http.server", "runserver"})
-"""Words after which an address or a port stands alone: Python's own server, Django's."""
+_SERVER_COMMANDS: Final = frozenset({"http.server", "runserver"})
+"""Subcommands that an address or a port follows: Python's own server, Django's."""
 _NUMBER: Final = re.compile(r"[0-9]{1,5}")
 _ADDRESS: Final = re.compile(r"(?:(?:\[[^\[\]]*\]|[^:\[\]]*):)?([0-9]{1,5})")
-"""A port, perhaps behind a host; one of IPv6 stands in brackets, because ``::1`` is a host and no port 1."""
+"""A port, optionally after a host. An IPv6 address needs brackets: ``::1`` alone is a host without a port."""
 
 
 def port_of(command: Sequence[str], environ: Mapping[str, str], given: int | None) -> int:
-    """The port, or InvalidError when it cannot be known. ``given`` is what the person said, which counts alone."""
+    """Return the port that a program will listen on.
+
+    Args:
+        command: the program and its arguments.
+        environ: environment variables.
+        given: value of ``--port``, which wins over everything else; None without it.
+
+    Raises:
+        InvalidError: no port or more than one was found.
+    """
     if given is not None:
         return given
-    found = set(_said(command))
-    if (said := environ.get(PORT)) is not None and (port := _number(said)) is not None:
+    found = set(_ports_in(command))
+    if (value := environ.get(PORT)) is not None and (port := _number(value)) is not None:
         found.add(port)
     if not found:
         raise InvalidError(
-            f"Which port {command[0]} will listen on cannot be told from its command line: give it to quictunnel, "
+            f"The command line of {command[0]} does not tell its port: give it with --port, as in "
             "`quictunnel run --port 8000 -- ...`."
         )
     if len(found) > 1:
         ports = " and ".join(map(str, sorted(found)))
         raise InvalidError(
-            f"The command line and PORT name the ports {ports}: say which one to expose, `quictunnel run --port N "
-            "-- ...`."
+            f"The command line and PORT name the ports {ports}: choose one with --port, as in `quictunnel run "
+            "--port N -- ...`."
         )
     return found.pop()
 
 
-def _said(command: Sequence[str]) -> Iterator[int]:
+def _ports_in(command: Sequence[str]) -> Iterator[int]:
     following = [*command[1:], ""]
     for word, after in zip(command, following, strict=True):
         flag, equals, value = word.partition("=")
@@ -54,7 +63,7 @@ def _said(command: Sequence[str]) -> Iterator[int]:
             port = _number(value if equals else after if flag != PORT else "")
         elif flag in _ADDRESS_FLAGS:
             port = _address(value if equals else after, alone=False)
-        elif word in _PLACES:
+        elif word in _SERVER_COMMANDS:
             port = _address(after, alone=True)
         else:
             continue
@@ -67,6 +76,6 @@ def _number(text: str) -> int | None:
 
 
 def _address(text: str, *, alone: bool) -> int | None:
-    """The port of ``host:port``, or of a port ``alone``."""
+    """Return the port of ``host:port``; with ``alone``, also of a text that is only a port."""
     found = _ADDRESS.fullmatch(text)
     return _number(found[1]) if found and (alone or ":" in text) else None

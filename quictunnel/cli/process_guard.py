@@ -1,8 +1,8 @@
-"""A process that outlives this one by a moment, to end what this one started.
+"""Guard process that ends the program's process group when quictunnel is gone.
 
-PR_SET_PDEATHSIG would reach the program itself, on Linux, and none of the processes that it has made. The guard
-is forked before there are threads, holds one end of a pipe, and learns from its end that this process is gone,
-however it went; then it ends the program's whole process group. POSIX only.
+PR_SET_PDEATHSIG would end only the program itself, on Linux, and none of its child processes. The guard is forked
+before any thread starts and reads from a pipe. The end of the pipe tells it that quictunnel has ended, even by
+SIGKILL; it then ends the program's whole process group. POSIX only.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import time
 from typing import Final
 
 STOP_GRACE: Final = 10.0
-"""Seconds between SIGTERM and SIGKILL: what container platforms give a program by default."""
-LEFT_GRACE: Final = 1.0
-"""Seconds that processes of the program's group get when the program itself has ended."""
-LOOK: Final = 0.02
-"""Seconds between looks at whether they are gone."""
-DONE: Final = b"done\n"
-MAX_ORDERS: Final = 64
-"""Bytes that the guard is told: a number and a word."""
+"""Seconds between SIGTERM and SIGKILL: the default of container platforms."""
+ORPHAN_GRACE: Final = 1.0
+"""Seconds for the remaining processes of the group after the program itself has ended."""
+POLL_INTERVAL: Final = 0.02
+"""Seconds between checks whether a process group is gone."""
+DISMISSED: Final = b"done\n"
+"""Line that dismisses the guard."""
+MAX_INPUT: Final = 64
+"""Bytes that the guard reads: a number and a word."""
 
 
 class ProcessGuard:
-    """See the module. To be made while this process has one thread: a fork copies no other."""
+    """Handle of the guard process. Create it while this process has one thread, because a fork copies no other."""
 
     def __init__(self) -> None:
         reading, self._writing = os.pipe()
@@ -38,56 +39,56 @@ class ProcessGuard:
         os.close(reading)
 
     def watch_over(self, group: int) -> None:
-        """End this process group when this process is gone."""
+        """Have this process group ended when this process is gone."""
         os.write(self._writing, b"%d\n" % group)
 
     def dismiss(self) -> None:
-        """There is nothing to end any more. Waits for the guard, which ends at once."""
-        os.write(self._writing, DONE)
+        """End the guard without ending the group, and wait for it."""
+        os.write(self._writing, DISMISSED)
         os.close(self._writing)
         os.waitpid(self._pid, 0)
 
 
 def end_group(group: int, grace: float = STOP_GRACE) -> None:
-    """SIGTERM to a process group, and SIGKILL to whoever is left of it after ``grace`` seconds."""
+    """Send SIGTERM to a process group, and SIGKILL if processes are left after ``grace`` seconds."""
     if signal_group(group, signal.SIGTERM) and not is_gone(group, grace):
         signal_group(group, signal.SIGKILL)
 
 
 def signal_group(group: int, number: int) -> bool:
-    """Whether anybody was there to be told."""
+    """Send a signal to a process group. Return False if the group has no processes."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
-    except PermissionError:  # macOS says so of a group of zombies; others' processes are not in a group of ours
+    except PermissionError:  # macOS: a group of zombies; the group has no other users' processes
         return False
     return True
 
 
-def is_gone(group: int, patience: float) -> bool:
-    """Wait until nobody is left."""
-    deadline = time.monotonic() + patience
+def is_gone(group: int, timeout: float) -> bool:
+    """Wait until a process group has no processes. Return False after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
     while signal_group(group, 0):
         if time.monotonic() >= deadline:
             return False
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
     return True
 
 
 def _watch(reading: int) -> None:  # pragma: no cover - another process
-    """Everything that the guard does."""
-    os.setsid()  # no signal of a terminal or to the parent's group gets here
+    """Run the guard process until quictunnel is gone or dismisses it."""
+    os.setsid()  # detach from signals of the terminal and to the parent's group
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
-        os.dup2(nowhere, standard)  # who reads the parent's output learns that it has ended
+        os.dup2(nowhere, standard)  # readers of the parent's output must see its end
     os.dup2(reading, 3)
     os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-    orders = b""
-    while (more := os.read(3, MAX_ORDERS)) and len(orders) < MAX_ORDERS:
-        orders += more
-    group, _, rest = orders.partition(b"\n")
-    if group and rest != DONE and group + b"\n" != DONE:
+    received = b""
+    while (more := os.read(3, MAX_INPUT)) and len(received) < MAX_INPUT:
+        received += more
+    group, _, rest = received.partition(b"\n")
+    if group and rest != DISMISSED and group + b"\n" != DISMISSED:
         end_group(int(group))

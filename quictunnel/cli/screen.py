@@ -1,7 +1,7 @@
-"""The screen that a person watches: addresses, visitors, traffic, what happened lately.
+"""Live screen for a terminal: addresses, visitors, traffic, recent events.
 
-It is drawn in place, below what the terminal already shows, and only when something on it changed; nothing
-blinks, scrolls or asks for attention while all is well. Text from elsewhere is never read as markup.
+It is redrawn in place, below the terminal's earlier output, and only when it changed. Text from peers is never
+read as markup.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quictunnel.cli.formatting import milliseconds, rate, size
-from quictunnel.cli.views import clock, printable
+from quictunnel.cli.views import STOPPING, clock, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,19 +25,20 @@ if TYPE_CHECKING:
     from quictunnel.events import ClientEvent, Snapshot
 
 MAX_EVENTS: Final = 6
-"""Recent events on the screen: with the rest, 17 rows, which fits a 24-row terminal with room above."""
+"""Recent events on the screen; the whole screen then has 17 rows and fits a terminal of 24."""
 MIN_WIDTH: Final = 30
-"""Columns from which on an address fits beside the names of the facts, folded; narrower ones get plain lines."""
+"""Columns that the screen needs to show an address, folded, beside the labels. Narrower terminals get plain
+lines."""
 RATE_WINDOW: Final = 2.0
-"""Seconds over which a rate is shown: steady enough to be read."""
+"""Seconds over which a rate is averaged: long enough to be readable."""
 MAX_SAMPLES: Final = 64
-"""Looks that are remembered; the window has eight, and events that come in bursts bring more."""
+"""Samples of the byte counters to keep. The window has eight; bursts of events add more."""
 
 _STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "refused": "red", "failed": "red"}
 
 
 class ScreenView:
-    """A :class:`~quictunnel.cli.views.View` on a terminal."""
+    """:class:`~quictunnel.cli.views.View` that draws on a terminal."""
 
     def __init__(
         self, console: Console, snapshot: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic
@@ -52,19 +53,23 @@ class ScreenView:
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=MAX_SAMPLES)
 
     def opened(self, opened: Opened) -> None:
+        """Draw the screen for the first time."""
         self._opened = opened
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
         self._live.start()
         self.tick()
 
     def event(self, event: ClientEvent) -> None:
+        """Add an event and redraw."""
         self._events.append((clock(event.time), printable(event.message)))
         self.tick()
 
     def note(self, message: str) -> None:
+        """Print a line above the screen."""
         self._console.print(Text(message))
 
     def tick(self) -> None:
+        """Redraw the screen if it changed."""
         if self._live is None or self._opened is None:
             return
         snapshot = self._snapshot()
@@ -74,28 +79,30 @@ class ScreenView:
             self._live.update(render(self._opened, *state), refresh=True)
 
     def _rates(self, snapshot: Snapshot) -> tuple[str, str]:
-        """Bytes a second in and out over the last moments, as they are shown; empty for none."""
+        """Return the recent inbound and outbound rates as text; empty for zero."""
         now, samples = self._now(), self._samples
         samples.append((now, snapshot.bytes_in, snapshot.bytes_out))
         while len(samples) > 2 and now - samples[1][0] >= RATE_WINDOW:
             samples.popleft()
         begun, bytes_in, bytes_out = samples[0]
-        seconds = max(now - begun, RATE_WINDOW)  # the first moments of a burst are no rate yet
+        seconds = max(now - begun, RATE_WINDOW)  # a burst shorter than the window is no rate yet
         passed = (snapshot.bytes_in - bytes_in, snapshot.bytes_out - bytes_out)
         inward, outward = (rate(count / seconds) if count > 0 else "" for count in passed)
         return inward, outward
 
     def closing(self) -> None:
+        """Stop drawing and say that the drain begins."""
         self._leave()
-        self.note("Stopping; visitors under way may finish. Ctrl-C again ends at once.")
+        self.note(STOPPING)
 
     def closed(self) -> None:
+        """Stop drawing."""
         self._leave()
         if self._opened is not None:
             self.note("Closed.")
 
     def _leave(self) -> None:
-        """Stop drawing and give the cursor back; what was drawn stays to be read."""
+        """Stop drawing and restore the cursor. The last screen stays visible."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -107,7 +114,7 @@ def render(
     events: tuple[tuple[str, str], ...],
     rates: tuple[str, str] = ("", ""),
 ) -> Group:
-    """The whole screen for one moment."""
+    """Return the whole screen for one snapshot."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", min_width=10)
     facts.add_column(overflow="fold")
@@ -130,16 +137,16 @@ def render(
     lines = [
         Text.assemble((when, "dim"), "  ", message, no_wrap=True, overflow="ellipsis") for when, message in events
     ]
-    title = Text.assemble(("quictunnel", "bold"), ("   Ctrl-C stops it", "dim"))
+    title = Text.assemble(("quictunnel", "bold"), ("   Press Ctrl-C to stop", "dim"))
     return Group(title, Text(), facts, *([Text(), *lines] if lines else []))
 
 
 def _turns(snapshot: Snapshot) -> str:
-    """What the link went through; nothing while nothing happened."""
+    """Return the counts of resumes, migrations and reconnects as text; empty if all are zero."""
     counts = (
         ("resumed", snapshot.resumed),
         ("moved to another network", snapshot.migrated),
-        ("dialled anew", snapshot.reconnected),
+        ("reconnected", snapshot.reconnected),
     )
     return " · ".join(f"{what} {count} times" if count > 1 else f"{what} once" for what, count in counts if count)
 

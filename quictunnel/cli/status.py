@@ -20,22 +20,28 @@ if TYPE_CHECKING:
     from quictunnel.status.model import Listed, Report
 
 RATE_WINDOW: Final = 0.5
-"""Seconds over which a rate is measured: long enough for a figure, short enough to wait for."""
-RUNS: Final = 0
-NOTHING: Final = 1
-NOTHING_RUNS: Final = "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one."
+"""Seconds over which a rate is measured; the command waits for them."""
+FOUND: Final = 0
+"""Exit status if a tunnel is open."""
+NONE_FOUND: Final = 1
+"""Exit status if no tunnel is open."""
+NONE_FOUND_TEXT: Final = "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one."
 
 
 def status(options: Namespace) -> int:
-    """The command. Exit status: whether anything is open. Raises ConfigError when it cannot be known."""
+    """Print the open tunnels and return the exit status.
+
+    Raises:
+        ConfigError: the directory of the status sockets cannot be read.
+    """
     try:
         seen = look(RATE_WINDOW)
     except OSError as error:
-        raise ConfigError(f"What runs here cannot be looked at: {error.strerror or error}.") from None
+        raise ConfigError(f"The running clients cannot be listed: {error.strerror or error}.") from None
     for fault in seen.found.faults:
         print(printable(fault), file=sys.stderr)
     if seen.found.unasked:
-        print(f"{seen.found.unasked} more processes were not asked.", file=sys.stderr)
+        print(f"{seen.found.unasked} more processes were not queried.", file=sys.stderr)
     pairs = [(report, tunnel) for report in seen.found.reports for tunnel in report.tunnels]
     for report, tunnel in pairs:
         print(as_json(seen, report, tunnel) if options.json else as_text(seen, report, tunnel))
@@ -44,12 +50,12 @@ def status(options: Namespace) -> int:
             if report.unlisted:
                 print(f"... and {report.unlisted} more of process {report.pid}")
     if not pairs:
-        print(NOTHING_RUNS, file=sys.stderr)
-    return RUNS if pairs else NOTHING
+        print(NONE_FOUND_TEXT, file=sys.stderr)
+    return FOUND if pairs else NONE_FOUND
 
 
 def as_json(seen: Look, report: Report, tunnel: Listed) -> str:
-    """One object, for programs; rates in bytes a second."""
+    """Return a tunnel as a JSON object; rates in bytes a second."""
     passing = seen.rates.get(key(report, tunnel))
     return json.dumps(
         msgspec.to_builtins(tunnel)
@@ -65,7 +71,7 @@ def as_json(seen: Look, report: Report, tunnel: Listed) -> str:
 
 
 def as_text(seen: Look, report: Report, tunnel: Listed) -> str:
-    """A few short lines, for a person."""
+    """Return a tunnel as three lines of text."""
     passing = seen.rates.get(key(report, tunnel), Rate(0, 0))
     also = f" and {tunnel.tcp}" if tunnel.tcp else ""
     link = [tunnel.state, *([milliseconds(tunnel.rtt)] if tunnel.rtt is not None else []), tunnel.engine]

@@ -1,7 +1,7 @@
-"""One tunnel, from opening to the end of its drain, in the main thread.
+"""Runs one tunnel in the main thread, from opening to the end of its drain.
 
-Everything that happens meanwhile, signals and the client's events alike, comes through one inbox, so a view
-is only ever touched by this thread. How the tunnel works is behind ``door``; how it looks is a view's.
+Signals and the client's events come through one inbox, so only this thread calls the view. The tunnel itself is
+behind ``door``.
 """
 
 from __future__ import annotations
@@ -29,55 +29,66 @@ if TYPE_CHECKING:
     from quictunnel.cli.door import Door, TunnelClient
     from quictunnel.cli.views import View
 
-TICK: Final = 0.25
-"""Seconds between looks at the numbers: quick enough to feel alive, slow enough to cost nothing."""
+TICK_INTERVAL: Final = 0.25
+"""Seconds between updates of the numbers."""
 MAX_PENDING: Final = 1000
-"""Events that may wait while stdout does not take them. Past it visitors' events are dropped and counted."""
+"""Events that may wait while stdout is blocked. Beyond it, events about visitors are dropped and counted."""
 MAX_PENDING_STATES: Final = 2 * MAX_PENDING
-"""The same for all other events, which come once in a while and matter more; a client that flaps for hours
-behind a stuck pipe must not grow either."""
+"""The same limit for all other events, which are rarer and more important. They need a limit too: a client may
+reconnect for hours behind a blocked pipe."""
 
 
 class Inbox:
-    """What the main thread is to look at. Puts never block and are safe in a signal and in any thread, which
-    ``SimpleQueue`` promises and a lock, an Event or a Queue does not."""
+    """Queue of events for the main thread.
+
+    Puts never block and are safe in a signal handler and on any thread. ``SimpleQueue`` guarantees this; a lock,
+    an Event or a Queue does not.
+    """
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[ClientEvent | None] = queue.SimpleQueue()
         self._dropped = 0
 
     def stop(self) -> None:
+        """Ask the main thread to stop."""
         self._queue.put(None)
 
     def put(self, event: ClientEvent) -> None:
+        """Add an event, or count it as dropped if too many are pending."""
         if self._queue.qsize() >= (MAX_PENDING if event.kind == VISITOR else MAX_PENDING_STATES):
             self._dropped += 1
         else:
             self._queue.put(event)
 
     def get(self, timeout: float) -> ClientEvent | None:
-        """The next event, or None when it is time to stop. Raises queue.Empty."""
+        """Return the next event, or None to stop.
+
+        Raises:
+            queue.Empty: no event within ``timeout`` seconds.
+        """
         if self._dropped and self._queue.empty():
-            return self._confession()
+            return self._drop_notice()
         return self._queue.get(timeout=timeout)
 
     def rest(self) -> list[ClientEvent]:
-        """What is left when nothing more will come."""
+        """Return the remaining events, when no more will come."""
         left: list[ClientEvent] = []
         while not self._queue.empty():
             event = self._queue.get()
             if event is not None:
                 left.append(event)
-        return [*left, self._confession()] if self._dropped else left
+        return [*left, self._drop_notice()] if self._dropped else left
 
-    def _confession(self) -> ClientEvent:
+    def _drop_notice(self) -> ClientEvent:
         count, self._dropped = self._dropped, 0
-        return ClientEvent(WARNING, f"{count} events are not shown: this output was not read in time", time.time())
+        return ClientEvent(WARNING, f"{count} events are not shown: the output was not read in time", time.time())
 
 
-class Early:
-    """Holds back what happens before the tunnel is open, because "ready" comes first. How the connection came to
-    be is no news then; a warning is, and what happened to it since."""
+class EventGate:
+    """Delays events until the tunnel is open, because "ready" must come first.
+
+    The states before the first connection are then dropped; warnings and later states are kept.
+    """
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -86,7 +97,7 @@ class Early:
         self._is_open = False
 
     def put(self, event: ClientEvent) -> None:
-        """Take an event, on the client's thread."""
+        """Take an event. Called on the client's thread."""
         with self._lock:
             if self._is_open:
                 self._inbox.put(event)
@@ -98,7 +109,7 @@ class Early:
                 self._held.append(event)
 
     def opened(self) -> None:
-        """Pass on what was held back, and everything that follows."""
+        """Deliver the delayed events, and all following ones at once."""
         with self._lock:
             self._is_open = True
             while self._held:
@@ -106,44 +117,44 @@ class Early:
 
 
 class Interrupts:
-    """What Ctrl-C and SIGTERM mean: first stop in good order, then at once."""
+    """Handler of SIGINT and SIGTERM: the first starts the drain, the second ends the process at once."""
 
     def __init__(self, inbox: Inbox, leave: Callable[[int], object] = os._exit) -> None:
         self._inbox = inbox
         self._leave = leave
         self._seen = False
         self._is_held = False
-        self._came: int | None = None
+        self._pending: int | None = None
         self.is_serving = False
+        """True when the tunnel is open."""
 
     def __call__(self, number: int, _frame: FrameType | None = None) -> None:
         if self._is_held:
-            self._came = number
+            self._pending = number
             return
         if self._seen:
-            self._leave(128 + number)  # as a shell reports a program that a signal ended
+            self._leave(128 + number)  # the exit status that a shell reports after a signal
         self._seen = True
         if self.is_serving:
             self._inbox.stop()
         else:
-            # Opening a tunnel blocks this thread; an exception is what ends it, as in any program.
+            # Opening a tunnel blocks this thread; only an exception ends it.
             raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What comes meanwhile is told at the end: for moments in which something is half made, of which nobody
-        knows yet what there would be to end."""
+        """Delay signals until the end of the block, while an object is created that must be cleaned up."""
         self._is_held = True
         try:
             yield
         finally:
             self._is_held = False
-            if self._came is not None:
-                self(self._came)
+            if self._pending is not None:
+                self(self._pending)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Signals come here. Only the main thread may ask for them; elsewhere whoever started it stops it."""
+        """Install the handler for the block. Outside the main thread, which alone may do that, do nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -156,8 +167,8 @@ class Interrupts:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be exposed, and how."""
+class TunnelRequest:
+    """Port to expose, with its options."""
 
     port: int
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -165,33 +176,42 @@ class Wanted:
 
     @property
     def tcp(self) -> bool:
+        """True if a plain TCP port is requested."""
         return bool(self.options.get("unencrypted"))
 
 
 def serve(
     door: Door,
     client: TunnelClient,
-    wanted: Wanted,
+    request: TunnelRequest,
     *,
     view: View,
     inbox: Inbox,
     interrupts: Interrupts,
     when_open: Callable[[Opened], bool] = lambda _: True,
 ) -> None:
-    """Open the tunnel, show it until it is to stop, let it drain. Errors of the package pass through, and so
-    does a KeyboardInterrupt while it opens.
+    """Open a tunnel, show it until the inbox says stop, and let it drain.
 
-    ``when_open`` is called once; when it returns False the tunnel is stopped again at once.
+    Errors of the package pass through, and so does KeyboardInterrupt while the tunnel opens.
+
+    Args:
+        door: the package's Python interface.
+        client: the client, which is closed at the end.
+        request: port and options.
+        view: the view to call.
+        inbox: the queue of events.
+        interrupts: the signal handler, which is told when the tunnel is open.
+        when_open: called once with the open tunnel; if it returns False, the tunnel is closed at once.
     """
     with closing(client), ExitStack() as subscription:
-        early = Early(inbox)
-        subscription.callback(client.subscribe(early.put))
+        gate = EventGate(inbox)
+        subscription.callback(client.subscribe(gate.put))
         try:
-            with door.forward(wanted.port, client=client, **wanted.options) as tunnel:
+            with door.forward(request.port, client=client, **request.options) as tunnel:
                 interrupts.is_serving = True
-                early.opened()
+                gate.opened()
                 with _surviving_a_closed_pipe():
-                    opened = Opened(tunnel, wanted.port, has_tcp=wanted.tcp)
+                    opened = Opened(tunnel, request.port, has_tcp=request.tcp)
                     view.opened(opened)
                     if when_open(opened):
                         _watch(view, inbox, client)
@@ -206,14 +226,15 @@ def serve(
 
 
 def _watch(view: View, inbox: Inbox, client: TunnelClient) -> None:
-    """Show what happens until a signal comes.
+    """Show events until a signal arrives.
 
-    Raises the error that ended the client for good, such as AuthError for a token that was revoked; or Error when
-    the tunnel alone has ended.
+    Raises:
+        Error: the client or the tunnel has ended for good; of the client's class, such as AuthError for a revoked
+            token.
     """
     while True:
         try:
-            event = inbox.get(TICK)
+            event = inbox.get(TICK_INTERVAL)
         except queue.Empty:
             view.tick()
             continue
@@ -222,12 +243,12 @@ def _watch(view: View, inbox: Inbox, client: TunnelClient) -> None:
         view.event(event)
         if event.kind in ("failed", "refused", LOST):
             failure = client.failure if event.kind != LOST else None
-            raise type(failure or Error())(f"The tunnel is over: {printable(event.message)}")
+            raise type(failure or Error())(f"The tunnel has ended: {printable(event.message)}")
 
 
 @contextmanager
 def _surviving_a_closed_pipe() -> Iterator[None]:
-    """Whoever read our output left: that ends the showing, and the caller then stops the tunnel in good order."""
+    """Ignore BrokenPipeError: without a reader of the output, the caller ends the tunnel with its drain."""
     try:
         yield
     except BrokenPipeError:

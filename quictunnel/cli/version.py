@@ -1,4 +1,4 @@
-"""What ``--version`` says of the QUIC engine that would carry a tunnel now."""
+"""Name of the QUIC engine for ``--version``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def engine(environ: Mapping[str, str]) -> str:
-    """Name and version of the engine that ``QUICTUNNEL_ENGINE`` picks. Raises ConfigError when it names none,
-    or one that is not installed."""
+    """Return name and version of the engine that ``QUICTUNNEL_ENGINE`` selects.
+
+    Raises:
+        ConfigError: the engine is unknown or not installed.
+    """
     wanted = environ.get(ENGINE) or "auto"
     if wanted not in ENGINES:
         raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(wanted)}.")

@@ -1,7 +1,7 @@
-"""How a running tunnel is shown: the face that all views share, and the plainest of them.
+"""Views of a running tunnel: the interface of all views, and the view for plain text.
 
-Three views exist: lines for a pipe or a log file (here), JSON lines for programs (``events``) and a screen
-for a terminal (``screen``). All are called from one thread.
+There are three views: plain lines for a pipe or a log file (here), JSON lines for programs (``events``) and a
+screen for a terminal (``screen``). All methods are called on one thread.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from quictunnel.tunnel import Tunnel
 
 MAX_MESSAGE: Final = 200
-"""Characters of a message that are shown. It may quote a peer, who must not be able to fill a terminal."""
+"""Characters of a message to show. The message may quote a peer, which must not be able to fill the terminal."""
+STOPPING: Final = "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once."
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a view is told when the tunnel is open."""
+    """An open tunnel, for its view."""
 
     tunnel: Tunnel
     port: int
@@ -28,37 +29,41 @@ class Opened:
 
     @property
     def tcp(self) -> str:
+        """Plain TCP address as ``host:port``; empty without one."""
         return "{}:{}".format(*self.tunnel.tcp_socket) if self.has_tcp else ""
 
 
 class View(Protocol):
-    """One way of showing. Calls come in this order: opened, then event and tick, closing, closed."""
+    """Interface of a view. The calls come in this order: opened, event and tick, closing, closed."""
 
-    def opened(self, opened: Opened) -> None: ...
+    def opened(self, opened: Opened) -> None:
+        """Show the public addresses of the open tunnel."""
 
-    def event(self, event: ClientEvent) -> None: ...
+    def event(self, event: ClientEvent) -> None:
+        """Show an event of the client."""
 
     def note(self, message: str) -> None:
-        """A sentence of the command line's own."""
+        """Show a message of the command itself."""
 
     def tick(self) -> None:
-        """A moment has passed; numbers may have changed."""
+        """Update the numbers; called a few times a second."""
 
     def closing(self) -> None:
-        """Stopping begins: no new visitors, those under way may finish."""
+        """Show that the drain begins: no new visitors, open streams may finish."""
 
     def closed(self) -> None:
-        """Over. Also called without ``closing`` when the tunnel failed, and alone when it never opened."""
+        """Show the end. Also called without ``closing`` if the tunnel failed, and alone if it never opened."""
 
 
 class PlainView:
-    """One line for each thing worth knowing; no cursor movement, so a log file stays readable."""
+    """:class:`View` with one line for each event and no cursor movement, for pipes and log files."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._was_open = False
 
     def opened(self, opened: Opened) -> None:
+        """Print the public addresses."""
         self._was_open = True
         self._line(f"Public address: {opened.tunnel.url}")
         if opened.has_tcp:
@@ -66,21 +71,25 @@ class PlainView:
         self._line(f"Forwards to:    localhost:{opened.port}")
         if opened.tunnel.inspector_url:
             self._line(f"Inspector:      {opened.tunnel.inspector_url}")
-        self._line("Ctrl-C stops it.")
+        self._line("Press Ctrl-C to stop.")
 
     def event(self, event: ClientEvent) -> None:
+        """Print an event with its time."""
         self._line(f"{clock(event.time)}  {printable(event.message)}")
 
     def note(self, message: str) -> None:
+        """Print a message."""
         self._line(message)
 
     def tick(self) -> None:
-        """Numbers that change would only be noise in lines."""
+        """Print nothing: changing numbers would fill a log."""
 
     def closing(self) -> None:
-        self._line("Stopping; visitors under way may finish. Ctrl-C again ends at once.")
+        """Print that the drain begins."""
+        self._line(STOPPING)
 
     def closed(self) -> None:
+        """Print the end of a tunnel that was open."""
         if self._was_open:
             self._line("Closed.")
 
@@ -89,11 +98,11 @@ class PlainView:
 
 
 def printable(text: str) -> str:
-    """One bounded line without anything that a terminal would obey."""
+    """Return one line of at most MAX_MESSAGE characters, with unprintable characters replaced by spaces."""
     line = "".join(character if character.isprintable() else " " for character in text[: MAX_MESSAGE + 1])
     return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
 
 
 def clock(seconds: float) -> str:
-    """Local time of day, as a person compares it with a watch."""
+    """Return the local time of day of a time in seconds since the epoch."""
     return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -4,7 +4,7 @@
 
     %load_ext quictunnel
     %quictunnel 8000                    a link to click for local port 8000
-    %quictunnel 8000 --name my-app      at the same address each time
+    %quictunnel 8000 --name my-app      the same public address each time
     %quictunnel 5432 --tcp              and a raw TCP address
     %quictunnel                         what is open
     %quictunnel --stop 8000             close one; without a port: all

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quictunnel.cli import grammar
-from quictunnel.cli.main import main, terms
+from quictunnel.cli.main import forward_options, main
 from quictunnel.cli.parser import UsageError, build, check_command
 
 
@@ -47,7 +47,7 @@ def test_every_option() -> None:
 
 def test_what_a_command_line_asks_of_forward() -> None:
     line = "http 80 --name my-app --pool --passthrough --allow ::1/128,10.0.0.0/8 --deny 10.1.0.0/16"
-    assert terms(build().parse_args([*line.split(), "--proxy-protocol", "v2"])) == {
+    assert forward_options(build().parse_args([*line.split(), "--proxy-protocol", "v2"])) == {
         "unencrypted": False,
         "name": "my-app",
         "pool": True,
@@ -56,12 +56,18 @@ def test_what_a_command_line_asks_of_forward() -> None:
         "deny": ["10.1.0.0/16"],
         "proxy_protocol": "v2",
     }
-    assert terms(build().parse_args(["tcp", "22", "--tcp-port", "20022"])) == {
+    assert forward_options(build().parse_args(["tcp", "22", "--tcp-port", "20022"])) == {
         "unencrypted": True,
         "tcp_port": 20022,
     }
-    assert terms(build().parse_args(["http", "80", "--wait", "1.5"])) == {"unencrypted": False, "wait": 1.5}
-    assert terms(build().parse_args(["http", "80", "--h2"])) == {"unencrypted": False, "h2_enabled": True}
+    assert forward_options(build().parse_args(["http", "80", "--wait", "1.5"])) == {
+        "unencrypted": False,
+        "wait": 1.5,
+    }
+    assert forward_options(build().parse_args(["http", "80", "--h2"])) == {
+        "unencrypted": False,
+        "h2_enabled": True,
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,7 @@ def test_refusals(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> 
     assert out == ""
     assert first.startswith("quictunnel: error: ")
     assert words in first
-    assert "--help` shows what it takes" in hint
+    assert "--help` lists the arguments and options" in hint
 
 
 @pytest.mark.parametrize(("word", "hint"), [("htp", "Did you mean `quictunnel http`?"), ("zz", "http, tcp, ")])

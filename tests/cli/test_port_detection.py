@@ -64,7 +64,7 @@ def test_the_variable_alone() -> None:
     ],
 )
 def test_what_it_does_not_say_is_not_made_up(line: str) -> None:
-    with pytest.raises(InvalidError, match=r"cannot be told from its command line.*--port 8000"):
+    with pytest.raises(InvalidError, match=r"does not tell its port.*--port 8000"):
         port_of(line.split(), {"PORT": "none"}, None)
 
 

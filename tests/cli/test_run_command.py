@@ -273,7 +273,7 @@ def test_a_second_signal_ends_it_at_once(
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
-    assert out.splitlines()[-1] == "Stopping; visitors under way may finish. Ctrl-C again ends at once."
+    assert out.splitlines()[-1] == "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once."
 
 
 def test_a_reader_that_left_ends_it_in_good_order(
@@ -302,7 +302,7 @@ def test_the_inbox_is_bounded_and_says_what_it_dropped() -> None:
         inbox.put(ClientEvent(WARNING, str(number), 0.0))
     rest = inbox.rest()
     assert len(rest) == MAX_PENDING_STATES + 1
-    assert rest[-1].message == f"{7 + MAX_PENDING} events are not shown: this output was not read in time"
+    assert rest[-1].message == f"{7 + MAX_PENDING} events are not shown: the output was not read in time"
     assert inbox.rest() == []
 
 
@@ -355,12 +355,12 @@ def test_plain_lines() -> None:
         f"Public address: https://{HOST}",
         "TCP address:    e:20001",
         "Forwards to:    localhost:22",
-        "Ctrl-C stops it.",
+        "Press Ctrl-C to stop.",
         f"{time.strftime('%H:%M:%S', time.localtime(0))}  two lines",
-        "Stopping; visitors under way may finish. Ctrl-C again ends at once.",
+        "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once.",
         "Closed.",
     ]
-    assert tunnel_runner.TICK < 1
+    assert tunnel_runner.TICK_INTERVAL < 1
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")

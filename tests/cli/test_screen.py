@@ -27,7 +27,7 @@ def test_what_it_shows() -> None:
     busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
     opened = Opened(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
     assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
-        "quictunnel   Ctrl-C stops it",
+        "quictunnel   Press Ctrl-C to stop",
         "",
         "Status      connected · 12 ms · aioquic",
         "Public      https://x7k2.tunnel.localhost:8443",
@@ -84,7 +84,7 @@ def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
     view.opened(OPENED)
     for number in range(MAX_EVENTS + 5):
         view.event(ClientEvent("visitor", f"visitor-{number}\x1b[2J", 0.0))
-    last = out.getvalue().rpartition("Ctrl-C stops it")[2]
+    last = out.getvalue().rpartition("Press Ctrl-C to stop")[2]
     view.closing()
     view.closed()
     text = out.getvalue()

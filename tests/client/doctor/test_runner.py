@@ -387,7 +387,7 @@ def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     command.show([fail("udp", "a\x1b[2J peer\nsaid " + "x" * 1000, "do this")], as_json=False)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("fail udp             a [2J peer said xxx")
-    assert len(first) == 5 + command.WIDTH + command.MAX_TEXT
-    assert second == " " * (5 + command.WIDTH) + "-> do this"
-    assert max(map(len, runner.ON_THE_WAY)) < command.WIDTH
+    assert len(first) == 5 + command.NAME_WIDTH + command.MAX_TEXT
+    assert second == " " * (5 + command.NAME_WIDTH) + "-> do this"
+    assert max(map(len, runner.ON_THE_WAY)) < command.NAME_WIDTH
     assert os.linesep not in first

@@ -142,7 +142,7 @@ def test_the_program_ends_by_itself(edge, start, tmp_path):
     [
         ("raise SystemExit(3)", 3, "ended with status 3 before it listened on port"),
         ("import os; os.kill(os.getpid(), 9)", 137, "was ended by SIGKILL before it listened"),
-        ("", 1, "has to stay in the foreground"),
+        ("", 1, "must stay in the foreground"),
     ],
     ids=["status", "signal", "well, but too early"],
 )
@@ -236,8 +236,8 @@ def test_what_the_program_gets(edge, start, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--", "uvicorn", "app:app"], "cannot be told from its command line"),
-        (["uvicorn", "app:app", "--port", "8000"], "has to stand after --"),
+        (["--", "uvicorn", "app:app"], "does not tell its port"),
+        (["uvicorn", "app:app", "--port", "8000"], "must follow after --"),
         (["--"], "no command to run"),
         (["--port", "9", "--", "/nowhere/at-all"], "at-all cannot be started (No such file or directory)"),
         (["--port", "9", "--", "/"], "cannot be started (Permission denied)"),
@@ -256,7 +256,7 @@ def test_a_port_that_somebody_else_has(start, origin):
     process = start("--", "sleep", "1000", "--port", origin)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert f"Port {origin} is taken already" in err
+    assert f"Port {origin} is already in use" in err
 
 
 def test_signals_for_the_program_reach_it(start, tmp_path):
@@ -285,7 +285,7 @@ def test_a_terminal_that_is_closed_ends_both(edge, tmp_path):
         command = [*RUN, "--", sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
         os.execve(sys.executable, command, environ)
     seen = b""
-    while b"Ctrl-C stops it." not in seen:
+    while b"Press Ctrl-C to stop." not in seen:
         seen += os.read(terminal, 65536)
     os.close(terminal)
     os.waitpid(child, 0)
@@ -304,7 +304,7 @@ def test_at_a_terminal_ctrl_c_ends_the_tunnel_before_the_program(edge, tmp_path)
         os.execve(sys.executable, command, environ)
     seen = b""
     try:
-        while b"Ctrl-C stops it." not in seen:
+        while b"Press Ctrl-C to stop." not in seen:
             seen += os.read(terminal, 65536)
         os.write(terminal, b"\x03")
         while chunk := os.read(terminal, 65536):
