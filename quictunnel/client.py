@@ -25,7 +25,7 @@ from quictunnel.origin.readiness import wait_until_listening
 from quictunnel.shared import event_loop
 from quictunnel.stats import Meter
 from quictunnel.status import server as status
-from quictunnel.status.model import Listed
+from quictunnel.status.model import TunnelStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -337,10 +337,10 @@ class Binding:
         return held
 
 
-def listed(edge: str, lease: HeldLease, meter: Meter) -> Listed:
+def listed(edge: str, lease: HeldLease, meter: Meter) -> TunnelStatus:
     """One tunnel as ``quictunnel status`` shows it."""
     tunnel, stats = lease.answer.result(), meter.read()
-    return Listed(
+    return TunnelStatus(
         url=tunnel.url,
         tcp="{}:{}".format(*tunnel.tcp_socket) if tunnel.unencrypted_host else "",
         port=lease.origin.port,

@@ -12,12 +12,12 @@ import msgspec
 from quictunnel.cli.formatting import milliseconds, rate, size, span
 from quictunnel.cli.views import printable
 from quictunnel.errors import ConfigError
-from quictunnel.status.client import Look, Rate, key, look
+from quictunnel.status.client import Rate, StatusSample, key, sample
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from quictunnel.status.model import Listed, Report
+    from quictunnel.status.model import Report, TunnelStatus
 
 RATE_WINDOW: Final = 0.5
 """Seconds over which a rate is measured; the command waits for them."""
@@ -35,7 +35,7 @@ def status(options: Namespace) -> int:
         ConfigError: the directory of the status sockets cannot be read.
     """
     try:
-        seen = look(RATE_WINDOW)
+        seen = sample(RATE_WINDOW)
     except OSError as error:
         raise ConfigError(f"The running clients cannot be listed: {error.strerror or error}.") from None
     for fault in seen.found.faults:
@@ -54,7 +54,7 @@ def status(options: Namespace) -> int:
     return FOUND if pairs else NONE_FOUND
 
 
-def as_json(seen: Look, report: Report, tunnel: Listed) -> str:
+def as_json(seen: StatusSample, report: Report, tunnel: TunnelStatus) -> str:
     """Return a tunnel as a JSON object; rates in bytes a second."""
     passing = seen.rates.get(key(report, tunnel))
     return json.dumps(
@@ -70,7 +70,7 @@ def as_json(seen: Look, report: Report, tunnel: Listed) -> str:
     )
 
 
-def as_text(seen: Look, report: Report, tunnel: Listed) -> str:
+def as_text(seen: StatusSample, report: Report, tunnel: TunnelStatus) -> str:
     """Return a tunnel as three lines of text."""
     passing = seen.rates.get(key(report, tunnel), Rate(0, 0))
     also = f" and {tunnel.tcp}" if tunnel.tcp else ""

@@ -1,1 +1,1 @@
-"""``quictunnel doctor``: what stands between this machine and a tunnel, looked at one by one."""
+"""``quictunnel doctor``: checks of everything that a tunnel from this machine needs."""

@@ -1,4 +1,4 @@
-"""The way to the edge: its name, UDP, the size of datagrams, the handshake, its certificate, the token."""
+"""Checks of the path to the edge: its name, UDP, datagram size, handshake and token."""
 
 from __future__ import annotations
 
@@ -25,37 +25,42 @@ if TYPE_CHECKING:
     from quictunnel.wire.messages import AnyMessage, Welcome
 
 MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried, as the client does."""
+"""Addresses of one name to try, as the client does."""
 DNS_TIMEOUT: Final = 10.0
-"""Seconds for a name; resolvers ask several servers, for five seconds each."""
+"""Seconds to resolve a name; resolvers ask several servers for five seconds each."""
 HANDSHAKE_TIMEOUT: Final = 5.0
-"""Seconds for a handshake, and for the edge's greeting."""
+"""Seconds for a handshake, and for the edge's Welcome."""
 TCP_TIMEOUT: Final = 2.0
-"""Seconds to find out whether a host that is silent to UDP is there at all."""
+"""Seconds for a TCP connection to a host that does not answer UDP."""
 USUAL_DATAGRAM: Final = EngineSettings(is_server=False, alpn=ALPN).datagram_size
-"""UDP payload bytes that a connection begins with after the handshake."""
+"""Bytes of UDP payload with which a connection begins after the handshake."""
 DAY: Final = 86_400
-SOON: Final = 7 * DAY
-"""Seconds before a token's end when somebody should ask for another."""
+"""Seconds."""
+EXPIRY_WARNING: Final = 7 * DAY
+"""Seconds before a token's expiry from which it is reported."""
 _NO_ALPN: Final = 0x100 + 120
-"""RFC 7301 section 3.2, as QUIC carries it."""
+"""QUIC error code of the TLS alert no_application_protocol (RFC 7301 section 3.2, RFC 9001 section 4.8)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
+    """Result of the name check."""
+
     finding: Finding
     addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
+    """Result of the UDP check."""
+
     finding: Finding
     address: Address | None = None
-    """The first that answers."""
+    """The first address that answers, or None."""
 
 
 def name(config: ClientConfig) -> Resolved:
-    """What the edge's name stands for."""
+    """Resolve the edge's name."""
     host, _ = config.address
 
     async def find() -> list[Address]:
@@ -65,18 +70,24 @@ def name(config: ClientConfig) -> Resolved:
     try:
         found = tuple(asyncio.run(find())[:MAX_ADDRESSES])
     except TimeoutError:
-        remedy = "Look at this machine's DNS servers (/etc/resolv.conf, `resolvectl status`)."
+        remedy = "Check this machine's DNS servers (/etc/resolv.conf, `resolvectl status`)."
         return Resolved(fail("name", f"{host} was not resolved within {DNS_TIMEOUT:.0f} s", remedy))
     except EdgeUnavailableError as error:
         cause = error.__cause__
         why = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
         remedy = f"Check QUICTUNNEL_EDGE ({config.edge}) and this machine's DNS."
         return Resolved(fail("name", f"{host} has no address ({why})", remedy))
-    return Resolved(ok("name", f"{host} is {', '.join(str(address[0]) for address in found)}"), found)
+    return Resolved(ok("name", f"{host} resolves to {', '.join(str(address[0]) for address in found)}"), found)
 
 
 def udp(config: ClientConfig, addresses: tuple[Address, ...], has_proxy: bool) -> Reached:
-    """Whether a QUIC server answers at any of the addresses."""
+    """Check whether a QUIC server answers at any of the addresses.
+
+    Args:
+        config: the client's configuration.
+        addresses: addresses of the edge.
+        has_proxy: True if the environment configures a proxy, which QUIC cannot use.
+    """
     with ThreadPoolExecutor(len(addresses)) as pool:
         heard = list(pool.map(ask, addresses))
     for address, each in zip(addresses, heard, strict=True):
@@ -95,11 +106,11 @@ def _reached(
         if each.answer is not Answer.QUIC
     ]
     if first.lost:
-        message += f", at the {first.lost + 1}. attempt"
+        message += f", after {first.lost} lost attempts"
     if others:
-        message += f"; not at {', '.join(others)}, which costs a moment at each dial at most"
+        message += f"; not at {', '.join(others)}, which delays each dial a little"
     if first.lost:
-        return warn("udp", message, "Packets are lost on the way; try again, or from another network.")
+        return warn("udp", message, "The path loses packets; try again, or from another network.")
     return ok("udp", message)
 
 
@@ -118,24 +129,24 @@ def _unreached(
     if Answer.FORBIDDEN in answers:
         return fail(
             "udp",
-            f"this machine itself does not let UDP out to {where}{detail}",
+            f"this machine does not allow UDP to {where}{detail}",
             "Allow outgoing UDP in this machine's firewall (`nft list ruleset`), or in the container's policy.",
         )
     if Answer.NOT_QUIC in answers:
-        return fail("udp", f"what answers at {where} is no QUIC server", "Correct QUICTUNNEL_EDGE.")
+        return fail("udp", f"the server at {where} is not a QUIC server", "Correct QUICTUNNEL_EDGE.")
     if answers == {Answer.NO_ROUTE}:
-        return fail("udp", f"there is no route to {where}{detail}", "Is this machine online? `ip route` shows.")
+        return fail("udp", f"there is no route to {where}{detail}", "Is this machine online? Check `ip route`.")
     if any(ask(address, whole=False).answer is Answer.QUIC for address in addresses):
         return fail(
             "udp",
-            f"{where} answers, but datagrams of {SMALLEST} bytes, which QUIC needs, do not pass in one piece",
-            "Raise the MTU on the way to at least 1280 (a VPN's or a tunnel's; `ip link` shows this machine's).",
+            f"{where} answers, but datagrams of {SMALLEST} bytes, which QUIC needs, do not arrive unfragmented",
+            "Raise the MTU of the path to at least 1280 (of a VPN or tunnel; `ip link` shows this machine's).",
         )
     return _silent(config, where, has_proxy=has_proxy)
 
 
 def _silent(config: ClientConfig, where: str, *, has_proxy: bool) -> Finding:
-    proxy = " This network may only let a proxy out, which QUIC cannot use." if has_proxy else ""
+    proxy = " This network may require a proxy, which QUIC cannot use." if has_proxy else ""
     try:
         socket.create_connection(config.address, timeout=TCP_TIMEOUT).close()
         is_there = True
@@ -146,71 +157,74 @@ def _silent(config: ClientConfig, where: str, *, has_proxy: bool) -> Finding:
     if is_there:
         return fail(
             "udp",
-            f"nothing comes back from {where}, although the host answers TCP: UDP looks blocked on the way",
+            f"no answer from {where}, although the host answers TCP: UDP looks blocked",
             f"Allow UDP port {config.address[1]} in the firewalls of this network and of the edge's, or let the "
-            f"edge listen on UDP port 443, which more networks let pass.{proxy}",
+            f"edge listen on UDP port 443, which more networks allow.{proxy}",
         )
     return fail(
         "udp",
-        f"nothing comes back from {where}, and the host does not answer TCP either",
-        f"Is the edge's machine up, and its address right? If so, UDP is blocked on the way.{proxy}",
+        f"no answer from {where}, and the host does not answer TCP either",
+        f"Is the edge's machine up, and its address right? If so, UDP is blocked.{proxy}",
     )
 
 
 def datagrams(address: Address) -> Finding:
-    """The largest datagram that passes in one piece."""
+    """Measure the largest datagram that arrives unfragmented."""
     passed = ask(address, SIZES).sizes
     largest = max(passed, default=0)
     if largest >= USUAL_DATAGRAM:
         more = "at least " if largest == SIZES[-1] else ""
-        return ok("datagrams", f"{more}{largest} bytes pass in one piece")
+        return ok("datagrams", f"{more}{largest} bytes arrive unfragmented")
     if largest:
         return warn(
             "datagrams",
-            f"only {largest} bytes pass in one piece, {USUAL_DATAGRAM} are usual; the tunnel finds out by itself, "
-            "and is a little slower",
-            "A VPN or PPPoE takes its share; `ip link` shows this machine's MTU.",
+            f"only {largest} bytes arrive unfragmented, {USUAL_DATAGRAM} are usual; the tunnel adapts, and is a "
+            f"little slower",
+            "A VPN or PPPoE reduces the size; `ip link` shows this machine's MTU.",
         )
     return warn("datagrams", "the answers were lost", "Try again.")
 
 
 def handshake(config: ClientConfig, address: Address) -> tuple[Finding, HandshakeReport | None]:
-    """Whether TLS gets anywhere, with whatever certificate."""
+    """Do a TLS handshake with any certificate. Return the finding and the handshake's report, or None."""
     edge = config.edge
     try:
         shown = handshake_probe().look(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
     except TimeoutError:
         return fail(
-            "handshake", f"it did not end within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"
+            "handshake", f"it did not complete within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"
         ), None
     except OSError as error:
-        return fail("handshake", f"it broke off ({error.strerror or error})", "Try again."), None
+        return fail("handshake", f"it failed ({error.strerror or error})", "Try again."), None
     if shown.code == _NO_ALPN:
-        remedy = "Correct QUICTUNNEL_EDGE: it has to name the edge's --quic port."
-        message = f"what answers at {edge} is a QUIC server, but no edge that speaks {ALPN}"
+        remedy = "Correct QUICTUNNEL_EDGE: it must name the edge's --quic port."
+        message = f"{edge} is a QUIC server, but not an edge that speaks {ALPN}"
         return fail("handshake", message, remedy, is_configuration=True), None
     if shown.code or not shown.chain:
-        return fail("handshake", f"the edge refused it ({shown.reason or hex(shown.code)})", "See its log."), None
+        return fail(
+            "handshake", f"the edge refused it ({shown.reason or hex(shown.code)})", "See the edge's log."
+        ), None
     return ok("handshake", f"TLS 1.3 and {shown.alpn} in {shown.seconds * 1000:.0f} ms"), shown
 
 
 def token(config: ClientConfig, address: Address) -> tuple[Finding, Welcome | None]:
-    """Whether the edge takes it, asked with the engine that a tunnel would use; and how the edge greeted."""
+    """Check whether the edge accepts the token, with the engine of a tunnel. Return the finding and the
+    Welcome."""
     try:
         welcome = asyncio.run(_greet(config, address))
     except AuthError:
         return fail(
             "token",
-            "the edge refuses it: it is another's, revoked or expired",
-            "Set QUICTUNNEL_TOKEN to one of this edge; its operator makes them: `python -m edge_server token`.",
+            "the edge refuses it: it is of another edge, revoked or expired",
+            "Set QUICTUNNEL_TOKEN to a token of this edge, from `python -m edge_server token create`.",
             is_configuration=True,
         ), None
     except ConfigError as error:
         remedy = "See the certificate above."
-        return fail("token", f"it could not be shown: {error}", remedy, is_configuration=True), None
+        return fail("token", f"it could not be sent: {error}", remedy, is_configuration=True), None
     except (Error, OSError, TimeoutError) as error:
-        why = str(error) or "time is up"
-        return fail("token", f"the edge did not say: {why}", "Try again; see the edge's log."), None
+        why = str(error) or "time-out"
+        return fail("token", f"the edge did not answer: {why}", "Try again; see the edge's log."), None
     return _accepted(welcome), welcome
 
 
@@ -220,13 +234,13 @@ def _accepted(welcome: Welcome) -> Finding:
         return ok("token", message)
     left = welcome.token_ends - welcome.time  # both by the edge's clock, which decides
     message += f", for {left // DAY} days" if left >= 2 * DAY else f", for {max(0, left) // 3600} hours"
-    if left >= SOON:
+    if left >= EXPIRY_WARNING:
         return ok("token", message)
     return warn("token", message, "Ask the edge's operator for another: `python -m edge_server token create`.")
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:
-    call = EdgeSession(config, _Nobody(), address)
+    call = EdgeSession(config, _NoEvents(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
         await call.greet()
     try:
@@ -236,8 +250,8 @@ async def _greet(config: ClientConfig, address: Address) -> Welcome:
         await call.hang_up()
 
 
-class _Nobody:
-    """``call.CallEvents`` of one who only says hello."""
+class _NoEvents:
+    """Event handler of a session that only exchanges Hello and Welcome."""
 
     is_closed = False
 
@@ -252,7 +266,7 @@ class _Nobody:
     def call_failed(self, call: EdgeSession) -> None: ...
 
     def call_resumed(self, call: EdgeSession) -> Session:
-        return call.session  # never: no session was shown
+        return call.session  # never called: the Hello names no session
 
     def call_stands(self, call: EdgeSession) -> None: ...
 

@@ -1,4 +1,4 @@
-"""This machine: the engine, its socket buffers, its limits, its proxies, the local port."""
+"""Checks of this machine: engine, socket buffers, limits, proxies, local port."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from quictunnel.transport.engines import describe_engine, why_not
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FEW_FILES: Final = 1024
-"""Open files below which a busy tunnel runs out: each visitor has one, and so has the origin's side of it where it
+MIN_OPEN_FILES: Final = 1024
+"""Limit of open files below which a busy tunnel may run out. Each visitor needs one, and another one if the origin
 runs in this process."""
 CONNECT_TIMEOUT: Final = 2.0
 """Seconds for a connection on this machine."""
@@ -27,7 +27,7 @@ LOOPBACKS: Final = (("IPv4", "127.0.0.1"), ("IPv6", "::1"))
 
 
 def engine(environ: Mapping[str, str]) -> Finding:
-    """Which QUIC engine carries a tunnel, and why not the fast one."""
+    """Report the QUIC engine, and the reason if it is not the native one."""
     wanted = environ.get(ENGINE) or "auto"
     try:
         found = describe_engine(wanted)
@@ -36,56 +36,57 @@ def engine(environ: Mapping[str, str]) -> Finding:
     if found.startswith("native"):
         return ok("engine", found)
     if wanted == "aioquic":
-        return ok("engine", f"{found}, because {ENGINE} says so")
+        return ok("engine", f"{found}, selected by {ENGINE}")
     return warn(
         "engine",
-        f"{found}; the native engine, several times faster, cannot be used ({why_not('native')})",
-        "Build it, which needs Rust: pip install ./native, in a clone of the repository (docs/ENGINES.md).",
+        f"{found}; the native engine, which is several times faster, cannot be used ({why_not('native')})",
+        "Build it with Rust: pip install ./native, in a clone of the repository (docs/ENGINES.md).",
     )
 
 
-def buffers(wished: int = sockopts.BUFFER_BYTES) -> Finding:
-    """What the system grants a UDP socket of what is asked for."""
+def buffers(wanted: int = sockopts.BUFFER_BYTES) -> Finding:
+    """Check whether the system grants a UDP socket the wanted buffer size in bytes."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        received, sent = sockopts.enlarge_buffers(sock, wished)
+        received, sent = sockopts.enlarge_buffers(sock, wanted)
     granted = f"{received // 1024} KiB to receive and {sent // 1024} KiB to send"
-    if min(received, sent) >= wished:
+    if min(received, sent) >= wanted:
         return ok("socket buffers", granted)
     return warn(
         "socket buffers",
-        f"{granted}, of {wished // 1024} KiB wished for; a fast tunnel may lose packets",
-        f"Raise them: {sockopts.buffers_remedy(wished)}",
+        f"{granted}, of {wanted // 1024} KiB wanted; a fast tunnel may lose packets",
+        f"Raise them: {sockopts.buffers_remedy(wanted)}",
     )
 
 
 def open_files() -> Finding:
-    """How many visitors this process has room for."""
+    """Check how many visitors the limit of open files allows."""
     if sys.platform == "win32":
-        return ok("open files", "this system has no such limit")
+        return ok("open files", "no limit on this system")
     import resource  # noqa: PLC0415 - not on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return ok("open files", "without limit")
-    if soft >= FEW_FILES:
-        return ok("open files", f"{soft}, so at most {soft - reserve_of(soft)} visitors at once")
+        return ok("open files", "unlimited")
+    if soft >= MIN_OPEN_FILES:
+        return ok("open files", f"{soft}, enough for {soft - reserve_of(soft)} visitors at once")
     most = "a higher one" if hard == resource.RLIM_INFINITY else str(hard)
     kept = reserve_of(soft)
-    room = f"{soft}, so not even {soft - kept} visitors at once; {kept} are kept for the program"
-    return warn("open files", room, f"ulimit -n {most}")
+    message = f"{soft}, enough for fewer than {soft - kept} visitors at once; {kept} are reserved for the program"
+    return warn("open files", message, f"ulimit -n {most}")
 
 
 def has_proxy(environ: Mapping[str, str]) -> bool:
+    """Return True if the environment configures a proxy."""
     return bool(_proxies(environ))
 
 
 def proxies(environ: Mapping[str, str]) -> Finding:
-    """Proxies that do not matter to a tunnel."""
+    """Report proxies in the environment, which a tunnel does not use."""
     found = _proxies(environ)
     if not found:
         return ok("proxies", "none is set")
     names = " and ".join(found)
-    return ok("proxies", f"{names} set, which a tunnel does not use: it speaks UDP to the edge itself")
+    return ok("proxies", f"{names} set, which a tunnel does not use: it sends UDP to the edge directly")
 
 
 def _proxies(environ: Mapping[str, str]) -> list[str]:
@@ -93,23 +94,23 @@ def _proxies(environ: Mapping[str, str]) -> list[str]:
 
 
 def local_port(port: int) -> Finding:
-    """Whether somebody takes connections on the port that is to be exposed."""
+    """Check whether a server accepts connections on a local port."""
     check = f"port {port}"
     faults = {name: _connect(host, port) for name, host in LOOPBACKS}
     listening = [name for name, fault in faults.items() if fault is None]
     if listening:
-        return ok(check, f"somebody listens, on {' and '.join(listening)}")
+        return ok(check, f"a server listens, on {' and '.join(listening)}")
     if any(fault == errno.ETIMEDOUT for fault in faults.values()):
-        return fail(check, "somebody listens but takes no connection", "Is the local server stuck? Restart it.")
+        return fail(check, "a server listens, but accepts no connection", "Is the local server stuck? Restart it.")
     return fail(
         check,
         "nobody listens on it, neither on 127.0.0.1 nor on ::1",
-        f"Start the local server on port {port}; a server in a container has to publish it to this machine.",
+        f"Start the local server on port {port}; a server in a container must publish it to this machine.",
     )
 
 
 def _connect(host: str, port: int) -> int | None:
-    """Why a connection was not taken, as an errno; None when it was."""
+    """Connect to a port of this machine. Return the errno of the failure, or None on success."""
     try:
         socket.create_connection((host, port), timeout=CONNECT_TIMEOUT).close()
     except TimeoutError:

@@ -1,6 +1,6 @@
-"""The whole way: a visitor of our own comes to a tunnel of our own, through the edge's public side.
+"""End-to-end check: a test visitor connects to a test tunnel at the edge's public address.
 
-Nothing of this machine is exposed for it: the origin is a socket of the doctor's, which answers one word.
+No service of this machine is exposed: the origin is an echo server of this module.
 """
 
 from __future__ import annotations
@@ -25,46 +25,49 @@ if TYPE_CHECKING:
     from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel
 
-PATIENCE: Final = 10.0
-"""Seconds for the visitor: TCP, TLS, and there and back through the tunnel."""
-WORD: Final = 16
+VISIT_TIMEOUT: Final = 10.0
+"""Seconds for the visitor's TCP and TLS handshakes and for one round trip through the tunnel."""
+PAYLOAD_SIZE: Final = 16
 """Bytes that the visitor sends and expects back."""
 CHECK: Final = "public address"
+"""Name of this check."""
 
 
 def visit(config: ClientConfig) -> Finding:
-    """Open a tunnel, come to it as a stranger, and close it."""
+    """Open a tunnel to an echo server, connect to it as a visitor, and close it."""
     try:
         with _echo() as port, Client.from_config(config) as client, forward(port, client=client) as tunnel:
-            return _come(tunnel, config)
+            return _visit(tunnel, config)
     except Error as error:
-        return fail(CHECK, f"no tunnel could be opened: {error}", "See above; the edge's log says more.")
+        return fail(CHECK, f"no tunnel could be opened: {error}", "See the checks above and the edge's log.")
 
 
-def _come(tunnel: Tunnel, config: ClientConfig) -> Finding:
+def _visit(tunnel: Tunnel, config: ClientConfig) -> Finding:
     host = tunnel.host
     domain = host.partition(".")[2]
-    # RFC 6761 section 6.3: names under localhost are loopback, which browsers know and glibc does not.
+    # RFC 6761 section 6.3: names under localhost are loopback. Browsers implement this, glibc does not.
     where = "127.0.0.1" if host.rpartition(".")[2] == "localhost" else host
     try:
         address = str(socket.getaddrinfo(where, tunnel.port, type=socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
-        remedy = f"Let *.{domain} in the DNS point to the edge's public address."
+        remedy = f"Add a DNS record for *.{domain} that points to the edge's public address."
         return fail(CHECK, f"the name {host} has no address ({error.strerror or error})", remedy)
     try:
         seconds = _fetch(tunnel, address, ssl.create_default_context())
     except ssl.SSLCertVerificationError as error:
-        return _unknown(tunnel, address, config, error.verify_message)
+        return _untrusted(tunnel, address, config, error.verify_message)
     except (OSError, EOFError) as error:
-        why = "time is up" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        why = "time-out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         place = format_address(address, tunnel.port)
-        remedy = f"Is TCP port {tunnel.port} of the edge open in its firewall, and does *.{domain} lead there?"
-        return fail(CHECK, f"a visitor does not get to {tunnel.url}, at {place}: {why}", remedy)
-    return ok(CHECK, f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms, its certificate is good")
+        remedy = f"Is TCP port {tunnel.port} of the edge open in its firewall, and does *.{domain} point to it?"
+        return fail(CHECK, f"a visitor cannot reach {tunnel.url} at {place}: {why}", remedy)
+    return ok(
+        CHECK, f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms, with a valid certificate"
+    )
 
 
-def _unknown(tunnel: Tunnel, address: str, config: ClientConfig, why: str) -> Finding:
-    """Visitors who trust what this system trusts are warned off; perhaps those who trust the edge are not."""
+def _untrusted(tunnel: Tunnel, address: str, config: ClientConfig, why: str) -> Finding:
+    """Report a certificate that this system does not trust. Try again with the edge's own authority."""
     if config.ca is not None:
         try:
             seconds = _fetch(tunnel, address, ssl.create_default_context(cafile=config.ca))
@@ -73,54 +76,59 @@ def _unknown(tunnel: Tunnel, address: str, config: ClientConfig, why: str) -> Fi
         else:
             return warn(
                 CHECK,
-                f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms; browsers do not know its "
-                "certificate, which is of the edge's own authority",
+                f"{tunnel.url} answered through a tunnel in {seconds * 1000:.0f} ms; browsers do not trust its "
+                "certificate, which the edge's own authority has issued",
                 f"For development, trust {config.ca}; else give the edge a public certificate (--acme, --cert).",
             )
-    remedy = "Give the edge a certificate for its domain that visitors know (--acme, or --cert and --key)."
-    return fail(CHECK, f"visitors of {tunnel.url} are warned of its certificate ({why})", remedy)
+    remedy = "Give the edge a certificate for its domain that visitors trust (--acme, or --cert and --key)."
+    return fail(CHECK, f"browsers of visitors reject the certificate of {tunnel.url} ({why})", remedy)
 
 
 def _fetch(tunnel: Tunnel, address: str, context: ssl.SSLContext) -> float:
-    """Send a word and get it back. Raises OSError or EOFError."""
+    """Send random bytes, read them back and return the seconds that it took.
+
+    Raises:
+        OSError: the connection or the TLS handshake failed.
+        EOFError: other bytes came back.
+    """
     begun = time.monotonic()
-    word = secrets.token_bytes(WORD)
+    payload = secrets.token_bytes(PAYLOAD_SIZE)
     with (
-        socket.create_connection((address, tunnel.port), timeout=PATIENCE) as plain,
+        socket.create_connection((address, tunnel.port), timeout=VISIT_TIMEOUT) as plain,
         context.wrap_socket(plain, server_hostname=tunnel.host) as secure,
     ):
-        secure.sendall(word)
+        secure.sendall(payload)
         received = b""
-        while len(received) < WORD and (more := secure.recv(WORD)):
+        while len(received) < PAYLOAD_SIZE and (more := secure.recv(PAYLOAD_SIZE)):
             received += more
-    if received != word:
-        raise EOFError("what came back is not what was sent")
+    if received != payload:
+        raise EOFError("the response is not the sent data")
     return time.monotonic() - begun
 
 
 @contextmanager
 def _echo() -> Iterator[int]:
-    """A server on loopback that gives every visitor one word back."""
+    """Run an echo server on loopback for one message a connection, and yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        over = threading.Event()
+        is_stopping = threading.Event()
 
         def serve() -> None:
             while True:
                 visitor, _ = listener.accept()
                 with visitor:
-                    if over.is_set():
+                    if is_stopping.is_set():
                         return
-                    visitor.settimeout(PATIENCE)
+                    visitor.settimeout(VISIT_TIMEOUT)
                     try:
-                        visitor.sendall(visitor.recv(WORD))
+                        visitor.sendall(visitor.recv(PAYLOAD_SIZE))
                     except OSError:
-                        continue  # a stranger who left; the visitor of ours is told by its own side
+                        continue  # another visitor has left; the test visitor sees errors on its own socket
 
         thread = threading.Thread(target=serve, name="quictunnel-doctor", daemon=True)
         thread.start()
         try:
             yield listener.getsockname()[1]
         finally:
-            over.set()
-            socket.create_connection(listener.getsockname(), timeout=PATIENCE).close()
-            thread.join(PATIENCE)
+            is_stopping.set()
+            socket.create_connection(listener.getsockname(), timeout=VISIT_TIMEOUT).close()
+            thread.join(VISIT_TIMEOUT)

@@ -1,4 +1,4 @@
-"""What one look found: a verdict, a sentence, and what to do about it."""
+"""Result of one check: verdict, message and remedy."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from typing import Literal
 
 Verdict = Literal["ok", "warn", "fail", "skip"]
 """
-ok      as it should be
-warn    a tunnel works, but not as well as it might
+ok      no problem
+warn    a tunnel works, but with a limitation
 fail    a tunnel does not work, or not for this port
-skip    not looked at, because something before it makes it senseless
+skip    not checked, because an earlier check failed
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """Result of one check."""
+
     check: str
-    """What was looked at, in a word or two."""
+    """Name of the check, one or two words."""
     verdict: Verdict
     message: str
-    """One sentence. May quote what others sent, so whoever prints it makes it printable."""
+    """Result in one sentence. It may quote a peer, so the printing code must escape it."""
     remedy: str = ""
-    """What to do; empty when there is nothing to do."""
+    """Action for the user; empty if none is needed."""
     is_configuration: bool = False
-    """A failure that lies in the client's own configuration: the edge's address, the token, the authority."""
+    """True for a failure of the client's configuration: the edge's address, the token or the authority."""
 
 
 def ok(check: str, message: str) -> Finding:
+    """Return a finding without a problem."""
     return Finding(check, "ok", message)
 
 
 def warn(check: str, message: str, remedy: str) -> Finding:
+    """Return a finding about a limitation."""
     return Finding(check, "warn", message, remedy)
 
 
 def fail(check: str, message: str, remedy: str, *, is_configuration: bool = False) -> Finding:
+    """Return a finding about a failure."""
     return Finding(check, "fail", message, remedy, is_configuration)
 
 
 def skip(check: str, message: str) -> Finding:
+    """Return a finding for a skipped check."""
     return Finding(check, "skip", message)

@@ -1,4 +1,4 @@
-"""The order of the looks, and which of them make sense after which."""
+"""Runs the checks in order and skips those that an earlier failure makes useless."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from quictunnel.config.client_config import ClientConfig
     from quictunnel.transport.engine import Address
 
-ON_THE_WAY: Final = ("name", "udp", "datagrams", "handshake", "certificate", "token", "clock", "public address")
-"""What needs an edge, in order."""
+EDGE_CHECKS: Final = ("name", "udp", "datagrams", "handshake", "certificate", "token", "clock", "public address")
+"""Checks that need an edge, in order."""
 
 
 def examine(
@@ -29,7 +29,15 @@ def examine(
     ca: Path | None = None,
     token_file: Path | None = None,
 ) -> Iterator[Finding]:
-    """Look at one thing after the other; each finding comes when it is there. Never raises for what it finds."""
+    """Run the checks one by one and yield each finding at once. A failed check does not raise.
+
+    Args:
+        port: the local port to check; None: skip that check.
+        environ: environment variables; None: those of this process.
+        edge_address: ``host:port`` from the command line.
+        ca: file of the certificate authority, from the command line.
+        token_file: file with the token, from the command line.
+    """
     environ = os.environ if environ is None else environ
     yield machine.engine(environ)
     yield machine.buffers()
@@ -40,16 +48,16 @@ def examine(
     try:
         config = load(environ, edge=edge_address, ca=ca, token_file=token_file)
     except ConfigError as error:
-        yield fail("configuration", str(error), "`quictunnel http --help` says where it is looked for.",
+        yield fail("configuration", str(error), "See `quictunnel http --help` for the sources.",
                    is_configuration=True)  # fmt: skip
-        yield from _skipped("name", "nothing is configured")
+        yield from _skipped("name", "no edge is configured")
         return
-    trust = str(config.ca) if config.ca else "what this system trusts"
+    trust = str(config.ca) if config.ca else "the system's authorities"
     yield ok("configuration", f"edge {config.edge}, trusting {trust}, from {config.source}")
-    yield from _way(config, machine.has_proxy(environ))
+    yield from _check_path(config, machine.has_proxy(environ))
 
 
-def _way(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
+def _check_path(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
     resolved = edge.name(config)
     yield resolved.finding
     if not resolved.addresses:
@@ -58,33 +66,33 @@ def _way(config: ClientConfig, has_proxy: bool) -> Iterator[Finding]:
     reached = edge.udp(config, resolved.addresses, has_proxy=has_proxy)
     yield reached.finding
     if reached.address is None:
-        yield from _skipped("datagrams", "the edge is out of reach")
+        yield from _skipped("datagrams", "the edge cannot be reached")
         return
     yield edge.datagrams(reached.address)
-    yield from _trust(config, reached.address)
+    yield from _check_trust(config, reached.address)
 
 
-def _trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
+def _check_trust(config: ClientConfig, address: Address) -> Iterator[Finding]:
     finding, shown = edge.handshake(config, address)
     yield finding
     if shown is None:
-        yield from _skipped("certificate", "there was no handshake")
+        yield from _skipped("certificate", "the handshake failed")
         return
     trusted, clock = certificate.examine(shown, config.address[0], config.ca, certificate.utc_now())
     yield trusted
     if trusted.verdict == "fail":
-        yield skip("token", "not looked at: it is shown only to an edge whose certificate is good")
+        yield skip("token", "not checked: it is sent only to an edge with a valid certificate")
         yield clock
-        yield from _skipped("public address", "there can be no tunnel")
+        yield from _skipped("public address", "no tunnel can be opened")
         return
     token, welcome = edge.token(config, address)
     yield token
     yield clock if welcome is None else certificate.compared(certificate.utc_now(), welcome.time)
     if token.verdict == "fail":
-        yield from _skipped("public address", "there can be no tunnel")
+        yield from _skipped("public address", "no tunnel can be opened")
         return
     yield public.visit(config)
 
 
 def _skipped(first: str, why: str) -> Sequence[Finding]:
-    return [skip(check, f"not looked at: {why}") for check in ON_THE_WAY[ON_THE_WAY.index(first) :]]
+    return [skip(check, f"not checked: {why}") for check in EDGE_CHECKS[EDGE_CHECKS.index(first) :]]

@@ -1,1 +1,1 @@
-"""Jupyter and pytest."""
+"""Integrations with Jupyter and pytest."""

@@ -1,12 +1,12 @@
-"""``%quictunnel``: tunnels from a notebook cell, open until they are stopped or the kernel ends.
+"""``%quictunnel``: tunnels from a notebook cell, open until they are closed or the kernel ends.
 
 ::
 
     %load_ext quictunnel
-    %quictunnel 8000                    a link to click for local port 8000
+    %quictunnel 8000                    a public link to local port 8000
     %quictunnel 8000 --name my-app      the same public address each time
-    %quictunnel 5432 --tcp              and a raw TCP address
-    %quictunnel                         what is open
+    %quictunnel 5432 --tcp              with a plain TCP address
+    %quictunnel                         list open tunnels
     %quictunnel --stop 8000             close one; without a port: all
 
 What can go wrong is said in one line, as the error of the cell. Interrupting the kernel while a tunnel opens gives
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 
     from quictunnel.tunnel import Tunnel
 
-OVER: Final = ("closed", "refused", "failed")
-"""States of a client from which no tunnel comes back."""
+FINAL_STATES: Final = ("closed", "refused", "failed")
+"""States of a client that are final."""
 USAGE: Final = (
     "%quictunnel PORT [--name NAME] [--tcp] [--h2] opens a tunnel, %quictunnel --stop [PORT] closes it, "
-    "%quictunnel lists those that are open."
+    "%quictunnel lists open tunnels."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelDisplay:
-    """A tunnel as a notebook shows it, and a terminal."""
+    """Display of a tunnel in a notebook and in a terminal."""
 
     port: int
     tunnel: Tunnel
@@ -78,23 +78,25 @@ class _Held:
 
 
 class Tunnels:
-    """Those that this kernel holds, by local port."""
+    """The open tunnels of this kernel, by local port."""
 
     def __init__(self) -> None:
         self._open: dict[int, _Held] = {}
 
     def shown(self) -> list[TunnelDisplay]:
-        """Those that are open, in the order in which they were opened."""
-        for port in [port for port, held in self._open.items() if held.client.state in OVER]:
+        """Return the open tunnels in the order of their opening."""
+        for port in [port for port, held in self._open.items() if held.client.state in FINAL_STATES]:
             self.stop(port)
         return [held.shown for held in self._open.values()]
 
     def open(self, port: int, options: Mapping[str, Any]) -> TunnelDisplay:
-        """The tunnel of a port. A cell that is run again gets the one it has; with other options, another.
-        Raises what ``forward()`` does."""
+        """Open a tunnel to a local port, or return the open one with the same options.
+
+        A tunnel with other options is closed first. Raises the errors of ``forward()``.
+        """
         held = self._open.get(port)
         if held is not None:
-            if held.options == options and held.client.state not in OVER:
+            if held.options == options and held.client.state not in FINAL_STATES:
                 return held.shown
             self.stop(port)
         client = Client.from_env()
@@ -104,21 +106,21 @@ class Tunnels:
         return shown
 
     def stop(self, port: int) -> bool:
-        """Close it; visitors in flight get a few seconds to finish. Whether there was one."""
+        """Close a tunnel; open streams get a few seconds to finish. Return False if the port has none."""
         held = self._open.pop(port, None)
         if held is not None:
             held.ending.close()
         return held is not None
 
     def stop_all(self) -> int:
-        """Close all of them; how many there were."""
+        """Close all tunnels and return their number."""
         ports = list(self._open)
         return sum(self.stop(port) for port in ports)
 
 
 @magics_class
 class QuictunnelMagics(Magics):
-    """Carries the magic and the tunnels that it opened."""
+    """IPython magics with the tunnels that they opened."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(shell)
@@ -126,34 +128,34 @@ class QuictunnelMagics(Magics):
 
     @line_magic
     def quictunnel(self, line: str) -> None:
-        """Expose a local port at a public address: %quictunnel PORT; see quictunnel.integrations.jupyter."""
-        wanted = _parse(line)
+        """Expose a local port at a public address: %quictunnel PORT [--name NAME] [--tcp] [--h2]."""
+        arguments = _parse(line)
         try:
-            self._do(wanted)
+            self._run(arguments)
         except Error as error:
             raise UsageError(" ".join(str(error).split())) from None
 
-    def _do(self, wanted: argparse.Namespace) -> None:
-        if wanted.stop and wanted.port is None:
+    def _run(self, arguments: argparse.Namespace) -> None:
+        if arguments.stop and arguments.port is None:
             print(f"{self.tunnels.stop_all()} closed")  # noqa: T201 - a cell's output
-        elif wanted.stop:
-            if not self.tunnels.stop(wanted.port):
-                raise UsageError(f"No tunnel is open for port {wanted.port}; %quictunnel lists those that are.")
-            print(f"port {wanted.port} closed")  # noqa: T201 - as above
-        elif wanted.port is None:
+        elif arguments.stop:
+            if not self.tunnels.stop(arguments.port):
+                raise UsageError(f"No tunnel is open for port {arguments.port}; %quictunnel lists open tunnels.")
+            print(f"port {arguments.port} closed")  # noqa: T201 - as above
+        elif arguments.port is None:
             found = self.tunnels.shown()
             for shown in found:
                 display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
             if not found:
                 print(f"No tunnel is open. {USAGE}")  # noqa: T201 - as above
         else:
-            options = {"unencrypted": wanted.tcp, "h2_enabled": wanted.h2, "name": wanted.name}
-            shown = self.tunnels.open(wanted.port, options)
+            options = {"unencrypted": arguments.tcp, "h2_enabled": arguments.h2, "name": arguments.name}
+            shown = self.tunnels.open(arguments.port, options)
             display(shown)  # type: ignore[no-untyped-call]  # not typed by IPython
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors are one line."""
+    """Argument parser that reports errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. {USAGE}")
@@ -170,24 +172,24 @@ def _parse(line: str) -> argparse.Namespace:
         words = shlex.split(line)
     except ValueError as error:
         raise UsageError(f"{error}. {USAGE}") from None
-    wanted = parser.parse_args(words)
-    if wanted.port is None and (wanted.name is not None or wanted.tcp or wanted.h2):
-        raise UsageError(f"Which port? {USAGE}")
-    return wanted
+    arguments = parser.parse_args(words)
+    if arguments.port is None and (arguments.name is not None or arguments.tcp or arguments.h2):
+        raise UsageError(f"The port is missing. {USAGE}")
+    return arguments
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= MAX_PORT):
-        raise argparse.ArgumentTypeError(f"a port lies between 1 and {MAX_PORT}")
+        raise argparse.ArgumentTypeError(f"a port is a number from 1 to {MAX_PORT}")
     return int(text)
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
-    """``%load_ext quictunnel``."""
+    """Register the magics, for ``%load_ext quictunnel``."""
     shell.register_magics(QuictunnelMagics(shell))
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
-    """``%unload_ext quictunnel``, also the first half of ``%reload_ext``: closes what is open."""
+    """Close all tunnels and remove the magics, for ``%unload_ext`` and ``%reload_ext``."""
     shell.magics_manager.magics["line"].pop("quictunnel")
     shell.magics_manager.registry.pop(QuictunnelMagics.__name__).tunnels.stop_all()

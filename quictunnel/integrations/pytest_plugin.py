@@ -1,4 +1,4 @@
-"""Fixtures for pytest: a real public URL for what a test serves, on loopback, with a certificate that is trusted.
+"""Pytest fixtures: a public URL on loopback, with a trusted certificate, for a server in a test.
 
 ::
 
@@ -6,9 +6,9 @@
         with my_app.serving() as port:
             assert httpx.get(public_url(port)).status_code == 200
 
-The edge runs in the test process, one for each session (with pytest-xdist: for each worker), on free ports;
-nothing leaves the machine. pytest imports this module wherever the package is installed, so it imports only what
-pytest has loaded already: the rest comes with the first fixture that is asked for.
+The edge runs in the test process, one for each session (with pytest-xdist: for each worker), on free ports. No
+packet leaves the machine. pytest imports this module wherever the package is installed, so the module imports only
+what pytest has loaded already; the fixtures import the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quictunnel.tunnel import Tunnel
 
 NOT_PROXIED = "localhost,.localhost"
-"""What a proxy of the environment must not be asked for, in the words of NO_PROXY."""
+"""Hosts to reach without a proxy, in the syntax of NO_PROXY."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +37,15 @@ class LocalEdge:
     """The edge of this test session."""
 
     config: ClientConfig
-    """What a client needs: ``Client.from_config(edge.config)``."""
+    """Configuration for ``Client.from_config(edge.config)``."""
     ca: Path
-    """PEM file with the authority of its certificates, and nothing else."""
+    """PEM file with only the edge's certificate authority."""
     trusted: Path
-    """PEM file with that authority and all that was trusted before."""
+    """PEM file with that authority and all authorities trusted before."""
 
     @property
     def environ(self) -> dict[str, str]:
-        """Variables by which clients of the session find this edge."""
+        """Environment variables with which clients find this edge."""
         return {
             "QUICTUNNEL_EDGE": self.config.edge,
             "QUICTUNNEL_TOKEN": self.config.token.reveal(),
@@ -54,7 +54,8 @@ class LocalEdge:
 
     @property
     def trust(self) -> dict[str, str]:
-        """Variables by which visitors trust it and reach it: Python's ssl, httpx, requests, curl and Node.js."""
+        """Environment variables with which HTTP clients trust and reach this edge: ssl, httpx, requests, curl,
+        Node.js."""
         before = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
         direct = f"{before},{NOT_PROXIED}" if before else NOT_PROXIED
         files = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
@@ -62,29 +63,31 @@ class LocalEdge:
 
 
 class OpenTunnel(Protocol):
-    """``public_tunnel``: a port and the arguments of ``forward()``."""
+    """Type of the fixture ``public_tunnel``."""
 
-    def __call__(self, port: int, **options: Any) -> Tunnel: ...
+    def __call__(self, port: int, **options: Any) -> Tunnel:
+        """Open a tunnel to a local port with options of ``forward()``."""
 
 
 class OpenUrl(Protocol):
-    """``public_url``: the same."""
+    """Type of the fixture ``public_url``."""
 
-    def __call__(self, port: int, **options: Any) -> str: ...
+    def __call__(self, port: int, **options: Any) -> str:
+        """Open a tunnel and return its URL."""
 
 
 @pytest.fixture(scope="session")
 def quictunnel_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEdge]:
-    """An edge on free ports of loopback, with a certificate authority of its own, for the whole session.
+    """Edge on free loopback ports, with its own certificate authority, for the whole test session.
 
     While it runs, ``*.localhost`` resolves to 127.0.0.1 in this process (``quictunnel.loopback`` says for whom).
     """
-    from edge_server.embedded import EmbeddedEdge  # noqa: PLC0415 - only when a test asks for it
+    from edge_server.embedded import EmbeddedEdge  # noqa: PLC0415 - only with this fixture
     from quictunnel.loopback import localhost_resolved  # noqa: PLC0415 - the same
 
     with EmbeddedEdge() as edge, localhost_resolved():
         config = edge.client_config
-        assert config.ca is not None, "an embedded edge has an authority of its own"
+        assert config.ca is not None, "an embedded edge has its own authority"
         directory = tmp_path_factory.mktemp("quictunnel")
         ca, trusted = directory / "ca.pem", directory / "trusted.pem"
         ca.write_bytes(config.ca.read_bytes())
@@ -94,25 +97,24 @@ def quictunnel_edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalE
 
 @pytest.fixture(scope="session")
 def quictunnel_ca(quictunnel_edge: LocalEdge) -> Path:
-    """PEM file with the authority of the edge's certificates: ``curl --cacert``."""
+    """PEM file with the edge's certificate authority, for example for ``curl --cacert``."""
     return quictunnel_edge.ca
 
 
 @pytest.fixture(scope="session")
 def quictunnel_ssl_context(quictunnel_ca: Path) -> ssl.SSLContext:
-    """Trusts this edge and nobody else: ``httpx.Client(verify=...)``, ``aiohttp``, ``websockets``."""
-    import ssl  # noqa: PLC0415 - pytest does without it
+    """SSL context that trusts only this edge, for ``httpx.Client(verify=...)``, ``aiohttp``, ``websockets``."""
+    import ssl  # noqa: PLC0415 - pytest does not load it
 
     return ssl.create_default_context(cafile=quictunnel_ca)
 
 
 @pytest.fixture
 def quictunnel_trust(quictunnel_edge: LocalEdge, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Whoever reads its authorities from the environment trusts the edge as well until the test ends: urllib,
-    httpx, requests, and child processes such as curl and Node.js. The file that they are pointed to.
+    """Environment variables that make HTTP clients trust the edge until the test ends. Returns the PEM file.
 
-    What a library made before (a session, an SSL context at import, as aiohttp) is not changed: give it
-    ``quictunnel_ssl_context``.
+    This works for urllib, httpx, requests, and child processes such as curl and Node.js. Existing sessions and SSL
+    contexts (aiohttp makes one at import) do not change: give them ``quictunnel_ssl_context``.
     """
     for name, value in quictunnel_edge.trust.items():
         monkeypatch.setenv(name, value)
@@ -125,8 +127,11 @@ def quictunnel_environ(
     quictunnel_trust: Path,  # noqa: ARG001 - for what it does
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[dict[str, str]]:
-    """For code that calls ``quictunnel.forward()`` itself, here or in a child process: until the test ends it
-    finds this edge. The variables that were set. Fails when the process had a default client of another edge."""
+    """Environment variables with which ``quictunnel.forward()`` uses this edge until the test ends.
+
+    For code that calls ``forward()`` itself, in this process or in a child process. Returns the variables. The
+    test fails if the process already has a default client of another edge.
+    """
     from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
 
     for name, value in quictunnel_edge.environ.items():
@@ -134,8 +139,8 @@ def quictunnel_environ(
     default = Client.from_env()
     if default.config.edge != quictunnel_edge.config.edge:
         pytest.fail(
-            f"This process has a default client already, of the edge {default.config.edge}: close it "
-            "(Client.from_env().close()) before quictunnel_environ is used."
+            f"This process already has a default client, of the edge {default.config.edge}: close it "
+            "(Client.from_env().close()) before using quictunnel_environ."
         )
     with default:
         yield quictunnel_edge.environ
@@ -146,15 +151,18 @@ def public_tunnel(
     quictunnel_edge: LocalEdge,
     quictunnel_trust: Path,  # noqa: ARG001 - for what it does
 ) -> Iterator[OpenTunnel]:
-    """``public_tunnel(port, **options)`` forwards a local port until the test ends; options are those of
-    ``quictunnel.forward()``. Gives a :class:`quictunnel.Tunnel`, the same one for the same port and options.
-    Raises InvalidError for a port that has a tunnel with other options in this test."""
+    """Function ``public_tunnel(port, **options)`` that forwards a local port until the test ends.
+
+    The options are those of ``quictunnel.forward()``. It returns a :class:`quictunnel.Tunnel`, the same one for
+    the same port and options, and raises InvalidError for a port that has a tunnel with other options in this
+    test.
+    """
     from quictunnel.client import Client  # noqa: PLC0415 - only when a test asks for it
     from quictunnel.errors import InvalidError  # noqa: PLC0415 - the same
     from quictunnel.forwarding import forward  # noqa: PLC0415 - the same
 
     with ExitStack() as opened, Client.from_config(quictunnel_edge.config) as client:
-        # The client ends first: a test that is over waits for nobody's keep-alive connection.
+        # The client closes first, so that the end of a test does not wait for keep-alive connections.
 
         tunnels: dict[int, tuple[dict[str, Any], Tunnel]] = {}
 
@@ -163,8 +171,8 @@ def public_tunnel(
                 given, tunnel = tunnels[port]
                 if given != options:
                     raise InvalidError(
-                        f"Port {port} has a tunnel in this test already, with other options ({given}). Ask for it "
-                        "with the same, or serve on another port."
+                        f"Port {port} already has a tunnel with other options ({given}) in this test. Use the "
+                        f"same options, or serve on another port."
                     )
                 return tunnel
             tunnel = opened.enter_context(forward(port, client=client, **options))
@@ -176,10 +184,10 @@ def public_tunnel(
 
 @pytest.fixture
 def public_url(public_tunnel: OpenTunnel) -> OpenUrl:
-    """``public_url(port, **options)`` forwards a local port until the test ends, and gives its ``https://`` URL,
-    the same each time.
+    """Function ``public_url(port, **options)`` that forwards a local port until the test ends and returns its URL.
 
-    The certificate is trusted (see ``quictunnel_trust``), the name resolves, and nothing leaves the machine.
+    The ``https://`` URL is the same for each call. Its certificate is trusted (see ``quictunnel_trust``), its name
+        resolves, and no packet leaves the machine.
     """
 
     def open_url(port: int, **options: Any) -> str:
@@ -189,7 +197,7 @@ def public_url(public_tunnel: OpenTunnel) -> OpenUrl:
 
 
 def _trusted_before() -> bytes:
-    """The authorities that this process trusts, so that naming another file takes nothing away."""
+    """Return the authorities that this process trusts, to keep them trusted with another file."""
     import ssl  # noqa: PLC0415 - as above
 
     named = [os.environ.get(name) for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]

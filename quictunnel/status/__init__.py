@@ -1,1 +1,1 @@
-"""What runs here: each process with tunnels can be asked by its own user."""
+"""Status of running clients: each process with tunnels answers queries of its own user."""

@@ -1,4 +1,4 @@
-"""Asking every process of this user on this machine what it has open, and clearing away what dead ones left."""
+"""Queries the status of all clients of this user on this machine, and removes sockets of ended processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quictunnel.shared.paths import default_runtime_dir
-from quictunnel.status.model import Listed, Report
+from quictunnel.status.model import Report, TunnelStatus
 from quictunnel.status.server import KEY_BYTES, PORT_FILE, SOCKET, check_directory
 
 if TYPE_CHECKING:
@@ -22,50 +22,57 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_PROCESSES: Final = 500
-"""Processes that are asked; each costs a connection, one after the other."""
-PATIENCE: Final = 1.0
-"""Seconds for one process to answer; a loop that is late for longer has other worries than this."""
-MAX_ANSWER: Final = 256 * 1024
-"""Bytes of a report: a hundred tunnels with the longest names there are stay below."""
+"""Processes to query; each needs a connection, one after the other."""
+QUERY_TIMEOUT: Final = 1.0
+"""Seconds for one process to answer."""
+MAX_REPORT: Final = 256 * 1024
+"""Bytes of a report: more than a hundred tunnels with the longest possible names need."""
 
 MAX_PORT_FILE: Final = 256
-"""Bytes of a file that says where to ask; it has a number and a key."""
+"""Bytes of a port file, which has a number and a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is."""
+    """Reports of the queried processes."""
 
     reports: tuple[Report, ...] = ()
     faults: tuple[str, ...] = ()
-    """A sentence for each process that could not be asked."""
+    """Sentences about the processes that did not answer."""
     unasked: int = 0
-    """Processes beyond the limit."""
+    """Number of processes beyond MAX_PROCESSES, which were not queried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Bytes a second."""
+    """Throughput in bytes a second."""
 
     inward: float
     outward: float
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Two looks at the same things, a moment apart."""
+class StatusSample:
+    """Reports, with rates from two queries."""
 
     found: Found
     rates: Mapping[tuple[int, str, int], Rate] = field(default_factory=dict)
-    """By process, address and local port."""
+    """Rates by process, public URL and local port."""
 
 
 class _StaleError(Exception):
-    """Nobody is behind it any more."""
+    """Error of a socket or port file whose process has ended."""
 
 
-def find(directory: Path | None = None) -> Found:
-    """Ask once. Raises OSError when the directory is not this user's alone."""
+def query(directory: Path | None = None) -> Found:
+    """Query all processes once.
+
+    Args:
+        directory: directory of the status sockets; None: the platform's default.
+
+    Raises:
+        OSError: the directory does not belong to this user alone.
+    """
     directory = directory or default_runtime_dir()
     try:
         check_directory(directory)
@@ -75,14 +82,18 @@ def find(directory: Path | None = None) -> Found:
     return asyncio.run(_ask_all(paths))
 
 
-def look(pause: float, directory: Path | None = None) -> Look:
-    """Ask, and when there is something to see, ask again after ``pause`` seconds for the rates."""
-    before = find(directory)
+def sample(pause: float, directory: Path | None = None) -> StatusSample:
+    """Query all processes, and if any has tunnels, again after ``pause`` seconds to compute rates.
+
+    Raises:
+        OSError: the directory does not belong to this user alone.
+    """
+    before = query(directory)
     if not before.reports:
-        return Look(before)
+        return StatusSample(before)
     time.sleep(pause)
-    found = find(directory)
-    return Look(found, _rates(before, found, pause))
+    found = query(directory)
+    return StatusSample(found, _rates(before, found, pause))
 
 
 async def _ask_all(paths: list[Path]) -> Found:
@@ -92,20 +103,26 @@ async def _ask_all(paths: list[Path]) -> Found:
         try:
             reports.append(await _ask(path))
         except _StaleError:
-            with contextlib.suppress(OSError):  # another one who asks was quicker
+            with contextlib.suppress(OSError):  # another query has removed it already
                 path.unlink()
         except OSError as error:
-            why = error.strerror or str(error) or "time is up"
+            why = error.strerror or str(error) or "time-out"
             faults.append(f"Process {_pid(path) or path.name} does not answer ({why}).")
         except msgspec.MsgspecError:
-            faults.append(f"Process {_pid(path) or path.name} answers in a way that this version cannot read.")
+            faults.append(f"Process {_pid(path) or path.name} sent a report that this version cannot read.")
     return Found(tuple(reports), tuple(faults), max(0, len(paths) - MAX_PROCESSES))
 
 
 async def _ask(path: Path) -> Report:
-    """Raises _StaleError, OSError (also when time is up) or MsgspecError."""
+    """Query one process.
+
+    Raises:
+        _StaleError: the process has ended.
+        OSError: the query failed or timed out.
+        msgspec.MsgspecError: the report is malformed.
+    """
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(QUERY_TIMEOUT):
             reader, writer = await _connect(path)
             try:
                 answer = await _read(reader)
@@ -120,7 +137,7 @@ async def _ask(path: Path) -> Report:
     try:
         return msgspec.json.decode(answer, type=Report)
     except msgspec.MsgspecError:
-        if _is_dead(_pid(path)):  # its port is somebody else's by now
+        if _is_dead(_pid(path)):  # another process uses its port now
             raise _StaleError from None
         raise
 
@@ -140,29 +157,29 @@ def _written(path: Path) -> tuple[int, bytes]:
     with path.open("rb") as file:
         port, _, key = file.read(MAX_PORT_FILE).strip().partition(b" ")
     if not port.isdigit() or len(key) != KEY_BYTES:
-        raise _StaleError  # its process died while it wrote
+        raise _StaleError  # the process ended while it wrote the file
     return int(port), key
 
 
 async def _read(reader: asyncio.StreamReader) -> bytes:
-    answer = bytearray()
-    while chunk := await reader.read(MAX_ANSWER):
-        answer += chunk
-        if len(answer) > MAX_ANSWER:
-            raise OSError("its answer is too long")
-    if not answer:
-        raise OSError("it hung up")
-    return bytes(answer)
+    report = bytearray()
+    while chunk := await reader.read(MAX_REPORT):
+        report += chunk
+        if len(report) > MAX_REPORT:
+            raise OSError("its report is too long")
+    if not report:
+        raise OSError("it closed the connection")
+    return bytes(report)
 
 
 def _pid(path: Path) -> int:
-    """The process that a file is named after; 0 when it is named otherwise."""
+    """Return the process number in a file's name, or 0 if there is none."""
     number = path.name.partition("-")[0]
     return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def _is_dead(pid: int) -> bool:
-    if not pid or sys.platform == "win32":  # where to ask is to end it
+    if not pid or sys.platform == "win32":  # os.kill would end the process there
         return False
     try:
         os.kill(pid, 0)
@@ -173,8 +190,8 @@ def _is_dead(pid: int) -> bool:
     return False
 
 
-def key(report: Report, tunnel: Listed) -> tuple[int, str, int]:
-    """What a tunnel is known by from one look to the next."""
+def key(report: Report, tunnel: TunnelStatus) -> tuple[int, str, int]:
+    """Return the key of a tunnel, the same in every query."""
     return (report.pid, tunnel.url, tunnel.port)
 
 

@@ -1,6 +1,6 @@
-"""What a process says of itself when it is asked: one JSON object, checked by its reader.
+"""Status report of a process: one JSON object, which its reader validates.
 
-No token and no argument of the program is in it, and nothing that a visitor sent.
+It contains no token, no argument of the program, and no data from visitors.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import msgspec
 
 MAX_LISTED = 100
-"""Tunnels of one process that are listed; the others are counted. More is a program, not a person's overview."""
+"""Tunnels of one process to list; further ones are only counted, because the list is for people."""
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """One tunnel, as ``observation.TunnelStats`` has it, with its addresses."""
+class TunnelStatus(msgspec.Struct, frozen=True):
+    """Addresses and counters of one tunnel (see ``TunnelStats``)."""
 
     url: str
     tcp: str
-    """``host:port`` of its plain TCP socket; empty when it has none."""
+    """``host:port`` of the plain TCP port; empty without one."""
     port: int
     """The local port."""
     edge: str
@@ -31,12 +31,12 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One process."""
+    """Status of one process."""
 
     pid: int
     program: str
-    """Name of the file that was started."""
+    """Name of the started file."""
     software: str
-    tunnels: list[Listed]
+    tunnels: list[TunnelStatus]
     unlisted: int = 0
-    """How many tunnels there are beyond those listed."""
+    """Number of tunnels that are not listed."""

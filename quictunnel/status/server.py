@@ -1,13 +1,12 @@
-"""Where this process can be asked what it has open: a socket that only its user can reach.
+"""Status server of this process: a socket that only its user can reach.
 
-A Unix socket (0600, in a directory of 0700), which answers whoever connects with one report and hangs up; where
-there can be none, a port on loopback whose number and key are in a file of the user's. It exists while
-the process has tunnels, and costs nothing until somebody asks. On by default for programs as for the command
-line: a public port that a notebook opened an hour ago is what one wants to find. ``QUICTUNNEL_STATUS=off`` leaves
-it out.
+It is a Unix socket (mode 0600, in a directory of mode 0700) that sends one report to each connection and closes
+it. On systems without Unix sockets it is a loopback port, whose number and key are in a file of the user. It
+exists while the process has tunnels, and costs nothing without queries. It is on by default, also in a user's own
+programs: a port that a notebook opened an hour ago must be easy to find. ``QUICTUNNEL_STATUS=off`` disables it.
 
-Everything here runs on the background loop, so nothing needs a lock. A forked child has no tunnels: its copy of
-the socket is made deaf, and the file stays its parent's.
+Everything runs on the background loop, so no lock is needed. A forked child has no tunnels: its copy of the socket
+is disabled, and the file stays with the parent.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quictunnel.shared.paths import default_runtime_dir
-from quictunnel.status.model import MAX_LISTED, Listed, Report
+from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
 from quictunnel.transport import unpatched
 from quictunnel.version import SOFTWARE
 
@@ -37,59 +36,75 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SWITCH: Final = "QUICTUNNEL_STATUS"
-OFF: Final = ("off", "0", "no", "false")
-MAX_ASKING: Final = 8
-"""Who may be answered at once; a person asks one at a time, and a program that asks more often waits its turn."""
+SWITCH_VARIABLE: Final = "QUICTUNNEL_STATUS"
+OFF_VALUES: Final = ("off", "0", "no", "false")
+MAX_CONNECTIONS: Final = 8
+"""Queries answered at the same time; further ones are closed without a report."""
 ANSWER_TIMEOUT: Final = 1.0
-"""Seconds for one who asks to take the answer, which fits its socket's buffer."""
+"""Seconds for a connection to send the key and read the report, which fits the socket's buffer."""
 MAX_SOCKET_PATH: Final = 103
-"""Bytes of a Unix socket's path: macOS has room for these and a zero (<sys/un.h>), Linux for four more."""
+"""Bytes of a Unix socket's path: the limit of macOS without the final zero (<sys/un.h>); Linux allows four
+more."""
 KEY_BYTES: Final = 32
-"""As hexadecimal digits, 16 random bytes: nobody guesses it."""
+"""Hexadecimal digits of the key: 16 random bytes."""
 SOCKET: Final = ".sock"
 PORT_FILE: Final = ".port"
 HAS_UNIX: Final = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 
 
-def is_wanted() -> bool:
-    return os.environ.get(SWITCH, "").lower() not in OFF
+def is_enabled() -> bool:
+    """Return True unless the environment disables the status server."""
+    return os.environ.get(SWITCH_VARIABLE, "").lower() not in OFF_VALUES
 
 
 def own_directory(path: Path) -> Path:
-    """Make sure that a directory is there and this user's alone. Raises OSError, which says what to do."""
+    """Create a directory for this user alone, or check the existing one.
+
+    Raises:
+        OSError: the directory cannot be created, or other users may write to it. The message has the remedy.
+    """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_directory(path)
     return path
 
 
 def check_directory(path: Path) -> None:
-    """Raises OSError when a directory is not there, or others may have put something into it."""
+    """Check that a directory belongs to this user alone.
+
+    Raises:
+        OSError: the directory does not exist, or other users may access it.
+    """
     found = path.lstat()
     if sys.platform == "win32":
-        return  # below the user's profile, which has its own access list
+        return  # protected by the access list of the user's profile
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
 class StatusServer:
-    """See the module."""
+    """Server of the status reports of one process."""
 
     def __init__(self, directory: Path | None = None, *, unix: bool = HAS_UNIX) -> None:
         self._directory = directory
         self._unix = unix
-        self._readings: dict[object, Callable[[], Listed]] = {}
+        self._readings: dict[object, Callable[[], TunnelStatus]] = {}
         self._server: asyncio.Server | None = None
         self._sock: socket.socket | None = None
         self._key = b""
-        self._asking = 0
+        self._connections = 0
         self.path: Path | None = None
-        """The socket, or the file that says where it is; None while there is none."""
+        """Path of the Unix socket or of the port file; None while the server is closed."""
         self._process = os.getpid()
 
-    async def announce(self, who: object, read: Callable[[], Listed]) -> None:
-        """A tunnel is open. Never raises: what cannot be shown works all the same."""
-        self._readings[who] = read
+    async def announce(self, owner: object, read: Callable[[], TunnelStatus]) -> None:
+        """Add a tunnel, and start the server with the first one. A failure is only logged: the tunnel works
+        anyway.
+
+        Args:
+            owner: key of the tunnel, for :meth:`withdraw`.
+            read: function that returns the tunnel's current status.
+        """
+        self._readings[owner] = read
         if self._server is None:
             try:
                 await self._listen()
@@ -97,13 +112,14 @@ class StatusServer:
                 self.close()
                 logger.info("`quictunnel status` will not show this process: %s", error)
 
-    def withdraw(self, who: object) -> None:
-        """It is closed; the last one takes the endpoint with it. More than once does no harm."""
-        self._readings.pop(who, None)
+    def withdraw(self, owner: object) -> None:
+        """Remove a tunnel, and close the server with the last one. May be called more than once."""
+        self._readings.pop(owner, None)
         if not self._readings:
             self.close()
 
     def close(self) -> None:
+        """Close the socket and remove its file."""
         server, self._server = self._server, None
         sock, self._sock = self._sock, None
         path, self.path = self.path, None
@@ -114,20 +130,24 @@ class StatusServer:
         if path is not None:
             path.unlink(missing_ok=True)
 
-    def deafen(self) -> None:
-        """In a forked child, whose copy would take connections that nobody answers when the parent is gone. What
-        belongs to a loop that the child does not have is not touched: the number goes nowhere instead."""
+    def disable(self) -> None:
+        """Replace the socket by the null device, in a forked child.
+
+        The child's copy would accept connections after the parent's end, and nobody would answer them. Objects of
+        the parent's loop are not used, because the child does not run it.
+        """
         if self._sock is not None and self._sock.fileno() >= 0:
             nowhere = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nowhere, self._sock.fileno(), inheritable=False)
             os.close(nowhere)
 
     def remove_file(self) -> None:
-        """The process ends without having closed its tunnels."""
+        """Remove the file of a process that ends without closing its tunnels."""
         if self.path is not None and self._process == os.getpid():
             self.path.unlink(missing_ok=True)
 
     def report(self) -> Report:
+        """Return the current status of this process."""
         listed = [read() for read in tuple(self._readings.values())[:MAX_LISTED]]
         return Report(
             pid=os.getpid(),
@@ -138,10 +158,10 @@ class StatusServer:
         )
 
     async def _listen(self) -> None:
-        # A few calls of the system on a file system in memory: quicker than to ask another thread.
+        # A few system calls on a file system in memory: faster than another thread.
         directory = own_directory(self._directory or default_runtime_dir())
-        place = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
-        path = place.with_suffix(SOCKET)
+        base = directory / f"{os.getpid()}-{secrets.token_hex(4)}"
+        path = base.with_suffix(SOCKET)
         if self._unix and len(os.fsencode(path)) <= MAX_SOCKET_PATH:
             self._sock = unpatched.new_socket(socket.AF_UNIX)
             self._sock.bind(str(path))
@@ -151,18 +171,18 @@ class StatusServer:
             return
         self._sock = unpatched.new_socket(socket.AF_INET)
         self._sock.bind(("127.0.0.1", 0))
-        self._sock.listen(MAX_ASKING)
+        self._sock.listen(MAX_CONNECTIONS)
         self._key = secrets.token_hex(KEY_BYTES // 2).encode()
         self._server = await asyncio.start_server(self._answer, sock=self._sock)
-        self.path = place.with_suffix(PORT_FILE)
+        self.path = base.with_suffix(PORT_FILE)
         _write_new(self.path, b"%d %s\n" % (self._sock.getsockname()[1], self._key))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._asking += 1
+        self._connections += 1
         try:
-            if self._asking > MAX_ASKING:
+            if self._connections > MAX_CONNECTIONS:
                 return
-            # Whoever leaves, stays silent or has the wrong key gets nothing, and is nobody's loss.
+            # A connection that closes, times out or sends a wrong key gets no report.
             with contextlib.suppress(OSError, EOFError):
                 async with asyncio.timeout(ANSWER_TIMEOUT):
                     if self._key and not hmac.compare_digest(await reader.readexactly(KEY_BYTES), self._key):
@@ -171,12 +191,12 @@ class StatusServer:
                     writer.close()
                     await writer.wait_closed()
         finally:
-            self._asking -= 1
+            self._connections -= 1
             writer.transport.abort()
 
 
 def _program(started: str) -> str:
-    """What a person would call the file that was started."""
+    """Return a readable name for the started file."""
     path = Path(started)
     name = path.parent.name if path.name == "__main__.py" else path.name
     return name if name not in ("", "-c", "-m") else "python"
@@ -190,29 +210,30 @@ def _write_new(path: Path, content: bytes) -> None:
         os.close(number)
 
 
-_endpoint = StatusServer()
+_server = StatusServer()
 
 
-async def announce(who: object, read: Callable[[], Listed]) -> None:
-    """See :meth:`StatusServer.announce`; nothing when it is not wanted."""
-    if is_wanted():
-        await _endpoint.announce(who, read)
+async def announce(owner: object, read: Callable[[], TunnelStatus]) -> None:
+    """Add a tunnel to this process's server (:meth:`StatusServer.announce`), unless it is disabled."""
+    if is_enabled():
+        await _server.announce(owner, read)
 
 
-def withdraw(who: object) -> None:
-    _endpoint.withdraw(who)
+def withdraw(owner: object) -> None:
+    """Remove a tunnel from this process's server."""
+    _server.withdraw(owner)
 
 
 def _forked() -> None:
-    global _endpoint
-    _endpoint.deafen()
-    # The old one is kept: its end would close numbers that mean something else by then.
-    _inherited.append(_endpoint)
-    _endpoint = StatusServer()
+    global _server
+    _server.disable()
+    # Keep a reference: its finalizer would close descriptors that may belong to other files by then.
+    _inherited.append(_server)
+    _server = StatusServer()
 
 
 _inherited: list[StatusServer] = []
-"""One a generation of forks."""
+"""Servers inherited by fork, one for each generation."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
@@ -220,4 +241,4 @@ if hasattr(os, "register_at_fork"):
 
 @atexit.register
 def _remove_at_exit() -> None:
-    _endpoint.remove_file()
+    _server.remove_file()

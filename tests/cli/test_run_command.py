@@ -273,7 +273,10 @@ def test_a_second_signal_ends_it_at_once(
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGINT
-    assert out.splitlines()[-1] == "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once."
+    assert (
+        out.splitlines()[-1]
+        == "Stopping; open connections of visitors may finish. Press Ctrl-C again to stop at once."
+    )
 
 
 def test_a_reader_that_left_ends_it_in_good_order(

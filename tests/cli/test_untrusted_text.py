@@ -23,8 +23,8 @@ from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
 from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.status.client import Found, Look
-from quictunnel.status.model import Listed, Report
+from quictunnel.status.client import Found, StatusSample
+from quictunnel.status.model import Report, TunnelStatus
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
 from tests.wire.test_peer_text import ANY_TEXT, is_plain
@@ -110,5 +110,5 @@ def test_the_log(message):
 @given(ANY_TEXT)
 @settings(deadline=None)
 def test_what_another_process_says_of_itself(text):
-    listed = Listed(text, text, 1, text, text, text, None, 0, 0, 0, 0, 0.0)
-    assert are_lines(as_text(Look(Found()), Report(1, text, text, [listed]), listed))
+    listed = TunnelStatus(text, text, 1, text, text, text, None, 0, 0, 0, 0, 0.0)
+    assert are_lines(as_text(StatusSample(Found()), Report(1, text, text, [listed]), listed))

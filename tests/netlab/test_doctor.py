@@ -66,13 +66,13 @@ def test_from_free_to_blocked_in_every_way(lab: Lab) -> None:
     assert f"QUIC answers at {lab.edge.address}:{PORT} in " in free.message
     with firewall(lab.edge, "input", "meta l4proto udp drop"):
         dropped = udp(lab)
-    assert "although the host answers TCP: UDP looks blocked on the way" in dropped.message
+    assert "although the host answers TCP: UDP looks blocked" in dropped.message
     with firewall(lab.edge, "input", "meta l4proto udp reject"):
         rejected = udp(lab)
     assert "is closed" in rejected.message, "which is what a firewall that answers says"
     with firewall(lab.client, "output", "meta l4proto udp drop"):
         forbidden = udp(lab)
-    assert "this machine itself does not let UDP out" in forbidden.message
+    assert "this machine does not allow UDP" in forbidden.message
     assert "nft list ruleset" in forbidden.remedy
     lab.link.set(blackhole=True)
     gone = udp(lab)
@@ -82,18 +82,18 @@ def test_from_free_to_blocked_in_every_way(lab: Lab) -> None:
 
 def test_small_mtus(lab: Lab) -> None:
     """UDP payloads are 28 bytes smaller than the IPv4 packets that carry them."""
-    assert datagrams(lab).message == "1472 bytes pass in one piece"
+    assert datagrams(lab).message == "1472 bytes arrive unfragmented"
     lab.link.set(mtu=1428)
-    assert datagrams(lab).message == "1400 bytes pass in one piece"
+    assert datagrams(lab).message == "1400 bytes arrive unfragmented"
     lab.link.set(mtu=1300)
     small = datagrams(lab)
     assert small.verdict == "warn"
-    assert "only 1252 bytes pass in one piece" in small.message
+    assert "only 1252 bytes arrive unfragmented" in small.message
     lab.link.set(mtu=1500)
     lab.client.run(["ip", "link", "set", "wan0", "mtu", "1000"])
     tiny = udp(lab)
     assert tiny.verdict == "fail"
-    assert "which QUIC needs, do not pass in one piece" in tiny.message
+    assert "which QUIC needs, do not arrive unfragmented" in tiny.message
     assert "Raise the MTU" in tiny.remedy
 
 

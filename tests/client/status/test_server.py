@@ -20,8 +20,8 @@ import pytest
 from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status import client, server
-from quictunnel.status.model import MAX_LISTED, Listed, Report
-from quictunnel.status.server import MAX_ASKING, StatusServer, own_directory
+from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
+from quictunnel.status.server import MAX_CONNECTIONS, StatusServer, own_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="modes and Unix sockets")
 
 
-def listed(number: int = 0) -> Listed:
+def listed(number: int = 0) -> TunnelStatus:
     url = f"https://t{number}.example.com"
-    return Listed(url, "", 8000 + number, "e:1", "connected", "native", 0.01, 1, 2, 300, 400, 1.7e9)
+    return TunnelStatus(url, "", 8000 + number, "e:1", "connected", "native", 0.01, 1, 2, 300, 400, 1.7e9)
 
 
 @pytest.fixture
@@ -71,13 +71,13 @@ def open_endpoint(
 def test_it_answers_and_goes_with_the_last_tunnel(
     open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
-    assert client.find(room) == client.Found(), "no directory is nothing"
+    assert client.query(room) == client.Found(), "no directory is nothing"
     opened = open_endpoint(2)
     path = opened.path
     assert path is not None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(room.stat().st_mode) == 0o700
-    found = client.find(room)
+    found = client.query(room)
     assert [report.tunnels for report in found.reports] == [[listed(0), listed(1)]]
     assert (found.reports[0].pid, found.faults) == (os.getpid(), ())
 
@@ -85,21 +85,21 @@ def test_it_answers_and_goes_with_the_last_tunnel(
         opened.withdraw(number)
 
     background.call(withdraw(0))
-    assert client.find(room).reports[0].tunnels == [listed(1)]
+    assert client.query(room).reports[0].tunnels == [listed(1)]
     background.call(withdraw(1))
     background.call(withdraw(1))
     assert list(room.iterdir()) == []
     background.call(opened.announce("again", listed))
-    assert len(client.find(room).reports) == 1, "it opens again for the next one"
+    assert len(client.query(room).reports) == 1, "it opens again for the next one"
 
 
 def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], StatusServer], room: Path) -> None:
     open_endpoint(MAX_LISTED + 3)
-    (report,) = client.find(room).reports
+    (report,) = client.query(room).reports
     assert (len(report.tunnels), report.unlisted) == (MAX_LISTED, 3)
-    long = Listed(**{**msgspec.structs.asdict(listed()), "url": "https://" + "x" * 253, "edge": "y" * 260})
+    long = TunnelStatus(**{**msgspec.structs.asdict(listed()), "url": "https://" + "x" * 253, "edge": "y" * 260})
     whole = msgspec.json.encode(Report(1, "p" * 255, "s" * 64, [long] * MAX_LISTED))
-    assert len(whole) < client.MAX_ANSWER
+    assert len(whole) < client.MAX_REPORT
 
 
 def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
@@ -110,21 +110,21 @@ def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
     assert opened._sock is not None
     address = opened._sock.getsockname()
     with contextlib.ExitStack() as stack:
-        for _ in range(3 * MAX_ASKING):
+        for _ in range(3 * MAX_CONNECTIONS):
             silent = stack.enter_context(socket.socket(opened._sock.family))
             silent.connect(address)
 
         async def at_rest() -> None:
             async with asyncio.timeout(10):
                 while True:
-                    assert opened._asking <= 3 * MAX_ASKING
-                    if opened._asking == 0:
+                    assert opened._connections <= 3 * MAX_CONNECTIONS
+                    if opened._connections == 0:
                         return
                     await asyncio.sleep(0.01)
 
         background.call(asyncio.sleep(0.05))
         background.call(at_rest())
-        assert len(client.find(room).reports) == 1
+        assert len(client.query(room).reports) == 1
 
 
 def test_without_the_key_a_port_says_nothing(room: Path, background: EventLoopThread) -> None:
@@ -153,25 +153,25 @@ def test_what_dead_processes_left_is_removed(room: Path) -> None:
         port = gone.getsockname()[1]
     (room / f"{ended.pid}-0003.port").write_bytes(b"%d %s\n" % (port, b"0" * 32))
     (room / "notes.txt").write_text("somebody's own")
-    assert client.find(room) == client.Found()
+    assert client.query(room) == client.Found()
     assert [path.name for path in room.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (b"", "hung up"),
+        (b"", "closed the connection"),
         (b"{}", "cannot read"),
         (b"[" * 10_000, "cannot read"),
-        (b"x" * (client.MAX_ANSWER + 1), "too long"),
-        (None, "time is up"),
+        (b"x" * (client.MAX_REPORT + 1), "too long"),
+        (None, "time-out"),
     ],
     ids=["nothing", "another version", "nonsense", "endless", "silence"],
 )
 def test_one_that_answers_badly_is_named_and_kept(
     answer: bytes | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "QUERY_TIMEOUT", 0.3)
     own_directory(room)
     path = room / f"{os.getpid()}-0001.sock"
     over = threading.Event()
@@ -189,7 +189,7 @@ def test_one_that_answers_badly_is_named_and_kept(
 
         thread = threading.Thread(target=serve)
         thread.start()
-        found = client.find(room)
+        found = client.query(room)
         over.set()
         thread.join()
     assert found.reports == ()
@@ -203,7 +203,7 @@ def test_more_processes_than_are_asked(room: Path, monkeypatch: pytest.MonkeyPat
     own_directory(room)
     for number in range(5):
         (room / f"{number}.port").write_bytes(b"")
-    assert client.find(room).unasked == 3
+    assert client.query(room).unasked == 3
 
 
 def test_a_directory_that_others_may_write_is_not_trusted(
@@ -212,7 +212,7 @@ def test_a_directory_that_others_may_write_is_not_trusted(
     room.mkdir(mode=0o777)
     room.chmod(0o777)
     with pytest.raises(PermissionError, match="not a directory of this user alone"):
-        client.find(room)
+        client.query(room)
     with caplog.at_level("INFO"):
         background.call(StatusServer(room).announce(1, listed))
     assert "will not show this process" in caplog.text
@@ -240,7 +240,7 @@ def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(
         assert opened.path is not None
         assert opened.path.suffix == server.PORT_FILE
         assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
-        assert len(client.find(room).reports) == 1
+        assert len(client.query(room).reports) == 1
     finally:
         background.loop.call_soon_threadsafe(opened.close)
 
@@ -267,8 +267,8 @@ def test_places() -> None:
     ("value", "wanted"), [("off", False), ("0", False), ("NO", False), ("", True), ("on", True)]
 )
 def test_the_switch(value: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(server.SWITCH, value)
-    assert server.is_wanted() == wanted
+    monkeypatch.setenv(server.SWITCH_VARIABLE, value)
+    assert server.is_enabled() == wanted
 
 
 PROGRAM = """

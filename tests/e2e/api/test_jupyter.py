@@ -125,11 +125,11 @@ def test_one_whose_client_is_over_is_opened_again(edge, environ, notebook, origi
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("80000", "a port lies between 1 and 65535"),
-        ("0", "a port lies between 1 and 65535"),
-        ("٣٠٠٠", "a port lies between 1 and 65535"),
+        ("80000", "a port is a number from 1 to 65535"),
+        ("0", "a port is a number from 1 to 65535"),
+        ("٣٠٠٠", "a port is a number from 1 to 65535"),
         ("8000 9000", "unrecognized arguments: 9000"),
-        ("--name x", "Which port?"),
+        ("--name x", "The port is missing."),
         ("8000 --name 'x", "No closing quotation"),
         ("8000 --name -_-", "expected one argument"),
         ("8000 --name UPPER", "The name"),
@@ -174,5 +174,5 @@ def test_a_notebook_in_a_real_kernel(edge, origin, tmp_path, monkeypatch):
     (url, _) = LINK.search(shown.data["text/html"]).groups()
     assert url.startswith("https://kernel.")
     assert b"unrecognized name" in curl(edge, url).stderr
-    assert any("a port lies between" in str(output) for output in done.cells[2].outputs)
+    assert any("a port is a number from" in str(output) for output in done.cells[2].outputs)
     assert not any(output.output_type == "error" and output.traceback[1:] for output in done.cells[2].outputs)
