@@ -147,7 +147,7 @@ def test_a_client_that_gave_up_ends_it(
         ("closed", None),
     ]
     first, second = err.splitlines()[-2:]
-    assert first == "quictunnel: error: The tunnel is over: the token was withdrawn"
+    assert first == "quictunnel: error: The tunnel has ended: the token was withdrawn"
     assert hint in second
     assert "UDP" not in err, "the edge was reached"
     assert door.clients[0].subscribers == []

@@ -188,7 +188,7 @@ def test_the_congestion_control_is_the_environments(desk, congestion):
 
 @pytest.mark.parametrize(
     ("token", "why"),
-    [(f"{TOKEN} ", "blank"), (f"{TOKEN}\n", "blank"), (f"{TOKEN}é", "ASCII"), (TOKEN * 100, str(MAX_TOKEN))],
+    [(f"{TOKEN} ", "space"), (f"{TOKEN}\n", "space"), (f"{TOKEN}é", "ASCII"), (TOKEN * 100, str(MAX_TOKEN))],
 )
 def test_malformed_tokens_are_not_shown(desk: Desk, token: str, why: str) -> None:
     assert why in desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token)
