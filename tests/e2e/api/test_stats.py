@@ -168,7 +168,7 @@ class TestWait:
         with socket.socket() as origin:
             origin.bind(("127.0.0.1", 0))
             port = origin.getsockname()[1]
-            with pytest.raises(quictunnel.OriginUnavailableError, match=f"Nobody listens on port {port} .*0.2 s"):
+            with pytest.raises(quictunnel.OriginUnavailableError, match=f"Nobody listened on port {port} .*0.2 s"):
                 quictunnel.forward(port, wait=0.2, client=client).__enter__()
 
     async def test_it_can_be_cancelled(self, client):
