@@ -1,15 +1,15 @@
-"""The traffic inspector: shows a developer, on a page of this machine, what passes through a tunnel.
+"""The traffic inspector: a local page that shows a developer the requests and responses of a tunnel.
 
 ::
 
     stream <-> TappedSplice <-> origin        the tunnel's thread; a copy of every reference into a bounded queue
                     |
-                 Recorder                     the inspector's thread: at most a fifth of a processor
+                 Recorder                     the inspector's thread: at most a fifth of a processor core
                     |
-    Conversation (h11 · WebSocket · raw) -> Store -> the page (web), curl, replay
+    ConnectionParser (h11 · WebSocket · raw) -> ExchangeStore -> the page (web_app), curl, replay
 
-The byte path never waits for it and never hears of its errors: when it cannot keep up, bytes pass unseen and the
-page says so. A tunnel without an inspector has none of this, not even a branch.
+The byte path never waits for the inspector and is not affected by its errors. If it cannot keep up, bytes pass
+without being recorded, and the page says so. A tunnel without an inspector has no cost, not even a branch.
 """
 
 from __future__ import annotations
@@ -21,13 +21,21 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from quictunnel.inspect.inspector import Inspector
 
-NEEDED = "The inspector needs packages that are not installed: pip install 'quictunnel[inspect]'"
+MISSING_PACKAGES = "The inspector needs packages that are not installed: pip install 'quictunnel[inspect]'"
 
 
 def open_inspector(address: tuple[str, int], port: int) -> Inspector:
-    """Start an inspector for the local ``port`` with its page at ``address`` (port 0: any). Raises ConfigError."""
+    """Start an inspector of a local port.
+
+    Args:
+        address: host and port of the page; port 0: any.
+        port: the local port of the tunnel.
+
+    Raises:
+        ConfigError: a package is missing, or the address cannot be bound.
+    """
     try:
-        from quictunnel.inspect.inspector import Inspector  # noqa: PLC0415 - wants packages of an extra
+        from quictunnel.inspect.inspector import Inspector  # noqa: PLC0415 - needs the packages of an extra
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{NEEDED} ({error.name} is missing)") from None
+        raise ConfigError(f"{MISSING_PACKAGES} ({error.name} is missing)") from None
     return Inspector(address, port)

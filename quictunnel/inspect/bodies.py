@@ -1,7 +1,7 @@
-"""Where a message's body ends (RFC 9112 section 6.3), found in a copy of the bytes and without keeping them.
+"""Body framing of HTTP/1 messages (RFC 9112 section 6.3), without storing the bytes.
 
-h11 reads the heads; a body is counted here, because h11 would copy every byte of a gigabyte. Each reader takes
-bytes and gives pieces of the body; what it can be sure of it also passes over unseen (:meth:`pass_over`).
+h11 parses the heads only, because it would copy every byte of a large body. Each reader here takes bytes and
+returns pieces of the body. Bytes that are content in any case can also be skipped unread (:meth:`skip`).
 """
 
 from __future__ import annotations
@@ -20,45 +20,56 @@ _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
 
 
 class BodyError(ValueError):
-    """The body is not framed as its head says."""
+    """Error of a body whose framing is malformed."""
 
 
 class Body(Protocol):
-    @property
-    def is_done(self) -> bool: ...
+    """Reader of one message body."""
 
     @property
-    def certain(self) -> int:
-        """How many of the bytes that come next are content of this body, whatever they are."""
+    def is_done(self) -> bool:
+        """True at the end of the body."""
+
+    @property
+    def skippable(self) -> int:
+        """Number of the next bytes that are content in any case."""
 
     def feed(self, data: memoryview, sink: Sink) -> int:
-        """Take bytes; how many of them were the body's. Raises BodyError."""
+        """Read bytes, pass content to ``sink``, and return how many bytes belong to the body.
 
-    def pass_over(self, size: int) -> bool:
-        """Whether so many bytes are certain; if so they count as read."""
+        Raises:
+            BodyError: the framing is malformed.
+        """
+
+    def skip(self, size: int) -> bool:
+        """Skip ``size`` bytes unread if all are skippable. Return False otherwise."""
 
 
 class Length:
-    """So many bytes."""
+    """Body with a Content-Length."""
 
     def __init__(self, size: int) -> None:
         self._left = size
 
     @property
     def is_done(self) -> bool:
+        """True at the end of the body."""
         return self._left == 0
 
     def feed(self, data: memoryview, sink: Sink) -> int:
+        """Read bytes of the body."""
         used = min(self._left, len(data))
         self._left -= used
         sink(data[:used])
         return used
 
     @property
-    def certain(self) -> int:
+    def skippable(self) -> int:
+        """Number of the next bytes that are content in any case."""
         return self._left
 
-    def pass_over(self, size: int) -> bool:
+    def skip(self, size: int) -> bool:
+        """Skip content unread."""
         if size > self._left:
             return False
         self._left -= size
@@ -66,32 +77,35 @@ class Length:
 
 
 class UntilClose:
-    """Everything that comes."""
+    """Body that ends with the connection."""
 
     is_done = False
-    certain = limits.ENDLESS
+    skippable = limits.UNLIMITED
 
     def feed(self, data: memoryview, sink: Sink) -> int:
+        """Read bytes of the body."""
         sink(data)
         return len(data)
 
-    def pass_over(self, size: int) -> bool:  # noqa: ARG002 - any
+    def skip(self, size: int) -> bool:  # noqa: ARG002 - any
+        """Skip content unread."""
         return True
 
 
 class Chunked:
-    """Chunks, each behind its size, and a trailer (RFC 9112 section 7.1)."""
+    """Body in chunked transfer coding with an optional trailer (RFC 9112 section 7.1)."""
 
     def __init__(self) -> None:
         self.is_done = False
         self._left = 0
-        """Bytes of the chunk that are still to come."""
+        """Remaining bytes of the chunk."""
         self._is_behind_chunk = False
-        """The next line is the empty one behind a chunk."""
+        """True if the next line is the empty one after a chunk."""
         self._is_trailer = False
         self._line = bytearray()
 
     def feed(self, data: memoryview, sink: Sink) -> int:
+        """Read bytes of the body."""
         used = 0
         while used < len(data) and not self.is_done:
             if self._left:
@@ -105,11 +119,13 @@ class Chunked:
         return used
 
     @property
-    def certain(self) -> int:
-        return max(0, self._left - 1)  # not to its end: what follows it has to be read
+    def skippable(self) -> int:
+        """Number of the next bytes that are content in any case."""
+        return max(0, self._left - 1)  # without the last byte: the line after the chunk must be read
 
-    def pass_over(self, size: int) -> bool:
-        if size > self.certain:
+    def skip(self, size: int) -> bool:
+        """Skip content unread."""
+        if size > self.skippable:
             return False
         self._left -= size
         return True
@@ -130,7 +146,7 @@ class Chunked:
     def _has_line(self, line: bytes) -> None:
         if self._is_behind_chunk:
             if line:
-                raise BodyError("a chunk is longer than it said")
+                raise BodyError("a chunk is longer than its size")
             self._is_behind_chunk = False
         elif self._is_trailer:
             self.is_done = not line

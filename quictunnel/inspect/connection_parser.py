@@ -1,7 +1,7 @@
-"""One connection, understood from a copy of its bytes: HTTP/1 (heads by h11), WebSocket, or raw bytes.
+"""Passive parser of one connection: HTTP/1 (heads by h11), WebSocket, or raw bytes.
 
-Nothing here is on the way of the bytes. Whatever cannot be understood becomes raw bytes from there on, with the
-reason; nothing that a peer sends raises.
+The parser reads a copy of the bytes and is not part of the byte path. Bytes that it cannot parse, and all that
+follow them, are recorded as raw bytes with the reason. No input raises.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quictunnel.inspect.exchange_store import Exchange, ExchangeKind, Frame, Sta
 from quictunnel.inspect.http1 import (
     ParseError,
     end_of_head,
-    guess,
+    guess_protocol,
     has_token,
     proxy_header,
     read_request,
@@ -24,26 +24,26 @@ from quictunnel.inspect.http1 import (
     request_body,
     response_body,
 )
-from quictunnel.inspect.websocket import FrameError, Frames, agreed
+from quictunnel.inspect.websocket import FrameError, FrameParser, negotiated_deflate
 from quictunnel.origin.bad_gateway import method_of
 
 if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import ExchangeStore
     from quictunnel.inspect.http1 import AnyResponse
 
-OVERLOADED: Final = "The inspector could not keep up: {} bytes passed unseen."
-ENDED_EARLY: Final = "The connection ended before this was complete."
-NOT_ASKED: Final = "The origin spoke without having been asked by HTTP/1."
+OVERLOADED: Final = "The inspector could not keep up: {} bytes are missing."
+ENDED_EARLY: Final = "The connection ended before the exchange was complete."
+NOT_ASKED: Final = "The origin sent data before an HTTP/1 request."
 
 
-class Parsing:
-    """Bytes of unfinished heads, of all connections together."""
+class HeadBudget:
+    """Shared budget for the bytes of incomplete heads of all connections."""
 
     def __init__(self) -> None:
         self.held = 0
 
     def take(self, size: int) -> bool:
-        """Whether so many more may be held (fewer, when negative)."""
+        """Take bytes from the budget (negative: return them). Return False if it is exhausted."""
         if self.held + size > limits.MAX_PARSING:
             return False
         self.held += size
@@ -52,91 +52,92 @@ class Parsing:
 
 @dataclass(slots=True)
 class _Side:
-    """One direction of HTTP/1."""
+    """HTTP/1 state of one direction."""
 
     way: Way
     head: bytearray = field(default_factory=bytearray)
-    """A head that is not complete, or what came behind a request for another protocol."""
+    """Incomplete head, or bytes after a request for another protocol."""
     body: Body | None = None
-    """Of the message under way, once its head is known."""
+    """Body of the current message, after its head."""
     exchange: Exchange | None = None
-    """Whose message is under way."""
+    """Exchange of the current message."""
     began: float | None = None
     has_ended: bool = False
 
 
 class ConnectionParser:
-    """See the module. Belongs to the store's thread."""
+    """Parser of one connection. Used only on the store's thread."""
 
     def __init__(
-        self, store: ExchangeStore, parsing: Parsing, *, visitor: str, connection: int, replay_of: int = 0
+        self, store: ExchangeStore, head_budget: HeadBudget, *, visitor: str, connection: int, replay_of: int = 0
     ) -> None:
         self._store = store
-        self._parsing = parsing
+        self._head_budget = head_budget
         self._visitor = visitor
         self._connection = connection
         self._replay_of = replay_of
         self._sides = {way: _Side(way) for way in Way}
         self._waiting: deque[Exchange] = deque()
-        """Requests whose response has not begun, and the one whose response has."""
+        """Requests without a complete response, the oldest first."""
         self._raw: Exchange | None = None
-        self._frames: dict[Way, Frames] | None = None
+        self._frames: dict[Way, FrameParser] | None = None
         self._socket: Exchange | None = None
         self._is_first = True
         self._unread = memoryview(b"")
-        """Bytes of the piece under way that nobody has got yet, for when it has to be shown as it is."""
+        """Unparsed bytes of the current piece, which become raw bytes after an error."""
         self.is_over = False
 
     @property
     def is_answered(self) -> bool:
-        """Nothing more is waited for."""
+        """True if every request has its response, and the connection is still HTTP."""
         return not self._waiting and self._raw is None and self._socket is None
 
-    # What passed.
+    # Input.
 
     def data(self, way: Way, data: bytes, when: float) -> None:
-        self._guarded(way, memoryview(data), when)
+        """Parse bytes of one direction. ``when`` is a monotonic time in seconds."""
+        self._parse(way, memoryview(data), when)
 
-    def certain(self, way: Way) -> int:
-        """How many of the bytes that come next change nothing but a number, so that nobody has to look at them."""
+    def skippable(self, way: Way) -> int:
+        """Return the number of the next bytes that need only be counted."""
         if self._raw is not None:
-            return 0 if self._raw.side(way).body.room else limits.ENDLESS
+            return 0 if self._raw.side(way).body.room else limits.UNLIMITED
         if self._frames is not None:
             frames = self._frames[way]
-            return frames.certain if frames.is_full else 0
+            return frames.skippable if frames.is_full else 0
         side = self._sides[way]
         if side.body is None or side.exchange is None or side.exchange.side(way).body.room:
             return 0
-        return side.body.certain
+        return side.body.skippable
 
-    def pass_over(self, way: Way, size: int, when: float) -> bool:
-        """Whether so many bytes are certain; they are counted then."""
-        if size > self.certain(way):
+    def skip(self, way: Way, size: int, when: float) -> bool:
+        """Count ``size`` bytes without parsing them if all are skippable. Return False otherwise."""
+        if size > self.skippable(way):
             return False
         side = self._sides[way]
         if self._raw is not None:
             self._raw.side(way).body.size += size
             self._store.changed(self._raw)
         elif self._frames is not None:
-            self._frames[way].pass_over(size)
+            self._frames[way].skip(size)
         elif side.body is not None and side.exchange is not None:
-            side.body.pass_over(size)
+            side.body.skip(size)
             side.exchange.side(way).body.size += size
             self._store.changed(side.exchange)
             self._body_moved(side, when)
         return True
 
     def gap(self, way: Way, size: int, when: float) -> None:
-        """So many bytes passed unseen."""
+        """Note that ``size`` bytes are missing."""
         side = self._sides[way]
         exchange = self._raw or self._socket or side.exchange
         if self._raw is not None:
             self._raw.side(way).body.size += size
         elif self._frames is not None:
-            if not self._frames[way].pass_over(size):
+            if not self._frames[way].skip(size):
                 self._to_raw(OVERLOADED.format(size), when)
                 return
-        elif side.body is not None and exchange is not None and side.body.pass_over(size):
+        elif side.body is not None and exchange is not None and side.body.skip(size):
             exchange.side(way).body.size += size
             self._body_moved(side, when)
         else:
@@ -147,7 +148,7 @@ class ConnectionParser:
             self._store.changed(exchange)
 
     def end(self, way: Way, when: float) -> None:
-        """This direction has ended in good order."""
+        """Note the end of one direction without an error."""
         side = self._sides[way]
         side.has_ended = True
         if self._raw is None and self._frames is None and isinstance(side.body, UntilClose):
@@ -156,7 +157,7 @@ class ConnectionParser:
             self.over(when)
 
     def over(self, when: float, why: str = "") -> None:
-        """The connection is gone."""
+        """Finish all exchanges at the end of the connection."""
         if self.is_over:
             return
         self.is_over = True
@@ -170,13 +171,13 @@ class ConnectionParser:
         self._waiting.clear()
 
     def gone(self, when: float, why: str) -> None:
-        """The connection is gone; ``why``, unless it was in good order."""
+        """Note the end of the connection; ``why`` is the error, or empty."""
         if why and self._is_first:
-            self._to_raw(why, when)  # nothing was said, and that is what there is to show
+            self._to_raw(why, when)  # without any data, the error itself is shown
         self.over(when, why)
 
     def fail(self, why: str) -> None:
-        """Nothing more is said of this connection, because of a fault of ours."""
+        """Stop following the connection after an internal error."""
         self._drop_heads()
         self.is_over = True
         for exchange in self._followed():
@@ -184,15 +185,15 @@ class ConnectionParser:
                 exchange.state = State.BROKEN
                 self._settled(exchange, why)
 
-    # Inside.
+    # Internal.
 
     def _followed(self) -> list[Exchange]:
-        """All that is under way."""
+        """Return the exchanges in progress."""
         sides = (side.exchange for side in self._sides.values())
         followed = dict.fromkeys([*self._waiting, *sides, self._socket, self._raw])
         return [exchange for exchange in followed if exchange is not None]
 
-    def _guarded(self, way: Way, data: memoryview, when: float) -> None:
+    def _parse(self, way: Way, data: memoryview, when: float) -> None:
         if self._is_first and way is Way.RESPONSE:
             self._to_raw(NOT_ASKED, when)
         self._is_first = False
@@ -209,17 +210,17 @@ class ConnectionParser:
             self._keep_raw(way, self._unread, when)
 
     def _http(self, side: _Side, data: memoryview, when: float) -> None:
-        rest = self._behind(side, data, when)
+        rest = self._parse_part(side, data, when)
         while rest and self._raw is None:
             if self._frames is not None:
                 self._websocket(side.way, rest, when)
                 return
-            rest = self._behind(side, rest, when)
+            rest = self._parse_part(side, rest, when)
         if self._raw is not None and rest:
             self._keep_raw(side.way, rest, when)
 
-    def _behind(self, side: _Side, data: memoryview, when: float) -> memoryview:
-        """Read a part of a message, at most one whole; what is behind it."""
+    def _parse_part(self, side: _Side, data: memoryview, when: float) -> memoryview:
+        """Parse at most one message and return the bytes after it."""
         self._unread = data
         if side.body is None:
             return self._read_head(side, data, when)
@@ -237,7 +238,7 @@ class ConnectionParser:
             self._finish(side, when)
 
     def _finish(self, side: _Side, when: float) -> None:
-        """The message under way is complete."""
+        """Complete the current message."""
         exchange, side.exchange, side.body = side.exchange, None, None
         assert exchange is not None
         exchange.side(side.way).ended = when
@@ -247,14 +248,14 @@ class ConnectionParser:
             self._waiting.popleft()
             exchange.state = State.DONE
             if exchange is self._sides[Way.REQUEST].exchange:
-                exchange.note("The origin answered before it had the whole request.")
+                exchange.note("The origin answered before the request was complete.")
         self._store.changed(exchange)
 
     # Heads.
 
     def _read_head(self, side: _Side, data: memoryview, when: float) -> memoryview:
         if side.way is Way.REQUEST and self._waiting and self._waiting[-1].is_upgrade:
-            self._hold(side, data)  # whose language it is, the response says
+            self._hold(side, data)  # the response tells which protocol it is
             return data[:0]
         if not side.head:
             side.began = when
@@ -265,7 +266,7 @@ class ConnectionParser:
         if side.way is Way.REQUEST:
             before = self._check_beginning(side, before)
         elif side.head[:7] != b"HTTP/1."[: len(side.head)]:
-            raise ParseError("the origin's answer is not HTTP/1")
+            raise ParseError("the origin's response is not HTTP/1")
         end = -1 if before < 0 else end_of_head(side.head, max(0, before - 3))
         if end < 0:
             if len(side.head) > limits.MAX_HEAD:
@@ -282,12 +283,12 @@ class ConnectionParser:
         return rest
 
     def _hold(self, side: _Side, data: memoryview) -> None:
-        if len(side.head) + len(data) > limits.MAX_HEAD + 1 or not self._parsing.take(len(data)):
-            raise ParseError("more waits to be understood than the inspector holds")
+        if len(side.head) + len(data) > limits.MAX_HEAD + 1 or not self._head_budget.take(len(data)):
+            raise ParseError("incomplete heads exceed the inspector's buffer")
         side.head += data
 
     def _release(self, side: _Side) -> None:
-        self._parsing.take(-len(side.head))
+        self._head_budget.take(-len(side.head))
         side.head.clear()
 
     def _drop_heads(self) -> None:
@@ -295,8 +296,14 @@ class ConnectionParser:
             self._release(side)
 
     def _check_beginning(self, side: _Side, before: int) -> int:
-        """Refuse at once what cannot become a request; take a PROXY header and empty lines off the front. Gives
-        how much of the head was looked at already, below zero when even the PROXY header is not complete."""
+        """Remove a PROXY header and empty lines, and check that a request begins.
+
+        Returns:
+            The number of bytes of the head that were searched before, or -1 while the PROXY header is incomplete.
+
+        Raises:
+            ParseError: the bytes cannot become a request.
+        """
         head = side.head
         skipped = proxy_header(head) if not self._has_spoken else 0
         if skipped < 0:
@@ -305,10 +312,10 @@ class ConnectionParser:
             skipped += 1  # RFC 9112 section 2.2
         if skipped:
             del head[:skipped]
-            self._parsing.take(-skipped)
+            self._head_budget.take(-skipped)
             before = 0
         if method_of(bytes(head[:64])) is None:
-            raise ParseError(guess(bytes(head[:64])))
+            raise ParseError(guess_protocol(bytes(head[:64])))
         return before
 
     @property
@@ -318,7 +325,7 @@ class ConnectionParser:
     def _has_request(self, side: _Side, head: bytes, when: float) -> None:
         request = read_request(head)
         if len(self._waiting) >= limits.MAX_PIPELINED:
-            raise ParseError(f"more than {limits.MAX_PIPELINED} requests wait for an answer")
+            raise ParseError(f"more than {limits.MAX_PIPELINED} requests wait for a response")
         exchange = self._store.new(
             ExchangeKind.HTTP, visitor=self._visitor, connection=self._connection, replay_of=self._replay_of
         )
@@ -335,7 +342,7 @@ class ConnectionParser:
 
     def _has_response(self, side: _Side, head: bytes, when: float) -> None:
         if not self._waiting:
-            raise ParseError("an answer that nothing asked for")
+            raise ParseError("a response without a request")
         exchange = self._waiting[0]
         method = exchange.method.encode("ascii")
         response = read_response(head, method, is_upgrade=exchange.is_upgrade)
@@ -358,14 +365,14 @@ class ConnectionParser:
             self._go_on(when)
 
     def _go_on(self, when: float) -> None:
-        """What the visitor said behind a request for another protocol is HTTP after all."""
+        """Parse the bytes after a request for another protocol as HTTP, because the origin declined."""
         side = self._sides[Way.REQUEST]
         held = bytes(side.head)
         self._release(side)
         if held:
-            self._guarded(side.way, memoryview(held), when)
+            self._parse(side.way, memoryview(held), when)
 
-    # Other languages.
+    # Other protocols.
 
     def _switch(self, exchange: Exchange, response: AnyResponse, when: float) -> None:
         self._waiting.clear()
@@ -378,26 +385,29 @@ class ConnectionParser:
         if response.status_code == 101 and has_token(response.headers, b"upgrade", b"websocket"):
             exchange.kind = ExchangeKind.WEBSOCKET
             extensions = [value for key, value in response.headers if key == b"sec-websocket-extensions"]
-            self._frames = {way: Frames(agreed(extensions, from_server=way is Way.RESPONSE)) for way in Way}
+            self._frames = {
+                way: FrameParser(negotiated_deflate(extensions, from_server=way is Way.RESPONSE)) for way in Way
+            }
             self._store.changed(exchange)
             if held:
-                self._guarded(Way.REQUEST, memoryview(held), when)
+                self._parse(Way.REQUEST, memoryview(held), when)
         else:
             exchange.state = State.DONE
             self._socket = None
-            self._to_raw(f"The connection speaks another protocol since the answer to #{exchange.number}.", when)
+            self._to_raw(f"The connection uses another protocol since the response to #{exchange.number}.", when)
             if held:
-                self._guarded(Way.REQUEST, memoryview(held), when)
+                self._parse(Way.REQUEST, memoryview(held), when)
 
     def _websocket(self, way: Way, data: memoryview, when: float) -> None:
         assert self._socket is not None
         assert self._frames is not None
         self._unread = data
-        for said in self._frames[way].feed(data):
-            self._store.frame(self._socket, Frame(way, when, said.kind, said.data, said.size, said.note))
+        for message in self._frames[way].feed(data):
+            frame = Frame(way, when, message.kind, message.data, message.size, message.note)
+            self._store.frame(self._socket, frame)
 
     def _to_raw(self, why: str, when: float) -> None:
-        """From here on it is bytes."""
+        """Record the rest of the connection as raw bytes, with the reason."""
         if self._raw is not None:
             self._raw.note(why)
             self._store.changed(self._raw)
@@ -409,7 +419,7 @@ class ConnectionParser:
         for exchange in self._followed():
             if exchange is not raw and exchange.state is State.OPEN:
                 exchange.state = State.BROKEN
-                self._settled(exchange, f"Not followed any further, see #{raw.number}. {why}")
+                self._settled(exchange, f"Continued as raw bytes in #{raw.number}. {why}")
         self._waiting.clear()
         for side in self._sides.values():
             side.exchange = side.body = None

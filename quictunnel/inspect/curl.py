@@ -1,4 +1,4 @@
-"""A recorded request as a line for a POSIX shell, in which curl says the same again."""
+"""A recorded request as a curl command for a POSIX shell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Exchange
 
 MAX_ARGUMENT: Final = 64 * 1024
-"""Bytes of a body that stands on the line; Linux allows an argument 128 KiB. A longer one comes from ``printf``,
-which shells have built in and which takes any."""
-OWN: Final = (b"user-agent", b"accept")
+"""Bytes of a body on the command line; Linux limits an argument to 128 KiB. A longer body comes from ``printf``, a
+shell built-in without that limit."""
+CURL_HEADERS: Final = (b"user-agent", b"accept")
 """Headers that curl adds by itself."""
 
 _PLAIN_TARGET = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*")
@@ -20,50 +20,51 @@ _UNQUOTED = re.compile(rb"[A-Za-z0-9 ,./:;=_+-]")
 
 
 def curl_of(exchange: Exchange, port: int) -> tuple[str, str]:
-    """The command, to the origin on this machine, and what is not the same about it ("" if nothing)."""
+    """Return a curl command for the local origin, and a note about its differences from the request ("" if
+    none)."""
     method, body = exchange.method, bytes(exchange.request.body.data)
     names = [name.lower() for name, _ in exchange.request.headers]
     has_body = bool(body) or b"content-length" in names or b"transfer-encoding" in names
-    words = ["curl"]
+    arguments = ["curl"]
     if exchange.version == "1.0":
-        words.append("--http1.0")
+        arguments.append("--http1.0")
     if method == "HEAD" and not has_body:
-        words.append("--head")
+        arguments.append("--head")
     elif method != ("POST" if has_body else "GET"):
-        words += ["--request", shlex.quote(method)]
-    words += _url(exchange.target, port)
+        arguments += ["--request", shlex.quote(method)]
+    arguments += _url(exchange.target, port)
     for name, value in exchange.request.headers:
         if name.lower() == b"content-length":
-            continue  # curl counts itself
-        words += ["--header", _quoted(name + b": " + value if value else name + b";")]
-    absent = [name for name in OWN if name not in names]
+            continue  # curl computes it
+        arguments += ["--header", _quoted(name + b": " + value if value else name + b";")]
+    absent = [name for name in CURL_HEADERS if name not in names]
     if has_body and b"content-type" not in names:
         absent.append(b"content-type")
     if has_body and b"expect" not in names:
         absent.append(b"expect")
     for name in absent:
-        words += ["--header", _quoted(name.title() + b":")]
+        arguments += ["--header", _quoted(name.title() + b":")]
     before = ""
     if has_body and (len(body) > MAX_ARGUMENT or not _is_text(body)):
         before = f"printf '{_octal(body)}' | "
-        words += ["--data-binary", "@-"]
+        arguments += ["--data-binary", "@-"]
     elif has_body:
-        words += ["--data-raw", _quoted(body)]
-    missing = "" if exchange.request.body.is_whole else "The body is cut: only its beginning was kept."
-    return before + " ".join(words), missing
+        arguments += ["--data-raw", _quoted(body)]
+    missing = "" if exchange.request.body.is_complete else "The body is incomplete: only its beginning was stored."
+    return before + " ".join(arguments), missing
 
 
 def _url(target: str, port: int) -> list[str]:
     origin = f"http://127.0.0.1:{port}"
     if _PLAIN_TARGET.fullmatch(target) is None:
-        # As it was, whatever curl would make of it: "*", a whole URL, a fragment, brackets.
+        # Sent unchanged, because curl would interpret it: "*", a whole URL, a fragment, brackets.
         return [f"{origin}/", "--request-target", shlex.quote(target)]
-    words = [shlex.quote(origin + target)]
-    return [*words, "--path-as-is"] if "/." in target else words
+    arguments = [shlex.quote(origin + target)]
+    return [*arguments, "--path-as-is"] if "/." in target else arguments
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether a shell and a clipboard carry it as it is."""
+    """Return True if data is UTF-8 text that a shell and a clipboard do not change."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
@@ -76,7 +77,7 @@ def _quoted(data: bytes) -> str:
 
 
 def _octal(data: bytes) -> str:
-    """For ``printf``: everything that could mean something, in a notation that POSIX gives it."""
+    """Return data for ``printf``, with special bytes in POSIX octal escapes."""
     return "".join(
         chr(byte) if _UNQUOTED.match(data, at) and not (at == 0 and byte == 0x2D) else f"\\{byte:03o}"
         for at, byte in enumerate(data)

@@ -1,4 +1,4 @@
-"""Bodies as a person can read them: content codings undone within a bound, text told from bytes."""
+"""Decoding of bodies for display: content codings within a size limit, text or base64."""
 
 from __future__ import annotations
 
@@ -16,33 +16,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 ZLIB_OR_GZIP: Final = 32 + 15
+"""``wbits`` of zlib for data with a zlib or gzip header."""
 RAW_DEFLATE: Final = -15
+"""``wbits`` of zlib for data without a header."""
 MAX_WINDOW: Final = 8 * 1024 * 1024
-"""Bytes that a body in zstd may have the decoder keep; what RFC 9659 allows in HTTP."""
+"""Bytes of a zstd decoder's window: the limit of RFC 9659 for HTTP."""
 _TEXT_CONTROLS: Final = frozenset("\t\n\r\f\x1b")
 
 
 def decoded(body: bytes, encodings: Sequence[bytes]) -> tuple[bytes, str]:
-    """The body without its content codings, at most ``limits.MAX_DECODED`` of it, and a word about it."""
-    codings = [word.strip().lower() for word in b",".join(encodings).decode("latin-1").split(",")]
-    codings = [word for word in codings if word not in ("", "identity")]
+    """Decode a body.
+
+    Args:
+        body: the bytes as received.
+        encodings: values of the Content-Encoding headers.
+
+    Returns:
+        At most ``limits.MAX_DECODED`` bytes, and a note about the decoding ("" without one).
+    """
+    codings = [coding.strip().lower() for coding in b",".join(encodings).decode("latin-1").split(",")]
+    codings = [coding for coding in codings if coding not in ("", "identity")]
     if not codings:
         return body, ""
-    if len(codings) > limits.MAX_CODINGS or not _UNDO.keys() >= set(codings):
-        return body, f"Content-Encoding {', '.join(codings)[:80]}: shown as it came."
+    if len(codings) > limits.MAX_CODINGS or not _DECODERS.keys() >= set(codings):
+        return body, f"Content-Encoding {', '.join(codings)[:80]}: shown undecoded."
     is_cut = False
     for coding in reversed(codings):
         try:
-            body = _UNDO[coding](body)
+            body = _DECODERS[coding](body)
         except (zlib.error, brotli.error, zstandard.ZstdError):
-            return body, "The content coding is not what the header says; shown as it came."
+            return body, "The body does not have the content coding of its header; shown undecoded."
         is_cut = is_cut or len(body) > limits.MAX_DECODED
         body = body[: limits.MAX_DECODED]
-    cut = f" Only the first {limits.MAX_DECODED} bytes of what it becomes are shown." if is_cut else ""
-    return body, f"Content-Encoding {', '.join(codings)}: undone.{cut}"
+    cut = f" Only the first {limits.MAX_DECODED} decoded bytes are shown." if is_cut else ""
+    return body, f"Content-Encoding {', '.join(codings)}: decoded.{cut}"
 
 
-# Each makes at least a byte more than may be shown where there are more, and not much more than that.
+# Each decoder returns at most a little more than MAX_DECODED bytes, and at least one more if there are more.
 
 
 def _gzip(body: bytes) -> bytes:
@@ -52,7 +62,7 @@ def _gzip(body: bytes) -> bytes:
 def _deflate(body: bytes) -> bytes:
     try:
         return _gzip(body)
-    except zlib.error:  # some leave zlib's frame out (RFC 9110 section 8.4.1.2)
+    except zlib.error:  # some servers omit the zlib header (RFC 9110 section 8.4.1.2)
         return zlib.decompressobj(RAW_DEFLATE).decompress(body, limits.MAX_DECODED + 1)
 
 
@@ -67,7 +77,7 @@ def _zstd(body: bytes) -> bytes:
         return reader.read(limits.MAX_DECODED + 1)
 
 
-_UNDO: Final[dict[str, Callable[[bytes], bytes]]] = {
+_DECODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
@@ -77,8 +87,13 @@ _UNDO: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 
 def shown(data: bytes, content_type: bytes = b"", *, is_cut: bool = False) -> dict[str, str]:
-    """``{"text": ...}``, or ``{"base64": ...}`` of what is no text. ``is_cut``: the end is missing, perhaps in the
-    middle of a character."""
+    """Return ``{"text": ...}``, or ``{"base64": ...}`` for data that is not text.
+
+    Args:
+        data: the bytes.
+        content_type: value of the Content-Type header, for its charset.
+        is_cut: True if the end is missing, perhaps within a character.
+    """
     text = _text(data, content_type, is_cut=is_cut)
     return {"base64": base64.b64encode(data).decode()} if text is None else {"text": text}
 

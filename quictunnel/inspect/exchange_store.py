@@ -1,4 +1,4 @@
-"""What is kept of what passed: exchanges, their bodies and messages, in a store that keeps to its bounds."""
+"""Bounded store of the recorded exchanges, their bodies and WebSocket messages."""
 
 from __future__ import annotations
 
@@ -14,77 +14,84 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FIXED_COST: Final = 2048
-"""What an exchange is counted for besides its bytes: about what its objects take."""
+"""Bytes that an exchange counts besides its content: about the size of its objects."""
 HEADER_COST: Final = 160
+"""Bytes that a header counts besides its text."""
 FRAME_COST: Final = 240
+"""Bytes that a WebSocket message counts besides its content."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Way(Enum):
-    """Whose bytes."""
+    """Direction of bytes on a connection."""
 
     REQUEST = "request"
     """From the visitor to the origin."""
     RESPONSE = "response"
-    """Back."""
+    """From the origin to the visitor."""
 
 
 class ExchangeKind(Enum):
+    """Protocol of an exchange."""
+
     HTTP = "http"
     WEBSOCKET = "websocket"
     RAW = "raw"
 
 
 class State(Enum):
+    """State of an exchange."""
+
     OPEN = "open"
     DONE = "done"
     BROKEN = "broken"
-    """It ended before it was complete, or could not be followed to its end."""
+    """The exchange ended early, or could not be followed to its end."""
 
 
 @dataclass(slots=True)
 class Kept:
-    """The beginning of a body, and how long it was."""
+    """Stored beginning of a body, with the body's full size."""
 
     limit: int
     data: bytearray = field(default_factory=bytearray)
     size: int = 0
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
+        """True if the whole body is stored."""
         return len(self.data) == self.size
 
     @property
     def room(self) -> int:
-        """Bytes that may still be kept. None behind a gap."""
-        return self.limit - len(self.data) if self.is_whole else 0
+        """Number of bytes that may still be stored; 0 after a gap."""
+        return self.limit - len(self.data) if self.is_complete else 0
 
 
 @dataclass(slots=True)
 class HttpMessage:
-    """A request or a response."""
+    """Request or response."""
 
     body: Kept
     start: bytes = b""
     """The request line or the status line."""
     head: bytes = b""
-    """As it came, with the empty line behind it."""
+    """The head as received, with the final empty line."""
     headers: Headers = field(default_factory=list)
-    """As they came, in their order and spelling."""
+    """The headers as received, in their order and spelling."""
     began: float | None = None
-    """When its first byte passed, on the monotonic clock."""
+    """Monotonic time of the first byte, in seconds."""
     ended: float | None = None
-    """When its last one did."""
+    """Monotonic time of the last byte, in seconds."""
 
     def all_of(self, name: bytes) -> list[bytes]:
-        """The values of one header."""
+        """Return the values of all headers with a name (lower case)."""
         return [value for key, value in self.headers if key.lower() == name]
 
 
 @dataclass(slots=True)
 class Frame:
-    """A WebSocket message, or a control frame."""
+    """WebSocket message or control frame."""
 
     way: Way
     when: float
@@ -96,7 +103,7 @@ class Frame:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """A request with its response, a WebSocket that came of one, or bytes that are no HTTP/1."""
+    """Request with its response, WebSocket connection, or raw bytes that are not HTTP/1."""
 
     number: int
     visitor: str
@@ -117,20 +124,23 @@ class Exchange:
     frames: deque[Frame] = field(default_factory=deque)
     frames_seen: int = 0
     frames_kept: int = 0
-    """Bytes of those that are kept."""
+    """Bytes of the stored frames."""
     replay_of: int = 0
     has_asked: bool = False
-    """The request has come to its end."""
+    """True if the request is complete."""
     is_upgrade: bool = False
-    """It asked for another protocol."""
+    """True if the request asks for another protocol."""
     cost: int = FIXED_COST
+    """Bytes that the exchange counts in the store."""
     is_gone: bool = False
-    """The store has let it go: nothing more is kept of it."""
+    """True if the store has evicted the exchange."""
 
     def side(self, way: Way) -> HttpMessage:
+        """Return the message of one direction."""
         return self.request if way is Way.REQUEST else self.response
 
     def note(self, text: str) -> None:
+        """Add a note for the page, once."""
         text = text[: limits.MAX_NOTE]
         if text not in self.notes:
             self.notes.append(text)
@@ -151,14 +161,14 @@ class Exchange:
 
 
 class ExchangeStore:
-    """See the module. Belongs to one thread."""
+    """Store of exchanges with size limits. Used on one thread only."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._exchanges: dict[int, Exchange] = {}
         self._next = 1
         self.kept = 0
-        """What all exchanges are counted for."""
+        """Bytes that all exchanges together count."""
         self.watchers: set[Watcher] = set()
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -169,13 +179,15 @@ class ExchangeStore:
 
     @property
     def last(self) -> int:
-        """The number of the newest."""
+        """The number of the newest exchange."""
         return self._next - 1
 
     def get(self, number: int) -> Exchange | None:
+        """Return the exchange with a number, or None if it was evicted."""
         return self._exchanges.get(number)
 
     def new(self, kind: ExchangeKind, *, visitor: str, connection: int, replay_of: int = 0) -> Exchange:
+        """Create and store an exchange; evict another if the store is full."""
         number, self._next = self._next, self._next + 1
         limit = limits.MAX_RAW if kind is ExchangeKind.RAW else limits.MAX_BODY
         exchange = Exchange(
@@ -189,24 +201,25 @@ class ExchangeStore:
             replay_of=replay_of,
         )
         while len(self._exchanges) >= limits.MAX_EXCHANGES:
-            self._let_go(self._oldest())
+            self._evict(self._oldest())
         self._exchanges[number] = exchange
         self.kept += exchange.cost
         self.changed(exchange)
         return exchange
 
     def charge(self, exchange: Exchange, size: int) -> bool:
-        """Count bytes that an exchange keeps; others make room. False: it was let go itself, nothing is kept."""
+        """Count bytes of an exchange and evict others to make room. Return False if the exchange is evicted
+        itself."""
         if exchange.is_gone:
             return False
         exchange.cost += size
         self.kept += size
         while self.kept > limits.MAX_KEPT:
-            self._let_go(self._oldest())
+            self._evict(self._oldest())
         return not exchange.is_gone
 
     def keep(self, exchange: Exchange, way: Way, piece: bytes | memoryview) -> None:
-        """Bytes of a body passed."""
+        """Store bytes of a body up to its limit, and count all."""
         body = exchange.side(way).body
         room = min(body.room, len(piece))
         body.size += len(piece)
@@ -215,12 +228,13 @@ class ExchangeStore:
         self.changed(exchange)
 
     def headers(self, exchange: Exchange, message: HttpMessage, head: bytes, headers: Headers) -> None:
-        """A message's head is known."""
+        """Store the head of a message."""
         if self.charge(exchange, 2 * len(head) + HEADER_COST * len(headers)):
             message.head, message.headers = head, headers
             message.start = head.partition(b"\n")[0].rstrip(b"\r")
 
     def frame(self, exchange: Exchange, frame: Frame) -> None:
+        """Store a WebSocket message; evict the oldest ones beyond the limits."""
         exchange.frames_seen += 1
         if self.charge(exchange, len(frame.data) + FRAME_COST):
             exchange.frames.append(frame)
@@ -232,29 +246,30 @@ class ExchangeStore:
         self.changed(exchange)
 
     def changed(self, exchange: Exchange) -> None:
+        """Notify the watchers of a change."""
         if not exchange.is_gone:
             for watcher in self.watchers:
                 watcher.changed(exchange.number)
 
     def clear(self) -> None:
-        """Forget everything. What is under way is not followed any further."""
+        """Evict all exchanges. Running ones are not followed any further."""
         for exchange in self:
-            self._let_go(exchange)
+            self._evict(exchange)
 
     def _oldest(self) -> Exchange:
-        """Who makes room: the oldest that has ended, else the oldest."""
+        """Return the exchange to evict: the oldest completed one, else the oldest."""
         for exchange in self._exchanges.values():
             if exchange.state is not State.OPEN:
                 return exchange
         return next(iter(self._exchanges.values()))
 
-    def _let_go(self, exchange: Exchange) -> None:
+    def _evict(self, exchange: Exchange) -> None:
         del self._exchanges[exchange.number]
         self.kept -= exchange.cost
         exchange.is_gone = True
         exchange.frames.clear()
         for message in (exchange.request, exchange.response):
-            # Whoever still follows it holds the object, and must not hold its bytes.
+            # A parser may still have a reference to the object, which must not keep the bytes.
             message.body.data = bytearray()
             message.body.limit = 0
             message.head, message.headers = b"", []
@@ -263,15 +278,16 @@ class ExchangeStore:
 
 
 class Watcher:
-    """What a page has yet to be told: numbers of exchanges, so it is bounded however slow the page is."""
+    """Pending changes for one page: numbers of exchanges, so the size is bounded for any slow page."""
 
     def __init__(self, stirred: asyncio.Event) -> None:
-        """``stirred`` is set while there is something to tell."""
+        """Create a watcher without changes. ``stirred`` is set while changes are pending."""
         self._stirred = stirred
         self._numbers: dict[int, None] = {}
         self._is_overrun = False
 
     def changed(self, number: int) -> None:
+        """Add the number of a changed or evicted exchange."""
         self._stirred.set()
         self._numbers[number] = None
         if len(self._numbers) > 2 * limits.MAX_EXCHANGES:
@@ -279,7 +295,7 @@ class Watcher:
             self._is_overrun = True
 
     def take(self) -> list[int] | None:
-        """Numbers of those that changed or are gone; None when there were so many that all may have."""
+        """Return and clear the pending numbers. None means that too many changed: read all."""
         self._stirred.clear()
         numbers, self._numbers = list(self._numbers), {}
         is_overrun, self._is_overrun = self._is_overrun, False

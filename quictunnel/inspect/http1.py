@@ -1,4 +1,4 @@
-"""Heads of HTTP/1 messages, read by h11, and what they say of the bodies behind them."""
+"""HeadBudget of HTTP/1 heads with h11, and the framing of their bodies."""
 
 from __future__ import annotations
 
@@ -15,31 +15,44 @@ if TYPE_CHECKING:
     AnyResponse = h11.Response | h11.InformationalResponse
 
 _V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
-"""How version 2 of the PROXY protocol begins."""
+"""Signature of version 2 of the PROXY protocol."""
 
 
 class ParseError(Exception):
-    """This is no HTTP/1 (any more)."""
+    """Error of bytes that are not HTTP/1."""
 
 
 def read_request(head: bytes) -> h11.Request:
-    """Raises Misunderstood."""
+    """Parse the head of a request.
+
+    Raises:
+        ParseError: the head is malformed.
+    """
     try:
         reader = h11.Connection(h11.SERVER, max_incomplete_event_size=2 * limits.MAX_HEAD)
         reader.receive_data(head)
         request = reader.next_event()
     except h11.RemoteProtocolError as error:
-        raise ParseError(f"no HTTP/1 request ({error})") from None
+        raise ParseError(f"not an HTTP/1 request ({error})") from None
     if not isinstance(request, h11.Request):
-        raise ParseError("no HTTP/1 request")
+        raise ParseError("not an HTTP/1 request")
     return request
 
 
 def read_response(head: bytes, method: bytes, *, is_upgrade: bool) -> AnyResponse:
-    """``method``, ``is_upgrade``: of what was asked. Raises Misunderstood."""
+    """Parse the head of a response.
+
+    Args:
+        head: the bytes of the head.
+        method: method of the request.
+        is_upgrade: True if the request asked for another protocol.
+
+    Raises:
+        ParseError: the head is malformed.
+    """
     try:
         reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * limits.MAX_HEAD)
-        reader.send(_stand_in(method, is_upgrade=is_upgrade))
+        reader.send(_request_context(method, is_upgrade=is_upgrade))
         reader.receive_data(head)
         response = reader.next_event()
     except h11.ProtocolError as error:
@@ -50,25 +63,25 @@ def read_response(head: bytes, method: bytes, *, is_upgrade: bool) -> AnyRespons
 
 
 def end_of_head(head: bytearray, start: int) -> int:
-    """Where the body begins; below zero when the head is not complete. A lone LF ends a line, as for h11."""
+    """Return the offset of the body, or -1 if the head is incomplete. A lone LF ends a line, as for h11."""
     ends = [at + len(mark) for mark in (b"\n\r\n", b"\n\n") if (at := head.find(mark, start)) >= 0]
     return min(ends, default=-1)
 
 
 def request_body(request: h11.Request) -> Body:
-    """RFC 9112 section 6.3, points 5 to 7."""
+    """Return the body framing of a request (RFC 9112 section 6.3, points 5 to 7)."""
     return _framed(request.headers) or Length(0)
 
 
 def response_body(response: AnyResponse, method: bytes) -> Body:
-    """RFC 9112 section 6.3, points 1 to 8."""
+    """Return the body framing of a response to a method (RFC 9112 section 6.3, points 1 to 8)."""
     if method == b"HEAD" or response.status_code in (204, 304):
         return Length(0)
     return _framed(response.headers) or UntilClose()
 
 
 def _framed(headers: h11._headers.Headers) -> Body | None:
-    """h11 has seen to it that there is one of each and that it is a number, or ``chunked``."""
+    """Return the framing from the headers, or None. h11 has checked that each occurs once and is valid."""
     found = dict(headers)
     if b"transfer-encoding" in found:
         return Chunked()
@@ -76,14 +89,14 @@ def _framed(headers: h11._headers.Headers) -> Body | None:
 
 
 def has_token(headers: h11._headers.Headers, name: bytes, wanted: bytes) -> bool:
-    """Whether a header that is a list has this word."""
+    """Return True if a list header contains a token."""
     return any(
         wanted in [word.strip().lower() for word in value.split(b",")] for key, value in headers if key == name
     )
 
 
-def _stand_in(method: bytes, *, is_upgrade: bool) -> h11.Request:
-    """What h11 has to believe was asked in order to read the answer."""
+def _request_context(method: bytes, *, is_upgrade: bool) -> h11.Request:
+    """Return the request that h11 needs as context to parse the response."""
     headers = [(b"host", b"-")]
     if is_upgrade and method != b"CONNECT":
         headers += [(b"upgrade", b"-"), (b"connection", b"upgrade")]
@@ -91,8 +104,8 @@ def _stand_in(method: bytes, *, is_upgrade: bool) -> h11.Request:
 
 
 def proxy_header(head: bytearray) -> int:
-    """How long the header of the PROXY protocol in front of a connection is: 0 when there is none, below zero
-    while it is not complete."""
+    """Return the length of a PROXY protocol header at the beginning of a connection: 0 without one, -1 while it is
+    incomplete."""
     if head.startswith(b"PROXY "):
         end = head.find(b"\r\n", 0, 108)
         return end + 2 if end >= 0 else -1 if len(head) < 108 else 0
@@ -101,12 +114,12 @@ def proxy_header(head: bytearray) -> int:
     return -1 if len(head) > 3 and _V2.startswith(bytes(head)) else 0
 
 
-def guess(beginning: bytes) -> str:
-    """What a connection that does not begin with HTTP/1 may be."""
+def guess_protocol(beginning: bytes) -> str:
+    """Return a note about a connection that does not begin with HTTP/1."""
     if beginning.startswith(b"PRI *"):
-        return "HTTP/2 (gRPC speaks it too), which is shown as bytes"
+        return "HTTP/2 (also used by gRPC), which is shown as bytes"
     if beginning[:1] == b"\x16":  # a handshake record (RFC 8446 section 5.1)
-        return "TLS, which only its two ends can read"
+        return "TLS, which is encrypted end to end"
     if beginning.startswith(b"SSH-"):
-        return "SSH, which only its two ends can read"
-    return "this is no HTTP/1 request"
+        return "SSH, which is encrypted end to end"
+    return "this is not an HTTP/1 request"

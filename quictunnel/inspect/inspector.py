@@ -1,4 +1,4 @@
-"""The inspector of one tunnel: its thread, its page's server, its beginning and end."""
+"""The inspector of one tunnel: its thread and the server of its page."""
 
 from __future__ import annotations
 
@@ -33,24 +33,32 @@ logger = logging.getLogger(__name__)
 TOKEN_BYTES: Final = 24
 BACKLOG: Final = 16
 MAX_REQUESTS: Final = 64
-"""Connections to the page at once; beyond, uvicorn answers 503."""
-LEAVE: Final = 1
-"""Seconds that a page gets to take what was being said when the tunnel ends."""
-STOP: Final = 5.0
-"""Seconds for all of that; a thread that takes longer is left to the end of the process."""
+"""Connections to the page at once; for further ones uvicorn answers 503."""
+SHUTDOWN_TIMEOUT: Final = 1
+"""Seconds for open responses of the page at the end of the tunnel."""
+STOP_TIMEOUT: Final = 5.0
+"""Seconds for the whole shutdown; a thread that takes longer runs until the process ends."""
 
 
 class Inspector:
-    """See the module. Made and closed on any thread but its own."""
+    """Traffic inspector with its own thread. Create and close it on any other thread."""
 
     def __init__(self, address: tuple[str, int], port: int) -> None:
-        """Raises ConfigError when the page's address cannot be had."""
+        """Start the thread and the page's server.
+
+        Args:
+            address: host and port of the page; port 0: any.
+            port: the local port of the tunnel.
+
+        Raises:
+            ConfigError: the address cannot be bound.
+        """
         self._socket = _listen(*address)
         host, self._port = self._socket.getsockname()[:2]
         if not is_loopback(host):
             logger.warning(
-                "the inspector listens on %s, without encryption: whoever reads the network reads what visitors "
-                "send; `ssh -L` to loopback is better", host,
+                "the inspector listens on %s without encryption: others on the network can read the visitors' "
+                "data; use loopback and `ssh -L` instead", host,
             )  # fmt: skip
         self._host = host
         self._token = secrets.token_urlsafe(TOKEN_BYTES)
@@ -68,21 +76,21 @@ class Inspector:
 
     @property
     def url(self) -> str:
-        """Where the page is. What follows ``#`` opens it, and is sent to no server."""
+        """URL of the page. The part after ``#`` is the token, which browsers do not send to servers."""
         return f"http://{format_address(on_this_machine(self._host), self._port)}/#{self._token}"
 
     def origin(self, port: int) -> Origin:
-        """The local service, with somebody looking."""
+        """Return an origin whose connections are recorded."""
         return TappedOrigin(port, self._recorder)
 
     def opened(self, public: str) -> None:
-        """The tunnel is open, under this URL."""
+        """Set the public URL of the open tunnel."""
         self._site.public = public
 
     def close(self) -> None:
-        """Stop looking and showing. Visitors notice nothing."""
+        """Stop recording and close the page. Open connections of visitors continue."""
         if self._is_closed or self._background.process != os.getpid():
-            return  # a forked child leaves the parent's alone
+            return  # in a forked child, the inspector belongs to the parent
         self._is_closed = True
         self._recorder.close()
         self._background.call(self._stop())
@@ -90,7 +98,7 @@ class Inspector:
 
     async def _start(self, port: int) -> None:
         supervisor = Supervisor()
-        self._replays = Replays(self._store, self._recorder.parsing, port, supervisor)
+        self._replays = Replays(self._store, self._recorder.head_budget, port, supervisor)
         self._site = Site(self._store, self._recorder, self._replays, port)
         guarded = WebGuard(self._site.app, token=self._token, names=[name_of(self._host)])
         self._server = uvicorn.Server(
@@ -105,7 +113,7 @@ class Inspector:
                 server_header=False,
                 proxy_headers=False,
                 limit_concurrency=MAX_REQUESTS,
-                timeout_graceful_shutdown=LEAVE,
+                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
             )
         )
         serving = self._server.serve(sockets=[self._socket])
@@ -116,7 +124,7 @@ class Inspector:
         await self._replays.close()
         descriptors.disown(self._socket)  # the server closes it
         self._server.should_exit = True
-        await asyncio.wait([self._serving], timeout=STOP)  # one that failed has been reported
+        await asyncio.wait([self._serving], timeout=STOP_TIMEOUT)  # a failure has been reported already
         self._socket.close()
 
     # On the tunnel's thread.
@@ -124,31 +132,33 @@ class Inspector:
     def _wake(self) -> None:
         try:
             self._background.loop.call_soon_threadsafe(self._work)
-        except RuntimeError:  # the loop has ended meanwhile
+        except RuntimeError:  # the loop has closed meanwhile
             self._recorder.close()
 
     # On the inspector's.
 
     def _work(self) -> None:
         began = time.monotonic()
-        if self._recorder.drain(limits.SLICE):
+        if self._recorder.drain(limits.SLICE_TIME):
             took = time.monotonic() - began
-            self._background.loop.call_later(max(limits.PAUSE, took * limits.REST), self._work)
+            self._background.loop.call_later(
+                max(limits.MIN_SLICE_INTERVAL, took * limits.PAUSE_FACTOR), self._work
+            )
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Raises ConfigError."""
+    """Return a listening socket. Raises ConfigError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = unpatched.new_socket(family)
     try:
-        if os.name == "posix":  # elsewhere it lets another program take the port
+        if os.name == "posix":  # on Windows, the option lets another program take the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise ConfigError(
-            f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Give "
+            f"The inspector cannot listen on {format_address(host, port)}: {error.strerror or error}. Choose "
             "another port, or 0 for any."
         ) from None
     sock.setblocking(False)

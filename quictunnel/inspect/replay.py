@@ -1,4 +1,4 @@
-"""A recorded request sent to the origin again, over a connection of its own; what comes back is recorded, too."""
+"""Replay of a recorded request: sent to the origin on a new connection, with the response recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quictunnel.inspect.exchange_store import Way
 from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
-    from quictunnel.inspect.connection_parser import Parsing
+    from quictunnel.inspect.connection_parser import HeadBudget
     from quictunnel.inspect.exchange_store import Exchange, ExchangeStore
     from quictunnel.shared.supervision import Supervisor
 
@@ -22,73 +22,76 @@ READ: Final = 64 * 1024
 
 
 class Replays:
-    """Those under way. Belongs to the store's thread."""
+    """The running replays. Used only on the store's thread."""
 
-    def __init__(self, store: ExchangeStore, parsing: Parsing, port: int, supervisor: Supervisor) -> None:
+    def __init__(self, store: ExchangeStore, head_budget: HeadBudget, port: int, supervisor: Supervisor) -> None:
         self._store = store
-        self._parsing = parsing
+        self._head_budget = head_budget
         self._port = port
         self._supervisor = supervisor
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def is_busy(self) -> bool:
+        """True if the limit of running replays is reached."""
         return len(self._tasks) >= limits.MAX_REPLAYS
 
     def start(self, recorded: Exchange) -> int:
-        """Send a request again that ``views.no_replay`` has nothing against; the number of the new exchange."""
-        said = _request(recorded)
-        conversation = ConnectionParser(
-            self._store, self._parsing, visitor=VISITOR, connection=0, replay_of=recorded.number
+        """Send a request again and return the number of the new exchange. ``views.replay_error`` must be empty."""
+        request = _request(recorded)
+        parser = ConnectionParser(
+            self._store, self._head_budget, visitor=VISITOR, connection=0, replay_of=recorded.number
         )
-        conversation.data(Way.REQUEST, said, time.monotonic())
+        parser.data(Way.REQUEST, request, time.monotonic())
         number = self._store.last
-        task = self._supervisor.start(self._run(conversation, said), "sending a request again")
+        task = self._supervisor.start(self._run(parser, request), "replaying a request")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return number
 
     async def close(self) -> None:
+        """Cancel all replays and wait for them."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _run(self, conversation: ConnectionParser, said: bytes) -> None:
+    async def _run(self, parser: ConnectionParser, request: bytes) -> None:
         why = ""
         try:
             async with asyncio.timeout(limits.REPLAY_TIMEOUT):
-                why = await self._exchange(conversation, said)
+                why = await self._exchange(parser, request)
         except TimeoutError:
             why = f"Cut off after {limits.REPLAY_TIMEOUT:.0f} seconds."
         except OSError as error:
-            why = f"Port {self._port} did not take it: {error.strerror or type(error).__name__}."
+            why = f"Port {self._port} did not accept the connection: {error.strerror or type(error).__name__}."
         finally:
-            conversation.gone(time.monotonic(), why)
+            parser.gone(time.monotonic(), why)
 
-    async def _exchange(self, conversation: ConnectionParser, said: bytes) -> str:
-        """What cut it short; "" when the answer came to its end."""
+    async def _exchange(self, parser: ConnectionParser, request: bytes) -> str:
+        """Send the request and read the response. Return the reason why it was cut off, or "" if it is
+        complete."""
         reader, writer = await self._connect()
         try:
-            writer.write(said)
+            writer.write(request)
             received = 0
-            while not conversation.is_answered:
+            while not parser.is_answered:
                 data = await reader.read(READ)
                 if not data:
-                    conversation.end(Way.RESPONSE, time.monotonic())
+                    parser.end(Way.RESPONSE, time.monotonic())
                     return ""
                 received += len(data)
                 if received > limits.MAX_REPLAYED:
                     return f"Cut off after {limits.MAX_REPLAYED} bytes."
-                conversation.data(Way.RESPONSE, data, time.monotonic())
+                parser.data(Way.RESPONSE, data, time.monotonic())
             return ""
         finally:
             writer.close()
-            with contextlib.suppress(OSError):  # it is closed either way
+            with contextlib.suppress(OSError):  # the connection is closed either way
                 await writer.wait_closed()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Raises OSError or TimeoutError."""
+        """Connect to the origin. Raises OSError or TimeoutError."""
         refused: OSError = ConnectionRefusedError()
         for host in LOOPBACKS:
             try:
@@ -100,7 +103,7 @@ class Replays:
 
 
 def _request(recorded: Exchange) -> bytes:
-    """The same bytes; of a body in chunks the same content, in one."""
+    """Return the recorded request's bytes; a chunked body becomes one chunk."""
     body = bytes(recorded.request.body.data)
     if recorded.request.all_of(b"transfer-encoding"):
         chunk = b"%x\r\n%s\r\n" % (len(body), body) if body else b""

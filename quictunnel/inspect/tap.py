@@ -1,6 +1,7 @@
-"""Where the inspector touches the tunnel: an origin whose splices say what passes. All that runs on its thread.
+"""Origin and splice that report their bytes to the inspector. The only code of the inspector on the tunnel's
+thread.
 
-What is said is references to bytes that nobody changes any more, put into a bounded queue (``recorder``).
+They put references to immutable bytes into a bounded queue (``recorder``).
 """
 
 from __future__ import annotations
@@ -18,17 +19,18 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.codes import StreamCode
 
-BROKEN_OFF: Final = "The origin broke the connection off."
+ORIGIN_RESET: Final = "The origin reset the connection."
 
 
 class TappedOrigin(Origin):
-    """An origin whose visitors are looked at."""
+    """Origin whose connections the inspector records."""
 
     def __init__(self, port: int, recorder: Recorder) -> None:
         super().__init__(port)
         self._recorder = recorder
 
     async def join(self, stream: Stream) -> TcpSplice:
+        """Dial the origin and splice it with a stream, as ``Origin`` does. Record a failure."""
         try:
             return await super().join(stream)
         except OriginRefusedError as refused:
@@ -36,6 +38,7 @@ class TappedOrigin(Origin):
             raise
 
     def splice(self, stream: Stream) -> TcpSplice:
+        """Return a splice that reports to a new tap."""
         return TappedSplice(lambda splice: splice.join(stream), self._tap(stream))
 
     def _tap(self, stream: Stream) -> Tap:
@@ -45,7 +48,7 @@ class TappedOrigin(Origin):
 
 
 class TappedSplice(TcpSplice):
-    """A splice that tells what it passes on."""
+    """Splice that reports its bytes and ends to a tap."""
 
     __slots__ = ("_request", "_response", "_tap")
 
@@ -55,32 +58,38 @@ class TappedSplice(TcpSplice):
         self._request, self._response = tap.request, tap.response
 
     def received(self, data: bytes) -> None:
+        """Report bytes from the origin."""
         if self.lost is None:
             self._response.passed(data, len(data))
         super().received(data)
 
     def eof_received(self) -> bool:
+        """Report the end of the origin's bytes."""
         keeps_open = super().eof_received()
-        if self._ended:  # what looks like an end may be a reset whose error went to a write
+        if self._ended:  # otherwise a reset, whose error was raised by a write
             self._response.ended()
         return keeps_open
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end of the connection to the origin."""
         is_in_use = self._stream is not None and not self._stream.is_over
         super().connection_lost(exc)
-        if not self.is_connected:  # otherwise what it said before is still being read
-            # Without an error it was closed by this side: after both ends, or because the origin was found gone.
+        if not self.is_connected:  # otherwise its last bytes are still being read
+            # Without an error, this side has closed it: after both ends, or because the origin is gone.
             is_broken = exc is not None or (is_in_use and not self.is_complete)
-            self._tap.gone(BROKEN_OFF if is_broken else "")
+            self._tap.gone(ORIGIN_RESET if is_broken else "")
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
+        """Report bytes from the visitor."""
         self._request.passed(chunks, size)
         super().stream_data(chunks, size)
 
     def stream_end(self) -> None:
+        """Report the end of the visitor's bytes."""
         self._request.ended()
         super().stream_end()
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
-        self._tap.gone(f"The visitor's connection was broken off ({code.name.lower()}).")
+        """Report the reset of the stream."""
+        self._tap.gone(f"The visitor's connection was reset ({code.name.lower()}).")
         super().stream_lost(code, untaken)

@@ -1,4 +1,4 @@
-"""Exchanges as the page is told of them: plain values for JSON."""
+"""JSON representation of exchanges for the page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from quictunnel.inspect.exchange_store import Frame, HttpMessage
 
 MAX_TARGET: Final = 300
-"""Characters of a target in the list; the detail has all of it."""
+"""Characters of a target in the list; the details have the whole target."""
 
 
 def summary(exchange: Exchange) -> dict[str, Any]:
-    """A row of the list."""
+    """Return an exchange's row in the list."""
     media = _first(exchange.response, b"content-type").partition(b";")[0].strip()
     return {
         "id": exchange.number,
@@ -36,7 +36,7 @@ def summary(exchange: Exchange) -> dict[str, Any]:
 
 
 def detail(exchange: Exchange) -> dict[str, Any]:
-    """Everything of one."""
+    """Return all details of an exchange."""
     return summary(exchange) | {
         "target": exchange.target,
         "reason": exchange.reason,
@@ -50,21 +50,21 @@ def detail(exchange: Exchange) -> dict[str, Any]:
         "response": _message(exchange.response),
         "messages": [_frame(frame, exchange) for frame in exchange.frames],
         "messages_dropped": exchange.frames_seen - len(exchange.frames),
-        "no_replay": no_replay(exchange),
+        "no_replay": replay_error(exchange),
         "has_request": bool(exchange.request.head),
     }
 
 
-def no_replay(exchange: Exchange) -> str:
-    """Why a request cannot be sent again; "" when it can."""
+def replay_error(exchange: Exchange) -> str:
+    """Return the reason why a request cannot be replayed, or ""."""
     if exchange.kind is ExchangeKind.WEBSOCKET or exchange.is_upgrade or exchange.method == "CONNECT":
-        return "A WebSocket or tunnel is a conversation, which cannot be had again by one side."
+        return "A WebSocket or tunnel cannot be replayed, because it needs both sides."
     if exchange.kind is ExchangeKind.RAW or not exchange.request.head:
-        return "There is no HTTP/1 request to send again."
-    if not exchange.request.body.is_whole:
-        return "The request's body was longer than what is kept of it."
+        return "There is no HTTP/1 request to replay."
+    if not exchange.request.body.is_complete:
+        return "Only a part of the request's body was stored."
     if not exchange.has_asked:
-        return "The request has not come to its end."
+        return "The request is not complete yet."
     return ""
 
 
@@ -78,7 +78,7 @@ def _message(message: HttpMessage) -> dict[str, Any]:
 
 def _body(message: HttpMessage) -> dict[str, Any]:
     body, note = decoded(bytes(message.body.data), message.all_of(b"content-encoding"))
-    is_cut = not message.body.is_whole or note != ""
+    is_cut = not message.body.is_complete or note != ""
     return {
         "size": message.body.size,
         "kept": len(message.body.data),
@@ -103,7 +103,7 @@ def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
 
 
 def _close(data: bytes) -> dict[str, str]:
-    """RFC 6455 section 5.5.1: a code and a reason."""
+    """Return code and reason of a close frame (RFC 6455 section 5.5.1)."""
     if len(data) < 2:
         return {"text": ""}
     return {"text": f"{int.from_bytes(data[:2], 'big')} {_readable(data[2:])}".strip()}
@@ -114,7 +114,7 @@ def _first(message: HttpMessage, name: bytes) -> bytes:
 
 
 def _readable(value: bytes) -> str:
-    """Headers are ASCII, and what is not is UTF-8 these days, or any bytes."""
+    """Decode a header: UTF-8 if possible, else Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The inspector's page and its API: Starlette behind the guard. Everything runs on the inspector's thread."""
+"""The inspector's page and API as a Starlette application. It runs on the inspector's thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.routing import Route
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import curl_of
 from quictunnel.inspect.exchange_store import Watcher
-from quictunnel.inspect.views import detail, no_replay, summary
+from quictunnel.inspect.views import detail, replay_error, summary
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ FILES: Final = {
 
 
 class Site:
-    """The page of one tunnel."""
+    """Page and API of one tunnel's inspector."""
 
     def __init__(self, store: ExchangeStore, recorder: Recorder, replays: Replays, port: int) -> None:
         self._store = store
@@ -42,9 +42,9 @@ class Site:
         self._replays = replays
         self._port = port
         self._is_closing = False
-        self._stirs: set[asyncio.Event] = set()
+        self._change_events: set[asyncio.Event] = set()
         self.public = ""
-        """The tunnel's public URL, when it is known."""
+        """The tunnel's public URL; empty until the tunnel is open."""
         folder = resources.files("quictunnel.inspect") / "page"
         files = [(path, (folder / name).read_bytes(), media) for path, (name, media) in FILES.items()]
         self.app = Starlette(
@@ -60,35 +60,37 @@ class Site:
         )
 
     def close(self) -> None:
-        """End what would never end by itself."""
+        """End the event streams of all pages."""
         self._is_closing = True
-        for stirred in self._stirs:
-            stirred.set()
+        for changed in self._change_events:
+            changed.set()
 
     async def _all(self, _: Request) -> Response:
-        return JSONResponse(self._everything())
+        return JSONResponse(self._snapshot())
 
     async def _one(self, request: Request) -> Response:
         exchange = self._find(request)
-        return _gone() if exchange is None else JSONResponse(detail(exchange))
+        return _not_found() if exchange is None else JSONResponse(detail(exchange))
 
     async def _curl(self, request: Request) -> Response:
         exchange = self._find(request)
         if exchange is None:
-            return _gone()
+            return _not_found()
         if not exchange.request.head:
-            return _no(409, "There is no HTTP/1 request to copy.")
+            return _error(409, "There is no HTTP/1 request to copy.")
         command, missing = curl_of(exchange, self._port)
         return JSONResponse({"command": command, "note": missing})
 
     async def _replay(self, request: Request) -> Response:
         exchange = self._find(request)
         if exchange is None:
-            return _gone()
-        if objection := no_replay(exchange):
-            return _no(409, objection)
+            return _not_found()
+        if reason := replay_error(exchange):
+            return _error(409, reason)
         if self._replays.is_busy:
-            return _no(429, f"{limits.MAX_REPLAYS} replays are under way; wait for one to end.")
+            return _error(
+                429, f"The limit of {limits.MAX_REPLAYS} running replays is reached; wait for one to end."
+            )
         return JSONResponse({"id": self._replays.start(exchange)}, 202)
 
     async def _clear(self, _: Request) -> Response:
@@ -97,34 +99,34 @@ class Site:
 
     async def _events(self, _: Request) -> Response:
         if len(self._store.watchers) >= limits.MAX_PAGES:
-            return _no(503, f"{limits.MAX_PAGES} pages follow already; close one.")
-        stirred = asyncio.Event()
-        watcher = Watcher(stirred)
+            return _error(503, f"The limit of {limits.MAX_PAGES} open pages is reached; close one.")
+        changed = asyncio.Event()
+        watcher = Watcher(changed)
         self._store.watchers.add(watcher)
-        return StreamingResponse(self._told(watcher, stirred), media_type="text/event-stream")
+        return StreamingResponse(self._event_stream(watcher, changed), media_type="text/event-stream")
 
-    async def _told(self, watcher: Watcher, stirred: asyncio.Event) -> AsyncIterator[str]:
-        """A slow page finds more in each event, never more events."""
-        self._stirs.add(stirred)
+    async def _event_stream(self, watcher: Watcher, changed: asyncio.Event) -> AsyncIterator[str]:
+        """Yield server-sent events until the page closes. A slow page gets larger events, not more of them."""
+        self._change_events.add(changed)
         try:
-            yield _event("all", self._everything())
+            yield _event("all", self._snapshot())
             while not self._is_closing:
                 try:
-                    async with asyncio.timeout(limits.HEARTBEAT):
-                        await stirred.wait()
+                    async with asyncio.timeout(limits.HEARTBEAT_INTERVAL):
+                        await changed.wait()
                 except TimeoutError:
-                    yield ": nothing new\n\n"
+                    yield ": no changes\n\n"
                     continue
-                yield self._news(watcher)
-                await asyncio.sleep(limits.FLUSH)  # what comes in that time is told together
+                yield self._changes(watcher)
+                await asyncio.sleep(limits.FLUSH_INTERVAL)  # changes in this time go into one event
         finally:
-            self._stirs.discard(stirred)
+            self._change_events.discard(changed)
             self._store.watchers.discard(watcher)
 
-    def _news(self, watcher: Watcher) -> str:
+    def _changes(self, watcher: Watcher) -> str:
         numbers = watcher.take()
         if numbers is None:
-            return _event("all", self._everything())
+            return _event("all", self._snapshot())
         found = [(number, self._store.get(number)) for number in numbers]
         return _event(
             "changed",
@@ -135,7 +137,7 @@ class Site:
             },
         )
 
-    def _everything(self) -> dict[str, Any]:
+    def _snapshot(self) -> dict[str, Any]:
         return {
             "port": self._port,
             "public": self.public,
@@ -159,9 +161,9 @@ def _event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
 
 
-def _gone() -> Response:
-    return _no(404, "It is not kept any more.")
+def _not_found() -> Response:
+    return _error(404, "The exchange is not stored any more.")
 
 
-def _no(status: int, why: str) -> Response:
+def _error(status: int, why: str) -> Response:
     return JSONResponse({"error": why}, status)

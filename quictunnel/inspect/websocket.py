@@ -1,4 +1,4 @@
-"""WebSocket messages, read from a copy of the bytes (RFC 6455), inflated where they are compressed (RFC 7692)."""
+"""Passive WebSocket parser (RFC 6455) with decompression (RFC 7692)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 CONTINUATION: Final = 0
-KINDS: Final = {1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
+OPCODE_NAMES: Final = {1: "text", 2: "binary", 8: "close", 9: "ping", 10: "pong"}
 MAX_CONTROL: Final = 125
 """Bytes of a control frame (RFC 6455 section 5.5)."""
-TAIL: Final = b"\x00\x00\xff\xff"
-"""What a compressed message is without (RFC 7692 section 7.2.1)."""
-TOO_LARGE: Final = "this direction is compressed and a message became too large; what follows is shown as sizes"
+DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"
+"""Bytes that the sender removes from a compressed message (RFC 7692 section 7.2.1)."""
+TOO_LARGE: Final = "a compressed message was too large; later messages of this direction are shown only as sizes"
 
 
 class FrameError(ValueError):
-    """These are no WebSocket frames."""
+    """Error of malformed WebSocket frames."""
 
 
 class WebSocketMessage(NamedTuple):
-    """A whole message or control frame."""
+    """Complete message or control frame."""
 
     kind: str
     data: bytes
@@ -34,14 +34,14 @@ class WebSocketMessage(NamedTuple):
 
 
 class Deflate(NamedTuple):
-    """What permessage-deflate was agreed to mean, for one direction."""
+    """Negotiated permessage-deflate parameters of one direction."""
 
     wbits: int
     keeps_context: bool
 
 
-def agreed(extensions: Iterable[bytes], *, from_server: bool) -> Deflate | None:
-    """The compression of one direction, from ``Sec-WebSocket-Extensions`` of the response."""
+def negotiated_deflate(extensions: Iterable[bytes], *, from_server: bool) -> Deflate | None:
+    """Return the compression of one direction from the response's ``Sec-WebSocket-Extensions``, or None."""
     for offer in b",".join(extensions).lower().split(b","):
         name, *given = [part.strip() for part in offer.split(b";")]
         if name == b"permessage-deflate":
@@ -55,7 +55,7 @@ def agreed(extensions: Iterable[bytes], *, from_server: bool) -> Deflate | None:
 
 
 class Inflater:
-    """Undoes compression as it comes. Bounded: see ``limits.MAX_INFLATED``."""
+    """Incremental decompressor with a limit for each message (``limits.MAX_INFLATED``)."""
 
     def __init__(self, deflate: Deflate) -> None:
         self._deflate = deflate
@@ -64,13 +64,17 @@ class Inflater:
         self._made = 0
 
     def feed(self, data: bytes, room: int) -> bytes:
-        """What it says, the first ``room`` bytes of it. Raises FrameError."""
+        """Decompress data and return its first ``room`` bytes.
+
+        Raises:
+            FrameError: the data is not valid deflate.
+        """
         out = bytearray()
         while data and not self.is_broken:
             try:
                 piece = self._stream.decompress(data, limits.MAX_FRAME)
             except zlib.error as error:
-                raise FrameError(f"compressed wrongly ({error})") from None
+                raise FrameError(f"invalid compressed data ({error})") from None
             data = self._stream.unconsumed_tail
             self._made += len(piece)
             out += piece[: max(0, room - len(out))]
@@ -81,38 +85,42 @@ class Inflater:
 
     @property
     def made(self) -> int:
-        """Bytes that the message has become so far."""
+        """Decompressed bytes of the current message so far."""
         return self._made
 
     def end(self) -> None:
-        """The message is over."""
+        """Finish the current message."""
         self._made = 0
         if not self._deflate.keeps_context and not self.is_broken:
             self._stream = zlib.decompressobj(-self._deflate.wbits)
 
 
-class Frames:
-    """One direction."""
+class FrameParser:
+    """Parser of one direction."""
 
     def __init__(self, deflate: Deflate | None) -> None:
         self._inflater = None if deflate is None else Inflater(deflate)
         self._head = bytearray()
         self._left = 0
-        """Bytes of the frame's payload that are still to come."""
+        """Remaining bytes of the frame's payload."""
         self._at = 0
-        """How many of it have come, which the mask turns by."""
+        """Offset in the frame's payload, which selects the mask's byte."""
         self._mask = b""
         self._opcode = 0
         self._is_last = False
         self._control = bytearray()
-        # The message that is under way, in one frame or several.
+        # The current message, which may have several frames.
         self._kind = ""
         self._kept = bytearray()
         self._size = 0
         self._is_compressed = False
 
     def feed(self, data: memoryview) -> Iterator[WebSocketMessage]:
-        """Take bytes; give what became whole by them. Raises FrameError."""
+        """Parse bytes and yield the completed messages.
+
+        Raises:
+            FrameError: the frames are malformed.
+        """
         while data:
             if not self._left:
                 data = self._read_head(data)
@@ -124,22 +132,23 @@ class Frames:
                 self._left -= len(piece)
             if not self._left:
                 self._head.clear()
-                if (said := self._frame_ended()) is not None:
-                    yield said
+                if (message := self._frame_ended()) is not None:
+                    yield message
 
     @property
     def is_full(self) -> bool:
-        """Nothing more of the message under way is kept."""
+        """True if no more bytes of the current message will be stored."""
         return len(self._kept) >= limits.MAX_FRAME or self._size > len(self._kept)
 
     @property
-    def certain(self) -> int:
-        """How many of the bytes that come next are payload of this frame, not its last, and need not be read."""
+    def skippable(self) -> int:
+        """Number of the next bytes that are payload and need not be read; the frame's last byte is not one of
+        them."""
         return 0 if self._opcode >= 8 or self._is_compressed else max(0, self._left - 1)
 
-    def pass_over(self, size: int) -> bool:
-        """Whether so many bytes are certain; if so they count as read."""
-        if size > self.certain:
+    def skip(self, size: int) -> bool:
+        """Skip ``size`` bytes unread if all are skippable. Return False otherwise."""
+        if size > self.skippable:
             return False
         self._left -= size
         self._at += size
@@ -148,7 +157,7 @@ class Frames:
 
     @property
     def _mask_is_known(self) -> bool:
-        """Whether the head of the frame is complete."""
+        """True if the frame's header is complete."""
         return self._head_size() == len(self._head)
 
     def _head_size(self) -> int:
@@ -159,7 +168,7 @@ class Frames:
         return 2 + (2 if length == 126 else 8 if length == 127 else 0) + (4 if head[1] & 0x80 else 0)
 
     def _read_head(self, data: memoryview) -> memoryview:
-        """Take what is missing of a frame's head; give what is left."""
+        """Read the rest of a frame's header and return the remaining data."""
         while data and (missing := self._head_size() - len(self._head)):
             self._head += data[:missing]
             data = data[missing:]
@@ -177,21 +186,21 @@ class Frames:
         self._opcode = head[0] & 0x0F
         self._is_last = bool(head[0] & 0x80)
         if head[0] & 0x30 or self._left >> 63:
-            raise FrameError("a frame with bits that mean nothing here")
+            raise FrameError("a frame with reserved bits")
         compressed = bool(head[0] & 0x40)
         if self._opcode >= 8:
-            if self._opcode not in KINDS or not self._is_last or self._left > MAX_CONTROL or compressed:
-                raise FrameError("no control frame can be like this")
+            if self._opcode not in OPCODE_NAMES or not self._is_last or self._left > MAX_CONTROL or compressed:
+                raise FrameError("an invalid control frame")
             self._control.clear()
         elif self._opcode == CONTINUATION:
             if not self._kind or compressed:
-                raise FrameError("a continuation of nothing")
+                raise FrameError("a continuation without a message")
         else:
-            if self._opcode not in KINDS or self._kind:
+            if self._opcode not in OPCODE_NAMES or self._kind:
                 raise FrameError("a message inside another")
             if compressed and self._inflater is None:
-                raise FrameError("compressed, and that was not agreed")
-            self._kind = KINDS[self._opcode]
+                raise FrameError("compression that was not negotiated")
+            self._kind = OPCODE_NAMES[self._opcode]
             self._kept, self._size, self._is_compressed = bytearray(), 0, compressed
 
     def _payload(self, piece: memoryview) -> None:
@@ -201,7 +210,7 @@ class Frames:
         if is_control:
             room = MAX_CONTROL
         elif inflater is None and self._size > len(self._kept):
-            room = 0  # behind a gap
+            room = 0  # after a gap
         wanted = piece if inflater is not None and not inflater.is_broken else piece[: max(0, room)]
         data = _unmask(bytes(wanted), self._mask, self._at)
         self._at += len(piece)
@@ -217,23 +226,23 @@ class Frames:
 
     def _frame_ended(self) -> WebSocketMessage | None:
         if self._opcode >= 8:
-            return WebSocketMessage(KINDS[self._opcode], bytes(self._control), len(self._control), "")
+            return WebSocketMessage(OPCODE_NAMES[self._opcode], bytes(self._control), len(self._control), "")
         if not self._is_last:
             return None
         note = ""
         if self._is_compressed and self._inflater is not None:
             inflater = self._inflater
-            self._kept += inflater.feed(TAIL, limits.MAX_FRAME - len(self._kept))
+            self._kept += inflater.feed(DEFLATE_TAIL, limits.MAX_FRAME - len(self._kept))
             self._size = max(self._size, inflater.made)
             note = TOO_LARGE if inflater.is_broken else "compressed"
             inflater.end()
-        said = WebSocketMessage(self._kind, bytes(self._kept), self._size, note)
+        message = WebSocketMessage(self._kind, bytes(self._kept), self._size, note)
         self._kind, self._kept = "", bytearray()
-        return said
+        return message
 
 
 def _unmask(data: bytes, mask: bytes, at: int) -> bytes:
-    """XOR with the mask, turned to where the data lies in the frame."""
+    """Apply the mask to data at an offset ``at`` of the payload."""
     if not mask or not data:
         return data
     turned = mask[at % 4 :] + mask[: at % 4]

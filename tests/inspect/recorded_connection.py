@@ -41,7 +41,7 @@ class Scene:
 
     def pass_(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
         for piece in pieces:
-            (tap or self.tap).lane(way).passed(piece, len(piece))
+            (tap or self.tap).direction(way).passed(piece, len(piece))
         self.look()
 
     def said(self, *pieces: bytes) -> None:
@@ -52,12 +52,12 @@ class Scene:
 
     def unseen(self, way: Way, size: int) -> None:
         """So many bytes pass while there is no room."""
-        lane = self.tap.lane(way)
-        lane.passed_so_far += size
-        lane.lost = lane.passed_so_far
+        direction = self.tap.direction(way)
+        direction.passed_so_far += size
+        direction.lost = direction.passed_so_far
 
     def ended(self, way: Way) -> None:
-        self.tap.lane(way).ended()
+        self.tap.direction(way).ended()
         self.look()
 
     def gone(self, why: str = "") -> None:
@@ -81,7 +81,7 @@ class Scene:
             assert len(exchange.frames) <= limits.MAX_FRAMES
             assert sum(len(frame.data) for frame in exchange.frames) <= limits.MAX_FRAMES_KEPT
             assert len(exchange.notes) < 10
-        assert 0 <= self.recorder.parsing.held <= limits.MAX_PARSING
+        assert 0 <= self.recorder.head_budget.held <= limits.MAX_PARSING
         assert self.recorder.connections <= limits.MAX_CONNECTIONS
         assert not self.recorder.is_faulty
 

@@ -86,12 +86,12 @@ def test_a_length(size: int, sizes: list[int]) -> None:
 
 def test_passing_over_what_is_certainly_content() -> None:
     body: Body = Length(10)
-    assert [body.pass_over(size) for size in (11, 4, 7, 6)] == [False, True, False, True]
+    assert [body.skip(size) for size in (11, 4, 7, 6)] == [False, True, False, True]
     assert body.is_done
     body = Chunked()
-    assert not body.pass_over(1)
+    assert not body.skip(1)
     body.feed(memoryview(b"a\r\nxx"), bytes)
-    assert [body.pass_over(size) for size in (8, 7, 1)] == [False, True, False]
+    assert [body.skip(size) for size in (8, 7, 1)] == [False, True, False]
     assert body.feed(memoryview(b"x\r\n0\r\n\r\n"), bytes) == 8
     assert body.is_done
 

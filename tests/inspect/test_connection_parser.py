@@ -8,7 +8,7 @@ import pytest
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.exchange_store import ExchangeKind, State, Way
-from quictunnel.inspect.views import detail, no_replay
+from quictunnel.inspect.views import detail, replay_error
 from tests.inspect.recorded_connection import IN, OUT, Scene, bytewise
 
 GET = b"GET /a?b=c HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -67,7 +67,7 @@ def test_an_exchange(scene: Scene, case: str, split: str) -> None:
         assert (exchange.method, exchange.status) == (method, status)
         assert (exchange.request.body.data, exchange.response.body.data) == (sent, received)
         assert exchange.has_asked
-        assert no_replay(exchange) == ""
+        assert replay_error(exchange) == ""
     scene.gone()
     assert scene.recorder.connections == 0
 
@@ -133,8 +133,8 @@ def test_an_answer_before_the_request_is_whole(scene: Scene) -> None:
     scene.said(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345")
     scene.answered(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
     assert scene.only.state is State.DONE
-    assert "before it had the whole request" in scene.only.notes[0]
-    assert "not come to its end" in no_replay(scene.only)
+    assert "before the request was complete" in scene.only.notes[0]
+    assert "not complete yet" in replay_error(scene.only)
     scene.said(b"67890", GET)
     scene.answered(OK)
     assert [each.status for each in scene.exchanges] == [413, 200]
@@ -149,7 +149,7 @@ def test_what_breaks_off_is_not_done(scene: Scene, answer: bytes, why: str) -> N
     scene.answered(*[answer] * bool(answer))
     scene.gone(why)
     assert scene.only.state is State.BROKEN
-    assert (why or "ended before this was complete") in scene.only.notes[0]
+    assert (why or "ended before the exchange was complete") in scene.only.notes[0]
 
 
 def test_a_compressed_body_is_shown_as_what_it_is(scene: Scene) -> None:
@@ -162,7 +162,7 @@ def test_a_compressed_body_is_shown_as_what_it_is(scene: Scene) -> None:
     assert (body["text"], body["size"], body["note"]) == (
         '{"a": 1}',
         len(packed),
-        "Content-Encoding gzip: undone.",
+        "Content-Encoding gzip: decoded.",
     )
 
 
@@ -172,11 +172,11 @@ def test_a_compressed_body_is_shown_as_what_it_is(scene: Scene) -> None:
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2"),
         (b"\x16\x03\x01\x02\x00\x01", "TLS"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"),
-        (b"\x00\x01\x02", "no HTTP/1 request"),
-        (b"get / HTTP/1.1\r\n\r\n", "no HTTP/1 request"),
-        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", "no HTTP/1 request"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "no HTTP/1 request"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "no HTTP/1 request"),
+        (b"\x00\x01\x02", "not an HTTP/1 request"),
+        (b"get / HTTP/1.1\r\n\r\n", "not an HTTP/1 request"),
+        (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", "not an HTTP/1 request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", "not an HTTP/1 request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", "not an HTTP/1 request"),
     ],
 )
 @pytest.mark.parametrize("split", ["whole", "bytewise"])
@@ -204,8 +204,8 @@ def test_a_server_that_speaks_first(scene: Scene) -> None:
         (b"nonsense", "not HTTP/1"),
         (b"HTTP/1.1 abc\r\n\r\n", "not HTTP/1"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "begin with its size"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", "longer than it said"),
-        (OK + OK, "nothing asked for"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nab\r\n", "longer than its size"),
+        (OK + OK, "without a request"),
         (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", "not HTTP/1"),
     ],
 )
@@ -240,7 +240,7 @@ def test_connect_becomes_bytes(scene: Scene) -> None:
     connect, raw = scene.exchanges
     assert (connect.state, raw.kind) == (State.DONE, ExchangeKind.RAW)
     assert (raw.request.body.data, raw.response.body.data) == (b"more", b"bytes")
-    assert "conversation" in no_replay(connect)
+    assert "both sides" in replay_error(connect)
 
 
 def test_an_upgrade_that_is_not_taken_stays_http(scene: Scene) -> None:
@@ -302,7 +302,7 @@ def test_a_head_that_never_ends(scene: Scene, way: Way) -> None:
     assert scene.exchanges[-1].kind is ExchangeKind.RAW
     assert f"more than {limits.MAX_HEAD} bytes" in scene.exchanges[-1].notes[0]
     assert scene.exchanges[-1].side(way).body.size == len(opening) + 100_000
-    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.head_budget.held == 0
 
 
 def test_the_longest_head_there_is(scene: Scene) -> None:
@@ -316,7 +316,7 @@ def test_requests_that_wait(scene: Scene) -> None:
     assert {each.kind for each in scene.exchanges} == {ExchangeKind.HTTP}
     scene.said(GET)
     assert scene.exchanges[-1].kind is ExchangeKind.RAW
-    assert "wait for an answer" in scene.exchanges[-1].notes[0]
+    assert "wait for a response" in scene.exchanges[-1].notes[0]
 
 
 def test_lines_between_chunks(scene: Scene) -> None:
@@ -331,12 +331,12 @@ def test_what_all_unfinished_heads_hold_together(monkeypatch: pytest.MonkeyPatch
     taps = [scene.recorder.tap("x") for _ in range(30)]
     for tap in taps:
         scene.pass_(IN, b"GET /" + b"a" * 95, tap=tap)
-    assert scene.recorder.parsing.held == 1000
+    assert scene.recorder.head_budget.held == 1000
     assert len(scene.store) == 20  # those that came too late are bytes
     for tap in taps:
         tap.gone("")
     scene.look()
-    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.head_budget.held == 0
 
 
 def test_exchanges_make_room_the_oldest_that_ended_first(monkeypatch: pytest.MonkeyPatch) -> None:

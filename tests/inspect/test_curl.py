@@ -142,4 +142,4 @@ def test_a_cut_body_is_said_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BODY", 3)
     command, note = curl_of(recorded(with_body(b"abcdef")), 1)
     assert command.endswith("--data-raw abc")
-    assert "cut" in note
+    assert "incomplete" in note

@@ -136,7 +136,7 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
         scene.recorder.put = put_and_look  # type: ignore[method-assign]
     assert passed_on(made(scene.tap), soup) == passed_on(made(None), soup)
     scene.look()
-    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.head_budget.held == 0
     assert scene.recorder.connections == 0
     assert scene.recorder.waiting == 0
     assert all(each.state is not State.OPEN for each in scene.store)
@@ -155,7 +155,7 @@ def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
         elif what in ("in", "out"):
             scene.pass_(way, *(data[at : at + step] for at in range(0, len(data), step)))
     scene.gone("over")
-    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.head_budget.held == 0
     assert scene.recorder.connections == 0
 
 
@@ -169,10 +169,10 @@ def test_a_fault_of_the_inspector_stays_there(
     scene.said(GET)
     monkeypatch.setattr(ConnectionParser, "data", broken)
     for _ in range(3):
-        scene.tap.lane(OUT).passed(OK, len(OK))
+        scene.tap.direction(OUT).passed(OK, len(OK))
         other = scene.recorder.tap("other")
-        other.lane(IN).passed(GET, len(GET))
-        other.lane(IN).passed(GET, len(GET))
+        other.direction(IN).passed(GET, len(GET))
+        other.direction(IN).passed(GET, len(GET))
     with caplog.at_level(logging.ERROR):
         while scene.recorder.drain():
             pass
@@ -200,9 +200,9 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypa
     scene = Scene()
     scene.said(GET)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
-    scene.tap.lane(OUT).passed(head, len(head))
+    scene.tap.direction(OUT).passed(head, len(head))
     for _ in range(50):
-        scene.tap.lane(OUT).passed(b"x" * 100, 100)
+        scene.tap.direction(OUT).passed(b"x" * 100, 100)
     assert scene.recorder.waiting <= 1000
     scene.look()
     scene.pass_(OUT, OK)  # behind the gap, which was all body
@@ -231,7 +231,7 @@ def test_what_would_not_be_kept_is_not_even_put_into_the_queue(opening: bytes, e
         pieces += len(scene.recorder._queue)
         scene.look()
     body = (scene.exchanges[2] if opening == b"\xff" else scene.exchanges[0]).response.body
-    assert 10_000_000 - limits.REPORT < body.size - (opening == b"\xff") <= 10_000_000
+    assert 10_000_000 - limits.REPORT_BYTES < body.size - (opening == b"\xff") <= 10_000_000
     assert pieces < 50, "the kept beginning, and a report now and then"
     if end:
         assert body.size == 10_000_000, "its end is reported when it is there"
@@ -246,12 +246,12 @@ def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
     scene = Scene()
     scene.said(GET, GET)
     scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
-    lane = scene.tap.response
-    behind = lane.passed_so_far
-    lane.until = 0
-    lane.passed(b"x" * 20_000, 20_000)
-    lane.lost, scene.recorder.has_lost = behind + 10_000, True
-    scene.recorder._find_lost()
+    direction = scene.tap.response
+    behind = direction.passed_so_far
+    direction.skip_until = 0
+    direction.passed(b"x" * 20_000, 20_000)
+    direction.lost, scene.recorder.has_lost = behind + 10_000, True
+    scene.recorder._process_lost()
     assert scene.exchanges[0].response.body.size == 280_000
     scene.answered(b"x" * 10_000 + OK)
     assert scene.exchanges[0].response.body.size == 300_000
@@ -282,7 +282,7 @@ def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     scene.answered(b"more")
     assert [each.kind for each in scene.exchanges] == [ExchangeKind.HTTP, ExchangeKind.RAW]
-    assert f"{len(OK)} bytes passed unseen" in scene.exchanges[1].notes[0]
+    assert f"{len(OK)} bytes are missing" in scene.exchanges[1].notes[0]
     scene.gone()
 
 
@@ -293,8 +293,8 @@ def test_what_waits_is_bounded_in_pieces_and_ends_are_found_all_the_same(monkeyp
         scene.pass_(IN, GET, tap=tap)
     monkeypatch.setattr(limits, "MAX_EVENTS", 10)
     for tap in taps:
-        tap.lane(OUT).passed(b"H", 1)
-        tap.lane(IN).ended()
+        tap.direction(OUT).passed(b"H", 1)
+        tap.direction(IN).ended()
         tap.gone("over")
     assert len(scene.recorder._queue) == 10
     scene.look()
@@ -319,8 +319,8 @@ def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: p
 def test_looking_ends_when_its_time_is_over() -> None:
     scene = Scene()
     for _ in range(1000):
-        scene.tap.lane(IN).passed(GET, len(GET))
-        scene.tap.lane(OUT).passed(OK, len(OK))
+        scene.tap.direction(IN).passed(GET, len(GET))
+        scene.tap.direction(OUT).passed(OK, len(OK))
     assert scene.recorder.drain(0.0)
     assert scene.recorder.waiting == 1000 * len(GET + OK) - len(GET)
     scene.look()
@@ -338,7 +338,7 @@ def test_no_wake_is_lost_between_two_threads() -> None:
         for _ in range(rounds):
             while not recorder.has_room(len(GET)):
                 pass
-            tap.lane(IN).passed(b"\x00", 1)
+            tap.direction(IN).passed(b"\x00", 1)
 
     saying = threading.Thread(target=say)
     saying.start()
@@ -355,9 +355,9 @@ def test_no_wake_is_lost_between_two_threads() -> None:
 def test_a_closed_recorder_takes_nothing() -> None:
     scene = Scene()
     scene.said(GET)
-    scene.tap.lane(IN).passed(GET, len(GET))
+    scene.tap.direction(IN).passed(GET, len(GET))
     scene.recorder.close()
-    scene.tap.lane(IN).passed(GET, len(GET))
+    scene.tap.direction(IN).passed(GET, len(GET))
     scene.look()
     assert len(scene.store) == 1
 

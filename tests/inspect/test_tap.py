@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.inspect.exchange_store import State
-from quictunnel.inspect.tap import BROKEN_OFF, TappedSplice
+from quictunnel.inspect.tap import ORIGIN_RESET, TappedSplice
 from quictunnel.transport import splice as splices
 from tests.inspect.recorded_connection import Scene
 from tests.transport.test_splice import ListeningStream
@@ -44,7 +44,7 @@ class Tapped:
         async with asyncio.timeout(10):
             await self.gone.wait()
         self.scene.look()
-        return self.scene.only.state, BROKEN_OFF in self.scene.only.notes
+        return self.scene.only.state, ORIGIN_RESET in self.scene.only.notes
 
 
 @pytest.fixture

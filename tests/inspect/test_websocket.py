@@ -13,7 +13,14 @@ from websockets.frames import Frame, Opcode
 from quictunnel.inspect import limits
 from quictunnel.inspect.exchange_store import ExchangeKind, State
 from quictunnel.inspect.views import detail
-from quictunnel.inspect.websocket import TOO_LARGE, Deflate, FrameError, Frames, WebSocketMessage, agreed
+from quictunnel.inspect.websocket import (
+    TOO_LARGE,
+    Deflate,
+    FrameError,
+    FrameParser,
+    WebSocketMessage,
+    negotiated_deflate,
+)
 from tests.inspect.recorded_connection import IN, OUT, Scene, bytewise
 
 ASK = (
@@ -28,7 +35,7 @@ def written(opcode: Opcode, data: bytes, *, mask: bool = False, last: bool = Tru
     return Frame(opcode, data, last).serialize(mask=mask, extensions=extensions)
 
 
-def read(frames: Frames, *pieces: bytes) -> list[WebSocketMessage]:
+def read(frames: FrameParser, *pieces: bytes) -> list[WebSocketMessage]:
     return [said for piece in pieces for said in frames.feed(memoryview(piece))]
 
 
@@ -44,7 +51,7 @@ def test_messages_in_any_split(messages: list[tuple[Opcode, bytes]], mask: bool,
     extensions = [PerMessageDeflate(False, False, 15, 15)] if deflate else []
     data = b"".join(written(opcode, said, mask=mask, extensions=extensions) for opcode, said in messages)
     pieces = [data[at : at + step] for at in range(0, len(data), step)]
-    found = read(Frames(Deflate(15, keeps_context=True) if deflate else None), *pieces)
+    found = read(FrameParser(Deflate(15, keeps_context=True) if deflate else None), *pieces)
     assert [(each.kind, each.data, each.size) for each in found] == [
         (opcode.name.lower(), said, len(said)) for opcode, said in messages
     ]
@@ -57,7 +64,7 @@ def test_a_message_in_fragments_with_a_ping_between() -> None:
         + written(Opcode.CONT, b"two ", mask=True, last=False)
         + written(Opcode.CONT, b"three", mask=True)
     )
-    assert read(Frames(None), *bytewise(data)) == [
+    assert read(FrameParser(None), *bytewise(data)) == [
         WebSocketMessage("ping", b"?", 1, ""),
         WebSocketMessage("text", b"one two three", 13, ""),
     ]
@@ -66,19 +73,19 @@ def test_a_message_in_fragments_with_a_ping_between() -> None:
 @pytest.mark.parametrize("size", [125, 126, 65535, 65536, 300_000])
 def test_of_a_large_message_a_beginning_is_kept(size: int) -> None:
     data = written(Opcode.BINARY, os.urandom(size), mask=True)
-    frames = Frames(None)
+    frames = FrameParser(None)
     (said,) = read(frames, *(data[at : at + 9_999] for at in range(0, len(data), 9_999)))
     assert (len(said.data), said.size) == (min(size, limits.MAX_FRAME), size)
 
 
 def test_what_is_not_kept_is_passed_over() -> None:
-    frames = Frames(None)
+    frames = FrameParser(None)
     data = written(Opcode.BINARY, b"x" * 100_000)
-    assert not frames.pass_over(5)
+    assert not frames.skip(5)
     read(frames, data[:50_000])
     assert frames.is_full
-    assert frames.pass_over(40_000)
-    assert not frames.pass_over(len(data) - 90_000), "not its last byte"
+    assert frames.skip(40_000)
+    assert not frames.skip(len(data) - 90_000), "not its last byte"
     (said,) = read(frames, data[90_000:])
     assert (said.data, said.size) == (b"x" * limits.MAX_FRAME, 100_000)
 
@@ -89,7 +96,7 @@ def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
     small = written(Opcode.TEXT, b"small" * 10, extensions=extensions)
     bomb = written(Opcode.BINARY, bytes(50_000_000), extensions=extensions)
     after = written(Opcode.TEXT, b"after" * 10, extensions=extensions)
-    frames = Frames(Deflate(15, keeps_context=True))
+    frames = FrameParser(Deflate(15, keeps_context=True))
     first, second, third = read(frames, small, bomb, after)
     assert first == WebSocketMessage("text", b"small" * 10, 50, "compressed")
     assert (len(second.data), second.note) == (limits.MAX_FRAME, TOO_LARGE)
@@ -102,7 +109,7 @@ def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         b"\x83\x00",  # an opcode that is none
         b"\xa1\x00",  # a reserved bit
-        b"\xc1\x00",  # compressed without having agreed
+        b"\xc1\x00",  # compressed without having negotiated_deflate
         b"\x80\x00",  # a continuation of nothing
         b"\x09\x00",  # a ping in fragments
         b"\x89\x7e\x00\xff",  # a ping that is too long
@@ -113,12 +120,12 @@ def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_are_no_frames(wrong: bytes) -> None:
     with pytest.raises(FrameError):
-        read(Frames(None), *bytewise(wrong + b"\x00" * 8))
+        read(FrameParser(None), *bytewise(wrong + b"\x00" * 8))
 
 
 def test_what_is_no_deflate() -> None:
     with pytest.raises(FrameError):
-        read(Frames(Deflate(15, keeps_context=True)), b"\xc1\x05\xff\xff\xff\xff\xff")
+        read(FrameParser(Deflate(15, keeps_context=True)), b"\xc1\x05\xff\xff\xff\xff\xff")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +141,7 @@ def test_what_is_no_deflate() -> None:
     ],
 )
 def test_what_was_agreed(said: list[bytes], from_server: bool, expected: Deflate | None) -> None:
-    assert agreed(said, from_server=from_server) == expected
+    assert negotiated_deflate(said, from_server=from_server) == expected
 
 
 @pytest.mark.parametrize("deflate", [False, True])
@@ -166,7 +173,7 @@ def test_what_a_visitor_says_before_the_answer_is_held() -> None:
     scene.said(ASK + written(Opcode.TEXT, b"early", mask=True))
     scene.answered(YES + b"\r\n")
     assert [frame.data for frame in scene.only.frames] == [b"early"]
-    assert scene.recorder.parsing.held == 0
+    assert scene.recorder.head_budget.held == 0
 
 
 def test_when_it_stops_being_a_websocket() -> None:

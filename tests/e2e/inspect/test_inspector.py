@@ -51,7 +51,7 @@ def test_replays_are_few_and_end(scene: Scene, origin: Origin, monkeypatch: pyte
         for _ in range(limits.MAX_REPLAYS):
             assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
         status, why = scene.ask("api/exchanges/1/replay", "POST")
-        assert (status, "under way" in why) == (429, True)
+        assert (status, "limit of" in why) == (429, True)
         eventually(lambda: all(each["state"] == "broken" for each in scene.listed()[1:]), "replays go on")
         assert "Cut off after" in scene.ask("api/exchanges/2")[1]["notes"][0]
         origin.more.set()
@@ -73,7 +73,7 @@ def test_replay_that_fails_is_logged(
     monkeypatch.setattr(Replays, "_exchange", fail)
     scene.curl(scene.url("/"))
     assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
-    eventually(lambda: "sending a request again" in caplog.text, "nothing is logged")
+    eventually(lambda: "replaying a request" in caplog.text, "nothing is logged")
     assert "a fault of ours" in caplog.text
 
 
@@ -111,11 +111,11 @@ def test_so_many_pages_may_follow(scene: Scene) -> None:
 
 
 def test_a_page_with_nothing_to_show_is_told_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(limits, "HEARTBEAT_INTERVAL", 0.05)
     with urllib.request.urlopen(scene.request("api/events"), timeout=10) as answer:
         lines = [answer.readline() for _ in range(7)]
     assert lines[0] == b"event: all\n"
-    assert lines[3:] == [b": nothing new\n", b"\n"] * 2
+    assert lines[3:] == [b": no changes\n", b"\n"] * 2
 
 
 def test_nobody_listens_and_the_page_says_so(edge, client) -> None:
