@@ -1,15 +1,15 @@
-//! Congestion control by a model of the path: how much it carries and how long it is when nobody queues (the idea of
-//! BBR, draft-ietf-ccwg-bbr). Losses do not slow it down; what it keeps in flight is what fits.
+//! BBR: congestion control by a model of the path, its bandwidth (max_bw) and its round trip without a queue (min_rtt).
 //!
-//! quinn-proto paces by the window and has no way to be told a rate, so the window is what is steered here, and it stays
-//! close to one bandwidth-delay product: version 1 keeps two of them and paces instead. What else is different:
+//! The states and names are those of draft-ietf-ccwg-bbr. Loss alone does not slow it down. It differs from the draft:
 //!
-//! - the path is probed for more with a quarter more in flight for two rounds, less often where that loses packets;
-//! - somebody who keeps the queue full is noticed by the round trip being longer than what is in flight here explains.
-//!   Then more is kept in flight, until that loses packets, which is how those who fill queues share;
-//! - acknowledgements that wait in a queue on their way back make the round trip longer as well, and what is in flight
-//!   then does not fill the path. That queue is told from one on the way there by more in flight bringing as much more
-//!   through. The round trip is then believed to be that long.
+//! - There is no pacing_gain. quinn-proto paces by the congestion window and cannot be given a rate, so cwnd is the only
+//!   control, and it stays close to one bandwidth-delay product (BDP).
+//! - ProbeBW_UP keeps a quarter more in flight for two rounds. It comes less often where that loses packets.
+//! - A competing flow that fills the queue shows as a round trip longer than our own inflight explains. Then cwnd_gain
+//!   grows until that causes loss, which is how loss-based flows share.
+//! - A queue on the return path makes the round trip longer as well, and inflight then does not fill the forward path.
+//!   The two are told apart by probing: if more inflight delivers proportionally more, the queue is on the return path,
+//!   and the longer round trip becomes min_rtt.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -18,421 +18,448 @@ use std::time::{Duration, Instant};
 use quinn_proto::congestion::Controller;
 use quinn_proto::RttEstimator;
 
-/// Datagrams (RFC 9002 section 7.2).
-const INITIAL_WINDOW: u64 = 10;
-/// Round trips count as no shorter: on a path of microseconds the ends look at their sockets once in a millisecond or
-/// two, and with less in flight they would handle datagrams one by one. Nobody notices a queue of that length.
-const LEAST_TRIP: Duration = Duration::from_millis(4);
-/// Datagrams: enough for every second one to be acknowledged at once.
-const LEAST_WINDOW: u64 = 4;
-/// Rounds for which the best rate is remembered: more than one cycle of probing.
-const RATE_ROUNDS: u64 = 10;
-/// How long the shortest round trip is believed, and how long it is looked for again.
-const RTT_BELIEVED: Duration = Duration::from_secs(10);
-const RTT_PROBE: Duration = Duration::from_millis(200);
-/// The start is over when the rate has not grown by so much for so many rounds...
-const START_GROWTH: f64 = 1.25;
-const START_ROUNDS: u32 = 3;
-/// ... or when so much of a round was lost.
-const START_LOSS: f64 = 0.1;
-/// A round trip counts as longer than it has to be when it is by this factor and this time.
-const LONGER: f64 = 1.125;
-const LONGER_BY: Duration = Duration::from_millis(4);
-/// Bandwidth-delay products in flight: usually; at most, beside somebody who fills the queue; while probing for more,
-/// beyond what is usual; after that; and while the shortest round trip is looked for.
-const USUAL: f64 = 1.05;
-const MOST: f64 = 2.0;
-const UP: f64 = 1.25;
-const DOWN: f64 = 0.9;
-const PROBE_RTT: f64 = 0.5;
-/// How fast the first of these grows in a round, and what is left of it when that loses packets.
-const GROWTH: f64 = 0.05;
-const CUT: f64 = 0.85;
-/// Datagrams that a round has to lose to say anything: fewer are bad luck.
-const TELLING_LOSS: u64 = 8;
-/// A round loses packets because of what we do when it loses so much more than others do.
-const EXCESS_LOSS: f64 = 0.02;
-/// What twice as much in flight, and what a probe for more has to bring, for a long round trip to be nobody's queue on
-/// the way there. Were it ours, they would bring nothing.
-const START_PROOF: f64 = 1.75;
-const UP_PROOF: f64 = 1.15;
-/// Weight of a round in the usual loss.
-const LOSS_WEIGHT: f64 = 0.125;
-/// Rounds between probes for more: usually, and at most.
-const CRUISE: u32 = 6;
-const LONGEST_CRUISE: u32 = 48;
-/// ... and when round trips are long and no more than so much of the best rate comes through.
-const SHORTEST_CRUISE: u32 = 2;
-const SLACK: f64 = 0.7;
-/// Moments of sending that are remembered; where there are more in a round trip, some are left out.
-const MAX_MOMENTS: usize = 4096;
-/// Samples of the round trip that a round needs to say that it was long, where so many fit.
-const ENOUGH_SAMPLES: u32 = 8;
+/// In datagrams (RFC 9002 section 7.2).
+const INITIAL_CWND: u64 = 10;
+/// Lower bound of the round trip in the BDP. On a path of microseconds both ends read their sockets every millisecond or
+/// two; with less in flight they would handle datagrams one by one. A queue of this length does no harm.
+const MIN_RTT_FLOOR: Duration = Duration::from_millis(4);
+/// Smallest cwnd, in datagrams: enough for every second one to be acknowledged at once.
+const MIN_PIPE_CWND: u64 = 4;
+/// Length of the max_bw filter in rounds: more than one cycle of ProbeBW.
+const MAX_BW_FILTER_ROUNDS: u64 = 10;
+/// How long min_rtt is valid, and how long ProbeRTT lasts.
+const MIN_RTT_FILTER_LEN: Duration = Duration::from_secs(10);
+const PROBE_RTT_DURATION: Duration = Duration::from_millis(200);
+/// Startup ends when bandwidth has not grown by this factor for this many rounds,
+const STARTUP_FULL_BW_THRESH: f64 = 1.25;
+const STARTUP_FULL_BW_ROUNDS: u32 = 3;
+/// or when this share of a round was lost.
+const STARTUP_LOSS_THRESH: f64 = 0.1;
+/// A round trip counts as long when it exceeds min_rtt by this factor and this margin.
+const LONG_RTT_FACTOR: f64 = 1.125;
+const LONG_RTT_MARGIN: Duration = Duration::from_millis(4);
+/// cwnd in BDPs: in ProbeBW_CRUISE; at most, beside a flow that fills the queue; the factor of ProbeBW_UP; that of Drain
+/// and ProbeBW_DOWN; and that of ProbeRTT.
+const CWND_GAIN: f64 = 1.05;
+const MAX_CWND_GAIN: f64 = 2.0;
+const PROBE_UP_GAIN: f64 = 1.25;
+const PROBE_DOWN_GAIN: f64 = 0.9;
+const PROBE_RTT_CWND_GAIN: f64 = 0.5;
+/// How much cwnd_gain grows per round beside such a flow, and the factor by which it shrinks after excess loss.
+const CWND_GAIN_STEP: f64 = 0.05;
+const CWND_GAIN_BETA: f64 = 0.85;
+/// Lost datagrams of a round below which its loss counts as none.
+const MIN_LOST_DATAGRAMS: u64 = 8;
+/// A round has excess loss when its loss exceeds the baseline by this much: then our own inflight causes it.
+const EXCESS_LOSS_THRESH: f64 = 0.02;
+/// Growth of delivery, in Startup and in ProbeBW_UP, that proves that a long round trip is no queue on the forward path.
+/// If it were our own queue, more inflight would deliver no more.
+const STARTUP_LONG_RTT_THRESH: f64 = 1.75;
+const PROBE_UP_LONG_RTT_THRESH: f64 = 1.15;
+/// Weight of a round in the baseline loss.
+const LOSS_EWMA_WEIGHT: f64 = 0.125;
+/// Rounds in ProbeBW_CRUISE: usually, and at most;
+const CRUISE_ROUNDS: u32 = 6;
+const MAX_CRUISE_ROUNDS: u32 = 48;
+/// and when round trips are long and less than this share of max_bw is delivered.
+const MIN_CRUISE_ROUNDS: u32 = 2;
+const LOW_BW_RATIO: f64 = 0.7;
+/// Send records that are kept; if a round trip has more, some are left out.
+const MAX_SEND_RECORDS: usize = 4096;
+/// Round-trip samples that a round needs to count as long, if cwnd allows that many.
+const MIN_RTT_SAMPLES: u32 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Start,
+enum State {
+    Startup,
     Drain,
-    Cruise,
-    Up,
-    Down,
+    ProbeBwCruise,
+    ProbeBwUp,
+    ProbeBwDown,
     ProbeRtt,
 }
 
-/// When something was sent, what had been delivered then, and since when; and when the newest of that had been sent.
+/// State at the time a packet was sent, for delivery rate samples (draft section 4.1).
 #[derive(Clone, Copy)]
-struct Moment {
-    sent: Instant,
+struct SendRecord {
+    sent_time: Instant,
     delivered: u64,
-    delivered_at: Instant,
-    delivered_sent: Instant,
+    delivered_time: Instant,
+    first_sent_time: Instant,
 }
 
-/// See the module.
+/// The controller of one path.
 #[derive(Clone)]
 pub struct Bbr {
     mtu: u64,
-    window: u64,
-    phase: Phase,
-    /// Rounds that the phase has lasted.
-    rounds: u32,
-    phase_began: Instant,
-    cruise: u32,
-    gain: f64,
+    cwnd: u64,
+    state: State,
+    /// Rounds since the state was entered.
+    rounds_in_state: u32,
+    state_began: Instant,
+    cruise_rounds: u32,
+    cwnd_gain: f64,
     delivered: u64,
-    /// When the newest of it was acknowledged; while nothing is in flight, when something was sent again.
-    delivered_at: Instant,
-    /// When that was sent.
-    delivered_sent: Instant,
-    in_flight: u64,
-    moments: VecDeque<Moment>,
-    newest_acked: Instant,
-    batch: u64,
-    /// The most that was acknowledged at once lately.
-    aggregation: u64,
-    /// Rates in bytes a second by round, falling.
-    rates: VecDeque<(u64, f64)>,
-    round: u64,
-    round_began: Instant,
+    /// When the newest delivered packet was acknowledged; after idle, when sending began again.
+    delivered_time: Instant,
+    /// When that packet was sent.
+    first_sent_time: Instant,
+    inflight: u64,
+    send_records: VecDeque<SendRecord>,
+    newest_acked_sent_time: Instant,
+    newly_acked: u64,
+    /// The most bytes that were acknowledged at once lately.
+    extra_acked: u64,
+    /// Delivery rates in bytes per second with their rounds, in falling order.
+    bw_filter: VecDeque<(u64, f64)>,
+    round_count: u64,
+    round_start: Instant,
     round_delivered: u64,
     round_lost: u64,
-    round_rtt: Option<Duration>,
+    round_min_rtt: Option<Duration>,
     round_samples: u32,
     round_rtts: Duration,
-    /// Nothing was held back by the window in this round.
-    round_was_idle: bool,
-    usual_loss: f64,
-    rtt: Option<Duration>,
-    rtt_since: Instant,
-    /// How much longer a round trip is than the shortest of its round: a path that reorders, or a radio.
-    spread: Duration,
-    probed_rtt: Option<Duration>,
-    start_rate: f64,
-    start_rounds: u32,
-    rate_before_up: f64,
-    /// What the last round brought through, in bytes a second, and the most that one did since the last probe.
-    pace: f64,
-    best_pace: f64,
+    /// cwnd limited nothing in this round.
+    round_is_app_limited: bool,
+    baseline_loss: f64,
+    min_rtt: Option<Duration>,
+    min_rtt_stamp: Instant,
+    /// Mean distance of a round trip from the shortest of its round: jitter of a path that reorders, or of radio.
+    rtt_spread: Duration,
+    probe_rtt_min_rtt: Option<Duration>,
+    full_bw: f64,
+    full_bw_rounds: u32,
+    bw_before_up: f64,
+    /// Delivery rate of the last round, in bytes per second, and the largest since the last ProbeBW_UP.
+    round_bw: f64,
+    max_round_bw: f64,
 }
 
 impl Bbr {
-    /// For a new path.
+    /// Return a controller for a new path.
     pub fn new(now: Instant, mtu: u16) -> Self {
         let mtu = u64::from(mtu);
         Self {
             mtu,
-            window: INITIAL_WINDOW * mtu,
-            phase: Phase::Start,
-            rounds: 0,
-            phase_began: now,
-            cruise: CRUISE,
-            gain: USUAL,
+            cwnd: INITIAL_CWND * mtu,
+            state: State::Startup,
+            rounds_in_state: 0,
+            state_began: now,
+            cruise_rounds: CRUISE_ROUNDS,
+            cwnd_gain: CWND_GAIN,
             delivered: 0,
-            delivered_at: now,
-            delivered_sent: now,
-            in_flight: 0,
-            moments: VecDeque::new(),
-            newest_acked: now,
-            batch: 0,
-            aggregation: 0,
-            rates: VecDeque::new(),
-            round: 0,
-            round_began: now,
+            delivered_time: now,
+            first_sent_time: now,
+            inflight: 0,
+            send_records: VecDeque::new(),
+            newest_acked_sent_time: now,
+            newly_acked: 0,
+            extra_acked: 0,
+            bw_filter: VecDeque::new(),
+            round_count: 0,
+            round_start: now,
             round_delivered: 0,
             round_lost: 0,
-            round_rtt: None,
+            round_min_rtt: None,
             round_samples: 0,
             round_rtts: Duration::ZERO,
-            round_was_idle: true,
-            usual_loss: 0.0,
-            rtt: None,
-            rtt_since: now,
-            spread: Duration::ZERO,
-            probed_rtt: None,
-            start_rate: 0.0,
-            start_rounds: 0,
-            rate_before_up: 0.0,
-            pace: 0.0,
-            best_pace: 0.0,
+            round_is_app_limited: true,
+            baseline_loss: 0.0,
+            min_rtt: None,
+            min_rtt_stamp: now,
+            rtt_spread: Duration::ZERO,
+            probe_rtt_min_rtt: None,
+            full_bw: 0.0,
+            full_bw_rounds: 0,
+            bw_before_up: 0.0,
+            round_bw: 0.0,
+            max_round_bw: 0.0,
         }
     }
 
-    fn rate(&self) -> f64 {
-        self.rates.front().map_or(0.0, |(_, rate)| *rate)
+    fn max_bw(&self) -> f64 {
+        self.bw_filter.front().map_or(0.0, |(_, rate)| *rate)
     }
 
-    /// What the path holds, in bytes: for as long as a round trip takes without a queue, not at its luckiest.
-    fn product(&self) -> f64 {
-        let trip = (self.rtt.unwrap_or_default() + self.spread).max(LEAST_TRIP);
-        self.rate() * trip.as_secs_f64()
+    /// Return the BDP in bytes, with the usual round trip without a queue rather than the luckiest one.
+    fn bdp(&self) -> f64 {
+        let trip = (self.min_rtt.unwrap_or_default() + self.rtt_spread).max(MIN_RTT_FLOOR);
+        self.max_bw() * trip.as_secs_f64()
     }
 
-    fn enter(&mut self, phase: Phase, now: Instant) {
-        self.phase = phase;
-        self.phase_began = now;
-        self.rounds = 0;
-        if phase == Phase::Up {
-            self.rate_before_up = self.rate();
+    fn enter(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.state_began = now;
+        self.rounds_in_state = 0;
+        if state == State::ProbeBwUp {
+            self.bw_before_up = self.max_bw();
         }
     }
 
-    fn note_rate(&mut self, now: Instant, is_idle: bool) {
-        while self.moments.len() > 1 && self.moments[1].sent <= self.newest_acked {
-            self.moments.pop_front();
+    fn update_max_bw(&mut self, now: Instant, is_app_limited: bool) {
+        while self.send_records.len() > 1
+            && self.send_records[1].sent_time <= self.newest_acked_sent_time
+        {
+            self.send_records.pop_front();
         }
         let Some(before) = self
-            .moments
+            .send_records
             .front()
-            .filter(|moment| moment.sent <= self.newest_acked)
+            .filter(|record| record.sent_time <= self.newest_acked_sent_time)
         else {
             return;
         };
-        // The longer of how long it took to send and to be acknowledged: acknowledgements that were held up and come
-        // all at once say no more than they would have said one by one.
-        let acking = now.saturating_duration_since(before.delivered_at);
-        let sending = before.sent.saturating_duration_since(before.delivered_sent);
-        let elapsed = acking.max(sending);
+        // The longer of send_elapsed and ack_elapsed: compressed acknowledgements must not raise the rate.
+        let ack_elapsed = now.saturating_duration_since(before.delivered_time);
+        let send_elapsed = before
+            .sent_time
+            .saturating_duration_since(before.first_sent_time);
+        let elapsed = ack_elapsed.max(send_elapsed);
         if elapsed.is_zero() {
             return;
         }
         let rate = (self.delivered - before.delivered) as f64 / elapsed.as_secs_f64();
-        if is_idle && rate <= self.rate() {
+        if is_app_limited && rate <= self.max_bw() {
             return;
         }
-        while self.rates.back().is_some_and(|(_, other)| *other <= rate) {
-            self.rates.pop_back();
+        while self
+            .bw_filter
+            .back()
+            .is_some_and(|(_, other)| *other <= rate)
+        {
+            self.bw_filter.pop_back();
         }
-        self.rates.push_back((self.round, rate));
+        self.bw_filter.push_back((self.round_count, rate));
     }
 
-    fn note_rtt(&mut self, now: Instant, sample: Duration) {
+    fn update_min_rtt(&mut self, now: Instant, sample: Duration) {
         self.round_samples += 1;
         self.round_rtts += sample;
-        self.round_rtt = Some(self.round_rtt.map_or(sample, |rtt| rtt.min(sample)));
-        self.probed_rtt = Some(self.probed_rtt.map_or(sample, |rtt| rtt.min(sample)));
-        if self.rtt.is_none_or(|rtt| sample <= rtt) {
-            self.rtt = Some(sample);
-            self.rtt_since = now;
+        self.round_min_rtt = Some(self.round_min_rtt.map_or(sample, |rtt| rtt.min(sample)));
+        self.probe_rtt_min_rtt = Some(self.probe_rtt_min_rtt.map_or(sample, |rtt| rtt.min(sample)));
+        if self.min_rtt.is_none_or(|rtt| sample <= rtt) {
+            self.min_rtt = Some(sample);
+            self.min_rtt_stamp = now;
         }
     }
 
-    /// Not while the queue is made longer or shorter from here, which would look the same.
-    fn note_spread(&mut self) {
-        if let (Some(least), Phase::Cruise) = (self.round_rtt, self.phase) {
-            if self.round_samples >= ENOUGH_SAMPLES {
-                let spread = (self.round_rtts / self.round_samples).saturating_sub(least);
-                self.spread = (self.spread * 3 + spread) / 4;
+    /// Update the jitter, only in ProbeBW_CRUISE: elsewhere our own changes of the queue would look the same.
+    fn update_rtt_spread(&mut self) {
+        if let (Some(least), State::ProbeBwCruise) = (self.round_min_rtt, self.state) {
+            if self.round_samples >= MIN_RTT_SAMPLES {
+                let rtt_spread = (self.round_rtts / self.round_samples).saturating_sub(least);
+                self.rtt_spread = (self.rtt_spread * 3 + rtt_spread) / 4;
             }
         }
     }
 
-    /// The share of the round that was lost.
+    /// Return the share of the round that was lost.
     fn loss(&self) -> f64 {
-        if self.round_lost < TELLING_LOSS * self.mtu {
+        if self.round_lost < MIN_LOST_DATAGRAMS * self.mtu {
             return 0.0;
         }
         let delivered = self.delivered - self.round_delivered;
         self.round_lost as f64 / ((self.round_lost + delivered) as f64).max(1.0)
     }
 
-    /// Whether the round was longer than what is in flight explains.
-    fn is_long(&self, explained: f64) -> bool {
-        let enough = u64::from(ENOUGH_SAMPLES).min(self.window / self.mtu / 2);
+    /// Return true if the round trips of this round were longer than `explained` (inflight in BDPs) explains.
+    fn is_round_long(&self, explained: f64) -> bool {
+        let enough = u64::from(MIN_RTT_SAMPLES).min(self.cwnd / self.mtu / 2);
         u64::from(self.round_samples) >= enough
             && self
-                .round_rtt
-                .is_some_and(|round| self.is_longer(round, explained))
+                .round_min_rtt
+                .is_some_and(|rtt| self.is_long_rtt(rtt, explained))
     }
 
-    fn is_longer(&self, trip: Duration, explained: f64) -> bool {
-        self.rtt
-            .is_some_and(|rtt| trip > rtt.mul_f64(explained * LONGER) + LONGER_BY)
+    fn is_long_rtt(&self, trip: Duration, explained: f64) -> bool {
+        self.min_rtt
+            .is_some_and(|rtt| trip > rtt.mul_f64(explained * LONG_RTT_FACTOR) + LONG_RTT_MARGIN)
     }
 
     fn end_round(&mut self, now: Instant) {
         let loss = self.loss();
-        let is_costly = loss > self.usual_loss + EXCESS_LOSS;
-        self.rounds += 1;
+        let has_excess_loss = loss > self.baseline_loss + EXCESS_LOSS_THRESH;
+        self.rounds_in_state += 1;
         let seconds = now
-            .saturating_duration_since(self.round_began)
+            .saturating_duration_since(self.round_start)
             .as_secs_f64();
-        self.pace = (self.delivered - self.round_delivered) as f64 / seconds.max(1e-6);
-        match self.phase {
-            Phase::Start => self.start(now, loss),
-            Phase::Drain | Phase::Down if self.rounds >= 4 => self.enter(Phase::Cruise, now),
-            Phase::Cruise => {
-                if is_costly {
-                    self.gain = (self.gain * CUT).max(USUAL);
-                } else if self.is_long(self.gain) {
-                    self.gain = (self.gain + GROWTH).min(MOST);
+        self.round_bw = (self.delivered - self.round_delivered) as f64 / seconds.max(1e-6);
+        match self.state {
+            State::Startup => self.check_startup_done(now, loss),
+            State::Drain | State::ProbeBwDown if self.rounds_in_state >= 4 => {
+                self.enter(State::ProbeBwCruise, now)
+            }
+            State::ProbeBwCruise => {
+                if has_excess_loss {
+                    self.cwnd_gain = (self.cwnd_gain * CWND_GAIN_BETA).max(CWND_GAIN);
+                } else if self.is_round_long(self.cwnd_gain) {
+                    self.cwnd_gain = (self.cwnd_gain + CWND_GAIN_STEP).min(MAX_CWND_GAIN);
                 } else {
-                    self.gain = (self.gain - GROWTH).max(USUAL);
+                    self.cwnd_gain = (self.cwnd_gain - CWND_GAIN_STEP).max(CWND_GAIN);
                 }
-                let is_doubtful = self.is_long(1.0) && self.pace < SLACK * self.rate();
-                if self.rounds > 1 {
-                    // The first is half the phase before.
-                    self.best_pace = self.best_pace.max(self.pace);
+                let is_underused =
+                    self.is_round_long(1.0) && self.round_bw < LOW_BW_RATIO * self.max_bw();
+                if self.rounds_in_state > 1 {
+                    // The first round belongs half to the state before.
+                    self.max_round_bw = self.max_round_bw.max(self.round_bw);
                 }
-                if self.rounds >= self.cruise || (is_doubtful && self.rounds >= SHORTEST_CRUISE) {
-                    self.enter(Phase::Up, now);
+                if self.rounds_in_state >= self.cruise_rounds
+                    || (is_underused && self.rounds_in_state >= MIN_CRUISE_ROUNDS)
+                {
+                    self.enter(State::ProbeBwUp, now);
                 }
             }
-            Phase::Up if self.rounds >= 2 => {
-                let has_grown = self.rate() > 1.1 * self.rate_before_up;
-                if is_costly {
-                    self.cruise = (2 * self.cruise).min(LONGEST_CRUISE);
+            State::ProbeBwUp if self.rounds_in_state >= 2 => {
+                let has_grown = self.max_bw() > 1.1 * self.bw_before_up;
+                if has_excess_loss {
+                    self.cruise_rounds = (2 * self.cruise_rounds).min(MAX_CRUISE_ROUNDS);
                 } else {
-                    self.cruise = CRUISE;
+                    self.cruise_rounds = CRUISE_ROUNDS;
                 }
-                let is_more = !self.round_was_idle && self.pace > UP_PROOF * self.best_pace;
-                if is_more && !is_costly && self.is_long(1.0) {
-                    self.believe(now);
-                    self.start_rate = self.pace;
-                    self.best_pace = 0.0;
-                    self.start_rounds = 0;
-                    self.enter(Phase::Start, now);
-                } else if has_grown && !is_costly {
-                    self.enter(Phase::Up, now);
+                let is_more = !self.round_is_app_limited
+                    && self.round_bw > PROBE_UP_LONG_RTT_THRESH * self.max_round_bw;
+                if is_more && !has_excess_loss && self.is_round_long(1.0) {
+                    self.accept_long_rtt(now);
+                    self.full_bw = self.round_bw;
+                    self.max_round_bw = 0.0;
+                    self.full_bw_rounds = 0;
+                    self.enter(State::Startup, now);
+                } else if has_grown && !has_excess_loss {
+                    self.enter(State::ProbeBwUp, now);
                 } else {
-                    self.best_pace = 0.0;
-                    self.enter(Phase::Down, now);
+                    self.max_round_bw = 0.0;
+                    self.enter(State::ProbeBwDown, now);
                 }
             }
             _ => {}
         }
-        self.note_spread();
-        if !matches!(self.phase, Phase::Start | Phase::Up) {
-            self.usual_loss += LOSS_WEIGHT * (loss - self.usual_loss);
+        self.update_rtt_spread();
+        if !matches!(self.state, State::Startup | State::ProbeBwUp) {
+            self.baseline_loss += LOSS_EWMA_WEIGHT * (loss - self.baseline_loss);
         }
-        if !self.round_was_idle {
-            self.round += 1;
+        if !self.round_is_app_limited {
+            self.round_count += 1;
         }
-        while self.rates.len() > 1 && self.rates[0].0 + RATE_ROUNDS < self.round {
-            self.rates.pop_front();
+        while self.bw_filter.len() > 1
+            && self.bw_filter[0].0 + MAX_BW_FILTER_ROUNDS < self.round_count
+        {
+            self.bw_filter.pop_front();
         }
-        self.aggregation = self.aggregation * 7 / 8;
-        self.round_began = now;
+        self.extra_acked = self.extra_acked * 7 / 8;
+        self.round_start = now;
         self.round_delivered = self.delivered;
         self.round_lost = 0;
-        self.round_rtt = None;
+        self.round_min_rtt = None;
         self.round_samples = 0;
         self.round_rtts = Duration::ZERO;
-        self.round_was_idle = true;
+        self.round_is_app_limited = true;
     }
 
-    /// The round trip is longer than it was, and not because of what is in flight here.
-    fn believe(&mut self, now: Instant) {
-        self.rtt = self.round_rtt.or(self.rtt);
-        self.rtt_since = now;
-        self.gain = USUAL;
+    /// Take the longer round trip as min_rtt: it is not caused by our inflight.
+    fn accept_long_rtt(&mut self, now: Instant) {
+        self.min_rtt = self.round_min_rtt.or(self.min_rtt);
+        self.min_rtt_stamp = now;
+        self.cwnd_gain = CWND_GAIN;
     }
 
-    fn start(&mut self, now: Instant, loss: f64) {
-        let rate = self.rate();
-        if self.round_was_idle {
+    fn check_startup_done(&mut self, now: Instant, loss: f64) {
+        let rate = self.max_bw();
+        if self.round_is_app_limited {
             return;
         }
-        let mut is_long = self.is_long(1.0);
-        if is_long && self.start_rate > 0.0 && rate >= START_PROOF * self.start_rate {
-            self.believe(now);
-            is_long = false;
+        let mut is_round_long = self.is_round_long(1.0);
+        if is_round_long && self.full_bw > 0.0 && rate >= STARTUP_LONG_RTT_THRESH * self.full_bw {
+            self.accept_long_rtt(now);
+            is_round_long = false;
         }
-        if rate >= START_GROWTH * self.start_rate {
-            self.start_rate = rate;
-            self.start_rounds = 0;
+        if rate >= STARTUP_FULL_BW_THRESH * self.full_bw {
+            self.full_bw = rate;
+            self.full_bw_rounds = 0;
         } else {
-            self.start_rounds += 1;
+            self.full_bw_rounds += 1;
         }
-        if self.start_rounds >= START_ROUNDS || loss > START_LOSS || is_long {
-            self.enter(Phase::Drain, now);
+        if self.full_bw_rounds >= STARTUP_FULL_BW_ROUNDS
+            || loss > STARTUP_LOSS_THRESH
+            || is_round_long
+        {
+            self.enter(State::Drain, now);
         }
     }
 
-    /// What can be decided within a round.
-    fn look(&mut self, now: Instant, in_flight: u64, is_idle: bool) {
-        let is_drained = in_flight as f64 <= self.product();
-        match self.phase {
-            Phase::Drain | Phase::Down if is_drained => self.enter(Phase::Cruise, now),
-            Phase::ProbeRtt if now.saturating_duration_since(self.phase_began) > RTT_PROBE => {
-                self.rtt = self.probed_rtt.or(self.rtt);
-                self.enter(Phase::Cruise, now);
+    /// Make the transitions that need not wait for the end of a round.
+    fn update_state(&mut self, now: Instant, inflight: u64, is_app_limited: bool) {
+        let is_drained = inflight as f64 <= self.bdp();
+        match self.state {
+            State::Drain | State::ProbeBwDown if is_drained => {
+                self.enter(State::ProbeBwCruise, now)
             }
-            Phase::Cruise if now.saturating_duration_since(self.rtt_since) > RTT_BELIEVED => {
-                self.rtt_since = now;
-                self.probed_rtt = None;
-                if is_idle {
-                    // Nothing of ours was in the queue: its round trips are as short as they get.
-                    self.rtt = self.round_rtt.or(self.rtt);
+            State::ProbeRtt
+                if now.saturating_duration_since(self.state_began) > PROBE_RTT_DURATION =>
+            {
+                self.min_rtt = self.probe_rtt_min_rtt.or(self.min_rtt);
+                self.enter(State::ProbeBwCruise, now);
+            }
+            State::ProbeBwCruise
+                if now.saturating_duration_since(self.min_rtt_stamp) > MIN_RTT_FILTER_LEN =>
+            {
+                self.min_rtt_stamp = now;
+                self.probe_rtt_min_rtt = None;
+                if is_app_limited {
+                    // Our own flow built no queue, so its round trips are as short as they get.
+                    self.min_rtt = self.round_min_rtt.or(self.min_rtt);
                 } else {
-                    self.enter(Phase::ProbeRtt, now);
+                    self.enter(State::ProbeRtt, now);
                 }
             }
             _ => {}
         }
     }
 
-    fn acked(&mut self, sent: Instant, bytes: u64) {
+    fn acked(&mut self, sent_time: Instant, bytes: u64) {
         self.delivered += bytes;
-        self.batch += bytes;
-        self.newest_acked = self.newest_acked.max(sent);
+        self.newly_acked += bytes;
+        self.newest_acked_sent_time = self.newest_acked_sent_time.max(sent_time);
     }
 
-    fn set_window(&mut self, is_idle: bool) {
-        let gain = match self.phase {
-            Phase::Start => return,
-            Phase::Drain | Phase::Down => DOWN,
-            Phase::Cruise => self.gain,
-            Phase::Up => self.gain * UP,
-            Phase::ProbeRtt => PROBE_RTT,
+    fn set_cwnd(&mut self, is_app_limited: bool) {
+        let cwnd_gain = match self.state {
+            State::Startup => return,
+            State::Drain | State::ProbeBwDown => PROBE_DOWN_GAIN,
+            State::ProbeBwCruise => self.cwnd_gain,
+            State::ProbeBwUp => self.cwnd_gain * PROBE_UP_GAIN,
+            State::ProbeRtt => PROBE_RTT_CWND_GAIN,
         };
-        let product = self.product();
-        let more = (self.aggregation as f64).min(product);
-        let wanted = (gain * product + more) as u64;
-        // Who has little to say has not found out what the path carries, and pacing by a small window would hold back
-        // what is said next, acknowledgements counted in.
-        let least = match self.phase {
-            _ if is_idle => INITIAL_WINDOW,
-            Phase::Up => LEAST_WINDOW + 1,
-            _ => LEAST_WINDOW,
+        let bdp = self.bdp();
+        let more = (self.extra_acked as f64).min(bdp);
+        let wanted = (cwnd_gain * bdp + more) as u64;
+        // An application-limited flow has not measured the path, and pacing by a small cwnd would delay what it sends
+        // next, acknowledgements included.
+        let least = match self.state {
+            _ if is_app_limited => INITIAL_CWND,
+            State::ProbeBwUp => MIN_PIPE_CWND + 1,
+            _ => MIN_PIPE_CWND,
         };
-        self.window = wanted.max(least * self.mtu);
+        self.cwnd = wanted.max(least * self.mtu);
     }
 }
 
 impl Controller for Bbr {
     fn on_sent(&mut self, now: Instant, bytes: u64, _last_packet_number: u64) {
-        if self.in_flight == 0 {
-            self.delivered_at = now;
-            self.delivered_sent = now;
+        if self.inflight == 0 {
+            self.delivered_time = now;
+            self.first_sent_time = now;
         }
-        self.in_flight += bytes;
-        let is_new = self.moments.back().is_none_or(|last| last.sent < now);
-        if is_new && self.moments.len() < MAX_MOMENTS {
-            self.moments.push_back(Moment {
-                sent: now,
+        self.inflight += bytes;
+        let is_new = self
+            .send_records
+            .back()
+            .is_none_or(|last| last.sent_time < now);
+        if is_new && self.send_records.len() < MAX_SEND_RECORDS {
+            self.send_records.push_back(SendRecord {
+                sent_time: now,
                 delivered: self.delivered,
-                delivered_at: self.delivered_at,
-                delivered_sent: self.delivered_sent,
+                delivered_time: self.delivered_time,
+                first_sent_time: self.first_sent_time,
             });
         }
     }
@@ -440,45 +467,45 @@ impl Controller for Bbr {
     fn on_ack(
         &mut self,
         _now: Instant,
-        sent: Instant,
+        sent_time: Instant,
         bytes: u64,
         _app_limited: bool,
         _rtt: &RttEstimator,
     ) {
-        self.acked(sent, bytes);
+        self.acked(sent_time, bytes);
     }
 
     fn on_end_acks(
         &mut self,
         now: Instant,
-        in_flight: u64,
+        inflight: u64,
         app_limited: bool,
         _largest_packet_num_acked: Option<u64>,
     ) {
-        if self.batch == 0 {
+        if self.newly_acked == 0 {
             return;
         }
-        // quinn-proto takes a sender who had only acknowledgements to send for one whom the window held back.
-        let is_idle = app_limited || in_flight + self.batch < self.window / 2;
-        let sample = now.saturating_duration_since(self.newest_acked);
-        if self.phase == Phase::Start && !is_idle && !self.is_longer(sample, 1.0) {
-            // A queue has begun, and the round's end, where more is known, is a whole queue away: by then it would
-            // have run over.
-            self.window += self.batch;
+        // quinn-proto takes a sender that had only acknowledgements to send for one that cwnd limited.
+        let is_app_limited = app_limited || inflight + self.newly_acked < self.cwnd / 2;
+        let sample = now.saturating_duration_since(self.newest_acked_sent_time);
+        if self.state == State::Startup && !is_app_limited && !self.is_long_rtt(sample, 1.0) {
+            // Not once round trips are long: a queue has begun to form, and the end of the round, where the model is
+            // updated, is a whole queue away. By then the queue would overflow.
+            self.cwnd += self.newly_acked;
         }
-        self.aggregation = self.aggregation.max(self.batch);
-        self.batch = 0;
-        self.round_was_idle &= is_idle;
-        self.in_flight = in_flight;
-        self.note_rtt(now, sample);
-        self.note_rate(now, is_idle);
-        self.delivered_at = now;
-        self.delivered_sent = self.newest_acked;
-        if self.newest_acked >= self.round_began {
+        self.extra_acked = self.extra_acked.max(self.newly_acked);
+        self.newly_acked = 0;
+        self.round_is_app_limited &= is_app_limited;
+        self.inflight = inflight;
+        self.update_min_rtt(now, sample);
+        self.update_max_bw(now, is_app_limited);
+        self.delivered_time = now;
+        self.first_sent_time = self.newest_acked_sent_time;
+        if self.newest_acked_sent_time >= self.round_start {
             self.end_round(now);
         }
-        self.look(now, in_flight, is_idle);
-        self.set_window(is_idle);
+        self.update_state(now, inflight, is_app_limited);
+        self.set_cwnd(is_app_limited);
     }
 
     fn on_congestion_event(
@@ -490,21 +517,21 @@ impl Controller for Bbr {
     ) {
         self.round_lost += lost_bytes;
         if is_persistent_congestion {
-            // RFC 9002 section 7.6; what comes through then says what the path carries now.
-            self.window = LEAST_WINDOW * self.mtu;
-            if self.phase != Phase::Start {
-                self.enter(Phase::Drain, now);
+            // RFC 9002 section 7.6; what is delivered then measures the path anew.
+            self.cwnd = MIN_PIPE_CWND * self.mtu;
+            if self.state != State::Startup {
+                self.enter(State::Drain, now);
             }
         }
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {
         self.mtu = new_mtu.into();
-        self.window = self.window.max(LEAST_WINDOW * self.mtu);
+        self.cwnd = self.cwnd.max(MIN_PIPE_CWND * self.mtu);
     }
 
     fn window(&self) -> u64 {
-        self.window
+        self.cwnd
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
@@ -512,7 +539,7 @@ impl Controller for Bbr {
     }
 
     fn initial_window(&self) -> u64 {
-        INITIAL_WINDOW * self.mtu
+        INITIAL_CWND * self.mtu
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -531,14 +558,14 @@ mod tests {
     const MILLI: u64 = 1_000_000;
     const SECOND: u64 = 1000 * MILLI;
 
-    /// One bottleneck with a queue, and a sender that always has something to say. Times in nanoseconds.
+    /// One bottleneck with a queue, and a sender that is never application-limited. Times in nanoseconds.
     struct Path {
         mbit: u64,
         delay: u64,
         queue: u64,
         loss_percent: u64,
         jitter: u64,
-        /// What acknowledgements wait for longer, on their way back, from the first tenth of a second on.
+        /// Extra delay of acknowledgements on the return path, from the first tenth of a second on.
         back: u64,
     }
 
@@ -570,15 +597,15 @@ mod tests {
         let mut control = Bbr::new(base, MTU as u16);
         let cost = MTU * 8 * 1000 / path.mbit;
         let (mut now, mut free, mut next_send) = (0u64, 0u64, 0u64);
-        let mut in_flight = BTreeMap::new();
+        let mut inflight = BTreeMap::new();
         let mut acks = BinaryHeap::new();
         let (mut number, mut chance) = (0u64, 12345u64);
         let (mut arrived, mut queued, mut counted) = (0u64, 0u64, 0u64);
         let (mut smoothed, mut newest, mut dropped) = (path.delay, 0, 0);
         while now < seconds * SECOND {
-            while in_flight.len() as u64 * MTU + MTU < control.window() && next_send <= now {
+            while inflight.len() as u64 * MTU + MTU < control.window() && next_send <= now {
                 control.on_sent(at(now), MTU, number);
-                in_flight.insert(number, now);
+                inflight.insert(number, now);
                 next_send = now.max(next_send) + smoothed * MTU * 4 / (5 * control.window());
                 chance = chance
                     .wrapping_mul(6364136223846793005)
@@ -605,7 +632,7 @@ mod tests {
                 number += 1;
             }
             let due = acks.peek().map_or(u64::MAX, |Reverse((time, _))| *time);
-            let can_send = in_flight.len() as u64 * MTU + MTU < control.window();
+            let can_send = inflight.len() as u64 * MTU + MTU < control.window();
             let wake = if can_send {
                 next_send.max(now + 1)
             } else {
@@ -616,33 +643,33 @@ mod tests {
             while let Some(Reverse((time, acked))) = acks.peek().copied().filter(|a| a.0 .0 <= now)
             {
                 acks.pop();
-                if let Some(sent) = in_flight.remove(&acked) {
-                    smoothed = (smoothed * 7 + (time - sent)) / 8;
-                    newest = newest.max(sent);
-                    control.acked(at(sent), MTU);
+                if let Some(sent_time) = inflight.remove(&acked) {
+                    smoothed = (smoothed * 7 + (time - sent_time)) / 8;
+                    newest = newest.max(sent_time);
+                    control.acked(at(sent_time), MTU);
                     has_acked = true;
                     arrived += u64::from(now > seconds * SECOND / 4);
                 }
             }
-            let lost: Vec<u64> = in_flight
+            let lost: Vec<u64> = inflight
                 .iter()
-                .take_while(|(_, sent)| {
-                    **sent <= newest && **sent + smoothed * 9 / 8 + path.jitter < now
+                .take_while(|(_, sent_time)| {
+                    **sent_time <= newest && **sent_time + smoothed * 9 / 8 + path.jitter < now
                 })
                 .map(|(number, _)| *number)
                 .collect();
             for number in &lost {
-                let sent = in_flight.remove(number).unwrap_or_default();
-                control.on_congestion_event(at(now), at(sent), false, MTU);
+                let sent_time = inflight.remove(number).unwrap_or_default();
+                control.on_congestion_event(at(now), at(sent_time), false, MTU);
             }
             if has_acked {
-                let bytes = in_flight.len() as u64 * MTU;
+                let bytes = inflight.len() as u64 * MTU;
                 control.on_end_acks(at(now), bytes, false, None);
             }
         }
-        let window = seconds * SECOND * 3 / 4;
+        let measured = seconds * SECOND * 3 / 4;
         Outcome {
-            used: (arrived * cost) as f64 / window as f64,
+            used: (arrived * cost) as f64 / measured as f64,
             queued: queued as f64 / counted.max(1) as f64 / path.delay as f64,
             dropped,
         }
@@ -727,7 +754,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_on_the_way_back_does_not_matter() {
+    fn a_queue_on_the_return_path_does_not_matter() {
         for back in [25, 75, 150] {
             let outcome = run(
                 &Path {
@@ -745,17 +772,17 @@ mod tests {
     }
 
     #[test]
-    fn who_has_little_to_say_is_still_at_the_start() {
+    fn an_app_limited_flow_stays_in_startup() {
         let base = Instant::now();
         let mut control = Bbr::new(base, MTU as u16);
         for round in 0..20 {
-            let sent = base + Duration::from_millis(50 * round);
-            control.on_sent(sent, 100, round);
-            control.acked(sent, 100);
-            control.on_end_acks(sent + Duration::from_millis(50), 0, false, None);
+            let sent_time = base + Duration::from_millis(50 * round);
+            control.on_sent(sent_time, 100, round);
+            control.acked(sent_time, 100);
+            control.on_end_acks(sent_time + Duration::from_millis(50), 0, false, None);
         }
-        assert_eq!(control.phase, Phase::Start);
-        assert_eq!(control.window, INITIAL_WINDOW * MTU);
+        assert_eq!(control.state, State::Startup);
+        assert_eq!(control.cwnd, INITIAL_CWND * MTU);
     }
 
     #[test]

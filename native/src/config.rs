@@ -13,25 +13,25 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::RootCertStore;
 
-use crate::cids::Recognised;
-use crate::congestion::{Congestion, Gauge, Gauged};
-use crate::sealing::{Sealed, Sealing};
+use crate::cid_generator::HmacCidGenerator;
+use crate::congestion::{Congestion, SendState, TrackedFactory};
+use crate::sealing::{LateSealing, Sealing};
 
-/// Packets that may overtake one before it counts as lost, whatever the time.
-const REORDERING_PACKETS: u32 = 10_000;
-/// Round trips after which a packet counts as lost when a later one was acknowledged. With RFC 9002's 9/8,
-/// 10 ms of reordering on a path of 50 ms leave CUBIC a hundredth of the rate; with this, most of it.
-const PATIENCE_OF_CUBIC: f32 = 1.5;
-/// BBR does not slow down for a loss that is none, so what somebody types need not wait as long; with 9/8, a tenth of
-/// what such a path carries is sent twice.
-const PATIENCE_OF_BBR: f32 = 1.25;
-/// What a round trip takes while nothing is known of it. RFC 9002's 333 ms make the second try of a handshake wait a
-/// second, and the fourth fifteen; on longer paths this costs a few packets that were not lost.
+/// Packets acknowledged after a packet before it counts as lost: so many that time alone decides.
+const PACKET_THRESHOLD: u32 = 10_000;
+/// Round trips after which a packet counts as lost when a later one was acknowledged (RFC 9002 section 6.1.2). With the
+/// RFC's 9/8, 10 ms of reordering on a path of 50 ms leave CUBIC a hundredth of the rate; with this, most of it.
+const CUBIC_TIME_THRESHOLD: f32 = 1.5;
+/// BBR does not slow down for a spurious loss, so retransmission need not wait as long; with 9/8, a tenth of the traffic
+/// on such a path is sent twice.
+const BBR_TIME_THRESHOLD: f32 = 1.25;
+/// The round trip before the first sample. RFC 9002's 333 ms delay the second attempt of a handshake by a second, and the
+/// fourth by fifteen. On longer paths this value costs a few spurious retransmissions.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Packets out of order that a peer acknowledges at once; fewer wait for `ack_delay`.
-const REORDERING_ACKS: u32 = 10;
+/// A peer acknowledges at once when a packet is out of order by this many; otherwise after `ack_delay`.
+const ACK_REORDERING_THRESHOLD: u32 = 10;
 
-/// The hard walls of a connection, as the seam has them.
+/// The limits of a connection, as in `EngineSettings` on the Python side.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Bidirectional streams that the peer may have open.
@@ -42,15 +42,15 @@ pub struct Limits {
     pub connection_window: u64,
 }
 
-/// Everything an engine is told when it is made; see `EngineSettings` on the Python side for the meanings.
+/// The settings of an engine; see `EngineSettings` on the Python side for the meanings.
 #[derive(Clone)]
 #[allow(missing_docs)]
 pub struct Settings {
     pub is_server: bool,
     pub alpn: Vec<u8>,
-    /// PEM, leaf first; a server's.
+    /// PEM, leaf first; of a server.
     pub certificate: Vec<u8>,
-    /// PEM; a server's.
+    /// PEM; of a server.
     pub private_key: Vec<u8>,
     /// DER certificates that a client trusts.
     pub authorities: Vec<Vec<u8>>,
@@ -70,13 +70,13 @@ pub struct Settings {
     pub max_probe_timeout: f64,
     pub key_update_packets: u64,
     pub congestion: Congestion,
-    /// The first byte of every connection ID of ours.
+    /// The first byte of every connection ID that is issued.
     pub cid_mark: Option<u8>,
 }
 
-/// The settings in the form in which connections are made of them.
+/// The settings in the form in which connections need them.
 pub struct Config {
-    /// What was asked for.
+    /// As given.
     pub settings: Settings,
     /// For `Endpoint::new`.
     pub endpoint: Arc<EndpointConfig>,
@@ -84,12 +84,12 @@ pub struct Config {
     client: Option<Arc<QuicClientConfig>>,
 }
 
-/// A sentence for the person who set it up.
-pub type Mistake = String;
+/// A sentence about a setting that cannot be used.
+pub type SettingsError = String;
 
 impl Config {
-    /// Reads certificates and keys; fails with a sentence about what cannot be used.
-    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+    /// Read certificates and keys.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let endpoint = Arc::new(endpoint(&settings)?);
         let (server, client) = if settings.is_server {
             (Some(server(&settings)?), None)
@@ -104,54 +104,58 @@ impl Config {
         })
     }
 
-    /// What `Endpoint::new` decides about strangers by.
-    pub fn listening(&self) -> Option<Arc<ServerConfig>> {
+    /// Return the server configuration of `Endpoint::new`, by which it decides on Initial packets.
+    pub fn server_config(&self) -> Option<Arc<ServerConfig>> {
         self.server.clone().map(|(config, _)| Arc::new(config))
     }
 
-    /// For one accepted connection: a stranger's limits, and its own gauge.
-    pub fn accepting(&self, gauge: Arc<Gauge>, sealing: Arc<Sealing>) -> Option<Arc<ServerConfig>> {
+    /// Return the configuration of one accepted connection, with the limits of an unadmitted peer.
+    pub fn accept_config(
+        &self,
+        send_state: Arc<SendState>,
+        sealing: Arc<Sealing>,
+    ) -> Option<Arc<ServerConfig>> {
         let (mut config, inner) = self.server.clone()?;
-        config.crypto = Arc::new(Sealed { inner, sealing });
-        config.transport_config(Arc::new(self.transport(self.settings.stranger, gauge)));
+        config.crypto = Arc::new(LateSealing { inner, sealing });
+        config.transport_config(Arc::new(self.transport(self.settings.stranger, send_state)));
         Some(Arc::new(config))
     }
 
-    /// For one outgoing connection, which begins with the connection ID `first`.
-    pub fn connecting(
+    /// Return the configuration of one outgoing connection, whose first destination connection ID is `first`.
+    pub fn connect_config(
         &self,
-        gauge: Arc<Gauge>,
+        send_state: Arc<SendState>,
         sealing: Arc<Sealing>,
         first: ConnectionId,
     ) -> Option<ClientConfig> {
         let inner = self.client.clone()?;
-        let mut config = ClientConfig::new(Arc::new(Sealed { inner, sealing }));
+        let mut config = ClientConfig::new(Arc::new(LateSealing { inner, sealing }));
         config.initial_dst_cid_provider(Arc::new(move || first));
-        config.transport_config(Arc::new(self.transport(self.settings.trusted, gauge)));
+        config.transport_config(Arc::new(self.transport(self.settings.trusted, send_state)));
         Some(config)
     }
 
-    fn transport(&self, limits: Limits, gauge: Arc<Gauge>) -> TransportConfig {
+    fn transport(&self, limits: Limits, send_state: Arc<SendState>) -> TransportConfig {
         let settings = &self.settings;
         let mut transport = TransportConfig::default();
         let mut discovery = MtuDiscoveryConfig::default();
         discovery.upper_bound(settings.largest_datagram);
         let mut acks = AckFrequencyConfig::default();
         acks.max_ack_delay(Duration::try_from_secs_f64(settings.ack_delay).ok())
-            .reordering_threshold(VarInt::from_u32(REORDERING_ACKS));
+            .reordering_threshold(VarInt::from_u32(ACK_REORDERING_THRESHOLD));
         transport
             .max_concurrent_bidi_streams(varint(limits.streams))
             .max_concurrent_uni_streams(VarInt::from_u32(0))
-            // quinn-proto cannot raise it later; until a peer is admitted the connection's window is the wall.
+            // quinn-proto cannot raise it later; until a peer is admitted, the connection's window is the limit.
             .stream_receive_window(varint(settings.trusted.stream_window))
             .receive_window(varint(limits.connection_window))
             .send_fairness(true)
-            // Reordering is no loss: what was overtaken is given time, as TCP's RACK does (RFC 8985 section
-            // 6.2), instead of three packets, which are nothing at today's rates.
-            .packet_threshold(REORDERING_PACKETS)
+            // Loss is detected by time, as TCP's RACK does (RFC 8985 section 6.2), not by three packets, which are
+            // nothing at today's rates.
+            .packet_threshold(PACKET_THRESHOLD)
             .time_threshold(match settings.congestion {
-                Congestion::Cubic => PATIENCE_OF_CUBIC,
-                Congestion::Bbr => PATIENCE_OF_BBR,
+                Congestion::Cubic => CUBIC_TIME_THRESHOLD,
+                Congestion::Bbr => BBR_TIME_THRESHOLD,
             })
             .max_idle_timeout(idle(settings.idle_timeout))
             .initial_mtu(1200)
@@ -160,15 +164,15 @@ impl Config {
             .ack_frequency_config(Some(acks))
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(None)
-            .congestion_controller_factory(Arc::new(Gauged {
+            .congestion_controller_factory(Arc::new(TrackedFactory {
                 congestion: settings.congestion,
-                gauge,
+                state: send_state,
             }));
         transport
     }
 }
 
-/// A number of ours as QUIC writes it; what does not fit is the largest.
+/// Convert a number to a QUIC varint; a larger one becomes the maximum.
 pub fn varint(value: u64) -> VarInt {
     VarInt::from_u64(value).unwrap_or(VarInt::MAX)
 }
@@ -177,13 +181,13 @@ fn idle(seconds: f64) -> Option<IdleTimeout> {
     IdleTimeout::try_from(Duration::try_from_secs_f64(seconds).ok()?).ok()
 }
 
-fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
+fn endpoint(settings: &Settings) -> Result<EndpointConfig, SettingsError> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &settings.reset_key);
     let mut config = EndpointConfig::new(Arc::new(key.clone()));
     let mark = settings.cid_mark;
     config
-        .cid_generator(move || Box::new(Recognised::new(&key, mark)))
-        // The engine rations them: quinn-proto would send one and drop those of all other peers for a while.
+        .cid_generator(move || Box::new(HmacCidGenerator::new(&key, mark)))
+        // The engine limits them: quinn-proto would send one and drop those of all other peers for a while.
         .min_reset_interval(Duration::ZERO)
         .supported_versions(vec![1])
         .max_udp_payload_size(settings.largest_datagram.max(1472))
@@ -191,7 +195,7 @@ fn endpoint(settings: &Settings) -> Result<EndpointConfig, Mistake> {
     Ok(config)
 }
 
-fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), Mistake> {
+fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), SettingsError> {
     let chain = certificates(&settings.certificate)?;
     if chain.is_empty() {
         return Err("there is no certificate in the file".into());
@@ -207,7 +211,7 @@ fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), 
     tls.send_tls13_tickets = 0;
     tls.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     let crypto = Arc::new(QuicServerConfig::try_from(tls).map_err(|error| error.to_string())?);
-    // Retry tokens live for seconds: a key of their own for each run of the program is enough.
+    // Retry tokens live for seconds, so a key per process is enough.
     let token_key =
         hkdf::Salt::new(hkdf::HKDF_SHA256, &settings.reset_key).extract(&random::<32>()?);
     let mut config = ServerConfig::new(crypto.clone(), Arc::new(token_key));
@@ -217,11 +221,11 @@ fn server(settings: &Settings) -> Result<(ServerConfig, Arc<QuicServerConfig>), 
     Ok((config, crypto))
 }
 
-fn client(settings: &Settings) -> Result<Arc<QuicClientConfig>, Mistake> {
+fn client(settings: &Settings) -> Result<Arc<QuicClientConfig>, SettingsError> {
     let mut roots = RootCertStore::empty();
-    let (good, _) =
+    let (usable, _) =
         roots.add_parsable_certificates(settings.authorities.iter().cloned().map(Into::into));
-    if good == 0 {
+    if usable == 0 {
         return Err("there is no usable certificate in it".into());
     }
     let mut tls = rustls::ClientConfig::builder_with_provider(provider())
@@ -236,8 +240,8 @@ fn client(settings: &Settings) -> Result<Arc<QuicClientConfig>, Mistake> {
     Ok(Arc::new(crypto))
 }
 
-/// The certificates of a PEM file, as DER.
-pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Mistake> {
+/// Return the certificates of a PEM file, as DER.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SettingsError> {
     CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("it is not PEM: {error}"))
@@ -247,8 +251,8 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// From the operating system.
-pub fn random<const SIZE: usize>() -> Result<[u8; SIZE], Mistake> {
+/// Return random bytes from the operating system.
+pub fn random<const SIZE: usize>() -> Result<[u8; SIZE], SettingsError> {
     let mut bytes = [0; SIZE];
     aws_lc_rs::rand::fill(&mut bytes).map_err(|_| "the system gives no randomness".to_string())?;
     Ok(bytes)

@@ -1,5 +1,5 @@
-//! A window over quinn-proto's congestion controllers: how much is in flight, how much of what quinn-proto was
-//! given it has not sent yet, and a door for what must not wait.
+//! A wrapper around quinn-proto's congestion controllers. It tracks the bytes in flight and the bytes that quinn-proto
+//! has not sent yet, and lets single packets bypass the congestion window.
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -11,134 +11,136 @@ use quinn_proto::RttEstimator;
 
 use crate::bbr::Bbr;
 
-/// Bytes of a packet that are no stream's: header, tag, and the header of one STREAM frame.
+/// Overhead of a packet: its header, its tag, and the header of one STREAM frame.
 pub const OVERHEAD: u64 = 48;
 
-/// What is shared between a connection and the controllers of its paths.
+/// State shared between a connection and the controllers of its paths.
 #[derive(Default)]
-pub struct Gauge {
+pub struct SendState {
     in_flight: AtomicU64,
     unsent: AtomicU64,
-    probe: AtomicU64,
-    acked: AtomicU64,
-    is_full: AtomicBool,
-    is_open: AtomicBool,
-    connected: OnceLock<Instant>,
-    first_acked: OnceLock<Instant>,
+    mtu_probe: AtomicU64,
+    acked_packets: AtomicU64,
+    has_backlog: AtomicBool,
+    bypass: AtomicBool,
+    connected_at: OnceLock<Instant>,
+    first_acked_sent: OnceLock<Instant>,
 }
 
-impl Gauge {
-    /// Bytes that were sent and neither acknowledged nor given up; exact after every acknowledgement.
+impl SendState {
+    /// Return the bytes in flight; exact after every acknowledgement.
     pub fn in_flight(&self) -> u64 {
         self.in_flight.load(Relaxed)
     }
 
-    /// About how many bytes quinn-proto has that it has not sent, or has to send again.
+    /// Return about how many bytes quinn-proto holds that it has to send, for the first time or again.
     pub fn unsent(&self) -> u64 {
         self.unsent.load(Relaxed)
     }
 
-    /// How many packets that ask for it were acknowledged.
-    pub fn acked(&self) -> u64 {
-        self.acked.load(Relaxed)
+    /// Return the number of ack-eliciting packets that were acknowledged.
+    pub fn acked_packets(&self) -> u64 {
+        self.acked_packets.load(Relaxed)
     }
 
-    /// Bytes were handed on; `is_full`: there would have been more, had congestion control allowed it.
-    pub fn handed_on(&self, bytes: u64, is_full: bool) {
+    /// Note bytes written to quinn-proto. `has_backlog`: congestion control held back more.
+    pub fn on_written(&self, bytes: u64, has_backlog: bool) {
         self.unsent.fetch_add(bytes, Relaxed);
-        self.is_full.store(is_full, Relaxed);
+        self.has_backlog.store(has_backlog, Relaxed);
     }
 
-    /// So many of the bytes in flight are a datagram that finds out how much fits; see `probing`.
-    pub fn set_probe(&self, bytes: u64) {
-        self.probe.store(bytes, Relaxed);
+    /// Set the bytes in flight that belong to a path MTU probe; see `mtu_probe`.
+    pub fn set_mtu_probe(&self, bytes: u64) {
+        self.mtu_probe.store(bytes, Relaxed);
     }
 
-    /// See [`Gauge::set_probe`].
-    pub fn probe(&self) -> u64 {
-        self.probe.load(Relaxed)
+    /// Return the bytes in flight that belong to a path MTU probe.
+    pub fn mtu_probe(&self) -> u64 {
+        self.mtu_probe.load(Relaxed)
     }
 
-    /// While open, no congestion window and no pacing hold a packet back.
-    pub fn set_open(&self, open: bool) {
-        self.is_open.store(open, Relaxed);
+    /// While set, neither the congestion window nor the pacer holds a packet back.
+    pub fn set_bypass(&self, bypass: bool) {
+        self.bypass.store(bypass, Relaxed);
     }
 
-    /// The handshake is complete here: from now on 1-RTT packets are sent.
-    pub fn connect(&self, now: Instant) {
-        self.connected.get_or_init(|| now);
+    /// Note that the handshake is complete: from now on 1-RTT packets are sent.
+    pub fn on_connected(&self, now: Instant) {
+        self.connected_at.get_or_init(|| now);
     }
 
-    /// A packet arrived that was sent then.
-    fn arrived(&self, sent: Instant) {
-        if self.connected.get().is_some_and(|since| sent >= *since) {
-            self.first_acked.get_or_init(|| sent);
+    /// Note the acknowledgement of a packet by its send time.
+    fn on_acked(&self, sent: Instant) {
+        if self.connected_at.get().is_some_and(|since| sent >= *since) {
+            self.first_acked_sent.get_or_init(|| sent);
         }
     }
 
-    /// Whether a packet that was sent then may have come before the peer had keys for it, so that its loss says nothing
-    /// of the path (RFC 9002 section 7.4): overtaking its handshake would else cost a connection its slow start.
-    fn is_excused(&self, sent: Instant) -> bool {
-        self.first_acked.get().is_none_or(|first| sent <= *first)
+    /// Return true if the peer may have had no keys for a packet sent at that time. Its loss is then no sign of congestion
+    /// (RFC 9002 section 7.4): otherwise a packet that overtook the handshake would end slow start.
+    fn is_before_keys(&self, sent: Instant) -> bool {
+        self.first_acked_sent
+            .get()
+            .is_none_or(|first| sent <= *first)
     }
 
-    fn less(&self, bytes: u64) {
-        lessen(&self.in_flight, bytes);
+    fn reduce_in_flight(&self, bytes: u64) {
+        subtract(&self.in_flight, bytes);
     }
 
-    /// Whether an acknowledgement came while the application had nothing more to send. quinn-proto thinks so
-    /// whenever it has sent all that it was given.
-    fn is_idle(&self, has_sent_all: bool) -> bool {
+    /// Return true if the application had nothing more to send. quinn-proto says so whenever it has sent all that was
+    /// written to it.
+    fn is_app_limited(&self, has_sent_all: bool) -> bool {
         if has_sent_all {
             self.unsent.store(0, Relaxed);
         }
-        has_sent_all && !self.is_full.load(Relaxed)
+        has_sent_all && !self.has_backlog.load(Relaxed)
     }
 }
 
-fn lessen(count: &AtomicU64, by: u64) {
+fn subtract(count: &AtomicU64, by: u64) {
     count.store(count.load(Relaxed).saturating_sub(by), Relaxed);
 }
 
-/// The algorithms that can be chosen.
+/// The congestion control algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Congestion {
     /// RFC 9438.
     Cubic,
-    /// A model of the path; see `bbr`.
+    /// See `bbr`.
     Bbr,
 }
 
-/// Makes the controllers of one connection, one for each path.
-pub struct Gauged {
+/// Builds the controllers of one connection, one for each path.
+pub struct TrackedFactory {
     /// The algorithm.
     pub congestion: Congestion,
     /// Shared with the connection.
-    pub gauge: Arc<Gauge>,
+    pub state: Arc<SendState>,
 }
 
-impl ControllerFactory for Gauged {
+impl ControllerFactory for TrackedFactory {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = match self.congestion {
             Congestion::Cubic => Arc::new(CubicConfig::default()).build(now, current_mtu),
             Congestion::Bbr => Box::new(Bbr::new(now, current_mtu)),
         };
-        Box::new(Gauging {
+        Box::new(TrackedController {
             inner,
-            gauge: self.gauge.clone(),
+            state: self.state.clone(),
         })
     }
 }
 
-struct Gauging {
+struct TrackedController {
     inner: Box<dyn Controller>,
-    gauge: Arc<Gauge>,
+    state: Arc<SendState>,
 }
 
-impl Controller for Gauging {
+impl Controller for TrackedController {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
-        self.gauge.in_flight.fetch_add(bytes, Relaxed);
-        lessen(&self.gauge.unsent, bytes.saturating_sub(OVERHEAD));
+        self.state.in_flight.fetch_add(bytes, Relaxed);
+        subtract(&self.state.unsent, bytes.saturating_sub(OVERHEAD));
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -150,10 +152,10 @@ impl Controller for Gauging {
         app_limited: bool,
         rtt: &RttEstimator,
     ) {
-        self.gauge.less(bytes);
-        self.gauge.arrived(sent);
-        self.gauge.acked.fetch_add(1, Relaxed);
-        let app_limited = self.gauge.is_idle(app_limited);
+        self.state.reduce_in_flight(bytes);
+        self.state.on_acked(sent);
+        self.state.acked_packets.fetch_add(1, Relaxed);
+        let app_limited = self.state.is_app_limited(app_limited);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 
@@ -164,9 +166,9 @@ impl Controller for Gauging {
         app_limited: bool,
         largest_packet_num_acked: Option<u64>,
     ) {
-        let in_flight = in_flight.saturating_sub(self.gauge.probe());
-        self.gauge.in_flight.store(in_flight, Relaxed);
-        let app_limited = self.gauge.is_idle(app_limited);
+        let in_flight = in_flight.saturating_sub(self.state.mtu_probe());
+        self.state.in_flight.store(in_flight, Relaxed);
+        let app_limited = self.state.is_app_limited(app_limited);
         self.inner
             .on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
     }
@@ -178,9 +180,9 @@ impl Controller for Gauging {
         is_persistent_congestion: bool,
         lost_bytes: u64,
     ) {
-        self.gauge.less(lost_bytes);
-        self.gauge.unsent.fetch_add(lost_bytes, Relaxed);
-        if !self.gauge.is_excused(sent) {
+        self.state.reduce_in_flight(lost_bytes);
+        self.state.unsent.fetch_add(lost_bytes, Relaxed);
+        if !self.state.is_before_keys(sent) {
             self.inner
                 .on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
         }
@@ -191,17 +193,17 @@ impl Controller for Gauging {
     }
 
     fn window(&self) -> u64 {
-        if self.gauge.is_open.load(Relaxed) {
-            // Above 2**32 quinn-proto does not pace either.
+        if self.state.bypass.load(Relaxed) {
+            // Above 2**32 quinn-proto does not pace.
             return 1 << 40;
         }
-        self.inner.window() + self.gauge.probe()
+        self.inner.window() + self.state.mtu_probe()
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             inner: self.inner.clone_box(),
-            gauge: self.gauge.clone(),
+            state: self.state.clone(),
         })
     }
 

@@ -1,4 +1,4 @@
-//! One connection: quinn-proto's state machine, the streams that wait for it, and what it has to tell.
+//! One connection: quinn-proto's state machine, the send queues of its streams, and its pending events.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -12,207 +12,205 @@ use quinn_proto::{
     StreamId, TransportErrorCode,
 };
 
-use crate::acks::Acks;
+use crate::ack_delay::AckDelay;
+use crate::anti_amplification::{AntiAmplification, RetirementLimit};
+use crate::clock::duration;
 use crate::config::{varint, Limits, Settings};
-use crate::congestion::Gauge;
+use crate::congestion::SendState;
 use crate::events::{cause_of, Cause, Event, Outgoing, Stats};
-use crate::hearing::Hearing;
-use crate::probing::Probing;
-use crate::reach::{Allowance, Reach};
+use crate::liveness::Liveness;
+use crate::mtu_probe::MtuProbe;
 use crate::sealing::{Sealing, Unsealed};
 use crate::streams::{End, Streams};
-use crate::tail::Tail;
-use crate::time::span;
-use crate::window::Window;
+use crate::tail_loss_probe::TailLossProbe;
+use crate::window::ReceiveWindow;
 
-/// Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
-/// congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
-/// that is congested.
-const MAX_EARLY: usize = 32;
-/// The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and what a UDP length field can say.
+/// 1-RTT packets that overtook the end of the handshake and are kept until then (RFC 9001 section 5.7): an initial
+/// congestion window of them and a few more. Without this the peer takes reordering for congestion.
+const MAX_EARLY_PACKETS: usize = 32;
+/// The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and the UDP length field.
 const MAX_SEGMENTS: usize = 64;
 const MAX_BURST: usize = 65_000;
-/// The size of a Retry's integrity tag.
-const RETRY_TAG: usize = 16;
+/// The length of a Retry's integrity tag.
+const RETRY_TAG_LEN: usize = 16;
 
-/// How long the datagram of a ping of a client is: whoever hears it at an address that it does not know (a router may
-/// have given this side another port) may answer with three times as much, which is all that a path carries before
-/// larger datagrams were found to fit.
-const PING_SIZE: usize = 512;
+/// The datagram size of a client's PING. A NAT may have given the client another port; the peer may then answer the
+/// unvalidated address with three times as much, which is a full datagram before path MTU discovery.
+const CLIENT_PING_SIZE: usize = 512;
 
-/// A connection that quinn-proto made, and what is shared with its parts.
-pub struct Made {
+/// A new connection of quinn-proto, and the state that is shared with its parts.
+pub struct ConnectionParts {
     /// The state machine.
     pub quic: Quic,
-    /// In its congestion controllers.
-    pub gauge: Arc<Gauge>,
-    /// In its keys.
+    /// Shared with its congestion controllers.
+    pub send_state: Arc<SendState>,
+    /// Shared with its keys.
     pub sealing: Arc<Sealing>,
-    /// How many bytes came of a peer that has not shown that it receives where it says to be; None of one that has.
-    pub unproven: Option<usize>,
+    /// Bytes received so far if the address of the peer is not validated; None if it is.
+    pub unvalidated_bytes: Option<usize>,
 }
 
-/// What waits to be told: an event, or a stream that is read when it is told.
-enum Note {
+/// A pending event, or a stream that is read when the caller polls.
+enum Pending {
     Event(Event),
     Readable(StreamId),
 }
 
-/// See the module.
+/// A connection of an engine.
 pub struct Connection {
-    /// The number that callers know it by.
+    /// The number by which callers know it.
     pub id: u64,
     /// The state machine.
     pub quic: Quic,
-    /// When its handshake has taken too long; None when it is complete or the connection closed.
+    /// When the handshake times out; None once it is complete or the connection is closed.
     pub deadline: Option<Instant>,
     /// The entry in the engine's timers.
     pub scheduled: Option<Instant>,
-    /// Flags of the engine's queues.
-    pub is_touched: bool,
-    /// As above.
-    pub is_eventful: bool,
-    /// As above.
-    pub is_heard: bool,
-    /// Another has its place: it is forgotten as soon as it was told that it is over.
+    /// It is in the engine's queue of connections that may have something to send.
+    pub is_queued_to_send: bool,
+    /// It is in the engine's queue of connections that have events.
+    pub is_queued_to_poll: bool,
+    /// It received something in the current batch.
+    pub has_received: bool,
+    /// Its place was given to another peer: it is dropped once its close was sent.
     pub is_replaced: bool,
-    /// Told: the handshake is complete.
+    /// The handshake is complete, and the caller was told so.
     pub is_connected: bool,
-    /// Told: it is over.
+    /// It is closed, and the caller was told so.
     pub is_closed: bool,
-    /// It is among the engine's remains.
-    pub is_remembered: bool,
-    /// This side still has to repeat that it is over.
+    /// It is among the engine's closed connections.
+    pub is_in_closed: bool,
+    /// It is in the closing state: this side may have to repeat CONNECTION_CLOSE.
     pub is_closing: bool,
-    /// The connection ID that an outgoing connection began with.
+    /// The first destination connection ID of an outgoing connection.
     pub first_cid: Option<ConnectionId>,
-    /// A fault for tests.
-    pub must_panic: bool,
-    early: Vec<ConnectionEvent>,
-    closing: Option<(u64, Vec<u8>)>,
+    /// The next work on it panics, for tests.
+    pub inject_panic: bool,
+    early_packets: Vec<ConnectionEvent>,
+    pending_close: Option<(u64, Vec<u8>)>,
     is_admitted: bool,
-    /// What a peer may be ahead of delivery, on the accepting side once it was admitted.
-    window: Option<Window>,
-    was_open_refused: bool,
-    wants_probe: bool,
-    /// The next datagram is to be long enough for an answer from where this side is not known.
-    is_asking: bool,
+    /// The receive window, on the accepting side once the peer was admitted.
+    window: Option<ReceiveWindow>,
+    wants_streams_available: bool,
+    wants_bypass: bool,
+    /// The next datagram is padded, so that a peer which does not know our address may answer.
+    pad_ping: bool,
     streams: Streams,
-    notes: VecDeque<Note>,
-    gauge: Arc<Gauge>,
-    hearing: Hearing,
-    acks: Acks,
-    reach: Reach,
-    /// Bytes by which datagrams were made longer than quinn-proto has counted them.
-    resized: i64,
+    pending_events: VecDeque<Pending>,
+    send_state: Arc<SendState>,
+    liveness: Liveness,
+    ack_delay: AckDelay,
+    anti_amplification: AntiAmplification,
+    /// Bytes by which datagrams were made longer than quinn-proto counted.
+    size_correction: i64,
     sealing: Arc<Sealing>,
-    retirements: Allowance,
-    tail: Tail,
-    probing: Probing,
+    retirement_limit: RetirementLimit,
+    tail_loss_probe: TailLossProbe,
+    mtu_probe: MtuProbe,
     now: Instant,
-    keys_since: u64,
+    last_key_update: u64,
     key_update_packets: u64,
 }
 
 impl Connection {
-    /// Wraps what quinn-proto made.
-    pub fn new(id: u64, made: Made, settings: &Settings, now: Instant) -> Self {
-        let Made {
+    /// Wrap a new connection of quinn-proto.
+    pub fn new(id: u64, parts: ConnectionParts, settings: &Settings, now: Instant) -> Self {
+        let ConnectionParts {
             quic,
-            gauge,
+            send_state,
             sealing,
-            unproven,
-        } = made;
-        let patience = span(settings.handshake_timeout, 0.0);
+            unvalidated_bytes,
+        } = parts;
+        let timeout = duration(settings.handshake_timeout, 0.0);
         let address = quic.remote_address();
-        let mut reach = Reach::new(address, unproven.is_none());
-        reach.heard(address, unproven.unwrap_or(0), address, now);
+        let mut anti_amplification = AntiAmplification::new(address, unvalidated_bytes.is_none());
+        anti_amplification.on_datagram(address, unvalidated_bytes.unwrap_or(0), address, now);
         Self {
             id,
             is_admitted: quic.side() == Side::Client,
             quic,
-            deadline: Some(now + patience),
+            deadline: Some(now + timeout),
             scheduled: None,
-            is_touched: false,
-            is_eventful: false,
-            is_heard: false,
+            is_queued_to_send: false,
+            is_queued_to_poll: false,
+            has_received: false,
             is_replaced: false,
             is_connected: false,
             is_closed: false,
-            is_remembered: false,
+            is_in_closed: false,
             is_closing: false,
             first_cid: None,
-            must_panic: false,
-            early: Vec::new(),
-            closing: None,
+            inject_panic: false,
+            early_packets: Vec::new(),
+            pending_close: None,
             window: None,
-            was_open_refused: false,
-            wants_probe: false,
-            is_asking: false,
+            wants_streams_available: false,
+            wants_bypass: false,
+            pad_ping: false,
             streams: Streams::new(settings.send_buffer),
-            notes: VecDeque::new(),
-            gauge,
-            hearing: Hearing::new(settings.max_probe_timeout, now),
-            acks: Acks::new(settings.ack_delay),
-            reach,
-            resized: 0,
+            pending_events: VecDeque::new(),
+            send_state,
+            liveness: Liveness::new(settings.max_probe_timeout, now),
+            ack_delay: AckDelay::new(settings.ack_delay),
+            anti_amplification,
+            size_correction: 0,
             sealing,
-            retirements: Allowance::new(now),
-            tail: Tail::default(),
-            probing: Probing::default(),
+            retirement_limit: RetirementLimit::new(now),
+            tail_loss_probe: TailLossProbe::default(),
+            mtu_probe: MtuProbe::default(),
             now,
-            keys_since: 0,
+            last_key_update: 0,
             key_update_packets: settings.key_update_packets.max(1),
         }
     }
 
-    /// Where the peer is.
+    /// Return the address of the peer.
     pub fn address(&self) -> SocketAddr {
         self.quic.remote_address()
     }
 
-    /// Whether a peer began it and did not complete the handshake, perhaps never will.
+    /// Return true if it is an incoming connection whose handshake is not complete.
     pub fn is_handshaking(&self) -> bool {
         !self.is_connected && self.quic.side() == Side::Server
     }
 
-    /// When something has to be done next.
+    /// Return when the next timer is due.
     pub fn due(&mut self) -> Option<Instant> {
-        let acks = self.acks.due(self.quic.rtt());
+        let ack_due = self.ack_delay.due(self.quic.rtt());
         [
             self.quic.poll_timeout(),
             self.deadline,
-            self.probe_due(),
-            self.tail_due(),
-            acks,
+            self.liveness_due(),
+            self.tail_loss_probe_due(),
+            ack_due,
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Whether anything waits to be told.
-    pub fn has_notes(&self) -> bool {
-        !self.notes.is_empty()
+    /// Return true if events are pending.
+    pub fn has_events(&self) -> bool {
+        !self.pending_events.is_empty()
     }
 
-    // What the application asks for
+    // Calls of the application
 
     /// Open a bidirectional stream; None while the peer allows no more.
     pub fn open(&mut self) -> Option<u64> {
         if !self.is_connected || self.is_closed {
-            self.was_open_refused = true;
+            self.wants_streams_available = true;
             return None;
         }
         let Some(id) = self.quic.streams().open(Dir::Bi) else {
-            self.was_open_refused = true;
+            self.wants_streams_available = true;
             return None;
         };
         self.streams.insert(id);
         Some(id.into())
     }
 
-    /// How many of `offered` bytes a stream takes now.
+    /// Return how many of `offered` bytes a stream accepts now.
     pub fn room(&mut self, number: u64, offered: usize) -> usize {
         if self.is_closed {
             return 0;
@@ -228,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// No more bytes follow.
+    /// End the sending half; no more bytes follow.
     pub fn finish(&mut self, number: u64) {
         let id = id_of(number);
         if self.streams.finish(id) {
@@ -236,21 +234,21 @@ impl Connection {
         }
     }
 
-    /// Give up sending.
+    /// Reset the sending half.
     pub fn reset(&mut self, number: u64, code: u64) {
-        self.abandon(id_of(number), code);
+        self.reset_stream(id_of(number), code);
     }
 
-    /// Give up reading.
+    /// Stop reading (STOP_SENDING).
     pub fn stop(&mut self, number: u64, code: u64) {
         let id = id_of(number);
-        if self.streams.has_received(id) {
-            // An error says that nothing is left to stop.
+        if self.streams.on_receive_finished(id) {
+            // An error means that there is nothing to stop.
             let _ = self.quic.recv_stream(id).stop(varint(code));
         }
     }
 
-    /// Send this stream's bytes first.
+    /// Send the bytes of this stream first.
     pub fn prioritise(&mut self, number: u64) {
         let id = id_of(number);
         if self.streams.prioritise(id) {
@@ -258,10 +256,10 @@ impl Connection {
         }
     }
 
-    /// Raise a stranger's limits; its window is `first_window` until it has delivered something.
+    /// Raise the limits of a peer that was admitted; `first_window` is its initial receive window.
     pub fn admit(&mut self, trusted: Limits, first_window: u64) {
         if !mem::replace(&mut self.is_admitted, true) && !self.is_closed {
-            let window = Window::new(first_window, trusted.connection_window);
+            let window = ReceiveWindow::new(first_window, trusted.connection_window);
             let size = varint(window.size());
             self.window = Some(window);
             self.quic
@@ -270,67 +268,71 @@ impl Connection {
         }
     }
 
-    /// Send something that must be acknowledged.
+    /// Send a PING.
     pub fn ping(&mut self) {
         if !self.is_closed {
-            self.wants_probe |= self.is_connected;
-            self.is_asking |= self.is_connected && self.quic.side() == Side::Client;
+            self.wants_bypass |= self.is_connected;
+            self.pad_ping |= self.is_connected && self.quic.side() == Side::Client;
             self.quic.ping();
         }
     }
 
-    /// This side's address changed.
+    /// Move to another path, because the local address changed.
     pub fn migrate(&mut self) {
         if self.is_connected && !self.is_closed && self.quic.side() == Side::Client {
             self.quic.local_address_changed();
-            self.wants_probe = true;
-            self.is_asking = true;
+            self.wants_bypass = true;
+            self.pad_ping = true;
         }
     }
 
-    /// End it; the goodbye is part of the next transmit.
+    /// Close it; CONNECTION_CLOSE is part of the next transmit.
     pub fn close(&mut self, cause: Cause, code: u64, reason: Vec<u8>) {
         if self.is_closed {
             return;
         }
-        self.closing = Some((code, reason.clone()));
+        self.pending_close = Some((code, reason.clone()));
         self.is_closing = true;
-        self.tell_closed(cause, code, reason);
+        self.on_closed(cause, code, reason);
     }
 
-    /// Its path and counters.
+    /// Return path state and counters.
     pub fn stats(&self) -> Stats {
         let stats = self.quic.stats();
         Stats {
             rtt: self.quic.rtt().as_secs_f64(),
-            congestion_window: stats.path.cwnd.saturating_sub(self.gauge.probe()),
-            bytes_in_flight: self.gauge.in_flight(),
+            congestion_window: stats.path.cwnd.saturating_sub(self.send_state.mtu_probe()),
+            bytes_in_flight: self.send_state.in_flight(),
             datagram_size: stats.path.current_mtu.into(),
-            bytes_sent: stats.udp_tx.bytes.saturating_add_signed(self.resized),
+            bytes_sent: stats
+                .udp_tx
+                .bytes
+                .saturating_add_signed(self.size_correction),
             bytes_received: stats.udp_rx.bytes,
             packets_sent: stats.path.sent_packets,
             packets_received: stats.udp_rx.datagrams,
             packets_lost: stats.path.lost_packets,
-            packets_acked: self.gauge.acked(),
+            packets_acked: self.send_state.acked_packets(),
             streams_open: self.streams.len(),
-            last_heard: self.hearing.last(),
+            last_heard: self.liveness.last_heard(),
         }
     }
 
-    // What the network does
+    // Events of the network
 
-    /// Whether a Retry is authentic (RFC 9001 section 5.8). quinn-proto checks that too, but takes no good one
-    /// any more after one that was damaged or forged.
+    /// Return true if a Retry is authentic (RFC 9001 section 5.8). quinn-proto checks that too, but after a damaged or
+    /// forged one it accepts no valid one any more.
     pub fn is_valid_retry(&self, datagram: &[u8]) -> bool {
-        let (Some(cid), Some(at)) = (&self.first_cid, datagram.len().checked_sub(RETRY_TAG)) else {
+        let (Some(cid), Some(at)) = (&self.first_cid, datagram.len().checked_sub(RETRY_TAG_LEN))
+        else {
             return false;
         };
         let (packet, tag) = datagram.split_at(at);
         self.quic.crypto_session().is_valid_retry(cid, packet, tag)
     }
 
-    /// Take in what the endpoint made of a datagram of `size` bytes.
-    pub fn take_in(
+    /// Process the endpoint's event for a datagram of `size` bytes.
+    pub fn on_datagram(
         &mut self,
         event: ConnectionEvent,
         is_long: bool,
@@ -338,39 +340,44 @@ impl Connection {
         size: usize,
     ) {
         let current = self.quic.remote_address();
-        self.reach.heard(from, size, current, self.now);
-        let is_challenging = self.reach.is_challenging();
+        self.anti_amplification
+            .on_datagram(from, size, current, self.now);
+        let is_challenging = self.anti_amplification.has_challenges();
         self.sealing.watch(is_challenging);
-        self.hand_over(event, is_long);
+        self.process(event, is_long);
         if is_challenging {
             for token in self.sealing.responses() {
-                self.reach.answered(token);
+                self.anti_amplification.on_response(token);
             }
         }
     }
 
-    fn hand_over(&mut self, event: ConnectionEvent, is_long: bool) {
-        if !is_long && self.quic.is_handshaking() && self.early.len() < MAX_EARLY {
-            self.early.push(event);
+    fn process(&mut self, event: ConnectionEvent, is_long: bool) {
+        if !is_long && self.quic.is_handshaking() && self.early_packets.len() < MAX_EARLY_PACKETS {
+            self.early_packets.push(event);
             return;
         }
         self.quic.handle_event(event);
         if !self.quic.is_handshaking() {
-            for event in mem::take(&mut self.early) {
+            for event in mem::take(&mut self.early_packets) {
                 self.quic.handle_event(event);
             }
         }
     }
 
-    /// Datagrams were taken in: see whether any of them was authentic.
-    pub fn heard(&mut self, now: Instant) {
+    /// Update timers and limits after a batch of received datagrams.
+    pub fn on_batch_received(&mut self, now: Instant) {
         self.now = now;
-        let in_flight = self.gauge.in_flight();
+        let in_flight = self.send_state.in_flight();
         let frames = self.quic.stats().frame_rx;
-        self.hearing.take(&frames, in_flight, now);
-        self.acks.take(&frames, now);
-        self.reach.tidy(self.quic.remote_address(), now);
-        if !self.retirements.allows(frames.retire_connection_id, now) {
+        self.liveness.on_received(&frames, in_flight, now);
+        self.ack_delay.on_received(&frames, now);
+        self.anti_amplification
+            .expire(self.quic.remote_address(), now);
+        if !self
+            .retirement_limit
+            .is_met(frames.retire_connection_id, now)
+        {
             let code = TransportErrorCode::PROTOCOL_VIOLATION.into();
             self.close(
                 Cause::Protocol,
@@ -380,9 +387,9 @@ impl Connection {
         }
     }
 
-    /// Note what the state machine says.
-    pub fn collect(&mut self) {
-        if mem::replace(&mut self.must_panic, false) {
+    /// Collect the events of the state machine.
+    pub fn poll_quic(&mut self) {
+        if mem::replace(&mut self.inject_panic, false) {
             panic!("a fault on purpose");
         }
         while let Some(event) = self.quic.poll() {
@@ -409,21 +416,21 @@ impl Connection {
         if self.quic.poll_timeout().is_some_and(|due| due <= now) {
             self.quic.handle_timeout(now);
         }
-        if self.probe_due().is_some_and(|due| due <= now) {
+        if self.liveness_due().is_some_and(|due| due <= now) {
             self.quic.ping();
-            self.wants_probe = true;
-            self.is_asking = self.quic.side() == Side::Client;
-            self.hearing.asked(now);
+            self.wants_bypass = true;
+            self.pad_ping = self.quic.side() == Side::Client;
+            self.liveness.on_ping(now);
         }
-        if self.tail_due().is_some_and(|due| due <= now) {
+        if self.tail_loss_probe_due().is_some_and(|due| due <= now) {
             self.quic.ping();
-            self.wants_probe = true;
-            self.tail.ask();
+            self.wants_bypass = true;
+            self.tail_loss_probe.on_probe();
         }
     }
 
-    /// The next write to the socket, in `buffer`, which is taken for it; after all that was handed on more is, at most
-    /// `refills` times.
+    /// Return the next write to the socket, in `buffer`. When quinn-proto has sent all that was written to it, write more,
+    /// at most `refills` times.
     pub fn next_burst(
         &mut self,
         now: Instant,
@@ -441,7 +448,11 @@ impl Connection {
                 }
                 return None;
             };
-            if !buffer.is_empty() && self.reach.allows(sent.destination, buffer.len()) {
+            if !buffer.is_empty()
+                && self
+                    .anti_amplification
+                    .try_send(sent.destination, buffer.len())
+            {
                 return Some(Outgoing {
                     segment: sent.segment_size.unwrap_or(buffer.len()),
                     data: mem::take(buffer),
@@ -451,7 +462,7 @@ impl Connection {
         }
     }
 
-    /// The next datagrams, in `buffer`; their size, or None when there is nothing to send now.
+    /// Put the next datagrams into `buffer`. Returns None if there is nothing to send now.
     fn transmit(
         &mut self,
         now: Instant,
@@ -459,8 +470,8 @@ impl Connection {
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
         let sent = self.next_datagrams(now, max_datagrams, buffer)?;
-        if let Some(size) = self.probing.sent(&self.quic.stats().path, sent.size) {
-            self.gauge.set_probe(size);
+        if let Some(size) = self.mtu_probe.on_sent(&self.quic.stats().path, sent.size) {
+            self.send_state.set_mtu_probe(size);
         }
         Some(sent)
     }
@@ -471,10 +482,10 @@ impl Connection {
         max_datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        if mem::replace(&mut self.wants_probe, false) || self.is_closed {
-            // A probe (RFC 9002 section 7.5), or the goodbye, which quinn-proto would else keep back for as long as
-            // data that is not sent any more would have to wait.
-            let sent = self.past_the_door(now, buffer);
+        if mem::replace(&mut self.wants_bypass, false) || self.is_closed {
+            // A probe (RFC 9002 section 7.5), or CONNECTION_CLOSE, which quinn-proto holds back as long as pending data
+            // would have to wait.
+            let sent = self.transmit_past_window(now, buffer);
             if sent.is_some() {
                 return sent;
             }
@@ -482,40 +493,45 @@ impl Connection {
         if let Some(sent) = self.poll(now, max_datagrams, buffer) {
             return Some(sent);
         }
-        if self.acks.sent(&self.quic.stats().frame_tx)
-            || !self.acks.is_overdue(now, self.quic.rtt())
+        if self.ack_delay.on_sent(&self.quic.stats().frame_tx)
+            || !self.ack_delay.is_overdue(now, self.quic.rtt())
         {
             return None;
         }
-        // Something waits in there for the window or the pacer, and the peer's packets must not count as lost for it.
-        if !self.acks.may_pass() {
+        // Data waits for the window or the pacer, and the acknowledgement with it: the peer must not take its packets for
+        // lost.
+        if !self.ack_delay.may_bypass_window() {
             return None;
         }
-        let sent = self.past_the_door(now, buffer);
-        self.acks.passed(&self.quic.stats().frame_tx, now);
+        let sent = self.transmit_past_window(now, buffer);
+        self.ack_delay.on_bypass(&self.quic.stats().frame_tx, now);
         sent
     }
 
-    /// What quinn-proto sends next, as long as it may be where it goes. What may not go there at all is dropped, as the
-    /// network might: the buffer is empty then.
+    /// Put the next datagrams of quinn-proto into `buffer`, shortened to the anti-amplification limit of their address. A
+    /// datagram that may not be sent at all is dropped, as the network might drop it: the buffer is empty then.
     fn poll(
         &mut self,
         now: Instant,
         max_datagrams: usize,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        let is_asking = mem::replace(&mut self.is_asking, false);
-        if !is_asking && !self.reach.is_confined(self.quic.remote_address()) {
+        let pad_ping = mem::replace(&mut self.pad_ping, false);
+        if !pad_ping
+            && !self
+                .anti_amplification
+                .has_unvalidated(self.quic.remote_address())
+        {
             return self.quic.poll_transmit(now, max_datagrams, buffer);
         }
-        self.sealing.begin();
+        self.sealing.defer();
         let sent = self.quic.poll_transmit(now, 1, buffer);
-        let packet = self.sealing.end();
+        let packet = self.sealing.take_unsealed();
         let sent = sent?;
         if let Some(packet) = packet {
-            match self.size_of(&packet, buffer, sent.destination, is_asking) {
+            match self.datagram_size(&packet, buffer, sent.destination, pad_ping) {
                 Some(size) => {
-                    self.resized += size as i64 - buffer.len() as i64;
+                    self.size_correction += size as i64 - buffer.len() as i64;
                     self.sealing.seal(packet, buffer, size);
                 }
                 None => buffer.clear(),
@@ -524,103 +540,105 @@ impl Connection {
         Some(sent)
     }
 
-    /// How long a datagram is to be that goes there; None: it may not.
-    fn size_of(
+    /// Return the size that a datagram to this address is to have; None if it may not be sent.
+    fn datagram_size(
         &mut self,
         packet: &Unsealed,
         datagram: &[u8],
         to: SocketAddr,
-        is_asking: bool,
+        pad_ping: bool,
     ) -> Option<usize> {
-        let left = self.reach.left(to);
+        let budget = self.anti_amplification.budget(to);
         let mut size = datagram.len();
-        if let Some((found, least)) = packet.look(datagram) {
-            // Others are as long as they are for a reason: one that finds out how much fits, say.
+        if let Some((found, least)) = packet.inspect(datagram) {
+            // Other packets have their size for a reason, such as path MTU probes.
             let is_validation = !found.challenges.is_empty() || !found.responses.is_empty();
-            if size > left && is_validation {
+            if size > budget && is_validation {
                 size = least;
-            } else if is_asking && !found.is_open {
-                size = size.max(PING_SIZE);
+            } else if pad_ping && !found.is_open_ended {
+                size = size.max(CLIENT_PING_SIZE);
             }
-            if size <= left {
+            if size <= budget {
                 for token in found.challenges {
-                    self.reach.challenged(to, token);
+                    self.anti_amplification.on_challenge(to, token);
                 }
             }
         }
-        (size <= left).then_some(size)
+        (size <= budget).then_some(size)
     }
 
-    /// One datagram, whatever congestion control says.
-    fn past_the_door(
+    /// Send one datagram past the congestion window and the pacer.
+    fn transmit_past_window(
         &mut self,
         now: Instant,
         buffer: &mut Vec<u8>,
     ) -> Option<quinn_proto::Transmit> {
-        self.gauge.set_open(true);
+        self.send_state.set_bypass(true);
         let sent = self.poll(now, 1, buffer);
-        self.gauge.set_open(false);
+        self.send_state.set_bypass(false);
         sent
     }
 
-    /// Before the datagrams of a turn: hand bytes on, close, update keys.
-    pub fn prepare(&mut self, now: Instant) {
+    /// Prepare for a turn of transmitting: close, update keys, write stream data.
+    pub fn before_transmit(&mut self, now: Instant) {
         self.now = now;
-        if self.probing.has_ended(&self.quic.stats().path) {
-            self.gauge.set_probe(0);
+        if self.mtu_probe.has_finished(&self.quic.stats().path) {
+            self.send_state.set_mtu_probe(0);
         }
-        if let Some((code, reason)) = self.closing.take() {
+        if let Some((code, reason)) = self.pending_close.take() {
             self.quic.close(now, varint(code), reason.into());
         }
         if self.is_closed {
             return;
         }
         let sent = self.quic.stats().path.sent_packets;
-        if sent.saturating_sub(self.keys_since) >= self.key_update_packets {
-            self.keys_since = sent;
+        if sent.saturating_sub(self.last_key_update) >= self.key_update_packets {
+            self.last_key_update = sent;
             self.quic.force_key_update();
         }
         self.feed(now);
     }
 
-    /// Hand on what streams have to say; whether it was anything.
+    /// Write stream data to quinn-proto. Returns true if there was any.
     fn feed(&mut self, now: Instant) -> bool {
-        // To an address that has not shown that it receives, what little may go there is a challenge.
-        let is_paid = self.reach.left(self.address()) >= self.quic.current_mtu().into();
-        if self.is_closed || !is_paid {
+        // What little may be sent to an unvalidated address is for path validation.
+        let has_budget =
+            self.anti_amplification.budget(self.address()) >= self.quic.current_mtu().into();
+        if self.is_closed || !has_budget {
             return false;
         }
-        let before = self.streams.handed_on();
-        for id in self.streams.feed(&mut self.quic, &self.gauge, now) {
-            self.tell(Event::Writable { stream: id.into() });
+        let before = self.streams.bytes_written();
+        for id in self.streams.feed(&mut self.quic, &self.send_state, now) {
+            self.push_event(Event::Writable { stream: id.into() });
         }
-        self.streams.handed_on() != before
+        self.streams.bytes_written() != before
     }
 
-    /// After the datagrams of a turn.
-    pub fn sent(&mut self, now: Instant) {
-        self.hearing.sent(self.gauge.in_flight(), now);
+    /// Update timers after a turn of transmitting.
+    pub fn after_transmit(&mut self, now: Instant) {
+        self.liveness.on_sent(self.send_state.in_flight(), now);
         let (frames, rtt) = (self.quic.stats().frame_tx, self.quic.rtt());
-        self.acks.sent(&frames);
-        let (in_flight, mtu) = (self.gauge.in_flight(), self.quic.current_mtu());
-        self.tail.sent(&frames, in_flight, mtu, rtt, now);
+        self.ack_delay.on_sent(&frames);
+        let (in_flight, mtu) = (self.send_state.in_flight(), self.quic.current_mtu());
+        self.tail_loss_probe
+            .on_sent(&frames, in_flight, mtu, rtt, now);
     }
 
-    /// What happened since the last time. Handing data over is what opens the windows.
-    pub fn drain(&mut self, told: &mut Vec<(u64, Event)>) {
-        for note in mem::take(&mut self.notes) {
-            match note {
-                Note::Event(event) => told.push((self.id, event)),
-                Note::Readable(id) => self.read(id, told),
+    /// Move the pending events to `events`. Reading stream data opens the flow control windows.
+    pub fn drain_events(&mut self, events: &mut Vec<(u64, Event)>) {
+        for pending in mem::take(&mut self.pending_events) {
+            match pending {
+                Pending::Event(event) => events.push((self.id, event)),
+                Pending::Readable(id) => self.read(id, events),
             }
         }
     }
 
-    /// What was to be told when a fault came between, without a look at the state machine that had it.
-    pub fn last_words(&mut self, place: String, told: &mut Vec<(u64, Event)>) {
-        for note in mem::take(&mut self.notes) {
-            if let Note::Event(event) = note {
-                told.push((self.id, event));
+    /// Move the pending events to `events` after a panic, without touching the state machine that panicked.
+    pub fn events_after_panic(&mut self, location: String, events: &mut Vec<(u64, Event)>) {
+        for pending in mem::take(&mut self.pending_events) {
+            if let Pending::Event(event) = pending {
+                events.push((self.id, event));
             }
         }
         if self.is_closed {
@@ -631,38 +649,38 @@ impl Connection {
             true => Event::Closed {
                 cause: Cause::Internal,
                 code: TransportErrorCode::INTERNAL_ERROR.into(),
-                reason: place.into_bytes(),
+                reason: location.into_bytes(),
             },
-            false => Event::Fault { place },
+            false => Event::Fault { location },
         };
-        told.push((self.id, event));
+        events.push((self.id, event));
     }
 
-    // Inside
+    // Internals
 
-    fn tell(&mut self, event: Event) {
+    fn push_event(&mut self, event: Event) {
         if !self.is_closed {
-            self.notes.push_back(Note::Event(event));
+            self.pending_events.push_back(Pending::Event(event));
         }
     }
 
-    /// A peer that never finished its handshake is nobody's business.
-    fn tell_closed(&mut self, mut cause: Cause, code: u64, reason: Vec<u8>) {
-        let kept = matches!(cause, Cause::Local | Cause::Reset | Cause::Internal);
-        if !self.is_connected && !kept {
+    /// Mark it as closed. If the handshake was never complete, most causes become [`Cause::Handshake`].
+    fn on_closed(&mut self, mut cause: Cause, code: u64, reason: Vec<u8>) {
+        let is_specific = matches!(cause, Cause::Local | Cause::Reset | Cause::Internal);
+        if !self.is_connected && !is_specific {
             cause = Cause::Handshake;
         }
-        self.tell(Event::Closed {
+        self.push_event(Event::Closed {
             cause,
             code,
             reason,
         });
         self.is_closed = true;
         self.deadline = None;
-        self.hearing.end();
-        self.acks.forget();
-        self.tail.end();
-        self.streams.silence();
+        self.liveness.cancel();
+        self.ack_delay.clear();
+        self.tail_loss_probe.cancel();
+        self.streams.clear_schedule();
     }
 
     fn on_connected(&mut self) {
@@ -670,13 +688,13 @@ impl Connection {
             return;
         }
         self.is_connected = true;
-        self.gauge.connect(self.now);
-        self.reach.prove(self.quic.remote_address());
+        self.send_state.on_connected(self.now);
+        self.anti_amplification.validate(self.quic.remote_address());
         self.deadline = None;
         let address = self.address();
-        self.tell(Event::Connected { address });
-        if mem::replace(&mut self.was_open_refused, false) {
-            self.tell(Event::StreamsAvailable);
+        self.push_event(Event::Connected { address });
+        if mem::replace(&mut self.wants_streams_available, false) {
+            self.push_event(Event::StreamsAvailable);
         }
     }
 
@@ -686,7 +704,7 @@ impl Connection {
         }
         self.is_closing = matches!(lost, ConnectionError::TransportError(_));
         let (cause, code, reason) = cause_of(lost);
-        self.tell_closed(cause, code, reason);
+        self.on_closed(cause, code, reason);
     }
 
     fn on_stream_event(&mut self, event: StreamEvent) {
@@ -694,43 +712,43 @@ impl Connection {
             StreamEvent::Opened { dir } => {
                 while let Some(id) = self.quic.streams().accept(dir) {
                     self.streams.insert(id);
-                    self.note_readable(id);
+                    self.push_readable(id);
                 }
             }
-            StreamEvent::Readable { id } => self.note_readable(id),
+            StreamEvent::Readable { id } => self.push_readable(id),
             StreamEvent::Writable { id } => self.schedule(id),
-            StreamEvent::Finished { id } => self.streams.has_sent(id),
+            StreamEvent::Finished { id } => self.streams.on_send_finished(id),
             StreamEvent::Stopped { id, error_code } => {
-                if self.abandon(id, error_code.into()) {
-                    self.tell(Event::Stopped {
+                if self.reset_stream(id, error_code.into()) {
+                    self.push_event(Event::Stopped {
                         stream: id.into(),
                         code: error_code.into(),
                     });
                 }
             }
             StreamEvent::Available { .. } => {
-                if mem::replace(&mut self.was_open_refused, false) {
-                    self.tell(Event::StreamsAvailable);
+                if mem::replace(&mut self.wants_streams_available, false) {
+                    self.push_event(Event::StreamsAvailable);
                 }
             }
         }
     }
 
-    fn note_readable(&mut self, id: StreamId) {
-        if !self.is_closed && self.streams.note(id) {
-            self.notes.push_back(Note::Readable(id));
+    fn push_readable(&mut self, id: StreamId) {
+        if !self.is_closed && self.streams.mark_readable(id) {
+            self.pending_events.push_back(Pending::Readable(id));
         }
     }
 
-    fn read(&mut self, id: StreamId, told: &mut Vec<(u64, Event)>) {
+    fn read(&mut self, id: StreamId, events: &mut Vec<(u64, Event)>) {
         let Some((chunks, end)) = self.streams.read(id, &mut self.quic) else {
             return;
         };
-        self.grow_window(chunks.iter().map(Bytes::len).sum());
+        self.on_delivered(chunks.iter().map(Bytes::len).sum());
         let stream = id.into();
         let is_end = end == Some(End::Clean);
         if is_end || !chunks.is_empty() {
-            told.push((
+            events.push((
                 self.id,
                 Event::Data {
                     stream,
@@ -740,24 +758,24 @@ impl Connection {
             ));
         }
         if let Some(End::Reset(code)) = end {
-            told.push((self.id, Event::Reset { stream, code }));
+            events.push((self.id, Event::Reset { stream, code }));
         }
     }
 
-    /// So many bytes are handed over.
-    fn grow_window(&mut self, bytes: usize) {
+    /// Grow the receive window after the application was given so many bytes.
+    fn on_delivered(&mut self, bytes: usize) {
         if let Some(window) = &mut self.window {
-            if window.delivered(bytes as u64) {
+            if window.on_delivered(bytes as u64) {
                 self.quic.set_receive_window(varint(window.size()));
             }
         }
     }
 
-    /// Reset the sending half; whether there was anything to reset.
-    fn abandon(&mut self, id: StreamId, code: u64) -> bool {
-        let was_open = self.streams.give_up(id);
+    /// Reset the sending half. Returns false if it had ended already.
+    fn reset_stream(&mut self, id: StreamId, code: u64) -> bool {
+        let was_open = self.streams.stop_sending(id);
         if was_open {
-            // An error says that nothing is left to reset.
+            // An error means that there is nothing to reset.
             let _ = self.quic.send_stream(id).reset(varint(code));
         }
         was_open
@@ -770,15 +788,16 @@ impl Connection {
         }
     }
 
-    fn tail_due(&self) -> Option<Instant> {
-        self.tail.due(self.gauge.in_flight())
+    fn tail_loss_probe_due(&self) -> Option<Instant> {
+        self.tail_loss_probe.due(self.send_state.in_flight())
     }
 
-    fn probe_due(&self) -> Option<Instant> {
+    fn liveness_due(&self) -> Option<Instant> {
         if !self.is_connected || self.is_closed {
             return None;
         }
-        self.hearing.due(self.gauge.in_flight(), self.quic.rtt())
+        self.liveness
+            .due(self.send_state.in_flight(), self.quic.rtt())
     }
 }
 

@@ -1,8 +1,8 @@
-//! Every connection of one UDP socket: quinn-proto's endpoint, and whose turn it is.
+//! The engine: quinn-proto's endpoint, and all connections of one UDP socket.
 
-mod arrivals;
-mod remains;
-mod requests;
+mod api;
+mod closed;
+mod incoming;
 mod strangers;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,23 +14,23 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{ConnectionHandle, ConnectionId, Endpoint, EndpointEvent};
 
-use crate::config::{random, Config, Mistake, Settings};
-use crate::congestion::Gauge;
-use crate::connection::{Connection, Made};
-use crate::containment::contained;
+use crate::clock::Clock;
+use crate::config::{random, Config, Settings, SettingsError};
+use crate::congestion::SendState;
+use crate::connection::{Connection, ConnectionParts};
 use crate::events::{Event, Outgoing};
+use crate::panic::catch_panic;
 use crate::sealing::Sealing;
-use crate::time::Clock;
-use remains::{Ration, Remains};
+use closed::{ClosedConnections, ResetLimiter};
 use strangers::Strangers;
 
-/// The number of no connection.
-const NOBODY: u64 = u64::MAX;
-/// How often a connection may hand on more in one transmit, once all is sent that it handed on before: each is a burst
-/// (`streams`), and other connections wait meanwhile. What is left goes when the next acknowledgement comes.
+/// The number of events that belong to no connection.
+const NO_CONNECTION: u64 = u64::MAX;
+/// How often a connection may write more stream data to quinn-proto in one transmit, after all before is sent. Each time
+/// is a burst (`streams`), and other connections wait meanwhile. The rest goes with the next acknowledgement.
 const MAX_REFILLS: usize = 3;
 
-/// What was refused or dropped, since the start.
+/// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Counters {
@@ -45,7 +45,7 @@ pub struct Counters {
     pub panics: u64,
 }
 
-/// See the module.
+/// All connections of one UDP socket.
 pub struct Engine {
     endpoint: Endpoint,
     config: Config,
@@ -55,32 +55,32 @@ pub struct Engine {
     numbers: HashMap<u64, usize>,
     next_number: u64,
     strangers: Strangers,
-    touched: Vec<usize>,
-    eventful: VecDeque<usize>,
+    send_queue: Vec<usize>,
+    poll_queue: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
-    last_words: Vec<(u64, Event)>,
+    undelivered: Vec<(u64, Event)>,
     replies: VecDeque<Outgoing>,
-    resets: Ration,
-    remains: Remains,
-    round: Round,
-    spare: Vec<u8>,
+    reset_limiter: ResetLimiter,
+    closed: ClosedConnections,
+    round: TransmitRound,
+    buffer: Vec<u8>,
 }
 
-/// Whose turn it is to make datagrams.
-struct Round {
+/// One round of transmitting: the connections that are still to send.
+struct TransmitRound {
     keys: VecDeque<usize>,
-    /// How often the first of them may hand on more; None when it has not begun.
+    /// How often the first of them may still write more; None if it has not begun.
     left: Option<usize>,
     now: Instant,
 }
 
 impl Engine {
-    /// Fails with a sentence about the settings.
-    pub fn new(settings: Settings) -> Result<Self, Mistake> {
+    /// Return an engine with these settings.
+    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let config = Config::new(settings)?;
         let strangers = Strangers::new(config.settings.max_strangers);
         Ok(Self {
-            endpoint: Endpoint::new(config.endpoint.clone(), config.listening(), true, None),
+            endpoint: Endpoint::new(config.endpoint.clone(), config.server_config(), true, None),
             config,
             clock: Clock::new(),
             counters: Counters::default(),
@@ -88,223 +88,230 @@ impl Engine {
             numbers: HashMap::new(),
             next_number: 0,
             strangers,
-            touched: Vec::new(),
-            eventful: VecDeque::new(),
+            send_queue: Vec::new(),
+            poll_queue: VecDeque::new(),
             timers: BTreeSet::new(),
-            last_words: Vec::new(),
+            undelivered: Vec::new(),
             replies: VecDeque::new(),
-            resets: Ration::new(),
-            remains: Remains::default(),
-            round: Round {
+            reset_limiter: ResetLimiter::new(),
+            closed: ClosedConnections::default(),
+            round: TransmitRound {
                 keys: VecDeque::new(),
                 left: None,
                 now: Instant::now(),
             },
-            spare: Vec::new(),
+            buffer: Vec::new(),
         })
     }
 
-    /// Begin a connection; its number.
-    pub fn connect(&mut self, address: SocketAddr, name: &str, now: f64) -> Result<u64, Mistake> {
+    /// Begin a connection. Returns its number.
+    pub fn connect(
+        &mut self,
+        address: SocketAddr,
+        name: &str,
+        now: f64,
+    ) -> Result<u64, SettingsError> {
         let now = self.clock.instant(now);
-        let (gauge, sealing) = (Arc::new(Gauge::default()), Arc::new(Sealing::default()));
+        let (send_state, sealing) = (Arc::new(SendState::default()), Arc::new(Sealing::default()));
         let first = ConnectionId::new(&random::<16>()?);
         let config = self
             .config
-            .connecting(gauge.clone(), sealing.clone(), first)
+            .connect_config(send_state.clone(), sealing.clone(), first)
             .ok_or("an accepting engine does not connect")?;
         let (handle, quic) = self
             .endpoint
             .connect(now, config, address, name)
             .map_err(|error| format!("cannot connect to {name}: {error}"))?;
-        let made = Made {
+        let parts = ConnectionParts {
             quic,
-            gauge,
+            send_state,
             sealing,
-            unproven: None,
+            unvalidated_bytes: None,
         };
-        let number = self.register(handle, made, now);
+        let number = self.register(handle, parts, now);
         if let Some(connection) = self.connections.get_mut(&handle.0) {
             connection.first_cid = Some(first);
         }
         Ok(number)
     }
 
-    /// Take datagrams in: `(payload, segment, address)`.
+    /// Receive datagrams: `(payload, segment, address)`.
     pub fn receive<'a>(
         &mut self,
         batch: impl IntoIterator<Item = (&'a [u8], usize, SocketAddr)>,
         now: f64,
     ) {
         let now = self.clock.instant(now);
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         for (payload, segment, address) in batch {
             let segment = if segment == 0 { usize::MAX } else { segment };
             for datagram in payload.chunks(segment) {
-                // A buffer for each: a byte of one must not keep a whole batch in memory.
+                // A buffer for each, so that a byte of one does not keep a whole batch in memory.
                 let datagram = BytesMut::from(datagram);
-                if let Some(key) = self.take_in(datagram, address, now) {
+                if let Some(key) = self.dispatch(datagram, address, now) {
                     if let Some(connection) = self.connections.get_mut(&key) {
-                        if !mem::replace(&mut connection.is_heard, true) {
-                            heard.push(key);
+                        if !mem::replace(&mut connection.has_received, true) {
+                            received.push(key);
                         }
                     }
                 }
             }
         }
-        for key in heard {
-            self.guarded(key, |connection, _| {
-                connection.is_heard = false;
-                connection.heard(now);
+        for key in received {
+            self.with_connection(key, |connection, _| {
+                connection.has_received = false;
+                connection.on_batch_received(now);
             });
-            self.settle(key);
-            self.touch(key);
+            self.process(key);
+            self.queue_to_send(key);
         }
     }
 
     /// Run the timers that are due.
     pub fn expire(&mut self, now: f64) {
         let now = self.clock.instant(now);
-        // Each once: what is due again at once has its next turn in the next call.
+        // Each once: a timer that is due again at once runs in the next call.
         let later = self.timers.split_off(&(now, usize::MAX));
         for (_, key) in mem::replace(&mut self.timers, later) {
-            self.guarded(key, |connection, _| {
+            self.with_connection(key, |connection, _| {
                 connection.scheduled = None;
                 connection.expire(now);
             });
-            self.settle(key);
-            self.touch(key);
+            self.process(key);
+            self.queue_to_send(key);
         }
     }
 
-    /// When [`Self::expire`] must be called next.
+    /// Return when [`Self::expire`] must be called next.
     pub fn timeout(&self) -> Option<f64> {
         self.timers.first().map(|(at, _)| self.clock.seconds(*at))
     }
 
-    /// What happened, in order for each connection.
+    /// Return the pending events, in order for each connection.
     pub fn poll(&mut self) -> Vec<(u64, Event)> {
-        let mut told = mem::take(&mut self.last_words);
-        while let Some(key) = self.eventful.pop_front() {
-            self.guarded(key, |connection, _| {
-                connection.is_eventful = false;
-                connection.drain(&mut told);
+        let mut events = mem::take(&mut self.undelivered);
+        while let Some(key) = self.poll_queue.pop_front() {
+            self.with_connection(key, |connection, _| {
+                connection.is_queued_to_poll = false;
+                connection.drain_events(&mut events);
             });
-            self.settle(key);
-            self.touch(key);
+            self.process(key);
+            self.queue_to_send(key);
         }
-        told.append(&mut self.last_words);
-        told
+        events.append(&mut self.undelivered);
+        events
     }
 
-    /// Begin a round of datagrams: whoever has something to say now. [`Self::next_burst`] makes them.
+    /// Begin a round of transmitting, of all connections that may have something to send; see [`Self::next_burst`].
     pub fn transmit(&mut self, now: f64) {
         self.round.now = self.clock.instant(now);
-        self.round.keys.extend(mem::take(&mut self.touched));
+        self.round.keys.extend(mem::take(&mut self.send_queue));
     }
 
-    /// The next datagrams of the round. They are made when they are asked for, in one buffer that stays warm; see
-    /// [`Self::recycle`].
+    /// Return the next datagrams of the round, or None when it is over. They are built on demand, in one buffer that is
+    /// used again; see [`Self::recycle`].
     pub fn next_burst(&mut self) -> Option<Outgoing> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(reply);
         }
         while let Some(key) = self.round.keys.front().copied() {
             let mut burst = None;
-            let mut spare = mem::take(&mut self.spare);
+            let mut buffer = mem::take(&mut self.buffer);
             let (now, mut left) = (self.round.now, self.round.left);
-            self.guarded(key, |connection, _| {
+            self.with_connection(key, |connection, _| {
                 let left = left.get_or_insert_with(|| {
-                    connection.is_touched = false;
-                    connection.prepare(now);
+                    connection.is_queued_to_send = false;
+                    connection.before_transmit(now);
                     MAX_REFILLS
                 });
-                burst = connection.next_burst(now, left, &mut spare);
+                burst = connection.next_burst(now, left, &mut buffer);
                 if burst.is_none() {
-                    connection.sent(now);
+                    connection.after_transmit(now);
                 }
             });
             if burst.is_some() {
                 self.round.left = left;
                 return burst;
             }
-            self.spare = spare;
+            self.buffer = buffer;
             self.round.left = None;
             self.round.keys.pop_front();
-            self.settle(key);
-            self.forget_if_replaced(key);
+            self.process(key);
+            self.discard_if_replaced(key);
         }
         None
     }
 
-    /// Give a buffer back once it is sent.
+    /// Give the buffer of a burst back once it is sent.
     pub fn recycle(&mut self, burst: Outgoing) {
-        self.spare = burst.data;
+        self.buffer = burst.data;
     }
 
-    /// Whether any connection, closing ones included, still needs the socket.
+    /// Return true if a connection, including those in the closing state, still needs the socket.
     pub fn has_connections(&self) -> bool {
         self.connections
             .values()
             .any(|connection| !connection.is_closed || connection.is_closing)
     }
 
-    /// How many connections there are in memory, and how many of them are of peers that have not been admitted.
+    /// Return the number of connections in memory, and the number of those whose peer was not admitted.
     pub fn population(&self) -> (usize, usize) {
         (self.connections.len(), self.strangers.len())
     }
 
-    /// Since the start.
+    /// Return the counters since the start.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    // Inside
+    // Internals
 
-    /// Work on one connection; a panic ends that one and nothing else.
-    fn guarded(&mut self, key: usize, work: impl FnOnce(&mut Connection, &mut Endpoint)) {
+    /// Run `work` on a connection. A panic closes that connection and nothing else.
+    fn with_connection(&mut self, key: usize, work: impl FnOnce(&mut Connection, &mut Endpoint)) {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
         let endpoint = &mut self.endpoint;
-        // What a panic may have left half done in the connection is thrown away; the endpoint's tables are
-        // only ever changed by its own calls.
-        if let Err(place) = contained(|| work(connection, endpoint)) {
+        // The connection, which a panic may have left inconsistent, is thrown away. The endpoint's tables are changed by
+        // its own calls alone.
+        if let Err(location) = catch_panic(|| work(connection, endpoint)) {
             self.counters.panics += 1;
-            connection.last_words(place, &mut self.last_words);
-            self.forget(key);
+            connection.events_after_panic(location, &mut self.undelivered);
+            self.discard(key);
         }
     }
 
-    /// Something went wrong that belongs to no connection.
-    fn blame(&mut self, place: String) {
+    /// Report a panic that belongs to no connection.
+    fn report_panic(&mut self, location: String) {
         self.counters.panics += 1;
-        self.last_words.push((NOBODY, Event::Fault { place }));
+        self.undelivered
+            .push((NO_CONNECTION, Event::Fault { location }));
     }
 
-    /// Drop a connection that is not drained: its peer learns of it by a stateless reset.
-    fn forget(&mut self, key: usize) {
+    /// Drop a connection that is not drained. Its peer gets a stateless reset if it still sends.
+    fn discard(&mut self, key: usize) {
         let drained = EndpointEvent::drained();
         let endpoint = &mut self.endpoint;
-        if let Err(place) = contained(|| endpoint.handle_event(ConnectionHandle(key), drained)) {
-            self.blame(place);
+        if let Err(location) = catch_panic(|| endpoint.handle_event(ConnectionHandle(key), drained))
+        {
+            self.report_panic(location);
         }
         self.remove(key);
     }
 
-    /// Drop a connection whose place another has, and that was told so: nothing of it is to stay in memory.
-    fn forget_if_replaced(&mut self, key: usize) {
+    /// Drop a connection whose place was given to another peer, once its close was sent.
+    fn discard_if_replaced(&mut self, key: usize) {
         let is_replaced = |connection: &Connection| connection.is_replaced;
         if self.connections.get(&key).is_some_and(is_replaced) {
-            self.tell_all(key);
-            self.forget(key);
+            self.flush_events(key);
+            self.discard(key);
         }
     }
 
-    /// What was told to it, and not yet to the caller, has been taken from it before.
+    /// Remove a connection whose events were flushed.
     fn remove(&mut self, key: usize) {
         if let Some(connection) = self.connections.remove(&key) {
-            self.last_words.push((connection.id, Event::Gone));
+            self.undelivered.push((connection.id, Event::Gone));
             self.numbers.remove(&connection.id);
             if let Some(at) = connection.scheduled {
                 self.timers.remove(&(at, key));
@@ -316,69 +323,69 @@ impl Engine {
         }
     }
 
-    fn register(&mut self, handle: ConnectionHandle, made: Made, now: Instant) -> u64 {
+    fn register(&mut self, handle: ConnectionHandle, parts: ConnectionParts, now: Instant) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
-        let connection = Connection::new(number, made, &self.config.settings, now);
+        let connection = Connection::new(number, parts, &self.config.settings, now);
         self.connections.insert(handle.0, connection);
         self.numbers.insert(number, handle.0);
-        self.settle(handle.0);
-        self.touch(handle.0);
+        self.process(handle.0);
+        self.queue_to_send(handle.0);
         number
     }
 
-    fn touch(&mut self, key: usize) {
+    fn queue_to_send(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(&key) {
-            if !mem::replace(&mut connection.is_touched, true) {
-                self.touched.push(key);
+            if !mem::replace(&mut connection.is_queued_to_send, true) {
+                self.send_queue.push(key);
             }
         }
     }
 
-    fn announce(&mut self, key: usize) {
+    fn queue_events(&mut self, key: usize) {
         if let Some(connection) = self.connections.get_mut(&key) {
-            if connection.has_notes() && !mem::replace(&mut connection.is_eventful, true) {
-                self.eventful.push_back(key);
+            if connection.has_events() && !mem::replace(&mut connection.is_queued_to_poll, true) {
+                self.poll_queue.push_back(key);
             }
         }
     }
 
-    fn tell_all(&mut self, key: usize) {
-        let mut told = Vec::new();
-        self.guarded(key, |connection, _| connection.drain(&mut told));
-        self.last_words.append(&mut told);
+    fn flush_events(&mut self, key: usize) {
+        let mut events = Vec::new();
+        self.with_connection(key, |connection, _| connection.drain_events(&mut events));
+        self.undelivered.append(&mut events);
     }
 
-    /// Carry what happened inside a connection to the outside, and set its timer.
-    fn settle(&mut self, key: usize) {
+    /// Pass events between a connection and the endpoint, and set its timer.
+    fn process(&mut self, key: usize) {
         let mut is_drained = false;
-        self.guarded(key, |connection, endpoint| {
+        self.with_connection(key, |connection, endpoint| {
             while let Some(event) = connection.quic.poll_endpoint_events() {
                 is_drained |= event.is_drained();
                 if let Some(answer) = endpoint.handle_event(ConnectionHandle(key), event) {
                     connection.quic.handle_event(answer);
                 }
             }
-            connection.collect();
+            connection.poll_quic();
         });
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
-        if connection.is_closed && !connection.is_remembered {
+        if connection.is_closed && !connection.is_in_closed {
             self.strangers.leave(connection.id);
             self.counters.connections_failed += u64::from(connection.is_handshaking());
         }
         if is_drained {
-            self.tell_all(key);
+            self.flush_events(key);
             self.remove(key);
             return;
         }
-        if connection.is_closed && !mem::replace(&mut connection.is_remembered, true) {
+        if connection.is_closed && !mem::replace(&mut connection.is_in_closed, true) {
             let number = connection.id;
-            if let Some((old, number)) = self.remains.add(key, number) {
+            if let Some((old, number)) = self.closed.add(key, number) {
                 if self.numbers.get(&number) == Some(&old) {
-                    self.tell_all(old);
-                    self.forget(old);
+                    self.flush_events(old);
+                    self.discard(old);
                 }
             }
         }
@@ -394,6 +401,6 @@ impl Engine {
                 self.timers.insert((at, key));
             }
         }
-        self.announce(key);
+        self.queue_events(key);
     }
 }

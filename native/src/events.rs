@@ -1,4 +1,4 @@
-//! What a connection tells, and what can be asked about it.
+//! Events and statistics of connections.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use quinn_proto::ConnectionError;
 
-/// Why a connection is over, by the names of the seam.
+/// Why a connection was closed: `CloseCause` on the Python side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Cause {
@@ -19,12 +19,12 @@ pub enum Cause {
     Internal,
 }
 
-/// What happened to a connection.
+/// An event of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Event {
     Connected {
-        /// Where the peer is.
+        /// The address of the peer.
         address: SocketAddr,
     },
     Data {
@@ -49,11 +49,12 @@ pub enum Event {
         code: u64,
         reason: Vec<u8>,
     },
-    /// A fault inside ended what nobody had been told of yet; where it was.
+    /// A panic ended a connection that the caller did not know of yet.
     Fault {
-        place: String,
+        /// Its location in the source.
+        location: String,
     },
-    /// Nothing is left of it; its number is never used again.
+    /// Nothing is left of the connection; its number is never used again.
     Gone,
 }
 
@@ -75,11 +76,11 @@ pub struct Stats {
     pub last_heard: Instant,
 }
 
-/// quinn-proto's reason in the words of the seam, with its code and text.
-pub fn cause_of(lost: ConnectionError) -> (Cause, u64, Vec<u8>) {
-    match lost {
+/// Convert quinn-proto's error to cause, code and reason.
+pub fn cause_of(error: ConnectionError) -> (Cause, u64, Vec<u8>) {
+    match error {
         ConnectionError::TransportError(error) => {
-            // Also INTERNAL_ERROR, which is what quinn-proto says of a peer that leaves too many gaps.
+            // Including INTERNAL_ERROR, quinn-proto's code for a peer that leaves too many gaps.
             (
                 Cause::Protocol,
                 error.code.into(),
@@ -100,12 +101,12 @@ pub fn cause_of(lost: ConnectionError) -> (Cause, u64, Vec<u8>) {
     }
 }
 
-/// One write to the socket: datagrams of `segment` bytes, only the last may be shorter.
+/// One write to the socket: datagrams of `segment` bytes, of which only the last may be shorter.
 pub struct Outgoing {
     /// The datagrams, back to back.
     pub data: Vec<u8>,
     /// The size of each.
     pub segment: usize,
-    /// Where to.
+    /// The destination.
     pub address: SocketAddr,
 }

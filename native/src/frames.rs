@@ -1,23 +1,23 @@
-//! What is in the payload of a 1-RTT packet, as far as path validation is concerned (RFC 9000 sections 12.4 and 19).
+//! Reading the frames of a 1-RTT packet for path validation (RFC 9000 sections 12.4 and 19).
 
-/// Challenges, or answers, of one packet that are looked at; honest peers send one of each.
+/// Challenges, and responses, of one packet that are kept; honest peers send one of each.
 const MAX_TOKENS: usize = 8;
 
-/// What a look at a payload has found.
+/// The frames of interest in a payload.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Where the last frame ends that is no padding.
+    /// The end of the last frame that is not PADDING.
     pub end: usize,
-    /// The last frame reaches to the end of the payload, however long that is: nothing may follow.
-    pub is_open: bool,
+    /// The last frame has no length and extends to the end of the payload, so nothing may be appended.
+    pub is_open_ended: bool,
     /// The data of PATH_CHALLENGE frames.
     pub challenges: Vec<[u8; 8]>,
     /// The data of PATH_RESPONSE frames.
     pub responses: Vec<[u8; 8]>,
 }
 
-/// Read a payload; None for one with a frame that is not known, or cut off.
-pub fn look(payload: &[u8]) -> Option<Found> {
+/// Read a payload. Returns None if a frame is unknown or truncated.
+pub fn inspect(payload: &[u8]) -> Option<Found> {
     let mut reader = Reader { payload, at: 0 };
     let mut found = Found::default();
     while reader.at < payload.len() {
@@ -30,21 +30,21 @@ pub fn look(payload: &[u8]) -> Option<Found> {
             0x05 | 0x11 | 0x15 => reader.varints(2)?,
             0x06 => {
                 reader.varint()?;
-                reader.counted()?;
+                reader.length_prefixed()?;
             }
-            0x07 => reader.counted()?,
-            0x08..=0x0F => found.is_open = reader.stream(kind)?,
+            0x07 => reader.length_prefixed()?,
+            0x08..=0x0F => found.is_open_ended = reader.stream(kind)?,
             0x10 | 0x12 | 0x13 | 0x14 | 0x16 | 0x17 | 0x19 => reader.varints(1)?,
             0x18 => reader.new_connection_id()?,
             0x1A => keep(&mut found.challenges, reader.token()?),
             0x1B => keep(&mut found.responses, reader.token()?),
             0x1C => {
                 reader.varints(2)?;
-                reader.counted()?;
+                reader.length_prefixed()?;
             }
             0x1D => {
                 reader.varint()?;
-                reader.counted()?;
+                reader.length_prefixed()?;
             }
             // ACK_FREQUENCY (draft-ietf-quic-ack-frequency).
             0xAF => reader.varints(4)?,
@@ -93,7 +93,7 @@ impl Reader<'_> {
         Some(())
     }
 
-    fn counted(&mut self) -> Option<()> {
+    fn length_prefixed(&mut self) -> Option<()> {
         let size = self.varint()?;
         self.take(size)?;
         Some(())
@@ -113,14 +113,14 @@ impl Reader<'_> {
         self.varints(if has_ecn { 3 } else { 0 })
     }
 
-    /// Whether it reaches to the end.
+    /// Read a STREAM frame. Returns true if it extends to the end of the payload.
     fn stream(&mut self, kind: u64) -> Option<bool> {
         self.varint()?;
         if kind & 0x04 != 0 {
             self.varint()?;
         }
         if kind & 0x02 != 0 {
-            self.counted()?;
+            self.length_prefixed()?;
             return Some(false);
         }
         self.at = self.payload.len();
@@ -140,12 +140,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn padding_ends_where_the_frames_end() {
+    fn the_end_excludes_padding() {
         let mut payload = vec![0x02, 0x05, 0x00, 0x01, 0x00, 0x00, 0x00];
         payload.extend([0x1A, 1, 2, 3, 4, 5, 6, 7, 0]);
         let end = payload.len();
         payload.resize(1200, 0);
-        let found = look(&payload).expect("known frames");
+        let found = inspect(&payload).expect("known frames");
         assert_eq!(found.end, end);
         assert_eq!(found.challenges, [[1, 2, 3, 4, 5, 6, 7, 0]]);
         assert!(found.responses.is_empty());
@@ -180,20 +180,20 @@ mod tests {
         for frame in frames {
             let mut payload = frame.repeat(2);
             payload.push(0);
-            let found = look(&payload);
+            let found = inspect(&payload);
             assert_eq!(
                 found.map(|found| found.end),
                 Some(2 * frame.len()),
                 "{frame:?}"
             );
             if frame.len() > 1 && !matches!(frame[0], 0x04 | 0x40) {
-                assert_eq!(look(&frame[..frame.len() - 1]), None, "{frame:?}");
+                assert_eq!(inspect(&frame[..frame.len() - 1]), None, "{frame:?}");
             }
         }
     }
 
     #[test]
-    fn what_is_not_known_or_cut_off_is_nothing() {
+    fn unknown_and_truncated_frames_are_refused() {
         for payload in [
             &[0x21][..],
             &[0x1A, 1, 2],
@@ -201,16 +201,16 @@ mod tests {
             &[0xC0],
             &[0x02, 1, 0, 0xFF],
         ] {
-            assert_eq!(look(payload), None, "{payload:?}");
+            assert_eq!(inspect(payload), None, "{payload:?}");
         }
-        let found = look(&[0x08, 4, 0, 0]).expect("a stream's bytes");
-        assert!(found.is_open && found.end == 4);
+        let found = inspect(&[0x08, 4, 0, 0]).expect("a stream's bytes");
+        assert!(found.is_open_ended && found.end == 4);
     }
 
     #[test]
     fn tokens_are_bounded() {
         let payload = [0x1B, 0, 0, 0, 0, 0, 0, 0, 0].repeat(100);
-        let found = look(&payload).expect("known frames");
+        let found = inspect(&payload).expect("known frames");
         assert_eq!(found.responses.len(), MAX_TOKENS);
     }
 }

@@ -1,33 +1,33 @@
 //! quinn-proto as the QUIC engine of quictunnel.
 //!
-//! A sans-IO state machine for every connection of one UDP socket: datagrams and the time go in; datagrams,
-//! deadlines and events come out, in batches. There is no protocol of ours in here, no thread, no socket and
-//! no clock. [`Engine`] is plain Rust; with the feature `python` the module `quictunnel_native` wraps it.
+//! A sans-IO state machine for all connections of one UDP socket: datagrams and the time go in; datagrams, deadlines and
+//! events come out, in batches. The crate has no thread, no socket, no clock and no protocol above QUIC. [`Engine`] is
+//! plain Rust; with the feature `python` the extension module `quictunnel_native` wraps it.
 
 #![forbid(unsafe_code)]
 
-mod acks;
+mod ack_delay;
+mod anti_amplification;
 mod bbr;
-mod cids;
+mod cid_generator;
+mod clock;
 mod config;
 mod congestion;
 mod connection;
-mod containment;
 mod engine;
 mod events;
 mod frames;
-mod hearing;
-mod probing;
+mod liveness;
+mod mtu_probe;
+mod panic;
 #[cfg(feature = "python")]
 mod python;
-mod reach;
 mod sealing;
 mod streams;
-mod tail;
-mod time;
+mod tail_loss_probe;
 mod window;
 
-pub use config::{certificates, Limits, Mistake, Settings};
+pub use config::{certificates, Limits, Settings, SettingsError};
 pub use congestion::Congestion;
 pub use engine::{Counters, Engine};
 pub use events::{Cause, Event, Outgoing, Stats};

@@ -1,7 +1,7 @@
-//! The module `quictunnel_native`: the engine, with bytes and tuples at its border.
+//! The extension module `quictunnel_native`: the engine, with bytes and tuples as arguments.
 //!
-//! For one thread at a time: whoever calls while another call is under way gets `RuntimeError`.
-//! The interpreter is released while datagrams are taken in and made: that is where the time goes.
+//! An engine is for one thread at a time: a call during another call raises `RuntimeError`. The GIL is released while
+//! datagrams are received and built, which takes most of the time.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::ops::Range;
@@ -16,14 +16,14 @@ use pyo3::IntoPyObjectExt;
 
 use crate::config::{certificates, Limits, Settings};
 use crate::congestion::Congestion;
-use crate::containment::contained;
 use crate::engine;
 use crate::events::{Cause, Event};
+use crate::panic::catch_panic;
 
-/// Fewer bytes than this are copied: it costs less than to keep them from Python's allocator until they are acknowledged.
+/// Fewer bytes than this are copied, which is cheaper than keeping the Python object until they are acknowledged.
 const SMALL: usize = 4096;
 
-/// Some of the bytes of an object of Python's, which stays where it is.
+/// A range of the bytes of a Python object, which is not copied.
 struct Part {
     whole: PyBackedBytes,
     range: Range<usize>,
@@ -51,7 +51,7 @@ impl Part {
         self.range.len()
     }
 
-    /// The first `size` of them.
+    /// Return the first `size` bytes.
     fn into_bytes(mut self, size: usize) -> Bytes {
         self.range.end = self.range.start + size;
         match size < SMALL {
@@ -67,20 +67,20 @@ impl AsRef<[u8]> for Part {
     }
 }
 
-/// Every connection of one UDP socket.
+/// All connections of one UDP socket.
 #[pyclass(name = "Engine", module = "quictunnel_native")]
 struct PyEngine {
     engine: engine::Engine,
-    /// Whether IPv6 addresses have four parts here, as those of sockets do.
+    /// IPv6 addresses are tuples of four, as those of sockets are.
     has_scopes: bool,
 }
 
-/// One read of a socket: datagrams of equal size back to back, that size, and where they came from.
+/// One read of a socket: datagrams of equal size back to back, that size, and the source address.
 type Received<'py> = (PyBackedBytes, usize, Bound<'py, PyTuple>);
 
 #[pymethods]
 impl PyEngine {
-    /// The settings by name, paths replaced by what is in the files; `ValueError` says what cannot be used.
+    /// `settings`: by name, with the contents of files instead of paths. Raises `ValueError` for unusable ones.
     #[new]
     fn new(settings: &Bound<'_, PyDict>) -> PyResult<Self> {
         let engine = engine::Engine::new(settings_of(settings)?).map_err(PyValueError::new_err)?;
@@ -117,11 +117,11 @@ impl PyEngine {
         self.engine.timeout()
     }
 
-    /// `(connection, kind, ...)`; the kinds are the names of the seam's events, and `Gone`.
+    /// Return `(connection, kind, ...)`; the kinds are the names of the events in `transport/engine.py`, and `Gone`.
     fn poll<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let told = self.safely(engine::Engine::poll)?;
+        let polled = self.safely(engine::Engine::poll)?;
         let events = PyList::empty(py);
-        for (number, event) in told {
+        for (number, event) in polled {
             events.append(self.tuple_of(py, number, event)?)?;
         }
         Ok(events)
@@ -131,7 +131,7 @@ impl PyEngine {
         self.safely(|engine| engine.transmit(now))
     }
 
-    /// `(datagrams, segment, address)`, or None.
+    /// Return `(datagrams, segment, address)`, or None.
     fn next_burst<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some(burst) = py.detach(|| self.safely(engine::Engine::next_burst))? else {
             return Ok(None);
@@ -147,7 +147,7 @@ impl PyEngine {
         self.engine.has_connections()
     }
 
-    /// Connections in memory, and those of peers that were not admitted among them.
+    /// Return the number of connections in memory, and the number of those whose peer was not admitted.
     fn population(&self) -> (usize, usize) {
         self.engine.population()
     }
@@ -223,7 +223,7 @@ impl PyEngine {
         self.engine.is_client(number)
     }
 
-    /// The arguments of the seam's `Stats`, in order.
+    /// Return the arguments of `Stats` in `transport/engine.py`, in order.
     fn stats<'py>(&self, py: Python<'py>, number: u64) -> PyResult<Option<Bound<'py, PyTuple>>> {
         let Some((stats, last_heard)) = self.engine.stats(number) else {
             return Ok(None);
@@ -245,17 +245,17 @@ impl PyEngine {
         Ok(Some(tuple.into_pyobject(py)?))
     }
 
-    /// The next work on this connection panics. For tests of what that costs.
+    /// Make the next work on this connection panic, for tests.
     fn fail(&mut self, number: u64) -> PyResult<()> {
         self.safely(|engine| engine.fail(number))
     }
 }
 
 impl PyEngine {
-    /// Exceptions of ours are Python's `Exception`; PyO3's panics are not, and would end the event loop.
+    /// Raise a panic as `RuntimeError`: PyO3's own exception is no `Exception` and would end the event loop.
     fn safely<T>(&mut self, work: impl FnOnce(&mut engine::Engine) -> T) -> PyResult<T> {
-        contained(|| work(&mut self.engine)).map_err(|place| {
-            PyRuntimeError::new_err(format!("a fault inside the QUIC engine: {place}"))
+        catch_panic(|| work(&mut self.engine)).map_err(|location| {
+            PyRuntimeError::new_err(format!("a fault inside the QUIC engine: {location}"))
         })
     }
 
@@ -318,7 +318,7 @@ impl PyEngine {
                 let reason = PyBytes::new(py, &reason);
                 (number, "Closed", name_of(cause), code, reason).into_py_any(py)
             }
-            Event::Fault { place } => (number, "Fault", place).into_py_any(py),
+            Event::Fault { location } => (number, "Fault", location).into_py_any(py),
             Event::Gone => (number, "Gone").into_py_any(py),
         }
     }
@@ -330,16 +330,16 @@ impl PyEngine {
     ) -> PyResult<Bound<'py, PyTuple>> {
         match address {
             SocketAddr::V6(v6) if self.has_scopes => {
-                let host = textual(v6.ip());
+                let host = text_of(v6.ip());
                 (host, v6.port(), v6.flowinfo(), v6.scope_id()).into_pyobject(py)
             }
-            SocketAddr::V6(v6) => (textual(v6.ip()), v6.port()).into_pyobject(py),
+            SocketAddr::V6(v6) => (text_of(v6.ip()), v6.port()).into_pyobject(py),
             SocketAddr::V4(v4) => (v4.ip().to_string(), v4.port()).into_pyobject(py),
         }
     }
 }
 
-fn textual(ip: &Ipv6Addr) -> String {
+fn text_of(ip: &Ipv6Addr) -> String {
     ip.to_string()
 }
 
@@ -398,7 +398,7 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
     })
 }
 
-/// The certificates of a PEM file, as DER.
+/// Return the certificates of a PEM file, as DER.
 #[pyfunction]
 fn read_certificates<'py>(py: Python<'py>, pem: &[u8]) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     let found = certificates(pem).map_err(PyValueError::new_err)?;

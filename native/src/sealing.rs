@@ -1,12 +1,11 @@
-//! 1-RTT packets whose length is decided after quinn-proto has made them.
+//! Late sealing: 1-RTT packets whose size is decided after quinn-proto has built them.
 //!
-//! quinn-proto fills every datagram with a PATH_CHALLENGE or a PATH_RESPONSE up to 1,200 bytes, whatever may go to that
-//! address (RFC 9000 section 8.2.1 wants them shorter where the anti-amplification limit forbids it). It does not know
-//! either how long a ping should be so that whoever hears it at an address that it does not know may answer. So for
-//! single packets the keys that quinn-proto is given leave the payload as it is and remember what is to be done: the
-//! packet is cut or filled, and then sealed, once, when it is known where it goes.
+//! quinn-proto pads every datagram with a PATH_CHALLENGE or a PATH_RESPONSE to 1,200 bytes, also where the
+//! anti-amplification limit forbids it (RFC 9000 section 8.2.1 wants it shorter then). Nor can it pad a PING so that a peer
+//! which does not know the sender's address may answer. So the keys that quinn-proto is given can leave a single packet
+//! unprotected. The packet is then cut or padded, and sealed once its destination is known.
 //!
-//! Here are also the two looks into payloads that show whether an address has answered a challenge: quinn-proto does not say.
+//! The same keys read PATH_CHALLENGE and PATH_RESPONSE frames, because quinn-proto does not report path validation.
 
 use std::any::Any;
 use std::mem;
@@ -21,15 +20,15 @@ use quinn_proto::crypto::{
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError};
 
-use crate::frames::{look, Found};
+use crate::frames::{inspect, Found};
 
-/// Bytes from the start of a packet number to the end of what header protection samples (RFC 9001 section 5.4.2).
-const SAMPLED: usize = 4 + 16;
+/// Bytes from the start of the packet number to the end of the header protection sample (RFC 9001 section 5.4.2).
+const MIN_SAMPLED: usize = 4 + 16;
 
-/// What the keys of a connection do, and what they have seen.
+/// State shared between a connection and its keys.
 #[derive(Default)]
 pub struct Sealing {
-    is_late: AtomicBool,
+    is_deferred: AtomicBool,
     is_watching: AtomicBool,
     state: Mutex<State>,
     header: OnceLock<Box<dyn HeaderKey>>,
@@ -41,48 +40,48 @@ struct State {
     responses: Vec<[u8; 8]>,
 }
 
-/// A packet that is not protected yet.
+/// A packet that is not sealed yet.
 pub struct Unsealed {
     number: u64,
     header_len: usize,
-    /// Of the whole packet, its tag included.
+    /// Of the whole packet, including the tag.
     size: usize,
     key: Arc<dyn PacketKey>,
 }
 
 impl Sealing {
-    /// From now on packets are not sealed.
-    pub fn begin(&self) {
-        self.is_late.store(true, Relaxed);
+    /// Leave the next packet unsealed.
+    pub fn defer(&self) {
+        self.is_deferred.store(true, Relaxed);
     }
 
-    /// From now on they are again; the one that was not, if there was any. It is at the end of the datagram.
-    pub fn end(&self) -> Option<Unsealed> {
-        self.is_late.store(false, Relaxed);
+    /// Seal packets again. Returns the unsealed packet, if there is one; it is at the end of the datagram.
+    pub fn take_unsealed(&self) -> Option<Unsealed> {
+        self.is_deferred.store(false, Relaxed);
         self.state().packet.take()
     }
 
-    /// Whether answers to challenges are looked for in what comes.
+    /// Set whether received packets are searched for PATH_RESPONSE frames.
     pub fn watch(&self, is_watching: bool) {
         self.is_watching.store(is_watching, Relaxed);
     }
 
-    /// Those that came since the last time.
+    /// Return the PATH_RESPONSE data received since the last call.
     pub fn responses(&self) -> Vec<[u8; 8]> {
         mem::take(&mut self.state().responses)
     }
 
-    /// Protect a packet at the end of `datagram`, which is cut, or filled with padding, to `size` bytes.
+    /// Seal a packet at the end of `datagram`, which is cut or padded to `size` bytes.
     pub fn seal(&self, packet: Unsealed, datagram: &mut Vec<u8>, size: usize) {
         let start = datagram.len() - packet.size;
         let tag = packet.key.tag_len();
         datagram.truncate(datagram.len().min(size) - tag);
         datagram.resize(size, 0);
         let sealed = &mut datagram[start..];
-        let numbered = packet.header_len - number_len(sealed);
+        let pn_offset = packet.header_len - pn_len(sealed);
         packet.key.encrypt(packet.number, sealed, packet.header_len);
         if let Some(header) = self.header.get() {
-            header.encrypt(numbered, sealed);
+            header.encrypt(pn_offset, sealed);
         }
     }
 
@@ -92,32 +91,32 @@ impl Sealing {
 }
 
 impl Unsealed {
-    /// What is in it, and how long `datagram` has to be at least; None when that cannot be told.
-    pub fn look(&self, datagram: &[u8]) -> Option<(Found, usize)> {
+    /// Return the frames of interest, and the smallest size of `datagram`; None if a frame is unknown.
+    pub fn inspect(&self, datagram: &[u8]) -> Option<(Found, usize)> {
         let start = datagram.len() - self.size;
         let packet = &datagram[start..];
         let tag = self.key.tag_len();
-        let found = look(packet.get(self.header_len..self.size - tag)?)?;
-        let numbered = self.header_len - number_len(packet);
-        let least = (self.header_len + found.end + tag).max(numbered + SAMPLED);
-        Some((found, (start + least).min(datagram.len())))
+        let found = inspect(packet.get(self.header_len..self.size - tag)?)?;
+        let pn_offset = self.header_len - pn_len(packet);
+        let min_size = (self.header_len + found.end + tag).max(pn_offset + MIN_SAMPLED);
+        Some((found, (start + min_size).min(datagram.len())))
     }
 }
 
-/// How long the packet number of an unprotected packet is.
-fn number_len(packet: &[u8]) -> usize {
+/// Return the length of the packet number of an unprotected packet.
+fn pn_len(packet: &[u8]) -> usize {
     usize::from(packet[0] & 3) + 1
 }
 
-/// A side's TLS configuration for one connection, whose 1-RTT keys do as they are told.
-pub struct Sealed<C> {
-    /// What does the work.
+/// The TLS configuration of one connection, whose 1-RTT keys can defer sealing.
+pub struct LateSealing<C> {
+    /// The real configuration.
     pub inner: Arc<C>,
     /// Shared with the connection.
     pub sealing: Arc<Sealing>,
 }
 
-impl<C: ServerConfig> ServerConfig for Sealed<C> {
+impl<C: ServerConfig> ServerConfig for LateSealing<C> {
     fn initial_keys(&self, version: u32, id: &ConnectionId) -> Result<Keys, UnsupportedVersion> {
         self.inner.initial_keys(version, id)
     }
@@ -129,33 +128,36 @@ impl<C: ServerConfig> ServerConfig for Sealed<C> {
     fn start_session(
         self: Arc<Self>,
         version: u32,
-        ours: &TransportParameters,
+        parameters: &TransportParameters,
     ) -> Box<dyn Session> {
-        let inner = self.inner.clone().start_session(version, ours);
-        SealedSession::of(inner, self.sealing.clone())
+        let inner = self.inner.clone().start_session(version, parameters);
+        LateSealingSession::of(inner, self.sealing.clone())
     }
 }
 
-impl<C: ClientConfig> ClientConfig for Sealed<C> {
+impl<C: ClientConfig> ClientConfig for LateSealing<C> {
     fn start_session(
         self: Arc<Self>,
         version: u32,
         name: &str,
-        ours: &TransportParameters,
+        parameters: &TransportParameters,
     ) -> Result<Box<dyn Session>, ConnectError> {
-        let inner = self.inner.clone().start_session(version, name, ours)?;
-        Ok(SealedSession::of(inner, self.sealing.clone()))
+        let inner = self
+            .inner
+            .clone()
+            .start_session(version, name, parameters)?;
+        Ok(LateSealingSession::of(inner, self.sealing.clone()))
     }
 }
 
-struct SealedSession {
+struct LateSealingSession {
     inner: Box<dyn Session>,
     sealing: Arc<Sealing>,
-    /// The first keys that a handshake brings are its own, the second those of 1-RTT packets.
+    /// The first keys of a handshake are for Handshake packets, the second for 1-RTT packets.
     has_handshake_keys: bool,
 }
 
-impl SealedSession {
+impl LateSealingSession {
     fn of(inner: Box<dyn Session>, sealing: Arc<Sealing>) -> Box<dyn Session> {
         Box::new(Self {
             inner,
@@ -166,7 +168,7 @@ impl SealedSession {
 
     fn wrapped(&self, keys: KeyPair<Box<dyn PacketKey>>) -> KeyPair<Box<dyn PacketKey>> {
         let wrap = |key: Box<dyn PacketKey>| {
-            Box::new(SealedPacketKey {
+            Box::new(LateSealingPacketKey {
                 inner: Arc::from(key),
                 sealing: self.sealing.clone(),
             }) as Box<dyn PacketKey>
@@ -178,7 +180,7 @@ impl SealedSession {
     }
 }
 
-impl Session for SealedSession {
+impl Session for LateSealingSession {
     fn initial_keys(&self, id: &ConnectionId, side: Side) -> Keys {
         self.inner.initial_keys(id, side)
     }
@@ -218,7 +220,7 @@ impl Session for SealedSession {
         }
         let KeyPair { local, remote } = keys.header;
         let _ = self.sealing.header.set(local);
-        let local = Box::new(SealedHeaderKey {
+        let local = Box::new(LateSealingHeaderKey {
             sealing: self.sealing.clone(),
         });
         Some(Keys {
@@ -246,14 +248,14 @@ impl Session for SealedSession {
     }
 }
 
-struct SealedPacketKey {
+struct LateSealingPacketKey {
     inner: Arc<dyn PacketKey>,
     sealing: Arc<Sealing>,
 }
 
-impl PacketKey for SealedPacketKey {
+impl PacketKey for LateSealingPacketKey {
     fn encrypt(&self, number: u64, packet: &mut [u8], header_len: usize) {
-        if !self.sealing.is_late.load(Relaxed) {
+        if !self.sealing.is_deferred.load(Relaxed) {
             self.inner.encrypt(number, packet, header_len);
             return;
         }
@@ -273,7 +275,7 @@ impl PacketKey for SealedPacketKey {
     ) -> Result<(), CryptoError> {
         self.inner.decrypt(number, header, payload)?;
         if self.sealing.is_watching.load(Relaxed) {
-            if let Some(found) = look(payload) {
+            if let Some(found) = inspect(payload) {
                 self.sealing.state().responses.extend(found.responses);
             }
         }
@@ -293,12 +295,12 @@ impl PacketKey for SealedPacketKey {
     }
 }
 
-/// The local header key of 1-RTT packets; it does nothing to a packet that is not sealed yet.
-struct SealedHeaderKey {
+/// The local header key of 1-RTT packets; it leaves an unsealed packet alone.
+struct LateSealingHeaderKey {
     sealing: Arc<Sealing>,
 }
 
-impl HeaderKey for SealedHeaderKey {
+impl HeaderKey for LateSealingHeaderKey {
     fn decrypt(&self, offset: usize, packet: &mut [u8]) {
         if let Some(key) = self.sealing.header.get() {
             key.decrypt(offset, packet);
@@ -306,8 +308,8 @@ impl HeaderKey for SealedHeaderKey {
     }
 
     fn encrypt(&self, offset: usize, packet: &mut [u8]) {
-        let is_late = self.sealing.is_late.load(Relaxed);
-        if let Some(key) = self.sealing.header.get().filter(|_| !is_late) {
+        let is_deferred = self.sealing.is_deferred.load(Relaxed);
+        if let Some(key) = self.sealing.header.get().filter(|_| !is_deferred) {
             key.encrypt(offset, packet);
         }
     }

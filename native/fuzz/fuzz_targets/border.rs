@@ -1,4 +1,4 @@
-//! Everything that may cross the native engine's border, in any order: calls for connections and streams that are there
+//! Everything that may cross the native engine's interface, in any order: calls for connections and streams that are there
 //! or not, datagrams of a peer that are whole, changed or made up, time. Nothing panics, and no engine forgets what it
 //! owes: what one side was told has arrived is what the other has written.
 

@@ -1,41 +1,40 @@
-//! Places for peers that have not been admitted: handshakes under way, and connections without a good token.
+//! Fair places for unadmitted peers ("strangers"): handshakes in progress, and connections without a valid token.
 //!
-//! When all places are taken, the network that holds the most of them (a /24 of IPv4, a /48 of IPv6) makes room for a
-//! newcomer of another, and within it the host (an IPv4 address, a /64) that holds the most. The place that has been held
-//! for longest is given up, because an honest peer needs its place for a few round trips and a flood keeps all it can get.
-//! Among those who hold equally many, and within one host, a place is held for [`PATIENCE`] at least: the newcomer is
-//! refused meanwhile.
+//! When all places are taken, a new peer replaces one of the network that holds the most (a /24 of IPv4, a /48 of IPv6),
+//! and within it of the host that holds the most (an IPv4 address, a /64). The oldest place is taken away, because an
+//! honest peer needs its place for a few round trips and a flood keeps all it can get. Within one host, and between peers
+//! that hold equally many, a place is held for [`MIN_HOLD_TIME`] at least; the new peer is refused meanwhile.
 //!
-//! A handshake costs a thousand times what it costs to refuse one. So the place of a peer that went away without having
-//! been admitted is free [`PATIENCE`] after it was taken, and not before: strangers have no more handshakes in that time than
-//! there are places, however soon they give them up.
+//! A handshake costs a thousand times as much as a refusal. So the place of a peer that left without being admitted becomes
+//! free [`MIN_HOLD_TIME`] after it was taken, and not before. There are no more handshakes in that time than places,
+//! however soon peers leave.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-/// How long a handshake and a greeting take on bad paths, and for how long one costs a place at least.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+/// The least time for which a place is held: what a handshake and a greeting take on a bad path.
+pub const MIN_HOLD_TIME: Duration = Duration::from_secs(1);
 
-/// What became of a newcomer.
+/// The outcome for a new peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// It has a place.
+    /// It gets a place.
     Taken,
-    /// It has the place of this connection, which is to be closed.
+    /// It gets the place of this connection, which is to be closed.
     Replaces(u64),
-    /// There is no place for it now.
+    /// It gets no place.
     Refused,
 }
 
 struct Place {
     host: IpAddr,
     since: Instant,
-    /// The connection is over.
+    /// The connection is closed.
     is_left: bool,
 }
 
-/// The places of all strangers, by the number of their connection. Every operation takes logarithmic time.
+/// The places of all strangers, by connection number. Every operation takes logarithmic time.
 pub struct Strangers {
     limit: usize,
     present: usize,
@@ -43,12 +42,12 @@ pub struct Strangers {
     by_host: HashMap<IpAddr, BTreeSet<u64>>,
     networks: Ranking,
     hosts: HashMap<IpAddr, Ranking>,
-    /// Connections that are over and have a place, the oldest first.
+    /// Closed connections that still hold a place, the oldest first.
     left: BTreeSet<u64>,
 }
 
 impl Strangers {
-    /// At most `limit` places.
+    /// `limit`: the number of places.
     pub fn new(limit: usize) -> Self {
         Self {
             limit: limit.max(1),
@@ -61,22 +60,22 @@ impl Strangers {
         }
     }
 
-    /// How many connections have a place.
+    /// Return how many open connections hold a place.
     pub fn len(&self) -> usize {
         self.present
     }
 
-    /// Take a place for a connection. `address` is None where the peer has not shown that it receives there: whoever
-    /// says to come from somewhere could else make others hold the most. `number` is larger than those before.
+    /// Take a place for a connection. `address` is None if it is not validated: a spoofed address must not count against
+    /// its owner. `number` is larger than those before.
     pub fn enter(&mut self, number: u64, address: Option<IpAddr>, now: Instant) -> Entry {
-        self.free_what_was_left(now);
-        let host = host_of(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        self.expire_left(now);
+        let host = host_prefix(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         self.add(number, host, now);
         if self.places.len() <= self.limit {
             return Entry::Taken;
         }
-        let loser = self.first_to_go();
-        if !self.must_go(loser, host, now) {
+        let loser = self.select_loser();
+        if !self.loses_to(loser, host, now) {
             self.remove(number);
             return Entry::Refused;
         }
@@ -86,12 +85,12 @@ impl Strangers {
         }
     }
 
-    /// The connection was admitted: it is no stranger any more.
+    /// Give up the place of a connection that was admitted.
     pub fn admit(&mut self, number: u64) {
         self.remove(number);
     }
 
-    /// The connection is over; nothing happens if it has no place.
+    /// Note that a connection is closed; does nothing if it has no place.
     pub fn leave(&mut self, number: u64) {
         if let Some(place) = self.places.get_mut(&number) {
             if !place.is_left {
@@ -102,15 +101,15 @@ impl Strangers {
         }
     }
 
-    /// Whether the oldest place of those who hold the most is to be given up for a newcomer, which is counted already.
-    fn must_go(&self, loser: u64, newcomer: IpAddr, now: Instant) -> bool {
+    /// Return true if `loser` is to make room for a new peer of the host `newcomer`, which is counted already.
+    fn loses_to(&self, loser: u64, newcomer: IpAddr, now: Instant) -> bool {
         let Some(place) = self.places.get(&loser) else {
             return false;
         };
-        if now.saturating_duration_since(place.since) >= PATIENCE {
+        if now.saturating_duration_since(place.since) >= MIN_HOLD_TIME {
             return true;
         }
-        let (theirs, ours) = (network_of(place.host), network_of(newcomer));
+        let (theirs, ours) = (network_prefix(place.host), network_prefix(newcomer));
         match theirs == ours {
             true => self
                 .hosts
@@ -120,19 +119,20 @@ impl Strangers {
         }
     }
 
-    /// The oldest place of the host that holds the most in the network that holds the most.
-    fn first_to_go(&self) -> u64 {
+    /// Return the oldest place of the host that holds the most in the network that holds the most.
+    fn select_loser(&self) -> u64 {
         let oldest = || {
-            let network = self.networks.most()?;
-            let host = self.hosts.get(&network)?.most()?;
+            let network = self.networks.largest()?;
+            let host = self.hosts.get(&network)?.largest()?;
             self.by_host.get(&host)?.first().copied()
         };
         oldest().expect("places are counted where they are")
     }
 
-    fn free_what_was_left(&mut self, now: Instant) {
+    fn expire_left(&mut self, now: Instant) {
         while let Some(number) = self.left.first().copied() {
-            let is_young = |place: &Place| now.saturating_duration_since(place.since) < PATIENCE;
+            let is_young =
+                |place: &Place| now.saturating_duration_since(place.since) < MIN_HOLD_TIME;
             if self.places.get(&number).is_some_and(is_young) {
                 return;
             }
@@ -141,7 +141,7 @@ impl Strangers {
     }
 
     fn add(&mut self, number: u64, host: IpAddr, now: Instant) {
-        let network = network_of(host);
+        let network = network_prefix(host);
         let place = Place {
             host,
             since: now,
@@ -150,14 +150,14 @@ impl Strangers {
         self.present += 1;
         self.places.insert(number, place);
         self.by_host.entry(host).or_default().insert(number);
-        self.networks.more(network);
-        self.hosts.entry(network).or_default().more(host);
+        self.networks.increment(network);
+        self.hosts.entry(network).or_default().increment(host);
     }
 
     fn remove(&mut self, number: u64) -> Option<Place> {
         self.left.remove(&number);
         let place = self.places.remove(&number)?;
-        let network = network_of(place.host);
+        let network = network_prefix(place.host);
         self.present -= usize::from(!place.is_left);
         if let Some(numbers) = self.by_host.get_mut(&place.host) {
             numbers.remove(&number);
@@ -165,9 +165,9 @@ impl Strangers {
                 self.by_host.remove(&place.host);
             }
         }
-        self.networks.less(network);
+        self.networks.decrement(network);
         if let Some(hosts) = self.hosts.get_mut(&network) {
-            hosts.less(place.host);
+            hosts.decrement(place.host);
             if hosts.sizes.is_empty() {
                 self.hosts.remove(&network);
             }
@@ -176,7 +176,7 @@ impl Strangers {
     }
 }
 
-/// Members by how many places they hold.
+/// Members ordered by the number of places they hold.
 #[derive(Default)]
 struct Ranking {
     sizes: HashMap<IpAddr, (usize, u64)>,
@@ -185,8 +185,8 @@ struct Ranking {
 }
 
 impl Ranking {
-    /// The member that holds the most; of several, the one that has done so for longest.
-    fn most(&self) -> Option<IpAddr> {
+    /// Return the member that holds the most; of several, the one that has done so for longest.
+    fn largest(&self) -> Option<IpAddr> {
         self.order.last().map(|(_, _, member)| *member)
     }
 
@@ -194,12 +194,12 @@ impl Ranking {
         self.sizes.get(&member).map_or(0, |(size, _)| *size)
     }
 
-    fn more(&mut self, member: IpAddr) {
+    fn increment(&mut self, member: IpAddr) {
         let size = self.size(member) + 1;
         self.set(member, size);
     }
 
-    fn less(&mut self, member: IpAddr) {
+    fn decrement(&mut self, member: IpAddr) {
         let size = self.size(member).saturating_sub(1);
         self.set(member, size);
     }
@@ -217,13 +217,13 @@ impl Ranking {
     }
 }
 
-/// What one subscriber has: an IPv4 address, or a /64 of IPv6.
-fn host_of(address: IpAddr) -> IpAddr {
+/// Return what one subscriber has: an IPv4 address, or a /64 of IPv6.
+fn host_prefix(address: IpAddr) -> IpAddr {
     prefix(address, 32, 64)
 }
 
-/// What one stranger may have all addresses of: a /24 of IPv4, or a /48 of IPv6, which tunnel brokers give to anybody.
-fn network_of(address: IpAddr) -> IpAddr {
+/// Return a network that one attacker may own: a /24 of IPv4, or a /48 of IPv6, which tunnel brokers give to anybody.
+fn network_prefix(address: IpAddr) -> IpAddr {
     prefix(address, 24, 48)
 }
 
@@ -246,13 +246,13 @@ mod tests {
 
     const MOMENT: Duration = Duration::from_millis(1);
 
-    struct Door {
+    struct Fixture {
         strangers: Strangers,
         next: u64,
         now: Instant,
     }
 
-    impl Door {
+    impl Fixture {
         fn new(limit: usize) -> Self {
             Self {
                 strangers: Strangers::new(limit),
@@ -261,7 +261,7 @@ mod tests {
             }
         }
 
-        fn come(&mut self, address: &str) -> Entry {
+        fn enter(&mut self, address: &str) -> Entry {
             self.next += 1;
             self.now += MOMENT;
             let address = address.parse().expect("an address");
@@ -271,106 +271,106 @@ mod tests {
 
     #[test]
     fn the_host_with_most_places_makes_room_for_others_at_once() {
-        let mut door = Door::new(8);
+        let mut fixture = Fixture::new(8);
         for _ in 0..8 {
-            assert_eq!(door.come("192.0.2.1"), Entry::Taken);
+            assert_eq!(fixture.enter("192.0.2.1"), Entry::Taken);
         }
-        assert_eq!(door.come("198.51.100.1"), Entry::Replaces(1));
-        assert_eq!(door.come("192.0.2.2"), Entry::Replaces(2));
-        assert_eq!(door.come("2001:db8::1"), Entry::Replaces(3));
-        assert_eq!(door.strangers.len(), 8);
+        assert_eq!(fixture.enter("198.51.100.1"), Entry::Replaces(1));
+        assert_eq!(fixture.enter("192.0.2.2"), Entry::Replaces(2));
+        assert_eq!(fixture.enter("2001:db8::1"), Entry::Replaces(3));
+        assert_eq!(fixture.strangers.len(), 8);
     }
 
     #[test]
     fn a_host_makes_room_for_itself_after_a_while() {
-        let mut door = Door::new(8);
+        let mut fixture = Fixture::new(8);
         for _ in 0..8 {
-            door.come("192.0.2.1");
+            fixture.enter("192.0.2.1");
         }
         for _ in 0..100 {
-            assert_eq!(door.come("192.0.2.1"), Entry::Refused);
+            assert_eq!(fixture.enter("192.0.2.1"), Entry::Refused);
         }
-        door.now += PATIENCE;
+        fixture.now += MIN_HOLD_TIME;
         for oldest in 1..9 {
-            assert_eq!(door.come("192.0.2.1"), Entry::Replaces(oldest));
+            assert_eq!(fixture.enter("192.0.2.1"), Entry::Replaces(oldest));
         }
-        assert_eq!(door.come("192.0.2.1"), Entry::Refused);
+        assert_eq!(fixture.enter("192.0.2.1"), Entry::Refused);
     }
 
     #[test]
     fn those_who_hold_equally_many_do_not_take_places_from_each_other_in_turn() {
-        let mut door = Door::new(8);
+        let mut fixture = Fixture::new(8);
         for _ in 0..8 {
-            door.come("192.0.2.1");
+            fixture.enter("192.0.2.1");
         }
         let taken = (0..1000)
             .filter(|turn| {
                 let host = ["198.51.100.1", "192.0.2.1"][turn % 2];
-                door.come(host) != Entry::Refused
+                fixture.enter(host) != Entry::Refused
             })
             .count();
-        // Until both have half of them; and what the second thousand milliseconds bring.
+        // Until each holds half; and a few more in the rest of the time.
         assert!((4..=12).contains(&taken), "{taken}");
     }
 
     #[test]
     fn many_hosts_of_one_network_are_one_flood() {
-        let mut door = Door::new(64);
+        let mut fixture = Fixture::new(64);
         for number in 0..64 {
-            door.come(&format!("2001:db8:1:{number:x}::1"));
+            fixture.enter(&format!("2001:db8:1:{number:x}::1"));
         }
         for number in 0..30 {
-            let entry = door.come(&format!("2001:db8:{:x}::1", 2 + number));
+            let entry = fixture.enter(&format!("2001:db8:{:x}::1", 2 + number));
             assert_eq!(entry, Entry::Replaces(number + 1));
         }
     }
 
     #[test]
     fn ipv4_within_ipv6_is_ipv4() {
-        let mut door = Door::new(2);
-        door.come("::ffff:192.0.2.1");
-        door.come("192.0.2.1");
-        assert_eq!(door.come("192.0.2.1"), Entry::Refused);
-        assert_eq!(door.come("::ffff:198.51.100.1"), Entry::Replaces(1));
+        let mut fixture = Fixture::new(2);
+        fixture.enter("::ffff:192.0.2.1");
+        fixture.enter("192.0.2.1");
+        assert_eq!(fixture.enter("192.0.2.1"), Entry::Refused);
+        assert_eq!(fixture.enter("::ffff:198.51.100.1"), Entry::Replaces(1));
     }
 
     #[test]
     fn unproven_addresses_share_one_place_among_hosts() {
-        let mut door = Door::new(8);
-        let now = door.now;
+        let mut fixture = Fixture::new(8);
+        let now = fixture.now;
         for number in 0..100 {
-            door.strangers.enter(number, None, now);
+            fixture.strangers.enter(number, None, now);
         }
-        door.next = 100;
-        assert_eq!(door.come("198.51.100.1"), Entry::Replaces(0));
+        fixture.next = 100;
+        assert_eq!(fixture.enter("198.51.100.1"), Entry::Replaces(0));
     }
 
     #[test]
     fn a_place_that_was_left_early_is_free_when_its_time_is_over() {
-        let mut door = Door::new(4);
+        let mut fixture = Fixture::new(4);
         for _ in 0..4 {
-            door.come("192.0.2.1");
-            door.strangers.leave(door.next);
+            fixture.enter("192.0.2.1");
+            fixture.strangers.leave(fixture.next);
         }
-        assert_eq!(door.strangers.len(), 0);
-        assert_eq!(door.come("192.0.2.1"), Entry::Refused);
-        // Nobody is to be closed for one from elsewhere.
-        assert_eq!(door.come("198.51.100.1"), Entry::Taken);
-        door.now += PATIENCE;
+        assert_eq!(fixture.strangers.len(), 0);
+        assert_eq!(fixture.enter("192.0.2.1"), Entry::Refused);
+        // No open connection is replaced by a peer from elsewhere.
+        assert_eq!(fixture.enter("198.51.100.1"), Entry::Taken);
+        fixture.now += MIN_HOLD_TIME;
         for _ in 0..3 {
-            assert_eq!(door.come("192.0.2.1"), Entry::Taken);
+            assert_eq!(fixture.enter("192.0.2.1"), Entry::Taken);
         }
-        assert_eq!(door.strangers.places.len(), 4);
+        assert_eq!(fixture.strangers.places.len(), 4);
     }
 
     #[test]
     fn those_who_are_admitted_need_no_place() {
-        let mut door = Door::new(2);
+        let mut fixture = Fixture::new(2);
         for _ in 0..1000 {
-            assert_eq!(door.come("192.0.2.1"), Entry::Taken);
-            door.strangers.admit(door.next);
+            assert_eq!(fixture.enter("192.0.2.1"), Entry::Taken);
+            fixture.strangers.admit(fixture.next);
         }
-        let strangers = &door.strangers;
+        let strangers = &fixture.strangers;
         assert_eq!(strangers.len(), 0);
         assert!(strangers.places.is_empty() && strangers.by_host.is_empty());
         assert!(strangers.hosts.is_empty() && strangers.networks.order.is_empty());
@@ -378,17 +378,17 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_whatever_comes_and_goes() {
-        let mut door = Door::new(16);
+        let mut fixture = Fixture::new(16);
         for number in 0..100_000u64 {
-            door.now += Duration::from_micros(number % 700);
-            door.come(&format!("10.{}.{}.1", number % 7, number % 31));
+            fixture.now += Duration::from_micros(number % 700);
+            fixture.enter(&format!("10.{}.{}.1", number % 7, number % 31));
             if number % 3 == 0 {
-                door.strangers.leave(door.next - number % 5);
+                fixture.strangers.leave(fixture.next - number % 5);
             }
             if number % 11 == 0 {
-                door.strangers.admit(door.next - number % 2);
+                fixture.strangers.admit(fixture.next - number % 2);
             }
-            let strangers = &door.strangers;
+            let strangers = &fixture.strangers;
             assert!(strangers.places.len() <= 16 && strangers.len() <= 16);
             assert!(strangers.left.len() <= 16);
         }

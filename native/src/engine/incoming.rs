@@ -1,4 +1,4 @@
-//! Where a datagram goes, and how strangers are met.
+//! Incoming datagrams: routing them to connections, and answering unknown peers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use quinn_proto::{DatagramEvent, Incoming};
 
 use super::strangers::Entry;
 use super::Engine;
-use crate::congestion::Gauge;
-use crate::connection::{Connection, Made};
-use crate::containment::contained;
+use crate::congestion::SendState;
+use crate::connection::{Connection, ConnectionParts};
 use crate::events::{Cause, Outgoing};
+use crate::panic::catch_panic;
 use crate::sealing::Sealing;
 
-/// Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
+/// Replies that wait for the next transmit; one read of the socket causes no more than this.
 const MAX_REPLIES: usize = 2048;
-/// Shorter datagrams are neither a packet nor a stateless reset (RFC 9000 section 10.3).
-const SMALLEST_DATAGRAM: usize = 21;
+/// A shorter datagram is neither a packet nor a stateless reset (RFC 9000 section 10.3).
+const MIN_DATAGRAM: usize = 21;
 
 impl Engine {
-    /// The key of the connection that a datagram was for.
-    pub(super) fn take_in(
+    /// Process a datagram. Returns the key of its connection, if there is one.
+    pub(super) fn dispatch(
         &mut self,
         datagram: BytesMut,
         address: SocketAddr,
         now: Instant,
     ) -> Option<usize> {
-        if datagram.len() < SMALLEST_DATAGRAM {
+        if datagram.len() < MIN_DATAGRAM {
             self.counters.datagrams_dropped += 1;
             return None;
         }
@@ -37,25 +37,27 @@ impl Engine {
         let mut reply = Vec::new();
         let retry = is_retry(&datagram).then(|| datagram.to_vec());
         let endpoint = &mut self.endpoint;
-        let event = contained(|| endpoint.handle(now, address, None, None, datagram, &mut reply));
+        let event = catch_panic(|| endpoint.handle(now, address, None, None, datagram, &mut reply));
         match event {
             Ok(Some(DatagramEvent::ConnectionEvent(handle, event))) => {
                 let mut is_taken = false;
-                self.guarded(handle.0, |connection, _| {
+                self.with_connection(handle.0, |connection, _| {
                     let is_authentic = retry.is_none_or(|retry| connection.is_valid_retry(&retry));
-                    if is_authentic && may_come_from(connection, address) {
+                    if is_authentic && may_migrate_to(connection, address) {
                         is_taken = true;
-                        connection.take_in(event, is_long, address, size);
+                        connection.on_datagram(event, is_long, address, size);
                     }
                 });
                 return is_taken.then_some(handle.0);
             }
-            Ok(Some(DatagramEvent::NewConnection(incoming))) => self.meet(incoming, size, now),
-            // A client owes strangers nothing.
+            Ok(Some(DatagramEvent::NewConnection(incoming))) => {
+                self.on_new_connection(incoming, size, now)
+            }
+            // A client does not answer unknown peers.
             Ok(Some(DatagramEvent::Response(_))) if !self.config.settings.is_server => {}
             Ok(Some(DatagramEvent::Response(_))) => {
                 if !is_long {
-                    if !self.resets.take(self.clock.seconds(now)) {
+                    if !self.reset_limiter.try_take(self.clock.seconds(now)) {
                         return None;
                     }
                     self.counters.resets_sent += 1;
@@ -65,13 +67,13 @@ impl Engine {
                 self.reply(reply, address);
             }
             Ok(None) => self.counters.datagrams_dropped += 1,
-            Err(place) => self.blame(place),
+            Err(location) => self.report_panic(location),
         }
         None
     }
 
-    /// A valid first packet of a stranger, in a datagram of `size` bytes.
-    fn meet(&mut self, incoming: Incoming, size: usize, now: Instant) {
+    /// Answer a valid first packet of a new peer, in a datagram of `size` bytes: accept, Retry or ignore.
+    fn on_new_connection(&mut self, incoming: Incoming, size: usize, now: Instant) {
         let address = incoming.remote_address();
         let mut reply = Vec::new();
         if self.config.settings.retry && !incoming.remote_address_validated() {
@@ -84,8 +86,8 @@ impl Engine {
             }
             return;
         }
-        let proven = incoming.remote_address_validated().then(|| address.ip());
-        match self.strangers.enter(self.next_number, proven, now) {
+        let validated = incoming.remote_address_validated().then(|| address.ip());
+        match self.strangers.enter(self.next_number, validated, now) {
             Entry::Taken => {}
             Entry::Replaces(number) => self.replace(number),
             Entry::Refused => {
@@ -95,57 +97,59 @@ impl Engine {
             }
         }
         self.counters.handshakes_begun += 1;
-        let (gauge, sealing) = (Arc::new(Gauge::default()), Arc::new(Sealing::default()));
-        let config = self.config.accepting(gauge.clone(), sealing.clone());
+        let (send_state, sealing) = (Arc::new(SendState::default()), Arc::new(Sealing::default()));
+        let config = self
+            .config
+            .accept_config(send_state.clone(), sealing.clone());
         let endpoint = &mut self.endpoint;
-        let accepted = contained(|| {
+        let accepted = catch_panic(|| {
             endpoint
                 .accept(incoming, now, &mut reply, config)
                 .map_err(|error| error.response.is_some())
         });
         match accepted {
             Ok(Ok((handle, quic))) => {
-                let made = Made {
+                let parts = ConnectionParts {
                     quic,
-                    gauge,
+                    send_state,
                     sealing,
-                    unproven: proven.is_none().then_some(size),
+                    unvalidated_bytes: validated.is_none().then_some(size),
                 };
-                self.register(handle, made, now);
+                self.register(handle, parts, now);
             }
             Ok(Err(has_answer)) => {
-                self.give_up_number();
+                self.release_number();
                 self.counters.connections_failed += 1;
                 if has_answer {
                     self.reply(reply, address);
                 }
             }
-            Err(place) => {
-                self.give_up_number();
-                self.blame(place);
+            Err(location) => {
+                self.release_number();
+                self.report_panic(location);
             }
         }
     }
 
-    /// A handshake failed with its first packet. Its place is taken all the same, for as long as one costs.
-    fn give_up_number(&mut self) {
+    /// Release the number of a handshake that failed with its first packet. Its place stays taken for a while.
+    fn release_number(&mut self) {
         self.strangers.leave(self.next_number);
         self.next_number += 1;
     }
 
-    /// Close the connection of a peer that was not admitted: another has its place.
+    /// Close the connection of an unadmitted peer, because another peer gets its place.
     fn replace(&mut self, number: u64) {
         self.counters.strangers_replaced += 1;
         let Some(key) = self.numbers.get(&number).copied() else {
             return;
         };
         let code = self.config.settings.replaced_code;
-        self.guarded(key, |connection, _| {
+        self.with_connection(key, |connection, _| {
             connection.is_replaced = true;
             connection.close(Cause::Local, code, b"There is no room for strangers".into());
         });
-        self.settle(key);
-        self.touch(key);
+        self.process(key);
+        self.queue_to_send(key);
     }
 
     fn reply(&mut self, data: Vec<u8>, address: SocketAddr) {
@@ -159,13 +163,13 @@ impl Engine {
     }
 }
 
-/// RFC 9000 section 17.2.5.
+/// Return true for a Retry packet (RFC 9000 section 17.2.5).
 fn is_retry(datagram: &[u8]) -> bool {
     datagram[0] & 0xF0 == 0xF0 && datagram.get(1..5) == Some(&[0, 0, 0, 1])
 }
 
-/// A public peer does not turn into a neighbour: that is request forgery (RFC 9000 section 21.5.6).
-fn may_come_from(connection: &Connection, address: SocketAddr) -> bool {
+/// Return false if a public peer would move to a private address: that is request forgery (RFC 9000 section 21.5.6).
+fn may_migrate_to(connection: &Connection, address: SocketAddr) -> bool {
     let current = connection.address();
     address.ip() == current.ip() || is_public(address.ip()) || !is_public(current.ip())
 }

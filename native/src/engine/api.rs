@@ -1,4 +1,4 @@
-//! What callers ask of one connection. Nothing happens, and None is returned, when it is gone.
+//! The calls for one connection. If it is gone they do nothing and return None.
 
 use std::net::SocketAddr;
 
@@ -12,10 +12,10 @@ use crate::events::{Cause, Stats};
 impl Engine {
     /// See [`Connection::open`].
     pub fn open(&mut self, number: u64) -> Option<u64> {
-        self.ask(number, Connection::open).flatten()
+        self.call(number, Connection::open).flatten()
     }
 
-    /// Take as many bytes as there is room for; `data` is asked for exactly that many.
+    /// Queue as many bytes as there is room for; `data` is called with exactly that number.
     pub fn write(
         &mut self,
         number: u64,
@@ -23,7 +23,7 @@ impl Engine {
         offered: usize,
         data: impl FnOnce(usize) -> Bytes,
     ) -> usize {
-        self.ask(number, |connection| {
+        self.call(number, |connection| {
             let room = connection.room(stream, offered);
             if room > 0 {
                 connection.write(stream, data(room));
@@ -35,22 +35,22 @@ impl Engine {
 
     /// See [`Connection::finish`].
     pub fn finish(&mut self, number: u64, stream: u64) {
-        self.ask(number, |connection| connection.finish(stream));
+        self.call(number, |connection| connection.finish(stream));
     }
 
     /// See [`Connection::reset`].
     pub fn reset(&mut self, number: u64, stream: u64, code: u64) {
-        self.ask(number, |connection| connection.reset(stream, code));
+        self.call(number, |connection| connection.reset(stream, code));
     }
 
     /// See [`Connection::stop`].
     pub fn stop(&mut self, number: u64, stream: u64, code: u64) {
-        self.ask(number, |connection| connection.stop(stream, code));
+        self.call(number, |connection| connection.stop(stream, code));
     }
 
     /// See [`Connection::prioritise`].
     pub fn prioritise(&mut self, number: u64, stream: u64) {
-        self.ask(number, |connection| connection.prioritise(stream));
+        self.call(number, |connection| connection.prioritise(stream));
     }
 
     /// See [`Connection::admit`].
@@ -60,27 +60,27 @@ impl Engine {
             (settings.trusted, settings.first_window)
         };
         self.strangers.admit(number);
-        self.ask(number, |connection| connection.admit(trusted, first));
+        self.call(number, |connection| connection.admit(trusted, first));
     }
 
     /// See [`Connection::ping`].
     pub fn ping(&mut self, number: u64) {
-        self.ask(number, Connection::ping);
+        self.call(number, Connection::ping);
     }
 
     /// See [`Connection::migrate`].
     pub fn migrate(&mut self, number: u64) {
-        self.ask(number, Connection::migrate);
+        self.call(number, Connection::migrate);
     }
 
     /// See [`Connection::close`].
     pub fn close(&mut self, number: u64, code: u64, reason: Vec<u8>) {
-        self.ask(number, |connection| {
+        self.call(number, |connection| {
             connection.close(Cause::Local, code, reason);
         });
     }
 
-    /// See [`Connection::stats`]; the last is the time of `last_heard`.
+    /// See [`Connection::stats`]; the second value is the time of `last_heard`.
     pub fn stats(&self, number: u64) -> Option<(Stats, f64)> {
         let connection = self.connections.get(self.numbers.get(&number)?)?;
         let stats = connection.stats();
@@ -88,29 +88,29 @@ impl Engine {
         Some((stats, heard))
     }
 
-    /// Where the peer is.
+    /// Return the address of the peer.
     pub fn address(&self, number: u64) -> Option<SocketAddr> {
         let connection = self.connections.get(self.numbers.get(&number)?)?;
         Some(connection.address())
     }
 
-    /// Whether this side began it.
+    /// Return true if this side began the connection.
     pub fn is_client(&self, number: u64) -> Option<bool> {
         let connection = self.connections.get(self.numbers.get(&number)?)?;
         Some(connection.quic.side() == Side::Client)
     }
 
-    /// The next work on this connection panics. For tests of what that costs.
+    /// Make the next work on this connection panic, for tests.
     pub fn fail(&mut self, number: u64) {
-        self.ask(number, |connection| connection.must_panic = true);
+        self.call(number, |connection| connection.inject_panic = true);
     }
 
-    fn ask<T>(&mut self, number: u64, work: impl FnOnce(&mut Connection) -> T) -> Option<T> {
+    fn call<T>(&mut self, number: u64, work: impl FnOnce(&mut Connection) -> T) -> Option<T> {
         let key = *self.numbers.get(&number)?;
         let mut answer = None;
-        self.guarded(key, |connection, _| answer = Some(work(connection)));
-        self.announce(key);
-        self.touch(key);
+        self.with_connection(key, |connection, _| answer = Some(work(connection)));
+        self.queue_events(key);
+        self.queue_to_send(key);
         answer
     }
 }
