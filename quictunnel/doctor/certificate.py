@@ -48,7 +48,7 @@ def examine(
     if now > ends:
         return _too_late(ends, now)
     clock = ok("clock", f"{_moment(now)}, within the certificate's validity")
-    why = handshake_probe().objection(shown.chain, host, authority)
+    why = handshake_probe().trust_error(shown.chain, host, authority)
     if why is not None:
         return _not_trusted(leaf, host, names, authority, why), clock
     issuer = "the system's authorities" if authority is None else str(authority)

@@ -189,7 +189,7 @@ def handshake(config: ClientConfig, address: Address) -> tuple[Finding, Handshak
     """Do a TLS handshake with any certificate. Return the finding and the handshake's report, or None."""
     edge = config.edge
     try:
-        shown = handshake_probe().look(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
+        shown = handshake_probe().probe(address, config.address[0], ALPN, HANDSHAKE_TIMEOUT)
     except TimeoutError:
         return fail(
             "handshake", f"it did not complete within {HANDSHAKE_TIMEOUT:.0f} s", "Is the edge overloaded?"

@@ -12,7 +12,7 @@ from quictunnel.connection.capacity import reserve_of
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import ConfigError
 from quictunnel.transport import sockopts
-from quictunnel.transport.engines import describe_engine, why_not
+from quictunnel.transport.engines import describe_engine, unavailable_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ def engine(environ: Mapping[str, str]) -> Finding:
         return ok("engine", f"{found}, selected by {ENGINE}")
     return warn(
         "engine",
-        f"{found}; the native engine, which is several times faster, cannot be used ({why_not('native')})",
+        f"{found}; the native engine, several times faster, cannot be used ({unavailable_reason('native')})",
         "Build it with Rust: pip install ./native, in a clone of the repository (docs/ENGINES.md).",
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
-from quictunnel.transport.engines.aioquic.strangers import PATIENCE, Strangers, source_of
+from quictunnel.transport.engines.aioquic.strangers import MIN_PLACE_TIME, Strangers, source_of
 from tests.transport.aioquic.conftest import paths
 from tests.transport.aioquic.engine_pair import EDGE, settings_for
 from tests.transport.engine_pairings import ENGINES, needs_native
@@ -133,7 +133,7 @@ def test_a_client_at_the_flooders_own_address_gets_in_after_a_while(door: Door, 
     """Behind one NAT nobody can tell them apart: the places that have been held for longest are given up."""
     for _ in range(PLACES * 2):
         door.client(FLOODER, turns=turns)
-    door.now += PATIENCE
+    door.now += MIN_PLACE_TIME
     assert door.client(FLOODER, turns=4).is_connected
     assert door.strangers == PLACES
 
@@ -178,7 +178,7 @@ def test_handshakes_that_are_given_up_at_once_are_as_few_as_others(door: Door):
     assert door.edge.counters.handshakes_begun == PLACES
     assert door.strangers == 0
     assert door.client(HONEST, turns=4).is_connected
-    door.now += PATIENCE
+    door.now += MIN_PLACE_TIME
     assert door.client(FLOODER, turns=4).is_connected
 
 

@@ -1,6 +1,6 @@
-"""The QUIC engines, and which one to take.
+"""The QUIC engines and the choice between them.
 
-Adapters are imported when they are asked for: whoever uses one never loads the library of the other.
+An adapter is imported when it is selected, so a process never loads the library of the other engine.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ CHOICES = ("auto", *_ADAPTERS)
 
 
 def create_engine(settings: EngineSettings, choice: str = "auto") -> Engine:
-    """Make the engine that ``choice`` (the value of QUICTUNNEL_ENGINE) names.
+    """Create the engine that ``choice`` (the value of QUICTUNNEL_ENGINE) names.
 
-    ``auto`` is ``native`` where it is installed, else ``aioquic``. Raises ConfigError when there is no such
-    engine, or when it does not like the settings.
+    ``auto`` is ``native`` if it is installed, else ``aioquic``.
+
+    Raises:
+        ConfigError: the engine is unknown or not installed, or rejects the settings.
     """
     return _adapter(choice)(settings)
 
 
 def describe_engine(choice: str = "auto") -> str:
-    """Name and version of the engine that :func:`create_engine` makes; raises ConfigError as that does."""
+    """Return name and version of the engine that :func:`create_engine` would create. Raises ConfigError
+    likewise."""
     adapter = _adapter(choice)
     return f"{adapter.name} {adapter.version}"
 
 
-def why_not(name: str) -> str | None:
-    """Why an engine cannot be used here; None when it can."""
+def unavailable_reason(name: str) -> str | None:
+    """Return the reason why an engine cannot be used, or None if it can."""
     try:
         _load(name)
     except _MissingError as missing:
@@ -49,19 +52,21 @@ def why_not(name: str) -> str | None:
     return None
 
 
-class Looking(Protocol):
-    """A handshake for looking at: ``engines/aioquic/shown``, which is installed everywhere."""
+class HandshakeProbe(Protocol):
+    """Interface of ``engines/aioquic/handshake_probe``, which every installation has."""
 
     @staticmethod
-    def look(address: Address, server_name: str, alpn: str, patience: float) -> HandshakeReport: ...
+    def probe(address: Address, server_name: str, alpn: str, timeout: float) -> HandshakeReport:
+        """Do a handshake without verification and return what the server sent."""
 
     @staticmethod
-    def objection(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None: ...
+    def trust_error(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:
+        """Return the reason why a certificate chain is not trusted, or None."""
 
 
-def handshake_probe() -> Looking:
-    """See :class:`Looking`; loaded when it is asked for, as the engines are."""
-    return cast("Looking", import_module("quictunnel.transport.engines.aioquic.handshake_probe"))
+def handshake_probe() -> HandshakeProbe:
+    """Import and return the handshake probe."""
+    return cast("HandshakeProbe", import_module("quictunnel.transport.engines.aioquic.handshake_probe"))
 
 
 class _Adapter(Protocol):
@@ -77,13 +82,13 @@ class _MissingError(ConfigError):
 
 def _adapter(choice: str) -> _Adapter:
     if choice not in CHOICES:
-        raise ConfigError(f"QUICTUNNEL_ENGINE is {choice!r}; it has to be one of {', '.join(CHOICES)}.")
+        raise ConfigError(f"QUICTUNNEL_ENGINE should be one of {', '.join(CHOICES)}, not {choice!r}.")
     if choice != "auto":
         return _load(choice)
     try:
         return _load("native")
     except _MissingError as missing:
-        # An installed library that cannot be loaded is worth a word; one that is not there is not.
+        # Warn about a library that is installed but cannot be loaded, not about a missing one.
         if not isinstance(missing.__cause__, ModuleNotFoundError):
             logger.warning(
                 "The native engine is installed but not usable (%s); aioquic is used", missing.__cause__
@@ -97,7 +102,7 @@ def _load(name: str) -> _Adapter:
         module = import_module(module_name)
     except ImportError as error:
         raise _MissingError(
-            f"QUICTUNNEL_ENGINE asks for the {name} engine, which cannot be imported ({error}). Install it, "
-            "or set QUICTUNNEL_ENGINE=auto to use what is there."
+            f"QUICTUNNEL_ENGINE selects the {name} engine, which cannot be imported ({error}). Install it, or set "
+            "QUICTUNNEL_ENGINE=auto to use an installed engine."
         ) from error
     return cast("_Adapter", getattr(module, class_name))

@@ -1,7 +1,7 @@
-"""The native engine: quinn-proto behind the seam, through the extension module ``quictunnel_native``.
+"""The native engine: quinn-proto through the extension module ``quictunnel_native``.
 
-Everything that costs time happens over there. Here are the settings on their way in, events on their way out,
-and the objects that callers hold.
+The extension does all expensive work. This module translates settings and events, and holds the connection
+objects.
 """
 
 from __future__ import annotations
@@ -37,22 +37,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What the extension offers changes with its minor version; the extra ``native`` asks for the same.
-WANTED: Final = "0.3."
-if not quictunnel_native.__version__.startswith(WANTED):
-    raise ImportError(f"quictunnel-native {quictunnel_native.__version__} is installed, {WANTED}* is needed")
+# The extension's interface changes with its minor version; the extra ``native`` requires the same.
+REQUIRED_VERSION: Final = "0.3."
+if not quictunnel_native.__version__.startswith(REQUIRED_VERSION):
+    raise ImportError(
+        f"quictunnel-native {quictunnel_native.__version__} is installed, {REQUIRED_VERSION}* is needed"
+    )
 
-# Reason phrases are for people; a longer one would not leave room for itself in every packet.
+# Characters of a reason phrase: a longer one does not fit every packet.
 MAX_REASON: Final = 256
-# What ``auto`` means; docs/PERFORMANCE.md has the table that decided it.
-BEST_CONGESTION: Final = "bbr"
-# Different faults that reach the log.
+# The algorithm for ``auto``; docs/PERFORMANCE.md has the measurements.
+DEFAULT_CONGESTION: Final = "bbr"
+# Distinct faults to log.
 MAX_FAULTS: Final = 64
-NOTHING: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+NO_STATS: Final = Stats(0.0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
 
 
 class NativeConnection:
-    """One connection of a :class:`NativeEngine`."""
+    """Connection of a :class:`NativeEngine`. Implements :class:`quictunnel.transport.engine.Connection`."""
 
     __slots__ = ("_address", "_engine", "_last_stats", "_number", "gone", "is_client")
 
@@ -60,82 +62,102 @@ class NativeConnection:
         self._engine = engine
         self._number = number
         self._address = address
-        self._last_stats = NOTHING
+        self._last_stats = NO_STATS
         self.is_client = is_client
         self.gone = False
 
     @property
     def address(self) -> Address:
+        """The peer's current address."""
         self._address = self._engine.address(self._number) or self._address
         return self._address
 
     def open(self) -> int | None:
+        """Open a stream and return its number, or None if the peer allows no more now."""
         stream: int | None = self._engine.open(self._number)
         return stream
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
+        """Queue data on a stream and return how many bytes were taken."""
         taken: int = self._engine.write(self._number, stream, data)
         return taken
 
     def finish(self, stream: int) -> None:
+        """End a stream's sending direction after the queued data."""
         self._engine.finish(self._number, stream)
 
     def reset(self, stream: int, code: int) -> None:
+        """Abort a stream's sending direction with an error code."""
         self._engine.reset(self._number, stream, code)
 
     def stop(self, stream: int, code: int) -> None:
+        """Ask the peer to stop sending on a stream, with an error code."""
         self._engine.stop(self._number, stream, code)
 
     def prioritise(self, stream: int) -> None:
+        """Send a stream's data before that of ordinary streams."""
         self._engine.prioritise(self._number, stream)
 
     def admit(self) -> None:
+        """Raise the limits of a peer that has authenticated."""
         self._engine.admit(self._number)
 
     def ping(self) -> None:
+        """Send a PING to elicit an acknowledgement."""
         self._engine.ping(self._number)
 
     def migrate(self) -> None:
+        """Continue on the socket's new local address (RFC 9000 section 9)."""
         self._engine.migrate(self._number)
 
     def close(self, code: int, reason: str = "") -> None:
+        """Close the connection with an application error code."""
         self._engine.close(self._number, code, _printable(reason).encode("ascii"))
 
     def stats(self) -> Stats:
+        """Return the current statistics, or the last ones of a closed connection."""
         found = self._engine.stats(self._number)
         if found is not None:
             self._last_stats = Stats(*found)
         return self._last_stats
 
     def leave(self) -> None:
-        """It is about to be forgotten: keep what callers may still ask for."""
+        """Mark the connection as forgotten by the engine."""
         self.gone = True
 
 
 class NativeEngine:
-    """:class:`quictunnel.transport.engine.Engine` on quinn-proto."""
+    """Implementation of :class:`quictunnel.transport.engine.Engine` with quinn-proto."""
 
     name = "native"
     version = f"{quictunnel_native.__version__} (quinn-proto {quictunnel_native.QUINN_PROTO_VERSION})"
 
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
-        """``random`` makes the reset key when there is none; quinn-proto has its own source for the rest."""
+        """Create an engine.
+
+        ``random`` generates the reset key if the settings have none; quinn-proto has its own random numbers.
+
+        Raises:
+            ConfigError: a certificate or key cannot be read.
+        """
         given = _translated(settings, random)
         try:
             self._engine = quictunnel_native.Engine(given)
         except ValueError as error:
-            raise ConfigError(_complaint(settings, error)) from error
+            raise ConfigError(_read_error(settings, error)) from error
         self._connections: dict[int, NativeConnection] = {}
         self._by_cause: dict[CloseCause, int] = {}
         self._faults: set[str] = set()
 
     @property
     def counters(self) -> EngineCounters:
+        """The engine's counters."""
         counts = self._engine.counters()
         counts.pop("panics")
         return EngineCounters(**counts, by_cause=self._by_cause)
 
     def connect(self, address: Address, server_name: str, now: float) -> NativeConnection:
+        """Begin a client connection. Raises ConfigError for an invalid server name."""
         try:
             number = self._engine.connect(address, server_name, now)
         except ValueError as error:
@@ -145,16 +167,20 @@ class NativeEngine:
         return connection
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
+        """Process a batch of received datagrams."""
         self._engine.receive(batch, now)
 
     def expire(self, now: float) -> None:
+        """Process all timers that are due."""
         self._engine.expire(now)
 
     def timeout(self) -> float | None:
+        """Return the time of the next timer, or None."""
         deadline: float | None = self._engine.timeout()
         return deadline
 
     def poll(self) -> list[tuple[NativeConnection, Event]]:
+        """Return the events since the last call, with their connections."""
         told: list[tuple[NativeConnection, Event]] = []
         connections = self._connections
         for number, kind, *rest in self._engine.poll():
@@ -183,13 +209,15 @@ class NativeEngine:
         return told
 
     def transmit(self, now: float) -> Iterator[Transmit]:
+        """Yield the datagrams that are to be sent now."""
         self._engine.transmit(now)
-        # One at a time: what was made last is sent while it is still in the processor's caches.
+        # One at a time, so that each burst is sent while it is still in the processor's caches.
         while (burst := self._engine.next_burst()) is not None:
             datagrams, segment, address = burst
             yield Transmit((datagrams,), segment, address)
 
     def has_connections(self) -> bool:
+        """Return True while a connection is open or closing."""
         found: bool = self._engine.has_connections()
         return found
 
@@ -202,7 +230,7 @@ class NativeEngine:
         return Closed(cause, code, text)
 
     def _report(self, place: str) -> None:
-        """Each fault once: whoever found out how to cause one could else fill the disk."""
+        """Log each distinct fault once. Otherwise a peer that can cause a fault could fill the disk."""
         if place not in self._faults and len(self._faults) < MAX_FAULTS:
             self._faults.add(place)
             logger.error("A QUIC connection ended by a fault inside the engine: %s", _printable(place))
@@ -217,24 +245,22 @@ _EVENTS: Final[dict[str, Callable[..., Event]]] = {
 
 
 def _printable(reason: str) -> str:
-    """Text that cannot play tricks on a terminal or a log."""
+    """Return text without control characters, for terminals and logs."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in reason[:MAX_REASON])
 
 
 def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dict[str, object]:
-    """The settings as the extension wants them."""
+    """Return the settings as the extension expects them."""
     certificate = private_key = b""
     authorities: list[bytes] = []
     if settings.is_server:
         if settings.certificate is None or settings.private_key is None:
-            raise ConfigError(
-                "The accepting side of QUIC needs a certificate and its private key; none was given."
-            )
+            raise ConfigError("The server side of QUIC needs a certificate and its private key; none was given.")
         try:
             certificate = settings.certificate.read_bytes()
             private_key = settings.private_key.read_bytes()
         except OSError as error:
-            raise ConfigError(_complaint(settings, error)) from error
+            raise ConfigError(_read_error(settings, error)) from error
     else:
         authorities = _authorities(settings)
     return {
@@ -258,7 +284,7 @@ def _translated(settings: EngineSettings, random: Callable[[int], bytes]) -> dic
         "max_probe_timeout": settings.max_probe_timeout,
         "key_update_packets": settings.key_update_packets,
         "cid_mark": settings.cid_mark,
-        "congestion": BEST_CONGESTION if settings.congestion == "auto" else settings.congestion,
+        "congestion": DEFAULT_CONGESTION if settings.congestion == "auto" else settings.congestion,
     }
 
 
@@ -273,11 +299,11 @@ def _authorities(settings: EngineSettings) -> list[bytes]:
         pem = settings.authority.read_bytes().removeprefix(codecs.BOM_UTF8)
         return list(quictunnel_native.read_certificates(pem))
     except (OSError, ValueError) as error:
-        raise ConfigError(_complaint(settings, error)) from error
+        raise ConfigError(_read_error(settings, error)) from error
 
 
 def _system_store() -> list[bytes]:
-    """What the system's owner trusts; a directory of certificates is read only where there is no bundle."""
+    """Return the system's trusted certificates. A directory of certificates is read only if there is no bundle."""
     context = ssl.create_default_context()
     found = list(context.get_ca_certs(binary_form=True))
     folder = ssl.get_default_verify_paths().capath
@@ -286,15 +312,15 @@ def _system_store() -> list[bytes]:
             try:
                 found += quictunnel_native.read_certificates(path.read_bytes())
             except (OSError, ValueError):
-                continue  # one unreadable file does not spoil the others; none at all is reported
+                continue  # an unreadable file is ignored; an empty result is an error later
     return found
 
 
-def _complaint(settings: EngineSettings, error: Exception) -> str:
+def _read_error(settings: EngineSettings, error: Exception) -> str:
     if settings.is_server:
         return (
             f"The certificate {settings.certificate} or its key {settings.private_key} cannot be read: "
-            f"{error}. Both have to be PEM files, the key without a passphrase."
+            f"{error}. Both must be PEM files, the key without a passphrase."
         )
-    place = settings.authority or "of this system"
-    return f"The certificate authority {place} cannot be read: {error}. It has to be a PEM file."
+    authority = settings.authority or "of this system"
+    return f"The certificate authority {authority} cannot be read: {error}. It must be a PEM file."

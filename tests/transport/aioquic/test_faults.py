@@ -164,7 +164,7 @@ def test_zombie_streams_are_bounded(make_pair, monkeypatch):
     assert not pair.edge.of(Closed)
     for _ in range(5):  # alive all the while
         edge.ping()
-        pair.settle(stream_table.ZOMBIE_PATIENCE / 5)
+        pair.settle(stream_table.ZOMBIE_TIMEOUT / 5)
     stream = edge.open()
     edge.write(stream, b"x")
     edge.reset(stream, 1)

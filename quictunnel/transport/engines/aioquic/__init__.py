@@ -1,6 +1,6 @@
-"""The reference QUIC engine, on aioquic: pure Python, installed everywhere.
+"""The reference QUIC engine with aioquic: pure Python, part of every installation.
 
-The only package that imports aioquic. Which of its private names are relied on is written in ``names.py``.
+This is the only package that imports aioquic. Module ``private_api`` lists the private names that it uses.
 """
 
 from quictunnel.transport.engines.aioquic.engine import AioquicEngine

@@ -1,8 +1,7 @@
-"""Limits for addresses that have not shown that they receive (RFC 9000 section 8).
+"""Anti-amplification limit for unvalidated addresses (RFC 9000 section 8).
 
-aioquic and the sender count for each path, so that what they build is short enough. This is the last look at every
-datagram, whichever part of a connection built it: each byte that goes to an address was paid for by a third of one
-that came from there, whatever else is remembered of it.
+aioquic and the sender count for each path, so that they build short enough packets. This is the last check of
+every datagram from any part of a connection: at most three bytes go to an address for each byte that came from it.
 """
 
 from __future__ import annotations
@@ -16,33 +15,33 @@ if TYPE_CHECKING:
     from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 FACTOR: Final = 3
-"""As many times what came from an address may go to it."""
+"""Bytes that may be sent to an address for each byte received from it."""
 MAX_ADDRESSES: Final = 8
-"""Addresses that are told apart. What may be sent to one is earned by what came from it, so nothing is lost but an
-answer when one is forgotten for another: it gets nothing until more comes from there."""
+"""Addresses to track. An address that is evicted gets nothing until more bytes arrive from it, so only a response
+is lost."""
 
 
-class Reach:
-    """The unproven addresses of one connection, and how many bytes may go to each."""
+class AmplificationLimit:
+    """Unvalidated addresses of one connection, with the bytes that may be sent to each."""
 
     def __init__(self, connection: TunnelConnection, validated: Address | None) -> None:
-        """``validated``: the address that answered a Retry."""
+        """Create the limit of a connection. ``validated`` is the address that answered a Retry."""
         self._connection = connection
         self._validated = validated
         self._left: OrderedDict[Address, int] = OrderedDict()
 
     def heard(self, address: Address, size: int) -> None:
-        """Datagrams came, authentic or not: so much more may go back."""
+        """Count received bytes of an address, authentic or not."""
         if self._is_proven(address):
             return
         self._left[address] = self._left.get(address, 0) + FACTOR * size
         if len(self._left) > MAX_ADDRESSES:
-            # Where the connection sends to is not forgotten for others.
+            # The connection's current address is never evicted.
             kept = address, self._connection.get_peer_address()
             del self._left[next(known for known in self._left if known not in kept)]
 
     def allows(self, address: Address, size: int) -> bool:
-        """Return True if a datagram may go there, and count it. Others are dropped, as the network might."""
+        """Return True if a datagram may be sent to an address, and count it."""
         if self._is_proven(address):
             self._left.pop(address, None)
             return True
@@ -53,7 +52,7 @@ class Reach:
         return True
 
     def filter(self, sent: list[tuple[bytes, Address]]) -> list[tuple[bytes, Address]]:
-        """Return the datagrams that may go."""
+        """Return the datagrams that may be sent."""
         if all(path.is_validated for path in self._connection._network_paths):
             return sent
         return [(datagram, address) for datagram, address in sent if self.allows(address, len(datagram))]
@@ -67,8 +66,8 @@ class Reach:
 
 
 def is_public(host: str) -> bool:
-    """Return True for an address that can be anywhere. Raises ValueError for text that is no address."""
+    """Return True for a globally reachable address. Raises ValueError for text that is no address."""
     address = ipaddress.ip_address(host)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped  # how a dual-stack socket names its IPv4 peers
+        address = address.ipv4_mapped  # a dual-stack socket reports IPv4 peers like this
     return address.is_global

@@ -1,8 +1,8 @@
-"""CUBIC (RFC 9438) and pacing, for a sender that acknowledges in batches.
+"""CUBIC (RFC 9438) and pacing, for a sender that processes acknowledgements in batches.
 
-Differences from the controller that comes with aioquic: the window does not grow while the application sends
-less than it may (RFC 9002 section 7.8), a loss cuts the window rather than what is left in flight after it,
-and the pacer allows as much in one go as a timer of a millisecond needs to fill any link.
+Differences from aioquic's controller: the window does not grow while the application sends less than it may (RFC
+9002 section 7.8). A loss reduces the window and not the bytes in flight after it. The pacer allows bursts large
+enough to fill any link with a timer of one millisecond.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ BETA = 0.7  # RFC 9438 section 4.6
 C = 0.4  # RFC 9438 section 5
 ALPHA = 3 * (1 - BETA) / (1 + BETA)  # RFC 9438 section 4.3
 
-# Faster than window/rtt, so that the window and not the pacer is what limits (RFC 9002 section 7.7).
+# Factor above window/rtt, so that the window is the limit and not the pacer (RFC 9002 section 7.7).
 GAIN = 1.25
 SLOW_START_GAIN = 2.0
-# What may leave at once: what two turns of a millisecond clock would have sent, within these datagrams.
+# Burst size: the bytes of two ticks of a millisecond clock, within these numbers of datagrams.
 BURST_SECONDS = 0.002
 MIN_BURST = 10
 MAX_BURST = 256
@@ -43,10 +43,10 @@ CONSERVATIVE_ROUNDS = 5
 
 
 class SlowStart:
-    """When to leave slow start: HyStart++ (RFC 9406), with rounds told apart by time.
+    """Exit condition of slow start: HyStart++ (RFC 9406), with rounds measured by time.
 
-    A rise of the round trip time is first taken for what it may be, traffic the other way; only when it stays
-    through several rounds of slower growth is the path full.
+    A higher round-trip time may come from traffic in the other direction. Only if it lasts for several rounds of
+    slower growth is the path full.
     """
 
     def __init__(self) -> None:
@@ -59,6 +59,7 @@ class SlowStart:
         self._baseline = float("inf")
 
     def is_over(self, now: float, rtt: float) -> bool:
+        """Record a sample of the round-trip time and return True if slow start ends."""
         if now >= self._round_end:
             self._last, self._current, self._samples = self._current, float("inf"), 0
             self._round_end = now + rtt
@@ -81,7 +82,7 @@ class SlowStart:
 
 
 class Cubic(QuicCongestionControl):
-    """The congestion window, in bytes."""
+    """Congestion window, in bytes."""
 
     def __init__(self, *, max_datagram_size: int) -> None:
         self.datagram = max_datagram_size
@@ -89,15 +90,15 @@ class Cubic(QuicCongestionControl):
         self.bytes_in_flight = 0
         self.ssthresh: int | None = None
         self.full = False
-        """Whether the last attempt to send was stopped by the window or the pacer, not by lack of bytes."""
+        """True if the window or the pacer stopped the last attempt to send, and not a lack of data."""
         self.cuts = 0
-        """How often the window was made smaller for a loss."""
+        """Number of window reductions."""
         self.one_more = False
-        """A cut was just made: one packet may go beyond the smaller window, so that what was lost does not wait
-        for the rest of the flight (RFC 9002 section 7.3.2)."""
+        """True after a reduction: one packet may exceed the window, so that a retransmission does not wait for the
+        rest of the flight (RFC 9002 section 7.3.2)."""
         self.first_acked = 0
-        """The earliest 1-RTT packet that arrived. Those before it may have come before the peer had keys for them,
-        which says nothing of the path: overtaking its handshake would else cost a connection its slow start."""
+        """The earliest acknowledged 1-RTT packet. Packets before it may have arrived before the peer had the keys.
+        Their loss does not mean congestion and must not end slow start."""
         self._rtt = 0.1
         self._start = SlowStart()
         self._recovery_start = -1.0
@@ -110,10 +111,11 @@ class Cubic(QuicCongestionControl):
 
     @property
     def slow_start(self) -> bool:
+        """True during slow start."""
         return self.ssthresh is None or self.congestion_window < self.ssthresh
 
     def on_acked(self, size: int, sent_time: float, now: float) -> None:
-        """``size`` bytes in flight arrived; the newest of them was sent at ``sent_time``."""
+        """Record ``size`` acknowledged bytes; the newest of them was sent at ``sent_time``."""
         before = self.bytes_in_flight
         self.bytes_in_flight = before - size
         elapsed, self._last_ack = now - self._last_ack, now
@@ -145,16 +147,20 @@ class Cubic(QuicCongestionControl):
         self.congestion_window = int(max(grown, self._estimate))
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        """Record an acknowledged packet (aioquic's interface)."""
         self.on_acked(packet.sent_bytes, packet.sent_time or 0.0, now)
 
     def on_packet_sent(self, *, packet: QuicSentPacket | SentPacket) -> None:
+        """Record a sent packet."""
         self.bytes_in_flight += packet.sent_bytes
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
+        """Remove packets from the bytes in flight without a loss."""
         for packet in packets:
             self.bytes_in_flight -= packet.sent_bytes
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """Record lost packets and reduce the window once per round trip."""
         latest = -1.0
         for packet in packets:
             self.bytes_in_flight -= packet.sent_bytes
@@ -166,7 +172,7 @@ class Cubic(QuicCongestionControl):
         self.cuts += 1
         window = self.congestion_window
         self._before_cut = (window, self.ssthresh, self._peak)
-        # Fast convergence (RFC 9438 section 4.7): a flow that shrinks makes room for a new one.
+        # Fast convergence (RFC 9438 section 4.7): a shrinking flow makes room for a new one.
         self._peak = window * (1 + BETA) / 2 if window < self._peak else float(window)
         self.congestion_window = max(int(window * BETA), MINIMUM_WINDOW * self.datagram)
         self.ssthresh = self.congestion_window
@@ -174,7 +180,7 @@ class Cubic(QuicCongestionControl):
         self.one_more = True
 
     def undo(self) -> None:
-        """The last cut was for packets that had only been overtaken (RFC 9438 section 4.9)."""
+        """Revert the last reduction after a spurious loss (RFC 9438 section 4.9)."""
         if self._before_cut is not None:
             window, self.ssthresh, self._peak = self._before_cut
             self.congestion_window = max(self.congestion_window, window)
@@ -182,18 +188,20 @@ class Cubic(QuicCongestionControl):
             self._recovery_start = -1.0
 
     def on_persistent_congestion(self) -> None:
+        """Reduce the window to its minimum (RFC 9002 section 7.6.2)."""
         self.congestion_window = MINIMUM_WINDOW * self.datagram
         self._recovery_start = -1.0
         self._epoch = None
 
     def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
+        """Record a sample of the round-trip time."""
         self._rtt = rtt
         if self.ssthresh is None and self._start.is_over(now, rtt):
             self.ssthresh = self.congestion_window
 
 
 class Pacer:
-    """A token bucket of bytes, refilled at the window's rate. Has the face of aioquic's pacer."""
+    """Token bucket of bytes, refilled at the rate of the window. Has the interface of aioquic's pacer."""
 
     def __init__(self, datagram: int) -> None:
         self.datagram = datagram
@@ -204,6 +212,7 @@ class Pacer:
         self.gain = SLOW_START_GAIN
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
+        """Compute rate and burst size from window and round-trip time."""
         self._rate = self.gain * congestion_window / max(smoothed_rtt, 1e-6)
         burst = min(max(self._rate * BURST_SECONDS, MIN_BURST * self.datagram), MAX_BURST * self.datagram)
         if not self._burst:
@@ -212,7 +221,7 @@ class Pacer:
         self._tokens = min(self._tokens, burst)
 
     def available(self, now: float) -> float:
-        """Bytes that may leave now."""
+        """Return the number of bytes that may be sent now."""
         if not self._rate:
             return float("inf")
         if now > self._at:
@@ -221,11 +230,13 @@ class Pacer:
         return self._tokens
 
     def spend(self, size: int) -> None:
+        """Take sent bytes from the bucket."""
         if self._rate:
             self._tokens -= size
 
     def next_time(self) -> float:
-        """When to try again: a quarter of a burst at once, so that wake-ups stay few."""
+        """Return the time of the next attempt, at which a quarter of a burst is available, to keep wake-ups
+        rare."""
         wanted = max(float(self.datagram), self._burst / 4)
-        # Not less than a clock can tell: rounding must not make this moment the answer again and again.
+        # At least one tick of the clock: with rounding, the current time would be returned again and again.
         return self._at + max((wanted - self._tokens) / self._rate, 1e-5)

@@ -1,4 +1,4 @@
-"""The seam's Connection: what the rooms above hold. Everything is passed on; nothing raises."""
+"""The engine's connection object for the layers above. Its methods delegate and never raise."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
     from quictunnel.transport.engines.aioquic.engine import AioquicEngine
     from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
-# Reason phrases are for people; a longer one would not leave room for itself in every packet.
+# Characters of a reason phrase: a longer one does not fit every packet.
 MAX_REASON = 256
 
 
 def printable(reason: str) -> str:
-    """Text that cannot play tricks on a terminal or a log."""
+    """Return text without control characters, for terminals and logs."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in reason[:MAX_REASON])
 
 
 class AioquicConnection:
-    """One connection of an :class:`AioquicEngine`."""
+    """Connection of an :class:`AioquicEngine`. Implements :class:`quictunnel.transport.engine.Connection`."""
 
     __slots__ = (
         "_engine", "address", "admitted", "cids", "close_echo", "closes_due", "closes_seen", "connected",
@@ -36,33 +36,35 @@ class AioquicConnection:
         self.is_client = quic.configuration.is_client
         self.admitted = self.is_client
         self.cids: set[bytes] = set()
-        """The connection IDs that are routed here."""
+        """Connection IDs that the engine routes to this connection."""
         self.reset_token = b""
-        """The peer's token that is listened for."""
+        """Stateless reset token of the peer."""
         self.deadline: float | None = deadline
-        """When the handshake has taken too long; None when it is complete."""
+        """Time at which the handshake times out; None when it is complete."""
         self.scheduled: float | None = None
-        """The time of this connection's entry in the engine's heap."""
+        """Time of this connection's entry in the engine's timer heap."""
         self.number = -1
-        """Of its place among strangers, on the accepting side."""
+        """Number of its place among unauthenticated connections, on the server side."""
         self.is_replaced = False
-        """Another has its place: it is forgotten as soon as it was told that it is over."""
+        """True if another connection took its place: it is forgotten once its close is sent."""
         self.connected = False
         self.told_closed = False
         self.gone = False
         self.reported = False
         self.close_echo: list[bytes] = []
-        """The closing packets, to be repeated while the peer goes on sending."""
+        """Closing packets, which are repeated while the peer sends."""
         self.closes_seen = 0
         self.closes_due = 1
 
     def open(self) -> int | None:
+        """Open a stream and return its number, or None if the peer allows no more now."""
         if self.told_closed or not self.connected:
             self.quic.table.refuse_open()
             return None
         return self.quic.table.open()
 
     def write(self, stream: int, data: bytes | memoryview) -> int:
+        """Queue data on a stream and return how many bytes were taken."""
         if self.told_closed:
             return 0
         taken = self.quic.table.write(stream, data)
@@ -71,41 +73,50 @@ class AioquicConnection:
         return taken
 
     def finish(self, stream: int) -> None:
+        """End a stream's sending direction after the queued data."""
         self.quic.table.finish(stream)
         self._engine.touch(self)
 
     def reset(self, stream: int, code: int) -> None:
+        """Abort a stream's sending direction with an error code."""
         self.quic.table.reset(stream, code)
         self._engine.touch(self)
 
     def stop(self, stream: int, code: int) -> None:
+        """Ask the peer to stop sending on a stream, with an error code."""
         self.quic.table.stop(stream, code)
         self._engine.touch(self)
 
     def prioritise(self, stream: int) -> None:
+        """Send a stream's data before that of ordinary streams."""
         self.quic.table.prioritise(stream)
 
     def admit(self) -> None:
+        """Raise the limits of a peer that has authenticated."""
         if not self.admitted and not self.told_closed:
             self.admitted = True
             self.quic.admit()
             self._engine.admit(self)
 
     def ping(self) -> None:
+        """Send a PING to elicit an acknowledgement."""
         if not self.told_closed:
             self.quic.ask_for_answer()
             self._engine.touch(self)
 
     def migrate(self) -> None:
+        """Continue on the socket's new local address (RFC 9000 section 9)."""
         if self.is_client and self.connected and not self.told_closed:
             self.quic.migrate()
             self._engine.touch(self)
 
     def close(self, code: int, reason: str = "") -> None:
+        """Close the connection with an application error code."""
         if not self.told_closed:
             self._engine.end(self, CloseCause.LOCAL, code, printable(reason))
 
     def stats(self) -> Stats:
+        """Return the current statistics."""
         quic = self.quic
         loss = quic.recovery
         return Stats(

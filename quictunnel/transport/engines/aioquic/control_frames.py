@@ -1,7 +1,7 @@
-"""What one connection has to tell its peer about streams and windows, besides bytes.
+"""Control frames of one connection for streams and flow control.
 
-Frames are built when there is room for them, from the values of that moment, so that an old value never
-overtakes a new one; a frame that was lost is announced again the same way.
+A frame is built when a packet has space for it, from the current values, so an old value never overtakes a newer
+one. A lost frame is queued again in the same way.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Limits
     from quictunnel.transport.engines.aioquic.streams import AioquicStream
 
-# MAX_STREAMS goes out for every eighth of the limit, not for every stream that ends.
+# MAX_STREAMS is sent for each eighth of the limit, not for each stream that ends.
 STREAMS_STEP = 8
 
 Handler = tuple[Callable[..., Any], tuple[Any, ...]]
-"""What to call, and with what after the delivery's outcome, when a frame was acknowledged or lost."""
+"""Callback for the delivery of a frame, with the arguments after the delivery state."""
 Frame = tuple[bytes, Handler | None]
 
 
-class Announcements:
-    """The frames that wait to be sent, in order, and the limits that were granted."""
+class ControlFrames:
+    """Queue of control frames, in order, with the limits granted to the peer."""
 
     def __init__(self, limits: Limits) -> None:
         self.max_data = limits.connection_window
@@ -42,18 +42,20 @@ class Announcements:
         return bool(self._queue)
 
     def add(self, frame: Callable[[], Frame | None], *, first: bool = False) -> None:
-        """Queue a frame's maker; one that returns None when its turn comes has nothing to say any more."""
+        """Queue a function that builds a frame. It returns None if the frame is not needed any more."""
         if first:
             self._queue.appendleft(frame)
         else:
             self._queue.append(frame)
 
     def next(self) -> Frame | None:
+        """Build the next frame."""
         return self._queue.popleft()()
 
     # RFC 9000 section 19.9
 
     def raise_max_data(self, value: int) -> None:
+        """Grant the peer a larger connection window (MAX_DATA)."""
         self.max_data = value
         self._announce_max_data()
 
@@ -73,7 +75,7 @@ class Announcements:
     # RFC 9000 section 19.11
 
     def grant_streams(self, more: int, limit: int) -> None:
-        """Let the peer open ``more`` streams, of ``limit`` at once."""
+        """Grant the peer ``more`` streams; ``limit`` is the number that it may have open."""
         self.max_streams += more
         if self.max_streams - self._max_streams_sent >= max(limit // STREAMS_STEP, 1):
             self._announce_max_streams()
@@ -95,6 +97,7 @@ class Announcements:
     # RFC 9000 section 19.10
 
     def stream_limit(self, stream: AioquicStream) -> None:
+        """Queue MAX_STREAM_DATA for a stream."""
         if not stream.limit_due:
             stream.limit_due = True
             self._queue.append(partial(self._frame_stream_limit, stream))
@@ -113,6 +116,7 @@ class Announcements:
     # RFC 9000 section 19.4
 
     def reset(self, stream: AioquicStream) -> None:
+        """Queue RESET_STREAM for a stream."""
         self._queue.append(partial(self._frame_reset, stream))
 
     def _frame_reset(self, stream: AioquicStream) -> Frame | None:
@@ -130,6 +134,7 @@ class Announcements:
     # RFC 9000 section 19.5
 
     def stop(self, stream: AioquicStream) -> None:
+        """Queue STOP_SENDING for a stream."""
         stream.receive.stop_due = True
         self._queue.append(partial(self._frame_stop, stream))
 

@@ -1,8 +1,8 @@
-"""The engine: every aioquic connection of one UDP socket.
+"""The engine: all aioquic connections of one UDP socket.
 
-Datagrams are routed by connection ID; strangers meet version negotiation, Retry and a cap before they cost
-memory. Only connections with something to do are visited, timers stand in a heap. Whatever is raised while
-one connection is at work ends that connection and nothing else.
+Datagrams are routed by connection ID. An unknown peer passes version negotiation, Retry and a limit before it
+costs memory. Only connections with pending work are visited, and timers are in a heap. An exception while one
+connection is processed ends only that connection.
 """
 
 from __future__ import annotations
@@ -52,34 +52,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The kernel's limits on one segmented write: UDP_MAX_SEGMENTS, and what a UDP length field can say.
+# The kernel's limits of one segmented write: UDP_MAX_SEGMENTS, and the maximum of a UDP length field.
 MAX_SEGMENTS = 64
 MAX_BURST = 65_000
-# Answers to strangers that wait for the next transmit; one read of the socket brings no more than this.
+# Stateless responses that wait for the next transmit; one read of the socket causes at most this many.
 MAX_REPLIES = 2048
-# Closed connections that are remembered to repeat their goodbye, or to keep quiet (RFC 9000 section 10.2). A peer
-# decides by its delays how long that takes, so beyond these the oldest is forgotten: whoever still writes to it is
-# told by a stateless reset.
-MAX_REMAINS = 1024
-# Places for strangers, whatever the settings allow: there are no more handshakes of theirs in a second, and each
-# takes this engine some 5 ms of a core. With 256, as the native engine has, honest clients wait for the core; with
-# 64 they are refused too often.
+# Closed connections in the closing or draining state (RFC 9000 section 10.2). A peer's delays decide how long that
+# takes, so beyond this number the oldest is forgotten. Its peer then gets a stateless reset.
+MAX_CLOSED = 1024
+# Places for unauthenticated connections, even if the settings allow more. It limits their handshakes a second,
+# each of which takes about 5 ms of a core. With 256, as in the native engine, honest clients wait for the core;
+# with 64 they are refused too often.
 MAX_STRANGERS = 128
-# Stale entries the timer heap may have before it is rebuilt.
+# Stale entries of the timer heap before it is rebuilt.
 STALE_TIMERS = 64
 
 
 class AioquicEngine:
-    """The reference implementation of :class:`quictunnel.transport.engine.Engine`."""
+    """Reference implementation of :class:`quictunnel.transport.engine.Engine`."""
 
     name = "aioquic"
     version = aioquic.__version__
 
     def __init__(self, settings: EngineSettings, *, random: Callable[[int], bytes] = os.urandom) -> None:
-        # aioquic logs what peers write, as they write it.
+        # aioquic logs unescaped text from peers.
         logging.getLogger("quic").setLevel(logging.ERROR)
         if settings.congestion == "bbr":
-            logger.warning("The aioquic engine knows CUBIC only and uses that; BBR needs the native engine.")
+            logger.warning("The aioquic engine supports only CUBIC and uses it; BBR needs the native engine.")
         self.counters = EngineCounters()
         self._settings = settings
         self._random = random
@@ -91,7 +90,7 @@ class AioquicEngine:
         self._connections: dict[AioquicConnection, None] = {}
         self._strangers: Strangers[int] = Strangers(min(settings.max_strangers, MAX_STRANGERS))
         self._by_number: dict[int, AioquicConnection] = {}
-        """Connections of peers, by the number of their place among strangers."""
+        """Connections by the number of their place among unauthenticated ones."""
         self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
         self._touched: dict[AioquicConnection, None] = {}
         self._eventful: dict[AioquicConnection, None] = {}
@@ -99,9 +98,10 @@ class AioquicEngine:
         self._timers: list[tuple[float, int, AioquicConnection]] = []
         self._sequence = itertools.count()
 
-    # The seam
+    # Engine interface
 
     def connect(self, address: Address, server_name: str, now: float) -> AioquicConnection:
+        """Begin a client connection."""
         quic = TunnelConnection(
             configuration=replace(self._configuration, server_name=server_name),
             settings=self._settings,
@@ -114,6 +114,7 @@ class AioquicEngine:
         return connection
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
+        """Process a batch of received datagrams."""
         burst: list[bytes] = []
         owner: AioquicConnection | None = None
         source: Address | None = None
@@ -137,6 +138,7 @@ class AioquicEngine:
             self._receive_burst(owner, burst, source, now)
 
     def expire(self, now: float) -> None:
+        """Process all timers that are due."""
         timers = self._timers
         while timers and timers[0][0] <= now:
             at, _, connection = heapq.heappop(timers)
@@ -159,12 +161,14 @@ class AioquicEngine:
                 self._touched[connection] = None
 
     def timeout(self) -> float | None:
+        """Return the time of the next timer, or None."""
         timers = self._timers
         while timers and (timers[0][2].gone or timers[0][2].scheduled != timers[0][0]):
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
     def poll(self) -> Iterator[tuple[AioquicConnection, Event]]:
+        """Yield the events since the last call, with their connections."""
         while self._eventful:
             connection = next(iter(self._eventful))
             del self._eventful[connection]
@@ -174,6 +178,7 @@ class AioquicEngine:
                 self._touched[connection] = None
 
     def transmit(self, now: float) -> Sequence[Transmit]:
+        """Return the datagrams that are to be sent now."""
         bursts, self._replies = self._replies, []
         touched, self._touched = self._touched, {}
         for connection in touched:
@@ -197,22 +202,23 @@ class AioquicEngine:
         return bursts
 
     def has_connections(self) -> bool:
+        """Return True while a connection is open or closing."""
         return any(not c.told_closed or c.quic.is_closing() for c in self._connections)
 
     # For connections
 
     def touch(self, connection: AioquicConnection) -> None:
-        """It has something to send."""
+        """Mark a connection as having data to send."""
         if not connection.gone:
             self._touched[connection] = None
 
     def admit(self, connection: AioquicConnection) -> None:
-        """Give the place of a connection back: it is no stranger any more."""
+        """Release the place of an authenticated connection among the unauthenticated ones."""
         self._strangers.admit(connection.number)
         self._touched[connection] = None
 
     def end(self, connection: AioquicConnection, cause: CloseCause, code: int, reason: str) -> None:
-        """Close on this side's initiative."""
+        """Close a connection from this side."""
         quic = connection.quic
         quic.cause = quic.cause or cause
         quic.close(error_code=code, frame_type=None, reason_phrase=reason)
@@ -234,7 +240,7 @@ class AioquicEngine:
         if connection.gone:
             return
         if connection.told_closed:
-            connection.quic.reach.heard(address, sum(map(len, datagrams)))
+            connection.quic.amplification.heard(address, sum(map(len, datagrams)))
             self._repeat_close(connection, len(datagrams))
             return
         try:
@@ -247,17 +253,17 @@ class AioquicEngine:
             self._touched[connection] = None
 
     def _repeat_close(self, connection: AioquicConnection, count: int) -> None:
-        """Say again that it is over, ever more rarely (RFC 9000 section 10.2.1)."""
+        """Send the closing packet again, at increasing intervals (RFC 9000 section 10.2.1)."""
         connection.closes_seen += count
         if connection.closes_seen < connection.closes_due or not connection.quic.is_closing():
             return
         connection.closes_due = connection.closes_seen * 2
         for datagram in connection.close_echo:
-            if connection.quic.reach.allows(connection.address, len(datagram)):
+            if connection.quic.amplification.allows(connection.address, len(datagram)):
                 self._reply(datagram, connection.address)
 
     def _settle(self, connection: AioquicConnection) -> None:
-        """Carry what happened inside a connection to the outside."""
+        """Apply the effects of processing to routes, events and the connection table."""
         quic = connection.quic
         if quic.has_inherited_events():
             for event in quic.take_inherited_events():
@@ -301,14 +307,13 @@ class AioquicEngine:
 
     def _remember(self, connection: AioquicConnection) -> None:
         self._remains[connection] = None
-        if len(self._remains) > MAX_REMAINS:
+        if len(self._remains) > MAX_CLOSED:
             self._forget(next(iter(self._remains)))
 
     def _replace(self, connection: AioquicConnection) -> None:
-        """Close the connection of a peer that was not admitted: another has its place, and nothing of it stays in
-        memory once it was told so."""
+        """Close an unauthenticated connection to free its place, and forget it once its close is sent."""
         self.counters.strangers_replaced += 1
-        self.end(connection, CloseCause.LOCAL, self._settings.replaced_code, "There is no room for strangers")
+        self.end(connection, CloseCause.LOCAL, self._settings.replaced_code, "The server is at capacity")
         connection.is_replaced = True
 
     def _give_up_handshake(self, connection: AioquicConnection) -> None:
@@ -317,13 +322,13 @@ class AioquicEngine:
         quic.close(QuicErrorCode.CONNECTION_REFUSED, QuicFrameType.PADDING, "The handshake took too long")
         self._tell_closed(connection)
         if quic.knows_address():
-            # It may believe that it is connected: its last flight is what was lost.
+            # The peer may believe that it is connected, if its last flight was lost.
             self._touched[connection] = None
         else:
             self._forget(connection)
 
     def _fail(self, connection: AioquicConnection, error: Exception) -> None:
-        """One line, one connection; one that fails while it closes is forgotten."""
+        """Log an internal error and close its connection. A connection that is closing already is forgotten."""
         if connection.told_closed:
             self._forget(connection)
             return
@@ -348,7 +353,7 @@ class AioquicEngine:
         if connection.deadline is not None:
             due = connection.deadline if due is None else min(due, connection.deadline)
         if due is None or (connection.scheduled is not None and connection.scheduled <= due):
-            # An entry that is too early costs a look, not a new entry for every packet.
+            # An entry that is too early costs one check, instead of a new entry for every packet.
             return
         connection.scheduled = due
         heapq.heappush(self._timers, (due, next(self._sequence), connection))
@@ -357,14 +362,14 @@ class AioquicEngine:
             self._timers = list(valid.values())
             heapq.heapify(self._timers)
 
-    # Strangers
+    # Unknown peers
 
     def _reply(self, datagram: bytes, address: Address) -> None:
         if len(self._replies) < MAX_REPLIES:
             self._replies.append(Transmit([datagram], len(datagram), address))
 
     def _meet(self, datagram: bytes, address: Address, now: float) -> AioquicConnection | None:
-        """A datagram of no connection: refuse it, answer it without memory, or begin a connection."""
+        """Handle a datagram of no connection: drop it, answer it statelessly, or begin a connection."""
         if not datagram[0] & 0x80:
             self._meet_short(datagram, address, now)
             return None
@@ -452,7 +457,7 @@ def _split(payload: bytes, segment: int) -> list[bytes]:
 
 
 def _token(datagram: bytes, offset: int) -> bytes:
-    """The token field of an Initial packet (RFC 9000 section 17.2.2); empty when there is none or it is cut."""
+    """Return the token of an Initial packet (RFC 9000 section 17.2.2); empty if it has none or is truncated."""
     if offset >= len(datagram):
         return b""
     size = 1 << (datagram[offset] >> 6)
@@ -462,7 +467,7 @@ def _token(datagram: bytes, offset: int) -> bytes:
 
 
 def _group(datagrams: list[tuple[bytes, Address]], bursts: list[Transmit]) -> None:
-    """Join neighbours of equal size and address; a shorter one may end a burst."""
+    """Join consecutive datagrams of equal size and address; a shorter one ends a burst."""
     parts: list[bytes] = []
     segment = total = 0
     target: Address | None = None

@@ -19,34 +19,38 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
-# An honest sender writes one; two hundred in a packet are an attack on our time.
+# ACK frames in one packet. An honest sender writes one; two hundred are an attack on this side's CPU.
 MAX_ACK_FRAMES = 4
-# Ranges in one ACK frame that are read. An honest sender keeps some dozens.
+# Ranges in one ACK frame. An honest sender keeps a few dozen.
 MAX_ACK_RANGES = 512
-# PATH_CHALLENGE and PATH_RESPONSE frames in one packet that are acted upon. An honest sender writes one of each
-# (RFC 9000 section 8.2.1); forty in a packet cost eight times what the packet does.
+# PATH_CHALLENGE and PATH_RESPONSE frames to process in one packet. An honest sender writes one of each (RFC 9000
+# section 8.2.1); forty cost eight times as much as the packet itself.
 MAX_PATH_FRAMES = 4
 PATH_FRAMES = frozenset({0x1A, 0x1B})
 # Bytes in either of them (RFC 9000 sections 19.17 and 19.18).
 PATH_DATA = 8
-# Ending frames are not acknowledged for their own sake (RFC 9002 section 2).
+# Frame types that do not elicit an acknowledgement (RFC 9002 section 2).
 NOT_ELICITING = frozenset({0x00, 0x02, 0x03, 0x1C, 0x1D})
-# aioquic's own reader handles these; all others are handled here or refused.
+# Frame types that aioquic's reader handles; all others are handled here or rejected.
 INHERITED = frozenset({0x06, 0x07, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E})
 
 
 class QuicFrameReader:
-    """Reads one packet's payload at a time for one connection."""
+    """Parser of the payloads of 1-RTT packets, for one connection."""
 
     def __init__(self, connection: TunnelConnection, inherited: Mapping[int, Any]) -> None:
         self._connection = connection
         self._inherited = {kind: inherited[kind][0] for kind in INHERITED}
         self.probing = False
-        """Whether the last packet held probing frames only (RFC 9000 section 9.1)."""
+        """True if the last packet had only probing frames (RFC 9000 section 9.1)."""
         self._path_frames = 0
 
     def read(self, payload: bytes, path: QuicNetworkPath, now: float, host_cid: bytes | None = None) -> bool:
-        """Act on all frames; returns whether the packet has to be acknowledged."""
+        """Process all frames of a packet. Return True if the packet must be acknowledged.
+
+        Raises:
+            QuicConnectionError: a frame is malformed or violates the protocol.
+        """
         if not payload:
             raise QuicConnectionError(
                 QuicErrorCode.PROTOCOL_VIOLATION, QuicFrameType.PADDING, "Packet contains no frames"
@@ -145,7 +149,7 @@ class QuicFrameReader:
         elif kind == 0x05:
             table.on_stop(buf.pull_uint_var(), buf.pull_uint_var())
         elif kind in (0x14, 0x16, 0x17):
-            buf.pull_uint_var()  # that the peer is blocked is no news: windows follow delivery
+            buf.pull_uint_var()  # *_BLOCKED needs no reaction: windows follow delivery
         elif kind == 0x15:
             buf.pull_uint_var()
             buf.pull_uint_var()

@@ -1,7 +1,7 @@
-"""What a QUIC server shows of itself in a handshake, believed by nobody: for looking at, never for talking to.
+"""Handshake with a QUIC server for diagnosis, without verification of its certificate.
 
-The connection checks no certificate, sends no stream and ends with the handshake, so nothing secret can pass. It
-is aioquic's own, not the adapter's: the adapter does not let go of verification.
+The connection sends no stream and ends after the handshake, so no secret can be disclosed. It uses aioquic
+directly, because the adapter cannot disable verification.
 """
 
 from __future__ import annotations
@@ -28,11 +28,22 @@ if TYPE_CHECKING:
 
 MAX_READ: Final = 65_535
 MAX_DATAGRAMS: Final = 64
-"""A handshake has a dozen; a server that goes on is not waited for."""
+"""Datagrams of one handshake; a typical one has a dozen."""
 
 
-def look(address: Address, server_name: str, alpn: str, patience: float) -> HandshakeReport:
-    """Shake hands and leave. Raises TimeoutError, OSError; a refusal is in what is shown."""
+def probe(address: Address, server_name: str, alpn: str, timeout: float) -> HandshakeReport:
+    """Do a handshake and close the connection.
+
+    Args:
+        address: the server's address.
+        server_name: name for SNI.
+        alpn: the protocol to offer.
+        timeout: seconds for the handshake.
+
+    Raises:
+        TimeoutError: the handshake did not end in time. (A refusal by the server is in the report.)
+        OSError: the socket failed.
+    """
     connection = QuicConnection(
         configuration=QuicConfiguration(
             is_client=True,
@@ -47,7 +58,7 @@ def look(address: Address, server_name: str, alpn: str, patience: float) -> Hand
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         connection.connect(address, now=begun)
-        ended = _shake(connection, sock, address, begun + patience)
+        ended = _shake(connection, sock, address, begun + timeout)
         seconds = time.monotonic() - begun
         chain = _chain(connection)
         if isinstance(ended, events.HandshakeCompleted):
@@ -57,8 +68,8 @@ def look(address: Address, server_name: str, alpn: str, patience: float) -> Hand
     return HandshakeReport(chain, "", seconds, ended.error_code, ended.reason_phrase)
 
 
-def objection(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:
-    """Why aioquic would not believe a certificate, dates aside; None when it would."""
+def trust_error(chain: tuple[bytes, ...], server_name: str, authority: Path | None) -> str | None:
+    """Return the reason why aioquic does not trust a certificate chain, or None. Dates are not checked."""
     certificates = [x509.load_der_x509_certificate(each) for each in chain]
     paths = ssl.get_default_verify_paths()
     try:

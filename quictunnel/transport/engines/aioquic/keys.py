@@ -35,7 +35,7 @@ class DecryptedPacket(NamedTuple):
 
 
 class OneRttKeys(CryptoPair):
-    """Both directions' keys of the current phase, and the receiving keys of its neighbours."""
+    """Keys of both directions in the current phase, and the receiving keys of the phases before and after."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class OneRttKeys(CryptoPair):
         """The first packet number received in the current phase; -1 while there is none."""
 
     def open(self, packet: bytes, offset: int, expected: int) -> DecryptedPacket:
-        """Remove header and payload protection. Raises CryptoError for what is not authentic."""
+        """Remove header and payload protection. Raises CryptoError for a packet that is not authentic."""
         recv = self.recv
         protection = recv.hp
         if protection is None or recv.aead is None:
@@ -114,17 +114,19 @@ class OneRttKeys(CryptoPair):
     def decrypt_packet(
         self, packet: bytes, encrypted_offset: int, expected_packet_number: int
     ) -> tuple[bytes, bytes, int]:
+        """Decrypt a packet (aioquic's interface)."""
         opened = self.open(packet, encrypted_offset, expected_packet_number)
         return _BYTES[opened.first], opened.payload, opened.number
 
     def encrypt_packet(self, plain_header: bytes, plain_payload: bytes, packet_number: int) -> bytes:
+        """Encrypt a packet (aioquic's interface)."""
         if self._update_key_requested:
             self._update_key("local_update")
         self.sent += 1
         return self.send.encrypt_packet(plain_header, plain_payload, packet_number)
 
     def update_now(self) -> None:
-        """Begin the next phase on our own initiative."""
+        """Begin the next key phase."""
         self._update_key("local_update")
 
     def _update_key(self, trigger: str) -> None:
@@ -138,7 +140,7 @@ class OneRttKeys(CryptoPair):
         self.sent = 0
 
     def sealer(self, cid: bytes) -> Callable[[int, int, bytes], bytes]:
-        """A function ``(number, number_length, payload) -> datagram`` for a run of packets under one key."""
+        """Return a function ``(number, number_length, payload) -> datagram`` for packets of the current phase."""
         send = self.send
         if send.aead is None or send.hp is None:
             raise KeyUnavailableError("Encryption key is not available")

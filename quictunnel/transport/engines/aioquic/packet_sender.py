@@ -1,8 +1,8 @@
-"""Building 1-RTT packets.
+"""Building of 1-RTT packets.
 
-One loop: what fits goes into a packet, in the order acknowledgement, path validation, control frames, stream
-bytes, until the congestion window, the pacer, the anti-amplification limit or the work runs out. Handshake
-packets are built by aioquic.
+One loop fills packets in the order acknowledgement, path validation, control frames, stream data. It ends at the
+limit of the congestion window, the pacer or the anti-amplification limit, or when nothing is left to send. aioquic
+builds the handshake packets.
 """
 
 from __future__ import annotations
@@ -27,40 +27,39 @@ if TYPE_CHECKING:
     from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 ACKED = QuicDeliveryState.ACKED
-# Acknowledge without waiting when this many packets wait for it; a timer covers slower flows.
+# Packets after which an ACK is sent at once; a timer covers slower flows.
 ACK_EVERY = 16
 # Ranges in one ACK frame; older ones were in earlier frames.
 ACK_RANGES = 64
-# Among packets that only acknowledge, every so many asks for an answer: only an acknowledged ACK lets the
-# receiver forget ranges (RFC 9000 section 13.2.4).
+# One of so many ACK-only packets also has a PING: only after an acknowledged ACK can ranges be dropped (RFC 9000
+# section 13.2.4).
 PING_EVERY = 32
-# Unpredictable gaps in the packet numbers, one in so many packets at most: who acknowledges one lies
-# (RFC 9000 section 21.4).
+# Random gaps in the packet numbers, at most one in so many packets: a peer that acknowledges one is malicious (RFC
+# 9000 section 21.4).
 SKIP_WITHIN = 1024
 SKIPS_KEPT = 4
-# Packet numbers are cut to two bytes while fewer than this many are unacknowledged (RFC 9000 section 17.1).
+# Packet numbers have two bytes while fewer than this many are unacknowledged (RFC 9000 section 17.1).
 SHORT_NUMBER_SPAN = 0x3FFF
-# Datagrams that carry PATH_CHALLENGE or PATH_RESPONSE are at least so long (RFC 9000 section 8.2.1).
+# Minimum size of datagrams with PATH_CHALLENGE or PATH_RESPONSE (RFC 9000 section 8.2.1).
 VALIDATION_SIZE = 1200
-# How long the datagram of a ping of a client is: whoever hears it at an address that it does not know (a router
-# gave this side another port, say) may answer with three times as much, which is all that a path carries before
-# larger datagrams were found to fit.
+# Size of a client's PING datagram. If it comes from a new address (for example after a NAT rebinding), the server
+# may answer with three times as much, enough for a full datagram.
 PING_SIZE = 512
-# PATH_CHALLENGE frames that are answered at once, the newest; no honest peer has more of them waiting. Together
-# the answers are no longer than the longest frame that a packet is sure to have room for.
+# PATH_CHALLENGE frames to answer at once, the newest; an honest peer has no more of them pending. The answers
+# together fit the space that each packet has for one frame.
 MAX_ANSWERS = 4
-# What aioquic's own limit for paths is measured in: a new path's probe time-out before any sample.
+# Deadline of a path validation in probe time-outs, as in aioquic.
 NEW_PATH_TIMEOUTS = 3
-# Datagrams of the least size that bulk leaves free in the congestion window, for what somebody types.
+# Datagrams of minimum size that bulk data leaves free in the congestion window, for interactive streams.
 RESERVE = 2
-# One call of transmit builds at most this many datagrams for a connection, so that others get their turn.
+# Datagrams of one connection in one call of transmit, for fairness between connections.
 MAX_DATAGRAMS = 256
 
 Part = bytes | memoryview
 
 
 class Sender:
-    """Everything a connection sends under 1-RTT keys on its active path."""
+    """Builder of all 1-RTT packets of a connection on its active path."""
 
     def __init__(self, connection: TunnelConnection) -> None:
         self._connection = connection
@@ -73,6 +72,7 @@ class Sender:
         self.bytes = 0
 
     def datagrams(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
+        """Return the datagrams to send now, with their addresses."""
         connection = self._connection
         space = connection._spaces[Epoch.ONE_RTT]
         path = connection._network_paths[0]
@@ -101,24 +101,24 @@ class Sender:
         return built
 
     def _size(self, path: QuicNetworkPath) -> int:
-        """How large the next datagram may be."""
+        """Return the maximum size of the next datagram."""
         mtu = self._connection.mtu
         size = mtu.size
         if size > mtu.base:
-            # A window smaller than a few large datagrams is better filled with a smaller one.
+            # If only a part of a large datagram fits the window, use a smaller one.
             size = max(min(size, self._bulk_room()), mtu.base)
         if not path.is_validated:
             size = min(size, 3 * path.bytes_received - path.bytes_sent)
         return size
 
     def _bulk_room(self) -> int:
-        """Bytes of the congestion window that bulk may still fill."""
+        """Return the bytes of the congestion window that bulk data may still use."""
         cc = self._connection.recovery.cc
         kept = min(RESERVE * self._connection.mtu.base, cc.congestion_window // 2)
         return cc.congestion_window - kept - cc.bytes_in_flight
 
     def _is_free(self, size: int, now: float) -> bool:
-        """Whether there is something to send besides an ACK, and congestion control lets it go."""
+        """Return True if data other than an ACK is waiting and congestion control allows it."""
         connection = self._connection
         if connection._probe_pending or connection._ping_pending:
             return True  # probes are not limited (RFC 9002 section 7.5)
@@ -131,7 +131,7 @@ class Sender:
             cc.one_more = False
             return True
         if table.has_urgent() and cc.bytes_in_flight + connection.mtu.base <= cc.congestion_window:
-            return True  # unpaced: it is little, and room was kept for it
+            return True  # unpaced: it is little data, with reserved space
         if size > self._bulk_room():
             cc.full = True
             return False
@@ -142,8 +142,8 @@ class Sender:
         return True
 
     def _probe_mtu(self, seal: Any, space: QuicPacketSpace, size: int, now: float) -> bytes:
-        """A padded PING; neither limited by congestion control nor a sign of congestion when it is lost
-        (RFC 9000 section 14.4)."""
+        """Return a padded PING. Neither congestion control nor loss detection counts it (RFC 9000 section
+        14.4)."""
         connection = self._connection
         number = self._number()
         overhead = 1 + len(connection._peer_cid.cid) + 4 + TAG_SIZE
@@ -163,7 +163,7 @@ class Sender:
         length = 2 if number - space.largest_acked_packet < SHORT_NUMBER_SPAN else 4
         overhead = 1 + len(connection._peer_cid.cid) + length + TAG_SIZE
         capacity = size - overhead
-        if capacity < 30:  # the anti-amplification limit leaves no room for any frame
+        if capacity < 30:  # the anti-amplification limit leaves no space for a frame
             return None
         parts: list[Part] = []
         handlers: list[Handler] = []
@@ -177,8 +177,8 @@ class Sender:
             room = self._write_frames(parts, handlers, room)
             eliciting = self._is_tail = len(parts) > before
         elif self._ack_only >= PING_EVERY or (self._is_tail and space.ack_eliciting_in_flight):
-            # The second reason: what was sent last has nothing behind it whose acknowledgement could show that it
-            # was lost, and a time-out takes longer.
+            # The second condition is a tail loss probe: without a later packet, only a slower time-out would show
+            # that the last one was lost.
             self._ack_only = 0
             self._is_tail = False
             parts.append(b"\x01")
@@ -193,7 +193,7 @@ class Sender:
             connection.is_asking = False
             payload = payload.ljust(min(capacity, PING_SIZE - overhead), b"\0")
         if len(payload) < 4:
-            payload = payload.ljust(4, b"\0")  # room for the header protection's sample
+            payload = payload.ljust(4, b"\0")  # minimum for the header protection's sample
         if acked_only and not eliciting:
             self._ack_only += 1
         datagram: bytes = seal(number, length, payload)
@@ -220,7 +220,7 @@ class Sender:
         self.packets += 1
         self.bytes += size
         if not eliciting:
-            # Not tracked: nobody acknowledges a packet that only acknowledges.
+            # Not tracked: ACK-only packets are not acknowledged.
             return
         packet = SentPacket(number, now, handlers)
         packet.sent_bytes = size
@@ -249,7 +249,7 @@ class Sender:
     def _write_ack(
         self, parts: list[Part], handlers: list[Handler], space: QuicPacketSpace, now: float, room: int
     ) -> int:
-        """RFC 9000 section 19.3."""
+        """Append an ACK frame (RFC 9000 section 19.3) and return its size."""
         connection = self._connection
         queue = space.ack_queue
         connection.ack_waiting = 0
@@ -303,8 +303,8 @@ class Sender:
         return table.fill(parts, handlers, room)
 
     def _queue_inherited_frames(self, path: QuicNetworkPath, now: float) -> None:
-        """Queue what aioquic's part of the connection wants to say, in its own lists and flags. There it stays,
-        within aioquic's bounds, until it is written."""
+        """Queue frames for the pending work in aioquic's own lists and flags, which keep it until it is
+        written."""
         connection = self._connection
         if not connection._handshake_complete:
             return
@@ -325,8 +325,9 @@ class Sender:
             self._want(self._frame_retire)
 
     def _want(self, frame: Callable[[], Frame | None], *, first: bool = False) -> None:
-        """One entry of a kind waits, however much it will have to say: with a peer that acknowledges nothing, and
-        finds ever more to be told, for ever."""
+        """Queue one entry for a kind of frame. Otherwise the queue could grow without limit for a peer that
+        acknowledges nothing.
+        """
         if frame not in self._wanted:
             self._wanted.add(frame)
             self._connection.table.control.add(partial(self._frame, frame), first=first)
@@ -335,7 +336,7 @@ class Sender:
         self._wanted.discard(maker)
         return maker()
 
-    # What is wanted no more when its turn comes is left out.
+    # Each returns None if the frame is not needed any more.
 
     def _frame_handshake_done(self) -> Frame:
         self._connection._handshake_done_pending = False
@@ -351,7 +352,7 @@ class Sender:
         return b"\x1a" + challenge, (self._connection._on_path_challenge_delivery, (path,))
 
     def _frame_answers(self) -> Frame | None:
-        """What is challenged is the path in use; others are answered where they are validated."""
+        """Answer challenges on the active path; other paths are answered during their validation."""
         challenges = self._connection._network_paths[0].remote_challenges
         newest = list(challenges)[-MAX_ANSWERS:]
         challenges.clear()
@@ -389,7 +390,7 @@ class Sender:
 
 
 def is_open(connection: TunnelConnection) -> bool:
-    """Whether 1-RTT packets may be sent."""
+    """Return True if 1-RTT packets may be sent."""
     return (
         connection._state is QuicConnectionState.CONNECTED
         and connection._handshake_complete

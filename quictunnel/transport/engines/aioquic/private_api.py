@@ -1,13 +1,13 @@
-"""Which private names of aioquic this package relies on, and what the functions it replaces looked like.
+"""Private names of aioquic that this package uses, and digests of the functions that it overrides.
 
-A test compares both with the installed version: an upgrade that moves one of them fails there, by name, and not
-in a tunnel. After a look at what changed, the digests are brought up to date by hand.
+A test compares both with the installed version, so an upgrade that changes one of them fails in the test and not
+in a tunnel. After a review of the change, the digests are updated by hand.
 """
 
 from __future__ import annotations
 
 VERSION = "1.7"
-"""The minor release that all of this was read in."""
+"""Minor release of aioquic for which these lists were made."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "QuicConnection": (
@@ -103,7 +103,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "tls.Context": ("_max_early_data", "_peer_certificate", "_peer_certificate_chain"),
     "RangeSet": ("_RangeSet__ranges",),
 }
-"""Private attributes, by the class that has them."""
+"""Private attributes by class."""
 
 OVERRIDDEN: dict[str, str] = {
     "QuicConnection.__init__": "81aea715e34447e1",
@@ -133,4 +133,4 @@ OVERRIDDEN: dict[str, str] = {
     "CryptoPair.decrypt_packet": "2d2c3a3bf1295a27",
     "CryptoPair.encrypt_packet": "f244294823e49235",
 }
-"""The first 16 digits of the SHA-256 of the source of each function that a subclass here replaces."""
+"""First 16 digits of the SHA-256 of the source of each overridden function."""

@@ -1,7 +1,7 @@
-"""aioquic's connection, hardened: the state machine stays aioquic's, the 1-RTT packet path is ours.
+"""Hardened subclass of aioquic's connection, with its own path for 1-RTT packets.
 
-Handshake packets, path validation, connection IDs and closing run through the inherited code. 1-RTT packets on
-the validated path of a confirmed connection take a short way; whatever is unusual about one takes the long way.
+Handshake packets, path validation, connection IDs and closing use the inherited code. 1-RTT packets on the
+validated path of a confirmed connection take a fast path; all others take the inherited one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import CloseCause, Connected
-from quictunnel.transport.engines.aioquic.anti_amplification import Reach, is_public
+from quictunnel.transport.engines.aioquic.anti_amplification import AmplificationLimit, is_public
 from quictunnel.transport.engines.aioquic.frames import QuicFrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
 from quictunnel.transport.engines.aioquic.mtu import MtuSearch
@@ -47,18 +47,16 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import EngineSettings
 
 CID_SIZE = 8
-# Connection IDs on offer to the peer at once: the one in use, one for a migration, and two in flight.
+# Connection IDs that the peer may use: the current one, one for a migration, and two in flight.
 CIDS_OFFERED = 4
-# All of CRYPTO on one level, in order or not. A client's flight has 1 KiB, a server's with a chain of
-# certificates a few; aioquic stops at the 16 MiB of a TLS message, at quadratic cost.
+# Bytes of CRYPTO data on one level. A client's flight has 1 KiB, a server's with its certificates a few; aioquic
+# accepts the 16 MiB of a TLS message, at quadratic cost.
 MAX_CRYPTO = 64 * 1024
-# Datagrams that overtook the end of the handshake and are kept for then (RFC 9001 section 5.7): an initial
-# congestion window of them and what little goes beside it. The peer would else take a path that reorders for one
-# that is congested.
+# Datagrams to store that overtook the end of the handshake (RFC 9001 section 5.7): an initial congestion window
+# and some more. Without this, the peer would take reordering for congestion.
 MAX_EARLY = 32
-# Milliseconds that an acknowledgement may be late, as the peer is told: one of waiting for company and some for
-# the event loop. The 25 that aioquic states would be added to every probe time-out (RFC 9002 section 6.2.1), and
-# thereby to the wait of a keystroke that was lost with nothing behind it.
+# Announced max_ack_delay in milliseconds: one of ACK delay, the rest for the event loop. aioquic's 25 would add to
+# every probe time-out (RFC 9002 section 6.2.1), and so delay the retransmission of a lost keystroke.
 MAX_ACK_DELAY = 5
 # Bytes; transport parameters have about 120.
 PARAMETERS_SIZE = 512
@@ -66,7 +64,7 @@ ONE_RTT = Epoch.ONE_RTT
 
 
 class TunnelConnection(QuicConnection):
-    """One QUIC connection, driven by the engine."""
+    """QUIC connection of an engine."""
 
     def __init__(
         self,
@@ -112,12 +110,12 @@ class TunnelConnection(QuicConnection):
         )
         self.sender = Sender(self)
         self.is_asking = False
-        """The next packet is to be long enough for an answer from where this side is not known."""
-        self.reach = Reach(self, validated)
+        """True if the next packet is padded to PING_SIZE."""
+        self.amplification = AmplificationLimit(self, validated)
         self._reader = QuicFrameReader(self, self._QuicConnection__frame_handlers)  # type: ignore[attr-defined]  # mangled
 
     def _choose_cids(self) -> None:
-        """Connection IDs and reset tokens of our making in place of aioquic's."""
+        """Replace aioquic's connection IDs and reset tokens by the engine's."""
         first = self._host_cids[0]
         first.cid = self.host_cid = self._local_initial_source_connection_id = self._fresh_cid()
         if self._is_client:
@@ -135,7 +133,7 @@ class TunnelConnection(QuicConnection):
         self.table = StreamTable(
             is_client=self._is_client,
             limits=limits,
-            # Streams that this side opens exist only for a peer that is trusted.
+            # This side opens streams only to an authenticated peer.
             own_window=settings.trusted.stream_window,
             send_buffer=settings.send_buffer,
         )
@@ -149,11 +147,11 @@ class TunnelConnection(QuicConnection):
     # Receiving
 
     def receive_burst(self, datagrams: list[bytes], address: NetworkAddress, now: float) -> None:
-        """Datagrams of one source, in order. Nothing that is in them raises."""
+        """Process datagrams of one source in order. Their content never raises."""
         self.table.now = now
         size = sum(map(len, datagrams))
         self.bytes_received += size
-        self.reach.heard(address, size)
+        self.amplification.heard(address, size)
         try:
             for datagram in datagrams:
                 if self._close_event is not None:
@@ -174,14 +172,14 @@ class TunnelConnection(QuicConnection):
             self.close(QuicErrorCode.STREAM_STATE_ERROR, QuicFrameType.PADDING, "Streams are never ended")
 
     def _is_early(self, datagram: bytes, address: NetworkAddress) -> bool:
-        """Whether there are no keys for it yet; it is kept then."""
+        """Store a 1-RTT packet that arrives before its keys. Return False if there is no need or no room."""
         if self._handshake_complete or datagram[0] & 0x80 or len(self._early) >= MAX_EARLY:
             return False
         self._early.append((datagram, address))
         return True
 
     def _receive_short(self, datagram: bytes, address: NetworkAddress, now: float) -> bool:
-        """The short way of a 1-RTT packet; False: take the long one."""
+        """Process a 1-RTT packet on the fast path. Return False if it needs the inherited one."""
         if (
             self._state is not QuicConnectionState.CONNECTED
             or not self._handshake_confirmed
@@ -227,6 +225,7 @@ class TunnelConnection(QuicConnection):
         return True
 
     def receive_datagram(self, data: bytes, addr: NetworkAddress, now: float) -> None:
+        """Process a datagram on aioquic's path."""
         if not self._is_client and self._network_paths and not self._may_migrate(addr):
             return
         path = self._network_paths[0] if self._network_paths else None
@@ -244,14 +243,16 @@ class TunnelConnection(QuicConnection):
             eliciting = self._reader.read(plain, context.network_path, context.time, context.host_cid)
             result = eliciting, self._reader.probing
         else:
-            # A client's probe may be a PING alone (RFC 9002 section 6.2.4); aioquic wants CRYPTO in any first one.
+            # A client's probe may have only a PING (RFC 9002 section 6.2.4); aioquic requires CRYPTO in a first
+            # packet.
             result = super()._payload_received(context, plain)
         self.heard = context.time
         self.packets_received += 1
         return result
 
     def _may_migrate(self, address: NetworkAddress) -> bool:
-        """A public peer does not turn into a neighbour: that is request forgery (RFC 9000 section 21.5.6)."""
+        """Return False if a public peer claims to move to a private address: request forgery (RFC 9000 section
+        21.5.6)."""
         current = self._network_paths[0].addr
         if address == current or address[0] == current[0]:
             return True
@@ -278,7 +279,7 @@ class TunnelConnection(QuicConnection):
         complete = self._handshake_complete
         super()._handle_crypto_frame(context, frame_type, buf)
         if self._handshake_complete and not complete:
-            # Here and not afterwards: stream bytes may follow in the same datagram.
+            # Before the following frames: stream data may follow in the same datagram.
             self.table.events.append(Connected())
             self._on_connected()
 
@@ -289,7 +290,7 @@ class TunnelConnection(QuicConnection):
         super()._handle_ack_frame(context, frame_type, buf)
 
     def check_acked(self, largest: int, frame_type: int) -> None:
-        """RFC 9000 section 13.1: nobody may acknowledge what was not sent."""
+        """Raise QuicConnectionError for an acknowledgement of an unsent packet (RFC 9000 section 13.1)."""
         if largest >= self._packet_number:
             raise QuicConnectionError(
                 QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "A packet was acknowledged that was not sent"
@@ -310,7 +311,7 @@ class TunnelConnection(QuicConnection):
     def _parse_transport_parameters(self, data: bytes, from_session_ticket: bool = False) -> None:
         super()._parse_transport_parameters(data, from_session_ticket)
         if self._remote_max_idle_timeout == 0:
-            self._remote_max_idle_timeout = None  # "none", not "at once" (RFC 9000 section 18.2)
+            self._remote_max_idle_timeout = None  # 0 means no time-out (RFC 9000 section 18.2)
         parameters = pull_quic_transport_parameters(Buffer(data=data))
         if parameters.ack_delay_exponent is not None:
             self._remote_ack_delay_exponent = parameters.ack_delay_exponent
@@ -339,16 +340,19 @@ class TunnelConnection(QuicConnection):
             self._host_cid_seq += 1
 
     def own_cids(self) -> list[bytes]:
+        """Return this side's connection IDs."""
         return [cid.cid for cid in self._host_cids]
 
     @property
     def peer_reset_token(self) -> bytes:
+        """The stateless reset token of the peer's current connection ID."""
         return self._peer_cid.stateless_reset_token
 
     # Sending
 
     def datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        return self.reach.filter(self._datagrams_to_send(now))
+        """Return the datagrams to send now, within the anti-amplification limit."""
+        return self.amplification.filter(self._datagrams_to_send(now))
 
     def _datagrams_to_send(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
         self.table.now = now
@@ -367,10 +371,10 @@ class TunnelConnection(QuicConnection):
         return sent
 
     def _write_application(self, builder: QuicPacketBuilder, network_path: QuicNetworkPath, now: float) -> None:
-        """1-RTT packets are the Sender's; aioquic only writes the handshake's."""
+        """Do nothing: Sender builds the 1-RTT packets, aioquic only those of the handshake."""
 
     def _probe_other_paths(self, now: float) -> list[tuple[bytes, NetworkAddress]]:
-        """Validate the paths that are not in use (RFC 9000 section 9.1), each with a connection ID of its own."""
+        """Validate inactive paths (RFC 9000 section 9.1), each with its own connection ID."""
         sent: list[tuple[bytes, NetworkAddress]] = []
         for path in self._network_paths[1:]:
             wanted = path.remote_challenges or not (path.is_validated or path.local_challenge_sent)
@@ -381,7 +385,8 @@ class TunnelConnection(QuicConnection):
         return sent
 
     def _update_keys_in_time(self, now: float) -> None:
-        """RFC 9001 section 6: long before the limit, when the last update is confirmed and three PTO old."""
+        """Update the keys long before their limit, once the last update is confirmed and three PTO old (RFC 9001
+        section 6)."""
         keys = self.one_rtt
         if keys.sent < self._settings.key_update_packets or not self._handshake_confirmed:
             return
@@ -392,9 +397,9 @@ class TunnelConnection(QuicConnection):
         self._next_key_update = now + 3 * self.recovery.get_probe_timeout()
 
     def on_own_ack_delivery(self, state: QuicDeliveryState, space: QuicPacketSpace, highest: int) -> None:
-        """The peer has seen an ACK of ours: what it reported need not be reported again."""
+        """Drop the ranges of an ACK that the peer has acknowledged."""
         if state is QuicDeliveryState.ACKED:
-            # What arrived late, after that ACK was written, was not in it.
+            # Packets that arrived after that ACK was written were not in it.
             stop = min(highest + 1, self.lowest_unreported)
             if stop > 0:
                 space.ack_queue.subtract(0, stop)
@@ -403,9 +408,9 @@ class TunnelConnection(QuicConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        # A client that was sent a Retry begins anew; what it sent before is neither lost nor acknowledged.
+        # After a Retry a client begins anew; its earlier packets are neither lost nor acknowledged.
         self.recovery.cc.bytes_in_flight = 0
-        # Handed out by the TLS engine's callback, so it must be in place before the first message.
+        # The TLS engine's callback uses it, so it must be set before the first message.
         self._cryptos[ONE_RTT] = self.one_rtt
         self.tls._max_early_data = None
         space = self._spaces[ONE_RTT]
@@ -413,9 +418,11 @@ class TunnelConnection(QuicConnection):
         space.received_packets = WideWindow()
 
     def get_timer(self) -> float | None:
+        """Return the time of the next timer, or None after the end."""
         return None if self._close_at is None else super().get_timer()
 
     def handle_timer(self, now: float) -> None:
+        """Process the expired timer."""
         self.table.now = now
         if self._close_at is None:
             return
@@ -427,7 +434,7 @@ class TunnelConnection(QuicConnection):
             self._on_new_path(path, self._network_paths[0])
 
     def _on_connected(self) -> None:
-        """Both sides' transport parameters are in force."""
+        """Apply the peer's transport parameters."""
         table = self.table
         table.peer_window_own = self._remote_max_stream_data_bidi_local
         table.peer_window_theirs = self._remote_max_stream_data_bidi_remote
@@ -435,45 +442,54 @@ class TunnelConnection(QuicConnection):
         table.on_max_streams(self._remote_max_streams_bidi)
 
     def admit(self) -> None:
+        """Raise the limits of an authenticated peer."""
         self.table.raise_limits(self._settings.trusted, self._settings.first_window)
 
     def ask_for_answer(self) -> None:
+        """Send a PING, from a client in a datagram of PING_SIZE bytes."""
         self.is_asking = self._is_client
         self._ping_pending.append(0)
 
     def migrate(self) -> None:
-        """RFC 9000 section 9: a connection ID that was not seen elsewhere, and nothing known of the path."""
+        """Move to a new path with an unused connection ID (RFC 9000 section 9)."""
         self.change_connection_id()
         self.recovery.reset_path()
         self.ask_for_answer()
 
     def knows_address(self) -> bool:
-        """Whether the peer has shown that it receives at its address."""
+        """Return True if the peer's address is validated."""
         return bool(self._network_paths) and self._network_paths[0].is_validated
 
     def has_ended(self) -> bool:
+        """Return True if the connection is closed or closing."""
         return self._close_event is not None
 
     def wants_to_close(self) -> bool:
+        """Return True if CONNECTION_CLOSE is to be sent."""
         return self._close_pending
 
     def has_inherited_events(self) -> bool:
+        """Return True if aioquic's code has queued events."""
         return bool(self._events)
 
     def cids_changed(self, cids: set[bytes], token: bytes) -> bool:
-        """Whether the routes known for this connection are not its routes any more."""
+        """Return True if the engine's routes for this connection are outdated."""
         return self._host_cids[-1].cid not in cids or self._peer_cid.stateless_reset_token is not token
 
     def is_over(self) -> bool:
+        """Return True if the connection is terminated."""
         return self._state is QuicConnectionState.TERMINATED
 
     def is_closing(self) -> bool:
+        """Return True in the closing state."""
         return self._state is QuicConnectionState.CLOSING
 
     def close_event(self) -> events.ConnectionTerminated | None:
+        """Return the event of the connection's end, or None."""
         return self._close_event
 
     def take_inherited_events(self) -> list[Any]:
+        """Return and clear the events of aioquic's code."""
         taken = list(self._events)
         self._events.clear()
         return taken

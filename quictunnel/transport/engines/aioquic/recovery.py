@@ -1,8 +1,8 @@
-"""Loss recovery (RFC 9002): what is in flight, what is lost, when to probe.
+"""Loss recovery (RFC 9002): packets in flight, loss detection, probe time-outs.
 
-Changes against aioquic: reordering is tolerated by time and by a wide packet threshold, the probe time-out has
-a cap, an ACK costs what it acknowledges and not what is in flight, and each connection carries its own numbers
-instead of module globals.
+Differences from aioquic: time and a wide packet threshold tolerate reordering, the probe time-out is capped, the
+cost of an ACK depends on the acknowledged packets and not on those in flight, and each connection has its own
+parameters instead of module globals.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engines.aioquic.mtu import MtuSearch
 
-# Not less than this, whatever the round trip: where it was short and suddenly is not, everything would count as
-# lost before its acknowledgement could say so.
+# Seconds at least for any round trip: if a short round trip suddenly grows, all packets would be declared lost
+# before their acknowledgements arrive.
 MIN_LOSS_DELAY = 0.010
-# Packet numbers below the highest one by more than this count as received: duplicates of them are dropped.
+# Packet numbers this far below the highest count as received.
 DUPLICATE_WINDOW = 8192
-# Far past any cap; without it, two to this power leaves the range of a float one day.
+# Limit of the exponent, far beyond any cap, against float overflow.
 MAX_DOUBLINGS = 16
 ACKED = QuicDeliveryState.ACKED
 
 
 class SentPacket:
-    """A 1-RTT packet in flight: the part of aioquic's record that recovery reads, without its cost."""
+    """1-RTT packet in flight: the fields of aioquic's record that recovery reads."""
 
     __slots__ = ("delivery_handlers", "in_flight", "is_ack_eliciting", "packet_number", "sent_bytes", "sent_time")
 
@@ -54,9 +54,10 @@ class SentPacket:
 
 
 class ReceivedNumbers(RangeSet):
-    """The received packet numbers; the next one in order is added without a search."""
+    """Set of received packet numbers. Adding the next number needs no search."""
 
     def add(self, start: int, stop: int | None = None) -> None:
+        """Add one number, or a half-open range."""
         ranges: list[range] = self._RangeSet__ranges  # type: ignore[attr-defined]  # name-mangled in aioquic
         if ranges and stop is None:
             last = ranges[-1]
@@ -70,7 +71,7 @@ class ReceivedNumbers(RangeSet):
 
 
 class WideWindow(QuicPacketNumberWindow):
-    """Duplicate detection that still knows packets which were overtaken by thousands."""
+    """Duplicate detection over a large window of packet numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +79,7 @@ class WideWindow(QuicPacketNumberWindow):
 
 
 class Recovery(QuicPacketRecovery):
-    """One connection's loss detection and congestion control."""
+    """Loss detection and congestion control of one connection."""
 
     _cc: Cubic
 
@@ -112,14 +113,17 @@ class Recovery(QuicPacketRecovery):
 
     @property
     def smoothed_rtt(self) -> float:
+        """Smoothed round-trip time, in seconds."""
         return self._rtt_smoothed
 
     @property
     def cc(self) -> Cubic:
+        """The congestion controller."""
         return self._cc
 
     @property
     def pacer(self) -> Pacer:
+        """The pacer."""
         return self._pace
 
     def _reset_congestion(self, in_flight: int, first_acked: int) -> None:
@@ -154,6 +158,7 @@ class Recovery(QuicPacketRecovery):
         self._pto_count = 0
 
     def get_loss_detection_time(self, *, amplification_limited: bool) -> float | None:
+        """Return the time of the next loss detection or probe, or None."""
         due = super().get_loss_detection_time(amplification_limited=amplification_limited)
         if due is None or self._get_loss_space() is not None:
             return due
@@ -162,6 +167,7 @@ class Recovery(QuicPacketRecovery):
         return min(due, self._time_of_last_sent_ack_eliciting_packet + max(self._max_probe_timeout, base))
 
     def on_loss_detection_timeout(self, *, now: float) -> None:
+        """Detect losses, or send a probe, when the timer expires."""
         super().on_loss_detection_timeout(now=now)
         self._pto_count = min(self._pto_count, MAX_DOUBLINGS)
         if self.mtu.on_timeouts(self._pto_count):
@@ -170,6 +176,7 @@ class Recovery(QuicPacketRecovery):
     def on_ack_received(
         self, *, ack_rangeset: RangeSet, ack_delay: float, now: float, space: QuicPacketSpace
     ) -> None:
+        """Process an ACK frame of a handshake packet (aioquic's interface)."""
         self.on_ranges([(r.start, r.stop) for r in ack_rangeset], ack_delay, now, space)
 
     def on_ranges(
@@ -251,9 +258,9 @@ class Recovery(QuicPacketRecovery):
         if not space.sent_packets:
             return
         rtt = max(self._rtt_latest, self._rtt_smoothed) if self._rtt_initialized else self._rtt_initial
-        delay = max(self._reordering.patience(now) * rtt, MIN_LOSS_DELAY)
+        delay = max(self._reordering.time_threshold(now) * rtt, MIN_LOSS_DELAY)
         largest = space.largest_acked_packet
-        threshold = self._reordering.threshold(now)
+        threshold = self._reordering.packet_threshold(now)
         answered = self._answered if space.is_application_data else largest
         lost = []
         for number, packet in space.sent_packets.items():

@@ -1,7 +1,7 @@
-"""Which connection a datagram belongs to, and which connection a stateless reset ends.
+"""Routing of datagrams to connections, by connection ID or stateless reset token.
 
-A dictionary each for connection IDs and for reset tokens; every connection carries the set of its own entries,
-so that forgetting it costs what it had and not what there is.
+One dictionary maps connection IDs and another reset tokens. Each connection has the set of its own entries, so its
+removal costs no search.
 """
 
 from __future__ import annotations
@@ -29,28 +29,33 @@ class Routes:
         return len(self._by_cid) + len(self._by_token)
 
     def short(self, datagram: bytes) -> AioquicConnection | None:
+        """Return the connection of a short-header packet, or None."""
         return self._by_cid.get(datagram[1 : 1 + CID_SIZE])
 
     def long(self, datagram: bytes) -> AioquicConnection | None:
+        """Return the connection of a long-header packet, or None."""
         return self._by_cid.get(datagram[6 : 6 + datagram[5]])
 
     def add(self, cid: bytes, connection: AioquicConnection) -> None:
+        """Route a connection ID to a connection, unless it is routed already."""
         if self._by_cid.setdefault(cid, connection) is connection:
             connection.cids.add(cid)
 
     def remove(self, cid: bytes, connection: AioquicConnection) -> None:
+        """Remove one connection ID of a connection."""
         if cid in connection.cids:
             connection.cids.discard(cid)
             del self._by_cid[cid]
 
     def forget(self, connection: AioquicConnection) -> None:
+        """Remove all entries of a connection."""
         for cid in connection.cids:
             del self._by_cid[cid]
         connection.cids.clear()
         self._listen(connection, b"")
 
     def sync(self, connection: AioquicConnection) -> None:
-        """Follow the connection's own connection IDs and the token that goes with the peer's current one."""
+        """Update the routes after a change of a connection's IDs or of the peer's reset token."""
         quic = connection.quic
         for cid in quic.own_cids():
             if cid not in connection.cids:
@@ -68,10 +73,9 @@ class Routes:
             self._by_token[self._digest(token)] = connection
 
     def reset_by(self, datagram: bytes) -> AioquicConnection | None:
-        """The connection that this datagram, which belongs to none, is a stateless reset for.
+        """Return the connection for which a datagram is a stateless reset, or None.
 
-        Looked up by a keyed digest, so that how long it takes says nothing about any token
-        (RFC 9000 section 10.3.1).
+        The look-up uses a keyed digest, so its duration reveals nothing about any token (RFC 9000 section 10.3.1).
         """
         if not self._by_token or len(datagram) < SMALLEST_RESET:
             return None

@@ -1,6 +1,6 @@
-"""Answers that need no connection: Retry, version negotiation, refusal of a token, stateless reset.
+"""Responses without connection state: Retry, version negotiation, refusal of a token, stateless reset.
 
-Each answer is shorter than what it answers, so none of them amplifies.
+Each response is shorter than the packet it answers, so none of them amplifies.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
 
 SMALLEST_INITIAL = 1200  # RFC 9000 section 14.1
-SMALLEST_CID = 8  # what a client must choose for its first packet, RFC 9000 section 7.2
+SMALLEST_CID = 8  # minimum for a client's first packet, RFC 9000 section 7.2
 LARGEST_CID = 20
 TOKEN_SIZE = 16
-# A Retry comes back within a round trip; RFC 9000 section 8.1.3 wants its token to live shortly.
+# Seconds. A Retry comes back within a round trip; RFC 9000 section 8.1.3 requires a short lifetime.
 RETRY_LIFETIME = 10.0
-# Unpredictable bytes and token: what any short-header packet with an 8-byte connection ID may look like.
+# Random bytes and token: like a short-header packet with an 8-byte connection ID.
 RESET_SIZE = 43
 SMALLEST_RESET = 21  # RFC 9000 section 10.3
-# Resets sent a second; a thousand clients of a restarted edge are told within a few seconds, and a flood of
-# junk is answered with 9 KB/s.
+# Resets a second: a thousand clients of a restarted edge get theirs within a few seconds, and a flood of junk gets
+# 9 KB/s.
 RESET_RATE = 200.0
 RESET_BURST = 500.0
 
 
 class LongHeader(NamedTuple):
-    """The part of a long header that is the same in every version (RFC 8999)."""
+    """Version-independent part of a long header (RFC 8999)."""
 
     version: int
     destination: bytes
@@ -55,7 +55,7 @@ class LongHeader(NamedTuple):
 
 
 def parse_long_header(datagram: bytes) -> LongHeader | None:
-    """None for what is not a long header of any version."""
+    """Parse the version-independent part of a long header. Return None if it is malformed."""
     if len(datagram) < 7:
         return None
     destination_end = 6 + datagram[5]
@@ -74,19 +74,21 @@ def parse_long_header(datagram: bytes) -> LongHeader | None:
 
 
 class RetryTokens:
-    """Tokens that bind an address to the connection IDs of its first packets, sealed and short-lived."""
+    """Sealed, short-lived tokens that bind an address to the connection IDs of its first packets."""
 
     def __init__(self, key: bytes, random: Callable[[int], bytes]) -> None:
         self._aead = AESGCM(hmac.digest(key, b"retry", sha256)[:16])
         self._random = random
 
     def seal(self, address: Address, original: bytes, retry: bytes, now: float) -> bytes:
+        """Return the token of a Retry packet."""
         nonce = self._random(12)
         text = struct.pack("!dB", now, len(original)) + original + retry
         return nonce + self._aead.encrypt(nonce, text, _address_bytes(address))
 
     def open(self, token: bytes, address: Address, retry: bytes, now: float) -> bytes | None:
-        """The original connection ID; None for a token that is forged, stolen or stale."""
+        """Return the original connection ID, or None for a token that is forged, of another address, or
+        expired."""
         if len(token) < 12 + TOKEN_SIZE + 9:
             return None
         try:
@@ -105,7 +107,7 @@ def _address_bytes(address: Address) -> bytes:
 
 
 class ResetTokens:
-    """Stateless reset tokens: a function of the connection ID and a static key (RFC 9000 section 10.3.2)."""
+    """Stateless reset tokens, computed from the connection ID and a static key (RFC 9000 section 10.3.2)."""
 
     def __init__(self, key: bytes, random: Callable[[int], bytes]) -> None:
         self._key = hmac.digest(key, b"stateless reset", sha256)
@@ -114,11 +116,14 @@ class ResetTokens:
         self._at = 0.0
 
     def token(self, cid: bytes) -> bytes:
+        """Return the reset token of a connection ID."""
         return hmac.digest(self._key, cid, sha256)[:TOKEN_SIZE]
 
     def answer(self, datagram: bytes, cid: bytes, now: float) -> bytes | None:
-        """The reset for a packet of a connection that nobody knows; shorter than it, so that two endpoints
-        without memory cannot keep answering each other."""
+        """Return the stateless reset for a packet of an unknown connection, or None beyond the rate limit.
+
+        It is shorter than the packet, so two endpoints without state cannot answer each other for ever.
+        """
         size = min(len(datagram) - 1, RESET_SIZE)
         if size < SMALLEST_RESET:
             return None
@@ -133,6 +138,7 @@ class ResetTokens:
 
 
 def retry_packet(header: LongHeader, retry_cid: bytes, token: bytes) -> bytes:
+    """Return a Retry packet."""
     return encode_quic_retry(
         version=header.version,
         source_cid=retry_cid,
@@ -143,6 +149,7 @@ def retry_packet(header: LongHeader, retry_cid: bytes, token: bytes) -> bytes:
 
 
 def version_negotiation(header: LongHeader) -> bytes:
+    """Return a Version Negotiation packet."""
     return encode_quic_version_negotiation(
         source_cid=header.destination,
         destination_cid=header.source,
@@ -151,7 +158,7 @@ def version_negotiation(header: LongHeader) -> bytes:
 
 
 def refuse_initial(header: LongHeader, code: QuicErrorCode) -> bytes:
-    """An Initial packet that closes the connection before there is one (RFC 9000 section 8.1.3)."""
+    """Return an Initial packet that refuses a connection before it exists (RFC 9000 section 8.1.3)."""
     crypto = CryptoPair()
     crypto.setup_initial(cid=header.destination, is_client=False, version=header.version)
     builder = QuicPacketBuilder(

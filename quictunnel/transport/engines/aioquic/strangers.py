@@ -1,16 +1,16 @@
-"""Places for peers that have not been admitted: handshakes under way, and connections without a good token.
+"""Places for unauthenticated connections: handshakes in progress, and connections without an accepted token.
 
-When all places are taken, the network that holds the most of them (a /24 of IPv4, a /48 of IPv6) makes room for a
-newcomer of another, and within it the host (an IPv4 address, a /64) that holds the most. The place that has been
-held for longest is given up, because an honest peer needs its place for a few round trips and a flood keeps all it
-can get. Among those who hold equally many, and within one host, a place is held for :data:`PATIENCE` at least: the
-newcomer is refused meanwhile.
+When all places are taken, a newcomer of another network replaces a connection of the network with the most places
+(a /24 of IPv4, a /48 of IPv6), and within it of the host (an IPv4 address, a /64) with the most. The oldest one is
+replaced, because an honest peer needs its place for a few round trips and a flood keeps all it can get. Between
+equal numbers, and within one host, a place is kept for :data:`MIN_PLACE_TIME` at least; the newcomer is refused
+meanwhile.
 
-A handshake costs a thousand times what it costs to refuse one. So the place of a peer that went away without
-having been admitted is free :data:`PATIENCE` after it was taken, and not before: strangers have no more handshakes
-in that time than there are places, however soon they give them up.
+A handshake costs a thousand times as much as its refusal. So a place that was left without authentication becomes
+free :data:`MIN_PLACE_TIME` after it was taken, and not before: in that time there are no more handshakes than
+places, even if peers leave early.
 
-The native engine has the same in ``native/src/engine/strangers.rs``.
+The native engine has the same algorithm in ``native/src/engine/strangers.rs``.
 """
 
 from __future__ import annotations
@@ -23,29 +23,30 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
 
-PATIENCE: Final = 1.0
-"""Seconds that a handshake and a greeting take on bad paths, and for which one costs a place at least."""
-KEPT: Final = 1024
-"""Addresses whose host and network are remembered; busy ones come again."""
+MIN_PLACE_TIME: Final = 1.0
+"""Seconds for which each handshake takes a place at least: the time of a handshake and Hello on a bad path."""
+CACHE_SIZE: Final = 1024
+"""Addresses whose host and network are cached."""
 
 Peer = TypeVar("Peer")
 
 
 class Source(NamedTuple):
-    """Where a peer comes from."""
+    """Network and host of a peer's address."""
 
     network: str
     host: str
 
 
 UNPROVEN: Final = Source("", "")
-"""Where a peer comes from that has not shown that it receives there: whoever says to come from somewhere could
-else make others hold the most."""
+"""Source of peers with an unvalidated address: with a forged address, a peer could otherwise fill the places of
+another network."""
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHE_SIZE)
 def source_of(host: str) -> Source:
-    """Return the network and the host of an address; of a simulated network each address is its own."""
+    """Return the network and the host of an address. Text that is no IP address (simulated networks) is its
+    own."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
@@ -58,15 +59,15 @@ def source_of(host: str) -> Source:
 
 
 class Entry(NamedTuple, Generic[Peer]):
-    """The outcome for a newcomer."""
+    """Result for a new connection."""
 
     has_place: bool
     replaced: Peer | None = None
-    """The connection that had the place and is to be closed."""
+    """The connection to close, whose place the newcomer takes."""
 
 
 class Strangers(Generic[Peer]):
-    """The places of all strangers. Every operation takes constant time."""
+    """Places of all unauthenticated connections. Every operation takes constant time."""
 
     def __init__(self, limit: int) -> None:
         self._limit = max(1, limit)
@@ -75,14 +76,14 @@ class Strangers(Generic[Peer]):
         self._networks = _Ranking()
         self._hosts: dict[str, _Ranking] = {}
         self._left: OrderedDict[Peer, None] = OrderedDict()
-        """Connections that are over and have a place still."""
+        """Ended connections that still have a place."""
 
     def __len__(self) -> int:
-        """How many connections have a place."""
+        """Return the number of connections with a place."""
         return len(self._places) - len(self._left)
 
     def enter(self, peer: Peer, address: Address | None, now: float) -> Entry[Peer]:
-        """Take a place. ``address``: None where the peer has not shown that it receives there."""
+        """Take a place for a connection. ``address`` is None for a peer whose address is not validated."""
         self._free_what_was_left(now)
         source = UNPROVEN if address is None else source_of(address[0])
         self._add(peer, source, now)
@@ -97,19 +98,18 @@ class Strangers(Generic[Peer]):
         return Entry(has_place=True, replaced=None if is_over else loser)
 
     def admit(self, peer: Peer) -> None:
-        """Give the place of a connection back: it is no stranger any more."""
+        """Release the place of a connection that has authenticated."""
         self._remove(peer)
 
     def leave(self, peer: Peer) -> None:
-        """Note that a connection is over. Do nothing if it has no place."""
+        """Record that a connection has ended. Does nothing without a place."""
         if peer in self._places:
             self._left[peer] = None
 
     def _must_go(self, loser: Peer, newcomer: Source, now: float) -> bool:
-        """Return True if the oldest place of those who hold the most is to be given up for a newcomer, which is
-        counted already."""
+        """Return True if ``loser`` must give its place to a newcomer, which is already counted."""
         theirs, since = self._places[loser]
-        if now - since >= PATIENCE:
+        if now - since >= MIN_PLACE_TIME:
             return True
         if theirs.network != newcomer.network:
             return self._networks.sizes[theirs.network] > self._networks.sizes[newcomer.network]
@@ -117,15 +117,15 @@ class Strangers(Generic[Peer]):
         return hosts.sizes[theirs.host] > hosts.sizes[newcomer.host]
 
     def _first_to_go(self) -> Peer:
-        """The oldest place of the host that holds the most in the network that holds the most."""
+        """Return the oldest connection of the largest host in the largest network."""
         host = self._hosts[self._networks.largest].largest
         return next(iter(self._by_host[host]))
 
     def _free_what_was_left(self, now: float) -> None:
-        # They left in another order than they came: one waits here for another no longer than that is young.
+        # They ended in another order than they began, so one may wait for another, for less than MIN_PLACE_TIME.
         while self._left:
             peer = next(iter(self._left))
-            if now - self._places[peer][1] < PATIENCE:
+            if now - self._places[peer][1] < MIN_PLACE_TIME:
                 return
             self._remove(peer)
 
@@ -153,17 +153,17 @@ class Strangers(Generic[Peer]):
 
 
 class _Ranking:
-    """Members by how many places they hold. That number changes by one, so the largest is found at once."""
+    """Members ordered by their number of places. It changes by one at a time, so the largest is found at once."""
 
     def __init__(self) -> None:
         self.sizes: dict[str, int] = {}
         self._by_size: dict[int, OrderedDict[str, None]] = {}
-        """Groups of one size, in the order in which they came to it."""
+        """Members of each size, in the order in which they reached it."""
         self._largest = 0
 
     @property
     def largest(self) -> str:
-        """The member that holds the most; of several the one that has done so for longest."""
+        """The member with the most places; among equals, the first to reach that number."""
         return next(iter(self._by_size[self._largest]))
 
     def change(self, member: str, by: int) -> None:

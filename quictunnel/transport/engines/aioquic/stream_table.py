@@ -1,8 +1,8 @@
-"""All streams of one connection: flow control, the schedule, and what the application is told.
+"""All streams of one connection: flow control, scheduling, and events for the application.
 
-Knows frames by their fields only; packets are none of its business. Nothing here walks over all streams while
-packets come and go, so an idle stream costs memory and no time. Windows open on delivery to the application
-(RFC 9000 section 4.1), never on arrival.
+The table knows the fields of frames, but no packets. No operation iterates over all streams while packets arrive,
+so an idle stream costs memory and no time. Windows open on delivery to the application (RFC 9000 section 4.1), not
+on arrival.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aioquic.quic.connection import QuicConnectionError
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 
 from quictunnel.transport.engine import Data, Event, Limits, Reset, Stopped, StreamsAvailable, Writable
-from quictunnel.transport.engines.aioquic.control_frames import Announcements
+from quictunnel.transport.engines.aioquic.control_frames import ControlFrames
 from quictunnel.transport.engines.aioquic.streams import (
     AioquicStream,
     FinalSizeError,
@@ -30,36 +30,37 @@ if TYPE_CHECKING:
 
     from quictunnel.transport.engines.aioquic.control_frames import Handler
 
-# Pieces that all streams together may hold out of order. The connection's window of 4 MiB is 3,500 packets; a
-# peer that sends single bytes instead would make each of them cost a hundred.
+# Out-of-order pieces of all streams together. The connection's window of 4 MiB is 3,500 packets; a peer that sends
+# single bytes would make each of them cost a hundred bytes.
 MAX_PIECES = 16_384
-# Streams that this side gave up and the peer does not end. A thousand aborted visitors are a bad moment, a
-# thousand that are still there after this many seconds are a peer that leaks or wants us to. It is longer than
-# any silence that a connection survives (30 s), after which an honest peer has much to catch up on.
+# Streams that this side has aborted and the peer has not ended. A thousand aborted visitors at a time can happen.
+# If they still exist after so many seconds, the peer leaks streams or attacks. The time is longer than any silence
+# that a connection survives (30 s), after which an honest peer has much to catch up on.
 MAX_ZOMBIES = 1024
-ZOMBIE_PATIENCE = 45.0
-# Windows move in quarters: one frame for many packets, and never less than three quarters left.
+ZOMBIE_TIMEOUT = 45.0
+# Divisor: windows move in quarters, so one frame serves many packets, and at least three quarters remain.
 WINDOW_STEP = 4
-# What a peer may pin behind one missing byte is earned: its window is so many times what it has delivered since it
-# was admitted. A congestion window at most doubles in a round trip, so nobody who carries bytes is held up.
+# The window of a peer, which limits the memory behind one missing byte, is this many times the bytes it has
+# delivered since its authentication. A congestion window at most doubles in a round trip, so no active peer is
+# slowed down.
 WINDOW_FACTOR = 4
-# The least room worth a STREAM frame: its header and a few bytes.
+# Bytes of the smallest useful STREAM frame: its header and some data.
 MIN_FRAME = 32
-# What the two bytes of a frame's length can say.
+# Maximum of a frame's two-byte length.
 MAX_FRAME = 0x3FFF
-# A stream with no more than this many bytes on its way is one that somebody types into, or asks and waits: it goes
-# before those that stream in bulk, as sparse flows do in a fair queue (RFC 8290 section 4.1).
-SPARSE = 1000
+# Bytes in flight of an interactive stream at most (keystrokes, requests). Such streams are served before bulk
+# streams, as sparse flows in a fair queue (RFC 8290 section 4.1).
+SPARSE_BYTES = 1000
 
 
 class StreamTable:
-    """The streams of one connection."""
+    """Streams of one connection."""
 
     def __init__(self, *, is_client: bool, limits: Limits, own_window: int, send_buffer: int) -> None:
         self.limits = limits
         self._window = limits.connection_window
         self._handed_over = 0
-        """Bytes; what was skipped, because a stream was given up, earns no window."""
+        """Bytes delivered to the application. Discarded bytes of aborted streams do not enlarge the window."""
         self.is_client = is_client
         self.now = 0.0
         self.streams: dict[int, AioquicStream] = {}
@@ -67,14 +68,14 @@ class StreamTable:
         self._send_buffer = send_buffer
         self._own_window = own_window
         self._peer_window = limits.stream_window
-        # what the peer may do
+        # limits of the peer
         self._opened = 0
         self._unseen: set[int] = set()
         self.received = 0
         self.delivered = 0
         self._pieces = 0
         self._zombies: dict[AioquicStream, float] = {}
-        # what this side may do
+        # limits of this side
         self.peer_max_data = 0
         self.peer_max_streams = 0
         self.peer_window_own = 0
@@ -82,16 +83,17 @@ class StreamTable:
         self._data_sent = 0
         self._next_number = 0 if is_client else 1
         self._open_refused = False
-        # what is to be sent
+        # pending data
         self._ready: deque[AioquicStream] = deque()
         self._ready_first: deque[AioquicStream] = deque()
         self._ready_sparse: deque[AioquicStream] = deque()
         self._starved: list[AioquicStream] = []
-        self.control = Announcements(limits)
+        self.control = ControlFrames(limits)
 
-    # What the application asks for
+    # Calls of the application
 
     def open(self) -> int | None:
+        """Open a stream and return its number, or None if the peer allows no more now."""
         number = self._next_number
         if number // 4 >= self.peer_max_streams:
             self._open_refused = True
@@ -101,10 +103,12 @@ class StreamTable:
         return number
 
     def refuse_open(self) -> None:
-        """The handshake is not complete: say when it is."""
+        """Record an attempt to open a stream before the handshake is complete, to report later when it is
+        possible."""
         self._open_refused = True
 
     def write(self, number: int, data: bytes | memoryview) -> int:
+        """Queue data on a stream and return how many bytes were taken."""
         stream = self.streams.get(number)
         if stream is None:
             return 0
@@ -119,18 +123,21 @@ class StreamTable:
         return taken
 
     def finish(self, number: int) -> None:
+        """End a stream's sending direction after the queued data."""
         stream = self.streams.get(number)
         if stream is not None:
             stream.send.finish()
             self._schedule(stream)
 
     def reset(self, number: int, code: int) -> None:
+        """Abort a stream's sending direction with an error code."""
         stream = self.streams.get(number)
         if stream is not None and stream.send.reset(code):
             self.control.reset(stream)
             self._note_zombie(stream)
 
     def stop(self, number: int, code: int) -> None:
+        """Ask the peer to stop sending on a stream, with an error code."""
         stream = self.streams.get(number)
         if stream is None:
             return
@@ -148,6 +155,7 @@ class StreamTable:
         self._note_zombie(stream)
 
     def prioritise(self, number: int) -> None:
+        """Schedule a stream before ordinary ones."""
         stream = self.streams.get(number)
         if stream is not None and not stream.first:
             stream.first = True
@@ -158,8 +166,7 @@ class StreamTable:
                 self._ready_first.append(stream)
 
     def raise_limits(self, limits: Limits, first_window: int) -> None:
-        """The peer proved who it is. What it may be ahead of delivery is ``first_window`` until it has delivered
-        something."""
+        """Raise the limits of an authenticated peer; its connection window begins at ``first_window`` bytes."""
         self._window = min(first_window, limits.connection_window)
         self._handed_over = 0
         self.control.grant_streams(limits.streams - self.limits.streams, limits.streams)
@@ -169,9 +176,10 @@ class StreamTable:
         for stream in self.streams.values():
             self._grow_stream_window(stream)
 
-    # What the peer sent
+    # Frames from the peer
 
     def on_stream(self, number: int, offset: int, chunk: bytes, fin: bool) -> None:
+        """Process a STREAM frame."""
         stream = self.streams.get(number)
         if stream is None:
             stream = self._accept(number, QuicFrameType.STREAM_BASE)
@@ -202,6 +210,7 @@ class StreamTable:
             self._end_receive(stream)
 
     def on_reset(self, number: int, code: int, final: int) -> None:
+        """Process a RESET_STREAM frame."""
         stream = self.streams.get(number) or self._accept(number, QuicFrameType.RESET_STREAM)
         if stream is None:
             return
@@ -216,6 +225,7 @@ class StreamTable:
         self._end_receive(stream)
 
     def on_stop(self, number: int, code: int) -> None:
+        """Process a STOP_SENDING frame."""
         stream = self.streams.get(number) or self._accept(number, QuicFrameType.STOP_SENDING)
         if stream is not None and stream.send.reset(code):
             self.control.reset(stream)
@@ -223,6 +233,7 @@ class StreamTable:
             self._note_zombie(stream)
 
     def on_max_data(self, value: int) -> None:
+        """Process a MAX_DATA frame."""
         if value > self.peer_max_data:
             self.peer_max_data = value
             starved, self._starved = self._starved, []
@@ -231,21 +242,23 @@ class StreamTable:
                 self._schedule(stream)
 
     def on_max_stream_data(self, number: int, value: int) -> None:
+        """Process a MAX_STREAM_DATA frame."""
         stream = self.streams.get(number) or self._accept(number, QuicFrameType.MAX_STREAM_DATA)
         if stream is not None and value > stream.send.window:
             stream.send.window = value
             self._schedule(stream)
 
     def on_max_streams(self, value: int) -> None:
+        """Process a MAX_STREAMS frame."""
         self.peer_max_streams = max(self.peer_max_streams, value)
         if self._open_refused and self._next_number // 4 < self.peer_max_streams:
             self._open_refused = False
             self.events.append(StreamsAvailable())
 
-    # What the application is told
+    # Events for the application
 
     def drain(self) -> list[Event]:
-        """The events since the last time; handing them over is what opens the windows."""
+        """Return the events since the last call. Data counts as delivered, which opens the windows."""
         queued, self.events = self.events, []
         told: list[Event] = []
         for item in queued:
@@ -268,21 +281,22 @@ class StreamTable:
         return told
 
     def is_leaking(self) -> bool:
-        """Whether the peer keeps too many streams that this side gave up long ago."""
+        """Return True if the peer keeps too many streams open that this side aborted long ago."""
         zombies = self._zombies
-        return len(zombies) > MAX_ZOMBIES and self.now - next(iter(zombies.values())) > ZOMBIE_PATIENCE
+        return len(zombies) > MAX_ZOMBIES and self.now - next(iter(zombies.values())) > ZOMBIE_TIMEOUT
 
-    # What goes out
+    # Sending
 
     def has_data(self) -> bool:
+        """Return True if a stream has data to send."""
         return bool(self._ready or self._ready_first or self._ready_sparse)
 
     def has_urgent(self) -> bool:
-        """Whether something is ready that must not wait behind bulk."""
+        """Return True if prioritised or sparse streams or control frames are waiting."""
         return bool(self._ready_first or self._ready_sparse or self.control)
 
     def fill(self, parts: list[bytes | memoryview], handlers: list[Handler], space: int) -> int:
-        """Append STREAM frames for ``space`` bytes; returns what is left of it."""
+        """Append STREAM frames of up to ``space`` bytes and return the remaining space."""
         while space >= MIN_FRAME:
             queue = self._ready_first or self._ready_sparse or self._ready
             if not queue:
@@ -331,7 +345,7 @@ class StreamTable:
         return stream
 
     def _accept(self, number: int, frame: int) -> AioquicStream | None:
-        """The stream a frame names for the first time; None when it is over already."""
+        """Return the stream that a frame names for the first time, or None if it is already over."""
         if number & 2:
             raise QuicConnectionError(
                 QuicErrorCode.STREAM_LIMIT_ERROR, frame, "Unidirectional streams are not used"
@@ -348,7 +362,8 @@ class StreamTable:
                 return None
             self._unseen.discard(number)
         else:
-            # Lower-numbered streams are open too (RFC 9000 section 2.1); a number each until they are used.
+            # Streams with lower numbers are open too (RFC 9000 section 2.1); each costs one number until it is
+            # used.
             self._unseen.update(range(self._opened * 4 + (number & 3), number, 4))
             self._opened = index + 1
         return self._add(number, self.peer_window_own, self._peer_window, self.limits.stream_window)
@@ -397,7 +412,7 @@ class StreamTable:
                     self._deliver(stream, piece)
 
     def _drop_received(self, receive: ReceiveHalf) -> None:
-        """Credit the connection with all that arrived, or never will, beyond what was put into the inbox."""
+        """Credit the connection with all bytes of a stream that will not be delivered."""
         self._pieces -= sum(len(run.chunks) for run in receive.runs)
         receive.runs = []
         gone = receive.highest - receive.offset
@@ -441,7 +456,7 @@ class StreamTable:
         if stream.first:
             return self._ready_first
         send = stream.send
-        return self._ready_sparse if send.unacked + send.queued <= SPARSE else self._ready
+        return self._ready_sparse if send.unacked + send.queued <= SPARSE_BYTES else self._ready
 
     def _on_data_delivery(
         self, state: QuicDeliveryState, stream: AioquicStream, start: int, piece: bytes | memoryview, fin: bool
@@ -460,7 +475,7 @@ class StreamTable:
             self.control.stream_limit(stream)
 
     def _earned_window(self) -> int:
-        """How many bytes the peer may be ahead of delivery on all streams."""
+        """Return the number of bytes that the peer may send ahead of delivery on all streams."""
         most = self.limits.connection_window
         while self._window < most and WINDOW_FACTOR * self._handed_over >= 2 * self._window:
             self._window = min(2 * self._window, most)

@@ -1,8 +1,8 @@
-"""One bidirectional stream: its sending and its receiving half, without frames and without a connection.
+"""Sending and receiving half of a bidirectional stream, independent of frames and connections.
 
-The sender keeps references, never copies: what is not yet sent waits as the chunks that were written, what is
-in flight is owned by its packet and comes back when that packet is lost. The receiver keeps what arrived out of
-order as a bounded sorted list of runs, so a sparse offset costs a run and not the gap before it.
+The sender stores references and never copies: unsent data waits in the written chunks, and data in flight belongs
+to its packet and returns if that is lost. The receiver stores out-of-order data as a bounded, sorted list of runs,
+so a large gap costs no memory.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Gaps one stream may have. Past it a network is not reordering any more, somebody is making holes
-# (quic-go draws the line at the same order of magnitude).
+# Gaps of one stream. More are not reordering but an attack (quic-go has a limit of the same order of magnitude).
 MAX_RUNS = 1000
 
 ACKED = QuicDeliveryState.ACKED
@@ -26,15 +25,15 @@ Chunk = bytes | memoryview
 
 
 class TooManyHolesError(Exception):
-    """The stream has more gaps than MAX_RUNS."""
+    """Error of a stream with more gaps than MAX_RUNS."""
 
 
 class FinalSizeError(Exception):
-    """The peer contradicts itself about where the stream ends (RFC 9000 section 4.5)."""
+    """Error of a peer that changes the final size of a stream (RFC 9000 section 4.5)."""
 
 
 class Run:
-    """Consecutive bytes beyond a gap."""
+    """Consecutive bytes after a gap."""
 
     __slots__ = ("chunks", "start", "stop")
 
@@ -45,7 +44,7 @@ class Run:
 
 
 class SendHalf:
-    """What this side sends on a stream (RFC 9000 section 3.1)."""
+    """Sending half of a stream (RFC 9000 section 3.1)."""
 
     __slots__ = (
         "code", "done", "fin_acked", "fin_due", "finished", "lost", "offset", "on_done",
@@ -56,7 +55,7 @@ class SendHalf:
         self.window = window
         """The peer's MAX_STREAM_DATA."""
         self.offset = 0
-        """The next byte never sent before."""
+        """Offset of the next byte that was never sent."""
         self.queue: deque[Chunk] | None = None
         self.queued = 0
         """Bytes in ``queue``."""
@@ -69,12 +68,12 @@ class SendHalf:
         self.code: int | None = None
         self.reset_due = False
         self.short = False
-        """Whether the last write took less than it was given."""
+        """True if the last write did not take all data."""
         self.done = False
         self.on_done = on_done
 
     def write(self, data: Chunk, room: int) -> int:
-        """Queue at most ``room`` bytes of ``data`` and say how many."""
+        """Queue at most ``room`` bytes of ``data`` and return how many."""
         size = len(data)
         if size > room:
             size = max(room, 0)
@@ -87,11 +86,12 @@ class SendHalf:
         return size
 
     def finish(self) -> None:
+        """End the direction after the queued data."""
         if not self.finished and self.code is None and not self.done:
             self.finished = self.fin_due = True
 
     def reset(self, code: int) -> bool:
-        """Give up; False when there is nothing left to give up."""
+        """Abort the direction. Return False if it is already over."""
         if self.done or self.code is not None:
             return False
         self.code = code
@@ -102,7 +102,7 @@ class SendHalf:
         return True
 
     def has_work(self) -> bool:
-        """Whether :meth:`take` would give something, the connection's credit allowing."""
+        """Return True if :meth:`take` would return data within the stream's window."""
         if self.lost:
             return True
         if self.queued:
@@ -110,7 +110,8 @@ class SendHalf:
         return self.fin_due
 
     def take(self, space: int, credit: int) -> tuple[int, Chunk, bool] | None:
-        """The next ``(offset, bytes, fin)`` of at most ``space`` bytes; new bytes also within ``credit``."""
+        """Return the next ``(offset, bytes, fin)`` of at most ``space`` bytes, new bytes within ``credit``, or
+        None."""
         if self.lost:
             return self._take_lost(space)
         if not self.queued:
@@ -169,9 +170,9 @@ class SendHalf:
         return start, view[:space], False
 
     def on_delivery(self, state: QuicDeliveryState, start: int, piece: Chunk, fin: bool) -> bool:
-        """A frame was acknowledged or lost; True when it has to be sent again.
+        """Record that a frame was acknowledged or lost. Return True if it must be sent again.
 
-        Each byte is in flight, lost or acknowledged, and in one of these only, so a count is enough.
+        Each byte is in flight, lost or acknowledged, and in only one of these states, so a counter is enough.
         """
         if self.code is not None:
             return False
@@ -189,7 +190,7 @@ class SendHalf:
         return False
 
     def on_reset_delivery(self, state: QuicDeliveryState) -> bool:
-        """RESET_STREAM was acknowledged or lost; True when it has to be sent again."""
+        """Record that RESET_STREAM was acknowledged or lost. Return True if it must be sent again."""
         if state is not ACKED:
             self.reset_due = True
             return True
@@ -200,7 +201,7 @@ class SendHalf:
 
 
 class ReceiveHalf:
-    """What the peer sends on a stream (RFC 9000 section 3.2)."""
+    """Receiving half of a stream (RFC 9000 section 3.2)."""
 
     __slots__ = (
         "advertised", "delivered", "done", "final", "highest", "inbox",
@@ -209,25 +210,25 @@ class ReceiveHalf:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        """The offset the peer may reach."""
+        """Offset that the peer may send up to."""
         self.advertised = limit
-        """The limit that the peer was last told, or zero when that was lost."""
+        """Limit last sent to the peer; 0 if that frame was lost."""
         self.highest = 0
         self.offset = 0
-        """All bytes before it are in the inbox or beyond."""
+        """Offset before which all bytes have arrived in order."""
         self.delivered = 0
-        """All bytes before it were handed over or dropped."""
+        """Offset before which all bytes were delivered or discarded."""
         self.final: int | None = None
         self.runs: list[Run] = []
         self.inbox: list[bytes] | None = None
-        """Bytes in order that wait for the next poll; None when nothing is announced."""
+        """In-order bytes for the next poll; None if no event is pending."""
         self.inbox_end = False
         self.stop_code: int | None = None
         self.stop_due = False
         self.done = False
 
     def check_final(self, end: int, *, fin: bool) -> None:
-        """Note ``end`` (and that it is the last byte's); raises FinalSizeError."""
+        """Record the end offset of a frame, with ``fin`` as the final size. Raises FinalSizeError."""
         if self.final is not None and (end > self.final or (fin and end != self.final)):
             raise FinalSizeError
         if fin:
@@ -237,7 +238,7 @@ class ReceiveHalf:
         self.highest = max(self.highest, end)
 
     def insert(self, offset: int, chunk: bytes) -> int:
-        """Keep bytes beyond a gap. Returns by how many pieces the store grew (or shrank)."""
+        """Store bytes after a gap and return by how many pieces the store grew."""
         runs = self.runs
         if not runs or offset > runs[-1].stop:
             if len(runs) >= MAX_RUNS:
@@ -258,7 +259,7 @@ class ReceiveHalf:
             skip = runs[at - 1].stop - offset
             offset += skip
             chunk = chunk[skip:]
-        # What is left of the chunk fills gaps between runs; the parts that runs hold already are dropped.
+        # The rest of the chunk fills gaps between runs; parts that are already stored are discarded.
         while chunk:
             gap = (runs[at].start if at < len(runs) else offset + len(chunk)) - offset
             piece = chunk[:gap]
@@ -289,7 +290,7 @@ class ReceiveHalf:
         return grown
 
     def pull(self) -> list[bytes]:
-        """Take the chunks that have become contiguous with ``offset``, which moves past them."""
+        """Remove and return the chunks that are contiguous with ``offset``, and advance it."""
         pulled: list[bytes] = []
         runs = self.runs
         while runs and runs[0].start <= self.offset:
@@ -311,7 +312,7 @@ def _start_of(run: Run) -> int:
 
 
 class AioquicStream:
-    """Both halves of a stream and its place in the schedule."""
+    """Both halves of a stream, with its scheduling state."""
 
     __slots__ = ("encoded_id", "first", "limit_due", "number", "receive", "scheduled", "send", "starved", "zombie")
 
@@ -321,12 +322,12 @@ class AioquicStream:
         self.send = send
         self.receive = receive
         self.first = False
-        """Whether it is served before those that are not."""
+        """True if the stream is prioritised."""
         self.scheduled = False
-        """Whether it stands in a queue of streams with work."""
+        """True while the stream is in a queue of streams with data."""
         self.starved = False
-        """Whether it waits for the connection's credit."""
+        """True while the stream waits for the connection's flow control."""
         self.limit_due = False
-        """Whether MAX_STREAM_DATA waits to be sent."""
+        """True while MAX_STREAM_DATA is queued."""
         self.zombie = False
-        """Whether this side gave up both halves and the peer has not ended its own yet."""
+        """True if this side has aborted both halves and the peer has not ended its half."""

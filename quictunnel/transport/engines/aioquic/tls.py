@@ -1,4 +1,4 @@
-"""aioquic's configuration, from the engine's settings."""
+"""Translation of the engine's settings into aioquic's configuration."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from quictunnel.transport.engine import EngineSettings
 
-# AES with the shorter key first: where AES is in hardware it is the cheapest, and where it is not the peers
-# of this protocol are Python on a machine that has it.
+# AES with the shorter key first: it is the cheapest with AES in hardware, and the machines of this engine have
+# that.
 CIPHERS = [
     CipherSuite.AES_128_GCM_SHA256,
     CipherSuite.AES_256_GCM_SHA384,
@@ -24,7 +24,11 @@ CIPHERS = [
 
 
 def configure(settings: EngineSettings, server_name: str | None = None) -> QuicConfiguration:
-    """What every connection of an engine (or one outgoing connection) is configured with."""
+    """Return the configuration of an engine's connections, or of one outgoing connection.
+
+    Raises:
+        ConfigError: a certificate file cannot be read.
+    """
     configuration = QuicConfiguration(
         is_client=not settings.is_server,
         alpn_protocols=[settings.alpn],
@@ -33,7 +37,7 @@ def configure(settings: EngineSettings, server_name: str | None = None) -> QuicC
         max_data=1,  # the connection sets its own limits
         max_stream_data=1,
         server_name=server_name,
-        # Version 2 differs in constants only and would be one more thing to negotiate.
+        # Version 2 differs only in constants, and would have to be negotiated.
         supported_versions=[QuicProtocolVersion.VERSION_1],
     )
     if settings.is_server:
@@ -46,19 +50,19 @@ def configure(settings: EngineSettings, server_name: str | None = None) -> QuicC
 
 def _load_certificate(configuration: QuicConfiguration, settings: EngineSettings) -> None:
     if settings.certificate is None or settings.private_key is None:
-        raise ConfigError("The accepting side of QUIC needs a certificate and its private key; none was given.")
+        raise ConfigError("The server side of QUIC needs a certificate and its private key; none was given.")
     try:
         configuration.load_cert_chain(settings.certificate, settings.private_key)
     except (OSError, ValueError, IndexError, TypeError) as error:
         raise ConfigError(
             f"The certificate {settings.certificate} or its key {settings.private_key} cannot be read: "
-            f"{error}. Both have to be PEM files, the key without a passphrase."
+            f"{error}. Both must be PEM files, the key without a passphrase."
         ) from error
 
 
 def _load_authority(configuration: QuicConfiguration, settings: EngineSettings) -> None:
     if settings.authority is None:
-        # aioquic would fall back to a bundle of its own instead of what the system's owner trusts.
+        # aioquic would use its own bundle instead of the system's store.
         paths = ssl.get_default_verify_paths()
         configuration.cafile, configuration.capath = paths.cafile, paths.capath
         return
@@ -67,5 +71,5 @@ def _load_authority(configuration: QuicConfiguration, settings: EngineSettings) 
         ssl.create_default_context(cadata=configuration.cadata.decode("ascii"))
     except (OSError, ValueError, ssl.SSLError) as error:
         raise ConfigError(
-            f"The certificate authority {settings.authority} cannot be read: {error}. It has to be a PEM file."
+            f"The certificate authority {settings.authority} cannot be read: {error}. It must be a PEM file."
         ) from error

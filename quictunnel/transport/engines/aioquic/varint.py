@@ -6,7 +6,7 @@ _SMALL = [bytes((value,)) for value in range(64)]
 
 
 def encode(value: int) -> bytes:
-    """The shortest encoding of ``value``."""
+    """Return the shortest encoding of ``value``."""
     if value < 0x40:
         return _SMALL[value]
     if value < 0x4000:
