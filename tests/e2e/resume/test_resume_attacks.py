@@ -64,8 +64,8 @@ def with_visitor(entry: tuple[int, int, int, int]) -> ResumeState:
 @pytest.mark.slow
 async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
     config = stage.edge.client_config
-    assert stage.edge.server._house is not None
-    sessions = stage.edge.server._house.sessions
+    assert stage.edge.server._services is not None
+    sessions = stage.edge.server._services.sessions
     async with HostileClient(config) as owner:
         secret, _, writer = await visited(owner)
         begun, resumed = sessions.begun, sessions.resumed
@@ -106,9 +106,9 @@ def forgeries(ticket: bytes, chance: random.Random) -> Iterator[bytes]:
 async def test_a_thousand_forged_tickets_take_no_name_and_no_port(
     stage: EmbeddedStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage.edge.server._house is not None
+    assert stage.edge.server._services is not None
     # How many may be tried is another matter.
-    monkeypatch.setattr(stage.edge.server._house.requests, "rate", 1e6)
+    monkeypatch.setattr(stage.edge.server._services.requests, "rate", 1e6)
     chance = random.Random(4)
     async with HostileClient(stage.edge.client_config) as owner, HostileClient(stage.edge.client_config) as thief:
         await owner.greet()
@@ -196,7 +196,7 @@ async def test_a_session_whose_client_is_closed_for_good_is_not_kept(stage: Embe
             with pytest.raises(ConnectionResetError):
                 await reader.read()
         writer.close()
-        assert stage.edge.server._house.sessions.away == 0
+        assert stage.edge.server._services.sessions.away == 0
 
 
 @pytest.mark.parametrize("is_away", [False, True])
@@ -210,7 +210,7 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: Embedded
         if is_away:
             async with Returning(config) as lost:
                 assert (await lost.come_back(secret)).resumed  # and leaves before it says how it stands
-            eventually(lambda: stage.edge.server._house.sessions.away == 1, "the session is not away")
+            eventually(lambda: stage.edge.server._services.sessions.away == 1, "the session is not away")
         await newer.greet()
         newer.say(Bind(1, unencrypted=True, h2=False, ticket=ticket))
         await newer.heard(Bound)
