@@ -1,0 +1,1 @@
+"""The development certificate authority and its command."""

@@ -1,7 +1,4 @@
-"""``python -m certs``: make the development authority and the two leaves that an edge needs.
-
-Reading the command line and telling what was written, nothing else.
-"""
+"""``python -m certs``: create the development authority and the two leaf certificates that an edge needs."""
 
 from __future__ import annotations
 
@@ -20,15 +17,15 @@ if TYPE_CHECKING:
 _LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 _DESCRIPTION: Final = """\
-Make (or reuse) a development certificate authority, and with it
+Create (or reuse) a development certificate authority, and issue with it
 
-  wildcard.pem, wildcard.key   for *.DOMAIN and DOMAIN: what HTTPS visitors of the edge see
+  wildcard.pem, wildcard.key   for *.DOMAIN and DOMAIN: the certificate for HTTPS visitors of the edge
   quic.pem, quic.key           for localhost, 127.0.0.1, ::1 and the NAMES given: the edge's QUIC endpoint
 
-An edge without arguments does this by itself. Use it to have the files under your own control."""
+An edge without arguments does this itself. Use this command to manage the files yourself."""
 
 _EPILOG: Final = """\
-How to trust it (only on machines of your own; ca.key must never leave its directory):
+How to trust it (only on your own machines; ca.key must never leave its directory):
 
   curl       curl --cacert OUT/ca.pem https://NAME.DOMAIN:8443/
   Python     ssl.create_default_context(cafile="OUT/ca.pem"), or SSL_CERT_FILE=OUT/ca.pem
@@ -38,11 +35,11 @@ How to trust it (only on machines of your own; ca.key must never leave its direc
   a tunnel   QUICTUNNEL_CA=OUT/ca.pem
 
 To use the files: python -m edge_server --cert OUT/wildcard.pem --key OUT/wildcard.key
-To start over: remove OUT; everything that trusted the old ca.pem must then trust the new one."""
+To start over: remove OUT; all clients that trusted the old ca.pem must then trust the new one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 with one line on standard error."""
+    """Run the command. Return the exit status: 0, or 2 with one line on standard error."""
     return output.run(lambda: _main(arguments))
 
 
@@ -58,7 +55,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def write_all(out: Path, domain: str, names: Sequence[str] = ()) -> list[Path]:
-    """Authority and fresh leaves in ``out``; the paths of the files, the one to be trusted first."""
+    """Write the authority and new leaf certificates to ``out``. Return the paths of the files; the first is the
+    one to trust. Raises Error and OSError."""
     authority = DevelopmentAuthority.load_or_create(out)
     written = [authority.certificate]
     for stem, covered in (("wildcard", (f"*.{domain}", domain)), ("quic", (*_LOCAL_NAMES, *names))):
@@ -78,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     default = Path(__file__).parent / "out"
     parser.add_argument(
-        "--out", type=Path, default=default, metavar="DIR", help="where to keep them (%(default)s)"
+        "--out", type=Path, default=default, metavar="DIR", help="directory of the files (%(default)s)"
     )
     parser.add_argument("--domain", default="tunnel.localhost", help="the edge's domain (%(default)s)")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="more names or addresses of the QUIC endpoint")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="further names or addresses of the QUIC endpoint")
     return parser
 
 

@@ -1,10 +1,11 @@
-"""The development authority: a private CA for edges on one's own machines, and the leaves it signs.
+"""The development authority: a private CA for edges on one's own machines, and the leaf certificates it signs.
 
-It is made once, kept in a directory and reloaded; whoever trusts its ``ca.pem`` trusts every later leaf.
-``ca.key`` lets its holder impersonate any site to them, so it never leaves that directory and only its owner
-can read it. Not for the public Internet: there an operator brings a certificate of a public authority.
+It is created once, stored in a directory and reloaded; a client that trusts its ``ca.pem`` trusts every later
+leaf. The holder of ``ca.key`` can impersonate any site to these clients, so it never leaves that directory and
+only its owner can read it. Not for the public Internet: there an operator uses a certificate of a public
+authority.
 
-Who gets which leaf is decided elsewhere.
+The callers decide which leaf to issue.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 LEAF_DAYS: Final = 397
-"""Browsers distrust leaves of public authorities above 398 days; Apple's distrust private ones above 825."""
+"""Days. Browsers distrust leaves of public authorities above 398 days; Apple's distrust private ones above 825."""
 
 MAX_NAMES: Final = 100
 """Names in one leaf: more is a mistake, and the certificate would no longer fit the first flight."""
@@ -39,16 +40,17 @@ _HOST: Final = re.compile(
 
 
 class DevelopmentAuthority:
-    """A CA with an ECDSA P-256 key. ``certificate`` is the file that clients have to trust."""
+    """A CA with an ECDSA P-256 key. Clients have to trust the file ``certificate``."""
 
     def __init__(self, authority: trustme.CA, certificate: Path) -> None:
+        """Wrap an existing authority; :meth:`load_or_create` finds it."""
         self._authority = authority
         self.certificate = certificate
 
     @classmethod
     def load_or_create(cls, directory: Path) -> DevelopmentAuthority:
-        """The authority of ``directory``, made if there is none. Any number of processes may do this at once
-        and all get the same one."""
+        """Return the authority of ``directory``, created if there is none. Concurrent processes all get the same
+        one. Raises ConfigError."""
         key_file = directory / "ca.key"
         try:
             if not key_file.exists():
@@ -66,12 +68,23 @@ class DevelopmentAuthority:
         return cls(authority, certificate)
 
     def issue(self, names: Iterable[str], *, as_long_as_the_authority: bool = False) -> tuple[bytes, bytes]:
-        """A new leaf for exactly these names (hosts, ``*.`` wildcards, IP addresses): its PEM chain and key. Good
-        for a year from now on, as browsers want it, or ``as_long_as_the_authority``, whatever the clock says."""
+        """Issue a new leaf certificate.
+
+        Args:
+            names: hosts, ``*.`` wildcards and IP addresses, 1 to 100 of them.
+            as_long_as_the_authority: valid for the authority's whole lifetime, whatever the clock says;
+                otherwise for :data:`LEAF_DAYS` from now on, as browsers require.
+
+        Returns:
+            The chain and the key in PEM.
+
+        Raises:
+            InvalidError: a name is invalid, or their number is.
+        """
         checked = [_check_name(name) for name in names]
         if not 0 < len(checked) <= MAX_NAMES:
             raise InvalidError(f"A certificate takes 1 to {MAX_NAMES} names, not {len(checked)}.")
-        # A day back, for clocks that are behind.
+        # Start a day earlier, for clients whose clocks are behind.
         begin = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
         end = begin + dt.timedelta(days=LEAF_DAYS)
         if as_long_as_the_authority:
@@ -89,8 +102,8 @@ class DevelopmentAuthority:
 
 
 def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write ``path`` so that readers see the old content or the new, never a part."""
-    with _written_aside(path, content, mode) as aside:
+    """Write ``path`` atomically: readers see the old content or the new, never a part. Raises OSError."""
+    with _temporary_file(path, content, mode) as aside:
         aside.replace(path)
 
 
@@ -101,17 +114,17 @@ def _new_authority() -> bytes:
 
 
 def _publish(path: Path, content: bytes) -> None:
-    """Put the file there unless another process was first.
+    """Write the file unless another process was first.
 
-    Key and certificate are one file and a link is all or nothing: of two processes that begin together
-    exactly one wins, and both go on with what it wrote.
+    Key and certificate are in one file, and a link is atomic: of two processes that start together exactly one
+    wins, and both continue with its file.
     """
-    with _written_aside(path, content, 0o600) as aside, contextlib.suppress(FileExistsError):
+    with _temporary_file(path, content, 0o600) as aside, contextlib.suppress(FileExistsError):
         path.hardlink_to(aside)
 
 
 @contextlib.contextmanager
-def _written_aside(path: Path, content: bytes, mode: int) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes, mode: int) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
     aside = Path(name)
     try:
@@ -133,7 +146,7 @@ def _parse(pem: bytes, path: Path) -> trustme.CA:
         return trustme.CA.from_pem(pem[cut:], pem[:cut])
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"{path} does not hold a development authority. Remove it to have a new one made; clients must then"
+            f"{path} does not contain a development authority. Remove it to create a new one; clients must then"
             " trust the new ca.pem."
         ) from error
 
@@ -142,7 +155,7 @@ def _check_name(name: str) -> str:
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
-        pass  # a host name, then
+        pass  # not an address, so a host name
     lowered = name.lower()
     if not _HOST.fullmatch(lowered):
         raise InvalidError(f"Not a host name or IP address: {name[:80]!r}.")

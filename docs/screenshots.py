@@ -81,7 +81,7 @@ def come_and_go(tunnels: list[quictunnel.Tunnel], ca: Path) -> None:
 def main(directory: Path) -> None:
     """Write the pictures."""
     directory.mkdir(exist_ok=True)
-    history.EVERY = 0.1  # type: ignore[misc]  # see the module
+    history.SAMPLE_INTERVAL = 0.1  # type: ignore[misc]  # see the module
     with ExitStack() as stack:
         edge = stack.enter_context(EmbeddedEdge(admin=True))
         admin = edge.server.admin

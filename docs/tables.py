@@ -17,7 +17,7 @@ import msgspec.inspect
 
 from edge_server.admin.api import OPERATIONS
 from edge_server.config.edge_config import OPTIONS
-from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, Figure
+from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS, MetricInfo
 from quictunnel.cli import grammar
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
@@ -142,12 +142,12 @@ def schema() -> str:
 
 def figure_table() -> str:
     """The figures of an edge, with their labels."""
-    return _table(("name", "kind", "labels", "meaning"), _figures(PREFIX, FIGURES))
+    return _table(("name", "kind", "labels", "meaning"), _figures(PREFIX, METRICS))
 
 
 def process_table() -> str:
     """Those that prometheus-client adds."""
-    return _table(("name", "kind", "labels", "meaning"), _figures("", PROCESS))
+    return _table(("name", "kind", "labels", "meaning"), _figures("", PROCESS_METRICS))
 
 
 def operations_table() -> str:
@@ -190,19 +190,19 @@ def _block(text: str) -> str:
     return f"```text\n{text.rstrip()}\n```"
 
 
-def _figures(prefix: str, figures: Mapping[str, Figure]) -> list[tuple[str, str, str, str]]:
+def _figures(prefix: str, figures: Mapping[str, MetricInfo]) -> list[tuple[str, str, str, str]]:
     return [
         (
             f"`{prefix}{name}`",
             figure.kind,
             _labels(figure),
-            figure.meaning,
+            figure.description,
         )
         for name, figure in figures.items()
     ]
 
 
-def _labels(figure: Figure) -> str:
+def _labels(figure: MetricInfo) -> str:
     named = figure.labels.items()
     return "; ".join(f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in named)
 

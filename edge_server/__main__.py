@@ -74,7 +74,7 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     server = EdgeServer(config, take_activated_sockets(os.environ))
     reloads = Reloads(server.reconfigure, read_again, signals.reload)
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.take(server.scene))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.write_dump(server.scene))
     await server.start()
     try:
         # For the person who started it, not for the log.
@@ -142,7 +142,7 @@ def _main(words: Sequence[str]) -> int:
         return EXIT_CONFIG
     keep_pages()
     try:
-        logs.set_up(reading.config)
+        logs.configure_logging(reading.config)
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(run(reading.config, read_again))
     except ConfigError as error:

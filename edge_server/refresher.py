@@ -62,7 +62,7 @@ class Refresher:
 
     async def _look(self) -> None:
         loop, services = asyncio.get_running_loop(), self._services
-        services.clock.look()
+        services.clock.check()
         for what, read in (
             ("tokens", services.tokens.refresh),
             ("claims", services.claims.synchronise),
@@ -90,7 +90,7 @@ class Refresher:
         services = self._services
         if services.claims.settle():
             self._withdraw()
-        if names := services.certificates.settle():
+        if names := services.certificates.apply_refresh():
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])
         for guest in tuple(self._guests):
             guest.check_rights()

@@ -53,7 +53,7 @@ async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeCo
             # between a development authority and files: other names, another chain, and no visitor who expects it
             live = [name for name in live if name not in ("cert", "key")]
         else:
-            read = services.certificates.read_other
+            read = services.certificates.load_replacement
             use = await asyncio.to_thread(read, before.cert, wanted.cert, wanted.key, before.domain)
             use()
     changes: dict[str, Any] = {name: getattr(wanted, name) for name in live}
@@ -62,7 +62,7 @@ async def reconfigure(services: EdgeServices, before: EdgeConfig, wanted: EdgeCo
     services.certificates.allow_wildcard_h2(config.allow_wildcard_h2)
     services.sessions.hold = services.pending.hold = config.hold
     if {"log_format", "log_level"} & set(live):
-        logs.set_up(config)
+        logs.configure_logging(config)
     waiting = [name for name in different if name not in live]
     return ReloadOutcome(config, tuple(_NAMES[name] for name in live), tuple(_NAMES[name] for name in waiting))
 

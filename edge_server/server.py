@@ -84,7 +84,7 @@ class EdgeServer:
         self.ca = config.state_dir / "ca.pem"
         self._guests: set[ClientSession] = set()
         self.lag = LoopLagMonitor()
-        self._admission = Admission(arrivals=ConnectionRateLimiter(self._waiting, time.monotonic))
+        self._admission = Admission(rate_limiter=ConnectionRateLimiter(self._waiting, time.monotonic))
         self.ledger = VisitorLog()
         self._registry = Registry()
         self._certificates = ContextStore(allow_wildcard_h2=config.allow_wildcard_h2)
@@ -119,7 +119,7 @@ class EdgeServer:
         try:
             self._admission.budget.check()
             await self._start()
-            self._admission.budget.tell()
+            self._admission.budget.log()
         except BaseException:
             await self.stop()
             raise
@@ -224,8 +224,8 @@ class EdgeServer:
             claims=services.claims,
             config=self.config,
             endpoint=self._endpoint,
-            front=self._front,
-            guests=self._guests,
+            tls_listener=self._front,
+            clients=self._guests,
             https_port=services.https_port,
             identity=identity,
             is_draining=lambda: self._is_draining,
@@ -254,7 +254,7 @@ class EdgeServer:
         return TlsListener(
             router.route,
             origin=router.origin,
-            max_pending=admission.doorstep,
+            max_pending=admission.max_handshakes,
             admits=admission.admits,
             shortage=admission.shortage,
         )
@@ -285,7 +285,7 @@ class EdgeServer:
     @property
     def visitors(self) -> int:
         """Public connections open now."""
-        return self._admission.inside
+        return self._admission.active
 
     @property
     def guests(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.bandwidth import BandwidthLimiter
 from edge_server.auth.failed_attempts import FailedAttempts
-from edge_server.auth.request_limit import RequestLimiter, fresh_name_budget, request_budget
+from edge_server.auth.request_limit import RequestLimiter, new_name_limiter, request_limiter
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.certificates.acme.renewal import RenewalPolicy
@@ -83,8 +83,8 @@ class EdgeServices:
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     ports: TcpPorts
     registry: Registry
-    fresh_names: RequestLimiter = field(default_factory=fresh_name_budget)
-    requests: RequestLimiter = field(default_factory=request_budget)
+    fresh_names: RequestLimiter = field(default_factory=new_name_limiter)
+    requests: RequestLimiter = field(default_factory=request_limiter)
     sealer: TicketSealer
     sessions: SessionTable[ClientSession]
     shaping: BandwidthLimiter = field(default_factory=BandwidthLimiter)
@@ -141,7 +141,7 @@ class EdgeServices:
 
     def make_router(self) -> Router:
         """Return a router of TLS visitors."""
-        return Router(self.names, self.certificate_policy, self.admission.arrivals, self.https_port)
+        return Router(self.names, self.certificate_policy, self.admission.rate_limiter, self.https_port)
 
     def make_snapshot(self, directory: Path, key: bytes, now: Callable[[], float] = time.time) -> LastHeld:
         """Return the keeper of the snapshot of held names. ``key``: the key of the tickets."""
@@ -184,17 +184,17 @@ def build_services(
 
     monotonic, clock = asyncio.get_running_loop().time, Clock()
     claims = NameOwnership(ClaimStore(state.path), clock.now)
-    clock.follow(claims.moved)
+    clock.add_listener(claims.moved)
     tokens = TokenRegistry(token, TokenStore(state.path), clock.now)
     names = NameDirectory(config.domain, registry, claims, tokens)
-    ports = TcpPorts(config.tcp_host, config.tcp_ports, monotonic, most=admission.budget.ports)
+    ports = TcpPorts(config.tcp_host, config.tcp_ports, monotonic, max_ports=admission.budget.ports)
     settings, acme = settings_of(config.acme_options), None
     if settings is not None:
         # Beside files of the operator's for the edge's own names, ACME is for others' domains.
         has_wildcard = config.cert is None and settings.challenge == DNS
         own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-        wants = RenewalPolicy(own=own, is_wanted=names.is_owned)
-        acme = AcmeService(settings, state.path, certificates, wants, clock=clock, https_port=https_port)
+        policy = RenewalPolicy(own=own, is_wanted=names.is_owned)
+        acme = AcmeService(settings, state.path, certificates, policy, clock=clock, https_port=https_port)
     return EdgeServices(
         acme=acme,
         admission=admission,
@@ -217,7 +217,7 @@ def build_services(
 
 
 def domain_check_of(config: EdgeConfig) -> DomainCheck:
-    """Return the check of where custom domains point, as the configuration wants it. Raises ConfigError."""
+    """Return the check of where custom domains point, as the configuration policy it. Raises ConfigError."""
     if config.skip_domain_check:
         return DomainCheck()
     # Any name below the domain as well: a wildcard in DNS says nothing of the domain itself.

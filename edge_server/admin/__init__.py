@@ -1,4 +1,4 @@
-"""The operator's window into an edge: an HTTP server of its own, a JSON API, and one page.
+"""The operator's HTTP server: a JSON API and one page.
 
-Needs the extra ``edge``; ``server``, ``command`` and ``view`` are imported without it.
+Needs the extra ``edge``; ``server`` and ``models`` are imported without it.
 """

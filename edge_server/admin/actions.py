@@ -1,4 +1,4 @@
-"""What an operator can do from the page. Each is said in the log, with who asked for it, whatever the level."""
+"""Actions of the operator. Each is logged with the address of the operator, at any log level."""
 
 from __future__ import annotations
 
@@ -21,117 +21,126 @@ if TYPE_CHECKING:
     from edge_server.tunnels.lease import Lease
 
 audit: Final = logging.getLogger("edge_server.audit")
-audit.setLevel(logging.INFO)  # who ended what is said also where --log-level is higher
+audit.setLevel(logging.INFO)  # the audit log is written also where --log-level is higher
 
 
 class Done(msgspec.Struct, frozen=True):
     """An action that was carried out."""
 
     action: str
-    target: Annotated[str, Meta(description="What it was done to; empty for the edge itself.")]
+    target: Annotated[str, Meta(description="The object of the action; empty for the edge itself.")]
 
 
 class Traced(Done, frozen=True):
-    """A session is traced, or no more."""
+    """A change to the tracing of a session."""
 
     is_traced: Annotated[
         bool,
-        Meta(description="Whether it is from now on. After a DELETE it is where ``--qlog`` traces all."),
+        Meta(
+            description="True if the session is traced now; after a DELETE only with ``--qlog``, which traces all."
+        ),
     ]
     file: Annotated[
         str | None,
-        Meta(description="What is or was written; null: it is away, and the file begins when it comes back."),
+        Meta(
+            description="The trace file; null while the session is disconnected: the file starts when it resumes."
+        ),
     ]
 
 
 class RefusedError(Exception):
-    """An action that cannot be done although there is what it is for; says why."""
+    """An action that is impossible although its target exists; the message has the reason."""
 
 
 class Actions:
-    """See the module. Each returns None when there is no such thing."""
+    """The actions on one edge. Each returns None if its target does not exist.
 
-    def __init__(self, scene: Introspection, drain: Callable[[], None]) -> None:
-        self._scene = scene
+    Args of each: ``target``, the ID or the name, and ``who``, the address of the operator for the log.
+    """
+
+    def __init__(self, introspection: Introspection, drain: Callable[[], None]) -> None:
+        """``drain`` makes the owner of the edge drain and stop it."""
+        self._introspection = introspection
         self._drain = drain
 
     def drain(self, target: str, who: str) -> Done:
-        """Take nobody any more, let those who are in finish within ``--grace``, and end the edge."""
-        _say(who, "drains the edge", "drain", "")
+        """Stop accepting connections, let active visitors finish within ``--grace``, and end the edge."""
+        _audit(who, "drains the edge", "drain", "")
         self._drain()
         return Done("drain", target)
 
     def end_session(self, target: str, who: str) -> Done | None:
-        """End a session, its tunnels and their visitors. The client gives up; started again, it may come back."""
+        """End a session, its tunnels and their visitors. Its client stops; it may connect again when it is
+        restarted."""
         found = self._session(target)
         if found is None:
             return None
-        guest, whose = found
-        _say(who, f"ends session {target} of client {whose}", "end session", target)
-        guest.end(SessionCode.ENDED)
+        client, owner = found
+        _audit(who, f"ends session {target} of client {owner}", "end session", target)
+        client.end(SessionCode.ENDED)
         return Done("end_session", target)
 
     def trace_session(self, target: str, who: str) -> Traced | None:
-        """Write what its QUIC connection does to a file, and what those do that take its place. Raises
-        RefusedError when there can be no file."""
+        """Write the events of a session's QUIC connection, and of later ones that replace it, to a file. Raises
+        RefusedError if no file can be created."""
         found = self._session(target)
         if found is None:
             return None
-        guest, whose = found
+        client, owner = found
         try:
-            file = self._scene.tracing.begin(guest)
+            file = self._introspection.tracing.begin(client)
         except NotTracedError as error:
             raise RefusedError(str(error)) from None
-        where = f"to {file}" if file is not None else "as soon as it is back"
-        _say(who, f"traces session {target} of client {whose} {where}", "trace session", target)
+        where = f"to {file}" if file is not None else "as soon as it resumes"
+        _audit(who, f"traces session {target} of client {owner} {where}", "trace session", target)
         return Traced("trace_session", target, is_traced=True, file=_text(file))
 
     def end_trace(self, target: str, who: str) -> Traced | None:
-        """Withdraw that."""
-        found, tracing = self._session(target), self._scene.tracing
+        """Stop tracing a session."""
+        found, tracing = self._session(target), self._introspection.tracing
         if found is None or not tracing.is_asked_for(found[0]):
             return None
-        guest, whose = found
-        file = tracing.end(guest)
-        _say(who, f"traces session {target} of client {whose} no more", "end trace", target)
-        return Traced("end_trace", target, is_traced=tracing.file_of(guest) is not None, file=_text(file))
+        client, owner = found
+        file = tracing.end(client)
+        _audit(who, f"stops tracing session {target} of client {owner}", "end trace", target)
+        return Traced("end_trace", target, is_traced=tracing.file_of(client) is not None, file=_text(file))
 
     def close_tunnel(self, target: str, who: str) -> Done | None:
         """End a tunnel and its visitors; its clients are told that it was withdrawn. The name is not banned."""
-        scene = self._scene
-        held = scene.registry.find(target)
+        introspection = self._introspection
+        held = introspection.registry.find(target)
         if held is None:
             return None
-        _say(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
-        for lease in tuple(scene.registry.alive):
-            if lease.name == target:  # also those whose lease is over, and who stayed
+        _audit(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
+        for lease in tuple(introspection.registry.alive):
+            if lease.name == target:  # including visitors that outlived their lease
                 lease.end_visitors()
         for lease in tuple(held.pool.members) if held.pool is not None else (held,):
             self._take_away(lease)
         return Done("close_tunnel", target)
 
     def end_visitor(self, target: str, who: str) -> Done | None:
-        """Reset one visitor's connection."""
-        scene = self._scene
-        number = scene.ledger.number_of(target)
-        visit = next((visit for visit in scene.ledger.now if visit.number == number), None)
+        """Reset the connection of one visitor."""
+        introspection = self._introspection
+        number = introspection.ledger.number_of(target)
+        visit = next((visit for visit in introspection.ledger.now if visit.number == number), None)
         if visit is None:
             return None
-        _say(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)
-        is_ended = any(lease.end_visit(visit) for lease in tuple(scene.registry.alive))
+        _audit(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)
+        is_ended = any(lease.end_visit(visit) for lease in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 
     def _session(self, target: str) -> tuple[ClientSession, str] | None:
-        """Which that is, and whose."""
-        for guest in self._scene.guests:
-            if guest.identity is not None and id_of(guest) == target:
-                return guest, guest.identity.key
+        """Return the session of this ID, and the key of its token."""
+        for client in self._introspection.clients:
+            if client.identity is not None and id_of(client) == target:
+                return client, client.identity.key
         return None
 
     def _take_away(self, lease: Lease) -> None:
-        self._scene.claims.record("closed", lease, "")
+        self._introspection.claims.record("closed", lease, "")
         if lease.holdings is None:
-            self._scene.pending.give_up(lease)
+            self._introspection.pending.give_up(lease)
         else:
             lease.holdings.lose(lease, BindCode.BANNED)
 
@@ -140,6 +149,6 @@ def _text(file: Path | None) -> str | None:
     return str(file) if file is not None else None
 
 
-def _say(who: str, what: str, action: str, target: str) -> None:
+def _audit(who: str, what: str, action: str, target: str) -> None:
     fields = {"audit": action, "target": target, "operator": who}
     audit.info("the operator at %s %s", who, what, extra={"fields": fields})

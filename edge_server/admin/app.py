@@ -1,7 +1,7 @@
-"""The operator's HTTP application, put together: routes, what is behind them, and the guard in front.
+"""The operator's HTTP application: routes, their handlers, and the authentication in front.
 
-Other rooms that show something to the operator (figures, health) add their routes in :meth:`AdminApp._others`, and
-the paths of those that want no token to :data:`OPEN`.
+Other folders with pages for the operator (metrics, health) add their routes in :meth:`AdminApp._others`, and paths
+without a token to :data:`OPEN_PATHS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edge_server.admin.event_stream import EventStream
 from edge_server.admin.recent_errors import RecentErrors
 from edge_server.admin.responses import answer, problem
 from edge_server.auth.failed_attempts import FailedAttempts
-from edge_server.observability.routes import FREE, Sight
+from edge_server.observability.routes import MONITORING_PATHS, MonitoringRoutes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -31,53 +31,60 @@ if TYPE_CHECKING:
 
     from edge_server.observability.introspection import Introspection
 
-PAGE: Final = {
+PAGE_FILES: Final = {
     "/": ("index.html", "text/html"),
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript")
-        for name in ("page", "charts", "confirm", "dom", "feed", "tables", "words")
+        for name in ("page", "charts", "confirm", "dom", "feed", "format", "tables")
     },
 }
-"""The page's own files, which say nothing of this edge."""
-OPEN: Final = frozenset((*PAGE, openapi.PATH)) | FREE
-"""What may be had without a token. Nothing in it says anything of this edge but whether it is well."""
+"""Static files of the page, which contain nothing of this edge."""
+OPEN_PATHS: Final = frozenset((*PAGE_FILES, openapi.PATH)) | MONITORING_PATHS
+"""Paths without a token. They reveal nothing about this edge except its health."""
 
 
 class AdminApp:
-    """See the module."""
+    """The ASGI application of one edge."""
 
     def __init__(
-        self, scene: Introspection, *, names: Collection[str], token: str, drain: Callable[[], None]
+        self, introspection: Introspection, *, names: Collection[str], token: str, drain: Callable[[], None]
     ) -> None:
-        """``names``: by which it may be asked for; ``drain``: makes whoever runs the edge drain and stop it."""
-        self._ring = RecentErrors()
-        self._scene = scene
-        self.api = Api(scene, self._ring, drain)
-        self._feed = EventStream(self.api.snapshot)
-        self._sight = Sight()
+        """Build the routes.
+
+        Args:
+            introspection: the edge.
+            names: host names by which the server may be addressed.
+            token: of the operator.
+            drain: makes the owner of the edge drain and stop it.
+        """
+        self._recent_errors = RecentErrors()
+        self._introspection = introspection
+        self.api = Api(introspection, self._recent_errors, drain)
+        self._events = EventStream(self.api.snapshot)
+        self._monitoring = MonitoringRoutes()
         self._sampling: asyncio.Task[None] | None = None
         self.routes = [*self._page(), *self._api(), *self._others()]
         inner = Starlette(
             routes=self.routes,
-            exception_handlers={404: _refused, 405: _refused, 500: _failed},
+            exception_handlers={404: _http_error, 405: _http_error, 500: _internal_error},
         )
         inner.router.redirect_slashes = False
         attempts = FailedAttempts(asyncio.get_running_loop().time)
-        self.app = AuthMiddleware(inner, names=names, token=token, attempts=attempts, is_open=OPEN)
+        self.app = AuthMiddleware(inner, names=names, token=token, attempts=attempts, is_open=OPEN_PATHS)
 
     def open(self) -> None:
-        """Begin to look."""
-        self._ring.open()
-        self._sight.open(self._scene)
-        self._scene.ledger.on_end = self.api.heard.left
-        self._sampling = self._scene.supervisor.keep_running(self._sample, "keeping the last hour")
+        """Start to collect errors and history."""
+        self._recent_errors.open()
+        self._monitoring.open(self._introspection)
+        self._introspection.ledger.on_end = self.api.top_talkers.on_visitor_end
+        self._sampling = self._introspection.supervisor.keep_running(self._sample, "admin history")
 
     def close(self) -> None:
-        """Look no more; may be said again."""
-        self._feed.close()
-        self._ring.shut()
+        """Stop collecting. Calling it again has no effect."""
+        self._events.close()
+        self._recent_errors.shut()
         if self._sampling is not None:
             self._sampling.cancel()
 
@@ -85,9 +92,9 @@ class AdminApp:
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            due += history.EVERY
+            due += history.SAMPLE_INTERVAL
             await asyncio.sleep(due - loop.time())
-            self.api.past.sample()
+            self.api.samples.sample()
 
     # Routes.
 
@@ -95,19 +102,19 @@ class AdminApp:
         folder = files("edge_server.admin") / "page"
         return [
             Route(path, _file((folder / name).read_bytes(), kind), methods=["GET"])
-            for path, (name, kind) in PAGE.items()
+            for path, (name, kind) in PAGE_FILES.items()
         ]
 
     def _api(self) -> list[BaseRoute]:
         described = bytes(answer(openapi.document()).body)
         routes: list[BaseRoute] = [Route(openapi.PATH, _file(described, "application/json"), methods=["GET"])]
         for operation in OPERATIONS:
-            handler = self._feed if operation.name == "events" else self.api.handler(operation)
+            handler = self._events if operation.name == "events" else self.api.handler(operation)
             routes.append(Route(PREFIX + operation.path, handler, methods=[operation.method.upper()]))
         return routes
 
     def _others(self) -> list[BaseRoute]:
-        return self._sight.routes()
+        return self._monitoring.routes()
 
 
 def _file(content: bytes, kind: str) -> Callable[[Request], object]:
@@ -117,12 +124,12 @@ def _file(content: bytes, kind: str) -> Callable[[Request], object]:
     return handle
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _http_error(_: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
-    words = {404: "There is nothing there.", 405: "Not with this method."}
+    words = {404: "No such resource.", 405: "Method not allowed."}
     return problem(status, {404: "not-found", 405: "wrong-method"}.get(status, "refused"), words.get(status, ""))
 
 
-async def _failed(_: Request, __: Exception) -> Response:
-    """A fault of ours; Starlette raises it again, and the log has it."""
-    return problem(500, "fault", "The edge failed at this; its log says how.")
+async def _internal_error(_: Request, __: Exception) -> Response:
+    """Return a response for an internal error; Starlette raises it again, and it is logged."""
+    return problem(500, "fault", "Internal error; the edge's log has the details.")

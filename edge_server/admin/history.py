@@ -1,6 +1,6 @@
-"""The last hour, for the page: how many visitors were in, how many came, how much they moved, and who moved most.
+"""The last hour for the operator's page: numbers of visitors, traffic, and the largest talkers.
 
-Bounded whatever comes: a sample each ten seconds, and the addresses that moved most in each ten minutes.
+The memory is bounded: one sample each ten seconds, and the addresses with the most traffic in each ten minutes.
 """
 
 from __future__ import annotations
@@ -21,102 +21,106 @@ if TYPE_CHECKING:
 
     from edge_server.tunnels.visitor_log import VisitorConnection, VisitorLog
 
-EVERY: Final = 10.0
+SAMPLE_INTERVAL: Final = 10.0
 """Seconds between samples."""
-KEPT: Final = 360
-"""Samples: an hour."""
-SPAN: Final = 600.0
-"""Seconds of one table of talkers."""
-SPANS: Final = 6
-"""Such tables: an hour."""
+MAX_SAMPLES: Final = 360
+"""Samples: one hour."""
+TABLE_SECONDS: Final = 600.0
+"""Seconds covered by one table of talkers."""
+MAX_TABLES: Final = 6
+"""Tables: one hour."""
 MAX_TALKERS: Final = 1024
-"""Addresses in one of them. When there are twice as many, those that moved least are forgotten, so that an address
-that moved a large share of all is never among them."""
+"""Addresses in one table. At twice as many, those with the least traffic are dropped, so that an address with a
+large share of all traffic is never among them."""
 MAX_TOP: Final = 50
-"""Talkers in one answer."""
+"""Talkers in one response."""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Ten seconds."""
 
     at: Moment
-    visitors: Annotated[int, Meta(description="In at the end of it.", ge=0)]
-    came: Annotated[int, Meta(description="Newcomers in it.", ge=0)]
-    bytes_in: Annotated[int, Meta(description="From visitors in it.", ge=0)]
-    bytes_out: Annotated[int, Meta(description="To visitors in it.", ge=0)]
+    visitors: Annotated[int, Meta(description="Active at its end.", ge=0)]
+    came: Annotated[int, Meta(description="New visitors.", ge=0)]
+    bytes_in: Annotated[int, Meta(description="Bytes from visitors.", ge=0)]
+    bytes_out: Annotated[int, Meta(description="Bytes to visitors.", ge=0)]
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
     """The last hour."""
 
     every: Annotated[float, Meta(description="Seconds between samples.")]
-    samples: Annotated[list[Sample], Meta(description="The oldest first.")]
+    samples: Annotated[list[Sample], Meta(description="Samples, the oldest first.")]
 
 
 class Talker(msgspec.Struct, frozen=True, kw_only=True):
-    """Who moved how much."""
+    """Traffic of one address or tunnel."""
 
     who: str
     bytes: Bytes
-    visitors: Annotated[int, Meta(description="Of it that are in now.", ge=0)]
+    visitors: Annotated[int, Meta(description="Its active visitors.", ge=0)]
 
 
 class Talkers(msgspec.Struct, frozen=True, kw_only=True):
-    """Those who moved most: visitors who are in, and who have left within the last hour."""
+    """Addresses and tunnels with the most traffic, of active visitors and of those that ended within the last
+    hour."""
 
     addresses: Annotated[list[Talker], Meta(description="IPv4 addresses, and /64 networks of IPv6.")]
     tunnels: list[Talker]
-    remembered: Annotated[Count, Meta(description="Addresses that have left and are remembered.")]
+    remembered: Annotated[Count, Meta(description="Addresses of ended connections in memory.")]
 
 
 class History:
-    """Samples. :meth:`sample` is to be called each :data:`EVERY` seconds."""
+    """Samples of the last hour. :meth:`sample` has to be called each :data:`SAMPLE_INTERVAL` seconds."""
 
-    def __init__(self, ledger: VisitorLog, wall: Callable[[], float] = time.time) -> None:
-        self._ledger = ledger
+    def __init__(self, visitor_log: VisitorLog, wall: Callable[[], float] = time.time) -> None:
+        """``wall``: seconds since the epoch."""
+        self._visitor_log = visitor_log
         self._wall = wall
-        self._samples: deque[Sample] = deque(maxlen=KEPT)
+        self._samples: deque[Sample] = deque(maxlen=MAX_SAMPLES)
         self._before = self._totals()
 
     def sample(self) -> None:
-        """Ten seconds have passed."""
+        """Add a sample for the last ten seconds."""
         came, bytes_in, bytes_out = totals = self._totals()
         before, self._before = self._before, totals
         self._samples.append(
             Sample(
                 at=self._wall(),
-                visitors=len(self._ledger.now),
+                visitors=len(self._visitor_log.now),
                 came=came - before[0],
-                # A stream that goes on with another link counts again from where it was credited.
+                # A stream that resumes on another link counts again from its last acknowledged byte.
                 bytes_in=max(0, bytes_in - before[1]),
                 bytes_out=max(0, bytes_out - before[2]),
             )
         )
 
     def past(self) -> Past:
-        return Past(every=EVERY, samples=list(self._samples))
+        """Return all samples."""
+        return Past(every=SAMPLE_INTERVAL, samples=list(self._samples))
 
     @property
     def last(self) -> Sample | None:
-        """The newest."""
+        """Latest sample, or None."""
         return self._samples[-1] if self._samples else None
 
     def _totals(self) -> tuple[int, int, int]:
-        ledger = self._ledger
-        return ledger.came.total(), ledger.bytes_in, ledger.bytes_out
+        visitor_log = self._visitor_log
+        return visitor_log.came.total(), visitor_log.bytes_in, visitor_log.bytes_out
 
 
 class TopTalkers:
-    """Bytes of visitors who have left, by address and by tunnel."""
+    """Traffic of ended visitor connections, by address and by tunnel."""
 
-    def __init__(self, ledger: VisitorLog, clock: Callable[[], float] = time.monotonic) -> None:
-        self._ledger = ledger
+    def __init__(self, visitor_log: VisitorLog, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: monotonic seconds."""
+        self._visitor_log = visitor_log
         self._clock = clock
-        self._tables: deque[tuple[int, Counter[str], Counter[str]]] = deque(maxlen=SPANS)
+        self._tables: deque[tuple[int, Counter[str], Counter[str]]] = deque(maxlen=MAX_TABLES)
 
-    def left(self, visit: VisitorConnection) -> None:
-        """A visitor has left (``VisitorLog.on_end``)."""
-        span = math.floor(self._clock() / SPAN)
+    def on_visitor_end(self, visit: VisitorConnection) -> None:
+        """Count a visitor whose connection ended (``VisitorLog.on_end``)."""
+        span = math.floor(self._clock() / TABLE_SECONDS)
         if not self._tables or self._tables[-1][0] != span:
             self._tables.append((span, Counter(), Counter()))
         _, addresses, tunnels = self._tables[-1]
@@ -129,8 +133,8 @@ class TopTalkers:
                 table.update(dict(most))
 
     def top(self, count: int) -> Talkers:
-        """Those who moved most, at most so many of each kind."""
-        oldest = math.floor(self._clock() / SPAN) - SPANS
+        """Return the addresses and tunnels with the most traffic, at most ``count`` of each."""
+        oldest = math.floor(self._clock() / TABLE_SECONDS) - MAX_TABLES
         # Plain dictionaries: a Counter costs several times as much, and there may be ten thousand.
         addresses: dict[str, int] = {}
         tunnels: dict[str, int] = {}
@@ -142,7 +146,7 @@ class TopTalkers:
         remembered = len(addresses)
         at: dict[str, int] = {}
         to: dict[str, int] = {}
-        for visit in self._ledger.now:
+        for visit in self._visitor_log.now:
             moved = visit.bytes_in + visit.bytes_out
             host, name = visit.network or "unknown", visit.lease
             addresses[host] = addresses.get(host, 0) + moved

@@ -1,4 +1,4 @@
-"""Connections of the operator's HTTP server: uvicorn's protocol, bounded in number, size and time."""
+"""Connections of the operator's HTTP server: uvicorn's protocol with bounds on number, size and time."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONNECTIONS: Final = 64
-"""Open at once: a browser has six for one page, and there are few operators. For one more the oldest that
-is idle makes room; so strangers who say nothing keep nobody out."""
+"""Open connections: a browser has six for one page, and there are few operators. When one more arrives, the oldest
+idle one is closed, so that silent clients lock nobody out."""
 MAX_HEAD: Final = 16 * 1024
-"""Bytes of a request line with its headers, while they are not all there."""
+"""Bytes of an incomplete request line with its headers."""
 KEEP_ALIVE: Final = 5
 """Seconds that a connection may stay open without a request."""
-LOOK: Final = 10.0
-"""Seconds between looks at a connection: one that said nothing whole since the last, or took nothing of what
-waits for it, is closed."""
+CHECK_INTERVAL: Final = 10.0
+"""Seconds between checks of a connection. It is closed if since the last one it has sent no complete request, or
+has read none of the bytes that wait for it."""
 
-# What strangers send is no news: only faults of ours are said.
+# Invalid input of clients is not logged, only internal errors.
 _logger = logging.getLogger(__name__)
 _logger.setLevel(logging.ERROR)
 
 _numbers = itertools.count()
-"""Of connections, in the order of coming: many come within one turn of the loop."""
+"""Numbers of connections, in the order of arrival: many may arrive within one turn of the loop."""
 
 
 class HttpServer:
     """All connections of one server."""
 
     def __init__(self, app: Callable[..., Any]) -> None:
+        """Serve ``app``, an ASGI application."""
         self._state = ServerState()
         self._config = uvicorn.Config(
             app,
@@ -54,51 +55,55 @@ class HttpServer:
         self._config.load()
 
     def connection(self) -> HttpConnection:
+        """Return a protocol for one connection."""
         return HttpConnection(self._config, self._state)
 
     def close(self) -> None:
-        """End all of them at once."""
+        """Abort all connections."""
         for connection in tuple(self._state.connections):
             connection.transport.abort()
 
 
 class HttpConnection(H11Protocol):
-    """See the module."""
+    """A connection with uvicorn's protocol and the bounds of this module."""
 
     def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+        """Share the configuration and the state of a server."""
         super().__init__(config, state, {}, asyncio.get_running_loop())
         self.logger = _logger
         self.access_log = False
-        self._look_timer: asyncio.TimerHandle | None = None
-        self._seen: tuple[Any, int] | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._previous: tuple[Any, int] | None = None
         self._number = next(_numbers)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Start; evict the oldest idle connection if there are too many."""
         super().connection_made(transport)
-        # Those that were told to close go a turn of the loop later, in which many may come.
-        there = [
+        # Closing connections disappear one turn of the loop later, and many may arrive within it.
+        open_connections = [
             one for one in self.connections if isinstance(one, HttpConnection) and not one.transport.is_closing()
         ]
-        if len(there) > MAX_CONNECTIONS:
-            idle = (one for one in there if one.is_idle)
+        if len(open_connections) > MAX_CONNECTIONS:
+            idle = (one for one in open_connections if one.is_idle)
             min(idle, key=lambda one: one._number).transport.abort()  # noqa: SLF001 - the same class
-        self._look_timer = self.loop.call_later(LOOK, self._look)
+        self._check_timer = self.loop.call_later(CHECK_INTERVAL, self._check)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._look_timer is not None:
-            self._look_timer.cancel()
+        """Stop the checks."""
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         super().connection_lost(exc)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is being answered."""
+        """True if no request is being served."""
         return getattr(self.cycle, "response_complete", True)  # there is none before the first request
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         waiting = self.transport.get_write_buffer_size()
         now = self.cycle, waiting
-        if self.transport.is_closing() or ((self.is_idle or waiting) and now == (self._seen or (None, 0))):
+        if self.transport.is_closing() or ((self.is_idle or waiting) and now == (self._previous or (None, 0))):
             self.transport.abort()
             return
-        self._seen = now
-        self._look_timer = self.loop.call_later(LOOK, self._look)
+        self._previous = now
+        self._check_timer = self.loop.call_later(CHECK_INTERVAL, self._check)

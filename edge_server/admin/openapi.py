@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1), made from its table and the types of its answers."""
+"""OpenAPI 3.1 description of the API, built from its table of operations and the types of its responses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ PATH: Final = f"{PREFIX}/openapi.json"
 _REF: Final = "#/components/schemas/{name}"
 _PROBLEMS: Final = {
     "401": "The token is missing or wrong.",
-    "403": "Another origin asked.",
-    "421": "The request names another host.",
-    "429": "Too many wrong tokens came from this address.",
+    "403": "The request comes from another origin.",
+    "421": "The request is for another host.",
+    "429": "Too many wrong tokens from this address.",
 }
 
 
 def document() -> dict[str, Any]:
-    """The whole of it."""
+    """Return the whole document."""
     types = [*(operation.answers for operation in OPERATIONS), ProblemDetails]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     problem = schemas[-1]
@@ -42,7 +42,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "quictunnel edge",
             "version": VERSION,
-            "description": "What an edge does now, and what its operator can do about it (`--admin`).",
+            "description": "State of a running edge, and actions of its operator (`--admin`).",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
@@ -54,7 +54,7 @@ def document() -> dict[str, Any]:
                 "token": {
                     "type": "http",
                     "scheme": "bearer",
-                    "description": "What admin.token in the state directory has.",
+                    "description": "The content of admin.token in the state directory.",
                 }
             },
         },
@@ -65,13 +65,13 @@ def _operation(operation: Operation, schema: dict[str, Any], problem: dict[str, 
     responses = {"200": _response(operation.summary + ".", schema, operation.media)}
     refused = dict(_PROBLEMS)
     if operation.parameters:
-        refused["400"] = "A parameter is not what it should be."
+        refused["400"] = "A query parameter is invalid."
     if "{id}" in operation.path:
-        refused["404"] = "There is none of that name any more."
+        refused["404"] = "No such object exists (any more)."
     if operation.refusal:
         refused["409"] = operation.refusal
     if operation.name == "events":
-        refused["503"] = "As many follow as may."
+        refused["503"] = "Too many streams are open."
     responses |= {status: _response(words, problem) for status, words in sorted(refused.items())}
     described: dict[str, Any] = {
         "operationId": operation.name,

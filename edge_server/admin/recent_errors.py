@@ -1,4 +1,4 @@
-"""Warnings and errors of the log, the last of them, kept for the page."""
+"""The latest warnings and errors of the log, for the operator's page."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from msgspec import Meta
 from edge_server.admin.models import Moment
 from quictunnel.shared.output import visible
 
-KEPT: Final = 100
-"""Records: what a person reads through."""
+MAX_RECORDS: Final = 100
+"""Records in memory: as many as a person reads."""
 MAX_MESSAGE: Final = 500
-"""Characters of one; the log has the rest, and the traceback."""
+"""Characters of one message; the log has the rest, and the traceback."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the log."""
+    """A log record."""
 
     at: Moment
     level: Annotated[str, Meta(description="warning, error or critical.")]
@@ -28,35 +28,37 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Errors(msgspec.Struct, frozen=True, kw_only=True):
-    """Those that are kept."""
+    """The latest warnings and errors."""
 
     items: Annotated[list[Record], Meta(description="The newest first.")]
-    total: Annotated[int, Meta(description="Since the page was opened by the edge.", ge=0)]
+    total: Annotated[int, Meta(description="Number since the edge started the page.", ge=0)]
 
 
 class RecentErrors(logging.Handler):
-    """See the module. A handler of the root logger between :meth:`open` and :meth:`shut`."""
+    """A handler of the root logger between :meth:`open` and :meth:`shut`."""
 
     def __init__(self) -> None:
+        """Start empty."""
         super().__init__(logging.WARNING)
-        self._records: deque[Record] = deque(maxlen=KEPT)
+        self._records: deque[Record] = deque(maxlen=MAX_RECORDS)
         self._total = 0
 
     def open(self) -> None:
-        """Begin to listen."""
+        """Start to collect."""
         logging.getLogger().addHandler(self)
 
     def shut(self) -> None:
-        """Listen no more."""
+        """Stop collecting."""
         logging.getLogger().removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Store a record. Never raises."""
         try:
             message = record.getMessage()
             if record.exc_info and record.exc_info[1] is not None:
                 message = f"{message}: {record.exc_info[1]!r}"
-        except Exception:  # noqa: BLE001 - whoever logs goes on, whatever is logged; the log's own handler says where
-            message = f"{record.msg} (which could not be put together)"
+        except Exception:  # noqa: BLE001 - logging must not raise; the log's own handler reports the fault
+            message = f"{record.msg} (formatting failed)"
         self._total += 1
         self._records.append(
             Record(
@@ -68,6 +70,6 @@ class RecentErrors(logging.Handler):
         )
 
     def recent(self, count: int) -> Errors:
-        """The newest, at most so many."""
+        """Return the newest records, at most ``count``."""
         newest = list(self._records)[: -count - 1 : -1]
         return Errors(items=newest, total=self._total)

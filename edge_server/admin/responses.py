@@ -1,4 +1,4 @@
-"""What every answer of the operator's HTTP server has in common: its headers, and how it says no."""
+"""Responses of the operator's HTTP server: common headers, JSON and errors."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ HEADERS: Final = (
     *web_security.HEADERS,
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=()"),
 )
-"""With each answer."""
+"""Headers of each response."""
 
 
 class ProblemDetails(msgspec.Struct, frozen=True):
-    """Why a request was refused."""
+    """The reason for a refusal."""
 
-    error: Annotated[str, Meta(description="A word for programs.")]
-    message: Annotated[str, Meta(description="A sentence for people.")]
+    error: Annotated[str, Meta(description="A stable identifier for programs.")]
+    message: Annotated[str, Meta(description="An explanation for people.")]
 
 
 def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Something as JSON."""
+    """Return a JSON response."""
     return Response(msgspec.json.encode(value), status, headers, JSON)
 
 
 def problem(status: int, error: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A refusal."""
+    """Return an error response."""
     return answer(ProblemDetails(error, message), status, headers)

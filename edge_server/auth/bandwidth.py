@@ -1,8 +1,8 @@
-"""Bandwidth as a right: how long somebody has to wait after so many bytes.
+"""Bandwidth limits per identity: the wait that follows after each number of bytes.
 
-A token bucket (RFC 2697's committed rate, without colours) for each direction of each identity that has a limit. A
-splice that has spent more than there is stops reading, or withholds its stream's credit, until the bucket is even
-again: nothing is dropped and nothing waits in memory.
+A token bucket (RFC 2697's committed rate, without colours) limits each direction of each identity that has a
+limit. A splice that overdraws its bucket stops reading, or withholds its stream's credit, until the bucket is
+balanced again. Nothing is dropped and nothing waits in memory.
 """
 
 from __future__ import annotations
@@ -16,40 +16,45 @@ if TYPE_CHECKING:
     from edge_server.auth.permissions import Identity
 
 BURST_SECONDS: Final = 0.1
-"""For which an unused rate is saved up: short enough not to be felt by others on a narrow line."""
+"""Seconds of unused rate that a bucket saves up. Short enough that other visitors on a narrow line do not
+notice."""
 
 
-class Bucket:
-    """One direction of one identity."""
+class TokenBucket:
+    """A token bucket for one direction of one identity."""
 
-    __slots__ = ("_clock", "_even_at", "rate")
+    __slots__ = ("_balanced_at", "_clock", "rate")
 
     def __init__(self, rate: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with a balanced bucket; ``rate`` is in bytes a second."""
         self.rate = rate
         self._clock = clock
-        self._even_at = clock()
-        """When everything that was spent is paid for."""
+        self._balanced_at = clock()
+        """Clock time at which everything that was spent is paid for."""
 
     def spend(self, size: int) -> float:
-        """Take so many bytes; seconds to wait before any more, 0 for none."""
+        """Take ``size`` bytes. Return the seconds to wait before taking more; 0 means no wait."""
         now = self._clock()
-        self._even_at = max(self._even_at, now - BURST_SECONDS) + size / self.rate
-        return max(0.0, self._even_at - now)
+        self._balanced_at = max(self._balanced_at, now - BURST_SECONDS) + size / self.rate
+        return max(0.0, self._balanced_at - now)
 
 
 class BandwidthLimiter:
-    """The buckets of those who have a limit, made when they are first needed."""
+    """The buckets of the identities that have a limit, created on first use."""
 
     def __init__(self) -> None:
-        self._buckets: dict[str, tuple[Bucket, Bucket]] = {}
+        self._buckets: dict[str, tuple[TokenBucket, TokenBucket]] = {}
 
-    def of(self, identity: Identity) -> tuple[Bucket, Bucket] | None:
-        """What its visitors send, and what they receive; None without a limit."""
+    def buckets_of(self, identity: Identity) -> tuple[TokenBucket, TokenBucket] | None:
+        """Return the buckets for the bytes that an identity's visitors send and receive; None without a limit.
+
+        A bucket is replaced when the limit of its identity has changed.
+        """
         rate = identity.rights.bandwidth
         if rate is None:
             self._buckets.pop(identity.key, None)
             return None
         buckets = self._buckets.get(identity.key)
         if buckets is None or buckets[0].rate != rate:
-            buckets = self._buckets[identity.key] = Bucket(rate), Bucket(rate)
+            buckets = self._buckets[identity.key] = TokenBucket(rate), TokenBucket(rate)
         return buckets

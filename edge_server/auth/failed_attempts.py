@@ -1,64 +1,73 @@
-"""How many wrong tokens an address may try.
+"""Limits on wrong tokens by address.
 
-Counted by address and by the key that the token names, if there is such a key here: whoever guesses from behind an
-address that many share locks out himself, and at most one key there, but none of his neighbours.
+Failures are counted by address and by the key that the token names, if that key exists here. A guesser behind a
+shared address therefore blocks only itself and at most one key, and not the other clients of that address.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from edge_server.resources.peer_network import neighbourhood
+from edge_server.resources.peer_network import peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LIMIT: Final = 5
-"""Wrong tokens in a minute that are looked at; a person who mistypes needs fewer."""
-WINDOW: Final = 60.0
+MAX_FAILURES: Final = 5
+"""Wrong tokens a minute that are checked before further ones are ignored; a person who mistypes needs fewer."""
+WINDOW_SECONDS: Final = 60.0
+"""Seconds for which a wrong token counts."""
 MAX_TRACKED: Final = 16_384
-"""Addresses remembered, 300 bytes each; beyond these the one that tried last the longest ago is forgotten."""
+"""Addresses remembered, 300 bytes each. Beyond that, the address with the oldest last failure is dropped."""
 
 
 class FailedAttempts:
     """The wrong tokens of the last minute."""
 
     def __init__(self, now: Callable[[], float]) -> None:
+        """``now``: a clock in seconds; only differences are used."""
         self._now = now
-        self._wrong: dict[tuple[str, str | None], list[float]] = {}
+        self._failures: dict[tuple[str, str | None], list[float]] = {}
         self.wrong = 0
-        """Tokens that were not good when they came. Never less than before, as a counter has to be."""
+        """Tokens that were not good when they arrived. This counter never decreases."""
         self.refused = 0
-        """Tokens that were not looked at."""
+        """Tokens that were ignored because of earlier failures."""
 
     def __len__(self) -> int:
-        return len(self._wrong)
+        return len(self._failures)
 
-    def may_try(self, address: str, key: str | None) -> bool:
-        """Whether a token from there is to be looked at. ``key``: of a token that exists here, else None."""
-        recent = self._recent((neighbourhood(address), key))
-        if len(recent) < LIMIT:
+    def can_try(self, address: str, key: str | None) -> bool:
+        """Return True if a token from this address may be checked; otherwise count it as refused.
+
+        Args:
+            address: of the client.
+            key: the key that the token names, if it exists here; else None.
+        """
+        recent = self._recent((peer_prefix(address), key))
+        if len(recent) < MAX_FAILURES:
             return True
         self.refused += 1
         return False
 
-    def was_wrong(self, address: str, key: str | None) -> None:
-        """The token that was looked at was not good."""
+    def record_failure(self, address: str, key: str | None) -> None:
+        """Count a token that was checked and was not good."""
         self.wrong += 1
-        where = neighbourhood(address), key
+        where = peer_prefix(address), key
         recent = self._recent(where)
-        self._wrong.pop(where, None)  # to the end: the first in the table is the one to forget
-        self._wrong[where] = [*recent, self._now()]
-        if len(self._wrong) > MAX_TRACKED:
-            del self._wrong[next(iter(self._wrong))]
+        # Move it to the end: the first entry of the table is the next one to drop.
+        self._failures.pop(where, None)
+        self._failures[where] = [*recent, self._now()]
+        if len(self._failures) > MAX_TRACKED:
+            del self._failures[next(iter(self._failures))]
 
-    def was_right(self, address: str, key: str | None) -> None:
-        """The token that was called wrong is good after all: it does not count towards the limit."""
-        where = neighbourhood(address), key
-        recent = self._wrong.pop(where, [])[:-1]
+    def withdraw_failure(self, address: str, key: str | None) -> None:
+        """Take back the latest failure: the token turned out to be good, so it does not count towards the
+        limit."""
+        where = peer_prefix(address), key
+        recent = self._failures.pop(where, [])[:-1]
         if recent:
-            self._wrong[where] = recent
+            self._failures[where] = recent
 
     def _recent(self, where: tuple[str, str | None]) -> list[float]:
-        since = self._now() - WINDOW
-        return [at for at in self._wrong.get(where, ()) if at > since]
+        since = self._now() - WINDOW_SECONDS
+        return [at for at in self._failures.get(where, ()) if at > since]

@@ -1,8 +1,7 @@
-"""How much an identity may ask for: names and ports cost the edge something each time, whether they are given
-or not. What is counted is work and not calls: :func:`work_of` says how much a request is.
+"""Limits on the requests of an identity. A request for a name or a port costs the edge work whether it succeeds or
+not, so work is counted rather than calls: :func:`request_cost` returns the cost of a request.
 
-A token bucket for each identity, of all its clients together, so that a client which is sent away for it and
-dials again has gained nothing.
+Each identity has one token bucket for all of its clients. A client that is rejected and dials again gains nothing.
 """
 
 from __future__ import annotations
@@ -17,48 +16,53 @@ if TYPE_CHECKING:
 
     from quictunnel.wire.messages import Unbind
 
-RATE: Final = 200.0
-"""Plain requests a second that one identity may make for long: 4 % of a core."""
-NETWORKS: Final = 64
-"""To allow or to deny, that are read in the time of a plain request (some 0.1 ms)."""
-PORT: Final = 1.0
-"""Plain requests that a listening socket counts as: it is opened, watched and closed."""
-LOOKUP: Final = 4.0
-"""Plain requests that a domain counts as: its addresses and the edge's own are looked up, in threads."""
-BURST: Final = 1000.0
-"""And at once: ten clients that come back with all that they may hold."""
-FRESH_BURST: Final = 2000.0
-"""Random names that one identity may be given at once, beside those that it has tickets for: one who abuses a name
-goes on to the next, and all of them are to be in the history (``claims.store.MAX_NAMES_A_DAY``)."""
-FRESH_RATE: Final = 1 / 60
-"""And so many a second for long: 1,440 a day."""
+REQUEST_RATE: Final = 200.0
+"""Plain requests a second that one identity may sustain: 4 % of a core."""
+NETWORKS_PER_UNIT: Final = 64
+"""Networks to allow or to deny that cost as much as one plain request (about 0.1 ms)."""
+PORT_COST: Final = 1.0
+"""Cost of a listening socket in plain requests: it is opened, watched and closed."""
+LOOKUP_COST: Final = 4.0
+"""Cost of a domain in plain requests: its addresses and those of the edge are resolved in threads."""
+REQUEST_BURST: Final = 1000.0
+"""Plain requests at once: ten clients that reconnect with everything they may hold."""
+NEW_NAME_BURST: Final = 2000.0
+"""Random names that one identity may get at once, beside those that it holds tickets for. An identity that abuses
+a name moves on to the next one, and the history has to keep all of them (``claims.store.MAX_NAMES_A_DAY``)."""
+NEW_NAME_RATE: Final = 1 / 60
+"""Random names a second that one identity may sustain: 1,440 a day."""
 MAX_TRACKED: Final = 4096
-"""Identities remembered, the latest; one that is forgotten has a full bucket."""
+"""Identities remembered, the latest ones. An identity that was dropped has a full bucket."""
 
 
-def work_of(request: Bind | Unbind) -> float:
-    """How much work a request is, in plain requests (measured as 0.1, 0.25 and 0.15 ms for a Bind alone, with 128
-    networks and with a port)."""
+def request_cost(request: Bind | Unbind) -> float:
+    """Return the cost of a request in plain requests.
+
+    Measured: 0.1 ms for a plain Bind, 0.25 ms with 128 networks, 0.15 ms with a port.
+    """
     if not isinstance(request, Bind):
         return 1.0
     networks = len(request.allow) + len(request.deny)
-    return 1.0 + networks / NETWORKS + PORT * request.unencrypted + LOOKUP * bool(request.domain)
+    cost = 1.0 + networks / NETWORKS_PER_UNIT
+    return cost + PORT_COST * request.unencrypted + LOOKUP_COST * bool(request.domain)
 
 
 class RequestLimiter:
-    """A bucket of work for each identity: it is full at first, and what is taken comes back at a steady rate."""
+    """A token bucket of work per identity. It starts full and refills at a steady rate."""
 
     def __init__(self, rate: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Allow ``rate`` units of work a second and ``burst`` units at once."""
         self.rate = rate
-        """Work a second."""
+        """Units of work a second."""
         self.burst = burst
-        """Work at once."""
+        """Units of work at once."""
         self._clock = clock
         self._full_at: dict[str, float] = {}
-        """When each bucket is full again."""
+        """Clock time by key at which each bucket is full again."""
 
-    def may(self, key: str, work: float = 1.0) -> bool:
-        """Count so much more work of an identity; return False, and count nothing, if that is too much."""
+    def try_take(self, key: str, work: float = 1.0) -> bool:
+        """Take ``work`` from the bucket of an identity. Return False, and take nothing, if it holds less than
+        that."""
         now = self._clock()
         before = max(now, self._full_at.pop(key, now))
         full_at = before + work / self.rate
@@ -71,11 +75,11 @@ class RequestLimiter:
         return True
 
 
-def request_budget(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
-    """Of requests, by :func:`work_of`."""
-    return RequestLimiter(RATE, BURST, clock)
+def request_limiter(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
+    """Return a limiter for requests; their cost comes from :func:`request_cost`."""
+    return RequestLimiter(REQUEST_RATE, REQUEST_BURST, clock)
 
 
-def fresh_name_budget(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
-    """Of random names that nobody had before."""
-    return RequestLimiter(FRESH_RATE, FRESH_BURST, clock)
+def new_name_limiter(clock: Callable[[], float] = time.monotonic) -> RequestLimiter:
+    """Return a limiter for random names that were never assigned before."""
+    return RequestLimiter(NEW_NAME_RATE, NEW_NAME_BURST, clock)

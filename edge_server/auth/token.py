@@ -1,4 +1,4 @@
-"""What a token looks like: ``qt1.KEY.SECRET``. The key names it and may be seen; the secret is never kept."""
+"""The token format ``qt1.KEY.SECRET``. The key identifies the token and is public; the secret is never stored."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import secrets
 from typing import Final
 
 KEY_BYTES: Final = 10
-"""80 bits, 16 characters of base32: unique without asking."""
+"""80 bits, 16 characters of base32: unique without coordination."""
 SECRET_BYTES: Final = 32
-"""256 bits: nobody guesses it, however many tries an hour."""
+"""256 bits: infeasible to guess at any rate of attempts."""
 
 _TOKEN: Final = re.compile(r"qt1\.([a-z2-7]{16})\.[A-Za-z0-9_-]{43}")
 
 
 def new_token() -> tuple[str, str]:
-    """A key, and the token that it names."""
+    """Return a new key and the token that carries it."""
     key = base64.b32encode(secrets.token_bytes(KEY_BYTES)).decode().lower()
     return key, f"qt1.{key}.{secrets.token_urlsafe(SECRET_BYTES)}"
 
@@ -28,11 +28,12 @@ def new_operator_token() -> str:
 
 
 def key_of(token: str) -> str | None:
-    """The key that a token names; None for one that is not of this form, as those that an operator chose are."""
+    """Return the key of a token; None for a token in another format, such as one that an operator chose."""
     found = _TOKEN.fullmatch(token)
     return found[1] if found else None
 
 
 def digest_of(token: str) -> bytes:
-    """What is kept of a token. It has 256 random bits, so that a slow hash would add nothing."""
+    """Return the SHA-256 digest that is stored instead of the token. A token has 256 random bits, so a slow hash
+    would add nothing."""
     return hashlib.sha256(token.encode()).digest()

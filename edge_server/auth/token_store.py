@@ -1,4 +1,4 @@
-"""Tokens on disk: hashes, rights and dates. What a token itself says is nowhere in it."""
+"""Token database: digests, permissions and dates. The tokens themselves are not stored."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from edge_server.storage.sqlite import Database
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE: Final = "tokens.db"
-VERSION: Final = 1
+FILE_NAME: Final = "tokens.db"
+"""File name in the state directory."""
+SCHEMA_VERSION: Final = 1
 MAX_NOTE: Final = 200
+"""Characters of a note."""
 
 _SCHEMA: Final = """
 CREATE TABLE token (
@@ -31,22 +33,23 @@ CREATE TABLE token (
 
 @dataclass(frozen=True, slots=True)
 class TokenEntry:
-    """One token, as the database has it."""
+    """A token as stored in the database."""
 
     key: str
     digest: bytes
     note: str
     created: int
-    """Seconds since the epoch, as is ``revoked``."""
+    """Seconds since the epoch, like ``revoked``."""
     revoked: int | None
     rights: Permissions
 
     @property
     def identity(self) -> Identity:
+        """Identity of the token's holder."""
         return Identity(self.key, self.rights)
 
     def state(self, now: float) -> str:
-        """``good``, ``revoked`` or ``expired``."""
+        """Return ``good``, ``revoked`` or ``expired``."""
         if self.revoked is not None:
             return "revoked"
         expires = self.rights.expires
@@ -54,48 +57,51 @@ class TokenEntry:
 
 
 class TokenStore:
-    """The database. Every method raises ConfigError when it cannot be read or written."""
+    """The token database. Every method raises ConfigError when it cannot be read or written."""
 
     def __init__(self, directory: Path) -> None:
-        self._database = Database(directory / FILE, _SCHEMA, VERSION)
+        """``directory``: the state directory. Nothing is opened before first use."""
+        self._database = Database(directory / FILE_NAME, _SCHEMA, SCHEMA_VERSION)
 
     def close(self) -> None:
+        """Close the database."""
         self._database.close()
 
     def create(self, rights: Permissions, note: str, now: int) -> tuple[str, TokenEntry]:
-        """A new token, which is told this once, and its entry."""
+        """Create a token and return it with its entry. The token itself cannot be read again later."""
         key, token = new_token()
         entry = TokenEntry(key, digest_of(token), note[:MAX_NOTE], now, None, rights)
         with self._database.writing() as database:
             database.execute(
                 "INSERT INTO token VALUES (?, ?, ?, ?, NULL, ?)",
-                (entry.key, entry.digest, entry.note, entry.created, _written(rights)),
+                (entry.key, entry.digest, entry.note, entry.created, _encode_permissions(rights)),
             )
         return token, entry
 
     def revoke(self, key: str, now: int) -> bool:
-        """Whether there was such a token. One that is revoked stays so, and is kept for the record."""
+        """Revoke a token; return False if none has this key. A revoked token stays revoked and is kept for the
+        record."""
         with self._database.writing() as database:
             database.execute("UPDATE token SET revoked = ? WHERE key = ? AND revoked IS NULL", (now, key))
             return database.execute("SELECT 1 FROM token WHERE key = ?", (key,)).fetchone() is not None
 
     def entries(self) -> list[TokenEntry]:
-        """All of them, oldest first; none when no token was ever made."""
+        """Return all tokens, the oldest first; an empty list before the first one is created."""
         if not self._database.exists:
             return []
         with self._database.reading() as database:
             rows = database.execute(
                 "SELECT key, digest, note, created, revoked, rights FROM token ORDER BY created, key"
             )
-            return [TokenEntry(key, digest, note, created, revoked, _read(rights))
+            return [TokenEntry(key, digest, note, created, revoked, _decode_permissions(rights))
                     for key, digest, note, created, revoked, rights in rows]  # fmt: skip
 
     def changes(self) -> int:
-        """A number that changes when another process has written."""
+        """Return a number that changes after another process has written."""
         return self._database.changes()
 
 
-def _written(rights: Permissions) -> str:
+def _encode_permissions(rights: Permissions) -> str:
     ports = rights.tcp_ports
     return json.dumps(
         {
@@ -110,12 +116,12 @@ def _written(rights: Permissions) -> str:
     )
 
 
-def _read(text: str) -> Permissions:
+def _decode_permissions(text: str) -> Permissions:
     fields = json.loads(text)
     ports, names = fields.pop("tcp_ports"), fields.pop("names", None)
-    # Tokens that were made before there were domains were not meant to have any.
+    # Tokens from before domains existed have no permission for any.
     domains = fields.pop("domains", ())
-    # Something that is not known here would be a right that is not enforced: TypeError, and no edge.
+    # An unknown field would be a permission that is not enforced: raise TypeError, and do not start.
     return Permissions(
         tcp_ports=None if ports is None else range(*ports),
         names=None if names is None else tuple(names),

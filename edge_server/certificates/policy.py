@@ -1,4 +1,4 @@
-"""Which host names have a certificate, and which of them are to get one of their own."""
+"""Decisions about certificates for host names: which exist, and which are ordered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CertificatePolicy:
     @property
     def expects_shared_certificate(self) -> bool:
         """Return True if one certificate is to cover all names below the edge's domain; else each has its own."""
-        return self.acme is None or self.acme.keeper.is_for_all or self.contexts.has_files
+        return self.acme is None or self.acme.manager.covers_own_names or self.contexts.has_files
 
     def can_certify(self, host: str) -> bool:
         """Return True if there is, or will be, a certificate for this host name alone."""
@@ -40,9 +40,9 @@ class CertificatePolicy:
         """Have ACME order a certificate for a host name, unless one covers it; it is renewed if it was ordered."""
         if self.acme is None:
             return
-        keeper = self.acme.keeper
-        if keeper.is_asked_for(host) or not self.contexts.covers(host, h2=h2):
-            keeper.want(host, owner, alone=h2)
+        manager = self.acme.manager
+        if manager.is_requested(host) or not self.contexts.covers(host, h2=h2):
+            manager.request(host, owner, alone=h2)
 
     def validities(self) -> list[Validity]:
         """Return the validity of each certificate for visitors.
@@ -50,6 +50,6 @@ class CertificatePolicy:
         Certificates of ACME for names that nobody owns any more are left out: they are not renewed, and their end
         is no cause for an alarm.
         """
-        standings = self.acme.standings if self.acme is not None else []
-        left_over = {frozenset(standing.names) for standing in standings if not standing.is_wanted}
+        statuses = self.acme.statuses if self.acme is not None else []
+        left_over = {frozenset(status.names) for status in statuses if not status.is_wanted}
         return [each for each in self.contexts.validities() if each.names not in left_over]

@@ -1,4 +1,4 @@
-"""``python -m edge_server admin url``: a link that opens the page of the edge that runs."""
+"""``python -m edge_server admin url``: print a link to the operator's page of the running edge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from edge_server.admin.server import TOKEN, URL_FILE
+from edge_server.admin.server import TOKEN_FILE, URL_FILE
 from edge_server.auth.token import new_operator_token
 from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
 from edge_server.storage.state_dir import StateDir
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    parser, add = build_parser("admin", "The operator's page of the edge that runs with --admin.")
+    """Run the command. Return its exit status."""
+    parser, add = build_parser("admin", "The operator's page of a running edge with --admin.")
     add(
         "url",
-        "A link that opens the page. The token stands behind the #, which browsers send to no server; keep it as "
-        "you keep the file that it comes from.",
+        "Print a link that opens the page. The token is behind the #, which browsers never send to a server; "
+        "keep the link as secret as the token file.",
     )
     options = parser.parse_args(argv)
     try:
         url = (options.state_dir / URL_FILE).read_text()
-        token = StateDir(options.state_dir).secret_token(TOKEN, new_operator_token)
+        token = StateDir(options.state_dir).secret_token(TOKEN_FILE, new_operator_token)
     except FileNotFoundError:
-        print(f"No edge with --admin runs in {options.state_dir}.", file=sys.stderr)
+        print(f"No edge with --admin is running in {options.state_dir}.", file=sys.stderr)
         return EXIT_UNKNOWN
     except OSError as error:
         print(f"{error.filename} cannot be read: {error.strerror}.", file=sys.stderr)

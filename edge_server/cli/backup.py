@@ -1,5 +1,5 @@
-"""``python -m edge_server backup``: what an edge needs to be the same again on another machine, in one tar file.
-The edge may run meanwhile."""
+"""``python -m edge_server backup``: write the persistent state of an edge into one tar file, to move it to another
+machine. The edge may be running."""
 
 from __future__ import annotations
 
@@ -20,72 +20,75 @@ from quictunnel.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-LEFT_OUT: Final = frozenset(("client.env", "edge.sock", "admin.url", "last-held", "quic.pem", "quic.key"))
-"""Of the run, and made anew by the next, or of use for a minute (``lastheld``)."""
-DATABASE: Final = ".db"
-_PARTS: Final = (".db-wal", ".db-shm", ".db-journal")
-"""Of databases that are in use; their content is in the copy."""
+EXCLUDED_FILES: Final = frozenset(("client.env", "edge.sock", "admin.url", "last-held", "quic.pem", "quic.key"))
+"""Files of the current run: created again by the next one, or outdated after a minute (``lastheld``)."""
+DATABASE_SUFFIX: Final = ".db"
+"""Suffix of the databases, which are copied consistently."""
+SQLITE_SUFFIXES: Final = (".db-wal", ".db-shm", ".db-journal")
+"""Suffixes of SQLite's temporary files; the copy of the database includes their content."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
+    """Run the command. Return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m edge_server backup",
         description="Write the keys, tokens, claims and certificates of an edge into a tar file that only its "
-        "owner may read. The edge may run meanwhile. To have them back: tar --extract --file FILE --directory "
+        "owner can read. The edge may be running. To restore: tar --extract --file FILE --directory "
         "DIR, into an empty state directory, before the edge is started.",
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", help="which must not exist yet; - is standard output")
+    parser.add_argument(
+        "file", metavar="FILE", help="the tar file, which must not exist yet; - is standard output"
+    )
     add_state_dir(parser)
     options = parser.parse_args(argv)
     directory: Path = options.state_dir
     if not (directory / "ca.key").exists():
-        print(f"There is no edge's state in {directory}.", file=sys.stderr)
+        print(f"No state of an edge in {directory}.", file=sys.stderr)
         return EXIT_UNKNOWN
     try:
         if options.file == "-":
-            write(directory, sys.stdout.buffer)
+            write_backup(directory, sys.stdout.buffer)
         else:
             descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                write(directory, file)
+                write_backup(directory, file)
     except BrokenPipeError:
-        raise  # whoever was to read it has left, which is no fault of the directory
+        raise  # the reader of standard output has closed it, which is no fault of the directory
     except (ConfigError, OSError) as error:
         print(f"edge_server: error: {error}", file=sys.stderr)
         return EXIT_CONFIG
     return 0
 
 
-def write(directory: Path, file: IO[bytes]) -> None:
-    """Into a file that need not be one that can be sought in. Raises ConfigError, OSError."""
+def write_backup(directory: Path, file: IO[bytes]) -> None:
+    """Write the archive to ``file``, which need not be seekable. Raises ConfigError, OSError."""
     with tarfile.open(fileobj=file, mode="w|") as archive:
-        for path in _kept(directory):
+        for path in _included_files(directory):
             name = str(path.relative_to(directory))
-            if path.suffix == DATABASE:
-                with _copied(path) as copy:
+            if path.suffix == DATABASE_SUFFIX:
+                with _database_copy(path) as copy:
                     archive.add(copy, name)
             else:
-                with contextlib.suppress(FileNotFoundError):  # replaced by another that is to come
+                with contextlib.suppress(FileNotFoundError):  # replaced in the meantime; the new file follows
                     archive.add(path, name, recursive=False)
 
 
-def _kept(directory: Path) -> Iterator[Path]:
+def _included_files(directory: Path) -> Iterator[Path]:
     for path in sorted(directory.rglob("*")):
         relative = path.relative_to(directory)
-        if any(part.startswith(".") for part in relative.parts) or relative.name in LEFT_OUT:
+        if any(part.startswith(".") for part in relative.parts) or relative.name in EXCLUDED_FILES:
             continue
-        if relative.parts[0] == TRACES:  # up to a gigabyte that is of no use there
+        if relative.parts[0] == TRACES:  # up to a gigabyte, of no use on another machine
             continue
-        if path.name.endswith(_PARTS) or not (path.is_dir() or path.is_file()):
+        if path.name.endswith(SQLITE_SUFFIXES) or not (path.is_dir() or path.is_file()):
             continue
         yield path
 
 
 @contextlib.contextmanager
-def _copied(path: Path) -> Iterator[Path]:
-    """A database as of one moment, whoever writes to it (https://sqlite.org/backup.html)."""
+def _database_copy(path: Path) -> Iterator[Path]:
+    """Provide a consistent copy of a database that may be in use (https://sqlite.org/backup.html)."""
     with tempfile.TemporaryDirectory(prefix="quictunnel-backup-") as place:
         copy = Path(place) / path.name
         try:

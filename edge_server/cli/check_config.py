@@ -1,4 +1,5 @@
-"""``--check-config``: everything that can be known without opening a port, said at once."""
+"""``--check-config``: check everything that can be checked without opening a port, and report all problems at
+once."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 
     from edge_server.config.edge_config import EdgeConfig, Reading
 
-SOON: Final = timedelta(days=14)
-"""A certificate that ends so soon is worth a word: public ones are renewed a month before their end."""
-EPHEMERAL: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+EXPIRY_WARNING: Final = timedelta(days=14)
+"""Remaining lifetime below which a certificate is mentioned: public ones are renewed a month before they
+expire."""
+EPHEMERAL_RANGE_FILE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
+"""Linux's range of ports for outgoing connections."""
 
 
 def report(reading: Reading, now: datetime | None = None) -> tuple[list[str], list[str]]:
-    """What is wrong; and what would be run, when that is nothing. May wait for the resolver of host names."""
+    """Return the problems, or if there are none the effective settings and remarks. May wait for DNS."""
     config = reading.config
     if config is None:
         return list(reading.problems), []
@@ -44,7 +47,7 @@ def report(reading: Reading, now: datetime | None = None) -> tuple[list[str], li
 
 
 def _settings(config: EdgeConfig) -> Iterator[str]:
-    """What differs from an edge without options, and what everybody wants to know."""
+    """Yield the settings that differ from the defaults, and the ones that are always of interest."""
     changed = {"domain", "quic", "https", "tcp_host", "tcp_ports", "state_dir", *differences(parse([]), config)}
     for row in OPTIONS:
         if row.field in changed:
@@ -52,15 +55,15 @@ def _settings(config: EdgeConfig) -> Iterator[str]:
 
 
 def _state_dir(config: EdgeConfig, _: datetime) -> Iterator[str]:
-    """It is not made here, nor is anything in it."""
+    """Check that the state directory is writable, or can be created; create nothing."""
     path = config.state_dir
     if not path.exists():
         nearest = next(parent for parent in path.parents if parent.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             raise ConfigError(
-                f"The state directory {path} cannot be made in {nearest}; choose another (--state-dir)."
+                f"The state directory {path} cannot be created in {nearest}; choose another (--state-dir)."
             )
-        yield f"  {path} will be made at the first start"
+        yield f"  {path} will be created at the first start"
         return
     if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"The state directory {path} cannot be written; choose another (--state-dir).")
@@ -80,16 +83,15 @@ def _certificate(config: EdgeConfig, now: datetime) -> Iterator[str]:
             raise ConfigError(f"The {which} in {config.cert} has expired at {ends:%Y-%m-%d %H:%M} UTC; renew it.")
         if begins > now:
             raise ConfigError(
-                f"The {which} in {config.cert} is not valid before {begins:%Y-%m-%d %H:%M} UTC; "
-                "is the clock right?"
+                f"The {which} in {config.cert} is not valid before {begins:%Y-%m-%d %H:%M} UTC; check the clock"
             )
     ends = chain[0].not_valid_after_utc
-    left = f"in {(ends - now).days} days" + (": renew it soon" if ends - now < SOON else "")
-    yield f"  the certificate ends at {ends:%Y-%m-%d %H:%M} UTC, {left}"
+    left = f"in {(ends - now).days} days" + (": renew it soon" if ends - now < EXPIRY_WARNING else "")
+    yield f"  the certificate expires at {ends:%Y-%m-%d %H:%M} UTC, {left}"
 
 
 def _hosts(config: EdgeConfig, _: datetime) -> Iterator[str]:
-    """That they are names of something; whether of this machine, only opening a port would tell."""
+    """Check that the host names resolve. Only binding a port would tell if they belong to this machine."""
     for name, host in (("quic", config.quic[0]), ("https", config.https[0]), ("tcp-host", config.tcp_host)):
         try:
             socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
@@ -101,20 +103,20 @@ def _hosts(config: EdgeConfig, _: datetime) -> Iterator[str]:
 def _ports(config: EdgeConfig, _: datetime) -> Iterator[str]:
     port = config.https[1]
     if port in config.tcp_ports and config.tcp_host in (config.https[0], "0.0.0.0", "::"):
-        yield f"  port {port} of https is among tcp-ports: no tunnel will get it"
+        yield f"  the https port {port} is within tcp-ports: no tunnel can use it"
     ephemeral = _ephemeral_ports()
     both = range(max(ephemeral.start, config.tcp_ports.start), min(ephemeral.stop, config.tcp_ports.stop))
     if both:
         yield (
-            f"  tcp-ports {both[0]}-{both[-1]} are also what this machine connects from; others, or "
-            f"sysctl -w net.ipv4.ip_local_reserved_ports={both[0]}-{both[-1]}, keep them for tunnels"
+            f"  tcp-ports {both[0]}-{both[-1]} overlap the ephemeral ports of this machine; use others, or "
+            f"reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={both[0]}-{both[-1]}"
         )
 
 
 def _ephemeral_ports() -> range:
-    """What the system takes for outgoing connections; empty where it does not say."""
+    """Return the ports that the system uses for outgoing connections; empty where it does not report them."""
     try:
-        first, last = map(int, EPHEMERAL.read_text().split())
+        first, last = map(int, EPHEMERAL_RANGE_FILE.read_text().split())
     except (OSError, ValueError):
         return range(0)
     return range(first, last + 1)
@@ -131,4 +133,4 @@ CHECKS: Final[tuple[Callable[[EdgeConfig, datetime], Iterator[str]], ...]] = (
     _ports,
     _engine,
 )
-"""Each yields remarks, and raises ConfigError with what is wrong."""
+"""Checks, in order. Each yields remarks, and raises ConfigError for a problem."""

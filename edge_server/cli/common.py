@@ -1,4 +1,4 @@
-"""What the commands beside the edge have in common (``python -m edge_server token``, ``name``)."""
+"""Shared parts of the commands beside the edge (``python -m edge_server token``, ``name``)."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EXIT_UNKNOWN: Final = 1
-"""There is nothing by that name."""
+"""Exit status when the named object does not exist."""
 EXIT_CONFIG: Final = 2
+"""Exit status when the state directory cannot be used."""
 
 
 def build_parser(
     name: str, description: str
 ) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
-    """The parser of ``python -m edge_server NAME``, and what adds a command to it by name and meaning."""
+    """Return the parser of ``python -m edge_server NAME``, and a function that adds a command by name and help
+    text."""
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_state_dir(common)
-    common.add_argument("--json", action="store_true", help="for programs")
+    common.add_argument("--json", action="store_true", help="print JSON")
     parser = argparse.ArgumentParser(
         prog=f"python -m edge_server {name}", description=description, allow_abbrev=False
     )
@@ -40,15 +42,21 @@ def build_parser(
 
 
 def add_state_dir(parser: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """Add ``--state-dir``, by default that of an edge that was started in the same environment without it."""
+    """Add ``--state-dir``, by default that of an edge started in the same environment without it."""
     try:
         given = environ.get(PREFIX + "STATE_DIR")
         usual = expanded(given, PREFIX + "STATE_DIR") if given else default_state_dir(environ)
-    except ConfigError:  # a user without a home has to say it
-        parser.add_argument("--state-dir", metavar="DIR", type=_path, required=True, help="the edge's")
+    except ConfigError:  # a user without a home directory has to set it
+        parser.add_argument(
+            "--state-dir", metavar="DIR", type=_path, required=True, help="the edge's state directory"
+        )
     else:
         parser.add_argument(
-            "--state-dir", metavar="DIR", type=_path, default=usual, help="the edge's (default: %(default)s)"
+            "--state-dir",
+            metavar="DIR",
+            type=_path,
+            default=usual,
+            help="the edge's state directory (default: %(default)s)",
         )
 
 
@@ -60,13 +68,13 @@ def _path(text: str) -> Path:
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """The first row is the head."""
+    """Print rows in aligned columns; the first row is the header."""
     rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def moment(seconds: int) -> str:
-    """Seconds since the epoch, for people, in UTC."""
+def format_time(seconds: int) -> str:
+    """Return seconds since the epoch as text for people, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")

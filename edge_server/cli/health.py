@@ -1,4 +1,5 @@
-"""``python -m edge_server health``: whether the edge of a state directory is ready, for people and for Docker."""
+"""``python -m edge_server health``: report if the edge of a state directory is ready, for people and for
+Docker."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import msgspec
 
 from edge_server.cli.common import add_state_dir
 from edge_server.observability.health import Readiness
-from edge_server.observability.quic_probe import objection
+from edge_server.observability.quic_probe import probe_error
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.paths import CLIENT_ENV
@@ -22,54 +23,56 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-READY: Final = 0
-NOT_READY: Final = 1
+EXIT_READY: Final = 0
+"""Exit status of a ready edge."""
+EXIT_NOT_READY: Final = 1
+"""Exit status of an edge that is not ready, or not running."""
 URL_FILE: Final = "admin.url"
-TIMEOUT: Final = 5.0
-"""Seconds for an answer; an edge that is well takes some milliseconds, and one whose UDP does not answer two
+RESPONSE_TIMEOUT: Final = 5.0
+"""Seconds for a response. A healthy edge takes some milliseconds, and one whose UDP does not respond two
 seconds."""
-MAX_ANSWER: Final = 64 * 1024
-"""Bytes of one."""
+MAX_RESPONSE: Final = 64 * 1024
+"""Bytes of a response."""
 
 
 class NotReadyError(Exception):
-    """It is not; the text says why."""
+    """The edge is not ready; the message has the reasons."""
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
+    """Run the command. Return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m edge_server health",
-        description="Whether the edge is ready: it serves, its certificates are valid, its QUIC socket answers. "
-        "An edge that runs with --admin is asked; of another only the QUIC socket can be.",
-        epilog="Exit status 0: ready; 1: not, or there is none.",
+        description="Check that the edge is ready: it serves, its certificates are valid, its QUIC socket "
+        "responds. Without --admin, only the QUIC socket of the edge can be checked.",
+        epilog="Exit status 0: ready; 1: not ready, or not running.",
         allow_abbrev=False,
     )
     add_state_dir(parser)
     options = parser.parse_args(argv)
     try:
-        print(_look(options.state_dir))
+        print(_check(options.state_dir))
     except NotReadyError as error:
         print(error, file=sys.stderr)
-        return NOT_READY
-    return READY
+        return EXIT_NOT_READY
+    return EXIT_READY
 
 
-def _look(directory: Path) -> str:
+def _check(directory: Path) -> str:
     try:
         url = (directory / URL_FILE).read_text().strip()
     except FileNotFoundError:
-        return _of_udp_alone(directory)
+        return _check_udp(directory)
     except OSError as error:
         raise NotReadyError(f"{error.filename} cannot be read: {error.strerror}.") from None
     try:
-        readiness = msgspec.json.decode(_fetched(url), type=Readiness)
+        readiness = msgspec.json.decode(_fetch_readiness(url), type=Readiness)
     except ConnectionRefusedError:
-        # Left behind by an edge that was killed. Whoever runs there now has no page.
-        return _of_udp_alone(directory)
+        # The file is from an edge that was killed. An edge that runs now has no --admin.
+        return _check_udp(directory)
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
         raise NotReadyError(
-            f"not ready: no answer from {url}readyz ({str(error) or type(error).__name__})"
+            f"not ready: no response from {url}readyz ({str(error) or type(error).__name__})"
         ) from None
     wrong = [f"not ready: {check.name}: {check.why}" for check in readiness.checks if not check.ok]
     if wrong or not readiness.ready:
@@ -77,28 +80,31 @@ def _look(directory: Path) -> str:
     return "ready"
 
 
-def _fetched(url: str) -> bytes:
+def _fetch_readiness(url: str) -> bytes:
     where = urlsplit(url)
-    # Not urllib: that would ask a proxy of the environment.
-    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=TIMEOUT)
+    # Not urllib: it would use a proxy from the environment.
+    connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=RESPONSE_TIMEOUT)
     try:
         connection.request("GET", "/readyz")
-        return connection.getresponse().read(MAX_ANSWER)
+        return connection.getresponse().read(MAX_RESPONSE)
     finally:
         connection.close()
 
 
-def _of_udp_alone(directory: Path) -> str:
-    """An edge without --admin says where its QUIC socket is."""
+def _check_udp(directory: Path) -> str:
+    """Probe the QUIC address in ``client.env``, for an edge without --admin. Return the report, or raise
+    NotReadyError."""
     try:
         lines = (directory / CLIENT_ENV).read_text().splitlines()
     except OSError as error:
-        raise NotReadyError(f"not ready: no edge serves with --state-dir {directory} ({error.strerror})") from None
-    said = dict(line.partition("=")[::2] for line in lines)
+        raise NotReadyError(
+            f"not ready: no edge is running with --state-dir {directory} ({error.strerror})"
+        ) from None
+    values = dict(line.partition("=")[::2] for line in lines)
     try:
-        address = parse_address(said.get("QUICTUNNEL_EDGE", ""), what="QUICTUNNEL_EDGE")
+        address = parse_address(values.get("QUICTUNNEL_EDGE", ""), what="QUICTUNNEL_EDGE")
     except ConfigError as error:
         raise NotReadyError(f"not ready: {directory / CLIENT_ENV} is damaged: {error}") from None
-    if why := asyncio.run(objection(address)):
+    if why := asyncio.run(probe_error(address)):
         raise NotReadyError(f"not ready: udp: {why}")
-    return "its QUIC socket answers; an edge that runs with --admin says more"
+    return "the QUIC socket responds; run the edge with --admin for a full check"

@@ -1,4 +1,5 @@
-"""``python -m edge_server name ...``: whose names and ports are, and withdraw them. The edge may run meanwhile."""
+"""``python -m edge_server name ...``: list the owners of names and ports, and withdraw them. The edge may be
+running."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, format_time, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
@@ -25,41 +26,44 @@ if TYPE_CHECKING:
 
     from edge_server.tunnels.ownership_store import Claim, HistoryEntry
 
-SHOWN: Final = 100
-NETWORK: Final = "@"
-"""Before networks in the database."""
+DEFAULT_LINES: Final = 100
+"""Lines of history by default."""
+NETWORK_PREFIX: Final = "@"
+"""Prefix of networks in the database."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser, add = build_parser(
         "name",
-        "The names that clients asked for, and the TCP ports, as :20022. Each belongs to the token "
-        f"that had it first, until nobody has used it for {KEPT_DAYS} days. And what is withdrawn from everybody: "
-        "names, ports, and addresses from which nobody may come. What is changed here holds for a running edge "
-        "within a second.",
+        "Names that clients requested, and TCP ports, written as :20022. Each belongs to the first token that "
+        f"used it, until it was unused for {KEPT_DAYS} days. Also bans: of names, of ports, and of addresses, "
+        "from which no connection is accepted then. A change takes effect in a running edge within a second.",
     )
-    add("list", "Whose they are.")
+    add("list", "List names, ports and their owners.")
     for one in (
-        add("release", "Let anybody have one again; also one that is banned."),
-        add("ban", "Withdraw a name, random ones too: its tunnel and visitors end, and nobody gets it again. "
-            "Of an address or a network: neither visitors nor clients come in from there."),
+        add("release", "Make a name or port available to all tokens again; also lifts a ban."),
+        add("ban", "Ban a name, also a random one: its tunnel and visitors end, and it is not assigned again. "
+            "Ban an address or a network: neither visitors nor clients may connect from there."),
     ):  # fmt: skip
         one.add_argument(
-            "name", metavar="NAME|ADDRESS", type=_what, help="as the list has it, or a tunnel's label"
+            "name", metavar="NAME|ADDRESS", type=_parse_name, help="as shown by `list`, or a tunnel's label"
         )
     history = add(
-        "history", f"Who held what on which day (the last {MAX_DAYS} days with tunnels), random names too."
+        "history",
+        f"List the owners of names by day (the last {MAX_DAYS} days with tunnels), random names included.",
     )
     history.add_argument(
-        "name", metavar="NAME", nargs="?", type=str.lower, help="of this name alone: a tunnel's label, or a domain"
+        "name", metavar="NAME", nargs="?", type=str.lower, help="only this name: a tunnel's label, or a domain"
     )
-    history.add_argument("--owner", metavar="KEY", help="of this token alone")
-    history.add_argument("--last", metavar="N", type=int, default=SHOWN, help="so many lines (%(default)s)")
+    history.add_argument("--owner", metavar="KEY", help="only this token")
+    history.add_argument(
+        "--last", metavar="N", type=int, default=DEFAULT_LINES, help="number of lines (%(default)s)"
+    )
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
+    """Run the command. Return its exit status."""
     options = _parser().parse_args(argv)
     try:
         StateDir(options.state_dir)
@@ -76,14 +80,14 @@ def _run(options: argparse.Namespace, store: OwnershipStore, now: int) -> int:
     if options.command == "history":
         _show_history(store.history(options.name, options.last, options.owner), as_json=options.json)
         return 0
-    name = options.name.removeprefix(NETWORK)
+    name = options.name.removeprefix(NETWORK_PREFIX)
     if options.command == "ban":
         store.ban(options.name, now)
         done = "banned"
     elif store.remove(options.name):
         done = "released"
     else:
-        print(f"edge_server name: {name} is nobody's; `list` shows what is somebody's", file=sys.stderr)
+        print(f"edge_server name: {name} has no owner; `list` shows the names that have one", file=sys.stderr)
         return EXIT_UNKNOWN
     print(json.dumps({"name": name, "state": done}) if options.json else f"{name} is {done}.")
     return 0
@@ -91,16 +95,24 @@ def _run(options: argparse.Namespace, store: OwnershipStore, now: int) -> int:
 
 def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([{"name": claim.what.removeprefix(NETWORK), "banned": claim.is_banned, "seen": claim.seen,
-                           "owner": None if claim.is_banned else claim.owner} for claim in claims]))  # fmt: skip
+        entries = [
+            {
+                "name": claim.what.removeprefix(NETWORK_PREFIX),
+                "banned": claim.is_banned,
+                "seen": claim.seen,
+                "owner": None if claim.is_banned else claim.owner,
+            }
+            for claim in claims
+        ]
+        print(json.dumps(entries))
         return
     if not claims:
-        print("No name is anybody's yet.", file=sys.stderr)
+        print("No name has an owner yet.", file=sys.stderr)
         return
     rows = [("NAME", "OWNER", "LAST SEEN")]
     for claim in claims:
         owner = "(banned)" if claim.is_banned else claim.owner
-        rows.append((claim.what.removeprefix(NETWORK), owner, moment(claim.seen)))
+        rows.append((claim.what.removeprefix(NETWORK_PREFIX), owner, format_time(claim.seen)))
     print_table(rows)
 
 
@@ -114,8 +126,8 @@ def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
         events = ", ".join(what if count == 1 else f"{what} {count}x" for what, count in counts.items() if count)
         rows.append(
             (
-                moment(entry.since),
-                moment(entry.until),
+                format_time(entry.since),
+                format_time(entry.until),
                 entry.name or "(others)",
                 entry.owner,
                 events or "goes on",
@@ -127,15 +139,17 @@ def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
     print_table(rows)
 
 
-def _what(text: str) -> str:
-    """A network, a port or a name, as the database has them."""
+def _parse_name(text: str) -> str:
+    """Return a network, a port or a name as written in the database."""
     with contextlib.suppress(ValueError):
-        return f"{NETWORK}{ip_network(text.removeprefix(NETWORK), strict=False)}"
+        return f"{NETWORK_PREFIX}{ip_network(text.removeprefix(NETWORK_PREFIX), strict=False)}"
     name = text.lower()
     is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
     is_name = (
         RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
     )
     if not is_port and not is_name:
-        raise argparse.ArgumentTypeError(f"{text[:MAX_LABEL]!r} is no name, no port (:20022) and no address")
+        raise argparse.ArgumentTypeError(
+            f"{text[:MAX_LABEL]!r} is neither a name nor a port (:20022) nor an address"
+        )
     return name

@@ -1,4 +1,4 @@
-"""``python -m edge_server token ...``: make, list, show and revoke tokens. The edge may run meanwhile."""
+"""``python -m edge_server token ...``: create, list, show and revoke tokens. The edge may be running."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, moment, print_table
+from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, format_time, print_table
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
@@ -23,40 +23,43 @@ if TYPE_CHECKING:
 
     from edge_server.auth.token_store import TokenEntry
 
-MULTIPLES: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
+RATE_UNITS: Final = {"": 1, "k": 1000, "M": 1_000_000, "G": 1_000_000_000}
+"""Factors of the suffixes of a rate."""
 MIN_BANDWIDTH: Final = 1000
-"""Below it nothing works that a visitor would recognise."""
+"""Bytes a second, below which no visitor's program works."""
 MAX_NAMES: Final = 100
-UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+"""Names, and domains, of one token."""
+TIME_UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+"""Seconds of the suffixes of a duration."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser, add = build_parser(
         "token",
-        "The tokens that clients show to this edge. What is changed here holds for a running edge "
-        "within a second: a token that is revoked ends its sessions and their visitors.",
+        "The tokens with which clients authenticate. A change takes effect in a running edge within a second: "
+        "revoking a token ends its sessions and their visitors.",
     )
-    create = add("create", "Make a token and print it: this once, because only a hash of it is kept.")
+    create = add("create", "Create a token and print it. It cannot be shown again: only a hash is stored.")
     option = create.add_argument
-    option("--note", default="", help=f"whom or what it is for, up to {MAX_NOTE} characters")
-    option("--tunnels", type=_count, metavar="N", help="tunnels at once, of all its clients together")
-    option("--visitors", type=_count, metavar="N", help="visitors at once, of all its tunnels together")
-    option("--names", type=_names, metavar="A,B*|none", help="the names that it may ask for, each exact (which "
-           "keeps it from everybody else) or with *; none: only random ones")  # fmt: skip
-    option("--domains", type=_domains, default=(), metavar="A,*.B|all|none", help="the whole domains that it may "
-           "have, each exact or as *.example.org for all names below (default: none)")  # fmt: skip
-    option("--tcp-ports", type=_ports, metavar="A-B|none", help="the public TCP ports that it may have")
-    option("--bandwidth", type=_bandwidth, metavar="RATE", help="bytes a second of all its visitors together, "
-           "each way (500k, 10M, 1G)")  # fmt: skip
-    option("--expires", metavar="WHEN", help="after so long (12h, 30d, 8w), or on a day (2027-01-31, UTC)")
-    add("list", "All tokens, the revoked ones included.")
-    for one in (add("show", "One token."), add("revoke", "End a token, its sessions and visitors, for good.")):
-        one.add_argument("key", metavar="KEY", help="as the list has it")
+    option("--note", default="", help=f"a note on its purpose, up to {MAX_NOTE} characters")
+    option("--tunnels", type=_count, metavar="N", help="tunnels at once, over all its clients")
+    option("--visitors", type=_count, metavar="N", help="visitors at once, over all its tunnels")
+    option("--names", type=_names, metavar="A,B*|none", help="names that it may request, each exact (which "
+           "reserves it for this token) or with *; none: only random ones")  # fmt: skip
+    option("--domains", type=_domains, default=(), metavar="A,*.B|all|none", help="whole domains that it may "
+           "bind, each exact or as *.example.org for all names below (default: none)")  # fmt: skip
+    option("--tcp-ports", type=_ports, metavar="A-B|none", help="public TCP ports that it may bind")
+    option("--bandwidth", type=_bandwidth, metavar="RATE", help="bytes a second over all its visitors, "
+           "in each direction (500k, 10M, 1G)")  # fmt: skip
+    option("--expires", metavar="WHEN", help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)")
+    add("list", "List all tokens, revoked ones included.")
+    for one in (add("show", "Show one token."), add("revoke", "Revoke a token for good; ends its sessions.")):
+        one.add_argument("key", metavar="KEY", help="as shown by `list`")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
+    """Run the command. Return its exit status."""
     options = _parser().parse_args(argv)
     try:
         StateDir(options.state_dir)
@@ -75,12 +78,12 @@ def _run(options: argparse.Namespace, store: TokenStore, now: int) -> int:
             domains=options.domains,
             tcp_ports=options.tcp_ports,
             bandwidth=options.bandwidth,
-            expires=_moment(options.expires, now) if options.expires else None,
+            expires=_parse_expiry(options.expires, now) if options.expires else None,
         )
         token, entry = store.create(rights, options.note, now)
-        # The token alone on standard output, for scripts; what a person wants to know beside it.
-        print(json.dumps({"token": token} | _plain(entry, now)) if options.json else token)
-        print(f"Token {entry.key} is made; it is shown this once. Clients: QUICTUNNEL_TOKEN.", file=sys.stderr)
+        # Only the token on standard output, for scripts; the explanation on standard error.
+        print(json.dumps({"token": token} | _as_json(entry, now)) if options.json else token)
+        print(f"Token {entry.key} is created; it is not shown again. Clients: QUICTUNNEL_TOKEN.", file=sys.stderr)
         return 0
     if options.command == "revoke" and not store.revoke(options.key, now):
         return _unknown(options.key)
@@ -90,7 +93,7 @@ def _run(options: argparse.Namespace, store: TokenStore, now: int) -> int:
         if not entries:
             return _unknown(options.key)
     if options.json:
-        found = [_plain(entry, now) for entry in entries]
+        found = [_as_json(entry, now) for entry in entries]
         print(json.dumps(found if options.command == "list" else found[0]))
     elif options.command == "show":
         print("\n".join(f"{name + ':':12} {value}" for name, value in _fields(entries[0], now).items()))
@@ -102,7 +105,7 @@ def _run(options: argparse.Namespace, store: TokenStore, now: int) -> int:
 
 
 def _unknown(key: str) -> int:
-    print(f"edge_server token: there is no token {key!r}; `list` shows what there is", file=sys.stderr)
+    print(f"edge_server token: there is no token {key!r}; `list` shows all tokens", file=sys.stderr)
     return EXIT_UNKNOWN
 
 
@@ -116,7 +119,7 @@ def _print_table(entries: Sequence[TokenEntry], now: int) -> None:
 
 
 def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
-    """For people, in the order of the table's columns."""
+    """Return the columns of the table, as text for people."""
     rights = entry.rights
 
     def or_all(value: int | None) -> str:
@@ -131,14 +134,14 @@ def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
         "domains": "all" if rights.domains is None else ",".join(rights.domains) or "none",
         "tcp ports": _shown_ports(rights.tcp_ports),
         "bandwidth": "all" if rights.bandwidth is None else f"{rights.bandwidth / 1e6:g} MB/s",
-        "created": moment(entry.created),
-        "expires": "never" if rights.expires is None else moment(rights.expires),
+        "created": format_time(entry.created),
+        "expires": "never" if rights.expires is None else format_time(rights.expires),
         "note": "".join(letter if letter.isprintable() else "?" for letter in entry.note),
     }
 
 
-def _plain(entry: TokenEntry, now: int) -> dict[str, Any]:
-    """For programs."""
+def _as_json(entry: TokenEntry, now: int) -> dict[str, Any]:
+    """Return a token as JSON-compatible values."""
     rights = entry.rights
     return {
         "key": entry.key,
@@ -204,20 +207,22 @@ def _domains(text: str) -> tuple[str, ...] | None:
 
 def _bandwidth(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,9})([kMG]?)", text)
-    rate = int(found[1]) * MULTIPLES[found[2]] if found else 0
+    rate = int(found[1]) * RATE_UNITS[found[2]] if found else 0
     if rate < MIN_BANDWIDTH:
-        raise argparse.ArgumentTypeError(f"{text!r} is no rate of at least {MIN_BANDWIDTH} bytes a second")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of at least {MIN_BANDWIDTH} bytes a second")
     return rate
 
 
-def _moment(text: str, now: int) -> int:
-    """Seconds since the epoch. Raises ConfigError."""
+def _parse_expiry(text: str, now: int) -> int:
+    """Parse a duration or a day; return seconds since the epoch. Raises ConfigError."""
     if found := re.fullmatch(r"([0-9]{1,5})([hdw])", text):
-        return now + int(found[1]) * UNITS[found[2]]
+        return now + int(found[1]) * TIME_UNITS[found[2]]
     try:
-        moment = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+        expiry = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
     except ValueError:
-        raise ConfigError(f"--expires {text!r} is neither a time (12h, 30d, 8w) nor a day (2027-01-31).") from None
-    if moment <= now:
-        raise ConfigError(f"--expires {text} is over already.")
-    return moment
+        raise ConfigError(
+            f"--expires {text!r} is neither a duration (12h, 30d, 8w) nor a day (2027-01-31)."
+        ) from None
+    if expiry <= now:
+        raise ConfigError(f"--expires {text} is in the past.")
+    return expiry

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from edge_server.auth.request_limit import work_of
+from edge_server.auth.request_limit import request_cost
 from edge_server.tunnels.bind import MAX_LEASES, Bindings
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
@@ -219,8 +219,8 @@ class ClientSession:
     def _greet(self, hello: Hello) -> None:
         """Find out whose token that is. Of addresses that have shown too many wrong ones it is not looked at."""
         tokens, attempts = self._context.tokens, self._context.attempts
-        key = tokens.is_known(hello.token)
-        if not attempts.may_try(self.peer, key):
+        key = tokens.known_key(hello.token)
+        if not attempts.can_try(self.peer, key):
             logger.warning("a client from %s was refused: too many wrong tokens", self.peer)
             self.session.close(SessionCode.UNAUTHORIZED)
             return
@@ -228,13 +228,13 @@ class ClientSession:
         if identity is not None:
             self._welcome_as(identity, hello)
             return
-        attempts.was_wrong(self.peer, key)
+        attempts.record_failure(self.peer, key)
         self._second_look = asyncio.get_running_loop().call_later(SECOND_LOOK, self._look_again, hello, key)
 
     def _look_again(self, hello: Hello, key: str | None) -> None:
         identity = self._context.tokens.check(hello.token)
         if identity is not None:
-            self._context.attempts.was_right(self.peer, key)
+            self._context.attempts.withdraw_failure(self.peer, key)
             self._welcome_as(identity, hello)
             return
         logger.warning("a client from %s was refused: wrong token%s", self.peer, f" of {key}" if key else "")
@@ -263,7 +263,7 @@ class ClientSession:
             self.session.close(SessionCode.OVERLOADED)
             return
         self.identity = identity
-        self.session.pool.memory = self._context.memory.of(identity.key)
+        self.session.pool.memory = self._context.memory.share_of(identity.key)
         self.session.peer_window = hello.window
         self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(sessions.add(self), resumed=False)
@@ -317,7 +317,7 @@ class ClientSession:
 
     def _asked(self, request: Bind | Unbind) -> None:
         assert self.identity is not None
-        if not self._context.requests.may(self.identity.key, work_of(request)):
+        if not self._context.requests.try_take(self.identity.key, request_cost(request)):
             logger.warning("client %s from %s asks for too much in too short a time", self.identity.key, self.peer)
             self.end(SessionCode.TOO_MANY_REQUESTS)
             return
@@ -356,7 +356,7 @@ class ClientSession:
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         """One request; the next after a pause."""
         assert self.identity is not None
-        asyncio.get_running_loop().call_later(PACE * work_of(request), self._serve)
+        asyncio.get_running_loop().call_later(PACE * request_cost(request), self._serve)
         try:
             if isinstance(request, Unbind):
                 self.holdings.unbind(request.lease)

@@ -61,7 +61,7 @@ class SessionTable(Generic[SessionT]):
         """By identity, as long as its token may be good again (:meth:`forget_superseded`)."""
         self._away_of: dict[str, dict[SessionT, None]] = {}
         """Sessions without a link by token, in the order in which they lost it."""
-        self.shares = Shares(MAX_SESSIONS, always=ALWAYS)
+        self.shares = Shares(MAX_SESSIONS, minimum=ALWAYS)
         """Sessions by token."""
         self._counted: set[SessionT] = set()
         """Sessions that are counted in :attr:`shares`."""

@@ -216,7 +216,7 @@ class LastHeld:
             return False
         if RANDOM_LABEL.fullmatch(name.name):
             return owner is None  # else it is banned: nobody claims such a name
-        return owner == name.owner and tokens.objection(identity, name.name) is None
+        return owner == name.owner and tokens.name_refusal(identity, name.name) is None
 
     def _port_of(self, name: TunnelRecord) -> socket.socket | None:
         """The listening socket of its TCP port, if it is to have one and may."""
@@ -226,7 +226,7 @@ class LastHeld:
         identity = self._tokens.identity(name.owner)
         allowed = None if identity is None else identity.rights.tcp_ports
         may = self._claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
-        sock = self._ports.bind_this(port, name.owner) if may else None
+        sock = self._ports.bind_exact(port, name.owner) if may else None
         if sock is None:
             logger.info("%s is kept for its client without port %d, which is not to be had", name.name, port)
         return sock

@@ -1,10 +1,11 @@
-"""May one more visitor come in?
+"""Admission of visitors.
 
-Counts what is in, of each owner, each lease, each address, each network and altogether, and says no at the cap, so
-that a flood of visitors is refused one by one while the tunnels' own sockets and files go on working. Nobody takes
-all places: an owner, a lease, an address and a network may have so many times what is left. While there is plenty
-of room that limits nobody, so people who share an address are not punished for it; when it gets scarce, whoever
-has the most is the first to get no more. How many come in a second is :mod:`edge_server.ingress.rate_limit`'.
+Counts the active visitors of each owner, lease, address and network and in all, and refuses at the cap. A flood of
+visitors is then refused one by one while the tunnels' own sockets and files keep working. Nobody can take all
+places: an owner, a lease, an address and a network may each have a fixed multiple of what is left. While there are
+plenty that limits nobody, so users behind a shared address are not punished for it. When they get scarce, the
+largest holder is the first to get no more. The rate of arrival is limited by
+:mod:`edge_server.ingress.rate_limit`.
 """
 
 from __future__ import annotations
@@ -17,28 +18,29 @@ from edge_server.ingress.ip_filter import IpFilter
 from edge_server.ingress.rate_limit import ConnectionRateLimiter
 from edge_server.resources.descriptor_budget import REMEDY, DescriptorBudget, ShortageLog, descriptor_limit
 from edge_server.resources.fair_places import FairPlaces
-from edge_server.resources.peer_network import neighbourhood, network_of
+from edge_server.resources.peer_network import network_of, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 SHARE: Final = 8
-"""How many times what is left one owner, lease, address or network may have (dynamic thresholds, Choudhury and
-Hahne 1998). One that takes all it can gets to 8/9 of the places, a second one to 8/9 of the rest, and the next
-still finds some."""
-ALWAYS: Final = 16
-"""Places that everybody may have as long as there are any..."""
-ALWAYS_SHARE: Final = 16
-"""... but one in so many, where there are few."""
+"""Multiple of what is left that one owner, lease, address or network may have (dynamic thresholds, Choudhury and
+Hahne 1998). A holder that takes all it can gets 8/9 of the places, a second one 8/9 of the rest, and the next
+still gets some."""
+MIN_PLACES: Final = 16
+"""Places that each holder may have while there are any."""
+MIN_PLACES_SHARE: Final = 16
+"""Divisor of the cap that bounds :data:`MIN_PLACES` where the cap is small."""
 WAITING_SHARE: Final = 4
-"""One in so many places is for visitors whose client is away; they hold a descriptor, and some 30 KiB of TLS."""
+"""Divisor of the cap for visitors whose client is disconnected; each holds a descriptor and about 30 KiB of TLS
+state."""
 MAX_WAITING: Final = 4096
-"""Of them, where there are many places: a flood is cut at about 120 MiB."""
+"""Visitors that wait for a client, where the cap is large: a flood is cut at about 120 MiB."""
 MAX_WAITING_PER_LEASE: Final = 256
-"""Of them at one lease."""
-WAIT: Final = 10.0
-"""Seconds that a visitor waits for a client that lost its link; longer than most who come back need, shorter than
-browsers and people have patience for."""
+"""Visitors that wait for the client of one lease."""
+MAX_WAIT: Final = 10.0
+"""Seconds that a visitor waits for a client that lost its link. Longer than most reconnects take, shorter than the
+timeouts of browsers and the patience of people."""
 
 
 class WaitingVisitor(Protocol):
@@ -49,90 +51,103 @@ class WaitingVisitor(Protocol):
 
 
 class Admission:
-    """The number of visitors, and its cap."""
+    """Counts the visitors and enforces the caps."""
 
-    def __init__(self, cap: int | None = None, arrivals: ConnectionRateLimiter | None = None) -> None:
-        """``arrivals``: how many may come in a second; by default anybody."""
-        self.arrivals = arrivals or ConnectionRateLimiter(lambda: 0, time.monotonic)
+    def __init__(self, cap: int | None = None, rate_limiter: ConnectionRateLimiter | None = None) -> None:
+        """Start without visitors.
+
+        Args:
+            cap: visitors at once; by default as many as the descriptor limit allows.
+            rate_limiter: limits the rate of new visitors; by default unlimited.
+        """
+        self.rate_limiter = rate_limiter or ConnectionRateLimiter(lambda: 0, time.monotonic)
         self.budget = DescriptorBudget.of(descriptor_limit())
-        self.doorstep = self.budget.doorstep
-        """How many visitors may be between accept and the end of their TLS handshake."""
+        self.max_handshakes = self.budget.handshakes
+        """Visitors that may be between accept and the end of their TLS handshake."""
         self.cap = self.budget.visitors if cap is None else cap
         self.waiting: FairPlaces[WaitingVisitor] = FairPlaces(
             max(1, min(MAX_WAITING, self.cap // WAITING_SHARE)),
             limit_per_lease=MAX_WAITING_PER_LEASE,
-            patience=WAIT,  # who came first was promised that
+            protected_for=MAX_WAIT,  # a visitor that waits may use the whole time
             clock=time.monotonic,
         )
-        """Visitors who are in, and for whom no client is there now."""
+        """Admitted visitors whose client is disconnected."""
         self.shortage = ShortageLog()
-        self.inside = 0
+        self.active = 0
         self.refused = 0
-        self._always = min(ALWAYS, max(1, self.cap // ALWAYS_SHARE))
-        self._of: Counter[str] = Counter()
-        self._at: Counter[str] = Counter()
-        self._from: Counter[str] = Counter()
-        self._within: Counter[str] = Counter()
+        self._min_places = min(MIN_PLACES, max(1, self.cap // MIN_PLACES_SHARE))
+        self._by_owner: Counter[str] = Counter()
+        self._by_lease: Counter[str] = Counter()
+        self._by_address: Counter[str] = Counter()
+        self._by_network: Counter[str] = Counter()
         self._banned = IpFilter((), ())
 
     def ban(self, networks: Iterable[str]) -> None:
-        """Nobody may come from these from now on, and from those of before anybody may."""
+        """Replace the banned networks. Raises ValueError for an invalid one."""
         self._banned = IpFilter((), networks)
 
     def admits(self, host: str) -> bool:
-        """Whether anybody may come from there."""
+        """Return True unless the address is banned."""
         return self._banned.admits(host)
 
-    def enter(self, owner: str, lease: str, host: str, most: int | None = None) -> bool:
-        """Take a place for a visitor of ``owner``, who may have ``most`` of them, at that lease and from that
-        address. False: there is none; the visitor is counted as refused."""
-        neighbours, network = neighbourhood(host), network_of(host)
-        fair = max(self._always, SHARE * (self.cap - self.inside))
-        held = max(self._of[owner], self._at[lease], self._from[neighbours], self._within[network])
-        is_short = self.inside >= self.cap or held >= fair
-        if is_short or not self.admits(host) or (most is not None and self._of[owner] >= most):
+    def enter(self, owner: str, lease: str, host: str, limit: int | None = None) -> bool:
+        """Take a place for a visitor; return False, and count it as refused, if there is none.
+
+        Args:
+            owner: token whose tunnel it visits.
+            lease: name of the tunnel.
+            host: address of the visitor.
+            limit: visitors that the owner may have at once; None: no limit.
+        """
+        address, network = peer_prefix(host), network_of(host)
+        fair = max(self._min_places, SHARE * (self.cap - self.active))
+        held = max(
+            self._by_owner[owner], self._by_lease[lease], self._by_address[address], self._by_network[network]
+        )
+        is_short = self.active >= self.cap or held >= fair
+        if is_short or not self.admits(host) or (limit is not None and self._by_owner[owner] >= limit):
             self.refused += 1
             if is_short:
-                self.shortage.tell("places for visitors are scarce, one was refused", self._tell_places)
+                self.shortage.report(
+                    "visitor capacity is nearly exhausted, one visitor was refused", self._describe_places
+                )
             return False
-        self.inside += 1
-        self._of[owner] += 1
-        self._at[lease] += 1
-        self._from[neighbours] += 1
-        self._within[network] += 1
+        self.active += 1
+        self._by_owner[owner] += 1
+        self._by_lease[lease] += 1
+        self._by_address[address] += 1
+        self._by_network[network] += 1
         return True
 
     def leave(self, owner: str, lease: str, host: str) -> None:
-        """Give a place back."""
-        self.inside -= 1
+        """Give back a place; the arguments are those of :meth:`enter`."""
+        self.active -= 1
         for count, key in (
-            (self._of, owner),
-            (self._at, lease),
-            (self._from, neighbourhood(host)),
-            (self._within, network_of(host)),
+            (self._by_owner, owner),
+            (self._by_lease, lease),
+            (self._by_address, peer_prefix(host)),
+            (self._by_network, network_of(host)),
         ):
             count[key] -= 1
             if not count[key]:
                 del count[key]
 
     def wait(self, waiting: WaitingVisitor, host: str, owner: str, lease: str) -> WaitingVisitor | None:
-        """Give an admitted visitor a place to wait for its client.
+        """Let an admitted visitor wait for the client. Return the visitor that has to stop waiting for it, or
+        None."""
+        evicted = self.waiting.enter(waiting, host, owner=owner, lease=lease)
+        if evicted is not None:
+            what = "too many visitors wait for a disconnected client, one was refused"
+            self.shortage.report(what, self._describe_waiting)
+        return evicted
 
-        Returns the visitor that lost its place to this one, perhaps this one itself; None if nobody did.
-        """
-        loser = self.waiting.enter(waiting, host, owner=owner, lease=lease)
-        if loser is not None:
-            what = "places for visitors who wait for a client are scarce, one was refused"
-            self.shortage.tell(what, self._tell_waiting)
-        return loser
-
-    def _tell_waiting(self) -> str:
+    def _describe_waiting(self) -> str:
         network, held = self.waiting.largest_network()
-        return f"{len(self.waiting)} of {self.waiting.limit} are taken, {held} by {network}"
+        return f"{len(self.waiting)} of {self.waiting.limit} places are taken, {held} by {network}"
 
-    def _tell_places(self) -> str:
-        (network, held), (owner, owned) = self._within.most_common(1)[0], self._of.most_common(1)[0]
+    def _describe_places(self) -> str:
+        (network, held), (owner, owned) = self._by_network.most_common(1)[0], self._by_owner.most_common(1)[0]
         return (
-            f"{self.inside} of {self.cap} are taken, {held} by {network}, {owned} by tunnels of {owner}; "
-            f"{self.budget.limit} file descriptors allow no more ({REMEDY})"
+            f"{self.active} of {self.cap} places are taken, {held} by {network}, {owned} by tunnels of {owner}; "
+            f"the limit of {self.budget.limit} file descriptors allows no more, raise it ({REMEDY})"
         )

@@ -1,10 +1,10 @@
-"""A strict reader of the first message of a TLS visitor: which name it asks for, which protocols it offers.
+"""A strict parser for a TLS ClientHello: the server name and the protocols that a visitor offers.
 
-Thinking only: bytes in, a :class:`ClientHello` or one :class:`HelloError` out. No sockets, no clock, no TLS
-library. Whatever a stranger sends, nothing else is raised and at most :data:`MAX_CLIENT_HELLO` bytes are
-looked at. The verdict depends on the bytes alone, never on how TCP or TLS cut them into pieces.
+Sans-IO: bytes in, a :class:`ClientHello` or one :class:`HelloError` out. No sockets, no clock, no TLS library. For
+any input, no other exception is raised and at most :data:`MAX_CLIENT_HELLO` bytes are read. The result depends on
+the bytes alone, never on how TCP or TLS split them.
 
-Nothing is decided here about what to do with a name; that is the caller's.
+Routing by the name is up to the caller.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Final
 from quictunnel.wire.labels import LABEL
 
 MAX_CLIENT_HELLO: Final = 16 * 1024
-"""Bytes of the wire, record headers included, that a ClientHello may take. Browsers with post-quantum key
-shares and ECH send about 2 KiB; this leaves room for every such message even in records of one byte."""
+"""Bytes on the wire, record headers included, that a ClientHello may take. Browsers with post-quantum key shares
+and ECH send about 2 KiB; the bound leaves room for each such message even in records of one byte."""
 
 MAX_NAME: Final = 253
-"""RFC 1035 section 2.3.4: 255 octets on the wire of DNS are 253 characters of text."""
+"""Characters of a host name: 255 octets on the wire of DNS (RFC 1035 section 2.3.4) are 253 characters of text."""
 
 _MAX_RECORD: Final = 1 << 14  # RFC 8446 section 5.1
 _RECORD_HEADER: Final = 5
@@ -31,7 +31,7 @@ _CLIENT_HELLO: Final = 1
 _SERVER_NAME: Final = 0  # RFC 6066 section 3
 _ALPN: Final = 16  # RFC 7301 section 3.1
 
-# With the space that ends them, so that a shorter word which merely begins alike is not taken for one.
+# With the space that ends them, so that a longer word with the same beginning does not match.
 # PRI is the preface of HTTP/2 without TLS (RFC 9113 section 3.4).
 _HTTP_METHODS: Final = tuple(
     word.encode() + b" "
@@ -42,7 +42,7 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
 class Alert(enum.IntEnum):
-    """The TLS alerts that this edge sends of its own accord (RFC 8446 section 6.2)."""
+    """TLS alerts that this edge sends itself (RFC 8446 section 6.2)."""
 
     UNEXPECTED_MESSAGE = 10
     RECORD_OVERFLOW = 22
@@ -52,18 +52,19 @@ class Alert(enum.IntEnum):
     INTERNAL_ERROR = 80
     MISSING_EXTENSION = 109
     CERTIFICATE_UNOBTAINABLE = 111
-    """There is no certificate for the name yet (RFC 6066 section 9, which TLS 1.3 has kept the number of)."""
+    """The name has no certificate yet (RFC 6066 section 9; TLS 1.3 keeps the number)."""
     UNRECOGNIZED_NAME = 112
 
 
 class HelloError(Exception):
-    """The visitor's first bytes are not an acceptable ClientHello.
+    """The first bytes of a visitor are not an acceptable ClientHello.
 
-    ``alert`` is what to tell it, None where it does not speak TLS and would not understand. ``reason`` is
-    ours alone and holds nothing that the visitor sent.
+    ``alert`` is the answer to send; None if the visitor does not speak TLS and would not understand one.
+    ``reason`` is for this program only and contains nothing that the visitor sent.
     """
 
     def __init__(self, alert: Alert | None, reason: str) -> None:
+        """``alert``: to send, or None; ``reason``: a fixed text."""
         super().__init__(reason)
         self.alert = alert
         self.reason = reason
@@ -71,31 +72,32 @@ class HelloError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What the visitor asks for."""
+    """The fields of a ClientHello that routing needs."""
 
     server_name: str | None
-    """Lower case, without a trailing dot, letters, digits and hyphens only; None when it named nothing."""
+    """Server name in lower case, without a trailing dot: letters, digits and hyphens only. None without one."""
     alpn: tuple[str, ...]
-    """Offered protocols in the visitor's order, one character a byte; untrusted beyond that."""
+    """Offered protocols in the visitor's order, one character per byte; not validated further."""
     length: int
-    """Bytes of the wire that the message took; whatever was received beyond them is the handshake's."""
+    """Bytes of the message on the wire; bytes received beyond it belong to the handshake."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlainHttp:
-    """Not TLS at all: the first bytes are an HTTP request, from someone who meant another scheme."""
+    """The result for a visitor without TLS: the first bytes are an HTTP request."""
 
 
 class ClientHelloReader:
-    """Reads one ClientHello, however it is cut.
+    """Reads one ClientHello, however it is split.
 
-    ``received`` keeps everything fed, for the TLS library to read again. After an outcome or an error the
-    reader is spent.
+    ``received`` keeps all input, because the TLS library reads it again. After a result or an error the reader
+    must not be used again.
     """
 
     __slots__ = ("_in_record", "_is_tls", "_message", "_position", "received")
 
     def __init__(self) -> None:
+        """Start without input."""
         self.received = bytearray()
         self._message = bytearray()
         self._position = 0
@@ -103,7 +105,7 @@ class ClientHelloReader:
         self._is_tls = False
 
     def feed(self, data: bytes) -> ClientHello | PlainHttp | None:
-        """Take more bytes; None means that the message is not complete yet."""
+        """Take more bytes. Return the result, or None while the message is incomplete. Raises HelloError."""
         self.received += data
         if not self._is_tls:
             if not self.received:
@@ -133,7 +135,7 @@ class ClientHelloReader:
             return False
         kind, major, length = header[0], header[1], int.from_bytes(header[3:5])
         if major != 3:
-            # The minor version of a record says nothing (RFC 8446 section 5.1); the major one says "not TLS".
+            # The minor version of a record is ignored (RFC 8446 section 5.1); another major one is not TLS.
             raise HelloError(None, "not TLS")
         if kind != _HANDSHAKE:
             raise HelloError(Alert.UNEXPECTED_MESSAGE, "another record inside the ClientHello")
@@ -148,7 +150,8 @@ class ClientHelloReader:
         return True
 
     def _take_fragment(self) -> bool:
-        """Move what is there of the current record into the message; True when the message is complete."""
+        """Move the available part of the current record into the message. Return True when the message is
+        complete."""
         end = min(self._position + self._in_record, len(self.received))
         message = self._message
         message += self.received[self._position : end]
@@ -168,7 +171,7 @@ class ClientHelloReader:
 
 
 class _Fields:
-    """A cursor over one message; a length that does not fit is a decode_error."""
+    """A cursor over one message; a length that does not fit raises a decode_error."""
 
     __slots__ = ("_data", "_position")
 
@@ -189,9 +192,9 @@ class _Fields:
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size))
 
-    def vector(self, prefix: int, least: int, most: int) -> bytes:
+    def vector(self, prefix: int, minimum: int, maximum: int) -> bytes:
         size = self.number(prefix)
-        if not least <= size <= most:
+        if not minimum <= size <= maximum:
             raise HelloError(Alert.DECODE_ERROR, "a field outside its bounds")
         return self.take(size)
 
@@ -201,7 +204,7 @@ class _Fields:
 
 
 def _read_message(message: bytes, length: int) -> ClientHello:
-    """RFC 8446 section 4.1.2, which reads every ClientHello since TLS 1.0."""
+    """Parse the message by RFC 8446 section 4.1.2, which fits every ClientHello since TLS 1.0."""
     fields = _Fields(message[_MESSAGE_HEADER:])
     if fields.number(2) >> 8 != 3:
         raise HelloError(Alert.PROTOCOL_VERSION, "an unknown protocol version")
@@ -210,7 +213,7 @@ def _read_message(message: bytes, length: int) -> ClientHello:
     if len(fields.vector(2, 2, 0xFFFE)) % 2:
         raise HelloError(Alert.DECODE_ERROR, "half a cipher suite")
     if 0 not in fields.vector(1, 1, 0xFF):
-        raise HelloError(Alert.ILLEGAL_PARAMETER, "compression cannot be left out")
+        raise HelloError(Alert.ILLEGAL_PARAMETER, "no uncompressed method is offered")
     # Before TLS 1.3 a ClientHello may end here (RFC 5246 section 7.4.1.2).
     extensions = _Fields(fields.vector(2, 0, 0xFFFF) if fields else b"")
     fields.finish()
@@ -243,8 +246,9 @@ def _read_server_name(body: bytes) -> str:
 
 
 def read_host_name(raw: bytes) -> str:
-    """Return the host name in lower case, without a trailing dot. Raises HelloError for what nobody can hold."""
-    # Well-formed TLS around a name that nobody can hold: the answer is the one for any unknown name.
+    """Return the host name in lower case, without a trailing dot. Raises HelloError if it is no valid host
+    name."""
+    # The message is well-formed but the name cannot exist: answer as for any unknown name.
     unknown = Alert.UNRECOGNIZED_NAME
     if len(raw) > MAX_NAME + 1:
         raise HelloError(unknown, "a server name above 253 characters")
@@ -256,8 +260,8 @@ def read_host_name(raw: bytes) -> str:
     if len(name) > MAX_NAME or not all(map(LABEL.fullmatch, labels)):
         raise HelloError(unknown, "a server name that is no host name")
     if _NUMBER.fullmatch(labels[-1]):
-        # RFC 6066 section 3 forbids addresses. IPv6 has failed above; a last label that is a number is what
-        # resolvers read as IPv4, in whatever of its notations.
+        # RFC 6066 section 3 forbids addresses. IPv6 has failed above; resolvers read a name whose last label is
+        # a number as IPv4, in one of its notations.
         raise HelloError(unknown, "an IP address as the server name")
     return name
 

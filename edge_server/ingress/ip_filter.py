@@ -1,4 +1,4 @@
-"""Which visitors a tunnel lets in, by their address."""
+"""Filters for the addresses of visitors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
-from edge_server.resources.peer_network import parsed
+from edge_server.resources.peer_network import parse_peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,12 +16,12 @@ _FAMILIES: Final = ((4, socket.AF_INET, 32), (6, socket.AF_INET6, 128))
 
 
 class _Networks:
-    """Networks as intervals that do not overlap, sorted: one look-up takes a bisection, however many they are."""
+    """Networks as sorted intervals without overlap: a look-up is one bisection, however many there are."""
 
     __slots__ = ("_first", "_last")
 
     def __init__(self, networks: Iterable[str]) -> None:
-        """Raises ValueError for what is no network in CIDR notation."""
+        """Parse ``networks`` in CIDR notation. Raises ValueError."""
         found: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
         for each in networks:
             version, first, last = _interval(each)
@@ -53,45 +53,47 @@ class _Networks:
 
 
 class IpFilter:
-    """Networks to allow and to deny. Without any to allow, all are."""
+    """Networks to allow and to deny. Without any to allow, all are allowed; deny takes precedence."""
 
     __slots__ = ("_allow", "_deny")
 
     def __init__(self, allow: Iterable[str], deny: Iterable[str]) -> None:
-        """Raises ValueError for what is no network in CIDR notation."""
+        """Parse networks in CIDR notation. Raises ValueError."""
         self._allow = _Networks(allow)
         self._deny = _Networks(deny)
 
     @property
     def is_open(self) -> bool:
-        """Whether it lets everybody in."""
+        """True if the filter admits every address."""
         return not self._allow and not self._deny
 
     def admits(self, host: str) -> bool:
-        """Whether a visitor from this address may come in. One whose address is not known may where all may."""
+        """Return True if a visitor from this address may enter. An unknown address is admitted by an open filter
+        only."""
         if self.is_open:
             return True
-        address = parsed(host)
+        address = parse_peer(host)
         if address is None or address in self._deny:
             return False
         return not self._allow or address in self._allow
 
 
 def _interval(network: str) -> tuple[int, int, int]:
-    """IP version, first and last address of a network: ``ADDRESS`` or ``ADDRESS/LENGTH``, whose bits behind the
-    length are zero. Six times as fast as :mod:`ipaddress`, which makes objects that nobody needs here."""
+    """Return IP version, first and last address of a network (``ADDRESS`` or ``ADDRESS/LENGTH`` without host
+    bits). Raises ValueError. Six times as fast as :mod:`ipaddress`, which creates objects that are not needed
+    here."""
     text, slash, length = network.partition("/")
     version, family, bits = _FAMILIES[":" in text]
     try:
         first = int.from_bytes(socket.inet_pton(family, text), "big")
     except OSError:
-        raise ValueError(f"{network!r} is no network in CIDR notation") from None
+        raise ValueError(f"{network!r} is not a network in CIDR notation") from None
     prefix = bits
     if slash:
         if not (length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= bits):
-            raise ValueError(f"{network!r} is no network: its prefix length goes from 0 to {bits}")
+            raise ValueError(f"{network!r} is not a network: its prefix length must be 0 to {bits}")
         prefix = int(length)
     size = 1 << (bits - prefix)
     if first % size:
-        raise ValueError(f"{network!r} is no network: it has host bits set")
+        raise ValueError(f"{network!r} is not a network: it has host bits set")
     return version, first, first + size - 1

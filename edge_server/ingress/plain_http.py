@@ -1,7 +1,7 @@
-"""A strict reader of an HTTP request that came without TLS: for which host, and which path.
+"""A strict parser for an HTTP request without TLS: its host and its path.
 
-Sans-IO: bytes in, a :class:`Request` or :class:`RequestError` out. At most :data:`MAX_HEAD` bytes are looked at.
-Nothing is decided here about hosts. The two answers that there are for such a request are made here.
+Sans-IO: bytes in, a :class:`Request` or :class:`RequestError` out. At most :data:`MAX_HEAD` bytes are read.
+Routing by the host is up to the caller. The two possible responses to such a request are built here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 from edge_server.ingress.client_hello import HelloError, read_host_name
 
 MAX_HEAD: Final = 16 * 1024
-"""Bytes of a request's head; browsers' rarely take more than 4 KiB, and a ClientHello may be as long."""
+"""Bytes of a request's head, the same bound as for a ClientHello; those of browsers rarely exceed 4 KiB."""
 
 _END: Final = b"\r\n\r\n"
 _LINE: Final = re.compile(rb"[A-Z]{1,16} (?:(?i:http)://([!-.0-~]+))?(/[!-\"$-~\x80-\xff]*) HTTP/1\.[01]")
-"""Origin form or absolute form (RFC 9112 sections 3.2.1 and 3.2.2). A path in raw UTF-8, which curl sends as it
-was typed, goes through as it is."""
+"""Origin form or absolute form (RFC 9112 sections 3.2.1 and 3.2.2). A path in raw UTF-8, which curl sends as
+typed, is accepted unchanged."""
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\0\r\n]*)")
 _PORT: Final = re.compile(rb":[0-9]{0,5}\Z")
 
@@ -27,33 +27,34 @@ BAD_REQUEST: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_HTTPS_PLEASE), _HTTPS_PLEASE)
 )
-"""The one answer for a request that names no tunnel, a tunnel that there is not, or nothing that can be read."""
+"""The one response to a request for no tunnel, for an unknown one, or that cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A visitor's request."""
+    """The parts of a request that a redirect needs."""
 
     host: str
-    """Lower case, without a trailing dot and without the port, letters, digits and hyphens only."""
+    """Host name in lower case, without a trailing dot and the port: letters, digits and hyphens only."""
     target: bytes
-    """Path and query, beginning with a slash; no blanks, no control characters, no fragment."""
+    """Path and query with a leading slash; no spaces, control characters or fragment."""
 
 
 class RequestError(Exception):
-    """The request is malformed, too long, or says no host."""
+    """The request is malformed, too long, or has no host."""
 
 
 class RequestReader:
-    """Reads the head of one request, however it is cut. After an outcome or an error the reader is spent."""
+    """Reads the head of one request, however it is split. After a result or an error it must not be used again."""
 
     __slots__ = ("_received",)
 
     def __init__(self) -> None:
+        """Start without input."""
         self._received = bytearray()
 
     def feed(self, data: bytes | bytearray) -> Request | None:
-        """Take more bytes; None means that the head is not complete yet. Raises RequestError."""
+        """Take more bytes. Return the request, or None while the head is incomplete. Raises RequestError."""
         start = max(0, len(self._received) - len(_END))
         self._received += data
         end = self._received.find(_END, start, MAX_HEAD)
@@ -65,8 +66,8 @@ class RequestReader:
 
 
 def redirect(origin: str, request: Request) -> bytes:
-    """Return the answer that sends a visitor to the same path of an ``https://`` origin, with its method and body
-    (RFC 9110 section 15.4.9). Not to be kept: the next edge at this name may have another port."""
+    """Return a response that redirects a visitor to the same path of an ``https://`` origin, with its method and
+    body (RFC 9110 section 15.4.9). It is not cacheable: a later edge at this name may use another port."""
     return (
         b"HTTP/1.1 308 Permanent Redirect\r\nLocation: %b%b\r\nCache-Control: no-store\r\n"
         b"Content-Length: 0\r\nConnection: close\r\n\r\n" % (origin.encode("ascii"), request.target)
@@ -87,7 +88,7 @@ def _read_head(head: bytes) -> Request:
             hosts.append(found[2].strip(b" \t"))
     if len(hosts) != 1:
         raise RequestError("no host, or several")  # RFC 9112 section 3.2
-    # The absolute form says it better than the field, which a proxy would have replaced.
+    # The absolute form takes precedence over the field (RFC 9112 section 3.2.2).
     authority = hosts[0] if asked[1] is None else asked[1]
     try:
         return Request(read_host_name(_PORT.sub(b"", authority)), asked[2])

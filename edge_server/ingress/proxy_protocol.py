@@ -1,8 +1,8 @@
-"""The header that tells an origin who its visitor is: PROXY protocol, versions 1 and 2.
+"""The PROXY protocol header, versions 1 and 2, which tells an origin the address of its visitor.
 
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, sections 2.1 and 2.2. What is in it is what this edge
-saw; nothing of what a visitor sends gets into it but the protocol that both agreed on (ALPN) and the name that led
-here (SNI).
+https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt, sections 2.1 and 2.2. The header contains what this
+edge observed. Of the visitor's own input it contains only the negotiated protocol (ALPN) and the server name (SNI)
+that was routed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from edge_server.resources.peer_network import parsed
+from edge_server.resources.peer_network import parse_peer
 
 SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 VERSION_2_PROXY: Final = 0x21
@@ -27,18 +27,18 @@ TYPE_SSL: Final = 0x20
 SUBTYPE_SSL_VERSION: Final = 0x21
 SUBTYPE_SSL_CIPHER: Final = 0x23
 CLIENT_SSL: Final = 0x01
-"""The client came over TLS."""
+"""The client connected over TLS."""
 NOT_VERIFIED: Final = 1
-"""It showed no certificate that was verified: this edge asks for none."""
+"""The client showed no verified certificate: this edge asks for none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """What is known of a visitor's TLS, which ended at this edge or passed through it."""
+    """Properties of a visitor's TLS connection, terminated at this edge or passed through."""
 
     authority: str
     version: str = ""
-    """As OpenSSL says it, such as ``TLSv1.3``; empty when TLS did not end here."""
+    """OpenSSL's name of the version, such as ``TLSv1.3``; empty when TLS is passed through."""
     cipher: str = ""
     alpn: str = ""
 
@@ -47,19 +47,25 @@ Address = tuple[str, int]
 
 
 def header(version: int, source: Address, destination: Address, tls: Tls | None = None) -> bytes:
-    """The first bytes for an origin, of version 1 or 2. ``tls`` is left out of version 1, which has no place for
-    it, and is None for visitors of the plain TCP port."""
-    ends = parsed(source[0]), parsed(destination[0])
+    """Return the header of version 1 or 2 that precedes the visitor's bytes.
+
+    Args:
+        version: 1 or 2.
+        source: address and port of the visitor.
+        destination: address and port at which it connected.
+        tls: None for visitors of the plain TCP port; not sent in version 1, which has no field for it.
+    """
+    ends = parse_peer(source[0]), parse_peer(destination[0])
     if version == 1:
         return _version_1(ends, source[1], destination[1])
-    return _version_2(ends, source[1], destination[1], b"" if tls is None else _described(tls))
+    return _version_2(ends, source[1], destination[1], b"" if tls is None else _tls_fields(tls))
 
 
 _Ends = tuple[IPv4Address | IPv6Address | None, IPv4Address | IPv6Address | None]
 
 
 def _same_family(ends: _Ends) -> int:
-    """4 or 6, the version of IP; 0 when either end has no address, or they are of two families."""
+    """Return the common IP version of both ends, 4 or 6; 0 if an address is missing or the versions differ."""
     source, destination = ends
     if source is None or destination is None or source.version != destination.version:
         return 0
@@ -83,7 +89,7 @@ def _version_2(ends: _Ends, source_port: int, destination_port: int, described: 
     return SIGNATURE + struct.pack("!BBH", VERSION_2_PROXY, kind, len(payload)) + payload
 
 
-def _described(tls: Tls) -> bytes:
+def _tls_fields(tls: Tls) -> bytes:
     found = _tlv(TYPE_AUTHORITY, tls.authority)
     if tls.alpn:
         found += _tlv(TYPE_ALPN, tls.alpn)

@@ -1,13 +1,13 @@
-"""How many come in a second, and who is sent away when that is more than this machine can do.
+"""Limits on new connections per second, applied only while the edge is overloaded.
 
-As long as the edge keeps up, nobody is limited, however many they are: an address may be a whole city behind one
-NAT. When it falls behind, each second gets a budget, which shrinks while it stays behind and grows again when it
-keeps up, slowly as long as somebody is sent away. Of the budget, an address, a network, a lease and an owner may
-each have so many times what is left, as with places (:mod:`edge_server.ingress.admission`): whoever comes most
-often is the first to be sent away, and who comes now and then is not.
+While the edge keeps up, nobody is limited: one address may be a whole city behind a NAT. When it falls behind,
+each second gets a budget. The budget shrinks while the edge stays behind and grows again when it keeps up, slowly
+as long as connections are refused. An address, a network, a lease and an owner may each use a fixed multiple of
+what is left of the budget, as with places (:mod:`edge_server.ingress.admission`): the most frequent visitor is the
+first to be refused, and an occasional one is not.
 
-It is behind when a newcomer waits for long, which is where it shows first: so many who wait in the kernel for
-``accept``, at so many who come in a second, wait for the one divided by the other (Little's law).
+The edge is behind when new connections wait for long, which is where overload shows first. The wait is the length
+of the kernel's accept queue divided by the connections per second (Little's law).
 """
 
 from __future__ import annotations
@@ -16,84 +16,91 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from edge_server.resources.peer_network import neighbourhood, network_of
+from edge_server.resources.peer_network import network_of, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BEHIND: Final = 0.1
-"""Seconds that a newcomer waits, from which on the edge is behind: half of what its whole handshake may take."""
-LASTING: Final = 10
-"""Seconds in a row for which it has to be before there is a budget; a burst of some thousands is over sooner, and
-is no fault. Where there is one already, a single second is enough."""
-SHRINK: Final = 0.75
-"""Of what came in a second that was too much, so much is taken in the next."""
-GROW: Final = 1.25
-"""Each second that was not too much, and in which nobody was sent away, the next may take so many times more."""
-CREEP: Final = 1.03
-"""And if somebody was: the same flood would be too much again soon, and everybody waits while it is."""
-LEAST: Final = 100
-"""Visitors a second that are taken always; the slowest of machines can do that."""
-MOST: Final = 10_000
-"""A budget that has grown to this is no more: no machine does more than so many on one core."""
+MAX_QUEUE_DELAY: Final = 0.1
+"""Seconds in the accept queue from which on the edge is behind: half of the time for a whole handshake."""
+OVERLOAD_SECONDS: Final = 10
+"""Consecutive seconds behind before a budget is imposed. A burst of some thousand connections ends sooner and is
+legitimate. While a budget is in force, a single second is enough to shrink it."""
+SHRINK_FACTOR: Final = 0.75
+"""Factor from the connections of an overloaded second to the next budget."""
+GROWTH_FACTOR: Final = 1.25
+"""Factor of growth for each second that was not overloaded and in which nobody was refused."""
+SLOW_GROWTH_FACTOR: Final = 1.03
+"""Factor of growth if somebody was refused: the same flood would soon overload the edge again, and everybody waits
+while it does."""
+MIN_BUDGET: Final = 100
+"""Smallest budget in visitors a second; the slowest of machines can serve that."""
+MAX_BUDGET: Final = 10_000
+"""Budget above which the limit is lifted: no machine serves more on one core."""
 SHARE: Final = 8
-"""How many times what is left of a second's budget one owner or lease may have."""
+"""Multiple of what is left of a second's budget that one owner or lease may use."""
 ADDRESS_SHARE: Final = 2
-"""And one address or network: less, so that who comes to a lease that one of them floods still finds some."""
-ALWAYS: Final = 16
-"""A second that everybody may have as long as there is any budget: a browser that opens a page."""
+"""The same for one address or network. Smaller, so that other visitors of a lease that one address floods still
+get some."""
+MIN_PER_SECOND: Final = 16
+"""Connections a second that each holder may have while there is any budget: a browser that opens a page."""
 
 
 class ConnectionRateLimiter:
-    """See the module. Bounded: nobody is remembered for longer than a second, in which no more than a core can
-    take come in."""
+    """The budget of the current second. Its memory is bounded: counts last for one second, in which no more
+    connections arrive than one core can accept."""
 
     def __init__(self, waiting: Callable[[], int], clock: Callable[[], float]) -> None:
-        """``waiting``: how many the kernel has accepted and this process has not."""
+        """``waiting`` returns the length of the kernel's accept queue; ``clock`` monotonic seconds."""
         self.budget = math.inf
-        """How many may come in this second."""
+        """Connections that may be admitted in this second."""
         self.refused = 0
         self._waiting = waiting
         self._clock = clock
         self._second = math.floor(clock())
-        self._came = 0
+        self._admitted = 0
         self._seen = 0
-        """Those sent away included."""
+        """Connections in this second, refused ones included."""
         self._behind_for = 0
         self._by: Counter[str] = Counter()
 
-    def comes(self, host: str, *, owner: str = "", lease: str = "") -> bool:
-        """Whether a visitor from that address, to that lease, may come in now; of nobody, for names that do not
-        exist. Counts it if so."""
+    def admit(self, host: str, *, owner: str = "", lease: str = "") -> bool:
+        """Count a new connection and return True if it may be admitted; otherwise count it as refused.
+
+        ``owner`` and ``lease`` are empty for names that do not exist.
+        """
         second = math.floor(self._clock())
         if second != self._second:
-            self._next(second)
+            self._start_second(second)
         self._seen += 1
-        who = {
-            f"from {neighbourhood(host)}": ADDRESS_SHARE,
+        holders = {
+            f"from {peer_prefix(host)}": ADDRESS_SHARE,
             f"within {network_of(host)}": ADDRESS_SHARE,
             f"of {owner}": SHARE,
             f"to {lease}": SHARE,
         }
         if self.budget < math.inf:
-            left = self.budget - self._came
-            if left <= 0 or any(self._by[key] >= max(ALWAYS, share * left) for key, share in who.items()):
+            left = self.budget - self._admitted
+            if left <= 0 or any(
+                self._by[key] >= max(MIN_PER_SECOND, share * left) for key, share in holders.items()
+            ):
                 self.refused += 1
                 return False
-        self._came += 1
-        self._by.update(who.keys())
+        self._admitted += 1
+        self._by.update(holders.keys())
         return True
 
-    def _next(self, second: int) -> None:
+    def _start_second(self, second: int) -> None:
         passed, self._second = second - self._second, second
-        is_behind = passed == 1 and self._waiting() >= BEHIND * max(self._seen, LEAST)
+        is_behind = passed == 1 and self._waiting() >= MAX_QUEUE_DELAY * max(self._seen, MIN_BUDGET)
         self._behind_for = self._behind_for + 1 if is_behind else 0
-        if self._behind_for >= (LASTING if self.budget == math.inf else 1):
-            self.budget = max(LEAST, SHRINK * min(self.budget, self._came))
+        if self._behind_for >= (OVERLOAD_SECONDS if self.budget == math.inf else 1):
+            self.budget = max(MIN_BUDGET, SHRINK_FACTOR * min(self.budget, self._admitted))
         elif self.budget < math.inf:
             # A pause of a minute is enough for the smallest of budgets to end; the power is bounded by it.
-            self.budget *= CREEP if passed == 1 and self._seen > self._came else GROW ** min(60, passed)
-            if self.budget >= MOST:
+            has_refused = passed == 1 and self._seen > self._admitted
+            self.budget *= SLOW_GROWTH_FACTOR if has_refused else GROWTH_FACTOR ** min(60, passed)
+            if self.budget >= MAX_BUDGET:
                 self.budget = math.inf
-        self._came = self._seen = 0
+        self._admitted = self._seen = 0
         self._by.clear()

@@ -1,4 +1,4 @@
-"""The plain TCP ports: one listening socket for each lease that asked for one."""
+"""Public TCP ports: one listening socket for each lease that asked for one."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-QUARANTINE: Final = 600.0
-"""Seconds for which a freed port goes only to whoever had it, so that nobody picks up the visitors
-of somebody whose network failed for a moment."""
-TRIES: Final = 200
-"""Ports to draw for one request. Those that cannot be had are put aside: the next request does not draw them."""
-ASIDE: Final = 60.0
-"""Seconds for which a port is not drawn again that another program has, or that is claimed by somebody else."""
-LAST_TRIES: Final = 20
-"""Ports that were put aside to try, where no other is left: what took them may have ended."""
+QUARANTINE_TIME: Final = 600.0
+"""Seconds for which a freed port is only given to its previous owner, so that nobody receives the visitors of a
+client whose network failed for a moment."""
+MAX_DRAWS: Final = 200
+"""Ports to draw for one request. Unavailable ones are put aside: the next request does not draw them."""
+UNAVAILABLE_TIME: Final = 60.0
+"""Seconds for which a port is not drawn again that another program uses, or that somebody else owns."""
+MAX_UNAVAILABLE_TRIES: Final = 20
+"""Ports that were put aside to try again when no other is left: the program that used them may have ended."""
 BACKLOG: Final = 1024
-"""Connections that the kernel keeps while the edge is busy: half a second of as many as one core welcomes. Who
-finds no room there tries again after a second."""
-ACCEPTS: Final = 8
-"""Connections that asyncio's own loop accepts in a turn, and one more, twice before anybody can refuse the first:
-their descriptors come out of the reserve. uvloop accepts one."""
+"""Connections that the kernel queues while the edge is busy: half a second of what one core accepts. A client that
+finds the queue full retries after a second."""
+ACCEPTS_PER_TURN: Final = 8
+"""Connections that asyncio's own loop accepts in a turn (plus one, twice) before the first can be refused: their
+descriptors come out of the reserve. uvloop accepts one."""
 
 _UNACKED: Final = 24
-"""Where ``tcpi_unacked`` is in Linux's ``struct tcp_info``: of a listening socket, the length of its queue."""
+"""Offset of ``tcpi_unacked`` in Linux's ``struct tcp_info``: for a listening socket, the length of its queue."""
 
 
-class _Drawable:
-    """Numbers of a range: one is drawn at random out of any part of it, in logarithmic time (a Fenwick tree)."""
+class _NumberSet:
+    """A set of numbers of a range, with random draws from any part of it in logarithmic time (a Fenwick tree)."""
 
     def __init__(self, numbers: range) -> None:
         self._start = numbers.start
         self._size = len(numbers)
-        self._is_in = bytearray(b"\x01" * self._size)
+        self._members = bytearray(b"\x01" * self._size)
         self._tree = [0] + [number & -number for number in range(1, self._size + 1)]
         self._top = 1 << self._size.bit_length() >> 1
 
     def put(self, number: int, *, is_in: bool) -> None:
-        """Let it be drawn, or not."""
+        """Add or remove a number."""
         at = number - self._start
-        if self._is_in[at] == is_in:
+        if self._members[at] == is_in:
             return
-        self._is_in[at] = is_in
+        self._members[at] = is_in
         at += 1
         while at <= self._size:
             self._tree[at] += 1 if is_in else -1
             at += at & -at
 
-    def draw(self, part: range, chance: random.Random) -> int | None:
-        """Return one of a part at random, None when there is none."""
+    def draw(self, part: range, generator: random.Random) -> int | None:
+        """Return a random number of a part; None if it has none."""
         before = self._count_below(part.start - self._start)
         count = self._count_below(part.stop - self._start) - before
         if count <= 0:
             return None
-        wanted, at, step = before + chance.randrange(count), 0, self._top
+        wanted, at, step = before + generator.randrange(count), 0, self._top
         while step:
             if at + step <= self._size and self._tree[at + step] <= wanted:
                 at += step
@@ -85,153 +85,170 @@ class _Drawable:
 
 
 class TcpPorts:
-    """Hands out listening sockets from the edge's range. Nothing here takes longer the fewer ports are left."""
+    """Allocates listening sockets from the edge's range. No operation gets slower when few ports are left."""
 
-    def __init__(self, host: str, ports: range, clock: Callable[[], float], *, most: int | None = None) -> None:
-        """``most``: how many there are descriptors for."""
+    def __init__(
+        self, host: str, ports: range, clock: Callable[[], float], *, max_ports: int | None = None
+    ) -> None:
+        """Start with all ports free.
+
+        Args:
+            host: address to listen on.
+            ports: the range.
+            clock: monotonic seconds.
+            max_ports: ports for which there are descriptors; None: all.
+        """
         self._host = host
         self._range = ports
         self._clock = clock
-        self.shares = Shares(len(ports) if most is None else min(len(ports), most))
-        """Ports that somebody has, or that are quarantined for somebody."""
+        self.shares = Shares(len(ports) if max_ports is None else min(len(ports), max_ports))
+        """Ports that are owned, or quarantined for their owner."""
         self._owner: dict[int, str] = {}
-        """Owners of those ports."""
-        self._freed: dict[int, float] = {}
-        """Ends of quarantines by port, in their order."""
-        self._freed_of: dict[str, dict[int, None]] = {}
+        """Owner by port."""
+        self._quarantined: dict[int, float] = {}
+        """End of quarantine by port, in order."""
+        self._quarantined_of: dict[str, dict[int, None]] = {}
         """Quarantined ports by owner."""
-        self._aside: dict[int, float] = {}
-        """Times until which ports that could not be had are not drawn, in their order."""
-        self._drawable = _Drawable(ports)
-        self._chance = random.SystemRandom()
+        self._unavailable: dict[int, float] = {}
+        """Time by unavailable port until which it is not drawn, in order."""
+        self._drawable = _NumberSet(ports)
+        self._random = random.SystemRandom()
 
     def bind(
         self,
         owner: str,
         wanted: int = 0,
         allowed: range | None = None,
-        may: Callable[[int], bool] = lambda _: True,
+        is_free: Callable[[int], bool] = lambda _: True,
     ) -> socket.socket | None:
-        """A listening socket: on ``wanted``, if it is free or was the owner's, else on a random port, in any
-        case one of those ``allowed`` which it ``may`` be. None when no port is free, when the owner has its share
-        (:mod:`edge_server.resources.shares`), or when the system has no socket to give."""
-        try:
-            return self._find(owner, wanted, self._range if allowed is None else allowed, may)
-        except OSError as error:
-            return self._failed(error)
+        """Return a listening socket; None if no port is free, the owner has its share
+        (:mod:`edge_server.resources.shares`), or the system refuses.
 
-    def bind_this(self, port: int, owner: str) -> socket.socket | None:
-        """On this port or on none."""
-        self._forget_old()
+        Args:
+            owner: token key.
+            wanted: preferred port, taken if it is free or was the owner's; 0: a random one.
+            allowed: ports that the owner may have; None: all.
+            is_free: returns True for a port that the owner may have now.
+        """
+        try:
+            return self._find(owner, wanted, self._range if allowed is None else allowed, is_free)
+        except OSError as error:
+            return self._log_failure(error)
+
+    def bind_exact(self, port: int, owner: str) -> socket.socket | None:
+        """Return a listening socket on exactly this port; None if it cannot be had."""
+        self._expire()
         try:
             return self._take(port, owner) if port in self._range else None
         except OSError as error:
-            return self._failed(error)
+            return self._log_failure(error)
 
     def adopt(self, port: int, owner: str) -> None:
-        """Count a port whose socket came from somewhere else, as from the edge before this one."""
+        """Count a port whose socket was inherited from another edge."""
         if port in self._range:
-            self._have(port, owner)
+            self._assign(port, owner)
 
     def release(self, port: int, owner: str) -> None:
-        """The lease is gone; its port is quarantined."""
+        """Quarantine the port of a lease that has ended."""
         if port not in self._range:
             return
-        self._have(port, owner)
-        self._freed[port] = self._clock() + QUARANTINE
-        self._freed_of.setdefault(owner, {})[port] = None
+        self._assign(port, owner)
+        self._quarantined[port] = self._clock() + QUARANTINE_TIME
+        self._quarantined_of.setdefault(owner, {})[port] = None
 
-    def _find(self, owner: str, wanted: int, allowed: range, may: Callable[[int], bool]) -> socket.socket | None:
-        self._forget_old()
-        if wanted in self._range and wanted in allowed and may(wanted):
+    def _find(
+        self, owner: str, wanted: int, allowed: range, is_free: Callable[[int], bool]
+    ) -> socket.socket | None:
+        self._expire()
+        if wanted in self._range and wanted in allowed and is_free(wanted):
             taken = self._take(wanted, owner)
             if taken is not None:
                 return taken
-        # Their own first: whoever binds and unbinds in a loop then quarantines one port and not all of them.
-        for port in tuple(islice(self._freed_of.get(owner, ()), TRIES)):
-            if port in allowed and may(port) and (taken := self._take(port, owner)) is not None:
+        # Own quarantined ports first: an owner that binds and unbinds in a loop then uses up one port, not all.
+        for port in tuple(islice(self._quarantined_of.get(owner, ()), MAX_DRAWS)):
+            if port in allowed and is_free(port) and (taken := self._take(port, owner)) is not None:
                 return taken
         if not self.shares.may_take(owner):
             return None
-        return self._draw(owner, allowed, may)
+        return self._draw(owner, allowed, is_free)
 
-    def _draw(self, owner: str, allowed: range, may: Callable[[int], bool]) -> socket.socket | None:
-        for _ in range(TRIES):
-            port = self._drawable.draw(allowed, self._chance)
+    def _draw(self, owner: str, allowed: range, is_free: Callable[[int], bool]) -> socket.socket | None:
+        for _ in range(MAX_DRAWS):
+            port = self._drawable.draw(allowed, self._random)
             if port is None:
                 break
-            if may(port) and (taken := self._take(port, owner)) is not None:
+            if is_free(port) and (taken := self._take(port, owner)) is not None:
                 return taken
             self._drawable.put(port, is_in=False)
-            self._aside[port] = self._clock() + ASIDE
-        for port in tuple(islice(self._aside, LAST_TRIES)):
-            if port in allowed and may(port) and (taken := self._take(port, owner)) is not None:
+            self._unavailable[port] = self._clock() + UNAVAILABLE_TIME
+        for port in tuple(islice(self._unavailable, MAX_UNAVAILABLE_TRIES)):
+            if port in allowed and is_free(port) and (taken := self._take(port, owner)) is not None:
                 return taken
         return None
 
     def _take(self, port: int, owner: str) -> socket.socket | None:
-        whose = self._owner.get(port)
-        if whose is None:
+        current = self._owner.get(port)
+        if current is None:
             if not self.shares.may_take(owner):
                 return None
-        elif port not in self._freed or (whose != owner and self._freed[port] > self._clock()):
+        elif port not in self._quarantined or (current != owner and self._quarantined[port] > self._clock()):
             return None
         taken = listen(self._host, port)
         if taken is not None:
-            self._have(port, owner)
+            self._assign(port, owner)
         return taken
 
-    def _have(self, port: int, owner: str) -> None:
+    def _assign(self, port: int, owner: str) -> None:
         """Count a port for its owner; it is neither free nor quarantined any more."""
-        self._let_go(port)
+        self._unassign(port)
         self._owner[port] = owner
         self.shares.take(owner)
         self._drawable.put(port, is_in=False)
-        self._aside.pop(port, None)
+        self._unavailable.pop(port, None)
 
-    def _let_go(self, port: int) -> None:
-        """Count a port for nobody."""
+    def _unassign(self, port: int) -> None:
+        """Remove a port from its owner."""
         before = self._owner.pop(port, None)
         if before is None:
             return
         self.shares.give_back(before)
-        if self._freed.pop(port, None) is not None:
-            mine = self._freed_of[before]
+        if self._quarantined.pop(port, None) is not None:
+            mine = self._quarantined_of[before]
             del mine[port]
             if not mine:
-                del self._freed_of[before]
+                del self._quarantined_of[before]
 
-    def _forget_old(self) -> None:
-        """Let ports be drawn again whose time is over. Each costs as much as its being put there did."""
+    def _expire(self) -> None:
+        """Make ports available again whose time is over. Amortised over the calls that put them there."""
         now = self._clock()
-        for table in (self._freed, self._aside):
+        for table in (self._quarantined, self._unavailable):
             while table:
                 port, until = next(iter(table.items()))
                 if until > now:
                     break
-                if table is self._freed:
-                    self._let_go(port)
+                if table is self._quarantined:
+                    self._unassign(port)
                 else:
                     del table[port]
                 self._drawable.put(port, is_in=True)
 
     @staticmethod
-    def _failed(error: OSError) -> None:
-        # Out of files or memory: one lease less, and everybody else goes on.
-        logger.warning("no listening socket could be made: %s", error.strerror or error)
+    def _log_failure(error: OSError) -> None:
+        # Out of files or memory: this lease fails, and all others continue.
+        logger.warning("a listening socket could not be created: %s", error.strerror or error)
 
 
 def listen(host: str, port: int) -> socket.socket | None:
-    """A non-blocking listening TCP socket; None when the port is taken. Raises OSError for anything else."""
+    """Return a non-blocking listening TCP socket; None if the port is in use. Raises OSError for anything else."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
     sock = socket.socket(family, kind, protocol)
     try:
-        # Without it a port stays taken for a minute by connections that have already ended.
+        # Without it, connections in TIME_WAIT would block the port for a minute.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            with contextlib.suppress(OSError):  # one socket for both families, where the system can
+            with contextlib.suppress(OSError):  # one socket for both families, where the system supports it
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
         sock.listen(BACKLOG)
@@ -248,22 +265,22 @@ def listen(host: str, port: int) -> socket.socket | None:
 
 
 async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
-    """Serve the connections of a listening socket, which forked children close their copies of."""
+    """Serve the connections of a listening socket; forked children close their copies of it."""
     descriptors.own(sock)
-    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS)
+    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS_PER_TURN)
     restore_backlog(server, sock)
     return server
 
 
 def restore_backlog(server: asyncio.Server, sock: socket.socket) -> None:
-    """Let the kernel keep as many as before for a server that was made with a backlog of :data:`ACCEPTS`: asyncio
-    means by that both what the kernel keeps and what it accepts in a turn."""
+    """Restore the kernel's queue length of a server that was created with a backlog of :data:`ACCEPTS_PER_TURN`:
+    asyncio uses that number both for the queue and for the connections accepted in a turn."""
     if server.is_serving():
         sock.listen(BACKLOG)
 
 
 def backlog_of(sock: socket.socket) -> int:
-    """How many connections wait in a listening socket's queue; 0 where the system does not say."""
+    """Return the number of connections in a listening socket's queue; 0 where the system does not report it."""
     if sys.platform != "linux" or sock.fileno() == -1:
         return 0
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED + 4)

@@ -1,12 +1,11 @@
-"""Where a TLS visitor comes in: its ClientHello is read, its route asked for, its handshake begun or refused.
+"""The TLS listener: reads a visitor's ClientHello, asks for its route, and starts or refuses its handshake.
 
-A :class:`TlsListener` is what ``loop.create_server`` calls for each accepted connection. It decides nothing about
-names: ``route`` does, and answers with a :class:`Route` or with the alert that says why not. Nothing here
-raises or logs for anything that a stranger sends; :attr:`TlsListener.outcomes` counts it.
+``loop.create_server`` calls a :class:`TlsListener` for each accepted connection. Names are resolved by ``route``,
+which returns a :class:`Route` or the alert for a refusal. Nothing that a visitor sends raises or logs here;
+:attr:`TlsListener.outcomes` counts the results.
 
-Each newcomer has one of a bounded number of places, from accept until its handshake is complete or its socket
-closed, whatever it is doing meanwhile: :mod:`edge_server.resources.fair_places` says who loses one when there are
-too few.
+Each new connection holds one of a bounded number of places, from accept until its handshake is complete or its
+socket is closed. :mod:`edge_server.resources.fair_places` chooses which one is evicted when there are too few.
 """
 
 from __future__ import annotations
@@ -38,47 +37,50 @@ CLIENT_HELLO_TIMEOUT: Final = 5.0
 """Seconds from accept to a complete ClientHello: one flight, which honest clients send at once."""
 
 HANDSHAKE_TIMEOUT: Final = 10.0
-"""Seconds for a TLS handshake, four flights over the worst of links; it pins some 40 KiB and a socket."""
+"""Seconds for a TLS handshake, four flights over a very bad link; it holds about 40 KiB and a socket."""
 
-PATIENCE: Final = 1.0
-"""Seconds that everybody has for the whole handshake, however many others come, each from a network of its own:
-two flights over a bad link."""
+PROTECTED_TIME: Final = 1.0
+"""Seconds for which a handshake is protected from eviction, however many others arrive, each from a network of its
+own: two flights over a bad link."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a visitor goes: the certificate and ALPN it is met with, and the protocol made for it after the
-    handshake. Without a context TLS does not end here, and the protocol gets what came as it is."""
+    """The destination of a visitor: certificate and ALPN for the handshake, and the protocol that is created after
+    it. Without a context TLS is passed through, and the protocol gets the bytes as they came."""
 
     context: ssl.SSLContext | None
     factory: Callable[[], asyncio.Protocol | Passthrough]
     owner: str = ""
-    """The token whose tunnel it is, and the lease: their visitors have a share of the places."""
+    """Key of the token whose tunnel it is; together with the lease it determines the share of the places."""
     lease: str = ""
 
 
 class Passthrough(Protocol):
-    """Takes a visitor over whose first bytes were read already; a buffered protocol that can be told some."""
+    """A protocol that takes over a visitor after its first bytes were read."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
-    def received(self, data: bytes) -> None: ...
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start with a paused transport."""
+
+    def received(self, data: bytes) -> None:
+        """Take the bytes that were read before."""
 
 
 class Overload(enum.Enum):
-    """The answer for one who comes while there are too many: a reset, which costs the least."""
+    """The refusal while there are too many visitors: a reset, which costs the least."""
 
     OVERLOADED = enum.auto()
 
 
 OVERLOADED: Final = Overload.OVERLOADED
 
-Answer = Route | Alert | Overload
+RouteResult = Route | Alert | Overload
 
 
 @dataclass(frozen=True, slots=True)
 class RedirectTarget:
-    """Where a visitor who came without TLS is to come instead: ``https://name`` and the port, if it has to be
-    said."""
+    """The HTTPS origin to which a visitor without TLS is redirected: ``https://name``, with the port unless it is
+    443."""
 
     url: str
     owner: str = ""
@@ -87,14 +89,14 @@ class RedirectTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlines:
-    """Seconds for each step; each begins where the one before ended."""
+    """Seconds for each step; each starts where the previous one ended."""
 
     hello: float = CLIENT_HELLO_TIMEOUT
     handshake: float = HANDSHAKE_TIMEOUT
 
 
 class HandshakeOutcome(enum.Enum):
-    """How a visitor's arrival ended. A fixed set, so that counting strangers is bounded."""
+    """Result of a new TLS connection. A fixed set, so that the counters are bounded."""
 
     WELCOME = "handshake complete"
     REFUSED = "no route"
@@ -109,15 +111,15 @@ class HandshakeOutcome(enum.Enum):
 
 
 class TlsListener:
-    """One listening port's newcomers, on one event loop.
+    """The pending connections of one listening port, on one event loop.
 
-    ``route`` is called once for each well-formed ClientHello, also for one without a name, with the visitor's
+    ``route`` is called once for each well-formed ClientHello, with or without a name, and with the visitor's
     address.
     """
 
     def __init__(
         self,
-        route: Callable[[ClientHello, str], Answer],
+        route: Callable[[ClientHello, str], RouteResult],
         *,
         origin: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
@@ -126,8 +128,18 @@ class TlsListener:
         admits: Callable[[str], bool] = lambda _: True,
         shortage: ShortageLog | None = None,
     ) -> None:
-        """``origin``: where a host name is served over TLS, for a visitor from an address; None where it is not.
-        ``admits``: whether anybody may come from an address."""
+        """Start without connections.
+
+        Args:
+            route: resolves a ClientHello and an address.
+            origin: resolves the host name and the address of a visitor without TLS; None where the name is
+                not served.
+            loop: by default the running one.
+            deadlines: of the handshake.
+            max_pending: connections in their handshake at once.
+            admits: returns False for a banned address.
+            shortage: logs evictions.
+        """
         self.route = route
         self.origin = origin
         self.loop = loop or asyncio.get_running_loop()
@@ -136,89 +148,98 @@ class TlsListener:
         self.bios = Bios()
         self.outcomes: Counter[HandshakeOutcome] = Counter()
         self.pending: FairPlaces[PendingConnection | ClosingConnection] = FairPlaces(
-            max_pending, patience=PATIENCE, clock=self.loop.time
+            max_pending, protected_for=PROTECTED_TIME, clock=self.loop.time
         )
-        """Everybody who is not welcomed and not gone yet; empty when this front is done."""
+        """Connections before the end of their handshake, and those that are being closed; empty once the listener
+        is idle."""
         self._shortage = shortage
 
     def __call__(self) -> asyncio.Protocol:
+        """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
     def enter(self, who: PendingConnection | ClosingConnection, host: str) -> None:
-        """Take a place; where there is none, whoever holds the most of them makes room."""
-        loser = self.pending.enter(who, host)
-        if loser is not None:
-            loser.make_room()
+        """Take a place; if there is none, evict a connection of the largest holder."""
+        evicted = self.pending.enter(who, host)
+        if evicted is not None:
+            evicted.evict()
             if self._shortage is not None:
-                self._shortage.tell("places for TLS handshakes are scarce, one was cut short", self._tell_places)
+                self._shortage.report(
+                    "TLS handshake capacity is exhausted, one handshake was aborted", self._describe_places
+                )
 
-    def see_out(self, raw: asyncio.Transport, words: bytes) -> None:
-        """Take over a visitor whose TLS broke after its handshake, and who is to be told so."""
-        ClosingConnection(self, raw, words)
+    def close_with_alert(self, raw: asyncio.Transport, alert: bytes) -> None:
+        """Take over a visitor whose TLS failed after its handshake: send the alert and close."""
+        ClosingConnection(self, raw, alert)
 
     def abort(self) -> None:
-        """Reset every visitor still on the doorstep; those welcomed belong to their protocols."""
-        for newcomer in self.pending:
-            newcomer.abort()
+        """Reset all pending connections. Those past their handshake belong to their protocols."""
+        for connection in self.pending:
+            connection.abort()
 
-    def _tell_places(self) -> str:
+    def _describe_places(self) -> str:
         network, held = self.pending.largest_network()
         return f"{network} holds {held} of {self.pending.limit}"
 
 
 class ClosingConnection:
-    """A visitor who was in, and whose socket is open until it has read the last words."""
+    """An admitted visitor whose socket stays open until it has read an alert."""
 
-    __slots__ = ("_front", "_raw")
+    __slots__ = ("_listener", "_raw")
 
-    def __init__(self, front: TlsListener, raw: asyncio.Transport, words: bytes) -> None:
-        self._front = front
+    def __init__(self, listener: TlsListener, raw: asyncio.Transport, alert: bytes) -> None:
+        """Take a place in ``listener`` and send ``alert``."""
+        self._listener = listener
         self._raw = raw
-        LingeringClose(raw, words, loop=front.loop, on_gone=self._gone)
-        front.enter(self, host_of(raw))
+        LingeringClose(raw, alert, loop=listener.loop, on_closed=self._on_closed)
+        listener.enter(self, host_of(raw))
 
-    def make_room(self) -> None:
+    def evict(self) -> None:
+        """Reset the connection, because its place was evicted."""
         reset(self._raw)
 
-    abort = make_room
+    abort = evict
 
-    def _gone(self) -> None:
-        self._front.pending.leave(self)
+    def _on_closed(self) -> None:
+        self._listener.pending.leave(self)
 
 
 class PendingConnection(asyncio.Protocol):
-    """One visitor from accept to the end of its handshake."""
+    """A visitor from accept to the end of its handshake."""
 
-    __slots__ = ("_front", "_hello", "_host", "_outcome", "_raw", "_reader", "_request", "_timer")
+    __slots__ = ("_hello", "_host", "_listener", "_outcome", "_raw", "_reader", "_request", "_timer")
 
     _raw: asyncio.Transport
     _timer: asyncio.TimerHandle
 
-    def __init__(self, front: TlsListener) -> None:
-        self._front = front
+    def __init__(self, listener: TlsListener) -> None:
+        """Start before the connection is made."""
+        self._listener = listener
         self._reader = ClientHelloReader()
         self._hello: ClientHello | None = None
         self._request: RequestReader | None = None
-        """Of one who does not speak TLS."""
+        """Parser for a visitor that does not speak TLS."""
         self._outcome = HandshakeOutcome.LEFT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place and start the deadline; reset a banned address."""
         # uvloop's transports are asyncio's by behaviour, not by class.
         transport = cast("asyncio.Transport", transport)
-        front = self._front
+        listener = self._listener
         self._raw = transport
         self._host = host_of(transport)
         descriptors.own(transport.get_extra_info("socket"))
-        self._timer = front.loop.call_later(front.deadlines.hello, self._too_slow)
-        if front.admits(self._host):
-            front.enter(self, self._host)
+        self._timer = listener.loop.call_later(listener.deadlines.hello, self._on_timeout)
+        if listener.admits(self._host):
+            listener.enter(self, self._host)
         else:
             self._outcome = HandshakeOutcome.BANNED
             reset(transport)
 
     def data_received(self, data: bytes) -> None:
+        """Parse the ClientHello or the plain HTTP request."""
         if self._raw.is_closing():
-            return  # it was sent away, and this had been read before
+            return  # the connection was reset after these bytes had been read
         if self._request is not None:
             self._read_request(self._request, data)
             return
@@ -236,20 +257,22 @@ class PendingConnection(asyncio.Protocol):
         if isinstance(outcome, ClientHello):
             self._hello = outcome
             self._timer.cancel()
-            self._follow(self._front.route(outcome, self._host))
+            self._apply_route(self._listener.route(outcome, self._host))
         else:
             self._request = RequestReader()
             self._read_request(self._request, self._reader.received)
 
     def connection_lost(self, _exc: Exception | None) -> None:
+        """Give the place back."""
         descriptors.disown(self._raw.get_extra_info("socket"))
-        self._gone()
+        self._on_closed()
 
     def abort(self) -> None:
+        """Reset the connection."""
         reset(self._raw)
 
-    def make_room(self) -> None:
-        """Too many have come."""
+    def evict(self) -> None:
+        """Reset the connection, because its place was evicted."""
         self._outcome = HandshakeOutcome.CROWDED
         reset(self._raw)
 
@@ -260,78 +283,80 @@ class PendingConnection(asyncio.Protocol):
             self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
             return
         if request is not None:
-            self._answer(request)
+            self._redirect(request)
 
-    def _answer(self, request: Request) -> None:
-        origin = self._front.origin(request.host, self._host)
+    def _redirect(self, request: Request) -> None:
+        origin = self._listener.origin(request.host, self._host)
         if origin is None:
             self._refuse(HandshakeOutcome.PLAIN_HTTP, plain_http.BAD_REQUEST)
         elif isinstance(origin, Overload):
-            self.make_room()
+            self.evict()
         else:
-            self._front.pending.assign(self, owner=origin.owner, lease=origin.lease)
+            self._listener.pending.assign(self, owner=origin.owner, lease=origin.lease)
             self._refuse(HandshakeOutcome.REDIRECTED, plain_http.redirect(origin.url, request), is_upload=True)
 
-    def _follow(self, answer: Answer) -> None:
+    def _apply_route(self, answer: RouteResult) -> None:
         if isinstance(answer, Alert):
             self._refuse(HandshakeOutcome.REFUSED, _alert_record(answer))
             return
         if answer is OVERLOADED:
-            self.make_room()
+            self.evict()
             return
-        front = self._front
+        listener = self._listener
         assert self._hello is not None
-        front.pending.assign(self, owner=answer.owner, lease=answer.lease)
+        listener.pending.assign(self, owner=answer.owner, lease=answer.lease)
         if answer.context is None:
-            self._pass_on(cast("Passthrough", answer.factory()))
+            self._pass_through(cast("Passthrough", answer.factory()))
             return
         tls = TlsTransport(
             self._raw,
-            TlsRecords(answer.context, front.bios),
+            TlsRecords(answer.context, listener.bios),
             cast("Callable[[], asyncio.Protocol]", answer.factory),
-            loop=front.loop,
+            loop=listener.loop,
             server_name=self._hello.server_name,
-            on_shaken=self._shaken,
-            see_out=front.see_out,
+            on_handshake_done=self._handshake_done,
+            close_with_alert=listener.close_with_alert,
         )
-        self._timer = front.loop.call_later(front.deadlines.handshake, self._too_slow)
+        self._timer = listener.loop.call_later(listener.deadlines.handshake, self._on_timeout)
         tls.begin(self._reader.received)
 
-    def _pass_on(self, protocol: Passthrough) -> None:
+    def _pass_through(self, protocol: Passthrough) -> None:
         # Paused, because uvloop chooses how it reads when reading starts.
         self._raw.pause_reading()
         self._raw.set_protocol(cast("asyncio.BaseProtocol", protocol))
-        self._shaken(complete=True)
+        self._handshake_done(complete=True)
         protocol.connection_made(self._raw)
         self._raw.resume_reading()
         protocol.received(bytes(self._reader.received))
 
-    def _shaken(self, complete: bool) -> None:
+    def _handshake_done(self, complete: bool) -> None:
         if complete:
             self._outcome = HandshakeOutcome.WELCOME
-        self._gone()
+        self._on_closed()
 
-    def _refuse(self, outcome: HandshakeOutcome, words: bytes, *, is_upload: bool = False) -> None:
+    def _refuse(self, outcome: HandshakeOutcome, response: bytes, *, is_upload: bool = False) -> None:
         self._outcome = outcome
         self._timer.cancel()
-        LingeringClose(self._raw, words, loop=self._front.loop, on_gone=self._gone, is_upload=is_upload)
+        LingeringClose(
+            self._raw, response, loop=self._listener.loop, on_closed=self._on_closed, is_upload=is_upload
+        )
 
-    def _too_slow(self) -> None:
+    def _on_timeout(self) -> None:
         self._outcome = HandshakeOutcome.SLOW
         reset(self._raw)
 
-    def _gone(self) -> None:
+    def _on_closed(self) -> None:
         self._timer.cancel()
-        self._front.pending.leave(self)
-        self._front.outcomes[self._outcome] += 1
+        self._listener.pending.leave(self)
+        self._listener.outcomes[self._outcome] += 1
 
 
 def host_of(transport: asyncio.BaseTransport) -> str:
-    """Return the address of the other end; empty when it has gone already."""
+    """Return the address of the peer; empty if it has disconnected already."""
     peer = transport.get_extra_info("peername")
     return str(peer[0]) if peer else ""
 
 
 def _alert_record(alert: Alert) -> bytes:
-    """A fatal alert in the clear, which is what it is before any key (RFC 8446 sections 5.1 and 6)."""
+    """Return a fatal alert in plaintext, as it is before any key (RFC 8446 sections 5.1 and 6)."""
     return bytes((21, 3, 3, 0, 2, 2, alert))

@@ -1,14 +1,14 @@
-"""A server-side TLS transport that can half-close, on top of a raw TCP transport.
+"""A server-side TLS transport with half-close, on top of a raw TCP transport.
 
-asyncio's own TLS cannot: its ``write_eof`` raises, a close_notify ends both directions, and each connection
-keeps a 256 KiB read buffer. :class:`TlsTransport` is the protocol of the raw transport below it and the
-transport of the application protocol above it; between them it keeps nothing but one visitor's TLS state.
+asyncio's own TLS has none: its ``write_eof`` raises, a close_notify ends both directions, and each connection
+keeps a 256 KiB read buffer. :class:`TlsTransport` is the protocol of the raw transport below it and the transport
+of the application protocol above it. Between them it keeps only the TLS state of one visitor.
 
-What the application sees is exactly a TCP transport: ``eof_received`` for a close_notify, or a FIN between two
-records, ``write_eof`` for ours followed by a FIN, ``abort`` as a real RST, ``pause_reading`` as an end to
+The application sees the behaviour of a TCP transport: ``eof_received`` for a close_notify, or for a FIN between
+two records; ``write_eof`` for ours followed by a FIN; ``abort`` as a real RST; ``pause_reading`` as an end to
 reading from the socket.
 
-Nothing is decided here about names, certificates or refusals; see ``front.py``.
+Names, certificates and refusals are decided in :mod:`edge_server.ingress.tls_listener`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ if TYPE_CHECKING:
 
     from edge_server.ingress.tls_records import TlsRecords
 
-MAX_UNASKED: Final = 4 * 1024
-"""Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers every
-request for new keys at once, 27 bytes each; honest peers make one in many gigabytes, and without a bound a
-stranger fills memory with them."""
+MAX_UNSOLICITED: Final = 4 * 1024
+"""Bytes that TLS itself (not the application) may write while the visitor does not read. OpenSSL answers each key
+update at once with 27 bytes, and honest peers send one in many gigabytes. Without a bound an attacker fills memory
+with them."""
 
 
 class TruncationError(ConnectionError):
-    """The visitor's TCP stream ended in the middle of a TLS record: more was meant to come.
+    """The visitor's TCP stream ended within a TLS record.
 
-    One that ends between records without close_notify is not one. RFC 8446 section 6.1 asks for close_notify, but
-    most programs that are done with a connection just close it, browsers among them; applications whose
-    messages need an end have one of their own, and a FIN stays a FIN."""
+    An end between records without close_notify is not a truncation. RFC 8446 section 6.1 asks for close_notify,
+    but most programs, browsers among them, simply close a connection that they are done with. Applications that
+    need an explicit end have their own, and a FIN stays a FIN.
+    """
 
     def __init__(self) -> None:
+        """Set the fixed message."""
         super().__init__("TCP ended before TLS did")
 
 
@@ -54,24 +56,24 @@ class _Phase(enum.Enum):
 
 
 class TlsTransport(asyncio.Transport, asyncio.Protocol):
-    """One visitor's connection after its ClientHello. Make it, then call :meth:`begin` once."""
+    """Connection of a visitor after its ClientHello. Create it, then call :meth:`begin` once."""
 
     __slots__ = (
         "_blocked",
+        "_close_with_alert",
         "_eof_due",
         "_factory",
         "_held",
         "_loop",
-        "_on_shaken",
+        "_on_handshake_done",
         "_paused",
         "_phase",
         "_protocol",
         "_raw",
         "_raw_ended",
         "_records",
-        "_see_out",
         "_server_name",
-        "_unasked",
+        "_unsolicited",
     )
 
     def __init__(
@@ -82,53 +84,64 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         *,
         loop: asyncio.AbstractEventLoop,
         server_name: str | None = None,
-        on_shaken: Callable[[bool], None],
-        see_out: Callable[[asyncio.Transport, bytes], None],
+        on_handshake_done: Callable[[bool], None],
+        close_with_alert: Callable[[asyncio.Transport, bytes], None],
     ) -> None:
-        """``factory`` makes the application's protocol when the handshake is complete, and not before.
-        ``on_shaken`` hears once, with True then or with False when the raw transport is gone without it.
-        A deadline for the handshake is the caller's: it resets the raw transport. ``see_out`` takes the raw
-        transport over when TLS is broken after the handshake: it delivers an alert and closes."""
+        """Prepare the handshake. Its deadline is the caller's, who then resets the raw transport.
+
+        Args:
+            raw: the TCP transport.
+            records: TLS state of the visitor.
+            factory: creates the application's protocol once the handshake is complete, and not before.
+            loop: of the transport.
+            server_name: for ``get_extra_info``.
+            on_handshake_done: called once: with True when the handshake is complete, with False when the
+                connection ended without it.
+            close_with_alert: takes over the raw transport when TLS fails after the handshake; it delivers an alert
+                and closes.
+        """
         self._raw: asyncio.Transport = raw
         self._raw_ended = False
         self._records = records
         self._factory = factory
         self._loop = loop
         self._server_name = server_name
-        self._on_shaken: Callable[[bool], None] | None = on_shaken
-        self._see_out = see_out
+        self._on_handshake_done: Callable[[bool], None] | None = on_handshake_done
+        self._close_with_alert = close_with_alert
         self._protocol: asyncio.Protocol | None = None
         self._phase = _Phase.HANDSHAKE
         self._paused = False
         self._blocked = False
-        self._unasked = 0
-        # Ciphertext that arrived although reading is paused: at most what one read of the socket brings,
-        # because the raw transport is paused with us.
+        self._unsolicited = 0
+        # Ciphertext that arrived while reading was paused: at most one read of the socket, because the raw
+        # transport is paused as well.
         self._held = b""
         self._eof_due = False
 
     def begin(self, received: bytes | bytearray) -> None:
-        """Take over the raw transport; ``received`` is what was already read from it."""
+        """Take over the raw transport. ``received`` are the bytes that were already read from it."""
         self._raw.set_protocol(self)
-        self._shake(received)
+        self._handshake(received)
 
     # The raw transport below calls these.
 
     def data_received(self, data: bytes) -> None:
+        """Continue the handshake, or decrypt."""
         if self._phase is _Phase.OPEN:
             if self._paused:
                 self._held += data
             else:
                 self._decrypt(data)
         elif self._phase is _Phase.HANDSHAKE:
-            self._shake(data)
-        # Otherwise it comes after the end of either TLS or our interest in it.
+            self._handshake(data)
+        # Otherwise TLS has ended or this side has closed: the bytes are dropped.
 
     def eof_received(self) -> bool:
+        """Handle the visitor's FIN. Return True to keep the raw transport open."""
         if self._phase is _Phase.HANDSHAKE:
             return False  # the raw transport closes itself
         if not self._records.finished and has_told_error(self._raw) and not isinstance(self._raw, Remainder):
-            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
+            # The failed write tells whether this is an end; without one it is taken as a reset.
             self._loop.call_later(LOOK, self._raw.abort)
             return True
         self._raw_ended = True
@@ -137,33 +150,36 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        """Pass the back-pressure of the raw transport on."""
         self._blocked = True
-        self._unasked = 0
+        self._unsolicited = 0
         if self._protocol is not None:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        """Pass the end of the back-pressure on."""
         self._blocked = False
         if self._protocol is not None:
             self._protocol.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end to the application, after unread bytes if some are left."""
         descriptors.disown(self._raw.get_extra_info("socket"))
-        if self._reads_on(exc):
+        if self._read_remainder(exc):
             return
         if self._eof_due and self._phase is _Phase.OPEN:
-            self._deliver_eof()  # it had said so before it broke off
+            self._deliver_eof()  # its close_notify came before the connection broke
         if self._phase is _Phase.OPEN and exc is None:
-            exc = TruncationError()  # ended by neither side
+            exc = TruncationError()  # neither side has ended TLS
         self._phase = _Phase.LOST
         self._held = b""
-        self._gone()
+        self._on_closed()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
             protocol.connection_lost(exc)
 
-    def _reads_on(self, error: Exception | None) -> bool:
-        """Read on if a connection that broke has something left to be read. Return True if it has."""
+    def _read_remainder(self, error: Exception | None) -> bool:
+        """Continue reading from a broken connection that has unread bytes. Return True if there are any."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished or self._raw_ended:
             return False
         splice = self._protocol if isinstance(self._protocol, TlsSplice) else None
@@ -182,7 +198,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
 
     # Handshake and decryption.
 
-    def _shake(self, data: bytes | bytearray) -> None:
+    def _handshake(self, data: bytes | bytearray) -> None:
         try:
             complete, answer, rest = self._records.handshake(data)
         except TlsProtocolError as error:
@@ -193,7 +209,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if not complete or self._raw.is_closing():
             return
         self._phase = _Phase.OPEN
-        self._shaken(complete=True)
+        self._handshake_done(complete=True)
         protocol = self._protocol = self._factory()
         protocol.connection_made(self)
         if self._blocked:
@@ -202,10 +218,10 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             # The application may have paused or closed in connection_made.
             self.data_received(rest)
 
-    def _shaken(self, *, complete: bool) -> None:
-        on_shaken, self._on_shaken = self._on_shaken, None
-        if on_shaken is not None:
-            on_shaken(complete)
+    def _handshake_done(self, *, complete: bool) -> None:
+        on_handshake_done, self._on_handshake_done = self._on_handshake_done, None
+        if on_handshake_done is not None:
+            on_handshake_done(complete)
 
     def _decrypt(self, data: bytes) -> None:
         if self._records.peer_finished:
@@ -217,8 +233,8 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return
         if answer and not self._answer(answer):
             return
-        # One call for one read of the socket: the application's brake then holds before the next, and
-        # nothing decrypted ever waits in here.
+        # One call per read of the socket: back-pressure of the application then holds before the next read, and
+        # no decrypted bytes wait in here.
         if plain and self._protocol is not None:
             self._protocol.data_received(plain)
         if ended and self._phase is _Phase.OPEN:
@@ -231,15 +247,15 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         if self._records.finished or self._raw.is_closing():
             return True  # nothing may follow our close_notify
         if self._blocked:
-            self._unasked += len(answer)
-            if self._unasked > MAX_UNASKED:
-                self._fail(TlsProtocolError("too many requests for new keys"))
+            self._unsolicited += len(answer)
+            if self._unsolicited > MAX_UNSOLICITED:
+                self._fail(TlsProtocolError("too many key updates"))
                 return False
         self._raw.write(answer)
         return True
 
     def _tcp_ended(self) -> None:
-        """Everything before the visitor's FIN has been read."""
+        """Handle the visitor's FIN after all bytes before it were read."""
         if self._phase is not _Phase.OPEN or self._records.peer_finished:
             return
         if self._records.partial:
@@ -255,7 +271,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             self.close()
 
     def _resume(self) -> None:
-        """What waited while reading was paused; then the socket again."""
+        """Process what was held while reading was paused, then resume the socket."""
         if self._phase is not _Phase.OPEN or self._paused:
             return
         held, self._held = self._held, b""
@@ -274,27 +290,28 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
     # Ends.
 
     def _fail(self, error: ConnectionError) -> None:
-        """The connection is broken. The application hears of it as of a reset, and so does the visitor, after
-        an alert where TLS has one to send."""
+        """End a broken connection. The application sees a reset, and so does the visitor, after an alert where TLS
+        provides one."""
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
-            # Not from inside a call of the application's own.
+            # Deferred: this may run inside a call of the application.
             self._loop.call_soon(protocol.connection_lost, error)
         self._phase = _Phase.LOST
-        words = error.farewell if isinstance(error, TlsProtocolError) else b""
-        if not words or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
-            reset(self._raw)  # a remainder takes no words
-        elif self._on_shaken is not None:
-            LingeringClose(self._raw, words, loop=self._loop, on_gone=self._gone)
+        alert = error.alert if isinstance(error, TlsProtocolError) else b""
+        if not alert or self._blocked or self._records.finished or isinstance(self._raw, Remainder):
+            reset(self._raw)  # a remainder cannot be written to
+        elif self._on_handshake_done is not None:
+            LingeringClose(self._raw, alert, loop=self._loop, on_closed=self._on_closed)
         else:
-            self._see_out(self._raw, words)
+            self._close_with_alert(self._raw, alert)
 
-    def _gone(self) -> None:
-        self._shaken(complete=False)
+    def _on_closed(self) -> None:
+        self._handshake_done(complete=False)
 
     # The application above calls these.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt and send. Raises RuntimeError after :meth:`write_eof`."""
         if self._phase is not _Phase.OPEN or self._raw.is_closing():
             return  # connection_lost is on its way; a TCP transport drops these too
         if self._records.finished:
@@ -303,54 +320,64 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             raw = self._raw
             for batch in self._records.encrypt(data):
                 if raw.is_closing():
-                    break  # the batch before this one found the visitor gone
+                    break  # the previous batch found the connection closed
                 raw.write(batch)
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        """Encrypt and send the pieces as one."""
         # Joined first: a record for each small piece would cost more than the copy.
         self.write(b"".join(list_of_data))
 
     def write_eof(self) -> None:
+        """Send close_notify and a FIN; reading continues."""
         if self._phase is not _Phase.OPEN or self._records.finished or self._raw.is_closing():
             return
         self._raw.write(self._records.finish())
         end_writing(self._raw)
 
     def can_write_eof(self) -> bool:
+        """Return True."""
         return True
 
     def pause_reading(self) -> None:
+        """Stop reading from the socket."""
         if self._phase is _Phase.OPEN and not self._paused:
             self._paused = True
             self._raw.pause_reading()
 
     def resume_reading(self) -> None:
+        """Continue reading."""
         if self._phase is not _Phase.OPEN or not self._paused:
             return
         self._paused = False
         if self._held or self._eof_due or self._raw_ended:
-            # Not from inside the application's own call: it would be re-entered.
+            # Deferred: a direct call would re-enter the application.
             self._loop.call_soon(self._resume)
         else:
             self._raw.resume_reading()
 
     def is_reading(self) -> bool:
+        """Return True while application data can be received."""
         return self._phase is _Phase.OPEN and not self._paused and not self._records.peer_finished
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the limits of the raw transport."""
         self._raw.set_write_buffer_limits(high, low)
 
     def get_write_buffer_size(self) -> int:
+        """Return the size of the raw transport's buffer."""
         return self._raw.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the limits of the raw transport."""
         return self._raw.get_write_buffer_limits()
 
     def is_closing(self) -> bool:
+        """Return True if the connection is closed or closing."""
         return self._phase is _Phase.CLOSING or self._phase is _Phase.LOST or self._raw.is_closing()
 
     def close(self) -> None:
-        """Deliver what was written, however long the visitor takes, say close_notify, and end."""
+        """Deliver the written bytes, however long the visitor takes, then close_notify, and end."""
         if self._phase is not _Phase.OPEN:
             return
         self._phase = _Phase.CLOSING
@@ -361,20 +388,23 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
         self._raw.close()
 
     def abort(self) -> None:
-        """RST, at once."""
+        """Send a RST at once."""
         if self._phase is not _Phase.LOST:
             self._phase = _Phase.CLOSING
             reset(self._raw)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Replace the application's protocol."""
         assert isinstance(protocol, asyncio.Protocol)
         self._protocol = protocol
 
     def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the application's protocol."""
         assert self._protocol is not None
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return ``ssl_object``, ``sslcontext``, ``server_name``, or information of the raw transport."""
         match name:
             case "ssl_object":
                 return self._records.tls

@@ -1,7 +1,7 @@
-"""Whether an edge is ready for visitors and clients, and if not, why.
+"""Readiness and liveness of an edge.
 
-Alive is one that answers at all: its loop turns. Ready is more: see :class:`Health`. Both are for whatever starts
-edges and sends people to them, which may ask as often as it likes: an answer is good for some seconds.
+An edge is alive if it responds at all: its event loop runs. Readiness is stricter: see :class:`Health`. Both are
+for orchestrators and load balancers, which may ask at any rate: a result is cached for some seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edge_server.certificates.context_store import validity_of
-from edge_server.observability.quic_probe import objection
+from edge_server.observability.quic_probe import probe_error
 from quictunnel.shared.address import on_this_machine
 
 if TYPE_CHECKING:
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from edge_server.observability.introspection import Introspection
     from quictunnel.transport.engine import Address
 
-FRESH: Final = 2.0
-"""Seconds for which an answer is given again: less than what those who ask wait between two questions."""
+CACHE_TIME: Final = 2.0
+"""Seconds for which a result is cached: less than the interval of typical health checks."""
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One of the things that have to be well."""
+    """Result of one check."""
 
     name: str
     ok: bool
     why: str = ""
-    """What is wrong, for people."""
+    """Description of the failure, for people."""
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """All of them."""
+    """Results of all checks."""
 
     ready: bool
     checks: list[Check]
 
 
-class Life(msgspec.Struct, frozen=True):
-    """What an edge whose loop turns says of itself."""
+class Liveness(msgspec.Struct, frozen=True):
+    """Liveness of an edge."""
 
     alive: bool
     uptime_seconds: float
@@ -52,76 +52,90 @@ class Life(msgspec.Struct, frozen=True):
 
 
 class Health:
-    """Ready means: it serves and is not about to stop, the certificates that visitors and clients see are valid
-    now, none of its background loops fails, and its QUIC socket answers. On the loop's thread."""
+    """Checks of one edge, on the event loop's thread. It is ready if it serves and is not stopping, the
+    certificates for visitors and clients are valid now, no background task fails, and its QUIC socket responds."""
 
     def __init__(
         self,
-        scene: Introspection,
+        introspection: Introspection,
         *,
         clock: Callable[[], float] | None = None,
-        probe: Callable[[Address], Awaitable[str]] = objection,
+        probe: Callable[[Address], Awaitable[str]] = probe_error,
     ) -> None:
-        """``clock``: seconds since the epoch; by default the edge's."""
-        self._scene = scene
-        self._clock = clock or scene.now
-        self._probe = probe
-        self._known: Readiness | None = None
-        self._known_until = 0.0
-        self._looking = asyncio.Lock()
+        """Check nothing yet.
 
-    def life(self) -> Life:
-        """That it is alive."""
-        scene = self._scene
-        return Life(True, max(0.0, round(self._clock() - scene.started_at, 3)), round(scene.lag.worst, 6))
+        Args:
+            introspection: the edge.
+            clock: seconds since the epoch; by default the edge's.
+            probe: returns why a QUIC address does not respond, or an empty text.
+        """
+        self._introspection = introspection
+        self._clock = clock or introspection.now
+        self._probe = probe
+        self._cached: Readiness | None = None
+        self._cached_until = 0.0
+        self._lock = asyncio.Lock()
+
+    def liveness(self) -> Liveness:
+        """Return the liveness."""
+        introspection = self._introspection
+        return Liveness(
+            True, max(0.0, round(self._clock() - introspection.started_at, 3)), round(introspection.lag.worst, 6)
+        )
 
     async def readiness(self) -> Readiness:
-        """Whether it is ready. Never raises for what is wrong; takes two seconds at most. However many ask at
-        once, one look is taken."""
-        async with self._looking:
+        """Run the checks, or return the cached result. Never raises for a failed check; takes two seconds at most.
+        Concurrent calls share one run."""
+        async with self._lock:
             now = asyncio.get_running_loop().time()
-            if self._known is None or now >= self._known_until or self._scene.is_draining():
+            if self._cached is None or now >= self._cached_until or self._introspection.is_draining():
                 checks = [self._serving(), self._certificates(), self._background(), await self._udp()]
-                self._known = Readiness(all(check.ok for check in checks), checks)
-                self._known_until = asyncio.get_running_loop().time() + FRESH
-            return self._known
+                self._cached = Readiness(all(check.ok for check in checks), checks)
+                self._cached_until = asyncio.get_running_loop().time() + CACHE_TIME
+            return self._cached
 
     def _serving(self) -> Check:
-        is_leaving = self._scene.is_draining()
-        return Check("serving", not is_leaving, "it takes nobody any more: it stops" if is_leaving else "")
+        is_leaving = self._introspection.is_draining()
+        return Check(
+            "serving", not is_leaving, "the edge is draining and accepts no new connections" if is_leaving else ""
+        )
 
     def _background(self) -> Check:
-        failing = self._scene.supervisor.failing
+        failing = self._introspection.supervisor.failing
         return Check("background", not failing, "; ".join(f"{what} fails: {why}" for what, why in failing.items()))
 
     def _certificates(self) -> Check:
-        scene = self._scene
-        wanted = f"*.{scene.config.domain}"
+        introspection = self._introspection
+        wildcard = f"*.{introspection.config.domain}"
         try:
-            shown = [validity for validity in scene.certificates.contexts.validities() if wanted in validity.names]
-            ours = validity_of(scene.identity.read_bytes())
+            shown = [
+                validity
+                for validity in introspection.certificates.contexts.validities()
+                if wildcard in validity.names
+            ]
+            ours = validity_of(introspection.identity.read_bytes())
         except (OSError, ValueError) as error:
             return Check("certificate", False, f"a certificate cannot be read: {error}")
-        if not shown and scene.certificates.expects_shared_certificate:
-            return Check("certificate", False, f"there is none for {wanted} yet")
+        if not shown and introspection.certificates.expects_shared_certificate:
+            return Check("certificate", False, f"there is no certificate for {wildcard} yet")
         now = self._clock()
-        # Of several for the same names one that is good is enough.
-        complaints = [_complaint(f"that for {wanted}", validity, now) for validity in shown]
-        why = "" if not complaints or "" in complaints else complaints[0]
-        why = why or _complaint("that which clients see", ours, now)
+        # Of several certificates for the same names, one valid one is enough.
+        validity_errors = [_validity_error(f"the certificate for {wildcard}", validity, now) for validity in shown]
+        why = "" if not validity_errors or "" in validity_errors else validity_errors[0]
+        why = why or _validity_error("the certificate for clients", ours, now)
         return Check("certificate", not why, why)
 
     async def _udp(self) -> Check:
-        host, port = self._scene.endpoint.local_address[:2]
+        host, port = self._introspection.endpoint.local_address[:2]
         why = await self._probe((on_this_machine(host), port))
         return Check("udp", not why, why)
 
 
-def _complaint(which: str, validity: Validity, now: float) -> str:
+def _validity_error(which: str, validity: Validity, now: float) -> str:
     if now >= validity.until:
-        return f"{which} ended at {_moment(validity.until)}"
+        return f"{which} expired at {_moment(validity.until)}"
     if now < validity.since:
-        return f"{which} begins at {_moment(validity.since)}; is the clock right?"
+        return f"{which} is not valid before {_moment(validity.since)}; check the clock"
     return ""
 
 

@@ -1,6 +1,6 @@
-"""What there is to see of an edge that serves, in one place: for its figures, its page and its dumps.
+"""Read access to the state of a running edge, for its metrics, page and dumps.
 
-They look, and change nothing. Everything here belongs to the loop's thread.
+Readers change nothing. Everything here belongs to the event loop's thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Introspection:
-    """See the module."""
+    """The objects that readers of the state need."""
 
     admission: Admission
     attempts: FailedAttempts
@@ -42,17 +42,17 @@ class Introspection:
     claims: NameOwnership
     config: EdgeConfig
     endpoint: Endpoint
-    """The QUIC side: its engine, its connections, what they have carried."""
-    front: TlsListener
-    """Where TLS visitors come in."""
-    guests: Collection[ClientSession]
-    """Clients, those that have not shown a token yet included."""
+    """QUIC endpoint with its engine, connections and traffic."""
+    tls_listener: TlsListener
+    """TLS listener of the visitors."""
+    clients: Collection[ClientSession]
+    """Connected clients, including those that have not authenticated yet."""
     https_port: int
     """Port of TLS visitors, as clients are told it."""
     identity: Path
-    """The certificate that clients see, PEM."""
+    """PEM file of the certificate for clients."""
     is_draining: Callable[[], bool]
-    """Whether nobody is taken any more, because it stops or another edge took over."""
+    """Returns True once no new connections are accepted, because the edge stops or a successor took over."""
     lag: LoopLagMonitor
     ledger: VisitorLog
     names: NameDirectory
@@ -63,7 +63,7 @@ class Introspection:
     sessions: SessionTable[ClientSession]
     supervisor: Supervisor
     tracing: QlogRecorder
-    """What is written of connections."""
+    """Recorder of qlog files."""
     udp: UdpSocket
     started_at: float = field(default_factory=time.time)
     """Seconds since the epoch."""

@@ -1,4 +1,4 @@
-"""Logs: lines for people, or one JSON object a line for machines."""
+"""Log formats: lines for people, or one JSON object per line."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
     from edge_server.config.edge_config import EdgeConfig
 
 MAX_LINE: Final = 4096
-"""Characters of one record, a traceback included: nothing that is logged can fill a disk line by line."""
+"""Characters of one record, a traceback included: no single record can fill a disk."""
 
 written: Final[Counter[str]] = Counter()
 """Lines of this process by level."""
 
 
 class TextFormatter(logging.Formatter):
-    """``12:00:00 INFO  message``; control characters of whatever a peer sent are shown, never obeyed."""
+    """``12:00:00 INFO  message``; control characters from peers are escaped."""
 
     def __init__(self) -> None:
+        """Use local time."""
         super().__init__()
         self._time = _Stamp("%H:%M:%S", time.localtime)
 
     def format(self, record: logging.LogRecord) -> str:
-        # A line break too: only a traceback, which is ours, may go over several lines.
+        """Return the line."""
+        # Line breaks are escaped as well: only a traceback, which is ours, may span several lines.
         message = visible(record.getMessage())
         lines = f"{self._time.of(record.created)} {record.levelname:<7} {message}"[:MAX_LINE]
         if record.exc_info:
@@ -46,10 +48,12 @@ class JsonFormatter(logging.Formatter):
     """``{"time": "...Z", "level": "info", "logger": "...", "message": "..."}``, and the record's ``fields``."""
 
     def __init__(self) -> None:
+        """Use UTC."""
         super().__init__()
         self._time = _Stamp("%Y-%m-%dT%H:%M:%S", time.gmtime)
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         entry = {
             "time": f"{self._time.of(record.created)}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -60,13 +64,13 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)[:MAX_LINE]
         line = msgspec.json.encode(entry)
-        # msgspec leaves characters beyond ASCII as they are, line breaks and changes of direction among them.
+        # msgspec does not escape characters beyond ASCII, such as Unicode line breaks and bidi controls.
         text = line.decode() if line.isascii() else json.dumps(entry)
         return text.replace("\x7f", "\\u007f")
 
 
 class _Stamp:
-    """The time to the second, made once a second."""
+    """Formats times to the second, and caches the last one."""
 
     def __init__(self, form: str, clock: Callable[[float], time.struct_time]) -> None:
         self._form = form
@@ -75,22 +79,24 @@ class _Stamp:
         self._text = ""
 
     def of(self, moment: float) -> str:
+        """Return the text for seconds since the epoch."""
         second = int(moment)
         if second != self._second:
             self._second, self._text = second, time.strftime(self._form, self._clock(second))
         return self._text
 
 
-class Lines(logging.StreamHandler[TextIO]):
-    """Writes each record as a line, and counts it."""
+class CountingHandler(logging.StreamHandler[TextIO]):
+    """Writes each record as a line, and counts it by level."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write and count a record."""
         written[record.levelname.lower()] += 1
         super().emit(record)
 
 
-def lost_as_json(count: int, why: str) -> str:
-    """The line that stands for lines which could not be written."""
+def lost_json_line(count: int, why: str) -> str:
+    """Return the line that replaces lines which could not be written."""
     return json.dumps(
         {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -101,16 +107,16 @@ def lost_as_json(count: int, why: str) -> str:
     )
 
 
-def set_up(config: EdgeConfig, stream: TextIO | None = None) -> None:
+def configure_logging(config: EdgeConfig, stream: TextIO | None = None) -> None:
     """Send the program's logs to standard error (or ``stream``)."""
-    # Nothing of these is written; finding them out costs a third of a line.
+    # The formats contain none of these; collecting them takes a third of the time of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
     stream = stream or sys.stderr
     if isinstance(stream, SteadyOutput):
-        stream.lost = lost_as_json if config.log_format == "json" else lost_line
-    handler = Lines(stream)
+        stream.lost = lost_json_line if config.log_format == "json" else lost_line
+    handler = CountingHandler(stream)
     handler.setFormatter(JsonFormatter() if config.log_format == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -1,7 +1,7 @@
-"""How late the event loop is: what everybody on it waits for, whatever the reason.
+"""Delay of the event loop, which everything on it waits for.
 
-A timer that is due each tenth of a second and looks at when it was really called. What makes it late is work that
-does not end: an attack, too many visitors for the core, or a fault.
+A timer that is due each tenth of a second records how late it is called. Work that does not yield delays it: an
+attack, too many visitors for the core, or a fault.
 """
 
 from __future__ import annotations
@@ -13,37 +13,38 @@ from typing import Final
 
 logger = logging.getLogger(__name__)
 
-TICK: Final = 0.1
-"""Seconds between looks."""
-KEPT: Final = 600
-"""Looks that are remembered: a minute."""
-LATE: Final = 0.25
-"""Seconds that are worth a line in the log; a person notices them."""
-QUIET: Final = 60.0
-"""Seconds between two such lines."""
+MEASURE_INTERVAL: Final = 0.1
+"""Seconds between two measurements."""
+MAX_SAMPLES: Final = 600
+"""Measurements in memory: one minute."""
+WARN_LAG: Final = 0.25
+"""Seconds of delay that are logged; people notice them."""
+LOG_INTERVAL: Final = 60.0
+"""Seconds between two such log lines."""
 
 
 class LoopLagMonitor:
-    """See the module."""
+    """The delays of the last minute."""
 
     def __init__(self) -> None:
-        self._late: deque[float] = deque(maxlen=KEPT)
-        self._warned = float("-inf")
+        """Start without measurements."""
+        self._delays: deque[float] = deque(maxlen=MAX_SAMPLES)
+        self._warned_at = float("-inf")
 
     @property
     def worst(self) -> float:
-        """Seconds by which the latest call of the last minute was late."""
-        return max(self._late, default=0.0)
+        """Largest delay of the last minute in seconds."""
+        return max(self._delays, default=0.0)
 
     async def watch(self) -> None:
-        """Until cancelled."""
+        """Measure until cancelled."""
         loop = asyncio.get_running_loop()
-        due = loop.time() + TICK
+        due = loop.time() + MEASURE_INTERVAL
         while True:
             await asyncio.sleep(due - loop.time())
             now = loop.time()
-            self._late.append(late := max(0.0, now - due))
-            if late >= LATE and now >= self._warned + QUIET:
-                self._warned = now
-                logger.warning("the edge was busy for %.2f s without a break; everybody waited for it", late)
-            due = now + TICK
+            self._delays.append(delay := max(0.0, now - due))
+            if delay >= WARN_LAG and now >= self._warned_at + LOG_INTERVAL:
+                self._warned_at = now
+                logger.warning("the event loop was blocked for %.2f s", delay)
+            due = now + MEASURE_INTERVAL

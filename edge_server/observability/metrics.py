@@ -1,7 +1,7 @@
-"""The figures of an edge: what they are called, what they mean, and where they are read.
+"""Metrics of an edge: names, descriptions, and where the values come from.
 
-Read when somebody asks and not before, so nothing of this is on the way of a byte. Their number does not depend on
-anything that a visitor or a client can say: every label has a fixed set of values, all of which are always there.
+Values are read on request, so that nothing here is in the byte path. The number of series does not depend on
+visitors or clients: every label has a fixed set of values, all of which are always present.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ if TYPE_CHECKING:
     from edge_server.tunnels.visitor_log import Histogram
 
 PREFIX: Final = "quictunnel_"
+"""Prefix of every name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One of them. Units are in the names: ``seconds``, ``bytes``; others are counts."""
+class MetricInfo:
+    """Description of one metric. Units are in the names: ``seconds``, ``bytes``; others are counts."""
 
     kind: Literal["counter", "gauge", "histogram"]
-    meaning: str
+    description: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The values that each may have; without any: those of one edge, which do not change."""
+    """Possible values by label; none: a constant of one edge."""
 
 
 _DIRECTIONS: Final = {"direction": ("in", "out")}
@@ -44,180 +45,195 @@ _KINDS: Final = {"kind": get_args(Kind)}
 _OUTCOMES: Final = {"outcome": tuple(outcome.name.lower() for outcome in HandshakeOutcome)}
 _CAUSES: Final = {"cause": tuple(cause.name.lower() for cause in CloseCause)}
 
-FIGURES: Final[dict[str, Figure]] = {
-    "build_info": Figure(
+METRICS: Final[dict[str, MetricInfo]] = {
+    "build_info": MetricInfo(
         "gauge",
-        "1. What runs.",
+        "Always 1. The labels are the versions of this edge.",
         {"version": (), "engine": (), "engine_version": (), "python": ()},
     ),
-    "start_time_seconds": Figure("gauge", "When this edge began to serve, since the epoch."),
-    "draining": Figure("gauge", "1 while nobody is taken any more, because it stops or a successor took over."),
+    "start_time_seconds": MetricInfo(
+        "gauge", "Time at which this edge started to serve, in seconds since the epoch."
+    ),
+    "draining": MetricInfo(
+        "gauge", "1 while no new connections are accepted, because the edge stops or a successor took over."
+    ),
     # Visitors.
-    "visitors": Figure("gauge", "Visitors that are in now.", _KINDS),
-    "visitors_begun_total": Figure("counter", "Visitors that came in.", _KINDS),
-    "visitors_ended_total": Figure("counter", "Visitors that left, by why.", _ENDINGS),
-    "visitor_bytes_total": Figure(
-        "counter", "Bytes of visitors: in is from them to the origins, out is back.", _DIRECTIONS
+    "visitors": MetricInfo("gauge", "Active visitors.", _KINDS),
+    "visitors_begun_total": MetricInfo("counter", "Visitors that were admitted.", _KINDS),
+    "visitors_ended_total": MetricInfo("counter", "Visitors whose connection ended, by reason.", _ENDINGS),
+    "visitor_bytes_total": MetricInfo(
+        "counter", "Bytes of visitors: in is from visitors to origins, out is back.", _DIRECTIONS
     ),
-    "visit_seconds": Figure("histogram", "How long those stayed who left."),
-    "visit_first_byte_seconds": Figure(
-        "histogram", "From a visitor's coming in to the first byte of the origin; of those who left and had one."
+    "visit_seconds": MetricInfo("histogram", "Duration of finished visitor connections."),
+    "visit_first_byte_seconds": MetricInfo(
+        "histogram",
+        "Time from a visitor's admission to the origin's first byte, of finished connections that had one.",
     ),
-    "visitor_places": Figure("gauge", "Visitors that may be in at once."),
-    "visitors_refused_total": Figure(
+    "visitor_places": MetricInfo("gauge", "Visitors that may be active at once."),
+    "visitors_refused_total": MetricInfo(
         "counter",
-        "Visitors sent away although their name exists: places: none was left for them; waiting: their client was "
-        "away, and too many waited for it; arrivals: they came too often for what the edge keeps up with (of "
-        "names that do not exist as well).",
+        "Visitors rejected although their name exists. places: rejected at capacity; waiting: the client was "
+        "disconnected, and too many waited for it; arrivals: rejected by the connection rate limit (includes "
+        "names that do not exist).",
         {"reason": ("places", "waiting", "arrivals")},
     ),
-    "newcomers_waiting": Figure("gauge", "TLS connections between accept and the end of their handshake now."),
-    "newcomer_places": Figure("gauge", "How many of them there may be; then whoever has most makes room."),
-    "newcomers_total": Figure("counter", "How the arrival of TLS connections ended.", _OUTCOMES),
+    "newcomers_waiting": MetricInfo("gauge", "TLS connections between accept and the end of their handshake."),
+    "newcomer_places": MetricInfo(
+        "gauge", "Handshakes that may be in progress at once; beyond that the largest source loses one."
+    ),
+    "newcomers_total": MetricInfo("counter", "New TLS connections, by result of the handshake.", _OUTCOMES),
     # Clients.
-    "sessions": Figure(
+    "sessions": MetricInfo(
         "gauge",
-        "Sessions of clients now. stranger: has shown no token yet; away: lost its connection and may come back.",
+        "Sessions of clients. stranger: not authenticated yet; away: lost its connection and may resume.",
         {"state": ("connected", "away", "stranger")},
     ),
-    "sessions_begun_total": Figure("counter", "Sessions that were begun with a good token."),
-    "sessions_resumed_total": Figure("counter", "How often a session went on with another connection."),
-    "sessions_given_up_total": Figure("counter", "Sessions that lost their connection and did not come back."),
-    "sessions_refused_total": Figure("counter", "New sessions for which their token had no place left."),
-    "tokens_refused_total": Figure(
+    "sessions_begun_total": MetricInfo("counter", "Sessions that started with a valid token."),
+    "sessions_resumed_total": MetricInfo("counter", "Sessions resumed on another connection."),
+    "sessions_given_up_total": MetricInfo("counter", "Sessions that lost their connection and did not resume."),
+    "sessions_refused_total": MetricInfo(
+        "counter", "New sessions rejected because their token had no capacity left."
+    ),
+    "tokens_refused_total": MetricInfo(
         "counter",
-        "Tokens that were not good when they came (wrong), or not looked at after too many of those (ignored).",
+        "Tokens rejected as invalid (wrong), or without a check after too many invalid ones (ignored).",
         {"reason": ("wrong", "ignored")},
     ),
-    "tunnels": Figure("gauge", "Names that are held now."),
+    "tunnels": MetricInfo("gauge", "Public names in use."),
     # QUIC.
-    "quic_connections": Figure("gauge", "QUIC connections now."),
-    "quic_connections_closed_total": Figure("counter", "QUIC connections that are over, by why.", _CAUSES),
-    "quic_bytes_total": Figure(
-        "counter", "UDP payload of all QUIC connections, as far as known at the end of each.", _DIRECTIONS
+    "quic_connections": MetricInfo("gauge", "Open QUIC connections."),
+    "quic_connections_closed_total": MetricInfo("counter", "Closed QUIC connections, by cause.", _CAUSES),
+    "quic_bytes_total": MetricInfo(
+        "counter", "UDP payload of all QUIC connections, added when each one ends.", _DIRECTIONS
     ),
-    "quic_packets_total": Figure(
+    "quic_packets_total": MetricInfo(
         "counter",
-        "QUIC packets sent, and packets or datagrams received, whichever the engine counts.",
+        "QUIC packets sent, and packets or datagrams received, depending on the engine.",
         _DIRECTIONS,
     ),
-    "quic_packets_lost_total": Figure("counter", "Packets declared lost; what they carried was sent again."),
-    "quic_bytes_in_flight": Figure("gauge", "Bytes sent to clients and not acknowledged yet."),
-    "quic_rtt_seconds": Figure(
-        "gauge", "Round trip times of the connections now; 0 without any.", {"of": ("median", "worst")}
+    "quic_packets_lost_total": MetricInfo("counter", "Packets declared lost; their data was retransmitted."),
+    "quic_bytes_in_flight": MetricInfo("gauge", "Bytes sent to clients and not acknowledged yet."),
+    "quic_rtt_seconds": MetricInfo(
+        "gauge", "Round trip times of the open connections; 0 without any.", {"of": ("median", "worst")}
     ),
-    "quic_handshakes_begun_total": Figure("counter", "Handshakes begun with clients whose address is proven."),
-    "quic_handshakes_refused_total": Figure(
-        "counter", "Handshakes not begun, since the client's network held as many places without a token as any."
+    "quic_handshakes_begun_total": MetricInfo(
+        "counter", "Handshakes started with clients whose address is validated."
     ),
-    "quic_strangers_replaced_total": Figure(
-        "counter", "Connections without a good token that made room for one of another network."
-    ),
-    "quic_answers_total": Figure(
+    "quic_handshakes_refused_total": MetricInfo(
         "counter",
-        "Packets to strangers that cost no memory.",
+        "Handshakes rejected because the client's network already held the most unauthenticated connections.",
+    ),
+    "quic_strangers_replaced_total": MetricInfo(
+        "counter", "Unauthenticated connections evicted for one of another network."
+    ),
+    "quic_answers_total": MetricInfo(
+        "counter",
+        "Stateless packets sent to unknown peers.",
         {"answer": ("retry", "version_negotiation", "stateless_reset")},
     ),
-    "quic_faults_total": Figure("counter", "Faults of this program that cost a connection or less."),
-    "background_faults_total": Figure("counter", "Faults of this program in background work; its log says where."),
-    "udp_datagrams_total": Figure("counter", "UDP datagrams.", _DIRECTIONS),
-    "udp_datagrams_dropped_total": Figure(
+    "quic_faults_total": MetricInfo("counter", "Internal errors that cost at most one connection."),
+    "background_faults_total": MetricInfo(
+        "counter", "Internal errors in background tasks; the log has the details."
+    ),
+    "udp_datagrams_total": MetricInfo("counter", "UDP datagrams.", _DIRECTIONS),
+    "udp_datagrams_dropped_total": MetricInfo(
         "counter",
-        "Datagrams not sent: full: the socket's buffer was; oversize: larger than the interface; refused: no "
-        "route or forbidden. unroutable: received, and belonging to nothing.",
+        "Datagrams dropped. full: the socket's send buffer was full; oversize: larger than the interface's MTU; "
+        "refused: no route or forbidden; unroutable: received for no known connection.",
         {"reason": ("full", "oversize", "refused", "unroutable")},
     ),
-    # The machine, and what has to be looked after.
-    "loop_lag_seconds": Figure("gauge", "The worst delay of the event loop in the last minute."),
-    "certificate_expiry_timestamp_seconds": Figure(
+    # The machine and the certificates.
+    "loop_lag_seconds": MetricInfo("gauge", "Largest delay of the event loop in the last minute."),
+    "certificate_expiry_timestamp_seconds": MetricInfo(
         "gauge",
-        "When the first certificate ends, since the epoch: of those that visitors see, and of that for clients. "
-        "Those of ACME for names that are nobody's any more end unrenewed, and do not count.",
+        "Expiry of the first certificate to expire, in seconds since the epoch: for visitors, and for clients. "
+        "ACME certificates of unused names expire without renewal and are excluded.",
         {"seen_by": ("visitors", "clients")},
     ),
-    "acme_orders_total": Figure(
-        "counter", "Orders of certificates by ACME that ended.", {"outcome": get_args(OrderOutcome)}
-    ),
-    "log_records_total": Figure("counter", "Lines of the log.", {"level": ("warning", "error")}),
+    "acme_orders_total": MetricInfo("counter", "Finished ACME orders.", {"outcome": get_args(OrderOutcome)}),
+    "log_records_total": MetricInfo("counter", "Log records.", {"level": ("warning", "error")}),
 }
-"""All of them; :data:`PREFIX` stands before each."""
+"""All metrics by name, without :data:`PREFIX`."""
 
-PROCESS: Final[dict[str, Figure]] = {
-    "process_virtual_memory_bytes": Figure("gauge", "Address space."),
-    "process_resident_memory_bytes": Figure("gauge", "Memory."),
-    "process_start_time_seconds": Figure("gauge", "When the process was started, since the epoch."),
-    "process_cpu_seconds_total": Figure("counter", "Time of the processor, its own and the kernel's for it."),
-    "process_open_fds": Figure("gauge", "Open descriptors."),
-    "process_max_fds": Figure("gauge", "Descriptors that may be open."),
+PROCESS_METRICS: Final[dict[str, MetricInfo]] = {
+    "process_virtual_memory_bytes": MetricInfo("gauge", "Virtual memory size."),
+    "process_resident_memory_bytes": MetricInfo("gauge", "Resident memory size."),
+    "process_start_time_seconds": MetricInfo("gauge", "Start time of the process, in seconds since the epoch."),
+    "process_cpu_seconds_total": MetricInfo("counter", "User and system CPU time."),
+    "process_open_fds": MetricInfo("gauge", "Open file descriptors."),
+    "process_max_fds": MetricInfo("gauge", "Limit of open file descriptors."),
 }
-"""Of prometheus-client, under the names that dashboards know; on Linux."""
+"""Metrics of prometheus-client under their usual names, on Linux."""
 
 Values = tuple[str, ...]
-"""Of a figure's labels, in their order."""
+"""Values of a metric's labels, in their order."""
 
 
-def read(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    """Every counter and gauge as it is now, by its name without the prefix. On the loop's thread; takes about two
+def read_metrics(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    """Yield every counter and gauge by its name without the prefix. On the event loop's thread; takes about two
     microseconds for each session and each visitor."""
-    yield from _of_the_program(scene)
-    yield from _of_visitors(scene)
-    yield from _of_clients(scene)
-    yield from _of_quic(scene)
-    yield from _of_certificates(scene)
+    yield from _of_the_program(introspection)
+    yield from _of_visitors(introspection)
+    yield from _of_clients(introspection)
+    yield from _of_quic(introspection)
+    yield from _of_certificates(introspection)
 
 
-def distributions(scene: Introspection) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
-    """Every histogram: its name, how many were at most each bound, and the sum."""
-    ledger = scene.ledger
-    for name, classes in (("visit_seconds", ledger.durations), ("visit_first_byte_seconds", ledger.first_bytes)):
-        yield name, _cumulative(classes), classes.sum
+def read_histograms(introspection: Introspection) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+    """Yield every histogram: its name, the count up to each bound, and the sum."""
+    visitor_log = introspection.ledger
+    for name, histogram in (
+        ("visit_seconds", visitor_log.durations),
+        ("visit_first_byte_seconds", visitor_log.first_bytes),
+    ):
+        yield name, _cumulative(histogram), histogram.sum
 
 
-def _cumulative(classes: Histogram) -> list[tuple[str, float]]:
+def _cumulative(histogram: Histogram) -> list[tuple[str, float]]:
     bounds = [*map(str, SECONDS), "+Inf"]
-    counts = classes.counts
+    counts = histogram.counts
     return [(bound, float(sum(counts[: index + 1]))) for index, bound in enumerate(bounds)]
 
 
-def _of_the_program(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    engine = scene.endpoint.engine
+def _of_the_program(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    engine = introspection.endpoint.engine
     yield "build_info", {(VERSION, engine.name, engine.version, platform.python_version()): 1}
-    yield "start_time_seconds", {(): scene.started_at}
-    yield "draining", {(): scene.is_draining()}
-    yield "loop_lag_seconds", {(): scene.lag.worst}
+    yield "start_time_seconds", {(): introspection.started_at}
+    yield "draining", {(): introspection.is_draining()}
+    yield "loop_lag_seconds", {(): introspection.lag.worst}
     yield "log_records_total", {(level,): logs.written[level] for level in ("warning", "error")}
 
 
-def _of_visitors(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    ledger, admission, front = scene.ledger, scene.admission, scene.front
+def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    visitor_log, admission, listener = introspection.ledger, introspection.admission, introspection.tls_listener
     now = dict.fromkeys(get_args(Kind), 0)
-    for visit in ledger.now:
+    for visit in visitor_log.now:
         now[visit.kind] += 1
     yield "visitors", {(kind,): number for kind, number in now.items()}
-    yield "visitors_begun_total", {(kind,): ledger.came[kind] for kind in get_args(Kind)}
-    yield "visitors_ended_total", {(ending.name.lower(),): ledger.endings[ending] for ending in EndReason}
-    yield "visitor_bytes_total", {("in",): ledger.bytes_in, ("out",): ledger.bytes_out}
+    yield "visitors_begun_total", {(kind,): visitor_log.came[kind] for kind in get_args(Kind)}
+    yield "visitors_ended_total", {(ending.name.lower(),): visitor_log.endings[ending] for ending in EndReason}
+    yield "visitor_bytes_total", {("in",): visitor_log.bytes_in, ("out",): visitor_log.bytes_out}
     yield "visitor_places", {(): admission.cap}
     yield (
         "visitors_refused_total",
         {
             ("places",): admission.refused,
-            ("waiting",): admission.waiting.given_up,
-            ("arrivals",): admission.arrivals.refused,
+            ("waiting",): admission.waiting.evictions,
+            ("arrivals",): admission.rate_limiter.refused,
         },
     )
-    yield "newcomers_waiting", {(): len(front.pending)}
-    yield "newcomer_places", {(): front.pending.limit}
-    yield "newcomers_total", {(outcome.name.lower(),): front.outcomes[outcome] for outcome in HandshakeOutcome}
+    yield "newcomers_waiting", {(): len(listener.pending)}
+    yield "newcomer_places", {(): listener.pending.limit}
+    yield "newcomers_total", {(outcome.name.lower(),): listener.outcomes[outcome] for outcome in HandshakeOutcome}
 
 
-def _of_clients(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    sessions, attempts = scene.sessions, scene.attempts
-    strangers = sum(guest.identity is None for guest in scene.guests)
+def _of_clients(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    sessions, attempts = introspection.sessions, introspection.attempts
+    strangers = sum(client.identity is None for client in introspection.clients)
     yield (
         "sessions",
         {
-            ("connected",): len(scene.guests) - strangers - sessions.away,
+            ("connected",): len(introspection.clients) - strangers - sessions.away,
             ("away",): sessions.away,
             ("stranger",): strangers,
         },
@@ -227,11 +243,11 @@ def _of_clients(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]
     yield "sessions_given_up_total", {(): sessions.given_up}
     yield "sessions_refused_total", {(): sessions.refused}
     yield "tokens_refused_total", {("wrong",): attempts.wrong, ("ignored",): attempts.refused}
-    yield "tunnels", {(): len(scene.registry)}
+    yield "tunnels", {(): len(introspection.registry)}
 
 
-def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    endpoint, udp = scene.endpoint, scene.udp.counters
+def _of_quic(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    endpoint, udp = introspection.endpoint, introspection.udp.counters
     engine: EngineCounters = endpoint.engine.counters
     known = [connection.stats() for connection in endpoint.connections]
     traffic = endpoint.traffic()
@@ -257,7 +273,7 @@ def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
             ("stateless_reset",): engine.resets_sent,
         },
     )
-    yield "background_faults_total", {(): scene.supervisor.failures}
+    yield "background_faults_total", {(): introspection.supervisor.failures}
     yield "quic_faults_total", {(): endpoint.faults + engine.by_cause.get(CloseCause.INTERNAL, 0)}
     yield "udp_datagrams_total", {("in",): udp.received, ("out",): udp.sent}
     yield (
@@ -271,17 +287,17 @@ def _of_quic(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
     )
 
 
-def _of_certificates(scene: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    acme = scene.certificates.acme
-    ends = [validity.until for validity in scene.certificates.validities()]
+def _of_certificates(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
+    acme = introspection.certificates.acme
+    ends = [validity.until for validity in introspection.certificates.validities()]
     yield (
         "certificate_expiry_timestamp_seconds",
         {
             ("visitors",): min(ends, default=0.0),
-            ("clients",): validity_of(scene.identity.read_bytes()).until,
+            ("clients",): validity_of(introspection.identity.read_bytes()).until,
         },
     )
     yield (
         "acme_orders_total",
-        {(outcome,): 0 if acme is None else acme.keeper.outcomes[outcome] for outcome in get_args(OrderOutcome)},
+        {(outcome,): 0 if acme is None else acme.manager.outcomes[outcome] for outcome in get_args(OrderOutcome)},
     )

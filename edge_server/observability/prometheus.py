@@ -1,4 +1,4 @@
-"""The figures in Prometheus' text format, by prometheus-client (the extra ``edge``)."""
+"""Metrics in Prometheus' text format, by prometheus-client (the extra ``edge``)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from edge_server.observability.metrics import FIGURES, PREFIX, distributions, read
+from edge_server.observability.metrics import METRICS, PREFIX, read_histograms, read_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,36 +20,39 @@ if TYPE_CHECKING:
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Figures(Collector):
-    """Reads an edge each time that it is asked."""
+class EdgeCollector(Collector):
+    """Reads an edge on each scrape."""
 
-    def __init__(self, scene: Introspection) -> None:
-        self._scene = scene
+    def __init__(self, introspection: Introspection) -> None:
+        """``introspection`` is the edge to read."""
+        self._introspection = introspection
 
     def describe(self) -> list[Metric]:
-        """Nothing is read to be registered."""
+        """Return nothing, so that registration reads nothing."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        for name, samples in read(self._scene):
-            figure = FIGURES[name]
-            family = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
-            metric = family(PREFIX + name, figure.meaning, labels=tuple(figure.labels))
+        """Yield all metrics."""
+        for name, samples in read_metrics(self._introspection):
+            info = METRICS[name]
+            family = CounterMetricFamily if info.kind == "counter" else GaugeMetricFamily
+            metric = family(PREFIX + name, info.description, labels=tuple(info.labels))
             for labels, value in samples.items():
                 metric.add_metric(labels, value)
             yield metric
-        for name, buckets, total in distributions(self._scene):
-            yield HistogramMetricFamily(PREFIX + name, FIGURES[name].meaning, buckets=buckets, sum_value=total)
+        for name, buckets, total in read_histograms(self._introspection):
+            yield HistogramMetricFamily(PREFIX + name, METRICS[name].description, buckets=buckets, sum_value=total)
 
 
 class Exposition:
-    """One edge's ``/metrics``. On the loop's thread."""
+    """``/metrics`` of one edge. On the event loop's thread."""
 
-    def __init__(self, scene: Introspection) -> None:
+    def __init__(self, introspection: Introspection) -> None:
+        """Register the collectors."""
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(Figures(scene))
+        self._registry.register(EdgeCollector(introspection))
         ProcessCollector(registry=self._registry)
 
     def text(self) -> bytes:
-        """All figures now."""
+        """Return all metrics in the text format."""
         return generate_latest(self._registry)

@@ -1,8 +1,7 @@
-"""What the operator's HTTP server has for programs that look after an edge: ``/metrics``, ``/healthz`` and
-``/readyz``.
+"""Routes of the operator's HTTP server for monitoring: ``/metrics``, ``/healthz`` and ``/readyz``.
 
-The figures need the token, as everything that says something of visitors does; whether the edge is well does not,
-since those who ask (Docker, Kubernetes, load balancers) have no place to keep one.
+Metrics require the token, like everything else about visitors. Health checks do not, because Docker, Kubernetes
+and load balancers have no place to keep one.
 """
 
 from __future__ import annotations
@@ -22,24 +21,25 @@ if TYPE_CHECKING:
 
     from edge_server.observability.introspection import Introspection
 
-FREE: Final = frozenset({"/healthz", "/readyz"})
-"""Those that need no token."""
+MONITORING_PATHS: Final = frozenset({"/healthz", "/readyz"})
+"""Paths that require no token."""
 
 
-class Sight:
-    """Answers from an edge's scene, which is there when it serves."""
+class MonitoringRoutes:
+    """Handlers for a running edge."""
 
     def __init__(self) -> None:
+        """Start without an edge; call :meth:`open` before the first request."""
         self._exposition: Exposition | None = None
         self._health: Health | None = None
 
-    def open(self, scene: Introspection) -> None:
-        """It serves."""
-        self._exposition = Exposition(scene)
-        self._health = Health(scene)
+    def open(self, introspection: Introspection) -> None:
+        """Set the edge, once it serves."""
+        self._exposition = Exposition(introspection)
+        self._health = Health(introspection)
 
     def routes(self) -> list[BaseRoute]:
-        """For the server's application."""
+        """Return the routes for the server's application."""
         return [
             Route("/metrics", self._metrics),
             Route("/healthz", self._alive),
@@ -52,7 +52,7 @@ class Sight:
 
     async def _alive(self, _: Request) -> Response:
         assert self._health is not None
-        return _json(self._health.life(), 200)
+        return _json(self._health.liveness(), 200)
 
     async def _ready(self, _: Request) -> Response:
         assert self._health is not None

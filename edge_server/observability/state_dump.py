@@ -1,6 +1,7 @@
-"""The whole state of an edge in one file, for who wants to know what it is doing right now (SIGUSR1).
+"""A dump of the whole state of an edge to one file (SIGUSR1).
 
-The file holds no secret, but says who visits what: it is its owner's alone, as the log should be.
+The file contains no secrets, but the addresses of visitors: only its owner can read it, as should be the case for
+the log.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from certs.authority import replace_file
-from edge_server.observability.metrics import FIGURES, read
+from edge_server.observability.metrics import METRICS, read_metrics
 from quictunnel.shared.address import format_address
 from quictunnel.version import VERSION
 
@@ -31,46 +32,53 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-FILE: Final = "dump.json"
-"""In the state directory; the next one takes its place."""
+FILE_NAME: Final = "dump.json"
+"""File name in the state directory; each dump replaces the previous one."""
 MAX_ENTRIES: Final = 2000
-"""Of sessions, of names and of visitors: about a megabyte, made in some 30 ms during which everybody waits."""
+"""Sessions, names and visitors of each kind: about a megabyte, built in about 30 ms during which the loop is
+blocked."""
 
 
-def take(scene: Introspection | None) -> None:
-    """Write the file, off the loop's thread as far as it is not about looking; the log says where, or why not."""
-    if scene is None:
-        logger.warning("there is nothing to dump: the edge does not serve yet")
+def write_dump(introspection: Introspection | None) -> None:
+    """Write the dump. The state is collected at once, and written in another thread; the log has the result."""
+    if introspection is None:
+        logger.warning("no state was dumped: the edge does not serve yet")
         return
-    state = describe(scene)
-    writing = asyncio.get_running_loop().run_in_executor(None, _write, scene.config.state_dir / FILE, state)
-    writing.add_done_callback(_say)
+    state = describe(introspection)
+    writing = asyncio.get_running_loop().run_in_executor(
+        None, _write, introspection.config.state_dir / FILE_NAME, state
+    )
+    writing.add_done_callback(_log_result)
 
 
-def describe(scene: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
-    """Everything, as what JSON knows."""
-    config, ledger = scene.config, scene.ledger
+def describe(introspection: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
+    """Return the state as JSON-compatible values."""
+    config, visitor_log = introspection.config, introspection.ledger
     leases = [
-        each for lease in scene.registry for each in (lease.pool.members if lease.pool is not None else (lease,))
+        each
+        for lease in introspection.registry
+        for each in (lease.pool.members if lease.pool is not None else (lease,))
     ]
     return {
         "time": time.time(),
         "version": VERSION,
         "process": os.getpid(),
-        "engine": f"{scene.endpoint.engine.name} {scene.endpoint.engine.version}",
+        "engine": f"{introspection.endpoint.engine.name} {introspection.endpoint.engine.version}",
         "domain": config.domain,
-        "quic": format_address(*scene.endpoint.local_address[:2]),
-        "https_port": scene.https_port,
+        "quic": format_address(*introspection.endpoint.local_address[:2]),
+        "https_port": introspection.https_port,
         "figures": {
             name: [
-                dict(zip(FIGURES[name].labels, labels, strict=True)) | {"value": value}
+                dict(zip(METRICS[name].labels, labels, strict=True)) | {"value": value}
                 for labels, value in at.items()
             ]
-            for name, at in read(scene)
+            for name, at in read_metrics(introspection)
         },
-        "sessions": _bounded(scene.guests, _session),
+        "sessions": _bounded(introspection.clients, _session),
         "tunnels": _bounded(leases, _tunnel),
-        "visitors": _bounded(ledger.now, lambda visit: {"visit": ledger.name_of(visit)} | _visitor(visit, now())),
+        "visitors": _bounded(
+            visitor_log.now, lambda visit: {"visit": visitor_log.name_of(visit)} | _visitor(visit, now())
+        ),
     }
 
 
@@ -79,14 +87,14 @@ def _bounded(entries: Collection[T], tell: Callable[[T], dict[str, Any]]) -> dic
     return {"total": len(entries), "left_out": len(entries) - len(told), "entries": told}
 
 
-def _session(guest: ClientSession) -> dict[str, Any]:
-    session = guest.session
+def _session(client: ClientSession) -> dict[str, Any]:
+    session = client.session
     return {
-        "owner": guest.identity.key if guest.identity is not None else None,
-        "address": guest.peer,
+        "owner": client.identity.key if client.identity is not None else None,
+        "address": client.peer,
         "is_away": session.is_away,
-        "is_leaving": guest.is_leaving,
-        "tunnels": [lease.name for lease in guest.holdings],
+        "is_leaving": client.is_leaving,
+        "tunnels": [lease.name for lease in client.holdings],
         "streams": session.streams,
         "kept_bytes": session.kept,
         "link": msgspec.to_builtins(session.stats()),
@@ -124,11 +132,11 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
     return path
 
 
-def _say(writing: asyncio.Future[Path]) -> None:
+def _log_result(writing: asyncio.Future[Path]) -> None:
     if writing.cancelled():
         return
     error = writing.exception()
     if error is None:
-        logger.info("the edge's state is in %s", writing.result())
+        logger.info("the state of the edge was written to %s", writing.result())
     else:
-        logger.error("the edge's state could not be written: %s", error)
+        logger.error("the state of the edge could not be written: %s", error)

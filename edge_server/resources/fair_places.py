@@ -1,15 +1,15 @@
-"""A bounded number of places. When all are taken, whoever holds the most gives one up for the newcomer.
+"""A bounded number of places, with eviction: when all are taken, the largest holder loses one to the new one.
 
-"Most" is asked twice. First of address networks: while one network (a /24, a /48) holds more than its share, it
-makes room, and within it the address (an IPv4 address, a /64) that holds the most. That is a flood from somewhere,
-whatever it asks for. Otherwise of tokens: the one whose tunnels hold the most makes room, and within it the lease,
-the network and the address that hold the most. That is a flood from everywhere for something. In both cases the
-place that has been held for longest is given up, because an honest visitor needs its place for a round trip or two
-and a flood keeps as many as it can. Only where that is the single place of its network, and was taken a moment ago
-for the same token as the newcomer's, the newcomer has to go.
+"Largest" is determined twice. First by address network: while one network (a /24, a /48) holds more than its
+share, it loses a place, and within it the address (an IPv4 address, a /64) that holds the most. That is a flood
+from one origin, whatever its target. Otherwise by token: the token whose tunnels hold the most loses a place, and
+within it the lease, the network and the address that hold the most. That is a distributed flood against one
+target. In both cases the oldest place is evicted, because an honest visitor needs its place for a round trip or
+two and a flood keeps as many as it can. If that place is the only one of its network, was taken a moment ago, and
+is for the same token as the new one, then the new one is evicted instead.
 
-A holder is found, counted and removed in constant time: each group of holders keeps its members by how many
-places they hold, and that number changes by one.
+Holders are found, counted and removed in constant time: each group keeps its members by the number of places they
+hold, and that number changes by one.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
-from edge_server.resources.peer_network import neighbourhood, network_of
+from edge_server.resources.peer_network import network_of, peer_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NETWORK_SHARE: Final = 8
-"""One in so many of the places is what a network may hold without being the first to make room: nine networks have
-to work together before tokens are what counts."""
-NETWORK_ALWAYS: Final = 8
+"""Divisor of the places that one network may hold before it is evicted first: nine networks have to cooperate
+before tokens are compared."""
+MIN_PER_NETWORK: Final = 8
 """Places that a group may hold in any case: a browser that opens a page has six connections."""
 
 Holder = TypeVar("Holder")
 
 
 class _Group(Generic[Holder]):
-    """Places that have something in common: in groups by what sets them apart, or, at the end of a path, in the
+    """Places with a common property: divided into groups by the next property, or, at the end of a path, in the
     order in which they were taken."""
 
     __slots__ = ("_by_size", "_largest", "_members", "_places", "size")
@@ -41,9 +41,9 @@ class _Group(Generic[Holder]):
         self.size = 0
         self._members: dict[str, _Group[Holder]] = {}
         self._by_size: dict[int, OrderedDict[str, None]] = {}
-        """Members by how many places they have; those of one size in the order in which they came to it."""
+        """Members by the number of their places; members of equal size in the order in which they reached it."""
         self._largest = 0
-        """The size of the largest."""
+        """Size of the largest member."""
         self._places: OrderedDict[Holder, None] = OrderedDict()
 
     def add(self, holder: Holder, path: tuple[str, ...]) -> None:
@@ -56,7 +56,7 @@ class _Group(Generic[Holder]):
         if member is None:
             member = self._members[key] = _Group()
         member.add(holder, path[1:])
-        self._resized(key, member.size - 1, member.size)
+        self._on_resize(key, member.size - 1, member.size)
 
     def remove(self, holder: Holder, path: tuple[str, ...]) -> None:
         self.size -= 1
@@ -66,12 +66,12 @@ class _Group(Generic[Holder]):
         key = path[0]
         member = self._members[key]
         member.remove(holder, path[1:])
-        self._resized(key, member.size + 1, member.size)
+        self._on_resize(key, member.size + 1, member.size)
         if not member.size:
             del self._members[key]
 
     def member(self, *path: str) -> _Group[Holder]:
-        """Raises KeyError for one that holds nothing."""
+        """Return the group at the end of ``path``. Raises KeyError if it holds nothing."""
         group = self
         for key in path:
             group = group._members[key]
@@ -79,18 +79,18 @@ class _Group(Generic[Holder]):
 
     @property
     def largest(self) -> str:
-        """The member that holds the most; of several the one that has done so for longest."""
+        """Member with the most places; among equals the one that has held them for longest."""
         return next(iter(self._by_size[self._largest]))
 
-    def first_to_go(self) -> Holder:
-        """The oldest place of the largest member of the largest member, and so on."""
+    def next_to_evict(self) -> Holder:
+        """Return the oldest place of the largest member, recursively."""
         group = self
         while group._members:
             group = group.member(group.largest)
-        return next(iter(group._places))  # noqa: SLF001 - likewise
+        return next(iter(group._places))  # noqa: SLF001 - the same class
 
-    def _resized(self, key: str, before: int, after: int) -> None:
-        """A member holds one more place, or one less."""
+    def _on_resize(self, key: str, before: int, after: int) -> None:
+        """Update the order after a member gained or lost one place."""
         if before:
             same = self._by_size[before]
             del same[key]
@@ -103,28 +103,35 @@ class _Group(Generic[Holder]):
 
 
 class _Place(NamedTuple):
-    """How a place is found again."""
+    """The groups of a place, and when it was taken."""
 
     source: tuple[str, str]
     """Network and address."""
     target: tuple[str, str]
-    """Token and lease; empty where it is not known for whom a visitor comes, or for nobody."""
+    """Token and lease; empty while the target of a visitor is unknown."""
     since: float
 
 
 class FairPlaces(Generic[Holder]):
-    """Places that are shared by group, at most ``limit``. Each costs 4 KiB at the most, if it shares no group with
-    any other."""
+    """At most ``limit`` places, shared fairly. A place costs at most 4 KiB, if it shares no group with others."""
 
     def __init__(
-        self, limit: int, *, patience: float, clock: Callable[[], float], limit_per_lease: int | None = None
+        self, limit: int, *, protected_for: float, clock: Callable[[], float], limit_per_lease: int | None = None
     ) -> None:
-        """``patience``: seconds for which a single place is kept, however many others come for the same."""
+        """Start empty.
+
+        Args:
+            limit: places in all.
+            protected_for: seconds for which the only place of a network is protected against others for the
+                same token.
+            clock: monotonic seconds.
+            limit_per_lease: places of one lease.
+        """
         self.limit = limit
         self.limit_per_lease = limit_per_lease
-        self.patience = patience
-        self.given_up = 0
-        """Places that were taken from those who had them, or not given to newcomers."""
+        self.protected_for = protected_for
+        self.evictions = 0
+        """Places that were evicted, and new ones that were refused."""
         self._clock = clock
         self._places: dict[Holder, _Place] = {}
         self._by_source: _Group[Holder] = _Group()
@@ -140,40 +147,40 @@ class FairPlaces(Generic[Holder]):
         return holder in self._places
 
     def enter(self, holder: Holder, host: str, *, owner: str = "", lease: str = "") -> Holder | None:
-        """Take a place for somebody from an address, for a lease of a token.
+        """Take a place for an address and for a lease of a token.
 
         Returns:
-            Who has no place any more because of it, perhaps the newcomer; None where there was room.
+            The holder that lost its place for it, which may be the new one; None if there was room.
         """
-        self._add(holder, _Place((network_of(host), neighbourhood(host)), (owner, lease), self._clock()))
+        self._add(holder, _Place((network_of(host), peer_prefix(host)), (owner, lease), self._clock()))
         if self.limit_per_lease is not None and self._by_target.member(owner, lease).size > self.limit_per_lease:
-            loser = self._by_target.member(owner, lease).first_to_go()
+            evicted = self._by_target.member(owner, lease).next_to_evict()
         elif len(self) > self.limit:
-            loser = self._first_to_go()
+            evicted = self._next_to_evict()
         else:
             return None
-        if self._is_spared(loser, holder):
-            loser = holder
-        self.leave(loser)
-        self.given_up += 1
-        return loser
+        if self._is_protected(evicted, holder):
+            evicted = holder
+        self.leave(evicted)
+        self.evictions += 1
+        return evicted
 
     def assign(self, holder: Holder, *, owner: str, lease: str) -> None:
-        """Note for whom the holder of a place comes."""
+        """Set the token and the lease of a holder, once they are known."""
         place = self._places[holder]
         self._by_target.remove(holder, place.target + place.source)
         place = self._places[holder] = place._replace(target=(owner, lease))
         self._by_target.add(holder, place.target + place.source)
 
     def leave(self, holder: Holder) -> None:
-        """Give a place back; may be said again."""
+        """Give a place back. Calling it again has no effect."""
         place = self._places.pop(holder, None)
         if place is not None:
             self._by_source.remove(holder, place.source)
             self._by_target.remove(holder, place.target + place.source)
 
     def largest_network(self) -> tuple[str, int]:
-        """The network that holds the most places, and how many; there has to be one."""
+        """Return the network that holds the most places, and their number. There has to be at least one place."""
         network = self._by_source.largest
         return network, self._by_source.member(network).size
 
@@ -182,15 +189,15 @@ class FairPlaces(Generic[Holder]):
         self._by_source.add(holder, place.source)
         self._by_target.add(holder, place.target + place.source)
 
-    def _first_to_go(self) -> Holder:
+    def _next_to_evict(self) -> Holder:
         _, held = self.largest_network()
-        share = max(NETWORK_ALWAYS, self.limit // NETWORK_SHARE)
-        return (self._by_source if held > share else self._by_target).first_to_go()
+        share = max(MIN_PER_NETWORK, self.limit // NETWORK_SHARE)
+        return (self._by_source if held > share else self._by_target).next_to_evict()
 
-    def _is_spared(self, holder: Holder, newcomer: Holder) -> bool:
+    def _is_protected(self, holder: Holder, new_holder: Holder) -> bool:
         place, network = self._places[holder], self._places[holder].source[0]
         return (
-            place.since > self._clock() - self.patience
-            and place.target[0] == self._places[newcomer].target[0]
+            place.since > self._clock() - self.protected_for
+            and place.target[0] == self._places[new_holder].target[0]
             and self._by_source.member(network).size == 1
         )

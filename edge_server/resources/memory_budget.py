@@ -1,4 +1,4 @@
-"""Memory that sessions keep for bytes on their way, of which each token has its share."""
+"""Memory of sessions for bytes in transit, shared by token."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from quictunnel.wire.credit import MemoryShare
 
 MAX_MEMORY: Final = 512 * 1024 * 1024
-"""Bytes that all sessions together may keep beyond an initial window a stream and direction, for visitors that do
-not read and for clients that do not consume: as many as the pools of sixteen sessions. Where it is used up,
-streams go on with their initial windows."""
+"""Bytes that all sessions together may hold beyond one initial window per stream and direction, for visitors that
+do not read and clients that do not consume: the pools of sixteen sessions. When it is used up, streams continue
+with their initial windows."""
 
 
 class MemoryBudget:
-    """How much the sessions of each token keep."""
+    """The memory of the sessions, by token."""
 
     def __init__(self) -> None:
         self.shares = Shares(MAX_MEMORY)
 
-    def of(self, owner: str) -> MemoryShare:
-        """The share of one token, for a session of its."""
-        return _OwnersMemory(self.shares, owner)
+    def share_of(self, owner: str) -> MemoryShare:
+        """Return the share of one token, for one of its sessions."""
+        return _OwnerMemory(self.shares, owner)
 
 
-class _OwnersMemory:
-    """Share of one token (a wire.credit.MemoryShare)."""
+class _OwnerMemory:
+    """The share of one token (a ``wire.credit.MemoryShare``)."""
 
     __slots__ = ("_owner", "_shares")
 
@@ -37,11 +37,13 @@ class _OwnersMemory:
         self._owner = owner
 
     def lend(self, wanted: int) -> int:
-        lent = min(wanted, self._shares.most_for(self._owner))
+        """Take up to ``wanted`` bytes; return the bytes taken."""
+        lent = min(wanted, self._shares.max_for(self._owner))
         self._shares.take(self._owner, lent)
         return lent
 
     def keep(self, more: int) -> None:
+        """Take ``more`` bytes regardless of the share; give bytes back if negative."""
         if more > 0:
             self._shares.take(self._owner, more)
         else:
@@ -49,4 +51,5 @@ class _OwnersMemory:
 
     @property
     def is_used_up(self) -> bool:
+        """Return True if not even one initial window is left for this token."""
         return not self._shares.may_take(self._owner, INITIAL_WINDOW)

@@ -1,4 +1,4 @@
-"""Addresses of peers, as the system tells them, and what counts as one of them."""
+"""Peer addresses as reported by the system, and the prefixes that identify a peer or its network."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
 
-PREFIX_V6: Final = 64
-"""What one subscriber has of IPv6."""
+SUBSCRIBER_V6: Final = 64
+"""Prefix length of one IPv6 subscriber."""
 NETWORK_V4: Final = 24
-"""The smallest network of IPv4 that is routed on its own, so the largest that many strangers have all of."""
+"""Prefix length of the smallest IPv4 network that is routed on its own, so that one attacker may hold all of
+it."""
 NETWORK_V6: Final = 48
-"""The largest network of IPv6 that one site is given (RFC 6177), and that tunnel brokers give to anybody."""
-KEPT: Final = 4096
-"""Addresses whose text has been understood before; busy ones come again."""
+"""Prefix length of the largest IPv6 network that is assigned to one site (RFC 6177), and that tunnel brokers give
+to anyone."""
+CACHE_SIZE: Final = 4096
+"""Cached addresses; active ones recur."""
 
 
-@lru_cache(KEPT)
-def parsed(host: str) -> IPv4Address | IPv6Address | None:
-    """An address as ``getpeername`` tells it: with an IPv6 zone, or IPv4 within IPv6 (RFC 4291 section 2.5.5.2),
-    which is the IPv4 address that it means. None for what is none."""
+@lru_cache(CACHE_SIZE)
+def parse_peer(host: str) -> IPv4Address | IPv6Address | None:
+    """Return an address as reported by ``getpeername``; None if it is not an address.
+
+    An IPv6 zone is ignored, and IPv4 within IPv6 (RFC 4291 section 2.5.5.2) becomes the IPv4 address.
+    """
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:
@@ -29,21 +33,22 @@ def parsed(host: str) -> IPv4Address | IPv6Address | None:
     return address
 
 
-@lru_cache(KEPT)
-def neighbourhood(host: str) -> str:
-    """What counts as one peer: an IPv4 address, or a /64 of IPv6; empty for what is no address."""
-    return _prefix(host, 32, PREFIX_V6)
+@lru_cache(CACHE_SIZE)
+def peer_prefix(host: str) -> str:
+    """Return the prefix that identifies one peer: an IPv4 address or an IPv6 /64; empty if ``host`` is not an
+    address."""
+    return _prefix(host, 32, SUBSCRIBER_V6)
 
 
-@lru_cache(KEPT)
+@lru_cache(CACHE_SIZE)
 def network_of(host: str) -> str:
-    """Return the network of a peer, of which one stranger may have all addresses: a /24 of IPv4, a /48 of IPv6;
-    empty for what is no address."""
+    """Return the network of a peer, all of which one attacker may hold: an IPv4 /24 or an IPv6 /48; empty if
+    ``host`` is not an address."""
     return _prefix(host, NETWORK_V4, NETWORK_V6)
 
 
 def _prefix(host: str, length_v4: int, length_v6: int) -> str:
-    address = parsed(host)
+    address = parse_peer(host)
     if address is None:
         return ""
     if isinstance(address, IPv4Address):

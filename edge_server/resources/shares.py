@@ -1,9 +1,9 @@
-"""Shares of something finite: how much of it one token may have, so that others find some as well.
+"""Fair shares of a finite resource among tokens.
 
 One rule for sessions, tunnels, TCP ports, memory and certificates (dynamic thresholds, Choudhury and Hahne 1998;
-visitors' places follow it in :mod:`edge_server.ingress.admission`): a holder may have so many times what is left.
-As long as there is plenty that limits nobody, so an edge with one token loses a ninth at most. When it gets
-scarce, the holder of the most is the first to get no more, and one that has none finds some.
+visitors' places follow it in :mod:`edge_server.ingress.admission`): a holder may have a fixed multiple of what is
+left. While there is plenty, that limits nobody, so an edge with one token loses a ninth at most. When it gets
+scarce, the largest holder is the first to get no more, and one that has none still gets some.
 """
 
 from __future__ import annotations
@@ -12,49 +12,51 @@ from collections import Counter
 from typing import Final
 
 SHARE: Final = 8
-"""How many times what is left one holder may have. One that takes all it can gets 8/9, a second one 8/9 of the
-rest, and the next still finds some."""
+"""Multiple of what is left that one holder may have. A holder that takes all it can gets 8/9, a second one 8/9 of
+the rest, and the next still gets some."""
 
 
 class Shares:
-    """Counts who has how much of ``size``, and says who may have more."""
+    """Counts the holders of ``size`` units and decides who may take more."""
 
-    def __init__(self, size: int, *, share: int = SHARE, always: int = 0) -> None:
-        """``always``: what everybody may have as long as there is any."""
+    def __init__(self, size: int, *, share: int = SHARE, minimum: int = 0) -> None:
+        """``share``: multiple of what is left that a holder may have. ``minimum``: units that each holder may have
+        while there are any."""
         self.size = size
         self.used = 0
         self._share = share
-        self._always = always
+        self._minimum = minimum
         self._held: Counter[str] = Counter()
 
     @property
     def left(self) -> int:
-        """Amount that nobody has; below zero after :meth:`take` without :meth:`may_take`."""
+        """Units that are free; negative after :meth:`take` without :meth:`may_take`."""
         return self.size - self.used
 
     def held_by(self, holder: str) -> int:
-        """Return the amount that one holder has."""
+        """Return the units of one holder."""
         return self._held[holder]
 
-    def most_for(self, holder: str) -> int:
-        """How much more a holder may take at once: the largest amount that :meth:`may_take` allows."""
+    def max_for(self, holder: str) -> int:
+        """Return the largest amount that :meth:`may_take` allows a holder to take now."""
         left, held = max(0, self.left), self._held[holder]
         # held + n - 1 < share * (left - (n - 1)), solved for n.
         by_share = (self._share * left - held + self._share) // (self._share + 1) if left else 0
-        return max(0, min(left, max(by_share, self._always - held)))
+        return max(0, min(left, max(by_share, self._minimum - held)))
 
     def may_take(self, holder: str, amount: int = 1) -> bool:
-        """Return True if a holder may have so much more."""
-        return amount <= self.most_for(holder)
+        """Return True if a holder may take ``amount`` more."""
+        return amount <= self.max_for(holder)
 
     def take(self, holder: str, amount: int = 1) -> None:
-        """Count it. What was given before, as by an edge that was followed, is counted whatever the share."""
+        """Count ``amount`` for a holder, whatever its share: units that a predecessor edge granted stay
+        granted."""
         if amount:
             self.used += amount
             self._held[holder] += amount
 
     def give_back(self, holder: str, amount: int = 1) -> None:
-        """The inverse of :meth:`take`."""
+        """Return ``amount`` units of a holder."""
         self.used -= amount
         self._held[holder] -= amount
         if not self._held[holder]:

@@ -1,1 +1,1 @@
-"""What outlives the process: the state directory, the SQLite database, and the clock that dates what they hold."""
+"""Persistent state: the state directory, the SQLite database, and the clock that dates their entries."""

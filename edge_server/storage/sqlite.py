@@ -1,7 +1,7 @@
-"""A SQLite database in the state directory: opened, made and read in the one way that all of the edge's are.
+"""A SQLite database in the state directory, with one way to open, create and migrate it.
 
-The edge reads and writes it, and so do the commands beside it (``python -m edge_server token``, ``name``);
-SQLite's write-ahead log lets both go on at once (https://sqlite.org/wal.html).
+The edge and the commands beside it (``python -m edge_server token``, ``name``) use it at the same time; SQLite's
+write-ahead log allows that (https://sqlite.org/wal.html).
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-BUSY_SECONDS: Final = 5.0
-"""For another process to finish what it writes."""
+BUSY_TIMEOUT: Final = 5.0
+"""Seconds to wait for another process to finish its write."""
 
 
 class Database:
-    """One file with one schema. Every method raises ConfigError, in one line, when it cannot be read or written.
-    May be used from one thread after another, never from two at once."""
+    """A file with one schema. Every method raises ConfigError, in one line, when the file cannot be read or
+    written. Threads may use it one after another, never two at once."""
 
     def __init__(
         self, path: Path, schema: str, version: int, changes: Mapping[int, Sequence[str]] = MappingProxyType({})
     ) -> None:
-        """``version``: of the schema (``PRAGMA user_version``). ``changes``: statements that bring a database from
-        an older version to the next one."""
+        """Open nothing yet.
+
+        Args:
+            path: of the file.
+            schema: SQL that creates the tables.
+            version: of the schema (``PRAGMA user_version``).
+            changes: by version, the statements that migrate a database to the next version.
+        """
         self._path = path
         self._schema = schema
         self._version = version
@@ -39,16 +45,19 @@ class Database:
 
     @property
     def exists(self) -> bool:
-        """Whether anybody ever wrote something."""
+        """Return True if the database was ever written."""
         return self._connection is not None or self._path.exists()
 
     def close(self) -> None:
+        """Close the connection; the next use opens it again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
+        """Provide the connection, opened on first use. Raises ConfigError for every SQLite and file error
+        inside."""
         try:
             yield self._open()
         except (sqlite3.Error, OSError) as error:
@@ -56,12 +65,12 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Everything or nothing of it is written."""
+        """Provide the connection within a transaction: everything is written, or nothing."""
         with self.reading() as database, database:
             yield database
 
     def changes(self) -> int:
-        """A number that changes when another process has written (``PRAGMA data_version``)."""
+        """Return a number that changes after another process has written (``PRAGMA data_version``)."""
         if not self.exists:
             return 0
         with self.reading() as database:
@@ -71,12 +80,12 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None:
             return self._connection
-        # Made here, because SQLite would make it readable for everybody.
+        # Created here, because SQLite would make the file readable for all users.
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
-        database = sqlite3.connect(self._path, timeout=BUSY_SECONDS, check_same_thread=False)
+        database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")
-            # What was answered for, a revocation above all, must be there after a crash of the machine.
+            # A confirmed write, a revocation above all, must survive a crash of the machine.
             database.execute("PRAGMA synchronous = FULL")
             self._prepare(database)
         except BaseException:

@@ -20,19 +20,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_TOKEN: Final = 16
-"""Characters of a token that an operator chose; anything shorter is a file that was cut off, or guessable."""
+"""Characters of a token that an operator chose. A shorter one is a truncated file, or guessable."""
 KEY_BYTES: Final = 32
 
 
 class StateDir:
-    """One edge's directory. Raises ConfigError when it cannot be used, with the one thing to do about it."""
+    """The state directory of one edge. Its methods raise ConfigError when it cannot be used; the message says what
+    to do."""
 
     def __init__(self, path: Path) -> None:
+        """Create the directory if it is missing, and check that it is writable."""
         self.path = path
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # mkdir leaves an existing directory as it was, and a umask may have widened nothing but narrowed
-            # everything: what matters is that it can be written.
+            # mkdir leaves an existing directory as it was, and a umask may have removed permissions: write a
+            # file to find out.
             probe = path / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
@@ -42,14 +44,12 @@ class StateDir:
             ) from None
 
     def token(self, make: Callable[[], str]) -> str:
-        """Return the token of this edge's own clients, as :meth:`secret_token` does from the file ``token``."""
+        """Return the token of this edge's own clients, created on first use. An operator may have put one
+        there."""
         return self.secret_token("token", make)
 
     def secret_token(self, name: str, make: Callable[[], str]) -> str:
-        """Return the token in the file ``name``, which an operator may have written.
-
-        Without that file ``make`` is called, and its token is kept there. Raises ConfigError.
-        """
+        """Return the token in the file ``name``, created on first use."""
         content = self._secret(name, lambda: make().encode()).removeprefix(codecs.BOM_UTF8).strip()
         # An empty file, left behind by a full disk, must not become a token that everybody knows.
         if not MIN_TOKEN <= len(content) <= MAX_TOKEN or not all(0x21 <= byte <= 0x7E for byte in content):
@@ -60,7 +60,7 @@ class StateDir:
         return content.decode()
 
     def key(self, name: str) -> bytes:
-        """A secret key of this edge, made when first asked for."""
+        """Return the secret key ``name`` of this edge, created on first use."""
         key = self._secret(f"{name}.key", lambda: secrets.token_bytes(KEY_BYTES))
         if len(key) != KEY_BYTES:
             raise ConfigError(f"{self.path / name}.key is damaged; remove it and a new one will be made.")
@@ -81,7 +81,7 @@ class StateDir:
             raise ConfigError(f"{path} cannot be read or made ({error.strerror}).") from None
 
     def publish(self, *, edge: str, token: str, ca: Path) -> ClientEnv:
-        """Write ``client.env``: what a client on this machine needs."""
+        """Write ``client.env``, the settings of a client on this machine."""
         text = f"QUICTUNNEL_EDGE={edge}\nQUICTUNNEL_TOKEN={token}\nQUICTUNNEL_CA={ca}\n"
         try:
             return ClientEnv(self.path / CLIENT_ENV, text.encode())
@@ -90,9 +90,10 @@ class StateDir:
 
 
 class ClientEnv:
-    """``client.env``, there as long as this edge serves."""
+    """A file such as ``client.env`` that exists while this edge serves."""
 
     def __init__(self, path: Path, content: bytes) -> None:
+        """Write the file atomically, replacing one of another edge. Raises OSError."""
         self.path = path
         self._content = content
         aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
@@ -100,15 +101,15 @@ class ClientEnv:
         aside.replace(path)
 
     def withdraw(self) -> None:
-        """Remove it, unless another edge has put its own in its place."""
-        # An edge that stops goes on stopping, whatever has become of its directory.
+        """Remove the file, unless another edge has replaced it."""
+        # A missing or read-only directory must not prevent the edge from stopping.
         with contextlib.suppress(OSError):
             if self.path.read_bytes() == self._content:
                 self.path.unlink()
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only its owner reads."""
+    """Create a file that only its owner can read. Raises OSError, also if it exists."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)

@@ -196,7 +196,7 @@ class Bindings:
     def _check_count(self, identity: Identity, terms: TunnelOptions, evicted: Lease | None) -> None:
         """Check that an identity may hold one more, by its rights and by its share. Raises Refused."""
         registry, key = self._context.registry, identity.key
-        if not identity.rights.allows_tunnel_beside(registry.held_by(key) - (evicted is not None)):
+        if not identity.rights.allows_another_tunnel(registry.held_by(key) - (evicted is not None)):
             raise Refused(BindCode.TOO_MANY)
         if not registry.may_hold(key, terms, instead_of=evicted):
             logger.warning("client %s holds its share of this edge's tunnels; another one is refused", key)
@@ -235,7 +235,7 @@ class Bindings:
         return name, ticket
 
     def _fresh_name(self, identity: Identity) -> str:
-        if not self._context.fresh_names.may(identity.key):
+        if not self._context.fresh_names.try_take(identity.key):
             logger.warning("client %s has been given too many random names lately", identity.key)
             raise Refused(BindCode.TOO_MANY_NAMES)
         return self._context.registry.fresh_name()
@@ -269,7 +269,7 @@ class Bindings:
         if labels.domain_validation_error(domain) is not None or f".{domain}".endswith(f".{context.names.domain}"):
             raise Refused(BindCode.INVALID)
         # Before it is said whether it is somebody's: that is nobody's business who may not have it.
-        if (why := context.tokens.objection(identity, domain)) is not None:
+        if (why := context.tokens.name_refusal(identity, domain)) is not None:
             raise Refused(why)
         if context.claims.owner(domain) not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
@@ -283,7 +283,7 @@ class Bindings:
         owner = context.claims.owner(name)
         if owner not in (None, key, BANNED):
             raise Refused(BindCode.NAME_TAKEN)
-        if (why := context.tokens.objection(identity, name)) is not None:
+        if (why := context.tokens.name_refusal(identity, name)) is not None:
             raise Refused(why)
 
     def _check_port(self, identity: Identity, port: int) -> None:
@@ -333,7 +333,7 @@ class Bindings:
 
     def _limit(self, lease: Lease, identity: Identity) -> None:
         lease.max_visitors = identity.rights.visitors
-        lease.meters = self._context.shaping.of(identity)
+        lease.meters = self._context.shaping.buckets_of(identity)
 
     def _public_socket(
         self, identity: Identity, kept: socket.socket | None, bind: Bind, wanted: int
@@ -351,11 +351,11 @@ class Bindings:
                 return kept
             kept.close()
         if bind.tcp_port:
-            sock = context.ports.bind_this(bind.tcp_port, key)
+            sock = context.ports.bind_exact(bind.tcp_port, key)
             if sock is None:
                 raise Refused(BindCode.PORT_TAKEN)
             return sock
-        sock = context.ports.bind(key, wanted, allowed, may=partial(context.claims.is_free_to, key))
+        sock = context.ports.bind(key, wanted, allowed, is_free=partial(context.claims.is_free_to, key))
         if sock is None:
             raise Refused(BindCode.NO_PORT)
         return sock

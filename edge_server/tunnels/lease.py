@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edge_server.ingress import proxy_protocol
-from edge_server.ingress.admission import WAIT
+from edge_server.ingress.admission import MAX_WAIT
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.ingress.tcp_ports import ACCEPTS, restore_backlog
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, restore_backlog
 from edge_server.tunnels.visitor_log import VisitorConnection
 from quictunnel.transport import descriptors
 from quictunnel.transport.link import KEEPALIVE
@@ -217,7 +217,7 @@ class Lease:
             return
         # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
         self.listener = await asyncio.get_running_loop().create_server(
-            self.tcp_visitor, sock=self._socket, backlog=ACCEPTS, start_serving=False
+            self.tcp_visitor, sock=self._socket, backlog=ACCEPTS_PER_TURN, start_serving=False
         )
         await self.listener.start_serving()
         restore_backlog(self.listener, self._socket)
@@ -296,7 +296,7 @@ class Lease:
         if (
             not self._is_open
             or not self.filter.admits(host)
-            or (way is BY_PORT and not self._admission.arrivals.comes(host, owner=self.owner, lease=self.name))
+            or (way is BY_PORT and not self._admission.rate_limiter.admit(host, owner=self.owner, lease=self.name))
             or not self._admission.enter(self.owner, self.name, host, self.max_visitors)
         ):
             splice.refuse()
@@ -313,7 +313,7 @@ class Lease:
         if self.session is not None and self.session.can_carry:
             self._let_in(splice, way)
         else:
-            self._have_wait(splice, way, WAIT)
+            self._have_wait(splice, way, MAX_WAIT)
 
     def _have_wait(self, splice: Splice, way: Ingress, seconds: float) -> None:
         """Keep a visitor until the client has a link, on which both sides know how they stand."""

@@ -59,7 +59,7 @@ class NameDirectory:
         if identity is None:
             return False
         # A random name was given by this edge, so the rights of tokens do not mention it.
-        return RANDOM_LABEL.fullmatch(name) is not None or self._tokens.objection(identity, name) is None
+        return RANDOM_LABEL.fullmatch(name) is not None or self._tokens.name_refusal(identity, name) is None
 
     @property
     def held(self) -> frozenset[str]:

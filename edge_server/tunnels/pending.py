@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_server.ingress.admission import WAIT
+from edge_server.ingress.admission import MAX_WAIT
 from edge_server.tunnels.lease import Lease
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PendingTunnels:
         self._ledger = ledger
         self.hold = hold
         """Seconds for which a name of a predecessor's is kept for its owner; visitors wait for at least
-        :data:`WAIT` of them."""
+        :data:`MAX_WAIT` of them."""
         self._waits: dict[Lease, _Wait] = {}
 
     async def add(
@@ -79,7 +79,7 @@ class PendingTunnels:
         )
         lease.program, lease.is_first_ask = name.program, name.is_first_ask
         self._registry.add(lease)
-        keep = max(self.hold, WAIT) if seconds is None else seconds
+        keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
         end = asyncio.get_running_loop().call_later(keep, self._forget, lease)
         age = 0.0 if left is None else max(0.0, time.time() - left)
         self._waits[lease] = _Wait(end, time.monotonic() - age)

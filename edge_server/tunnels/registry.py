@@ -53,7 +53,7 @@ class Registry:
         self._held: Counter[str] = Counter()
         self._domains: dict[str, Counter[str]] = {}
         """Number of leases of each whole domain, by owner."""
-        self.shares = Shares(MAX_LEASES, always=ALWAYS)
+        self.shares = Shares(MAX_LEASES, minimum=ALWAYS)
         """Leases by owner, each as often as it counts."""
         self.alive: weakref.WeakSet[Lease] = weakref.WeakSet()
         """All leases that ever were here, as long as they have visitors."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edge_server.certificates.acme.challenges import PROTOCOL
+from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import OVERLOADED, Overload, RedirectTarget, Route
 
@@ -50,8 +50,8 @@ class Router:
         name, acme = hello.server_name, self._certificates.acme
         if name is None:
             return Alert.MISSING_EXTENSION
-        if hello.alpn == (PROTOCOL,) and acme is not None:
-            context = acme.answers.tls.get(name)
+        if hello.alpn == (ALPN_PROTOCOL,) and acme is not None:
+            context = acme.challenges.tls.get(name)
             if context is not None:
                 return Route(context, _Validator)
             # Else it may be a local service's own, behind a tunnel that passes TLS through.
@@ -87,14 +87,14 @@ class Router:
         """Return the lease of a host name if a visitor from ``host`` may come to it; count the visitor."""
         lease = self._names.find(name)
         whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
-        if not self._arrivals.comes(host, **whose):
+        if not self._arrivals.admit(host, **whose):
             return OVERLOADED
         return lease if lease is not None and lease.filter.admits(host) else None
 
     def _context(self, lease: Lease, name: str) -> ssl.SSLContext | None:
         certificates, h2 = self._certificates.contexts, lease.terms.h2
         context = certificates.context_for(name, h2=h2)
-        return certificates.minted_for(name, h2=h2) if context is None and lease.name == name else context
+        return certificates.custom_context(name, h2=h2) if context is None and lease.name == name else context
 
 
 class _Validator(asyncio.Protocol):

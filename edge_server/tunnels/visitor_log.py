@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Final, Literal
 
-from edge_server.resources.peer_network import neighbourhood
+from edge_server.resources.peer_network import peer_prefix
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class VisitorConnection:
         self.number = 0
         """Number since this edge was started; given by the log."""
         self.host = host
-        self.network = neighbourhood(host)
+        self.network = peer_prefix(host)
         """Network that counts as one peer."""
         self.port = port
         self.kind: Kind = kind

@@ -119,7 +119,7 @@ def test_the_number_of_names_is_bounded(tmp_path: Path, count: int) -> None:
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"-----BEGIN CERTIFICATE-----\nnonsense\n"])
 def test_a_broken_key_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ca.key").write_bytes(content)
-    with pytest.raises(ConfigError, match=r"ca\.key does not hold a development authority"):
+    with pytest.raises(ConfigError, match=r"ca\.key does not contain a development authority"):
         DevelopmentAuthority.load_or_create(tmp_path)
 
 

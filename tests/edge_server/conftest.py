@@ -45,6 +45,6 @@ async def edge(tmp_path: Path, engine: str) -> AsyncIterator[EdgeServer]:
 
 
 @pytest.fixture
-def scene(edge: EdgeServer) -> Introspection:
+def introspection(edge: EdgeServer) -> Introspection:
     assert edge.scene is not None
     return edge.scene

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from edge_server.ingress.admission import WAIT
+from edge_server.ingress.admission import MAX_WAIT
 from tests.harness.waiting import eventually
 from tests.load.plan import Plan, Visit
 
@@ -47,7 +47,7 @@ def nobody(visit: Visit) -> bool:
 
 def waited(visit: Visit) -> bool:
     """Return True if a visitor was in for as long as the edge has visitors wait for a client."""
-    return visit.seconds >= WAIT - 0.1
+    return visit.seconds >= MAX_WAIT - 0.1
 
 
 def in_between(start: float, end: float) -> Callable[[Visit], bool]:

@@ -25,7 +25,7 @@ SETTLE_TIMEOUT = 20.0
 
 def dump_of(pid: int, state_dir: Path) -> dict[str, Any]:
     """Have an edge in a process of its own write what it holds, and read that."""
-    file = state_dir / state_dump.FILE
+    file = state_dir / state_dump.FILE_NAME
     file.unlink(missing_ok=True)
     os.kill(pid, signal.SIGUSR1)
     eventually(file.exists, f"edge {pid} wrote no dump", timeout=DUMP_TIMEOUT)

@@ -124,7 +124,7 @@ class ModelEdge(EdgeServer):
         self.state = "serving"
         """``leaving`` when it drains, ``gone`` when it has stopped."""
         ports = TcpPorts("127.0.0.1", PORTS, loop.time)
-        ports._chance = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
+        ports._random = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
         expected = WatchedExpected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD)
         expected.on_forget = world.lease_closes
         self._services = EdgeServices(
@@ -163,7 +163,7 @@ class ModelEdge(EdgeServer):
             if sock is not None:
                 self.world.reach("a port went to the edge's successor")
             elif name.port:
-                sock = self.services.ports.bind_this(name.port, name.owner)  # noqa: PLW2901
+                sock = self.services.ports.bind_exact(name.port, name.owner)  # noqa: PLW2901
                 self.world.reach("a port was opened again after a restart")
             await self.services.pending.add(name, sock)
 

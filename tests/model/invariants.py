@@ -371,7 +371,7 @@ def _left(world: World) -> list[str]:
     for edge in world.edges:
         for session in edge.sessions():
             found += _left_in(session, f"edge {edge.number} ({edge.state})")
-        inside = edge._admission.inside - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
+        inside = edge._admission.active - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
                                               for visitor in world.visitors)  # fmt: skip
         if inside or edge.ledger.now:
             found.append(f"edge {edge.number}: {inside} visitors inside")
@@ -398,5 +398,5 @@ def _end(world: World) -> None:
     if timers:
         world.fail("timers that stay", f"{timers}")
     for edge in world.edges:
-        if len(edge._registry) or edge._admission.inside or len(edge.services.sessions):
-            world.fail("something that stays at an edge", f"{list(edge._registry)}, {edge._admission.inside}")
+        if len(edge._registry) or edge._admission.active or len(edge.services.sessions):
+            world.fail("something that stays at an edge", f"{list(edge._registry)}, {edge._admission.active}")

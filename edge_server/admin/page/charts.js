@@ -11,7 +11,7 @@ function drawn(name, attributes) {
   return made;
 }
 
-/** A chart of one or two lines. `show` puts a value into words. */
+/** A chart of one or two lines. `show` formats a value. */
 export class Chart {
   constructor(title, names, show) {
     this.title = title;
@@ -54,7 +54,7 @@ export class Chart {
     });
     const most = series[0].length ? `at most ${this.show(Math.max(...series.flat()))}` : "no samples yet";
     say(this.most, most);
-    const words = this.names.map((name, index) => `${name} ${this.show(latest[index])}`.trim()).join(", ");
-    this.svg.setAttribute("aria-label", `${this.title}, last hour: ${words}; ${most}`);
+    const values = this.names.map((name, index) => `${name} ${this.show(latest[index])}`.trim()).join(", ");
+    this.svg.setAttribute("aria-label", `${this.title}, last hour: ${values}; ${most}`);
   }
 }

@@ -1,4 +1,4 @@
-// One question before anything is done.
+// The confirmation dialog before an action.
 
 import { byId, say } from "/dom.js";
 import { ask } from "/feed.js";
@@ -6,8 +6,8 @@ import { ask } from "/feed.js";
 const dialog = byId("confirm");
 let current = null;
 
-/** Ask, and if the answer is yes do it, with `method` to `path`. `done(answer)` is what is said then. `calm`: it ends
- * nothing. */
+/** Ask for confirmation, then send `method` to `path`. `done(answer)` returns the message to show. `calm`: the action
+ * is not destructive. */
 export function confirm({ title, text, yes, path, done, method = "POST", calm = false }) {
   current = { path, done, method };
   say(byId("confirm-title"), title);
@@ -16,7 +16,7 @@ export function confirm({ title, text, yes, path, done, method = "POST", calm = 
   say(byId("confirm-error"), "");
   byId("confirm-yes").disabled = false;
   byId("confirm-yes").classList.toggle("danger", !calm);
-  dialog.showModal(); // the focus is kept within, Escape closes, and afterwards it is where it was
+  dialog.showModal(); // keeps the focus inside, closes on Escape, and restores the focus afterwards
 }
 
 byId("confirm-no").addEventListener("click", () => dialog.close());

@@ -1,4 +1,4 @@
-// Elements, made without HTML: whatever a visitor or a client says of itself stays text.
+// Creates elements without HTML: input from visitors and clients stays text.
 
 export function element(name, attributes = {}, ...content) {
   const made = document.createElement(name);
@@ -9,7 +9,7 @@ export function element(name, attributes = {}, ...content) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Set text where it has changed, so that screen readers and selections are left alone. */
+/** Set the text only if it has changed, so that screen readers and selections are not disturbed. */
 export function say(target, text) {
   if (target.textContent !== text) target.textContent = text;
 }

@@ -1,16 +1,16 @@
-// What the edge says: the API, and its events. The token goes into a header that only this page's script adds; it is
-// kept for this tab and this origin (sessionStorage), and no cookie has it, since cookies do not know ports.
+// The API and its events. The token is sent in a header that only this page's script adds. It is stored for this tab
+// and this origin (sessionStorage), not in a cookie, because cookies ignore ports.
 
 const KEY = "quictunnel-token";
 const API = "/api/v1";
 const [SOON, LATE] = [500, 5000]; // milliseconds before the next try
-const SILENT = 5000; // milliseconds without an event after which the connection is not worth waiting for
+const SILENT = 5000; // milliseconds without an event after which the connection is closed
 
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (value) => sessionStorage.setItem(KEY, value),
   forget: () => sessionStorage.removeItem(KEY),
-  /** Take it out of the address, where a link has brought it. */
+  /** Take the token from the fragment of the URL and remove it there. */
   fromAddress() {
     const found = new URLSearchParams(location.hash.slice(1)).get("token");
     if (found) {
@@ -37,7 +37,7 @@ function asked(path, options = {}) {
   });
 }
 
-/** The answer as JSON. Throws Refused with the edge's own words, or TypeError when it cannot be reached. */
+/** Return the response as JSON. Throws Refused with the edge's message, or TypeError when it cannot be reached. */
 export async function ask(path, method = "GET") {
   const response = await asked(path, { method });
   const answer = await response.json();
@@ -47,7 +47,7 @@ export async function ask(path, method = "GET") {
 
 const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** Follow the events until stopped: `onBegin` at each beginning, `onSnapshot`, `onLost`, `onRefused`. */
+/** Follow the events until stopped: `onBegin` after each connect, `onSnapshot`, `onLost`, `onRefused`. */
 export class Feed {
   constructor(events) {
     this.events = events;
@@ -94,7 +94,7 @@ export class Feed {
         timer = later();
         const parts = (text + value).split("\n\n");
         text = parts.pop();
-        // Of several that came at once the last is what is true.
+        // Of several events at once, only the last one is current.
         const newest = parts.pop()?.split("\n").find((line) => line.startsWith("data: "));
         if (newest) {
           onNews();

@@ -1,17 +1,17 @@
-// The operator's page: signs in, follows the edge, and shows what it says.
+// The operator's page: signs in, follows the events of the edge, and shows its state.
 
 import { Chart } from "/charts.js";
 import { confirm } from "/confirm.js";
 import { byId, element, say } from "/dom.js";
 import { Feed, Refused, ask, token } from "/feed.js";
 import { Table } from "/tables.js";
-import * as words from "/words.js";
+import * as format from "/format.js";
 
 const HOUR = 360; // samples
 const LATE = 0.25; // seconds of loop lag that people notice
 const WEEK = 7 * 86400;
 
-// What is shown.
+// Views.
 
 const tiles = {};
 for (const [name, title] of [
@@ -20,9 +20,9 @@ for (const [name, title] of [
   ["rateOut", "Bytes out"],
   ["tunnels", "Tunnels"],
   ["sessions", "Sessions"],
-  ["came", "Visitors so far"],
+  ["came", "Visitors since start"],
   ["lag", "Loop lag"],
-  ["certificate", "Certificate good for"],
+  ["certificate", "Certificate valid for"],
   ["uptime", "Up for"],
 ]) {
   const value = element("dd", { id: `tile-${name}` });
@@ -34,10 +34,10 @@ for (const [name, title] of [
 let now = 0; // when the snapshot that is shown was made
 
 const charts = [
-  [new Chart("Visitors", [""], words.number), [(sample) => sample.visitors]],
-  [new Chart("Newcomers", ["a second"], (value) => value.toFixed(1)), [(sample, every) => sample.came / every]],
+  [new Chart("Visitors", [""], format.number), [(sample) => sample.visitors]],
+  [new Chart("Arrivals", ["a second"], (value) => value.toFixed(1)), [(sample, every) => sample.came / every]],
   [
-    new Chart("Bytes", ["in", "out"], words.rate),
+    new Chart("Bytes", ["in", "out"], format.rate),
     [(sample, every) => sample.bytes_in / every, (sample, every) => sample.bytes_out / every],
   ],
 ];
@@ -46,7 +46,7 @@ byId("charts").append(...charts.map(([chart]) => chart.element));
 function nextTry(certificate) {
   if (certificate.is_ordering) return "now";
   const at = certificate.next_try;
-  return at === null ? "–" : `in ${words.duration(at - now)}`;
+  return at === null ? "–" : `in ${format.duration(at - now)}`;
 }
 
 const path = (kind, id, what) => `/${kind}/${encodeURIComponent(id)}/${what}`;
@@ -55,21 +55,21 @@ const host = (address) => (address.includes(":") ? `[${address}]` : address);
 const trace = (one) => ({
   title: "Trace this session?",
   text:
-    `What the QUIC connection of ${one.owner} at ${one.address} does is written to a file, until you stop it, the ` +
-    "session ends or the file has 16 MiB. It costs some time of the edge.",
+    `The events of the QUIC connection of ${one.owner} at ${one.address} are written to a file, until you stop it, ` +
+    "the session ends or the file has 16 MiB. Tracing costs the edge some CPU time.",
   yes: "Trace the session",
   path: path("sessions", one.id, "qlog"),
-  done: ({ file }) => `The session of ${one.owner} is traced${file ? ` to ${file}` : " as soon as it is back"}.`,
+  done: ({ file }) => `The session of ${one.owner} is traced${file ? ` to ${file}` : " as soon as it resumes"}.`,
   calm: true,
 });
 const endOfTrace = (one) => ({
   title: "Stop tracing this session?",
-  text: one.qlog ? `The file stays: ${one.qlog}` : "What was written stays.",
+  text: one.qlog ? `The file is kept: ${one.qlog}` : "The file is kept.",
   yes: "Stop tracing",
   path: path("sessions", one.id, "qlog"),
   method: "DELETE",
   done: (answer) =>
-    `The session of ${one.owner} is ${answer.is_traced ? "still traced, as all are" : "traced no more"}.` +
+    `The session of ${one.owner} is ${answer.is_traced ? "still traced, because --qlog traces all" : "no longer traced"}.` +
     (answer.file ? ` The file is ${answer.file}.` : ""),
   calm: true,
 });
@@ -83,12 +83,12 @@ const tables = {
       { head: "TCP port", number: true, text: (one) => String(one.tcp_port ?? "–") },
       { head: "Owner", text: (one) => one.owner },
       { head: "Clients", number: true, text: (one) => (one.members ? String(one.members) : "awaited") },
-      { head: "Visitors", number: true, text: (one) => words.number(one.visitors) },
-      { head: "In", number: true, text: (one) => words.bytes(one.bytes_in) },
-      { head: "Out", number: true, text: (one) => words.bytes(one.bytes_out) },
-      { head: "In now", number: true, text: (one) => words.rate(one.rate_in) },
-      { head: "Out now", number: true, text: (one) => words.rate(one.rate_out) },
-      { head: "Held for", number: true, text: (one) => words.duration(one.age) },
+      { head: "Visitors", number: true, text: (one) => format.number(one.visitors) },
+      { head: "In", number: true, text: (one) => format.bytes(one.bytes_in) },
+      { head: "Out", number: true, text: (one) => format.bytes(one.bytes_out) },
+      { head: "In now", number: true, text: (one) => format.rate(one.rate_in) },
+      { head: "Out now", number: true, text: (one) => format.rate(one.rate_out) },
+      { head: "Held for", number: true, text: (one) => format.duration(one.age) },
     ],
     {
       key: (one) => one.name,
@@ -97,14 +97,14 @@ const tables = {
       actions: [
         {
           head: "Close",
-          words: () => "Close",
+          label: () => "Close",
           name: (one) => `Close tunnel ${one.name}`,
           run: (one) =>
             confirm({
               title: "Close this tunnel?",
               text:
                 `${one.name} of ${one.owner} ends, with its ${one.visitors} visitors. ` +
-                "Its client does not ask for it again by itself.",
+                "Its client does not request it again on its own.",
               yes: "Close the tunnel",
               path: path("tunnels", one.name, "close"),
               done: () => `Tunnel ${one.name} is closed.`,
@@ -122,13 +122,13 @@ const tables = {
       { head: "Software", long: true, text: (one) => one.software },
       { head: "Engine", text: (one) => one.engine },
       { head: "State", text: (one) => (one.is_away ? "away" : "linked") },
-      { head: "RTT", number: true, text: ({ link }) => (link ? words.milliseconds(link.rtt) : "–") },
-      { head: "Loss", number: true, text: ({ link }) => (link ? words.percent(link.loss) : "–") },
-      { head: "In flight", number: true, text: ({ link }) => (link ? words.bytes(link.bytes_in_flight) : "–") },
-      { head: "Window", number: true, text: ({ link }) => (link ? words.bytes(link.congestion_window) : "–") },
-      { head: "Visitors", number: true, text: (one) => words.number(one.streams) },
+      { head: "RTT", number: true, text: ({ link }) => (link ? format.milliseconds(link.rtt) : "–") },
+      { head: "Loss", number: true, text: ({ link }) => (link ? format.percent(link.loss) : "–") },
+      { head: "In flight", number: true, text: ({ link }) => (link ? format.bytes(link.bytes_in_flight) : "–") },
+      { head: "Window", number: true, text: ({ link }) => (link ? format.bytes(link.congestion_window) : "–") },
+      { head: "Visitors", number: true, text: (one) => format.number(one.streams) },
       { head: "Tunnels", number: true, text: (one) => String(one.tunnels.length) },
-      { head: "Since", number: true, text: (one) => words.duration(one.age) },
+      { head: "Since", number: true, text: (one) => format.duration(one.age) },
     ],
     {
       key: (one) => one.id,
@@ -138,20 +138,20 @@ const tables = {
         {
           head: "Trace",
           calm: true,
-          words: (one) => (one.is_traced ? "Stop tracing" : "Trace"),
+          label: (one) => (one.is_traced ? "Stop tracing" : "Trace"),
           name: (one) => `${one.is_traced ? "Stop tracing" : "Trace"} session of ${one.owner} at ${one.address}`,
           run: (one) => confirm(one.is_traced ? endOfTrace(one) : trace(one)),
         },
         {
           head: "End",
-          words: () => "End",
+          label: () => "End",
           name: (one) => `End session of ${one.owner} at ${one.address}`,
           run: (one) =>
             confirm({
               title: "End this session?",
               text:
-                `The client ${one.owner} at ${one.address} is sent away, with ${one.tunnels.length} tunnels and ` +
-                `${one.streams} visitors. It does not come back by itself; to keep it out, revoke its token.`,
+                `The client ${one.owner} at ${one.address} is disconnected, with ${one.tunnels.length} tunnels and ` +
+                `${one.streams} visitors. It does not reconnect on its own; to lock it out, revoke its token.`,
               yes: "End the session",
               path: path("sessions", one.id, "end"),
               done: () => `The session of ${one.owner} is ended.`,
@@ -162,24 +162,24 @@ const tables = {
   ),
   visitors: new Table(
     byId("visitors"),
-    "Visitors who are in, the newest first",
+    "Active visitors, the newest first",
     [
       { head: "Address", text: (one) => `${host(one.address)}:${one.port}` },
       { head: "Tunnel", text: (one) => one.tunnel },
       { head: "Kind", text: (one) => (one.tls ? one.tls.replace("TLSv", "TLS ") : one.kind) },
       { head: "State", text: (one) => (one.is_waiting ? "waiting" : "in") },
-      { head: "In", number: true, text: (one) => words.bytes(one.bytes_in) },
-      { head: "Out", number: true, text: (one) => words.bytes(one.bytes_out) },
-      { head: "For", number: true, text: (one) => words.duration(one.age) },
+      { head: "In", number: true, text: (one) => format.bytes(one.bytes_in) },
+      { head: "Out", number: true, text: (one) => format.bytes(one.bytes_out) },
+      { head: "For", number: true, text: (one) => format.duration(one.age) },
     ],
     {
       key: (one) => one.id,
-      empty: "Nobody is in.",
+      empty: "No visitor is connected.",
       home: byId("visitors-title"),
       actions: [
         {
           head: "End",
-          words: () => "End",
+          label: () => "End",
           name: (one) => `End visitor ${one.address} port ${one.port}`,
           run: (one) =>
             confirm({
@@ -199,23 +199,23 @@ const tables = {
     [
       { head: "Names", long: true, text: (one) => one.names.join(", ") },
       { head: "From", text: (one) => (one.by_acme ? "ACME" : "files or development") },
-      { head: "Good for", number: true, text: (one) => words.until(one.expires_at, now) },
+      { head: "Valid for", number: true, text: (one) => format.until(one.expires_at, now) },
       { head: "Next try", number: true, text: (one) => nextTry(one) },
-      { head: "What went wrong last", long: true, text: (one) => one.last_error || "–" },
+      { head: "Last error", long: true, text: (one) => one.last_error || "–" },
     ],
-    { key: (one) => one.names.join(), empty: "There is none." },
+    { key: (one) => one.names.join(), empty: "No certificate." },
   ),
 };
 const talker = (head) => [
   { head, long: true, text: (one) => one.who },
-  { head: "Moved", number: true, text: (one) => words.bytes(one.bytes) },
-  { head: "In now", number: true, text: (one) => words.number(one.visitors) },
+  { head: "Traffic", number: true, text: (one) => format.bytes(one.bytes) },
+  { head: "Visitors", number: true, text: (one) => format.number(one.visitors) },
 ];
-const nobody = { key: (one) => one.who, empty: "Nobody yet." };
-const addresses = new Table(byId("addresses"), "Addresses that moved most", talker("Address"), nobody);
-const busiest = new Table(byId("busiest"), "Tunnels that moved most", talker("Tunnel"), nobody);
+const nobody = { key: (one) => one.who, empty: "No traffic yet." };
+const addresses = new Table(byId("addresses"), "Addresses with the most traffic", talker("Address"), nobody);
+const busiest = new Table(byId("busiest"), "Tunnels with the most traffic", talker("Tunnel"), nobody);
 
-// Bringing it up to date.
+// Updates.
 
 let samples = [];
 let every = 10;
@@ -226,13 +226,13 @@ function drawHour() {
 }
 
 function showErrors({ items, total }) {
-  say(byId("errors-count"), words.number(total));
+  say(byId("errors-count"), format.number(total));
   const shown = items.map((one) => `${one.at} ${one.message}`).join("\n");
   if (byId("errors").dataset.shown === shown) return;
   byId("errors").dataset.shown = shown;
   const lines = items.map((one) => {
     const level = element("span", { class: "level", "data-level": one.level }, one.level);
-    return element("li", {}, element("time", {}, words.clock(one.at)), level, element("span", {}, one.message));
+    return element("li", {}, element("time", {}, format.clock(one.at)), level, element("span", {}, one.message));
   });
   byId("errors").replaceChildren(...(lines.length ? lines : [element("li", { class: "soft" }, "None.")]));
 }
@@ -240,7 +240,7 @@ function showErrors({ items, total }) {
 function showTraces(sessions) {
   const lines = sessions
     .filter((one) => one.is_traced)
-    .map((one) => `${one.owner} at ${one.address} is traced ${one.qlog ? `to ${one.qlog}` : "as soon as it is back"}`);
+    .map((one) => `${one.owner} at ${one.address} is traced ${one.qlog ? `to ${one.qlog}` : "as soon as it resumes"}`);
   const list = byId("traces");
   list.hidden = !lines.length;
   if (list.dataset.shown === lines.join("\n")) return;
@@ -254,15 +254,15 @@ function showEdge(edge, at) {
   const rate = (name) => (passed ? Math.max(0, edge[name] - last.edge[name]) / passed : 0);
   before = { at, edge };
   const texts = {
-    visitors: words.number(edge.visitors),
-    rateIn: words.rate(rate("bytes_in")),
-    rateOut: words.rate(rate("bytes_out")),
-    tunnels: words.number(edge.tunnels),
-    sessions: edge.sessions_away ? `${edge.sessions} (${edge.sessions_away} away)` : words.number(edge.sessions),
-    came: words.number(edge.visitors_came),
-    lag: words.milliseconds(edge.loop_lag),
-    certificate: words.until(edge.certificate_expires_at, at),
-    uptime: words.duration(edge.uptime),
+    visitors: format.number(edge.visitors),
+    rateIn: format.rate(rate("bytes_in")),
+    rateOut: format.rate(rate("bytes_out")),
+    tunnels: format.number(edge.tunnels),
+    sessions: edge.sessions_away ? `${edge.sessions} (${edge.sessions_away} away)` : format.number(edge.sessions),
+    came: format.number(edge.visitors_came),
+    lag: format.milliseconds(edge.loop_lag),
+    certificate: format.until(edge.certificate_expires_at, at),
+    uptime: format.duration(edge.uptime),
   };
   for (const [name, text] of Object.entries(texts)) say(tiles[name].value, text);
   tiles.lag.tile.classList.toggle("bad", edge.loop_lag >= LATE);
@@ -282,7 +282,7 @@ function showSnapshot(snapshot) {
   for (const [name, table] of Object.entries(tables)) {
     const { items, total } = snapshot[name];
     table.show(items);
-    say(byId(`${name}-count`), total > items.length ? `${items.length} of ${words.number(total)}` : words.number(total));
+    say(byId(`${name}-count`), total > items.length ? `${items.length} of ${format.number(total)}` : format.number(total));
   }
   addresses.show(snapshot.talkers.addresses);
   busiest.show(snapshot.talkers.tunnels);
@@ -295,7 +295,7 @@ function showSnapshot(snapshot) {
   }
 }
 
-const STATES = { live: "live", draining: "draining", lost: "not reached, trying again", off: "signed out" };
+const STATES = { live: "live", draining: "draining", lost: "unreachable, retrying", off: "signed out" };
 
 function state(name) {
   byId("state").dataset.state = name;
@@ -358,7 +358,7 @@ byId("sign-out").addEventListener("click", () => signOut());
 byId("drain").addEventListener("click", () =>
   confirm({
     title: "Drain this edge?",
-    text: "It takes no new visitors and no new clients, lets those in flight finish within its grace, and ends.",
+    text: "It accepts no new visitors and clients, lets active visitors finish within its grace period, and ends.",
     yes: "Drain the edge",
     path: "/drain",
     done: () => "The edge is draining.",

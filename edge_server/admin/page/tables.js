@@ -1,10 +1,10 @@
-// Tables whose rows stay while what they are about stays: a button that has the focus keeps it while values change.
+// Tables with stable rows: a row exists as long as its item, so a focused button keeps the focus while values change.
 
 import { element, say } from "/dom.js";
 
 /**
- * Columns: {head, text(row), number, long, link(row)}. `actions`: {head, words(row), name(row), run(row), calm}, each a
- * button at the end of each row; `calm`: it ends nothing. `home`: where the focus goes when its row is gone.
+ * Columns: {head, text(row), number, long, link(row)}. `actions`: {head, label(row), name(row), run(row), calm}, each a
+ * button at the end of each row; `calm`: not destructive. `home`: element that gets the focus when its row is removed.
  */
 export class Table {
   constructor(table, caption, columns, { key, empty, actions = [], home } = {}) {
@@ -16,8 +16,8 @@ export class Table {
     this.body = element("tbody");
     const heads = columns.map(({ head, number }) => element("th", { scope: "col", class: number ? "number" : "" }, head));
     if (actions.length) {
-      const words = actions.map(({ head }) => head).join(", ");
-      heads.push(element("th", { scope: "col" }, element("span", { class: "quiet" }, words)));
+      const heading = actions.map(({ head }) => head).join(", ");
+      heads.push(element("th", { scope: "col" }, element("span", { class: "quiet" }, heading)));
     }
     this.nothing = element("tr", {}, element("td", { class: "empty", colspan: heads.length }, empty));
     table.append(
@@ -31,7 +31,7 @@ export class Table {
     const wanted = new Set(items.map(this.key));
     for (const [key, row] of this.rows) {
       if (wanted.has(key)) continue;
-      // Whoever was at this row with the keyboard goes on from the table, not from the top of the page.
+      // Keyboard users at this row continue from the table, not from the top of the page.
       if (row.element.contains(document.activeElement)) this.home?.focus();
       row.element.remove();
       this.rows.delete(key);
@@ -71,8 +71,8 @@ export class Table {
       say(target, text(item));
       if (link) target.setAttribute("href", link(item));
     });
-    this.actions.forEach(({ words, name }, index) => {
-      say(buttons[index], words(item));
+    this.actions.forEach(({ label, name }, index) => {
+      say(buttons[index], label(item));
       buttons[index].setAttribute("aria-label", name(item));
     });
   }

@@ -1,4 +1,4 @@
-"""The account at an ACME server: its key, and where the server keeps it. Both are in the state directory."""
+"""The account at an ACME server: its key and its URL, both stored in the state directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from josepy.jwk import JWKEC
 
 from certs.authority import replace_file
-from edge_server.certificates.acme.errors import AcmeError, said
+from edge_server.certificates.acme.errors import AcmeError, printable
 from edge_server.certificates.acme.settings import read_secret
 
 if TYPE_CHECKING:
@@ -32,22 +32,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_FILE: Final = 16 * 1024
-"""Bytes of either file; ours have some hundred."""
+"""Bytes of either file; ours have a few hundred."""
 
 
 class Account:
-    """Kept in one directory. Raises Problem when a file is damaged, with the one thing to do about it."""
+    """An account in one directory. Raises AcmeError when a file is damaged; the message says what to do."""
 
     def __init__(self, directory: Path, settings: AcmeSettings) -> None:
+        """``directory`` is where the files are; ``settings`` has the server and the e-mail address."""
         self._settings = settings
         self._key_file = directory / "account.key"
         self._uri_file = directory / "account.json"
         self._lock = threading.Lock()
-        """Of two orders that begin together one makes the key and the account."""
+        """Serialises orders that start together, so that one of them creates the key and the account."""
 
     @property
     def key(self) -> JWKEC:
-        """Made when first asked for; P-256, for ES256 (RFC 7518 section 3.4)."""
+        """Account key, created on first use: P-256, for ES256 (RFC 7518 section 3.4)."""
         try:
             with self._lock:
                 if not self._key_file.exists():
@@ -60,11 +61,11 @@ class Account:
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise AcmeError(f"{self._key_file} holds no key of ours; remove it, and a new account will be made.")
+            raise AcmeError(f"{self._key_file} holds no valid account key; remove it to create a new account.")
         return JWKEC(key=key)
 
     def sign_in(self, acme: client.ClientV2) -> None:
-        """Let what follows be this account's; one is made where there is none."""
+        """Select this account for further requests; register one if there is none."""
         key = self.key
         with self._lock:
             uri = self._known()
@@ -74,12 +75,12 @@ class Account:
         acme.net.account = messages.RegistrationResource(uri=uri, body=messages.Registration())
 
     def forget(self) -> None:
-        """The server does not know it; the key stays."""
+        """Remove the URL, because the server does not know it; the key stays."""
         self._uri_file.unlink(missing_ok=True)
 
     @property
     def remedy(self) -> str:
-        """What to do when the server does not want it any more."""
+        """Advice for the case that the server no longer accepts the account."""
         return f"For another account remove {self._key_file} and {self._uri_file.name}."
 
     def _register(self, acme: client.ClientV2, key: JWK) -> str:
@@ -93,7 +94,7 @@ class Account:
                 directory=acme.directory,
             )
         elif acme.external_account_required():
-            raise AcmeError(f"{self._settings.directory} wants an account that you have there: give --acme-eab.")
+            raise AcmeError(f"{self._settings.directory} requires an existing account: set --acme-eab.")
         wanted = messages.NewRegistration.from_data(
             email=self._settings.email, terms_of_service_agreed=True, external_account_binding=binding
         )
@@ -102,8 +103,8 @@ class Account:
         except errors.ConflictError as known:
             uri = str(known.location)
         if not uri:
-            raise AcmeError("The ACME server made an account and did not say where.")
-        logger.info("the edge has an account at %s: %s", self._settings.directory, said(uri))
+            raise AcmeError("The ACME server created an account but sent no URL for it.")
+        logger.info("registered an ACME account at %s: %s", self._settings.directory, printable(uri))
         return uri
 
     def _known(self) -> str | None:
@@ -114,7 +115,7 @@ class Account:
         except OSError as error:
             raise AcmeError(f"{self._uri_file} cannot be read: {error.strerror or error}.") from None
         except (ValueError, KeyError, TypeError):
-            return None  # the server knows the key, and says again where
+            return None  # the server knows the key, and sends the URL again
         return uri if isinstance(uri, str) else None
 
     def _remember(self, uri: str) -> None:

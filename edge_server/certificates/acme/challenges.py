@@ -1,6 +1,7 @@
-"""What validators of an ACME server are answered with while names are being proved.
+"""Responses to the challenges of an ACME server while names are being validated.
 
-Orders put their answers here from their threads; the edge's doors (TLS and HTTP) look them up on the loop's.
+Orders add their responses from their threads; the listeners (TLS and HTTP) look them up on the event loop's
+thread.
 """
 
 from __future__ import annotations
@@ -22,56 +23,61 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-PROTOCOL: Final = "acme-tls/1"
-"""The ALPN of a validator by tls-alpn-01 (RFC 8737 section 6.2)."""
-MAX_ANSWERS: Final = 64
-"""Of each kind at once: as many as the orders under way can have, and more than enough."""
+ALPN_PROTOCOL: Final = "acme-tls/1"
+"""ALPN of a tls-alpn-01 validation (RFC 8737 section 6.2)."""
+MAX_CHALLENGES: Final = 64
+"""Challenges of each kind at once; more than the concurrent orders can have."""
 ACME_IDENTIFIER: Final = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.31")
+"""OID of the acmeIdentifier extension (RFC 8737 section 6.1)."""
 
 
 class ChallengeStore:
-    """See the module. Safe in any thread."""
+    """The pending challenge responses. Safe in any thread."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self._lock = threading.Lock()
         self._tls: dict[str, ssl.SSLContext] = {}
         self._http: dict[str, str] = {}
 
     @property
     def tls(self) -> Mapping[str, ssl.SSLContext]:
-        """By the name that is being proved: what its validator is met with."""
+        """TLS contexts for validations by tls-alpn-01, by host name."""
         return self._tls
 
     @property
     def http(self) -> Mapping[str, str]:
-        """By token: the key authorization."""
+        """Key authorizations for validations by http-01, by token."""
         return self._http
 
-    def prove_by_tls(self, name: str, key_authorization: str) -> None:
+    def add_tls_alpn(self, name: str, key_authorization: str) -> None:
+        """Add a response for tls-alpn-01."""
         context = challenge_context(name, key_authorization)
         with self._lock:
-            _make_room(self._tls)
+            _evict_oldest(self._tls)
             self._tls[name] = context
 
-    def prove_by_http(self, token: str, key_authorization: str) -> None:
+    def add_http(self, token: str, key_authorization: str) -> None:
+        """Add a response for http-01."""
         with self._lock:
-            _make_room(self._http)
+            _evict_oldest(self._http)
             self._http[token] = key_authorization
 
-    def forget(self, name_or_token: str) -> None:
+    def remove(self, name_or_token: str) -> None:
+        """Remove the response for a name or a token."""
         with self._lock:
             self._tls.pop(name_or_token, None)
             self._http.pop(name_or_token, None)
 
 
-def _make_room(answers: dict[str, ssl.SSLContext] | dict[str, str]) -> None:
-    while len(answers) >= MAX_ANSWERS:
+def _evict_oldest(answers: dict[str, ssl.SSLContext] | dict[str, str]) -> None:
+    while len(answers) >= MAX_CHALLENGES:
         del answers[next(iter(answers))]
 
 
 def challenge_context(name: str, key_authorization: str) -> ssl.SSLContext:
-    """What RFC 8737 section 3 wants a validator to see: a certificate for the name alone that signs itself and
-    carries the hash of the key authorization."""
+    """Return the TLS context of RFC 8737 section 3: a self-signed certificate for the name alone, with the hash of
+    the key authorization."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ACME challenge")])
     digest = hashlib.sha256(key_authorization.encode()).digest()
@@ -91,5 +97,5 @@ def challenge_context(name: str, key_authorization: str) -> ssl.SSLContext:
     )
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     context = load_pem(pem + certificate.public_bytes(Encoding.PEM))
-    context.set_alpn_protocols([PROTOCOL])
+    context.set_alpn_protocols([ALPN_PROTOCOL])
     return context

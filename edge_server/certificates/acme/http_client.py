@@ -1,6 +1,6 @@
-"""The HTTP below an ACME client, with bounds: on sizes, on time, on redirects; and what it was told to wait.
+"""The HTTP client for ACME, with bounds on size, time and redirects, and with the server's Retry-After.
 
-The ``acme`` library speaks through ``requests``, which reads whatever comes for as long as it comes.
+The ``acme`` library uses ``requests``, which reads any amount of data for any time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from acme import client, messages
 from josepy.jwa import ES256
 from requests.adapters import HTTPAdapter
 
-from edge_server.certificates.acme.errors import AcmeError, said
+from edge_server.certificates.acme.errors import AcmeError, printable
 from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -26,21 +26,23 @@ if TYPE_CHECKING:
     import requests
     from josepy.jwk import JWK
 
-MAX_ANSWER: Final = 1024 * 1024
-"""Bytes of one answer; chains of certificates have 10 KiB."""
+MAX_RESPONSE: Final = 1024 * 1024
+"""Bytes of one response; certificate chains have 10 KiB."""
 MAX_REDIRECTS: Final = 3
-MAX_NONCES: Final = 4
-"""Tries with a fresh nonce; servers forget them in a restart, and pebble refuses one in twenty on purpose."""
+"""Redirects to follow for one request."""
+MAX_NONCE_TRIES: Final = 4
+"""Tries with a new nonce: servers lose nonces in a restart, and pebble rejects one in twenty on purpose."""
 MAX_RETRY_AFTER: Final = 7 * 86_400.0
-"""Seconds: the longest of the periods in which Let's Encrypt counts. Whoever says more is not believed."""
-CHUNK: Final = 64 * 1024
+"""Seconds: the longest rate limit period of Let's Encrypt. A larger value is not accepted."""
+CHUNK_SIZE: Final = 64 * 1024
+"""Bytes read at a time."""
 
-# It logs whole dialogues at the level of debugging.
+# At level DEBUG it logs whole requests and responses.
 logging.getLogger("acme").setLevel(logging.INFO)
 
 
-class Network(client.ClientNetwork):
-    """One server's. ``now`` is the time of day, for ``Retry-After`` with a date."""
+class AcmeHttpClient(client.ClientNetwork):
+    """The connections to one ACME server."""
 
     def __init__(
         self,
@@ -50,22 +52,31 @@ class Network(client.ClientNetwork):
         ca: Path | None,
         check: Callable[[], None],
     ) -> None:
-        """``timeout``: seconds for one request as a whole; ``check`` is called before each and may raise."""
+        """Prepare a session.
+
+        Args:
+            key: of the account.
+            timeout: seconds for one request as a whole.
+            ca: PEM file of the authority that signs the server's certificate; None: the system's.
+            check: called before each request; may raise to abort.
+        """
         super().__init__(key, alg=ES256, user_agent=SOFTWARE, timeout=max(1, int(timeout)))
         self._check = check
         self.retry_after = 0.0
-        """Seconds, as the last answer that was a refusal said; 0 when it said none."""
+        """Seconds from the Retry-After of the last refusal; 0 without one."""
         adapter = _Adapter(timeout, ca)
         self.session.mount("https://", adapter)
-        # A directory is asked for over TLS; that it leads elsewhere from there would be a mistake.
-        self.session.mount("http://", _Forbidden())
+        # The directory is fetched over TLS; a link from there to plain HTTP would be an error.
+        self.session.mount("http://", _PlainHttpAdapter())
         self.session.max_redirects = MAX_REDIRECTS
 
     def close(self) -> None:
+        """Close the session."""
         self.session.close()
 
     def post(self, *args: Any, **kwargs: Any) -> requests.Response:
-        for _ in range(MAX_NONCES - 1):
+        """Send a signed request, again with a new nonce if the server rejects the old one."""
+        for _ in range(MAX_NONCE_TRIES - 1):
             try:
                 return super().post(*args, **kwargs)
             except messages.Error as error:
@@ -78,20 +89,20 @@ class Network(client.ClientNetwork):
         self.retry_after = 0.0
         answer = super()._send_request(method, url, *args, **kwargs)
         if not answer.ok:
-            self.retry_after = seconds_of(answer.headers.get("Retry-After", ""), _now_at(answer))
+            self.retry_after = parse_retry_after(answer.headers.get("Retry-After", ""), _server_time(answer))
         return answer
 
 
-def _now_at(answer: requests.Response) -> float:
-    """The server's clock, by which a date in its answer is meant; ours where it does not say."""
+def _server_time(answer: requests.Response) -> float:
+    """Return the server's clock from its Date header, to which a date in Retry-After refers; ours without one."""
     try:
         return parsedate_to_datetime(answer.headers["Date"]).timestamp()
     except (KeyError, ValueError, TypeError, OverflowError):
         return time.time()
 
 
-def seconds_of(retry_after: str, now: float) -> float:
-    """What a ``Retry-After`` says (RFC 9110 section 10.2.3), in seconds; 0 for nothing and for nonsense."""
+def parse_retry_after(retry_after: str, now: float) -> float:
+    """Return the value of ``Retry-After`` (RFC 9110 section 10.2.3) in seconds; 0 if it is missing or invalid."""
     if retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 12:
         seconds = float(retry_after)
     else:
@@ -103,7 +114,7 @@ def seconds_of(retry_after: str, now: float) -> float:
 
 
 class _Adapter(HTTPAdapter):
-    """Reads an answer within its bounds, and then lets ``requests`` see it."""
+    """Reads a response within the bounds before ``requests`` sees it."""
 
     def __init__(self, timeout: float, ca: Path | None) -> None:
         super().__init__()
@@ -111,6 +122,7 @@ class _Adapter(HTTPAdapter):
         self._ca = ca
 
     def send(self, request: requests.PreparedRequest, *_: Any, **options: Any) -> requests.Response:
+        """Send a request and read the whole response. Raises AcmeError beyond the bounds."""
         deadline = time.monotonic() + self._timeout
         options |= {"stream": True, "timeout": self._timeout}
         if self._ca is not None:
@@ -118,25 +130,30 @@ class _Adapter(HTTPAdapter):
         answer = super().send(request, **options)
         try:
             body = self._read(answer, deadline)
-        except urllib3.exceptions.HTTPError as error:  # which requests would translate if it read by itself
-            raise AcmeError(f"The ACME server broke its answer off: {said(error)}.") from None
+        except urllib3.exceptions.HTTPError as error:  # requests would translate it if it read the body itself
+            raise AcmeError(
+                f"The ACME server closed the connection within a response: {printable(error)}."
+            ) from None
         finally:
             answer.raw.close()
-        # From here on it is read again, without a network.
+        # requests reads the body again from memory.
         answer.raw = cast("Any", io.BytesIO(body))
         return answer
 
     def _read(self, answer: requests.Response, deadline: float) -> bytes:
         body = bytearray()
-        while chunk := answer.raw.read1(CHUNK, decode_content=True):
+        while chunk := answer.raw.read1(CHUNK_SIZE, decode_content=True):
             body += chunk
-            if len(body) > MAX_ANSWER:
-                raise AcmeError(f"The ACME server answers with more than {MAX_ANSWER} bytes.")
+            if len(body) > MAX_RESPONSE:
+                raise AcmeError(f"The ACME server sent a response of more than {MAX_RESPONSE} bytes.")
             if time.monotonic() > deadline:
-                raise AcmeError(f"The ACME server took longer than {self._timeout:g} s to answer.")
+                raise AcmeError(f"The ACME server took longer than {self._timeout:g} s to respond.")
         return bytes(body)
 
 
-class _Forbidden(HTTPAdapter):
+class _PlainHttpAdapter(HTTPAdapter):
+    """Rejects requests without TLS."""
+
     def send(self, *_: Any, **__: Any) -> requests.Response:
-        raise AcmeError("The ACME server wants to be asked without TLS.")
+        """Raise AcmeError."""
+        raise AcmeError("The ACME server refers to a URL without TLS.")

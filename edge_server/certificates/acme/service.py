@@ -1,4 +1,4 @@
-"""All of ACME as the edge has it: the keeper of certificates and the HTTP door, opened and closed together."""
+"""ACME in the edge: certificate management and the http-01 listener, started and stopped together."""
 
 from __future__ import annotations
 
@@ -24,75 +24,88 @@ if TYPE_CHECKING:
 
 
 class AcmeService:
-    """See the module: :meth:`open`, :meth:`start`, :meth:`leave` when a successor comes, :meth:`close`."""
+    """All of ACME. Call :meth:`open`, then :meth:`start`, :meth:`leave` on a hot restart, and :meth:`close`."""
 
     def __init__(
         self,
         settings: AcmeSettings,
         state_dir: Path,
         certificates: ContextStore,
-        wants: RenewalPolicy,
+        policy: RenewalPolicy,
         *,
         clock: Clock,
         https_port: int,
     ) -> None:
+        """Open nothing yet.
+
+        Args:
+            settings: of ACME.
+            state_dir: of the edge.
+            certificates: takes the certificates that were issued.
+            policy: the names that need a certificate.
+            clock: of the edge.
+            https_port: of the redirects.
+        """
         self._settings = settings
-        self.keeper = CertificateManager(
-            settings, state_dir, certificates, wants, now=clock.now, is_settled=lambda: clock.is_settled
+        self.manager = CertificateManager(
+            settings, state_dir, certificates, policy, now=clock.now, is_settled=lambda: clock.is_settled
         )
-        clock.follow(self.keeper.moved)
-        self._door = Http01Responder(self.keeper.answers.http, https_port)
+        clock.add_listener(self.manager.adjust_clock)
+        self._responder = Http01Responder(self.manager.challenges.http, https_port)
         self.listening: socket.socket | None = None
-        """The HTTP door's, if there is one."""
+        """Socket of the HTTP listener, if there is one."""
         self._server: asyncio.Server | None = None
 
     @property
-    def answers(self) -> ChallengeStore:
-        """What validators at the TLS port are met with."""
-        return self.keeper.answers
+    def challenges(self) -> ChallengeStore:
+        """Challenge responses for validations at the TLS port."""
+        return self.manager.challenges
 
     @property
-    def standings(self) -> list[CertificateStatus]:
-        """How it stands with each certificate, by name."""
-        return self.keeper.standings
+    def statuses(self) -> list[CertificateStatus]:
+        """Status of each certificate, sorted by name."""
+        return self.manager.statuses
 
     async def open(self, listening: socket.socket | None = None) -> None:
-        """Use what is stored, and take the address of the HTTP door; before visitors come. Raises ConfigError.
-        ``listening``: a socket for that door which somebody else opened; it is this office's from here on."""
+        """Use the stored certificates and bind the HTTP port, before visitors arrive. Raises ConfigError and
+        AcmeError.
+
+        ``listening``: an inherited socket for that port; it belongs to this object from now on.
+        """
         self.listening = listening
         if self._settings.http is not None and listening is None:
             self.listening = _listen(self._settings.http)
-        await self.keeper.load()
+        await self.manager.load()
 
     async def start(self, supervisor: Supervisor | None = None) -> None:
-        """Let validators in and begin to order, once the edge's own doors are open."""
+        """Accept validations and start to order, once the edge's own listeners are open."""
         if self.listening is not None:
             descriptors.own(self.listening)
             loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._door, sock=self.listening, backlog=BACKLOG)
-        await self.keeper.start(supervisor)
+            self._server = await loop.create_server(self._responder, sock=self.listening, backlog=BACKLOG)
+        await self.manager.start(supervisor)
 
     def leave(self) -> None:
-        """Another edge takes over, which orders from now on."""
-        self.keeper.leave()
+        """Stop orders and the listener, because a successor takes over."""
+        self.manager.leave()
         descriptors.disown(self.listening)
         if self._server is not None:
             self._server.close()
         elif self.listening is not None:
             self.listening.close()
-        self._door.abort()
+        self._responder.abort()
 
     async def close(self) -> None:
-        """Order nothing any more; what is under way has a moment to tidy up."""
+        """Stop; orders in progress have a moment to clean up."""
         self.leave()
-        await self.keeper.close()
+        await self.manager.close()
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:
-    """A port that an edge and its successor can both listen on."""
+    """Return a listening socket that an edge and its successor can share. Raises ConfigError."""
     host, port = address
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, kind, protocol, _, address_info = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         sock = socket.socket(family, kind, protocol)
@@ -102,7 +115,7 @@ def _listen(address: tuple[str, int]) -> socket.socket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "SO_REUSEPORT"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(place)
+        sock.bind(address_info)
         sock.listen(BACKLOG)
         sock.setblocking(False)
     except OSError as error:

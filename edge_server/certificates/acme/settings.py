@@ -1,4 +1,4 @@
-"""What the operator wants of ACME: the options that begin with ``--acme``, checked."""
+"""Settings of ACME: the options that begin with ``--acme``, validated."""
 
 from __future__ import annotations
 
@@ -19,82 +19,84 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
+"""Directory URL of Let's Encrypt."""
 TLS_ALPN, HTTP, DNS = CHALLENGES = ("tls-alpn-01", "http-01", "dns-01")
 ALGORITHMS: Final = ("hmac-sha256", "hmac-sha384", "hmac-sha512")
-"""Of TSIG (RFC 8945 section 6); SHA-1 and MD5 are not among them on purpose."""
+"""TSIG algorithms (RFC 8945 section 6); SHA-1 and MD5 are omitted on purpose."""
 DNS_PORT: Final = 53
 DNS_WAIT: Final = 5.0
-"""Seconds from a change of the zone to the question of the ACME server: NOTIFY reaches secondaries in less."""
+"""Seconds from a change of the zone to the validation: NOTIFY reaches secondaries in less."""
 MAX_EMAIL: Final = 254
-"""RFC 5321 section 4.5.3.1.3, less the brackets."""
+"""Characters: RFC 5321 section 4.5.3.1.3, less the brackets."""
 MAX_SECRET: Final = 4096
 """Bytes of a file with a key; real ones have a hundred."""
 MAX_KEY_ID: Final = 255
+"""Characters of an external account's key ID."""
 
 _NEEDS: Final = ("acme", "dns", "josepy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsUpdates:
-    """Where TXT records are put by RFC 2136, and with which key (TSIG, RFC 8945)."""
+    """The server for dynamic updates (RFC 2136) and its key (TSIG, RFC 8945)."""
 
     server: tuple[str, int]
     zone: str
     key: str
     algorithm: str
     secret: Path
-    """A file, read when it is needed: its content is a secret."""
+    """File with the key, read when it is needed because its content is secret."""
     resolver: tuple[str, int] | None = None
-    """Who is asked where names outside the zone lead; None: whom the system asks."""
+    """Resolver for names outside the zone; None: the system's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountBinding:
-    """An account that the operator has at the authority already (RFC 8555 section 7.3.4)."""
+    """An existing account of the operator at the authority (RFC 8555 section 7.3.4)."""
 
     key_id: str
     secret: Path
-    """A file with the MAC key in base64url."""
+    """File with the MAC key in base64url."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How patient the edge is; seconds. Not an option: these suit public authorities, and tests have others."""
+class AcmeTimings:
+    """Intervals and timeouts in seconds. Not options: these suit public authorities, and tests have others."""
 
     first_retry: float = 120.0
-    """The most that the first wait after a failure is. Let's Encrypt lets a name fail five times an hour."""
-    least_retry: float = 10.0
-    most_retry: float = 6 * 3600.0
+    """Upper bound of the first wait after a failure. Let's Encrypt lets a name fail five times an hour."""
+    min_retry: float = 10.0
+    max_retry: float = 6 * 3600.0
     order: float = 180.0
-    """For one order as a whole, validations included."""
+    """Timeout of one order as a whole, validations included."""
     network: float = 20.0
-    """For one request to the ACME server as a whole."""
+    """Timeout of one request to the ACME server as a whole."""
     poll: float = 1.0
-    """Between questions how far a validation is."""
+    """Interval between polls of a validation."""
     advice: float = 6 * 3600.0
-    """Between questions when to renew (RFC 9773 section 4.3.3 wants some such interval)."""
+    """Interval between requests for the suggested renewal time (RFC 9773 section 4.3.3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcmeSettings:
-    """See the module."""
+    """All settings of ACME."""
 
     email: str
     directory: str = LETS_ENCRYPT
     ca: Path | None = None
-    """Who vouches for the directory, where the system's authorities do not."""
+    """Authority that signs the directory's certificate, where the system's do not."""
     challenge: str = TLS_ALPN
-    """How the edge's own names are proved. Custom domains are never proved by dns-01: their zones are others'."""
+    """Challenge for the edge's own names. Custom domains never use dns-01: their zones belong to others."""
     http: tuple[str, int] | None = None
     updates: DnsUpdates | None = None
     hook: tuple[str, ...] = ()
     dns_wait: float = DNS_WAIT
     binding: AccountBinding | None = None
-    pace: Pace = Pace()
+    pace: AcmeTimings = AcmeTimings()
 
     @property
-    def single(self) -> str:
-        """The challenge for names that are proved one by one."""
+    def single_challenge(self) -> str:
+        """Challenge for names that are validated one by one."""
         if self.challenge != DNS:
             return self.challenge
         return HTTP if self.http is not None else TLS_ALPN
@@ -122,19 +124,19 @@ class AcmeOptions:
     resolver: str
 
 
-NAMES: Final = (
+DEPENDENT_OPTIONS: Final = (
     "acme_directory", "acme_ca", "acme_challenge", "acme_http", "acme_dns", "acme_dns_zone", "acme_dns_key",
     "acme_dns_algorithm", "acme_dns_secret", "acme_dns_hook", "acme_dns_wait", "acme_eab", "acme_eab_key",
 )  # fmt: skip
-"""Options that say nothing without ``acme``."""
-NOBODYS: Final = frozenset(("localhost", "test", "invalid", "local", "internal", "example"))
-"""Names below these are nobody's for a public authority (RFC 6761, RFC 6762)."""
+"""Options that require ``acme``."""
+PRIVATE_SUFFIXES: Final = frozenset(("localhost", "test", "invalid", "local", "internal", "example"))
+"""Top-level names for which no public authority issues certificates (RFC 6761, RFC 6762)."""
 
 
 def settings_of(options: AcmeOptions) -> AcmeSettings | None:
-    """Return the checked settings, or None if ACME is off. Raises ConfigError."""
+    """Return the settings of a configuration; None without ACME. Raises ConfigError."""
     if not options.acme:
-        if given := sorted(name for name in NAMES if getattr(options, name) not in (None, "")):
+        if given := sorted(name for name in DEPENDENT_OPTIONS if getattr(options, name) not in (None, "")):
             raise ConfigError(f"{_flag(given[0])} needs --acme EMAIL, which turns ACME on.")
         return None
     if (
@@ -147,16 +149,16 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
         )
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         raise ConfigError(
-            f"--acme needs packages that are not here ({', '.join(missing)}): pip install 'quictunnel[edge]'"
+            f"--acme needs packages that are not installed ({', '.join(missing)}): pip install 'quictunnel[edge]'"
         )
     directory = _url(options.acme_directory or LETS_ENCRYPT)
-    if directory == LETS_ENCRYPT and options.domain.rpartition(".")[2] in NOBODYS:
+    if directory == LETS_ENCRYPT and options.domain.rpartition(".")[2] in PRIVATE_SUFFIXES:
         raise ConfigError(
             f"--acme needs a --domain of your own: no public authority vouches for {options.domain}."
         )
     updates, hook = _updates(options), _hook(options.acme_dns_hook)
     if updates is not None and hook:
-        raise ConfigError("--acme-dns and --acme-dns-hook are two ways to do the same: give one of them.")
+        raise ConfigError("--acme-dns and --acme-dns-hook exclude each other: use one of them.")
     challenge = options.acme_challenge or (DNS if updates is not None or hook else TLS_ALPN)
     if challenge == DNS and updates is None and not hook:
         raise ConfigError("--acme-challenge dns-01 needs --acme-dns (with a key) or --acme-dns-hook.")
@@ -176,7 +178,7 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
 
 
 def read_secret(path: Path, what: str, *, url_safe: bool = False) -> bytes:
-    """A key that is in a file in base64. Raises ConfigError, which says nothing of what is in it."""
+    """Return a key from a file in base64. Raises ConfigError, whose message contains nothing of the content."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_SECRET + 1).removeprefix(codecs.BOM_UTF8).strip()
@@ -188,7 +190,7 @@ def read_secret(path: Path, what: str, *, url_safe: bool = False) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not key or len(text) > MAX_SECRET:
-        raise ConfigError(f"{what} {path} holds no key in base64{'url' * url_safe}.")
+        raise ConfigError(f"{what} {path} does not contain a key in base64{'url' * url_safe}.")
     return key
 
 
@@ -244,7 +246,7 @@ def _updates(options: AcmeOptions) -> DnsUpdates | None:
 
 
 def read_server(text: str, what: str) -> tuple[str, int]:
-    """A name server: HOST, or HOST:PORT. Raises ConfigError, which says ``what`` should be it."""
+    """Parse the address of a name server, HOST or HOST:PORT. Raises ConfigError with the option ``what``."""
     has_port = re.fullmatch(r"\[[^]]*\]:[0-9]+|[^:]+:[0-9]+", text) is not None
     if not has_port and ":" in text and not text.startswith("["):
         text = f"[{text}]"
@@ -255,7 +257,7 @@ def _hook(value: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(value))
     except ValueError as error:
-        raise ConfigError(f"--acme-dns-hook {shown(value)} is no command: {error}.") from None
+        raise ConfigError(f"--acme-dns-hook {shown(value)} is not a valid command: {error}.") from None
 
 
 def _binding(options: AcmeOptions) -> AccountBinding | None:
@@ -265,6 +267,6 @@ def _binding(options: AcmeOptions) -> AccountBinding | None:
     if secret is None:
         return None
     if len(key_id) > MAX_KEY_ID:
-        raise ConfigError("--acme-eab should be a key ID, which is shorter.")
+        raise ConfigError(f"--acme-eab should be a key ID of at most {MAX_KEY_ID} characters.")
     read_secret(secret, "--acme-eab-key", url_safe=True)
     return AccountBinding(key_id=key_id, secret=secret)

@@ -1,4 +1,4 @@
-"""Certificates that were issued, each with its key in one file of the state directory, for its owner alone."""
+"""Issued certificates on disk: each with its key in one file of the state directory, with mode 0600."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_STORED: Final = 1000
-"""Certificates that are read at a start; as many as the edge keeps."""
+"""Certificates read at a start; as many as the edge manages."""
 MAX_FILE: Final = 256 * 1024
-"""Bytes of one: a key and a chain have 10 KiB."""
+"""Bytes of one file; a key and a chain have 10 KiB."""
 _KEY_ENDS: Final = b"-----END PRIVATE KEY-----\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Issued:
-    """One certificate. Make it with :meth:`of`, which checks that its parts belong together."""
+class IssuedCertificate:
+    """An issued certificate. Created by :meth:`of`, which checks that its parts match."""
 
     names: tuple[str, ...]
-    """As they were ordered, the first is what it is called."""
+    """Names in the order of the request; the first one is the identifier."""
     chain: bytes
     key: bytes
     not_before: float
-    """Seconds since the epoch, as is ``not_after``."""
+    """Seconds since the epoch, like ``not_after``."""
     not_after: float
 
     @classmethod
-    def of(cls, chain: bytes, key: bytes, names: Sequence[str]) -> Issued:
-        """Raises Problem for a chain that is none, that does not cover the names, or that is of another key."""
+    def of(cls, chain: bytes, key: bytes, names: Sequence[str]) -> IssuedCertificate:
+        """Check a chain and a key in PEM. Raises AcmeError if the chain is invalid, does not cover the names, or
+        belongs to another key."""
         if len(chain) + len(key) > MAX_FILE:
-            raise AcmeError("The certificate is larger than any should be.")
+            raise AcmeError(f"The certificate is larger than {MAX_FILE} bytes.")
         try:
             leaf = x509.load_pem_x509_certificate(chain)
             covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -53,34 +54,37 @@ class Issued:
             raise AcmeError(f"The certificate cannot be read: {error}.") from None
         found = {name.lower() for name in covered.get_values_for_type(x509.DNSName)}
         if missing := [name for name in names if name not in found]:
-            raise AcmeError(f"The certificate does not cover {missing[0]}, which it was ordered for.")
+            raise AcmeError(f"The certificate does not cover {missing[0]}, for which it was ordered.")
         if not is_its_key:
-            raise AcmeError("The certificate is not for the key that it was ordered for.")
+            raise AcmeError("The certificate is for another key than the one in the order.")
         return cls(
             tuple(names), chain, key, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
         )
 
     @property
     def life(self) -> float:
+        """Lifetime in seconds."""
         return self.not_after - self.not_before
 
 
 class CertificateFiles:
-    """A directory of them; made, with mode 0700, when it is needed. Blocks."""
+    """A directory of issued certificates, created with mode 0700 when it is needed. Blocks."""
 
     def __init__(self, directory: Path) -> None:
+        """``directory`` need not exist."""
         self._directory = directory
 
-    def keep(self, issued: Issued) -> None:
-        """Raises OSError."""
+    def keep(self, issued: IssuedCertificate) -> None:
+        """Write a certificate. Raises OSError."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._path(issued.names[0]), issued.key + issued.chain, mode=0o600)
 
     def remove(self, name: str) -> None:
+        """Delete the certificate of a name, if there is one. Raises OSError."""
         self._path(name).unlink(missing_ok=True)
 
-    def load(self) -> Iterator[Issued]:
-        """All that can be read; of others the log tells, and they stay where they are."""
+    def load(self) -> Iterator[IssuedCertificate]:
+        """Yield all readable certificates; log the others, and leave them where they are."""
         paths = sorted(self._directory.glob("*.pem")) if self._directory.is_dir() else []
         for path in paths[:MAX_STORED]:
             try:
@@ -88,17 +92,17 @@ class CertificateFiles:
                     pem = file.read(MAX_FILE + 1)
                 key, end, chain = pem.partition(_KEY_ENDS)
                 names = _names_in(chain, called=path.stem.replace("_", "*"))
-                yield Issued.of(chain, key + end, names)
+                yield IssuedCertificate.of(chain, key + end, names)
             except (AcmeError, OSError) as error:
-                logger.warning("%s is no certificate with its key, and not used: %s", path, error)
+                logger.warning("%s does not contain a certificate with its key and is ignored: %s", path, error)
 
     def _path(self, name: str) -> Path:
-        # An asterisk cannot be in the name of a file everywhere, and an underscore in no host name.
+        # Not all systems allow an asterisk in file names; host names never contain an underscore.
         return self._directory / f"{name.replace('*', '_')}.pem"
 
 
-def place_of(directory_url: str) -> str:
-    """What the folder of an ACME server is called: nothing of one is another's."""
+def folder_name(directory_url: str) -> str:
+    """Return the folder name for an ACME server, unique for each directory URL."""
     host = re.sub(r"[^a-z0-9.-]", "", (urlsplit(directory_url).hostname or "").lower())[:100]
     return f"{host}-{hashlib.sha256(directory_url.encode()).hexdigest()[:12]}"
 
@@ -108,6 +112,6 @@ def _names_in(chain: bytes, called: str) -> tuple[str, ...]:
         leaf = x509.load_pem_x509_certificate(chain)
         covered = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.ExtensionNotFound) as error:
-        raise AcmeError(f"it cannot be read ({error})") from None
+        raise AcmeError(f"the chain cannot be parsed ({error})") from None
     found = sorted(name.lower() for name in covered.get_values_for_type(x509.DNSName))
     return (called, *(name for name in found if name != called))

@@ -22,7 +22,7 @@ from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.auth_middleware import MAX_TOKEN
 from edge_server.admin.history import MAX_TOP
 from edge_server.admin.models import MAX_PAGE
-from edge_server.admin.recent_errors import KEPT
+from edge_server.admin.recent_errors import MAX_RECORDS
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema_of, snapshots
 from tests.harness.sockets import PATIENCE, is_reset, receive_exactly
@@ -62,18 +62,18 @@ def test_the_description_is_one():
 def test_it_describes_all_there_is_and_nothing_else(stage: OperatedStage):
     admin = stage.edge.server.admin
     served = set()
-    for route in admin._window.routes:
+    for route in admin._app.routes:
         served |= {(method.lower(), route.path) for method in route.methods - {"HEAD"}}
     described = {(method, path) for path, ways in DOCUMENT["paths"].items() for method in ways}
     assert {way for way in served if way[1].startswith("/api/")} == described
     for_programs = {"/metrics", "/healthz", "/readyz"}  # whose form others have laid down
-    assert {path for _, path in served if not path.startswith("/api/")} == set(app.PAGE) | for_programs
+    assert {path for _, path in served if not path.startswith("/api/")} == set(app.PAGE_FILES) | for_programs
 
 
 def test_every_answer_is_as_described(stage: OperatedStage, operator: Operator):
     stage.pair("tcp"), stage.pair("tls")
     admin = stage.edge.server.admin
-    stage.edge._background.call(called(admin._window.api.past.sample))
+    stage.edge._background.call(called(admin._app.api.samples.sample))
     for operation in OPERATIONS:
         path = PREFIX + operation.path
         if operation.method == "get" and operation.name != "events":
@@ -192,7 +192,7 @@ def test_lists_come_in_parts(stage: OperatedStage, operator: Operator):
         assert operator.ask("/visitors", limit=wrong).status_code == 400
     assert operator.ask("/visitors", limti=1).status_code == 400
     assert operator.ask("/talkers", limit=MAX_TOP + 1).status_code == 400
-    assert operator.ask("/errors", limit=KEPT + 1).status_code == 400
+    assert operator.ask("/errors", limit=MAX_RECORDS + 1).status_code == 400
     with contextlib.ExitStack() as stack:
         names = []
         for _ in range(3):
@@ -239,7 +239,7 @@ def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
         with operator.follow() as refused:
             assert refused.status_code == 503
             assert json.loads(refused.read())["error"] == "too-many-followers"
-    feed = stage.edge.server.admin._window._feed
+    feed = stage.edge.server.admin._app._events
     eventually(lambda: feed._followers == 0, "somebody is still said to follow")
     with operator.follow() as again:
         assert again.status_code == 200
@@ -248,12 +248,14 @@ def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
 def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkeypatch: pytest.MonkeyPatch):
     """Nothing piles up for a reader that takes nothing; a connection that takes nothing for long is ended."""
     made = []
-    feed = stage.edge.server.admin._window._feed
-    make = feed._make
+    feed = stage.edge.server.admin._app._events
+    make = feed._make_snapshot
     eventually(lambda: feed._followers == 0, "somebody still follows")
-    monkeypatch.setattr(event_stream, "EVERY", 0.01)
-    monkeypatch.setattr(http_server, "LOOK", 1.0)
-    monkeypatch.setattr(feed, "_make", lambda: made.append(1) or [msgspec.to_builtins(make()), "x" * 500_000])
+    monkeypatch.setattr(event_stream, "SNAPSHOT_INTERVAL", 0.01)
+    monkeypatch.setattr(http_server, "CHECK_INTERVAL", 1.0)
+    monkeypatch.setattr(
+        feed, "_make_snapshot", lambda: made.append(1) or [msgspec.to_builtins(make()), "x" * 500_000]
+    )
     with raw(operator) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.sendall(request(operator, "GET", f"{PREFIX}/events"))
@@ -373,7 +375,7 @@ def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: OperatedStage)
         assert owner.ask("/edge").status_code == 200
         too_long = {"authorization": f"Bearer {admin.token}{'x' * MAX_TOKEN}"}
         assert owner.http.get(f"{PREFIX}/edge", headers=too_long).status_code in (401, 429)
-    admin._window.app._attempts._wrong.clear()
+    admin._app.app._attempts._failures.clear()
 
 
 def test_requests_are_small(operator: Operator):
@@ -413,7 +415,7 @@ def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: 
 
 
 def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(http_server, "LOOK", 0.2)
+    monkeypatch.setattr(http_server, "CHECK_INTERVAL", 0.2)
     with raw(operator) as silent, raw(operator) as slow:
         slow.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2])
         assert all_of(silent) == all_of(slow) == b""

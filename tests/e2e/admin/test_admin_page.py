@@ -98,7 +98,7 @@ def cells(page: Page, table: str) -> list[list[str]]:
 
 def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
     """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
-    monkeypatch.setattr(history, "EVERY", 0.5)
+    monkeypatch.setattr(history, "SAMPLE_INTERVAL", 0.5)
     with Stage(browser) as stage:
         name = stage.tunnel.host.partition(".")[0]
         pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
@@ -147,7 +147,7 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
             expect(page.locator(f"#tile-{tile}")).to_have_text(re.compile(r"^[\d.]+ kB/s$"))
         stage.close_ends()
         expect(page.locator("#tile-visitors")).to_have_text("0", timeout=PATIENCE)
-        expect(page.locator("#visitors")).to_contain_text("Nobody is in.")
+        expect(page.locator("#visitors")).to_contain_text("No visitor is connected.")
         assert stage.complaints == []
 
 
@@ -357,7 +357,7 @@ def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
     page.keyboard.press("Tab")
     assert focused(page) == "Stop tracing"
     page.keyboard.press("Enter")
-    expect(page.locator("#said")).to_have_text(f"The session of {owner} is traced no more. The file is {file}.")
+    expect(page.locator("#said")).to_have_text(f"The session of {owner} is no longer traced. The file is {file}.")
     expect(page.locator("#traces")).to_be_hidden()
     expect(page.get_by_role("button", name=f"Trace session of {owner} at {address}")).to_be_focused()
     assert [text for text in stage.complaints if "409" not in text] == []
@@ -382,11 +382,11 @@ def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(stage: Stage):
 
 def test_an_edge_that_is_away_is_said_and_found_again(stage: Stage):
     page = stage.opened()
-    feed = stage.edge.server.admin._window._feed
+    feed = stage.edge.server.admin._app._events
     loop = stage.edge._background.loop
     page.context.set_offline(True)
     loop.call_soon_threadsafe(feed._over.set)
-    expect(page.locator("#state")).to_contain_text("not reached")
+    expect(page.locator("#state")).to_contain_text("unreachable")
     loop.call_soon_threadsafe(feed._over.clear)
     page.context.set_offline(False)
     expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)

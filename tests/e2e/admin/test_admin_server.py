@@ -64,7 +64,7 @@ def test_it_lives_and_ends_with_its_edge(tmp_path: Path):
     assert not (state / "admin.url").exists()
     gone = command(state, "url")
     assert (gone.returncode, gone.stdout) == (1, "")
-    assert "No edge with --admin runs" in gone.stderr
+    assert "No edge with --admin is running" in gone.stderr
 
 
 def test_a_successor_has_the_address(tmp_path: Path):

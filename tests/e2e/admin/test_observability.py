@@ -301,7 +301,7 @@ def test_the_command_says_that_it_is_ready(watched: Watched):
 def test_the_command_says_that_there_is_no_edge(tmp_path):
     ended = health(tmp_path)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith("not ready: no edge serves with --state-dir")
+    assert ended.stderr.startswith("not ready: no edge is running with --state-dir")
 
 
 def test_an_edge_that_was_killed_is_not_ready_and_one_without_a_page_may_be(tmp_path):
@@ -310,7 +310,7 @@ def test_an_edge_that_was_killed_is_not_ready_and_one_without_a_page_may_be(tmp_
     edge.stop(signal.SIGKILL)
     ended = health(edge.state_dir)
     assert ended.returncode == 1
-    assert "not ready: udp: nobody is at UDP 127.0.0.1 port " in ended.stderr
+    assert "not ready: udp: nothing listens at UDP 127.0.0.1 port " in ended.stderr
 
 
 def test_the_dump_has_everything_but_secrets(watched: Watched):
@@ -351,11 +351,18 @@ def test_an_edge_that_is_about_to_stop_is_alive_and_not_ready(tmp_path, engines)
         eventually(lambda: watched.ask("/readyz", token=False).stdout.endswith(b"\n503"), "it is still ready")
         body, _, _ = watched.ask("/readyz", token=False).stdout.rpartition(b"\n")
         (check,) = [check for check in json.loads(body)["checks"] if not check["ok"]]
-        assert check == {"name": "serving", "ok": False, "why": "it takes nobody any more: it stops"}
+        assert check == {
+            "name": "serving",
+            "ok": False,
+            "why": "the edge is draining and accepts no new connections",
+        }
         assert watched.ask("/healthz", token=False).stdout.endswith(b"\n200")
         assert watched.figures()["draining",] == 1
         ended = health(watched.edge.state_dir)
-        assert (ended.returncode, ended.stderr) == (1, "not ready: serving: it takes nobody any more: it stops\n")
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "not ready: serving: the edge is draining and accepts no new connections\n",
+        )
         for end in (visitor, origin):
             end.sock.close()
         assert watched.edge.process.wait(PATIENCE) == 0

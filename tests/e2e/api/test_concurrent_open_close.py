@@ -262,8 +262,8 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
 
 
 async def test_too_many_requests_end_the_session_and_the_next_one_of_the_token(monkeypatch):
-    monkeypatch.setattr(request_limit, "BURST", 20.0)
-    monkeypatch.setattr(request_limit, "RATE", 0.1)
+    monkeypatch.setattr(request_limit, "REQUEST_BURST", 20.0)
+    monkeypatch.setattr(request_limit, "REQUEST_RATE", 0.1)
     edge = await asyncio.to_thread(embedded_edge().__enter__)
     try:
         for asked in (40, 1):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from edge_server.auth.permissions import Permissions
-from edge_server.auth.token_store import TokenStore, _written
+from edge_server.auth.token_store import TokenStore, _encode_permissions
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
 from tests.harness.token_commands import command
@@ -46,7 +46,7 @@ def ended(process: subprocess.Popen, token: str) -> tuple[int, str]:
 def let_expire(edge, token: str) -> None:
     """Have a token end now; the command that makes one would need an hour for it."""
     store = TokenStore(edge.state_dir)
-    rights = _written(Permissions(expires=int(time.time())))
+    rights = _encode_permissions(Permissions(expires=int(time.time())))
     with store._database.writing() as database:
         database.execute("UPDATE token SET rights = ? WHERE key = ?", (rights, token.split(".")[1]))
     store.close()

@@ -14,7 +14,7 @@ import pytest
 
 import quictunnel
 from edge_server.ingress.tls_listener import Deadlines
-from edge_server.resources.descriptor_budget import LEAST_FILES, MAX_DOORSTEP
+from edge_server.resources.descriptor_budget import MAX_DOORSTEP, MIN_FILES
 from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
 from tests.harness.sockets import PATIENCE, first_line, verifying
@@ -65,10 +65,10 @@ class Flooded(EmbeddedStage):
     ) -> list[float]:
         """What visitors from these addresses feel, again and again while it goes on. Each is served."""
         port, name = self.tunnel.port, self.tunnel.host
-        before = self.front.pending.given_up
+        before = self.front.pending.evictions
         with attack("occupy", "127.0.0.1", port, places + 20, rate, seconds, ",".join(states), name) as flood:
             assert json.loads(first_line(flood, 60)) == {"all": "there"}
-            eventually(lambda: self.front.pending.given_up > before, "the flood did not arrive")
+            eventually(lambda: self.front.pending.evictions > before, "the flood did not arrive")
             assert self.front.pending.largest_network()[0] == "127.9.9.0/24"
             took = []
             until = time.monotonic() + seconds - 0.2
@@ -77,7 +77,7 @@ class Flooded(EmbeddedStage):
             done = json.loads(first_line(flood, 60))
         # It arrived, and it is whom it cost its places: some end by themselves, after 2 to 10 seconds.
         assert done["made"] >= places + rate * seconds * 0.8
-        assert self.front.pending.given_up - before >= 0.1 * (done["made"] - places) > 0
+        assert self.front.pending.evictions - before >= 0.1 * (done["made"] - places) > 0
         return took
 
 
@@ -130,7 +130,7 @@ class TestFewDescriptors:
             assert edge.stop() == 0
         said = (tmp_path / "state.log").read_text()
         assert said.count("256 file descriptors: places for 132 visitors, for 44 in their TLS handshake") == 1
-        assert said.count("places for TLS handshakes are scarce") == 1
+        assert said.count("TLS handshake capacity is exhausted") == 1
         assert said.count("ulimit -n") == 1
         assert "Traceback" not in said
 
@@ -153,7 +153,7 @@ class TestFewDescriptors:
         return flood
 
     def test_too_few_are_said_at_the_start(self, tmp_path: Path):
-        command = [*limited(LEAST_FILES - 1), sys.executable, "-m", "edge_server", "--state-dir", str(tmp_path)]
+        command = [*limited(MIN_FILES - 1), sys.executable, "-m", "edge_server", "--state-dir", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2
         assert done.stderr.startswith("edge_server: error: This process may open only 95 files")

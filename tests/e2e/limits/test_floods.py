@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quictunnel
-from edge_server.auth.request_limit import BURST, RATE
-from edge_server.ingress.rate_limit import LASTING
+from edge_server.auth.request_limit import REQUEST_BURST, REQUEST_RATE
+from edge_server.ingress.rate_limit import OVERLOAD_SECONDS
 from quictunnel.transport.engine import EngineSettings
 from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS
 from tests.e2e.limits.test_slow_readers import processor_time
@@ -244,7 +244,7 @@ def test_a_client_that_floods_its_edge_costs_the_others_little(
         assert grown < 6 * MIB
         assert done["cause"] or not must_end, done
         if kind in REQUESTS:
-            time.sleep(BURST / RATE)  # the token may ask again
+            time.sleep(REQUEST_BURST / REQUEST_RATE)  # the token may ask again
     assert statistics.median(ratios) < 2
 
 
@@ -290,9 +290,11 @@ def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tm
     same lease from elsewhere is welcome, and does not wait for all of them."""
     with Arena(tmp_path, *WITH_FIGURES) as arena:
         tunnel = arena.client.tunnel
-        with attack("hurry", "127.0.0.1", tunnel.port, 1000, LASTING + 11, "127.3.0.1", tunnel.host) as flood:
+        with attack(
+            "hurry", "127.0.0.1", tunnel.port, 1000, OVERLOAD_SECONDS + 11, "127.3.0.1", tunnel.host
+        ) as flood:
             assert json.loads(first_line(flood)) == {"all": "there"}
-            time.sleep(LASTING + 6)
+            time.sleep(OVERLOAD_SECONDS + 6)
             taken = [seconds for _ in range(20) for seconds in handshakes(arena, 1)]
             done = json.loads(first_line(flood))
         print(f"median {statistics.median(taken) * 1e3:.1f} ms, worst {max(taken) * 1e3:.1f} ms", done)

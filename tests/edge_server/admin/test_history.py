@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edge_server.admin.history import EVERY, KEPT, MAX_TALKERS, SPAN, SPANS, History, TopTalkers
+from edge_server.admin.history import (
+    MAX_SAMPLES,
+    MAX_TABLES,
+    MAX_TALKERS,
+    SAMPLE_INTERVAL,
+    TABLE_SECONDS,
+    History,
+    TopTalkers,
+)
 from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.transport.splice import TcpSplice
 
@@ -25,13 +33,13 @@ def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable
     first, second = visit(bytes_in=10, bytes_out=20), visit(bytes_in=1)
     ledger.begin(first)
     ledger.begin(second)
-    clock.now += EVERY
+    clock.now += SAMPLE_INTERVAL
     history.sample()
     first.moved = 15, 40
     leaves(ledger, first)
-    clock.now += EVERY
+    clock.now += SAMPLE_INTERVAL
     history.sample()
-    clock.now += EVERY
+    clock.now += SAMPLE_INTERVAL
     history.sample()
     found = [(one.at, one.visitors, one.came, one.bytes_in, one.bytes_out) for one in history.past().samples]
     assert found == [(1010.0, 2, 2, 11, 20), (1020.0, 1, 0, 5, 20), (1030.0, 1, 0, 0, 0)]
@@ -41,12 +49,12 @@ def test_a_sample_says_what_was_in_its_ten_seconds(clock: Clock, visit: Callable
 def test_an_hour_is_kept_and_no_more(clock: Clock):
     history = History(VisitorLog(), clock)
     assert history.last is None
-    for _ in range(KEPT + 5):
-        clock.now += EVERY
+    for _ in range(MAX_SAMPLES + 5):
+        clock.now += SAMPLE_INTERVAL
         history.sample()
     samples = history.past().samples
-    assert len(samples) == KEPT
-    assert samples[-1].at - samples[0].at == (KEPT - 1) * EVERY
+    assert len(samples) == MAX_SAMPLES
+    assert samples[-1].at - samples[0].at == (MAX_SAMPLES - 1) * SAMPLE_INTERVAL
 
 
 def test_who_moved_most_is_known_among_strangers_without_end(
@@ -55,9 +63,9 @@ def test_who_moved_most_is_known_among_strangers_without_end(
     heard = TopTalkers(VisitorLog(), clock)
     for number in range(20 * MAX_TALKERS):
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        heard.left(visit(host, f"name{number}", 1, 1))
+        heard.on_visitor_end(visit(host, f"name{number}", 1, 1))
         if number % 100 == 0:
-            heard.left(visit("192.0.2.7", "busy", 500, 500))
+            heard.on_visitor_end(visit("192.0.2.7", "busy", 500, 500))
     ((_, addresses, tunnels),) = heard._tables
     assert max(len(addresses), len(tunnels)) < 2 * MAX_TALKERS
     top = heard.top(3)
@@ -70,16 +78,16 @@ def test_who_moved_most_is_known_among_strangers_without_end(
 def test_those_who_are_in_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., VisitorConnection]):
     ledger = VisitorLog()
     heard = TopTalkers(ledger, clock)
-    ledger.on_end = heard.left
+    ledger.on_end = heard.on_visitor_end
     stays, goes = visit("2001:db8::1", "a", 1, 2), visit("2001:db8::ffff", "a", 10, 20)
     for one in (stays, goes):
         ledger.begin(one)
     leaves(ledger, goes)
     (talker,) = heard.top(9).addresses
     assert (talker.who, talker.bytes, talker.visitors) == ("2001:db8::/64", 33, 1)
-    clock.now += SPAN * SPANS
+    clock.now += TABLE_SECONDS * MAX_TABLES
     assert [one.bytes for one in heard.top(9).addresses] == [3]
-    for _ in range(2 * SPANS):
-        clock.now += SPAN
-        heard.left(visit())
-    assert len(heard._tables) == SPANS
+    for _ in range(2 * MAX_TABLES):
+        clock.now += TABLE_SECONDS
+        heard.on_visitor_end(visit())
+    assert len(heard._tables) == MAX_TABLES

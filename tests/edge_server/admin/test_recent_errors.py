@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.admin.recent_errors import KEPT, MAX_MESSAGE, RecentErrors
+from edge_server.admin.recent_errors import MAX_MESSAGE, MAX_RECORDS, RecentErrors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +27,12 @@ def ring() -> Iterator[RecentErrors]:
 
 
 def test_the_newest_come_first_and_so_many_are_kept(ring: RecentErrors):
-    for number in range(KEPT + 50):
+    for number in range(MAX_RECORDS + 50):
         logger.warning("number %d", number)
     logger.info("no warning")
     errors = ring.recent(1000)
-    assert errors.total == KEPT + 50
-    assert [one.message for one in errors.items] == [f"number {n}" for n in range(KEPT + 49, 49, -1)]
+    assert errors.total == MAX_RECORDS + 50
+    assert [one.message for one in errors.items] == [f"number {n}" for n in range(MAX_RECORDS + 49, 49, -1)]
     assert len(ring.recent(3).items) == 3
 
 
@@ -48,7 +48,7 @@ def test_a_line_is_one_line_of_what_can_be_printed(ring: RecentErrors):
 def test_what_cannot_be_put_together_stops_nobody(ring: RecentErrors):
     for arguments in (("no number",), ({},)):
         ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, "%(wrong)d", arguments, None))
-    assert [one.message for one in ring.recent(2).items] == ["%(wrong)d (which could not be put together)"] * 2
+    assert [one.message for one in ring.recent(2).items] == ["%(wrong)d (formatting failed)"] * 2
 
 
 def test_why_something_failed_is_said(ring: RecentErrors):

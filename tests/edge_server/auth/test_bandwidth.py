@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge_server.auth.bandwidth import BURST_SECONDS, BandwidthLimiter, Bucket
+from edge_server.auth.bandwidth import BURST_SECONDS, BandwidthLimiter, TokenBucket
 from edge_server.auth.permissions import Identity, Permissions
 
 
@@ -21,14 +21,14 @@ def clock() -> Clock:
 
 
 def test_below_the_rate_nobody_waits(clock: Clock):
-    bucket = Bucket(1000, clock)
+    bucket = TokenBucket(1000, clock)
     for _ in range(100):
         clock.now += 0.1
         assert bucket.spend(100) == 0
 
 
 def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
-    bucket = Bucket(1000, clock)
+    bucket = TokenBucket(1000, clock)
     clock.now += 50  # what was not used then is not saved up
     spent, begin = 0, clock.now
     while clock.now < begin + 10:
@@ -40,9 +40,9 @@ def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
 def test_each_direction_has_the_whole_and_all_clients_share_it():
     shaping = BandwidthLimiter()
     one = Identity("k", Permissions(bandwidth=1000))
-    received, sent = shaping.of(one) or (None, None)
+    received, sent = shaping.buckets_of(one) or (None, None)
     assert received is not None
     assert received is not sent
-    assert shaping.of(Identity("k", Permissions(bandwidth=1000))) == (received, sent)
-    assert shaping.of(Identity("other", Permissions(bandwidth=1000))) != (received, sent)
-    assert shaping.of(Identity("k")) is None
+    assert shaping.buckets_of(Identity("k", Permissions(bandwidth=1000))) == (received, sent)
+    assert shaping.buckets_of(Identity("other", Permissions(bandwidth=1000))) != (received, sent)
+    assert shaping.buckets_of(Identity("k")) is None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth import failed_attempts
-from edge_server.auth.failed_attempts import LIMIT, WINDOW, FailedAttempts, neighbourhood
+from edge_server.auth.failed_attempts import MAX_FAILURES, WINDOW_SECONDS, FailedAttempts, peer_prefix
 
 if TYPE_CHECKING:
     from tests.edge_server.conftest import Clock
@@ -19,54 +19,54 @@ def flood(tries: FailedAttempts, address: str, key: str | None, count: int) -> i
     """How many of so many wrong ones were looked at."""
     looked_at = 0
     for _ in range(count):
-        if tries.may_try(address, key):
+        if tries.can_try(address, key):
             looked_at += 1
-            tries.was_wrong(address, key)
+            tries.record_failure(address, key)
     return looked_at
 
 
 def test_a_thousand_in_a_minute(clock: Clock):
     tries = FailedAttempts(clock)
-    assert flood(tries, HERE, None, 1000) == LIMIT
-    assert tries.refused == 1000 - LIMIT
-    assert tries.may_try(THERE, None)
+    assert flood(tries, HERE, None, 1000) == MAX_FAILURES
+    assert tries.refused == 1000 - MAX_FAILURES
+    assert tries.can_try(THERE, None)
 
 
 def test_what_was_right_after_all_does_not_count(clock: Clock):
     tries = FailedAttempts(clock)
-    for _ in range(3 * LIMIT):
-        assert tries.may_try(HERE, None)
-        tries.was_wrong(HERE, None)
-        tries.was_right(HERE, None)
+    for _ in range(3 * MAX_FAILURES):
+        assert tries.can_try(HERE, None)
+        tries.record_failure(HERE, None)
+        tries.withdraw_failure(HERE, None)
     assert len(tries) == 0
-    assert tries.wrong == 3 * LIMIT  # what is counted never becomes less
+    assert tries.wrong == 3 * MAX_FAILURES  # what is counted never becomes less
 
 
 def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
     tries = FailedAttempts(clock)
     flood(tries, HERE, None, 100)
     flood(tries, HERE, "somebody", 100)
-    assert not tries.may_try(HERE, "somebody")
-    assert tries.may_try(HERE, "neighbour")
+    assert not tries.can_try(HERE, "somebody")
+    assert tries.can_try(HERE, "neighbour")
 
 
 def test_it_is_over_after_a_minute(clock: Clock):
     tries = FailedAttempts(clock)
-    flood(tries, HERE, None, LIMIT)
-    clock.now += WINDOW - 0.1
-    assert not tries.may_try(HERE, None)
+    flood(tries, HERE, None, MAX_FAILURES)
+    clock.now += WINDOW_SECONDS - 0.1
+    assert not tries.can_try(HERE, None)
     clock.now += 0.2
-    assert tries.may_try(HERE, None)
+    assert tries.can_try(HERE, None)
 
 
 def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(failed_attempts, "MAX_TRACKED", 10)
     tries = FailedAttempts(clock)
     for number in range(100):
-        tries.was_wrong(f"10.0.0.{number}", None)
-        tries.was_wrong(HERE, None)  # again and again: it is not the one that is forgotten
+        tries.record_failure(f"10.0.0.{number}", None)
+        tries.record_failure(HERE, None)  # again and again: it is not the one that is forgotten
     assert len(tries) == 10
-    assert not tries.may_try(HERE, None)
+    assert not tries.can_try(HERE, None)
 
 
 @pytest.mark.parametrize(("address", "network"), [
@@ -77,4 +77,4 @@ def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyP
     ("fe80::1%eth0", "fe80::/64"),
 ])  # fmt: skip
 def test_what_counts_as_one(address: str, network: str):
-    assert neighbourhood(address) == network
+    assert peer_prefix(address) == network

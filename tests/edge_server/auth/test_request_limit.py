@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edge_server.auth import request_limit
-from edge_server.auth.request_limit import BURST, RATE, request_budget, work_of
+from edge_server.auth.request_limit import REQUEST_BURST, REQUEST_RATE, request_cost, request_limiter
 from quictunnel.wire.messages import Bind, Unbind
 
 
@@ -18,16 +18,16 @@ class Clock:
 
 def test_a_burst_and_then_the_rate():
     clock = Clock()
-    made = request_budget(clock)
-    assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
-    assert made.may("b")
+    made = request_limiter(clock)
+    assert sum(made.try_take("a") for _ in range(5000)) == pytest.approx(REQUEST_BURST, abs=1)
+    assert made.try_take("b")
     allowed = 0
     for _ in range(5000):
         clock.now += 0.001
-        allowed += made.may("a")
-    assert allowed == pytest.approx(5 * RATE, abs=2)
-    clock.now += BURST / RATE
-    assert sum(made.may("a") for _ in range(5000)) == pytest.approx(BURST, abs=1)
+        allowed += made.try_take("a")
+    assert allowed == pytest.approx(5 * REQUEST_RATE, abs=2)
+    clock.now += REQUEST_BURST / REQUEST_RATE
+    assert sum(made.try_take("a") for _ in range(5000)) == pytest.approx(REQUEST_BURST, abs=1)
 
 
 NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(64)]
@@ -44,14 +44,14 @@ NETWORKS = [f"2001:db8:{number:x}::/48" for number in range(64)]
     ],
 )
 def test_a_request_counts_by_its_work(request_: Bind | Unbind, work: float):
-    assert work_of(request_) == work
-    made = request_budget(Clock())
-    assert sum(made.may("a", work) for _ in range(5000)) == pytest.approx(BURST / work, abs=1)
+    assert request_cost(request_) == work
+    made = request_limiter(Clock())
+    assert sum(made.try_take("a", work) for _ in range(5000)) == pytest.approx(REQUEST_BURST / work, abs=1)
 
 
 def test_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(request_limit, "MAX_TRACKED", 3)
-    made = request_budget(Clock())
+    made = request_limiter(Clock())
     for name in "abcdef":
-        assert made.may(name)
+        assert made.try_take(name)
     assert len(made._full_at) == 3

@@ -11,7 +11,7 @@ import pytest
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token import key_of, new_token
 from edge_server.auth.token_registry import TokenRegistry
-from edge_server.auth.token_store import FILE, TokenStore
+from edge_server.auth.token_store import FILE_NAME, TokenStore
 from edge_server.storage.steady_clock import Clock
 from quictunnel.errors import ConfigError
 
@@ -66,7 +66,7 @@ def test_a_token_of_the_database(store: TokenStore):
     assert found is not None
     assert (found.key, found.rights) == (entry.key, rights)
     assert key_of(token) == entry.key
-    assert tokens.is_known(token) == entry.key
+    assert tokens.known_key(token) == entry.key
     assert tokens.check(CHOSEN) is not None
 
 
@@ -77,14 +77,14 @@ def test_only_the_whole_of_it_is_good(store: TokenStore):
     mixed = f"qt1.{entry.key}.{other.rpartition('.')[2]}"
     for wrong in (token[:-1], token + "x", token.upper(), mixed, new_token()[1]):
         assert tokens.check(wrong) is None
-    assert tokens.is_known(mixed) == entry.key
-    assert tokens.is_known(new_token()[1]) is None
+    assert tokens.known_key(mixed) == entry.key
+    assert tokens.known_key(new_token()[1]) is None
 
 
 def test_a_development_token_of_the_usual_form_has_attempts_of_its_own():
     key, token = new_token()
-    assert TokenRegistry(token).is_known(token) == key
-    assert TokenRegistry(CHOSEN).is_known(CHOSEN) is None
+    assert TokenRegistry(token).known_key(token) == key
+    assert TokenRegistry(CHOSEN).known_key(CHOSEN) is None
 
 
 def test_what_another_process_does_is_seen(store: TokenStore, tmp_path: Path):
@@ -126,7 +126,7 @@ def test_a_revoked_token_stays_revoked_and_on_record(store: TokenStore):
 
 def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: TokenStore, tmp_path: Path):
     token, _ = store.create(ALL, "a note", NOW)
-    files = sorted(tmp_path.glob(f"{FILE}*"))
+    files = sorted(tmp_path.glob(f"{FILE_NAME}*"))
     assert files
     for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
@@ -135,11 +135,11 @@ def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: TokenSt
 
 def test_an_edge_that_never_had_a_token_makes_no_file(store: TokenStore, tmp_path: Path):
     assert TokenRegistry(CHOSEN, store).check(new_token()[1]) is None
-    assert not (tmp_path / FILE).exists()
+    assert not (tmp_path / FILE_NAME).exists()
 
 
 def test_a_damaged_database_is_no_edge(tmp_path: Path):
-    (tmp_path / FILE).write_bytes(b"this is no database at all" * 100)
+    (tmp_path / FILE_NAME).write_bytes(b"this is no database at all" * 100)
     with pytest.raises(ConfigError, match="cannot be used"):
         TokenRegistry(CHOSEN, TokenStore(tmp_path))
 
@@ -147,7 +147,7 @@ def test_a_damaged_database_is_no_edge(tmp_path: Path):
 def test_a_database_of_another_version_is_no_edge(store: TokenStore, tmp_path: Path):
     store.create(ALL, "", NOW)
     store.close()
-    with sqlite3.connect(tmp_path / FILE) as database:
+    with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("PRAGMA user_version = 7")
     database.close()
     with pytest.raises(ConfigError, match="another version"):
@@ -159,7 +159,7 @@ def test_a_database_that_becomes_unreadable_changes_nothing_that_was_known(store
     tokens = TokenRegistry(CHOSEN, TokenStore(tmp_path))
     store.close()
     tokens.close()
-    (tmp_path / FILE).write_bytes(b"gone" * 1000)
+    (tmp_path / FILE_NAME).write_bytes(b"gone" * 1000)
     with pytest.raises(ConfigError):
         tokens.refresh()
     assert tokens.check(token) is not None
@@ -177,7 +177,7 @@ def test_a_token_outlives_a_jump_of_the_clock(store: TokenStore, jump: float):
     def pass_(seconds: float) -> None:
         for _ in range(10):
             time.now += seconds / 10
-            clock.look()
+            clock.check()
 
     pass_(700)
     wrong = 5 * jump

@@ -261,13 +261,13 @@ class TestReplacedFiles:
     def test_a_new_pair_is_used_from_then_on(self, write: Write, authority: DevelopmentAuthority) -> None:
         made, _, _ = self.made(write, "*.ops.example")
         made.refresh()
-        assert made.settle() == frozenset()
+        assert made.apply_refresh() == frozenset()
         before = self.serial(made, authority, "a.ops.example")
         write("*.ops.example")
         assert self.serial(made, authority, "a.ops.example") == before
         made.refresh()
         assert self.serial(made, authority, "a.ops.example") == before  # not before it is settled on the loop
-        assert made.settle() == {"*.ops.example"}
+        assert made.apply_refresh() == {"*.ops.example"}
         assert self.serial(made, authority, "a.ops.example") != before
 
     def test_half_a_replacement_is_nobodys(self, write: Write, authority: DevelopmentAuthority) -> None:
@@ -281,11 +281,11 @@ class TestReplacedFiles:
         with pytest.raises(ConfigError, match="does not belong"):
             made.refresh()
         made.refresh()
-        assert made.settle() == frozenset()
+        assert made.apply_refresh() == frozenset()
         assert self.serial(made, authority, "a.ops.example") == before
         key.write_bytes(new_key)
         made.refresh()
-        assert made.settle()
+        assert made.apply_refresh()
         assert self.serial(made, authority, "a.ops.example") != before
 
     @pytest.mark.parametrize("how", ["gone", "junk", "names"])
@@ -302,7 +302,7 @@ class TestReplacedFiles:
         with pytest.raises(ConfigError, match=cert.name):
             made.refresh()
         made.refresh()
-        assert made.settle() == frozenset()
+        assert made.apply_refresh() == frozenset()
         assert self.serial(made, authority, "a.ops.example") == before
 
 

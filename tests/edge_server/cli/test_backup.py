@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.token_store import TokenStore
-from edge_server.cli.backup import main, write
+from edge_server.cli.backup import main, write_backup
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.state_dir import StateDir
@@ -80,7 +80,7 @@ def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tm
         writer.commit()
         writer.execute("DELETE FROM t WHERE x < 500")
         file = io.BytesIO()
-        write(tmp_path, file)
+        write_backup(tmp_path, file)
         writer.rollback()
     file.seek(0)
     with tarfile.open(fileobj=file) as archive:
@@ -95,7 +95,7 @@ def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tm
 def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
     target = tmp_path / "edge.tar"
     assert main([str(target), "--state-dir", str(tmp_path / "absent")]) == 1
-    assert "There is no edge's state in" in capsys.readouterr().err
+    assert "No state of an edge in" in capsys.readouterr().err
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "ca.key").write_text("key")
     assert main([str(target), "--state-dir", str(tmp_path / "state")]) == 0
@@ -110,7 +110,7 @@ def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
 def test_what_belongs_to_a_run_is_left_out(tmp_path, name):
     (tmp_path / name).write_text("x")
     file = io.BytesIO()
-    write(tmp_path, file)
+    write_backup(tmp_path, file)
     file.seek(0)
     with tarfile.open(fileobj=file) as archive:
         assert archive.getnames() == []

@@ -48,21 +48,24 @@ def test_what_would_be_run(tmp_path, issue):
     assert lines[0] == "ok"
     assert "  https = 0.0.0.0:443" in lines
     assert f"  cert = {tmp_path}/cert.pem" in lines
-    assert "  the certificate ends at 2030-08-30 00:00 UTC, in 90 days" in lines
+    assert "  the certificate expires at 2030-08-30 00:00 UTC, in 90 days" in lines
     assert any(line.startswith("  the QUIC engine is ") for line in lines)
     assert not (tmp_path / "state").exists()
 
 
 def test_a_certificate_that_ends_soon_is_worth_a_word(tmp_path, issue):
     _, lines = report(tmp_path, *issue(days=13))
-    assert "  the certificate ends at 2030-06-14 00:00 UTC, in 13 days: renew it soon" in lines
+    assert "  the certificate expires at 2030-06-14 00:00 UTC, in 13 days: renew it soon" in lines
 
 
 @pytest.mark.parametrize(
     ("certificate", "said"),
     [
         ({"days": -0.5}, "The certificate in {}/cert.pem has expired at 2030-05-31 12:00 UTC; renew it."),
-        ({"begins": 1}, "The certificate in {}/cert.pem is not valid before 2030-06-02 00:00 UTC; is the clock"),
+        (
+            {"begins": 1},
+            "The certificate in {}/cert.pem is not valid before 2030-06-02 00:00 UTC; check the clock",
+        ),
         ({"name": "*.else.example"}, "--cert {}/cert.pem does not cover *.tunnel.localhost, "),
     ],
 )
@@ -96,7 +99,7 @@ def test_everything_is_said_at_once(tmp_path, issue):
 def test_a_state_directory_that_cannot_be_made(tmp_path):
     (said,) = report(tmp_path, "--state-dir", "/proc/self/cmdline/state")[0]
     assert said == (
-        "The state directory /proc/self/cmdline/state cannot be made in /proc/self/cmdline; choose another "
+        "The state directory /proc/self/cmdline/state cannot be created in /proc/self/cmdline; choose another "
         "(--state-dir)."
     )
 
@@ -111,11 +114,11 @@ def test_a_token_that_is_none(tmp_path):
 def test_ports_that_tunnels_would_not_get(tmp_path, monkeypatch):
     ephemeral = tmp_path / "range"
     ephemeral.write_text("32768\t60999\n")
-    monkeypatch.setattr(check_config, "EPHEMERAL", ephemeral)
+    monkeypatch.setattr(check_config, "EPHEMERAL_RANGE_FILE", ephemeral)
     _, lines = report(tmp_path, "--https", "0.0.0.0:443", "--tcp-ports", "400-33000")
-    assert "  port 443 of https is among tcp-ports: no tunnel will get it" in lines
+    assert "  the https port 443 is within tcp-ports: no tunnel can use it" in lines
     (both,) = [line for line in lines if "ip_local_reserved_ports" in line]
-    assert "ip_local_reserved_ports=32768-33000," in both
+    assert "ip_local_reserved_ports=32768-33000" in both
     ephemeral.write_text("nonsense")
     assert not any("reserved" in line for line in report(tmp_path, "--tcp-ports", "400-33000")[1])
 

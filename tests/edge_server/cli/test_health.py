@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.cli import health
-from edge_server.cli.health import MAX_ANSWER, main
+from edge_server.cli.health import MAX_RESPONSE, main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
         (answer(b'{"ready":false,"checks":[]}', b"503 Service Unavailable"), False),
         (answer(b'{"ready":true,"checks":[{"name":"udp","ok":false,"why":"no"}]}'), False),
         (answer(b"<html>", b"404 Not Found"), False),
-        (answer(READY[:-1] + b" " * MAX_ANSWER + b"}"), False),
+        (answer(READY[:-1] + b" " * MAX_RESPONSE + b"}"), False),
         (b"SSH-2.0-OpenSSH\r\n", False),
         (None, False),
     ],
@@ -65,7 +65,7 @@ def test_only_a_good_answer_is_one(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, capsys, monkeypatch):
-    monkeypatch.setattr(health, "TIMEOUT", 0.05)
+    monkeypatch.setattr(health, "RESPONSE_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         (tmp_path / "admin.url").write_text(f"http://127.0.0.1:{listener.getsockname()[1]}/")
         assert main(["--state-dir", str(tmp_path)]) == 1
@@ -78,7 +78,7 @@ async def test_what_an_edge_that_was_killed_left_behind_is_not_taken_for_the_edg
     with socket.create_server(("127.0.0.1", 0)) as free:
         (edge.config.state_dir / "admin.url").write_text(f"http://127.0.0.1:{free.getsockname()[1]}/")
     assert await asyncio.to_thread(main, ["--state-dir", str(edge.config.state_dir)]) == 0
-    assert capsys.readouterr().out.startswith("its QUIC socket answers")
+    assert capsys.readouterr().out.startswith("the QUIC socket responds")
 
 
 def test_a_damaged_file_is_said(tmp_path: Path, capsys):

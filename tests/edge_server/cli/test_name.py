@@ -63,7 +63,7 @@ def test_list(state: Path, capsys: pytest.CaptureFixture[str]):
 
 def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(tmp_path, "list") == 0
-    assert capsys.readouterr() == ("", "No name is anybody's yet.\n")
+    assert capsys.readouterr() == ("", "No name has an owner yet.\n")
 
 
 def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
@@ -75,7 +75,7 @@ def test_ban_and_release(state: Path, capsys: pytest.CaptureFixture[str]):
     assert run(state, "release", "app", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"name": "app", "state": "released"}
     assert run(state, "release", "app") == 1
-    assert "is nobody's" in capsys.readouterr().err
+    assert "has no owner" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_what_is_no_name(state: Path, name: str, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         run(state, "ban", name)
     assert caught.value.code == 2
-    assert "is no name" in capsys.readouterr().err
+    assert "is neither a name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from edge_server.__main__ import main
 from edge_server.auth.token_registry import TokenRegistry
-from edge_server.auth.token_store import FILE, TokenStore
+from edge_server.auth.token_store import FILE_NAME, TokenStore
 from edge_server.cli.token import MAX_NAMES
 
 if TYPE_CHECKING:
@@ -47,10 +47,10 @@ def test_a_token_is_printed_alone_and_once(run, tmp_path: Path):
     assert status == 0
     token = out.removesuffix("\n")
     assert TokenRegistry("", TokenStore(tmp_path / "state")).check(token)
-    assert "this once" in err
+    assert "not shown again" in err
     assert token not in err
     assert token.rpartition(".")[2] not in run("list")[1] + run("list", "--json")[1]
-    assert stat.S_IMODE((tmp_path / "state" / FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "state" / FILE_NAME).stat().st_mode) == 0o600
 
 
 def test_rights(run):
@@ -101,8 +101,8 @@ def test_none_yet(run):
     (["create", "--tunnels", "-1"], "'-1' is not a number"),
     (["create", "--tunnels", "many"], "'many' is not a number"),
     (["create", "--tcp-ports", "9-1"], "should be a range"),
-    (["create", "--expires", "soon"], "neither a time"),
-    (["create", "--expires", "2001-01-01"], "is over already"),
+    (["create", "--expires", "soon"], "neither a duration"),
+    (["create", "--expires", "2001-01-01"], "is in the past"),
     (["make"], "invalid choice"),
     ([], "COMMAND"),
 ])  # fmt: skip

@@ -13,7 +13,7 @@ def test_the_cap_is_reached_and_holds():
     admission = Admission(cap=3)
     places = [admission.enter(f"owner{n}", f"name{n}", f"10.0.{n}.1") for n in range(5)]
     assert places == [True, True, True, False, False]
-    assert (admission.inside, admission.refused) == (3, 2)
+    assert (admission.active, admission.refused) == (3, 2)
 
 
 def test_who_leaves_makes_room_for_one():
@@ -45,7 +45,7 @@ def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
     assert taken[0] == 8000
     assert taken[1] > 800
     assert taken[2] > 80
-    assert admission.inside < admission.cap
+    assert admission.active < admission.cap
 
 
 def test_who_shares_an_address_is_not_punished_for_it_while_there_is_room():
@@ -64,5 +64,5 @@ def test_what_everybody_left_is_forgotten():
     for host in (HOST, "2001:db8::1", ""):
         assert admission.enter("owner", "name", host)
         admission.leave("owner", "name", host)
-    assert admission.inside == 0
-    assert [admission._of, admission._at, admission._from, admission._within] == [{}] * 4
+    assert admission.active == 0
+    assert [admission._by_owner, admission._by_lease, admission._by_address, admission._by_network] == [{}] * 4

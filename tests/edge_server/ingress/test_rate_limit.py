@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from edge_server.ingress.rate_limit import ALWAYS, BEHIND, LASTING, LEAST, MOST, ConnectionRateLimiter
+from edge_server.ingress.rate_limit import (
+    MAX_BUDGET,
+    MAX_QUEUE_DELAY,
+    MIN_BUDGET,
+    MIN_PER_SECOND,
+    OVERLOAD_SECONDS,
+    ConnectionRateLimiter,
+)
 
 CITY = "203.0.113.9"
 
@@ -21,15 +28,15 @@ class Machine:
 
     def come(self, number: int, host: str = CITY, **whose: str) -> int:
         """How many of them got in."""
-        return sum(self.arrivals.comes(host, **whose) for _ in range(number))
+        return sum(self.arrivals.admit(host, **whose) for _ in range(number))
 
     def falls_behind(self, after: int) -> None:
         """Some seconds with so many visitors, each of somebody else, were too much; now is the next."""
-        for _ in range(LASTING):
+        for _ in range(OVERLOAD_SECONDS):
             for number in range(after):
                 host = f"10.0.{number >> 8}.{number & 255}"
-                assert self.arrivals.comes(host, owner=str(number), lease=str(number))
-            self.waiting = int(BEHIND * max(after, LEAST))
+                assert self.arrivals.admit(host, owner=str(number), lease=str(number))
+            self.waiting = int(MAX_QUEUE_DELAY * max(after, MIN_BUDGET))
             self.now += 1
         assert self.come(1, "192.0.2.1", owner="first", lease="first")
         self.waiting = 0
@@ -48,7 +55,7 @@ def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
 
     def come(who: str, number: int) -> int:
         return sum(
-            machine.arrivals.comes(
+            machine.arrivals.admit(
                 {
                     "address": f"10.9.{who}.9",
                     "prefix": f"2001:db8:{who}:0::{visit:x}",
@@ -80,10 +87,10 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
         machine.come(1)
         budgets.append(machine.arrivals.budget)
     assert budgets[0] == 1500
-    assert min(budgets) == LEAST
+    assert min(budgets) == MIN_BUDGET
     assert budgets[:21] == sorted(budgets[:21], reverse=True)
     assert budgets[21:] == sorted(budgets[21:])
-    assert max(budget for budget in budgets if budget < math.inf) < MOST
+    assert max(budget for budget in budgets if budget < math.inf) < MAX_BUDGET
     assert budgets[-1] == math.inf
 
 
@@ -116,9 +123,9 @@ def test_a_burst_is_welcome():
 def test_a_lease_that_one_address_floods_still_serves_the_page_of_a_browser_elsewhere():
     machine = Machine()
     machine.falls_behind(after=1)
-    assert machine.arrivals.budget == LEAST
-    assert machine.come(LEAST, owner="one", lease="one") == 66
-    assert machine.come(ALWAYS, "198.51.100.7", owner="one", lease="one") == ALWAYS
+    assert machine.arrivals.budget == MIN_BUDGET
+    assert machine.come(MIN_BUDGET, owner="one", lease="one") == 66
+    assert machine.come(MIN_PER_SECOND, "198.51.100.7", owner="one", lease="one") == MIN_PER_SECOND
 
 
 def test_a_long_pause_ends_it_at_once():

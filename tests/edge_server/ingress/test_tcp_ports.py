@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.ingress.tcp_ports import (
-    ASIDE,
-    LAST_TRIES,
-    QUARANTINE,
-    TRIES,
+    MAX_DRAWS,
+    MAX_UNAVAILABLE_TRIES,
+    QUARANTINE_TIME,
+    UNAVAILABLE_TIME,
     TcpPorts,
-    _Drawable,
+    _NumberSet,
     backlog_of,
     listen,
 )
@@ -99,7 +99,7 @@ def test_one_owner_does_not_get_all_ports(ports, few):
     mine = [port for _ in few if (port := ports.take())]
     (left,) = set(few) - set(mine)
     assert ports.take() == ports.take(left) == 0
-    assert ports.ports.bind_this(left, "me") is None
+    assert ports.ports.bind_exact(left, "me") is None
     assert ports.take(owner="another") == left
 
 
@@ -125,10 +125,10 @@ def test_a_freed_port_is_kept_for_whoever_had_it(ports, clock, few):
     ports.take(few[4])
     ports.take_all()
     ports.give_back(few[4])
-    clock.now += QUARANTINE - 1
+    clock.now += QUARANTINE_TIME - 1
     for wanted in (0, few[4]):
         assert ports.take(wanted, "another") == 0
-    assert ports.ports.bind_this(few[4], "another") is None
+    assert ports.ports.bind_exact(few[4], "another") is None
     assert ports.take(few[4]) == few[4]
 
 
@@ -143,26 +143,26 @@ def test_who_frees_one_in_a_loop_quarantines_no_other(ports, few):
 
 
 def test_a_port_that_somebody_has_claimed_is_given_to_nobody_else(ports, few):
-    sock = ports.ports.bind("me", few[2], may={few[1]}.__contains__)
+    sock = ports.ports.bind("me", few[2], is_free={few[1]}.__contains__)
     assert sock is not None
     with sock:
         assert sock.getsockname()[1] == few[1]
-    assert ports.ports.bind("me", few[2], may=set().__contains__) is None
+    assert ports.ports.bind("me", few[2], is_free=set().__contains__) is None
 
 
 def test_this_port_or_none(ports, few):
-    sock = ports.ports.bind_this(few[2], "me")
+    sock = ports.ports.bind_exact(few[2], "me")
     assert sock is not None
     with sock:
-        assert ports.ports.bind_this(few[2], "me") is None
-    assert ports.ports.bind_this(few[-1] + 1, "me") is None
+        assert ports.ports.bind_exact(few[2], "me") is None
+    assert ports.ports.bind_exact(few[-1] + 1, "me") is None
 
 
 def test_a_quarantine_ends(ports, clock, few):
     ports.take(few[4])
     ports.take_all()
     ports.give_back(few[4])
-    clock.now += QUARANTINE
+    clock.now += QUARANTINE_TIME
     assert ports.take(owner="another") == few[4]
 
 
@@ -170,7 +170,7 @@ def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
     ports.take(few[0])
     ports.take_all()
     ports.give_back(few[0])
-    clock.now += QUARANTINE - 1
+    clock.now += QUARANTINE_TIME - 1
     ports.take(few[0])
     ports.give_back(few[0])
     clock.now += 2
@@ -216,15 +216,15 @@ def test_the_search_for_a_port_takes_as_long_when_few_are_left(clock, monkeypatc
         asked += 1
         return port not in claimed
 
-    while ports.bind("me", allowed=allowed, may=may) is None:
-        assert asked <= TRIES + LAST_TRIES
+    while ports.bind("me", allowed=allowed, is_free=may) is None:
+        assert asked <= MAX_DRAWS + MAX_UNAVAILABLE_TRIES
         asked = 0
     assert looked == [24_321]
     ports.release(24_321, "me")
-    clock.now += ASIDE / 2
+    clock.now += UNAVAILABLE_TIME / 2
     for _ in range(3):
         asked = 0
-        assert ports.bind("me", allowed=allowed, may=may) is not None
+        assert ports.bind("me", allowed=allowed, is_free=may) is not None
         assert asked == 1
         ports.release(24_321, "me")
 
@@ -241,7 +241,7 @@ def test_a_port_that_another_program_had_is_drawn_again(ports, few, clock):
 
 def test_any_free_port_of_any_part_is_drawn():
     numbers, chance = range(100, 137), random.Random(15)
-    drawable, is_in = _Drawable(numbers), set(numbers)
+    drawable, is_in = _NumberSet(numbers), set(numbers)
     for _ in range(2000):
         number = chance.choice(numbers)
         drawable.put(number, is_in=number not in is_in)
@@ -259,7 +259,7 @@ def test_a_system_without_a_socket_to_give_is_no_port(ports, monkeypatch, caplog
     monkeypatch.setattr("edge_server.ingress.tcp_ports.listen", no_socket)
     assert ports.take() == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "no listening socket could be made: Too many open files"
+        "a listening socket could not be created: Too many open files"
     ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.ingress import lingering_close
-from edge_server.ingress.lingering_close import FAREWELL_BYTES
+from edge_server.ingress.lingering_close import MAX_LINGER_BYTES
 from edge_server.ingress.tls_listener import OVERLOADED, Alert, Deadlines, HandshakeOutcome, TlsListener
 from edge_server.resources.descriptor_budget import ShortageLog
 from tests.edge_server.ingress.conftest import Visitor
@@ -141,7 +141,7 @@ async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(doorstep: Doorstep,
 async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -> None:
     sock = await doorstep.connect()
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, b"POST / HTTP/1.1\r\n\r\n" + bytes(FAREWELL_BYTES // 2))
+    await loop.sock_sendall(sock, b"POST / HTTP/1.1\r\n\r\n" + bytes(MAX_LINGER_BYTES // 2))
     answer = b""
     while chunk := await loop.sock_recv(sock, 4096):
         answer += chunk
@@ -163,13 +163,13 @@ async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Do
 
 
 async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lingering_close, "UPLOAD_BYTES", FAREWELL_BYTES)
+    monkeypatch.setattr(lingering_close, "MAX_UPLOAD_BYTES", MAX_LINGER_BYTES)
     loop = asyncio.get_running_loop()
     head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
     flood = await doorstep.connect()
     await loop.sock_sendall(flood, head)
     with pytest.raises(ConnectionError):
-        await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
+        await loop.sock_sendall(flood, bytes(100 * MAX_LINGER_BYTES))
     monkeypatch.setattr(lingering_close, "UPLOAD_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, head)
@@ -183,8 +183,8 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
     flood = await doorstep.connect()
     await loop.sock_sendall(flood, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ConnectionError):
-        await loop.sock_sendall(flood, bytes(100 * FAREWELL_BYTES))
-    monkeypatch.setattr(lingering_close, "FAREWELL_TIMEOUT", 0.05)
+        await loop.sock_sendall(flood, bytes(100 * MAX_LINGER_BYTES))
+    monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.05)
     lingering = await doorstep.connect()
     await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
     await drained(doorstep, HandshakeOutcome.PLAIN_HTTP, 2)
@@ -348,14 +348,14 @@ async def test_a_flood_from_one_network_keeps_nobody_else_out(doorstep: Doorstep
 
     for number in range(24):
         await flood(number)
-    await doorstep.eventually(lambda: front.pending.given_up >= 16)
+    await doorstep.eventually(lambda: front.pending.evictions >= 16)
     assert front.pending.largest_network()[0] == "127.9.9.0/24"
     for number in range(24, 34):
         await flood(number)
         visitor, _ = await doorstep.pair()
         visitor.sock.close()
     await early.handshake()
-    assert front.pending.given_up >= 20
+    assert front.pending.evictions >= 20
     assert len(front.pending) <= 8
 
 
@@ -368,14 +368,14 @@ async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(d
             await stay(doorstep, "handshake", "127.0.0.1")
         visitor, _ = await doorstep.pair()
         visitor.sock.close()
-    assert doorstep.front.pending.given_up > 40
+    assert doorstep.front.pending.evictions > 40
 
 
 async def test_without_scarcity_nobody_is_sent_away(doorstep: Doorstep) -> None:
     for _ in range(40):
         await stay(doorstep, "handshake", "127.0.0.1")
     await doorstep.pair()
-    assert doorstep.front.pending.given_up == doorstep.front.outcomes[HandshakeOutcome.CROWDED] == 0
+    assert doorstep.front.pending.evictions == doorstep.front.outcomes[HandshakeOutcome.CROWDED] == 0
 
 
 async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
@@ -415,9 +415,9 @@ async def test_few_places_are_told_of(doorstep: Doorstep, caplog: pytest.LogCapt
     doorstep.front._shortage = ShortageLog()
     for _ in range(20):
         await stay(doorstep, "silent", "127.9.9.9")
-    await doorstep.eventually(lambda: doorstep.front.pending.given_up == 18)
+    await doorstep.eventually(lambda: doorstep.front.pending.evictions == 18)
     (record,) = caplog.records
-    assert record.getMessage().startswith("places for TLS handshakes are scarce")
+    assert record.getMessage().startswith("TLS handshake capacity is exhausted")
     assert record.getMessage().endswith("127.9.9.0/24 holds 2 of 2")
 
 

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from edge_server.ingress.tls_records import BATCH, TlsProtocolError
-from edge_server.ingress.tls_transport import MAX_UNASKED, TruncationError
+from edge_server.ingress.tls_records import BATCH_SIZE, TlsProtocolError
+from edge_server.ingress.tls_transport import MAX_UNSOLICITED, TruncationError
 from quictunnel.transport.splice import TlsSplice
 from quictunnel.wire.codes import StreamCode
 from tests.transport.test_splice import ListeningStream
@@ -112,7 +112,7 @@ async def test_both_directions_at_once(doorstep: Doorstep, version: ssl.TLSVersi
 
 async def test_one_huge_write_arrives_whole(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
     visitor, app = await doorstep.pair(version)
-    data = noise(3 * BATCH + 17)
+    data = noise(3 * BATCH_SIZE + 17)
     reading = asyncio.create_task(visitor.read_all())
     app.transport.write(memoryview(bytearray(data)))
     app.transport.close()
@@ -496,10 +496,10 @@ async def test_a_visitor_cannot_fill_memory_by_asking_for_keys(doorstep: Doorste
         await asyncio.sleep(0)
     before = app.transport.get_write_buffer_size()
     loop = asyncio.get_running_loop()
-    few = MAX_UNASKED // 27 // 2
+    few = MAX_UNSOLICITED // 27 // 2
     await loop.sock_sendall(visitor.sock, b"".join(updates.record() for _ in range(few)))
     await doorstep.eventually(lambda: app.transport.get_write_buffer_size() > before)
-    assert app.transport.get_write_buffer_size() <= before + MAX_UNASKED
+    assert app.transport.get_write_buffer_size() <= before + MAX_UNSOLICITED
     assert not app.lost.done()
     await loop.sock_sendall(visitor.sock, b"".join(updates.record() for _ in range(2 * few)))
     assert isinstance(await asyncio.wait_for(app.lost, 5), TlsProtocolError)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS
+from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS
 
 DASHBOARD = Path(__file__).parents[3] / "docs" / "grafana.json"
 
@@ -25,7 +25,7 @@ def expressions(panels: list[dict]) -> list[str]:
 
 
 def test_every_expression_uses_figures_and_labels_that_exist(panels):
-    known = {PREFIX + name: figure for name, figure in FIGURES.items()} | PROCESS
+    known = {PREFIX + name: figure for name, figure in METRICS.items()} | PROCESS_METRICS
     for name, figure in tuple(known.items()):
         if figure.kind == "histogram":
             known |= {f"{name}_{part}": figure for part in ("bucket", "sum", "count")}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from edge_server.certificates.context_store import validity_of
 from edge_server.observability import metrics
-from edge_server.observability.health import FRESH, Health
-from edge_server.observability.quic_probe import SIZE, is_answer, objection, question
+from edge_server.observability.health import CACHE_TIME, Health
+from edge_server.observability.quic_probe import PACKET_SIZE, is_response, probe_error, probe_packet
 from quictunnel.shared import supervision
 
 if TYPE_CHECKING:
@@ -29,35 +29,35 @@ def wrong(readiness: health.Readiness) -> dict[str, str]:
     return {check.name: check.why for check in readiness.checks if not check.ok}
 
 
-async def test_an_edge_that_serves_is_ready(scene: Introspection):
+async def test_an_edge_that_serves_is_ready(introspection: Introspection):
     """Its own engine answers, whichever it is."""
-    readiness = await Health(scene).readiness()
+    readiness = await Health(introspection).readiness()
     assert readiness.ready
     assert [check.name for check in readiness.checks] == ["serving", "certificate", "background", "udp"]
-    assert scene.endpoint.engine.counters.version_negotiations_sent == 1
+    assert introspection.endpoint.engine.counters.version_negotiations_sent == 1
 
 
-async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, scene: Introspection):
-    ours = Health(scene)
+async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, introspection: Introspection):
+    ours = Health(introspection)
     assert (await ours.readiness()).ready
     await edge.drain()
     readiness = await ours.readiness()
     assert not readiness.ready
-    assert wrong(readiness) == {"serving": "it takes nobody any more: it stops"}
+    assert wrong(readiness) == {"serving": "the edge is draining and accepts no new connections"}
 
 
-async def test_certificates_that_ended_or_have_not_begun_are_said(scene: Introspection):
-    ends = validity_of(scene.identity.read_bytes())
-    for clock, word in ((ends.until, "ended at"), (ends.since - 1, "is the clock right?")):
-        readiness = await Health(scene, clock=lambda now=clock: now, probe=well).readiness()
+async def test_certificates_that_ended_or_have_not_begun_are_said(introspection: Introspection):
+    ends = validity_of(introspection.identity.read_bytes())
+    for clock, word in ((ends.until, "expired at"), (ends.since - 1, "check the clock")):
+        readiness = await Health(introspection, clock=lambda now=clock: now, probe=well).readiness()
         assert word in wrong(readiness)["certificate"]
 
 
-async def test_background_work_that_fails_is_said_until_it_is_well(scene: Introspection, monkeypatch):
+async def test_background_work_that_fails_is_said_until_it_is_well(introspection: Introspection, monkeypatch):
     """By /readyz, by the figures, and by the log."""
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
     monkeypatch.setattr(supervision, "RECOVERY_TIME", 0.05)
-    supervisor, failed, goes_on = scene.supervisor, asyncio.Event(), asyncio.Event()
+    supervisor, failed, goes_on = introspection.supervisor, asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         if failed.is_set():
@@ -69,38 +69,38 @@ async def test_background_work_that_fails_is_said_until_it_is_well(scene: Intros
     task = supervisor.keep_running(work, "counting sheep")
     await failed.wait()
     await asyncio.sleep(0)
-    readiness = await Health(scene, probe=well).readiness()
+    readiness = await Health(introspection, probe=well).readiness()
     assert wrong(readiness) == {"background": "counting sheep fails: ValueError('a fault of ours')"}
-    assert dict(metrics.read(scene))["background_faults_total"] == {(): 1}
+    assert dict(metrics.read_metrics(introspection))["background_faults_total"] == {(): 1}
     while supervisor.failing:  # noqa: ASYNC110 - there is no event of a timer
         await asyncio.sleep(0.01)
-    assert (await Health(scene, probe=well).readiness()).ready
+    assert (await Health(introspection, probe=well).readiness()).ready
     goes_on.set()
     await task
 
 
-async def test_no_certificate_for_the_tunnels_is_said(scene: Introspection, monkeypatch):
-    monkeypatch.setattr(type(scene.certificates.contexts), "validities", lambda _: [])
-    readiness = await Health(scene, probe=well).readiness()
-    assert wrong(readiness) == {"certificate": "there is none for *.tunnel.localhost yet"}
+async def test_no_certificate_for_the_tunnels_is_said(introspection: Introspection, monkeypatch):
+    monkeypatch.setattr(type(introspection.certificates.contexts), "validities", lambda _: [])
+    readiness = await Health(introspection, probe=well).readiness()
+    assert wrong(readiness) == {"certificate": "there is no certificate for *.tunnel.localhost yet"}
 
 
-async def test_a_certificate_that_cannot_be_read_is_said(scene: Introspection):
-    scene.identity.unlink()
-    readiness = await Health(scene, probe=well).readiness()
+async def test_a_certificate_that_cannot_be_read_is_said(introspection: Introspection):
+    introspection.identity.unlink()
+    readiness = await Health(introspection, probe=well).readiness()
     assert "cannot be read" in wrong(readiness)["certificate"]
 
 
-async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, scene: Introspection):
+async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, introspection: Introspection):
     """Nobody reads it any more."""
-    scene.udp.detach()
+    introspection.udp.detach()
     begun = time.monotonic()
-    readiness = await Health(scene).readiness()
-    assert wrong(readiness)["udp"].startswith("nothing answers at UDP 127.0.0.1 port ")
+    readiness = await Health(introspection).readiness()
+    assert wrong(readiness)["udp"].startswith("no response from UDP 127.0.0.1 port ")
     assert time.monotonic() - begun < 3
 
 
-async def test_many_who_ask_cost_one_look(scene: Introspection, monkeypatch):
+async def test_many_who_ask_cost_one_look(introspection: Introspection, monkeypatch):
     asked = []
 
     async def probe(_: Address) -> str:
@@ -108,43 +108,43 @@ async def test_many_who_ask_cost_one_look(scene: Introspection, monkeypatch):
         await asyncio.sleep(0)
         return ""
 
-    ours = Health(scene, probe=probe)
+    ours = Health(introspection, probe=probe)
     answers = await asyncio.gather(*(ours.readiness() for _ in range(100)))
     assert len(asked) == 1
     assert all(answer.ready for answer in answers)
-    ours._known_until -= FRESH
+    ours._cached_until -= CACHE_TIME
     await ours.readiness()
     assert len(asked) == 2
 
 
-async def test_alive_says_since_when_and_how_late_the_loop_is(scene: Introspection):
-    life = Health(scene, clock=lambda: scene.started_at + 5).life()
+async def test_alive_says_since_when_and_how_late_the_loop_is(introspection: Introspection):
+    life = Health(introspection, clock=lambda: introspection.started_at + 5).liveness()
     assert (life.alive, life.uptime_seconds) == (True, 5.0)
     assert 0 <= life.loop_lag_seconds < 10
 
 
 async def test_where_nobody_listens_the_probe_says_so():
-    assert "127.0.0.1 port 9" in await objection(NOBODY)
+    assert "127.0.0.1 port 9" in await probe_error(NOBODY)
 
 
 def test_the_question_is_large_enough_and_random():
-    (one, beginning), (other, _) = question(), question()
-    assert len(one) == SIZE
+    (one, beginning), (other, _) = probe_packet(), probe_packet()
+    assert len(one) == PACKET_SIZE
     assert one[:5] == other[:5]
     assert one != other
     assert beginning[0:4] == bytes(4)
 
 
 def test_only_the_answer_is_one():
-    _, beginning = question()
+    _, beginning = probe_packet()
     good = b"\x80" + beginning + bytes.fromhex("1a2a3a4a 00000001")
-    assert is_answer(good, beginning)
+    assert is_response(good, beginning)
     for bad in (
         b"",
         b"\x00" + good[1:],  # a short header
         good[:-4],  # not the version that is spoken here
         b"\x80\x00\x00\x00\x01" + good[5:],  # no version negotiation
-        question()[0],
+        probe_packet()[0],
         good[:8] + b"\xff" + good[9:],  # other connection IDs
     ):
-        assert not is_answer(bad, beginning), bad.hex()
+        assert not is_response(bad, beginning), bad.hex()

@@ -25,7 +25,7 @@ def lines(request: pytest.FixtureRequest) -> Iterator[Callable[[], list[str]]]:
     root, asyncio_logger = logging.getLogger(), logging.getLogger("asyncio")
     before = root.handlers[:], root.level, asyncio_logger.level
     stream = io.StringIO()
-    logs.set_up(EdgeConfig(state_dir=Path(), log_format=request.param, log_level="info"), stream)
+    logs.configure_logging(EdgeConfig(state_dir=Path(), log_format=request.param, log_level="info"), stream)
     yield lambda: stream.getvalue().splitlines()
     root.handlers[:], root.level = before[:2]
     asyncio_logger.setLevel(before[2])

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edge_server.admin.models import View
+from edge_server.admin.models import ReadModels
 from edge_server.certificates.acme.errors import AcmeError
 from edge_server.certificates.acme.renewal import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
 from edge_server.certificates.acme.settings import AcmeSettings
 from edge_server.certificates.context_store import ContextStore
 from edge_server.certificates.policy import CertificatePolicy
-from edge_server.observability.metrics import FIGURES, PREFIX, PROCESS, read
+from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS, read_metrics
 from edge_server.observability.prometheus import Exposition
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.visitor_log import Histogram
@@ -51,25 +51,25 @@ def engine() -> str:
     return "auto"
 
 
-def families(scene: Introspection) -> dict[str, Metric]:
-    text = Exposition(scene).text().decode()
+def families(introspection: Introspection) -> dict[str, Metric]:
+    text = Exposition(introspection).text().decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
-def series(scene: Introspection) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+def series(introspection: Introspection) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
     """Every sample by name and labels."""
     return {
         (sample.name, tuple(sorted(sample.labels.items())))
-        for family in families(scene).values()
+        for family in families(introspection).values()
         for sample in family.samples
     }
 
 
-async def test_every_figure_is_read_with_every_value_of_its_labels(scene):
-    found = dict(read(scene))
-    assert set(found) == {name for name, figure in FIGURES.items() if figure.kind != "histogram"}
+async def test_every_figure_is_read_with_every_value_of_its_labels(introspection):
+    found = dict(read_metrics(introspection))
+    assert set(found) == {name for name, figure in METRICS.items() if figure.kind != "histogram"}
     for name, samples in found.items():
-        values = FIGURES[name].labels.values()
+        values = METRICS[name].labels.values()
         if all(values):
             assert set(samples) == set(itertools.product(*values)), name
         else:
@@ -77,60 +77,64 @@ async def test_every_figure_is_read_with_every_value_of_its_labels(scene):
     assert found["build_info"].popitem()[0][0] == VERSION
 
 
-async def test_names_follow_the_rules(scene):
+async def test_names_follow_the_rules(introspection):
     """https://prometheus.io/docs/practices/naming/"""
-    for name, figure in FIGURES.items():
+    for name, figure in METRICS.items():
         assert re.fullmatch("[a-z][a-z_]*[a-z]", name), name
         assert name.endswith("_total") == (figure.kind == "counter"), name
         assert not re.search("_(ms|us|minutes|kib|mb|bits|percent)(_|$)", name), f"{name}: not a base unit"
-        assert figure.meaning.endswith("."), name
+        assert figure.description.endswith("."), name
         assert figure.labels.keys() & {"name", "owner", "host", "address", "sni", "visitor", "tunnel"} == set()
-    for family in families(scene).values():
+    for family in families(introspection).values():
         assert family.documentation, family.name
 
 
-async def test_prometheus_own_tool_finds_nothing_to_complain_about(scene):
+async def test_prometheus_own_tool_finds_nothing_to_complain_about(introspection):
     tool = shutil.which("promtool")
     if tool is None:
         pytest.skip("promtool is not installed")
     run = asyncio.subprocess.create_subprocess_exec
     program = await run(tool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    said = await asyncio.wait_for(program.communicate(Exposition(scene).text()), 20)
+    said = await asyncio.wait_for(program.communicate(Exposition(introspection).text()), 20)
     assert (program.returncode, *said) == (0, b"", b"")
 
 
-async def test_what_is_scraped_is_what_is_documented(scene):
-    scraped = {family.name + ("_total" if family.type == "counter" else "") for family in families(scene).values()}
+async def test_what_is_scraped_is_what_is_documented(introspection):
+    scraped = {
+        family.name + ("_total" if family.type == "counter" else "") for family in families(introspection).values()
+    }
     rows = r"^\| `(\w+)` \| (?:counter|gauge|histogram) \|"
     documented = set(re.findall(rows, DOCUMENT.read_text(), re.MULTILINE))
-    of_the_process = set(PROCESS) if sys.platform == "linux" else set()
-    assert documented == {PREFIX + name for name in FIGURES} | set(PROCESS)
-    assert scraped == documented - set(PROCESS) | of_the_process
+    of_the_process = set(PROCESS_METRICS) if sys.platform == "linux" else set()
+    assert documented == {PREFIX + name for name in METRICS} | set(PROCESS_METRICS)
+    assert scraped == documented - set(PROCESS_METRICS) | of_the_process
 
 
 async def test_alarms_and_examples_of_the_document_use_figures_that_exist():
     used = set(re.findall(r"\b(?:quictunnel|process)_[a-z_]+", DOCUMENT.read_text()))
-    known = {PREFIX + name for name in FIGURES} | set(PROCESS)
+    known = {PREFIX + name for name in METRICS} | set(PROCESS_METRICS)
     assert used <= known
 
 
-async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(scene: Introspection, tmp_path: Path):
+async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(
+    introspection: Introspection, tmp_path: Path
+):
     """They are not renewed, and an alarm for each of them would be one too many."""
     certificates, wanted, now = ContextStore(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
     wants = RenewalPolicy(own=(), is_wanted=wanted.__contains__)
-    office = AcmeService(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
-    keeper = office.keeper
+    service = AcmeService(settings, tmp_path, certificates, wants, clock=Clock(), https_port=443)
+    manager = service.manager
     for name, days in (("a.example.org", 10), ("b.example.org", 60)):
-        keeper.want(name, "somebody", alone=False)
-        keeper._ordered(keeper._entries[name], issue(name, now=now, days=days))
-    keeper._ordered(keeper._entries["a.example.org"], AcmeError("no"))
-    scene = dataclasses.replace(scene, certificates=CertificatePolicy(certificates, office))
-    assert dict(read(scene))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
+        manager.request(name, "somebody", alone=False)
+        manager._on_ordered(manager._entries[name], issue(name, now=now, days=days))
+    manager._on_ordered(manager._entries["a.example.org"], AcmeError("no"))
+    introspection = dataclasses.replace(introspection, certificates=CertificatePolicy(certificates, service))
+    assert dict(read_metrics(introspection))["acme_orders_total"] == {("obtained",): 2, ("failed",): 1}
     for days in (10, 60):
-        ends = dict(read(scene))["certificate_expiry_timestamp_seconds"]["visitors",]
+        ends = dict(read_metrics(introspection))["certificate_expiry_timestamp_seconds"]["visitors",]
         assert ends == pytest.approx(now + days * 86_400, abs=2)
-        assert View(scene).edge().certificate_expires_at == ends
+        assert ReadModels(introspection).edge().certificate_expires_at == ends
         wanted.discard("a.example.org")
 
 
@@ -146,10 +150,10 @@ def hello(name: str) -> bytes:
 CONTEXT = ssl.create_default_context()
 
 
-async def test_two_thousand_random_names_add_nothing(edge: EdgeServer, scene: Introspection):
+async def test_two_thousand_random_names_add_nothing(edge: EdgeServer, introspection: Introspection):
     """Each over a connection of its own, of names within the edge's domain and of others."""
-    exposition = Exposition(scene)
-    before, size = series(scene), len(exposition.text())
+    exposition = Exposition(introspection)
+    before, size = series(introspection), len(exposition.text())
     loop = asyncio.get_running_loop()
     numbers = itertools.count()
 
@@ -167,10 +171,10 @@ async def test_two_thousand_random_names_add_nothing(edge: EdgeServer, scene: In
 
     await asyncio.gather(*(strangers() for _ in range(64)))
     after = exposition.text()
-    assert series(scene) == before
+    assert series(introspection) == before
     assert len(after) - size < 500, "no more than longer numbers"
-    assert sum(scene.front.outcomes.values()) >= NAMES - 64
-    assert scene.ledger.came.total() == 0
+    assert sum(introspection.tls_listener.outcomes.values()) >= NAMES - 64
+    assert introspection.ledger.came.total() == 0
 
 
 def test_durations_are_counted_by_class():

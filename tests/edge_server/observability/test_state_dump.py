@@ -22,43 +22,45 @@ def engine() -> str:
     return "auto"
 
 
-async def written(scene: Introspection, caplog: pytest.LogCaptureFixture) -> str:
+async def written(introspection: Introspection, caplog: pytest.LogCaptureFixture) -> str:
     """What the log says when the file was asked for."""
     with caplog.at_level("INFO", "edge_server.observability.state_dump"):
-        state_dump.take(scene)
+        state_dump.write_dump(introspection)
         async with asyncio.timeout(10):
             while not caplog.messages:  # noqa: ASYNC110 - what is waited for is another thread's doing
                 await asyncio.sleep(0.002)
     return caplog.messages[-1]
 
 
-async def test_it_is_bounded_and_says_what_it_leaves_out(scene: Introspection, caplog):
+async def test_it_is_bounded_and_says_what_it_leaves_out(introspection: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
-        scene.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
-    path = scene.config.state_dir / state_dump.FILE
-    assert await written(scene, caplog) == f"the edge's state is in {path}"
+        introspection.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
+    path = introspection.config.state_dir / state_dump.FILE_NAME
+    assert await written(introspection, caplog) == f"the state of the edge was written to {path}"
     state = json.loads(path.read_text())
     assert state["visitors"]["total"] == state_dump.MAX_ENTRIES + 5
     assert state["visitors"]["left_out"] == 5
     assert len(state["visitors"]["entries"]) == state_dump.MAX_ENTRIES
     assert path.stat().st_size < 1024 * 1024
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    scene.ledger.now.clear()
+    introspection.ledger.now.clear()
 
 
-async def test_the_next_takes_its_place(scene: Introspection, caplog):
-    path = scene.config.state_dir / state_dump.FILE
+async def test_the_next_takes_its_place(introspection: Introspection, caplog):
+    path = introspection.config.state_dir / state_dump.FILE_NAME
     path.write_text("of before")
-    await written(scene, caplog)
+    await written(introspection, caplog)
     assert json.loads(path.read_text())["visitors"]["total"] == 0
-    assert [entry.name for entry in scene.config.state_dir.iterdir() if "dump" in entry.name] == [state_dump.FILE]
+    assert [entry.name for entry in introspection.config.state_dir.iterdir() if "dump" in entry.name] == [
+        state_dump.FILE_NAME
+    ]
 
 
-async def test_a_file_that_cannot_be_written_is_said(scene: Introspection, caplog):
-    (scene.config.state_dir / state_dump.FILE).mkdir()
-    assert "could not be written: " in await written(scene, caplog)
+async def test_a_file_that_cannot_be_written_is_said(introspection: Introspection, caplog):
+    (introspection.config.state_dir / state_dump.FILE_NAME).mkdir()
+    assert "could not be written: " in await written(introspection, caplog)
 
 
 def test_before_it_serves_there_is_nothing(caplog):
-    state_dump.take(None)
-    assert caplog.messages == ["there is nothing to dump: the edge does not serve yet"]
+    state_dump.write_dump(None)
+    assert caplog.messages == ["no state was dumped: the edge does not serve yet"]

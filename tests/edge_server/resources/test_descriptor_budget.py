@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.ingress.tcp_ports import ACCEPTS, TcpPorts, accept_from, listen
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, TcpPorts, accept_from, listen
 from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
-    FEW_FILES,
-    LEAST_FILES,
-    LEAST_RESERVE,
+    LOG_INTERVAL,
     MACOS_FILES,
     MAX_DOORSTEP,
     MAX_FILES,
-    QUIET,
+    MIN_FILES,
+    MIN_RESERVE,
     RESERVE,
     RESERVE_SHARE,
+    WARN_FILES,
     DescriptorBudget,
     ShortageLog,
     descriptor_limit,
@@ -42,19 +42,19 @@ def open_files() -> int:
 @pytest.mark.parametrize("limit", [1, 96, 256, 300, 1024, 20_000, 1_000_000])
 def test_all_visitors_together_leave_a_reserve(limit: int):
     budget = DescriptorBudget.of(limit)
-    assert 1 <= budget.doorstep <= MAX_DOORSTEP
+    assert 1 <= budget.handshakes <= MAX_DOORSTEP
     assert budget.visitors >= 1
-    if limit >= LEAST_FILES:
-        assert budget.doorstep + budget.visitors + budget.ports <= limit - LEAST_RESERVE
-        assert min(budget.doorstep, budget.ports) >= 9
-        assert budget.visitors >= 3 * budget.doorstep
+    if limit >= MIN_FILES:
+        assert budget.handshakes + budget.visitors + budget.ports <= limit - MIN_RESERVE
+        assert min(budget.handshakes, budget.ports) >= 9
+        assert budget.visitors >= 3 * budget.handshakes
     if limit >= RESERVE_SHARE * RESERVE:
-        assert budget.doorstep + budget.visitors + budget.ports == limit - RESERVE
+        assert budget.handshakes + budget.visitors + budget.ports == limit - RESERVE
 
 
 def test_tcp_ports_of_leases_take_no_descriptors_of_visitors():
     """However many the range has; one token gets a part of those that there are."""
-    ports = TcpPorts("127.0.0.1", range(20_000, 30_000), lambda: 0.0, most=DescriptorBudget.of(256).ports)
+    ports = TcpPorts("127.0.0.1", range(20_000, 30_000), lambda: 0.0, max_ports=DescriptorBudget.of(256).ports)
     taken = [ports.bind("one") for _ in range(40)]
     others = [ports.bind("other") for _ in range(40)]
     held = [sock for sock in (*taken, *others) if sock is not None]
@@ -72,18 +72,18 @@ def test_ten_thousand_fit_into_twenty_thousand_files(monkeypatch):
 def test_the_limit_that_macos_has_by_default_serves_a_hundred_visitors():
     budget = DescriptorBudget.of(256)
     assert budget.visitors > 100
-    assert budget.doorstep > 40
+    assert budget.handshakes > 40
 
 
 class TestWhatIsSaid:
     def test_too_few_to_serve_anybody(self):
-        with pytest.raises(ConfigError, match=rf"only {LEAST_FILES - 1} files.*at least {LEAST_FILES}.*ulimit -n"):
-            DescriptorBudget.of(LEAST_FILES - 1).check()
+        with pytest.raises(ConfigError, match=rf"only {MIN_FILES - 1} files.*at least {MIN_FILES}.*ulimit -n"):
+            DescriptorBudget.of(MIN_FILES - 1).check()
 
-    @pytest.mark.parametrize(("limit", "level"), [(FEW_FILES - 1, logging.WARNING), (FEW_FILES, logging.INFO)])
+    @pytest.mark.parametrize(("limit", "level"), [(WARN_FILES - 1, logging.WARNING), (WARN_FILES, logging.INFO)])
     def test_at_the_start(self, limit: int, level: int, caplog: pytest.LogCaptureFixture):
         with caplog.at_level(logging.INFO):
-            DescriptorBudget.of(limit).tell()
+            DescriptorBudget.of(limit).log()
         (record,) = caplog.records
         assert record.levelno == level
         assert f"{limit} file descriptors: places for " in record.getMessage()
@@ -92,13 +92,13 @@ class TestWhatIsSaid:
     def test_of_a_shortage_once_a_minute(self, caplog: pytest.LogCaptureFixture):
         now = [0.0]
         shortage = ShortageLog(lambda: now[0])
-        for now[0] in [0.0, *(1.0 + second / 100 for second in range(1000)), QUIET]:
-            shortage.tell("places are scarce", lambda: "of 5")
-        shortage.tell("something else", lambda: "of 6")
+        for now[0] in [0.0, *(1.0 + second / 100 for second in range(1000)), LOG_INTERVAL]:
+            shortage.report("places are scarce", lambda: "of 5")
+        shortage.report("something else", lambda: "of 6")
         assert [record.getMessage() for record in caplog.records] == [
-            "places are scarce (1 times since this was last said): of 5",
-            "places are scarce (1001 times since this was last said): of 5",
-            "something else (1 times since this was last said): of 6",
+            "places are scarce (1 times since the last such line): of 5",
+            "places are scarce (1001 times since the last such line): of 5",
+            "something else (1 times since the last such line): of 6",
         ]
 
 
@@ -193,7 +193,7 @@ async def test_one_turn_of_the_loop_accepts_few_at_a_time():
         visitor.connect_ex(listening.getsockname())
     before = open_files()
     await soon(lambda: len(made) == 300)
-    assert open_at_first[0] - before <= 2 * (ACCEPTS + 1)
+    assert open_at_first[0] - before <= 2 * (ACCEPTS_PER_TURN + 1)
     for transport in made:
         transport.abort()
     for visitor in visitors:

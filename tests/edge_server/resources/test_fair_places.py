@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from edge_server.resources.fair_places import NETWORK_ALWAYS, NETWORK_SHARE, FairPlaces
-from edge_server.resources.peer_network import neighbourhood, network_of
+from edge_server.resources.fair_places import MIN_PER_NETWORK, NETWORK_SHARE, FairPlaces
+from edge_server.resources.peer_network import network_of, peer_prefix
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 
 
 def places(limit: int, **more: int) -> FairPlaces[str]:
-    return FairPlaces(limit, patience=1.0, clock=Clock(), **more)
+    return FairPlaces(limit, protected_for=1.0, clock=Clock(), **more)
 
 
 def networks(count: int) -> list[str]:
@@ -31,7 +31,7 @@ def networks(count: int) -> list[str]:
 def test_while_there_is_room_nobody_gives_way():
     full = places(100)
     assert [full.enter(f"visitor {number}", "10.0.0.1") for number in range(100)] == [None] * 100
-    assert (len(full), full.given_up) == (100, 0)
+    assert (len(full), full.evictions) == (100, 0)
 
 
 def test_who_leaves_makes_room():
@@ -111,7 +111,7 @@ def test_at_most_so_many_at_one_lease():
 def test_an_only_place_is_kept_for_a_while():
     """Of a crowd in which nobody has two, nobody loses one that was taken a moment ago: the newcomer has to go."""
     clock = Clock()
-    full: FairPlaces[str] = FairPlaces(3, patience=1.0, clock=clock)
+    full: FairPlaces[str] = FairPlaces(3, protected_for=1.0, clock=clock)
     for host in networks(3):
         full.enter(host, host)
     assert full.enter("too soon", "192.0.2.1") == "too soon"
@@ -160,7 +160,7 @@ class Naive:
     def may_go(self) -> set[int]:
         network, address, owner, lease = range(4)
         held = Counter(fields[network] for fields in self.all.values())
-        is_flood = max(held.values()) > max(NETWORK_ALWAYS, self.limit // NETWORK_SHARE)
+        is_flood = max(held.values()) > max(MIN_PER_NETWORK, self.limit // NETWORK_SHARE)
         return self._of(list(self.all), [network, address] if is_flood else [owner, lease, network, address])
 
     def _of(self, among: list[int], order: list[int]) -> set[int]:
@@ -177,12 +177,12 @@ class Naive:
 @pytest.mark.parametrize("seed", range(5))
 def test_as_if_everybody_were_looked_at(seed: int):
     chance = random.Random(seed)
-    full: FairPlaces[int] = FairPlaces(LIMIT, patience=0.0, clock=Clock())
+    full: FairPlaces[int] = FairPlaces(LIMIT, protected_for=0.0, clock=Clock())
     naive = Naive(LIMIT)
     for number in range(2000):
         host = f"10.0.{min(chance.randrange(12), chance.randrange(12))}.{chance.randrange(3)}"
         owner, lease = f"{min(chance.randrange(9), chance.randrange(9))}", f"{chance.randrange(2)}"
-        naive.all[number] = (network_of(host), neighbourhood(host), owner, lease)
+        naive.all[number] = (network_of(host), peer_prefix(host), owner, lease)
         loser = full.enter(number, host, owner=owner, lease=lease)
         if len(naive.all) > naive.limit:
             assert loser in naive.may_go()
@@ -202,7 +202,7 @@ def test_as_if_everybody_were_looked_at(seed: int):
 
 def test_a_newcomer_costs_as_much_among_thousands_as_among_few():
     def cost(limit: int) -> float:
-        full: FairPlaces[int] = FairPlaces(limit, patience=1.0, clock=Clock())
+        full: FairPlaces[int] = FairPlaces(limit, protected_for=1.0, clock=Clock())
         for number in range(limit):
             full.enter(number, f"10.{number & 63}.{number >> 6 & 63}.{number >> 12}")
         began = time.process_time()

@@ -35,7 +35,7 @@ def test_a_holder_that_gives_back_may_take_again():
 
 
 def test_so_many_everybody_may_have_as_long_as_there_are_any():
-    shares = Shares(40, always=16)
+    shares = Shares(40, minimum=16)
     assert [take_all(shares, holder) for holder in "abc"] == [36, 4, 0]
     shares.give_back("a", 30)
     assert take_all(shares, "c") >= 16
@@ -45,10 +45,10 @@ def test_what_is_taken_at_once_is_what_one_by_one_would_be():
     chance = random.Random(15)
     for _ in range(500):
         size, always = chance.randrange(1, 200), chance.choice((0, 3, 16))
-        together, single = Shares(size, always=always), Shares(size, always=always)
+        together, single = Shares(size, minimum=always), Shares(size, minimum=always)
         for _ in range(4):
             holder = chance.choice("abc")
-            amount = together.most_for(holder)
+            amount = together.max_for(holder)
             assert together.may_take(holder, amount)
             assert not together.may_take(holder, amount + 1)
             together.take(holder, amount)
@@ -59,7 +59,7 @@ def test_what_was_given_before_is_counted_whatever_the_share():
     shares = Shares(10)
     shares.take("a", 12)
     assert shares.left == -2
-    assert shares.most_for("a") == shares.most_for("b") == 0
+    assert shares.max_for("a") == shares.max_for("b") == 0
     shares.give_back("a", 12)
     assert shares.used == 0
     assert not shares._held
@@ -72,14 +72,14 @@ def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions
     pools = []
     for _ in range(sessions):
         pool = WindowPool(reserve=0)
-        pool.memory = memory.of("a")
+        pool.memory = memory.share_of("a")
         for _ in range(30):
             pool.take(0, POOL_SIZE)
         pools.append(pool)
     assert memory.shares.used == sum(pool.used for pool in pools)
     assert memory.shares.used <= MAX_MEMORY * SHARE // (SHARE + 1) + 1
     other = WindowPool()
-    other.memory = memory.of("b")
+    other.memory = memory.share_of("b")
     assert other.take(0, 4 * INITIAL_WINDOW) == 4 * INITIAL_WINDOW
     other.give_back(4 * INITIAL_WINDOW)
     for pool in pools:
@@ -89,7 +89,7 @@ def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions
 
 def test_who_keeps_its_share_keeps_no_more():
     memory = MemoryBudget()
-    mine, other = memory.of("a"), memory.of("b")
+    mine, other = memory.share_of("a"), memory.share_of("b")
     mine.keep(MAX_MEMORY)  # what is written is written
     assert mine.is_used_up
     assert other.is_used_up

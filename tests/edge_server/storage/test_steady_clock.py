@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_server.storage.steady_clock import CONFIRM, SETTLED, TOLERANCE, Clock
+from edge_server.storage.steady_clock import CONFIRMATION_TIME, MAX_CORRECTION, SETTLING_TIME, Clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +24,13 @@ class World:
         self.wrong = wrong
         self.clock = Clock(lambda: BEGIN + self.steady - 1000.0 + self.wrong, lambda: self.steady)
         self.told: list[float] = []
-        self.clock.follow(self.told.append)
+        self.clock.add_listener(self.told.append)
 
     def pass_(self, seconds: float, step: float = 30.0) -> None:
         end = self.steady + seconds
         while self.steady < end:
             self.steady = min(end, self.steady + step)
-            self.clock.look()
+            self.clock.check()
 
     @property
     def error(self) -> float:
@@ -41,41 +41,41 @@ class World:
 @pytest.fixture
 def world() -> World:
     world = World()
-    world.pass_(2 * CONFIRM)
+    world.pass_(2 * CONFIRMATION_TIME)
     return world
 
 
 @pytest.mark.parametrize("jump", [MONTH, -MONTH, 60.0, -60.0])
 def test_a_jump_of_a_moment_is_not_believed_but_said(world: World, jump: float, caplog: pytest.LogCaptureFixture):
     world.wrong = jump
-    world.pass_(CONFIRM - 60)
+    world.pass_(CONFIRMATION_TIME - 60)
     assert world.error == 0
     assert not world.clock.is_settled
     world.wrong = 0.0
-    world.pass_(CONFIRM)
+    world.pass_(CONFIRMATION_TIME)
     assert world.error == 0
     assert world.told == []
-    assert f"the system's clock has jumped by {jump:.0f} s" in caplog.text
-    assert "right again" in caplog.text
+    assert f"the system's clock jumped by {jump:.0f} s" in caplog.text
+    assert "correct again" in caplog.text
 
 
 @pytest.mark.parametrize("jump", [MONTH, -MONTH])
 def test_a_clock_that_goes_on_evenly_is_believed(world: World, jump: float, caplog: pytest.LogCaptureFixture):
     world.wrong = jump
-    world.pass_(CONFIRM + 60)
+    world.pass_(CONFIRMATION_TIME + 60)
     assert world.error == jump
     assert world.told == [jump]
-    assert f"is set by {jump:.0f} s" in caplog.text
+    assert f"was set by {jump:.0f} s" in caplog.text
     world.wrong = 0.0
-    world.pass_(CONFIRM + 60)
+    world.pass_(CONFIRMATION_TIME + 60)
     assert world.error == 0
     assert world.told == [jump, -jump]
 
 
 def test_small_corrections_are_followed_at_once(world: World):
-    world.wrong = TOLERANCE - 1
+    world.wrong = MAX_CORRECTION - 1
     world.pass_(1)
-    assert world.error == TOLERANCE - 1
+    assert world.error == MAX_CORRECTION - 1
     assert world.told == []
 
 
@@ -93,26 +93,26 @@ def test_a_clock_that_goes_to_and_fro_is_never_believed_and_fills_no_log(
     world: World, caplog: pytest.LogCaptureFixture
 ):
     began = world.steady
-    while world.steady < began + 3 * CONFIRM:
+    while world.steady < began + 3 * CONFIRMATION_TIME:
         world.wrong = MONTH - world.wrong
         world.pass_(5, step=0.5)
     assert world.error == 0
     assert world.told == []
-    assert len(caplog.records) <= 3 * CONFIRM / 60 + 1
+    assert len(caplog.records) <= 3 * CONFIRMATION_TIME / 60 + 1
 
 
 def test_it_is_settled_a_day_after_the_start_and_after_each_jump():
     world = World()
-    world.pass_(SETTLED - 1, step=600)
+    world.pass_(SETTLING_TIME - 1, step=600)
     assert not world.clock.is_settled
     world.pass_(1)
     assert world.clock.is_settled
     world.wrong = MONTH
     world.pass_(1)
     assert not world.clock.is_settled
-    world.pass_(CONFIRM + 60)
+    world.pass_(CONFIRMATION_TIME + 60)
     assert not world.clock.is_settled
-    world.pass_(SETTLED, step=600)
+    world.pass_(SETTLING_TIME, step=600)
     assert world.clock.is_settled
 
 

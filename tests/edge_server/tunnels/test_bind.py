@@ -434,7 +434,7 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
     splice.transport.abort()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert services.admission.inside == 0
+    assert services.admission.active == 0
     visitor.close()
 
 
@@ -447,11 +447,11 @@ async def test_visitor_who_resets_while_it_waits_gives_its_place_back(services: 
     server = await asyncio.get_running_loop().create_server(lambda: splice, "127.0.0.1", 0)
     visitor = socket.create_connection(server.sockets[0].getsockname())
     async with asyncio.timeout(10):
-        while not services.admission.inside:  # noqa: ASYNC110 - what is waited for is the kernel's doing
+        while not services.admission.active:  # noqa: ASYNC110 - what is waited for is the kernel's doing
             await asyncio.sleep(0.005)
         visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         visitor.close()
-        while services.admission.inside:  # noqa: ASYNC110 - likewise
+        while services.admission.active:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0.005)
     server.close()
     await server.wait_closed()
@@ -468,14 +468,14 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
     assert [len(lease.session.streams) for lease in leases] == [1, 1, 1]  # type: ignore[union-attr]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert services.admission.inside == 0
+    assert services.admission.active == 0
     visitor.close()
 
 
 async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(
     services: EdgeServices, monkeypatch, caplog
 ):
-    monkeypatch.setattr("edge_server.tunnels.lease.WAIT", 0.02)
+    monkeypatch.setattr("edge_server.tunnels.lease.MAX_WAIT", 0.02)
     (lease, *_) = pool_of(services, 1)
     lease.session.can_carry = False  # type: ignore[union-attr]
     splice = TcpSplice(lambda splice: lease.came(splice, BY_PORT))
@@ -523,7 +523,7 @@ ANY = Identity("a", Permissions(domains=None))
 
 
 async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(services: EdgeServices):
-    services.certificates.hold("shop.example.org", *made_for("shop.example.org"))
+    services.certificates.set_issued("shop.example.org", *made_for("shop.example.org"))
     bound = Client(services, ANY).got(domain="shop.example.org")
     assert bound.host == "shop.example.org"
     assert services.registry.find(services.names.name_of("shop.example.org")) is not None

@@ -57,12 +57,12 @@ def check(services: EdgeServices) -> None:
         domains = {lease.name for lease in mine if "." in lease.name}
         assert services.registry.domains_of(owner.key, besides="") == len(domains)
     ports = services.ports
-    held = {port: owner for port, owner in ports._owner.items() if port not in ports._freed}
+    held = {port: owner for port, owner in ports._owner.items() if port not in ports._quarantined}
     assert held == {lease.tcp_port: lease.owner for lease in leases if lease.tcp_port}
     assert ports.shares.used == len(ports._owner)
     for port in ports._range:
-        is_drawn = bool(ports._drawable._is_in[port - ports._range.start])
-        assert is_drawn == (port not in ports._owner and port not in ports._aside)
+        is_drawn = bool(ports._drawable._members[port - ports._range.start])
+        assert is_drawn == (port not in ports._owner and port not in ports._unavailable)
 
 
 async def act(

@@ -146,7 +146,7 @@ def test_a_claim_made_while_others_are_read_is_kept(claims: NameOwnership, tmp_p
 def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
     claims.claim("a", "app")
     with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as other:

@@ -10,7 +10,7 @@ import pytest
 
 from certs.authority import DevelopmentAuthority
 from edge_server.auth.permissions import Identity, Permissions
-from edge_server.certificates.acme.challenges import PROTOCOL, ChallengeStore
+from edge_server.certificates.acme.challenges import ALPN_PROTOCOL, ChallengeStore
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert, ClientHello
 from edge_server.ingress.tls_listener import OVERLOADED, RedirectTarget, Route
@@ -29,9 +29,9 @@ class Office:
     """One that remembers what is wanted of it."""
 
     def __init__(self) -> None:
-        self.answers = ChallengeStore()
+        self.challenges = ChallengeStore()
         self.wanted: list[tuple[str, str, bool]] = []
-        self.keeper = SimpleNamespace(want=self.want, is_for_all=False, is_asked_for=lambda _: False)
+        self.manager = SimpleNamespace(request=self.want, covers_own_names=False, is_requested=lambda _: False)
 
     def want(self, name: str, owner: str, *, alone: bool) -> bool:
         self.wanted.append((name, owner, alone))
@@ -69,7 +69,7 @@ async def test_a_domain_and_a_name_have_different_visitors(services: EdgeService
 async def test_a_label_alone_is_no_host_name(services: EdgeServices, domain: str):
     """Nor with the edge's domain twice, nor the domain itself."""
     services = replace(services, domain=domain, acme=None)
-    services.certificates.hold("wildcard", *made_for(f"*.{domain}"))
+    services.certificates.set_issued("wildcard", *made_for(f"*.{domain}"))
     label = Client(services, ANY).got(1).host.partition(".")[0]
     Client(services, ANY).got(2, name="secret")
     for name in (label, "secret", f"secret.{domain}.{domain}", domain, f"a.secret.{domain}"):
@@ -121,7 +121,7 @@ async def test_who_comes_without_tls_is_told_where_a_tunnel_is(services: EdgeSer
 
 
 async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(services: EdgeServices):
-    services.admission.arrivals.budget = 0
+    services.admission.rate_limiter.budget = 0
     assert services.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
     assert route(services, "web.example.com") is OVERLOADED
 
@@ -130,14 +130,14 @@ async def test_until_there_is_a_certificate_visitors_are_told_so(services: EdgeS
     Client(services, ANY).got(domain="shop.example.org")
     assert services.acme.wanted == [("shop.example.org", "a", False)]  # type: ignore[union-attr]
     assert route(services, "shop.example.org") is Alert.CERTIFICATE_UNOBTAINABLE
-    services.certificates.hold("shop.example.org", *made_for("shop.example.org"))
+    services.certificates.set_issued("shop.example.org", *made_for("shop.example.org"))
     found = route(services, "shop.example.org")
     assert isinstance(found, Route)
     assert found.context is not None
 
 
 async def test_only_what_no_certificate_covers_is_ordered(services: EdgeServices):
-    services.certificates.hold("*.example.com", *made_for("*.example.com"))
+    services.certificates.set_issued("*.example.com", *made_for("*.example.com"))
     client = Client(services, ANY)
     client.got(1, name="plain")
     client.got(2, domain="passing.example.org", passthrough=True)
@@ -147,21 +147,21 @@ async def test_only_what_no_certificate_covers_is_ordered(services: EdgeServices
 
 
 async def test_a_validator_is_met_with_the_challenge_of_its_name_alone(services: EdgeServices):
-    answers = services.acme.answers  # type: ignore[union-attr]
-    answers.prove_by_tls("shop.example.org", "token.thumbprint")
-    found = route(services, "shop.example.org", PROTOCOL)
+    answers = services.acme.challenges  # type: ignore[union-attr]
+    answers.add_tls_alpn("shop.example.org", "token.thumbprint")
+    found = route(services, "shop.example.org", ALPN_PROTOCOL)
     assert isinstance(found, Route)
     assert found.context is answers.tls["shop.example.org"]
-    assert route(services, "other.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
+    assert route(services, "other.example.org", ALPN_PROTOCOL) is Alert.UNRECOGNIZED_NAME
     # RFC 8737 section 3: it offers this protocol and no other.
-    assert route(services, "shop.example.org", PROTOCOL, "http/1.1") is Alert.UNRECOGNIZED_NAME
-    answers.forget("shop.example.org")
-    assert route(services, "shop.example.org", PROTOCOL) is Alert.UNRECOGNIZED_NAME
+    assert route(services, "shop.example.org", ALPN_PROTOCOL, "http/1.1") is Alert.UNRECOGNIZED_NAME
+    answers.remove("shop.example.org")
+    assert route(services, "shop.example.org", ALPN_PROTOCOL) is Alert.UNRECOGNIZED_NAME
 
 
 async def test_a_local_service_may_prove_its_domain_itself(services: EdgeServices):
     Client(services, ANY).got(domain="shop.example.org", passthrough=True)
-    found = route(services, "shop.example.org", PROTOCOL)
+    found = route(services, "shop.example.org", ALPN_PROTOCOL)
     assert isinstance(found, Route)
     assert found.context is None
 

@@ -72,7 +72,7 @@ async def room() -> AsyncIterator[Room]:
             splice.transport.abort()
     room.server.close()
     await soon(lambda: not room.ledger.now)
-    assert (room.admission.inside, len(room.admission.waiting)) == (0, 0)
+    assert (room.admission.active, len(room.admission.waiting)) == (0, 0)
 
 
 def come_back(lease: Lease) -> int:
@@ -105,7 +105,7 @@ async def test_a_flood_at_a_lease_does_not_take_the_places_of_others_who_wait(ro
         await room.visit(lease, flood.format(1 + number))
     late = await room.visit(lease, "127.0.1.1")
     await soon(lambda: len(lease.visitors) == 8)
-    assert room.admission.waiting.given_up == 34
+    assert room.admission.waiting.evictions == 34
     assert come_back(lease) == 8
     for sock in (early, late):
         sock.send(b"?")
@@ -126,7 +126,7 @@ async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(room
     for number in range(40, 60):
         with contextlib.suppress(ConnectionResetError):
             await room.visit(floods[number % 4], f"127.8.{number}.1")
-    assert room.admission.waiting.given_up >= 40
+    assert room.admission.waiting.evictions >= 40
     assert come_back(victim) == 6
     await soon(lambda: sum(len(flood.visitors) for flood in floods) == 10)
 
@@ -137,7 +137,7 @@ async def test_who_has_to_go_is_reset_and_what_it_held_is_free(room: Room):
     first = await room.visit(lease, "127.0.0.1")
     await room.visit(lease, "127.0.0.1")
     assert await gone(first)
-    await soon(lambda: room.admission.inside == 1)
+    await soon(lambda: room.admission.active == 1)
     assert len(room.admission.waiting) == 1
 
 

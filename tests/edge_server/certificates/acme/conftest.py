@@ -1,4 +1,4 @@
-"""A keeper with the doors that validators come to, and an authority that it asks."""
+"""A manager with the doors that validators come to, and an authority that it asks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 
-from edge_server.certificates.acme.challenges import PROTOCOL
+from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
 from edge_server.certificates.acme.renewal import RenewalPolicy
 from edge_server.certificates.acme.service import AcmeService
-from edge_server.certificates.acme.settings import AcmeSettings, Pace
+from edge_server.certificates.acme.settings import AcmeSettings, AcmeTimings
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import Route, TlsListener
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from edge_server.certificates.acme.renewal import CertificateManager, CertificateStatus
     from edge_server.ingress.client_hello import ClientHello
 
-QUICK = Pace(first_retry=0.4, least_retry=0.1, most_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0)
+QUICK = AcmeTimings(
+    first_retry=0.4, min_retry=0.1, max_retry=1.0, order=20.0, network=10.0, poll=0.05, advice=3600.0
+)
 PATIENCE = 30.0
 DOMAIN = "tunnel.example.com"
 
@@ -46,25 +48,25 @@ class Echo(asyncio.Protocol):
 
 @dataclass
 class Stand:
-    """What a test has: the office, and who asks for what."""
+    """What a test has: the service, and who asks for what."""
 
-    office: AcmeService
+    service: AcmeService
     certificates: ContextStore
     tls_port: int
     wanted: set[str] = field(default_factory=set)
 
     @property
-    def keeper(self) -> CertificateManager:
-        return self.office.keeper
+    def manager(self) -> CertificateManager:
+        return self.service.manager
 
     def want(self, name: str) -> None:
         self.wanted.add(name)
-        self.keeper.want(name, "somebody", alone=False)
+        self.manager.request(name, "somebody", alone=False)
 
     async def until(self, name: str, check: Callable[[CertificateStatus], bool]) -> CertificateStatus:
         """Wait until it stands so with a certificate."""
         async with asyncio.timeout(PATIENCE):
-            while (standing := self.keeper.standing(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
+            while (standing := self.manager.status(name)) is None or not check(standing):  # noqa: ASYNC110 - a look
                 await asyncio.sleep(0.01)
         return standing
 
@@ -73,7 +75,7 @@ class Stand:
 
     def is_idle(self, name: str) -> bool:
         """Whether nothing is due soon: the certificate is a new one."""
-        standing = self.keeper.standing(name)
+        standing = self.manager.status(name)
         return standing is not None and (standing.next_try or 0) > time.time() + 1000
 
     async def serial(self, name: str, trusted: Path) -> int:
@@ -91,8 +93,8 @@ class Stand:
 
 def route(hello: ClientHello, _: str, stand: Stand) -> Route | Alert:
     assert hello.server_name is not None
-    if hello.alpn == (PROTOCOL,):
-        context = stand.office.answers.tls.get(hello.server_name)
+    if hello.alpn == (ALPN_PROTOCOL,):
+        context = stand.service.challenges.tls.get(hello.server_name)
         return Alert.UNRECOGNIZED_NAME if context is None else Route(context, asyncio.Protocol)
     context = stand.certificates.context_for(hello.server_name, h2=False)
     return Alert.CERTIFICATE_UNOBTAINABLE if context is None else Route(context, Echo)
@@ -105,7 +107,7 @@ async def stand_for(
     *,
     tls_port: int,
     own: tuple[str, ...] = (),
-    pace: Pace = QUICK,
+    pace: AcmeTimings = QUICK,
     **more: Any,
 ) -> AsyncIterator[Stand]:
     """``more``: of the settings."""
@@ -114,7 +116,7 @@ async def stand_for(
         **{"email": "you@example.com", "directory": authority.directory, "ca": ca, "pace": pace, **more}
     )
     certificates, wanted = ContextStore(), set[str]()
-    office = AcmeService(
+    service = AcmeService(
         settings,
         state_dir,
         certificates,
@@ -122,15 +124,15 @@ async def stand_for(
         clock=Clock(),
         https_port=tls_port,
     )
-    stand = Stand(office, certificates, tls_port, wanted)
+    stand = Stand(service, certificates, tls_port, wanted)
     front = TlsListener(functools.partial(route, stand=stand))
     server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", tls_port)
     try:
-        await office.open()
-        await office.start()
+        await service.open()
+        await service.start()
         yield stand
     finally:
-        await office.close()
+        await service.close()
         server.close()
         front.abort()
         await asyncio.sleep(0)

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from edge_server.certificates.acme.store import Issued
+from edge_server.certificates.acme.store import IssuedCertificate
 
 AUTHORITY = trustme.CA()
 
 
-def issue(*names: str, now: float, days: float = 90) -> Issued:
+def issue(*names: str, now: float, days: float = 90) -> IssuedCertificate:
     begin = dt.datetime.fromtimestamp(now, dt.UTC)
     leaf = AUTHORITY.issue_cert(*names, not_before=begin, not_after=begin + dt.timedelta(days=days))
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
@@ -25,4 +25,4 @@ def issue(*names: str, now: float, days: float = 90) -> Issued:
     key = load_pem_private_key(leaf.private_key_pem.bytes(), None).private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
-    return Issued.of(chain, key, names)
+    return IssuedCertificate.of(chain, key, names)

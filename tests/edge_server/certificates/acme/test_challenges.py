@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 
 from edge_server.certificates.acme.settings import AccountBinding, DnsUpdates
-from edge_server.certificates.acme.store import place_of
+from edge_server.certificates.acme.store import folder_name
 from tests.edge_server.certificates.acme.conftest import DOMAIN, Authority, stand_for
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
 from tests.edge_server.certificates.acme.pebble import Names, pebble
@@ -37,8 +37,8 @@ async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
         standing = await stand.until_held("app.example.com")
         assert standing.names == ("app.example.com",)
         serial = await stand.serial("app.example.com", authority.roots)
-        assert not stand.office.answers.tls
-    folder = tmp_path / "acme" / place_of(authority.between.directory)
+        assert not stand.service.challenges.tls
+    folder = tmp_path / "acme" / folder_name(authority.between.directory)
     files = [path for path in folder.glob("**/*") if path.is_file()]
     assert {path.name for path in files} == {"account.key", "account.json", "quota.json", "app.example.com.pem"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
@@ -83,7 +83,7 @@ async def test_by_http(authority: Authority, tmp_path: Path):
         stand.want("http.example.com")
         await stand.until_held("http.example.com")
         assert await stand.serial("http.example.com", authority.roots)
-        assert not stand.office.answers.http
+        assert not stand.service.challenges.http
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ async def test_a_wildcard_by_a_command(
         assert await stand.serial(f"anything.{DOMAIN}", authority.roots)
         # A name that must not share its certificate, as with h2, is proved by itself.
         stand.wanted.add(f"h2.{DOMAIN}")
-        stand.keeper.want(f"h2.{DOMAIN}", "somebody", alone=True)
+        stand.manager.request(f"h2.{DOMAIN}", "somebody", alone=True)
         await stand.until_held(f"h2.{DOMAIN}")
         assert stand.certificates.h2_allowed(f"h2.{DOMAIN}")
         assert not stand.certificates.h2_allowed(f"other.{DOMAIN}")
@@ -204,6 +204,6 @@ async def test_an_edge_and_its_successor_have_the_same_address_for_http(authorit
         stand_for(tmp_path / "old", authority.pebble, tls_port=authority.tls_port, **settings) as old,
         stand_for(tmp_path / "new", authority.pebble, tls_port=free_port(), **settings) as new,
     ):
-        old.office.leave()
+        old.service.leave()
         new.want("next.example.com")
         await new.until_held("next.example.com")

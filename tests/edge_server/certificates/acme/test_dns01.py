@@ -68,7 +68,7 @@ def test_two_records_of_one_name_are_beside_each_other(zone: Zone, updates: DnsU
 def test_another_key_is_refused(updates: DnsUpdates, tmp_path: Path):
     other = tmp_path / "other"
     other.write_bytes(base64.b64encode(b"another secret, of another zone."))
-    with pytest.raises(AcmeError, match=r"refused|does not answer as it should") as raised:
+    with pytest.raises(AcmeError, match=r"refused|sent no valid response") as raised:
         Updates(replace(updates, secret=other), goes_on).set(RECORD, "one")
     assert "another secret" not in raised.value.reason
 
@@ -107,7 +107,7 @@ def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, b
 
 def test_an_alias_that_leads_elsewhere_is_said(zone: Zone, delegated: DnsUpdates):
     with pytest.raises(
-        AcmeError, match=r"is not in the zone acme\.example\.net, and is no alias \(CNAME\) into it"
+        AcmeError, match=r"is not in the zone acme\.example\.net and is no alias \(CNAME\) into it"
     ):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias(RECORD, "between.acme.example.net")
@@ -124,13 +124,13 @@ def test_aliases_that_never_end(zone: Zone, delegated: DnsUpdates):
     path = [RECORD, *(f"hop{number}.example.com" for number in range(rooms.MAX_ALIASES)), "x.acme.example.net"]
     for name, target in itertools.pairwise(path):
         zone.alias(name, target)
-    with pytest.raises(AcmeError, match=f"leads over more than {rooms.MAX_ALIASES} others"):
+    with pytest.raises(AcmeError, match=f"has a chain of more than {rooms.MAX_ALIASES} records"):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias("hop2.example.com", "HOP1.example.com")
-    with pytest.raises(AcmeError, match=r"leads in a circle, back to (?i:hop1)\.example\.com"):
+    with pytest.raises(AcmeError, match=r"loops back to (?i:hop1)\.example\.com"):
         Updates(delegated, goes_on).set(RECORD, "one")
     zone.alias(RECORD, RECORD)
-    with pytest.raises(AcmeError, match="leads in a circle"):
+    with pytest.raises(AcmeError, match="loops back to"):
         Updates(delegated, goes_on).set(RECORD, "one")
     assert zone.log == []
 
@@ -155,7 +155,7 @@ def test_a_resolver_that_does_not_answer(zone: Zone, delegated: DnsUpdates, monk
     zone.alias(RECORD, "tunnel.acme.example.net")
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     for resolver in (("127.0.0.1", free_port()), ("nowhere.invalid", 53)):
-        with pytest.raises(AcmeError, match=r"whether it is an alias \(CNAME\) could not be found out: "):
+        with pytest.raises(AcmeError, match=r"looking up an alias \(CNAME\) failed: "):
             Updates(replace(delegated, resolver=resolver), goes_on).set(RECORD, "one")
     assert zone.log == []
 
@@ -176,11 +176,11 @@ def test_without_another_one_the_systems_resolver_is_asked(
 def test_a_server_that_is_not_there_and_one_that_says_nothing(
     zone: Zone, updates: DnsUpdates, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(AcmeError, match="does not answer as it should"):
+    with pytest.raises(AcmeError, match="sent no valid response"):
         Updates(replace(updates, server=("127.0.0.1", free_port())), goes_on).set(RECORD, "one")
     monkeypatch.setattr(rooms, "DNS_TIMEOUT", 0.3)
     zone.is_deaf = True
-    with pytest.raises(AcmeError, match="does not answer as it should"):
+    with pytest.raises(AcmeError, match="sent no valid response"):
         Updates(updates, goes_on).set(RECORD, "one")
 
 
@@ -193,9 +193,9 @@ def test_a_record_that_is_taken_and_not_shown(zone: Zone, updates: DnsUpdates):
         return False
 
     zone.records = Lossy()
-    with pytest.raises(AcmeError, match=r"took the record .* and does not show it"):
+    with pytest.raises(AcmeError, match=r"accepted the record .* but does not serve it"):
         Updates(updates, look).set(RECORD, "one")
-    assert len(looks) == rooms.SEEN_TRIES
+    assert len(looks) == rooms.MAX_CHECKS
 
 
 class Lossy(dict):  # type: ignore[type-arg]
@@ -215,9 +215,9 @@ def hook(code: str, **more: float) -> Hook:
 
 
 def test_a_command_that_fails_says_why():
-    with pytest.raises(AcmeError, match=r"set ended with 3: no such zone \?\[31m$"):
+    with pytest.raises(AcmeError, match=r"set exited with status 3: no such zone \?\[31m$"):
         hook("import sys; print('no such zone', '\\x1b[31m', file=sys.stderr); sys.exit(3)").set(RECORD, "v")
-    with pytest.raises(AcmeError, match="clear ended with 1: it did not say why"):
+    with pytest.raises(AcmeError, match="clear exited with status 1: no message"):
         hook("raise SystemExit(1)").clear(RECORD, "v")
     with pytest.raises(AcmeError, match="cannot be run: No such file"):
         Hook(("/nowhere/hook",), goes_on).set(RECORD, "v")
@@ -235,7 +235,7 @@ def test_a_command_that_never_ends_is_ended_with_what_it_has_started(tmp_path: P
     script.write_text(STARTS_ANOTHER)
     held = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     slow = Hook((sys.executable, str(script), str(pipe)), goes_on, timeout=1.0)
-    with pytest.raises(AcmeError, match="took longer than 1 s and was ended"):
+    with pytest.raises(AcmeError, match="took longer than 1 s and was killed"):
         slow.set(RECORD, "v")
     os.set_blocking(held, True)
     assert os.read(held, 1) == b""  # the end: nobody holds the other one any more

@@ -19,7 +19,7 @@ from josepy.jwa import ES256
 from josepy.jwk import JWKEC
 
 from edge_server.certificates.acme.renewal import MAX_TRIES
-from edge_server.certificates.acme.store import place_of
+from edge_server.certificates.acme.store import folder_name
 from tests.edge_server.certificates.acme.conftest import QUICK, Authority, Stand, stand_for
 from tests.edge_server.certificates.acme.pebble import Between, Names, pebble
 from tests.harness.programs import free_port
@@ -83,7 +83,7 @@ async def test_a_rate_limit_is_kept_to(
         advise(between)
         standing = await stand.until(NAME, lambda standing: standing.failures > 0)
         refused_at = time.time()
-        assert standing.last_error == "The ACME server wants to be asked less often: too many orders this week."
+        assert standing.last_error == "The ACME server applied a rate limit: too many orders this week."
         assert standing.next_try is not None
         assert 1.0 < standing.next_try - refused_at <= 2.0
         assert standing.not_after is not None
@@ -92,18 +92,18 @@ async def test_a_rate_limit_is_kept_to(
         assert time.time() >= refused_at + 1.0
     line = next(record.getMessage() for record in caplog.records if "too many orders" in record.getMessage())
     assert line.startswith(f"no new certificate for {NAME} (try 1): ")
-    assert "The next try is in 2 s. The old one stays in use; it is good until " in line
+    assert "The next try is in 2 s. The old one stays in use; it is valid until " in line
     assert "PRIVATE KEY" not in caplog.text
     assert "protected" not in caplog.text  # no dialogues, with what proves a name in them
 
 
 async def test_an_account_that_was_deactivated(between: Between, authority: Authority, tmp_path: Path):
     async with renewing(between, authority, tmp_path) as (stand, old):
-        folder = tmp_path / "acme" / place_of(between.directory)
+        folder = tmp_path / "acme" / folder_name(between.directory)
         deactivate(between, folder)
         advise(between)
         standing = await stand.until(NAME, lambda standing: standing.failures > 1)
-        assert "does not let the account in" in standing.last_error
+        assert "rejects the account" in standing.last_error
         assert f"For another account remove {folder / 'account.key'} and account.json." in standing.last_error
         assert await stand.serial(NAME, authority.roots) == old
         (folder / "account.key").unlink()
@@ -139,11 +139,11 @@ async def test_dns_that_fails(between: Between, authority: Authority, dns: Names
         dns.break_(NAME)
         advise(between)
         standing = await stand.until(NAME, lambda standing: standing.failures > 1)
-        assert standing.last_error.startswith(f"The ACME server could not prove {NAME}: ")
+        assert standing.last_error.startswith(f"The ACME server could not validate {NAME}: ")
         assert await stand.serial(NAME, authority.roots) == old
         dns.mend(NAME)
         await is_renewed(stand, authority, old)
-        assert not stand.office.answers.tls
+        assert not stand.service.challenges.tls
 
 
 async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: Path):
@@ -153,7 +153,7 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
         async with stand_for(tmp_path / "state", first, tls_port=port) as stand:
             stand.want(NAME)
             await stand.until_held(NAME)
-    key = tmp_path / "state" / "acme" / place_of(first.directory) / "account.key"
+    key = tmp_path / "state" / "acme" / folder_name(first.directory) / "account.key"
     before = key.read_bytes()
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, port=first.port) as second:
         async with stand_for(tmp_path / "state", second, tls_port=port) as stand:
@@ -167,9 +167,9 @@ async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda path, body: b"x" * 2_000_000 if path == "/dir" else body, "answers with more than 1048576 bytes"),
-        (lambda path, body: b"<html>" if path == "/dir" else body, "does not answer as it should"),
-        (lambda path, body: b"{}" if path == ORDER else body, "does not answer as it should"),
+        (lambda path, body: b"x" * 2_000_000 if path == "/dir" else body, "a response of more than 1048576 bytes"),
+        (lambda path, body: b"<html>" if path == "/dir" else body, "sent no valid response"),
+        (lambda path, body: b"{}" if path == ORDER else body, "sent no valid response"),
         (lambda path, body: b"no chain" if path.startswith("/certZ") else body, "The certificate cannot be read"),
     ],
     ids=["too much", "no directory", "no order", "no certificate"],
@@ -190,26 +190,26 @@ async def test_answers_that_break_off_and_answers_that_never_end(
     async with stand_for(tmp_path / "a", between, tls_port=authority.tls_port) as stand:
         stand.want(NAME)
         standing = await stand.until(NAME, lambda standing: standing.failures > 0)
-        assert "broke its answer off" in standing.last_error
+        assert "closed the connection within a response" in standing.last_error
     between.cut, between.drip = "", "/dir"
     pace = replace(QUICK, network=0.5)
     async with stand_for(tmp_path / "b", between, tls_port=authority.tls_port, pace=pace) as stand:
         stand.want(NAME)
         standing = await stand.until(NAME, lambda standing: standing.failures > 0)
-        assert standing.last_error == "The ACME server took longer than 0.5 s to answer."
+        assert standing.last_error == "The ACME server took longer than 0.5 s to respond."
 
 
 async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("edge_server.certificates.acme.renewal.STOP", 0.2)
+    monkeypatch.setattr("edge_server.certificates.acme.renewal.STOP_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         hung = replace(authority.pebble, port=hanging.getsockname()[1])
         pace = replace(QUICK, network=1.5)
         async with stand_for(tmp_path, hung, tls_port=authority.tls_port, pace=pace) as stand:
             stand.want(NAME)
             await stand.until(NAME, lambda standing: standing.is_ordering)
-            thread = stand.keeper._entries[NAME].thread
+            thread = stand.manager._entries[NAME].thread
             began = time.monotonic()
         assert time.monotonic() - began < 1.2
         assert thread is not None
@@ -234,7 +234,7 @@ async def test_an_authority_that_is_not_there_and_one_that_nobody_vouches_for(
 
 async def test_tries_for_a_name_that_never_had_a_certificate_have_an_end(authority: Authority, tmp_path: Path):
     nowhere = replace(authority.pebble, port=free_port())
-    pace = replace(QUICK, first_retry=0.001, least_retry=0.001, most_retry=0.001)
+    pace = replace(QUICK, first_retry=0.001, min_retry=0.001, max_retry=0.001)
     async with stand_for(tmp_path, nowhere, tls_port=authority.tls_port, pace=pace) as stand:
         stand.want(NAME)
         standing = await stand.until(NAME, lambda standing: standing.next_try is None)

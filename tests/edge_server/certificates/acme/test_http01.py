@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.certificates.acme import http01 as rooms
-from edge_server.certificates.acme.challenges import MAX_ANSWERS, ChallengeStore
-from edge_server.certificates.acme.http01 import MAX_GUESTS, MAX_REQUEST, Http01Responder
-from edge_server.certificates.acme.http_client import MAX_RETRY_AFTER, seconds_of
+from edge_server.certificates.acme.challenges import MAX_CHALLENGES, ChallengeStore
+from edge_server.certificates.acme.http01 import MAX_CONNECTIONS, MAX_REQUEST, Http01Responder
+from edge_server.certificates.acme.http_client import MAX_RETRY_AFTER, parse_retry_after
 from tests.harness.waiting import soon
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def test_a_head_without_end_is_refused():
 
 
 async def test_whoever_says_nothing_is_gone_soon(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(rooms, "PATIENCE", 0.05)
+    monkeypatch.setattr(rooms, "HEAD_TIMEOUT", 0.05)
     async with opened() as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET / HT")
@@ -105,10 +105,10 @@ async def test_a_flood_from_one_network_keeps_no_validator_out():
     async with opened({"token": "proof"}) as (door, port):
         flood = [
             await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.9.9.{1 + number % 200}", 0))
-            for number in range(MAX_GUESTS + 20)
+            for number in range(MAX_CONNECTIONS + 20)
         ]
-        await soon(lambda: door.guests.given_up == 20)
-        assert len(door.guests) == MAX_GUESTS
+        await soon(lambda: door.connections.evictions == 20)
+        assert len(door.connections) == MAX_CONNECTIONS
         for _ in range(5):
             answer = await ask(port, b"GET /.well-known/acme-challenge/token HTTP/1.1\r\nHost: a\r\n\r\n")
             assert answer.endswith(b"proof")
@@ -118,16 +118,16 @@ async def test_a_flood_from_one_network_keeps_no_validator_out():
 
 def test_answers_are_kept_as_long_as_they_are_needed_and_so_many():
     answers = ChallengeStore()
-    for number in range(MAX_ANSWERS + 5):
-        answers.prove_by_http(f"t{number}", "x")
-    assert len(answers.http) == MAX_ANSWERS
+    for number in range(MAX_CHALLENGES + 5):
+        answers.add_http(f"t{number}", "x")
+    assert len(answers.http) == MAX_CHALLENGES
     assert "t4" not in answers.http
-    answers.forget("t5")
-    answers.forget("t5")
+    answers.remove("t5")
+    answers.remove("t5")
     assert "t5" not in answers.http
-    for number in range(MAX_ANSWERS + 1):
-        answers.prove_by_tls(f"n{number}.example.com", "x")
-    assert len(answers.tls) == MAX_ANSWERS
+    for number in range(MAX_CHALLENGES + 1):
+        answers.add_tls_alpn(f"n{number}.example.com", "x")
+    assert len(answers.tls) == MAX_CHALLENGES
     assert "n0.example.com" not in answers.tls
 
 
@@ -148,4 +148,4 @@ def test_answers_are_kept_as_long_as_they_are_needed_and_so_many():
     ],
 )
 def test_when_to_try_again_is_believed_within_bounds(text: str, seconds: float):
-    assert seconds_of(text, now=3000.0) == seconds
+    assert parse_retry_after(text, now=3000.0) == seconds

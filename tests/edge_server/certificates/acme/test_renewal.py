@@ -1,4 +1,4 @@
-"""Who gets certificates and who does not, and what is due when: the keeper without an authority."""
+"""Who gets certificates and who does not, and what is due when: the manager without an authority."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_server.certificates.acme.errors import MAX_WORDS, AcmeError, OrderStoppedError, said
-from edge_server.certificates.acme.quota import NEW_ORDERS, ORDER_SECONDS, SHARE, WEEK, registered_domain
+from edge_server.certificates.acme.errors import MAX_TEXT, AcmeError, OrderStoppedError, printable
+from edge_server.certificates.acme.quota import MAX_NEW_ORDERS, ORDER_PERIOD, SHARE, WEEK, registered_domain
 from edge_server.certificates.acme.renewal import (
-    JITTER,
-    LAST,
-    LEAST,
-    LOOK,
+    FORCED_RENEWAL,
     MAX_CERTIFICATES,
-    MAX_OF_OWNER,
-    RENEW,
+    MAX_PER_OWNER,
+    MIN_AGE,
+    POLL_INTERVAL,
+    RENEWAL_JITTER,
+    RENEWAL_POINT,
     CertificateManager,
     RenewalPolicy,
 )
 from edge_server.certificates.acme.settings import AcmeSettings
-from edge_server.certificates.acme.store import MAX_FILE, CertificateFiles, Issued, place_of
+from edge_server.certificates.acme.store import MAX_FILE, CertificateFiles, IssuedCertificate, folder_name
 from edge_server.certificates.context_store import ContextStore
-from edge_server.storage.steady_clock import CONFIRM
+from edge_server.storage.steady_clock import CONFIRMATION_TIME
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
 from tests.edge_server.conftest import Clock
@@ -36,7 +36,7 @@ DAY = 86_400.0
 
 
 class Bench:
-    """A keeper whose orders a test fulfils itself."""
+    """A manager whose orders a test fulfils itself."""
 
     def __init__(self, state_dir: Path, clock: Clock, own: tuple[str, ...] = ()) -> None:
         self.wanted: set[str] = set()
@@ -44,24 +44,24 @@ class Bench:
         settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
         wants = RenewalPolicy(own=own, is_wanted=self.wanted.__contains__)
         self.is_settled = True
-        self.keeper = CertificateManager(
+        self.manager = CertificateManager(
             settings, state_dir, self.certificates, wants, now=clock, is_settled=lambda: self.is_settled
         )
-        self.store = CertificateFiles(state_dir / "acme" / place_of(settings.directory) / "certificates")
+        self.store = CertificateFiles(state_dir / "acme" / folder_name(settings.directory) / "certificates")
         self.clock = clock
 
     def want(self, name: str, owner: str = "a") -> bool:
         self.wanted.add(name)
-        return self.keeper.want(name, owner, alone=False)
+        return self.manager.request(name, owner, alone=False)
 
-    def fulfil(self, name: str, outcome: Issued | AcmeError | None = None) -> None:
-        self.keeper._ordered(self.keeper._entries[name], outcome or issue(name, now=self.clock()))
+    def fulfil(self, name: str, outcome: IssuedCertificate | AcmeError | None = None) -> None:
+        self.manager._on_ordered(self.manager._entries[name], outcome or issue(name, now=self.clock()))
 
     def due(self) -> list[str]:
         """What would be begun now."""
         begun = []
-        self.keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
-        self.keeper._round()
+        self.manager._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        self.manager._start_due()
         return begun
 
     def order_all(self) -> int:
@@ -69,11 +69,11 @@ class Bench:
         count = 0
         while begun := self.due():
             for name in begun:
-                entry = self.keeper._entries[name]
-                is_new = self.keeper._is_new(entry)
-                self.keeper._quota.begin(name, entry.owner, is_new=is_new, now=self.clock.now)
+                entry = self.manager._entries[name]
+                is_new = self.manager._is_new(entry)
+                self.manager._quota.begin(name, entry.owner, is_new=is_new, now=self.clock.now)
                 self.fulfil(name)
-                entry.ask_at = float("inf")
+                entry.advice_at = float("inf")
                 count += 1
         return count
 
@@ -89,12 +89,12 @@ async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_be
     assert bench.due() == ["a.example.com"]
     bench.fulfil("a.example.com")
     begin = clock.now
-    standing = bench.keeper.standing("a.example.com")
+    standing = bench.manager.status("a.example.com")
     assert standing is not None
     assert standing.renew_at == standing.next_try
     assert standing.renew_at is not None
-    assert (RENEW - JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEW * 90 * DAY
-    bench.keeper._entries["a.example.com"].ask_at = float("inf")
+    assert (RENEWAL_POINT - RENEWAL_JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEWAL_POINT * 90 * DAY
+    bench.manager._entries["a.example.com"].advice_at = float("inf")
     clock.now = standing.renew_at - 1
     assert bench.due() == []
     clock.now += 1
@@ -104,28 +104,28 @@ async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_be
 async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(bench: Bench, clock: Clock):
     bench.want("a.example.com")
     bench.fulfil("a.example.com")
-    entry = bench.keeper._entries["a.example.com"]
-    bench.keeper._advised(entry, clock.now + 10 * DAY)
+    entry = bench.manager._entries["a.example.com"]
+    bench.manager._on_advice(entry, clock.now + 10 * DAY)
     assert entry.renew_at == clock.now + 10 * DAY
-    bench.keeper._advised(entry, clock.now + 1000 * DAY)
-    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - LAST))
-    bench.keeper._advised(entry, None)
-    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - LAST))
+    bench.manager._on_advice(entry, clock.now + 1000 * DAY)
+    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
+    bench.manager._on_advice(entry, None)
+    assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
 
 
 async def test_waits_after_failures_grow_and_have_a_least_and_a_most(bench: Bench, clock: Clock):
     bench.want("a.example.com")
     bench.fulfil("a.example.com")
-    pace = bench.keeper._settings.pace
+    pace = bench.manager._settings.pace
     waits = []
     for _ in range(40):
         bench.fulfil("a.example.com", AcmeError("no"))
-        waits.append(bench.keeper._entries["a.example.com"].not_before_then - clock.now)
-    assert all(pace.least_retry <= wait <= pace.most_retry for wait in waits)
+        waits.append(bench.manager._entries["a.example.com"].retry_at - clock.now)
+    assert all(pace.min_retry <= wait <= pace.max_retry for wait in waits)
     assert waits[0] <= pace.first_retry
     assert max(waits[-20:]) > 1000
     bench.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
-    assert bench.keeper._entries["a.example.com"].not_before_then == clock.now + 3 * DAY
+    assert bench.manager._entries["a.example.com"].retry_at == clock.now + 3 * DAY
     assert bench.certificates.covers("a.example.com", h2=True)
 
 
@@ -139,7 +139,7 @@ async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(ben
     assert bench.certificates.covers("a.example.com", h2=False)
     clock.now += 11 * DAY
     assert bench.due() == []
-    assert bench.keeper.standings == []
+    assert bench.manager.statuses == []
     assert not bench.certificates.covers("a.example.com", h2=False)
     assert list(bench.store.load()) == []
 
@@ -150,17 +150,17 @@ async def test_orders_are_counted_by_what_came_of_them(bench: Bench):
     bench.fulfil("a.example.com", AcmeError("no"))
     bench.fulfil("a.example.com")
     bench.fulfil("a.example.com", OrderStoppedError())
-    assert bench.keeper.outcomes == {"failed": 2, "obtained": 1}
+    assert bench.manager.outcomes == {"failed": 2, "obtained": 1}
 
 
 async def test_for_what_nobody_wants_nothing_is_tried_next(bench: Bench):
     bench.want("a.example.com")
     bench.fulfil("a.example.com")
-    standing = bench.keeper.standing("a.example.com")
+    standing = bench.manager.status("a.example.com")
     assert standing is not None
     assert standing.is_wanted
     bench.wanted.clear()
-    standing = bench.keeper.standing("a.example.com")
+    standing = bench.manager.status("a.example.com")
     assert standing is not None
     assert (standing.is_wanted, standing.next_try) == (False, None)
 
@@ -178,9 +178,9 @@ async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(bench
 async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(tmp_path: Path, clock: Clock):
     bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     assert bench.want(f"shop.{DOMAIN}")
-    assert bench.keeper.standing(f"shop.{DOMAIN}") is None
-    assert bench.keeper.want(f"shop.{DOMAIN}", "a", alone=True)
-    assert bench.keeper.standing(f"shop.{DOMAIN}") is not None
+    assert bench.manager.status(f"shop.{DOMAIN}") is None
+    assert bench.manager.request(f"shop.{DOMAIN}", "a", alone=True)
+    assert bench.manager.status(f"shop.{DOMAIN}") is not None
 
 
 async def test_nobody_uses_up_what_an_authority_signs_in_a_week(bench: Bench, clock: Clock, caplog):
@@ -196,11 +196,11 @@ async def test_nobody_uses_up_what_an_authority_signs_in_a_week(bench: Bench, cl
         took[owner] = count
         bench.wanted.clear()
     assert took == {"a": 40, "b": 8}
-    assert "40 new names of example.com within a week, its share of 50" in caplog.text
+    assert "its share of the 50 new names of example.com in a week is used up" in caplog.text
     assert bench.want("last-but-one.example.com", "c")
     assert bench.want("last.example.com", "d")
     assert not bench.want("none.example.com", "e")
-    assert "one more than the 50 new names of example.com" in caplog.text
+    assert "the limit of 50 new names of example.com in a week is reached" in caplog.text
     assert bench.want("a0.tunnel.example.com"), "it was signed for in this week, and counts once"
     assert bench.want("shop.example.org"), "another registered domain"
     bench.wanted.clear()
@@ -223,26 +223,26 @@ async def test_new_names_of_all_tokens_leave_orders_to_renewals(bench: Bench, cl
     clock.now += 80 * DAY
     took = {}
     for owner in ("a", "b", "c"):
-        for number in range(MAX_OF_OWNER):
+        for number in range(MAX_PER_OWNER):
             for other in ("", "2"):
                 bench.want(f"n{number}.{owner}{number}{other}.net", owner + other)
     renewed = bench.order_all()
-    for order in bench.keeper._quota._orders:
+    for order in bench.manager._quota._orders:
         took[order.owner] = took.get(order.owner, 0) + 1
-    assert sum(count for owner, count in took.items() if owner[0] in "abc") == NEW_ORDERS
-    assert renewed == NEW_ORDERS + 30
+    assert sum(count for owner, count in took.items() if owner[0] in "abc") == MAX_NEW_ORDERS
+    assert renewed == MAX_NEW_ORDERS + 30
     assert all(took[f"r{number}"] == 1 for number in range(30))
-    assert {name for name in old if bench.keeper._entries[name].renew_at < clock.now} == set()
-    clock.now += ORDER_SECONDS
+    assert {name for name in old if bench.manager._entries[name].renew_at < clock.now} == set()
+    clock.now += ORDER_PERIOD
     assert bench.order_all() > 100
 
 
 async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(bench: Bench, clock: Clock):
     bench.want("a.example.com")
-    for _ in range(NEW_ORDERS * SHARE // (SHARE + 1)):
-        bench.keeper._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
+    for _ in range(MAX_NEW_ORDERS * SHARE // (SHARE + 1)):
+        bench.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
     assert bench.due() == []
-    assert bench.keeper._round() <= LOOK
+    assert bench.manager._start_due() <= POLL_INTERVAL
     assert bench.want("b.example.com", "b")
     assert bench.due() == ["b.example.com"]
 
@@ -251,28 +251,28 @@ async def test_what_was_asked_for_is_counted_after_a_restart(bench: Bench, tmp_p
     for number in range(40):
         assert bench.want(f"r{number}.example.com")
     bench.order_all()
-    bench.keeper._quota.save()
+    bench.manager._quota.save()
     later = Bench(tmp_path, clock)
-    await later.keeper.start()
+    await later.manager.start()
     assert not later.want("one-more.example.com")
     assert later.want("r7.example.com")
-    assert len(later.keeper._quota._orders) == 40
-    file = later.keeper._quota._file
+    assert len(later.manager._quota._orders) == 40
+    file = later.manager._quota._file
     assert file.stat().st_mode & 0o777 == 0o600
-    later.keeper.leave()
+    later.manager.leave()
     # Written when the clock was ahead.
     clock.now -= 300 * DAY
     behind = Bench(tmp_path, clock)
-    await behind.keeper.start()
+    await behind.manager.start()
     assert not behind.want("one-more.example.com")
     clock.now += WEEK + 1
     assert behind.want("one-more.example.com")
-    behind.keeper.leave()
+    behind.manager.leave()
     file.write_bytes(b'{"names": [["x"]], "orders": []}')
     damaged = Bench(tmp_path, clock)
-    await damaged.keeper.start()
-    damaged.keeper.leave()
-    assert "orders are counted from now on" in caplog.text
+    await damaged.manager.start()
+    damaged.manager.leave()
+    assert "the count of orders starts at zero" in caplog.text
     assert damaged.want("one-more.example.com")
 
 
@@ -297,45 +297,45 @@ async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(bench
     clock.now += 100 * DAY
     assert bench.due() == ["a.example.com"]
     bench.fulfil("a.example.com", issue("a.example.com", now=now))
-    bench.keeper._entries["a.example.com"].ask_at = float("inf")
+    bench.manager._entries["a.example.com"].advice_at = float("inf")
     assert bench.due() == []
-    clock.now += LEAST * 90 * DAY
+    clock.now += MIN_AGE * 90 * DAY
     assert bench.due() == ["a.example.com"]
 
 
 async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice(tmp_path: Path):
     """The system's goes a season ahead and back all the time, or ahead for good."""
     world = World()
-    world.pass_(2 * CONFIRM)
+    world.pass_(2 * CONFIRMATION_TIME)
     clock = Clock()
     bench = Bench(tmp_path, clock)
-    bench.keeper._now = world.clock.now
+    bench.manager._now = world.clock.now
     begun: list[float] = []
 
     def begin(entry: Any, *, is_order: bool) -> None:
-        entry.ask_at = float("inf")
+        entry.advice_at = float("inf")
         if is_order:
             begun.append(world.steady)
             real = BEGIN + world.steady - 1000.0
-            bench.keeper._ordered(entry, issue("a.example.com", now=real))
+            bench.manager._on_ordered(entry, issue("a.example.com", now=real))
 
-    bench.keeper._begin = begin  # type: ignore[method-assign]
+    bench.manager._begin = begin  # type: ignore[method-assign]
     bench.want("a.example.com")
     for _ in range(200):
-        bench.keeper._round()
+        bench.manager._start_due()
         world.wrong = 100 * DAY - world.wrong
         world.pass_(60)
     assert len(begun) == 1
-    world.clock.follow(bench.keeper.moved)
+    world.clock.add_listener(bench.manager.adjust_clock)
     world.wrong = 100 * DAY
     for _ in range(200):
-        bench.keeper._round()
+        bench.manager._start_due()
         world.pass_(60)
     assert world.error == 100 * DAY
     assert len(begun) == 2
     world.wrong = 0.0
     for _ in range(200):
-        bench.keeper._round()
+        bench.manager._start_due()
         world.pass_(60)
     assert len(begun) == 2
 
@@ -345,9 +345,9 @@ async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(bench: Bench, c
     bench.fulfil("a.example.com", AcmeError("no", retry_after=3600))
     for move in (40 * DAY, -60 * DAY):
         clock.now += move
-        bench.keeper.moved(move)
+        bench.manager.adjust_clock(move)
         assert bench.due() == []
-        assert bench.keeper._entries["a.example.com"].due == clock.now + 3600
+        assert bench.manager._entries["a.example.com"].due == clock.now + 3600
     clock.now += 3600
     assert bench.due() == ["a.example.com"]
 
@@ -356,20 +356,20 @@ async def test_a_clock_that_is_not_settled_deletes_no_certificate(bench: Bench, 
     bench.store.keep(issue("a.example.com", now=clock.now))
     clock.now += 1000 * DAY
     bench.is_settled = False
-    await bench.keeper.load()
+    await bench.manager.load()
     assert bench.due() == []
     assert bench.certificates.covers("a.example.com", h2=False)
     clock.now -= 1000 * DAY
     later = Bench(tmp_path, clock)
-    await later.keeper.load()
-    assert later.keeper.standing("a.example.com") is not None
+    await later.manager.load()
+    assert later.manager.status("a.example.com") is not None
     clock.now += 1000 * DAY
     assert later.due() == []
     assert list(later.store.load()) == []
 
 
 async def test_one_identity_has_so_many_at_once(bench: Bench):
-    for number in range(MAX_OF_OWNER):
+    for number in range(MAX_PER_OWNER):
         assert bench.want(f"n{number}.example{number % 5}.com")
     assert not bench.want("one-more.example.com")
     bench.wanted.remove("n0.example0.com")
@@ -379,9 +379,9 @@ async def test_one_identity_has_so_many_at_once(bench: Bench):
 async def test_a_certificate_counts_for_whom_its_name_is_now(bench: Bench, clock: Clock):
     """Also one that was stored, of which nothing says whose it was."""
     bench.store.keep(issue("before.example.com", now=clock.now))
-    await bench.keeper.load()
+    await bench.manager.load()
     assert bench.want("before.example.com", owner="b")
-    for number in range(MAX_OF_OWNER - 1):
+    for number in range(MAX_PER_OWNER - 1):
         assert bench.want(f"n{number}.example{number % 5}.com", owner="b")
     assert not bench.want("one-more.example.com", owner="b")
 
@@ -393,8 +393,8 @@ async def test_when_there_are_too_many_those_that_nobody_wants_make_room(bench: 
     bench.fulfil("n.example7.com")
     bench.wanted.remove("n.example7.com")
     assert bench.want("one-more.example.com", owner="another")
-    assert bench.keeper.standing("n.example7.com") is None
-    assert len(bench.keeper.standings) == MAX_CERTIFICATES
+    assert bench.manager.status("n.example7.com") is None
+    assert len(bench.manager.statuses) == MAX_CERTIFICATES
 
 
 async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path: Path, clock: Clock, caplog):
@@ -403,21 +403,21 @@ async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path
     bench.store.keep(issue("good.example.com", now=clock.now))
     bench.store.keep(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
     bench.store.keep(issue("old.example.com", now=clock.now - 100 * DAY))
-    folder = tmp_path / "acme" / place_of("https://acme.example.net/dir") / "certificates"
+    folder = tmp_path / "acme" / folder_name("https://acme.example.net/dir") / "certificates"
     (folder / "cut.example.com.pem").write_bytes((folder / "good.example.com.pem").read_bytes()[:700])
     (folder / "mixed.example.com.pem").write_bytes(
         issue("x.example.com", now=clock.now).key + issue("mixed.example.com", now=clock.now).chain
     )
     (folder / "large.example.com.pem").write_bytes(b"x" * (MAX_FILE + 1))
     bench.wanted.add("good.example.com")
-    await bench.keeper.load()
+    await bench.manager.load()
     bench.due()
-    assert [standing.names for standing in bench.keeper.standings] == [
+    assert [standing.names for standing in bench.manager.statuses] == [
         (f"*.{DOMAIN}", DOMAIN),
         ("good.example.com",),
     ]
     assert bench.certificates.covers(f"any.{DOMAIN}", h2=False)
-    assert caplog.text.count("is no certificate with its key") == 3
+    assert caplog.text.count("does not contain a certificate with its key") == 3
     assert not (folder / "old.example.com.pem").exists()
 
 
@@ -426,10 +426,10 @@ async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(
     bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     bench.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
     bench.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
-    await bench.keeper.load()
-    await bench.keeper.start()
+    await bench.manager.load()
+    await bench.manager.start()
     assert bench.due() == [f"*.{DOMAIN}"]
-    bench.keeper.leave()
+    bench.manager.leave()
 
 
 def test_a_certificate_has_to_be_what_was_ordered():
@@ -437,13 +437,13 @@ def test_a_certificate_has_to_be_what_was_ordered():
     for chain, key, names, words in (
         (b"", good.key, ("a.example.com",), "cannot be read"),
         (good.chain, good.key, ("b.example.com",), "does not cover b.example.com"),
-        (good.chain, issue("a.example.com", now=0).key, ("a.example.com",), "not for the key"),
-        (good.chain + b" " * MAX_FILE, good.key, ("a.example.com",), "larger than any"),
+        (good.chain, issue("a.example.com", now=0).key, ("a.example.com",), "is for another key"),
+        (good.chain + b" " * MAX_FILE, good.key, ("a.example.com",), "is larger than"),
     ):
         with pytest.raises(AcmeError, match=words):
-            Issued.of(chain, key, names)
+            IssuedCertificate.of(chain, key, names)
 
 
 def test_what_strangers_say_is_one_line_with_an_end():
-    assert said("a\nb\x1b[31m\tc") == "a b?[31m c"
-    assert len(said("x" * 10_000)) == MAX_WORDS
+    assert printable("a\nb\x1b[31m\tc") == "a b?[31m c"
+    assert len(printable("x" * 10_000)) == MAX_TEXT

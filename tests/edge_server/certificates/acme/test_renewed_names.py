@@ -1,5 +1,5 @@
 """Whose certificates an edge renews: only those of names that somebody may have still. A whole edge, without an
-authority; only the keeper's time is a test's own."""
+authority; only the manager's time is a test's own."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Owner:
         """What would be begun at the end of a certificate's life."""
         assert self.services.acme is not None
         self.begun.clear()
-        self.services.acme.keeper._round()
+        self.services.acme.manager._start_due()
         return list(self.begun)
 
     def revoked(self) -> None:
@@ -105,8 +105,8 @@ async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
 def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
     async def make(name: str, *, is_held: bool = False) -> Owner:
         assert services.acme is not None
-        keeper, begun, now = services.acme.keeper, list[str](), time.time()
-        keeper._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
+        manager, begun, now = services.acme.manager, list[str](), time.time()
+        manager._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
         rights = Permissions(domains=("*.example.org",), names=("shop*",), expires=int(now + DAY))
         _, token = TokenStore(tmp_path).create(rights, "", int(now))
         owner = Owner(services, tmp_path, name, token.key, begun)
@@ -116,12 +116,12 @@ def owner_of(services: EdgeServices, tmp_path: Path) -> OwnerOf:
         else:
             services.claims.claim(token.key, name)
         owner.seen_by_the_edge()
-        assert keeper.want(owner.host, token.key, alone=False)
+        assert manager.request(owner.host, token.key, alone=False)
         certificate = issue(owner.host, now=now)
-        keeper._store.keep(certificate)
-        keeper._ordered(keeper._entries[owner.host], certificate)
-        keeper._entries[owner.host].ask_at = float("inf")
-        keeper._now = lambda: now + DUE
+        manager._store.keep(certificate)
+        manager._on_ordered(manager._entries[owner.host], certificate)
+        manager._entries[owner.host].advice_at = float("inf")
+        manager._now = lambda: now + DUE
         return owner
 
     return make
@@ -141,18 +141,18 @@ async def test_a_certificate_is_renewed_as_long_as_the_name_may_be_had(
     owner.seen_by_the_edge()
     assert owner.due() == []
     assert owner.services.acme is not None
-    keeper = owner.services.acme.keeper
-    standing = keeper.standing(owner.host)
+    manager = owner.services.acme.manager
+    standing = manager.status(owner.host)
     assert standing is not None
     assert (standing.is_wanted, standing.next_try) == (False, None)
     assert owner.services.certificates.covers(owner.host, h2=False), "it runs out by itself"
-    keeper._now = lambda: time.time() + 91 * DAY
+    manager._now = lambda: time.time() + 91 * DAY
     assert owner.due() == []
     assert owner.services.certificates.covers(owner.host, h2=False), "the clock may be wrong"
-    keeper._is_settled = lambda: True
+    manager._is_settled = lambda: True
     assert owner.due() == []
     assert not owner.services.certificates.covers(owner.host, h2=False)
-    assert list(keeper._store.load()) == []
+    assert list(manager._store.load()) == []
 
 
 async def test_a_name_that_a_token_was_made_for_is_not_another_ones_any_more(

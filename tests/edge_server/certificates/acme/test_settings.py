@@ -37,15 +37,15 @@ def test_without_options_there_is_no_acme():
 
 def test_names_are_proved_one_by_one_on_the_tls_port_unless_something_else_is_said():
     found = settings()
-    assert (found.challenge, found.single) == ("tls-alpn-01", "tls-alpn-01")
+    assert (found.challenge, found.single_challenge) == ("tls-alpn-01", "tls-alpn-01")
     assert found.directory == "https://acme-v02.api.letsencrypt.org/directory"
     found = settings("--acme-http", "0.0.0.0:80", "--acme-challenge", "http-01")
-    assert (found.challenge, found.single, found.http) == ("http-01", "http-01", ("0.0.0.0", 80))
+    assert (found.challenge, found.single_challenge, found.http) == ("http-01", "http-01", ("0.0.0.0", 80))
 
 
 def test_who_says_how_to_change_the_zone_wants_a_wildcard(secret: str):
     found = settings("--acme-dns-hook", "/usr/local/bin/hook 'with a word'")
-    assert (found.challenge, found.single) == ("dns-01", "tls-alpn-01")
+    assert (found.challenge, found.single_challenge) == ("dns-01", "tls-alpn-01")
     assert found.hook == ("/usr/local/bin/hook", "with a word")
     found = settings("--acme-dns", "192.0.2.1", "--acme-dns-key", "edge.", "--acme-dns-secret", secret)
     assert found.challenge == "dns-01"
@@ -59,7 +59,7 @@ def test_who_says_how_to_change_the_zone_wants_a_wildcard(secret: str):
     assert found.updates is not None
     assert (found.updates.zone, found.updates.resolver) == ("acme.example.net", ("192.0.2.2", 5353))
     found = settings("--acme-dns-hook", "hook", "--acme-http", "127.0.0.1:8080")
-    assert found.single == "http-01"
+    assert found.single_challenge == "http-01"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_a_name_server_may_have_a_port(secret: str, server: str, address: tuple[
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--acme", "nobody"), "should be an address for mail"),
-        (("--acme", "a b@example.com"), "should be an address for mail"),
+        (("--acme", "nobody"), "should be an e-mail address"),
+        (("--acme", "a b@example.com"), "should be an e-mail address"),
         ((*BASE[2:], "--acme-ca", "x"), "needs --acme EMAIL"),
         ((*BASE[2:], "--acme-dns-wait", "1"), "needs --acme EMAIL"),
         (("--acme", "you@example.com"), "needs a --domain of your own"),
@@ -92,7 +92,7 @@ def test_a_name_server_may_have_a_port(secret: str, server: str, address: tuple[
         ((*BASE, "--acme-challenge", "http-01"), "needs --acme-http"),
         ((*BASE, "--acme-dns", "192.0.2.1"), "needs --acme-dns-key as well"),
         ((*BASE, "--acme-dns-key", "k", "--acme-dns-hook", "x"), "needs --acme-dns as well"),
-        ((*BASE, "--acme-dns-hook", "'half"), "is no command"),
+        ((*BASE, "--acme-dns-hook", "'half"), "is not a valid command"),
         ((*BASE, "--acme-dns-wait", "-1"), "should be seconds"),
         ((*BASE, "--acme-eab", "kid"), "go together"),
         ((*BASE, "--resolver", "example.com:0"), "--resolver"),
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_said(options: tuple[str, ...], words: str):
 
 
 def test_two_ways_to_the_zone_are_one_too_many(secret: str):
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="use one of them"):
         settings(
             "--acme-dns", "192.0.2.1", "--acme-dns-key", "k", "--acme-dns-secret", secret, "--acme-dns-hook", "x"
         )
@@ -121,7 +121,7 @@ def test_a_key_has_a_name_that_dns_can_carry(secret: str, name: str):
 def test_a_file_that_holds_no_key_is_said_and_its_content_is_not(tmp_path: Path, content: bytes):
     path = tmp_path / "secret"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="holds no key in base64") as raised:
+    with pytest.raises(ConfigError, match="does not contain a key in base64") as raised:
         read_secret(path, "--acme-dns-secret")
     assert not content or content.decode("latin-1") not in str(raised.value)
 

@@ -1,4 +1,4 @@
-// Values as people read them. Nothing here touches the document.
+// Formats values for people. Nothing here touches the document.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB", "PB"];
 
