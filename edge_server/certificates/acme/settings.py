@@ -145,7 +145,7 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
         or not options.acme.isascii()
     ):
         raise ConfigError(
-            f"--acme should be an address for mail such as you@example.com, not {shown(options.acme)}."
+            f"--acme should be an e-mail address such as you@example.com, not {shown(options.acme)}."
         )
     if missing := [name for name in _NEEDS if find_spec(name) is None]:
         raise ConfigError(
@@ -154,7 +154,7 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
     directory = _url(options.acme_directory or LETS_ENCRYPT)
     if directory == LETS_ENCRYPT and options.domain.rpartition(".")[2] in PRIVATE_SUFFIXES:
         raise ConfigError(
-            f"--acme needs a --domain of your own: no public authority vouches for {options.domain}."
+            f"--acme needs a --domain of your own: no public authority issues certificates for {options.domain}."
         )
     updates, hook = _updates(options), _hook(options.acme_dns_hook)
     if updates is not None and hook:
