@@ -385,9 +385,9 @@ def test_an_edge_that_is_away_is_said_and_found_again(stage: Stage):
     feed = stage.edge.server.admin._app._events
     loop = stage.edge._background.loop
     page.context.set_offline(True)
-    loop.call_soon_threadsafe(feed._over.set)
+    loop.call_soon_threadsafe(feed._closed.set)
     expect(page.locator("#state")).to_contain_text("unreachable")
-    loop.call_soon_threadsafe(feed._over.clear)
+    loop.call_soon_threadsafe(feed._closed.clear)
     page.context.set_offline(False)
     expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
 
