@@ -201,7 +201,7 @@ SHORT_GRACE = """
 import sys
 from quictunnel.cli import process_guard
 from quictunnel.cli.main import main
-guard.end_group.__defaults__ = (0.3,)
+process_guard.end_group.__defaults__ = (0.3,)
 sys.exit(main())
 """
 
@@ -238,7 +238,7 @@ def test_what_the_program_gets(edge, start, tmp_path):
     [
         (["--", "uvicorn", "app:app"], "does not tell its port"),
         (["uvicorn", "app:app", "--port", "8000"], "must follow after --"),
-        (["--"], "no command to run"),
+        (["--"], "no program to run"),
         (["--port", "9", "--", "/nowhere/at-all"], "at-all cannot be started (No such file or directory)"),
         (["--port", "9", "--", "/"], "cannot be started (Permission denied)"),
         (["--port", "9", "--edge", "nonsense", "--", "true"], "should be host:port"),
