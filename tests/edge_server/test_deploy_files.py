@@ -356,7 +356,7 @@ def test_the_steps_of_the_image_make_an_edge_that_runs(tmp_path, monkeypatch):
         text=True,
         check=True,
     ).stdout
-    installed = Path(packages.strip()).parents[1]
+    installed = Path(packages.strip()).parents[2]
     assert installed.is_relative_to(tmp_path)
     for package in ("quictunnel", "edge_server", "certs"):
         listed = subprocess.run(["git", "ls-files", package], cwd=ROOT, capture_output=True, text=True, check=True)
