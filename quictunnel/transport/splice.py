@@ -215,7 +215,7 @@ class Splice(asyncio.BaseProtocol):
         if stream is not None:
             self.had_all = stream.receive_done
             self.is_complete = self._ended and self.had_all and exc is None
-            if not self.is_complete:
+            if not (self.is_complete or stream.is_over):
                 # Until the peer has everything that was read, the stream keeps this connection's place.
                 self._tell_when_over(stream)
                 stream.abort_after_delivery(StreamCode.ABORTED)

@@ -58,6 +58,8 @@ class CountingStream:
         self.stops += 1
 
     def abort_after_delivery(self, code: StreamCode) -> None:
+        if self.is_over:
+            return
         self.aborted = code
         if self.on_over is not None:
             self.on_over(self)
@@ -367,6 +369,23 @@ def test_a_reset_of_the_visitor_ends_a_delivery_to_it(run) -> None:
             scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             scene.peer.close()
             await scene.gone.wait()
+
+    run(scenario())
+
+
+def test_a_connection_that_breaks_after_its_stream_is_over_gives_its_place_back(run) -> None:
+    """Both ends had been exchanged and credited, and the visitor resets before its connection is closed."""
+
+    async def scenario() -> None:
+        async with Scene() as scene:
+            scene.peer.shutdown(socket.SHUT_WR)
+            await scene.stream.finished.wait()
+            scene.stream.is_over = True
+            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            scene.peer.close()
+            scene.splice.transport.write(b"x")
+            await asyncio.wait_for(scene.gone.wait(), 5)
+            assert not scene.splice.is_complete
 
     run(scenario())
 
