@@ -16,7 +16,7 @@ from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.control_state import Phase
 from quictunnel.wire.messages import Bind, Unbind
-from tests.edge_server.tunnels.test_bind import build
+from tests.edge_server.tunnels.bind_rig import build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

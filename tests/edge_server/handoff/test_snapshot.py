@@ -32,7 +32,7 @@ from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.wire.codes import BindCode
-from tests.edge_server.tunnels.test_bind import Client, build
+from tests.edge_server.tunnels.bind_rig import Client, build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bound
-from tests.edge_server.tunnels.test_bind import Client, build, made
+from tests.edge_server.tunnels.bind_rig import Client, build, made
 
 if TYPE_CHECKING:
     from pathlib import Path

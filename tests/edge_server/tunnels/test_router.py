@@ -14,7 +14,7 @@ from edge_server.certificates.acme.challenges import ALPN_PROTOCOL, ChallengeSto
 from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert, ClientHello
 from edge_server.ingress.tls_listener import OVERLOADED, RedirectTarget, Route
-from tests.edge_server.tunnels.test_bind import Client, build, made, made_for
+from tests.edge_server.tunnels.bind_rig import Client, build, made, made_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

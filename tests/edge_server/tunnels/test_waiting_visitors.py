@@ -14,7 +14,7 @@ from edge_server.tunnels.lease import BY_PORT, Lease
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.transport.splice import TcpSplice
-from tests.edge_server.tunnels.test_bind import FakeSession
+from tests.edge_server.tunnels.bind_rig import FakeSession
 from tests.harness.waiting import soon
 
 if TYPE_CHECKING:
