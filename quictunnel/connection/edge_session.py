@@ -113,7 +113,7 @@ class EdgeSession:
         """Packets that the edge had acknowledged when it was asked for an answer."""
         self._end: Error | None = None
         self._has_shown = False
-        """It has shown the secret of a session, which the edge may go on with although nobody heard of that."""
+        """True once the secret of a session was shown: the edge may resume it although its answer is lost."""
         udp = UdpSocket.bind(wildcard(address))
         try:
             settings = EngineSettings(

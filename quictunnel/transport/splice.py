@@ -172,7 +172,9 @@ class Splice(asyncio.BaseProtocol):
         stream = self._stream
         if stream is None:
             if self.lost is None:
-                self._early = [*(self._early or ()), data]
+                if self._early is None:
+                    self._early = []
+                self._early.append(data)
             else:
                 self._discard(len(data))
         elif not stream.is_over:
@@ -228,8 +230,8 @@ class Splice(asyncio.BaseProtocol):
 
     @property
     def wants_remainder(self) -> bool:
-        """What the TCP peer has said is still of use to somebody when nothing more can be written to it."""
-        return self._stream is not None and not self._ended
+        """Return True if bytes that the TCP peer has sent can still be delivered after a failed write."""
+        return self._stream is not None and not self._stream.is_over and not self._ended
 
     def writing_failed(self) -> None:
         """The TCP peer takes nothing more; what it has said is still read."""

@@ -110,7 +110,7 @@ class Stream:
         self._finish_given = False
         self._side: StreamSide | None = None
         self._early: list[bytes] | None = None
-        """What came before there was a side above; None rather than an empty list, for streams are many."""
+        """Bytes that arrived before there was a side above. None while there are none, to save an empty list."""
         self._end_arrived = False
         self.is_stopped = False
         """The peer takes no more bytes of ours: they are dropped."""
@@ -285,7 +285,9 @@ class Stream:
             return
         side = self._side
         if side is None:
-            self._early = [*(self._early or ()), *chunks]
+            if self._early is None:
+                self._early = []
+            self._early += chunks
             return
         if size:
             side.stream_data(chunks, size)

@@ -1,6 +1,7 @@
 """Ends of which QUIC cannot tell, what is in flight, what a session keeps, and what comes out of turn."""
 
 import asyncio
+import time
 
 import pytest
 
@@ -183,3 +184,21 @@ async def test_an_edge_that_has_not_greeted_opens_no_streams(
     assert pair.client_half.streams == []
     await pair.edge_half.is_down.wait()
     assert pair.edge_half.down.code == SessionCode.PROTOCOL
+
+
+async def test_pieces_that_wait_for_a_local_service_cost_the_same_each(pair: SessionPair) -> None:
+    """A stranger may fill an initial window byte by byte before the local service is dialled."""
+    arrival = asyncio.get_running_loop().create_future()
+    pair.client_half.on_stream = arrival.set_result
+    pair.open()
+    stream = await arrival
+    part = INITIAL_WINDOW // 8
+    taken = []
+    for _ in range(8):
+        began = time.process_time()
+        for _ in range(part):
+            stream.data([b"x"], end=False)
+        taken.append(time.process_time() - began)
+    assert min(taken[-3:]) < 6 * taken[0], taken
+    keeper = Keeper(stream)
+    assert keeper.size == 8 * part
