@@ -92,8 +92,8 @@ class Measure:
     origin: str
     take: Take
     includes_baseline: bool = False
-    """Whether the baseline takes part. With many streams it takes in all that they offer and is minutes at
-    it, and connections that come and go leave it spinning."""
+    """True if the baseline takes part. It needs minutes for many streams, because it buffers all that they offer,
+    and it spins after connections that come and go."""
 
 
 def _stream(direction: Direction, streams: int) -> Take:

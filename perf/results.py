@@ -17,7 +17,7 @@ MILLISECONDS: Final = "ms"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one target did in one turn."""
+    """One result of one target in one round."""
 
     measure: str
     unit: str

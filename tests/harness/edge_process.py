@@ -22,7 +22,7 @@ class EdgeProcess:
     process: subprocess.Popen
     state_dir: Path
     banner: str = ""
-    """What it printed when it was ready."""
+    """Lines that the edge printed when it was ready."""
 
     @property
     def ca(self) -> Path:
@@ -34,7 +34,7 @@ class EdgeProcess:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What a client needs, as client.env says it."""
+        """Return the variables of client.env, which a client needs."""
         lines = (self.state_dir / "client.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 

@@ -28,7 +28,7 @@ def browsing(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, *more:
 
 
 def shown(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, path: str) -> str:
-    """What a browser makes of a page, as HTML, when all that belongs to it is there."""
+    """Return the HTML of a page as a browser shows it, with everything loaded."""
     command = browsing(edge, tunnel, profile, "--dump-dom", tunnel.url + path)
     environ = browser.environment(profile)
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout

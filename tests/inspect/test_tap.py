@@ -40,7 +40,7 @@ class Tapped:
             await self.stream.wrote.wait()
 
     async def state(self) -> tuple[State, bool]:
-        """What is shown of the exchange in the end, and whether it is said that the connection broke."""
+        """Return the final state of the exchange, and True if it is shown as broken."""
         async with asyncio.timeout(10):
             await self.gone.wait()
         self.scene.look()

@@ -62,7 +62,7 @@ def left_at(state: dict[str, Any]) -> dict[str, int]:
 
 
 def ask_client(path: Path) -> list[dict[str, int]]:
-    """What each client of a process holds that runs ``tests.load.observed_cli``."""
+    """Return the counts of each client in a process that runs ``tests.load.observed_cli``."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(DUMP_TIMEOUT)
         sock.connect(str(path))

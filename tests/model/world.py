@@ -132,7 +132,7 @@ class World:
         self.names_gone: set[str] = set()
         """Names that nobody had for a while."""
         self.free_names: set[str] = set()
-        """Those of them that nobody has now: whoever asks first gets one, also an older program."""
+        """Names of these that are free now: the first program that asks gets one, an older one included."""
         self.reached: Counter[str] = Counter()
         self.dead: dict[bytes, str] = {}
         """Sessions that are over at one side at least, by their secret's digest, and why."""

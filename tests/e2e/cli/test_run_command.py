@@ -275,15 +275,21 @@ def test_signals_for_the_program_reach_it(start, tmp_path):
     assert process.returncode == 21
 
 
-def test_a_terminal_that_is_closed_ends_both(edge, tmp_path):
-    port = free_port()
-    (tmp_path / "app.py").write_text(APP)
+def run_at_terminal(edge, directory, port: int) -> tuple[int, int]:
+    """Start the command with a terminal of its own. Return its process ID and our end of the terminal."""
+    (directory / "app.py").write_text(APP)
     child, terminal = pty.fork()
     if child == 0:
-        os.chdir(tmp_path)
+        os.chdir(directory)
         environ = children_environment(edge) | {"PYTHONPATH": str(ROOT)}
         command = [*RUN, "--", sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
         os.execve(sys.executable, command, environ)
+    return child, terminal
+
+
+def test_a_terminal_that_is_closed_ends_both(edge, tmp_path):
+    port = free_port()
+    child, terminal = run_at_terminal(edge, tmp_path, port)
     seen = b""
     while b"Press Ctrl-C to stop." not in seen:
         seen += os.read(terminal, 65536)
@@ -295,13 +301,7 @@ def test_a_terminal_that_is_closed_ends_both(edge, tmp_path):
 def test_at_a_terminal_ctrl_c_ends_the_tunnel_before_the_program(edge, tmp_path):
     """The terminal sends SIGINT to its foreground group, in which the program is not."""
     port = free_port()
-    (tmp_path / "app.py").write_text(APP)
-    child, terminal = pty.fork()
-    if child == 0:
-        os.chdir(tmp_path)
-        environ = children_environment(edge) | {"PYTHONPATH": str(ROOT)}
-        command = [*RUN, "--", sys.executable, "-m", "uvicorn", "app:app", "--port", str(port)]
-        os.execve(sys.executable, command, environ)
+    child, terminal = run_at_terminal(edge, tmp_path, port)
     seen = b""
     try:
         while b"Press Ctrl-C to stop." not in seen:

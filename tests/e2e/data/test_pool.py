@@ -198,7 +198,7 @@ def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Mem
 
 
 def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess, members: list[Member]):
-    """Those who come before it is noticed may wait for it in vain; nobody else does."""
+    """Only visitors who come before its death is noticed may wait for it in vain."""
     tunnel = members[0].tunnel
     with churn_beside(edge, tunnel, conversation="http", patience=SOON) as churn:
         killed = time.monotonic()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TYPE_CHECKING
+
+import pytest
 
 import quictunnel
 from quictunnel.origin.dial import MAX_CONCURRENT_DIALS
 from tests.harness.edge_process import embedded_edge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 QUEUE = 5
 """Connections that the service lets wait for it, as ``http.server`` does."""
@@ -35,8 +41,9 @@ async def greet(listener: socket.socket) -> None:
             await loop.sock_sendall(served, b"hello")
 
 
-async def test_visitors_who_come_at_once_all_reach_a_service_with_a_short_queue(engines: object) -> None:
-    """It speaks first: a connection of which its system knows nothing would wait for ever."""
+@pytest.fixture
+async def service(engines: object) -> AsyncIterator[tuple[quictunnel.Tunnel, socket.socket]]:
+    """A tunnel, and the listening socket of a service that accepts nobody yet."""
     with (
         embedded_edge() as edge,
         socket.create_server(("127.0.0.1", 0), backlog=QUEUE) as listener,
@@ -44,28 +51,28 @@ async def test_visitors_who_come_at_once_all_reach_a_service_with_a_short_queue(
     ):
         listener.setblocking(False)
         async with quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True) as tunnel:
-            visitors = [asyncio.create_task(greeted(tunnel)) for _ in range(VISITORS)]
-            await asyncio.sleep(BUSY)
-            service = asyncio.create_task(greet(listener))
-            async with asyncio.timeout(20):
-                assert await asyncio.gather(*visitors) == [b"hello"] * VISITORS
-            service.cancel()
+            yield tunnel, listener
 
 
-async def test_service_that_does_not_answer_holds_up_only_as_many_as_begin_together(engines: object) -> None:
-    """Those who come when it is well again do not wait until the system asks once more for those before."""
-    with (
-        embedded_edge() as edge,
-        socket.create_server(("127.0.0.1", 0), backlog=QUEUE) as listener,
-        quictunnel.Client.from_config(edge.client_config) as client,
-    ):
-        listener.setblocking(False)
-        async with quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True) as tunnel:
-            early = [asyncio.create_task(greeted(tunnel)) for _ in range(EARLY)]
-            await asyncio.sleep(BUSY)
-            service = asyncio.create_task(greet(listener))
-            async with asyncio.timeout(1.5):
-                assert await greeted(tunnel) == b"hello"
-            async with asyncio.timeout(20):
-                await asyncio.gather(*early)
-            service.cancel()
+async def test_visitors_who_come_at_once_all_reach_a_service_with_a_short_queue(service) -> None:
+    """The service speaks first, so a connection of which its kernel knows nothing would wait for ever."""
+    tunnel, listener = service
+    visitors = [asyncio.create_task(greeted(tunnel)) for _ in range(VISITORS)]
+    await asyncio.sleep(BUSY)
+    serving = asyncio.create_task(greet(listener))
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*visitors) == [b"hello"] * VISITORS
+    serving.cancel()
+
+
+async def test_service_that_does_not_answer_holds_up_only_as_many_as_begin_together(service) -> None:
+    """Visitors who come when the service works again do not wait for the kernel's next retry of earlier ones."""
+    tunnel, listener = service
+    early = [asyncio.create_task(greeted(tunnel)) for _ in range(EARLY)]
+    await asyncio.sleep(BUSY)
+    serving = asyncio.create_task(greet(listener))
+    async with asyncio.timeout(1.5):
+        assert await greeted(tunnel) == b"hello"
+    async with asyncio.timeout(20):
+        await asyncio.gather(*early)
+    serving.cancel()

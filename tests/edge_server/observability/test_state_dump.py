@@ -23,7 +23,7 @@ def engine() -> str:
 
 
 async def written(introspection: Introspection, caplog: pytest.LogCaptureFixture) -> str:
-    """What the log says when the file was asked for."""
+    """Return the line of the log about a dump that was asked for."""
     with caplog.at_level("INFO", "edge_server.observability.state_dump"):
         state_dump.write_dump(introspection)
         async with asyncio.timeout(10):

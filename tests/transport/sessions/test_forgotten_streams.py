@@ -32,6 +32,12 @@ class Late(Pump):
         self.push()
 
 
+def lose(network: Network, *, up: bool, down: bool) -> None:
+    """Lose every packet in these directions from now on, and none in the others."""
+    for socket in network.sockets:
+        socket.up.conditions.black_hole, socket.down.conditions.black_hole = up, down
+
+
 @pytest.mark.parametrize("hole", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("lost", ["down", "both"])
 async def test_visitor_that_has_ended_and_leaves_is_forgotten_by_both(
@@ -45,15 +51,12 @@ async def test_visitor_that_has_ended_and_leaves_is_forgotten_by_both(
     visitors = [Pump(pair.open(), b"question") for _ in range(VISITORS)]
     await asyncio.sleep(1)
     assert sum(client.ended for client in clients) == VISITORS
-    for socket in network.sockets:
-        socket.down.conditions.black_hole = True
-        socket.up.conditions.black_hole = lost == "both"
+    lose(network, down=True, up=lost == "both")
     for visitor, client in zip(visitors, clients, strict=True):
         visitor.stream.abort(StreamCode.ABORTED)
         client.answer()
     await asyncio.sleep(hole)
-    for socket in network.sockets:
-        socket.down.conditions.black_hole = socket.up.conditions.black_hole = False
+    lose(network, up=False, down=False)
     async with asyncio.timeout(SOON):
         await pair.settled()
     assert pair.client.skipped_numbers == 0
@@ -72,14 +75,11 @@ async def test_origin_that_has_ended_and_leaves_is_forgotten_by_both(
     visitors = [Late(pair.open()) for _ in range(VISITORS)]
     await asyncio.sleep(1)
     assert sum(visitor.ended for visitor in visitors) == VISITORS
-    for socket in network.sockets:
-        socket.up.conditions.black_hole = True
-        socket.down.conditions.black_hole = lost == "both"
+    lose(network, up=True, down=lost == "both")
     for visitor, client in zip(visitors, clients, strict=True):
         client.stream.abort(StreamCode.ABORTED)
         visitor.answer()
     await asyncio.sleep(hole)
-    for socket in network.sockets:
-        socket.down.conditions.black_hole = socket.up.conditions.black_hole = False
+    lose(network, up=False, down=False)
     async with asyncio.timeout(SOON):
         await pair.settled()

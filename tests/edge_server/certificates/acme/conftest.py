@@ -48,7 +48,7 @@ class Echo(asyncio.Protocol):
 
 @dataclass
 class Stand:
-    """What a test has: the service, and who asks for what."""
+    """The ACME service of a test, and the parts that ask it for certificates."""
 
     service: AcmeService
     certificates: ContextStore

@@ -1,4 +1,4 @@
-"""Who gets certificates and who does not, and what is due when: the manager without an authority."""
+"""Decisions of the certificate manager without an authority: for which names it orders, and when."""
 
 from __future__ import annotations
 
