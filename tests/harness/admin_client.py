@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
 from edge_server.admin import openapi
 from edge_server.admin.api import PREFIX
+from tests.harness.sockets import PATIENCE
 from tests.harness.tunnel_fixture import EmbeddedStage
 
 if TYPE_CHECKING:
@@ -73,3 +76,26 @@ def schema_of(document: dict[str, Any], path: str, method: str, status: int) -> 
 
 
 DOCUMENT = openapi.document()
+
+
+@contextlib.contextmanager
+def raw(operator: Operator) -> Iterator[socket.socket]:
+    """Connect to the operator's port without a client library."""
+    port = httpx.URL(operator.url).port
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        yield sock
+
+
+def request(operator: Operator, method: str, path: str, *headers: str) -> bytes:
+    """Return an HTTP/1.1 request without a body, with the operator's token."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {operator.token}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def all_of(sock: socket.socket) -> bytes:
+    """Return everything that comes until the connection ends or breaks."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := sock.recv(65536):
+            received += piece
+    return received

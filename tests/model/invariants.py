@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from quictunnel.transport.session import MAX_SETTLED
 from tests.model.edge import HOLD
-from tests.model.world import CLOSED
+from tests.model.visitor import CLOSED
 
 if TYPE_CHECKING:
     from edge_server.tunnels.lease import Lease
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
-    from tests.model.world import Visitor, World
+    from tests.model.visitor import Visitor
+    from tests.model.world import World
 
 WAIT = 10.0
 SERVED_WITHIN = 12

@@ -12,7 +12,7 @@ from quictunnel.connection.network_monitor import Change
 from quictunnel.wire.codes import SessionCode
 from tests.model.program import KINDS
 from tests.model.stores import SECOND_TOKEN
-from tests.model.world import CLOSED
+from tests.model.visitor import CLOSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

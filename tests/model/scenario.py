@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.model.program import Program, Ticket
     from tests.model.quic import QuicLink
-    from tests.model.world import Visitor
+    from tests.model.visitor import Visitor
 
 
 class Scenario:

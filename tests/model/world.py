@@ -18,10 +18,12 @@ from quictunnel.origin.dial import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedGuest
+from tests.model.fault_log import FaultLog
 from tests.model.ports import ListeningPorts
 from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedCall
 from tests.model.stores import SECOND_TOKEN, ClaimStore, TokenStore
 from tests.model.tcp import BrokenError, Peer, TcpPipe
+from tests.model.visitor import CLOSED, REFUSED_BY_SERVICE, WITHDRAWN, Visitor
 from tests.simnet.clock import START
 
 if TYPE_CHECKING:
@@ -36,75 +38,6 @@ if TYPE_CHECKING:
     from tests.model.stepped_loop import SteppedLoop
 
 WAIT = 10.0
-REFUSED_BY_SERVICE = "refused by the local service"
-CLOSED = "the tunnel was closed"
-WITHDRAWN = "the operator has withdrawn the name or its token"
-"""Reasons for which a visitor may be reset."""
-
-
-class Visitor:
-    """One visitor, from its ClientHello on."""
-
-    def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> None:
-        self.number = number
-        self.ticket = ticket
-        """Of the name for which it comes."""
-        self.edge = edge
-        self.lease = lease
-        self.splice = protocol
-        self.peer = Peer(2 * number, f"visitor {number}")
-        self.origin: Peer | None = None
-        self.is_in = False
-        """Its handshake is complete."""
-        self.came_at = 0.0
-        self.excuse = ""
-        """Why it may be reset although neither end has done so."""
-        self.client_session: Any = None
-        self.refused_by: Program | None = None
-        """The program whose local service has refused it last."""
-
-    def __repr__(self) -> str:
-        return f"{self.peer} with {self.origin}"
-
-    def may_be_reset(self, why: str) -> None:
-        """Note a reason for a reset by the tunnel; those that pass give way to others."""
-        if self.excuse in ("", REFUSED_BY_SERVICE, CLOSED):
-            self.excuse = why
-
-    @property
-    def ends(self) -> list[Peer]:
-        return [peer for peer in (self.peer, self.origin) if peer is not None]
-
-    @property
-    def is_served(self) -> bool:
-        """Return True if both directions ended in good order at both ends."""
-        return self.origin is not None and all(peer.is_complete for peer in self.ends)
-
-    @property
-    def is_over(self) -> bool:
-        return all(peer.is_done for peer in self.ends)
-
-
-class FaultLog(logging.Handler):
-    """Notices what the product itself says is wrong."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.found: list[tuple[str, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if "broke the protocol" in text:
-            reason = text.rpartition(": ")[2]
-            self.found.append((f"an honest peer is called hostile: {reason}", text))
-        elif record.levelno >= logging.ERROR:
-            if record.exc_info:
-                error = record.exc_info[1]
-                if isinstance(error, BrokenError):
-                    self.found.append((error.kind, str(error)))
-                    return
-                text += f": {logging.Formatter().formatException(record.exc_info)}"
-            self.found.append(("a fault inside", text))
 
 
 class World:

@@ -1,0 +1,55 @@
+"""Fixtures: an edge with a well-behaved client, and a client that breaks the protocol."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.harness.hostile_peer import HostileClient
+from tests.harness.tunnel_fixture import EmbeddedStage, nothing_left
+from tests.harness.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def shared_stage(engines):
+    with EmbeddedStage() as made:
+        yield made
+
+
+@pytest.fixture
+def stage(shared_stage: EmbeddedStage, caplog: pytest.LogCaptureFixture) -> Iterator[EmbeddedStage]:
+    """An edge with a good client on it, which is as good afterwards: the same session, still serving; and an
+    edge's log without a traceback or a long line."""
+    session = shared_stage.client_session
+    caplog.set_level(logging.INFO)
+    with nothing_left(shared_stage):
+        yield shared_stage
+        eventually(lambda: shared_stage.edge.server.guests == 1, "a hostile client is still there")
+        assert shared_stage.client_session is session
+        for kind in ("tcp", "tls"):
+            shared_stage.pair(kind)
+    assert shared_stage.edge.server._endpoint.faults == 0
+    for record in caplog.records:
+        assert not record.exc_info, record
+        assert len(record.getMessage()) < 500
+        assert record.levelno < logging.ERROR, record
+
+
+@pytest.fixture
+def hostile(stage: EmbeddedStage) -> HostileClient:
+    """To be entered by the test, on its own loop."""
+
+    class Maker:
+        async def __aenter__(self) -> HostileClient:
+            self.client = HostileClient(stage.edge.client_config)
+            return await self.client.__aenter__()
+
+        async def __aexit__(self, *error: object) -> None:
+            await self.client.__aexit__(*error)
+
+    return Maker()  # type: ignore[return-value]

@@ -1,0 +1,236 @@
+"""Malformed input at the ports for visitors and clients: each is refused clearly, and nobody else is harmed."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+import struct
+
+import pytest
+
+from edge_server.ingress.tls_listener import Deadlines
+from tests.harness.edge_process import resident_memory
+from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
+from tests.harness.sockets import PATIENCE, TlsEnd, receive_exactly, verifying
+from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage
+from tests.harness.waiting import eventually
+
+CHANCE = random.Random(4)
+
+
+ALERT_RECORD = b"\x15\x03\x03\x00\x02\x02"
+UNRECOGNIZED_NAME, MISSING_EXTENSION, RECORD_OVERFLOW = b"\x70", b"\x6d", b"\x16"
+
+
+def client_hello(name: str | None) -> bytes:
+    """What OpenSSL says first."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    outgoing = ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+def answer_to(stage: EmbeddedStage, words: bytes, *, finish: bool = False) -> bytes:
+    """Everything that the TLS port says to ``words`` before it ends the connection."""
+    with socket.create_connection(("127.0.0.1", stage.tunnel.port), PATIENCE) as sock:
+        answer = b""
+        try:
+            sock.sendall(words)
+            if finish:
+                sock.shutdown(socket.SHUT_WR)
+            while part := sock.recv(65536):
+                answer += part
+        except (ConnectionResetError, BrokenPipeError):
+            pass  # the end of a refusal may be a reset
+        return answer
+
+
+def newcomers(stage: EmbeddedStage) -> int:
+    """Connections to the TLS port whose arrival the edge has seen the end of."""
+    return sum(stage.edge.server._front.outcomes.values())
+
+
+@pytest.mark.parametrize(
+    "name", ["nobody.tunnel.localhost", "tunnel.localhost", "x.{host}", "{label}.example.com", "localhost"]
+)
+def test_an_unknown_name_is_told_so(stage, name):
+    host = stage.tunnel.host
+    name = name.format(host=host, label=host.partition(".")[0])
+    assert answer_to(stage, client_hello(name)) == ALERT_RECORD + UNRECOGNIZED_NAME
+    sock = socket.create_connection(("127.0.0.1", stage.tunnel.port), PATIENCE)
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+        verifying(stage.ca).wrap_socket(sock, server_hostname=name)
+    sock.close()
+
+
+def test_no_name_is_told_so(stage):
+    assert answer_to(stage, client_hello(None)) == ALERT_RECORD + MISSING_EXTENSION
+
+
+def test_a_client_hello_cut_off_at_every_byte_is_let_go(stage):
+    hello = client_hello(stage.tunnel.host)
+    came = newcomers(stage)
+    for length in range(len(hello)):
+        assert answer_to(stage, hello[:length], finish=True) == b""
+    assert newcomers(stage) - came == len(hello)
+
+
+def test_a_client_hello_in_two_pieces_is_as_good_as_whole(stage, monkeypatch):
+    front = stage.edge.server._front
+
+    class Slowly(socket.socket):
+        """Sends its first bytes in two pieces, the second when the first was read."""
+
+        def sendall(self, data: bytes) -> None:  # type: ignore[override]
+            if self.cut:
+                super().sendall(data[: self.cut])
+                eventually(lambda: self._read() == [self.cut], "the first piece was not read")
+                data, self.cut = data[self.cut :], 0
+            super().sendall(data)
+
+        def _read(self) -> list[int]:
+            return [len(newcomer._reader.received) for newcomer in tuple(front.pending)]
+
+    for cut in range(1, len(client_hello(stage.tunnel.host)) - 1, 23):
+        sock = Slowly()
+        sock.cut = cut
+        sock.connect(("127.0.0.1", stage.tunnel.port))
+        visitor = TlsEnd(sock, verifying(stage.ca), stage.tunnel.host)
+        stage.accept()
+        visitor.finish()
+        sock.close()
+
+
+def test_half_a_client_hello_has_a_deadline(stage, monkeypatch):
+    monkeypatch.setattr(stage.edge.server._front, "deadlines", Deadlines(hello=0.2))
+    assert answer_to(stage, client_hello(stage.tunnel.host)[:-1]) == b""
+
+
+def test_a_client_hello_of_64_kib_is_refused(stage):
+    body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00" + bytes(65_400)
+    message = b"\x01" + len(body).to_bytes(3, "big") + body
+    pieces = [message[start : start + 16_000] for start in range(0, len(message), 16_000)]
+    hello = b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+    assert len(hello) > 65_000
+    answer = answer_to(stage, hello)
+    assert answer.startswith(ALERT_RECORD[:5])
+    assert len(answer) == 7
+
+
+def test_a_record_of_64_kib_is_refused(stage):
+    assert answer_to(stage, b"\x16\x03\x01\xff\xff" + bytes(65_535)) == ALERT_RECORD + RECORD_OVERFLOW
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+def test_plain_http_is_told_to_use_https(stage, method):
+    tunnel = stage.tunnel
+    answer = answer_to(stage, f"{method} /a?b HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
+    assert f"\r\nLocation: https://{tunnel.host}:{tunnel.port}/a?b\r\n".encode() in head
+    assert body == b""
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
+def test_plain_http_for_no_tunnel_is_told_no_more(stage, method):
+    answer = answer_to(stage, f"{method} / HTTP/1.1\r\nHost: x{stage.tunnel.host}\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"https://" in body
+    assert body.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("words", [b"SSH-2.0-x\r\n", bytes(100), CHANCE.randbytes(5000), b"\x16" + bytes(100)])
+def test_what_is_not_tls_is_ended(stage, words):
+    assert len(answer_to(stage, words)) <= 7
+
+
+def test_visitors_who_only_connect_and_leave(stage):
+    came, visitors = newcomers(stage), stage.edge.server.ledger.came["tcp"]
+    for kind in ("tcp", "tls"):
+        address = stage.tunnel.tcp_socket if kind == "tcp" else ("127.0.0.1", stage.tunnel.port)
+        for _ in range(50):
+            sock = socket.create_connection(address, PATIENCE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+    # They may have gone before the edge has accepted them.
+    eventually(lambda: newcomers(stage) - came == 50, "not all of those over TLS have come")
+    eventually(
+        lambda: stage.edge.server.ledger.came["tcp"] - visitors == 50, "not all of those over TCP have come"
+    )
+    eventually(
+        lambda: not stage.edge.server.visitors and not stage.edge.server._front.pending, "visitors are left"
+    )
+    _forget_queued(stage)
+
+
+def _forget_queued(stage: EmbeddedStage) -> None:
+    """Take the connections of visitors long gone off the origin's listener."""
+    stage.listener.settimeout(0.3)
+    try:
+        while True:
+            stage.listener.accept()[0].close()
+    except TimeoutError:
+        stage.listener.settimeout(PATIENCE)
+
+
+# The QUIC port.
+
+
+def junk(chance: random.Random) -> bytes:
+    """A datagram: of any size, or with a header that looks like QUIC's (RFC 9000 section 17.2)."""
+    size = chance.choice((0, 1, 7, 20, 21, 43, 1199, 1200, 1252, 1472, 9000, 65_000, chance.randrange(1500)))
+    body = chance.randbytes(size)
+    match chance.randrange(4):
+        case 0:
+            return body
+        case 1:  # a short header, for a connection that does not exist
+            return bytes([0x40 | chance.randrange(0x40)]) + body
+        case _:
+            kind = chance.choice((0xC0, 0xC3, 0xD0, 0xE0, 0xF0))
+            version = chance.choice((1, 1, 1, 1, 0, 0x6B3343CF, 0x1A2A3A4A, chance.randrange(1 << 32)))
+            ids = b"".join(bytes([n]) + chance.randbytes(n) for n in (chance.choice((8, 8, 20, 0, 21, 255)), 8))
+            token = chance.choice((b"\x00", b"\x10" + chance.randbytes(16), b"\x40\x64" + chance.randbytes(100)))
+            rest = max(0, 1200 - len(ids) - len(token) - 7)
+            length = (0x4000 | rest).to_bytes(2, "big")
+            return bytes([kind]) + version.to_bytes(4, "big") + ids + token + length + chance.randbytes(rest)
+
+
+def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
+    """The tunnel that is there goes on all the while; memory stays flat; the log stays short."""
+    chance = random.Random(6)
+    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
+        visitor, origin = stage.pair("tcp")
+        arrivals = Arrivals(stage.edge)
+        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        log = stage.edge.state_dir.with_suffix(".log")
+        with contextlib.ExitStack() as stack:
+            strangers = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(20)]
+
+            def flood(count: int) -> None:
+                for number in range(count):
+                    datagram = junk(chance)
+                    chance.choice(strangers).sendto(datagram, (host, int(port)))
+                    if number % 50 == 0:  # also gives the edge the time to read what came
+                        visitor.send(b"still")
+                        assert receive_exactly(origin, 5) == b"still"
+                        origin.send(b"there")
+                        assert receive_exactly(visitor, 5) == b"there"
+
+            flood(2000)  # what is allocated once has then been
+            before = resident_memory(stage.edge.pid)
+            flood(10_000)
+            grown = resident_memory(stage.edge.pid) - before
+        answered = arrivals("quic_answers_total", "retry") + arrivals("quic_answers_total", "version_negotiation")
+        # Empty ones are not told apart from none.
+        assert answered + arrivals("udp_datagrams_dropped_total", "unroutable") > 0.9 * 12_000
+        assert grown < 4 * 1024 * 1024, f"{grown} bytes"
+        visitor.sock.close()
+        stage.close_ends()
+        stage.pair("tls")  # a newcomer is served as well
+        assert "Traceback" not in log.read_text()
+        assert log.stat().st_size < 4096
