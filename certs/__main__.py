@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from certs.authority import DevelopmentAuthority, replace_file
+from certs.authority import DevelopmentAuthority
 from quictunnel.errors import Error
 from quictunnel.shared import output
+from quictunnel.shared.files import PUBLIC, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,8 +62,8 @@ def write_all(out: Path, domain: str, names: Sequence[str] = ()) -> list[Path]:
     written = [authority.certificate]
     for stem, covered in (("wildcard", (f"*.{domain}", domain)), ("quic", (*_LOCAL_NAMES, *names))):
         chain, key = authority.issue(covered)
-        replace_file(out / f"{stem}.pem", chain, mode=0o644)
-        replace_file(out / f"{stem}.key", key, mode=0o600)
+        replace_file(out / f"{stem}.pem", chain, mode=PUBLIC)
+        replace_file(out / f"{stem}.key", key)
         written += [out / f"{stem}.pem", out / f"{stem}.key"]
     return written
 

@@ -10,22 +10,20 @@ The callers decide which leaf to issue.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import ipaddress
-import os
 import re
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trustme
 from cryptography import x509
 
 from quictunnel.errors import ConfigError, InvalidError
+from quictunnel.shared.files import PUBLIC, create_once, make_directory, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
 LEAF_DAYS: Final = 397
 """Days. Browsers distrust leaves of public authorities above 398 days; Apple's distrust private ones above 825."""
@@ -54,14 +52,15 @@ class DevelopmentAuthority:
         key_file = directory / "ca.key"
         try:
             if not key_file.exists():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _publish(key_file, _new_authority())
+                make_directory(directory)
+                # Key and certificate are in one file, so processes that start together agree on both.
+                create_once(key_file, _new_authority())
             pem = key_file.read_bytes()
             authority = _parse(pem, key_file)
             certificate = directory / "ca.pem"
             public = authority.cert_pem.bytes()
             if not certificate.exists() or certificate.read_bytes() != public:
-                replace_file(certificate, public, mode=0o644)
+                replace_file(certificate, public, mode=PUBLIC)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise ConfigError(f"Cannot keep a development authority in {directory}: {reason}.") from error
@@ -101,41 +100,10 @@ class DevelopmentAuthority:
         return chain, leaf.private_key_pem.bytes()
 
 
-def replace_file(path: Path, content: bytes, *, mode: int) -> None:
-    """Write ``path`` atomically: readers see the old content or the new, never a part. Raises OSError."""
-    with _temporary_file(path, content, mode) as aside:
-        aside.replace(path)
-
-
 def _new_authority() -> bytes:
     # No intermediate authorities below it: it signs leaves only.
     authority = trustme.CA(path_length=0, organization_name=_ORGANIZATION, key_type=trustme.KeyType.ECDSA)
     return authority.private_key_pem.bytes() + authority.cert_pem.bytes()
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Write the file unless another process was first.
-
-    Key and certificate are in one file, and a link is atomic: of two processes that start together exactly one
-    wins, and both continue with its file.
-    """
-    with _temporary_file(path, content, 0o600) as aside, contextlib.suppress(FileExistsError):
-        path.hardlink_to(aside)
-
-
-@contextlib.contextmanager
-def _temporary_file(path: Path, content: bytes, mode: int) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600 from the start
-    aside = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.chmod(mode)
-        yield aside
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _parse(pem: bytes, path: Path) -> trustme.CA:

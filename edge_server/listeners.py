@@ -9,9 +9,9 @@ import asyncio
 import socket
 from typing import TYPE_CHECKING
 
-from certs.authority import replace_file
 from edge_server.ingress.tcp_ports import listen
 from quictunnel.errors import ConfigError
+from quictunnel.shared.files import PUBLIC, replace_file
 from quictunnel.transport import sockopts
 from quictunnel.transport.udp import UdpSocket
 
@@ -109,6 +109,7 @@ def make_identity(config: EdgeConfig, directory: Path, authority: DevelopmentAut
     # A clock that is wrong now, or an edge that runs for years, must not keep clients out.
     chain, key = authority.issue(sorted(names - {"", "0.0.0.0", "::"}), as_long_as_the_authority=True)
     certificate, private_key = directory / "quic.pem", directory / "quic.key"
-    replace_file(certificate, chain, mode=0o644)
-    replace_file(private_key, key, mode=0o600)
+    # Made again at each start, so a crash of the machine may lose them.
+    replace_file(certificate, chain, mode=PUBLIC, durable=False)
+    replace_file(private_key, key, durable=False)
     return certificate, private_key

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sqlite3
 import sys
 import tarfile
@@ -16,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Final
 from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, add_state_dir
 from edge_server.clients.qlog import DIRECTORY as TRACES
 from quictunnel.errors import ConfigError
+from quictunnel.shared.files import new_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> int:
         if options.file == "-":
             write_backup(directory, sys.stdout.buffer)
         else:
-            descriptor = os.open(options.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
+            with new_file(Path(options.file)) as file:
                 write_backup(directory, file)
     except BrokenPipeError:
         raise  # the reader of standard output has closed it, which is no fault of the directory

@@ -24,10 +24,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.storage.state_dir import write_private
 from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.shared.address import MAX_PORT
+from quictunnel.shared.files import new_file
 from quictunnel.wire.labels import RANDOM_LABEL, domain_validation_error, validation_error
 from quictunnel.wire.messages import PROGRAM_SIZE
 
@@ -309,7 +309,8 @@ class LastHeld:
         # One name for what is written aside, so that crashes leave at most one such file behind.
         aside = self._path.with_name(f".{FILE}")
         aside.unlink(missing_ok=True)
-        write_private(aside, HEAD + VERSION + nonce + sealed)
+        with new_file(aside) as file:
+            file.write(HEAD + VERSION + nonce + sealed)
         os.utime(aside, (self._now(),) * 2)
         self._inode = aside.stat().st_ino
         aside.replace(self._path)

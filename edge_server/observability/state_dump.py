@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
-from certs.authority import replace_file
 from edge_server.observability.metrics import METRICS, read_metrics
 from quictunnel.shared.address import format_address
+from quictunnel.shared.files import replace_file
 from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _visitor(visit: VisitorConnection, now: float) -> dict[str, Any]:
 
 
 def _write(path: Path, state: dict[str, Any]) -> Path:
-    replace_file(path, msgspec.json.encode(state), mode=0o600)
+    replace_file(path, msgspec.json.encode(state), durable=False)
     return path
 
 

@@ -7,12 +7,12 @@ write-ahead log allows that (https://sqlite.org/wal.html).
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
+from quictunnel.shared.files import ensure_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ class Database:
         if self._connection is not None:
             return self._connection
         # Created here, because SQLite would make the file readable for all users.
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        ensure_file(self._path)
         database = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")

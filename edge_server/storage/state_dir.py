@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
+from quictunnel.shared.files import create_once, make_directory, replace_file
 from quictunnel.shared.paths import CLIENT_ENV
 from quictunnel.wire.messages import MAX_TOKEN
 
@@ -32,8 +33,8 @@ class StateDir:
         """Create the directory if it is missing, and check that it is writable."""
         self.path = path
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # mkdir leaves an existing directory as it was, and a umask may have removed permissions: write a
+            make_directory(path)
+            # It leaves an existing directory as it was, and a umask may have removed permissions: write a
             # file to find out.
             probe = path / f".probe-{os.getpid()}"
             probe.write_bytes(b"")
@@ -69,13 +70,8 @@ class StateDir:
     def _secret(self, name: str, make: Callable[[], bytes]) -> bytes:
         path = self.path / name
         try:
-            # Written aside and linked into place: of two edges starting at once, both see the same whole file.
             if not path.exists():
-                aside = self.path / f".{name}-{os.getpid()}-{secrets.token_hex(4)}"
-                write_private(aside, make())
-                with contextlib.suppress(FileExistsError):
-                    os.link(aside, path)
-                aside.unlink()
+                create_once(path, make())
             return path.read_bytes()
         except OSError as error:
             raise ConfigError(f"{path} cannot be read or made ({error.strerror}).") from None
@@ -96,9 +92,7 @@ class ClientEnv:
         """Write the file atomically, replacing one of another edge. Raises OSError."""
         self.path = path
         self._content = content
-        aside = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        write_private(aside, content)
-        aside.replace(path)
+        replace_file(path, content, durable=False)
 
     def withdraw(self) -> None:
         """Remove the file, unless another edge has replaced it."""
@@ -106,10 +100,3 @@ class ClientEnv:
         with contextlib.suppress(OSError):
             if self.path.read_bytes() == self._content:
                 self.path.unlink()
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Create a file that only its owner can read. Raises OSError, also if it exists."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)

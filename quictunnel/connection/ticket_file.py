@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import base64
 import codecs
-import contextlib
-import os
-import tempfile
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
+from quictunnel.shared.files import replace_file
 from quictunnel.shared.paths import expanded
 from quictunnel.wire.messages import MAX_TICKET
+
+if TYPE_CHECKING:
+    import os
 
 FIRST_LINE: Final = "quictunnel ticket 1"
 MAX_FILE: Final = 2 * MAX_TICKET
@@ -56,12 +56,4 @@ class TicketFile:
     def write(self, ticket: bytes) -> None:
         """Put a newer ticket there, all of it or nothing. Raises OSError."""
         text = f"{FIRST_LINE}\n{base64.b64encode(ticket).decode()}\n"
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")  # mode 0600
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(text)
-            Path(name).replace(self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        replace_file(self.path, text.encode())

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from quictunnel.shared.files import check_directory
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status.model import Report, TunnelStatus
-from quictunnel.status.server import KEY_BYTES, PORT_FILE, SOCKET, check_directory
+from quictunnel.status.server import KEY_BYTES, PORT_FILE, SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -19,13 +19,13 @@ import logging
 import os
 import secrets
 import socket
-import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from quictunnel.shared.files import new_file, own_directory
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
 from quictunnel.transport import unpatched
@@ -55,30 +55,6 @@ HAS_UNIX: Final = hasattr(socket, "AF_UNIX") and sys.platform != "win32"
 def is_enabled() -> bool:
     """Return True unless the environment disables the status server."""
     return os.environ.get(SWITCH_VARIABLE, "").lower() not in OFF_VALUES
-
-
-def own_directory(path: Path) -> Path:
-    """Create a directory for this user alone, or check the existing one.
-
-    Raises:
-        OSError: the directory cannot be created, or other users may write to it. The message has the remedy.
-    """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_directory(path)
-    return path
-
-
-def check_directory(path: Path) -> None:
-    """Check that a directory belongs to this user alone.
-
-    Raises:
-        OSError: the directory does not exist, or other users may access it.
-    """
-    found = path.lstat()
-    if sys.platform == "win32":
-        return  # protected by the access list of the user's profile
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
 class StatusServer:
@@ -175,7 +151,8 @@ class StatusServer:
         self._key = secrets.token_hex(KEY_BYTES // 2).encode()
         self._server = await asyncio.start_server(self._answer, sock=self._sock)
         self.path = base.with_suffix(PORT_FILE)
-        _write_new(self.path, b"%d %s\n" % (self._sock.getsockname()[1], self._key))
+        with new_file(self.path) as file:
+            file.write(b"%d %s\n" % (self._sock.getsockname()[1], self._key))
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
@@ -200,14 +177,6 @@ def _program(started: str) -> str:
     path = Path(started)
     name = path.parent.name if path.name == "__main__.py" else path.name
     return name if name not in ("", "-c", "-m") else "python"
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        os.write(number, content)
-    finally:
-        os.close(number)
 
 
 _server = StatusServer()

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from josepy.jwk import JWKEC
 
-from certs.authority import replace_file
 from edge_server.certificates.acme.errors import AcmeError, printable
 from edge_server.certificates.acme.settings import read_secret
+from quictunnel.shared.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +54,7 @@ class Account:
                 if not self._key_file.exists():
                     fresh = ec.generate_private_key(ec.SECP256R1())
                     pem = fresh.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-                    replace_file(self._key_file, pem, mode=0o600)
+                    replace_file(self._key_file, pem)
             key = load_pem_private_key(_read(self._key_file), None)
         except OSError as error:
             raise AcmeError(f"{self._key_file} cannot be used: {error.strerror or error}.") from None
@@ -120,7 +120,7 @@ class Account:
 
     def _remember(self, uri: str) -> None:
         try:
-            replace_file(self._uri_file, json.dumps({"uri": uri}).encode(), mode=0o600)
+            replace_file(self._uri_file, json.dumps({"uri": uri}).encode())
         except OSError as error:
             raise AcmeError(f"{self._uri_file} cannot be written: {error.strerror or error}.") from None
 

@@ -13,8 +13,8 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from certs.authority import replace_file
 from edge_server.resources.shares import Shares
+from quictunnel.shared.files import make_directory, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -162,8 +162,8 @@ class Quota:
         with self._saving:
             changes, content = self._changes, self._content
             if changes > self._saved:
-                self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                replace_file(self._file, content, mode=0o600)
+                make_directory(self._file.parent)
+                replace_file(self._file, content)
                 self._saved = changes
 
     def adjust_clock(self, forward: float) -> None:

@@ -24,6 +24,7 @@ from edge_server.certificates.acme.quota import Quota
 from edge_server.certificates.acme.settings import DNS
 from edge_server.certificates.acme.store import CertificateFiles, IssuedCertificate, folder_name
 from quictunnel.shared.backoff import Backoff
+from quictunnel.shared.files import make_directory
 from quictunnel.shared.supervision import Supervisor
 
 if TYPE_CHECKING:
@@ -381,7 +382,7 @@ class CertificateManager:
                 from edge_server.certificates.acme.order import Orders  # noqa: PLC0415 - an optional package, and half a second
 
                 try:
-                    self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    make_directory(self._directory)
                 except OSError as error:
                     raise AcmeError(f"{self._directory} cannot be created: {error.strerror or error}.") from None
                 self._orders = Orders(self._settings, self._directory, self.challenges, self._stopping.wait)

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from certs.authority import replace_file
 from edge_server.certificates.acme.errors import AcmeError
+from quictunnel.shared.files import make_directory, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,8 +76,8 @@ class CertificateFiles:
 
     def keep(self, issued: IssuedCertificate) -> None:
         """Write a certificate. Raises OSError."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(self._path(issued.names[0]), issued.key + issued.chain, mode=0o600)
+        make_directory(self._directory)
+        replace_file(self._path(issued.names[0]), issued.key + issued.chain)
 
     def remove(self, name: str) -> None:
         """Delete the certificate of a name, if there is one. Raises OSError."""

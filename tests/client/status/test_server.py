@@ -18,10 +18,11 @@ import msgspec
 import pytest
 
 from quictunnel.shared.event_loop import EventLoopThread
+from quictunnel.shared.files import own_directory
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.status import client, server
 from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
-from quictunnel.status.server import MAX_CONNECTIONS, StatusServer, own_directory
+from quictunnel.status.server import MAX_CONNECTIONS, StatusServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -104,6 +104,7 @@ def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
     (tmp_path / "state" / "tokens.db").write_text("this is no database, and long enough to be taken for one" * 20)
     assert main([str(tmp_path / "b.tar"), "--state-dir", str(tmp_path / "state")]) == 2
     assert "tokens.db cannot be copied: file is not a database." in capsys.readouterr().err
+    assert not (tmp_path / "b.tar").exists(), "a part of a backup was left, which the next one would trip over"
 
 
 @pytest.mark.parametrize("name", ["client.env", "edge.sock", ".probe-1", ".token-1-abc"])

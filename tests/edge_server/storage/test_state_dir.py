@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_server.auth.token import new_operator_token
-from edge_server.storage.state_dir import KEY_BYTES, MIN_TOKEN, StateDir, write_private
+from edge_server.storage.state_dir import KEY_BYTES, MIN_TOKEN, StateDir
 from quictunnel.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -56,11 +56,6 @@ class TestSecrets:
             os.umask(old)
         assert mode(path) == 0o700
         assert mode(path / "token") == 0o600
-
-    def test_a_private_file_is_never_written_over(self, tmp_path):
-        write_private(tmp_path / "a", b"1")
-        with pytest.raises(FileExistsError):
-            write_private(tmp_path / "a", b"2")
 
     def test_two_processes_at_once_see_the_same(self, path):
         program = (
