@@ -4,7 +4,6 @@ Docker."""
 from __future__ import annotations
 
 import argparse
-import asyncio
 import http.client
 import sys
 from typing import TYPE_CHECKING, Final
@@ -13,8 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edge_server.cli.common import add_state_dir
-from edge_server.observability.health import Readiness
-from edge_server.observability.quic_probe import probe_error
+from edge_server.observability.health import Readiness, quic_error
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.paths import CLIENT_ENV
@@ -105,6 +103,6 @@ def _check_udp(directory: Path) -> str:
         address = parse_address(values.get("QUICTUNNEL_EDGE", ""), what="QUICTUNNEL_EDGE")
     except ConfigError as error:
         raise NotReadyError(f"not ready: {directory / CLIENT_ENV} is damaged: {error}") from None
-    if why := asyncio.run(probe_error(address)):
+    if why := quic_error(address):
         raise NotReadyError(f"not ready: udp: {why}")
     return "the QUIC socket responds; run the edge with --admin for a full check"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edge_server.certificates.context_store import validity_of
-from edge_server.observability.quic_probe import probe_error
 from quictunnel.shared.address import on_this_machine
+from quictunnel.shared.event_loop import in_thread
+from quictunnel.transport.probe import Answer, ask
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 CACHE_TIME: Final = 2.0
 """Seconds for which a result is cached: less than the interval of typical health checks."""
+PROBE_ROUNDS: Final = (0.5, 0.5, 0.5)
+"""Seconds to wait for the QUIC socket, for each of three tries. To the same machine a response takes a
+millisecond; a loop that needs longer than this is overloaded."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -49,6 +53,32 @@ class Liveness(msgspec.Struct, frozen=True):
     alive: bool
     uptime_seconds: float
     loop_lag_seconds: float
+
+
+def quic_error(address: Address) -> str:
+    """Return why the QUIC server at an address does not respond, or an empty text.
+
+    The response comes from the engine itself: it proves that the socket is bound, that the loop reads it, and that
+    the engine's packets are sent. Blocks for a millisecond if it does, for at most 1.5 seconds otherwise.
+    """
+    host, port = address[:2]
+    result = ask(address, rounds=PROBE_ROUNDS, whole=False)
+    detail = f": {result.detail}" if result.detail else ""
+    match result.answer:
+        case Answer.QUIC:
+            return ""
+        case Answer.REFUSED:
+            return f"nothing listens at UDP {host} port {port}"
+        case Answer.FORBIDDEN | Answer.NO_ROUTE:
+            return f"no datagram can be sent to {host} port {port}{detail}"
+        case _:
+            return f"no response from UDP {host} port {port}{detail}"
+
+
+async def probe_error(address: Address) -> str:
+    """Return :func:`quic_error`. It is asked in a thread of its own, because the
+    responses come from this loop, and because others may occupy the threads of the loop's executor."""
+    return await in_thread(quic_error, address)
 
 
 class Health:

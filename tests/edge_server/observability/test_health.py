@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from edge_server.certificates.context_store import validity_of
 from edge_server.observability import metrics
-from edge_server.observability.health import CACHE_TIME, Health
-from edge_server.observability.quic_probe import PACKET_SIZE, is_response, probe_error, probe_packet
+from edge_server.observability.health import CACHE_TIME, Health, probe_error
 from quictunnel.shared import supervision
 
 if TYPE_CHECKING:
@@ -125,26 +124,3 @@ async def test_alive_says_since_when_and_how_late_the_loop_is(introspection: Int
 
 async def test_where_nobody_listens_the_probe_says_so():
     assert "127.0.0.1 port 9" in await probe_error(NOBODY)
-
-
-def test_the_question_is_large_enough_and_random():
-    (one, beginning), (other, _) = probe_packet(), probe_packet()
-    assert len(one) == PACKET_SIZE
-    assert one[:5] == other[:5]
-    assert one != other
-    assert beginning[0:4] == bytes(4)
-
-
-def test_only_the_answer_is_one():
-    _, beginning = probe_packet()
-    good = b"\x80" + beginning + bytes.fromhex("1a2a3a4a 00000001")
-    assert is_response(good, beginning)
-    for bad in (
-        b"",
-        b"\x00" + good[1:],  # a short header
-        good[:-4],  # not the version that is spoken here
-        b"\x80\x00\x00\x00\x01" + good[5:],  # no version negotiation
-        probe_packet()[0],
-        good[:8] + b"\xff" + good[9:],  # other connection IDs
-    ):
-        assert not is_response(bad, beginning), bad.hex()
