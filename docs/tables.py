@@ -1,7 +1,9 @@
-"""The documents' tables as Markdown, made from the code: ``python docs/tables.py`` prints them, with ``--write
-docs/PROTOCOL.md`` (or ``ADMIN.md``, ``CONFIGURATION.md``, ``METRICS.md``) it renews them in the document, with
-``--schema docs/edge.schema.json`` the JSON Schema of the edge's configuration. Pages that show a file of
-``docs/examples`` are renewed in the same way. A test fails when one is stale."""
+"""Generate the tables of the documents, as Markdown, from the code.
+
+``python docs/tables.py`` prints them. ``--write docs/PROTOCOL.md`` (or ``ADMIN.md``, ``CONFIGURATION.md``,
+``METRICS.md``) updates them in the document, and ``--schema docs/edge.schema.json`` the JSON Schema of the edge's
+configuration. Pages that show a file of ``docs/examples`` are updated in the same way. A test fails when one is stale.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +32,19 @@ DOCS: Final = Path(__file__).parent
 
 
 def message_table() -> str:
-    """Every message, its number and its fields in order."""
-    rows = []
+    """Return a table of the messages, and a list of the fields of each, in order."""
+    rows, lists = [], []
     for kind in sorted(get_args(messages.AnyMessage), key=_tag):
-        speakers = {side.value for _, side, spoken in TRANSITIONS if spoken is kind}
-        fields = ", ".join(f"{name}: {_type(field)}" for name, field in _fields(kind))
-        rows.append((str(_tag(kind)), kind.__name__, " and ".join(sorted(speakers)), fields, _summary(kind)))
-    return _table(("number", "message", "sent by", "fields", "meaning"), rows)
+        senders = {side.value for _, side, sent in TRANSITIONS if sent is kind}
+        rows.append((str(_tag(kind)), kind.__name__, " and ".join(sorted(senders)), _summary(kind)))
+        fields = ", ".join(f"`{name}` ({_type(field)})" for name, field in _fields(kind))
+        lists.append(f"- **{kind.__name__}**: {fields}.")
+    table = _table(("number", "message", "sent by", "meaning"), rows)
+    return "\n\n".join((table, "The fields of each message, in order:", "\n".join(lists)))
 
 
 def field_notes() -> str:
-    """What the fields mean, as far as their names do not say it."""
+    """Return the meanings of the fields whose names do not say it."""
     rows = [
         (f"{kind.__name__}.{name}", _type(field), note)
         for kind in (*sorted(get_args(messages.AnyMessage), key=_tag), preface.Preface)
@@ -51,14 +55,14 @@ def field_notes() -> str:
 
 
 def preface_table() -> str:
-    """The fields of a preface in order."""
+    """Return the fields of a preface, in order."""
     notes = _attribute_notes(preface.Preface)
     rows = [(name, _type(field), notes.get(name, "")) for name, field in _fields(preface.Preface)]
     return _table(("field", "type", "meaning"), rows)
 
 
-def dialogue_table() -> str:
-    """Who may say what when."""
+def transition_table() -> str:
+    """Return the transitions of the control protocol: who may send which message in which phase."""
     rows = [
         (phase.value, side.value, kind.__name__, after.value) for (phase, side, kind), after in TRANSITIONS.items()
     ]
@@ -66,7 +70,7 @@ def dialogue_table() -> str:
 
 
 def code_tables() -> str:
-    """Stream, session and bind codes."""
+    """Return a table for each kind of code: stream, session and bind."""
     parts = []
     for codes in (StreamCode, SessionCode, BindCode):
         notes = _attribute_notes(codes)
@@ -76,7 +80,7 @@ def code_tables() -> str:
 
 
 def constants_table() -> str:
-    """The numbers both sides must agree on, or be prepared for."""
+    """Return the constants that both sides must know."""
     rows = [
         ("ALPN", f"`{ALPN}`"),
         ("protocol version", str(PROTOCOL_VERSION)),
@@ -93,7 +97,7 @@ def constants_table() -> str:
 
 
 def options_table() -> str:
-    """The edge's options."""
+    """Return a table of the edge's options for each group."""
     parts = []
     for group in dict.fromkeys(row.group for row in OPTIONS):
         rows = [
@@ -113,7 +117,7 @@ def options_table() -> str:
 
 
 def schema() -> str:
-    """The JSON Schema of a configuration file, for editors."""
+    """Return the JSON Schema of a configuration file, for editors."""
     properties: dict[str, object] = {}
     for row in OPTIONS:
         about = dict(row.kind.schema) | {"description": row.summary}
@@ -140,18 +144,18 @@ def schema() -> str:
     return json.dumps(whole, indent=1) + "\n"
 
 
-def figure_table() -> str:
-    """The figures of an edge, with their labels."""
-    return _table(("name", "kind", "labels", "meaning"), _figures(PREFIX, METRICS))
+def metric_table() -> str:
+    """Return the metrics of an edge, with their labels."""
+    return _table(("name", "kind", "labels", "meaning"), _metric_rows(PREFIX, METRICS))
 
 
 def process_table() -> str:
-    """Those that prometheus-client adds."""
-    return _table(("name", "kind", "labels", "meaning"), _figures("", PROCESS_METRICS))
+    """Return the metrics that prometheus-client adds."""
+    return _table(("name", "kind", "labels", "meaning"), _metric_rows("", PROCESS_METRICS))
 
 
 def operations_table() -> str:
-    """What the operator's API has."""
+    """Return the operations of the operator's API."""
     rows = [
         (
             f"`{operation.method.upper()} {operation.path}`",
@@ -190,20 +194,20 @@ def _block(text: str) -> str:
     return f"```text\n{text.rstrip()}\n```"
 
 
-def _figures(prefix: str, figures: Mapping[str, MetricInfo]) -> list[tuple[str, str, str, str]]:
+def _metric_rows(prefix: str, metrics: Mapping[str, MetricInfo]) -> list[tuple[str, str, str, str]]:
     return [
         (
             f"`{prefix}{name}`",
-            figure.kind,
-            _labels(figure),
-            figure.description,
+            metric.kind,
+            _labels(metric),
+            metric.description,
         )
-        for name, figure in figures.items()
+        for name, metric in metrics.items()
     ]
 
 
-def _labels(figure: MetricInfo) -> str:
-    named = figure.labels.items()
+def _labels(metric: MetricInfo) -> str:
+    named = metric.labels.items()
     return "; ".join(f"`{name}`: {', '.join(values)}" if values else f"`{name}`" for name, values in named)
 
 
@@ -216,11 +220,11 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "messages": message_table,
     "fields": field_notes,
     "preface": preface_table,
-    "dialogue": dialogue_table,
+    "transitions": transition_table,
     "codes": code_tables,
     "commands": commands_table,
     "options": options_table,
-    "figures": figure_table,
+    "metrics": metric_table,
     "process": process_table,
     "operations": operations_table,
 }
@@ -269,11 +273,11 @@ def _type(kind: msgspec.inspect.Type) -> str:
             assert issubclass(cls, IntEnum)
             return f"{cls.__name__}"
         case msgspec.inspect.ListType(item_type=item, min_length=low, max_length=high):
-            return f"array of {low or 0} to {high} of ({_type(item)})"
+            return f"array of {low or 0} to {high} of {_type(item)}"
         case msgspec.inspect.TupleType(item_types=items):
-            return ", ".join(_type(item) for item in items)
+            return f"[{', '.join(_type(item) for item in items)}]"
         case _:
-            raise TypeError(f"no words for {kind}")
+            raise TypeError(f"no description of {kind}")
 
 
 def _number(value: int | None) -> str:
@@ -287,7 +291,7 @@ def _summary(kind: type) -> str:
 
 
 def _attribute_notes(kind: type) -> dict[str, str]:
-    """The strings that stand below the attributes of a class."""
+    """Return the attribute docstrings of a class."""
     source = inspect.getsource(kind)
     found = re.findall(
         r'^    (\w+)(?:: [^=\n][^\n]*(?:\n        [^\n]*\n    \])?| = [^\n]*)\n    """(.*?)"""',

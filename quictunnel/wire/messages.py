@@ -133,7 +133,7 @@ class Bind(Message, frozen=True, tag=3):
     ticket: Ticket
     """The ticket of an earlier Bound, to get the same name and port again; empty for new ones."""
     name: Annotated[str, msgspec.Meta(max_length=MAX_LABEL, pattern=PRINTABLE_PATTERN)] = ""
-    """The requested label below the edge's domain; empty: any. See ``labels``."""
+    """The requested label below the edge's domain; empty: any."""
     tcp_port: TcpPort = 0
     """The requested TCP port, with ``unencrypted``; 0: any."""
     pool: bool = False
