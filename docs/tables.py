@@ -2,7 +2,8 @@
 
 ``python docs/tables.py`` prints them. ``--write docs/PROTOCOL.md`` (or ``ADMIN.md``, ``CONFIGURATION.md``,
 ``METRICS.md``) updates them in the document, and ``--schema docs/edge.schema.json`` the JSON Schema of the edge's
-configuration. Pages that show a file of ``docs/examples`` are updated in the same way. A test fails when one is stale.
+configuration. Pages that show a file of ``docs/examples`` are updated in the same way. A test fails when a page is
+out of date.
 """
 
 from __future__ import annotations
