@@ -155,7 +155,7 @@ def main() -> None:
     head = ["", "edge, KiB each", "client, KiB each", "together", "edge, CPU of all", "client, CPU of all"]
     costs = [head, *(visitors(options.visitors, tls=tls) for tls in (True, False)), tunnels(options.tunnels)]
     print(table(costs, markdown=options.markdown), "\n")
-    head = ["idle visitors", "MB/s of a busy one", "of what it has alone", "rounds"]
+    head = ["idle visitors", "MB/s of the download", "relative to alone", "range"]
     crowds = [crowd for crowd in CROWDS if crowd <= options.visitors]
     print(table([head, *throughput(options.rounds, crowds)], markdown=options.markdown), "\n")
     print(", ".join(f"{name} {value}" for name, value in machine.facts().items()))
