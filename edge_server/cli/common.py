@@ -45,7 +45,7 @@ def add_state_dir(parser: argparse.ArgumentParser, environ: Mapping[str, str] = 
     """Add ``--state-dir``, by default that of an edge started in the same environment without it."""
     try:
         given = environ.get(PREFIX + "STATE_DIR")
-        usual = expanded(given, PREFIX + "STATE_DIR") if given else default_state_dir(environ)
+        usual = expanded(given, PREFIX + "STATE_DIR") if given else default_state_dir()
     except ConfigError:  # a user without a home directory has to set it
         parser.add_argument(
             "--state-dir", metavar="DIR", type=_path, required=True, help="the edge's state directory"

@@ -143,7 +143,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     stated = _stated(environ, edge, ca, token_file)
-    found = stated if stated.edge else _from_files(environ, stated, config_file, client_env)
+    found = stated if stated.edge else _from_files(stated, config_file, client_env)
     if not found.edge:
         raise ConfigError(NOTHING_CONFIGURED)
     if not found.token:
@@ -183,15 +183,13 @@ def _stated(environ: Mapping[str, str], edge: str | None, ca: Path | None, token
     )
 
 
-def _from_files(
-    environ: Mapping[str, str], stated: Partial, config_file: Path | None, client_env: Path | None
-) -> Partial:
+def _from_files(stated: Partial, config_file: Path | None, client_env: Path | None) -> Partial:
     if config_file is None or client_env is None:
         try:
-            default_client_env(environ)
+            default_client_env()
         except ConfigError as error:
             raise ConfigError(f"{NOTHING_CONFIGURED} No settings file was looked for: {error}") from None
-    mine = read_config_file(config_file or default_config_file(environ))
+    mine = read_config_file(config_file or default_config_file())
     if mine is not None and mine.edge:
         return Partial(
             origin=mine.origin, edge=mine.edge, token=stated.token or mine.token, ca=stated.ca or mine.ca
@@ -202,7 +200,7 @@ def _from_files(
             f"{alone} is set but no edge to go with it: set {EDGE} to the edge's host:port as well, or unset "
             f"{alone} to use an edge on this machine (the command `python -m edge_server` starts one)."
         )
-    return read_client_env(client_env or default_client_env(environ)) or Partial(origin="nothing")
+    return read_client_env(client_env or default_client_env()) or Partial(origin="nothing")
 
 
 def _check_token(token: str) -> None:

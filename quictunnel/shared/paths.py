@@ -1,6 +1,12 @@
-"""Locations of files on each platform, for client and edge.
+"""Locations of files on each platform, for client and edge: platformdirs' conventions.
 
-This module only computes paths: it reads, creates and checks nothing. Environment and platform are arguments.
+This module only computes paths: it creates and checks nothing. Where they are:
+
+- state: ``~/.local/state/quictunnel``, on macOS ``~/Library/Application Support/quictunnel``, on Windows
+  ``%LOCALAPPDATA%\\quictunnel``;
+- configuration: ``~/.config/quictunnel``, on macOS as the state, on Windows ``%APPDATA%\\quictunnel``.
+
+On Linux and macOS an absolute ``$XDG_STATE_HOME`` or ``$XDG_CONFIG_HOME`` stands for the directory above.
 """
 
 from __future__ import annotations
@@ -8,12 +14,9 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quictunnel.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from quictunnel.transport.lazy_imports import import_module
 
 APP = "quictunnel"
 CLIENT_ENV = "client.env"
@@ -38,66 +41,49 @@ def expanded(path: str | os.PathLike[str], what: str) -> Path:
         ) from None
 
 
-def default_state_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
+def default_state_dir() -> Path:
     """Return the default directory for an edge's certificate authority, keys and ``client.env``.
 
-    ``$XDG_STATE_HOME/quictunnel`` (``~/.local/state/quictunnel``), on macOS ``~/Library/Application
-    Support/quictunnel``, on Windows ``%LOCALAPPDATA%\\quictunnel``.
+    Raises:
+        ConfigError: the user has no home directory.
     """
-    return _base(
-        environ, platform, xdg=("XDG_STATE_HOME", ".local/state"), windows=("LOCALAPPDATA", "AppData/Local")
-    )
+    return _user_dir("user_state_path")
 
 
-def default_config_file(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
-    """Return the path of the user's config file: ``$XDG_CONFIG_HOME/quictunnel/config.toml`` (``~/.config/...``),
-    on macOS ``~/Library/Application Support/quictunnel/config.toml``, on Windows
-    ``%APPDATA%\\quictunnel\\config.toml``."""
-    base = _base(environ, platform, xdg=("XDG_CONFIG_HOME", ".config"), windows=("APPDATA", "AppData/Roaming"))
-    return base / "config.toml"
+def default_config_file() -> Path:
+    """Return the path of the user's config file. Raises ConfigError where the user has no home directory."""
+    return _user_dir("user_config_path", roaming=True) / "config.toml"
 
 
-def default_client_env(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
+def default_client_env() -> Path:
     """Return the path of the file that an edge of this user, run without ``--state-dir``, writes for its
-    clients."""
-    return default_state_dir(environ, platform=platform) / CLIENT_ENV
+    clients. Raises ConfigError where the user has no home directory."""
+    return default_state_dir() / CLIENT_ENV
 
 
-def default_runtime_dir(environ: Mapping[str, str] | None = None, *, platform: str = sys.platform) -> Path:
+def default_runtime_dir() -> Path:
     """Return the directory of the status sockets of this user's running clients.
 
     ``$XDG_RUNTIME_DIR/quictunnel`` (if that is not set, as in many containers, ``/tmp/quictunnel-UID``), on macOS
-    ``$TMPDIR/quictunnel``, which belongs to the user there, on Windows ``%LOCALAPPDATA%\\quictunnel\\run``. The
-    path is short, because a Unix socket's path is limited to 104 bytes.
+    ``$TMPDIR/quictunnel``, which belongs to the user there, on Windows ``%LOCALAPPDATA%\\quictunnel\\run``. Not
+    platformdirs': its directories on macOS and without the variable are too long for the path of a Unix socket,
+    which is limited to 104 bytes.
     """
-    environ = os.environ if environ is None else environ
-    if platform == "win32":
-        return default_state_dir(environ, platform=platform) / "run"
-    directory = Path(environ.get("TMPDIR" if platform == "darwin" else "XDG_RUNTIME_DIR", ""))
+    if sys.platform == "win32":
+        return default_state_dir() / "run"
+    directory = Path(os.environ.get("TMPDIR" if sys.platform == "darwin" else "XDG_RUNTIME_DIR", ""))
     if directory.is_absolute():
         return directory / APP
     return Path("/tmp") / f"{APP}-{os.geteuid()}"  # noqa: S108 - owner and mode are checked before use
 
 
-def _base(
-    environ: Mapping[str, str] | None, platform: str, *, xdg: tuple[str, str], windows: tuple[str, str]
-) -> Path:
-    environ = os.environ if environ is None else environ
-    if platform == "darwin":
-        return _home(environ, "HOME") / "Library" / "Application Support" / APP
-    variable, below_home = windows if platform == "win32" else xdg
-    directory = Path(environ.get(variable, ""))
-    # The XDG base directory specification: a relative path is invalid and must be ignored.
-    if directory.is_absolute():
-        return directory / APP
-    return _home(environ, "USERPROFILE" if platform == "win32" else "HOME") / below_home / APP
-
-
-def _home(environ: Mapping[str, str], variable: str) -> Path:
-    home = Path(environ.get(variable, ""))
-    if home.is_absolute():
-        return home
+def _user_dir(name: str, *, roaming: bool = False) -> Path:
+    """Return a directory of platformdirs', which is imported here because most commands need none."""
+    directories = import_module("platformdirs").PlatformDirs(APP, appauthor=False, roaming=roaming)
     try:
-        return Path.home()  # a service may run without HOME; the user database has it
-    except RuntimeError:
-        raise ConfigError(f"This user has no home directory: set {variable} to an absolute path.") from None
+        path: Path = getattr(directories, name)
+        # Until 0.2: before platformdirs, $XDG_STATE_HOME and $XDG_CONFIG_HOME meant nothing on macOS.
+        before = Path("~/Library/Application Support", APP).expanduser() if sys.platform == "darwin" else path
+    except (RuntimeError, OSError):
+        raise ConfigError("This user has no home directory: set HOME to an absolute path.") from None
+    return before if before.exists() else path

@@ -34,7 +34,7 @@ class Desk:
     ca: Path
 
     def __post_init__(self) -> None:
-        self.environ = {"HOME": str(self.home)}
+        self.environ: dict[str, str] = {}
         self.config_file = self.home / ".config/quictunnel/config.toml"
         self.client_env = self.home / ".local/state/quictunnel/client.env"
 
@@ -62,7 +62,10 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
     ca = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(ca)
     return Desk(tmp_path / "home", ca)

@@ -130,8 +130,11 @@ def test_the_command_as_a_program_reads_it(
 # The way to it
 
 
-def test_nothing_is_configured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    findings = list(examine(environ={"HOME": str(tmp_path)}))
+def test_nothing_is_configured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    findings = list(examine(environ={}))
     assert [each.verdict for each in findings[-9:]] == ["fail", *["skip"] * 8]
     assert findings[-9].message.startswith("No edge is configured. Set QUICTUNNEL_EDGE")
     assert command.show(findings, as_json=False) == 2

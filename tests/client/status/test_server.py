@@ -254,14 +254,23 @@ def test_what_a_program_is_called(started: str, name: str) -> None:
     assert server._program(started) == name
 
 
-def test_places() -> None:
-    assert (
-        str(default_runtime_dir({"XDG_RUNTIME_DIR": "/run/user/7"}, platform="linux")) == "/run/user/7/quictunnel"
-    )
-    assert str(default_runtime_dir({}, platform="linux")) == f"/tmp/quictunnel-{os.geteuid()}"
-    assert str(default_runtime_dir({"TMPDIR": "/var/x/T"}, platform="darwin")) == "/var/x/T/quictunnel"
-    windows = default_runtime_dir({"LOCALAPPDATA": "/local"}, platform="win32")
-    assert str(windows).endswith("quictunnel/run")
+@pytest.mark.parametrize(
+    ("platform", "environ", "path"),
+    [
+        ("linux", {"XDG_RUNTIME_DIR": "/run/user/7"}, "/run/user/7/quictunnel"),
+        ("linux", {"XDG_RUNTIME_DIR": "relative"}, f"/tmp/quictunnel-{os.geteuid()}"),
+        ("linux", {}, f"/tmp/quictunnel-{os.geteuid()}"),
+        ("darwin", {"TMPDIR": "/var/x/T", "XDG_RUNTIME_DIR": "/x"}, "/var/x/T/quictunnel"),
+        ("win32", {"XDG_STATE_HOME": "/local"}, "/local/quictunnel/run"),
+    ],
+)
+def test_places(monkeypatch: pytest.MonkeyPatch, platform: str, environ: dict[str, str], path: str) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    for variable in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    assert str(default_runtime_dir()) == path
 
 
 @pytest.mark.parametrize(
