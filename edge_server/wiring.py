@@ -28,6 +28,7 @@ from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.resources.memory_budget import MemoryBudget
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.bind_context import BindContext
+from edge_server.tunnels.bind_policy import BindPolicy
 from edge_server.tunnels.domain_check import DomainCheck, make_domain_check
 from edge_server.tunnels.names import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
@@ -130,6 +131,7 @@ class EdgeServices:
             ledger=self.ledger,
             names=self.names,
             pending=self.pending,
+            policy=BindPolicy(self.domain),
             ports=self.ports,
             registry=self.registry,
             sealer=self.sealer,

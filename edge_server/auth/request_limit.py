@@ -60,6 +60,12 @@ class RequestLimiter:
         self._full_at: dict[str, float] = {}
         """Clock time by key at which each bucket is full again."""
 
+    def can_take(self, key: str, work: float = 1.0) -> bool:
+        """Return True if :meth:`try_take` would take ``work`` now."""
+        now = self._clock()
+        full_at = max(now, self._full_at.get(key, now)) + work / self.rate
+        return full_at - now <= self.burst / self.rate
+
     def try_take(self, key: str, work: float = 1.0) -> bool:
         """Take ``work`` from the bucket of an identity. Return False, and take nothing, if it holds less than
         that."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.request_limit import request_cost
-from edge_server.tunnels.bind import MAX_LEASES, Bindings
+from edge_server.tunnels.bind import Bindings
+from edge_server.tunnels.bind_policy import MAX_LEASES
 from quictunnel.errors import ProtocolError
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.policy import CertificatePolicy
     from edge_server.ingress.admission import Admission
     from edge_server.ingress.tcp_ports import TcpPorts
+    from edge_server.tunnels.bind_policy import BindPolicy
     from edge_server.tunnels.names import NameDirectory
     from edge_server.tunnels.ownership import NameOwnership
     from edge_server.tunnels.pending import PendingTunnels
@@ -35,6 +36,7 @@ class BindContext:
     ledger: VisitorLog
     names: NameDirectory
     pending: PendingTunnels
+    policy: BindPolicy
     ports: TcpPorts
     registry: Registry
     sealer: TicketSealer

@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNCONFIRMED: Final = 30.0
-"""Seconds after which a client has its ticket, or has lost its link, which is dead after as many in silence."""
 UNKNOWN_PEER: Final = ("", 0)
 
 
@@ -151,17 +149,6 @@ class Lease:
         """The lease that took the name over."""
         self._waiting: dict[Splice, Waiting] = {}
         """In the order of coming; bounded by the places that admission has for them."""
-
-    def is_newer_than(self, generation: int) -> bool:
-        """Return True if a ticket of that generation is too old to take the name.
-
-        The ticket that this lease was given for may take it for a while: the answer with the next one may have
-        been lost, and the client be back in another session.
-        """
-        if generation >= self.generation:
-            return False
-        is_young = time.monotonic() < self.since + UNCONFIRMED
-        return generation < self.generation - 1 or not is_young
 
     @property
     def newest(self) -> Lease:

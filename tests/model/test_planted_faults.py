@@ -8,7 +8,7 @@ import pytest
 
 from edge_server.clients.session import ClientSession
 from edge_server.clients.session_table import SessionTable
-from edge_server.tunnels import bind
+from edge_server.tunnels import bind_policy
 from quictunnel.connection.leases import Leases
 from quictunnel.transport import stream
 from quictunnel.transport.session import Session
@@ -44,7 +44,7 @@ def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older program may take the name from its newer self."""
     monkeypatch.setattr(SessionTable, "is_superseded", lambda sessions, secret, key: False)
-    monkeypatch.setattr(bind, "_is_older_program", lambda bind, ticket, ghost: False)
+    monkeypatch.setattr(bind_policy, "is_older_program", lambda bind, ticket, held: False)
 
 
 def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:

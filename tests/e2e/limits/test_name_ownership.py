@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.tunnels.bind import MAX_TAKEOVERS
+from edge_server.tunnels.bind_policy import MAX_TAKEOVERS
 from edge_server.tunnels.ownership import MAX_CLAIMS
 from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge

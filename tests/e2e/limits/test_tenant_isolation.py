@@ -17,7 +17,7 @@ from edge_server.clients import session_table
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.steady_clock import steady
-from edge_server.tunnels import bind, registry
+from edge_server.tunnels import bind_policy, registry
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.engine import CloseCause
@@ -45,7 +45,7 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(session_table, "ALWAYS", 2)
     monkeypatch.setattr(registry, "MAX_LEASES", 90)
     monkeypatch.setattr(registry, "ALWAYS", 2)
-    monkeypatch.setattr(bind, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(bind_policy, "MAX_MEMBERS", 3)
     first = random.randrange(10_000, 30_000)  # tests run side by side
     edge = EdgeServer(
         EdgeConfig(

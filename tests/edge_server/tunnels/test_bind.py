@@ -12,8 +12,8 @@ from edge_server.auth.permissions import Identity, Permissions
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.auth.token_store import TokenStore
 from edge_server.refresher import Refresher
-from edge_server.tunnels.bind import MAX_LEASES
-from edge_server.tunnels.lease import UNCONFIRMED
+from edge_server.tunnels.bind_facts import UNCONFIRMED
+from edge_server.tunnels.bind_policy import MAX_LEASES
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.tickets import Ticket

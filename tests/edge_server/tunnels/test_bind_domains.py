@@ -8,7 +8,7 @@ import pytest
 
 from edge_server.auth.permissions import Identity, Permissions
 from edge_server.refresher import Refresher
-from edge_server.tunnels.bind import MAX_DOMAINS
+from edge_server.tunnels.bind_policy import MAX_DOMAINS
 from edge_server.tunnels.ownership_store import OwnershipStore
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound

@@ -1,0 +1,450 @@
+"""Decision about a Bind: who may have which name and port.
+
+:meth:`BindPolicy.decide` has no state, no clock and no I/O: it compares a request with the facts about the edge at
+that moment. :data:`RULES` is the table of refusals, in the order in which they are checked. The first that applies
+is the answer.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from edge_server.ingress.ip_filter import IpFilter
+from edge_server.tunnels.bind_facts import asked_name, ticket_for, wanted_name
+from edge_server.tunnels.load_balancer import MAX_MEMBERS
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import BANNED
+from quictunnel.wire import labels
+from quictunnel.wire.codes import BindCode
+from quictunnel.wire.messages import BindV2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.tunnels.bind_facts import BindFacts, HeldTunnel
+    from edge_server.tunnels.tickets import Ticket
+    from quictunnel.wire.messages import Bind
+
+MAX_LEASES: Final = 100
+"""Leases of one session; a container with more services than this is several containers."""
+MAX_DOMAINS: Final = 20
+"""Whole domains that one identity holds at once: each has a certificate of its own, which its authority counts."""
+MAX_TAKEOVERS: Final = 10
+"""Times a minute that a name may go from one living client to another of the same identity: room for somebody who
+starts a program again and again, none for two that fight over it."""
+TAKEOVER_SECONDS: Final = 60.0
+
+
+class GrantKind(enum.Enum):
+    """The way in which a client gets a name."""
+
+    NEW = "nobody has it"
+    JOIN = "the clients of a pool serve it together"
+    TAKE_OVER = "another client of the identity had it, or it was kept for one"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortPlan:
+    """The TCP port of a grant."""
+
+    keeps: bool = False
+    """The tunnel goes on listening on the port that it has."""
+    exact: int = 0
+    """Else this port and no other; 0: any."""
+    preferred: int = 0
+    """Else this port if it can be had; 0: any."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The answer to a Bind that is granted. Nothing has changed yet: it still has to be applied."""
+
+    kind: GrantKind
+    name: str
+    is_fresh: bool
+    """It is a random name that is given for the first time."""
+    by_ticket: bool
+    """A ticket was shown for it."""
+    options: TunnelOptions
+    visitor_filter: IpFilter
+    is_pool: bool
+    port: PortPlan | None
+    """None: no TCP port."""
+    generation: int
+    """Generation of the ticket to give."""
+    program: bytes
+    is_first_ask: bool
+
+
+class Refusal(NamedTuple):
+    """The answer to a Bind that is refused."""
+
+    code: BindCode
+    reason: str
+    """The end of a sentence about the client, for the log."""
+    level: int
+    """Its level in the log."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request and the facts, with what follows from both."""
+
+    domain: str
+    """The domain of the edge."""
+    bind: Bind
+    facts: BindFacts
+
+    @cached_property
+    def ticket(self) -> Ticket | None:
+        """Return the ticket that was shown, if it is for the wanted name."""
+        return ticket_for(self.bind, self.facts.ticket)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Return True if any name is wanted, and no ticket shown."""
+        return not wanted_name(self.bind, self.facts.ticket)
+
+    @property
+    def is_chosen(self) -> bool:
+        """Return True if somebody chose the name: now, or when the ticket was given.
+
+        It may have become somebody else's since. A random name is nobody else's.
+        """
+        return bool(asked_name(self.bind)) or not (self.is_fresh or labels.RANDOM_LABEL.fullmatch(self.name))
+
+    @property
+    def name(self) -> str:
+        """Return the name that the client would get."""
+        return self.facts.name.name
+
+    @property
+    def is_domain(self) -> bool:
+        """Return True if the name is a whole domain."""
+        return "." in self.name
+
+    @property
+    def is_valid_name(self) -> bool:
+        """Return True if tunnels may have names of this form. The edge's own domain is not for tunnels."""
+        if not self.is_domain:
+            return labels.validation_error(self.name) is None
+        is_below = f".{self.name}".endswith(f".{self.domain}")
+        return labels.domain_validation_error(self.name) is None and not is_below
+
+    @property
+    def is_anothers(self) -> bool:
+        """Return True if another identity owns the name."""
+        return self.facts.name.owner not in (None, self.facts.identity.key, BANNED)
+
+    @cached_property
+    def visitor_filter(self) -> IpFilter | None:
+        """Return the filter of visitors; None if a network is invalid."""
+        try:
+            return IpFilter(self.bind.allow, self.bind.deny)
+        except ValueError:
+            return None
+
+    @property
+    def contradicts(self) -> bool:
+        """Return True if options of the request contradict each other."""
+        bind = self.bind
+        return bool(
+            (bind.h2 and (bind.unencrypted or bind.passthrough))
+            or (bind.tcp_port and not bind.unencrypted)
+            or (bind.pool and not (bind.name or bind.domain))
+            or (bind.domain and (bind.name or labels.domain_validation_error(bind.domain) is not None))
+        )
+
+    @property
+    def tunnel(self) -> HeldTunnel | None:
+        """Return the tunnel that has the name now."""
+        return self.facts.name.tunnel
+
+    @property
+    def pool(self) -> HeldTunnel | None:
+        """Return the tunnel that the client wants to share, or None.
+
+        A tunnel that is kept for a client that has not come yet is not shared, but taken over.
+        """
+        tunnel = self.tunnel
+        return tunnel if tunnel is not None and tunnel.backends and self.bind.pool else None
+
+    @property
+    def evicted(self) -> HeldTunnel | None:
+        """Return the tunnel that the client wants to take over, or None."""
+        return self.tunnel if self.pool is None else None
+
+    @property
+    def shows_old_ticket(self) -> bool:
+        """Return True if a newer program has used the ticket, or has a newer one."""
+        ticket, bind, evicted = self.ticket, self.bind, self.evicted
+        if ticket is None or evicted is None:
+            return False
+        # Of a pool's tickets and programs the edge before this one has told of one alone.
+        is_one_of_several = bind.pool and not evicted.backends
+        is_old = evicted.is_newer_than(ticket.generation) or is_older_program(bind, ticket, evicted)
+        return is_old and not is_one_of_several and not _is_same_program(bind, evicted)
+
+    @property
+    def has_too_many_takeovers(self) -> bool:
+        """Return True if the name went from one living client to another too often lately."""
+        ages = () if self.evicted is None else self.evicted.takeover_ages
+        return self.ticket is None and len(ages) >= MAX_TAKEOVERS and ages[0] < TAKEOVER_SECONDS
+
+    def allows_port(self, port: int) -> bool:
+        """Return True if the token may have this TCP port."""
+        allowed = self.facts.identity.rights.tcp_ports
+        return allowed is None or port in allowed
+
+
+class Rule(NamedTuple):
+    """One refusal."""
+
+    code: BindCode | None
+    """None: the code is that of the permissions (``NameFacts.forbidden``)."""
+    reason: str
+    applies: Callable[[Case], bool]
+    level: int = logging.DEBUG
+
+
+RULES: Final = (
+    Rule(BindCode.CLOSING, "asks an edge that is draining", lambda case: case.facts.is_leaving),
+    Rule(
+        BindCode.DOMAIN_ELSEWHERE,
+        "asks for a domain that does not point here",
+        lambda case: not case.facts.points_here,
+    ),
+    # The request by itself.
+    Rule(
+        BindCode.FORBIDDEN,
+        "asks for a TCP port, and its token allows none",
+        lambda case: case.bind.unencrypted and not case.facts.identity.rights.allows_ports,
+    ),
+    Rule(BindCode.INVALID, "asks for options that contradict each other", lambda case: case.contradicts),
+    Rule(BindCode.INVALID, "asks for a filter that is invalid", lambda case: case.visitor_filter is None),
+    Rule(
+        BindCode.TOO_MANY,
+        "holds as many leases as a session may",
+        lambda case: case.facts.session_leases >= MAX_LEASES,
+    ),
+    # A name that somebody chose. The owner of a domain is nobody's business who may not have it.
+    Rule(
+        BindCode.INVALID,
+        "asks for a name that is invalid",
+        lambda case: case.is_chosen and not case.is_valid_name,
+    ),
+    Rule(
+        BindCode.NAME_TAKEN,
+        "asks for a name of another token",
+        lambda case: case.is_chosen and not case.is_domain and case.is_anothers,
+    ),
+    Rule(
+        None,
+        "asks for a name that its token does not allow",
+        lambda case: case.is_chosen and case.facts.name.forbidden is not None,
+    ),
+    Rule(
+        BindCode.NAME_TAKEN,
+        "asks for a domain of another token",
+        lambda case: case.is_chosen and case.is_domain and case.is_anothers,
+    ),
+    Rule(
+        BindCode.TOO_MANY_NAMES,
+        "holds as many domains as a token may",
+        lambda case: case.is_chosen and case.is_domain and case.facts.name.other_domains >= MAX_DOMAINS,
+    ),
+    Rule(
+        BindCode.TOO_MANY_NAMES,
+        "owns as many names and ports as a token may",
+        lambda case: case.is_chosen and not case.facts.name.can_claim,
+    ),
+    # Any name.
+    Rule(
+        BindCode.TOO_MANY_NAMES,
+        "has been given too many random names lately",
+        lambda case: case.is_fresh and not case.facts.has_fresh_name,
+        logging.WARNING,
+    ),
+    Rule(BindCode.BANNED, "asks for a name that is banned", lambda case: case.facts.name.owner == BANNED),
+    Rule(
+        BindCode.H2_FORBIDDEN,
+        "asks for HTTP/2 with a certificate of several names",
+        lambda case: case.bind.h2 and not case.facts.name.allows_h2,
+    ),
+    Rule(
+        BindCode.NO_CERTIFICATE,
+        "asks for a domain for which there is no certificate",
+        lambda case: bool(case.bind.domain) and not case.bind.passthrough and not case.facts.name.can_certify,
+    ),
+    # A TCP port by its number.
+    Rule(
+        BindCode.FORBIDDEN,
+        "asks for a TCP port that its token does not allow",
+        lambda case: bool(case.bind.tcp_port) and not case.allows_port(case.bind.tcp_port),
+    ),
+    Rule(
+        BindCode.PORT_TAKEN,
+        "asks for a TCP port of another token",
+        lambda case: bool(case.bind.tcp_port) and not case.facts.port.is_free,
+    ),
+    Rule(
+        BindCode.TOO_MANY_NAMES,
+        "owns as many names and ports as a token may, and asks for a TCP port",
+        lambda case: bool(case.bind.tcp_port) and not case.facts.port.can_claim,
+    ),
+    # The tunnel that has the name now, whatever became of its claim since it was given.
+    Rule(
+        BindCode.NAME_TAKEN,
+        "asks for a name that a client of another token holds",
+        lambda case: case.tunnel is not None and case.tunnel.owner != case.facts.identity.key,
+    ),
+    # ... in a pool: all of its clients ask for the same.
+    Rule(
+        BindCode.NOT_SHARED,
+        "asks to share a tunnel that is not shared, or has other options",
+        lambda case: (
+            case.pool is not None
+            and (
+                not case.pool.is_pool
+                or case.pool.options != TunnelOptions.of(case.bind)
+                or bool(case.pool.tcp_port) != case.bind.unencrypted
+            )
+        ),
+    ),
+    Rule(
+        BindCode.PORT_TAKEN,
+        "asks to share a tunnel that has another TCP port",
+        lambda case: case.pool is not None and case.bind.tcp_port not in (0, case.pool.tcp_port),
+    ),
+    Rule(
+        BindCode.TOO_MANY,
+        "asks to share a tunnel with as many clients as may share one",
+        lambda case: case.pool is not None and case.pool.backends >= MAX_MEMBERS,
+    ),
+    # ... of another client of the same identity: tickets and claims are good for nobody else. A mistake about one
+    # tunnel of a session is not to end the others.
+    Rule(
+        BindCode.STALE,
+        "shows one ticket for two leases",
+        lambda case: case.evicted is not None and case.evicted.is_own and case.ticket is not None,
+    ),
+    Rule(
+        BindCode.NOT_SHARED,
+        "asks for one name twice",
+        lambda case: case.evicted is not None and case.evicted.is_own,
+    ),
+    Rule(
+        BindCode.NOT_SHARED,
+        "asks for a name that several clients share",
+        lambda case: case.evicted is not None and case.evicted.is_pool and case.evicted.backends > 1,
+    ),
+    Rule(BindCode.STALE, "shows an old ticket", lambda case: case.shows_old_ticket, logging.INFO),
+    Rule(
+        BindCode.NOT_SHARED,
+        "asks for a name that has changed hands too often lately",
+        lambda case: case.has_too_many_takeovers,
+    ),
+    # Counts, after all that says why in clearer words.
+    Rule(
+        BindCode.TOO_MANY,
+        "holds as many tunnels as its token allows",
+        lambda case: (
+            not case.facts.identity.rights.allows_another_tunnel(
+                case.facts.owner_leases - (case.evicted is not None)
+            )
+        ),
+    ),
+    Rule(
+        BindCode.TOO_MANY,
+        "holds its share of this edge's tunnels; another one is refused",
+        lambda case: not (case.facts.has_share if case.evicted is None else case.facts.has_share_instead),
+        logging.WARNING,
+    ),
+)
+"""Each refusal, in the order in which they are checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class BindPolicy:
+    """The rules for names and ports of an edge with this domain."""
+
+    domain: str
+
+    def decide(self, bind: Bind, facts: BindFacts) -> Grant | Refusal:
+        """Return the answer to a Bind.
+
+        Args:
+            bind: the request of a client.
+            facts: the facts about its name (``bind_facts.wanted_name``), its port and its identity now.
+        """
+        case = Case(self.domain, bind, facts)
+        for rule in RULES:
+            if rule.applies(case):
+                code = rule.code if rule.code is not None else facts.name.forbidden
+                assert code is not None, "the rule of the permissions applies where they forbid something"
+                return Refusal(code, rule.reason, rule.level)
+        return _grant(case)
+
+
+def _grant(case: Case) -> Grant:
+    bind, ticket, tunnel = case.bind, case.ticket, case.tunnel
+    visitor_filter = case.visitor_filter
+    assert visitor_filter is not None, "else it was refused"
+    kind = GrantKind.NEW if tunnel is None else GrantKind.TAKE_OVER if case.pool is None else GrantKind.JOIN
+    program, is_first_ask = b"", False
+    if isinstance(bind, BindV2):
+        was_first = tunnel is not None and tunnel.program == bind.program and tunnel.is_first_ask
+        program, is_first_ask = bind.program, was_first or not bind.again
+    return Grant(
+        kind=kind,
+        name=case.name,
+        is_fresh=case.is_fresh,
+        by_ticket=ticket is not None,
+        options=TunnelOptions.of(bind),
+        visitor_filter=visitor_filter,
+        is_pool=bind.pool,
+        port=_port_plan(case) if bind.unencrypted else None,
+        generation=1 + _generation_before(case),
+        program=program,
+        is_first_ask=is_first_ask,
+    )
+
+
+def _port_plan(case: Case) -> PortPlan:
+    """Return the plan of the TCP port: the one that the tunnel has, if it is still wanted and allowed."""
+    asked, tunnel = case.bind.tcp_port, case.tunnel
+    if (
+        tunnel is not None
+        and tunnel.tcp_port
+        and tunnel.is_port_free
+        and case.allows_port(tunnel.tcp_port)
+        and asked in (0, tunnel.tcp_port)
+    ):
+        return PortPlan(keeps=True, exact=asked, preferred=tunnel.tcp_port)
+    return PortPlan(exact=asked, preferred=0 if case.ticket is None else case.ticket.port)
+
+
+def _generation_before(case: Case) -> int:
+    """Return the generation of the ticket that was shown, and not that of the tunnel that is taken over: a client
+    that dies each time before it has kept the answer would else fall behind and be locked out. A client that asks
+    by name alone cannot be, and has a newer ticket than the one before."""
+    if case.ticket is not None:
+        return case.ticket.generation
+    return 0 if case.evicted is None else case.evicted.generation
+
+
+def _is_same_program(bind: Bind, held: HeldTunnel) -> bool:
+    """Return True if a program asks for what it holds itself: the answer with its newest ticket was lost."""
+    return isinstance(bind, BindV2) and bind.program != b"" and bind.program == held.program
+
+
+def is_older_program(bind: Bind, ticket: Ticket, held: HeldTunnel) -> bool:
+    """Return True if a program asks again for what another one holds, which was started later with its ticket.
+    After a restart of the edge the tickets of the two may have been counted apart."""
+    if not isinstance(bind, BindV2) or not bind.again or held.program in (b"", bind.program):
+        return False
+    return held.is_first_ask or ticket.generation < held.generation

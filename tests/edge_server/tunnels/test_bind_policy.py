@@ -1,0 +1,370 @@
+"""The table of decisions about a Bind: refusals with their reasons, their order, and what is granted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import pytest
+
+from edge_server.auth.permissions import Identity, Permissions
+from edge_server.tunnels.bind_facts import (
+    UNCONFIRMED,
+    BindFacts,
+    HeldTunnel,
+    NameFacts,
+    PortFacts,
+    wanted_name,
+)
+from edge_server.tunnels.bind_policy import (
+    MAX_DOMAINS,
+    MAX_LEASES,
+    MAX_TAKEOVERS,
+    RULES,
+    TAKEOVER_SECONDS,
+    BindPolicy,
+    Grant,
+    GrantKind,
+    PortPlan,
+    Refusal,
+)
+from edge_server.tunnels.load_balancer import MAX_MEMBERS
+from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.ownership_store import BANNED
+from edge_server.tunnels.tickets import Ticket
+from quictunnel.wire.codes import BindCode
+from quictunnel.wire.messages import Bind, BindV2
+
+RANDOM: Final = "abcdefgh23456777"
+FULL: Final = (0.0,) * MAX_TAKEOVERS
+POLICY: Final = BindPolicy("example.com")
+LIMITED: Final = Identity("a", Permissions(tcp_ports=range(1, 10)))
+NO_PORTS: Final = Identity("a", Permissions(tcp_ports=range(0)))
+TWO_TUNNELS: Final = Identity("a", Permissions(tunnels=2))
+
+
+def bind(*, program: bytes | None = None, again: bool = False, **fields: Any) -> Bind:
+    """Return a Bind; of version 2 if a program is said."""
+    fields = {"lease": 1, "unencrypted": "tcp_port" in fields, "h2": False, "ticket": b""} | fields
+    return Bind(**fields) if program is None else BindV2(**fields, program=program, again=again)
+
+
+def ticket(name: str = RANDOM, generation: int = 1, port: int = 0) -> Ticket:
+    return Ticket(name, port, "a", generation)
+
+
+def decide(request: Bind, facts: dict[str, Any]) -> Grant | Refusal:
+    """Return the decision, where ``facts`` may have those of the name (``name_``) and of the port (``port_``)."""
+    sets: dict[str, dict[str, Any]] = {"name": {}, "port": {}, "": {}}
+    for key, value in facts.items():
+        part, _, rest = key.partition("_")
+        if part in ("name", "port"):
+            sets[part][rest] = value
+        else:
+            sets[""][key] = value
+    name = wanted_name(request, sets[""].get("ticket")) or RANDOM
+    return POLICY.decide(
+        request,
+        BindFacts(
+            **{"identity": Identity("a")} | sets[""],
+            name=NameFacts(name=name, **sets["name"]),
+            port=PortFacts(**sets["port"]),
+        ),
+    )
+
+
+def held(**fields: Any) -> HeldTunnel:
+    return HeldTunnel(**{"owner": "a"} | fields)
+
+
+class Row(NamedTuple):
+    """A request that is refused, and the beginning of the reason."""
+
+    code: BindCode
+    reason: str
+    bind: Bind
+    facts: dict[str, Any]
+
+
+WEB: Final = bind(name="web")
+SHOP: Final = bind(domain="shop.example.org")
+POOL: Final = bind(name="web", pool=True)
+ANY: Final = bind()
+
+REFUSALS: Final = (
+    Row(BindCode.CLOSING, "asks an edge that is draining", ANY, {"is_leaving": True}),
+    Row(BindCode.DOMAIN_ELSEWHERE, "asks for a domain that does not point", SHOP, {"points_here": False}),
+    Row(BindCode.FORBIDDEN, "asks for a TCP port, and its", bind(unencrypted=True), {"identity": NO_PORTS}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(h2=True, unencrypted=True), {}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(h2=True, passthrough=True), {}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(tcp_port=5, unencrypted=False), {}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(pool=True), {}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(name="a", domain="shop.example.org"), {}),
+    Row(BindCode.INVALID, "asks for options that contradict", bind(domain="*.example.org"), {}),
+    Row(BindCode.INVALID, "asks for a filter", bind(allow=["300.0.0.0/8"]), {}),
+    Row(BindCode.TOO_MANY, "holds as many leases as a session", ANY, {"session_leases": MAX_LEASES}),
+    Row(BindCode.INVALID, "asks for a name that is invalid", bind(name="-web"), {}),
+    Row(BindCode.INVALID, "asks for a name that is invalid", bind(name=RANDOM), {}),
+    Row(BindCode.INVALID, "asks for a name that is invalid", bind(domain="example.com"), {}),
+    Row(BindCode.INVALID, "asks for a name that is invalid", bind(domain="a.example.com"), {}),
+    Row(BindCode.NAME_TAKEN, "asks for a name of another token", WEB, {"name_owner": "b"}),
+    Row(BindCode.NAME_TAKEN, "asks for a name of another", ANY, {"ticket": ticket("web"), "name_owner": "b"}),
+    Row(BindCode.FORBIDDEN, "asks for a name that its token", WEB, {"name_forbidden": BindCode.FORBIDDEN}),
+    Row(
+        BindCode.NAME_RESERVED,
+        "asks for a name that its token",
+        WEB,
+        {"name_forbidden": BindCode.NAME_RESERVED},
+    ),
+    Row(
+        BindCode.DOMAIN_FORBIDDEN,
+        "asks for a name that its token",
+        SHOP,
+        {"name_forbidden": BindCode.DOMAIN_FORBIDDEN},
+    ),
+    Row(BindCode.NAME_TAKEN, "asks for a domain of another token", SHOP, {"name_owner": "b"}),
+    Row(BindCode.TOO_MANY_NAMES, "holds as many domains", SHOP, {"name_other_domains": MAX_DOMAINS}),
+    Row(BindCode.TOO_MANY_NAMES, "owns as many names and ports as", WEB, {"name_can_claim": False}),
+    Row(BindCode.TOO_MANY_NAMES, "has been given too many random", ANY, {"has_fresh_name": False}),
+    Row(BindCode.BANNED, "asks for a name that is banned", WEB, {"name_owner": BANNED}),
+    Row(BindCode.BANNED, "asks for a name that is banned", ANY, {"ticket": ticket(), "name_owner": BANNED}),
+    Row(BindCode.H2_FORBIDDEN, "asks for HTTP/2", bind(h2=True), {"name_allows_h2": False}),
+    Row(BindCode.NO_CERTIFICATE, "asks for a domain for which", SHOP, {"name_can_certify": False}),
+    Row(BindCode.FORBIDDEN, "asks for a TCP port that its token", bind(tcp_port=70), {"identity": LIMITED}),
+    Row(BindCode.PORT_TAKEN, "asks for a TCP port of another", bind(tcp_port=5), {"port_is_free": False}),
+    Row(
+        BindCode.TOO_MANY_NAMES,
+        "owns as many names and ports as a token may, and",
+        bind(tcp_port=5),
+        {"port_can_claim": False},
+    ),
+    Row(
+        BindCode.NAME_TAKEN,
+        "asks for a name that a client of another token",
+        WEB,
+        {"name_tunnel": held(owner="b")},
+    ),
+    Row(BindCode.NOT_SHARED, "asks to share a tunnel that is not", POOL, {"name_tunnel": held()}),
+    Row(
+        BindCode.NOT_SHARED,
+        "asks to share a tunnel that is not",
+        POOL,
+        {"name_tunnel": held(is_pool=True, options=TunnelOptions(passthrough=True))},
+    ),
+    Row(
+        BindCode.NOT_SHARED,
+        "asks to share a tunnel that is not",
+        POOL,
+        {"name_tunnel": held(is_pool=True, tcp_port=5)},
+    ),
+    Row(
+        BindCode.PORT_TAKEN,
+        "asks to share a tunnel that has another",
+        bind(name="web", pool=True, tcp_port=6),
+        {"name_tunnel": held(is_pool=True, tcp_port=5)},
+    ),
+    Row(
+        BindCode.TOO_MANY,
+        "asks to share a tunnel with as many",
+        POOL,
+        {"name_tunnel": held(is_pool=True, backends=MAX_MEMBERS)},
+    ),
+    Row(
+        BindCode.STALE,
+        "shows one ticket for two leases",
+        ANY,
+        {"ticket": ticket(), "name_tunnel": held(is_own=True)},
+    ),
+    Row(BindCode.NOT_SHARED, "asks for one name twice", WEB, {"name_tunnel": held(is_own=True)}),
+    Row(
+        BindCode.NOT_SHARED,
+        "asks for a name that several clients",
+        WEB,
+        {"name_tunnel": held(is_pool=True, backends=2)},
+    ),
+    Row(
+        BindCode.STALE,
+        "shows an old ticket",
+        ANY,
+        {"ticket": ticket(), "name_tunnel": held(generation=3)},
+    ),
+    Row(
+        BindCode.STALE,
+        "shows an old ticket",
+        ANY,
+        {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED)},
+    ),
+    Row(
+        BindCode.STALE,
+        "shows an old ticket",
+        bind(program=b"old", again=True),
+        {"ticket": ticket(), "name_tunnel": held(generation=2, program=b"new")},
+    ),
+    Row(
+        BindCode.STALE,
+        "shows an old ticket",
+        bind(program=b"old", again=True),
+        {"ticket": ticket(generation=9), "name_tunnel": held(program=b"new", is_first_ask=True)},
+    ),
+    Row(
+        BindCode.NOT_SHARED,
+        "asks for a name that has changed hands",
+        WEB,
+        {"name_tunnel": held(takeover_ages=FULL)},
+    ),
+    Row(BindCode.TOO_MANY, "holds as many tunnels", ANY, {"identity": TWO_TUNNELS, "owner_leases": 2}),
+    Row(
+        BindCode.TOO_MANY,
+        "holds as many tunnels",
+        WEB,
+        {"identity": TWO_TUNNELS, "owner_leases": 3, "name_tunnel": held()},
+    ),
+    Row(BindCode.TOO_MANY, "holds its share of this edge", ANY, {"has_share": False}),
+    Row(
+        BindCode.TOO_MANY,
+        "holds its share of this edge",
+        WEB,
+        {"has_share_instead": False, "name_tunnel": held()},
+    ),
+)
+
+
+@pytest.mark.parametrize("row", REFUSALS, ids=[f"{row.code.name}: {row.reason}" for row in REFUSALS])
+def test_request_is_refused_for_its_reason(row: Row) -> None:
+    answer = decide(row.bind, row.facts)
+    assert isinstance(answer, Refusal), answer
+    assert answer.code is row.code
+    assert answer.reason.startswith(row.reason)
+
+
+def test_each_refusal_has_a_row() -> None:
+    reasons = [answer.reason for row in REFUSALS if isinstance(answer := decide(row.bind, row.facts), Refusal)]
+    assert set(reasons) == {rule.reason for rule in RULES}
+    assert len({rule.reason for rule in RULES}) == len(RULES)
+
+
+EVERYTHING_WRONG: Final = {
+    "is_leaving": True,
+    "points_here": False,
+    "session_leases": MAX_LEASES,
+    "name_forbidden": BindCode.DOMAIN_FORBIDDEN,
+    "name_owner": "b",
+    "name_other_domains": MAX_DOMAINS,
+    "name_can_claim": False,
+    "name_can_certify": False,
+    "identity": TWO_TUNNELS,
+    "owner_leases": 9,
+    "has_share": False,
+    "has_share_instead": False,
+}
+MENDED: Final = (
+    (BindCode.CLOSING, "is_leaving"),
+    (BindCode.DOMAIN_ELSEWHERE, "points_here"),
+    (BindCode.TOO_MANY, "session_leases"),
+    # A token that may not have a domain does not learn whether it is somebody's.
+    (BindCode.DOMAIN_FORBIDDEN, "name_forbidden"),
+    (BindCode.NAME_TAKEN, "name_owner"),
+    (BindCode.TOO_MANY_NAMES, "name_other_domains"),
+    (BindCode.TOO_MANY_NAMES, "name_can_claim"),
+    (BindCode.NO_CERTIFICATE, "name_can_certify"),
+    (BindCode.TOO_MANY, "owner_leases"),
+    (BindCode.TOO_MANY, "has_share"),
+)
+
+
+def test_refusals_are_checked_in_their_order() -> None:
+    """Each fault in turn is mended, and the next one is the answer."""
+    facts: dict[str, Any] = dict(EVERYTHING_WRONG)
+    for code, fact in MENDED:
+        answer = decide(SHOP, facts)
+        assert isinstance(answer, Refusal)
+        assert answer.code is code, fact
+        del facts[fact]
+    assert isinstance(decide(SHOP, facts), Grant)
+
+
+def test_name_of_another_token_is_said_to_be_taken_before_rights_are_looked_at() -> None:
+    answer = decide(WEB, {"name_owner": "b", "name_forbidden": BindCode.FORBIDDEN})
+    assert isinstance(answer, Refusal)
+    assert answer.code is BindCode.NAME_TAKEN
+
+
+GRANTED: Final = (
+    (ANY, {}, {"kind": GrantKind.NEW, "name": RANDOM, "is_fresh": True, "generation": 1, "port": None}),
+    (ANY, {"ticket": ticket(generation=7)}, {"is_fresh": False, "by_ticket": True, "generation": 8}),
+    # Rights and owners of chosen names say nothing about a random one.
+    (ANY, {"ticket": ticket(), "name_forbidden": BindCode.FORBIDDEN}, {"name": RANDOM}),
+    (ANY, {"name_can_claim": False}, {"is_fresh": True}),
+    (WEB, {"has_fresh_name": False}, {"name": "web", "is_fresh": False}),
+    (WEB, {"name_owner": "a"}, {"name": "web"}),
+    # A ticket for another name than the one that is asked for is none.
+    (WEB, {"ticket": ticket("other", generation=7)}, {"name": "web", "by_ticket": False, "generation": 1}),
+    (bind(name="shop.example.org"), {}, {"name": "shop.example.org"}),
+    (bind(domain="shop.example.org", passthrough=True), {"name_can_certify": False}, {}),
+    # Whether h2 is allowed is asked for h2 alone.
+    (WEB, {"name_allows_h2": False}, {"kind": GrantKind.NEW}),
+    (WEB, {"name_tunnel": held(generation=4)}, {"kind": GrantKind.TAKE_OVER, "generation": 5}),
+    (WEB, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
+    (WEB, {"name_tunnel": held(is_pool=True)}, {"kind": GrantKind.TAKE_OVER, "is_pool": False}),
+    (POOL, {"name_tunnel": held(is_pool=True)}, {"kind": GrantKind.JOIN, "generation": 1, "is_pool": True}),
+    (POOL, {"name_tunnel": held(is_pool=True, is_own=True)}, {"kind": GrantKind.JOIN}),
+    # One that is kept for a client is not shared, whoever of its pool comes first.
+    (POOL, {"name_tunnel": held(backends=0)}, {"kind": GrantKind.TAKE_OVER}),
+    (POOL, {"ticket": ticket("web"), "name_tunnel": held(backends=0, generation=5)}, {"generation": 2}),
+    # The answer with the newest ticket was lost: a moment ago, or by this very program.
+    (ANY, {"ticket": ticket(), "name_tunnel": held(generation=2, age=UNCONFIRMED - 1)}, {"by_ticket": True}),
+    (
+        bind(program=b"p", again=True),
+        {"ticket": ticket(), "name_tunnel": held(generation=9, age=99.0, program=b"p")},
+        {"generation": 2},
+    ),
+    (WEB, {"name_tunnel": held(takeover_ages=FULL[1:])}, {"kind": GrantKind.TAKE_OVER}),
+    (WEB, {"name_tunnel": held(takeover_ages=(TAKEOVER_SECONDS, *FULL[1:]))}, {"kind": GrantKind.TAKE_OVER}),
+    (
+        bind(name="web"),
+        {"ticket": ticket("web"), "name_tunnel": held(takeover_ages=FULL)},
+        {"kind": GrantKind.TAKE_OVER},
+    ),
+    # A tunnel that is taken over makes room for itself.
+    (
+        WEB,
+        {"identity": TWO_TUNNELS, "owner_leases": 2, "has_share": False, "name_tunnel": held()},
+        {"kind": GrantKind.TAKE_OVER},
+    ),
+    (bind(program=b"p"), {}, {"program": b"p", "is_first_ask": True}),
+    (bind(program=b"p", again=True), {}, {"program": b"p", "is_first_ask": False}),
+    (
+        bind(program=b"p", again=True, name="web"),
+        {"name_tunnel": held(program=b"p", is_first_ask=True)},
+        {"is_first_ask": True},
+    ),
+    # TCP ports.
+    (bind(unencrypted=True), {}, {"port": PortPlan()}),
+    (bind(unencrypted=True), {"ticket": ticket(port=7)}, {"port": PortPlan(preferred=7)}),
+    (bind(tcp_port=5), {}, {"port": PortPlan(exact=5)}),
+    (bind(unencrypted=True, name="web"), {"name_tunnel": held(tcp_port=7)}, {"port": PortPlan(keeps=True)}),
+    (bind(tcp_port=7, name="web"), {"name_tunnel": held(tcp_port=7)}, {"port": PortPlan(keeps=True)}),
+    (bind(tcp_port=8, name="web"), {"name_tunnel": held(tcp_port=7)}, {"port": PortPlan(exact=8)}),
+    (
+        bind(unencrypted=True, name="web"),
+        {"name_tunnel": held(tcp_port=7, is_port_free=False)},
+        {"port": PortPlan()},
+    ),
+    (
+        bind(unencrypted=True, name="web"),
+        {"identity": LIMITED, "name_tunnel": held(tcp_port=70)},
+        {"port": PortPlan()},
+    ),
+    (WEB, {"name_tunnel": held(tcp_port=7)}, {"port": None}),
+)
+
+
+@pytest.mark.parametrize(("request_", "facts", "expected"), GRANTED)
+def test_request_is_granted(request_: Bind, facts: dict[str, Any], expected: dict[str, Any]) -> None:
+    answer = decide(request_, facts)
+    assert isinstance(answer, Grant), answer
+    found = {key: getattr(answer, key) for key in expected}
+    if found.get("port") is not None and found["port"].keeps:
+        found["port"] = replace(found["port"], exact=0, preferred=0)
+    assert found == expected
+    assert answer.options == TunnelOptions.of(request_)
