@@ -72,9 +72,8 @@ METRICS: Final[dict[str, MetricInfo]] = {
     "visitor_places": MetricInfo("gauge", "Visitors that may be active at once."),
     "visitors_refused_total": MetricInfo(
         "counter",
-        "Visitors rejected although their name exists. places: rejected at capacity; waiting: the client was "
-        "disconnected, and too many waited for it; arrivals: rejected by the connection rate limit (includes "
-        "names that do not exist).",
+        "Visitors rejected although their name exists. places: at capacity; waiting: too many waited for a "
+        "disconnected client; arrivals: connection rate limit (also for unknown names).",
         {"reason": ("places", "waiting", "arrivals")},
     ),
     "newcomers_waiting": MetricInfo("gauge", "TLS connections between accept and the end of their handshake."),
