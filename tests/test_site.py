@@ -115,7 +115,7 @@ def test_a_browser_shows_it_and_searches_in_it(site, tmp_path):
         for path in ("reference/python", "tutorial/first-tunnel", "PERFORMANCE", "index"):
             page.goto(f"http://127.0.0.1:{port}/{path}.html")
         page.get_by_role("textbox", name="Search").fill("public_url")
-        expect(page.get_by_role("link", name="Test what the public sees, with pytest").first).to_be_visible()
+        expect(page.get_by_role("link", name="Test public URLs with pytest").first).to_be_visible()
     assert wrong == []
     assert [url for url in asked if not url.startswith(f"http://127.0.0.1:{port}/")] == []
 

@@ -1,4 +1,4 @@
-"""Tell an application that its visitors use https. The tunnel ends TLS, and no header says so."""
+"""Tell an application that its visitors use https. The edge terminates TLS, and no header says so."""
 
 
 def https_wsgi(application):

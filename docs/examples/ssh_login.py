@@ -1,4 +1,4 @@
-"""A shell in a container that has no public address: starts sshd and says how to reach it."""
+"""A shell in a container that has no public address: start sshd and print the ssh command."""
 
 import subprocess
 import time

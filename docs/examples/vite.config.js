@@ -2,7 +2,7 @@ import { defineConfig } from "vite";
 
 export default defineConfig({
   server: {
-    // Vite answers 403 to hosts that it does not know. The dot: every name below the edge's domain.
+    // Vite answers unknown hosts with 403. The dot allows every name below the edge's domain.
     allowedHosts: [".tunnel.example.com"],
   },
 });
