@@ -16,12 +16,14 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, get_args
 
+import click
 import msgspec.inspect
 
 from edge_server.admin.api import OPERATIONS
 from edge_server.config.edge_config import OPTIONS
 from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS, MetricInfo
-from quictunnel.cli import grammar
+from quictunnel.cli.main import COMMANDS, PROGRAM
+from quictunnel.cli.main import commands as client_commands
 from quictunnel.wire import credit, framing, messages, preface
 from quictunnel.wire.codes import ALPN, PROTOCOL_VERSION, BindCode, SessionCode, StreamCode
 from quictunnel.wire.control_state import TRANSITIONS
@@ -170,25 +172,18 @@ def operations_table() -> str:
 
 def commands_table() -> str:
     """Return every command of ``quictunnel`` with its arguments, options and examples."""
-    parts = [grammar.DESCRIPTION, OTHER_PROGRAMS, _block(f"usage: quictunnel COMMAND ...\n\n{grammar.EPILOG}")]
-    for command in grammar.COMMANDS:
-        parts += [f"## quictunnel {command.name}", command.description]
-        rows = [(f"`{argument.name}`", argument.summary) for argument in command.arguments]
-        rows += [(_flag(option), _option_summary(option)) for option in command.options]
+    program = client_commands.make_context(PROGRAM, [])
+    usage = f"{client_commands.get_usage(program)}\n\n{client_commands.epilog}"
+    parts = [client_commands.help or "", OTHER_PROGRAMS, _block(usage)]
+    for name in COMMANDS:
+        command = client_commands.load(name)
+        context = click.Context(command, program, name)
+        parts += [f"## quictunnel {name}", command.help or ""]
+        records = [each.get_help_record(context) for each in command.params if each.help]
+        rows = [(f"`{record[0].replace('|', ', ')}`", record[1]) for record in records if record is not None]
         parts += [_table(("argument or option", "meaning"), rows)] if rows else []
-        parts += [_block(text) for text in (command.examples, grammar.EXPLAINED.get(command.name, "")) if text]
+        parts += [_block(command.epilog or "")]
     return "\n\n".join(parts)
-
-
-def _flag(option: grammar.Option) -> str:
-    return f"`{option.flag} {option.metavar}`" if option.metavar else f"`{option.flag}`"
-
-
-def _option_summary(option: grammar.Option) -> str:
-    said = option.summary
-    if option.choices:
-        said += f": {', '.join(option.choices)}"
-    return f"{said} (default: {option.default})" if option.default else said
 
 
 def _block(text: str) -> str:

@@ -13,18 +13,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+import click
+
+from quictunnel.cli.common_options import JSON, LOG_LEVEL
 from quictunnel.cli.demo_app import sample_app
-from quictunnel.cli.events import JsonView
-from quictunnel.cli.tunnel_runner import TunnelRequest, serve
-from quictunnel.cli.views import printable
+from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.reporter import printable
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
+from quictunnel.errors import Error
+from quictunnel.shared.command_line import Command
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from quictunnel.cli.door import Door, TunnelClient
-    from quictunnel.cli.tunnel_runner import Inbox, Interrupts
-    from quictunnel.cli.views import Opened, View
+    from quictunnel.cli.reporter import OpenTunnel, Reporter
     from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel
 
@@ -65,72 +68,87 @@ def load_edges() -> Edges:
     return cast("Edges", importlib.import_module("edge_server.embedded"))
 
 
-def open_client(door: Door, config: ClientConfig) -> TunnelClient:
-    """Create a client with a configuration."""
-    return door.Client(edge=config.edge, token=config.token.reveal(), ca=config.ca)
+@click.command(
+    cls=Command,
+    help="Start an edge on loopback, a sample web app and a tunnel between them, all in this process. Request the "
+    "app's public address, verify its certificate, and show the response. Then run until Ctrl-C.",
+    epilog="""\
+Examples:
+  quictunnel demo           run the demo, then open the address in a browser
+  quictunnel demo --once    exit after the request: status 0 on success, 1 on failure
+""",
+)
+@click.option("--once", is_flag=True, help="exit after the request")
+@JSON
+@LOG_LEVEL
+def demo(*, once: bool, as_json: bool) -> None:
+    """Run ``quictunnel demo``."""
+    inbox = Inbox()
+    interrupts = Interrupts(inbox)
+    with interrupts.installed():
+        Demo(load_edges(), once=once, as_json=as_json).run(inbox, interrupts)
 
 
 class Demo:
-    """The demo. ``failed`` has the error after :meth:`run`, or is empty."""
+    """The demo."""
 
-    def __init__(self, door: Door, edges: Edges, *, once: bool) -> None:
-        self._door = door
+    def __init__(self, edges: Edges, *, once: bool, as_json: bool) -> None:
         self._edges = edges
         self._once = once
-        self.failed = ""
+        self._as_json = as_json
+        self._failed = ""
+        """Message about the request, if it failed."""
 
-    def run(self, make_view: MakeView, inbox: Inbox, interrupts: Interrupts) -> None:
-        """Start edge, app and tunnel, request the page, and serve until stopped."""
+    def run(self, inbox: Inbox, interrupts: Interrupts) -> None:
+        """Start edge, app and tunnel, request the page, and serve until stopped.
+
+        Raises:
+            Error: the request failed.
+        """
         with self._edges.EmbeddedEdge() as edge, sample_app() as port:
             config = edge.client_config
-            client = open_client(self._door, config)
-            view = make_view(client)
-            view.note(f"An edge runs in this process at {config.edge} (QUIC).")
-            view.note(f"A sample app listens on http://127.0.0.1:{port}.")
+            client = new_client(config)
+            reporter = choose_reporter(client, as_json=self._as_json)
+            reporter.note(f"An edge runs in this process at {config.edge} (QUIC).")
+            reporter.note(f"A sample app listens on http://127.0.0.1:{port}.")
 
-            def when_open(opened: Opened) -> bool:
-                return self._visit(view, opened.tunnel, config.ca) and not self._once
+            def when_open(opened: OpenTunnel) -> bool:
+                return self._visit(reporter, opened.tunnel, config.ca) and not self._once
 
             serve(
-                self._door,
                 client,
                 TunnelRequest(port),
-                view=view,
+                reporter=reporter,
                 inbox=inbox,
                 interrupts=interrupts,
                 when_open=when_open,
             )
+        if self._failed:
+            raise Error(self._failed)
 
-    def _visit(self, view: View, tunnel: Tunnel, ca: Path | None) -> bool:
+    def _visit(self, reporter: Reporter, tunnel: Tunnel, ca: Path | None) -> bool:
         """Request the page as the first visitor and show the response. Return True on success."""
         try:
             got = fetch(tunnel, ca)
         except (OSError, http.client.HTTPException) as error:
-            self.failed = f"fetching {tunnel.url} failed: {printable(str(error) or type(error).__name__)}"
+            self._failed = f"fetching {tunnel.url} failed: {printable(str(error) or type(error).__name__)}"
             return False
-        if isinstance(view, JsonView):
-            view.emit("fetched", url=tunnel.url, status=got.status, body=got.body, verified=True, tls=got.tls)
+        if isinstance(reporter, JsonReporter):
+            reporter.emit("fetched", url=tunnel.url, status=got.status, body=got.body, verified=True, tls=got.tls)
         else:
-            view.note("")
-            view.note(f"Fetched {tunnel.url}")
+            reporter.note("")
+            reporter.note(f"Fetched {tunnel.url}")
             names = ", ".join(got.certificate_names)
-            view.note(
+            reporter.note(
                 f"  {got.status} in {got.seconds * 1000:.0f} ms, {got.tls}, certificate verified for {names}"
             )
-            view.note("")
+            reporter.note("")
             for line in got.body.splitlines():
-                view.note(f"  | {printable(line)}")
-            view.note("")
+                reporter.note(f"  | {printable(line)}")
+            reporter.note("")
         if got.status != http.client.OK:
-            self.failed = f"fetching {tunnel.url} gave status {got.status}"
-        return not self.failed
-
-
-class MakeView(Protocol):
-    """Factory of a view for a client."""
-
-    def __call__(self, client: TunnelClient) -> View:
-        """Return a view of a client."""
+            self._failed = f"fetching {tunnel.url} gave status {got.status}"
+        return not self._failed
 
 
 def fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:

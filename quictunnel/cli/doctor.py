@@ -8,12 +8,15 @@ import os
 import sys
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.doctor.runner import examine
+import click
+
+from quictunnel.cli.common_options import EDGE, EDGE_LOOKUP, JSON, port
 from quictunnel.shared import output
+from quictunnel.shared.command_line import Command
 
 if TYPE_CHECKING:
-    from argparse import Namespace
     from collections.abc import Iterable
+    from pathlib import Path
 
     from quictunnel.doctor.result import Finding
 
@@ -30,13 +33,31 @@ MAX_TEXT: Final = 400
 _COLOURS: Final = {"ok": "32", "warn": "33", "fail": "31", "skip": "2"}
 
 
-def doctor(options: Namespace) -> int:
-    """Run the command and return its exit status: 0 without failures, 1 if a check failed, 2 if only the client's
-    configuration is wrong. Warnings do not change it."""
-    return show(
-        examine(options.port, edge_address=options.edge, ca=options.ca, token_file=options.token_file),
-        as_json=options.json,
-    )
+@click.command(
+    cls=Command,
+    help="Check everything that a tunnel needs: engine, socket buffers, limits, local port, configuration, the "
+    "edge's name, UDP, datagram size, handshake, certificate, clock, token, and the public address of a test "
+    "tunnel. Each problem is printed with a remedy.",
+    epilog=f"""\
+Examples:
+  quictunnel doctor           all checks but the local port
+  quictunnel doctor 8000      all checks, with local port 8000
+  quictunnel doctor --json    one JSON object a line: check, verdict (ok warn fail skip), remedy
+
+Exit status:
+  0  no check failed; there may be warnings
+  1  a check failed
+  2  only your configuration is wrong: no edge, a wrong address, token or authority
+{EDGE_LOOKUP}""",
+)
+@click.argument("port", type=port, required=False, help="the local port to check")
+@EDGE
+@JSON
+def doctor(port: int | None, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool) -> int:
+    """Run ``quictunnel doctor`` and return its exit status. Warnings do not change it."""
+    from quictunnel.doctor.runner import examine  # noqa: PLC0415  # loads all installed engines
+
+    return show(examine(port, edge_address=edge, ca=ca, token_file=token_file), as_json=as_json)
 
 
 def show(findings: Iterable[Finding], *, as_json: bool) -> int:

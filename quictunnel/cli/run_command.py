@@ -9,25 +9,28 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+from click.shell_completion import CompletionItem
+
 from quictunnel.cli.child import Child
-from quictunnel.cli.demo import open_client
-from quictunnel.cli.events import JsonView
+from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, TUNNEL, forward_arguments, port
+from quictunnel.cli.init import as_first_process
+from quictunnel.cli.json_reporter import JsonReporter
 from quictunnel.cli.port_detection import PORT, port_of
-from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, serve
-from quictunnel.cli.views import PlainView
+from quictunnel.cli.reporter import TextReporter
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, new_client, serve
 from quictunnel.config.client_config import TOKEN
 from quictunnel.config.client_config import load as load_config
 from quictunnel.errors import InvalidError, OriginUnavailableError
 from quictunnel.origin.wait_option import DEFAULT_WAIT
-from quictunnel.shared import output
+from quictunnel.shared.command_line import Command
+from quictunnel.shared.output import standard_output
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-    from collections.abc import Iterator, Mapping
-
-    from quictunnel.cli.door import Door
+    from collections.abc import Iterator, Mapping, Sequence
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 PROBE_TIMEOUT: Final = 1.0
@@ -42,17 +45,101 @@ FAILED: Final = 1
 """Exit status for a program that succeeded but never listened."""
 
 
-def launch(options: Namespace, door: Door, terms: dict[str, Any]) -> int:
+class ProgramCommand(Command):
+    """Command with the program that it runs after ``--``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments before ``--``, and take those after it for the program."""
+        end = args.index("--") if "--" in args else len(args)
+        super().parse_args(ctx, args[:end])
+        program = args[end + 1 :]
+        if not ctx.resilient_parsing and (ctx.params["program"] or not program):
+            raise click.UsageError(
+                "The program must follow after --, as in `quictunnel run -- python -m http.server 8000`.", ctx
+            )
+        ctx.params["program"] = tuple(program) if end < len(args) else None
+        return []
+
+
+def complete_program(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return completions of a word after ``--``: programs for the first, files for others."""
+    program = context.params["program"]
+    if program is None:
+        return []
+    if program or os.sep in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    found: set[str] = set()
+    for folder in os.get_exec_path():
+        with contextlib.suppress(OSError):
+            paths = [path for path in Path(folder).iterdir() if path.name.startswith(incomplete)]
+            found.update(path.name for path in paths if os.access(path, os.X_OK))
+    return [CompletionItem(name) for name in sorted(found)]
+
+
+@click.command(
+    cls=ProgramCommand,
+    help="Run a program, wait until it listens on its port, and expose the port at a public https:// address "
+    "until the program ends or Ctrl-C. At the end the tunnel closes first and open connections may finish. Then "
+    "the program and its child processes get SIGTERM and, 10 seconds later, SIGKILL.",
+    epilog=f"""\
+Examples:
+  quictunnel run -- uvicorn app:app --port 8000
+  quictunnel run -- python -m http.server 8000
+  quictunnel run --port 3000 -- npm run dev          also sets PORT=3000 for the program
+  quictunnel run --json -- flask run --port 5000     its output goes to stderr, events to stdout
+
+Choice of the port:
+  --port; else the port in the program's command line (--port 8000, -p 8000, --bind 0.0.0.0:8000,
+  http.server 8000, runserver 8000, PORT=8000) or in the variable PORT. It is never guessed.
+
+The program does not get QUICTUNNEL_TOKEN. No variable has its public address, because the tunnel
+opens only when the program listens.
+
+Exit status:
+  0  stopped by Ctrl-C or SIGTERM
+  else the exit status of the program; 1 if it succeeded but never listened
+{EDGE_LOOKUP}""",
+)
+@click.argument(
+    "program",
+    nargs=-1,
+    metavar="-- PROGRAM [ARGUMENT ...]",
+    shell_complete=complete_program,
+)
+@click.option("--port", type=port, help="the port that the program listens on")
+@click.option(
+    "--h2",
+    "h2_enabled",
+    is_flag=True,
+    help="offer HTTP/2 to visitors; the program must support it without TLS",
+)
+@DOMAIN
+@TUNNEL
+def run(**options: Any) -> int:
+    """Run ``quictunnel run`` and return its exit status."""
+    return as_first_process(lambda: launch(**options))
+
+
+def launch(
+    program: Sequence[str],
+    port: int | None,
+    edge: str | None,
+    ca: Path | None,
+    token_file: Path | None,
+    *,
+    as_json: bool,
+    wait: float | None,
+    **options: Any,
+) -> int:
     """Run the program and its tunnel. Return the program's exit status, or 0 if the command was stopped.
 
     An error of the package ends the program and passes through.
     """
-    command: list[str] = options.program
-    port = port_of(command, os.environ, options.port)
-    config = load_config(edge=options.edge, ca=options.ca, token_file=options.token_file)
+    port = port_of(program, os.environ, port)
+    config = load_config(edge=edge, ca=ca, token_file=token_file)
     if is_listening(port):
         raise InvalidError(
-            f"Port {port} is already in use by another program: stop that, or give {command[0]} another port."
+            f"Port {port} is already in use by another program: stop that, or give {program[0]} another port."
         )
     inbox = Inbox()
     child: Child | None = None
@@ -66,18 +153,22 @@ def launch(options: Namespace, door: Door, terms: dict[str, Any]) -> int:
     with interrupts.installed(), contextlib.ExitStack() as stack:
         with interrupts.held():
             child = Child(
-                command,
+                program,
                 environment(os.environ, port),
-                stdout=sys.stderr if options.json else None,  # stdout is for JSON events
+                stdout=sys.stderr if as_json else None,  # stdout is for JSON events
                 when_over=inbox.stop,
             )
             stack.callback(child.stop)
         with forward_signals(child, interrupts):
-            wait_for(child, port, terms.pop("wait", DEFAULT_WAIT))
+            wait_for(child, port, wait or DEFAULT_WAIT)
             if child.status is None:
-                client = open_client(door, config)
-                view = (JsonView if options.json else PlainView)(output.standard_output())
-                serve(door, client, TunnelRequest(port, terms), view=view, inbox=inbox, interrupts=interrupts)
+                serve(
+                    new_client(config),
+                    TunnelRequest(port, forward_arguments(options)),
+                    reporter=(JsonReporter if as_json else TextReporter)(standard_output()),
+                    inbox=inbox,
+                    interrupts=interrupts,
+                )
         status = child.status
     return STOPPED if status is None else report_end(child, status, port, was_open=interrupts.is_serving)
 

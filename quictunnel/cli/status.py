@@ -7,16 +7,17 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
+import click
 import msgspec
 
+from quictunnel.cli.common_options import JSON
 from quictunnel.cli.formatting import milliseconds, rate, size, span
-from quictunnel.cli.views import printable
+from quictunnel.cli.reporter import printable
 from quictunnel.errors import ConfigError
-from quictunnel.status.client import Rate, StatusSample, key, sample
+from quictunnel.shared.command_line import Command
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
+    from quictunnel.status.client import Rate
     from quictunnel.status.model import Report, TunnelStatus
 
 RATE_WINDOW: Final = 0.5
@@ -28,12 +29,31 @@ NONE_FOUND: Final = 1
 NONE_FOUND_TEXT: Final = "No tunnel of this user is open on this machine. `quictunnel http PORT` opens one."
 
 
-def status(options: Namespace) -> int:
-    """Print the open tunnels and return the exit status.
+@click.command(
+    cls=Command,
+    help="List all open tunnels of this user on this machine, from every program: public address, local port, "
+    "state of the connection, visitors, bytes and rates.",
+    epilog="""\
+Examples:
+  quictunnel status                        for people
+  quictunnel status --json | jq -r .url    for programs: one JSON object a line and tunnel
+
+Exit status:
+  0  at least one tunnel is open
+  1  no tunnel is open
+
+Programs started with QUICTUNNEL_STATUS=off are not listed.
+""",
+)
+@JSON
+def status(*, as_json: bool) -> int:
+    """Run ``quictunnel status`` and return its exit status.
 
     Raises:
         ConfigError: the directory of the status sockets cannot be read.
     """
+    from quictunnel.status.client import key, sample  # noqa: PLC0415  # loads asyncio
+
     try:
         seen = sample(RATE_WINDOW)
     except OSError as error:
@@ -44,8 +64,9 @@ def status(options: Namespace) -> int:
         print(f"{seen.found.unasked} more processes were not queried.", file=sys.stderr)
     pairs = [(report, tunnel) for report in seen.found.reports for tunnel in report.tunnels]
     for report, tunnel in pairs:
-        print(as_json(seen, report, tunnel) if options.json else as_text(seen, report, tunnel))
-    if not options.json:
+        show = json_line if as_json else lines_of_text
+        print(show(seen.rates.get(key(report, tunnel)), report, tunnel))
+    if not as_json:
         for report in seen.found.reports:
             if report.unlisted:
                 print(f"... and {report.unlisted} more of process {report.pid}")
@@ -54,9 +75,8 @@ def status(options: Namespace) -> int:
     return FOUND if pairs else NONE_FOUND
 
 
-def as_json(seen: StatusSample, report: Report, tunnel: TunnelStatus) -> str:
+def json_line(passing: Rate | None, report: Report, tunnel: TunnelStatus) -> str:
     """Return a tunnel as a JSON object; rates in bytes a second."""
-    passing = seen.rates.get(key(report, tunnel))
     return json.dumps(
         msgspec.to_builtins(tunnel)
         | {
@@ -70,15 +90,12 @@ def as_json(seen: StatusSample, report: Report, tunnel: TunnelStatus) -> str:
     )
 
 
-def as_text(seen: StatusSample, report: Report, tunnel: TunnelStatus) -> str:
+def lines_of_text(passing: Rate | None, report: Report, tunnel: TunnelStatus) -> str:
     """Return a tunnel as three lines of text."""
-    passing = seen.rates.get(key(report, tunnel), Rate(0, 0))
+    rate_in, rate_out = (passing.inward, passing.outward) if passing is not None else (0, 0)
     also = f" and {tunnel.tcp}" if tunnel.tcp else ""
     link = [tunnel.state, *([milliseconds(tunnel.rtt)] if tunnel.rtt is not None else []), tunnel.engine]
-    passed = (
-        f"{size(tunnel.bytes_in)} in at {rate(passing.inward)}, "
-        f"{size(tunnel.bytes_out)} out at {rate(passing.outward)}"
-    )
+    passed = f"{size(tunnel.bytes_in)} in at {rate(rate_in)}, {size(tunnel.bytes_out)} out at {rate(rate_out)}"
     lines = [
         f"{tunnel.url}{also} -> localhost:{tunnel.port}",
         f"  {', '.join(link)}; up {span(time.time() - tunnel.since)}; by {report.program}, process {report.pid}",

@@ -1,7 +1,6 @@
 """Runs one tunnel in the main thread, from opening to the end of its drain.
 
-Signals and the client's events come through one inbox, so only this thread calls the view. The tunnel itself is
-behind ``door``.
+Signals and the client's events come through one inbox, so only this thread calls the reporter.
 """
 
 from __future__ import annotations
@@ -17,17 +16,20 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from quictunnel.cli.views import Opened, printable
+import quictunnel
+from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.reporter import OpenTunnel, TextReporter, printable
 from quictunnel.errors import Error
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent
-from quictunnel.shared.output import discard
+from quictunnel.shared.output import discard, has_cursor, standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import FrameType
 
-    from quictunnel.cli.door import Door, TunnelClient
-    from quictunnel.cli.views import View
+    from quictunnel.cli.reporter import Reporter
+    from quictunnel.client import Client
+    from quictunnel.config.client_config import ClientConfig
 
 TICK_INTERVAL: Final = 0.25
 """Seconds between updates of the numbers."""
@@ -180,25 +182,47 @@ class TunnelRequest:
         return bool(self.options.get("unencrypted"))
 
 
+def new_client(config: ClientConfig) -> Client:
+    """Create a client of an edge."""
+    return quictunnel.Client(config.edge, token=config.token.reveal(), ca=config.ca)
+
+
+def choose_reporter(client: Client, *, as_json: bool) -> Reporter:
+    """Return the reporter for stdout: JSON events, a live display on a terminal, or plain lines."""
+    stream = standard_output()
+    if as_json:
+        return JsonReporter(stream)
+    if not has_cursor(stream, os.environ):
+        return TextReporter(stream)
+    # Importing rich takes a tenth of a second: do it only for a terminal.
+    from rich.console import Console  # noqa: PLC0415  # see the line above
+
+    from quictunnel.cli.live_reporter import MIN_WIDTH, LiveReporter  # noqa: PLC0415  # likewise
+
+    console = Console(highlight=False, file=stream)
+    # rich can treat a terminal as a log because of its own variables (TTY_INTERACTIVE, TTY_COMPATIBLE).
+    if not console.is_interactive or console.width < MIN_WIDTH:
+        return TextReporter(stream)
+    return LiveReporter(console, client.snapshot)
+
+
 def serve(
-    door: Door,
-    client: TunnelClient,
+    client: Client,
     request: TunnelRequest,
     *,
-    view: View,
+    reporter: Reporter,
     inbox: Inbox,
     interrupts: Interrupts,
-    when_open: Callable[[Opened], bool] = lambda _: True,
+    when_open: Callable[[OpenTunnel], bool] = lambda _: True,
 ) -> None:
     """Open a tunnel, show it until the inbox says stop, and let it drain.
 
     Errors of the package pass through, and so does KeyboardInterrupt while the tunnel opens.
 
     Args:
-        door: the package's Python interface.
         client: the client, which is closed at the end.
         request: port and options.
-        view: the view to call.
+        reporter: the reporter to call.
         inbox: the queue of events.
         interrupts: the signal handler, which is told when the tunnel is open.
         when_open: called once with the open tunnel; if it returns False, the tunnel is closed at once.
@@ -207,25 +231,25 @@ def serve(
         gate = EventGate(inbox)
         subscription.callback(client.subscribe(gate.put))
         try:
-            with door.forward(request.port, client=client, **request.options) as tunnel:
+            with quictunnel.forward(request.port, client=client, **request.options) as tunnel:
                 interrupts.is_serving = True
                 gate.opened()
                 with _surviving_a_closed_pipe():
-                    opened = Opened(tunnel, request.port, has_tcp=request.tcp)
-                    view.opened(opened)
+                    opened = OpenTunnel(tunnel, request.port, has_tcp=request.tcp)
+                    reporter.opened(opened)
                     if when_open(opened):
-                        _watch(view, inbox, client)
+                        _watch(reporter, inbox, client)
                 with _surviving_a_closed_pipe():
-                    view.closing()
+                    reporter.closing()
         finally:
             subscription.close()
             with _surviving_a_closed_pipe():
                 for event in inbox.rest():
-                    view.event(event)
-                view.closed()
+                    reporter.event(event)
+                reporter.closed()
 
 
-def _watch(view: View, inbox: Inbox, client: TunnelClient) -> None:
+def _watch(reporter: Reporter, inbox: Inbox, client: Client) -> None:
     """Show events until a signal arrives.
 
     Raises:
@@ -236,11 +260,11 @@ def _watch(view: View, inbox: Inbox, client: TunnelClient) -> None:
         try:
             event = inbox.get(TICK_INTERVAL)
         except queue.Empty:
-            view.tick()
+            reporter.tick()
             continue
         if event is None:
             return
-        view.event(event)
+        reporter.event(event)
         if event.kind in ("failed", "refused", LOST):
             failure = client.failure if event.kind != LOST else None
             raise type(failure or Error())(f"The tunnel has ended: {printable(event.message)}")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PROGRAM_FOLDER = sysconfig.get_path("scripts")
+"""The folder where ``quictunnel`` is installed."""
 
 
 @pytest.fixture

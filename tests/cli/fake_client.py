@@ -1,7 +1,7 @@
-"""A package door whose tunnels lead nowhere: it lets the command line be driven through every ending without
-a network. Also a program, for tests that send real signals: ``fake_client.py BEHAVIOUR ARGUMENT...``.
+"""Fake of the public API with tunnels that lead nowhere, to test every ending of a command without a network.
 
-Its client keeps the observation contract as the real one does: events come from another thread.
+Also a program, for tests that send real signals: ``fake_client.py BEHAVIOUR ARGUMENT...``. Events come from
+another thread, as those of the real client do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
+import quictunnel
 from quictunnel import errors
 from quictunnel.cli.main import main
 from quictunnel.events import ClientEvent, Snapshot
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 HOST = "x7k2.tunnel.localhost"
 
 
-class StandInClient:
-    def __init__(self, *, edge: str, token: str, ca: Path | None) -> None:
+class FakeClient:
+    def __init__(self, edge: str, token: str, ca: Path | None) -> None:
         self.config = (edge, token, ca)
         self.closed = 0
         self.error: errors.Error | None = None
@@ -61,8 +63,11 @@ class StandInClient:
         thread.join()
 
 
-class StandInDoor:
-    """Behaviours: serve · hang (never opens) · stuck (opens, never drains) · the name of an error class."""
+class FakeApi:
+    """Client and ``forward()`` in place of those of the package.
+
+    Behaviours: serve · hang (never opens) · stuck (opens, never drains) · the name of an error class.
+    """
 
     def __init__(
         self,
@@ -74,13 +79,13 @@ class StandInDoor:
         self.behaviour = behaviour
         self.failure = failure
         self.events = events
-        self.clients: list[StandInClient] = []
+        self.clients: list[FakeClient] = []
         self.forwarded: list[dict[str, object]] = []
 
     def Client(  # noqa: N802  # a class in the real package
-        self, *, edge: str, token: str, ca: Path | None
-    ) -> StandInClient:
-        self.clients.append(StandInClient(edge=edge, token=token, ca=ca))
+        self, edge: str, *, token: str, ca: Path | None
+    ) -> FakeClient:
+        self.clients.append(FakeClient(edge, token, ca))
         return self.clients[-1]
 
     @contextmanager
@@ -90,7 +95,7 @@ class StandInDoor:
         *,
         unencrypted: bool = False,
         h2_enabled: bool = False,
-        client: StandInClient,
+        client: FakeClient,
         **others: object,
     ) -> Iterator[Tunnel]:
         self.forwarded.append({"port": port, "unencrypted": unencrypted, "h2_enabled": h2_enabled} | others)
@@ -115,9 +120,15 @@ class StandInDoor:
                 threading.Event().wait()
             say("drained")
 
-    def _tell_all(self, client: StandInClient) -> None:
+    def _tell_all(self, client: FakeClient) -> None:
         for kind, message in self.events:
             client.tell(kind, message)
+
+
+def run_with(api: FakeApi, *words: str) -> int:
+    """Run a command on a fake of the API. Return its exit status."""
+    with patch.multiple(quictunnel, Client=api.Client, forward=api.forward):
+        return main(words)
 
 
 def say(word: str) -> None:
@@ -125,4 +136,4 @@ def say(word: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[2:], door=StandInDoor(sys.argv[1])))
+    sys.exit(run_with(FakeApi(sys.argv[1]), *sys.argv[2:]))

@@ -18,17 +18,17 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import pytest
 import trustme
 
 from quictunnel.cli.demo import MAX_BODY, fetch
 from quictunnel.cli.demo_app import sample_app
-from quictunnel.cli.main import main
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.tunnel import Tunnel
 
-from .fake_client import HOST, StandInDoor
+from .fake_client import HOST, FakeApi, run_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def one_visitor(secure: ssl.SSLSocket, port: int) -> None:
             secure.sendall(chunk)
 
 
-class TlsDoor(StandInDoor):
+class TlsApi(FakeApi):
     def __init__(self, certificate: trustme.LeafCert) -> None:
         super().__init__()
         self.certificate = certificate
@@ -98,6 +98,11 @@ class Edges:
         return ClientConfig(edge="127.0.0.1:4433", token=Secret("tok_demo"), ca=self.ca)
 
 
+def run_demo(api: FakeApi, edges: Edges, *options: str) -> int:
+    with patch("quictunnel.cli.demo.load_edges", return_value=edges):
+        return run_with(api, "demo", *options)
+
+
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -112,7 +117,7 @@ def ca(authority: trustme.CA, tmp_path: Path) -> Path:
 
 def test_once_in_plain_lines(authority: trustme.CA, ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
     edges = Edges(ca)
-    assert main(["demo", "--once"], door=TlsDoor(authority.issue_cert("*.tunnel.localhost")), edges=edges) == 0
+    assert run_demo(TlsApi(authority.issue_cert("*.tunnel.localhost")), edges, "--once") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert f"Public address: https://{HOST}:" in out
@@ -123,8 +128,8 @@ def test_once_in_plain_lines(authority: trustme.CA, ca: Path, capsys: pytest.Cap
 
 
 def test_once_in_json(authority: trustme.CA, ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    door = TlsDoor(authority.issue_cert("*.tunnel.localhost"))
-    assert main(["demo", "--once", "--json"], door=door, edges=Edges(ca)) == 0
+    api = TlsApi(authority.issue_cert("*.tunnel.localhost"))
+    assert run_demo(api, Edges(ca), "--once", "--json") == 0
     ready, fetched, closed = map(json.loads, capsys.readouterr().out.splitlines())
     assert ready["event"] == "ready"
     assert (fetched["event"], fetched["status"], fetched["verified"]) == ("fetched", 200, True)
@@ -138,7 +143,7 @@ def test_a_certificate_that_does_not_verify_fails_it(
 ) -> None:
     certificate = authority.issue_cert(name) if name else trustme.CA().issue_cert("*.tunnel.localhost")
     edges = Edges(ca)
-    assert main(["demo"], door=TlsDoor(certificate), edges=edges) == 1
+    assert run_demo(TlsApi(certificate), edges) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"quictunnel: error: fetching https://{HOST}:")
     assert "certificate verify failed" in err

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.cli import tunnel_runner
-from quictunnel.cli.main import main
+from quictunnel.cli.main import COMMANDS
+from quictunnel.cli.reporter import OpenTunnel, TextReporter
 from quictunnel.cli.tunnel_runner import MAX_PENDING, MAX_PENDING_STATES, Inbox, Interrupts
-from quictunnel.cli.views import Opened, PlainView
 from quictunnel.errors import AuthError, ConfigError, Error, ProtocolError
 from quictunnel.events import VISITOR, WARNING, ClientEvent
 from quictunnel.tunnel import Tunnel
 
-from .fake_client import HOST, StandInDoor
+from .fake_client import HOST, FakeApi, run_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-STANDIN = Path(__file__).with_name("fake_client.py")
+FAKE_CLIENT = Path(__file__).with_name("fake_client.py")
 READY = json.dumps(
     {"event": "ready", "url": f"https://{HOST}:8443", "tls_socket": [HOST, 8443], "tcp_socket": None}
 )
@@ -70,12 +70,25 @@ def test_nothing_configured(clean_environ: dict[str, str]) -> None:
     assert "quictunnel demo" in hint
 
 
-def test_help_and_completion_load_no_quic_library(clean_environ: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "line",
+    ["", "--help", "completion bash", *(f"{name} --help" for name in COMMANDS), "COMPLETE http --", "COMPLETE "],
+)
+def test_help_and_completion_load_no_quic_library(line: str, clean_environ: dict[str, str]) -> None:
     program = (
-        "import sys; from quictunnel.cli.main import main; main(['completion', 'bash']);"
+        f"import sys; from quictunnel.cli.main import main; main({line.removeprefix('COMPLETE ').split()});"
         "sys.exit(sorted(name for name in sys.modules if name.split('.')[0] in {'aioquic', 'asyncio', 'rich'}))"
     )
-    done = call("-c", program, environ=clean_environ)
+    environ = clean_environ
+    if line.startswith("COMPLETE "):
+        words = "quictunnel " + line.removeprefix("COMPLETE ")
+        environ |= {
+            "_QUICTUNNEL_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+        }
+    done = call("-c", program, environ=environ)
+    assert done.stdout
     assert (done.returncode, done.stderr) == (1, "[]\n")
 
 
@@ -92,27 +105,27 @@ def test_help_and_completion_load_no_quic_library(clean_environ: dict[str, str])
 )
 @pytest.mark.usefixtures("edge_configured")
 def test_exit_statuses(error: str, status: int, capsys: pytest.CaptureFixture[str]) -> None:
-    door = StandInDoor(error)
-    assert main(["http", "8000", "--json"], door=door) == status
+    api = FakeApi(error)
+    assert run_with(api, "http", "8000", "--json") == status
     out, err = capsys.readouterr()
     assert out == "", "a program that waits for ready sees the end of the output instead"
     assert err.splitlines()[0] == f"quictunnel: error: A {error}. On two lines."
     assert len(err.splitlines()) == 2
-    assert [client.closed for client in door.clients] == [1]
+    assert [client.closed for client in api.clients] == [1]
 
 
 @pytest.mark.usefixtures("edge_configured")
 def test_what_was_asked_for_reaches_the_package(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    door = StandInDoor(events=(("failed", "over"),))
+    api = FakeApi(events=(("failed", "over"),))
     token = tmp_path / "token"
     token.write_text("from-a-file\n")
-    main(["http", "8000", "--h2", "--edge", "other:1", "--token-file", str(token)], door=door)
-    main(["tcp", "22"], door=door)
-    assert door.forwarded == [
+    run_with(api, "http", "8000", "--h2", "--edge", "other:1", "--token-file", str(token))
+    run_with(api, "tcp", "22")
+    assert api.forwarded == [
         {"port": 8000, "unencrypted": False, "h2_enabled": True},
         {"port": 22, "unencrypted": True, "h2_enabled": False},
     ]
-    assert [client.config for client in door.clients] == [
+    assert [client.config for client in api.clients] == [
         ("other:1", "from-a-file", None),
         ("127.0.0.1:4433", "tok_0123456789", None),
     ]
@@ -133,10 +146,10 @@ def test_a_client_that_gave_up_ends_it(
     state: str, failure: Error, status: int, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the status that the same fault has at the start."""
-    door = StandInDoor(
+    api = FakeApi(
         events=(("reconnecting", "the edge went away"), (state, "the token was withdrawn")), failure=failure
     )
-    assert main(["tcp", "22", "--json"], door=door) == status
+    assert run_with(api, "tcp", "22", "--json") == status
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     assert [(event["event"], event.get("state")) for event in events] == [
@@ -150,8 +163,8 @@ def test_a_client_that_gave_up_ends_it(
     assert first == "quictunnel: error: The tunnel has ended: the token was withdrawn"
     assert hint in second
     assert "UDP" not in err, "the edge was reached"
-    assert door.clients[0].subscribers == []
-    assert door.clients[0].closed == 1
+    assert api.clients[0].subscribers == []
+    assert api.clients[0].closed == 1
 
 
 # Terminals
@@ -164,10 +177,10 @@ def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> s
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     master, slave = pty.openpty()
-    door = StandInDoor(events=(("reconnecting", "the edge — went away"), ("failed", "over")))
+    api = FakeApi(events=(("reconnecting", "the edge — went away"), ("failed", "over")))
     with os.fdopen(slave, "w", encoding=environ.get("PYTHONIOENCODING", "utf-8")) as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        main(["http", "8000"], door=door)
+        run_with(api, "http", "8000")
     seen = b""
     with contextlib.suppress(OSError), os.fdopen(master, "rb", buffering=0) as screen:
         while more := screen.read(65536):  # EIO is its end
@@ -223,7 +236,7 @@ def started(edge_environ: dict[str, str]) -> Iterator[list[subprocess.Popen[str]
 
 def start(started: list[subprocess.Popen[str]], environ: dict[str, str], *argv: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, str(STANDIN), *argv],
+        [sys.executable, str(FAKE_CLIENT), *argv],
         env=environ,
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -348,12 +361,12 @@ def test_the_second_interrupt_leaves_at_once() -> None:
 
 def test_plain_lines() -> None:
     out = io.StringIO()
-    view = PlainView(out)
-    view.opened(Opened(Tunnel(HOST, 443, "e", 20001), 22, has_tcp=True))
-    view.event(ClientEvent(WARNING, "two\nlines", 0.0))
-    view.tick()
-    view.closing()
-    view.closed()
+    reporter = TextReporter(out)
+    reporter.opened(OpenTunnel(Tunnel(HOST, 443, "e", 20001), 22, has_tcp=True))
+    reporter.event(ClientEvent(WARNING, "two\nlines", 0.0))
+    reporter.tick()
+    reporter.closing()
+    reporter.closed()
     assert out.getvalue().splitlines() == [
         f"Public address: https://{HOST}",
         "TCP address:    e:20001",
@@ -374,7 +387,7 @@ def test_on_a_terminal_it_is_a_screen_that_leaves_the_terminal_as_it_was(
 
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, str(STANDIN), "serve", "http", "8000"],
+        [sys.executable, str(FAKE_CLIENT), "serve", "http", "8000"],
         env={**edge_environ, "TERM": "xterm-256color", "CI": ""},
         cwd=ROOT,
         stdout=theirs,

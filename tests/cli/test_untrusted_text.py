@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from quictunnel.cli.events import JsonView
-from quictunnel.cli.main import _Lines
-from quictunnel.cli.screen import render
-from quictunnel.cli.status import as_text
-from quictunnel.cli.views import Opened, PlainView, clock, printable
+from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.live_reporter import render
+from quictunnel.cli.reporter import OpenTunnel, TextReporter, clock, printable
+from quictunnel.cli.status import lines_of_text
+from quictunnel.cli.stderr_log import LineFormatter
 from quictunnel.connection.leases import Leases
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import ProtocolError
 from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
 from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
-from quictunnel.status.client import Found, StatusSample
 from quictunnel.status.model import Report, TunnelStatus
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
@@ -46,10 +45,10 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     other = Bound(lease.number, "host", 1, "", 0, b"")
     leases.message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
     tunnel = lease.answer.result()
-    opened = Opened(tunnel, 8000, has_tcp=bool(unencrypted))
+    opened = OpenTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
-    PlainView(plain).opened(opened)
-    JsonView(lines).opened(opened)
+    TextReporter(plain).opened(opened)
+    JsonReporter(lines).opened(opened)
     Console(file=screen, force_terminal=True, width=300).print(render(opened, SNAPSHOT, ()))
     said += [plain.getvalue(), lines.getvalue(), STYLES.sub("", screen.getvalue())]
     said += [
@@ -86,12 +85,12 @@ async def test_an_edge_as_it_should_be_is_shown():
 def test_events(message, kind):
     event = ClientEvent(kind, message, 0.0)
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
-    PlainView(plain).event(event)
-    JsonView(lines).event(event)
+    TextReporter(plain).event(event)
+    JsonReporter(lines).event(event)
     tunnel = SimpleNamespace(url="https://app.example.com", inspector_url="")
     events = ((clock(event.time), printable(event.message)),)
     Console(file=screen, force_terminal=True, width=300).print(
-        render(Opened(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
+        render(OpenTunnel(tunnel, 1, has_tcp=False), SNAPSHOT, events)  # type: ignore[arg-type]  # as a Tunnel
     )
     assert plain.getvalue().count("\n") == lines.getvalue().count("\n") == 1
     assert are_lines(plain.getvalue())
@@ -103,7 +102,7 @@ def test_events(message, kind):
 @settings(deadline=None)
 def test_the_log(message):
     record = logging.LogRecord("quictunnel", logging.WARNING, "x.py", 1, "%s", (message,), None)
-    line = _Lines().format(record)
+    line = LineFormatter().format(record)
     assert is_plain(line), "one line, whatever is in it"
 
 
@@ -111,4 +110,4 @@ def test_the_log(message):
 @settings(deadline=None)
 def test_what_another_process_says_of_itself(text):
     listed = TunnelStatus(text, text, 1, text, text, text, None, 0, 0, 0, 0, 0.0)
-    assert are_lines(as_text(StatusSample(Found()), Report(1, text, text, [listed]), listed))
+    assert are_lines(lines_of_text(None, Report(1, text, text, [listed]), listed))

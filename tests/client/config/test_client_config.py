@@ -14,7 +14,7 @@ import trustme
 from edge_server.cli.health import main as health_command
 from edge_server.cli.token import main as token_command
 from edge_server.config.edge_config import parse
-from quictunnel.cli.parser import build
+from quictunnel.cli.main import commands
 from quictunnel.config import files
 from quictunnel.config.client_config import MAX_TOKEN, ClientConfig, Secret, load
 from quictunnel.errors import ConfigError
@@ -283,7 +283,7 @@ def test_a_tilde_stands_for_the_home(desk: Desk, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", str(desk.ca.parent))
     environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN}
     assert desk.load(**environ, QUICTUNNEL_CA="~/ca.pem").ca == desk.ca
-    assert build().parse_args(["http", "1", "--ca=~/ca.pem"]).ca == desk.ca
+    assert commands.load("http").make_context("http", ["1", "--ca=~/ca.pem"]).params["ca"] == desk.ca
 
 
 def test_the_largest_config_file(desk: Desk) -> None:

@@ -238,7 +238,7 @@ def test_what_the_program_gets(edge, start, tmp_path):
     [
         (["--", "uvicorn", "app:app"], "does not tell its port"),
         (["uvicorn", "app:app", "--port", "8000"], "must follow after --"),
-        (["--"], "no program to run"),
+        (["--"], "must follow after --"),
         (["--port", "9", "--", "/nowhere/at-all"], "at-all cannot be started (No such file or directory)"),
         (["--port", "9", "--", "/"], "cannot be started (Permission denied)"),
         (["--port", "9", "--edge", "nonsense", "--", "true"], "should be host:port"),

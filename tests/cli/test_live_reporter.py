@@ -8,16 +8,16 @@ import pytest
 from rich.console import Console
 
 from quictunnel.cli.formatting import milliseconds, size, span
-from quictunnel.cli.screen import MAX_EVENTS, MAX_SAMPLES, ScreenView, render
-from quictunnel.cli.views import Opened
+from quictunnel.cli.live_reporter import MAX_EVENTS, MAX_SAMPLES, LiveReporter, render
+from quictunnel.cli.reporter import OpenTunnel
 from quictunnel.events import ClientEvent, Snapshot
 from quictunnel.tunnel import Tunnel
 
 QUIET = Snapshot("connected", 0, 0, 0, 0, 0.0123, "aioquic")
-OPENED = Opened(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
+OPENED = OpenTunnel(Tunnel("x7k2.tunnel.localhost", 8443), 8000, has_tcp=False)
 
 
-def drawn(opened: Opened, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
+def drawn(opened: OpenTunnel, snapshot: Snapshot, *events: tuple[str, str], width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), record=True, width=width, force_terminal=True)
     console.print(render(opened, snapshot, events))
     return [line.rstrip() for line in console.export_text().splitlines()]
@@ -25,7 +25,7 @@ def drawn(opened: Opened, snapshot: Snapshot, *events: tuple[str, str], width: i
 
 def test_what_it_shows() -> None:
     busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
-    opened = Opened(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
+    opened = OpenTunnel(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
     assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
         "quictunnel   Press Ctrl-C to stop",
         "",
@@ -57,36 +57,36 @@ def test_text_from_elsewhere_is_not_markup() -> None:
     assert drawn(OPENED, QUIET, ("12:00:01", "[red]boo[/red] :smile:"))[-1] == "12:00:01  [red]boo[/red] :smile:"
 
 
-def view_on(snapshots: list[Snapshot]) -> tuple[ScreenView, io.StringIO]:
+def reporter_on(snapshots: list[Snapshot]) -> tuple[LiveReporter, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True)
-    return ScreenView(console, lambda: snapshots[-1]), out
+    return LiveReporter(console, lambda: snapshots[-1]), out
 
 
 def test_it_draws_only_when_something_changed() -> None:
     snapshots = [QUIET]
-    view, out = view_on(snapshots)
-    view.opened(OPENED)
+    reporter, out = reporter_on(snapshots)
+    reporter.opened(OPENED)
     try:
         before = out.tell()
         for _ in range(100):
-            view.tick()
+            reporter.tick()
         assert out.tell() == before
         snapshots.append(Snapshot("connected", 1, 1, 5, 5, 0.0123, "aioquic"))
-        view.tick()
+        reporter.tick()
         assert "1 now" in out.getvalue()[before:]
     finally:
-        view.closed()
+        reporter.closed()
 
 
 def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
-    view, out = view_on([QUIET])
-    view.opened(OPENED)
+    reporter, out = reporter_on([QUIET])
+    reporter.opened(OPENED)
     for number in range(MAX_EVENTS + 5):
-        view.event(ClientEvent("visitor", f"visitor-{number}\x1b[2J", 0.0))
+        reporter.event(ClientEvent("visitor", f"visitor-{number}\x1b[2J", 0.0))
     last = out.getvalue().rpartition("Press Ctrl-C to stop")[2]
-    view.closing()
-    view.closed()
+    reporter.closing()
+    reporter.closed()
     text = out.getvalue()
     assert "visitor-4" not in last
     assert all(f"visitor-{number}" in last for number in range(5, MAX_EVENTS + 5))
@@ -97,9 +97,9 @@ def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
 
 
 def test_nothing_is_drawn_when_it_never_opened() -> None:
-    view, out = view_on([QUIET])
-    view.tick()
-    view.closed()
+    reporter, out = reporter_on([QUIET])
+    reporter.tick()
+    reporter.closed()
     assert out.getvalue() == ""
 
 
@@ -126,16 +126,16 @@ def test_rates_over_the_last_moments_and_what_the_link_went_through() -> None:
     snapshots = [QUIET]
     out = io.StringIO()
     console = Console(file=out, width=100, height=24, force_terminal=True)
-    view = ScreenView(console, lambda: snapshots[-1], lambda: now[0])
+    reporter = LiveReporter(console, lambda: snapshots[-1], lambda: now[0])
 
     def look(seconds: float, bytes_out: int, **more: int) -> str:
         now[0] += seconds
         snapshots.append(Snapshot("connected", 0, 0, 0, bytes_out, 0.0123, "aioquic", **more))
         before = out.tell()
-        view.tick()
+        reporter.tick()
         return out.getvalue()[before:]
 
-    view.opened(OPENED)
+    reporter.opened(OPENED)
     try:
         assert " out at 500 B/s" in look(1.0, 1000), "over two seconds, of which one has passed"
         assert " out at 1.0 kB/s" in look(1.0, 2000)
@@ -144,9 +144,9 @@ def test_rates_over_the_last_moments_and_what_the_link_went_through() -> None:
         assert "resumed once · moved to another network 3 times" in look(1.0, 12_000, resumed=1, migrated=3)
         for number in range(500):
             look(0.0, 12_000 + number)
-        assert len(view._samples) == MAX_SAMPLES
+        assert len(reporter._samples) == MAX_SAMPLES
     finally:
-        view.closed()
+        reporter.closed()
 
 
 @pytest.mark.parametrize(

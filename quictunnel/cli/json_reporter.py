@@ -19,12 +19,12 @@ import json
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from quictunnel.cli.views import printable
+from quictunnel.cli.reporter import printable
 from quictunnel.events import STATES, WARNING
 from quictunnel.shared.output import SteadyOutput
 
 if TYPE_CHECKING:
-    from quictunnel.cli.views import Opened
+    from quictunnel.cli.reporter import OpenTunnel
     from quictunnel.events import ClientEvent
 
 
@@ -34,8 +34,8 @@ def lost_event(count: int, why: str) -> str:
     return json.dumps({"event": WARNING, "message": message, "time": time.time()})
 
 
-class JsonView:
-    """:class:`~quictunnel.cli.views.View` that prints JSON events."""
+class JsonReporter:
+    """:class:`~quictunnel.cli.reporter.Reporter` that prints JSON events."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -43,7 +43,7 @@ class JsonView:
             out.lost = lost_event
         self._was_ready = False
 
-    def opened(self, opened: Opened) -> None:
+    def opened(self, opened: OpenTunnel) -> None:
         """Print ``ready`` with the public addresses."""
         tunnel = opened.tunnel
         self._was_ready = True

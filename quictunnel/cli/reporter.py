@@ -1,7 +1,7 @@
-"""Views of a running tunnel: the interface of all views, and the view for plain text.
+"""Reporters print what happens to an open tunnel: their interface, and the reporter for plain text.
 
-There are three views: plain lines for a pipe or a log file (here), JSON lines for programs (``events``) and a
-screen for a terminal (``screen``). All methods are called on one thread.
+There are three reporters: plain lines for a pipe or a log file (here), JSON lines for programs (``json_reporter``)
+and a live display for a terminal (``live_reporter``). All methods are called on one thread.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ STOPPING: Final = "Stopping; open connections of visitors may finish. Press Ctrl
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """An open tunnel, for its view."""
+class OpenTunnel:
+    """An open tunnel, for its reporter."""
 
     tunnel: Tunnel
     port: int
@@ -33,10 +33,10 @@ class Opened:
         return "{}:{}".format(*self.tunnel.tcp_socket) if self.has_tcp else ""
 
 
-class View(Protocol):
-    """Interface of a view. The calls come in this order: opened, event and tick, closing, closed."""
+class Reporter(Protocol):
+    """Interface of a reporter. The calls come in this order: opened, event and tick, closing, closed."""
 
-    def opened(self, opened: Opened) -> None:
+    def opened(self, opened: OpenTunnel) -> None:
         """Show the public addresses of the open tunnel."""
 
     def event(self, event: ClientEvent) -> None:
@@ -55,14 +55,14 @@ class View(Protocol):
         """Show the end. Also called without ``closing`` if the tunnel failed, and alone if it never opened."""
 
 
-class PlainView:
-    """:class:`View` with one line for each event and no cursor movement, for pipes and log files."""
+class TextReporter:
+    """:class:`Reporter` with one line for each event and no cursor movement, for pipes and log files."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._was_open = False
 
-    def opened(self, opened: Opened) -> None:
+    def opened(self, opened: OpenTunnel) -> None:
         """Print the public addresses."""
         self._was_open = True
         self._line(f"Public address: {opened.tunnel.url}")

@@ -1,4 +1,4 @@
-"""Name of the QUIC engine for ``--version``."""
+"""The line that ``quictunnel --version`` prints."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from quictunnel.config.client_config import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
 from quictunnel.transport.engines import describe_engine
+from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-def engine(environ: Mapping[str, str]) -> str:
-    """Return name and version of the engine that ``QUICTUNNEL_ENGINE`` selects.
+def version_line(environ: Mapping[str, str]) -> str:
+    """Return the version, with name and version of the engine that ``QUICTUNNEL_ENGINE`` selects.
 
     Raises:
         ConfigError: the engine is unknown or not installed.
@@ -22,4 +23,4 @@ def engine(environ: Mapping[str, str]) -> str:
     wanted = environ.get(ENGINE) or "auto"
     if wanted not in ENGINES:
         raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(wanted)}.")
-    return describe_engine(wanted)
+    return f"quictunnel {VERSION}, engine {describe_engine(wanted)}"

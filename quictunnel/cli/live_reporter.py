@@ -16,12 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from quictunnel.cli.formatting import milliseconds, rate, size
-from quictunnel.cli.views import STOPPING, clock, printable
+from quictunnel.cli.reporter import STOPPING, clock, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.cli.views import Opened
+    from quictunnel.cli.reporter import OpenTunnel
     from quictunnel.events import ClientEvent, Snapshot
 
 MAX_EVENTS: Final = 6
@@ -37,8 +37,8 @@ MAX_SAMPLES: Final = 64
 _STYLES: Final = {"connected": "green", "draining": "yellow", "closed": "dim", "refused": "red", "failed": "red"}
 
 
-class ScreenView:
-    """:class:`~quictunnel.cli.views.View` that draws on a terminal."""
+class LiveReporter:
+    """:class:`~quictunnel.cli.reporter.Reporter` that draws on a terminal."""
 
     def __init__(
         self, console: Console, snapshot: Callable[[], Snapshot], clock: Callable[[], float] = time.monotonic
@@ -46,13 +46,13 @@ class ScreenView:
         self._console = console
         self._snapshot = snapshot
         self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
-        self._opened: Opened | None = None
+        self._opened: OpenTunnel | None = None
         self._live: Live | None = None
         self._drawn: tuple[Snapshot, tuple[tuple[str, str], ...], tuple[str, str]] | None = None
         self._now = clock
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=MAX_SAMPLES)
 
-    def opened(self, opened: Opened) -> None:
+    def opened(self, opened: OpenTunnel) -> None:
         """Draw the screen for the first time."""
         self._opened = opened
         self._live = Live(console=self._console, auto_refresh=False, redirect_stdout=False)
@@ -109,7 +109,7 @@ class ScreenView:
 
 
 def render(
-    opened: Opened,
+    opened: OpenTunnel,
     snapshot: Snapshot,
     events: tuple[tuple[str, str], ...],
     rates: tuple[str, str] = ("", ""),

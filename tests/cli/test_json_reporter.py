@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 
-from quictunnel.cli.events import JsonView
-from quictunnel.cli.views import MAX_MESSAGE, Opened
+from quictunnel.cli.json_reporter import JsonReporter
+from quictunnel.cli.reporter import MAX_MESSAGE, OpenTunnel
 from quictunnel.events import ClientEvent
 from quictunnel.tunnel import Tunnel
 
@@ -16,14 +16,14 @@ TCP = Tunnel("h.example.com", 443, "edge.example.com", 20001)
 
 def lines(*, tcp: bool = False, events: tuple[ClientEvent, ...] = ()) -> list[str]:
     out = io.StringIO()
-    view = JsonView(out)
-    view.note("for people")
-    view.opened(Opened(TCP if tcp else TLS, 8000, has_tcp=tcp))
+    reporter = JsonReporter(out)
+    reporter.note("for people")
+    reporter.opened(OpenTunnel(TCP if tcp else TLS, 8000, has_tcp=tcp))
     for event in events:
-        view.event(event)
-    view.tick()
-    view.closing()
-    view.closed()
+        reporter.event(event)
+    reporter.tick()
+    reporter.closing()
+    reporter.closed()
     return out.getvalue().splitlines()
 
 
@@ -69,5 +69,5 @@ def test_what_a_peer_said_is_one_bounded_line() -> None:
 
 def test_nothing_when_it_never_opened() -> None:
     out = io.StringIO()
-    JsonView(out).closed()
+    JsonReporter(out).closed()
     assert out.getvalue() == ""

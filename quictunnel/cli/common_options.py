@@ -1,0 +1,113 @@
+"""Options that several commands have, and the types of their values."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from quictunnel.cli.stderr_log import set_up_logging
+from quictunnel.errors import InvalidError
+from quictunnel.origin.wait_option import MAX_WAIT, wait_seconds
+from quictunnel.shared.address import MAX_PORT, shown
+from quictunnel.shared.command_line import FilePath, combined
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+FILE: Final = FilePath(dir_okay=False)
+
+
+def port(text: str) -> int:
+    """Return a port number."""
+    if not text.isascii() or not text.isdigit() or len(text) > 5 or not 1 <= int(text) <= MAX_PORT:
+        raise click.BadParameter(f"should be a port from 1 to {MAX_PORT}, not {shown(text)}.")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """Return a time to wait."""
+    try:
+        return wait_seconds(float(text))
+    except (ValueError, InvalidError):
+        raise click.BadParameter(
+            f"should be a number of seconds up to {MAX_WAIT:.0f}, not {shown(text)}."
+        ) from None
+
+
+def networks(text: str) -> list[str]:
+    """Return the networks of a list with commas."""
+    return text.split(",")
+
+
+def _log_level(context: click.Context, _: click.Parameter, level: str) -> None:
+    if not context.resilient_parsing:
+        set_up_logging(level)
+
+
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="print events as JSON, one object a line")
+LOG_LEVEL: Final = click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS),
+    default="warning",
+    show_default=True,
+    expose_value=False,
+    callback=_log_level,
+    help="log level on stderr",
+)
+EDGE: Final = combined(
+    click.option("--edge", metavar="HOST:PORT", help="the edge to use (default: QUICTUNNEL_EDGE, see below)"),
+    click.option(
+        "--ca", type=FILE, help="PEM file of the certificate authority that signed the edge's certificate"
+    ),
+    click.option("--token-file", type=FILE, help="file with the token for the edge"),
+)
+EDGE_LOOKUP: Final = """
+Choice of the edge, first match wins:
+  1. --edge, --ca and --token-file, then QUICTUNNEL_EDGE, QUICTUNNEL_CA and QUICTUNNEL_TOKEN
+  2. your config file (on Linux ~/.config/quictunnel/config.toml: edge, token, ca)
+  3. an edge that you run on this machine with `python -m edge_server`
+  The token is never an argument, because all users of a machine can read arguments.
+"""
+"""End of the help of commands that use an edge."""
+DOMAIN: Final = click.option(
+    "--domain", metavar="DOMAIN", help="own domain whose DNS points to the edge, such as app.example.com"
+)
+TUNNEL: Final = combined(
+    click.option("--name", metavar="NAME", help="public name below the edge's domain, such as my-app"),
+    click.option(
+        "--pool",
+        is_flag=True,
+        help="share the name with other clients of the same token that also use --pool (load balancing)",
+    ),
+    click.option(
+        "--allow",
+        type=networks,
+        metavar="NETS",
+        help="accept only visitors from these networks: 203.0.113.0/24,2001:db8::/32",
+    ),
+    click.option("--deny", type=networks, metavar="NETS", help="reject visitors from these networks"),
+    click.option(
+        "--proxy-protocol",
+        type=click.Choice(("v1", "v2")),
+        help="send visitors' addresses to the local server by the PROXY protocol, which it must support",
+    ),
+    click.option(
+        "--ticket",
+        type=FILE,
+        help="file for the tunnel's ticket: a restart with it gets the same public address",
+    ),
+    click.option("--wait", type=seconds, help="wait up to this many seconds until the local server listens"),
+    click.option("--inspect", is_flag=True, help="open a page on this machine that shows requests and responses"),
+    click.option(
+        "--inspect-address", metavar="HOST:PORT", help="address of that page (default: loopback, any port)"
+    ),
+    EDGE,
+    JSON,
+    LOG_LEVEL,
+)
+"""Options of every command that opens a tunnel. Those before ``--edge`` are arguments of ``forward()``."""
+
+
+def forward_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of ``forward()`` that a command line gives."""
+    given = {name: value for name, value in options.items() if value}
+    return given | {"inspect": True} if "inspect_address" in given else given

@@ -1,0 +1,89 @@
+"""``quictunnel http`` and ``quictunnel tcp``: expose a local port until Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from quictunnel.cli.common_options import DOMAIN, EDGE_LOOKUP, TUNNEL, forward_arguments, port
+from quictunnel.cli.tunnel_runner import Inbox, Interrupts, TunnelRequest, choose_reporter, new_client, serve
+from quictunnel.config.client_config import load as load_config
+from quictunnel.shared.command_line import Command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PORT: Final = click.argument("port", type=port, help="the local port to expose, 1 to 65535")
+
+
+@click.command(
+    cls=Command,
+    help="Expose a local port at a public https:// address until Ctrl-C. The edge terminates TLS and forwards the "
+    "bytes unchanged, so WebSockets, server-sent events and uploads of any size work.",
+    epilog=f"""\
+Examples:
+  quictunnel http 8000                    a web app on port 8000
+  quictunnel http 50051 --h2              gRPC, or another server with HTTP/2 without TLS
+  quictunnel http 8000 --name my-app      the same public address each time
+  quictunnel http 8000 --domain app.example.com     your own domain
+  quictunnel http 8000 --wait 60          a server that is still starting
+  quictunnel http 8000 --inspect          with a page that shows the requests
+  quictunnel http 8000 --json             for programs: the first line has the address
+{EDGE_LOOKUP}""",
+)
+@PORT
+@click.option(
+    "--h2",
+    "h2_enabled",
+    is_flag=True,
+    help="offer HTTP/2 to visitors; the local server must support it without TLS",
+)
+@click.option(
+    "--passthrough",
+    "tls",
+    flag_value="passthrough",
+    help="forward TLS to the local server, which must have a certificate for the public name",
+)
+@DOMAIN
+@TUNNEL
+def http(**options: Any) -> None:
+    """Run ``quictunnel http``."""
+    open_tunnel(**options)
+
+
+@click.command(
+    cls=Command,
+    help="Expose a local port at a public TCP address, and at an https:// address, until Ctrl-C. The TCP "
+    "connection between visitor and edge is not encrypted: use it for protocols with their own encryption, such "
+    "as SSH.",
+    epilog=f"""\
+Examples:
+  quictunnel tcp 22       then, from anywhere:  ssh -p TCP_PORT user@TCP_HOST
+  quictunnel tcp 5432     a database, for a client that uses TLS itself
+{EDGE_LOOKUP}""",
+)
+@PORT
+@click.option("--tcp-port", type=port, help="the public TCP port to request")
+@TUNNEL
+def tcp(**options: Any) -> None:
+    """Run ``quictunnel tcp``."""
+    open_tunnel(unencrypted=True, **options)
+
+
+def open_tunnel(
+    port: int, edge: str | None, ca: Path | None, token_file: Path | None, *, as_json: bool, **options: Any
+) -> None:
+    """Open a tunnel and serve until a signal arrives. ``options``: arguments of ``forward()``."""
+    config = load_config(edge=edge, ca=ca, token_file=token_file)
+    inbox = Inbox()
+    interrupts = Interrupts(inbox)
+    with interrupts.installed():
+        client = new_client(config)
+        serve(
+            client,
+            TunnelRequest(port, forward_arguments(options)),
+            reporter=choose_reporter(client, as_json=as_json),
+            inbox=inbox,
+            interrupts=interrupts,
+        )

@@ -1,0 +1,35 @@
+"""Log lines on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from quictunnel.shared.output import visible
+
+
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # not subscriptable at run time in 3.11
+    """Log handler for the current sys.stderr: a live display replaces it, so that log lines appear above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+class LineFormatter(logging.Formatter):
+    """Log formatter: one line for each record and its traceback, with terminal control sequences escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        lines = [f"{self.formatTime(record)} {record.levelname} {record.name}: {visible(record.getMessage())}"]
+        if record.exc_info:
+            lines += map(visible, self.formatException(record.exc_info).split("\n"))
+        return "\n".join(lines)
+
+
+def set_up_logging(level: str) -> None:
+    """Write log records from a level on to stderr."""
+    handler = StderrHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler])

@@ -1,0 +1,163 @@
+"""The command line: what is understood, what is refused with which words, what the help teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from quictunnel.cli.main import COMMANDS, commands, main
+from tests.cli.fake_client import FakeApi, run_with
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """Return the values of a command line by the names of their parameters."""
+    name, *words = line.split()
+    program = commands.make_context("quictunnel", [])
+    return commands.load(name).make_context(name, words, parent=program).params
+
+
+def test_http() -> None:
+    assert parsed("http 8000") == {
+        "port": 8000,
+        "h2_enabled": False,
+        "edge": None,
+        "ca": None,
+        "token_file": None,
+        "ticket": None,
+        "tls": None,
+        "name": None,
+        "domain": None,
+        "pool": False,
+        "allow": None,
+        "deny": None,
+        "proxy_protocol": None,
+        "wait": None,
+        "inspect": False,
+        "inspect_address": None,
+        "as_json": False,
+    }
+
+
+def test_every_option() -> None:
+    options = parsed("http 65535 --h2 --edge e:1 --ca ca.pem --token-file t --json --log-level debug")
+    expected = {"h2_enabled": True, "edge": "e:1", "ca": Path("ca.pem"), "token_file": Path("t"), "as_json": True}
+    assert options | expected == options
+    assert parsed("demo --once --json") == {"once": True, "as_json": True}
+    options = parsed("run --port 80 -- ls --json -- x")
+    assert (options["port"], options["program"]) == (80, ("ls", "--json", "--", "x"))
+    assert not options["as_json"]
+
+
+@pytest.mark.usefixtures("edge_configured")
+@pytest.mark.parametrize(
+    ("line", "arguments"),
+    [
+        (
+            "http 80 --name app --pool --passthrough --allow ::1/128,10.0.0.0/8 --deny ::/0 --proxy-protocol v2",
+            {
+                "name": "app",
+                "pool": True,
+                "tls": "passthrough",
+                "allow": ["::1/128", "10.0.0.0/8"],
+                "deny": ["::/0"],
+                "proxy_protocol": "v2",
+            },
+        ),
+        ("tcp 80 --tcp-port 20022", {"unencrypted": True, "tcp_port": 20022}),
+        ("http 80 --wait 1.5", {"wait": 1.5}),
+        ("http 80 --h2", {"h2_enabled": True}),
+        ("http 80 --inspect-address [::1]:0", {"inspect": True, "inspect_address": "[::1]:0"}),
+    ],
+)
+def test_what_a_command_line_asks_of_forward(line: str, arguments: dict[str, object]) -> None:
+    api = FakeApi("ConfigError")
+    assert run_with(api, *line.split()) == 2
+    assert api.forwarded == [{"port": 80, "unencrypted": False, "h2_enabled": False} | arguments]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("http", "Missing argument 'PORT'"),
+        ("http 0", "should be a port from 1 to 65535, not '0'"),
+        ("http 65536", "should be a port"),
+        ("http ٨٠", "should be a port"),
+        ("http 80x", "should be a port"),
+        ("http --json -1", "No such option '-1'."),
+        ("http 80 81", "unexpected extra argument (81)"),
+        ("http 80 --nonsense", "No such option '--nonsense'."),
+        ("http 80 --token secret", "'--token-file'"),
+        ("http 80 --edg e:1", "Did you mean '--edge'?"),
+        ("http 80 --log-level loud", "Invalid value for '--log-level': 'loud' is not one of 'debug'"),
+        ("http 80 --ca", "Option '--ca' requires an argument."),
+        ("http 80 --json=1", "Option '--json' does not take a value."),
+        ("http 80 --ca=~no-such-user/ca.pem", "begins with ~, but there is no such home directory"),
+        ("http 80 --wait soon", "should be a number of seconds up to 86400, not 'soon'"),
+        ("http 80 --wait -1", "--wait"),
+        ("http 80 --wait nan", "should be a number of seconds"),
+        ("tcp 22 --h2", "No such option '--h2'."),
+        ("completion tcsh", "'tcsh' is not one of 'bash', 'zsh', 'fish'."),
+        ("run ls", "The program must follow after --"),
+        ("run x -- ls", "The program must follow after --"),
+        ("run --port 80 --", "The program must follow after --"),
+        ("run --name -- ls", "Option '--name' requires an argument."),
+        ("htpp", "No such command 'htpp'. Did you mean 'http'?"),
+        ("zz", "No such command 'zz'."),
+        ("--verison", "No such option '--verison'. Did you mean '--version'?"),
+    ],
+)
+def test_refusals(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    first, hint = err.splitlines()
+    assert out == ""
+    assert first.startswith("quictunnel: error: ")
+    assert words in first
+    known = line.split(maxsplit=1)[0]
+    command = f"quictunnel {known}" if known in COMMANDS else "quictunnel"
+    assert hint == f"  `{command} --help` lists the arguments and options."
+
+
+def help_of(line: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(line.split()) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of("--help", capsys)
+    for words in ("quictunnel demo ", "quictunnel http 8000", "Exit status:", "Examples:"):
+        assert words in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_commands_help_has_examples_and_fits(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    text = help_of(f"{name} --help", capsys)
+    assert f"quictunnel {name} " in text.partition("Examples:")[2]
+    for parameter in commands.load(name).params:
+        assert parameter.help or name == "run"
+        if isinstance(parameter, click.Option):
+            assert parameter.opts[0] in text
+    assert max(map(len, text.splitlines())) <= 102
+    if name in ("http", "tcp", "run"):
+        assert "python -m edge_server" in text
+        assert "The token is never an argument" in text
+    assert help_of(f"{name} -h", capsys) == text
+
+
+def test_the_list_of_commands_and_each_command_agree() -> None:
+    for name, (_, summary) in COMMANDS.items():
+        assert commands.load(name).name == name
+        assert commands.commands[name].short_help == summary
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    assert "Examples:" in capsys.readouterr().out
