@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     )
     from quictunnel.events import TunnelStats
     from quictunnel.forwarding import forward
+    from quictunnel.shared.version import VERSION
     from quictunnel.tunnel import Tunnel
-    from quictunnel.version import VERSION
 
     __version__ = VERSION
 
@@ -55,7 +55,7 @@ _ROOMS: Final = {
     "Tunnel": ("tunnel", "Tunnel"),
     "TunnelStats": ("events", "TunnelStats"),
     "forward": ("forwarding", "forward"),
-    "__version__": ("version", "VERSION"),
+    "__version__": ("shared.version", "VERSION"),
     # What ``%load_ext quictunnel`` and ``%unload_ext quictunnel`` look for.
     "load_ipython_extension": ("integrations.jupyter", "load_ipython_extension"),
     "unload_ipython_extension": ("integrations.jupyter", "unload_ipython_extension"),

@@ -332,7 +332,7 @@ def test_the_client_does_not_import_the_edge(module):
     assert {name for name in at_once if name.partition(".")[0] in ("edge_server", "certs")} == set()
 
 
-SHARED: Final = ("quictunnel.config", "quictunnel.shared", "quictunnel.version")
+SHARED: Final = ("quictunnel.config", "quictunnel.shared")
 
 
 @pytest.mark.parametrize("module", modules_of("edge_server", "certs"))

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from quictunnel.shared.address import format_address
-from quictunnel.version import VERSION
+from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

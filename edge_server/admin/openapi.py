@@ -9,7 +9,7 @@ import msgspec
 
 from edge_server.admin.api import OPERATIONS, PREFIX, Operation, Parameter
 from edge_server.admin.responses import ProblemDetails
-from quictunnel.version import VERSION
+from quictunnel.shared.version import VERSION
 
 PATH: Final = f"{PREFIX}/openapi.json"
 _REF: Final = "#/components/schemas/{name}"

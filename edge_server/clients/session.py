@@ -17,9 +17,9 @@ from edge_server.auth.request_limit import request_cost
 from edge_server.tunnels.bind import Bindings
 from edge_server.tunnels.bind_policy import MAX_LEASES
 from quictunnel.errors import ProtocolError
+from quictunnel.shared.version import SOFTWARE
 from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.transport.session import Session
-from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import OLDEST_VERSION, PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW

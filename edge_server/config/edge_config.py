@@ -41,9 +41,9 @@ from edge_server.config.option_types import (
 from edge_server.config.sources import MAX_CONFIG, OptionValue, ParsedOptions
 from quictunnel.errors import ConfigError
 from quictunnel.shared.paths import default_state_dir
+from quictunnel.shared.version import VERSION
 from quictunnel.transport.engine import CONGESTIONS
 from quictunnel.transport.engines import CHOICES
-from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
     import argparse

@@ -16,8 +16,8 @@ from edge_server.certificates.context_store import validity_of
 from edge_server.ingress.tls_listener import HandshakeOutcome
 from edge_server.observability import logs
 from edge_server.tunnels.visitor_log import SECONDS, EndReason, Kind
+from quictunnel.shared.version import VERSION
 from quictunnel.transport.engine import CloseCause, EngineCounters
-from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -18,7 +18,7 @@ import msgspec
 from edge_server.observability.metrics import METRICS, read_metrics
 from quictunnel.shared.address import format_address
 from quictunnel.shared.files import replace_file
-from quictunnel.version import VERSION
+from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

@@ -21,6 +21,7 @@ from quictunnel.errors import (
 )
 from quictunnel.shared.address import format_address
 from quictunnel.shared.event_loop import in_thread
+from quictunnel.shared.version import SOFTWARE
 from quictunnel.transport import unpatched
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
@@ -28,7 +29,6 @@ from quictunnel.transport.engines import create_engine
 from quictunnel.transport.qlog import tracer_of
 from quictunnel.transport.session import Session
 from quictunnel.transport.udp import UdpSocket, wildcard
-from quictunnel.version import SOFTWARE
 from quictunnel.wire.codes import ALPN, OLDEST_VERSION, PROTOCOL_VERSION, SESSION_SENTENCES, SessionCode
 from quictunnel.wire.control_state import Side
 from quictunnel.wire.credit import INITIAL_WINDOW

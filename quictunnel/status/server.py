@@ -27,9 +27,9 @@ import msgspec
 
 from quictunnel.shared.files import new_file, own_directory
 from quictunnel.shared.paths import default_runtime_dir
+from quictunnel.shared.version import SOFTWARE
 from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
 from quictunnel.transport import unpatched
-from quictunnel.version import SOFTWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

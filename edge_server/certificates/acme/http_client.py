@@ -17,7 +17,7 @@ from josepy.jwa import ES256
 from requests.adapters import HTTPAdapter
 
 from edge_server.certificates.acme.errors import AcmeError, printable
-from quictunnel.version import SOFTWARE
+from quictunnel.shared.version import SOFTWARE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -31,7 +31,7 @@ from edge_server.observability.metrics import METRICS, PREFIX, PROCESS_METRICS, 
 from edge_server.observability.prometheus import Exposition
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.visitor_log import Histogram
-from quictunnel.version import VERSION
+from quictunnel.shared.version import VERSION
 from tests.edge_server.certificates.acme.fake_certificates import issue
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What this software calls itself, on the wire and on the command line."""
+"""The version of this software, and its name on the wire and on the command line."""
 
 from __future__ import annotations
 
