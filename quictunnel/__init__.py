@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.transport.lazy_imports import import_module
+from quictunnel.shared.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from quictunnel.client import Client

@@ -19,10 +19,10 @@ from quictunnel.errors import (
     Error,
     ProtocolError,
 )
+from quictunnel.shared import unpatched
 from quictunnel.shared.address import format_address
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.shared.version import SOFTWARE
-from quictunnel.transport import unpatched
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import CloseCause, Closed, EngineSettings
 from quictunnel.transport.engines import create_engine

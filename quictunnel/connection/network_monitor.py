@@ -14,7 +14,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.transport import unpatched
+from quictunnel.shared import unpatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,11 +19,12 @@ from quictunnel.inspect.recorder import Recorder
 from quictunnel.inspect.replay import Replays
 from quictunnel.inspect.tap import TappedOrigin
 from quictunnel.inspect.web_app import Site
+from quictunnel.shared import unpatched
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.event_loop import EventLoopThread
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
-from quictunnel.transport import descriptors, unpatched
+from quictunnel.transport import descriptors
 
 if TYPE_CHECKING:
     from quictunnel.origin.dial import Origin

@@ -10,7 +10,8 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from quictunnel.transport import descriptors, unpatched
+from quictunnel.shared import unpatched
+from quictunnel.transport import descriptors
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
 

@@ -1,1 +1,4 @@
-"""Helpers for client and edge: paths, addresses, the event loop thread, supervision of tasks."""
+"""Used by client, edge and transport alike: paths, addresses, the event loop's thread, imports made late.
+
+Imports nothing but ``errors``.
+"""

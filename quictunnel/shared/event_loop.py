@@ -15,9 +15,9 @@ import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quictunnel.errors import ConfigError
+from quictunnel.shared import unpatched
+from quictunnel.shared.lazy_imports import import_module
 from quictunnel.shared.supervision import watch_over
-from quictunnel.transport import unpatched
-from quictunnel.transport.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from quictunnel.shared import unpatched
 from quictunnel.shared.files import new_file, own_directory
 from quictunnel.shared.paths import default_runtime_dir
 from quictunnel.shared.version import SOFTWARE
 from quictunnel.status.model import MAX_LISTED, Report, TunnelStatus
-from quictunnel.transport import unpatched
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from quictunnel.transport import descriptors, sockopts, unpatched
+from quictunnel.shared import unpatched
+from quictunnel.transport import descriptors, sockopts
 from quictunnel.transport.engine import Received, Transmit
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 PROGRAM = """
 import os, signal, sys, threading, time
-from quictunnel.transport import lazy_imports
-from quictunnel.transport.lazy_imports import import_module
+from quictunnel.shared import lazy_imports
+from quictunnel.shared.lazy_imports import import_module
 
 sys.path.insert(0, sys.argv[1])
 started, going_on = threading.Event(), threading.Event()

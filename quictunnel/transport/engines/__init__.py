@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol, cast
 
 from quictunnel.errors import ConfigError
-from quictunnel.transport.lazy_imports import import_module
+from quictunnel.shared.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -400,7 +400,7 @@ def test_importing_loads_no_quic_library():
         import sys
         import quictunnel
         loaded = {name for name in sys.modules if name.startswith(("aioquic", "quictunnel.", "asyncio"))}
-        print(sorted(loaded - {"quictunnel.transport", "quictunnel.transport.lazy_imports"}))
+        print(sorted(loaded - {"quictunnel.shared", "quictunnel.shared.lazy_imports"}))
         quictunnel.InvalidError, quictunnel.Tunnel
         print([name for name in sys.modules if name.startswith("aioquic")])
         """,

@@ -1,4 +1,4 @@
-"""Modules that are imported when they are first needed, by whichever thread needs them.
+"""Import of modules when they are first needed, by the thread that needs them.
 
 A child that is forked while another thread imports a module can never import that module: the module's lock is
 held by a thread that the child does not have. So all that this package imports late is imported under one lock,
