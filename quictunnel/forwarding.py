@@ -8,7 +8,7 @@ from quictunnel.client import Binding, Client
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.errors import InvalidError
-from quictunnel.inspect import open_inspector
+from quictunnel.inspect.factory import open_inspector
 from quictunnel.origin.wait_option import wait_seconds
 from quictunnel.shared.address import parse_address
 from quictunnel.shared.event_loop import in_thread

@@ -161,7 +161,7 @@ CLIENT_FOLDERS: Final = {
         "the public API: a client and its tunnels, put together from the folders below",
         ("status", "inspect", "connection", "origin", "config", "shared", "transport"),
     ),
-    "status": Folder("running clients tell their state over a local socket", ("shared", "transport")),
+    "status": Folder("running clients tell their state over a local socket", ("shared",)),
     "inspect": Folder(
         "the inspector copies what passes between a stream and its origin",
         ("origin", "shared", "transport", "wire"),
@@ -170,21 +170,20 @@ CLIENT_FOLDERS: Final = {
         "one connection to the edge dials, binds, resumes, and hands streams to their origin",
         ("origin", "config", "shared", "transport", "wire"),
     ),
-    "origin": Folder("streams are joined to sockets of the local service", ("transport", "wire")),
+    "origin": Folder("streams are joined to sockets of the local service", ("shared", "transport", "wire")),
     "config": Folder("options come from files and the environment", ("shared",)),
-    "shared": Folder("helpers of client and edge; of the transport only its lazy imports", ("transport",)),
-    "transport": Folder("sessions and QUIC engines carry the messages of the wire", ("wire",)),
+    "shared": Folder("helpers of client, edge and transport"),
+    "transport": Folder("sessions and QUIC engines carry the messages of the wire", ("shared", "wire")),
     "wire": Folder("messages and their state machines, without input or output"),
 }
-"""Folders of ``quictunnel``, likewise. ``errors`` and ``version`` are files that every folder may import."""
+"""Folders of ``quictunnel``, likewise. ``errors`` is a file that every folder may import."""
 
 UPWARD: Final = {
     ("quictunnel.__main__", "quictunnel.cli.main"): "``python -m quictunnel`` is the command line",
-    ("quictunnel.connection.leases", "quictunnel.tunnel"): "the public record of a tunnel is made by its lease",
 }
 """Single imports that run against the tables, until they are mended: file, file, and why."""
 
-LEAVES: Final = ("quictunnel.errors", "quictunnel.version")
+LEAVES: Final = ("quictunnel.errors",)
 """Parts that the edge shares with the client, besides the transport."""
 
 

@@ -10,32 +10,6 @@
 
 The byte path never waits for the inspector and is not affected by its errors. If it cannot keep up, bytes pass
 without being recorded, and the page says so. A tunnel without an inspector has no cost, not even a branch.
+
+This package imports nothing, because each of its modules imports it; ``factory`` starts an inspector.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from quictunnel.errors import ConfigError
-
-if TYPE_CHECKING:
-    from quictunnel.inspect.inspector import Inspector
-
-MISSING_PACKAGES = "The inspector needs packages that are not installed: pip install 'quictunnel[inspect]'"
-
-
-def open_inspector(address: tuple[str, int], port: int) -> Inspector:
-    """Start an inspector of a local port.
-
-    Args:
-        address: host and port of the page; port 0: any.
-        port: the local port of the tunnel.
-
-    Raises:
-        ConfigError: a package is missing, or the address cannot be bound.
-    """
-    try:
-        from quictunnel.inspect.inspector import Inspector  # noqa: PLC0415 - needs the packages of an extra
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"{MISSING_PACKAGES} ({error.name} is missing)") from None
-    return Inspector(address, port)
