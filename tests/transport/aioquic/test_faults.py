@@ -247,7 +247,7 @@ def test_an_optimistic_acknowledgement(make_pair):
         pair.turn()
         pair.turn()
     pair.settle()
-    assert edge.quic.sender.skipped
+    assert edge.quic.skipped
     largest = edge.quic._packet_number - 1
     assert not pair.edge.of(Closed)
     inject(pair, client, ack_frame(largest, first=largest))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
-    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.connection_base import ConnectionBase
 
 FACTOR: Final = 3
 """Bytes that may be sent to an address for each byte received from it."""
@@ -24,7 +24,7 @@ is lost."""
 class AmplificationLimit:
     """Unvalidated addresses of one connection, with the bytes that may be sent to each."""
 
-    def __init__(self, connection: TunnelConnection, validated: Address | None) -> None:
+    def __init__(self, connection: ConnectionBase, validated: Address | None) -> None:
         """Create the limit of a connection. ``validated`` is the address that answered a Retry."""
         self._connection = connection
         self._validated = validated

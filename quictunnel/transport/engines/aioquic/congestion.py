@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from aioquic.quic.packet_builder import QuicSentPacket
 
-    from quictunnel.transport.engines.aioquic.recovery import SentPacket
+    from quictunnel.transport.engines.aioquic.sent_packet import SentPacket
 
 INITIAL_WINDOW = 10  # datagrams, RFC 9002 section 7.2
 MINIMUM_WINDOW = 2  # datagrams, RFC 9002 section 7.2

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from quictunnel.transport.engine import CloseCause, Stats
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Address
-    from quictunnel.transport.engines.aioquic.engine import AioquicEngine
     from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 # Characters of a reason phrase: a longer one does not fit every packet.
@@ -20,6 +19,19 @@ def printable(reason: str) -> str:
     return "".join(letter if " " <= letter <= "~" else "?" for letter in reason[:MAX_REASON])
 
 
+class ConnectionOwner(Protocol):
+    """The engine, as its connections use it."""
+
+    def touch(self, connection: AioquicConnection) -> None:
+        """Note that the connection has something to send."""
+
+    def admit(self, connection: AioquicConnection) -> None:
+        """Give back the place that the connection had among strangers."""
+
+    def end(self, connection: AioquicConnection, cause: CloseCause, code: int, reason: str) -> None:
+        """Close the connection on this side's initiative."""
+
+
 class AioquicConnection:
     """Connection of an :class:`AioquicEngine`. Implements :class:`quictunnel.transport.engine.Connection`."""
 
@@ -29,7 +41,7 @@ class AioquicConnection:
         "told_closed",
     )  # fmt: skip
 
-    def __init__(self, engine: AioquicEngine, quic: TunnelConnection, address: Address, deadline: float) -> None:
+    def __init__(self, engine: ConnectionOwner, quic: TunnelConnection, address: Address, deadline: float) -> None:
         self._engine = engine
         self.quic = quic
         self.address = address

@@ -17,7 +17,7 @@ from aioquic.tls import Epoch
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
+    from quictunnel.transport.engines.aioquic.connection_base import ConnectionBase
 
 # ACK frames in one packet. An honest sender writes one; two hundred are an attack on this side's CPU.
 MAX_ACK_FRAMES = 4
@@ -38,7 +38,7 @@ INHERITED = frozenset({0x06, 0x07, 0x18, 0x19, 0x1A, 0x1B, 0x1C, 0x1D, 0x1E})
 class QuicFrameReader:
     """Parser of the payloads of 1-RTT packets, for one connection."""
 
-    def __init__(self, connection: TunnelConnection, inherited: Mapping[int, Any]) -> None:
+    def __init__(self, connection: ConnectionBase, inherited: Mapping[int, Any]) -> None:
         self._connection = connection
         self._inherited = {kind: inherited[kind][0] for kind in INHERITED}
         self.probing = False
@@ -114,7 +114,7 @@ class QuicFrameReader:
         if kind == 0x03:
             for _ in range(3):
                 buf.pull_uint_var()
-        for skipped in connection.sender.skipped:
+        for skipped in connection.skipped:
             for start, stop in ranges:
                 if start <= skipped < stop:
                     raise QuicConnectionError(

@@ -15,7 +15,7 @@ from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.tls import Epoch
 
 from quictunnel.transport.engines.aioquic.keys import TAG_SIZE
-from quictunnel.transport.engines.aioquic.recovery import SentPacket
+from quictunnel.transport.engines.aioquic.sent_packet import SentPacket
 from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from aioquic.quic.recovery import QuicPacketSpace
 
+    from quictunnel.transport.engines.aioquic.connection_base import ConnectionBase
     from quictunnel.transport.engines.aioquic.control_frames import Frame, Handler
-    from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 
 ACKED = QuicDeliveryState.ACKED
 # Packets after which an ACK is sent at once; a timer covers slower flows.
@@ -61,9 +61,8 @@ Part = bytes | memoryview
 class Sender:
     """Builder of all 1-RTT packets of a connection on its active path."""
 
-    def __init__(self, connection: TunnelConnection) -> None:
+    def __init__(self, connection: ConnectionBase) -> None:
         self._connection = connection
-        self.skipped: list[int] = []
         self._next_skip = 0
         self._ack_only = 0
         self._is_tail = False
@@ -240,7 +239,7 @@ class Sender:
         if number >= self._next_skip:
             draw = int.from_bytes(connection.random(2), "big") % SKIP_WITHIN
             if self._next_skip:
-                self.skipped = [*self.skipped[1 - SKIPS_KEPT :], number]
+                connection.skipped = [*connection.skipped[1 - SKIPS_KEPT :], number]
                 number += 1
                 connection._packet_number = number
             self._next_skip = number + 1 + SKIP_WITHIN // 4 + draw
@@ -389,7 +388,7 @@ class Sender:
         return b"\x19" + encode(sequence), (self._connection._on_retire_connection_id_delivery, (sequence,))
 
 
-def is_open(connection: TunnelConnection) -> bool:
+def is_open(connection: ConnectionBase) -> bool:
     """Return True if 1-RTT packets may be sent."""
     return (
         connection._state is QuicConnectionState.CONNECTED

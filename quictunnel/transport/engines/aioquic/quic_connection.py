@@ -12,7 +12,6 @@ from aioquic._buffer import Buffer
 from aioquic._crypto import CryptoError
 from aioquic.quic.connection import (
     NetworkAddress,
-    QuicConnection,
     QuicConnectionError,
     QuicConnectionId,
     QuicConnectionState,
@@ -25,11 +24,11 @@ from aioquic.quic.packet import (
     pull_quic_transport_parameters,
     push_quic_transport_parameters,
 )
-from aioquic.quic.packet_builder import QuicDeliveryState, QuicPacketBuilder
 from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import CloseCause, Connected
 from quictunnel.transport.engines.aioquic.anti_amplification import AmplificationLimit, is_public
+from quictunnel.transport.engines.aioquic.connection_base import ConnectionBase
 from quictunnel.transport.engines.aioquic.frames import QuicFrameReader
 from quictunnel.transport.engines.aioquic.keys import OneRttKeys
 from quictunnel.transport.engines.aioquic.mtu import MtuSearch
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
     from aioquic.quic import events
     from aioquic.quic.configuration import QuicConfiguration
-    from aioquic.quic.recovery import QuicPacketSpace
+    from aioquic.quic.packet_builder import QuicPacketBuilder
 
     from quictunnel.transport.engine import EngineSettings
 
@@ -63,7 +62,7 @@ PARAMETERS_SIZE = 512
 ONE_RTT = Epoch.ONE_RTT
 
 
-class TunnelConnection(QuicConnection):
+class TunnelConnection(ConnectionBase):
     """QUIC connection of an engine."""
 
     def __init__(
@@ -108,6 +107,7 @@ class TunnelConnection(QuicConnection):
             send_probe=self._send_probe,
             logger=self._logger,
         )
+        self.skipped = []
         self.sender = Sender(self)
         self.is_asking = False
         """True if the next packet is padded to PING_SIZE."""
@@ -289,13 +289,6 @@ class TunnelConnection(QuicConnection):
         buf.seek(start)
         super()._handle_ack_frame(context, frame_type, buf)
 
-    def check_acked(self, largest: int, frame_type: int) -> None:
-        """Raise QuicConnectionError for an acknowledgement of an unsent packet (RFC 9000 section 13.1)."""
-        if largest >= self._packet_number:
-            raise QuicConnectionError(
-                QuicErrorCode.PROTOCOL_VIOLATION, frame_type, "A packet was acknowledged that was not sent"
-            )
-
     def _handle_connection_close_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         if self.cause is None and self._close_event is None:
             self.cause = CloseCause.PEER
@@ -395,14 +388,6 @@ class TunnelConnection(QuicConnection):
             return
         keys.update_now()
         self._next_key_update = now + 3 * self.recovery.get_probe_timeout()
-
-    def on_own_ack_delivery(self, state: QuicDeliveryState, space: QuicPacketSpace, highest: int) -> None:
-        """Drop the ranges of an ACK that the peer has acknowledged."""
-        if state is QuicDeliveryState.ACKED:
-            # Packets that arrived after that ACK was written were not in it.
-            stop = min(highest + 1, self.lowest_unreported)
-            if stop > 0:
-                space.ack_queue.subtract(0, stop)
 
     # Life
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from aioquic.quic.packet import QuicPacketType
 from aioquic.quic.packet_builder import QuicDeliveryState
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketRecovery, QuicPacketSpace
-from aioquic.tls import Epoch
 
 from quictunnel.transport.engines.aioquic.congestion import GAIN, MINIMUM_WINDOW, SLOW_START_GAIN, Cubic, Pacer
 from quictunnel.transport.engines.aioquic.reordering import Reordering
@@ -33,24 +31,6 @@ DUPLICATE_WINDOW = 8192
 # Limit of the exponent, far beyond any cap, against float overflow.
 MAX_DOUBLINGS = 16
 ACKED = QuicDeliveryState.ACKED
-
-
-class SentPacket:
-    """1-RTT packet in flight: the fields of aioquic's record that recovery reads."""
-
-    __slots__ = ("delivery_handlers", "in_flight", "is_ack_eliciting", "packet_number", "sent_bytes", "sent_time")
-
-    epoch = Epoch.ONE_RTT
-    is_crypto_packet = False
-    packet_type = QuicPacketType.ONE_RTT
-
-    def __init__(self, number: int, now: float, handlers: list[tuple[Callable[..., Any], Any]]) -> None:
-        self.packet_number = number
-        self.sent_time = now
-        self.delivery_handlers = handlers
-        self.sent_bytes = 0
-        self.in_flight = True
-        self.is_ack_eliciting = True
 
 
 class ReceivedNumbers(RangeSet):
