@@ -26,6 +26,7 @@ from quictunnel.shared import event_loop
 from quictunnel.stats import Meter
 from quictunnel.status import server as status
 from quictunnel.status.model import TunnelStatus
+from quictunnel.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from quictunnel.errors import Error
     from quictunnel.inspect.inspector import Inspector
     from quictunnel.shared.event_loop import EventLoopThread
-    from quictunnel.tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
@@ -297,7 +297,7 @@ class Binding:
     def _hold(self, loop: EventLoopThread, uplink: ConnectionManager, lease: HeldLease) -> Tunnel:
         self._held = (loop, uplink, lease)
         assert self._meter is not None, "it is bound"
-        tunnel = lease.answer.result().metered(self._meter.read)
+        tunnel = Tunnel(*lease.answer.result()).metered(self._meter.read)
         if self._inspector is not None:
             self._inspector.opened(tunnel.url)
             tunnel.inspected(self._inspector.url)
@@ -339,7 +339,7 @@ class Binding:
 
 def listed(edge: str, lease: HeldLease, meter: Meter) -> TunnelStatus:
     """One tunnel as ``quictunnel status`` shows it."""
-    tunnel, stats = lease.answer.result(), meter.read()
+    tunnel, stats = Tunnel(*lease.answer.result()), meter.read()
     return TunnelStatus(
         url=tunnel.url,
         tcp="{}:{}".format(*tunnel.tcp_socket) if tunnel.unencrypted_host else "",

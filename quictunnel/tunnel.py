@@ -1,7 +1,7 @@
 """The value that a program gets for a forwarded port: where the public reaches it.
 
-Only addresses live here, and the way to the figures. Nothing in this module knows how a tunnel is opened, kept
-or closed.
+The value has the addresses and the way to the figures. Nothing in this module knows how a tunnel is opened,
+kept or closed.
 """
 
 from __future__ import annotations
@@ -10,19 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from quictunnel.errors import InvalidError
+from quictunnel.shared.address import https_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quictunnel.events import TunnelStats
 
-HTTPS_PORT = 443
-"""The port that an https URL need not name (RFC 9110 section 4.2.2)."""
-
 
 class _Metered:
-    """Whose figures can be asked for. Not a field: two tunnels with the same addresses are equal, whatever has
-    passed through them, and a copy or a pickle is of the addresses."""
+    """The figures and the inspector's page of a tunnel. They are not fields: two tunnels with the same addresses
+    are equal, whatever has passed through them, and a copy or a pickle is of the addresses."""
 
     __slots__ = ("_inspector_url", "_read")
 
@@ -30,12 +28,12 @@ class _Metered:
     _read: Callable[[], TunnelStats]
 
     def metered(self, read: Callable[[], TunnelStats]) -> Self:
-        """For whoever opened it: how :attr:`stats` is read from now on."""
+        """Set how :attr:`stats` is read from now on; called by the one that opened the tunnel."""
         object.__setattr__(self, "_read", read)
         return self
 
     def inspected(self, url: str) -> None:
-        """For whoever opened it: where the inspector's page is."""
+        """Set where the inspector's page is; called by the one that opened the tunnel."""
         object.__setattr__(self, "_inspector_url", url)
 
     @property
@@ -74,17 +72,16 @@ class Tunnel(_Metered):
     @property
     def url(self) -> str:
         """The public address as a browser takes it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"https://{host}" if self.port == HTTPS_PORT else f"https://{host}:{self.port}"
+        return https_url(self.host, self.port)
 
     @property
     def tls_socket(self) -> tuple[str, int]:
-        """Where to connect with TLS; the host name must be sent as SNI."""
+        """The address to connect to with TLS; the host name must be sent as SNI."""
         return (self.host, self.port)
 
     @property
     def tcp_socket(self) -> tuple[str, int]:
-        """Where to connect with plain TCP. Raises InvalidError unless ``unencrypted=True`` was asked for."""
+        """The address to connect to with plain TCP. Raises InvalidError unless ``unencrypted=True`` was given."""
         if not self.unencrypted_host:
             raise InvalidError(
                 "This tunnel is not configured for unencrypted TCP. "

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.connection.ticket_writer import TicketWriter
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
-from quictunnel.tunnel import Tunnel
+from quictunnel.shared.address import https_url
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
 from quictunnel.wire.messages import PROGRAM_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbound
 
@@ -34,6 +34,16 @@ _PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
 _FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
 
 
+class PublicAddress(NamedTuple):
+    """The addresses at which the public reaches a forwarded port; the fields of a ``Tunnel``."""
+
+    host: str
+    port: int
+    unencrypted_host: str
+    """Empty when plain TCP was not asked for."""
+    unencrypted_port: int
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts of visitors. Bytes are of those that have left; of the others their streams know."""
@@ -50,7 +60,7 @@ class HeldLease:
     number: int
     wish: ForwardOptions
     origin: Origin
-    answer: asyncio.Future[Tunnel]
+    answer: asyncio.Future[PublicAddress]
     """The edge's first answer."""
     asked: bool = False
     """The edge was asked for it; a new session must be asked again."""
@@ -164,13 +174,12 @@ class Leases:
         lease.ticket = message.ticket
         if lease.writer is not None:
             lease.writer.put(lease.ticket)
-        tunnel = Tunnel(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
+        address = PublicAddress(message.host, message.port, message.unencrypted_host, message.unencrypted_port)
         if not lease.answer.done():
-            lease.answer.set_result(tunnel)
-        elif lease.answer.exception() is None and lease.answer.result() != tunnel:
-            self._observe(
-                "warning", f"The edge could not give the old address back; the tunnel is now at {tunnel.url}."
-            )
+            lease.answer.set_result(address)
+        elif lease.answer.exception() is None and lease.answer.result() != address:
+            url = https_url(address.host, address.port)
+            self._observe("warning", f"The edge could not give the old address back; the tunnel is now at {url}.")
 
     def _refused(self, number: int, code: BindCode) -> None:
         lease = self._held.get(number)

@@ -9,6 +9,8 @@ from quictunnel.errors import ConfigError
 
 MAX_PORT = 65_535
 """The largest TCP or UDP port."""
+HTTPS_PORT = 443
+"""The port that an https URL need not name (RFC 9110 section 4.2.2)."""
 MAX_NAME = 253
 """RFC 1035 section 2.3.4: 255 octets on the wire, which is 253 characters as text."""
 MAX_SHOWN = 80
@@ -48,6 +50,13 @@ def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str,
 def format_address(host: str, port: int) -> str:
     """Return ``host:port``, with brackets around an IPv6 address: the inverse of :func:`parse_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def https_url(host: str, port: int) -> str:
+    """Return the address as a browser takes it; without the port where https implies it."""
+    if port == HTTPS_PORT:
+        return f"https://[{host}]" if ":" in host else f"https://{host}"
+    return f"https://{format_address(host, port)}"
 
 
 def on_this_machine(host: str) -> str:

@@ -24,6 +24,7 @@ from quictunnel.events import STATES, WARNING, ClientEvent, Snapshot
 from quictunnel.integrations.jupyter import TunnelDisplay
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.status.model import Report, TunnelStatus
+from quictunnel.tunnel import Tunnel
 from quictunnel.wire import messages
 from quictunnel.wire.messages import Bound
 from tests.wire.test_peer_text import ANY_TEXT, is_plain
@@ -44,7 +45,7 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     lease = leases.add(ForwardOptions(port=8000), b"", None)
     other = Bound(lease.number, "host", 1, "", 0, b"")
     leases.message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
-    tunnel = lease.answer.result()
+    tunnel = Tunnel(*lease.answer.result())
     opened = OpenTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
     TextReporter(plain).opened(opened)

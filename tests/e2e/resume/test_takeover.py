@@ -114,7 +114,7 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
                     newer.append(Client.from_config(edge.client_config))
                     begun = time.monotonic()
                     lease = await take_over(newer[-1], ticket, new_port)
-                    assert lease.answer.result() == tunnel
+                    assert Tunnel(*lease.answer.result()) == tunnel
                     ticket = lease.ticket
                     taken.append((begun, time.monotonic()))
                     assert await asyncio.to_thread(hears, tunnel.tcp_socket) == b"new"
