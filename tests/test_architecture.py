@@ -172,9 +172,9 @@ CLIENT_FOLDERS: Final = {
     ),
     "origin": Folder("streams are joined to sockets of the local service", ("shared", "transport", "wire")),
     "config": Folder("options come from files and the environment", ("shared",)),
-    "shared": Folder("helpers of client, edge and transport"),
     "transport": Folder("sessions and QUIC engines carry the messages of the wire", ("shared", "wire")),
     "wire": Folder("messages and their state machines, without input or output"),
+    "shared": Folder("helpers of client, edge and transport"),
 }
 """Folders of ``quictunnel``, likewise. ``errors`` is a file that every folder may import."""
 
@@ -218,37 +218,8 @@ def test_folders_import_only_what_stands_below_them(package, folders):
 
 CIRCLES: Final[dict[frozenset[str], str]] = {
     frozenset(
-        f"quictunnel.inspect{name}"
-        for name in (
-            "",
-            ".bodies",
-            ".connection_parser",
-            ".curl",
-            ".decoding",
-            ".exchange_store",
-            ".http1",
-            ".inspector",
-            ".recorder",
-            ".replay",
-            ".tap",
-            ".views",
-            ".web_app",
-            ".websocket",
-        )
-    ): "the package's door opens the inspector, and its parts import each other through the package",
-    frozenset(
         f"quictunnel.transport.{name}" for name in ("incoming_stream", "session", "stream")
     ): "a stream asks its session for credit, and the session owns its streams",
-    frozenset(
-        f"quictunnel.transport.engines.aioquic.{name}" for name in ("congestion", "recovery")
-    ): "each subclasses or asks the other's part of aioquic",
-    frozenset(
-        f"quictunnel.transport.engines.aioquic.{name}"
-        for name in ("anti_amplification", "frames", "packet_sender", "quic_connection")
-    ): "parts of one connection, which they are given whole",
-    frozenset(
-        f"quictunnel.transport.engines.aioquic.{name}" for name in ("connection_adapter", "engine", "routing")
-    ): "an adapter tells its engine when it closes",
 }
 """Circles of files that are not mended yet, and why."""
 
