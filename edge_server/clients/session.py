@@ -294,7 +294,7 @@ class ClientSession:
         self.session.resume(link, self)
         self.session.version = min(hello.version, PROTOCOL_VERSION)
         self._welcome(hello.session, resumed=True)
-        self.session.stand()
+        self.session.send_resume_state()
         if self.trace is not None:
             self.trace.go_on()
 

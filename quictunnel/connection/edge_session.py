@@ -238,7 +238,7 @@ class EdgeSession:
                 # Now and not when the greeting is noticed: how the edge stands follows in the same breath.
                 link, self.session = self.session.link, self._events.call_resumed(self)
                 self.session.resume(link, self)
-                self.session.stand()
+                self.session.send_resume_state()
             else:
                 self.session.peer_window = message.window
                 self.stands = True

@@ -1,26 +1,43 @@
-"""A stream that an edge has opened, until its preface is here and it is known where it goes on."""
+"""A stream that an edge has opened, before it becomes a :class:`Stream`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from quictunnel.errors import ProtocolError
 from quictunnel.wire.codes import reset_stream_number, stream_code
 from quictunnel.wire.preface import PrefaceReader
 
 if TYPE_CHECKING:
-    from quictunnel.transport.session import Session
+    from quictunnel.transport.link import Link
+    from quictunnel.wire.codes import StreamCode
     from quictunnel.wire.preface import Preface
 
 
+class IncomingStreamOwner(Protocol):
+    """The session, as the streams that come in use it."""
+
+    link: Link
+
+    def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Begin the stream that a preface names, or go on with it."""
+
+    def park(self, arrival: IncomingStream, number: int) -> int | None:
+        """Have a stream wait for the edge's account. Return the bytes that may come meanwhile; None: go on."""
+
+    def gave_up_early(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
+        """Note that the edge reset a stream before it began here."""
+
+
 class IncomingStream:
-    """A stream that the edge opened and whose preface is still coming in, or which waits for the edge's account
-    of its streams: that may be overtaken, and says where a stream goes on that was here before. What waits is
-    bounded by the stream's credit."""
+    """A stream whose preface is still coming in, or that waits for the edge's account of its streams.
+
+    The account may be overtaken, and says where a stream goes on that was here before. What waits is bounded by
+    the stream's credit."""
 
     __slots__ = ("_chunks", "_credit", "_ended", "_preface", "_quic_stream", "_reader", "_session", "_stop_code")
 
-    def __init__(self, session: Session, quic_stream: int) -> None:
+    def __init__(self, session: IncomingStreamOwner, quic_stream: int) -> None:
         self._session = session
         self._quic_stream = quic_stream
         self._reader = PrefaceReader()
@@ -68,15 +85,16 @@ class IncomingStream:
                 self._session.link.stopped(self._quic_stream, self._stop_code)
 
     def reset(self, code: int) -> None:
-        """The visitor left before anything was known of it: nobody is to be told, only our half is closed."""
+        """Close our half: the visitor left before anything was known of it, so nobody is to be told."""
         number = self._preface.stream if self._preface is not None else reset_stream_number(code)
         self._preface = None
         self._session.gave_up_early(self._quic_stream, stream_code(code), number)
 
     def stopped(self, code: int) -> None:
-        """The edge takes nothing of this stream. If it has given up the other direction too, all of which arrived,
-        no reset follows: so the stream hears of it when it is here."""
+        """Note that the edge takes nothing of this stream, and tell the stream when it is here.
+
+        No reset follows if the edge has given up the other direction too, and all of that arrived."""
         self._stop_code = code
 
     def writable(self) -> None:
-        """Nothing was written."""
+        """Do nothing: nothing was written."""

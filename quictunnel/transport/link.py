@@ -331,3 +331,16 @@ class _Forgotten:
 
 
 _FORGOTTEN: Final = _Forgotten()
+
+
+class _Pending:
+    """Stands behind a stream between its opening and its registration, in which nothing can happen."""
+
+    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
+    def reset(self, code: int) -> None: ...
+    def stopped(self, code: int) -> None: ...
+    def writable(self) -> None: ...
+
+
+PENDING: Final = _Pending()
+"""Given to :meth:`Link.open` by a caller that registers the stream right after."""

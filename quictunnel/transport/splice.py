@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from quictunnel.transport import descriptors, tcp
 from quictunnel.transport.remainder import Remainder
-from quictunnel.transport.stream import MAX_DISCARDED
+from quictunnel.transport.stream_sender import MAX_DISCARDED
 from quictunnel.wire.codes import StreamCode
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Splice(asyncio.BaseProtocol):
         if self.on_gone is not None:
             self.on_gone(self)
 
-    # From the stream (transport.stream.StreamSide).
+    # From the stream (transport.stream_side.StreamSide).
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         transport = self._transport

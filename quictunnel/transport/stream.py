@@ -1,75 +1,86 @@
 """A Stream: one visitor's bytes within a session, both directions, with credit.
 
-Between the engine below (through the link) and one :class:`StreamSide` above. What it keeps is bounded by its
-windows: nothing is written beyond the credit, nothing is credited before it has left.
+A stream stands between the engine below (through the link) and one ``StreamSide`` above. What it keeps is bounded
+by its windows: nothing is written beyond the credit, nothing is credited before it has left.
 """
 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from quictunnel.errors import ProtocolError
+from quictunnel.transport.delivery_watch import DeliveryWatch
+from quictunnel.transport.stream_sender import StreamSender
 from quictunnel.wire.codes import StreamCode, reset_code, stream_code
 from quictunnel.wire.control_state import Side
-from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow, SendWindow
-from quictunnel.wire.send_buffer import SendBuffer
+from quictunnel.wire.credit import INITIAL_WINDOW, ReceiveWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.transport.session import Session
+    from quictunnel.transport.link import Link
+    from quictunnel.transport.stream_side import StreamSide
+    from quictunnel.wire.credit import WindowPool
     from quictunnel.wire.preface import Preface
 
 NOT_TAKEN: Final = frozenset({StreamCode.REFUSED, StreamCode.UNREACHABLE, StreamCode.UNKNOWN_LEASE})
-"""By which a client says that it had no connection to give a visitor's bytes to."""
-DELIVERY_TIMEOUT: Final = 60.0
-"""Seconds without progress after which the delivery of what a broken TCP connection had said is given up. Twice
-what it takes to find a link dead, so that a session has another link first; a connection that lives has no such
-deadline."""
-MAX_DISCARDED: Final = 16 * 1024 * 1024
-"""Bytes taken from a TCP connection and dropped after the peer has stopped reading them, so that a sender is not
-blocked before it looks for its answer. More than the socket buffers of a connection hold; whoever has sent so much
-and not read what is waiting for it is reset, as it would be without a tunnel."""
+"""Codes by which a client says that it had no connection to give a visitor's bytes to."""
 IN_FLIGHT: Final = 1.0
 """Seconds after the last byte for which a visitor counts as being in the middle of something."""
 
 
-class StreamSide(Protocol):
-    """What stands at this end of a stream: a splice, or something that answers in its place."""
+class StreamOwner(Protocol):
+    """The session, as its streams use it."""
 
-    def stream_data(self, chunks: list[bytes], size: int) -> None:
-        """Bytes came; :meth:`Stream.consume` them when they have left."""
+    link: Link
+    pool: WindowPool
+    is_away: bool
 
-    def stream_end(self) -> None:
-        """No more bytes will come; :meth:`Stream.consume_end` when that was passed on."""
+    @property
+    def side(self) -> Side:
+        """The end of the session that this is."""
 
-    def stream_room(self) -> None:
-        """:attr:`Stream.room` is above zero again."""
+    @property
+    def keeps_enough(self) -> bool:
+        """Return True if streams may keep nothing beyond an initial window now."""
 
-    def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
-        """The stream is gone without a clean end. Nothing follows. ``untaken``: everything that was written, when
-        the peer vouches that nobody was there to take any of it; it may be said again to somebody else."""
+    def now(self) -> float:
+        """Return the time of the loop."""
+
+    def keep(self, more: int) -> None:
+        """Count bytes that are kept beyond an initial window."""
+
+    def owe(self, stream: Stream) -> None:
+        """Note that bytes of a stream were consumed, which the peer is to be told."""
+
+    def say_aborted(self, stream: Stream, code: StreamCode) -> None:
+        """Tell the peer that a stream was given up, of which QUIC may have no word left."""
+
+    def settle(self, stream: Stream) -> None:
+        """Forget the stream if both directions have ended cleanly."""
+
+    def left(self, stream: Stream) -> None:
+        """Note that a stream was given up while it was on no QUIC stream."""
+
+    def forget(self, stream: Stream) -> None:
+        """Forget a stream that is over."""
 
 
 class Stream:
-    """See the module. Made by a session; lives until both directions ended or either was given up."""
+    """One visitor's bytes. Made by a session; lives until both directions ended or either was given up."""
 
     __slots__ = (
         "_asked",
-        "_blocked",
-        "_delivery_timer",
+        "_delivery_watch",
         "_early",
         "_end_arrived",
-        "_excess",
-        "_finish_given",
-        "_finishing",
         "_full",
         "_has_stopped",
         "_pending_abort",
         "_quic_stream",
-        "_replay",
-        "_send_window",
+        "_sender",
         "_session",
         "_side",
         "active_at",
@@ -79,17 +90,14 @@ class Stream:
         "preface",
         "receive_done",
         "receive_window",
-        "send_done",
     )
 
-    def __init__(self, session: Session, preface: Preface, send_window: int, now: float) -> None:
+    def __init__(self, session: StreamOwner, preface: Preface, send_window: int, now: float) -> None:
         """Belongs to no link yet; :meth:`bind` has to follow."""
         self.preface = preface
         self.receive_window = ReceiveWindow(INITIAL_WINDOW, session.pool, now)
         self.receive_done = False
         """The peer's end was consumed."""
-        self.send_done = False
-        """Our end was credited."""
         self.is_over = False
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
@@ -99,15 +107,9 @@ class Stream:
         self._session = session
         self._quic_stream: int | None = None
         """On the link of now; None while there is none, or it has not got there yet."""
-        self._send_window = SendWindow(send_window)
-        self._replay = SendBuffer()
-        self._blocked = False
+        self._sender = StreamSender(send_window)
         self._full = False
         """The last write left no room: the side above waits to be told."""
-        self._excess = 0
-        """Bytes kept beyond an initial window, as the session counts them."""
-        self._finishing = False
-        self._finish_given = False
         self._side: StreamSide | None = None
         self._early: list[bytes] | None = None
         """Bytes that arrived before there was a side above. None while there are none, to save an empty list."""
@@ -118,11 +120,16 @@ class Stream:
         """We take no more bytes of the peer's, and have told it so."""
         self._pending_abort: StreamCode | None = None
         """Given up as soon as the peer has consumed everything that was written."""
-        self._delivery_timer: asyncio.TimerHandle | None = None
+        self._delivery_watch: DeliveryWatch | None = None
 
     @property
     def number(self) -> int:
         return self.preface.stream
+
+    @property
+    def send_done(self) -> bool:
+        """Return True if the peer has consumed our end."""
+        return self._sender.is_done
 
     @property
     def has_ended(self) -> bool:
@@ -137,18 +144,19 @@ class Stream:
     @property
     def bytes_sent(self) -> int:
         """Bytes handed to the engine so far."""
-        return self._replay.sent
+        return self._sender.buffer.sent
 
     def in_flight(self, now: float) -> bool:
-        """Whether the visitor is in the middle of something: bytes moved a moment ago, or are kept on either side
-        because somebody takes them slowly, or the visitor spoke last and waits for an answer. An idle keep-alive
-        connection is not."""
+        """Return True if the visitor is in the middle of something.
+
+        Bytes moved a moment ago, or are kept on either side because somebody takes them slowly, or the visitor
+        spoke last and waits for an answer. An idle keep-alive connection is not in the middle of anything."""
         return (
             self._asked
             or self.active_at > now - IN_FLIGHT
-            or self._replay.held > 0
+            or self._sender.buffer.held > 0
             or self.receive_window.received > self.receive_window.consumed
-            or (self._finishing and not self.send_done)
+            or (self._sender.is_finishing and not self._sender.is_done)
             or (self._end_arrived and not self.receive_done)
         )
 
@@ -164,60 +172,64 @@ class Stream:
             side.stream_end()
 
     def hand_to(self, side: StreamSide) -> None:
-        """Somebody else stands at this end from now on; what the one before was told is not said again."""
+        """Put another side at this end. What the one before was told is not said again."""
         self._side = side
 
     @property
     def room(self) -> int:
         """Bytes that :meth:`write` takes now. When it is zero, stop reading until ``stream_room``."""
-        if self._blocked or self.is_over:
+        sender = self._sender
+        if sender.is_blocked or self.is_over:
             return 0
-        room = self._send_window.room
-        within_initial = INITIAL_WINDOW - self._replay.held
+        room = sender.room
+        within_initial = INITIAL_WINDOW - sender.buffer.held
         if room > within_initial and self._session.keeps_enough:
             return max(0, within_initial)
         return room
 
     def asks_room(self) -> bool:
-        """Whether there is room now. Where not, ``stream_room`` follows when there is."""
+        """Return True if there is room now. If not, ``stream_room`` follows when there is."""
         self._full = not self.room
         return not self._full
 
     def write(self, data: bytes) -> None:
         """Send bytes; they must not change any more. A caller that cannot stop in the middle of what it read
         may give more than :attr:`room` once; the rest waits here for credit."""
-        if self.is_over or self._finishing:
+        sender = self._sender
+        if self.is_over or sender.is_finishing:
             return
-        self._send_window.written += len(data)
+        sender.written += len(data)
         if self.is_stopped:
             self._full = not self.room
             if self._full:
                 asyncio.get_running_loop().call_soon(self.lose, StreamCode.STALLED)
             return
-        self._replay.append(data)
-        self._count_kept()
-        self.active_at = self._session.now()
-        self._asked = self._session.side is Side.EDGE
-        if not self._blocked:
+        session = self._session
+        sender.buffer.append(data)
+        sender.count_kept(session)
+        self.active_at = session.now()
+        self._asked = session.side is Side.EDGE
+        if not sender.is_blocked:
             self._push()
         self._full = not self.room
 
     def finish(self) -> None:
-        """No more bytes will be written. Those that were will all arrive, and then the end."""
-        if not self._finishing and not self.is_over:
-            self._finishing = True
-            if not self._blocked and not self.is_stopped:
+        """End this direction. All bytes that were written arrive, and then the end."""
+        sender = self._sender
+        if not sender.is_finishing and not self.is_over:
+            sender.is_finishing = True
+            if not sender.is_blocked and not self.is_stopped:
                 self._push()
 
     def consume(self, size: int) -> None:
-        """Bytes of ``stream_data`` have left."""
+        """Note that bytes of ``stream_data`` have left."""
         if size and not self.is_over:  # of a stream that has brought nothing the peer may not even know
             self.receive_window.consume(size)
             self.active_at = self._session.now()
             self._session.owe(self)
 
     def consume_end(self) -> None:
-        """The end was passed on."""
+        """Note that the end was passed on."""
         if not self.is_over:
             self.receive_window.consume(1)
             self.receive_done = True
@@ -231,15 +243,18 @@ class Stream:
         if self.is_over or self._has_stopped:
             return
         self._has_stopped = True
-        self._watch_delivery()
+        self._delivery_watch = DeliveryWatch(
+            self._sender, self._awaits_delivery, partial(self.lose, StreamCode.STALLED)
+        )
         if self._quic_stream is not None:
             self._session.link.connection.stop(self._quic_stream, StreamCode.ABORTED)
             self._session.link.wake()
 
     def abort_after_delivery(self, code: StreamCode) -> None:
-        """Give up both directions as soon as the peer has consumed everything that was written, or makes no
-        progress for :data:`DELIVERY_TIMEOUT`. The side above is told nothing any more; the stream lives on until
-        then."""
+        """Give up both directions as soon as the peer has consumed everything that was written.
+
+        They are also given up when the peer makes no progress for ``DELIVERY_TIMEOUT``. The side above is told
+        nothing any more; the stream lives on until then."""
         if not self.is_over:
             self.stop()
             self._side = None
@@ -255,7 +270,7 @@ class Stream:
                 is_edge = self._session.side is Side.EDGE
                 connection.reset(self._quic_stream, reset_code(code, self.number) if is_edge else code)
                 connection.stop(self._quic_stream, code)
-                if self._finish_given or self.is_stopped or self._has_stopped or self._side is None:
+                if self._sender.is_end_given or self.is_stopped or self._has_stopped or self._side is None:
                     # Perhaps complete both ways as far as QUIC knows, which then has no word left (RFC 9000
                     # sections 3.1 and 3.2), or tells its user nothing of a direction that was stopped. Where
                     # nobody has stood at this end, a stop by the peer may still be on its way.
@@ -298,10 +313,11 @@ class Stream:
         self.lose(stream_code(code))
 
     def stopped(self, code: int) -> None:
-        """The peer takes no more of our bytes. With ABORTED its TCP connection is gone, and what that had said may
-        still be on its way: it is awaited, and its end is a reset, or this side's when the peer had ended
-        cleanly."""
-        if self.send_done or self.is_over:
+        """Send no more bytes, because the peer takes none.
+
+        With ABORTED the peer's TCP connection is gone, and what that had said may still be on its way: it is
+        awaited, and its end is a reset, or this side's when the peer had ended cleanly."""
+        if self._sender.is_done or self.is_over:
             return
         reason = stream_code(code)
         if reason is not StreamCode.ABORTED:
@@ -313,10 +329,8 @@ class Stream:
         if self._side is None or self.receive_done:
             self.lose(reason)
             return
-        self._replay.drop()
-        self._count_kept()
-        self._send_window.limit = self._send_window.written + MAX_DISCARDED
-        self._blocked = False
+        self._sender.discard()
+        self._sender.count_kept(self._session)
         if self.receive_window.owed:
             self._session.owe(self)
         if self._full:
@@ -325,7 +339,7 @@ class Stream:
     def writable(self) -> None:
         if self.is_stopped:
             return
-        self._blocked = False
+        self._sender.is_blocked = False
         self._push()
         if self._full:
             self._tell_room()
@@ -338,11 +352,11 @@ class Stream:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the peer has not been seen to know of it, so that it may be opened as if for the first time."""
-        return self._replay.base == 0 and not self.is_stopped
+        """Return True if the peer may not know the stream, so that it may be opened as if for the first time."""
+        return self._sender.buffer.base == 0 and not self.is_stopped
 
     def bind(self, quic_stream: int) -> None:
-        """It travels on this QUIC stream of the session's link from now on."""
+        """Go on with this QUIC stream of the session's link."""
         self._quic_stream = quic_stream
         connection = self._session.link.connection
         if self._has_stopped:
@@ -350,48 +364,40 @@ class Stream:
         if self.is_stopped:
             self._session.link.wake()
             return  # the peer says so again
-        if self._finish_given:
+        if self._sender.is_end_given:
             connection.finish(quic_stream)
         self._push()
         if self._full:
             self._tell_room()
 
     def unbind(self) -> None:
-        """The link is gone. What is written is kept, as far as the window goes."""
+        """Leave the link, which is gone. What is written is kept, as far as the window goes."""
         self._quic_stream = None
-        self._blocked = False
+        self._sender.is_blocked = False
         if self._full:
             self._tell_room()
 
     def standing(self) -> tuple[int, int, int, int]:
-        """For the peer, on a new link: how far it has come here; see ``messages.Standing``."""
+        """Return the entry of a ``ResumeState``: number, bytes received, bytes consumed, limit."""
         consumed, limit = self.receive_window.announce(self._session.now(), 0.0)
         return self.number, self.receive_window.received + self._end_arrived, consumed, limit
 
     def restart(self) -> None:
-        """The peer has never heard of it."""
-        self._replay.rewind(0)
-        self._finish_given = False
+        """Send everything again: the peer has never heard of the stream."""
+        self._sender.restart()
 
-    def stands(self, received: int, consumed: int, limit: int) -> None:
-        """The peer says how far it has come there: what it did not receive is sent again. Raises ProtocolError."""
+    def on_resume_state(self, received: int, consumed: int, limit: int) -> None:
+        """Send again what the peer did not receive, by its entry of a ``ResumeState``. Raises ProtocolError."""
         if self.is_stopped:
             return
-        replay = self._replay
-        if not replay.base <= received <= replay.sent + self._finish_given or consumed > received:
-            raise ProtocolError("a standing that cannot be")
-        self._send_window.grant(consumed, limit, received)
-        replay.credit(min(consumed, replay.end))
-        replay.rewind(min(received, replay.end))
-        self._finish_given = received > replay.end
-        self._count_kept()
-        if self._finish_given and consumed > replay.end:
-            self.send_done = True
+        self._sender.resume(received, consumed, limit)
+        self._sender.count_kept(self._session)
+        if self._sender.is_done:
             self._session.settle(self)
         self._abort_if_delivered()
 
     def lose(self, code: StreamCode) -> None:
-        """The peer, the link or a deadline ended the stream: give it up and tell the side above."""
+        """Give up the stream, which the peer, the link or a deadline ended, and tell the side above."""
         if not self.is_over:
             side, untaken = self._side, self._untaken(code)
             self.abort(code)
@@ -399,27 +405,26 @@ class Stream:
                 side.stream_lost(code, untaken)
 
     def _untaken(self, code: StreamCode) -> list[bytes | memoryview] | None:
-        is_touched = self._replay.base or self.is_stopped or self.receive_window.received or self._end_arrived
-        if code not in NOT_TAKEN or is_touched:
-            return None
-        return self._replay.pieces()
+        buffer = self._sender.buffer
+        is_touched = buffer.base or self.is_stopped or self.receive_window.received or self._end_arrived
+        return None if code not in NOT_TAKEN or is_touched else buffer.pieces()
 
     def credited(self, consumed: int, limit: int) -> bool:
-        """The peer consumed bytes and allows more. Whether it said anything new. Raises ProtocolError."""
+        """Take in what the peer consumed and allows. Return True if that was news. Raises ProtocolError."""
         if self.is_stopped:
             return False
-        is_news = consumed > self._send_window.consumed or limit > self._send_window.limit
-        if consumed > self._send_window.consumed:
+        sender = self._sender
+        has_consumed = consumed > sender.consumed
+        is_news = has_consumed or limit > sender.limit
+        if has_consumed:
             self.active_at = self._session.now()
-        self._send_window.grant(consumed, limit, self._replay.sent + self._finish_given)
-        self._replay.credit(min(consumed, self._replay.end))
-        self._count_kept()
-        if self._finish_given and consumed > self._replay.end:
-            self.send_done = True
+        sender.credit(consumed, limit)
+        sender.count_kept(self._session)
+        if sender.is_done:
             self._session.settle(self)
             self._abort_if_delivered()
             return is_news
-        if not self._blocked and self._replay.next_chunk is not None:
+        if not sender.is_blocked and sender.buffer.next_chunk is not None:
             self._push()
         if self._full:
             self._tell_room()
@@ -430,64 +435,30 @@ class Stream:
     # Inside.
 
     def _push(self) -> None:
-        """Hand to the engine what the credit allows and the engine takes."""
-        if self._quic_stream is None:
-            return
-        connection = self._session.link.connection
-        replay = self._replay
-        while (chunk := replay.next_chunk) is not None:
-            allowed = self._send_window.limit - replay.sent
-            if allowed <= 0:
-                break
-            if len(chunk) > allowed:
-                chunk = memoryview(chunk)[:allowed]
-            taken = connection.write(self._quic_stream, chunk)
-            replay.mark_sent(taken)
-            if taken < len(chunk):
-                self._blocked = True
-                break
-        else:
-            if self._finishing and not self._finish_given:
-                connection.finish(self._quic_stream)
-                self._finish_given = True
-        self._session.link.wake()
+        if self._quic_stream is not None:
+            link = self._session.link
+            self._sender.push(link.connection, self._quic_stream)
+            link.wake()
 
     def _abort_if_delivered(self) -> None:
-        if self._pending_abort is not None and (
-            self.is_stopped or (self.send_done if self._finishing else not self._replay.held)
-        ):
+        if self._pending_abort is not None and (self.is_stopped or self._sender.is_delivered):
             self.abort(self._pending_abort)
 
-    def _watch_delivery(self) -> None:
-        self._delivery_timer = asyncio.get_running_loop().call_later(
-            DELIVERY_TIMEOUT, self._check_delivery, self._send_window.consumed
-        )
-
-    def _check_delivery(self, before: int) -> None:
-        """Give up what makes no progress. A session without a link cannot make any."""
-        is_waiting = self._replay.held > 0 or self._pending_abort is not None
-        if is_waiting and self._send_window.consumed == before and not self._session.is_away:
-            self.lose(StreamCode.STALLED)
-        else:
-            self._watch_delivery()
-
-    def _count_kept(self) -> None:
-        excess = max(0, self._replay.held - INITIAL_WINDOW)
-        if excess != self._excess:
-            self._session.keep(excess - self._excess)
-            self._excess = excess
+    def _awaits_delivery(self) -> bool:
+        """Return True if the peer owes progress. A session without a link cannot make any."""
+        is_waiting = self._sender.buffer.held > 0 or self._pending_abort is not None
+        return is_waiting and not self._session.is_away
 
     def _tell_room(self) -> None:
-        if self._side is not None and not self._finishing and self.room:
+        if self._side is not None and not self._sender.is_finishing and self.room:
             self._full = False
             self._side.stream_room()
 
     def _over(self) -> None:
         self.is_over = True
-        if self._delivery_timer is not None:
-            self._delivery_timer.cancel()
-        self._session.keep(-self._excess)
-        self._replay.clear()
+        if self._delivery_watch is not None:
+            self._delivery_watch.close()
+        self._sender.clear(self._session)
         self._early = None
         self.receive_window.close()
         self._session.forget(self)
@@ -495,6 +466,6 @@ class Stream:
             self.on_over(self)
 
     def settled(self) -> None:
-        """Both directions have ended cleanly and both sides know."""
+        """End: both directions have ended cleanly, and both sides know."""
         if not self.is_over:
             self._over()

@@ -21,7 +21,7 @@ async def held_by(uplink: ConnectionManager) -> dict[str, int]:
     if session is not None:
         held |= {
             "streams": session.streams,
-            "parked": len(session._parked),
+            "parked": len(session._exchange._parked),
             "skipped numbers": session.skipped_numbers,
             "kept bytes": session.kept,
             "registered": len(session.link.streams),
@@ -32,10 +32,11 @@ async def held_by(uplink: ConnectionManager) -> dict[str, int]:
 
 def describe(stream: Stream) -> str:
     """Say how far a stream has come, for whoever wonders why it is still here."""
-    receive, replay = stream.receive_window, stream._replay
+    receive, sender = stream.receive_window, stream._sender
+    buffer = sender.buffer
     return (
         f"stream {stream.number}: received {receive.received}, consumed {receive.consumed}, "
         f"end arrived {stream._end_arrived} and consumed {stream.receive_done}; "
-        f"written {replay.end}, sent {replay.sent}, acknowledged {replay.base}, finishing {stream._finishing}, "
-        f"end sent {stream._finish_given} and acknowledged {stream.send_done}; on {stream.quic_stream}"
+        f"written {buffer.end}, sent {buffer.sent}, acknowledged {buffer.base}, finishing {sender.is_finishing}, "
+        f"end sent {sender.is_end_given} and acknowledged {stream.send_done}; on {stream.quic_stream}"
     )

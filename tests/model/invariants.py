@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from quictunnel.transport.session import MAX_SETTLED
+from quictunnel.transport.resume_exchange import MAX_SETTLED
 from tests.model.edge import HOLD
 from tests.model.visitor import CLOSED
 
@@ -31,7 +31,7 @@ def check_step(world: World) -> None:
         if visitor.excuse == CLOSED and visitor.is_served and _tunnel_closes(world, visitor):
             world.reach("a visitor finished while its tunnel closed")
         stream = visitor.splice.stream
-        if stream is not None and not stream.is_over and not stream._send_window.room:
+        if stream is not None and not stream.is_over and not stream._sender.room:
             world.reached["a visitor waits for credit"] += 1
     for program in world.programs:
         state = program.uplink.state
@@ -102,7 +102,7 @@ def check_rest(world: World) -> None:
         ours, theirs = set(call.session._streams), set(guest.session._streams)
         if ours - theirs:
             world.fail("a stream that only the client knows", f"{program}: {ours - theirs}")
-        if theirs - ours and not guest.session._to_open:
+        if theirs - ours and not guest.session._exchange._to_open:
             world.fail("a stream that only the edge knows", f"{program}: {theirs - ours}")
         if call.session.skipped_numbers:
             world.fail("numbers that will never be seen", f"{program}: {call.session._numbers._skipped}")
@@ -349,13 +349,13 @@ def _left_in(session: Session, where: str) -> list[str]:
         ("numbers never seen", session.skipped_numbers),
         ("kept bytes", session.kept),
         ("window bytes", session.pool.used),
-        ("streams to open", len(session._to_open)),
-        ("streams that credit is owed for", len(session._owed) + len(session._due)),
+        ("streams to open", len(session._exchange._to_open)),
+        ("streams that credit is owed for", session._credit_sender.waiting),
     ):
         if value:
             found.append(f"{where}: {value} {name}")
-    if len(session._settled) > MAX_SETTLED:
-        found.append(f"{where}: {len(session._settled)} settled")
+    if len(session._exchange._settled) > MAX_SETTLED:
+        found.append(f"{where}: {len(session._exchange._settled)} settled")
     if not session.is_away and not session.link.is_down and set(session.link.streams) - {0}:
         found.append(f"{where}: QUIC streams {set(session.link.streams) - {0}}")
     return found

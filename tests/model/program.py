@@ -115,9 +115,9 @@ class WatchedCall(EdgeSession):
         streams = self.session._streams.values()
         if streams:
             reach("resumed with visitors")
-        if any(stream._end_arrived or stream._finishing for stream in streams):
+        if any(stream._end_arrived or stream._sender.is_finishing for stream in streams):
             reach("resumed with half-closed visitors")
-        if any(stream._replay.held for stream in streams):
+        if any(stream._sender.buffer.held for stream in streams):
             reach("resumed with bytes that were kept")
         super().session_resumed()
 

@@ -10,11 +10,11 @@ from edge_server.clients.session import ClientSession
 from edge_server.clients.session_table import SessionTable
 from edge_server.tunnels import bind_policy
 from quictunnel.connection.leases import Leases
-from quictunnel.transport import stream
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
 from quictunnel.wire import control_state
 from quictunnel.wire.messages import ResumeState
+from quictunnel.wire.send_buffer import SendBuffer
 from tests.model.known import KNOWN
 from tests.model.report import text_of
 from tests.model.runner import run
@@ -60,9 +60,9 @@ def drops_accounts_when_leaving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream goes on one byte too late on a new link."""
-    rewind = stream.SendBuffer.rewind
+    rewind = SendBuffer.rewind
     monkeypatch.setattr(
-        stream.SendBuffer, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
+        SendBuffer, "rewind", lambda replay, offset: rewind(replay, min(offset + (offset > 0), replay.end))
     )
 
 
@@ -76,14 +76,14 @@ def asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """An end that was under way when a link was lost is not said again."""
-    stands = Stream.stands
+    take_in = Stream.on_resume_state
 
     def forget(stream: Stream, received: int, consumed: int, limit: int) -> None:
-        was_given = stream._finish_given
-        stands(stream, received, consumed, limit)
-        stream._finish_given = stream._finish_given or was_given
+        was_given = stream._sender.is_end_given
+        take_in(stream, received, consumed, limit)
+        stream._sender.is_end_given = stream._sender.is_end_given or was_given
 
-    monkeypatch.setattr(Stream, "stands", forget)
+    monkeypatch.setattr(Stream, "on_resume_state", forget)
 
 
 def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:

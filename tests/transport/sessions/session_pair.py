@@ -163,7 +163,7 @@ class Redial(Half):
         session.resume(self.session.link, self.half)
         if self.side is Side.EDGE:
             session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120, 0, 0))
-        session.stand()
+        session.send_resume_state()
 
 
 class SessionPair:

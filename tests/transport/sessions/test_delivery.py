@@ -5,9 +5,10 @@ import hashlib
 
 import pytest
 
-from quictunnel.transport import stream as stream_module
+from quictunnel.transport.delivery_watch import DELIVERY_TIMEOUT
 from quictunnel.transport.link import CONTROL_STREAM
-from quictunnel.transport.stream import DELIVERY_TIMEOUT, MAX_DISCARDED, Stream
+from quictunnel.transport.stream import Stream
+from quictunnel.transport.stream_sender import MAX_DISCARDED
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.messages import StreamsAborted
@@ -213,7 +214,7 @@ async def test_a_visitor_who_has_left_ends_what_nobody_has_taken_in_hand(pair: S
     edge.write(b"question")
     await asyncio.sleep(0.5)
     edge.abort_after_delivery(StreamCode.ABORTED)
-    async with asyncio.timeout(stream_module.DELIVERY_TIMEOUT / 10):
+    async with asyncio.timeout(DELIVERY_TIMEOUT / 10):
         await over.wait()
         await pair.settled()
 

@@ -191,16 +191,16 @@ async def test_account_of_too_many_unknown_streams_ends_the_session(
     resume: Resume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hostile edge may go on with it for ever."""
-    monkeypatch.setattr("quictunnel.transport.session.MAX_SKIPPED", 100)
+    monkeypatch.setattr("quictunnel.transport.resume_exchange.MAX_SKIPPED", 100)
     pair = resume.pair
-    stand = pair.edge.stand
+    stand = pair.edge.send_resume_state
 
     def stand_for_long() -> None:
         for number in range(101):
             pair.edge.say(ResumeState([(1000 + number, 0, 0, 1)], False))
         stand()
 
-    monkeypatch.setattr(pair.edge, "stand", stand_for_long)
+    monkeypatch.setattr(pair.edge, "send_resume_state", stand_for_long)
     pair.redial(resume.redialler.socket())
     pair.client_half.keeps = False
     await until(lambda: pair.client_half.down is not None and pair.edge.is_away)

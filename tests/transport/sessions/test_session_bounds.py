@@ -113,7 +113,7 @@ async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pa
             if keeper.stream.room >= INITIAL_WINDOW:
                 keeper.stream.write(bytes(INITIAL_WINDOW))
         await asyncio.sleep(0.5)
-    held = sum(stream._replay.held - INITIAL_WINDOW for stream in streams)
+    held = sum(stream._sender.buffer.held - INITIAL_WINDOW for stream in streams)
     assert kept <= held <= kept + INITIAL_WINDOW
     assert pair.edge.kept == held
     another = pair.open()  # who keeps little is not held up

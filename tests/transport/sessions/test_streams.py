@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from quictunnel.transport import session as session_module
+from quictunnel.transport.credit_sender import SWEEP_INTERVAL
 from quictunnel.transport.engine import CloseCause, EngineSettings
 from quictunnel.transport.link import MAX_CONTROL_QUEUE
 from quictunnel.wire.codes import SessionCode, StreamCode
@@ -172,8 +172,8 @@ async def test_few_bytes_are_credited_too_after_a_moment(pair: SessionPair) -> N
     edge.stream.write(b"x")
     await client.arrived.wait()
     client.stream.consume(1)
-    await asyncio.sleep(2 * session_module.SWEEP)
-    assert edge.stream._replay.held == 0
+    await asyncio.sleep(2 * SWEEP_INTERVAL)
+    assert edge.stream._sender.buffer.held == 0
     edge.stream.abort(StreamCode.ABORTED)
 
 
@@ -228,7 +228,7 @@ async def ends_with_protocol(pair: SessionPair, half) -> None:
 class TestBreaches:
     async def test_bytes_beyond_the_credit(self, pair: SessionPair) -> None:
         edge, _ = await both(pair)
-        edge.stream._send_window.limit = 1 << 40
+        edge.stream._sender.limit = 1 << 40
         edge.stream.write(bytes(INITIAL_WINDOW + 1))
         await ends_with_protocol(pair, pair.client_half)
 
