@@ -1,6 +1,7 @@
 """A client's leases: what was asked of the edge, and what it answered. Knows no link and no visitor's bytes.
 
-They outlast sessions: whoever has a new one asks for all of them again (:meth:`Leases.ask`), with their tickets.
+Leases outlast sessions: on a new one all of them are asked for again (:meth:`Leases.ask_again`), with their
+tickets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
 from quictunnel.shared.address import https_url
 from quictunnel.wire.codes import BIND_SENTENCES, BindCode
-from quictunnel.wire.messages import PROGRAM_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbound
+from quictunnel.wire.messages import PROGRAM_SIZE, AnyMessage, BindRefused, BindV2, Bound, Unbind, Unbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,7 +70,7 @@ class HeldLease:
     is_given_back: bool = False
     """The tunnel closes; no session is asked for it any more."""
     ticket: bytes = b""
-    """What gets the same name and port again; from the newest Bound."""
+    """Gets the same name and port again; from the newest Bound."""
     writer: TicketWriter | None = None
     """Keeps the newest ticket in a file."""
     streams: set[Stream] = field(default_factory=set)
@@ -80,7 +81,7 @@ class HeldLease:
     """The last warning about the origin; once is enough until it answers again, or for another reason."""
 
     def bind(self, program: bytes) -> BindV2:
-        """Return what asks an edge for it, in this or a new session of the ``program``."""
+        """Return the message that asks an edge for the lease, in this or a new session of the ``program``."""
         had = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
         return self.wish.bind(self.number, self.ticket, program, again=had)
 
@@ -94,17 +95,21 @@ class HeldLease:
             await asyncio.sleep(DRAIN_INTERVAL)
 
     def is_unbound(self) -> None:
-        """The edge has closed the port, or the session that held it is over, which comes to the same."""
+        """Note that the edge has closed the port, or that the session which held it is over, which comes to the
+        same."""
         if self.unbound is not None and not self.unbound.done():
             self.unbound.set_result(None)
 
 
 class Leases:
-    """See the module."""
+    """The leases of one client."""
 
     def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self._held: dict[int, HeldLease] = {}
         self._next = 1
+        self._to_unbind: set[int] = set()
+        """Leases of the session that were given back, which the edge has not confirmed: said again on another
+        link."""
         self._observe = observe
         self._program = secrets.token_bytes(PROGRAM_SIZE)
         self._supervisor = supervisor
@@ -122,8 +127,14 @@ class Leases:
     def add(
         self, wish: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
     ) -> HeldLease:
-        """A new one, not asked for yet; ``origin``: what stands for the local port, if not a plain Origin. Raises
-        InvalidError when its port is forwarded already."""
+        """Add a lease that is not asked for yet. Raises InvalidError when its port is forwarded already.
+
+        Args:
+            wish: its options.
+            ticket: the ticket that gets a former name and port again, or empty.
+            file: keeps the newest ticket.
+            origin: what stands for the local port, if not a plain Origin.
+        """
         if any(lease.origin.port == wish.port for lease in self):
             raise InvalidError(
                 f"Port {wish.port} is already forwarded by this client. Use the tunnel that exists, or another "
@@ -146,20 +157,50 @@ class Leases:
         bind = lease.bind(self._program)
         session.say(bind if session.version >= 2 else bind.of_version_1())
 
+    def ask_again(self, session: Session, *, is_kept: bool) -> None:
+        """Ask for the leases that a session on a new link does not hold, after giving back what was given back.
+
+        Args:
+            session: the session of now.
+            is_kept: it has gone on with the link; if not, it is a new one and holds nothing.
+        """
+        if not is_kept:
+            self._to_unbind.clear()
+        for number in self._to_unbind:  # first: what is asked for may be the same name
+            session.say(Unbind(number))
+        for lease in self:
+            if lease.asked and not lease.is_given_back and not (is_kept and lease.answered):
+                self.ask(session, lease)
+
+    def give_back(self, lease: HeldLease, session: Session | None, *, is_kept: bool) -> None:
+        """Give a lease back in the session of now, on this link or the next. No other session is asked for it.
+
+        Args:
+            lease: the lease.
+            session: the session of now, if it has a link.
+            is_kept: there is a session that waits for a link.
+        """
+        lease.is_given_back = True
+        if session is not None or is_kept:
+            self._to_unbind.add(lease.number)
+        if session is not None:
+            session.say(Unbind(lease.number))
+
     def end(self, error: Exception) -> None:
-        """No answer will come to those who still wait for one."""
+        """Fail all leases that wait for an answer; none will come."""
         for lease in self:
             if not lease.answer.done():
                 lease.answer.set_exception(error)
 
     def message(self, message: AnyMessage) -> None:
-        """The edge said something about one. Raises ProtocolError."""
+        """Take in what the edge said about a lease. Raises ProtocolError."""
         match message:
             case Bound():
                 self._bound(message)
             case BindRefused(lease=number, code=code):
                 self._refused(number, code)
             case Unbound(lease=number):
+                self._to_unbind.discard(number)
                 lease = self._held.get(number)
                 if lease is not None:
                     lease.is_unbound()

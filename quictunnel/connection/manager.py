@@ -1,6 +1,6 @@
-"""The uplink of one client: a session kept alive, and what happens when its link, its edge or the network fails.
+"""The connection manager of one client: keeps a session alive when its link, its edge or the network fails.
 
-Everything here runs on the background loop. ``client`` is the face for other threads.
+Everything here runs on the background loop. ``client`` is the interface for other threads.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialer
@@ -16,15 +15,16 @@ from quictunnel.connection.draining import DrainingSessions
 from quictunnel.connection.edge_session import EdgeSession, resolve, silence
 from quictunnel.connection.leases import HeldLease, Leases
 from quictunnel.connection.network_monitor import Change, NetworkWatch
+from quictunnel.connection.redial_schedule import RedialSchedule
 from quictunnel.connection.resumption import ReconnectCounters, ResumableSession
 from quictunnel.connection.retry_policy import RetryPolicy
+from quictunnel.connection.state import ConnectionState, ConnectionStateMachine
 from quictunnel.connection.visitor_handler import VisitorHandler
 from quictunnel.errors import AuthError, EdgeUnavailableError, Error
-from quictunnel.shared.backoff import Backoff
 from quictunnel.shared.event_loop import in_thread
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.codes import StreamCode
-from quictunnel.wire.messages import AnyMessage, GoAway, Unbind, Unbound
+from quictunnel.wire.messages import AnyMessage, GoAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,15 +44,9 @@ SUSPICION: Final = 3.0
 waits at most before it asks again. Nothing is given up for it."""
 LOOK: Final = 1.0
 """Seconds between looks at whether the edge still answers."""
-STEADY: Final = 10.0
-"""Seconds that a session has to last for the next dial to come soon again: two ends that cannot get on with each
-other would else dial and break five times a second for ever."""
 URGENT: Final = 4.0
 """Seconds for one attempt while visitors wait: a fresh one says hello more often than one that is old, whose
 repetitions are far apart by then."""
-URGENT_PAUSE: Final = 1.0
-"""Seconds between two attempts, at most, while visitors wait. With :data:`URGENT` a network that is well again is
-found within five."""
 CLOSED: Final = "this Client is closed; make a new one"
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
@@ -61,11 +55,11 @@ DRAIN_GRACE: Final = 5.0
 
 
 class ConnectionManager:
-    """See the module."""
+    """One client's connection to its edge, from the first dial to the end."""
 
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
-        """``observe(kind, message)`` is told what ``observation.ClientEvent`` passes on."""
-        self.state = "connecting"
+        """``observe(kind, message)`` is told what ``events.ClientEvent`` passes on."""
+        self._machine = ConnectionStateMachine(observe)
         self.turns = ReconnectCounters()
         self._tasks = Supervisor(self._task_failed)
         self.leases = Leases(observe, self._tasks)
@@ -74,16 +68,11 @@ class ConnectionManager:
         self._dialler = Dialer(config, self, self._tasks)
         self._observe = observe
         self._call: EdgeSession | None = None
-        self._since = 0.0
-        """When the call began to carry the session."""
-        self._backoff = Backoff()
-        self._chance = random.Random()  # noqa: S311 - jitter, not a secret
+        self._schedule = RedialSchedule()
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._stir = asyncio.Event()
-        """Something happened that is worth a look now."""
-        self._changed = asyncio.Event()
-        """The network did; what failed before may work."""
+        """Set when something happened that is worth a look now."""
         self._grace: int | None = None
         """The edge is leaving, and gives visitors so many seconds."""
         self._leaving = DrainingSessions(self._tasks)
@@ -93,12 +82,14 @@ class ConnectionManager:
         """The error that ended it for good."""
         self._keeper: asyncio.Task[None] | None = None
         self._keeping = ResumableSession()
-        self._to_unbind: set[int] = set()
-        """Leases of the session that were given back, which the edge has not confirmed: said again on another
-        link."""
         self._retry = RetryPolicy(observe, self._tasks)
 
     # For the client.
+
+    @property
+    def state(self) -> str:
+        """The value of the connection's state; may be asked for from any thread."""
+        return self._machine.state.value
 
     @property
     def engine(self) -> str:
@@ -114,8 +105,15 @@ class ConnectionManager:
     async def bind(
         self, wish: ForwardOptions, file: TicketFile | None = None, origin: Origin | None = None
     ) -> HeldLease:
-        """Lease a public name (and TCP port) for a local port, or for what stands for it. Raises the errors of
-        ``forward``. When cancelled, the lease is given back."""
+        """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``.
+
+        When cancelled, the lease is given back.
+
+        Args:
+            wish: the options of the tunnel.
+            file: keeps the ticket of the tunnel.
+            origin: what stands for the local port, if not a plain Origin.
+        """
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
         ticket = b"" if file is None else await in_thread(file.read)
         self._check_open()
@@ -155,7 +153,7 @@ class ConnectionManager:
 
     async def close(self) -> None:
         """End the session and everything that hangs on it, now."""
-        self._enter("closed", "The client was closed.")
+        self._machine.enter(ConnectionState.CLOSED, "The client was closed.")
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -190,7 +188,7 @@ class ConnectionManager:
             up.cancel()
 
     async def _kept(self) -> asyncio.Task[None]:
-        """Who keeps the session, or is to begin it."""
+        """Return the task that keeps the session; start one if there is none."""
         self._check_open()
         if self._keeper is None or self._keeper.done():
             await resolve(self._config)  # a name that does not exist is worth saying at once
@@ -230,40 +228,26 @@ class ConnectionManager:
         return CONNECT_TIMEOUT if self._keeping.session is None else URGENT
 
     async def _rest(self) -> None:
-        """Between two dials, unless the network changes: then at once."""
+        """Wait between two dials, unless the network changes."""
         self._settle()
         kept = self._keeping.session
-        wait = self._backoff.next(self._chance, URGENT_PAUSE if kept is not None else None)
+        wait = self._schedule.next_wait(is_urgent=kept is not None)
         if kept is None:
-            self._enter("reconnecting", f"Dialling the edge again in {wait:.1f} s.")
+            self._machine.enter(ConnectionState.RECONNECTING, f"Dialling the edge again in {wait:.1f} s.")
         else:
-            self._enter("away", f"The edge is out of reach; {kept.streams} visitors wait.")
-        await self._pause(wait)
-
-    async def _pause(self, seconds: float, over: asyncio.Event | None = None) -> None:
-        """Until time is up, the network changes, or it is ``over``."""
-        self._changed.clear()
-        waits = [asyncio.create_task(event.wait()) for event in (self._changed, over) if event is not None]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        if self._changed.is_set():
-            self._backoff.reset()
+            self._machine.enter(ConnectionState.AWAY, f"The edge is out of reach; {kept.streams} visitors wait.")
+        await self._schedule.pause(wait)
 
     def _settle(self) -> bool:
-        """A session that lasted makes the next dial come soon. Whether it did."""
-        has_lasted = self._since > 0 and asyncio.get_running_loop().time() - self._since >= STEADY
+        """End the session of now. Return True if it lasted, so that the next dial comes soon."""
+        has_lasted = self._schedule.settle()
         if has_lasted:
-            self._backoff.reset()
             self._retry.lasted()
-        self._since = 0.0
         return has_lasted
 
     async def _served(self) -> None:
-        """Until the session has no link. One that looks sick gets company meanwhile, and an edge that leaves a
-        successor."""
+        """Wait until the session has no link. Meanwhile dial beside a link that looks sick, and for a successor of
+        an edge that leaves."""
         while not self._down.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK):
@@ -276,17 +260,20 @@ class ConnectionManager:
                 await self._move(call, self._grace)
             elif call.silence >= SUSPICION:
                 await self._relieve(call)
-            elif self.state == "migrating" and call.has_answered:
-                self._enter("connected", "The edge answers at the new address.")
-            elif self.state == "suspect":
-                self._enter("connected", "The edge answers again.")
+            elif self._machine.state is ConnectionState.MIGRATING and call.has_answered:
+                self._machine.enter(ConnectionState.CONNECTED, "The edge answers at the new address.")
+            elif self._machine.state is ConnectionState.SUSPECT:
+                self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
     async def _relieve(self, sick: EdgeSession) -> None:
         """Dial beside a link from which nothing comes; whichever works first carries the session."""
         self._keeping.offer(sick)
         if self._keeping.session is None:
             return
-        self._enter("suspect", f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.")
+        self._machine.enter(
+            ConnectionState.SUSPECT,
+            f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.",
+        )
 
         def is_vain() -> bool:
             return not self._keeping.is_shown and (self._down.is_set() or sick.silence < SUSPICION)
@@ -300,15 +287,15 @@ class ConnectionManager:
         elif not self._down.is_set():
             self._keeping.hand_over()  # the link is well again, or the next look tries again
             if sick.silence < SUSPICION:
-                self._enter("connected", "The edge answers again.")
+                self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
     async def _move(self, old: EdgeSession, grace: int) -> None:
-        """The edge leaves: dial for a new session, which its successor or another edge takes, while the visitors
-        in flight finish with the old one."""
+        """Dial for a new session, because the edge leaves: its successor or another edge takes it, while the
+        visitors in flight finish with the old one."""
         has_lasted = self._settle()
         while not self._down.is_set():
             # Not all clients at the same moment.
-            await self._pause(self._backoff.next(self._chance), self._down)
+            await self._schedule.pause(self._schedule.next_wait(), self._down)
             call = await self._dialler.dial_beside(self._down, URGENT, self._down.is_set)
             if call is None:
                 continue
@@ -321,7 +308,7 @@ class ConnectionManager:
             return
         if has_lasted:
             # It is gone, and who follows may be there already: that nobody answered before does not count.
-            self._backoff.reset()
+            self._schedule.reset()
 
     async def _rely_on(self, call: EdgeSession) -> None:
         """Carry the session with this call. Raises the Error with which it has ended meanwhile; it is hung up
@@ -338,7 +325,7 @@ class ConnectionManager:
         self._call = call
         self._grace = call.grace
         self._stir.set()
-        self._since = asyncio.get_running_loop().time()
+        self._schedule.session_began()
         if self._watch is not None:
             self._watch.towards(call.address)
         if not call.is_resumed:
@@ -350,21 +337,11 @@ class ConnectionManager:
         self._up.set()
         if kept is not None:
             self.turns.resumed += 1
-            self._enter("resuming", "The edge is back; both sides say how far they got.")
+            self._machine.enter(ConnectionState.RESUMING, "The edge is back; both sides say how far they got.")
             self._observe("resumed", f"{kept.streams} visitors go on where they were.")
         if call.stands:
             self.call_stands(call)
-        self._ask_again(call, is_kept=kept is not None)
-
-    def _ask_again(self, call: EdgeSession, *, is_kept: bool) -> None:
-        """For leases that the session does not hold; those that were given back are so here as well."""
-        if not is_kept:
-            self._to_unbind.clear()
-        for number in self._to_unbind:  # first: what is asked for may be the same name
-            call.session.say(Unbind(number))
-        for lease in self.leases:
-            if lease.asked and not lease.is_given_back and not (is_kept and lease.answered):
-                self.leases.ask(call.session, lease)
+        self.leases.ask_again(call.session, is_kept=kept is not None)
 
     async def _hang_up(self) -> None:
         call, self._call = self._call, None
@@ -379,18 +356,14 @@ class ConnectionManager:
     def _fail(self, error: Error) -> None:
         self.failure = error
         self._keeping.give_up()
-        self._enter("refused" if isinstance(error, AuthError) else "failed", str(error))
+        is_refused = isinstance(error, AuthError)
+        self._machine.enter(ConnectionState.REFUSED if is_refused else ConnectionState.FAILED, str(error))
         self.leases.end(error)
-
-    def _enter(self, state: str, message: str) -> None:
-        if self.state not in (state, "closed"):
-            self.state = state
-            self._observe(state, message)
 
     # The network.
 
     def _network_changed(self, change: Change) -> None:
-        self._changed.set()
+        self._schedule.network_changed()
         call = self._call
         if call is None:
             return
@@ -403,14 +376,14 @@ class ConnectionManager:
         for each in (call, *self._leaving):
             each.rebind()
         self.turns.migrated += 1
-        self._enter("migrating", f"{change.value.capitalize()}; the connection moves on.")
+        self._machine.enter(ConnectionState.MIGRATING, f"{change.value.capitalize()}; the connection moves on.")
         self._stir.set()
 
     # From the call (call.CallEvents).
 
     @property
     def is_closed(self) -> bool:
-        return self.state == "closed"
+        return self._machine.state is ConnectionState.CLOSED
 
     def call_secret(self, call: EdgeSession) -> bytes | None:
         return self._keeping.secret_for(call)
@@ -423,7 +396,7 @@ class ConnectionManager:
 
     def call_stands(self, call: EdgeSession) -> None:
         if call is self._call:
-            self._enter("connected", f"Connected to the edge at {self._config.edge}.")
+            self._machine.enter(ConnectionState.CONNECTED, f"Connected to the edge at {self._config.edge}.")
 
     def call_away(self, call: EdgeSession, closed: Closed) -> bool:
         if call is not self._call or not self._keeping.keep(call, closed):
@@ -440,8 +413,6 @@ class ConnectionManager:
                 self._grace = message.grace
                 self._stir.set()
         else:
-            if isinstance(message, Unbound):
-                self._to_unbind.discard(message.lease)
             self.leases.message(message)
 
     def call_stream(self, stream: Stream) -> None:
@@ -465,7 +436,7 @@ class ConnectionManager:
         self.leases.remove(lease)
         if not lease.answer.cancel() and not lease.answer.cancelled():  # the end of a time-out has cancelled it
             lease.answer.exception()  # seen: the caller gets it
-        self._say_unbind(lease)
+        self._give_back(lease)
         # A session that waits for a link may hold what was given back: it is dialled for until the edge knows.
         is_idle = self._call is None and self._keeping.session is None and not self.leases
         if is_idle and self._keeper is not None:
@@ -473,7 +444,7 @@ class ConnectionManager:
             await asyncio.wait([self._keeper])
 
     async def _unbind(self, lease: HeldLease) -> None:
-        self._say_unbind(lease)
+        self._give_back(lease)
         if self._call is None:
             return
         lease.unbound = asyncio.get_running_loop().create_future()
@@ -481,10 +452,6 @@ class ConnectionManager:
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.unbound
 
-    def _say_unbind(self, lease: HeldLease) -> None:
-        """Give it back in the session of now, on this link or the next. No other session is asked for it."""
-        lease.is_given_back = True
-        if self._call is not None or self._keeping.session is not None:
-            self._to_unbind.add(lease.number)
-        if self._call is not None:
-            self._call.session.say(Unbind(lease.number))
+    def _give_back(self, lease: HeldLease) -> None:
+        session = None if self._call is None else self._call.session
+        self.leases.give_back(lease, session, is_kept=self._keeping.session is not None)

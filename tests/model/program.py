@@ -174,7 +174,7 @@ class Program:
         self.is_gone = False
         config = ClientConfig(edge=world.network.edge_name, token=Secret(ticket.token), ca=authority)
         self.uplink = WatchedUplink(self, config)
-        self.uplink._chance = random.Random(f"{world.seed} program {number}")
+        self.uplink._schedule.random = random.Random(f"{world.seed} program {number}")
         self._lease: HeldLease | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.connection.manager import STEADY, ConnectionManager
+from quictunnel.connection.manager import ConnectionManager
+from quictunnel.connection.redial_schedule import STEADY
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.wire.messages import GoAway
 
@@ -59,7 +60,7 @@ async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[ConnectionMana
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
     uplink, edge = ConnectionManager(config, lambda *_: None), Edge()
     uplink._dialler = edge  # type: ignore[assignment]
-    uplink._chance = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
+    uplink._schedule.random = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
     keeper = asyncio.create_task(uplink._keep())
     yield uplink, edge
     keeper.cancel()

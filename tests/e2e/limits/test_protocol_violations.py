@@ -175,7 +175,7 @@ async def test_an_edge_that_breaks_the_protocol_each_time_is_dialled_ever_more_s
             super().next(random, limit)
             return 0.01
 
-    monkeypatch.setattr("quictunnel.connection.manager.Backoff", Counted)
+    monkeypatch.setattr("quictunnel.connection.redial_schedule.Backoff", Counted)
     async with quictunnel.forward(origin, client=victim):
         for _ in range(4):
             served = await bad_edge.session()
