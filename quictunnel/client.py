@@ -1,6 +1,6 @@
 """The client as a program sees it: one connection to an edge, shared by every ``forward()`` that uses it.
 
-A face only: each method hands its work to the background loop. What happens there is ``uplink``.
+Each method hands its work to the background loop, where ``connection.manager`` does it.
 """
 
 from __future__ import annotations
@@ -109,12 +109,12 @@ class Client:
 
     @property
     def is_closed(self) -> bool:
-        """Whether :meth:`close` was called; such a client opens no tunnel any more."""
+        """Return True if :meth:`close` was called; such a client opens no tunnel any more."""
         return self._is_closed
 
     @property
     def state(self) -> str:
-        """Where it is in its life: one of :data:`quictunnel.events.STATES`. Cheap; from any thread."""
+        """The state of its connection: one of :data:`quictunnel.events.STATES`. Cheap; from any thread."""
         return self.snapshot().state
 
     @property
@@ -125,7 +125,7 @@ class Client:
         return uplink.failure if uplink is not None else None
 
     def snapshot(self) -> Snapshot:
-        """How the client is doing now. Cheap, waits for nothing; may be called from any thread."""
+        """Return the state and the figures of this moment. Cheap, waits for nothing; from any thread."""
         uplink = self._uplink
         if uplink is None:
             state = "closed" if self._is_closed else "connecting"
@@ -288,7 +288,8 @@ class Binding:
             status.withdraw(self)
 
     async def _undo(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
-        """Whoever asked was interrupted, perhaps when the lease was granted already and nobody had been told.
+        """Give the lease back: the caller was interrupted, perhaps when the lease was granted already.
+
         Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
         for lease in bound:
             status.withdraw(self)
@@ -321,7 +322,7 @@ class Binding:
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
-        """What its figures say meanwhile, and in the end."""
+        """Keep the figures right while the body closes the tunnel, and after."""
         meter = self._meter
         assert meter is not None, "it is held"
         meter.closing()

@@ -22,7 +22,7 @@ class Error(Exception):
     """Base of all errors of this package."""
 
     temporary: ClassVar[bool] = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """True if the same call may succeed later without anybody changing anything."""
 
 
 class InvalidError(Error):
@@ -48,7 +48,7 @@ class OriginUnavailableError(Error):
     """Nobody listened on the local port in the time that was given."""
 
     temporary: ClassVar[bool] = True
-    """It may listen a moment later."""
+    """The local service may listen a moment later."""
 
 
 class ProtocolError(Error):

@@ -1,4 +1,4 @@
-"""What a client tells those who watch it: a snapshot when asked, and events as they happen.
+"""Records for observers of a client: a snapshot when asked, and events as they happen.
 
 Plain values only. Watching must never slow the tunnel down: taking a snapshot is reading a few numbers, and
 a subscriber is called from the client's own thread and must return at once.
@@ -22,7 +22,7 @@ State = Literal[
     "refused",
     "failed",
 ]
-"""Where a client is in its life:
+"""States of a client:
 
 connecting      no connection to the edge has been made yet
 connected       the edge carries visitors to us
@@ -49,14 +49,14 @@ WARNING = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How a client is doing at one moment. Counts are since the client was made."""
+    """State and figures of a client at one moment. Counts are since the client was made."""
 
     state: str
     """One of :data:`STATES`."""
     visitors_now: int
     """Public connections that are open."""
     visitors_total: int
-    """Those and all that have ended."""
+    """Public connections that are open, and all that have ended."""
     bytes_in: int
     """Bytes from visitors to the origin."""
     bytes_out: int
@@ -66,16 +66,16 @@ class Snapshot:
     engine: str
     """Name of the QUIC engine that carries it."""
     resumed: int = 0
-    """How often visitors went on with another connection after one was lost."""
+    """Times that visitors went on with another connection after one was lost."""
     migrated: int = 0
-    """How often a connection moved on because this machine's network changed."""
+    """Times that a connection moved on because this machine's network changed."""
     reconnected: int = 0
-    """How often a new session took the place of one that was lost, or whose edge left."""
+    """Times that a new session took the place of one that was lost, or whose edge left."""
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelStats:
-    """How one tunnel is doing at one moment. Counts are since it was opened, and stay when it is closed."""
+    """Figures of one tunnel at one moment. Counts are since it was opened, and stay when it is closed."""
 
     state: str
     """One of :data:`STATES`, of the link that carries it; ``draining`` while it closes, ``closed`` after; or
@@ -87,15 +87,15 @@ class TunnelStats:
     visitors_now: int
     """Public connections that are open."""
     visitors_total: int
-    """Those and all that have ended."""
+    """Public connections that are open, and all that have ended."""
     bytes_in: int
     """Bytes from visitors to the origin."""
     bytes_out: int
     """Bytes from the origin to visitors."""
     since: float
-    """When it was opened, in seconds since the epoch."""
+    """Time of opening, in seconds since the epoch."""
     until: float | None = None
-    """When it was closed, likewise; None while it is open."""
+    """Time of closing, likewise; None while it is open."""
 
 
 LOST = "lost"

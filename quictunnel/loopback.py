@@ -41,7 +41,7 @@ def localhost_resolved() -> Iterator[None]:
 
 
 def is_below_localhost(host: object) -> bool:
-    """Whether it is a name such as ``my-app.tunnel.localhost``."""
+    """Return True for a name such as ``my-app.tunnel.localhost``."""
     if isinstance(host, bytes):
         host = host.decode("ascii", "replace")
     return isinstance(host, str) and host.lower().rstrip(".").endswith(".localhost")

@@ -1,4 +1,4 @@
-"""The figures of one tunnel, for whoever asks from whichever thread: while it is open, and after.
+"""The figures of one tunnel, for callers on any thread: while it is open, and after.
 
 Nothing is counted here. A reading looks at what the tunnel's own work has counted anyway, so a tunnel that nobody
 asks about costs nothing.
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Meter:
-    """See the module. The lease is bound."""
+    """Reads the figures of one tunnel, whose lease is bound."""
 
     def __init__(self, lease: HeldLease, uplink: ConnectionManager) -> None:
         self._lease = lease
@@ -32,7 +32,7 @@ class Meter:
         moment; the sums stand still then, and do not go back."""
 
     def read(self) -> TunnelStats:
-        """How the tunnel is doing; when it is closed, how it did."""
+        """Return the figures of now; when the tunnel is closed, the last ones."""
         uplink = self._uplink
         if uplink is None:
             assert self._last is not None, "set before the uplink is let go"
@@ -46,7 +46,7 @@ class Meter:
             self._rtt = self._uplink.rtt
 
     def closed(self) -> None:
-        """It is closed: what it did stays, what carried it may go."""
+        """Keep the last figures, and let go of the connection manager: the tunnel is closed."""
         uplink = self._uplink
         if uplink is not None:
             state = self._state(uplink)

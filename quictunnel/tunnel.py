@@ -44,7 +44,7 @@ class _Metered:
 
     @property
     def stats(self) -> TunnelStats:
-        """How this tunnel is doing now, and after it was closed how it did in the end; from any thread.
+        """The figures of this tunnel, after it was closed the last ones; from any thread.
         Raises InvalidError for a Tunnel that ``forward()`` did not give, such as a copy of one."""
         try:
             read = self._read

@@ -1,4 +1,4 @@
-"""How many visitors a client takes: strangers must not use up the file descriptors of the user's program.
+"""The number of visitors that a client takes: they must not use up the file descriptors of the user's program.
 
 The process's own limit decides (``ulimit -n``), which is read and never changed. A part of it is kept free for the
 program. What is left is shared: a tunnel, and a network of visitors, may hold so many times what is still free, so
@@ -29,7 +29,7 @@ RESERVE_DIVISOR: Final = 4
 """In between, a quarter of the limit. A program that serves its visitors itself has a descriptor for each as well;
 it accepts them a moment after they were counted here."""
 SHARE: Final = 8
-"""How many times what is free one tunnel or network may hold (dynamic thresholds, Choudhury and Hahne 1998): at
+"""One tunnel or network may hold so many times what is free (dynamic thresholds, Choudhury and Hahne 1998): at
 most 8/9 of all."""
 ALWAYS: Final = 4
 """Visitors that each may have as long as there is room for any."""
@@ -40,8 +40,8 @@ OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")
 LISTINGS: Final = (OPEN_DESCRIPTORS, Path("/dev/fd"))
 """Directories with an entry for each of them: on older Linux, and on macOS."""
 LISTING_KEPT: Final = 20
-"""How many times as long as a listing took its count is used: so listing takes a twentieth of a core at most, with
-ten thousand descriptors about ten looks a second."""
+"""A count is used for so many times as long as the listing took: so listing takes a twentieth of a core at most,
+with ten thousand descriptors about ten looks a second."""
 SUBSCRIBER_PREFIX: Final = 64
 """Bits of an IPv6 address that belong to one subscriber."""
 

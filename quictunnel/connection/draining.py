@@ -20,7 +20,7 @@ LATENESS: Final = 5.0
 
 
 class DrainingSessions:
-    """See the module."""
+    """The sessions that drain beside the session of now."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor

@@ -1,6 +1,6 @@
-"""A Call: one dialled session with an edge, from the first datagram to its end.
+"""One dialled session with an edge, from the first datagram to its end.
 
-Finds the edge, greets it, and tells its owner what comes. Calling again after a loss is ``uplink``'s business.
+Finds the edge, greets it, and tells its owner what comes. ``manager`` dials again after a loss.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class EdgeIdentityError(ConfigError):
 
 
 class CallEvents(Protocol):
-    """Whoever a call was made for."""
+    """The owner of a dialled session."""
 
     @property
     def is_closed(self) -> bool:
@@ -91,7 +91,7 @@ class CallEvents(Protocol):
 
 
 class EdgeSession:
-    """See the module. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
+    """One dialled session. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
 
     def __init__(self, config: ClientConfig, events: CallEvents, address: Address) -> None:
         self._config = config
@@ -100,7 +100,7 @@ class EdgeSession:
         self._adopted = False
         """Its owner relies on it, and is told of its end."""
         self.welcome: Welcome | None = None
-        """How the edge greeted."""
+        """The greeting of the edge."""
         self.over = asyncio.Event()
         """The link is down."""
         self.stands = False
@@ -156,7 +156,7 @@ class EdgeSession:
 
     @property
     def was_heard(self) -> bool:
-        """Whether the edge has sent anything at all."""
+        """Return True if the edge has sent anything at all."""
         return self.session.stats().bytes_received > 0
 
     async def hang_up(self) -> None:
@@ -186,7 +186,7 @@ class EdgeSession:
 
     @property
     def has_answered(self) -> bool:
-        """Whether the edge has, since :meth:`ask`."""
+        """Return True if the edge has answered since :meth:`ask`."""
         return self._link.stats().packets_acked > self._answers
 
     def doubt(self, silence: float) -> None:
@@ -208,7 +208,7 @@ class EdgeSession:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether a session that was there before goes on."""
+        """Return True if a session that was there before goes on."""
         return self.welcome is not None and self.welcome.resumed
 
     # From the session (transport.session.SessionEvents).

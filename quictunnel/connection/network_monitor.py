@@ -38,7 +38,7 @@ _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 
 
 class Change(enum.Enum):
-    """What happened."""
+    """A change of this machine's network."""
 
     MOVED = "this machine has another address"
     """On the way to the edge; what is bound to the old one is of no use any more."""

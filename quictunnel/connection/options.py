@@ -1,4 +1,4 @@
-"""What somebody wants of a tunnel: checked here, in words for people, before an edge is asked."""
+"""The options of one tunnel: checked here, in words for people, before an edge is asked."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class RedialSchedule:
         self.random = random.Random()  # noqa: S311 - jitter, not a secret
         self._backoff = Backoff()
         self._since = 0.0
-        """When the session of now began; 0 if there is none or it was settled."""
+        """Time at which the session of now began; 0 if there is none or it was settled."""
         self._changed = asyncio.Event()
         """The network has changed: what failed before may work."""
 

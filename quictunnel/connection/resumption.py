@@ -1,6 +1,6 @@
-"""A client's session while it has no link: what shows the edge that it is ours, and how long it waits for one.
+"""A client's session while it has no link: the secret that proves it to the edge, and the time it waits.
 
-Whoever dials is ``uplink``; which bytes go on where is the session's own business.
+``manager`` dials; the session itself agrees with the edge on where its streams go on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ReconnectCounters:
-    """How often since the client was made."""
+    """Counts since the client was made."""
 
     resumed: int = 0
     """The session went on with another link."""
@@ -48,7 +48,7 @@ class ResumableSession:
         """The hold ended while a call showed the secret: the session ends unless that call brings it a link."""
 
     def keep(self, call: EdgeSession, closed: Closed) -> bool:
-        """The link of this call was lost; whether its session waits for another."""
+        """Return True if the session of this call, whose link was lost, waits for another."""
         welcome = call.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False
@@ -73,12 +73,12 @@ class ResumableSession:
             self._is_overdue = True
 
     def offer(self, call: EdgeSession) -> None:
-        """The link of this call looks sick: another call may take its session over."""
+        """Let another call take over the session of this one, whose link looks sick."""
         if call.welcome is not None and call.welcome.session:
             self.session, self._secret, self._hold = call.session, call.welcome.session, call.welcome.hold
 
     def secret_for(self, call: EdgeSession) -> bytes | None:
-        """What a call should show: nothing when no session waits, None when another call is ahead."""
+        """Return what a call should show: nothing when no session waits, None when another call is ahead."""
         if self.session is None:
             return b""
         if self._shown_by is not None:
@@ -89,12 +89,12 @@ class ResumableSession:
 
     @property
     def is_shown(self) -> bool:
-        """Whether a call has shown the secret whose end is not known yet. It must not be given up for a link that
-        seems to be well: the edge may have left that one already."""
+        """Return True if a call has shown the secret and its end is not known yet. It must not be given up for a
+        link that seems to be well: the edge may have left that one already."""
         return self._shown_by is not None
 
     def session_for(self, call: EdgeSession) -> Session:
-        """The edge goes on with the session whose secret this call has shown. Raises ProtocolError."""
+        """Return the session whose secret this call has shown: the edge goes on with it. Raises ProtocolError."""
         if self.session is None or call is not self._shown_by:
             raise ProtocolError("a session goes on that was not asked for")
         return self.session
@@ -110,7 +110,7 @@ class ResumableSession:
                 self._expire_later()
 
     def hand_over(self) -> Session | None:
-        """It has a link again."""
+        """Return the session, which has a link again, and wait for nothing any more."""
         session, self.session, self._shown_by = self.session, None, None
         self._is_overdue = False
         if self._expiry is not None:
@@ -119,7 +119,7 @@ class ResumableSession:
         return session
 
     def give_up(self) -> None:
-        """It did not get a link in time, or the edge does not know it any more: its visitors are reset."""
+        """End the session and reset its visitors: it got no link in time, or the edge does not know it."""
         session = self.hand_over()
         self._was_shown = False
         if session is not None:

@@ -52,7 +52,7 @@ FAULT_LOG_INTERVAL = 1.0
 
 
 class ConnectionEvents(Protocol):
-    """Whoever a connection works for. The methods mirror the events of ``engine``."""
+    """The owner of a connection. The methods mirror the events of ``engine``."""
 
     def connected(self) -> None: ...
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None: ...
@@ -71,8 +71,8 @@ class ConnectionEvents(Protocol):
 
 @dataclass(slots=True)
 class Traffic:
-    """What all connections of an endpoint have carried, those that are over included, as far as the engine knew of
-    each at its end."""
+    """Counts of all connections of an endpoint, those that are over included, as far as the engine knew of each at
+    its end."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -139,11 +139,11 @@ class Endpoint:
 
     @property
     def connections(self) -> tuple[Connection, ...]:
-        """Those that are there now, handshakes under way of connections that peers began left out."""
+        """Return the connections that are there now, without the handshakes that peers have not completed."""
         return tuple(self._sinks)
 
     def traffic(self) -> Traffic:
-        """What they and those before them have carried. Costs a question to the engine for each."""
+        """Return what all connections have carried. Costs a question to the engine for each that is there."""
         traffic = replace(self._past)
         for connection in self._sinks:
             traffic.add(connection.stats())
@@ -163,12 +163,12 @@ class Endpoint:
         return self._tracing().trace_one(connection, tracer, self._sinks, self._now())
 
     def untrace_one(self, connection: Connection) -> None:
-        """It is of no more interest than the others."""
+        """Trace a connection no more than the others."""
         if isinstance(self._engine, TracingEngine):
             self._engine.untrace_one(connection)
 
     def trace_of(self, connection: Connection) -> Trace | None:
-        """What is being written of a connection now, whoever asked for it."""
+        """Return the trace that is being written of a connection now."""
         return self._engine.trace_of(connection) if isinstance(self._engine, TracingEngine) else None
 
     def _tracing(self) -> TracingEngine:
@@ -177,7 +177,7 @@ class Endpoint:
         return self._engine
 
     def _end_trace(self, connection: Connection) -> None:
-        """It is over. There is nothing to do, unless a trace began after the engine had said so."""
+        """End the trace of a connection that is over, if it began after the engine had said so."""
         if isinstance(self._engine, TracingEngine):
             self._engine.forget(connection)
 

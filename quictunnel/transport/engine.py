@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONGESTIONS: Final = ("auto", "bbr", "cubic")
-"""What ``EngineSettings.congestion`` may be."""
+"""Values of ``EngineSettings.congestion``."""
 
 Address = tuple[str, int] | tuple[str, int, int, int]
 """A socket address as the socket module gives it; compared and hashed, never taken apart by an engine."""
@@ -69,7 +69,7 @@ class CloseCause(enum.Enum):
 
 
 LOST: Final = frozenset({CloseCause.TIMEOUT, CloseCause.RESET, CloseCause.INTERNAL})
-"""How a connection ends that another may take the place of: nobody said that what it carried is over."""
+"""Causes after which another connection may take the place: nobody said that the session is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ Event = Connected | Data | Reset | Stopped | Writable | StreamsAvailable | Close
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What is known about a connection's path. Times in seconds, sizes in bytes, counts since the start."""
+    """Figures of a connection's path. Times in seconds, sizes in bytes, counts since the start."""
 
     rtt: float
     congestion_window: int
@@ -148,11 +148,11 @@ class Stats:
     packets_received: int
     packets_lost: int
     packets_acked: int
-    """Those that asked for it. It stands still, with bytes in flight, when what is sent does not get there or the
-    peer does not get through."""
+    """Packets acknowledged of those that asked for it. The count stands still, with bytes in flight, when what is
+    sent does not get there or the peer does not get through."""
     streams_open: int
     last_heard: float
-    """When an authentic packet of the peer was last received (the time given to ``receive``)."""
+    """Time at which an authentic packet of the peer was last received (given to ``receive``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ class Limits:
     """The hard walls of a connection. Session credit stays far inside them; they stop a peer that ignores it."""
 
     streams: int
-    """How many bidirectional streams the peer may have open at once."""
+    """Bidirectional streams that the peer may have open at once."""
     stream_window: int
     """Bytes the peer may be ahead of delivery on one stream."""
     connection_window: int
@@ -200,7 +200,7 @@ class EngineSettings:
     replaced_code: int = 0
     """Application error code with which a connection is closed whose place another needs."""
     retry: bool = True
-    """Whether the accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
+    """The accepting side validates addresses with Retry (RFC 9000 section 8.1.2)."""
     reset_key: bytes = b""
     """Static key for stateless reset tokens (RFC 9000 section 10.3.2): the same across restarts, so that a
     restarted edge tells its old peers at once. Empty: a random one."""
@@ -221,7 +221,7 @@ class EngineSettings:
     """Path MTU discovery (RFC 8899) looks for datagrams up to this size; 0: ``datagram_size`` is kept. Only
     for sockets that forbid fragmentation."""
     ack_delay: float = 0.001
-    """How long an acknowledgement may wait for company."""
+    """Seconds that an acknowledgement may wait for others."""
     max_probe_timeout: float = 1.0
     """Cap of the doubling probe time-out in seconds: how soon bytes move after a black hole heals."""
     key_update_packets: int = 1 << 21
@@ -236,14 +236,14 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class HandshakeReport:
-    """What a server showed in a handshake that verified nothing."""
+    """The server as a handshake showed it that verified nothing."""
 
     chain: tuple[bytes, ...]
     """Its certificates in DER, leaf first; empty when it did not get that far."""
     alpn: str
-    """What it chose to speak."""
+    """The protocol that it chose."""
     seconds: float
-    """How long the handshake took."""
+    """Seconds that the handshake took."""
     code: int = 0
     """Why it did not complete (RFC 9000 section 20.1); 0 when it did."""
     reason: str = ""
@@ -255,7 +255,7 @@ class Connection(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where the peer is now; changes when it migrates."""
+        """The address of the peer now; changes when it migrates."""
 
     @property
     def is_client(self) -> bool: ...
@@ -301,12 +301,12 @@ class Engine(Protocol):
     """Every connection of one UDP socket."""
 
     name: str
-    """How users know it: ``aioquic`` or ``native``."""
+    """The name for users: ``aioquic`` or ``native``."""
     version: str
 
     @property
     def counters(self) -> EngineCounters:
-        """What it refused or dropped so far."""
+        """The counts of what it refused or dropped so far."""
 
     def connect(self, address: Address, server_name: str, now: float) -> Connection: ...
 
@@ -317,23 +317,23 @@ class Engine(Protocol):
         """Run the timers that are due."""
 
     def timeout(self) -> float | None:
-        """When :meth:`expire` must be called next, on the clock of ``now``; None: not at all."""
+        """Return the time of the next :meth:`expire`, on the clock of ``now``; None: not at all."""
 
     def poll(self) -> Iterable[tuple[Connection, Event]]:
-        """What happened since the last poll, in order for each connection. The first event of a connection
-        that the peer began is Connected."""
+        """Return the events since the last poll, in order for each connection. The first one of a connection that
+        the peer began is Connected."""
 
     def transmit(self, now: float) -> Iterable[Transmit]:
         """Datagrams to send now; an engine may make them while they are asked for. The caller takes all of them
         and sends them, or drops them as the network would, before it asks the engine for anything else."""
 
     def has_connections(self) -> bool:
-        """Whether any connection, closing ones included, still needs the socket."""
+        """Return True if any connection, closing ones included, still needs the socket."""
 
 
 @dataclass(slots=True)
 class EngineCounters:
-    """What an engine refused or dropped, for the metrics; counts since the start."""
+    """Counts of what an engine refused or dropped since the start, for the metrics."""
 
     retries_sent: int = 0
     version_negotiations_sent: int = 0

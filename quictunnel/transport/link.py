@@ -1,7 +1,7 @@
 """A Link: one QUIC connection while it carries a session.
 
-Knows the control stream (QUIC stream 0, opened by the client) and hands every other stream's events to whoever
-is registered for it. Knows nothing of credit, leases or TCP.
+The link knows the control stream (QUIC stream 0, opened by the client) and hands every other stream's events to
+the receiver that is registered for it. It knows nothing of credit, leases or TCP.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ while nothing comes."""
 
 
 class StreamEvents(Protocol):
-    """Whoever stands behind one QUIC stream."""
+    """The receiver of the events of one QUIC stream."""
 
     def data(self, chunks: list[bytes], *, end: bool) -> None: ...
     def reset(self, code: int) -> None: ...
@@ -52,7 +52,7 @@ class StreamEvents(Protocol):
 
 
 class LinkEvents(Protocol):
-    """Whoever a link works for."""
+    """The owner of a link."""
 
     def link_up(self) -> None:
         """The handshake is complete and the control stream is open for writing."""
@@ -87,14 +87,14 @@ class Discarded:
 
 
 class Link:
-    """See the module. All methods are called on the loop's thread."""
+    """One QUIC connection as a session uses it. All methods are called on the loop's thread."""
 
     def __init__(self, side: Side, events: LinkEvents, wake: Callable[[], None]) -> None:
         self.streams: dict[int, StreamEvents] = {}
         self.is_up = False
         self.is_down = False
         self._is_closing = False
-        """It is down, or this side has closed it: what the peer said before it heard of that changes nothing."""
+        """The link is down, or this side has closed it: what the peer said before it heard of that is ignored."""
         self._connection: Connection | None = None
         self._control = FrameReader()
         self._control_queue: deque[bytes | memoryview] = deque()
@@ -167,7 +167,7 @@ class Link:
         self._wake()
 
     def stats(self) -> Stats:
-        """What the engine knows now; only for the loop's own thread, as everything of an engine."""
+        """Return the engine's figures of now; only for the loop's own thread, as everything of an engine."""
         stats = self.connection.stats()
         self.rtt = stats.rtt
         return stats
@@ -252,8 +252,10 @@ class Link:
         return receiver
 
     def _is_new(self, stream: int) -> bool:
-        """Whether the peer has just opened it. Anything else without a receiver is over here, and the rest of
-        one batch of events may still speak of it. Stream numbers rise by four for each kind (RFC 9000 section
+        """Return True if the peer has just opened the stream.
+
+        Anything else without a receiver is over here, and the rest of one batch of events may still speak of it.
+        Stream numbers rise by four for each kind (RFC 9000 section
         2.1) but arrive in any order; those skipped are remembered, as many as the peer may have open."""
         if (stream & 1 == 0) is (self._side is Side.CLIENT):
             return False

@@ -37,7 +37,7 @@ _UNREACHABLE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EA
 
 
 class Answer(enum.Enum):
-    """What became of the questions."""
+    """The result of a probe."""
 
     QUIC = "a QUIC server answers"
     REFUSED = "the port is closed"
@@ -53,7 +53,7 @@ class ProbeAnswer:
     rtt: float = 0.0
     """Seconds, the shortest of all answers."""
     sizes: tuple[int, ...] = ()
-    """Those that were answered."""
+    """Sizes of the datagrams that were answered."""
     lost: int = 0
     """Questions of the smallest size that were not answered before the first that was."""
     detail: str = ""

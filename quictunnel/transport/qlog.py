@@ -1,7 +1,7 @@
-"""What QUIC connections did, in files that tools draw (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON text
+"""Traces of QUIC connections in files that tools draw (qlog 0.3, draft-ietf-quic-qlog-main-schema-04; JSON text
 sequences, RFC 7464): one for each connection, of bounded size and number, for their owner alone.
 
-What is in them is seen by ``traced``. They are written on the loop's thread, in pieces: traces are for looking
+``tracing_engine`` sees what is in them. They are written on the loop's thread, in pieces: traces are for looking
 into something, not for every day.
 """
 
@@ -41,7 +41,7 @@ class NotTracedError(Exception):
 
 
 class Tracer:
-    """Where traces go, and how many there may be."""
+    """The directory of the traces, and the limit of their number."""
 
     def __init__(self, directory: Path, *, max_files: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
         """Makes the directory. Raises ConfigError when it cannot be written."""
@@ -49,7 +49,7 @@ class Tracer:
         self.max_bytes = max_bytes
         self._max_files = max_files
         self._written: list[Trace] = []
-        """Those whose files are there, as far as is known."""
+        """Traces whose files are there, as far as is known."""
         self._number = itertools.count(1)
         self.make_directory()
 
@@ -65,7 +65,7 @@ class Tracer:
 
     @property
     def has_room(self) -> bool:
-        """Whether another file may be begun. Those that somebody has removed do not count."""
+        """Return True if another file may be begun. Files that somebody has removed do not count."""
         if len(self._written) >= self._max_files:
             self._written = [trace for trace in self._written if trace.is_open or trace.path.exists()]
         return len(self._written) < self._max_files
@@ -113,7 +113,7 @@ class Trace:
         self.stats: Stats | None = None
         self.is_open = True
         self.is_cut = False
-        """It ended before its time: at its bound, or because the disk is full."""
+        """True when it ended before its time: at its bound, or because the disk is full."""
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         self._gathered: list[str] = []
         self._size = 0
@@ -145,7 +145,7 @@ class Trace:
             self._put({"time": round((at - self._began) * 1000, 3), "name": name, "data": data})
 
     def look(self, at: float, stats: Stats) -> None:
-        """What the engine knows now; said as far as it has changed."""
+        """Write the engine's figures of now, as far as they have changed."""
         before, self.stats = self.stats, stats
         now, then = _metrics(stats), _metrics(before) if before is not None else {}
         changed = {name: value for name, value in now.items() if then.get(name) != value}

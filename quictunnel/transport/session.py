@@ -74,9 +74,9 @@ class Session:
         self.link = Link(side, self, wake)
         self.pool = WindowPool()
         self.peer_window = 0
-        """What the peer lets us send on a new stream; known after Hello or Welcome."""
+        """Bytes that the peer lets us send on a new stream; known after Hello or Welcome."""
         self.version = OLDEST_VERSION
-        """Of the protocol, which both sides speak; known after Welcome."""
+        """Version of the protocol that both sides speak; known after Welcome."""
         self.is_away = False
         """True while the session has no link and waits for another."""
         self.kept = 0

@@ -1,6 +1,6 @@
-"""What is asked of a fresh UDP socket, platform by platform: room, no fragmentation, offloads.
+"""Options of a fresh UDP socket, platform by platform: buffers, no fragmentation, offloads.
 
-Only option numbers and the asking live here; reading and writing are in ``udp``. Everything here is a wish:
+Only option numbers and the asking live here; reading and writing are in ``udp``. Everything here is optional:
 a system that refuses one leaves a slower socket, never a broken one.
 """
 
@@ -56,8 +56,8 @@ def forbid_fragments(sock: socket.socket) -> bool:
 
 
 def separate_families(sock: socket.socket, separate: bool) -> None:
-    """Whether a socket of IPv6, not yet bound, leaves IPv4 alone. Raises OSError when it has to and cannot; where
-    it cannot do the other, it is a socket of IPv6."""
+    """Set whether a socket of IPv6, not yet bound, leaves IPv4 alone. Raises OSError when it has to and cannot;
+    where it cannot do the other, it is a socket of IPv6."""
     try:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, separate)
     except OSError:
@@ -66,7 +66,7 @@ def separate_families(sock: socket.socket, separate: bool) -> None:
 
 
 def is_dual(sock: socket.socket) -> bool:
-    """Whether it speaks IPv4 and IPv6."""
+    """Return True if the socket speaks IPv4 and IPv6."""
     return sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
@@ -86,7 +86,7 @@ def enable_gro(sock: socket.socket) -> bool:
 
 
 def supports_gso(sock: socket.socket) -> bool:
-    """Whether one write may carry many datagrams (Linux 4.18). A network card may still refuse later."""
+    """Return True if one write may carry many datagrams (Linux 4.18). A network card may still refuse later."""
     if not LINUX:
         return False
     try:
@@ -116,7 +116,7 @@ def _enlarge(sock: socket.socket, forced: int, ordinary: int, size: int) -> int:
 
 
 def buffers_remedy(asked: int) -> str:
-    """What raises the system's limit on socket buffers."""
+    """Return the command that raises the system's limit on socket buffers."""
     return {
         "linux": f"sysctl -w net.core.rmem_max={asked} net.core.wmem_max={asked}",
         "darwin": f"sysctl -w kern.ipc.maxsockbuf={2 * asked}",

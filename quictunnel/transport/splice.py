@@ -36,9 +36,11 @@ read would have left the processor's caches when it is sent."""
 
 
 class _Reading(threading.local):
-    """Where connections are read into. Reads are synchronous (get_buffer, recv_into, buffer_updated without a
-    turn of the loop between), so all connections of a loop share one buffer and only what was read is copied
-    out. One a thread, because a process may run an edge and a client on two loops."""
+    """The buffer that connections are read into.
+
+    Reads are synchronous (get_buffer, recv_into, buffer_updated without a turn of the loop between), so all
+    connections of a loop share one buffer and only what was read is copied out. One a thread, because a process
+    may run an edge and a client on two loops."""
 
     def __init__(self) -> None:
         self.buffer = memoryview(bytearray(READ_SIZE))
@@ -90,7 +92,7 @@ class Splice(asyncio.BaseProtocol):
         self.had_all = False
         """The stream had ended, and everything of it was passed on, when the TCP peer went."""
         self.is_refused = False
-        """It was reset without having been joined."""
+        """True when it was reset without having been joined."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._held = False

@@ -102,7 +102,7 @@ class Stream:
         self.on_over: Callable[[Stream], None] | None = None
         """Called once, when the stream is over for whatever reason."""
         self.active_at = now
-        """When bytes last came, went or were consumed."""
+        """Time at which bytes last came, went or were consumed."""
         self._asked = False
         self._session = session
         self._quic_stream: int | None = None

@@ -112,8 +112,9 @@ def undelivered(transport: asyncio.Transport) -> int:
 
 
 def is_gone(transport: asyncio.BaseTransport) -> bool:
-    """Whether the kernel knows already that the connection was reset or timed out. Event loops notice only
-    while they read or write; this asks. Always False where the system cannot say.
+    """Return True if the kernel knows already that the connection was reset or timed out.
+
+    Event loops notice only while they read or write; this asks. Always False where the system cannot say.
 
     It asks for the error and not for the state: a connection that both ends have closed in good order is closed
     for the kernel (TCP_CLOSE), and what came before the end may still be there to be read."""

@@ -1,4 +1,4 @@
-"""What keeps a splice below a rate: who has spent too much waits, and nothing is dropped.
+"""Keep a splice below a rate: one that has spent too much waits, and nothing is dropped.
 
 Reading from TCP stops, which fills the visitor's own buffers; of what goes to TCP the credit is withheld,
 which stops the other end's reading. Costs nothing where no rate was set, because the splice then has none of

@@ -57,7 +57,7 @@ class TracingEngine:
         self._on_unwanted = on_unwanted
         self._everything: Tracer | None = None
         self._chosen: set[Connection] = set()
-        """Those wanted for their own sake; each has a trace."""
+        """Connections that were chosen one by one; each has a trace."""
         self._traces: dict[Connection, Trace] = {}
         self._known: dict[Connection, Address] = {}
         """All connections, those that are not traced as well, so that their datagrams are told apart from those of
@@ -104,18 +104,18 @@ class TracingEngine:
         return trace
 
     def untrace_one(self, connection: Connection) -> None:
-        """It is not chosen any more."""
+        """Choose the connection no more."""
         self._chosen.discard(connection)
         if self._everything is None:
             self._end(connection)
 
     def trace_of(self, connection: Connection) -> Trace | None:
-        """What is being written of a connection."""
+        """Return the trace that is being written of a connection."""
         trace = self._traces.get(connection)
         return trace if trace is not None and trace.is_open else None
 
     def forget(self, connection: Connection) -> None:
-        """It is over."""
+        """Forget a connection that is over."""
         address = self._known.pop(connection, None)
         if address is not None and self._by_address.get(address) is connection:
             del self._by_address[address]
@@ -216,7 +216,7 @@ class TracingEngine:
             self._on_unwanted()
 
     def _is_seen(self, address: Address) -> bool:
-        """Whether datagrams of this address are of interest. Those of most are not where few are traced."""
+        """Return True if datagrams of this address are of interest. Those of most are not where few are traced."""
         connection = self._whose(address)
         return self._everything is not None if connection is None else connection in self._traces
 
@@ -282,8 +282,8 @@ class TracingEngine:
 
 
 def long_header(datagram: bytes) -> dict[str, Any] | None:
-    """What the first packet of a datagram shows to everybody (RFC 8999 section 5.1, RFC 9000 section 17.2); None
-    of one with a short header, which shows nothing."""
+    """Return what the first packet of a datagram shows to everybody (RFC 8999 section 5.1, RFC 9000 section 17.2);
+    None for a short header, which shows nothing."""
     if len(datagram) < 7 or not datagram[0] & 0x80:
         return None
     version = int.from_bytes(datagram[1:5])

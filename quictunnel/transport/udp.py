@@ -77,7 +77,7 @@ class UdpCounters:
 
 
 class DatagramSocket(Protocol):
-    """What an endpoint needs. ``tests/simnet`` has one without a system beneath it."""
+    """The socket that an endpoint needs. ``tests/simnet`` has one without a system beneath it."""
 
     @property
     def local_address(self) -> Address: ...
@@ -89,7 +89,7 @@ class DatagramSocket(Protocol):
         """Undo :meth:`attach`; more than once does no harm."""
 
     def receive(self) -> list[Received]:
-        """What has arrived, up to a bound; an empty list when there is nothing. Payloads are never empty.
+        """Return what has arrived, up to a bound; an empty list when there is nothing. Payloads are never empty.
         Never waits, never raises for what the network does."""
 
     def send(self, transmits: Iterable[Transmit]) -> None:
@@ -164,17 +164,17 @@ class UdpSocket:
 
     @property
     def is_dual(self) -> bool:
-        """Whether it speaks IPv4 and IPv6; IPv4 peers then have addresses like ``::ffff:192.0.2.1``."""
+        """True if it speaks IPv4 and IPv6; IPv4 peers then have addresses like ``::ffff:192.0.2.1``."""
         return sockopts.is_dual(self._sock)
 
     @property
     def gro(self) -> bool:
-        """Whether reads may bring several datagrams."""
+        """True if reads may bring several datagrams."""
         return self._gro
 
     @property
     def gso(self) -> bool:
-        """Whether writes may carry several datagrams; turns False for good when the system refuses one."""
+        """True if writes may carry several datagrams; turns False for good when the system refuses one."""
         return self._gso
 
     def attach(self, loop: asyncio.AbstractEventLoop, on_readable: Callable[[], None]) -> None:
@@ -311,7 +311,7 @@ class UdpSocket:
 
 
 def _count(burst: Transmit) -> int:
-    """How many datagrams a burst holds."""
+    """Return the number of datagrams in a burst."""
     return -(-sum(map(len, burst.parts)) // burst.segment)
 
 
