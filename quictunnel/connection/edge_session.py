@@ -62,32 +62,33 @@ class CallEvents(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Return True if no other call follows: sessions that were shown are not gone on with."""
+        """True if no other call follows, so that a session whose secret was shown ends."""
 
     def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
-        """After the greeting: anything but credit. May raise ProtocolError."""
+        """Take in a message after the greeting that is not about streams. May raise ProtocolError."""
 
     def call_stream(self, stream: Stream) -> None:
-        """A visitor. May raise ProtocolError."""
+        """Serve a visitor. May raise ProtocolError."""
 
     def call_secret(self, call: EdgeSession) -> bytes | None:
-        """The handshake is done. What to show of a session that lost its link, empty for a new session; None:
-        another call is ahead of this one."""
+        """Return the secret of a session that lost its link, now that the handshake is done.
+
+        Empty for a new session; None if another call is ahead of this one."""
 
     def call_failed(self, call: EdgeSession) -> None:
-        """The edge did not greet it."""
+        """Note that the edge did not greet."""
 
     def call_resumed(self, call: EdgeSession) -> Session:
-        """The edge goes on with the session that was shown: the one that has to go on with this call's link."""
+        """Return the session whose secret was shown: the edge goes on with it, on this call's link."""
 
-    def call_stands(self, call: EdgeSession) -> None:
-        """Both sides know where a session goes on; told before or after :meth:`EdgeSession.greet` returns."""
+    def call_usable(self, call: EdgeSession) -> None:
+        """Note that both sides know where the session goes on; before or after ``greet`` returns."""
 
     def call_away(self, call: EdgeSession, closed: Closed) -> bool:
-        """The link was lost. Whether the session is kept for another call."""
+        """Return True to keep the session, whose link was lost, for another call."""
 
     def call_ended(self, call: EdgeSession, error: Error) -> None:
-        """The session is over; told only after :meth:`EdgeSession.adopt`."""
+        """Note that the session is over; only after :meth:`EdgeSession.adopt`."""
 
 
 class EdgeSession:
@@ -103,7 +104,7 @@ class EdgeSession:
         """The greeting of the edge."""
         self.over = asyncio.Event()
         """The link is down."""
-        self.stands = False
+        self.is_usable = False
         """The session may be used: it is new, or both sides know where it goes on."""
         self.address = address
         """Of the edge."""
@@ -160,8 +161,10 @@ class EdgeSession:
         return self.session.stats().bytes_received > 0
 
     async def hang_up(self) -> None:
-        """End the session now, unless it has gone on with another call, and close the socket. A session that was
-        to go on with this call, which nobody has adopted, waits for another one if one may follow."""
+        """End the session now, unless it has gone on with another call, and close the socket.
+
+        A session that was to go on with this call, which nobody has adopted, waits for another one if one may
+        follow."""
         if self.session.link is self._link:
             if self._has_shown and self._events.is_closed:
                 code = SessionCode.CLOSED
@@ -174,7 +177,7 @@ class EdgeSession:
 
     @property
     def silence(self) -> float:
-        """For how many seconds the edge has owed an answer."""
+        """Seconds for which the edge has owed an answer."""
         return self._link.silence
 
     def ask(self) -> None:
@@ -190,8 +193,8 @@ class EdgeSession:
         return self._link.stats().packets_acked > self._answers
 
     def doubt(self, silence: float) -> None:
-        """Something happened that a link may not survive: it has been silent for so many seconds until it
-        answers."""
+        """Count the link as silent for so many seconds until it answers: something happened that it may not
+        survive."""
         self._link.silence = max(self._link.silence, silence)
         self.ask()
 
@@ -241,7 +244,7 @@ class EdgeSession:
                 self.session.send_resume_state()
             else:
                 self.session.peer_window = message.window
-                self.stands = True
+                self.is_usable = True
             self.session.version = message.version
             if not self._answer.done():
                 self._answer.set_result(None)
@@ -257,8 +260,8 @@ class EdgeSession:
         """A client opens no streams."""
 
     def session_resumed(self) -> None:
-        self.stands = True
-        self._events.call_stands(self)
+        self.is_usable = True
+        self._events.call_usable(self)
 
     def session_away(self, closed: Closed) -> bool:
         self.over.set()

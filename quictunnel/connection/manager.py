@@ -339,8 +339,8 @@ class ConnectionManager:
             self.turns.resumed += 1
             self._machine.enter(ConnectionState.RESUMING, "The edge is back; both sides say how far they got.")
             self._observe("resumed", f"{kept.streams} visitors go on where they were.")
-        if call.stands:
-            self.call_stands(call)
+        if call.is_usable:
+            self.call_usable(call)
         self.leases.ask_again(call.session, is_kept=kept is not None)
 
     async def _hang_up(self) -> None:
@@ -394,7 +394,7 @@ class ConnectionManager:
     def call_resumed(self, call: EdgeSession) -> Session:
         return self._keeping.session_for(call)
 
-    def call_stands(self, call: EdgeSession) -> None:
+    def call_usable(self, call: EdgeSession) -> None:
         if call is self._call:
             self._machine.enter(ConnectionState.CONNECTED, f"Connected to the edge at {self._config.edge}.")
 

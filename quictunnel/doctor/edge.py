@@ -268,7 +268,7 @@ class _NoEvents:
     def call_resumed(self, call: EdgeSession) -> Session:
         return call.session  # never called: the Hello names no session
 
-    def call_stands(self, call: EdgeSession) -> None: ...
+    def call_usable(self, call: EdgeSession) -> None: ...
 
     def call_away(self, _call: EdgeSession, _closed: Closed) -> bool:
         return False

@@ -218,7 +218,7 @@ class Deaf:
     def call_stream(self, stream):
         pass
 
-    def call_stands(self, call):
+    def call_usable(self, call):
         pass
 
     def call_ended(self, call, error):
