@@ -7,7 +7,7 @@
     with quictunnel.forward(8000) as tunnel:
         print("Listening at", tunnel.url)
 
-The names below are loaded when first used (PEP 562), so that importing one room of the package does not
+The names below are loaded when first used (PEP 562), so that importing one module of the package does not
 load the others.
 """
 
@@ -50,7 +50,7 @@ __all__ = [
     "forward",
 ]
 
-_ROOMS: Final = {
+_MODULES: Final = {
     "Client": ("client", "Client"),
     "Tunnel": ("tunnel", "Tunnel"),
     "TunnelStats": ("events", "TunnelStats"),
@@ -64,10 +64,10 @@ _ROOMS: Final = {
 
 def __getattr__(name: str) -> object:
     try:
-        room, attribute = _ROOMS[name]
+        module, attribute = _MODULES[name]
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-    value = getattr(import_module(f"{__name__}.{room}"), attribute)
+    value = getattr(import_module(f"{__name__}.{module}"), attribute)
     globals()[name] = value
     return value
 

@@ -193,7 +193,7 @@ class Client:
     # For forward().
 
     def reach(self) -> tuple[EventLoopThread, ConnectionManager]:
-        """The loop and the uplink on it; made anew in a process that was forked."""
+        """The loop and the connection manager on it; made anew in a process that was forked."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
@@ -252,6 +252,7 @@ class Binding:
         self._meter: Meter | None = None
 
     def open(self) -> Tunnel:
+        """Open the tunnel and return its addresses. Raises the errors of ``forward``."""
         loop, uplink = self._client.reach()
         bound: list[HeldLease] = []
         try:

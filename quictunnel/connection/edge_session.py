@@ -217,6 +217,7 @@ class EdgeSession:
     # From the session (transport.session.SessionEvents).
 
     def session_up(self) -> None:
+        """Greet the edge."""
         secret = self._events.call_secret(self)
         if secret is None:
             self.session.close(SessionCode.DONE)
@@ -233,6 +234,7 @@ class EdgeSession:
         )
 
     def session_message(self, message: AnyMessage) -> None:
+        """Take in the Welcome; pass on what follows."""
         if isinstance(message, Welcome):
             if not OLDEST_VERSION <= message.version <= PROTOCOL_VERSION:
                 raise ProtocolError(f"the edge wants to speak version {message.version}")
@@ -254,16 +256,19 @@ class EdgeSession:
             self._events.call_message(self, message)
 
     def session_stream(self, stream: Stream) -> None:
+        """Pass on a visitor."""
         self._events.call_stream(stream)
 
     def session_streams_available(self) -> None:
         """A client opens no streams."""
 
     def session_resumed(self) -> None:
+        """Tell the owner that the session may be used."""
         self.is_usable = True
         self._events.call_usable(self)
 
     def session_away(self, closed: Closed) -> bool:
+        """Return True if the session, whose link is lost, waits for another."""
         self.over.set()
         if self._adopted:
             return self._events.call_away(self, closed)
@@ -274,6 +279,7 @@ class EdgeSession:
         return False
 
     def session_down(self, closed: Closed) -> None:
+        """Tell the owner how the session ended."""
         self.over.set()
         error = self._explain(closed)
         if self._adopted:

@@ -122,6 +122,7 @@ class Leases:
         return bool(self._held)
 
     def get(self, number: int) -> HeldLease | None:
+        """Return the lease of a number, if it is held."""
         return self._held.get(number)
 
     def add(
@@ -148,11 +149,13 @@ class Leases:
         return lease
 
     def remove(self, lease: HeldLease) -> None:
+        """Forget a lease."""
         self._held.pop(lease.number, None)
         if lease.writer is not None:
             lease.writer.close()
 
     def ask(self, session: Session, lease: HeldLease) -> None:
+        """Ask the edge for a lease."""
         lease.asked, lease.answered = True, False
         bind = lease.bind(self._program)
         session.say(bind if session.version >= 2 else bind.of_version_1())

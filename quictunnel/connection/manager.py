@@ -379,26 +379,32 @@ class ConnectionManager:
         self._machine.enter(ConnectionState.MIGRATING, f"{change.value.capitalize()}; the connection moves on.")
         self._stir.set()
 
-    # From the call (call.CallEvents).
+    # From the edge session (edge_session.CallEvents).
 
     @property
     def is_closed(self) -> bool:
+        """True after :meth:`close`."""
         return self._machine.state is ConnectionState.CLOSED
 
     def call_secret(self, call: EdgeSession) -> bytes | None:
+        """Return the secret of a session that waits for a link."""
         return self._keeping.secret_for(call)
 
     def call_failed(self, call: EdgeSession) -> None:
+        """Let another call show the secret."""
         self._keeping.call_failed(call)
 
     def call_resumed(self, call: EdgeSession) -> Session:
+        """Return the session that goes on with the link of this call."""
         return self._keeping.session_for(call)
 
     def call_usable(self, call: EdgeSession) -> None:
+        """Note that the edge carries visitors."""
         if call is self._call:
             self._machine.enter(ConnectionState.CONNECTED, f"Connected to the edge at {self._config.edge}.")
 
     def call_away(self, call: EdgeSession, closed: Closed) -> bool:
+        """Return True if the session waits for another link."""
         if call is not self._call or not self._keeping.keep(call, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
@@ -407,6 +413,7 @@ class ConnectionManager:
         return True
 
     def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
+        """Take in a GoAway; pass on what is about leases."""
         if isinstance(message, GoAway):
             if call is self._call:
                 self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
@@ -416,9 +423,11 @@ class ConnectionManager:
             self.leases.message(message)
 
     def call_stream(self, stream: Stream) -> None:
+        """Serve a visitor."""
         self.visits.come(stream)
 
     def call_ended(self, call: EdgeSession, error: Error) -> None:
+        """Note that the session is over; give up if the error stays."""
         if call is self._call:
             self._observe("warning", str(error))
             self._lost()

@@ -98,6 +98,7 @@ class NetworkWatch:
         self._address = self._source(peer)
 
     def close(self) -> None:
+        """Stop watching."""
         self._timer.cancel()
         if self._reaction is not None:
             self._reaction.cancel()

@@ -1,4 +1,4 @@
-"""The asyncio face of an engine: one socket, one timer, one transmit a loop turn.
+"""The asyncio side of an engine: one socket, one timer, one transmit a loop turn.
 
 Here datagrams meet the clock. What connections are for is none of this module's business: each has a sink
 (:class:`ConnectionEvents`) that is told what happened, in order, and a fault in one sink costs its connection
@@ -54,12 +54,23 @@ FAULT_LOG_INTERVAL = 1.0
 class ConnectionEvents(Protocol):
     """The owner of a connection. The methods mirror the events of ``engine``."""
 
-    def connected(self) -> None: ...
-    def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None: ...
-    def reset(self, stream: int, code: int) -> None: ...
-    def stopped(self, stream: int, code: int) -> None: ...
-    def writable(self, stream: int) -> None: ...
-    def streams_available(self) -> None: ...
+    def connected(self) -> None:
+        """Note that the handshake is complete."""
+
+    def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Take in bytes of a stream, and its end."""
+
+    def reset(self, stream: int, code: int) -> None:
+        """Note that the peer gave up its direction of a stream."""
+
+    def stopped(self, stream: int, code: int) -> None:
+        """Note that the peer takes no more of a stream."""
+
+    def writable(self, stream: int) -> None:
+        """Note that a stream takes bytes again."""
+
+    def streams_available(self) -> None:
+        """Note that the peer allows more streams."""
 
     def turn_ended(self) -> None:
         """All events of one batch were told: the moment to say once what was held back for company. Not
@@ -123,18 +134,22 @@ class Endpoint:
 
     @property
     def local_address(self) -> Address:
+        """The address that the socket is bound to."""
         return self._socket.local_address
 
     @property
     def socket(self) -> DatagramSocket:
+        """The socket of now."""
         return self._socket
 
     @property
     def engine(self) -> Engine:
+        """The engine that the endpoint drives."""
         return self._engine
 
     @property
     def is_closed(self) -> bool:
+        """True after the end."""
         return self._is_closed
 
     @property
@@ -185,7 +200,7 @@ class Endpoint:
         if isinstance(self._engine, TracingEngine):
             self._engine = self._engine.inner
 
-    # What the rooms above ask for.
+    # For the modules above.
 
     def connect(self, address: Address, server_name: str, sink: ConnectionEvents) -> Connection:
         """Begin a connection. ``address`` is numeric, of the socket's family and in the form that

@@ -1,4 +1,4 @@
-"""The seam: what the rooms above may ask of a QUIC engine, and what it tells them.
+"""The interface of a QUIC engine: what the modules above may ask of it, and what it tells them.
 
 An engine is sans-IO. It owns no socket, no clock and no task: datagrams and the time go in, datagrams,
 deadlines and events come out. Nothing of any QUIC library shows through here; the adapters live in
@@ -258,7 +258,8 @@ class Connection(Protocol):
         """The address of the peer now; changes when it migrates."""
 
     @property
-    def is_client(self) -> bool: ...
+    def is_client(self) -> bool:
+        """True if this side began the connection."""
 
     def open(self) -> int | None:
         """Open a bidirectional stream. None: the peer's limit is reached; StreamsAvailable will say when."""
@@ -294,7 +295,8 @@ class Connection(Protocol):
     def close(self, code: int, reason: str = "") -> None:
         """End the connection now; queued bytes are dropped. The Closed event (cause LOCAL) follows."""
 
-    def stats(self) -> Stats: ...
+    def stats(self) -> Stats:
+        """Return the figures of now."""
 
 
 class Engine(Protocol):
@@ -308,7 +310,8 @@ class Engine(Protocol):
     def counters(self) -> EngineCounters:
         """The counts of what it refused or dropped so far."""
 
-    def connect(self, address: Address, server_name: str, now: float) -> Connection: ...
+    def connect(self, address: Address, server_name: str, now: float) -> Connection:
+        """Begin a connection to a server."""
 
     def receive(self, batch: Sequence[Received], now: float) -> None:
         """Take datagrams in. Work per call is bounded by their number, never by the number of streams."""

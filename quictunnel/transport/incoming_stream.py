@@ -50,6 +50,7 @@ class IncomingStream:
         self._stop_code: int | None = None
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
+        """Read the preface; keep what follows it. Raises ProtocolError."""
         self._ended = end
         if self._preface is not None:
             self._keep(chunks)

@@ -45,10 +45,17 @@ while nothing comes."""
 class StreamEvents(Protocol):
     """The receiver of the events of one QUIC stream."""
 
-    def data(self, chunks: list[bytes], *, end: bool) -> None: ...
-    def reset(self, code: int) -> None: ...
-    def stopped(self, code: int) -> None: ...
-    def writable(self) -> None: ...
+    def data(self, chunks: list[bytes], *, end: bool) -> None:
+        """Take in bytes of the peer, and its end."""
+
+    def reset(self, code: int) -> None:
+        """Note that the peer gave up its direction."""
+
+    def stopped(self, code: int) -> None:
+        """Note that the peer takes no more bytes."""
+
+    def writable(self) -> None:
+        """Note that the stream takes bytes again."""
 
 
 class LinkEvents(Protocol):
@@ -63,7 +70,8 @@ class LinkEvents(Protocol):
     def link_stream(self, quic_stream: int) -> StreamEvents:
         """The peer opened a stream. May raise ProtocolError."""
 
-    def link_streams_available(self) -> None: ...
+    def link_streams_available(self) -> None:
+        """Note that the peer allows more streams."""
 
     def link_turn_ended(self) -> None:
         """All events of one batch were told; what is to be sent because of them should be queued now."""
@@ -122,6 +130,7 @@ class Link:
 
     @property
     def connection(self) -> Connection:
+        """The QUIC connection; set by :meth:`attach`."""
         assert self._connection is not None
         return self._connection
 
@@ -175,6 +184,7 @@ class Link:
     # What the endpoint tells (transport.endpoint.ConnectionEvents).
 
     def connected(self) -> None:
+        """Open the control stream (client) and tell the session."""
         if self._side is Side.CLIENT:
             if self.connection.open() is None:
                 self._violated(ProtocolError("no stream is allowed"))
@@ -186,6 +196,7 @@ class Link:
         self._events.link_up()
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Pass on bytes to the control stream or to the receiver of the stream."""
         if self._is_closing:
             return
         try:
@@ -197,6 +208,7 @@ class Link:
             self._violated(error)
 
     def reset(self, stream: int, code: int) -> None:
+        """Pass on a reset. Closes the link if it is of the control stream."""
         if self._is_closing:
             return
         try:
@@ -207,6 +219,7 @@ class Link:
             self._violated(error)
 
     def stopped(self, stream: int, code: int) -> None:
+        """Pass on a stop. Closes the link if it is of the control stream."""
         if self._is_closing:
             return
         if stream == CONTROL_STREAM:
@@ -218,19 +231,23 @@ class Link:
             self._violated(error)
 
     def writable(self, stream: int) -> None:
+        """Go on writing."""
         if stream == CONTROL_STREAM:
             self._push_control()
         elif (receiver := self.streams.get(stream)) is not None:
             receiver.writable()
 
     def streams_available(self) -> None:
+        """Tell the session that the peer allows more streams."""
         self._events.link_streams_available()
 
     def turn_ended(self) -> None:
+        """Tell the session that all events of a batch were told."""
         if not self.is_down:
             self._events.link_turn_ended()
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
+        """Tell the session that the link is down."""
         if self.is_down:
             return
         self.is_down = self._is_closing = True

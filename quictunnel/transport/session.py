@@ -46,14 +46,17 @@ consumes nothing would else pin the largest window with every stream."""
 class SessionEvents(Protocol):
     """The owner of a session. Each method may raise ProtocolError, which ends the session."""
 
-    def session_up(self) -> None: ...
+    def session_up(self) -> None:
+        """Greet, or wait to be greeted: the link is there."""
+
     def session_message(self, message: AnyMessage) -> None:
         """Take in a message of the peer that is not about streams."""
 
     def session_stream(self, stream: Stream) -> None:
         """Client: the edge opened a stream for a visitor; attach a side to it now or soon."""
 
-    def session_streams_available(self) -> None: ...
+    def session_streams_available(self) -> None:
+        """Note that the peer allows more streams."""
 
     def session_resumed(self) -> None:
         """Go on with another link: both sides know how they stand."""
@@ -129,6 +132,7 @@ class Session:
         return any(stream.in_flight(now) for stream in self._streams.values())
 
     def say(self, message: AnyMessage) -> None:
+        """Send a message on the control stream."""
         self.link.send(message)
 
     def resume(self, link: Link, events: SessionEvents) -> None:
@@ -182,14 +186,17 @@ class Session:
         self.link.close(code, reason)
 
     def stats(self) -> Stats:
+        """Return the figures of the link's connection."""
         return self.link.stats()
 
     # From the link (transport.link.LinkEvents).
 
     def link_up(self) -> None:
+        """Tell the owner that the link is there."""
         self._events.session_up()
 
     def link_message(self, message: AnyMessage) -> None:
+        """Take in what is about streams; pass on the rest. Raises ProtocolError."""
         if isinstance(message, ResumeState):
             if self._exchange.on_resume_state(message):
                 self._events.session_resumed()
@@ -204,6 +211,7 @@ class Session:
             self._events.session_message(message)
 
     def link_stream(self, quic_stream: int) -> StreamEvents:
+        """Return the receiver of a stream that the edge opened. Raises ProtocolError at the edge."""
         if self._side is Side.EDGE:
             raise ProtocolError("only an edge opens streams for visitors")
         if not self.peer_window:
@@ -211,13 +219,16 @@ class Session:
         return IncomingStream(self, quic_stream)
 
     def link_streams_available(self) -> None:
+        """Open streams again that wait for it; tell the owner."""
         self._exchange.open_again()
         self._events.session_streams_available()
 
     def link_turn_ended(self) -> None:
+        """Send the credit that is due."""
         self._credit_sender.flush()
 
     def link_down(self, closed: Closed) -> None:
+        """Keep the streams for another link, if the owner wants it; else end."""
         if self._events.session_away(closed):
             self.is_away = True
             self._leave_link()
@@ -273,6 +284,7 @@ class Session:
             raise ProtocolError("two streams with one number")
 
     def abandoned(self, quic_stream: int, code: int) -> None:
+        """Reset a QUIC stream that belongs to no stream."""
         self.link.connection.reset(quic_stream, code)
         self.link.streams.pop(quic_stream, None)
         self.link.wake()
@@ -288,9 +300,11 @@ class Session:
 
     @property
     def side(self) -> Side:
+        """The end of the session that this is."""
         return self._side
 
     def now(self) -> float:
+        """Return the time of the loop."""
         return self._loop.time()
 
     def owe(self, stream: Stream) -> None:
@@ -320,6 +334,7 @@ class Session:
             self._exchange.tell_end_of(stream)
 
     def forget(self, stream: Stream) -> None:
+        """Forget a stream that is over."""
         self._streams.pop(stream.number, None)
         if stream.quic_stream is not None:
             self.link.streams.pop(stream.quic_stream, None)

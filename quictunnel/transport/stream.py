@@ -124,6 +124,7 @@ class Stream:
 
     @property
     def number(self) -> int:
+        """The number that the edge gave the stream in this session."""
         return self.preface.stream
 
     @property
@@ -284,6 +285,7 @@ class Stream:
     # From the link (transport.link.StreamEvents).
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
+        """Take in bytes of the peer, and its end. Raises ProtocolError."""
         if self.is_over:
             return
         if self._end_arrived:
@@ -310,6 +312,7 @@ class Stream:
             side.stream_end()
 
     def reset(self, code: int) -> None:
+        """Give up the stream, which the peer gave up."""
         self.lose(stream_code(code))
 
     def stopped(self, code: int) -> None:
@@ -337,6 +340,7 @@ class Stream:
             self._tell_room()
 
     def writable(self) -> None:
+        """Go on writing: the engine takes bytes again."""
         if self.is_stopped:
             return
         self._sender.is_blocked = False
@@ -348,6 +352,7 @@ class Stream:
 
     @property
     def quic_stream(self) -> int | None:
+        """The QUIC stream on the link of now; None while there is none."""
         return self._quic_stream
 
     @property

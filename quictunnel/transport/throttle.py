@@ -35,10 +35,12 @@ class Throttle:
 
     @property
     def holds_reading(self) -> bool:
+        """True while nothing may be read from the TCP connection."""
         return self._reading is not None
 
     @property
     def holds_credit(self) -> bool:
+        """True while what was written may not be credited."""
         return self._writing is not None
 
     def received(self, size: int, later: Callable[[], None]) -> None:
@@ -64,6 +66,7 @@ class Throttle:
             self._writing = asyncio.get_running_loop().call_later(wait, over)
 
     def close(self) -> None:
+        """End the timers."""
         for timer in (self._reading, self._writing):
             if timer is not None:
                 timer.cancel()
