@@ -87,7 +87,7 @@ async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
     world: tuple[ConnectionManager, Edge],
 ) -> None:
     """The dials while it did say nothing about the one that is started next."""
-    assert await restart(*world, lasted=STEADY) == pytest.approx(world[0]._backoff.first)
+    assert await restart(*world, lasted=STEADY) == pytest.approx(world[0]._schedule._backoff.first)
 
 
 async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
