@@ -44,7 +44,8 @@ class Edge:
         return SimpleNamespace(
             address=("127.0.0.1", 1),
             is_resumed=False,
-            stands=True,
+            is_usable=True,
+            session=None,
             silence=0.0,
             adopt=lambda: None,
             grace=None,
