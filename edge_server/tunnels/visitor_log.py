@@ -134,7 +134,7 @@ class VisitorConnection:
 
 
 class _FirstByte:
-    """Takes the place of a splice until the first byte of the origin has come (a transport.stream_side.StreamSide).
+    """Takes the place of a splice until the first byte of the origin has come (a ``StreamSide``).
 
     It is then removed, so that later bytes cost nothing more.
     """
