@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from quictunnel.connection.dial_queue import DialQueue
 from quictunnel.connection.ticket_writer import TicketWriter
 from quictunnel.errors import EdgeUnavailableError, InvalidError, ProtocolError
 from quictunnel.origin.dial import Origin
@@ -74,6 +75,7 @@ class HeldLease:
     writer: TicketWriter | None = None
     """Keeps the newest ticket in a file."""
     streams: set[Stream] = field(default_factory=set)
+    dial_queue: DialQueue = field(default_factory=DialQueue)
     tally: Tally = field(default_factory=Tally)
     """Since it was bound."""
     unbound: asyncio.Future[None] | None = None

@@ -69,9 +69,13 @@ class VisitorHandler:
             self._say_full()
             self._refuse(stream, lease, NO_DESCRIPTORS)
             return
-        visit = self._supervisor.start(self._visit(stream, lease, place), "dialling the local service")
-        self._dialling[stream] = visit
-        visit.add_done_callback(lambda _: self._dialling.pop(stream))
+        lease.dial_queue.add(stream, place, partial(self._start_dial, lease))
+
+    def _start_dial(self, lease: HeldLease, stream: Stream, place: Place) -> asyncio.Task[None]:
+        dial = self._supervisor.start(self._dial(stream, lease, place), "dialling the local service")
+        self._dialling[stream] = dial
+        dial.add_done_callback(lambda _: self._dialling.pop(stream))
+        return dial
 
     def _say_full(self) -> None:
         self._refused += 1
@@ -95,13 +99,19 @@ class VisitorHandler:
             BadGateway(stream, lease.origin.port, failure)
 
     async def close(self) -> None:
-        """Stop dialling for those who wait."""
+        """Stop dialling, and reset the visitors who wait for it."""
+        for lease in self._leases:
+            for stream in tuple(lease.streams):
+                place = lease.dial_queue.remove(stream)
+                if place is not None:
+                    place.give_back()
+                    stream.abort(StreamCode.CLOSING)
         for task in tuple(self._dialling.values()):
             task.cancel()
         if self._dialling:
             await asyncio.wait(tuple(self._dialling.values()))
 
-    async def _visit(self, stream: Stream, lease: HeldLease, place: Place) -> None:
+    async def _dial(self, stream: Stream, lease: HeldLease, place: Place) -> None:
         port = lease.origin.port
         try:
             splice = await lease.origin.join(stream)
@@ -133,9 +143,12 @@ class VisitorHandler:
             stream.abort(StreamCode.ABORTED)  # a fault of ours: its visitor hears of it, as its supervisor does
 
     def _over(self, lease: HeldLease, stream: Stream) -> None:
-        visit = self._dialling.get(stream)
-        if visit is not None:
-            visit.cancel()  # it still dials, and the visitor does not wait any more
+        place = lease.dial_queue.remove(stream)
+        if place is not None:
+            place.give_back()
+        dial = self._dialling.get(stream)
+        if dial is not None:
+            dial.cancel()
         lease.streams.discard(stream)  # first: nobody who reads meanwhile counts it twice
         for tally in (self.tally, lease.tally):
             tally.bytes_in += stream.bytes_received

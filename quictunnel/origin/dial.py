@@ -20,14 +20,6 @@ if TYPE_CHECKING:
 
 LOOPBACKS: Final = ("127.0.0.1", "::1")
 """Both addresses, because a server on ``localhost`` may listen on only one of them."""
-MAX_CONCURRENT_DIALS: Final = 4
-"""Connections to one local port that may be pending at a time. After an outage hundreds of visitors come at once.
-With more pending connections than the service's backlog (five, for Python's own servers), the kernel answers with
-SYN cookies. If the last packet of such a handshake finds no room, the server's side has no trace of the
-connection, and only the client believes that it is open."""
-DIAL_SLOT_TIME: Final = 0.23
-"""Seconds after which a pending dial frees its slot although the service has not answered. Its backlog is full
-then, and the kernel retries after whole seconds, which are no multiples of this."""
 PROBE_TIMEOUT: Final = 5.0
 """Seconds for a listener to accept a probe. A visitor's connection has no such limit: it waits until the visitor
 leaves or the kernel gives up (two minutes on Linux)."""
@@ -152,7 +144,6 @@ class Origin:
     def __init__(self, port: int) -> None:
         self.port = port
         self._hosts = list(LOOPBACKS)
-        self._dials = asyncio.Semaphore(MAX_CONCURRENT_DIALS)
 
     async def join(self, stream: Stream) -> TcpSplice:
         """Dial the origin and splice the connection with ``stream``. Waits as long as the kernel retries.
@@ -176,25 +167,6 @@ class Origin:
                 return splice
         raise OriginRefusedError(failure)
 
-    async def _connect(self, sock: socket.socket, host: str) -> None:
-        """Connect a socket when a slot is free."""
-        loop = asyncio.get_running_loop()
-        await self._dials.acquire()
-        is_released = False
-
-        def release() -> None:
-            nonlocal is_released
-            if not is_released:
-                is_released = True
-                self._dials.release()
-
-        timer = loop.call_later(DIAL_SLOT_TIME, release)
-        try:
-            await loop.sock_connect(sock, (host, self.port))
-        finally:
-            timer.cancel()
-            release()
-
     def splice(self, stream: Stream) -> TcpSplice:
         """Return the protocol object that joins a connection with ``stream``."""
         return TcpSplice(lambda splice: splice.join(stream))
@@ -206,7 +178,7 @@ class Origin:
         descriptors.own(sock)
         try:
             sock.setblocking(False)
-            await self._connect(sock, host)
+            await loop.sock_connect(sock, (host, self.port))
             _, splice = await loop.create_connection(lambda: self.splice(stream), sock=sock)
         except BaseException:
             descriptors.disown(sock)

@@ -15,6 +15,7 @@ async def held_by(uplink: ConnectionManager) -> dict[str, int]:
     held = {
         "visitors": uplink.visits.now,
         "origins dialled": len(uplink.visits._dialling),
+        "dial queue": sum(len(lease.dial_queue) for lease in uplink.leases),
         "tasks": len(asyncio.all_tasks()) - 1,  # without this one
     }
     session = uplink._call.session if uplink._call is not None else uplink._keeping.session

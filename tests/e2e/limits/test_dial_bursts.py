@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from quictunnel.origin.dial import MAX_CONCURRENT_DIALS
+from quictunnel.connection.dial_queue import MAX_CONCURRENT_DIALS
 from tests.harness.edge_process import embedded_edge
 
 if TYPE_CHECKING:
