@@ -104,7 +104,7 @@ class Client:
         """Events from before the first subscriber, and those that are about to be told."""
         self._is_closed = False
         self._background: EventLoopThread | None = None
-        self._uplink: ConnectionManager | None = None
+        self._manager: ConnectionManager | None = None
         _clients.add(self)
 
     @property
@@ -121,29 +121,29 @@ class Client:
     def failure(self) -> Error | None:
         """The error that ended the client for good, in the states ``refused`` and ``failed``; None in the others.
         Cheap; from any thread."""
-        uplink = self._uplink
-        return uplink.failure if uplink is not None else None
+        manager = self._manager
+        return manager.failure if manager is not None else None
 
     def snapshot(self) -> Snapshot:
         """Return the state and the figures of this moment. Cheap, waits for nothing; from any thread."""
-        uplink = self._uplink
-        if uplink is None:
+        manager = self._manager
+        if manager is None:
             state = "closed" if self._is_closed else "connecting"
             return Snapshot(state, 0, 0, 0, 0, None, "")
-        visits, turns = uplink.visits, uplink.turns
-        tally = visits.tally
-        bytes_in, bytes_out = visits.bytes_in_flight
+        visitors, counters = manager.visitors, manager.counters
+        tally = visitors.tally
+        bytes_in, bytes_out = visitors.bytes_in_flight
         return Snapshot(
-            state=uplink.state,
-            visitors_now=visits.now,
+            state=manager.state,
+            visitors_now=visitors.now,
             visitors_total=tally.visitors,
             bytes_in=tally.bytes_in + bytes_in,
             bytes_out=tally.bytes_out + bytes_out,
-            rtt=uplink.rtt,
-            engine=uplink.engine,
-            resumed=turns.resumed,
-            migrated=turns.migrated,
-            reconnected=turns.reconnected,
+            rtt=manager.rtt,
+            engine=manager.engine,
+            resumed=counters.resumed,
+            migrated=counters.migrated,
+            reconnected=counters.reconnected,
         )
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
@@ -170,14 +170,14 @@ class Client:
         itself. A subscriber that calls it (on the background thread) does not wait for the end."""
         with self._lock:
             self._is_closed = True
-            uplink, self._uplink = self._uplink, None
+            manager, self._manager = self._manager, None
             loop = self._background
-        if uplink is None or loop is None or loop.process != os.getpid():
+        if manager is None or loop is None or loop.process != os.getpid():
             return
         if loop.is_here:
-            loop.submit(uplink.close())
+            loop.submit(manager.close())
         else:
-            event_loop.result_of(loop.submit(uplink.close()))  # not call(), which would cancel it when interrupted
+            event_loop.result_of(loop.submit(manager.close()))  # not call(): an interrupt would cancel it
 
     def __enter__(self) -> Self:
         return self
@@ -198,10 +198,10 @@ class Client:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
             loop = event_loop.shared()
-            if self._uplink is None or self._background is not loop:
+            if self._manager is None or self._background is not loop:
                 self._background = loop
-                self._uplink = ConnectionManager(self.config, self._observe)
-            return loop, self._uplink
+                self._manager = ConnectionManager(self.config, self._observe)
+            return loop, self._manager
 
     def _observe(self, kind: str, message: str) -> None:
         event = ClientEvent(kind, message, time.time())
@@ -226,7 +226,7 @@ class Client:
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
-        self._uplink = None
+        self._manager = None
         self._background = None
 
 
@@ -236,7 +236,7 @@ class Binding:
     def __init__(
         self,
         client: Client,
-        wish: ForwardOptions,
+        options: ForwardOptions,
         ticket: TicketFile | None,
         *,
         wait: float = 0.0,
@@ -247,57 +247,57 @@ class Binding:
         self._ticket = ticket
         self._wait = wait
         self._client = client
-        self._wish = wish
+        self._wish = options
         self._held: tuple[EventLoopThread, ConnectionManager, HeldLease] | None = None
         self._meter: Meter | None = None
 
     def open(self) -> Tunnel:
         """Open the tunnel and return its addresses. Raises the errors of ``forward``."""
-        loop, uplink = self._client.reach()
+        loop, manager = self._client.reach()
         bound: list[HeldLease] = []
         try:
-            loop.call(self._bind(uplink, bound))
+            loop.call(self._bind(manager, bound))
         except BaseException:
-            loop.submit(self._undo(uplink, bound))
+            loop.submit(self._undo(manager, bound))
             raise
-        return self._hold(loop, uplink, bound[0])
+        return self._hold(loop, manager, bound[0])
 
     async def open_async(self) -> Tunnel:
         """As :meth:`open`, without blocking the caller's loop. When cancelled, the lease is given back."""
-        loop, uplink = self._client.reach()
+        loop, manager = self._client.reach()
         bound: list[HeldLease] = []
         try:
-            await asyncio.wrap_future(loop.submit(self._bind(uplink, bound)))
+            await asyncio.wrap_future(loop.submit(self._bind(manager, bound)))
         except BaseException:
-            loop.submit(self._undo(uplink, bound))
+            loop.submit(self._undo(manager, bound))
             raise
-        return self._hold(loop, uplink, bound[0])
+        return self._hold(loop, manager, bound[0])
 
-    async def _bind(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
+    async def _bind(self, manager: ConnectionManager, bound: list[HeldLease]) -> None:
         if self._wait:
             await wait_until_listening(self._wish.port, self._wait)
         origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
-        lease = await uplink.bind(self._wish, self._ticket, origin)
+        lease = await manager.bind(self._wish, self._ticket, origin)
         bound.append(lease)
-        self._meter = meter = Meter(lease, uplink)
+        self._meter = meter = Meter(lease, manager)
         await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
 
-    async def _release(self, uplink: ConnectionManager, lease: HeldLease) -> None:
+    async def _release(self, manager: ConnectionManager, lease: HeldLease) -> None:
         try:
-            await uplink.release(lease)
+            await manager.release(lease)
         finally:
             status.withdraw(self)
 
-    async def _undo(self, uplink: ConnectionManager, bound: list[HeldLease]) -> None:
+    async def _undo(self, manager: ConnectionManager, bound: list[HeldLease]) -> None:
         """Give the lease back: the caller was interrupted, perhaps when the lease was granted already.
 
         Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
         for lease in bound:
             status.withdraw(self)
-            await uplink.release(lease, grace=0)
+            await manager.release(lease, grace=0)
 
-    def _hold(self, loop: EventLoopThread, uplink: ConnectionManager, lease: HeldLease) -> Tunnel:
-        self._held = (loop, uplink, lease)
+    def _hold(self, loop: EventLoopThread, manager: ConnectionManager, lease: HeldLease) -> Tunnel:
+        self._held = (loop, manager, lease)
         assert self._meter is not None, "it is bound"
         tunnel = Tunnel(*lease.answer.result()).metered(self._meter.read)
         if self._inspector is not None:
@@ -309,17 +309,17 @@ class Binding:
         """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""
         held = self._take()
         if held is not None:
-            loop, uplink, lease = held
+            loop, manager, lease = held
             with self._closing():
-                loop.call(self._release(uplink, lease))
+                loop.call(self._release(manager, lease))
 
     async def close_async(self) -> None:
         """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
         held = self._take()
         if held is not None:
-            loop, uplink, lease = held
+            loop, manager, lease = held
             with self._closing():
-                await asyncio.wrap_future(loop.submit(self._release(uplink, lease)))
+                await asyncio.wrap_future(loop.submit(self._release(manager, lease)))
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
@@ -378,9 +378,9 @@ if hasattr(os, "register_at_fork"):
 def _hang_up_at_exit() -> None:
     """Tell the edges that this process is leaving, so that names and ports are free at once."""
     for client in tuple(_clients):
-        uplink, loop = client._uplink, client._background  # noqa: SLF001 - the same module
-        if uplink is not None and loop is not None and loop.process == os.getpid():
+        manager, loop = client._manager, client._background  # noqa: SLF001 - the same module
+        if manager is not None and loop is not None and loop.process == os.getpid():
             try:
-                event_loop.result_of(loop.submit(uplink.close()), EXIT_GRACE)
+                event_loop.result_of(loop.submit(manager.close()), EXIT_GRACE)
             except TimeoutError:
                 logger.warning("the edge could not be told that this process ends")

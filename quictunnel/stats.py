@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class Meter:
     """Reads the figures of one tunnel, whose lease is bound."""
 
-    def __init__(self, lease: HeldLease, uplink: ConnectionManager) -> None:
+    def __init__(self, lease: HeldLease, manager: ConnectionManager) -> None:
         self._lease = lease
-        self._uplink: ConnectionManager | None = uplink
+        self._manager: ConnectionManager | None = manager
         self._since = time.time()
         self._is_closing = False
-        self._engine = uplink.engine
+        self._engine = manager.engine
         self._rtt: float | None = None
         self._last: TunnelStats | None = None
         self._told = (0, 0)
@@ -33,31 +33,31 @@ class Meter:
 
     def read(self) -> TunnelStats:
         """Return the figures of now; when the tunnel is closed, the last ones."""
-        uplink = self._uplink
-        if uplink is None:
-            assert self._last is not None, "set before the uplink is let go"
+        manager = self._manager
+        if manager is None:
+            assert self._last is not None, "set before the manager is let go"
             return self._last
-        return self._reading(self._state(uplink), uplink.rtt, None)
+        return self._reading(self._state(manager), manager.rtt, None)
 
     def closing(self) -> None:
         """The tunnel is about to be closed: the last moment at which it surely has a link to ask."""
-        if self._uplink is not None:
+        if self._manager is not None:
             self._is_closing = True
-            self._rtt = self._uplink.rtt
+            self._rtt = self._manager.rtt
 
     def closed(self) -> None:
         """Keep the last figures, and let go of the connection manager: the tunnel is closed."""
-        uplink = self._uplink
-        if uplink is not None:
-            state = self._state(uplink)
+        manager = self._manager
+        if manager is not None:
+            state = self._state(manager)
             is_over = state in ("refused", "failed", LOST)
             self._last = self._reading(state if is_over else "closed", self._rtt, time.time())
-            self._uplink = None
+            self._manager = None
 
-    def _state(self, uplink: ConnectionManager) -> str:
+    def _state(self, manager: ConnectionManager) -> str:
         if not self._lease.asked:
             return LOST
-        return "draining" if self._is_closing and uplink.state == "connected" else uplink.state
+        return "draining" if self._is_closing and manager.state == "connected" else manager.state
 
     def _reading(self, state: str, rtt: float | None, until: float | None) -> TunnelStats:
         tally = self._lease.tally
@@ -69,8 +69,8 @@ class Meter:
             bytes_out += stream.bytes_sent
         told = self._told
         self._told = bytes_in, bytes_out = max(bytes_in, told[0]), max(bytes_out, told[1])
-        if self._uplink is not None:
-            self._engine = self._uplink.engine or self._engine
+        if self._manager is not None:
+            self._engine = self._manager.engine or self._engine
         return TunnelStats(
             state=state,
             engine=self._engine,

@@ -6,14 +6,14 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_session import EdgeIdentityError, EdgeSession, resolve, silence
+from quictunnel.connection.edge_connection import EdgeConnection, EdgeIdentityError, resolve, silence
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.connection.edge_session import CallEvents
+    from quictunnel.connection.edge_connection import ConnectionEvents
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Address
 
@@ -33,14 +33,14 @@ LOOK: Final = 1.0
 class Dialer:
     """Dials one edge, for one owner."""
 
-    def __init__(self, config: ClientConfig, events: CallEvents, supervisor: Supervisor) -> None:
+    def __init__(self, config: ClientConfig, events: ConnectionEvents, supervisor: Supervisor) -> None:
         self.engine = ""
-        """Of the last call."""
+        """Of the last connection."""
         self._config = config
         self._events = events
         self._supervisor = supervisor
 
-    async def dial(self, patience: float = CONNECT_TIMEOUT) -> EdgeSession:
+    async def dial(self, patience: float = CONNECT_TIMEOUT) -> EdgeConnection:
         """A call that was greeted. Raises an Error; the last one when all addresses fail, each of which gets
         ``patience`` seconds. When cancelled, nothing stays open."""
         addresses = (await resolve(self._config))[:MAX_ADDRESSES]
@@ -49,7 +49,7 @@ class Dialer:
             for number, address in enumerate(addresses)
         ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
-        first: EdgeSession | None = None
+        first: EdgeConnection | None = None
         try:
             for attempt in asyncio.as_completed(attempts):
                 try:
@@ -75,7 +75,7 @@ class Dialer:
 
     async def dial_beside(
         self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]
-    ) -> EdgeSession | None:
+    ) -> EdgeConnection | None:
         """Dial while a link is there, until it would be in vain, which is asked once a second and when the link
         is ``down``. None then, and when it failed. When cancelled, nothing stays open."""
         dial = asyncio.create_task(self.dial(patience))
@@ -90,37 +90,37 @@ class Dialer:
             dial.cancel()
             ended.cancel()
             try:
-                call, _ = await asyncio.gather(dial, ended, return_exceptions=True)
+                connection, _ = await asyncio.gather(dial, ended, return_exceptions=True)
             except asyncio.CancelledError:
                 is_wanted = False
                 raise
             finally:
                 if not is_wanted:
                     await self._hang_up([dial])
-        if isinstance(call, EdgeSession):
-            return call
-        if not isinstance(call, Error | asyncio.CancelledError):
-            raise call
-        logger.info("dialling beside the link that is there: %s", str(call) or "not needed any more")
+        if isinstance(connection, EdgeConnection):
+            return connection
+        if not isinstance(connection, Error | asyncio.CancelledError):
+            raise connection
+        logger.info("dialling beside the link that is there: %s", str(connection) or "not needed any more")
         return None
 
-    async def _attempt(self, address: Address, delay: float, patience: float) -> EdgeSession:
+    async def _attempt(self, address: Address, delay: float, patience: float) -> EdgeConnection:
         """Call one address. Raises an Error."""
         await asyncio.sleep(delay)
         config = self._config
         try:
-            call = EdgeSession(config, self._events, address)
+            connection = EdgeConnection(config, self._events, address)
         except OSError as error:  # this machine has no such address family, or no sockets left
             raise EdgeUnavailableError(
                 f"The edge at {config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
             ) from error
-        self.engine = call.engine
+        self.engine = connection.engine
         try:
             async with asyncio.timeout(patience):
-                await call.greet()
+                await connection.greet()
         except BaseException as error:
-            self._events.call_failed(call)
-            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not call.was_heard:
+            self._events.connection_failed(connection)
+            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.was_heard:
                 # Time is up, or the engine lost patience first.
                 raise await self._unheard(patience) from None
             if isinstance(error, TimeoutError):
@@ -128,7 +128,7 @@ class Dialer:
                     f"The edge at {config.edge} did not finish the greeting within {patience:.0f} s."
                 ) from None
             raise
-        return call
+        return connection
 
     async def _unheard(self, patience: float) -> EdgeUnavailableError:
         if patience >= CONNECT_TIMEOUT:
@@ -136,22 +136,22 @@ class Dialer:
         # Whoever is in a hurry knows that the edge was there, and does not look into it.
         return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")
 
-    def _report(self, ended: Sequence[EdgeSession | BaseException]) -> None:
-        """Report faults of ours in attempts that nobody waits for, since another one has a call."""
+    def _report(self, ended: Sequence[EdgeConnection | BaseException]) -> None:
+        """Report faults of ours in attempts that nobody waits for, since another one has a connection."""
         for each in ended:
             if isinstance(each, Exception) and not isinstance(each, Error):
                 self._supervisor.report("dialling another address of the edge", each)
 
     async def _hang_up(
-        self, dials: Sequence[asyncio.Task[EdgeSession]], besides: EdgeSession | None = None
+        self, dials: Sequence[asyncio.Task[EdgeConnection]], besides: EdgeConnection | None = None
     ) -> None:
-        """End the calls of those dials that have one, which nobody takes; all of them are done."""
-        calls = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
+        """Close the connections of dials that succeeded too late; all dials are done."""
+        connections = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
 
-        async def end(call: EdgeSession) -> None:
+        async def end(connection: EdgeConnection) -> None:
             try:
-                await call.hang_up()
+                await connection.close()
             finally:
-                self._events.call_failed(call)
+                self._events.connection_failed(connection)
 
-        await asyncio.gather(*(end(call) for call in calls if call is not besides))
+        await asyncio.gather(*(end(connection) for connection in connections if connection is not besides))

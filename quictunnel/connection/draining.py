@@ -1,4 +1,4 @@
-"""Sessions of edges that are leaving: their visitors finish there, while new ones come through another edge."""
+"""Sessions of edges that are draining: their visitors finish there, while new ones come through another edge."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from quictunnel.connection.edge_session import EdgeSession
+    from quictunnel.connection.edge_connection import EdgeConnection
     from quictunnel.shared.supervision import Supervisor
 
-MAX_LEAVING: Final = 4
+MAX_DRAINING: Final = 4
 """Old sessions beside the new one; the oldest is cut off for one more. An edge that is restarted so often within
 its own grace has something else to worry about."""
 LATENESS: Final = 5.0
@@ -24,32 +24,32 @@ class DrainingSessions:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._leaving: dict[EdgeSession, asyncio.Task[None]] = {}
+        self._draining: dict[EdgeConnection, asyncio.Task[None]] = {}
 
-    def __iter__(self) -> Iterator[EdgeSession]:
-        return iter(tuple(self._leaving))
+    def __iter__(self) -> Iterator[EdgeConnection]:
+        return iter(tuple(self._draining))
 
-    def add(self, call: EdgeSession, grace: float) -> None:
-        """The edge behind this call leaves within ``grace`` seconds; it ends the session when the last visitor has
+    def add(self, connection: EdgeConnection, grace: float) -> None:
+        """The edge at the other end leaves within ``grace`` seconds; it ends the session when the last visitor has
         finished."""
-        if len(self._leaving) >= MAX_LEAVING:
-            next(iter(self._leaving.values())).cancel()
-        self._leaving[call] = self._supervisor.start(
-            self._see_off(call, grace + LATENESS), "closing a connection to an edge that leaves"
+        if len(self._draining) >= MAX_DRAINING:
+            next(iter(self._draining.values())).cancel()
+        self._draining[connection] = self._supervisor.start(
+            self._drain(connection, grace + LATENESS), "closing a connection to an edge that leaves"
         )
 
     async def close(self) -> None:
         """Cut all of them off."""
-        leaving = tuple(self._leaving.values())
-        for task in leaving:
+        draining = tuple(self._draining.values())
+        for task in draining:
             task.cancel()
-        await asyncio.gather(*leaving, return_exceptions=True)
+        await asyncio.gather(*draining, return_exceptions=True)
 
-    async def _see_off(self, call: EdgeSession, seconds: float) -> None:
+    async def _drain(self, connection: EdgeConnection, seconds: float) -> None:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await call.over.wait()
+                    await connection.over.wait()
         finally:
-            del self._leaving[call]
-            await call.hang_up()
+            del self._draining[connection]
+            await connection.close()

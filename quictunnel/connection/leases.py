@@ -60,7 +60,7 @@ class HeldLease:
     """One forwarded port, from the first Bind to the end."""
 
     number: int
-    wish: ForwardOptions
+    options: ForwardOptions
     origin: Origin
     answer: asyncio.Future[PublicAddress]
     """The edge's first answer."""
@@ -85,7 +85,7 @@ class HeldLease:
     def bind(self, program: bytes) -> BindV2:
         """Return the message that asks an edge for the lease, in this or a new session of the ``program``."""
         had = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
-        return self.wish.bind(self.number, self.ticket, program, again=had)
+        return self.options.bind(self.number, self.ticket, program, again=had)
 
     async def drain(self, grace: float) -> None:
         """Wait until no visitor is in the middle of something, at most ``grace`` seconds."""
@@ -128,24 +128,26 @@ class Leases:
         return self._held.get(number)
 
     def add(
-        self, wish: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
+        self, options: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
     ) -> HeldLease:
         """Add a lease that is not asked for yet. Raises InvalidError when its port is forwarded already.
 
         Args:
-            wish: its options.
+            options: its options.
             ticket: the ticket that gets a former name and port again, or empty.
             file: keeps the newest ticket.
             origin: what stands for the local port, if not a plain Origin.
         """
-        if any(lease.origin.port == wish.port for lease in self):
+        if any(lease.origin.port == options.port for lease in self):
             raise InvalidError(
-                f"Port {wish.port} is already forwarded by this client. Use the tunnel that exists, or another "
+                f"Port {options.port} is already forwarded by this client. Use the tunnel that exists, or another "
                 "Client."
             )
         answer = asyncio.get_running_loop().create_future()
         writer = None if file is None else TicketWriter(file, self._observe, self._supervisor)
-        lease = HeldLease(self._next, wish, origin or Origin(wish.port), answer, ticket=ticket, writer=writer)
+        lease = HeldLease(
+            self._next, options, origin or Origin(options.port), answer, ticket=ticket, writer=writer
+        )
         self._next += 1
         self._held[lease.number] = lease
         return lease

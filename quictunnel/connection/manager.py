@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialer
 from quictunnel.connection.draining import DrainingSessions
-from quictunnel.connection.edge_session import EdgeSession, resolve, silence
+from quictunnel.connection.edge_connection import EdgeConnection, resolve, silence
 from quictunnel.connection.leases import HeldLease, Leases
-from quictunnel.connection.network_monitor import Change, NetworkWatch
+from quictunnel.connection.network_monitor import Change, NetworkMonitor
 from quictunnel.connection.redial_schedule import RedialSchedule
 from quictunnel.connection.resumption import ReconnectCounters, ResumableSession
 from quictunnel.connection.retry_policy import RetryPolicy
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUSPICION: Final = 3.0
+SUSPECT_AFTER: Final = 3.0
 """Seconds without an answer after which another link is dialled beside the one that is: three times what an engine
 waits at most before it asks again. Nothing is given up for it."""
-LOOK: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Seconds between looks at whether the edge still answers."""
-URGENT: Final = 4.0
+URGENT_DIAL_TIMEOUT: Final = 4.0
 """Seconds for one attempt while visitors wait: a fresh one says hello more often than one that is old, whose
 repetitions are far apart by then."""
 CLOSED: Final = "this Client is closed; make a new one"
@@ -60,28 +60,28 @@ class ConnectionManager:
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
         """``observe(kind, message)`` is told what ``events.ClientEvent`` passes on."""
         self._machine = ConnectionStateMachine(observe)
-        self.turns = ReconnectCounters()
+        self.counters = ReconnectCounters()
         self._tasks = Supervisor(self._task_failed)
         self.leases = Leases(observe, self._tasks)
-        self.visits = VisitorHandler(self.leases, observe, self._tasks)
+        self.visitors = VisitorHandler(self.leases, observe, self._tasks)
         self._config = config
-        self._dialler = Dialer(config, self, self._tasks)
+        self._dialer = Dialer(config, self, self._tasks)
         self._observe = observe
-        self._call: EdgeSession | None = None
+        self._connection: EdgeConnection | None = None
         self._schedule = RedialSchedule()
         self._up = asyncio.Event()
         self._down = asyncio.Event()
-        self._stir = asyncio.Event()
+        self._wake = asyncio.Event()
         """Set when something happened that is worth a look now."""
         self._grace: int | None = None
         """The edge is leaving, and gives visitors so many seconds."""
-        self._leaving = DrainingSessions(self._tasks)
-        self._watch: NetworkWatch | None = None
+        self._draining = DrainingSessions(self._tasks)
+        self._network: NetworkMonitor | None = None
         self._was_connected = False
         self.failure: Error | None = None
         """The error that ended it for good."""
-        self._keeper: asyncio.Task[None] | None = None
-        self._keeping = ResumableSession()
+        self._keep_task: asyncio.Task[None] | None = None
+        self._resumable = ResumableSession()
         self._retry = RetryPolicy(observe, self._tasks)
 
     # For the client.
@@ -93,35 +93,35 @@ class ConnectionManager:
 
     @property
     def engine(self) -> str:
-        """The QUIC engine of the last call."""
-        return self._dialler.engine
+        """The QUIC engine of the last connection."""
+        return self._dialer.engine
 
     @property
     def rtt(self) -> float | None:
         """Seconds to the edge and back."""
-        call = self._call  # asked for from other threads, while it comes and goes
-        return call.session.link.rtt if call is not None else None
+        connection = self._connection  # asked for from other threads, while it comes and goes
+        return connection.session.link.rtt if connection is not None else None
 
     async def bind(
-        self, wish: ForwardOptions, file: TicketFile | None = None, origin: Origin | None = None
+        self, options: ForwardOptions, file: TicketFile | None = None, origin: Origin | None = None
     ) -> HeldLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``.
 
         When cancelled, the lease is given back.
 
         Args:
-            wish: the options of the tunnel.
+            options: the options of the tunnel.
             file: keeps the ticket of the tunnel.
             origin: what stands for the local port, if not a plain Origin.
         """
         # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
         ticket = b"" if file is None else await in_thread(file.read)
         self._check_open()
-        lease = self.leases.add(wish, ticket, file, origin)
+        lease = self.leases.add(options, ticket, file, origin)
         try:
             await self._connected()
-            if self._call is not None:
-                self.leases.ask(self._call.session, lease)
+            if self._connection is not None:
+                self.leases.ask(self._connection.session, lease)
             else:
                 lease.asked = True  # lost again at this very moment: the next session asks
             async with asyncio.timeout(BIND_TIMEOUT):
@@ -154,15 +154,15 @@ class ConnectionManager:
     async def close(self) -> None:
         """End the session and everything that hangs on it, now."""
         self._machine.enter(ConnectionState.CLOSED, "The client was closed.")
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-            self._keeper = None
-        if self._watch is not None:
-            self._watch.close()
-        self._keeping.give_up()
-        await self._leaving.close()
-        await self.visits.close()
+        if self._keep_task is not None:
+            self._keep_task.cancel()
+            await asyncio.wait([self._keep_task])
+            self._keep_task = None
+        if self._network is not None:
+            self._network.close()
+        self._resumable.give_up()
+        await self._draining.close()
+        await self.visitors.close()
         self.leases.end(RuntimeError(CLOSED))
         for lease in self.leases:
             self.leases.remove(lease)
@@ -190,14 +190,14 @@ class ConnectionManager:
     async def _kept(self) -> asyncio.Task[None]:
         """Return the task that keeps the session; start one if there is none."""
         self._check_open()
-        if self._keeper is None or self._keeper.done():
+        if self._keep_task is None or self._keep_task.done():
             await resolve(self._config)  # a name that does not exist is worth saying at once
             self._check_open()
-        if self._keeper is None or self._keeper.done():  # nobody was quicker meanwhile
+        if self._keep_task is None or self._keep_task.done():  # nobody was quicker meanwhile
             self.failure = self._retry.last = None
-            self._keeper = self._tasks.start(self._keep(), "keeping the connection to the edge")
-            self._watch = self._watch or NetworkWatch(self._network_changed)
-        return self._keeper
+            self._keep_task = self._tasks.start(self._keep(), "keeping the connection to the edge")
+            self._network = self._network or NetworkMonitor(self._network_changed)
+        return self._keep_task
 
     def _check_open(self) -> None:
         if self.is_closed:
@@ -207,7 +207,7 @@ class ConnectionManager:
         """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
         while True:
             try:
-                await self._rely_on(await self._dialler.dial(self._patience))
+                await self._rely_on(await self._dialer.dial(self._patience))
                 await self._served()
                 if self.failure is not None:
                     return
@@ -225,12 +225,12 @@ class ConnectionManager:
 
     @property
     def _patience(self) -> float:
-        return CONNECT_TIMEOUT if self._keeping.session is None else URGENT
+        return CONNECT_TIMEOUT if self._resumable.session is None else URGENT_DIAL_TIMEOUT
 
     async def _rest(self) -> None:
         """Wait between two dials, unless the network changes."""
         self._settle()
-        kept = self._keeping.session
+        kept = self._resumable.session
         wait = self._schedule.next_wait(is_urgent=kept is not None)
         if kept is None:
             self._machine.enter(ConnectionState.RECONNECTING, f"Dialling the edge again in {wait:.1f} s.")
@@ -250,25 +250,25 @@ class ConnectionManager:
         an edge that leaves."""
         while not self._down.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
-                    await self._stir.wait()
-            self._stir.clear()  # after the wait: what happened since the last look is looked at now
-            call = self._call
-            if call is None or self._down.is_set():
+                async with asyncio.timeout(CHECK_INTERVAL):
+                    await self._wake.wait()
+            self._wake.clear()  # after the wait: what happened since the last look is looked at now
+            connection = self._connection
+            if connection is None or self._down.is_set():
                 continue
             if self._grace is not None:
-                await self._move(call, self._grace)
-            elif call.silence >= SUSPICION:
-                await self._relieve(call)
-            elif self._machine.state is ConnectionState.MIGRATING and call.has_answered:
+                await self._move(connection, self._grace)
+            elif connection.silence >= SUSPECT_AFTER:
+                await self._relieve(connection)
+            elif self._machine.state is ConnectionState.MIGRATING and connection.has_answered:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers at the new address.")
             elif self._machine.state is ConnectionState.SUSPECT:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
-    async def _relieve(self, sick: EdgeSession) -> None:
+    async def _relieve(self, sick: EdgeConnection) -> None:
         """Dial beside a link from which nothing comes; whichever works first carries the session."""
-        self._keeping.offer(sick)
-        if self._keeping.session is None:
+        self._resumable.offer(sick)
+        if self._resumable.session is None:
             return
         self._machine.enter(
             ConnectionState.SUSPECT,
@@ -276,86 +276,86 @@ class ConnectionManager:
         )
 
         def is_vain() -> bool:
-            return not self._keeping.is_shown and (self._down.is_set() or sick.silence < SUSPICION)
+            return not self._resumable.is_shown and (self._down.is_set() or sick.silence < SUSPECT_AFTER)
 
-        call = await self._dialler.dial_beside(self._down, URGENT, is_vain)
-        if call is not None:
-            await self._rely_on(call)
-            await sick.hang_up()
+        connection = await self._dialer.dial_beside(self._down, URGENT_DIAL_TIMEOUT, is_vain)
+        if connection is not None:
+            await self._rely_on(connection)
+            await sick.close()
         elif sick.session.is_away:
             self._lost()  # it had gone on with the new link, which was lost at once
         elif not self._down.is_set():
-            self._keeping.hand_over()  # the link is well again, or the next look tries again
-            if sick.silence < SUSPICION:
+            self._resumable.hand_over()  # the link is well again, or the next look tries again
+            if sick.silence < SUSPECT_AFTER:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
-    async def _move(self, old: EdgeSession, grace: int) -> None:
+    async def _move(self, old: EdgeConnection, grace: int) -> None:
         """Dial for a new session, because the edge leaves: its successor or another edge takes it, while the
         visitors in flight finish with the old one."""
         has_lasted = self._settle()
         while not self._down.is_set():
             # Not all clients at the same moment.
             await self._schedule.pause(self._schedule.next_wait(), self._down)
-            call = await self._dialler.dial_beside(self._down, URGENT, self._down.is_set)
-            if call is None:
+            connection = await self._dialer.dial_beside(self._down, URGENT_DIAL_TIMEOUT, self._down.is_set)
+            if connection is None:
                 continue
             try:
-                await self._rely_on(call)
+                await self._rely_on(connection)
             except Error as error:
                 logger.info("%s", error)
                 continue
-            self._leaving.add(old, grace)
+            self._draining.add(old, grace)
             return
         if has_lasted:
             # It is gone, and who follows may be there already: that nobody answered before does not count.
             self._schedule.reset()
 
-    async def _rely_on(self, call: EdgeSession) -> None:
-        """Carry the session with this call. Raises the Error with which it has ended meanwhile; it is hung up
+    async def _rely_on(self, connection: EdgeConnection) -> None:
+        """Carry the session on this connection. Raises the Error with which it has ended meanwhile; it is closed
         then."""
         try:
-            call.adopt()
+            connection.adopt()
         except Error:
-            self._keeping.call_failed(call)
-            await call.hang_up()
+            self._resumable.connection_failed(connection)
+            await connection.close()
             raise
-        self._connected_to(call)
+        self._connected_to(connection)
 
-    def _connected_to(self, call: EdgeSession) -> None:
-        self._call = call
-        self._grace = call.grace
-        self._stir.set()
+    def _connected_to(self, connection: EdgeConnection) -> None:
+        self._connection = connection
+        self._grace = connection.grace
+        self._wake.set()
         self._schedule.session_began()
-        if self._watch is not None:
-            self._watch.towards(call.address)
-        if not call.is_resumed:
-            self._keeping.give_up()
-            self.turns.reconnected += self._was_connected
+        if self._network is not None:
+            self._network.towards(connection.address)
+        if not connection.is_resumed:
+            self._resumable.give_up()
+            self.counters.reconnected += self._was_connected
         self._was_connected = True
-        kept = self._keeping.hand_over()
+        kept = self._resumable.hand_over()
         self._down.clear()
         self._up.set()
         if kept is not None:
-            self.turns.resumed += 1
+            self.counters.resumed += 1
             self._machine.enter(ConnectionState.RESUMING, "The edge is back; both sides say how far they got.")
             self._observe("resumed", f"{kept.streams} visitors go on where they were.")
-        if call.is_usable:
-            self.call_usable(call)
-        self.leases.ask_again(call.session, is_kept=kept is not None)
+        if connection.is_usable:
+            self.connection_usable(connection)
+        self.leases.ask_again(connection.session, is_kept=kept is not None)
 
     async def _hang_up(self) -> None:
-        call, self._call = self._call, None
+        connection, self._connection = self._connection, None
         self._up.clear()
-        if self._keeping.session is None:
+        if self._resumable.session is None:
             for lease in self.leases:
                 # The edge closes the port with the session, so nobody has to wait for it to say so.
                 lease.is_unbound()
-        if call is not None:
-            await call.hang_up()
+        if connection is not None:
+            await connection.close()
 
     def _fail(self, error: Error) -> None:
         self.failure = error
-        self._keeping.give_up()
+        self._resumable.give_up()
         is_refused = isinstance(error, AuthError)
         self._machine.enter(ConnectionState.REFUSED if is_refused else ConnectionState.FAILED, str(error))
         self.leases.end(error)
@@ -364,71 +364,71 @@ class ConnectionManager:
 
     def _network_changed(self, change: Change) -> None:
         self._schedule.network_changed()
-        call = self._call
-        if call is None:
+        connection = self._connection
+        if connection is None:
             return
         logger.info("%s", change.value)
         if change is Change.STIRRED:
-            call.ask()
+            connection.ask()
             return
         if change is Change.SLEPT:
-            call.doubt(SUSPICION)  # the edge may have given the link up long ago
-        for each in (call, *self._leaving):
+            connection.doubt(SUSPECT_AFTER)  # the edge may have given the link up long ago
+        for each in (connection, *self._draining):
             each.rebind()
-        self.turns.migrated += 1
+        self.counters.migrated += 1
         self._machine.enter(ConnectionState.MIGRATING, f"{change.value.capitalize()}; the connection moves on.")
-        self._stir.set()
+        self._wake.set()
 
-    # From the edge session (edge_session.CallEvents).
+    # From the edge session (edge_session.ConnectionEvents).
 
     @property
     def is_closed(self) -> bool:
         """True after :meth:`close`."""
         return self._machine.state is ConnectionState.CLOSED
 
-    def call_secret(self, call: EdgeSession) -> bytes | None:
+    def connection_secret(self, connection: EdgeConnection) -> bytes | None:
         """Return the secret of a session that waits for a link."""
-        return self._keeping.secret_for(call)
+        return self._resumable.secret_for(connection)
 
-    def call_failed(self, call: EdgeSession) -> None:
-        """Let another call show the secret."""
-        self._keeping.call_failed(call)
+    def connection_failed(self, connection: EdgeConnection) -> None:
+        """Let another connection show the secret."""
+        self._resumable.connection_failed(connection)
 
-    def call_resumed(self, call: EdgeSession) -> Session:
-        """Return the session that goes on with the link of this call."""
-        return self._keeping.session_for(call)
+    def connection_resumed(self, connection: EdgeConnection) -> Session:
+        """Return the session that goes on with the link of this connection."""
+        return self._resumable.session_for(connection)
 
-    def call_usable(self, call: EdgeSession) -> None:
+    def connection_usable(self, connection: EdgeConnection) -> None:
         """Note that the edge carries visitors."""
-        if call is self._call:
+        if connection is self._connection:
             self._machine.enter(ConnectionState.CONNECTED, f"Connected to the edge at {self._config.edge}.")
 
-    def call_away(self, call: EdgeSession, closed: Closed) -> bool:
+    def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
         """Return True if the session waits for another link."""
-        if call is not self._call or not self._keeping.keep(call, closed):
+        if connection is not self._connection or not self._resumable.keep(connection, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
-                      f"{call.session.streams} visitors wait for it to come back.")  # fmt: skip
+                      f"{connection.session.streams} visitors wait for it to come back.")  # fmt: skip
         self._lost()
         return True
 
-    def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
+    def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
         """Take in a GoAway; pass on what is about leases."""
         if isinstance(message, GoAway):
-            if call is self._call:
+            if connection is self._connection:
                 self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
                 self._grace = message.grace
-                self._stir.set()
+                self._wake.set()
         else:
             self.leases.message(message)
 
-    def call_stream(self, stream: Stream) -> None:
+    def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor."""
-        self.visits.come(stream)
+        self.visitors.come(stream)
 
-    def call_ended(self, call: EdgeSession, error: Error) -> None:
+    def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
         """Note that the session is over; give up if the error stays."""
-        if call is self._call:
+        if connection is self._connection:
             self._observe("warning", str(error))
             self._lost()
             if not error.temporary:
@@ -436,7 +436,7 @@ class ConnectionManager:
 
     def _lost(self) -> None:
         self._down.set()
-        self._stir.set()
+        self._wake.set()
 
     # Leases.
 
@@ -447,14 +447,14 @@ class ConnectionManager:
             lease.answer.exception()  # seen: the caller gets it
         self._give_back(lease)
         # A session that waits for a link may hold what was given back: it is dialled for until the edge knows.
-        is_idle = self._call is None and self._keeping.session is None and not self.leases
-        if is_idle and self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
+        is_idle = self._connection is None and self._resumable.session is None and not self.leases
+        if is_idle and self._keep_task is not None:
+            self._keep_task.cancel()
+            await asyncio.wait([self._keep_task])
 
     async def _unbind(self, lease: HeldLease) -> None:
         self._give_back(lease)
-        if self._call is None:
+        if self._connection is None:
             return
         lease.unbound = asyncio.get_running_loop().create_future()
         with contextlib.suppress(TimeoutError):  # the edge closes the port with the session at the latest
@@ -462,5 +462,5 @@ class ConnectionManager:
                 await lease.unbound
 
     def _give_back(self, lease: HeldLease) -> None:
-        session = None if self._call is None else self._call.session
-        self.leases.give_back(lease, session, is_kept=self._keeping.session is not None)
+        session = None if self._connection is None else self._connection.session
+        self.leases.give_back(lease, session, is_kept=self._resumable.session is not None)

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOOK: Final = 1.0
+CHECK_INTERVAL: Final = 1.0
 """Seconds between looks."""
 JUMP: Final = 5.0
 """Seconds beyond the time between two looks that count as sleep: longer than a busy machine keeps a process
 waiting."""
-CALM: Final = 0.02
+SETTLE_TIME: Final = 0.02
 """Seconds between two looks because of what the system reports: containers that come and go beside this one make
 it report a lot, and one change is several messages."""
 READ: Final = 64 * 1024
@@ -64,7 +64,7 @@ def source_address(peer: Address) -> str | None:
         return None
 
 
-class NetworkWatch:
+class NetworkMonitor:
     """Calls ``changed`` on the running loop, until :meth:`close`."""
 
     def __init__(
@@ -90,7 +90,7 @@ class NetworkWatch:
             except NotImplementedError:
                 self._netlink.close()
                 self._netlink = None
-        self._timer = self._loop.call_later(LOOK, self._look)
+        self._timer = self._loop.call_later(CHECK_INTERVAL, self._check)
 
     def towards(self, peer: Address) -> None:
         """This is the edge now; with which address it is reached from here is remembered."""
@@ -107,10 +107,10 @@ class NetworkWatch:
             self._netlink.close()
             self._netlink = None
 
-    def _look(self) -> None:
-        self._timer = self._loop.call_later(LOOK, self._look)
+    def _check(self) -> None:
+        self._timer = self._loop.call_later(CHECK_INTERVAL, self._check)
         now = self._clock()
-        slept, self._looked_at = now - self._looked_at > LOOK + JUMP, now
+        slept, self._looked_at = now - self._looked_at > CHECK_INTERVAL + JUMP, now
         if self._has_moved():
             self._changed(Change.MOVED)
         elif slept:
@@ -139,15 +139,15 @@ class NetworkWatch:
             self._react()
 
     def _react(self) -> None:
-        self._reaction = self._loop.call_later(CALM, self._calm)
+        self._reaction = self._loop.call_later(SETTLE_TIME, self._settled)
         now = self._loop.time()
         if self._has_moved():
             self._changed(Change.MOVED)
-        elif now >= self._stirred_at + LOOK:
+        elif now >= self._stirred_at + CHECK_INTERVAL:
             self._stirred_at = now
             self._changed(Change.STIRRED)
 
-    def _calm(self) -> None:
+    def _settled(self) -> None:
         self._reaction = None
         if self._has_moved():  # by what was reported meanwhile
             self._changed(Change.MOVED)

@@ -14,7 +14,7 @@ from quictunnel.transport.engine import LOST, CloseCause, Closed
 from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
-    from quictunnel.connection.edge_session import EdgeSession
+    from quictunnel.connection.edge_connection import EdgeConnection
     from quictunnel.transport.session import Session
 
 
@@ -37,26 +37,26 @@ class ResumableSession:
         self.session: Session | None = None
         """The session without a link."""
         self._secret = b""
-        self._shown_by: EdgeSession | None = None
-        """The one call that shows the secret: two would take the session from each other."""
+        self._shown_by: EdgeConnection | None = None
+        """The one connection that presents the secret: two would take the session from each other."""
         self._was_shown = False
         """The edge may have taken the session to another link at any time since, whether we heard of it or not."""
         self._hold = 0
         """Seconds for which the edge keeps it without a link."""
         self._expiry: asyncio.TimerHandle | None = None
         self._is_overdue = False
-        """The hold ended while a call showed the secret: the session ends unless that call brings it a link."""
+        """True if the hold ended while a connection presented the secret: without that one the session ends."""
 
-    def keep(self, call: EdgeSession, closed: Closed) -> bool:
-        """Return True if the session of this call, whose link was lost, waits for another."""
-        welcome = call.welcome
+    def keep(self, connection: EdgeConnection, closed: Closed) -> bool:
+        """Return True if the session of this connection, whose link was lost, waits for another."""
+        welcome = connection.welcome
         if welcome is None or not welcome.hold or not welcome.session:
             return False
         is_replaced = closed.cause is CloseCause.PEER and closed.code == SessionCode.REPLACED
         is_ours = is_replaced and (self._was_shown or welcome.version >= 2)
         if closed.cause not in LOST and not is_ours:
             return False
-        self.session, self._secret, self._hold = call.session, welcome.session, welcome.hold
+        self.session, self._secret, self._hold = connection.session, welcome.session, welcome.hold
         self._expire_later()
         return True
 
@@ -64,45 +64,46 @@ class ResumableSession:
         self._expiry = asyncio.get_running_loop().call_later(self._hold, self._expired)
 
     def _expired(self) -> None:
-        """End the session, unless a call has shown its secret: the session may have gone on with that call's link
-        already, and the call's own deadline ends the wait."""
+        """End the session, unless a connection has presented its secret: the session may have continued there, and
+        that one's own deadline ends the wait."""
         self._expiry = None
         if self._shown_by is None:
             self.give_up()
         else:
             self._is_overdue = True
 
-    def offer(self, call: EdgeSession) -> None:
-        """Let another call take over the session of this one, whose link looks sick."""
-        if call.welcome is not None and call.welcome.session:
-            self.session, self._secret, self._hold = call.session, call.welcome.session, call.welcome.hold
+    def offer(self, connection: EdgeConnection) -> None:
+        """Let another connection take over the session of this one, whose link looks sick."""
+        if connection.welcome is not None and connection.welcome.session:
+            welcome = connection.welcome
+            self.session, self._secret, self._hold = connection.session, welcome.session, welcome.hold
 
-    def secret_for(self, call: EdgeSession) -> bytes | None:
-        """Return what a call should show: nothing when no session waits, None when another call is ahead."""
+    def secret_for(self, connection: EdgeConnection) -> bytes | None:
+        """Return the secret for a connection to present: empty without a session, None when another one has it."""
         if self.session is None:
             return b""
         if self._shown_by is not None:
             return None
-        self._shown_by = call
+        self._shown_by = connection
         self._was_shown = True
         return self._secret
 
     @property
     def is_shown(self) -> bool:
-        """Return True if a call has shown the secret and its end is not known yet. It must not be given up for a
-        link that seems to be well: the edge may have left that one already."""
+        """Return True if a connection has presented the secret and its outcome is unknown. It must not be given up
+        for a link that seems to be well: the edge may have left that one already."""
         return self._shown_by is not None
 
-    def session_for(self, call: EdgeSession) -> Session:
-        """Return the session whose secret this call has shown: the edge goes on with it. Raises ProtocolError."""
-        if self.session is None or call is not self._shown_by:
+    def session_for(self, connection: EdgeConnection) -> Session:
+        """Return the session whose secret this connection has presented. Raises ProtocolError if there is none."""
+        if self.session is None or connection is not self._shown_by:
             raise ProtocolError("a session goes on that was not asked for")
         return self.session
 
-    def call_failed(self, call: EdgeSession) -> None:
-        """Let another call show the secret, if time is left. The session may have left an older link for this
-        call's."""
-        if self._shown_by is call:
+    def connection_failed(self, connection: EdgeConnection) -> None:
+        """Let another connection present the secret, if time is left. The session may have left an older link for
+        this one."""
+        if self._shown_by is connection:
             self._shown_by = None
             if self._is_overdue:
                 self.give_up()

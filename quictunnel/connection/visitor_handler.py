@@ -93,7 +93,7 @@ class VisitorHandler:
 
     @staticmethod
     def _refuse(stream: Stream, lease: HeldLease, failure: DialFailure) -> None:
-        if lease.wish.pool:
+        if lease.options.pool:
             stream.abort(failure.code)  # the edge has others to ask
         elif not stream.is_over:
             BadGateway(stream, lease.origin.port, failure)

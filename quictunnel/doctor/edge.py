@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_session import EdgeSession, resolve
+from quictunnel.connection.edge_connection import EdgeConnection, resolve
 from quictunnel.doctor.result import Finding, fail, ok, warn
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError, Error
 from quictunnel.shared.address import format_address
@@ -240,14 +240,14 @@ def _accepted(welcome: Welcome) -> Finding:
 
 
 async def _greet(config: ClientConfig, address: Address) -> Welcome:
-    call = EdgeSession(config, _NoEvents(), address)
+    connection = EdgeConnection(config, _NoEvents(), address)
     async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-        await call.greet()
+        await connection.greet()
     try:
-        assert call.welcome is not None, "greeted"
-        return call.welcome
+        assert connection.welcome is not None, "greeted"
+        return connection.welcome
     finally:
-        await call.hang_up()
+        await connection.close()
 
 
 class _NoEvents:
@@ -255,22 +255,22 @@ class _NoEvents:
 
     is_closed = False
 
-    def call_message(self, call: EdgeSession, message: AnyMessage) -> None: ...
+    def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None: ...
 
-    def call_stream(self, stream: Stream) -> None:
+    def connection_stream(self, stream: Stream) -> None:
         stream.abort(StreamCode.UNKNOWN_LEASE)
 
-    def call_secret(self, _call: EdgeSession) -> bytes:
+    def connection_secret(self, _connection: EdgeConnection) -> bytes:
         return b""
 
-    def call_failed(self, call: EdgeSession) -> None: ...
+    def connection_failed(self, connection: EdgeConnection) -> None: ...
 
-    def call_resumed(self, call: EdgeSession) -> Session:
-        return call.session  # never called: the Hello names no session
+    def connection_resumed(self, connection: EdgeConnection) -> Session:
+        return connection.session  # never called: the Hello names no session
 
-    def call_usable(self, call: EdgeSession) -> None: ...
+    def connection_usable(self, connection: EdgeConnection) -> None: ...
 
-    def call_away(self, _call: EdgeSession, _closed: Closed) -> bool:
+    def connection_away(self, _connection: EdgeConnection, _closed: Closed) -> bool:
         return False
 
-    def call_ended(self, call: EdgeSession, error: Error) -> None: ...
+    def connection_ended(self, connection: EdgeConnection, error: Error) -> None: ...

@@ -103,9 +103,9 @@ class EmbeddedStage(Stage):
 
     @property
     def client_session(self) -> Any:
-        assert self.client._uplink is not None
-        assert self.client._uplink._call is not None
-        return self.client._uplink._call.session
+        assert self.client._manager is not None
+        assert self.client._manager._connection is not None
+        return self.client._manager._connection.session
 
     def baseline(self) -> Any:
         gc.collect()

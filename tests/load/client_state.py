@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 
-async def held_by(uplink: ConnectionManager) -> dict[str, int]:
+async def held_by(manager: ConnectionManager) -> dict[str, int]:
     """Count it. On the loop of the client."""
     held = {
-        "visitors": uplink.visits.now,
-        "origins dialled": len(uplink.visits._dialling),
-        "dial queue": sum(len(lease.dial_queue) for lease in uplink.leases),
+        "visitors": manager.visitors.now,
+        "origins dialled": len(manager.visitors._dialling),
+        "dial queue": sum(len(lease.dial_queue) for lease in manager.leases),
         "tasks": len(asyncio.all_tasks()) - 1,  # without this one
     }
-    session = uplink._call.session if uplink._call is not None else uplink._keeping.session
+    session = manager._connection.session if manager._connection is not None else manager._resumable.session
     if session is not None:
         held |= {
             "streams": session.streams,

@@ -23,8 +23,8 @@ def answer(listener: socket.socket) -> None:
     while True:
         sock, _ = listener.accept()
         with sock:
-            uplinks = [each for each in gc.get_objects() if type(each) is ConnectionManager]
-            held = [event_loop.shared().call(held_by(uplink)) for uplink in uplinks]
+            managers = [each for each in gc.get_objects() if type(each) is ConnectionManager]
+            held = [event_loop.shared().call(held_by(manager)) for manager in managers]
             sock.sendall(json.dumps(held).encode())
 
 

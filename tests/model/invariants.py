@@ -34,7 +34,7 @@ def check_step(world: World) -> None:
         if stream is not None and not stream.is_over and not stream._sender.room:
             world.reached["a visitor waits for credit"] += 1
     for program in world.programs:
-        state = program.uplink.state
+        state = program.manager.state
         if program.state == "running" and state in ("failed", "refused") and not program.may_fail:
             if not world.is_superseded(program):
                 world.fail("a program gave up without a cause", f"{program}: {program.events[-3:]}")
@@ -85,27 +85,27 @@ def _check_resets(world: World, visitor: Visitor) -> None:
 def check_rest(world: World) -> None:
     """Both sides of a session know the same streams when nothing is under way between them."""
     for program in world.programs:
-        call = program.uplink._call
+        connection = program.manager._connection
         if (
-            call is None
-            or call.welcome is None
-            or not world.network.is_well(call)
-            or call.session.is_awaiting_standing
+            connection is None
+            or connection.welcome is None
+            or not world.network.is_well(connection)
+            or connection.session.is_awaiting_standing
         ):
             continue
-        guest = world.guest_of(call)
+        guest = world.guest_of(connection)
         if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_standing:
             continue
-        if not world.network.is_at_rest(call, guest):
+        if not world.network.is_at_rest(connection, guest):
             continue
         world.reached["a session at rest"] += 1
-        ours, theirs = set(call.session._streams), set(guest.session._streams)
+        ours, theirs = set(connection.session._streams), set(guest.session._streams)
         if ours - theirs:
             world.fail("a stream that only the client knows", f"{program}: {ours - theirs}")
         if theirs - ours and not guest.session._exchange._to_open:
             world.fail("a stream that only the edge knows", f"{program}: {theirs - ours}")
-        if call.session.skipped_numbers:
-            world.fail("numbers that will never be seen", f"{program}: {call.session._numbers._skipped}")
+        if connection.session.skipped_numbers:
+            world.fail("numbers that will never be seen", f"{program}: {connection.session._numbers._skipped}")
     _check_ports(world)
 
 
@@ -148,35 +148,37 @@ def settle(world: World) -> None:
     _run(world, all_over, "a visitor that does not end")
     _run(world, lambda: not _left(world), "something that is left", show=lambda: _left(world))
     for program in world.programs:
-        is_suspect = program.state == "running" and program.uplink.state == "suspect"
+        is_suspect = program.state == "running" and program.manager.state == "suspect"
         if is_suspect and program.error is None:
             world.fail("a link that is well is called suspect", f"{program}")
     _end(world)
 
 
 def _is_up(world: World, program: Program) -> bool:
-    if program.state != "running" or program.uplink.state in ("failed", "refused"):
+    if program.state != "running" or program.manager.state in ("failed", "refused"):
         return True
     if world.is_revoked(program.ticket) and program.error is None:
         return False
     if not program._task.done():
         return False
-    call = program.uplink._call
+    connection = program.manager._connection
     if program.error is not None:
         # It wants no name any more, and gives back the one that it had.
-        return program.uplink._keeping.session is None and (call is None or world.network.is_well(call))
-    if call is None or call.welcome is None or not world.network.is_well(call):
+        return program.manager._resumable.session is None and (
+            connection is None or world.network.is_well(connection)
+        )
+    if connection is None or connection.welcome is None or not world.network.is_well(connection):
         return False
-    guest = world.guest_of(call)
+    guest = world.guest_of(connection)
     if guest is not None and (world.edge is None or guest not in world.edge.guests_ever):
         return False
     if guest is None or guest.session.is_away or guest.session.is_awaiting_standing:
         return False
     return (
-        program.uplink.state in ("connected", "migrating", "suspect")
-        and not call.session.link.is_down
-        and not call.session.is_awaiting_standing
-        and program.uplink._grace is None
+        program.manager.state in ("connected", "migrating", "suspect")
+        and not connection.session.link.is_down
+        and not connection.session.is_awaiting_standing
+        and program.manager._grace is None
     )
 
 
@@ -236,7 +238,7 @@ def _check_pool(world: World, ticket: Ticket) -> None:
     for program in world.programs:
         if program.ticket is not ticket or program.state != "running" or program.may_fail or program.is_released:
             continue
-        guest = None if program.uplink._call is None else world.guest_of(program.uplink._call)
+        guest = None if program.manager._connection is None else world.guest_of(program.manager._connection)
         if program.has_held and (guest is None or guest.session not in sessions):
             world.fail(
                 "one of a pool that no visitor reaches", f"{program} ({program.events[-4:]}), {ticket.host}"
@@ -251,11 +253,11 @@ def _check_given_up(world: World) -> None:
         if program is None or program.state != "running" or guest.is_over or guest.digest in world.dead:
             continue  # also where the client has ended a session that the edge still holds
         for lease in guest.holdings:
-            if program.uplink.leases.get(lease.number) is None:
+            if program.manager.leases.get(lease.number) is None:
                 world.fail("a name that its program gave up", f"{lease.name} of {program}")
-        call = program.uplink._call
-        if call is not None and call.welcome is not None and world.guest_of(call) is guest:
-            for held in program.uplink.leases:
+        connection = program.manager._connection
+        if connection is not None and connection.welcome is not None and world.guest_of(connection) is guest:
+            for held in program.manager.leases:
                 is_had = held.asked and held.answered and not held.is_given_back
                 if is_had and not guest.holdings.is_held(held.number) and not program.was_told:
                     world.fail(
@@ -298,7 +300,7 @@ def _server_of(world: World, ticket: Ticket) -> Program | None:
         holder = _holder(world, ticket) or _newest(world, ticket)
         programs = [] if holder is None else [holder]
     for program in programs:
-        is_there = program.state == "running" and program.uplink.state in ("connected", "suspect")
+        is_there = program.state == "running" and program.manager.state in ("connected", "suspect")
         if is_there and program.has_held and not program.may_fail and not program.is_released:
             return program
     return None
@@ -310,8 +312,12 @@ def _wait_for_pool(world: World, ticket: Ticket) -> None:
     lease = world.edge.find(ticket.host) if ticket.host else None
     if lease is None or lease.pool is None:
         return
-    calls = [program.uplink._call for program in world.programs if program.state == "running"]
-    guests = [world.guest_of(call) for call in calls if call is not None and call.welcome is not None]
+    connections = [program.manager._connection for program in world.programs if program.state == "running"]
+    guests = [
+        world.guest_of(connection)
+        for connection in connections
+        if connection is not None and connection.welcome is not None
+    ]
     sessions = [guest.session for guest in guests if guest is not None]
     for _ in range(SERVED_WITHIN):
         if all(member.session in sessions or not _is_well(world, member) for member in lease.pool.members):
@@ -367,8 +373,8 @@ def _left(world: World) -> list[str]:
     for program in world.programs:
         if program.session is not None and program.state == "running":
             found += _left_in(program.session, f"{program}")
-        if program.uplink.visits.now:
-            found.append(f"{program}: {program.uplink.visits.now} visits")
+        if program.manager.visitors.now:
+            found.append(f"{program}: {program.manager.visitors.now} visits")
     for edge in world.edges:
         for session in edge.sessions():
             found += _left_in(session, f"edge {edge.number} ({edge.state})")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import quictunnel.connection.dialer
-import quictunnel.connection.edge_session
+import quictunnel.connection.edge_connection
 import quictunnel.connection.manager
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.transport import tcp
-from tests.model.program import WatchedCall
+from tests.model.program import WatchedConnection
 
 if TYPE_CHECKING:
     import random
@@ -72,11 +72,11 @@ class Network:
 
     # For rules and invariants.
 
-    def is_well(self, call: Any) -> bool:
-        """Return True if the call's link carries, and its edge is there."""
+    def is_well(self, connection: Any) -> bool:
+        """Return True if the connection's link carries, and its edge is there."""
         raise NotImplementedError
 
-    def is_at_rest(self, call: Any, guest: Any) -> bool:
+    def is_at_rest(self, connection: Any, guest: Any) -> bool:
         """Return True if both sides are on one link, on which nothing is under way."""
         raise NotImplementedError
 
@@ -115,9 +115,9 @@ class Network:
             def patch(target: Any, name: str, value: Any) -> None:
                 stack.enter_context(mock.patch.object(target, name, value))
 
-            patch(quictunnel.connection.edge_session, "UdpSocket", self.sockets())
+            patch(quictunnel.connection.edge_connection, "UdpSocket", self.sockets())
             patch(
-                quictunnel.connection.edge_session,
+                quictunnel.connection.edge_connection,
                 "create_engine",
                 lambda settings, name: network.client_engine(settings),
             )
@@ -125,8 +125,8 @@ class Network:
             patch(quictunnel.connection.manager, "resolve", resolve)
             patch(quictunnel.connection.dialer, "silence", silence)
             patch(quictunnel.connection.manager, "silence", silence)
-            patch(quictunnel.connection.dialer, "EdgeSession", WatchedCall)
-            patch(quictunnel.connection.manager, "NetworkWatch", NoWatch)
+            patch(quictunnel.connection.dialer, "EdgeConnection", WatchedConnection)
+            patch(quictunnel.connection.manager, "NetworkMonitor", NoWatch)
             patch(tcp, "is_gone", lambda transport: transport.is_gone)
             patch(time, "monotonic", self.loop.time)
             yield

@@ -1,4 +1,4 @@
-"""A program that forwards a port: the client's real uplink, with an origin whose connections the world makes."""
+"""A program that forwards a port: the client's real manager, with an origin whose connections the world makes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING, Any, Final
 
 from quictunnel.config.client_config import ClientConfig, Secret
-from quictunnel.connection.edge_session import EdgeSession
+from quictunnel.connection.edge_connection import EdgeConnection
 from quictunnel.connection.manager import BIND_TIMEOUT, DRAIN_GRACE, ConnectionManager
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.errors import Error
@@ -92,13 +92,13 @@ class ModelOrigin(Origin):
             dials.remove(dial)
 
 
-class WatchedCall(EdgeSession):
+class WatchedConnection(EdgeConnection):
     """A call whose session's end the world hears of."""
 
     def __init__(self, config: ClientConfig, events: WatchedUplink, address: Address) -> None:
         super().__init__(config, events, address)
         self.program = events.program
-        self.program.calls.append(self)
+        self.program.connections.append(self)
         self.was_current = False
         """It has carried the program's session."""
         self.away_at: float | None = None
@@ -122,28 +122,28 @@ class WatchedCall(EdgeSession):
         super().session_resumed()
 
     def session_down(self, closed: Closed) -> None:
-        self.program.world.call_ended(self, closed)
+        self.program.world.connection_ended(self, closed)
         super().session_down(closed)
 
 
 class WatchedUplink(ConnectionManager):
-    """An uplink that knows whose it is."""
+    """An manager that knows whose it is."""
 
     def __init__(self, program: Program, config: ClientConfig) -> None:
         super().__init__(config, program.observe)
         self.program = program
 
-    def _connected_to(self, call: EdgeSession) -> None:
-        assert isinstance(call, WatchedCall)
-        call.was_current = True
-        if tuple(self._leaving):
+    def _connected_to(self, connection: EdgeConnection) -> None:
+        assert isinstance(connection, WatchedConnection)
+        connection.was_current = True
+        if tuple(self._draining):
             self.program.world.reach("an old session beside its successor")
-        super()._connected_to(call)
+        super()._connected_to(connection)
 
-    async def _relieve(self, sick: EdgeSession) -> None:
+    async def _relieve(self, sick: EdgeConnection) -> None:
         self.program.world.reach("a second link is dialled beside a sick one")
         await super()._relieve(sick)
-        if self._call is sick and not self._down.is_set():
+        if self._connection is sick and not self._down.is_set():
             self.program.world.reach("the first of two links came back")
 
 
@@ -154,7 +154,7 @@ class Program:
         self.world = world
         self.number = number
         self.ticket = ticket
-        self.calls: list[WatchedCall] = []
+        self.connections: list[WatchedConnection] = []
         self.events: list[tuple[float, str, str]] = []
         self.state = "running"
         """``closing`` when it was told to end, ``killed``, or ``ended`` when nothing of it is left."""
@@ -173,13 +173,13 @@ class Program:
         """The script has given it a reason to end for good."""
         self.is_gone = False
         config = ClientConfig(edge=world.network.edge_name, token=Secret(ticket.token), ca=authority)
-        self.uplink = WatchedUplink(self, config)
-        self.uplink._schedule.random = random.Random(f"{world.seed} program {number}")
+        self.manager = WatchedUplink(self, config)
+        self.manager._schedule.random = random.Random(f"{world.seed} program {number}")
         self._lease: HeldLease | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:
-        return f"program {self.number} ({self.state}, {self.uplink.state})"
+        return f"program {self.number} ({self.state}, {self.manager.state})"
 
     def observe(self, kind: str, message: str) -> None:
         self.events.append((self.world.loop.time(), kind, message))
@@ -208,7 +208,7 @@ class Program:
 
     async def _run(self) -> None:
         ticket = self.ticket
-        wish = ForwardOptions(
+        options = ForwardOptions(
             port=8000 + self.number,
             name=ticket.name,
             tls="passthrough",
@@ -217,7 +217,7 @@ class Program:
         )
         file: Any = ticket if ticket.name is None else None
         try:
-            lease = await self.uplink.bind(wish, file, ModelOrigin(self, wish.port))
+            lease = await self.manager.bind(options, file, ModelOrigin(self, options.port))
             self._lease = lease
             self.ticket.host = lease.answer.result().host
             self.has_held, self.is_released = True, False
@@ -247,16 +247,16 @@ class Program:
     @property
     def session(self) -> Session | None:
         """Return the session that serves the tunnel now or waits for a link."""
-        uplink = self.uplink
-        if uplink._call is not None:
-            return uplink._call.session
-        return uplink._keeping.session
+        manager = self.manager
+        if manager._connection is not None:
+            return manager._connection.session
+        return manager._resumable.session
 
     def sessions(self) -> list[Session]:
         """Return all sessions that were ever this program's, each once."""
         found: dict[int, Session] = {}
-        for call in self.calls:
-            found[id(call.session)] = call.session
+        for connection in self.connections:
+            found[id(connection.session)] = connection.session
         return list(found.values())
 
     @property
@@ -283,7 +283,7 @@ class Program:
     async def _release(self, *, then_bind: bool) -> None:
         assert self._lease is not None
         before = self.world.loop.time()
-        await self.uplink.release(self._lease)
+        await self.manager.release(self._lease)
         if self.world.loop.time() > before + RELEASE_TIMEOUT:
             self.world.fault_log.found.append(("a tunnel that takes too long to close", f"{self}"))
         self._lease = None
@@ -300,8 +300,8 @@ class Program:
     def kill(self) -> None:
         """Die without a word."""
         self.state = "killed"
-        for call in self.calls:
-            self.world.network.silence(call._endpoint)
+        for connection in self.connections:
+            self.world.network.silence(connection._endpoint)
         asyncio.get_running_loop().create_task(self._end())
 
     async def _end(self) -> None:
@@ -309,6 +309,6 @@ class Program:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
-        await self.uplink.close()
+        await self.manager.close()
         self.state = "killed" if was_killed else "ended"
         self.is_gone = True

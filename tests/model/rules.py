@@ -209,7 +209,7 @@ def move(world: World, a: int, b: int, c: int) -> bool:
         return False
     change = (Change.MOVED, Change.STIRRED, Change.SLEPT)[b % 3]
     world.reach(f"network: {change.name.lower()}")
-    world.loop.call(programs[a % len(programs)].uplink._network_changed, change)
+    world.loop.call(programs[a % len(programs)].manager._network_changed, change)
     return True
 
 

@@ -82,10 +82,10 @@ class Scenario:
 
     @staticmethod
     def link(program: Program) -> QuicLink:
-        """Return the link of a program's call."""
-        call = program.uplink._call
-        assert call is not None
-        end: Any = call._link.connection
+        """Return the link of a program's connection."""
+        connection = program.manager._connection
+        assert connection is not None
+        end: Any = connection._link.connection
         link: QuicLink = end.link
         return link
 

@@ -89,7 +89,7 @@ def test_an_older_program_that_was_away_does_not_take_its_name_back(stage: Scena
     newer = stage.program(older.ticket)
     stage.carry(1)
     stage.carry(1)
-    assert newer.uplink.state == "connected"
+    assert newer.manager.state == "connected"
     assert stage.served_now(newer)
 
 
@@ -97,11 +97,11 @@ def test_an_older_program_that_has_resumed_once_does_not_take_its_name_back(stag
     older = stage.program()
     stage.redial(older)
     stage.carry(1)
-    assert older.uplink.turns.resumed == 1
+    assert older.manager.counters.resumed == 1
     newer = stage.program(older.ticket)
     for _ in range(5):
         stage.carry(1)
-    assert (older.uplink.state, newer.uplink.state) == ("failed", "connected")
+    assert (older.manager.state, newer.manager.state) == ("failed", "connected")
     assert stage.served_now(newer)
 
 
@@ -125,7 +125,7 @@ def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(stage: Scenar
         for end in stage.network.links[-1].ends:
             for piece in end.pieces():
                 stage.call(end.deliver, piece)
-        if program.uplink.state == "connected":
+        if program.manager.state == "connected":
             break
     stage.loop.advance(11)
     assert isinstance(program.error, EdgeUnavailableError)
@@ -146,7 +146,7 @@ def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_fo
     link = stage.redial(program)
     assert link.server is not None
     stage.call(link.server.deliver, ("data", 0))
-    assert program.uplink.state == "connected"
+    assert program.manager.state == "connected"
     stage.lose(program)
     stage.carry(1)
     stage.carry(1)
@@ -193,11 +193,11 @@ def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scenario) -> Non
     program = stage.program()
     stage.link(program).is_paused = True
     stage.loop.advance(11)
-    assert program.uplink.state == "suspect"
+    assert program.manager.state == "suspect"
     stage.link(program).is_paused = False
     for _ in range(10):
         stage.carry(1)
-    assert program.uplink.state == "connected"
+    assert program.manager.state == "connected"
 
 
 def test_a_program_that_asks_anew_for_a_name_that_it_gave_back_is_the_newest(stage: Scenario) -> None:
@@ -285,7 +285,7 @@ def test_a_token_that_is_revoked_during_a_resume_ends_the_session(stage: Scenari
     stage.call(stage.world.revoke)
     for _ in range(6):
         stage.carry(1)
-    assert program.uplink.state == "refused"
+    assert program.manager.state == "refused"
     assert visitor.peer.was_reset
     edge = stage.world.edge
     assert edge is not None
@@ -306,7 +306,7 @@ def test_a_name_that_is_banned_during_a_resume_is_taken_away_alone(stage: Scenar
     for _ in range(6):
         stage.carry(1)
     assert program.has_lost
-    assert program.uplink.state == "connected"
+    assert program.manager.state == "connected"
     assert visitor.peer.was_reset
     edge = stage.world.edge
     assert edge is not None

@@ -20,7 +20,7 @@ from quictunnel.wire.codes import SessionCode
 from tests.model.edge import DOMAIN, HOLD, REFRESH, ModelEdge, WatchedGuest
 from tests.model.fault_log import FaultLog
 from tests.model.ports import ListeningPorts
-from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedCall
+from tests.model.program import LOST_TO_OLDER, Dial, Program, Ticket, WatchedConnection
 from tests.model.stores import SECOND_TOKEN, ClaimStore, TokenStore
 from tests.model.tcp import BrokenError, Peer, TcpPipe
 from tests.model.visitor import CLOSED, REFUSED_BY_SERVICE, WITHDRAWN, Visitor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from edge_server.tunnels.lease import Lease
-    from quictunnel.connection.edge_session import EdgeSession
+    from quictunnel.connection.edge_connection import EdgeConnection
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
@@ -310,39 +310,39 @@ class World:
             return "its token was revoked"
         return "away for too long" if self._was_away_too_long(closed, guest.away_at) else None
 
-    def call_ended(self, call: WatchedCall, closed: Closed) -> None:
+    def connection_ended(self, connection: WatchedConnection, closed: Closed) -> None:
         """A client's session is over."""
-        if call.welcome is None:
+        if connection.welcome is None:
             return
-        digest = hashlib.sha256(call.welcome.session).digest()
-        why = self._call_excuse(call, closed, digest)
+        digest = hashlib.sha256(connection.welcome.session).digest()
+        why = self._excuse_for(connection, closed, digest)
         if why is None:
-            self.fault_log.found.append((_unexplained(closed), f"at the client: {closed}, {call.program}"))
+            self.fault_log.found.append((_unexplained(closed), f"at the client: {closed}, {connection.program}"))
             why = "unexplained"
             self._may_fail(digest)
         self.dead.setdefault(digest, why)
-        self.note(f"session {digest.hex()[:6]} of {call.program}: {closed}")
+        self.note(f"session {digest.hex()[:6]} of {connection.program}: {closed}")
         self.reach(f"session over at the client: {why}")
         for visitor in self.visitors:
-            if visitor.client_session is call.session or (visitor.client_session is None and visitor.is_in):
+            if visitor.client_session is connection.session or (visitor.client_session is None and visitor.is_in):
                 visitor.may_be_reset(why)
 
-    def _call_excuse(self, call: WatchedCall, closed: Closed, digest: bytes) -> str | None:
+    def _excuse_for(self, connection: WatchedConnection, closed: Closed, digest: bytes) -> str | None:
         if digest in self.dead:
             return self.dead[digest]
-        program = call.program
+        program = connection.program
         if program.state != "running":
             return f"the program was {program.state}"
         for edge in self.edges:
             if edge.state != "serving" and any(guest.digest == digest for guest in edge.guests_ever):
                 return "the edge left"
-        if not call.was_current:
+        if not connection.was_current:
             return "a dial that was not needed"
         if closed.code == SessionCode.SUPERSEDED and self.is_superseded(program):
             return "a newer program has its ticket"
         if self.is_revoked(program.ticket):
             return "its token was revoked"
-        return "away for too long" if self._was_away_too_long(closed, call.away_at) else None
+        return "away for too long" if self._was_away_too_long(closed, connection.away_at) else None
 
     def _was_away_too_long(self, closed: Closed, since: float | None) -> bool:
         return closed.cause is CloseCause.TIMEOUT and since is not None and self.loop.time() >= since + HOLD - 1
@@ -412,8 +412,11 @@ class World:
     def program_of(self, digest: bytes) -> Program | None:
         """Return whose session that is, as far as its client has heard of it."""
         for program in self.programs:
-            for call in program.calls:
-                if call.welcome is not None and hashlib.sha256(call.welcome.session).digest() == digest:
+            for connection in program.connections:
+                if (
+                    connection.welcome is not None
+                    and hashlib.sha256(connection.welcome.session).digest() == digest
+                ):
                     return program
         return None
 
@@ -422,10 +425,10 @@ class World:
         guests = (guest for edge in self.edges for guest in edge.guests_ever if not guest.is_over)
         return [guest.session for guest in guests if self.program_of(guest.digest) is program]
 
-    def guest_of(self, call: EdgeSession) -> WatchedGuest | None:
+    def guest_of(self, connection: EdgeConnection) -> WatchedGuest | None:
         """Return the other side of a call's session."""
-        assert call.welcome is not None
-        digest = hashlib.sha256(call.welcome.session).digest()
+        assert connection.welcome is not None
+        digest = hashlib.sha256(connection.welcome.session).digest()
         guests = (guest for edge in self.edges for guest in edge.guests_ever)
         return next((guest for guest in guests if guest.digest == digest), None)
 

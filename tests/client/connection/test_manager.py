@@ -38,7 +38,7 @@ class Edge:
         self.dials.append(asyncio.get_running_loop().time())
         self.answered.set()
 
-        async def hang_up() -> None:
+        async def close() -> None:
             """Nothing is open."""
 
         return SimpleNamespace(
@@ -49,7 +49,7 @@ class Edge:
             silence=0.0,
             adopt=lambda: None,
             grace=None,
-            hang_up=hang_up,
+            close=close,
         )
 
     async def dial_beside(self, *_: object) -> None:
@@ -59,27 +59,27 @@ class Edge:
 @pytest.fixture
 async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[ConnectionManager, Edge]]:
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
-    uplink, edge = ConnectionManager(config, lambda *_: None), Edge()
-    uplink._dialler = edge  # type: ignore[assignment]
-    uplink._schedule.random = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
-    keeper = asyncio.create_task(uplink._keep())
-    yield uplink, edge
+    manager, edge = ConnectionManager(config, lambda *_: None), Edge()
+    manager._dialer = edge  # type: ignore[assignment]
+    manager._schedule.random = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
+    keeper = asyncio.create_task(manager._keep())
+    yield manager, edge
     keeper.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await keeper
 
 
-async def restart(uplink: ConnectionManager, edge: Edge, lasted: float) -> float:
+async def restart(manager: ConnectionManager, edge: Edge, lasted: float) -> float:
     """Of an edge that waits for its visitors before it ends; the seconds until its client dials the next."""
     await edge.answered.wait()
     edge.answered.clear()
     await asyncio.sleep(lasted)
-    call = uplink._call
-    assert call is not None
-    uplink.call_message(call, GoAway(30))
+    connection = manager._connection
+    assert connection is not None
+    manager.connection_message(connection, GoAway(30))
     await asyncio.sleep(DRAIN)
     ended = asyncio.get_running_loop().time()
-    uplink.call_ended(call, EdgeUnavailableError("it is gone"))
+    manager.connection_ended(connection, EdgeUnavailableError("it is gone"))
     await edge.answered.wait()
     return edge.dials[-1] - ended
 

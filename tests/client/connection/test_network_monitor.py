@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quictunnel.connection import network_monitor
-from quictunnel.connection.network_monitor import CALM, JUMP, LOOK, Change, NetworkWatch, source_address
+from quictunnel.connection.network_monitor import (
+    CHECK_INTERVAL,
+    JUMP,
+    SETTLE_TIME,
+    Change,
+    NetworkMonitor,
+    source_address,
+)
 from tests.netlab.lab import missing
 
 if TYPE_CHECKING:
@@ -34,8 +41,8 @@ class World:
     def clock(self) -> float:
         return self._loop.time() + self.slept
 
-    def watch(self) -> NetworkWatch:
-        watch = NetworkWatch(self.changes.append, clock=self.clock, source=lambda _: self.address)
+    def watch(self) -> NetworkMonitor:
+        watch = NetworkMonitor(self.changes.append, clock=self.clock, source=lambda _: self.address)
         watch.towards(EDGE)
         return watch
 
@@ -48,30 +55,30 @@ def world(virtual_time: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 async def test_another_address_is_noticed_within_a_second(world: World) -> None:
     watch = world.watch()
-    await asyncio.sleep(5 * LOOK)
+    await asyncio.sleep(5 * CHECK_INTERVAL)
     assert world.changes == []
     world.address = "10.0.0.2"
-    await asyncio.sleep(LOOK)
+    await asyncio.sleep(CHECK_INTERVAL)
     assert world.changes == [Change.MOVED]
-    await asyncio.sleep(5 * LOOK)
+    await asyncio.sleep(5 * CHECK_INTERVAL)
     assert world.changes == [Change.MOVED]
     watch.close()
     world.address = "10.0.0.3"
-    await asyncio.sleep(5 * LOOK)
+    await asyncio.sleep(5 * CHECK_INTERVAL)
     assert world.changes == [Change.MOVED]
 
 
 async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(world: World) -> None:
     watch = world.watch()
     world.address = None
-    await asyncio.sleep(3 * LOOK)
+    await asyncio.sleep(3 * CHECK_INTERVAL)
     world.address = "10.0.0.1"
-    await asyncio.sleep(3 * LOOK)
+    await asyncio.sleep(3 * CHECK_INTERVAL)
     assert world.changes == []
     world.address = None
-    await asyncio.sleep(3 * LOOK)
+    await asyncio.sleep(3 * CHECK_INTERVAL)
     world.address = "10.0.0.9"
-    await asyncio.sleep(LOOK)
+    await asyncio.sleep(CHECK_INTERVAL)
     assert world.changes == [Change.MOVED]
     watch.close()
 
@@ -79,18 +86,18 @@ async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(worl
 async def test_sleep_is_noticed_and_a_busy_moment_is_not(world: World) -> None:
     watch = world.watch()
     world.slept += JUMP
-    await asyncio.sleep(2 * LOOK)
+    await asyncio.sleep(2 * CHECK_INTERVAL)
     assert world.changes == []
     world.slept += 3600
-    await asyncio.sleep(2 * LOOK)
+    await asyncio.sleep(2 * CHECK_INTERVAL)
     assert world.changes == [Change.SLEPT]
     watch.close()
 
 
 async def test_without_an_edge_there_is_nothing_to_move_from(world: World) -> None:
-    watch = NetworkWatch(world.changes.append, clock=world.clock, source=lambda _: world.address)
+    watch = NetworkMonitor(world.changes.append, clock=world.clock, source=lambda _: world.address)
     world.address = "10.0.0.2"
-    await asyncio.sleep(3 * LOOK)
+    await asyncio.sleep(3 * CHECK_INTERVAL)
     assert world.changes == []
     watch.close()
 
@@ -118,12 +125,12 @@ async def test_a_storm_of_reports_is_one_reaction_at_a_time(world: World) -> Non
         world.address = f"10.0.{number // 250}.{number % 250}"
         watch._reported()
     assert world.changes == [Change.MOVED]
-    await asyncio.sleep(CALM)  # what came meanwhile is looked at once more
+    await asyncio.sleep(SETTLE_TIME)  # what came meanwhile is looked at once more
     assert world.changes == [Change.MOVED] * 2
     for _ in range(10):
         netlink.said = [OSError("ENOBUFS")]
         watch._reported()
-        await asyncio.sleep(CALM)
+        await asyncio.sleep(SETTLE_TIME)
     assert world.changes[2:] == [Change.STIRRED]
     watch._netlink = None
     watch.close()
@@ -139,10 +146,10 @@ def test_linux_says_it_at_once() -> None:
     """In a namespace of its own: an address is added, and the watch tells."""
     program = (
         "import asyncio, subprocess, time\n"
-        "from quictunnel.connection.network_monitor import NetworkWatch, Change\n"
+        "from quictunnel.connection.network_monitor import NetworkMonitor, Change\n"
         "async def main():\n"
         "    seen = asyncio.Queue()\n"
-        "    watch = NetworkWatch(seen.put_nowait)\n"
+        "    watch = NetworkMonitor(seen.put_nowait)\n"
         "    assert watch._netlink is not None\n"
         "    begun = time.monotonic()\n"
         "    subprocess.run(['ip', 'link', 'set', 'lo', 'up'], check=True)\n"
@@ -157,4 +164,4 @@ def test_linux_says_it_at_once() -> None:
     )
     word, seconds = done.stdout.split()
     assert word == "STIRRED"
-    assert float(seconds) < LOOK / 2
+    assert float(seconds) < CHECK_INTERVAL / 2

@@ -17,7 +17,7 @@ from quictunnel.wire.control_state import Side
 from quictunnel.wire.messages import SECRET_SIZE, Welcome
 
 if TYPE_CHECKING:
-    from quictunnel.connection.edge_session import EdgeSession
+    from quictunnel.connection.edge_connection import EdgeConnection
     from tests.simnet.clock import VirtualLoop
 
 HOLD = 30
@@ -37,10 +37,10 @@ class Owner:
     def session_down(self, _: Closed) -> None:
         self.ends += 1
 
-    def call(self) -> EdgeSession:
+    def call(self) -> EdgeConnection:
         welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET_SIZE), False, HOLD, 0, 0)
-        call: Any = SimpleNamespace(session=self.session, welcome=welcome)
-        return call
+        connection: Any = SimpleNamespace(session=self.session, welcome=welcome)
+        return connection
 
 
 @pytest.fixture
@@ -65,46 +65,46 @@ async def test_a_session_that_gets_no_link_in_time_ends(kept: ResumableSession, 
 
 
 async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: ResumableSession, owner: Owner):
-    call = owner.call()
-    assert kept.secret_for(call) == bytes(SECRET_SIZE)
+    connection = owner.call()
+    assert kept.secret_for(connection) == bytes(SECRET_SIZE)
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
-    assert kept.session_for(call) is owner.session
+    assert kept.session_for(connection) is owner.session
     assert kept.hand_over() is owner.session
     assert not owner.ends
 
 
 async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: ResumableSession, owner: Owner):
     """The call went on with the session, its time ran out, and nobody relied on the call before it failed."""
-    call = owner.call()
-    kept.secret_for(call)
+    connection = owner.call()
+    kept.secret_for(connection)
     owner.session.is_away = False
     await asyncio.sleep(2 * HOLD)
     owner.session.link_down(LOST)
-    kept.call_failed(call)
+    kept.connection_failed(connection)
     assert owner.ends == 1
     assert kept.session is None
 
 
 async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: ResumableSession, owner: Owner):
-    call, next_call = owner.call(), owner.call()
-    kept.secret_for(call)
+    connection, next_call = owner.call(), owner.call()
+    kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)
-    kept.call_failed(call)
+    kept.connection_failed(connection)
     assert kept.secret_for(next_call) == b""
     with pytest.raises(ProtocolError):
         kept.session_for(next_call)
 
 
 async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: ResumableSession, owner: Owner):
-    call = owner.call()
-    kept.secret_for(call)
+    connection = owner.call()
+    kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)
     kept.hand_over()
     owner.session.link_down(LOST)
-    assert kept.keep(call, LOST)
-    kept.secret_for(call)
-    kept.call_failed(call)
+    assert kept.keep(connection, LOST)
+    kept.secret_for(connection)
+    kept.connection_failed(connection)
     assert not owner.ends
     await asyncio.sleep(HOLD + 1)
     assert owner.ends == 1

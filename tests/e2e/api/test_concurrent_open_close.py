@@ -17,7 +17,7 @@ from edge_server.auth import request_limit
 from edge_server.clients import session
 from edge_server.tunnels.bind import Bindings
 from quictunnel.client import Client
-from quictunnel.connection.edge_session import EdgeSession, resolve
+from quictunnel.connection.edge_connection import EdgeConnection, resolve
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.shared import event_loop
 from quictunnel.transport.engine import CloseCause, Closed
@@ -53,7 +53,7 @@ def is_open(address: tuple[str, int]) -> bool:
 
 def test_an_edge_that_leaves_as_it_greets_is_dialled_again(edge, client, monkeypatch):
     """The Welcome and the end in one batch of datagrams: both are told before whoever dialled wakes up."""
-    told = EdgeSession.session_message
+    told = EdgeConnection.session_message
     left = []
 
     def welcome_and_goodbye(self, message):
@@ -62,7 +62,7 @@ def test_an_edge_that_leaves_as_it_greets_is_dialled_again(edge, client, monkeyp
             left.append(self)
             self.session.link.closed(CloseCause.PEER, SessionCode.GOING_AWAY, "")
 
-    monkeypatch.setattr(EdgeSession, "session_message", welcome_and_goodbye)
+    monkeypatch.setattr(EdgeConnection, "session_message", welcome_and_goodbye)
     with quictunnel.forward(free_port(), client=client) as tunnel:
         assert tunnel.host
     assert left
@@ -177,7 +177,7 @@ def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge
             crowd.connect_ex(listener.getsockname())
         forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
         tunnel = stack.enter_context(forwarding)
-        visits = client.reach()[1].visits._dialling
+        visits = client.reach()[1].visitors._dialling
         visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
         eventually(lambda: len(visits) == len(visitors))
         for visitor in visitors:
@@ -192,7 +192,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
     async def dial():
         (address, *_) = await resolve(edge.client_config)
-        await EdgeSession(edge.client_config, Deaf(), address).greet()
+        await EdgeConnection(edge.client_config, Deaf(), address).greet()
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -210,24 +210,24 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
 
 class Deaf:
-    """Whom a call was made for, and who does not care (call.CallEvents)."""
+    """Whom a call was made for, and who does not care (connection.ConnectionEvents)."""
 
-    def call_message(self, call, message):
+    def connection_message(self, connection, message):
         pass
 
-    def call_stream(self, stream):
+    def connection_stream(self, stream):
         pass
 
-    def call_usable(self, call):
+    def connection_usable(self, connection):
         pass
 
-    def call_ended(self, call, error):
+    def connection_ended(self, connection, error):
         pass
 
-    def call_secret(self, call):
+    def connection_secret(self, connection):
         return b""
 
-    def call_away(self, call, closed):
+    def connection_away(self, connection, closed):
         return False
 
 
@@ -239,12 +239,12 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         async def bind_and_go():
             config = edge.client_config
             (address, *_) = await resolve(config)
-            call = EdgeSession(config, Deaf(), address)
-            await call.greet()
+            connection = EdgeConnection(config, Deaf(), address)
+            await connection.greet()
             (guest,) = edge.server._guests
             leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)
             port = await asyncio.wrap_future(leased)
-            await call.hang_up()
+            await connection.close()
             return port
 
         async def bind_and_die(guest):

@@ -11,7 +11,7 @@ import pytest
 import quictunnel.connection.dialer
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.connection.dialer import ADDRESS_STAGGER, Dialer
-from quictunnel.connection.edge_session import EdgeSession
+from quictunnel.connection.edge_connection import EdgeConnection
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import KIB, CloseCause, Limits
@@ -40,27 +40,27 @@ class Strangers:
     """An owner of calls that never had a session."""
 
     def __init__(self) -> None:
-        self.failed: list[EdgeSession] = []
+        self.failed: list[EdgeConnection] = []
 
-    def call_secret(self, _: EdgeSession) -> bytes:
+    def connection_secret(self, _: EdgeConnection) -> bytes:
         return b""
 
-    def call_failed(self, call: EdgeSession) -> None:
-        self.failed.append(call)
+    def connection_failed(self, connection: EdgeConnection) -> None:
+        self.failed.append(connection)
 
 
 async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
     tmp_path: Path, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ending = asyncio.Event()
-    real = EdgeSession.hang_up
+    real = EdgeConnection.close
 
-    async def hang_up(call: EdgeSession) -> None:
-        if call.address == silent.getsockname():
+    async def close(connection: EdgeConnection) -> None:
+        if connection.address == silent.getsockname():
             ending.set()
-        await real(call)
+        await real(connection)
 
-    monkeypatch.setattr(EdgeSession, "hang_up", hang_up)
+    monkeypatch.setattr(EdgeConnection, "close", close)
 
     def greet_late(served: ServedClient, _: Hello) -> None:
         greeting = Welcome(PROTOCOL_VERSION, WINDOW, 10, "late/1", b"", False, 0, 0, 0)
@@ -85,7 +85,7 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
         assert dial.cancelled()
         assert await served.end() == (CloseCause.PEER, SessionCode.DONE)
         # Else no other call might show the secret that this one has shown.
-        assert {call.address for call in strangers.failed} == {silent.getsockname(), config.address}
+        assert {connection.address for connection in strangers.failed} == {silent.getsockname(), config.address}
 
 
 async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(

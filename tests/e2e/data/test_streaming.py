@@ -38,7 +38,7 @@ async def websocket_origin():
         with contextlib.suppress(ConnectionClosedError):
             async for message in connection:
                 if message == "close":
-                    await connection.close(4001, "as you wish")
+                    await connection.close(4001, "as you options")
                 else:
                     await connection.send(message)
 
@@ -72,7 +72,7 @@ async def test_websocket_echo(edge, client):
         await visitor.send("close")
         with pytest.raises(ConnectionClosedError) as closed:
             await visitor.recv()
-        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you wish")
+        assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "as you options")
 
 
 async def test_many_websockets_at_once(edge, client):

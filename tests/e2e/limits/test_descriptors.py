@@ -123,9 +123,9 @@ def test_a_visitor_who_leaves_a_busy_origin_ends_the_dial(engines, kind):
             queued = stage.stack.enter_context(socket.socket())
             queued.setblocking(False)
             queued.connect_ex(busy.getsockname())
-        (lease,) = stage.client._uplink.visits._leases
+        (lease,) = stage.client._manager.visitors._leases
         lease.origin.port = busy.getsockname()[1]
-        visits = stage.client._uplink.visits
+        visits = stage.client._manager.visitors
         visitor = stage.visitor(kind)
         visitor.send(b"question")
         eventually(lambda: len(visits._dialling) == 1, "nobody is dialled")

@@ -11,8 +11,8 @@ import pytest
 
 import quictunnel
 from quictunnel.connection.dialer import Dialer
-from quictunnel.connection.edge_session import EdgeSession
-from quictunnel.connection.manager import SUSPICION
+from quictunnel.connection.edge_connection import EdgeConnection
+from quictunnel.connection.manager import SUSPECT_AFTER
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import PROTOCOL_VERSION, BindCode, SessionCode
 from quictunnel.wire.credit import INITIAL_WINDOW
@@ -112,14 +112,14 @@ async def listening_origin() -> AsyncIterator[int]:
 
 def make_the_link_look_sick(client: quictunnel.Client) -> None:
     """Have the client dial beside the link that it has."""
-    uplink, background = client._uplink, client._background
-    assert uplink is not None
+    manager, background = client._manager, client._background
+    assert manager is not None
     assert background is not None
 
     def doubt() -> None:
-        assert uplink._call is not None
-        uplink._call.doubt(SUSPICION)
-        uplink._stir.set()
+        assert manager._connection is not None
+        manager._connection.doubt(SUSPECT_AFTER)
+        manager._wake.set()
 
     background.loop.call_soon_threadsafe(doubt)
 
@@ -159,11 +159,11 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
     """Between the greeting and the moment when the client relies on it."""
     real = Dialer._attempt
 
-    async def attempt(*of: Any) -> EdgeSession:
-        call = await real(*of)
-        if call.is_resumed and greetings.count == 2:
-            await call.over.wait()
-        return call
+    async def attempt(*of: Any) -> EdgeConnection:
+        connection = await real(*of)
+        if connection.is_resumed and greetings.count == 2:
+            await connection.over.wait()
+        return connection
 
     monkeypatch.setattr(Dialer, "_attempt", attempt)
     greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
@@ -184,29 +184,29 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
         assert secrets == [b"", KEY, KEY], "the session was given up"
 
 
-@pytest.mark.parametrize("silence", [0.0, SUSPICION], ids=["old-link-was-well", "old-link-was-sick"])
+@pytest.mark.parametrize("silence", [0.0, SUSPECT_AFTER], ids=["old-link-was-well", "old-link-was-sick"])
 async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, silence: float
 ) -> None:
     """The session has left the old link, and the new one is gone before anybody relies on it."""
-    real = EdgeSession.greet
+    real = EdgeConnection.greet
 
-    async def greet(call: EdgeSession) -> None:
+    async def greet(connection: EdgeConnection) -> None:
         if greetings.count == 2:
-            assert uplink._keeping._expiry is not None, "the session would wait for ever"
-        await asyncio.wait([call._answer])
-        if call.is_resumed and greetings.count == 2:
-            await call.over.wait()
-            old = uplink._call
+            assert manager._resumable._expiry is not None, "the session would wait for ever"
+        await asyncio.wait([connection._answer])
+        if connection.is_resumed and greetings.count == 2:
+            await connection.over.wait()
+            old = manager._connection
             assert old is not None
             old._link.silence = silence
-        await real(call)
+        await real(connection)
 
-    monkeypatch.setattr(EdgeSession, "greet", greet)
+    monkeypatch.setattr(EdgeConnection, "greet", greet)
     greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
     async with quictunnel.forward(9, client=client):
-        uplink = client._uplink
-        assert uplink is not None
+        manager = client._manager
+        assert manager is not None
         make_the_link_look_sick(client)
         assert [await greetings.secret() for _ in range(3)] == [b"", KEY, KEY]
 
@@ -219,13 +219,13 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
     real = Dialer._attempt
     resumed = threading.Event()
 
-    async def attempt(*of: Any) -> EdgeSession:
-        call = await real(*of)
-        if call.is_resumed:
+    async def attempt(*of: Any) -> EdgeConnection:
+        connection = await real(*of)
+        if connection.is_resumed:
             resumed.set()
             with suppress(asyncio.CancelledError):
                 await asyncio.Event().wait()
-        return call
+        return connection
 
     monkeypatch.setattr(Dialer, "_attempt", attempt)
     greetings = Greetings(scripted, greet_well, go_on if is_answered else lambda _: None)

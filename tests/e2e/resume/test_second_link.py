@@ -72,13 +72,13 @@ def relieved(
 
         def go_on(self: ClientSession, link: Link, hello: Hello) -> None:
             if not happened.is_set():
-                monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 100.0)
+                monkeypatch.setattr("quictunnel.connection.manager.SUSPECT_AFTER", 100.0)
                 meanwhile(*relay.flows)
                 loop.call_soon_threadsafe(happened.set)
             real(self, link, hello)
 
         monkeypatch.setattr(ClientSession, "go_on", go_on)
-        monkeypatch.setattr("quictunnel.connection.manager.SUSPICION", 0.0)
+        monkeypatch.setattr("quictunnel.connection.manager.SUSPECT_AFTER", 0.0)
         return happened
 
     return relieve
@@ -101,7 +101,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
         await until_resumed(client)
     else:
         # The old link is no more.
-        await asyncio.to_thread(eventually, client._uplink._down.is_set, timeout=PATIENCE)
+        await asyncio.to_thread(eventually, client._manager._down.is_set, timeout=PATIENCE)
     relay.flows[late].release()
     await until_resumed(client)
     assert len(relay.flows) == 2
@@ -109,7 +109,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
 
 async def test_the_edge_took_a_second_link_that_the_client_gave_up(client, relay, relieved, monkeypatch) -> None:
     """Its answer was lost: what is heard is only that the old link is no more."""
-    monkeypatch.setattr("quictunnel.connection.manager.URGENT", 0.5)
+    monkeypatch.setattr("quictunnel.connection.manager.URGENT_DIAL_TIMEOUT", 0.5)
     await relieved(lambda _, second: second.lose()).wait()
     await until_resumed(client)
     assert len(relay.flows) == 3

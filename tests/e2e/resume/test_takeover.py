@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from quictunnel import Client, InvalidError, Tunnel, forward
-from quictunnel.connection.edge_session import EdgeSession
+from quictunnel.connection.edge_connection import EdgeConnection
 from quictunnel.connection.leases import HeldLease
-from quictunnel.connection.manager import SUSPICION
+from quictunnel.connection.manager import SUSPECT_AFTER
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
@@ -62,16 +62,16 @@ def hears(address: tuple[str, int]) -> bytes:
 
 async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
     """A Bind with somebody's ticket, as a restarted client would send it."""
-    loop, uplink = client.reach()
+    loop, manager = client.reach()
 
     async def ask() -> HeldLease:
         loop = asyncio.get_running_loop()
         lease = HeldLease(
             1, ForwardOptions(port=port, unencrypted=True), Origin(port), loop.create_future(), ticket=ticket
         )
-        uplink.leases._held[1] = lease
-        await uplink._connected()
-        uplink.leases.ask(uplink._call.session, lease)
+        manager.leases._held[1] = lease
+        await manager._connected()
+        manager.leases.ask(manager._connection.session, lease)
         await lease.answer
         return lease
 
@@ -80,10 +80,10 @@ async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
 
 async def failed(client: Client) -> None:
     """Until the client has given up for good."""
-    loop, uplink = client.reach()
+    loop, manager = client.reach()
 
     async def wait() -> None:
-        await asyncio.wait([uplink._keeper])
+        await asyncio.wait([manager._keep_task])
 
     await asyncio.wrap_future(loop.submit(wait()))
 
@@ -130,11 +130,11 @@ async def test_the_newest_holder_of_a_ticket_wins_at_once(times: int) -> None:
 
 async def resumed(client: Client) -> None:
     """Have the client's session go on with another link, as if nothing had come over the one it has."""
-    loop, uplink = client.reach()
+    loop, manager = client.reach()
 
     async def doubt() -> None:
-        uplink._call.doubt(SUSPICION)
-        uplink._stir.set()
+        manager._connection.doubt(SUSPECT_AFTER)
+        manager._wake.set()
 
     await asyncio.wrap_future(loop.submit(doubt()))
     await asyncio.to_thread(
@@ -144,18 +144,18 @@ async def resumed(client: Client) -> None:
 
 async def out_of_reach(client: Client) -> threading.Event:
     """Lose the client's link, and have it dial only when the event that is returned is set."""
-    loop, uplink = client.reach()
+    loop, manager = client.reach()
     gate = threading.Event()
-    dial = uplink._dialler.dial
+    dial = manager._dialer.dial
 
-    async def dial_later(*patience: float) -> EdgeSession:
+    async def dial_later(*patience: float) -> EdgeConnection:
         await asyncio.to_thread(gate.wait, 20)
         return await dial(*patience)
 
     async def lose() -> None:
-        uplink._dialler.dial = dial_later
-        uplink._call._link.closed(CloseCause.TIMEOUT, 0, "")
-        uplink._call._endpoint.abort()  # without a goodbye
+        manager._dialer.dial = dial_later
+        manager._connection._link.closed(CloseCause.TIMEOUT, 0, "")
+        manager._connection._endpoint.abort()  # without a goodbye
 
     await asyncio.wrap_future(loop.submit(lose()))
     await asyncio.to_thread(eventually, lambda: client.state == "away", timeout=PATIENCE)

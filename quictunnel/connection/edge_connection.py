@@ -57,44 +57,44 @@ class EdgeIdentityError(ConfigError):
     connected before dials again, because somebody may be in between for a while, or a certificate late."""
 
 
-class CallEvents(Protocol):
+class ConnectionEvents(Protocol):
     """The owner of a dialled session."""
 
     @property
     def is_closed(self) -> bool:
         """True if no other call follows, so that a session whose secret was shown ends."""
 
-    def call_message(self, call: EdgeSession, message: AnyMessage) -> None:
+    def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
         """Take in a message after the greeting that is not about streams. May raise ProtocolError."""
 
-    def call_stream(self, stream: Stream) -> None:
+    def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor. May raise ProtocolError."""
 
-    def call_secret(self, call: EdgeSession) -> bytes | None:
+    def connection_secret(self, connection: EdgeConnection) -> bytes | None:
         """Return the secret of a session that lost its link, now that the handshake is done.
 
-        Empty for a new session; None if another call is ahead of this one."""
+        Empty for a new session; None if another connection is ahead of this one."""
 
-    def call_failed(self, call: EdgeSession) -> None:
+    def connection_failed(self, connection: EdgeConnection) -> None:
         """Note that the edge did not greet."""
 
-    def call_resumed(self, call: EdgeSession) -> Session:
-        """Return the session whose secret was shown: the edge goes on with it, on this call's link."""
+    def connection_resumed(self, connection: EdgeConnection) -> Session:
+        """Return the session whose secret was shown: the edge goes on with it, on this connection's link."""
 
-    def call_usable(self, call: EdgeSession) -> None:
+    def connection_usable(self, connection: EdgeConnection) -> None:
         """Note that both sides know where the session goes on; before or after ``greet`` returns."""
 
-    def call_away(self, call: EdgeSession, closed: Closed) -> bool:
-        """Return True to keep the session, whose link was lost, for another call."""
+    def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
+        """Return True to keep the session, whose link was lost, for another connection."""
 
-    def call_ended(self, call: EdgeSession, error: Error) -> None:
-        """Note that the session is over; only after :meth:`EdgeSession.adopt`."""
+    def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
+        """Note that the session is over; only after :meth:`EdgeConnection.adopt`."""
 
 
-class EdgeSession:
+class EdgeConnection:
     """One dialled session. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
 
-    def __init__(self, config: ClientConfig, events: CallEvents, address: Address) -> None:
+    def __init__(self, config: ClientConfig, events: ConnectionEvents, address: Address) -> None:
         self._config = config
         self._events = events
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -138,18 +138,18 @@ class EdgeSession:
             raise
 
     async def greet(self) -> None:
-        """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the call is
-        hung up then, as it is when this is cancelled. :meth:`adopt` or :meth:`hang_up` has to follow."""
+        """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the connection is
+        hung up then, as it is when this is cancelled. :meth:`adopt` or :meth:`close` has to follow."""
         try:
             await self._answer
             if self._end is not None:
                 raise self._end  # in the same breath as the Welcome
         except BaseException:
-            await self.hang_up()
+            await self.close()
             raise
 
     def adopt(self) -> None:
-        """Rely on the call from now on. Raises the Error with which it has ended since the greeting; a session
+        """Use this connection from now on. Raises the Error with which it has ended since the greeting; a session
         that it was to go on with is still there then."""
         if self._end is not None:
             raise self._end
@@ -160,10 +160,10 @@ class EdgeSession:
         """Return True if the edge has sent anything at all."""
         return self.session.stats().bytes_received > 0
 
-    async def hang_up(self) -> None:
-        """End the session now, unless it has gone on with another call, and close the socket.
+    async def close(self) -> None:
+        """End the session now, unless it has gone on with another connection, and close the socket.
 
-        A session that was to go on with this call, which nobody has adopted, waits for another one if one may
+        A session that was to continue on this connection, which was not adopted, waits for another one if one may
         follow."""
         if self.session.link is self._link:
             if self._has_shown and self._events.is_closed:
@@ -218,7 +218,7 @@ class EdgeSession:
 
     def session_up(self) -> None:
         """Greet the edge."""
-        secret = self._events.call_secret(self)
+        secret = self._events.connection_secret(self)
         if secret is None:
             self.session.close(SessionCode.DONE)
             return
@@ -241,7 +241,7 @@ class EdgeSession:
             self.welcome = message
             if message.resumed:
                 # Now and not when the greeting is noticed: how the edge stands follows in the same breath.
-                link, self.session = self.session.link, self._events.call_resumed(self)
+                link, self.session = self.session.link, self._events.connection_resumed(self)
                 self.session.resume(link, self)
                 self.session.send_resume_state()
             else:
@@ -253,11 +253,11 @@ class EdgeSession:
         else:
             if isinstance(message, GoAway):
                 self.grace = message.grace
-            self._events.call_message(self, message)
+            self._events.connection_message(self, message)
 
     def session_stream(self, stream: Stream) -> None:
         """Pass on a visitor."""
-        self._events.call_stream(stream)
+        self._events.connection_stream(stream)
 
     def session_streams_available(self) -> None:
         """A client opens no streams."""
@@ -265,13 +265,13 @@ class EdgeSession:
     def session_resumed(self) -> None:
         """Tell the owner that the session may be used."""
         self.is_usable = True
-        self._events.call_usable(self)
+        self._events.connection_usable(self)
 
     def session_away(self, closed: Closed) -> bool:
         """Return True if the session, whose link is lost, waits for another."""
         self.over.set()
         if self._adopted:
-            return self._events.call_away(self, closed)
+            return self._events.connection_away(self, closed)
         if self.is_resumed:
             # It was away before, and goes on waiting, whatever this link ended for: the next one will tell.
             self._fail(EdgeUnavailableError(f"The connection to the edge was lost again: {closed.cause.value}."))
@@ -283,7 +283,7 @@ class EdgeSession:
         self.over.set()
         error = self._explain(closed)
         if self._adopted:
-            self._events.call_ended(self, error)
+            self._events.connection_ended(self, error)
         else:
             self._fail(error)
 
