@@ -52,7 +52,7 @@ def held(size: int, rate: float, *, joined: bool) -> int:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the measurements that the arguments choose and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[208, 1024, 4096], help="KiB")
     parser.add_argument("--rate", type=float, default=100, help="Mbit/s")

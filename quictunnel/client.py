@@ -231,7 +231,7 @@ class Client:
 
 
 class Binding:
-    """One lease as ``forward()`` holds it: opens, and closes in the process that opened it."""
+    """Lease that ``forward()`` holds. It closes in the process that opened it."""
 
     def __init__(
         self,
@@ -340,7 +340,7 @@ class Binding:
 
 
 def listed(edge: str, lease: HeldLease, meter: Meter) -> TunnelStatus:
-    """One tunnel as ``quictunnel status`` shows it."""
+    """Tunnel as ``quictunnel status`` shows it."""
     tunnel, stats = Tunnel(*lease.answer.result()), meter.read()
     return TunnelStatus(
         url=tunnel.url,

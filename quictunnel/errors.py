@@ -45,7 +45,7 @@ class EdgeUnavailableError(Error):
 
 
 class OriginUnavailableError(Error):
-    """Nobody listened on the local port in the time that was given."""
+    """Error of a local port on which no service listened in time."""
 
     temporary: ClassVar[bool] = True
     """The local service may listen a moment later."""

@@ -69,7 +69,7 @@ class Capacity:
 
 
 class Place:
-    """One visitor's. Given back once."""
+    """Place of one visitor. Given back once."""
 
     # One of these stays with each visitor: no tuple and no closure.
     __slots__ = ("_capacity", "_is_opening", "_network", "_tunnel")

@@ -1,4 +1,4 @@
-"""One dialled session with an edge, from the first datagram to its end.
+"""QUIC connection of a client to an edge, from the first datagram to its end.
 
 Finds the edge, greets it, and tells its owner what comes. ``manager`` dials again after a loss.
 """
@@ -92,7 +92,8 @@ class ConnectionEvents(Protocol):
 
 
 class EdgeConnection:
-    """One dialled session. Raises OSError or an Error when it cannot even begin; nothing is left open then."""
+    """QUIC connection to one address of an edge. Raises OSError or an Error when it cannot start; nothing
+    stays open then."""
 
     def __init__(self, config: ClientConfig, events: ConnectionEvents, address: Address) -> None:
         self._config = config

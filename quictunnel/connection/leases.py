@@ -57,7 +57,7 @@ class Tally:
 
 @dataclass(slots=True, eq=False)
 class HeldLease:
-    """One forwarded port, from the first Bind to the end."""
+    """Forwarded port, from the first Bind to the end."""
 
     number: int
     options: ForwardOptions

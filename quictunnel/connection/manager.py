@@ -55,7 +55,7 @@ DRAIN_GRACE: Final = 5.0
 
 
 class ConnectionManager:
-    """One client's connection to its edge, from the first dial to the end."""
+    """Connection of a client to its edge, from the first dial to the end."""
 
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
         """``observe(kind, message)`` is told what ``events.ClientEvent`` passes on."""
@@ -72,7 +72,7 @@ class ConnectionManager:
         self._up = asyncio.Event()
         self._down = asyncio.Event()
         self._wake = asyncio.Event()
-        """Set when something happened that is worth a look now."""
+        """Set when the connection is to be checked now, before the next interval."""
         self._grace: int | None = None
         """The edge is leaving, and gives visitors so many seconds."""
         self._draining = DrainingSessions(self._tasks)

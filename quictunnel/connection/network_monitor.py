@@ -93,7 +93,7 @@ class NetworkMonitor:
         self._timer = self._loop.call_later(CHECK_INTERVAL, self._check)
 
     def towards(self, peer: Address) -> None:
-        """This is the edge now; with which address it is reached from here is remembered."""
+        """Watch the route to this edge: remember the local address with which it is reached."""
         self._peer = peer
         self._address = self._source(peer)
 

@@ -20,7 +20,7 @@ class ConnectionState(enum.Enum):
     CONNECTED = "connected"
     """The edge carries visitors."""
     MIGRATING = "migrating"
-    """This machine's network changed, and the edge has not answered at the new address yet."""
+    """The machine's network changed, and the edge has not answered at the new address yet."""
     SUSPECT = "suspect"
     """The edge is silent; another connection is dialled beside this one."""
     AWAY = "away"

@@ -25,7 +25,7 @@ MAX_FILE: Final = 2 * MAX_TICKET
 
 
 class TicketFile:
-    """One such file; it need not exist yet. Raises ConfigError for a ``~`` without a home."""
+    """File of a ticket, which need not exist yet. Raises ConfigError for a ``~`` without a home."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = expanded(path, "The ticket file")

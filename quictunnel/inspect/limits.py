@@ -1,4 +1,4 @@
-"""All limits of the inspector. Together they keep its memory below about 60 MiB with any traffic."""
+"""Limits of the inspector. Together they keep its memory below about 60 MiB with any traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of this process's descriptors are connections of ours: a forked child closes its copies of them.
+"""Registry of the process's descriptors that are connections of tunnels: a forked child closes its copies.
 
 A connection ends for its peer when the last process that holds its socket closes it. A child that was forked for
 something else (``multiprocessing``, ``os.fork``) would keep every visitor's and origin's connection open, and a

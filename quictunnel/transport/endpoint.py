@@ -73,7 +73,7 @@ class ConnectionEvents(Protocol):
         """Note that the peer allows more streams."""
 
     def turn_ended(self) -> None:
-        """All events of one batch were told: the moment to say once what was held back for company. Not
+        """Handle the end of a batch of events, once: send what was held back to be sent together. Not
         called after :meth:`closed`."""
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:

@@ -34,7 +34,7 @@ Address = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Received(NamedTuple):
-    """One read from a UDP socket: a datagram, or several of equal size that the kernel joined (UDP_GRO).
+    """Result of one read from a UDP socket: a datagram, or several of equal size that the kernel joined (UDP_GRO).
 
     ``payload`` holds datagrams of ``segment`` bytes each, back to back; only the last may be shorter.
     """
@@ -45,7 +45,7 @@ class Received(NamedTuple):
 
 
 class Transmit(NamedTuple):
-    """One write to a UDP socket: datagrams of ``segment`` bytes each, only the last may be shorter.
+    """Content of one write to a UDP socket: datagrams of ``segment`` bytes each, only the last may be shorter.
 
     ``parts`` joined together are the datagrams back to back; the parts need not coincide with them, so an
     engine hands over what it has without copying.
@@ -57,7 +57,7 @@ class Transmit(NamedTuple):
 
 
 class CloseCause(enum.Enum):
-    """Why a connection is over."""
+    """Reason why a connection is over."""
 
     LOCAL = "closed by this side"
     PEER = "closed by the peer"
@@ -245,13 +245,13 @@ class HandshakeReport:
     seconds: float
     """Seconds that the handshake took."""
     code: int = 0
-    """Why it did not complete (RFC 9000 section 20.1); 0 when it did."""
+    """Error code of a handshake that did not complete (RFC 9000 section 20.1), or 0."""
     reason: str = ""
     """Text of the peer: untrusted."""
 
 
 class Connection(Protocol):
-    """One QUIC connection. All methods are cheap, non-blocking, and no-ops once it is closed."""
+    """QUIC connection of an engine. All methods are cheap, non-blocking, and no-ops once it is closed."""
 
     @property
     def address(self) -> Address:

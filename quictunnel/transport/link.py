@@ -74,14 +74,14 @@ class LinkEvents(Protocol):
         """Note that the peer allows more streams."""
 
     def link_turn_ended(self) -> None:
-        """All events of one batch were told; what is to be sent because of them should be queued now."""
+        """Handle the end of a batch of events: queue now what is to be sent because of them."""
 
     def link_down(self, closed: Closed) -> None:
         """The link is gone; nothing follows."""
 
 
 class Discarded:
-    """Whom a link works for that was given up: nobody. What still comes changes nothing."""
+    """Events of a link that was given up: all of them are ignored."""
 
     def link_up(self) -> None: ...
     def link_message(self, message: AnyMessage) -> None: ...
@@ -95,7 +95,7 @@ class Discarded:
 
 
 class Link:
-    """One QUIC connection as a session uses it. All methods are called on the loop's thread."""
+    """QUIC connection as a session uses it. All methods are called on the loop's thread."""
 
     def __init__(self, side: Side, events: LinkEvents, wake: Callable[[], None]) -> None:
         self.streams: dict[int, StreamEvents] = {}

@@ -92,8 +92,11 @@ class Tracer:
 
 
 def tracer_of(directory: Path) -> Tracer:
-    """That of this process for a directory, so that many connections one after another do not fill a disk either,
-    nor do traces that are switched on again and again. Raises ConfigError."""
+    """Return this process's writer for a directory, which bounds the files of all its traces together.
+
+    Raises:
+        ConfigError: the directory cannot be made.
+    """
     tracer = _known(directory.absolute())
     tracer.make_directory()  # it may have been removed since
     return tracer
@@ -105,7 +108,7 @@ def _known(directory: Path) -> Tracer:
 
 
 class Trace:
-    """One connection's file."""
+    """Qlog file of one connection."""
 
     def __init__(self, path: Path, connection: Connection, engine: str, at: float, max_bytes: int) -> None:
         """Raises OSError when there can be none."""

@@ -114,7 +114,7 @@ class Remainder(asyncio.Transport):
         return self._is_closing
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Nobody takes it."""
+        """Drop the bytes."""
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview[Any]]) -> None:
         """Likewise."""

@@ -86,7 +86,7 @@ class Splice(asyncio.BaseProtocol):
         joined with another. What was written to the first is then written to that."""
         self.throttle: Throttle | None = None
         self.lost: StreamCode | None = None
-        """Why the stream was lost, if it was."""
+        """Code with which the stream was lost, if it was."""
         self.is_complete = False
         """Both directions have ended, and everything was passed on."""
         self.had_all = False

@@ -69,7 +69,7 @@ class StreamOwner(Protocol):
 
 
 class Stream:
-    """One visitor's bytes. Made by a session; lives until both directions ended or either was given up."""
+    """Byte stream of one visitor. Created by a session; exists until both directions ended or one was given up."""
 
     __slots__ = (
         "_asked",
@@ -117,7 +117,7 @@ class Stream:
         self.is_stopped = False
         """The peer takes no more bytes of ours: they are dropped."""
         self._has_stopped = False
-        """We take no more bytes of the peer's, and have told it so."""
+        """True once the peer was told that its bytes are refused."""
         self._pending_abort: StreamCode | None = None
         """Given up as soon as the peer has consumed everything that was written."""
         self._delivery_watch: DeliveryWatch | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Meter(Protocol):
-    """One direction's rate, shared by whoever it is for."""
+    """Rate limit of one direction, shared by its users."""
 
     def spend(self, size: int) -> float:
         """Take so many bytes; seconds to wait before any more, 0 for none."""

@@ -37,7 +37,7 @@ MAX_EARLY: Final = 64
 """Addresses that are not known to belong to a connection, whose last events are kept until it is known: an edge
 learns of a connection when its handshake is done. Those of longest ago are forgotten."""
 EARLY_EVENTS: Final = 32
-"""That are kept of each; a handshake has a dozen."""
+"""Events kept of each; a handshake has a dozen."""
 
 _TYPES: Final = ("initial", "0RTT", "handshake", "retry")
 
@@ -60,8 +60,7 @@ class TracingEngine:
         """Connections that were chosen one by one; each has a trace."""
         self._traces: dict[Connection, Trace] = {}
         self._known: dict[Connection, Address] = {}
-        """All connections, those that are not traced as well, so that their datagrams are told apart from those of
-        newcomers at the cost of a look."""
+        """Addresses of all connections, traced or not: one look-up tells their datagrams from newcomers'."""
         self._by_address: dict[Address, Connection] = {}
         self._early: OrderedDict[Address, list[tuple[float, str, dict[str, Any]]]] = OrderedDict()
         self._touched: dict[Connection, None] = {}
@@ -196,7 +195,7 @@ class TracingEngine:
         return trace
 
     def _begin_if_possible(self, connection: Connection, tracer: Tracer) -> Trace | None:
-        """One of many: when there are too many, that was said once."""
+        """Return a new trace. Return None, with a line in the log, when there are too many files already."""
         try:
             return self._begin(connection, tracer) if tracer.has_room else None
         except NotTracedError as error:

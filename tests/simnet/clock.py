@@ -30,7 +30,7 @@ class OverdueError(Exception):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """See the module."""
+    """Event loop whose time passes only when all callbacks have run."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
         self._virtual_now = START

@@ -1,4 +1,4 @@
-"""All streams of one connection: flow control, scheduling, and events for the application.
+"""Streams of one connection: flow control, scheduling, and events for the application.
 
 The table knows the fields of frames, but no packets. No operation iterates over all streams while packets arrive,
 so an idle stream costs memory and no time. Windows open on delivery to the application (RFC 9000 section 4.1), not
