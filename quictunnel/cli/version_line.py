@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from quictunnel.config.client_config import ENGINE, ENGINES
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
+from quictunnel.shared.version import VERSION
 from quictunnel.transport.engines import describe_engine
-from quictunnel.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

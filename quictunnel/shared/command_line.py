@@ -8,8 +8,8 @@ import click
 
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
+from quictunnel.shared.lazy_imports import import_module
 from quictunnel.shared.paths import expanded
-from quictunnel.transport.lazy_imports import import_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

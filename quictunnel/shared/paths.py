@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from quictunnel.errors import ConfigError
-from quictunnel.transport.lazy_imports import import_module
+from quictunnel.shared.lazy_imports import import_module
 
 APP = "quictunnel"
 CLIENT_ENV = "client.env"
