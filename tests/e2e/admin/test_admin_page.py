@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 import quictunnel
 from edge_server.admin import history
-from quictunnel.connection import edge_session
+from quictunnel.connection import edge_connection
 from tests.harness.admin_client import Operator
 from tests.harness.browser import driven
 from tests.harness.sockets import is_reset, receive_exactly
@@ -153,7 +153,7 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
 
 def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch):
     """HTML in what a client calls itself and in a line of the log."""
-    monkeypatch.setattr(edge_session, "SOFTWARE", HOSTILE)
+    monkeypatch.setattr(edge_connection, "SOFTWARE", HOSTILE)
     logging.getLogger("edge_server.test").warning("%s", HOSTILE)
     page = shared.opened()
     with (
