@@ -20,8 +20,11 @@ from quictunnel.shared.files import new_file
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-EXCLUDED_FILES: Final = frozenset(("client.env", "edge.sock", "admin.url", "last-held", "quic.pem", "quic.key"))
-"""Files of the current run: created again by the next one, or outdated after a minute (``lastheld``)."""
+EXCLUDED_FILES: Final = frozenset(
+    ("client.env", "edge.sock", "admin.url", "held.db", "last-held", "quic.pem", "quic.key")
+)
+"""Files of the current run: created again by the next one, or outdated after a minute (the snapshot of held names
+and its file of an older version)."""
 DATABASE_SUFFIX: Final = ".db"
 """Suffix of the databases, which are copied consistently."""
 SQLITE_SUFFIXES: Final = (".db-wal", ".db-shm", ".db-journal")

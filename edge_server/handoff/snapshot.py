@@ -1,42 +1,34 @@
-"""Snapshot of the names that were held last, in a file of the state directory (:data:`FILE`).
+"""Snapshot of the held names: an edge that is started again keeps them for clients who are on their way.
 
-An edge that is started again keeps these names for clients who are on their way, as one that takes over does.
-
-The file is written aside and moved into place, at most once in :data:`LOOK` seconds and at the stop, so a crash
-leaves the whole of what was written last. It is not forced to the disk: what was written outlives the process, and
-a crash of the machine, which may damage it, usually lasts longer than the file is of use. The time of the file
-says until when the edge was there. Its content is sealed with the key of the tickets: this edge has written it,
-for this domain.
+A successor keeps them likewise, but its predecessor tells it. The names are written to a table
+(:mod:`edge_server.handoff.snapshot_store`) at most once in :data:`POLL_INTERVAL` seconds and at the stop, in a
+thread of its own, so a crash leaves what was written last. The time of that says until when the edge ran.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.tickets import MAX_GENERATION, NONCE
+from edge_server.handoff.legacy_snapshot import LegacySnapshot
+from edge_server.handoff.snapshot_entry import SnapshotEntry
+from edge_server.handoff.snapshot_store import MAX_AGE, AnotherWriterError, SnapshotStore
+from edge_server.storage.sqlite import DamagedDatabaseError
 from edge_server.tunnels.tunnel_record import TunnelRecord
-from quictunnel.shared.address import MAX_PORT
-from quictunnel.shared.files import new_file
-from quictunnel.wire.labels import RANDOM_LABEL, domain_validation_error, validation_error
-from quictunnel.wire.messages import PROGRAM_SIZE
+from quictunnel.errors import ConfigError
+from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from pathlib import Path
 
     from edge_server.auth.token_registry import TokenRegistry
+    from edge_server.handoff.snapshot_store import Snapshot
     from edge_server.ingress.tcp_ports import TcpPorts
     from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.ownership import NameOwnership
@@ -46,65 +38,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FILE: Final = "last-held"
-HEAD: Final = b"quictunnel last-held "
-"""First bytes of the file; its version, the end of the line and the sealed content follow."""
-VERSION: Final = b"1\n"
-WORK: Final = "noting which names are held"
-LOOK: Final = 0.5
+T = TypeVar("T")
+
+WORK: Final = "writing which names are held"
+POLL_INTERVAL: Final = 0.5
 """Seconds between looks at what is held, and so between two writes: as much as a crash forgets of claims."""
-STAMP: Final = 10.0
-"""Seconds after which the file says once more that the edge is still there: a sixth of :data:`MAX_AGE`, so little
-of that is lost, and so seldom that a disk may sleep in between."""
-RETURN: Final = 15.0
+STAMP_INTERVAL: Final = 10.0
+"""Seconds after which the time of the last write is written once more: a sixth of :data:`MAX_AGE`, so little of
+that is lost, and so seldom that a disk may sleep in between."""
+RETURN_TIMEOUT: Final = 15.0
 """Seconds for which a name is kept. Clients who were told are back within about a second; one with nothing to say
 notices a crash by its keep-alive, within five, and a dial that was in vain is repeated in a few more."""
-MAX_AGE: Final = 60.0
-"""Seconds since a client was there, above which it is not waited for: its visitors know that it is away, and by
-then it has itself pauses of many seconds between its dials."""
-MAX_NAMES: Final = 10_000
-"""Names in the file; further ones are not waited for. Twice as many as an edge has room for (OPERATIONS.md)."""
-MAX_BYTES: Final = 4 * 1024 * 1024
-"""Bytes of the file: :data:`MAX_NAMES` with a few networks each, fewer with hundreds of networks each."""
-MAX_OWNER: Final = 64
-_SLACK: Final = 4096
-"""Bytes of :data:`MAX_BYTES` for all that is no entry."""
-
-
-class SnapshotEntry(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One name."""
-
-    name: TunnelRecord
-    left: int
-    """Time at which its client was last there (seconds since the epoch); 0: as long as the edge was."""
-
-
-class Sheet(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The sealed content of the file."""
-
-    is_last: bool
-    """Written at the stop: nothing was given since."""
-    entries: Annotated[list[SnapshotEntry], msgspec.Meta(max_length=MAX_NAMES)]
-
-
-class _Written(msgspec.Struct, array_like=True, frozen=True):
-    """A Sheet, put together of entries that were encoded one by one."""
-
-    is_last: bool
-    entries: list[msgspec.Raw]
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decoder = msgspec.msgpack.Decoder(Sheet)
-
-
-class UnusableError(Exception):
-    """The file is of no use; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Frozen:
-    """A name at the beginning of the end, and who held it."""
+    """A name at the beginning of the stop, and who held it."""
 
     leases: tuple[Lease, ...]
     entry: SnapshotEntry
@@ -116,8 +65,8 @@ class _Frozen:
 
 
 class LastHeld:
-    """Reads the file (:meth:`expect`), then keeps it (:meth:`keep`) until this edge hands over (:meth:`leave`) or
-    stops (:meth:`stopping`, :meth:`close`)."""
+    """Reads the table (:meth:`expect`), then writes it (:meth:`keep`) until this edge hands over (:meth:`leave`)
+    or stops (:meth:`stopping`, :meth:`close`)."""
 
     def __init__(
         self,
@@ -133,9 +82,9 @@ class LastHeld:
         supervisor: Supervisor,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """``key``: the key of the tickets, which seals the file for this domain."""
-        self._path = directory / FILE
-        self._cipher = AESGCM(key)
+        """``key``: the key of the tickets, from which the table's is made for this domain."""
+        self._store = SnapshotStore(directory, key, domain)
+        self._legacy = LegacySnapshot(directory, key, domain)
         self._registry = registry
         self._pending = pending
         self._claims = claims
@@ -143,70 +92,47 @@ class LastHeld:
         self._ports = ports
         self._supervisor = supervisor
         self._now = now
-        self._context = HEAD + VERSION + domain.encode()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="last-held")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="held-names")
         self._task: asyncio.Task[None] | None = None
         self._frozen: list[_Frozen] | None = None
-        self._seen = -1
-        """Changes of the registry that are in the file."""
-        self._inode = 0
-        self._stamped = float("-inf")
-        self._told = ""
+        self._written_changes = -1
+        """Changes of the registry that are in the table; -1 if it has to be written in any case."""
+        self._written_at = float("-inf")
+        self._is_damaged = False
+        """The database has to be created again before it is written."""
+        self._is_imported = False
+        """The file of an older version is not needed any more."""
+        self._warned = ""
+        """The last warning, which is not repeated."""
 
     # At the start.
 
     async def expect(self) -> None:
-        """Keep the names of the file for their clients (``expected``), if they were there a moment ago and may
+        """Keep the names of the table for their clients (``pending``), if they were there a moment ago and may
         still have them. To be done before anybody is accepted."""
-        try:
-            entries = self._read()
-        except UnusableError as error:
-            logger.warning("%s is not used, and nobody waited for: %s", self._path, error)
+        snapshot = await self._in_thread(self._read)
+        if snapshot is None or not snapshot.entries:
             return
         count = 0
-        for entry in entries:
+        for entry in snapshot.entries:
             if abs(self._now() - entry.left) <= MAX_AGE and self._is_theirs(entry.name):
                 sock = self._port_of(entry.name)
-                await self._pending.add(entry.name, sock, seconds=RETURN, left=entry.left)
+                await self._pending.add(entry.name, sock, seconds=RETURN_TIMEOUT, left=entry.left)
                 count += 1
-        if entries:
-            logger.info("of %d names that were held last, %d are kept for their clients", len(entries), count)
+        logger.info("%d of %d names that were held last are kept for their clients", count, len(snapshot.entries))
 
-    def _read(self) -> list[SnapshotEntry]:
-        """Return the entries of the file, each with the time of its client. Raises UnusableError."""
-        try:
-            with self._path.open("rb") as file:
-                content, at = file.read(MAX_BYTES + 1), os.fstat(file.fileno()).st_mtime
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UnusableError(error.strerror or str(error)) from None
-        sheet = self._open(content)
-        return [
-            SnapshotEntry(_trusted(entry.name, is_last=sheet.is_last), entry.left or int(at))
-            for entry in sheet.entries
-        ]
-
-    def _open(self, content: bytes) -> Sheet:
-        if len(content) > MAX_BYTES:
-            raise UnusableError(f"it has more than {MAX_BYTES} bytes")
-        if not content.startswith(HEAD + VERSION):
-            is_ours = content.startswith(HEAD)
-            raise UnusableError("it is of another version of quictunnel" if is_ours else "it is damaged")
-        sealed = content[len(HEAD + VERSION) :]
-        try:
-            plain = self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], self._context)
-            sheet = _decoder.decode(plain)
-        except (InvalidTag, ValueError, msgspec.MsgspecError):  # ValueError: too short for a nonce
-            raise UnusableError("it is damaged, or of another --domain or ticket.key") from None
-        names = [entry.name.name for entry in sheet.entries]
-        ports = [entry.name.port for entry in sheet.entries if entry.name.port]
-        if len(set(names)) < len(names) or len(set(ports)) < len(ports):
-            raise UnusableError("it says twice who held a name, or a port")
-        for entry in sheet.entries:
-            if not _is_possible(entry):
-                raise UnusableError("it says what cannot be")
-        return sheet
+    def _read(self) -> Snapshot | None:
+        """Return the newer of the snapshots in the table and in the file of an older version."""
+        found: list[Snapshot] = []
+        for source in (self._store, self._legacy):
+            try:
+                snapshot = source.read()
+            except ConfigError as error:
+                self._is_damaged = self._is_damaged or isinstance(error, DamagedDatabaseError)
+                self._warn(error)
+            else:
+                found += [snapshot] if snapshot is not None else []
+        return max(found, key=lambda snapshot: snapshot.seen, default=None)
 
     def _is_theirs(self, name: TunnelRecord) -> bool:
         """Return True if the owner of a name would still get it."""
@@ -219,7 +145,7 @@ class LastHeld:
         return owner == name.owner and tokens.name_refusal(identity, name.name) is None
 
     def _port_of(self, name: TunnelRecord) -> socket.socket | None:
-        """The listening socket of its TCP port, if it is to have one and may."""
+        """Return the listening socket of its TCP port, if it is to have one and may."""
         port = name.port
         if not port:
             return None
@@ -228,24 +154,24 @@ class LastHeld:
         may = self._claims.is_free_to(name.owner, port) and (allowed is None or port in allowed)
         sock = self._ports.bind_exact(port, name.owner) if may else None
         if sock is None:
-            logger.info("%s is kept for its client without port %d, which is not to be had", name.name, port)
+            logger.info("%s is kept for its client without port %d, which is not available", name.name, port)
         return sock
 
     # While it serves.
 
     def keep(self) -> None:
-        """Note from now on what is held."""
+        """Write from now on what is held."""
         self._task = self._supervisor.keep_running(self._run, WORK)
 
     def leave(self) -> None:
-        """The file is a successor's from now on."""
+        """Write nothing any more: the table is a successor's."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
 
     def stopping(self) -> None:
-        """From now on sessions end because this edge does: what is held now is held until the end, unless its
-        owner gives it up meanwhile."""
+        """Take the names that are held now for those at the end, except what its owner gives up meanwhile:
+        sessions end from now on because this edge does."""
         self._frozen = [
             _Frozen(tuple(lease.pool.members) if lease.pool is not None else (lease,), self._entry(lease))
             for lease in self._registry
@@ -258,30 +184,44 @@ class LastHeld:
             await asyncio.wait([self._task])
             self._task = None
             await self._attempt(is_last=True)
-        await asyncio.to_thread(self._thread.shutdown)
+        await asyncio.to_thread(self._end_thread)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            if self._seen != self._registry.changes or loop.time() >= self._stamped + STAMP:
+            is_due = loop.time() >= self._written_at + STAMP_INTERVAL
+            if is_due or self._written_changes != self._registry.changes:
                 await self._attempt(is_last=False)
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
 
     async def _attempt(self, *, is_last: bool) -> None:
+        """Write what has changed; log why not."""
         try:
-            await self._look(is_last=is_last)
-        except OSError as error:
-            self._tell(f"{self._path} cannot be written ({error.strerror or error}).")
+            try:
+                await self._write(is_last=is_last)
+            except DamagedDatabaseError as error:
+                self._warn(error)
+                self._is_damaged = True
+                await self._write(is_last=is_last)
+        except ConfigError as error:
+            self._warn(error)
+        except AnotherWriterError:
+            self._warn(f"{self._store.path} is written by another edge with this state directory.")
 
-    async def _look(self, *, is_last: bool) -> None:
-        changes = self._registry.changes
-        write = self._stamp
-        if is_last or changes != self._seen:
+    async def _write(self, *, is_last: bool) -> None:
+        if self._is_damaged:
+            # Its content is of use for a minute, and all that is held now is written again.
+            await self._in_thread(self._store.discard)
+            self._is_damaged, self._written_changes = False, -1
+        changes, at = self._registry.changes, self._now()
+        if is_last or changes != self._written_changes:
             entries = self._entries()
-            write = lambda: self._write(entries, is_last=is_last)  # noqa: E731 - one of two things to do
-        loop = asyncio.get_running_loop()
-        self._seen = changes if await loop.run_in_executor(self._thread, write) else -1
-        self._stamped = loop.time()
+            await self._in_thread(lambda: self._write_entries(entries, at, is_last=is_last))
+            is_written = True
+        else:
+            is_written = await self._in_thread(lambda: self._store.stamp(at))
+        self._written_changes = changes if is_written else -1
+        self._written_at = asyncio.get_running_loop().time()
 
     def _entries(self) -> list[SnapshotEntry]:
         if self._frozen is not None:
@@ -292,74 +232,24 @@ class LastHeld:
         left = 0 if lease.session is not None else round(self._pending.left(lease))
         return SnapshotEntry(TunnelRecord.of(lease, lease.tcp_port), left)
 
-    # In the thread.
+    # The thread of the table.
 
-    def _write(self, entries: Iterable[SnapshotEntry], *, is_last: bool) -> bool:
-        written: list[msgspec.Raw] = []
-        size = _SLACK
-        for entry in entries:
-            raw = _encode(entry)
-            size += len(raw)
-            if size > MAX_BYTES or len(written) >= MAX_NAMES:
-                self._tell(f"More names are held than {self._path} takes.")
-                break
-            written.append(msgspec.Raw(raw))
-        nonce = os.urandom(NONCE)
-        sealed = self._cipher.encrypt(nonce, _encode(_Written(is_last, written)), self._context)
-        # One name for what is written aside, so that crashes leave at most one such file behind.
-        aside = self._path.with_name(f".{FILE}")
-        aside.unlink(missing_ok=True)
-        with new_file(aside) as file:
-            file.write(HEAD + VERSION + nonce + sealed)
-        os.utime(aside, (self._now(),) * 2)
-        self._inode = aside.stat().st_ino
-        aside.replace(self._path)
-        return True
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _stamp(self) -> bool:
-        """Update the time of the file. Returns False if it is not this edge's own any more."""
-        try:
-            if self._path.stat().st_ino == self._inode:
-                os.utime(self._path, (self._now(),) * 2)
-                return True
-        except FileNotFoundError:
-            pass  # as with another's: it is written again
-        return False
+    def _write_entries(self, entries: list[SnapshotEntry], at: float, *, is_last: bool) -> None:
+        if not self._store.write(entries, at=at, is_last=is_last):
+            self._warn(f"More names are held than {self._store.path} takes.")
+        if not self._is_imported:
+            self._legacy.remove()
+            self._is_imported = True
 
-    def _tell(self, what: str) -> None:
-        """Once."""
-        if self._told != what:
-            self._told = what
-            logger.warning("%s After a restart, visitors who come before their clients will be refused.", what)
+    def _end_thread(self) -> None:
+        self._thread.shutdown()
+        self._store.close()
 
-
-def _trusted(name: TunnelRecord, *, is_last: bool) -> TunnelRecord:
-    """Return a name with what still holds of it. It may have gone to a newer program in the moment before a
-    crash. That of a chosen name has tickets which count from one again: those of before are not to keep it out."""
-    if is_last:
-        return name
-    if RANDOM_LABEL.fullmatch(name.name):
-        return msgspec.structs.replace(name, is_first_ask=False)
-    return msgspec.structs.replace(name, generation=0, program=b"", is_first_ask=False)
-
-
-def _is_possible(entry: SnapshotEntry) -> bool:
-    """Return True if an edge can have written that entry."""
-    name = entry.name
-    if "." in name.name:
-        is_name = domain_validation_error(name.name) is None
-    else:
-        is_name = bool(RANDOM_LABEL.fullmatch(name.name)) or validation_error(name.name) is None
-    try:
-        IpFilter(name.terms.allow, name.terms.deny)
-    except ValueError:
-        return False
-    return (
-        is_name
-        and 0 < len(name.owner) <= MAX_OWNER
-        and 0 <= name.generation <= MAX_GENERATION
-        and 0 <= name.port <= MAX_PORT
-        and len(name.program) <= PROGRAM_SIZE
-        and 0 <= name.terms.proxy_protocol <= 2
-        and entry.left >= 0
-    )
+    def _warn(self, what: object) -> None:
+        """Log a warning, once."""
+        if self._warned != str(what):
+            self._warned = str(what)
+            logger.warning("%s After a restart, visitors who come before their clients are refused.", what)

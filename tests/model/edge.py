@@ -13,7 +13,7 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.session import ClientSession, SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.handoff.snapshot import _trusted
+from edge_server.handoff.snapshot_entry import trusted
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
 from edge_server.server import EdgeServer
@@ -158,7 +158,7 @@ class ModelEdge(EdgeServer):
         return self._services
 
     async def expect(self) -> None:
-        """Keep the names of the edge before, and their ports: handed over, or opened again (``lastheld``)."""
+        """Keep the names of the edge before, and their ports: handed over, or opened again (the snapshot)."""
         for name, sock in self._names:
             if sock is not None:
                 self.world.reach("a port went to the edge's successor")
@@ -184,7 +184,7 @@ class ModelEdge(EdgeServer):
     def noted_names(self, *, is_last: bool) -> Names:
         """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
         names = [TunnelRecord.of(lease, lease.tcp_port) for lease in self._registry]
-        return [(_trusted(name, is_last=is_last), None) for name in names]
+        return [(trusted(name, is_last=is_last), None) for name in names]
 
     def hand_over(self) -> Names:
         """Take nobody any more: a successor does from now on (:meth:`EdgeServer._stop_taking`)."""

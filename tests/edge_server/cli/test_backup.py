@@ -45,7 +45,8 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
         assert {"token", "ca.pem", "ca.key", "ticket.key", "reset.key", "tokens.db", "acme/account.key"} <= set(
             names
         )
-        assert not {"client.env", "edge.sock", "quic.key", "tokens.db-wal", "tokens.db-shm", "qlog"} & set(names)
+        left_out = {"client.env", "edge.sock", "quic.key", "held.db", "tokens.db-wal", "tokens.db-shm", "qlog"}
+        assert not left_out & set(names)
         assert "qlog/1.sqlog" not in names
         token = server.token
     finally:
@@ -107,7 +108,7 @@ def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
     assert not (tmp_path / "b.tar").exists(), "a part of a backup was left, which the next one would trip over"
 
 
-@pytest.mark.parametrize("name", ["client.env", "edge.sock", ".probe-1", ".token-1-abc"])
+@pytest.mark.parametrize("name", ["client.env", "edge.sock", "held.db", "held.db-wal", ".probe-1", ".token-1-abc"])
 def test_what_belongs_to_a_run_is_left_out(tmp_path, name):
     (tmp_path / name).write_text("x")
     file = io.BytesIO()

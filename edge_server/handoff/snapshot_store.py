@@ -1,0 +1,281 @@
+"""The table of held names, in a database of the state directory (:data:`FILE`).
+
+Its database is not ``claims.db``, because its content is of use for a minute: an edge starts without it when it is
+damaged, a write does not wait for the disk, no backup has it, and it does not make the edge read all claims again.
+
+Each row is sealed (AES-256-GCM) and its key is a keyed hash of the name, because a random name is a secret. The
+sealing key is derived from the ticket key, the domain and the run that writes: a row that was changed by hand, or
+is of another edge, domain or run, does not open.
+
+One run writes at a time. The first write of a run takes the table; a write of a run that has lost the table to a
+later one changes nothing (:class:`AnotherWriterError`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from edge_server.handoff.snapshot_entry import SnapshotEntry, is_valid, trusted
+from edge_server.storage.sqlite import DamagedDatabaseError, Database
+from edge_server.tunnels.registry import MAX_LEASES, weight_of
+from edge_server.tunnels.tickets import NONCE
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+FILE: Final = "held.db"
+VERSION: Final = 1
+MAX_WEIGHT: Final = MAX_LEASES
+"""Sum of the weights (``weight_of``) of the names in the table: all that the registry grants. If there are more,
+as after a hot restart of an edge with other limits, tokens share the room."""
+MAX_BYTES: Final = 12 * 1024 * 1024
+"""Bytes of all rows: :data:`MAX_WEIGHT` names of the longest form with 16 networks each (1.1 KiB)."""
+MAX_AGE: Final = 60.0
+"""Seconds since a client or an edge was last there, above which it is not waited for: visitors know by then that a
+service is away, and a client pauses for many seconds between its dials."""
+RUN_BYTES: Final = 16
+_STATE: Final = b"state"
+"""Key under which the state of the run is sealed; a row's key has 16 bytes."""
+
+_UNREADABLE: Final = (InvalidTag, ValueError, TypeError, msgspec.MsgspecError)
+"""Errors of a row that does not open. ValueError: it is too short for a nonce. TypeError: it is NULL, which a
+damaged database may have whatever the schema says."""
+
+_SCHEMA: Final = """
+CREATE TABLE held (
+    key BLOB PRIMARY KEY,
+    sealed BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE run (
+    number INTEGER PRIMARY KEY CHECK (number = 1),
+    writer BLOB NOT NULL,
+    sealed BLOB NOT NULL
+) STRICT
+"""
+
+
+class AnotherWriterError(Exception):
+    """A later run writes the table."""
+
+
+class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a run says of itself with each write."""
+
+    seen: int
+    """Time of the write (seconds since the epoch)."""
+    is_last: bool
+    """Written at the stop: no name was given afterwards."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The names that were held at a moment."""
+
+    seen: int
+    """Time of that moment (seconds since the epoch)."""
+    entries: list[SnapshotEntry]
+    """Each with the time at which its client was last there, and without what may be outdated."""
+
+    @classmethod
+    def of(cls, entries: Iterable[SnapshotEntry], seen: int, *, is_last: bool) -> Snapshot:
+        """Return the snapshot of the entries that a run wrote."""
+        return cls(
+            seen,
+            [SnapshotEntry(trusted(entry.name, is_last=is_last), entry.left or seen) for entry in entries],
+        )
+
+
+class _Seal:
+    """Seals the rows of one run."""
+
+    def __init__(self, key: bytes, domain: str, run: bytes) -> None:
+        context = b"quictunnel held names 1 " + run + domain.encode()
+        self._name_key = hmac.digest(key, b"name " + context, hashlib.sha256)
+        self._cipher = AESGCM(hmac.digest(key, b"seal " + context, hashlib.sha256))
+
+    def key_of(self, name: str) -> bytes:
+        """Return the key of a name's row."""
+        return hmac.digest(self._name_key, name.encode(), hashlib.sha256)[:16]
+
+    def seal(self, key: bytes, content: SnapshotEntry | _RunState) -> bytes:
+        """Return the sealed content of the row with this key."""
+        nonce = os.urandom(NONCE)
+        return nonce + self._cipher.encrypt(nonce, msgspec.msgpack.encode(content), key)
+
+    def open(self, key: bytes, sealed: bytes) -> bytes:
+        """Return the content of a row. Raises one of ``_UNREADABLE`` if it is not of this run."""
+        return self._cipher.decrypt(sealed[:NONCE], sealed[NONCE:], key)
+
+
+class SnapshotStore:
+    """The table. Its methods may be called in any thread, one at a time; they raise ConfigError, in one line, when
+    the database cannot be used, and DamagedDatabaseError when only :meth:`discard` helps."""
+
+    def __init__(self, directory: Path, key: bytes, domain: str) -> None:
+        """Open nothing yet.
+
+        Args:
+            directory: the state directory.
+            key: the key of the tickets.
+            domain: the domain of the edge.
+        """
+        self.path = directory / FILE
+        self._database = Database(self.path, _SCHEMA, VERSION, is_durable=False)
+        self._key = key
+        self._domain = domain
+        self._run = os.urandom(RUN_BYTES)
+        self._seal = _Seal(key, domain, self._run)
+        self._written: dict[str, SnapshotEntry] | None = None
+        """The rows of this run; None if they are not known."""
+        self._has_written = False
+
+    def close(self) -> None:
+        """Close the database; the next use opens it again."""
+        self._database.close()
+
+    def discard(self) -> None:
+        """Remove the database; the next write creates it again."""
+        self._written = None
+        self._database.discard()
+
+    def read(self) -> Snapshot | None:
+        """Return what the last run wrote; None if none did."""
+        if not self._database.exists:
+            return None
+        with self._database.reading() as database, database:
+            database.execute("BEGIN")  # all of it as of one moment
+            run = database.execute("SELECT writer, sealed FROM run").fetchone()
+            count, size = database.execute("SELECT count(*), total(length(sealed)) FROM held").fetchone()
+            if count > MAX_WEIGHT or size > MAX_BYTES:
+                raise self._damaged(f"it has {count} names in {size:.0f} bytes, which is more than an edge writes")
+            rows = database.execute("SELECT key, sealed FROM held LIMIT ?", (MAX_WEIGHT,)).fetchall()
+        if run is None:
+            return None
+        try:
+            seal = _Seal(self._key, self._domain, run[0])
+            state = msgspec.msgpack.decode(seal.open(_STATE, run[1]), type=_RunState)
+            entries = [msgspec.msgpack.decode(seal.open(*row), type=SnapshotEntry) for row in rows]
+        except _UNREADABLE:
+            raise self._damaged("it is damaged, or of another --domain or ticket.key") from None
+        if not is_valid(entries):
+            raise self._damaged("it has names that no edge can have held")
+        return Snapshot.of(entries, state.seen, is_last=state.is_last)
+
+    def write(self, entries: Iterable[SnapshotEntry], *, at: float, is_last: bool = False) -> bool:
+        """Make these the rows of the table; only those that differ from the last write are written.
+
+        Args:
+            entries: the names that are held, each once.
+            at: the time (seconds since the epoch).
+            is_last: True at the stop.
+
+        Returns:
+            False if there are more than there is room for. The rest is written, with a fair share for each token.
+
+        Raises:
+            AnotherWriterError: a later run has taken the table. Nothing is written.
+        """
+        given = list(entries)
+        chosen = select_fairly(given)
+        self._write({entry.name.name: entry for entry in chosen}, _RunState(int(at), is_last))
+        return len(chosen) == len(given)
+
+    def stamp(self, at: float) -> bool:
+        """Update the time of the last write alone.
+
+        Returns:
+            False if the rows have to be written first.
+
+        Raises:
+            AnotherWriterError: a later run has taken the table. Nothing is written.
+        """
+        if self._written is None or self._database.is_replaced:
+            return False
+        self._write(self._written, _RunState(int(at), is_last=False))
+        return True
+
+    def _write(self, held: dict[str, SnapshotEntry], state: _RunState) -> None:
+        if self._database.is_replaced:
+            self._database.close()
+        before, self._written = self._written, None  # unknown, if the following fails half-way
+        sealed = self._seal.seal(_STATE, state)
+        with self._database.writing() as database:
+            # The first statement takes the lock, so no other run writes between it and the end.
+            query = "UPDATE run SET sealed = ? WHERE writer = ?"
+            if not database.execute(query, (sealed, self._run)).rowcount:
+                self._take(database, state.seen, sealed)
+                before = None
+            if before is None:
+                database.execute("DELETE FROM held")
+                before = {}
+            over = [name for name in before if name not in held]
+            database.executemany("DELETE FROM held WHERE key = ?", ((self._seal.key_of(name),) for name in over))
+            database.executemany("INSERT OR REPLACE INTO held VALUES (?, ?)", self._changed(before, held))
+        self._written, self._has_written = held, True
+
+    def _take(self, database: sqlite3.Connection, now: int, sealed: bytes) -> None:
+        """Take the table from the run that wrote last. Raises AnotherWriterError."""
+        other = database.execute("SELECT writer, sealed FROM run").fetchone()
+        if other is not None and self._has_written and self._is_running(*other, now=now):
+            raise AnotherWriterError
+        database.execute("INSERT OR REPLACE INTO run VALUES (1, ?, ?)", (self._run, sealed))
+
+    def _is_running(self, run: bytes, sealed: bytes, *, now: int) -> bool:
+        """Return True if the run of that state wrote a moment ago."""
+        try:
+            content = _Seal(self._key, self._domain, run).open(_STATE, sealed)
+            return abs(now - msgspec.msgpack.decode(content, type=_RunState).seen) <= MAX_AGE
+        except _UNREADABLE:
+            return False
+
+    def _changed(
+        self, before: dict[str, SnapshotEntry], held: dict[str, SnapshotEntry]
+    ) -> Iterator[tuple[bytes, bytes]]:
+        for name, entry in held.items():
+            if before.get(name) != entry:
+                key = self._seal.key_of(name)
+                yield key, self._seal.seal(key, entry)
+
+    def _damaged(self, why: str) -> DamagedDatabaseError:
+        return DamagedDatabaseError(f"{self.path} cannot be used: {why}.")
+
+
+def select_fairly(entries: list[SnapshotEntry], limit: int = MAX_WEIGHT) -> list[SnapshotEntry]:
+    """Return the entries that there is room for.
+
+    If there are too many, each owner has the same room (max-min fairness): owners with less than that keep all of
+    their entries and leave the rest of it to the others.
+
+    Args:
+        entries: all entries; of one owner the first ones are preferred.
+        limit: the sum of their weights.
+    """
+    by_owner: dict[str, list[SnapshotEntry]] = defaultdict(list)
+    weights: dict[str, int] = defaultdict(int)
+    for entry in entries:
+        by_owner[entry.name.owner].append(entry)
+        weights[entry.name.owner] += weight_of(entry.name.terms)
+    if sum(weights.values()) <= limit:
+        return entries
+    selected: list[SnapshotEntry] = []
+    owners = sorted(weights, key=lambda owner: (weights[owner], owner))
+    for position, owner in enumerate(owners):
+        room = limit // (len(owners) - position)
+        for entry in by_owner[owner]:
+            weight = weight_of(entry.name.terms)
+            if weight <= room:
+                selected.append(entry)
+                room -= weight
+                limit -= weight
+    return selected

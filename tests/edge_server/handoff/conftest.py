@@ -1,0 +1,22 @@
+"""Runs of an edge that end with the test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.edge_server.handoff.snapshot_rig import EdgeRuns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.edge_server.conftest import Clock
+
+
+@pytest.fixture
+async def runs(tmp_path: Path, clock: Clock) -> AsyncIterator[EdgeRuns]:
+    runs = EdgeRuns(tmp_path, clock)
+    yield runs
+    await runs.end()
