@@ -2,8 +2,9 @@
 
     python -m perf.access_log                      # two minutes (root): eight rounds of text and JSON, TLS and TCP
 
-Edges with and without it are there all the time, to one nginx; wrk's visitors come one after another, each with a
-connection of its own. The order goes round. The log is a file, as under a service manager that writes one.
+Edges with and without the log run all the time, in front of one nginx. wrk opens a new connection for each
+request.
+The order of the edges rotates. The log is a file, as under a service manager that writes one.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from perf.iperf import cpu_seconds
-from perf.machine import Machine
+from perf.machine import MachineLoad
 from perf.targets import Target, ours
-from perf.web import Crowd, origin
+from perf.web import WebLoad, origin
 
 LOGS: Final = {
     "none": ("--log-level", "warning"),
@@ -29,7 +30,8 @@ LOGS: Final = {
 
 
 def measured(directory: Path, rounds: int, seconds: int, *, tls: bool) -> dict[str, list[tuple[float, float]]]:
-    """Of each log, by round: new connections a second, and the edge's CPU seconds for a thousand of them."""
+    """Return the samples of each log format, by round: new connections a second, and the edge's CPU seconds per
+    thousand of them."""
     with ExitStack() as stack:
         web = stack.enter_context(origin(directory))
         sides: dict[str, Target] = {
@@ -41,20 +43,21 @@ def measured(directory: Path, rounds: int, seconds: int, *, tls: bool) -> dict[s
             turn = list(LOGS)[number % len(LOGS) :] + list(LOGS)[: number % len(LOGS)]
             for name in turn:
                 side = sides[name]
-                crowd = Crowd(side.tls_host or side.host, side.host, side.port, seconds, directory)
+                load = WebLoad(side.tls_host or side.host, side.host, side.port, seconds, directory)
                 before = cpu_seconds(side.edge)
-                rate = crowd.requests_per_second(tls=tls, fresh=True)
-                if number:  # the first is to warm up
+                rate = load.requests_per_second(tls=tls, fresh=True)
+                if number:  # the first one is a warm-up
                     found[name].append((rate, (cpu_seconds(side.edge) - before) / (rate * seconds) * 1000))
         return found
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What the line for each visitor takes.")
+    """Run the benchmark as the command line asks and print its results."""
+    parser = argparse.ArgumentParser(description="Measure the cost of the access log.")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--seconds", type=int, default=2, help="of each turn")
     options = parser.parse_args()
-    print(f"busy before: {Machine().busy_before:.2f} of all cores")
+    print(f"busy before: {MachineLoad().busy_before:.2f} of all cores")
     for kind in ("tls", "tcp"):
         with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name:
             found = measured(Path(name), options.rounds, options.seconds, tls=kind == "tls")

@@ -1,19 +1,21 @@
-"""The baseline that ours is compared to: copy loops over plain ``aioquic.asyncio`` streams.
+"""The baseline of the comparisons: copy loops over plain ``aioquic.asyncio`` streams.
 
-What one writes in an afternoon from aioquic's documentation: ``serve`` and ``connect`` as they come, default
-settings, one QUIC stream for each TCP connection, a reader and a writer copied into each other both ways.
-It takes one client, has no names, no tokens and no way back after a lost connection, and a visitor must speak
-first (an empty stream is not announced).
+It is a program that aioquic's documentation suggests: ``serve`` and ``connect`` with default settings, one QUIC
+stream per TCP connection, and a reader and a writer copied into each other in both directions. It accepts one
+client,
+has no names and no tokens, and cannot reconnect. A visitor must send first, because an empty stream is not
+announced.
 
-One thing was added because without it nothing can be measured: a stream's writer in aioquic never says
-"wait", so a fast sender buffers without end and the copy slows to a crawl (aioquic deletes from the head of
-one long bytearray). ``--brake BYTES`` (default 256 KiB) waits while more is unsent, which makes the baseline
-faster, not slower; ``--brake 0`` takes it away.
+One addition makes measurements possible. A stream's writer in aioquic has no backpressure, so a fast sender
+buffers
+without end and the copy becomes very slow (aioquic deletes from the head of one long bytearray). ``--brake BYTES``
+(default 256 KiB) waits while more is unsent, which makes the baseline faster, not slower; ``--brake 0`` disables
+it.
 
     python -m perf.baseline edge   --dir DIR --quic 4500 --public 5300
     python -m perf.baseline client --dir DIR --quic 4500 --origin 5201
 
-Each prints one line when it is ready. DIR is where the edge leaves its certificate authority.
+Each prints one line when it is ready. The edge writes its CA to DIR.
 """
 
 from __future__ import annotations
@@ -37,19 +39,21 @@ Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def adapter_of(writer: asyncio.StreamWriter) -> QuicStreamAdapter:
+    """Return the transport of a stream's writer."""
     assert isinstance(writer.transport, QuicStreamAdapter)
     return writer.transport
 
 
 def unsent(writer: asyncio.StreamWriter) -> int:
-    """Bytes that a QUIC stream has not sent yet. Private names, because no public one tells."""
+    """Return the bytes that a QUIC stream has not sent yet. It reads private attributes, because there is no
+    public one."""
     adapter = adapter_of(writer)
     stream = adapter.protocol._quic._streams.get(adapter.stream_id)  # noqa: SLF001  # see above
     return len(stream.sender._buffer) if stream else 0  # noqa: SLF001  # see above
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, brake: int = 0) -> None:
-    """Copy until the end. A brake is for a writer that is a QUIC stream."""
+    """Copy until the end. ``brake`` is for a writer that is a QUIC stream: the unsent bytes at which to wait."""
     # Whatever goes wrong on the other side ends this direction, as it does in any such program.
     with contextlib.suppress(OSError):
         while data := await reader.read(CHUNK):
@@ -61,11 +65,13 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, brake
 
 
 async def splice(tcp: Pair, quic: Pair, brake: int) -> None:
+    """Copy between a TCP connection and a QUIC stream in both directions, until both have ended."""
     await asyncio.gather(copy(tcp[0], quic[1], brake), copy(quic[0], tcp[1]))
     tcp[1].close()
 
 
 async def edge(directory: Path, quic: int, public: int, brake: int) -> None:
+    """Run the edge: accept one client, and open a stream to it for each public connection."""
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost")
     authority.cert_pem.write_to_path(directory / "baseline-ca.pem")
@@ -76,7 +82,7 @@ async def edge(directory: Path, quic: int, public: int, brake: int) -> None:
     joined: asyncio.Future[QuicConnectionProtocol] = asyncio.get_running_loop().create_future()
 
     def greeted(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """The client's first stream says that it is there, and which connection is its."""
+        """Handle the client's first stream, which identifies its connection."""
         if not joined.done():
             joined.set_result(adapter_of(writer).protocol)
 
@@ -94,6 +100,7 @@ async def edge(directory: Path, quic: int, public: int, brake: int) -> None:
 
 
 async def client(directory: Path, quic: int, origin: int, brake: int) -> None:
+    """Run the client: dial the origin for each stream."""
     settings = QuicConfiguration(is_client=True, alpn_protocols=ALPN, server_name="localhost")
     settings.load_verify_locations(str(directory / "baseline-ca.pem"))
     running: set[asyncio.Task[None]] = set()
@@ -114,6 +121,7 @@ async def client(directory: Path, quic: int, origin: int, brake: int) -> None:
 
 
 def main() -> None:
+    """Run the edge or the client until Ctrl-C."""
     parser = argparse.ArgumentParser(description="The baseline: a tunnel over plain aioquic.asyncio streams.")
     parser.add_argument("role", choices=["edge", "client"])
     parser.add_argument("--dir", type=Path, required=True, help="where the certificate authority is kept")

@@ -1,12 +1,13 @@
-"""How long a UDP socket's buffer holds out while nobody reads it: what net.core.rmem_max is raised for.
+"""The time that a UDP socket's buffer lasts while nobody reads it: the effect of net.core.rmem_max.
 
-    python -m perf.buffers                          # sizes that systems have, 100 Mbit/s, five rounds; a minute
+    python -m perf.buffers                          # common sizes, 100 Mbit/s, five rounds; a minute
     python -m perf.buffers --sizes 208 4096 --rate 500
 
-A busy event loop reads nothing; what arrives meanwhile waits in the buffer, or is lost. Each round and size sends
-at the rate to a socket that is not read, until the kernel counts the first loss; said is how much had fit.
-Datagrams have 1,200 bytes and come joined (GRO), as from a fast network, or one by one, which costs the buffer
-more. Nothing here is a speed of this machine.
+A busy event loop reads nothing. Datagrams that arrive meanwhile wait in the buffer, or are lost. Each round sends
+at
+the rate to a socket that is not read, until the kernel counts the first loss, and reports the payload that fitted.
+Datagrams have 1,200 bytes and arrive joined (GRO), as from a fast network, or one by one, which needs more of the
+buffer. The results do not depend on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from quictunnel.transport.udp import Transmit, UdpSocket
 
 SIZE: Final = 1200
 BURST: Final = 10
-GIVE_UP: Final = 64 * 1024 * 1024
-"""Bytes after which a socket that loses nothing is believed to have no bound."""
+MAX_SENT: Final = 64 * 1024 * 1024
+"""Bytes after which a socket without losses is taken to have no limit."""
 
 
 def drops(socket: UdpSocket) -> int:
-    """What the kernel has thrown away of this socket's (/proc/net/udp, the last column)."""
+    """Return the datagrams of this socket that the kernel has dropped (/proc/net/udp, the last column)."""
     port = f":{socket.local_address[1]:04X}"
     for line in Path("/proc/net/udp").read_text().splitlines()[1:]:
         fields = line.split()
@@ -36,12 +37,12 @@ def drops(socket: UdpSocket) -> int:
 
 
 def held(size: int, rate: float, *, joined: bool) -> int:
-    """Bytes of payload that fit into a buffer of so many bytes."""
+    """Return the bytes of payload that fit into a buffer of ``size`` bytes."""
     to, sender = UdpSocket.bind(("127.0.0.1", 0), buffer=size), UdpSocket.bind(("127.0.0.1", 0), gso=joined)
     try:
         burst = Transmit((bytes(SIZE * BURST),), SIZE, to.local_address)
         sent, begun = 0, time.perf_counter()
-        while not drops(to) and sent < GIVE_UP:
+        while not drops(to) and sent < MAX_SENT:
             sender.send([burst])
             sent += SIZE * BURST
             time.sleep(max(0.0, begun + sent / rate - time.perf_counter()))
@@ -52,7 +53,7 @@ def held(size: int, rate: float, *, joined: bool) -> int:
 
 
 def main() -> None:
-    """Run the measurements that the arguments choose and print a table."""
+    """Run the benchmark as the command line asks and print its results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[208, 1024, 4096], help="KiB")
     parser.add_argument("--rate", type=float, default=100, help="Mbit/s")

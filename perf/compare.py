@@ -1,13 +1,14 @@
-"""Everything beside everybody, in one run: every peer that is here, in turns, several rounds.
+"""Compare quictunnel with all other tunnels that are installed, in one run of several rounds.
 
     python -m perf.compare                                    # as root; about a quarter of an hour
     python -m perf.compare --markdown --json result.json --plot result.png
     python -m perf.compare --only "ssh -R" quictunnel --measures "1 stream down" "64 keep-alive, HTTPS"
 
-All share the machine and take turns within each round, so that whatever else it does meets them all; trust the
-ratios. Peers are looked for on the PATH; those that are not there are named at the end. Visitors of HTTPS are
-served by nginx behind us, who end TLS; behind tunnels of bytes it ends TLS itself; behind "frp, https2http" frp's
-client does.
+All tunnels share the machine and take turns within each round, so that other load affects all of them alike: the
+ratios are reliable. The programs are found on the PATH; missing ones are named at the end. With quictunnel, nginx
+is the origin and TLS ends at the edge. Behind tunnels that forward bytes, TLS ends at nginx; with "frp,
+https2http",
+at frp's client.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perf import echo, iperf, peers, results, targets, web
-from perf.machine import Machine, own_loopback
+from perf.machine import MachineLoad, own_loopback
 from perf.results import OURS, Sample
 from perf.tables import table
 from perf.targets import Missing, Target, family
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 BASELINE: Final = "baseline"
 NO_RESUME: Final = "no-resume"
-"""What keeping costs, and no tunnel that anybody uses: only when asked for."""
+"""Measures the cost of buffers for resumption; only if it is selected."""
 TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Target]]]] = {
     "direct": targets.direct,
     "ssh -R": targets.ssh,
@@ -56,79 +57,79 @@ TCP: Final[dict[str, Callable[[int, Path], AbstractContextManager[Target]]]] = {
     OURS: targets.ours,
     NO_RESUME: targets.no_resume,
 }
-"""Tunnels of bytes, by name."""
+"""Tunnels that forward bytes, by name."""
 HTTPS: Final[dict[str, Callable[[int, Path], AbstractContextManager[Target]]]] = {
     "frp, https2http": peers.frp("tcp", tls=True, ends_tls=True),
     "aioquic": functools.partial(targets.ours, name="aioquic", engine="aioquic", tls=True),
     OURS: functools.partial(targets.ours, tls=True),
 }
-"""Those that end TLS."""
+"""Tunnels that terminate TLS, by name."""
 
 
-class Taken(NamedTuple):
-    """What one turn gave."""
+class TurnResult(NamedTuple):
+    """The result of one turn."""
 
     values: dict[str, float]
-    """By what is to be added to the measure's name."""
+    """Values by the suffix of the measure's name."""
     amount: float
     """See ``Sample``."""
 
 
-Take = Callable[[Target, Path, int], Taken]
+Measurement = Callable[[Target, Path, int], TurnResult]
 SECONDS: Final = 3
 ROUNDS: Final = 5
 SETTLE_SECONDS: Final = 30.0
 QUIET_SECONDS: Final = 0.1
-"""Without a tick of CPU time (10 ms), after which a tunnel counts as idle."""
+"""Seconds without a tick of CPU time (10 ms) after which a tunnel counts as idle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One way of looking at a tunnel, before one kind of origin."""
+    """A measurement of a tunnel with one kind of origin."""
 
     name: str
     unit: str
-    """In milliseconds less is better, in everything else more."""
+    """In milliseconds lower is better, otherwise higher."""
     origin: str
-    take: Take
+    take: Measurement
     includes_baseline: bool = False
-    """True if the baseline takes part. It needs minutes for many streams, because it buffers all that they offer,
-    and it spins after connections that come and go."""
+    """True if the baseline takes part. With many streams it needs minutes, because it buffers all of their
+    data, and after short connections it uses CPU without end."""
 
 
-def _stream(direction: Direction, streams: int) -> Take:
-    def take(way: Target, directory: Path, seconds: int) -> Taken:
+def _stream(direction: Direction, streams: int) -> Measurement:
+    def take(tunnel: Target, directory: Path, seconds: int) -> TurnResult:
         del directory
-        result = iperf.run(way.host, way.port, seconds=seconds, direction=direction, streams=streams)
-        return Taken({"": result.mb_per_second}, result.mb_per_second * result.seconds / 1000)
+        result = iperf.run(tunnel.host, tunnel.port, seconds=seconds, direction=direction, streams=streams)
+        return TurnResult({"": result.mb_per_second}, result.mb_per_second * result.seconds / 1000)
 
     return take
 
 
-def _crowd(way: Target, directory: Path, seconds: int) -> web.Crowd:
-    return web.Crowd(way.tls_host or "localhost", way.host, way.port, seconds, directory)
+def _web_load(tunnel: Target, directory: Path, seconds: int) -> web.WebLoad:
+    return web.WebLoad(tunnel.tls_host or "localhost", tunnel.host, tunnel.port, seconds, directory)
 
 
-def _pages(direction: Direction, streams: int) -> Take:
-    def take(way: Target, directory: Path, seconds: int) -> Taken:
-        speed = _crowd(way, directory, seconds).mb_per_second(direction, streams)
-        return Taken({"": speed}, speed * seconds / 1000)
-
-    return take
-
-
-def _requests(*, tls: bool, fresh: bool) -> Take:
-    def take(way: Target, directory: Path, seconds: int) -> Taken:
-        rate = _crowd(way, directory, seconds).requests_per_second(tls=tls, fresh=fresh)
-        return Taken({"": rate}, rate * seconds / 1000)
+def _pages(direction: Direction, streams: int) -> Measurement:
+    def take(tunnel: Target, directory: Path, seconds: int) -> TurnResult:
+        speed = _web_load(tunnel, directory, seconds).mb_per_second(direction, streams)
+        return TurnResult({"": speed}, speed * seconds / 1000)
 
     return take
 
 
-def _delays(way: Target, directory: Path, seconds: int) -> Taken:
+def _requests(*, tls: bool, fresh: bool) -> Measurement:
+    def take(tunnel: Target, directory: Path, seconds: int) -> TurnResult:
+        rate = _web_load(tunnel, directory, seconds).requests_per_second(tls=tls, fresh=fresh)
+        return TurnResult({"": rate}, rate * seconds / 1000)
+
+    return take
+
+
+def _delays(tunnel: Target, directory: Path, seconds: int) -> TurnResult:
     del directory
-    delays = echo.ask(way.host, way.port, seconds=seconds)
-    return Taken({", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}, 0.0)
+    delays = echo.ask(tunnel.host, tunnel.port, seconds=seconds)
+    return TurnResult({", p50": delays.p50, ", p99": delays.p99, ", p99.9": delays.p999}, 0.0)
 
 
 MEASURES: Final = (
@@ -147,27 +148,28 @@ MEASURES: Final = (
 )
 
 
-class Arena:
-    """The origins, and a tunnel of each target before each of them."""
+class Benchmark:
+    """The origins, and a tunnel of each target to each of them."""
 
     def __init__(self, names: Sequence[str], measures: Sequence[Measure], stack: contextlib.ExitStack) -> None:
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="quictunnel-perf-")))
         self.missing: list[str] = []
         self.failed: list[str] = []
-        self.ways: dict[tuple[str, str], Target] = {}
-        """By origin and name."""
+        self.tunnels: dict[tuple[str, str], Target] = {}
+        """Running tunnels by origin and name."""
         self._stack = stack
         for origin in dict.fromkeys(measure.origin for measure in measures):
-            with self._noted(f"the measures with {origin}"):
+            with self._noting(f"the measures with {origin}"):
                 plain, ending = self._begin(origin)
                 for name in names:
-                    if origin == "iperf":  # serves one at a time, and a tunnel may be slow to let go
+                    if origin == "iperf":  # serves one test at a time, and a tunnel may be slow to close
                         plain = self._stack.enter_context(iperf.server())
-                    with self._noted(name):
+                    with self._noting(name):
                         self._join(origin, name, plain, ending)
 
     def _begin(self, origin: str) -> tuple[int, int]:
-        """Its port for tunnels of bytes, and for those who end TLS."""
+        """Start an origin. Return its port for tunnels that forward bytes, and its port for tunnels that terminate
+        TLS."""
         if origin == "iperf":
             targets.need("iperf3")
             return 0, 0
@@ -182,43 +184,43 @@ class Arena:
         return (page.https, page.http) if origin == "https" else (page.http, 0)
 
     def _join(self, origin: str, name: str, plain: int, ending: int) -> None:
-        directory = self.directory / origin / "ways"
+        directory = self.directory / origin / "tunnels"
         directory.mkdir(parents=True, exist_ok=True)
         if ending and name in HTTPS:
-            self.ways[origin, name] = self._stack.enter_context(HTTPS[name](ending, directory))
+            self.tunnels[origin, name] = self._stack.enter_context(HTTPS[name](ending, directory))
         elif name in TCP:
-            self.ways[origin, name] = self._stack.enter_context(TCP[name](plain, directory))
+            self.tunnels[origin, name] = self._stack.enter_context(TCP[name](plain, directory))
 
     @contextlib.contextmanager
-    def _noted(self, what: str) -> Iterator[None]:
+    def _noting(self, what: str) -> Iterator[None]:
         try:
             yield
         except Missing as lack:
             self.missing.append(f"{what} (no {lack})")
 
 
-def turn(arena: Arena, measure: Measure, way: Target, seconds: int, number: int) -> list[Sample]:
-    sides = [family(way.edge), family(way.client)]
+def turn(benchmark: Benchmark, measure: Measure, tunnel: Target, seconds: int, number: int) -> list[Sample]:
+    """Measure one tunnel once. Return its samples; none if it failed."""
+    sides = [family(tunnel.edge), family(tunnel.client)]
     before = [sum(map(iperf.cpu_seconds, side)) for side in sides]
-    where = f"round {number + 1}: {measure.name}, {way.name}"
+    where = f"round {number + 1}: {measure.name}, {tunnel.name}"
     try:
-        taken = measure.take(way, arena.directory, seconds)
+        taken = measure.take(tunnel, benchmark.directory, seconds)
     except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-        arena.failed.append(f"{where}: {error}")
-        print(arena.failed[-1], file=sys.stderr)
+        benchmark.failed.append(f"{where}: {error}")
+        print(benchmark.failed[-1], file=sys.stderr)
         return []
     print(f"{where}: {', '.join(f'{value:.2f}' for value in taken.values.values())}", file=sys.stderr)
     spent = [sum(map(iperf.cpu_seconds, side)) - began for side, began in zip(sides, before, strict=True)]
     return [
-        Sample(measure.name + part, measure.unit, way.name, number, value, taken.amount, *spent)
+        Sample(measure.name + part, measure.unit, tunnel.name, number, value, taken.amount, *spent)
         for part, value in taken.values.items()
     ]
 
 
-def settle(way: Target) -> bool:
-    """Wait until a tunnel has worked off what it took in, or it would still be at it in the next one's turn.
-    False: it is still at it."""
-    pids = [*family(way.edge), *family(way.client)]
+def settle(tunnel: Target) -> bool:
+    """Wait until a tunnel is idle, so that it does not disturb the next turn. Return False if it is still busy."""
+    pids = [*family(tunnel.edge), *family(tunnel.client)]
     deadline = time.monotonic() + SETTLE_SECONDS
     before = -1.0
     while before != (now := sum(map(iperf.cpu_seconds, pids))):
@@ -230,62 +232,62 @@ def settle(way: Target) -> bool:
 
 
 def run(
-    arena: Arena, measures: Sequence[Measure], names: Sequence[str], *, seconds: int, rounds: int
+    benchmark: Benchmark, measures: Sequence[Measure], names: Sequence[str], *, seconds: int, rounds: int
 ) -> Iterator[Sample]:
+    """Yield the samples of all rounds."""
     for number in range(rounds):
         order = [*names[number % len(names) :], *names[: number % len(names)]]
         for measure in measures:
             for name in order:
-                way = arena.ways.get((measure.origin, name))
-                if way is not None and (measure.includes_baseline or name != BASELINE):
-                    yield from turn(arena, measure, way, seconds, number)
-                    if not settle(way):
-                        arena.failed.append(f"{name} does not come to rest and takes part no more")
-                        del arena.ways[measure.origin, name]
+                tunnel = benchmark.tunnels.get((measure.origin, name))
+                if tunnel is not None and (measure.includes_baseline or name != BASELINE):
+                    yield from turn(benchmark, measure, tunnel, seconds, number)
+                    if not settle(tunnel):
+                        benchmark.failed.append(f"{name} does not become idle and is left out from now on")
+                        del benchmark.tunnels[measure.origin, name]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Everything beside everybody.")
-    everybody = [*dict.fromkeys([*TCP, *HTTPS])]
+def _arguments(all_names: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Compare quictunnel with other tunnels.")
+    measures = [measure.name for measure in MEASURES]
+    usual = [name for name in all_names if name != NO_RESUME]
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=int, default=SECONDS, help="of each turn")
-    usual = [name for name in everybody if name != NO_RESUME]
-    parser.add_argument("--only", nargs="+", choices=everybody, default=usual, metavar="NAME")
-    parser.add_argument(
-        "--measures", nargs="+", choices=[m.name for m in MEASURES], default=[m.name for m in MEASURES]
-    )
-    parser.add_argument("--mtu", type=int, help="of the loopback that all share (default: this machine's, 65536)")
-    parser.add_argument("--markdown", action="store_true", help="the table as the documentation has it")
+    parser.add_argument("--only", nargs="+", choices=all_names, default=usual, metavar="NAME")
+    parser.add_argument("--measures", nargs="+", choices=measures, default=measures)
+    parser.add_argument("--mtu", type=int, help="of loopback (default: this machine's, 65536)")
+    parser.add_argument("--markdown", action="store_true", help="print tables as Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it (needs matplotlib)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
+    all_names = [*dict.fromkeys([*TCP, *HTTPS])]
+    options = _arguments(all_names)
     if options.mtu and not options.inside:
         own_loopback("perf.compare", options.mtu)
     measures = [measure for measure in MEASURES if measure.name in options.measures]
-    names = [name for name in everybody if name in options.only]
+    names = [name for name in all_names if name in options.only]
     # Ends like Ctrl-C, so that everything that was started here ends with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    machine = Machine()
+    machine = MachineLoad()
     with contextlib.ExitStack() as stack:
-        arena = Arena(names, measures, stack)
-        samples = list(run(arena, measures, names, seconds=options.seconds, rounds=options.rounds))
-        missing, failed = list(dict.fromkeys(arena.missing)), arena.failed
+        benchmark = Benchmark(names, measures, stack)
+        samples = list(run(benchmark, measures, names, seconds=options.seconds, rounds=options.rounds))
     facts = machine.facts() | {"mtu": options.mtu or "loopback's own"}
+    problems = {"missing": list(dict.fromkeys(benchmark.missing)), "failed": benchmark.failed}
     for rows in (results.rows, results.standing, results.costs):
         print(table(rows(samples, names), markdown=options.markdown), "\n")
     print(f"medians (and extremes) of {options.rounds} rounds of {options.seconds} s; ratios are medians of each "
           "round's; visitors, origin and tunnel share the machine")  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    print(f"missing: {', '.join(missing) or 'nothing'}")
-    print("failed:", "; ".join(failed) or "nothing")
+    for what, which in problems.items():
+        print(f"{what}: {'; '.join(which) or 'nothing'}")
     if options.json:
-        result = {
-            "machine": facts,
-            "missing": missing,
-            "failed": failed,
-            "samples": [asdict(sample) for sample in samples],
-        }
+        result = {"machine": facts, **problems, "samples": [asdict(sample) for sample in samples]}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if options.plot:
         from perf import plots  # noqa: PLC0415 - the one place that needs matplotlib

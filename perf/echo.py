@@ -1,9 +1,10 @@
-"""How long a byte takes there and back, and how many of them one visitor gets through in a second.
+"""The latency of a one-byte echo, and the number of echoes a second on one connection.
 
-    python -m perf.echo PORT            # the origin: gives back what it gets, on every connection
+    python -m perf.echo PORT            # the origin: echoes on every connection
 
-The visitor is :func:`ask`: one connection, one byte at a time. First as fast as answers come, for the maximum;
-then at a tenth of that rate, at moments that do not depend on the answers, as people and programs do.
+:func:`ask` is the visitor: one connection, one byte at a time. First it sends each byte after the echo of the
+last,
+to measure the maximum rate. Then it sends at a tenth of that rate, at fixed moments, as people and programs do.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from typing import Final
 
 CLOSED_SECONDS: Final = 1.0
 SHARE: Final = 0.1
-"""Of the maximum rate, at which delays are measured."""
+"""Share of the maximum rate at which latencies are measured."""
 MAX_RATE: Final = 500.0
-"""Bytes a second, at most: beyond it the visitor's own sleeping is what is measured."""
+"""Most bytes a second; above it the visitor's own sleep would dominate the measurement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Of single bytes, in milliseconds."""
+    """Latencies of single bytes, in milliseconds."""
 
     rate: float
     """Bytes a second, one after the other."""
@@ -35,6 +36,7 @@ class Delays:
 
 
 def ask(host: str, port: int, *, seconds: float) -> Delays:
+    """Measure the latency of an echo origin for ``seconds``."""
     with socket.create_connection((host, port), timeout=30) as visitor:
         visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _once(visitor)
@@ -60,18 +62,19 @@ def ask(host: str, port: int, *, seconds: float) -> Delays:
 def _once(visitor: socket.socket) -> None:
     visitor.sendall(b"x")
     if not visitor.recv(1):
-        raise ConnectionError("the origin hung up")
+        raise ConnectionError("the origin closed the connection")
 
 
 def _serve(visitor: socket.socket) -> None:
     visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    with visitor, contextlib.suppress(OSError):  # whoever has had enough just leaves
+    with visitor, contextlib.suppress(OSError):  # visitors leave without a clean end
         while data := visitor.recv(4096):
             visitor.sendall(data)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Gives back what it gets.")
+    """Run the echo origin until it is killed."""
+    parser = argparse.ArgumentParser(description="Run an echo server.")
     parser.add_argument("port", type=int)
     with socket.create_server(("127.0.0.1", parser.parse_args().port)) as listener:
         print("echo ready", flush=True)

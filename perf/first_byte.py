@@ -1,11 +1,12 @@
-"""The time from ``forward()`` to the first byte that a visitor gets over HTTPS.
+"""The time from ``forward()`` to the first byte that a visitor receives over HTTPS.
 
     python -m perf.first_byte                # twenty of each
 
-cold: the first tunnel of a process, which has imported quictunnel and nothing more: a thread, an engine, a
-handshake with the edge, a lease. warm: another tunnel of the same client. Both end with a visitor's TCP and TLS
-handshakes, its request, and the first byte of the origin's answer. The edge runs in a process of its own, on the
-same machine.
+Cold: the first tunnel of a process that has only imported quictunnel. It needs a thread, an engine, a handshake
+with
+the edge and a lease. Warm: another tunnel of the same client. Both end with a visitor's TCP and TLS handshakes,
+its
+request, and the first byte of the origin's response. The edge runs in a process of its own on the same machine.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
-WARM: Final = 5
+WARM_TUNNELS: Final = 5
 """Tunnels after the first, in each process."""
 
 
 @contextlib.contextmanager
 def origin() -> Iterator[int]:
-    """A web server of one page."""
+    """Run a web server of one page during a ``with`` block; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -54,6 +55,7 @@ def origin() -> Iterator[int]:
 
 
 def seconds_to_first_byte(port: int, ca: Path) -> float:
+    """Open a tunnel to ``port``, visit it, and return the seconds until the first byte."""
     context = ssl.create_default_context(cafile=str(ca))
     begun = time.perf_counter()
     with quictunnel.forward(port) as tunnel:
@@ -66,14 +68,16 @@ def seconds_to_first_byte(port: int, ca: Path) -> float:
 
 
 def one_process() -> None:
+    """Measure one cold tunnel and several warm ones, and print the seconds as JSON."""
     ca = Path(os.environ["QUICTUNNEL_CA"])
     with contextlib.ExitStack() as stack:
-        ports = [stack.enter_context(origin()) for _ in range(1 + WARM)]
+        ports = [stack.enter_context(origin()) for _ in range(1 + WARM_TUNNELS)]
         print(json.dumps([seconds_to_first_byte(port, ca) for port in ports]))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="From forward() to the first public byte.")
+    """Run the benchmark as the command line asks and print its results."""
+    parser = argparse.ArgumentParser(description="Measure the time from forward() to the first public byte.")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,11 +1,12 @@
-"""One hop, one stream, two processes: what an engine carries between two UDP sockets, with no TCP around it.
+"""The throughput of one QUIC stream between two processes, without TCP.
 
     python -m perf.hop                                  # each engine that is installed, and a plain TCP connection
     python -m perf.hop --engines native --seconds 5 --rounds 5
     python -m perf.hop --mtu 1500                       # in a loopback with Ethernet's MTU (root)
 
-The ceiling of everything above it. Each round, everybody takes a turn. MB/s is what the receiver received;
-CPU-seconds are those of the whole process: MB per CPU-second is what one core could send, or receive, alone.
+It is the upper limit of everything above an engine. All engines take a turn in each round. MB/s is the rate at the
+receiver. CPU seconds are those of the whole process, so MB per CPU second is the rate that one core could send or
+receive alone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import trustme
 
-from perf.machine import Machine, own_loopback
+from perf.machine import MachineLoad, own_loopback
 from quictunnel.shared.event_loop import new_event_loop
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.transport.engine import EngineSettings
@@ -44,7 +45,7 @@ HERE: Final = "127.0.0.1"
 
 
 class Sink:
-    """Counts what comes; the base of both ends."""
+    """Base of both ends: counts received bytes."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -53,9 +54,11 @@ class Sink:
         self.over = asyncio.Event()
 
     def connected(self) -> None:
+        """Record that the handshake is complete."""
         self.ready.set()
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Count received bytes."""
         del stream, end
         self.received += sum(map(len, chunks))
 
@@ -66,22 +69,25 @@ class Sink:
     def turn_ended(self) -> None: ...
 
     def closed(self, cause: CloseCause, code: int, reason: str) -> None:
+        """Record that the connection has ended."""
         del cause, code, reason
         self.over.set()
 
 
 class Source(Sink):
-    """Writes without end, as fast as the engine takes it."""
+    """The sending end: writes as fast as the engine accepts data."""
 
     endpoint: Endpoint
 
     def begin(self) -> None:
+        """Open the stream and begin to write."""
         assert self.connection is not None
         stream = self.connection.open()
         assert stream is not None
         self.writable(stream)
 
     def writable(self, stream: int) -> None:
+        """Write until the engine accepts no more."""
         assert self.connection is not None
         while self.connection.write(stream, CHUNK) == len(CHUNK):
             pass
@@ -89,6 +95,7 @@ class Source(Sink):
 
 
 def settings(directory: Path, *, is_server: bool, largest: int) -> EngineSettings:
+    """Return the engine settings of one end."""
     return EngineSettings(
         is_server=is_server,
         alpn=ALPN,
@@ -100,7 +107,7 @@ def settings(directory: Path, *, is_server: bool, largest: int) -> EngineSetting
 
 
 async def receive(engine: str, directory: Path) -> None:
-    """The accepting side: says its port, counts one connection, says how much it was and what it cost."""
+    """Run the accepting end: print the port, receive one connection, and report its bytes and cost."""
     udp = UdpSocket.bind((HERE, 0))
     made = create_engine(settings(directory, is_server=True, largest=udp.largest_datagram), engine)
     sink = Sink()
@@ -119,7 +126,7 @@ async def receive(engine: str, directory: Path) -> None:
 
 
 async def send(engine: str, directory: Path, port: int, seconds: float) -> None:
-    """The connecting side."""
+    """Run the connecting end for ``seconds``."""
     udp = UdpSocket.bind((HERE, 0))
     made = create_engine(settings(directory, is_server=False, largest=udp.largest_datagram), engine)
     source = Source()
@@ -135,7 +142,7 @@ async def send(engine: str, directory: Path, port: int, seconds: float) -> None:
 
 
 def receive_tcp() -> None:
-    """The same over one TCP connection: what loopback carries without QUIC."""
+    """Receive over one TCP connection, for comparison without QUIC."""
     with socket.create_server((HERE, 0)) as server:
         print(server.getsockname()[1], flush=True)
         connection, _ = server.accept()
@@ -147,6 +154,7 @@ def receive_tcp() -> None:
 
 
 def send_tcp(port: int, seconds: float) -> None:
+    """Send over one TCP connection for ``seconds``."""
     sent, cpu, begin = 0, time.process_time(), time.monotonic()
     with socket.create_connection((HERE, port)) as connection:
         while time.monotonic() < begin + seconds:
@@ -156,16 +164,18 @@ def send_tcp(port: int, seconds: float) -> None:
 
 
 def report(size: int, seconds: float, cpu: float) -> None:
+    """Print the result of one end as JSON."""
     print(json.dumps({"bytes": size, "seconds": seconds, "cpu": cpu}), flush=True)
 
 
 def on_a_loop(work: Coroutine[None, None, None]) -> None:
+    """Run a coroutine on the event loop that clients and edges use."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(work)
 
 
 def turn(engine: str, directory: Path, seconds: float) -> tuple[float, float, float]:
-    """One run: MB/s, and MB per CPU-second of the sender and of the receiver."""
+    """Run an engine once. Return MB/s, and MB per CPU second of the sender and of the receiver."""
     command = [sys.executable, "-m", "perf.hop", "--engines", engine, "--directory", str(directory)]
     with subprocess.Popen([*command, "--receive"], stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None
@@ -180,9 +190,10 @@ def turn(engine: str, directory: Path, seconds: float) -> tuple[float, float, fl
 
 
 def compare(engines: list[str], seconds: float, rounds: int) -> None:
+    """Run all engines in turns and print a table."""
     authority = trustme.CA()
     leaf = authority.issue_cert(NAME)
-    machine = Machine()
+    machine = MachineLoad()
     with tempfile.TemporaryDirectory(prefix="quictunnel-hop-") as name:
         directory = Path(name)
         authority.cert_pem.write_to_path(directory / "ca.pem")
@@ -204,12 +215,13 @@ def compare(engines: list[str], seconds: float, rounds: int) -> None:
 
 
 def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
     here = [
         name
         for name in ("native", "aioquic")
         if name == "aioquic" or importlib.util.find_spec("quictunnel_native")
     ]
-    parser = argparse.ArgumentParser(description="One hop, one stream, two processes.")
+    parser = argparse.ArgumentParser(description="Measure one QUIC stream between two processes.")
     parser.add_argument("--engines", nargs="+", choices=["native", "aioquic", "tcp"], default=[*here, "tcp"])
     parser.add_argument("--seconds", type=float, default=3, help="of each run (default: 3)")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")

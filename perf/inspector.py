@@ -1,11 +1,12 @@
-"""What the traffic inspector takes of a tunnel's speed: the same bytes with ``--inspect`` and without, in pairs.
+"""The cost of the traffic inspector: the same bytes with ``--inspect`` and without, in pairs.
 
     python -m perf.inspector                    # a minute: 64 MiB down and up, eight pairs; small requests by wrk
     python -m perf.inspector --most 0.3         # exit code 1 when the median of a direction loses more
 
-Both tunnels are there all the time, to one origin; which of a pair is first changes. One visitor over plain TCP on
-loopback, where the tunnel itself is at its cheapest: what the inspector takes weighs most there. Besides the ratio
-of speeds the ratio of the client's CPU time, which moves less when others use the machine.
+Both tunnels run all the time, to one origin, and the order within a pair alternates. There is one visitor over
+plain
+TCP on loopback, where the tunnel itself costs least and the inspector therefore weighs most. The ratio of the
+client's CPU time is reported as well, because other load on the machine affects it less than the speed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from perf.iperf import cpu_seconds
-from perf.machine import Machine
+from perf.machine import MachineLoad
 from perf.targets import Missing, line_of, need, ours, running
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ MIB: Final = 1024 * 1024
 CHUNK: Final = 1 * MIB
 HEAD: Final = re.compile(rb"[A-Z]+ /(\d*) HTTP/1.1\r\n(?:[^\r]+\r\n)*\r\n")
 LENGTH: Final = re.compile(rb"Content-Length: (\d+)")
-WARM: Final = 2
-"""Pairs that are not counted: windows grow in them."""
+WARM_UP_PAIRS: Final = 2
+"""Pairs that are not counted, because windows grow in them."""
 
 
 class Pair(NamedTuple):
-    """Ratios of with the inspector to without it."""
+    """Ratios of a run with the inspector to one without it."""
 
     speed: float
     cpu: float
@@ -51,7 +52,7 @@ class Pair(NamedTuple):
 
 
 def serve() -> None:
-    """``GET /N`` gets N bytes; ``PUT`` is read to its end."""
+    """Run the origin: ``GET /N`` returns N bytes; ``PUT`` is read to its end."""
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         print(f"port {listener.getsockname()[1]}", flush=True)
         while True:
@@ -81,6 +82,7 @@ def _answer(visitor: socket.socket) -> None:
 
 @contextlib.contextmanager
 def origin() -> Iterator[int]:
+    """Run the origin in a process of its own; yield its port."""
     command = [sys.executable, "-m", "perf.inspector", "--origin"]
     with running(command, stdout=subprocess.PIPE) as process:
         yield int(line_of(process, "port ").split()[1])
@@ -90,7 +92,7 @@ def origin() -> Iterator[int]:
 
 
 def carry(visitor: socket.socket, direction: str, size: int) -> float:
-    """Seconds to move so many bytes."""
+    """Transfer ``size`` bytes. Return the seconds."""
     begun = time.perf_counter()
     buffer = bytearray(CHUNK)
     if direction == "down":
@@ -104,29 +106,30 @@ def carry(visitor: socket.socket, direction: str, size: int) -> float:
     while expected:
         got = visitor.recv_into(buffer, min(expected, CHUNK))
         if not got:
-            raise RuntimeError("the origin broke off")
+            raise RuntimeError("the origin closed the connection")
         expected -= got
     return time.perf_counter() - begun
 
 
 def pairs(off: Target, on: Target, direction: str, count: int, size: int) -> list[Pair]:
+    """Measure bulk transfers in one direction, in pairs."""
     with contextlib.ExitStack() as stack:
         sides = {side: stack.enter_context(socket.create_connection((side.host, side.port))) for side in (off, on)}
         found = []
-        for number in range(WARM + count):
+        for number in range(WARM_UP_PAIRS + count):
             seconds, cpu = {}, {}
             for side in (off, on) if number % 2 else (on, off):
                 assert side.client is not None
                 before = cpu_seconds(side.client)
                 seconds[side] = carry(sides[side], direction, size)
                 cpu[side] = cpu_seconds(side.client) - before
-            if number >= WARM:
+            if number >= WARM_UP_PAIRS:
                 found.append(Pair(seconds[off] / seconds[on], cpu[on] / max(cpu[off], 0.01)))
     return found
 
 
 def requests(off: Target, on: Target, count: int) -> list[Pair]:
-    """Small requests of 16 visitors, by wrk. Raises Missing."""
+    """Measure small requests of 16 visitors by wrk, in pairs. Raises Missing."""
     program = need("wrk")
     found = []
     for number in range(count):
@@ -145,6 +148,7 @@ def requests(off: Target, on: Target, count: int) -> list[Pair]:
 
 
 def measured(count: int, size: int, *, with_requests: bool) -> dict[str, list[Pair]]:
+    """Measure both directions, and small requests if wrk is installed."""
     with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, contextlib.ExitStack() as stack:
         port = stack.enter_context(origin())
         off, on = (
@@ -159,15 +163,16 @@ def measured(count: int, size: int, *, with_requests: bool) -> dict[str, list[Pa
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="What the traffic inspector takes.")
+    """Run the benchmark as the command line asks and print its results."""
+    parser = argparse.ArgumentParser(description="Measure the cost of the traffic inspector.")
     parser.add_argument("--pairs", type=int, default=8)
     parser.add_argument("--mib", type=int, default=64, help="of each transfer")
-    parser.add_argument("--most", type=float, help="what may be lost of either direction's speed: 0.3")
+    parser.add_argument("--most", type=float, help="maximum loss of speed in either direction, such as 0.3")
     parser.add_argument("--origin", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.origin:
         serve()
-    print(f"busy before: {Machine().busy_before:.2f} of all cores")
+    print(f"busy before: {MachineLoad().busy_before:.2f} of all cores")
     found = measured(options.pairs, options.mib * MIB, with_requests=options.most is None)
     for what, ratios in found.items():
         speeds = sorted(pair.speed for pair in ratios)

@@ -1,12 +1,11 @@
-"""Throughput of one TCP stream by iperf3, and what it costs: MB/s, and CPU seconds of given processes.
+"""Throughput of TCP streams by iperf3, and its cost: MB/s, and CPU seconds of given processes.
 
     with iperf.server() as port:                                  # the origin; expose this port
         result = iperf.run("127.0.0.1", public_port, seconds=5, direction="down", pids=[edge, client])
         print(result.mb_per_second, result.cpu_seconds)
 
-``up`` is visitor to origin, ``down`` is origin to visitor (iperf3's ``-R``). What counts is what the receiver
-received, never what a buffer on the way took in. From the command line, a target that already leads to an
-``iperf3 -s``:
+``up`` is visitor to origin, ``down`` is origin to visitor (iperf3's ``-R``). Bytes are counted at the receiver, so
+that buffers on the way do not count. On the command line, give a target that leads to an ``iperf3 -s``:
 
     python -m perf.iperf HOST:PORT --seconds 5 --pid 1234 --pid 1235
 """
@@ -32,35 +31,38 @@ if TYPE_CHECKING:
 Direction = Literal["up", "down"]
 MB = 1_000_000
 GRACE = 60.0
-"""Seconds beyond the measured ones for iperf3 to say hello and goodbye through a slow tunnel."""
+"""Seconds beyond the measured ones for iperf3 to begin and end its test through a slow tunnel."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """Throughput of one run, and the CPU time of the processes."""
+
     direction: Direction
     seconds: float
-    """Of wall time during which the receiver received."""
+    """Wall time of the receiver."""
     mb_per_second: float
     cpu_seconds: dict[int, float] = field(default_factory=dict)
-    """User and system time of each process asked about, over the whole run."""
+    """User and system time of each given process, over the whole run."""
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process so far (proc(5), fields 14 and 15 of stat)."""
+    """Return the user and system time of all threads of a process (proc(5), fields 14 and 15 of stat)."""
     # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(after_name[11]) + int(after_name[12])) / TICKS
 
 
 def free_port() -> int:
+    """Return a free TCP port of loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager
 def server(port: int | None = None) -> Iterator[int]:
-    """An ``iperf3 -s`` on loopback; yields its port."""
+    """Run an ``iperf3 -s`` on loopback during a ``with`` block; yield its port."""
     port = port or free_port()
     command = ["iperf3", "--server", "--bind", "127.0.0.1", "--port", str(port), "--forceflush"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -70,7 +72,7 @@ def server(port: int | None = None) -> Iterator[int]:
                 break
         else:
             raise RuntimeError("iperf3 did not start")
-        # Its reports would fill the pipe after some runs; from here they go to a reader of their own.
+        # Its reports would fill the pipe after some runs, so another process reads them.
         with subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL):
             process.stdout.close()
             try:
@@ -88,7 +90,7 @@ def run(
     streams: int = 1,
     pids: Sequence[int] = (),
 ) -> Result:
-    """So many streams for ``seconds``. Raises RuntimeError with iperf3's own words when it fails."""
+    """Transfer ``streams`` streams for ``seconds``. Raises RuntimeError with iperf3's message if it fails."""
     command = ["iperf3", "--client", host, "--port", str(port), "--time", str(seconds), "--json"]
     command += ["--parallel", str(streams)]
     before = {pid: cpu_seconds(pid) for pid in pids}
@@ -111,6 +113,7 @@ def run(
 
 
 def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
     parser = argparse.ArgumentParser(description="One TCP stream each way by iperf3, and its CPU cost.")
     parser.add_argument("target", help="HOST:PORT that leads to an iperf3 -s")
     parser.add_argument("--seconds", type=int, default=5)

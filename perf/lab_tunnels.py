@@ -1,8 +1,9 @@
-"""Tunnels in a lab of two network namespaces and a WAN between them (tests/netlab): each is started with its
-server in the edge's host and its client, before an origin, in the client's, and ends with the lab.
+"""Tunnels in a lab of two network namespaces with a WAN between them (tests/netlab).
 
-``frp`` (frps and frpc) and ``chisel`` are looked for on the PATH. Clients that end with their connection, as
-``ssh`` does, are started again at once, as everybody does who relies on them.
+Each tunnel's server runs in the edge's host, its client and an origin in the client's host. All end with the lab.
+``frp`` (frps and frpc) and ``chisel`` are found on the PATH. A client that ends with its connection, such as
+``ssh``,
+is restarted at once, as is usual in practice.
 """
 
 from __future__ import annotations
@@ -26,26 +27,27 @@ if TYPE_CHECKING:
 
     from tests.netlab.lab import Lab
 
-PORT: Final = 20022
-"""Where visitors come, at the edge's host."""
-CONTROL: Final = 7000
-"""Where clients come, at the edge's host."""
-PATIENCE: Final = 300.0
-"""Seconds without a byte for which visitors and the origin wait: longer than every outage."""
-TRY: Final = 2.0
-"""Seconds for one attempt of a newcomer."""
-AGAIN: Final = "while :; do {}; sleep 1; done"
+PUBLIC_PORT: Final = 20022
+"""Port of the edge's host for visitors."""
+CONTROL_PORT: Final = 7000
+"""Port of the edge's host for clients."""
+TIMEOUT: Final = 300.0
+"""Seconds without a byte after which visitors and the origin give up: longer than every outage."""
+ATTEMPT_TIMEOUT: Final = 2.0
+"""Seconds for one attempt of a new visitor."""
+RESTART_LOOP: Final = "while :; do {}; sleep 1; done"
 
 
 def choose_engine() -> None:
-    """We run on the engine that the environment asks for, on both sides."""
+    """Run quictunnel on the engine that the environment selects, on both sides."""
     engine = os.environ.get(engine_pairing.VARIABLE) or "auto"
     engine_pairing.in_force = engine_pairing.Pairing(engine, engine)
     os.environ[engine_pairing.VARIABLE] = engine
 
 
 def quictunnel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
-    tunnel = stack.enter_context(Tunnelled(lab, directory, patience=PATIENCE))
+    """Start quictunnel. Return the public address."""
+    tunnel = stack.enter_context(Tunnelled(lab, directory, patience=TIMEOUT))
     host, port = tunnel.ready["tcp_socket"]
     return host, port
 
@@ -67,14 +69,14 @@ LogLevel FATAL
 
 
 def ssh(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
-    """OpenSSH with keep-alives on both sides, so that it notices at all."""
-    origin = stack.enter_context(Origin(lab, patience=PATIENCE))
+    """Start OpenSSH with keep-alives on both sides, so that it detects outages. Return the public address."""
+    origin = stack.enter_context(Origin(lab, patience=TIMEOUT))
     sshd, client, keygen = need("sshd"), need("ssh"), need("ssh-keygen")
     for name in ("host_key", "key"):
         subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", directory / name], check=True)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     config = directory / "sshd_config"
-    config.write_text(_SSHD.format(control=CONTROL, address=lab.edge.address, base=directory))
+    config.write_text(_SSHD.format(control=CONTROL_PORT, address=lab.edge.address, base=directory))
     lab.edge.popen([sshd, "-D", "-f", config])
     options = ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "LogLevel=ERROR"]
     options += ["ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3"]
@@ -83,42 +85,53 @@ def ssh(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, in
         "-i",
         str(directory / "key"),
         "-p",
-        str(CONTROL),
+        str(CONTROL_PORT),
         "-N",
         "-R",
-        f"0.0.0.0:{PORT}:127.0.0.1:{origin.port}",
+        f"0.0.0.0:{PUBLIC_PORT}:127.0.0.1:{origin.port}",
     ]
     words.append(f"{getpass.getuser()}@{lab.edge.address}")
-    again(lab, words)
-    return lab.edge.address, PORT
+    run_forever(lab, words)
+    return lab.edge.address, PUBLIC_PORT
 
 
 def frp(protocol: str) -> Callable[[Lab, Path, contextlib.ExitStack], tuple[str, int]]:
+    """Return a function that starts frp over ``protocol``."""
+
     def start(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
-        origin = stack.enter_context(Origin(lab, patience=PATIENCE))
+        origin = stack.enter_context(Origin(lab, patience=TIMEOUT))
         server, client = directory / "frps.toml", directory / "frpc.toml"
-        server.write_text(f'bindPort = {CONTROL}\nquicBindPort = {CONTROL}\nlog.level = "error"\n')
+        server.write_text(f'bindPort = {CONTROL_PORT}\nquicBindPort = {CONTROL_PORT}\nlog.level = "error"\n')
         client.write_text(
-            f'serverAddr = "{lab.edge.address}"\nserverPort = {CONTROL}\n'
+            f'serverAddr = "{lab.edge.address}"\nserverPort = {CONTROL_PORT}\n'
             'loginFailExit = false\nlog.level = "error"\n'
             f'transport.protocol = "{protocol}"\n[[proxies]]\nname = "p"\ntype = "tcp"\n'
-            f'localIP = "127.0.0.1"\nlocalPort = {origin.port}\nremotePort = {PORT}\n'
+            f'localIP = "127.0.0.1"\nlocalPort = {origin.port}\nremotePort = {PUBLIC_PORT}\n'
         )
         lab.edge.popen([need("frps"), "-c", server], stdout=subprocess.DEVNULL)
-        again(lab, [need("frpc"), "-c", str(client)])
-        return lab.edge.address, PORT
+        run_forever(lab, [need("frpc"), "-c", str(client)])
+        return lab.edge.address, PUBLIC_PORT
 
     return start
 
 
 def chisel(lab: Lab, directory: Path, stack: contextlib.ExitStack) -> tuple[str, int]:
+    """Start chisel. Return the public address."""
     del directory
-    origin = stack.enter_context(Origin(lab, patience=PATIENCE))
+    origin = stack.enter_context(Origin(lab, patience=TIMEOUT))
     program = need("chisel")
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    lab.edge.popen([program, "server", "--reverse", "--port", str(CONTROL)], **quiet)
-    again(lab, [program, "client", f"http://{lab.edge.address}:{CONTROL}", f"R:{PORT}:127.0.0.1:{origin.port}"])
-    return lab.edge.address, PORT
+    lab.edge.popen([program, "server", "--reverse", "--port", str(CONTROL_PORT)], **quiet)
+    run_forever(
+        lab,
+        [
+            program,
+            "client",
+            f"http://{lab.edge.address}:{CONTROL_PORT}",
+            f"R:{PUBLIC_PORT}:127.0.0.1:{origin.port}",
+        ],
+    )
+    return lab.edge.address, PUBLIC_PORT
 
 
 TARGETS: Final = {
@@ -130,20 +143,21 @@ TARGETS: Final = {
 }
 
 
-def again(lab: Lab, words: list[str]) -> None:
-    """Run a client in the client's host, and again whenever it ends."""
+def run_forever(lab: Lab, words: list[str]) -> None:
+    """Run a client in the client's host, and restart it whenever it ends."""
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    lab.client.popen(["sh", "-c", AGAIN.format(shlex.join(words))], **quiet)
+    lab.client.popen(["sh", "-c", RESTART_LOOP.format(shlex.join(words))], **quiet)
 
 
 class Visitors:
-    """Who comes to a tunnel."""
+    """Makes connections to the public address of a tunnel."""
 
     def __init__(self, lab: Lab, address: tuple[str, int]) -> None:
         self._lab = lab
         self._address = address
 
-    def come(self, patience: float = PATIENCE) -> socket.socket:
+    def connect(self, patience: float = TIMEOUT) -> socket.socket:
+        """Open a connection. Raises OSError."""
         sock = self._lab.edge.socket(kind=socket.SOCK_STREAM)
         sock.settimeout(patience)
         try:
@@ -155,15 +169,16 @@ class Visitors:
         return sock
 
     def is_served(self) -> bool:
+        """Return True if a new connection echoes a byte."""
         try:
-            with self.come(TRY) as sock:
+            with self.connect(ATTEMPT_TIMEOUT) as sock:
                 sock.sendall(ECHO + b"?")
                 return sock.recv(1) == b"?"
         except OSError:
             return False
 
     def wait(self, seconds: float) -> float | None:
-        """When a newcomer is served, in seconds from now."""
+        """Return the seconds until a new visitor is served, or None if that takes longer than ``seconds``."""
         begun = time.monotonic()
         while time.monotonic() < begun + seconds:
             if self.is_served():

@@ -1,4 +1,4 @@
-"""The machine that is measured on: what else went on meanwhile, and a loopback of our own."""
+"""The load of the machine during a measurement, and a loopback interface in a namespace of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn
 
 
 def _ticks() -> tuple[int, int, int]:
-    """Ticks of all cores so far: all, busy ones, and those that the host of a virtual machine took."""
+    """Return the ticks of all cores: total, busy, and taken by the host of a virtual machine."""
     user, nice, system, idle, iowait, irq, softirq, steal = map(
         int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
     )
@@ -20,8 +20,8 @@ def _ticks() -> tuple[int, int, int]:
     return busy + idle + iowait + steal, busy, steal
 
 
-class Machine:
-    """What else went on, so that a number can be believed or not."""
+class MachineLoad:
+    """The load of the machine, which shows if a measurement is reliable."""
 
     def __init__(self) -> None:
         all_before, busy_before, _ = _ticks()
@@ -33,6 +33,7 @@ class Machine:
         """Share of all cores that others used in the second before the first run."""
 
     def facts(self) -> dict[str, object]:
+        """Return the machine and its load, for the output of a benchmark."""
         total, _, steal = _ticks()
         return {
             "cores": os.cpu_count(),
@@ -47,7 +48,7 @@ class Machine:
 
 
 def own_loopback(module: str, mtu: int) -> NoReturn:
-    """Begin anew in a network namespace of our own, whose loopback has this MTU; its settings end with it."""
+    """Restart the program in a new network namespace whose loopback has this MTU. Its settings end with it."""
     if os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("ip")):
         sys.exit("a network of its own needs root, unshare (util-linux) and ip (iproute2)")
     there = f'ip link set lo mtu {mtu} up && exec "$0" "$@"'

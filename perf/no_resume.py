@@ -1,9 +1,9 @@
-"""Runs an edge or a client without the buffers that let streams outlive their connection.
+"""Run an edge or a client without the buffers that let streams outlive their connection.
 
     python -m perf.no_resume edge_server ...        # as python -m edge_server ...
 
-For measuring what the keeping costs, and for nothing else: with a link every visitor is lost, and a session that
-tries to resume fails.
+It exists only to measure the cost of these buffers. When a link is lost, every visitor is lost, and resuming a
+session fails.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from quictunnel.wire.send_buffer import SendBuffer
 
 
 def mark_sent(self: SendBuffer, size: int) -> None:
-    """Forget what the engine took; it has a reference of its own until the peer acknowledged it."""
+    """Forget bytes that the engine has taken; it has references of its own until the peer acknowledges them."""
     assert self._unsent is not None
     chunk = self._unsent.popleft()
     if size < len(chunk):
@@ -26,11 +26,13 @@ def mark_sent(self: SendBuffer, size: int) -> None:
 
 
 def credit(self: SendBuffer, offset: int) -> None:
+    """Record consumption without releasing buffers: there are none."""
     self.base = max(self.base, offset)
 
 
 def main() -> None:
-    SendBuffer.mark_sent = mark_sent  # type: ignore[method-assign]  # that is what this is for
+    """Replace the buffers and run the module named on the command line."""
+    SendBuffer.mark_sent = mark_sent  # type: ignore[method-assign]  # the purpose of this module
     SendBuffer.credit = credit  # type: ignore[method-assign]  # as above
     module, sys.argv = sys.argv[1], [f"python -m {sys.argv[1]}", *sys.argv[2:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

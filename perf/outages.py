@@ -1,21 +1,22 @@
-"""What happens to visitors of several tunnels when the network between client and edge does what networks do.
+"""The effects of network failures between client and edge on visitors of several tunnels.
 
     python -m perf.outages                                  # everything that is installed; half an hour (root)
     python -m perf.outages --targets quictunnel ssh --events "black hole of 5 s" "another address"
     python -m perf.outages --markdown                       # as docs/OUTAGES.md has it
 
-Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way. One visitor downloads, one has typed
-something and waits, as in an SSH session, and 25 a second come over TCP and leave again, some by a reset. Then the
-event, and three questions, answered in seconds from the moment at which the network is well again:
+Each tunnel runs in a lab of its own (tests/netlab): 100 Mbit/s, 25 ms each way. One visitor downloads, one has an
+idle
+session as in SSH, and 25 per second connect over TCP and leave, some by a reset. Then the event occurs. Three
+values
+are measured, in seconds from the moment at which the network works again:
 
-- download: when 8 MiB more had come, which take 0.7 s at full rate, or that it broke. What was under way already,
-  in buffers on the visitor's side, is not enough for that;
-- session: when what is typed at that moment comes back, or that it broke;
-- newcomer: when a new visitor is first served.
+- download: until 8 MiB more have arrived, which takes 0.7 s at the full rate, or that it broke. Data that was in
+  buffers on the visitor's side is not enough for that;
+- session: until a byte sent at that moment is echoed, or that it broke;
+- new visitor: until a new visitor is served.
 
-And how many of those who came, and had not come to leave by a reset, were not served within a minute, of how many.
-
-``perf.lab_tunnels`` says how each of them is set up.
+The fourth value is the number of new visitors, without those that reset, that were not served within a minute, and
+the number of all of them. ``perf.lab_tunnels`` has the settings of each tunnel.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-ENOUGH: Final = 60.0
-"""Seconds after the network is well again for which an answer is waited for."""
-MORE: Final = 8 << 20
-"""Bytes that show that a download goes on; more than was under way."""
+MAX_WAIT: Final = 60.0
+"""Seconds after the network works again after which a wait ends."""
+DOWNLOAD_BYTES: Final = 8 << 20
+"""Bytes that prove that a download continues; more than was in flight."""
 
 
 def black_hole(seconds: float) -> Callable[[Lab], None]:
+    """Return an event: no packet passes for ``seconds``."""
+
     def happen(lab: Lab) -> None:
         with lab.blackout():
             time.sleep(seconds)
@@ -55,7 +58,8 @@ def black_hole(seconds: float) -> Callable[[Lab], None]:
     return happen
 
 
-def moves(lab: Lab) -> None:
+def change_address_repeatedly(lab: Lab) -> None:
+    """Change the client's address five times, once a second."""
     for _ in range(5):
         lab.move_client()
         time.sleep(1)
@@ -67,27 +71,28 @@ EVENTS: Final[dict[str, Callable[[Lab], None]]] = {
     "black hole of 20 s": black_hole(20),
     "black hole of 90 s": black_hole(90),
     "another address": lambda lab: lab.move_client(),
-    "another address, five times": moves,
+    "another address, five times": change_address_repeatedly,
     "another port of the NAT": lambda lab: lab.nat_rebind(),
 }
 
 
 class Cell(NamedTuple):
-    """Seconds, None: broken, or not within :data:`ENOUGH`; and how many of the load's newcomers failed."""
+    """Seconds (None: broken, or longer than :data:`MAX_WAIT`), and the failed new visitors of all."""
 
     download: float | None
     session: float | None
-    newcomer: float | None
+    new_visitor: float | None
     failed: int
     came: int
 
     def __str__(self) -> str:
-        seconds = (self.download, self.session, self.newcomer)
+        seconds = (self.download, self.session, self.new_visitor)
         answers = ["broken" if value is None else f"{value:.1f}" for value in seconds]
         return " · ".join([*answers, f"{self.failed}/{self.came}"])
 
 
 def measure(target: str, event: str) -> Cell:
+    """Run one tunnel through one event. Raises Missing."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-outages-") as name,
         Lab(delay_ms=25, rate_mbit=100, nat="NAT" in event) as lab,
@@ -97,23 +102,28 @@ def measure(target: str, event: str) -> Cell:
         visitors = Visitors(lab, address)
         if visitors.wait(20) is None:
             raise Missing(f"{target} does not serve here")
-        with visitors.come() as typist, Bulk(visitors.come()) as bulk, load(target, lab, address) as churn:
-            typist.sendall(ECHO + b"a")
-            typist.recv(1)
+        with (
+            visitors.connect() as echo_visitor,
+            Bulk(visitors.connect()) as bulk,
+            load(target, lab, address) as churn,
+        ):
+            echo_visitor.sendall(ECHO + b"a")
+            echo_visitor.recv(1)
             bulk.wait_for(1 << 20, timeout=20)
             EVENTS[event](lab)
             with ThreadPoolExecutor() as threads:
-                download = threads.submit(goes_on, bulk)
-                session = threads.submit(types_on, typist)
-                newcomer = visitors.wait(ENOUGH)
+                download = threads.submit(time_download, bulk)
+                session = threads.submit(time_echo, echo_visitor)
+                new_visitor = visitors.wait(MAX_WAIT)
             came = [visit for visit in churn.finish(lambda _: True) if visit.is_newcomer]
         failed = sum(bool(visit.failure) for visit in came)
-        return Cell(download.result(), session.result(), newcomer, failed, len(came))
+        return Cell(download.result(), session.result(), new_visitor, failed, len(came))
 
 
 def load(target: str, lab: Lab, address: tuple[str, int]) -> Churn:
-    """Newcomers and leavers, by the count of the kernel at the edge's host. Ours are always let in there."""
-    plan = Plan([("", 0, *address)], ca="", prefix=ECHO.decode(), rate=WAITING_RATE, patience=ENOUGH)
+    """Start visitors that connect and leave. They are counted by the kernel at the edge's host; quictunnel admits
+    all of them there."""
+    plan = Plan([("", 0, *address)], ca="", prefix=ECHO.decode(), rate=WAITING_RATE, patience=MAX_WAIT)
 
     def arrivals() -> int:
         names, values = (
@@ -126,37 +136,41 @@ def load(target: str, lab: Lab, address: tuple[str, int]) -> Churn:
     return Churn(plan, lab.edge.popen, watched=arrivals, least=LEAST if target == "quictunnel" else 0)
 
 
-def goes_on(bulk: Bulk) -> float | None:
+def time_download(bulk: Bulk) -> float | None:
+    """Return the seconds until :data:`DOWNLOAD_BYTES` more have arrived, or None."""
     try:
-        return bulk.wait_for(MORE, ENOUGH)
+        return bulk.wait_for(DOWNLOAD_BYTES, MAX_WAIT)
     except AssertionError:
         return None
 
 
-def types_on(typist: socket.socket) -> float | None:
+def time_echo(echo_visitor: socket.socket) -> float | None:
+    """Return the seconds until a byte is echoed, or None."""
     begun = time.monotonic()
-    typist.settimeout(ENOUGH)
+    echo_visitor.settimeout(MAX_WAIT)
     try:
-        typist.sendall(b"b")
-        echoed = typist.recv(1) == b"b"
+        echo_visitor.sendall(b"b")
+        echoed = echo_visitor.recv(1) == b"b"
     except OSError:
         return None
     return time.monotonic() - begun if echoed else None
 
 
 def rows_of(cells: dict[str, dict[str, Cell | None]]) -> list[list[str]]:
+    """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["", *names]]
-    rows += [[event, *(str(found[name] or "not here") for name in names)] for event, found in cells.items()]
+    rows += [[event, *(str(found[name] or "not installed") for name in names)] for event, found in cells.items()]
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Outages, and what several tunnels make of them.")
+    """Run the benchmark as the command line asks and print its results."""
+    parser = argparse.ArgumentParser(description="Measure the effects of outages on visitors of several tunnels.")
     parser.add_argument("--events", nargs="+", choices=EVENTS, default=list(EVENTS))
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--markdown", action="store_true")
-    parser.add_argument("--json", type=Path, help="write every single answer there")
+    parser.add_argument("--json", type=Path, help="write every single result there")
     options = parser.parse_args()
     if lack := missing():
         parser.error(lack)
@@ -167,10 +181,10 @@ def main() -> None:
             try:
                 found[name] = measure(name, event)
             except Missing as lack_of:
-                print(f"{name}: not here: {lack_of}")
+                print(f"{name}: not installed: {lack_of}")
                 found[name] = None
-            print(f"{event}, {name}: {found[name] or 'not here'}", flush=True)
-    print("\nseconds after the network is well: download · session · newcomer; newcomers that failed / all")
+            print(f"{event}, {name}: {found[name] or 'not installed'}", flush=True)
+    print("\nseconds after the network works again: download · session · new visitor; failed new visitors / all")
     print(table(rows_of(cells), markdown=options.markdown))
     if options.json:
         options.json.write_text(json.dumps(cells, indent=1))

@@ -1,7 +1,9 @@
-"""Two engines in one process with one connection between them, for what needs many streams and no network.
+"""Two engines in one process with one connection between them, for tests with many streams and no network.
 
-No sockets: bursts are handed over directly. Time is virtual and runs on to the next timer when nothing else can be
-done. Everything that an engine tells is held against what may be told, and at the end nothing may be left.
+There are no sockets: bursts are handed over directly. Time is virtual and advances to the next timer when nothing
+else can be done. All events of the engines are checked against the state of the streams, and at the end no state
+may
+be left.
 """
 
 from __future__ import annotations
@@ -22,20 +24,20 @@ if TYPE_CHECKING:
 NAME: Final = "soak.test"
 EDGE: Final = ("192.0.2.1", 4433)
 CLIENT: Final = ("198.51.100.7", 50_000)
-TICK: Final = 0.001
+ROUND_TRIP: Final = 0.001
 """The round trip."""
-PATIENCE: Final = 300.0
-"""Virtual seconds after which what was waited for will not come."""
-GONE: Final = 3
+MAX_VIRTUAL_WAIT: Final = 300.0
+"""Virtual seconds after which a wait fails."""
+ABORT_CODE: Final = 3
 SENDING, RECEIVING = 1, 2
 
 
-class Failed(Exception):  # noqa: N818  it is what a run has, not an error in it
-    """What is wrong, in one line."""
+class Failed(Exception):  # noqa: N818  a failed check, not a programming error
+    """A check failed; the message is one line."""
 
 
 class Side:
-    """An engine with its end of the connection, and which halves of its streams are not over."""
+    """An engine with its end of the connection, and the open halves of its streams."""
 
     connection: Connection
 
@@ -53,18 +55,19 @@ class Side:
         self.inbox: list[Received] = []
         self.sent = self.arrived = 0
         """Bytes of datagrams."""
-        self.told: collections.Counter[str] = collections.Counter()
+        self.event_counts: collections.Counter[str] = collections.Counter()
         """Events by their kinds."""
         self.opened = 0
         self.begun = 0
-        """The peer's streams up to here have begun, by RFC 9000 section 3.2."""
+        """Number of the peer's streams that have begun, by RFC 9000 section 3.2."""
         self.awaited: set[int] = set()
-        """Those of them that nothing was heard of."""
+        """Streams among these without any event so far."""
         self.open: dict[int, int] = {}
 
-    # For those who use the connection
+    # For users of the connection
 
     def begin(self) -> int:
+        """Open a stream."""
         stream = self.connection.open()
         if stream is None:
             raise Failed(f"no stream could be opened after {self.opened:,}")
@@ -73,31 +76,36 @@ class Side:
         return stream
 
     def is_sending(self, stream: int) -> bool:
+        """Return True if the sending half of a stream is open."""
         return bool(self.open.get(stream, 0) & SENDING)
 
     def finish(self, stream: int) -> None:
+        """End the sending half cleanly."""
         self.connection.finish(stream)
         self._over(stream, SENDING)
 
     def stop(self, stream: int, code: int) -> None:
+        """Ask the peer to stop sending."""
         self.connection.stop(stream, code)
         self._over(stream, RECEIVING)
 
-    def give_up(self, stream: int, code: int = GONE) -> None:
+    def abort(self, stream: int, code: int = ABORT_CODE) -> None:
+        """Reset the sending half and stop the receiving half."""
         self.connection.reset(stream, code)
         self._over(stream, SENDING)
         self.stop(stream, code)
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Bytes or an end came."""
+        """Handle received bytes or an end; for subclasses."""
 
     def writable(self, stream: int) -> None:
-        """There is room again."""
+        """Continue to write; for subclasses."""
 
     # For the pair
 
-    def hear(self, connection: Connection, event: Event) -> None:
-        self.told[type(event).__name__] += 1
+    def on_event(self, connection: Connection, event: Event) -> None:
+        """Check an event of the engine against the state, record it, and call the handler."""
+        self.event_counts[type(event).__name__] += 1
         match event:
             case Connected():
                 self.connection = connection
@@ -110,40 +118,42 @@ class Side:
                 self._expect(stream)
                 self._over(stream, RECEIVING)
                 if self.is_sending(stream):
-                    self.give_up(stream)
+                    self.abort(stream)
             case Stopped(stream, _):
                 self._over(stream, SENDING)
             case Writable(stream):
                 self.writable(stream)
 
     def uncounted(self) -> tuple[int, int]:
-        """Bytes that were handed over and are not in the engine's counters."""
+        """Return the bytes sent and received that are missing in the engine's counters."""
         stats = self.connection.stats()
         return self.sent - stats.bytes_sent, self.arrived - stats.bytes_received
 
     def left_open(self) -> str:
+        """Return a description of streams that are still open; empty if there are none."""
         streams = self.connection.stats().streams_open
         if not (self.open or self.awaited or streams):
             return ""
         halves = collections.Counter(self.open.values())
         return (
             f"{halves[SENDING]} streams still sending, {halves[RECEIVING]} receiving, {halves[3]} both, "
-            f"{len(self.awaited)} never heard of, {streams} in the engine"
+            f"{len(self.awaited)} without an event, {streams} in the engine"
         )
 
     def left_behind(self) -> str:
-        """After the connection is closed and has drained."""
-        # Nothing public tells what only a leak can leave.
+        """Return a description of state that is left after the connection was closed and has drained; empty if
+        there is none."""
+        # A leak shows only in private attributes.
         known, inside = len(self.engine._connections), (0, 0)  # noqa: SLF001
         if self.engine.name == "native":
             inside = self.engine._engine.population()  # noqa: SLF001
         unfinished = len(list(self.engine.poll()))
         is_clean = not (known or any(inside) or unfinished or self.engine.has_connections())
-        if is_clean and self.engine.timeout() is None and self.told["Closed"] == 1:
+        if is_clean and self.engine.timeout() is None and self.event_counts["Closed"] == 1:
             return ""
         return (
             f"{known} connections, {inside} inside, {unfinished} events, timer {self.engine.timeout()}, "
-            f"told of {self.told['Closed']} ends"
+            f"{self.event_counts['Closed']} ends reported"
         )
 
     def _over(self, stream: int, half: int) -> None:
@@ -152,7 +162,7 @@ class Side:
             self.open[stream] = left
 
     def _expect(self, stream: int) -> None:
-        """News may come of a stream that the peer began, and of one whose receiving half is not over."""
+        """Check that an event of this stream is allowed: the peer has opened it, or its receiving half is open."""
         number = stream >> 2
         if bool(stream & 1) == self.connection.is_client:
             self.awaited.update(range(self.begun, number + 1))
@@ -161,11 +171,11 @@ class Side:
                 self.awaited.remove(number)
                 self.open[stream] = SENDING | RECEIVING
         if not self.open.get(stream, 0) & RECEIVING:
-            raise Failed(f"stream {stream} was heard of after its end")
+            raise Failed(f"stream {stream} had an event after its end")
 
 
 class Pair:
-    """Two sides, what is under way between them, and the time."""
+    """Two sides, the datagrams in flight between them, and the virtual time."""
 
     def __init__(self, edge: Side, client: Side, *, loss: float = 0.0) -> None:
         self.edge, self.client, self.loss = edge, client, loss
@@ -173,14 +183,16 @@ class Pair:
         self.chance = random.Random(1)
         self.now = 1000.0
         client.connection = client.engine.connect(EDGE, NAME, self.now)
-        self.until(lambda: bool(edge.told["Connected"] and client.told["Connected"]), "the handshake")
+        self.until(
+            lambda: bool(edge.event_counts["Connected"] and client.event_counts["Connected"]), "the handshake"
+        )
         edge.connection.admit()
         self.quiet(1)
-        # A handshake has datagrams (Retry) that are no connection's.
+        # Datagrams of Retry belong to no connection.
         self.uncounted = [side.uncounted() for side in self.sides]
 
     def turn(self) -> bool:
-        """Whatever can be done now; whether anything was."""
+        """Do everything that can be done now. Return True if there was anything."""
         busy = False
         for here, there in (self.sides, self.sides[::-1]):
             batch, here.inbox = here.inbox, []
@@ -191,7 +203,7 @@ class Pair:
             if is_due := due is not None and due <= self.now:
                 here.engine.expire(self.now)
             for connection, event in here.engine.poll():
-                here.hear(connection, event)
+                here.on_event(connection, event)
                 busy = True
             bursts = list(here.engine.transmit(self.now))
             for burst in bursts:
@@ -201,24 +213,25 @@ class Pair:
                     there.inbox.append(Received(joined, burst.segment, here.address))
             busy |= bool(batch or is_due or bursts)
         if busy:
-            self.now += TICK
+            self.now += ROUND_TRIP
         return busy
 
     def until(self, done: Callable[[], bool], what: str) -> None:
-        end = self.now + PATIENCE
+        """Run until ``done()`` returns True. Raises Failed if that takes too long or the connection closes."""
+        end = self.now + MAX_VIRTUAL_WAIT
         while not done():
-            if not self._go_on(end) or any(side.told["Closed"] for side in self.sides):
-                told = " and ".join(str(dict(side.told)) for side in self.sides)
-                raise Failed(f"{what} did not come to its end; told were {told}")
+            if not self._advance(end) or any(side.event_counts["Closed"] for side in self.sides):
+                counts = " and ".join(str(dict(side.event_counts)) for side in self.sides)
+                raise Failed(f"{what} did not end; events: {counts}")
 
     def quiet(self, seconds: float) -> None:
-        """Let time pass, and timers run out."""
+        """Let time pass, and timers expire."""
         end = self.now + seconds
-        while self._go_on(end):
+        while self._advance(end):
             pass
 
     def close(self) -> None:
-        """Nothing may be left open before, nor left behind after."""
+        """Close the connection. Raises Failed if streams are open before, or if state is left afterwards."""
         self.quiet(1)
         for side, uncounted in zip(self.sides, self.uncounted, strict=True):
             if left := side.left_open():
@@ -231,8 +244,8 @@ class Pair:
             if left := side.left_behind():
                 raise Failed(f"left behind at {side.address[0]}: {left}")
 
-    def _go_on(self, end: float) -> bool:
-        """A turn, or time passes until the next timer; False when it is up."""
+    def _advance(self, end: float) -> bool:
+        """Do a turn, or advance to the next timer. Return False when ``end`` is reached."""
         if not self.turn():
             timers = [side.engine.timeout() for side in self.sides]
             self.now = max(self.now, min(at for at in (*timers, end) if at is not None))

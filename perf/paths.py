@@ -1,16 +1,17 @@
-"""Bulk, keystrokes and fairness on bad links: the table that congestion control is chosen by.
+"""Bulk, keystrokes and fairness on bad links: the table by which the congestion control was chosen.
 
     python -m perf.paths                                    # every link, every target; 20 minutes (root)
     python -m perf.paths --links clean bloated --targets tcp-cubic native-bbr --rounds 3
     python -m perf.paths --markdown                         # as docs/PERFORMANCE.md has it
 
-An edge and a client in two network namespaces with a user-space WAN between them (tests/netlab), and plain TCP
-over the same WAN without any tunnel. Bytes go from the client's host to the visitor. For each link and target:
+An edge and a client run in two network namespaces with a user-space WAN between them (tests/netlab). Plain TCP
+runs
+over the same WAN without a tunnel. Bytes go from the client's host to the visitor. For each link and target:
 
 - bulk: one transfer alone, Mbit/s;
-- keystroke: one byte every 50 ms, echoed, on a connection of its own beside that bulk; p50 and p99 in ms. What a
-  target lets pile up in the link's queue is waited for here;
-- share: of what a transfer gets beside one of TCP with CUBIC that goes directly, in percent of both; 50 is fair.
+- keystroke: one byte every 50 ms, echoed, on a connection of its own beside that transfer; p50 and p99 in ms. It
+  shows the data that a target leaves in the link's queue;
+- share: a transfer beside one of TCP with CUBIC without a tunnel, in percent of both; 50 is fair.
 """
 
 from __future__ import annotations
@@ -44,23 +45,24 @@ LINKS: Final[dict[str, dict[str, Any]]] = {
     "bloated": {"rate_mbit": 20, "queue_ms": 1000},
     "shallow": {"rate_mbit": 100, "queue_ms": 5},
 }
-"""All with 25 ms each way. ``bloated`` is a home router of the bad kind, ``shallow`` has a small queue."""
+"""All with 25 ms each way. ``bloated`` is a home router with bufferbloat, ``shallow`` has a small queue."""
 DELAY_MS: Final = 25
 WARM_UP: Final = 3.0
-"""Seconds before anything is counted: slow start has ended and what it overshot has drained."""
+"""Seconds before anything is counted: slow start has ended and its excess has drained."""
 KEYSTROKES: Final = 100
-TOGETHER: Final = 6.0
+SHARED_SECONDS: Final = 6.0
 """Seconds in which two transfers share the link, after as long a warm-up; CUBIC's cycle is shorter here."""
 
 
 class Target(NamedTuple):
-    """Kernel TCP with that congestion control, or a tunnel on that engine with that one."""
+    """Kernel TCP with this congestion control, or a tunnel on this engine with this one."""
 
     engine: str
     congestion: str
 
     @property
     def is_tunnel(self) -> bool:
+        """Return True unless this is plain TCP."""
         return self.engine != "tcp"
 
 
@@ -84,7 +86,7 @@ class Cell(NamedTuple):
 
 @contextlib.contextmanager
 def visiting(lab: Lab, target: Target, directory: Path) -> Iterator[Callable[[], socket.socket]]:
-    """A function that makes a connection to an origin in the client's host."""
+    """Yield a function that opens a connection to an origin in the client's host."""
     if not target.is_tunnel:
         with Origin(lab, address=lab.client.address, congestion=target.congestion) as origin:
             yield lambda: directly(lab, origin)
@@ -97,6 +99,7 @@ def visiting(lab: Lab, target: Target, directory: Path) -> Iterator[Callable[[],
 
 
 def directly(lab: Lab, origin: Origin) -> socket.socket:
+    """Connect to the origin without a tunnel."""
     sock = lab.edge.socket(kind=socket.SOCK_STREAM)
     sock.settimeout(PATIENCE)
     sock.connect((lab.client.address, origin.port))
@@ -105,24 +108,25 @@ def directly(lab: Lab, origin: Origin) -> socket.socket:
 
 
 def measure(link: dict[str, Any], target: Target) -> Cell:
+    """Run one target on one link."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-paths-") as name,
         Lab(delay_ms=DELAY_MS, **link) as lab,
         visiting(lab, target, Path(name)) as visit,
     ):
-        with Bulk(visit()) as bulk, visit() as typist:
+        with Bulk(visit()) as bulk, visit() as echo_visitor:
             time.sleep(WARM_UP)
             begun = time.monotonic()
-            delays = Keystrokes(typist).run(KEYSTROKES)
+            delays = Keystrokes(echo_visitor).run(KEYSTROKES)
             mbit = bulk.mbit_between(begun, time.monotonic())
         with (
             Origin(lab, address=lab.client.address, congestion="cubic") as origin,
             Bulk(visit()) as ours,
             Bulk(directly(lab, origin)) as theirs,
         ):
-            time.sleep(TOGETHER)
+            time.sleep(SHARED_SECONDS)
             begun = time.monotonic()
-            time.sleep(TOGETHER)
+            time.sleep(SHARED_SECONDS)
             now = time.monotonic()
             mine, other = ours.mbit_between(begun, now), theirs.mbit_between(begun, now)
         return Cell(
@@ -134,6 +138,7 @@ def measure(link: dict[str, Any], target: Target) -> Cell:
 
 
 def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
+    """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["link", *names]]
     for link, found in cells.items():
@@ -146,6 +151,7 @@ def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
 
 
 def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
     here = [name for name, one in TARGETS.items() if one.engine != "native" or has_native()]
     parser = argparse.ArgumentParser(description="Congestion control on bad links.")
     parser.add_argument("--links", nargs="+", choices=LINKS, default=list(LINKS))
@@ -173,6 +179,7 @@ def main() -> None:
 
 
 def has_native() -> bool:
+    """Return True if the native engine is installed."""
     return importlib.util.find_spec("quictunnel_native") is not None
 
 

@@ -1,8 +1,8 @@
-"""Other people's tunnels, as they are set up by default: frp, rathole, chisel and bore.
+"""Other tunnels with their default settings: frp, rathole, chisel and bore.
 
-What is not on the PATH raises Missing.
-
-None of them is part of this repository; docs/PERFORMANCE.md says where they come from.
+A program that is not on the PATH raises Missing. None of them is part of this repository; docs/PERFORMANCE.md
+names
+their sources.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 QUIET: Final = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 HTTPS_NAME: Final = "page.example.test"
-"""What visitors ask frp for, when it ends TLS."""
+"""Host name of the page when frp terminates TLS."""
 
 _FRPS = """\
 bindAddr = "127.0.0.1"
@@ -64,14 +64,14 @@ type = "{transport}"
 {service}
 """
 BORE_PORT: Final = 7835
-"""Where bore's clients look for its server; nothing changes that, so each has an address of its own."""
+"""Port of bore's server. It cannot be changed, so each server has an address of its own."""
 _bore_addresses: Final = (f"127.0.7.{number}" for number in range(1, 255))
 
 
 def frp(
     protocol: str, *, tls: bool, ends_tls: bool = False
 ) -> Callable[[int, Path], AbstractContextManager[Target]]:
-    """frp over ``protocol``, encrypted or not; ``ends_tls``: for visitors over HTTPS, whose TLS its client ends
+    """Return a function that starts frp over ``protocol``. With ``ends_tls`` its client terminates visitors' TLS
     (plugin https2http)."""
     name = "frp, https2http" if ends_tls else f"frp, {protocol.upper()}" + ", TLS" * (tls and protocol == "tcp")
 
@@ -97,8 +97,8 @@ def frp(
 
 
 @contextlib.contextmanager
-def chisel(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
-    """chisel: SSH within a WebSocket."""
+def chisel(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets have the same signature
+    """Run chisel: SSH within a WebSocket."""
     program = need("chisel")
     control, public = free_port(), free_port()
     listen = ["--reverse", "--host", "127.0.0.1", "--port", str(control)]
@@ -111,7 +111,7 @@ def chisel(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  a
 
 
 def rathole(transport: str) -> Callable[[int, Path], AbstractContextManager[Target]]:
-    """rathole over ``transport``: plain TCP, or Noise as its documentation shows it."""
+    """Return a function that starts rathole over ``transport``: plain TCP, or Noise as in its documentation."""
     name = "rathole" if transport == "tcp" else f"rathole, {transport.capitalize()}"
 
     @contextlib.contextmanager
@@ -154,8 +154,8 @@ def _rathole_keys(program: str) -> tuple[str, str]:
 
 
 @contextlib.contextmanager
-def bore(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
-    """bore: plain TCP, a connection through its server for each visitor."""
+def bore(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets have the same signature
+    """Run bore: plain TCP, with one connection through its server per visitor."""
     program = need("bore")
     host, public = next(_bore_addresses), free_port()
     with running([program, "server", "--bind-addr", host], **QUIET) as edge:

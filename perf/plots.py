@@ -1,4 +1,4 @@
-"""A picture of what ``perf.compare`` measured: a panel for each measure, a bar for each target."""
+"""A plot of the results of ``perf.compare``: a panel for each measure, a bar for each target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS: Final = 2
 
 
 def draw(path: Path, samples: Sequence[Sample], names: Sequence[str]) -> None:
-    """Bars are medians, lines go from the least to the most."""
+    """Draw the plot. Bars are medians; lines extend from the minimum to the maximum."""
     measures = dict.fromkeys((sample.measure, sample.unit) for sample in samples)
     lines = -(-len(measures) // COLUMNS)
     figure = Figure(figsize=(11, 2.6 * lines), layout="constrained")

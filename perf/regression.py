@@ -1,7 +1,7 @@
 """Compare the ratios of one short run with the recorded ones, and fail if performance has collapsed.
 
     python -m perf.regression                    # as root; under a minute. Exit code 1: something collapsed
-    python -m perf.regression --record           # write down what there is now, for later runs
+    python -m perf.regression --record           # record the current ratios for later runs
 
 Every row compares ours with another target in the same run, so it holds on any machine. It fails if less than
 half is left of the recorded ratio (or delays have doubled), and only in a second run as well, because another
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 RECORD: Final = Path(__file__).with_name("recorded.json")
 MTU: Final = 1500
-"""Of Ethernet. Loopback's own lets us send datagrams of 32,000 bytes, which no visitor's edge ever can."""
+"""Ethernet's. Loopback's allows datagrams of 32,000 bytes, which no real network does."""
 COLLAPSE: Final = 2.0
 MORE_INSTRUCTIONS: Final = 1.25
 FIRST, SECOND = 1, 3
-"""Rounds of a look at everything, and of the second look at what seems to have collapsed."""
+"""Rounds of the first measurement, and of the second one of the rows that seem to have collapsed."""
 
 
 class Row(NamedTuple):
-    """Something that is watched."""
+    """A ratio that is compared with its recorded value."""
 
     measure: str
     name: str
@@ -58,29 +58,30 @@ RUNS: Final = (
     ),
     (Row("1 stream down", "aioquic", "baseline"),),
 )
-"""What is watched in one run together."""
+"""Rows by run: the targets of one run share its rounds."""
 ROWS: Final = [row for run in RUNS for row in run]
-SHOWN: Final = {"delay": "delay, p50"}
-"""What a measure is called in its results, where that is not its name."""
+RESULT_NAMES: Final = {"delay": "delay, p50"}
+"""Names of measures in the results, if they differ."""
 
 
 def look(rows: Collection[Row], rounds: int) -> dict[Row, tuple[float, bool]]:
-    """Each row's ratio now, and whether less is better. Raises Missing."""
+    """Measure the ratio of each row. Return it with True if lower is better. Raises Missing."""
     found: dict[Row, tuple[float, bool]] = {}
     for run in RUNS:
         asked = [row for row in run if row in rows]
         samples = compare(asked, rounds) if asked else []
         for row in asked:
-            measure = SHOWN.get(row.measure, row.measure)
+            measure = RESULT_NAMES.get(row.measure, row.measure)
             value = ratio(samples, measure, row.name, row.to)
             if value is None:
-                raise Missing(f"what {row} takes")
+                raise Missing(f"a program for {row}")
             units = {sample.unit for sample in samples if sample.measure == measure}
             found[row] = value, MILLISECONDS in units
     return found
 
 
 def compare(rows: Sequence[Row], rounds: int) -> list[Sample]:
+    """Run ``perf.compare`` for these rows and return its samples."""
     names = dict.fromkeys(name for row in rows for name in (row.name, row.to))
     measures = dict.fromkeys(row.measure for row in rows)
     with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name:
@@ -96,11 +97,12 @@ def compare(rows: Sequence[Row], rounds: int) -> list[Sample]:
 
 
 def has_collapsed(now: float, recorded: float, *, less_is_better: bool) -> bool:
+    """Return True if a ratio has become twice as bad."""
     return now > recorded * COLLAPSE if less_is_better else now < recorded / COLLAPSE
 
 
 def collapsed(recorded: dict[str, float]) -> list[str]:
-    """What fails, a sentence each; prints everything that was seen."""
+    """Return a sentence for each row that fails, and print all ratios."""
     seen = look(ROWS, FIRST)
 
     def suspects() -> tuple[Row, ...]:
@@ -116,7 +118,7 @@ def collapsed(recorded: dict[str, float]) -> list[str]:
 
 
 def swollen(recorded: dict[str, float]) -> list[str]:
-    """The same for instructions a byte."""
+    """Return a sentence for each number of instructions per byte that has grown, and print all of them."""
     now = instructions()
     print(table([["", "now", "recorded"], *_lines(now, recorded)], markdown=False))
     return [
@@ -127,6 +129,7 @@ def swollen(recorded: dict[str, float]) -> list[str]:
 
 
 def instructions() -> dict[str, float]:
+    """Measure the instructions per byte."""
     return {f"instructions a byte, {streams} streams": per_byte(streams) for streams in STREAMS}
 
 
@@ -135,13 +138,15 @@ def _lines(now: dict[str, float], recorded: dict[str, float]) -> list[list[str]]
 
 
 def record() -> dict[str, float]:
+    """Return the recorded ratios."""
     found: dict[str, float] = json.loads(RECORD.read_text())
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Is it still as fast as it was?")
-    parser.add_argument("--record", action="store_true", help="write down what there is now")
+    """Run the benchmark as the command line asks and print its results."""
+    parser = argparse.ArgumentParser(description="Compare the performance with the recorded one.")
+    parser.add_argument("--record", action="store_true", help="record the current ratios")
     options = parser.parse_args()
     try:
         if options.record:

@@ -6,7 +6,7 @@
 
 Each tunnel runs in its own lab (tests/netlab): 100 Mbit/s, 25 ms each way, a queue of one bandwidth-delay product.
 One visitor downloads without end; another sends one byte every 50 ms on a connection of its own and gets it back.
-Tunnels over TCP run with CUBIC and with BBR; frp over QUIC and we bring their own.
+Tunnels over TCP run with CUBIC and with BBR; frp over QUIC and quictunnel use their own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LOSSES: Final = (0.0, 0.01, 0.02)
 OVER_UDP: Final = ("quictunnel", "frp, QUIC")
 TCP: Final = ("cubic", "bbr")
 WARM_UP: Final = 3.0
-"""Seconds before anything is counted: slow start has ended and what it overshot has drained."""
+"""Seconds before anything is counted: slow start has ended and its excess has drained."""
 REQUESTS: Final = 200
-"""One every 50 ms: with 1 % of packets lost some meet a loss of their own."""
+"""One every 50 ms: with 1 % of packets lost, some of them are lost."""
 
 
 class Cell(NamedTuple):
-    """One run."""
+    """The result of one run."""
 
     mbit: float
     p50_ms: float
@@ -44,6 +44,7 @@ class Cell(NamedTuple):
 
 
 def measure(target: str, congestion: str, loss: float) -> Cell:
+    """Run one tunnel on one link. Raises Missing."""
     with (
         tempfile.TemporaryDirectory(prefix="quictunnel-beside-") as name,
         Lab(delay_ms=25, rate_mbit=100, queue_ms=50, loss=loss) as lab,
@@ -57,15 +58,16 @@ def measure(target: str, congestion: str, loss: float) -> Cell:
         visitors = Visitors(lab, TARGETS[target](lab, Path(name), stack))
         if visitors.wait(20) is None:
             raise Missing(f"{target} does not serve here")
-        with Bulk(visitors.come()) as bulk, visitors.come() as typist:
+        with Bulk(visitors.connect()) as bulk, visitors.connect() as echo_visitor:
             time.sleep(WARM_UP)
             begun = time.monotonic()
-            delays = Keystrokes(typist).run(REQUESTS)
+            delays = Keystrokes(echo_visitor).run(REQUESTS)
             mbit = bulk.mbit_between(begun, time.monotonic())
         return Cell(mbit, percentile(delays, 0.5) * 1000, percentile(delays, 0.99) * 1000)
 
 
 def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
+    """Return the rows of the table."""
     names = list(next(iter(cells.values())))
     rows = [["", *names]]
     for loss, found in cells.items():
@@ -81,6 +83,7 @@ def rows_of(cells: dict[str, dict[str, list[Cell]]]) -> list[list[str]]:
 
 
 def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
     parser = argparse.ArgumentParser(
         description="Small requests beside a bulk transfer on links that lose packets."
     )
@@ -93,18 +96,20 @@ def main() -> None:
     if lack := missing():
         parser.error(lack)
     choose_engine()
-    ways = [(name, congestion) for name in options.targets for congestion in ([""] if name in OVER_UDP else TCP)]
-    names = {way: f"{way[0]}, {way[1].upper()}" if way[1] else way[0] for way in ways}
+    variants = [
+        (name, congestion) for name in options.targets for congestion in ([""] if name in OVER_UDP else TCP)
+    ]
+    names = {variant: f"{variant[0]}, {variant[1].upper()}" if variant[1] else variant[0] for variant in variants}
     cells: dict[str, dict[str, list[Cell]]] = {
-        f"{loss:.0%} loss": {names[way]: [] for way in ways} for loss in options.losses
+        f"{loss:.0%} loss": {names[variant]: [] for variant in variants} for loss in options.losses
     }
     for number in range(options.rounds):
         for loss in options.losses:
-            for way in ways:
+            for variant in variants:
                 with contextlib.suppress(Missing):  # the table says so
-                    cell = measure(*way, loss)
-                    cells[f"{loss:.0%} loss"][names[way]].append(cell)
-                    print(f"round {number + 1}: {loss:.0%} loss, {names[way]}: {cell.mbit:.1f} Mbit/s, "
+                    cell = measure(*variant, loss)
+                    cells[f"{loss:.0%} loss"][names[variant]].append(cell)
+                    print(f"round {number + 1}: {loss:.0%} loss, {names[variant]}: {cell.mbit:.1f} Mbit/s, "
                           f"{cell.p50_ms:.0f}/{cell.p99_ms:.0f} ms", flush=True)  # fmt: skip
     print("\nMbit/s of the transfer · p50/p99 of the requests beside it, ms; medians of", options.rounds, "rounds")
     print(table(rows_of(cells), markdown=options.markdown))

@@ -1,4 +1,4 @@
-"""What was measured, and the tables that are made of it."""
+"""Samples of measurements, and the tables made of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 OURS: Final = "quictunnel"
 OPEN: Final = ("direct", "frp, TCP", "rathole", "bore", "baseline", "aioquic", OURS)
-"""Contenders that encrypt nothing, or are no other people's tunnels."""
+"""Targets that do not encrypt, or are variants of this project."""
 MILLISECONDS: Final = "ms"
 
 
@@ -25,26 +25,26 @@ class Sample:
     round: int
     value: float
     amount: float
-    """Thousands of what the unit counts: gigabytes, or thousands of requests; 0 where it counts nothing."""
+    """Thousands of the unit: gigabytes, or thousands of requests; 0 for latencies."""
     edge_cpu: float
-    """CPU seconds of everything at the visitors' side meanwhile."""
+    """CPU seconds of all processes at the visitors' side during the turn."""
     client_cpu: float
 
 
 def by_round(samples: Sequence[Sample], measure: str, name: str) -> dict[int, float]:
-    """The values of one target."""
+    """Return the values of one target by round."""
     return {s.round: s.value for s in samples if s.measure == measure and s.name == name}
 
 
 def ratio(samples: Sequence[Sample], measure: str, name: str, to: str) -> float | None:
-    """The median of what each round says about the two."""
+    """Return the median over the rounds of the ratio of two targets, or None without common rounds."""
     ours, theirs = by_round(samples, measure, name), by_round(samples, measure, to)
     each = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys() if theirs[number]]
     return statistics.median(each) if each else None
 
 
 def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
-    """A line for each measure: the median and the extremes."""
+    """Return a row for each measure: the median, the minimum and the maximum."""
     shown = [["", *names]]
     for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
         line = [f"{measure}, {unit}"]
@@ -57,8 +57,8 @@ def rows(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
 
 
 def costs(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
-    """A line for each measure that moves something: CPU seconds for a gigabyte or a thousand requests, of what
-    runs at the visitors' side and of what runs at the origin's."""
+    """Return a row for each measure that transfers data: CPU seconds per gigabyte or per thousand requests, of the
+    processes at the visitors' side and at the origin's side."""
     names = [name for name in names if name != "direct"]
     shown = [["CPU s, edge + client", *names]]
     for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples if s.amount):
@@ -72,17 +72,17 @@ def costs(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
 
 
 def standing(samples: Sequence[Sample], names: Sequence[str]) -> list[list[str]]:
-    """A line for each measure: how we stand to each other target, as the median of each round's ratio, and to
-    the best of those that encrypt."""
+    """Return a row for each measure: the ratio of quictunnel to each other target, as the median of each round's
+    ratio, and to the best of those that encrypt."""
     others = [name for name in names if name != OURS]
-    shown = [["ours, of", *others, "the best that encrypts"]]
+    shown = [["quictunnel to", *others, "the best that encrypts"]]
     for measure, unit in dict.fromkeys((s.measure, s.unit) for s in samples):
         found = {name: ratio(samples, measure, OURS, name) for name in others}
-        rivals = {name: each for name, each in found.items() if each is not None and name not in OPEN}
-        # Where less is better, the best is whom we exceed most.
-        best = (max if unit == MILLISECONDS else min)(rivals, key=lambda name: rivals[name], default=None)
+        encrypted = {name: each for name, each in found.items() if each is not None and name not in OPEN}
+        # Where lower is better, the best one is the one with the highest ratio.
+        best = (max if unit == MILLISECONDS else min)(encrypted, key=lambda name: encrypted[name], default=None)
         cells = ["" if each is None else f"{each:.2f}" for each in found.values()]
-        shown.append([f"{measure}, {unit}", *cells, f"{rivals[best]:.2f} ({best})" if best else ""])
+        shown.append([f"{measure}, {unit}", *cells, f"{encrypted[best]:.2f} ({best})" if best else ""])
     return shown
 
 

@@ -1,21 +1,22 @@
-"""A day's worth of streams in minutes: does anything grow, slow down or stay behind?
+"""A long run of streams and bytes in minutes: memory must not grow, and no state may be left.
 
     python -m perf.soak                                   # 1,000,000 streams, then 50 GiB; two or three minutes
     python -m perf.soak --streams 0 --bytes 100G          # bytes alone
     python -m perf.soak --engine aioquic                  # 500,000 streams, then 4 GiB
-    python -m perf.soak --loss 0.01                       # a hundredth of all bursts is lost
+    python -m perf.soak --loss 0.01                       # 1 % of all bursts is lost
 
-Two engines in one process (pair.py). Their time is virtual, so that a million streams take the 24 hours they would
-at twelve visitors a second, with every timer that runs out in between.
+Two engines run in one process (pair.py). Their time is virtual. A million streams thus take the 24 hours that they
+would take at twelve visitors a second, and every timer in between expires.
 
-- Streams begin with a preface and end in each of the ways of ``Kind``. Every half has to be told over, and no
-  stream, event or connection may be left.
-- Bytes go through one stream after another, in turns from either side, and are compared; with 8 GiB or more even
-  beyond offset 2**32. What engines count has to be what was handed over, and keys have to be updated in time.
+- Streams begin with a preface and end in each of the ways of ``StreamEnding``. The end of every half must be
+  reported, and no stream, event or connection may be left.
+- Bytes are transferred by one stream after another, from either side in turn, and compared; with 8 GiB or more
+even
+  beyond offset 2**32. The engines' counters must match the bytes handed over, and keys must be updated in time.
 
-RSS, after a garbage collection, is looked at twenty times. After a tenth of the work it may grow by ``--growth``
-and not more: 8 MiB are 9 bytes for each of a million streams. What is wrong ends the run with one line and exit
-code 1.
+RSS is sampled twenty times, each time after a garbage collection. After a tenth of the work it may grow by at most
+``--growth``: 8 MiB are 9 bytes for each of a million streams. A failure ends the run with one line and exit code
+1.
 """
 
 from __future__ import annotations
@@ -46,71 +47,73 @@ GIB: Final = 1024**3
 GROWTH: Final = 8 * MIB
 SAMPLES: Final = 20
 WARM_UP: Final = 2
-"""Samples after which memory has to stay where it is."""
+"""Samples after which memory must not grow."""
 AMOUNTS: Final = {"native": (1_000_000, 50 * GIB), "aioquic": (500_000, 4 * GIB)}
 PACE: Final = 86_400 / 1_000_000
 """Virtual seconds from one stream to the next."""
 ROUND: Final = 100
-"""Streams that are open at once. Until the next round it is quiet, for less than the idle time-out."""
+"""Streams that are open at once. The pause until the next round is shorter than the idle timeout."""
 REQUEST, ANSWER = bytes(200), bytes(3000)
 REFUSED: Final = 4
 KEY_PACKETS: Final = 1 << 16
 """Packets under one key, instead of 2**21, so that keys are updated in short runs as well."""
-WITNESSED: Final = 64 * MIB
+KEY_UPDATE_BYTES: Final = 64 * MIB
 PERIOD: Final = 65_521
-"""A prime, so that bytes that are shifted do not look right."""
+"""A prime, so that shifted bytes are detected."""
 CHUNK: Final = 64 * 1024
 PATTERN: Final = random.Random(1).randbytes(PERIOD) * 66
-"""More by a period than what an engine may deliver at once, the connection's window."""
+"""One period more than the connection's window, which bounds the data delivered at once."""
 
 
-class Kind(enum.Enum):
-    """How a stream ends. The edge opens it for a visitor; the client is the origin's side."""
+class StreamEnding(enum.Enum):
+    """The way in which a stream ends. The edge opens it for a visitor; the client is the origin's side."""
 
     CLEAN = enum.auto()
     HALF_CLOSE = enum.auto()
-    """The visitor ends first and reads on."""
+    """The visitor ends its side first and continues to read."""
     ABORT = enum.auto()
     """The visitor leaves in the middle of the answer: resets and stops."""
     REFUSE = enum.auto()
-    """The origin is not there: the client resets and stops."""
+    """The origin is not available: the client resets and stops."""
     UNREAD = enum.auto()
     """The client stops the request, and answers nevertheless."""
     STILLBORN = enum.auto()
-    """Given up before anything was sent."""
+    """Aborted before anything was sent."""
     EMPTY = enum.auto()
     """Two ends and no bytes."""
 
 
-KINDS: Final = [Kind.CLEAN] * 5 + [Kind.HALF_CLOSE] * 3 + list(Kind)[2:]
-ANSWERED: Final = {Kind.CLEAN, Kind.HALF_CLOSE, Kind.UNREAD}
+ENDINGS: Final = [StreamEnding.CLEAN] * 5 + [StreamEnding.HALF_CLOSE] * 3 + list(StreamEnding)[2:]
+ANSWERED: Final = {StreamEnding.CLEAN, StreamEnding.HALF_CLOSE, StreamEnding.UNREAD}
 
 
-def kind_of(stream: int) -> Kind:
-    """Both sides know by the number, whatever arrives."""
-    return KINDS[(stream >> 2) % len(KINDS)]
+def ending_of(stream: int) -> StreamEnding:
+    """Return the ending of a stream. Both sides derive it from the number, whatever arrives."""
+    return ENDINGS[(stream >> 2) % len(ENDINGS)]
 
 
 class Edge(Side):
-    """Where visitors come."""
+    """The side of the visitors."""
 
     answered = 0
-    """Bytes, of answers that nobody left."""
+    """Bytes of answers, except of aborted streams."""
 
     def visit(self) -> None:
+        """Open the next stream and send the request."""
         number, stream = self.opened, self.begin()
-        kind = kind_of(stream)
-        if kind is not Kind.EMPTY:
+        ending = ending_of(stream)
+        if ending is not StreamEnding.EMPTY:
             preface = Preface(stream=number, lease=1, tls=False, host="203.0.113.77", port=50_000)
             self.connection.write(stream, encode_preface(preface) + REQUEST)
-        if kind is Kind.STILLBORN:
-            self.give_up(stream)
-        elif kind in {Kind.HALF_CLOSE, Kind.EMPTY}:
+        if ending is StreamEnding.STILLBORN:
+            self.abort(stream)
+        elif ending in {StreamEnding.HALF_CLOSE, StreamEnding.EMPTY}:
             self.finish(stream)
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
-        if kind_of(stream) is Kind.ABORT:
-            self.give_up(stream)
+        """Count the answer, or abort in the middle of it."""
+        if ending_of(stream) is StreamEnding.ABORT:
+            self.abort(stream)
             return
         self.answered += sum(map(len, chunks))
         if end and self.is_sending(stream):
@@ -118,32 +121,35 @@ class Edge(Side):
 
 
 class Client(Side):
-    """Where the origin is."""
+    """The side of the origin."""
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Answer a request, or refuse it."""
         del chunks
-        kind = kind_of(stream)
-        if kind is Kind.REFUSE:
-            self.give_up(stream, REFUSED)
-        elif self.is_sending(stream) and (end or kind not in {Kind.HALF_CLOSE, Kind.EMPTY}):
-            if kind is not Kind.EMPTY:
+        ending = ending_of(stream)
+        if ending is StreamEnding.REFUSE:
+            self.abort(stream, REFUSED)
+        elif self.is_sending(stream) and (end or ending not in {StreamEnding.HALF_CLOSE, StreamEnding.EMPTY}):
+            if ending is not StreamEnding.EMPTY:
                 self.connection.write(stream, ANSWER)
-            if kind is Kind.UNREAD:
+            if ending is StreamEnding.UNREAD:
                 self.stop(stream, REFUSED)
-            if kind is not Kind.ABORT:
+            if ending is not StreamEnding.ABORT:
                 self.finish(stream)
 
 
 class Bulk(Side):
-    """Either side, when there are many bytes on few streams."""
+    """Either side, with many bytes on few streams."""
 
     offset = size = received = 0
 
     def push(self, size: int) -> None:
+        """Send ``size`` bytes on a new stream."""
         self.offset, self.size = 0, size
         self.writable(self.begin())
 
     def writable(self, stream: int) -> None:
+        """Write until the engine accepts no more."""
         while self.offset < self.size:
             start = self.offset % PERIOD
             part = PATTERN[start : start + min(CHUNK, self.size - self.offset)]
@@ -154,6 +160,7 @@ class Bulk(Side):
         self.finish(stream)
 
     def data(self, stream: int, chunks: list[bytes], *, end: bool) -> None:
+        """Compare received bytes with the pattern."""
         for chunk in chunks:
             if not PATTERN.startswith(chunk, self.received % PERIOD):
                 raise Failed(f"{len(chunk):,} bytes from offset {self.received:,} are not what was sent")
@@ -162,11 +169,12 @@ class Bulk(Side):
             self.finish(stream)
 
     def has(self, size: int) -> bool:
+        """Return True if ``size`` bytes have arrived."""
         return self.received >= size
 
 
-class Watch:
-    """What is done, how fast by the CPU's clock, and the memory it takes."""
+class MemoryMonitor:
+    """Samples the memory and the speed of a run. Raises Failed if memory has grown."""
 
     def __init__(self, total: int, unit: str, size: int, growth: int) -> None:
         self.total, self.size, self.growth = total, size, growth
@@ -176,10 +184,11 @@ class Watch:
 
     @property
     def due(self) -> int:
-        """When to look next."""
+        """The amount of work at which the next sample is due."""
         return self.total * (len(self.samples) + 1) // SAMPLES
 
-    def look(self, done: int) -> None:
+    def sample(self, done: int) -> None:
+        """Take a sample when ``done`` units of work are complete."""
         seconds = time.process_time() - self.at
         gc.collect()
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -193,34 +202,41 @@ class Watch:
 
 
 def visits(engine: str, directory: Path, count: int, *, growth: int, loss: float, slots: int) -> None:
+    """Run ``count`` streams."""
     trusted = replace(TRUSTED, streams=slots)
     edge = Edge(engine, directory, is_server=True, trusted=trusted)
     client = Client(engine, directory, is_server=False, trusted=trusted)
     pair = Pair(edge, client, loss=loss)
-    watch, begin = Watch(count, "streams", 1, growth), pair.now
+    monitor, begin = MemoryMonitor(count, "streams", 1, growth), pair.now
     while edge.opened < count:
         number = min(ROUND, count - edge.opened)
         for _ in range(number):
             edge.visit()
         pair.until(lambda: not (edge.open or client.open), f"the round until stream {edge.opened:,}")
         pair.quiet(number * PACE)
-        if edge.opened >= watch.due:
-            watch.look(edge.opened)
-    kinds = collections.Counter(kind_of(4 * number) for number in range(count))
-    awaited = sum(kinds[kind] for kind in ANSWERED) * len(ANSWER)
-    if edge.answered != awaited:
-        raise Failed(f"{edge.answered:,} bytes of answers arrived, {awaited:,} were awaited")
+        if edge.opened >= monitor.due:
+            monitor.sample(edge.opened)
+    endings = collections.Counter(ending_of(4 * number) for number in range(count))
+    expected = sum(endings[ending] for ending in ANSWERED) * len(ANSWER)
+    if edge.answered != expected:
+        raise Failed(f"{edge.answered:,} bytes of answers arrived, {expected:,} were expected")
     hours = (pair.now - begin) / 3600
     pair.close()
-    print(f"{hours:.1f} virtual hours:", ", ".join(f"{number:,} {kind.name}" for kind, number in kinds.items()))
-    print("events:", ", ".join(f"{number:,} {name}" for name, number in (edge.told + client.told).items()))
+    print(
+        f"{hours:.1f} virtual hours:", ", ".join(f"{number:,} {ending.name}" for ending, number in endings.items())
+    )
+    print(
+        "events:",
+        ", ".join(f"{number:,} {name}" for name, number in (edge.event_counts + client.event_counts).items()),
+    )
 
 
 def bulk(engine: str, directory: Path, amount: int, *, growth: int, loss: float) -> None:
+    """Transfer ``amount`` bytes."""
     how = {"key_update_packets": KEY_PACKETS}
     sides = (Bulk(engine, directory, is_server=True, **how), Bulk(engine, directory, is_server=False, **how))
     pair = Pair(*sides, loss=loss)
-    watch = Watch(amount, "MiB", MIB, growth)
+    monitor = MemoryMonitor(amount, "MiB", MIB, growth)
     done = streams = 0
     while done < amount:
         size = 5 * GIB if amount >= 8 * GIB and not streams else min(GIB, -(-amount // 4))
@@ -228,9 +244,9 @@ def bulk(engine: str, directory: Path, amount: int, *, growth: int, loss: float)
         sender, receiver = sides[:: -1 if streams % 2 else 1]
         receiver.received = 0
         sender.push(size)
-        while watch.due <= done + size:
-            pair.until(partial(receiver.has, watch.due - done), what)
-            watch.look(done + receiver.received)
+        while monitor.due <= done + size:
+            pair.until(partial(receiver.has, monitor.due - done), what)
+            monitor.sample(done + receiver.received)
         pair.until(lambda: not any(side.open for side in sides), what)
         done, streams = done + size, streams + 1
     packets = [side.connection.stats().packets_sent for side in sides]
@@ -241,36 +257,38 @@ def bulk(engine: str, directory: Path, amount: int, *, growth: int, loss: float)
     print(f"{sum(number // KEY_PACKETS for number in packets)} key updates were due", end=" ")
 
 
-def witness(engine: str, directory: Path) -> None:
-    """Whether keys are updated when it is time: quinn-proto does not say, so aioquic looks on."""
+def check_key_updates(engine: str, directory: Path) -> None:
+    """Check that keys are updated in time. quinn-proto does not report it, so the peer is aioquic, which counts
+    updates."""
     rate = KEY_PACKETS // 4
     edge = Bulk(engine, directory, is_server=True, key_update_packets=rate)
     client = Bulk("aioquic", directory, is_server=False)
     pair = Pair(edge, client)
-    edge.push(WITNESSED)
-    pair.until(lambda: not (edge.open or client.open), "the stream of the witness")
+    edge.push(KEY_UPDATE_BYTES)
+    pair.until(lambda: not (edge.open or client.open), "the stream that counts key updates")
     due = edge.connection.stats().packets_sent // rate
     seen: int = client.connection.quic.one_rtt.updates  # type: ignore[attr-defined]  # it is aioquic's
     pair.close()
-    # quinn-proto has one of its own among the first thousand packets.
+    # quinn-proto does one of its own among the first thousand packets.
     if not due <= seen <= due + 1:
         raise Failed(f"{seen} key updates were seen, {due} were due")
-    print(f"(a witness saw {seen} for {due})")
+    print(f"(aioquic counted {seen} of {due})")
 
 
 def amount_of(text: str) -> int:
-    """``100G`` is 100 * 2**30."""
+    """Parse an amount; ``100G`` is 100 * 2**30."""
     exponent = "KMG".find(text[-1:].upper()) + 1
     return int(float(text[:-1] if exponent else text) * 1024**exponent)
 
 
 def main() -> None:
+    """Run the benchmark as the command line asks and print its results."""
     here = "native" if importlib.util.find_spec("quictunnel_native") else "aioquic"
-    parser = argparse.ArgumentParser(description="A day's worth of streams in minutes.")
+    parser = argparse.ArgumentParser(description="Check that memory does not grow over many streams.")
     parser.add_argument("--engine", choices=list(AMOUNTS), default=here, help=f"default: {here}")
     parser.add_argument("--streams", type=int, help="0: none (default: 1,000,000; aioquic: 500,000)")
     parser.add_argument("--bytes", type=amount_of, help="with K, M or G; 0: none (default: 50G; aioquic: 4G)")
-    parser.add_argument("--growth", type=amount_of, default=GROWTH, help="what memory may grow by (default: 8M)")
+    parser.add_argument("--growth", type=amount_of, default=GROWTH, help="maximum growth of memory (default: 8M)")
     parser.add_argument("--slots", type=int, default=TRUSTED.streams, help="streams that a peer may have open")
     parser.add_argument("--loss", type=float, default=0.0, help="part of the bursts that is lost (default: 0)")
     options = parser.parse_args()
@@ -289,7 +307,7 @@ def main() -> None:
                 visits(engine, directory, streams, growth=growth, loss=loss, slots=options.slots)
             if size:
                 bulk(engine, directory, size, growth=growth, loss=loss)
-                witness(engine, directory)
+                check_key_updates(engine, directory)
         except Failed as failure:
             sys.exit(f"soak: {failure}")
 

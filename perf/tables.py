@@ -1,4 +1,4 @@
-"""Rows of text as a table: for a terminal, or as the documentation has it."""
+"""Rows of text as a table, for a terminal or as Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def table(rows: Sequence[Sequence[str]], *, markdown: bool) -> str:
-    """The first row is the head; all are of one length."""
+    """Return the table. The first row is the head; all rows have the same length."""
     if markdown:
         head, *rest = rows
         return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rest))

@@ -1,9 +1,9 @@
-"""The ways to one origin that are compared: each is started here, and gone when its ``with`` block ends.
+"""The targets of a comparison. Each is started by a context manager and ends with its ``with`` block.
 
     with baseline(origin_port, directory) as target:
         ...                                       # target.host, target.port lead to the origin
 
-What a machine lacks raises :class:`Missing`, with the name of what it is.
+:class:`Missing` is raised with the name of a program that is not installed.
 """
 
 from __future__ import annotations
@@ -33,27 +33,28 @@ STOP_SECONDS = 15.0
 SBIN = "/usr/sbin:/sbin:/usr/local/sbin"
 
 
-class Missing(Exception):  # noqa: N818  it is no error: the rest is measured without it
-    """A program that a target needs is not here."""
+class Missing(Exception):  # noqa: N818  not an error: the other targets are still measured
+    """A program that a target needs is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A way to the origin."""
+    """A running tunnel to the origin, or the direct connection."""
 
     name: str
     host: str
     port: int
     edge: int | None = None
-    """Process at the visitors' side; what it started counts as part of it."""
+    """Process at the visitors' side; its descendants count as part of it."""
     client: int | None = None
     """Process at the origin's side."""
     tls_host: str = ""
-    """Name of the same thing over TLS at ``port``, if that is what was asked for."""
+    """Server name for TLS at ``port``, if visitors use HTTPS."""
     ca: Path | None = None
 
 
 def need(program: str) -> str:
+    """Return the path of a program. Raises Missing."""
     path = shutil.which(program) or shutil.which(program, path=SBIN)
     if path is None:
         raise Missing(program)
@@ -62,7 +63,7 @@ def need(program: str) -> str:
 
 @contextlib.contextmanager
 def running(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A program for the length of a ``with`` block."""
+    """Run a program during a ``with`` block."""
     process = subprocess.Popen(list(map(str, command)), text=True, cwd=REPOSITORY, **options)
     try:
         yield process
@@ -78,15 +79,16 @@ def running(command: Sequence[str | Path], **options: Any) -> Iterator[subproces
 
 
 def line_of(process: subprocess.Popen[str], beginning: str) -> str:
-    """Read what a program says until a line with this beginning."""
+    """Read the output of a program up to a line with this beginning. Raises RuntimeError."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(beginning):
             return line
-    raise RuntimeError(f"{process.args} ended before it said {beginning!r}")
+    raise RuntimeError(f"{process.args} ended before it printed {beginning!r}")
 
 
 def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
+    """Wait until a TCP port accepts connections. Raises OSError after :data:`START_SECONDS`."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -101,7 +103,7 @@ def wait_for_port(port: int, host: str = "127.0.0.1") -> None:
 
 @contextlib.contextmanager
 def direct(origin: int, directory: Path) -> Iterator[Target]:  # noqa: ARG001  all targets are called alike
-    """No tunnel: what loopback TCP can do."""
+    """Connect without a tunnel, to measure loopback TCP."""
     yield Target("direct", "127.0.0.1", origin)
 
 
@@ -122,7 +124,7 @@ LogLevel FATAL
 
 @contextlib.contextmanager
 def ssh(origin: int, directory: Path) -> Iterator[Target]:
-    """``ssh -R`` with OpenSSH's own choice of ciphers."""
+    """Run ``ssh -R`` with OpenSSH's default ciphers."""
     programs = {name: need(name) for name in ("sshd", "ssh", "ssh-keygen")}
     base = directory / "ssh"
     base.mkdir()
@@ -132,7 +134,7 @@ def ssh(origin: int, directory: Path) -> Iterator[Target]:
     port, public = free_port(), free_port()
     (base / "sshd_config").write_text(_SSHD.format(base=base, port=port))
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd does not start without it, and only root's asks
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd requires it, but only as root
     options = ["BatchMode=yes", "StrictHostKeyChecking=no", f"UserKnownHostsFile={base}/known"]
     options += ["ExitOnForwardFailure=yes", "IdentitiesOnly=yes", "LogLevel=ERROR"]
     flags = [part for option in options for part in ("-o", option)]
@@ -147,7 +149,7 @@ def ssh(origin: int, directory: Path) -> Iterator[Target]:
 
 @contextlib.contextmanager
 def baseline(origin: int, directory: Path) -> Iterator[Target]:
-    """Copy loops over plain ``aioquic.asyncio`` streams (``perf/baseline.py``), as they come."""
+    """Run copy loops over plain ``aioquic.asyncio`` streams (``perf/baseline.py``)."""
     quic, public = free_port(), free_port()
     base = directory / "baseline"
     base.mkdir()
@@ -173,22 +175,26 @@ def ours(
     more: tuple[str, ...] = (),
     log: tuple[str, ...] = ("--log-level", "warning"),
 ) -> Iterator[Target]:
-    """The real programs with this engine, else with QUICTUNNEL_ENGINE as it is set; ``through`` is what runs them,
-    if not Python; ``more`` are options of the client, ``log`` the edge's about its log, which is a file."""
+    """Run the edge and the client as programs.
+
+    Args:
+        origin: port of the local service.
+        directory: parent of the state directory.
+        tls: visitors use HTTPS, instead of the plain TCP port.
+        name: name of the target.
+        engine: QUIC engine of both; empty: QUICTUNNEL_ENGINE decides.
+        through: module that runs them, such as ``perf.no_resume``.
+        more: more options of the client.
+        log: the edge's log options; the log is a file.
+    """
     base = directory / (f"{name}-https" if tls else name)
-    chosen = {"QUICTUNNEL_ENGINE": engine} if engine else {}
-    run = [sys.executable, "-m", *through]
-    command = [*run, "edge_server", "--state-dir", base]
-    command += ["--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", *log]
-    with (
-        base.with_suffix(".log").open("w") as file,
-        running(command, stdout=subprocess.PIPE, stderr=file, env=os.environ | chosen) as edge,
-    ):
-        line_of(edge, "Try:")
+    program = [sys.executable, "-m", *through]
+    environment = os.environ | ({"QUICTUNNEL_ENGINE": engine} if engine else {})
+    with _edge([*program, "edge_server"], base, environment, log) as edge:
         lines = (base / "client.env").read_text().splitlines()
-        environment = os.environ | chosen | dict(line.split("=", 1) for line in lines)
-        client_command = [*run, "quictunnel", "http" if tls else "tcp", str(origin), "--json", *more]
-        with running(client_command, stdout=subprocess.PIPE, env=environment) as client:
+        environment |= dict(line.split("=", 1) for line in lines)
+        command = [*program, "quictunnel", "http" if tls else "tcp", str(origin), "--json", *more]
+        with running(command, stdout=subprocess.PIPE, env=environment) as client:
             ready = json.loads(line_of(client, "{"))
             if tls:
                 host, port = ready["tls_socket"]
@@ -197,19 +203,32 @@ def ours(
                 yield Target(name, *ready["tcp_socket"], edge.pid, client.pid)
 
 
+@contextlib.contextmanager
+def _edge(
+    program: Sequence[str], base: Path, environment: dict[str, str], log: Sequence[str]
+) -> Iterator[subprocess.Popen[str]]:
+    command = [*program, "--state-dir", base, "--quic", "127.0.0.1:0", "--https", "127.0.0.1:0", *log]
+    with (
+        base.with_suffix(".log").open("w") as file,
+        running(command, stdout=subprocess.PIPE, stderr=file, env=environment) as edge,
+    ):
+        line_of(edge, "Try:")
+        yield edge
+
+
 def no_resume(origin: int, directory: Path) -> AbstractContextManager[Target]:
-    """Ours without what lets streams outlive their connection (``perf/no_resume.py``)."""
+    """Run quictunnel without the buffers that let streams outlive their connection (``perf/no_resume.py``)."""
     return ours(origin, directory, name="no-resume", through=("perf.no_resume",))
 
 
 def family(pid: int | None) -> list[int]:
-    """A process and everything below it, now."""
+    """Return a process and all of its descendants."""
     if pid is None:
         return []
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            # It may end between the listing and the look.
+            # The process may end after the listing.
             with contextlib.suppress(OSError):
                 parent = int((entry / "stat").read_text().rpartition(") ")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))

@@ -1,9 +1,10 @@
-"""Visitors of web pages: nginx as the origin, and wrk in front.
+"""HTTP load: nginx as the origin, and wrk as the visitors.
 
-nginx has a page of five bytes, a large one and one that swallows uploads.
-
-wrk takes the name for TLS from its URL and looks it up like any other, so it runs where ``/etc/hosts`` says what
-we want: in a mount namespace of its own, which takes root.
+nginx serves a page of five bytes and a large one, and a location that discards uploads. wrk takes the server name
+for
+TLS from its URL and resolves it as usual. So it runs in a mount namespace of its own with another ``/etc/hosts``,
+which
+needs root.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ THREADS: Final = 1
 PAGE: Final = "hello"
 LARGE: Final = 4 * 1024 * 1024
 UPLOAD: Final = 1024 * 1024
-"""Small beside what is moved: at the end of a run one of each visitor is not counted."""
+"""Small relative to a run, because the last upload of each visitor is not counted."""
 UNITS: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 _SAID = re.compile(
@@ -54,7 +55,7 @@ http {{
         listen 127.0.0.1:{http} backlog=2048;
         listen 127.0.0.1:{https} ssl backlog=2048;
         root {base}/root;
-        # Reads an upload to its end and then asks itself for the page: wrk gets stuck at an early answer.
+        # Reads an upload to its end and then requests the page: wrk hangs at an early response.
         location = /sink {{
             client_max_body_size 0;
             client_body_buffer_size 2m;
@@ -70,7 +71,7 @@ http {{
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """One nginx."""
+    """A running nginx."""
 
     http: int
     https: int
@@ -78,7 +79,7 @@ class Web:
 
 @contextlib.contextmanager
 def origin(directory: Path) -> Iterator[Web]:
-    """Raises Missing."""
+    """Run nginx during a ``with`` block. Raises Missing."""
     program = need("nginx")
     if os.geteuid() != 0:
         raise Missing("root")
@@ -101,25 +102,25 @@ def origin(directory: Path) -> Iterator[Web]:
 
 
 @dataclass(frozen=True, slots=True)
-class Crowd:
-    """What wrk is told about whoever comes to one place. Its methods raise Missing, and RuntimeError when a
-    visitor failed or nobody was served."""
+class WebLoad:
+    """Parameters of wrk for one target. The methods raise Missing, and RuntimeError if a visitor failed or none
+    was served."""
 
     host: str
-    """What visitors call it."""
+    """Host name that visitors use."""
     address: str
     port: int
     seconds: int
     directory: Path
 
     def requests_per_second(self, *, tls: bool, fresh: bool) -> float:
-        """Of :data:`CONNECTIONS` visitors; ``fresh``: each time with a connection of its own."""
+        """Return the requests a second of :data:`CONNECTIONS` visitors; ``fresh``: each on a new connection."""
         options = ["-H", "Connection: close"] if fresh else []
         said = self._wrk("https" if tls else "http", "", f"-c{CONNECTIONS}", *options)
         return float(said["rate"])
 
     def mb_per_second(self, direction: Direction, visitors: int) -> float:
-        """What so many visitors over HTTPS download, or upload, together."""
+        """Return the MB/s that ``visitors`` visitors over HTTPS download, or upload, together."""
         if direction == "down":
             said = self._wrk("https", "large", f"-c{visitors}")
             return float(said["read"]) * UNITS[said["unit"]] / self.seconds / 1e6

@@ -88,5 +88,5 @@ def test_tables() -> None:
     assert rows(found, names)[1] == [
         "1 stream down, MB/s", "100 (100 to 100)", "20.0 (20.0 to 20.0)", "20.0 (10.0 to 30.0)"
     ]  # fmt: skip
-    # bore encrypts nothing: it is no rival.
+    # bore does not encrypt, so it does not count.
     assert standing(found, names)[1] == ["1 stream down, MB/s", "0.20", "1.00", "1.00 (chisel)"]
