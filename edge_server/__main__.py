@@ -10,11 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.cli import check_config
-from edge_server.cli.admin import main as admin_command
-from edge_server.cli.backup import main as backup_command
-from edge_server.cli.health import main as health_command
-from edge_server.cli.name import main as name_command
-from edge_server.cli.token import main as token_command
+from edge_server.cli.commands import COMMANDS
+from edge_server.cli.commands import main as run_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
@@ -31,14 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
 EXIT_CONFIG: Final = 2
-COMMANDS: Final = {
-    "token": token_command,
-    "name": name_command,
-    "admin": admin_command,
-    "health": health_command,
-    "backup": backup_command,
-}
-"""Commands by their first word; without one an edge is started (:mod:`edge_server.config.edge_config`)."""
 
 
 def banner(server: EdgeServer) -> str:
@@ -129,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     if words and words[0] in COMMANDS:
-        return COMMANDS[words[0]](words[1:])
+        return run_command(words)
 
     def read_again() -> Reading:
         return read(words, os.environ)

@@ -6,37 +6,45 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+import click
+
 from edge_server.admin.server import TOKEN_FILE, URL_FILE
 from edge_server.auth.token import new_operator_token
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser
+from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
+from quictunnel.shared.command_line import Group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command. Return its exit status."""
-    parser, add = build_parser("admin", "The operator's page of a running edge with --admin.")
-    add(
-        "url",
-        "Print a link that opens the page. The token is behind the #, which browsers never send to a server; "
-        "keep the link as secret as the token file.",
-    )
-    options = parser.parse_args(argv)
+@click.group(cls=Group, no_args_is_help=False, help="The operator's page of a running edge with --admin.")
+def admin() -> None:
+    """Group the commands."""
+
+
+@admin.command(
+    "url",
+    help="Print a link that opens the page. The token is behind the #, which browsers never send to a server; "
+    "keep the link as secret as the token file.",
+)
+@STATE_DIR
+@JSON
+def print_url(state_dir: Path, *, as_json: bool) -> int:
+    """Print the link and return the exit status.
+
+    Raises:
+        ConfigError: the state directory cannot be read.
+    """
     try:
-        url = (options.state_dir / URL_FILE).read_text()
-        token = StateDir(options.state_dir).secret_token(TOKEN_FILE, new_operator_token)
+        url = (state_dir / URL_FILE).read_text()
+        token = StateDir(state_dir).secret_token(TOKEN_FILE, new_operator_token)
     except FileNotFoundError:
-        print(f"No edge with --admin is running in {options.state_dir}.", file=sys.stderr)
+        print(f"No edge with --admin is running in {state_dir}.", file=sys.stderr)
         return EXIT_UNKNOWN
     except OSError as error:
-        print(f"{error.filename} cannot be read: {error.strerror}.", file=sys.stderr)
-        return EXIT_CONFIG
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return EXIT_CONFIG
+        raise ConfigError(f"{error.filename} cannot be read: {error.strerror}.") from None
     link = f"{url}#token={token}"
-    print(json.dumps({"url": url, "token": token, "link": link}) if options.json else link)
+    print(json.dumps({"url": url, "token": token, "link": link}) if as_json else link)
     return 0

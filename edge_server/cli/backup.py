@@ -3,7 +3,6 @@ machine. The edge may be running."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sqlite3
 import sys
@@ -12,13 +11,16 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, add_state_dir
+import click
+
+from edge_server.cli.common import EXIT_UNKNOWN, STATE_DIR
 from edge_server.clients.qlog import DIRECTORY as TRACES
 from quictunnel.errors import ConfigError
+from quictunnel.shared.command_line import Command
 from quictunnel.shared.files import new_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 EXCLUDED_FILES: Final = frozenset(
     ("client.env", "edge.sock", "admin.url", "held.db", "last-held", "quic.pem", "quic.key")
@@ -31,35 +33,33 @@ SQLITE_SUFFIXES: Final = (".db-wal", ".db-shm", ".db-journal")
 """Suffixes of SQLite's temporary files; the copy of the database includes their content."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command. Return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_server backup",
-        description="Write the keys, tokens, claims and certificates of an edge into a tar file that only its "
-        "owner can read. The edge may be running. To restore: tar --extract --file FILE --directory "
-        "DIR, into an empty state directory, before the edge is started.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "file", metavar="FILE", help="the tar file, which must not exist yet; - is standard output"
-    )
-    add_state_dir(parser)
-    options = parser.parse_args(argv)
-    directory: Path = options.state_dir
-    if not (directory / "ca.key").exists():
-        print(f"No state of an edge in {directory}.", file=sys.stderr)
+@click.command(
+    cls=Command,
+    help="Write the keys, tokens, claims and certificates of an edge into a tar file that only its owner can "
+    "read. The edge may be running. To restore: tar --extract --file FILE --directory DIR, into an empty state "
+    "directory, before the edge is started.",
+)
+@click.argument("file", help="the tar file, which must not exist yet; - is standard output")
+@STATE_DIR
+def backup(file: str, state_dir: Path) -> int:
+    """Write the archive and return the exit status.
+
+    Raises:
+        ConfigError: the archive cannot be written, or a file of the state cannot be read.
+    """
+    if not (state_dir / "ca.key").exists():
+        print(f"No state of an edge in {state_dir}.", file=sys.stderr)
         return EXIT_UNKNOWN
     try:
-        if options.file == "-":
-            write_backup(directory, sys.stdout.buffer)
+        if file == "-":
+            write_backup(state_dir, sys.stdout.buffer)
         else:
-            with new_file(Path(options.file)) as file:
-                write_backup(directory, file)
+            with new_file(Path(file)) as archive:
+                write_backup(state_dir, archive)
     except BrokenPipeError:
         raise  # the reader of standard output has closed it, which is no fault of the directory
-    except (ConfigError, OSError) as error:
-        print(f"edge_server: error: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+    except OSError as error:
+        raise ConfigError(str(error)) from None
     return 0
 
 

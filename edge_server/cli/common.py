@@ -2,69 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import click
+
 from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
+from quictunnel.shared.command_line import FilePath
 from quictunnel.shared.output import visible
-from quictunnel.shared.paths import default_state_dir, expanded
+from quictunnel.shared.paths import default_state_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 EXIT_UNKNOWN: Final = 1
 """Exit status when the named object does not exist."""
 EXIT_CONFIG: Final = 2
-"""Exit status when the state directory cannot be used."""
+"""Exit status when the arguments are wrong or the state directory cannot be used."""
 
 
-def build_parser(
-    name: str, description: str
-) -> tuple[argparse.ArgumentParser, Callable[[str, str], argparse.ArgumentParser]]:
-    """Return the parser of ``python -m edge_server NAME``, and a function that adds a command by name and help
-    text."""
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_state_dir(common)
-    common.add_argument("--json", action="store_true", help="print JSON")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m edge_server {name}", description=description, allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def add(command: str, what: str) -> argparse.ArgumentParser:
-        return commands.add_parser(command, parents=[common], help=what, description=what, allow_abbrev=False)
-
-    return parser, add
-
-
-def add_state_dir(parser: argparse.ArgumentParser, environ: Mapping[str, str] = os.environ) -> None:
-    """Add ``--state-dir``, by default that of an edge started in the same environment without it."""
+def _usual_state_dir() -> Path:
     try:
-        given = environ.get(PREFIX + "STATE_DIR")
-        usual = expanded(given, PREFIX + "STATE_DIR") if given else default_state_dir()
-    except ConfigError:  # a user without a home directory has to set it
-        parser.add_argument(
-            "--state-dir", metavar="DIR", type=_path, required=True, help="the edge's state directory"
-        )
-    else:
-        parser.add_argument(
-            "--state-dir",
-            metavar="DIR",
-            type=_path,
-            default=usual,
-            help="the edge's state directory (default: %(default)s)",
-        )
-
-
-def _path(text: str) -> Path:
-    try:
-        return expanded(text, text)
+        return default_state_dir()
     except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise ConfigError(f"{error} Or say where the edge keeps its keys, with --state-dir.") from None
+
+
+STATE_DIR: Final = click.option(
+    "--state-dir",
+    type=FilePath(file_okay=False),
+    metavar="DIR",
+    envvar=PREFIX + "STATE_DIR",
+    show_envvar=True,
+    default=_usual_state_dir,
+    show_default="that of an edge started without it",
+    help="the edge's state directory",
+)
+JSON: Final = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -3,22 +3,22 @@ Docker."""
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import sys
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+import click
 import msgspec
 
-from edge_server.cli.common import add_state_dir
+from edge_server.cli.common import STATE_DIR
 from edge_server.observability.health import Readiness, quic_error
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import parse_address
+from quictunnel.shared.command_line import Command
 from quictunnel.shared.paths import CLIENT_ENV
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 EXIT_READY: Final = 0
@@ -37,19 +37,17 @@ class NotReadyError(Exception):
     """The edge is not ready; the message has the reasons."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command. Return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m edge_server health",
-        description="Check that the edge is ready: it serves, its certificates are valid, its QUIC socket "
-        "responds. Without --admin, only the QUIC socket of the edge can be checked.",
-        epilog="Exit status 0: ready; 1: not ready, or not running.",
-        allow_abbrev=False,
-    )
-    add_state_dir(parser)
-    options = parser.parse_args(argv)
+@click.command(
+    cls=Command,
+    help="Check that the edge is ready: it serves, its certificates are valid, its QUIC socket responds. Without "
+    "--admin, only the QUIC socket of the edge can be checked.",
+    epilog="Exit status 0: ready; 1: not ready, or not running.\n",
+)
+@STATE_DIR
+def health(state_dir: Path) -> int:
+    """Print if the edge is ready and return the exit status."""
     try:
-        print(_check(options.state_dir))
+        print(_check(state_dir))
     except NotReadyError as error:
         print(error, file=sys.stderr)
         return EXIT_NOT_READY

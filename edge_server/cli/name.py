@@ -3,7 +3,6 @@ running."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import re
@@ -13,16 +12,19 @@ from dataclasses import asdict
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, format_time, print_table
+import click
+
+from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR, format_time, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
-from quictunnel.errors import ConfigError
 from quictunnel.shared.address import MAX_PORT
+from quictunnel.shared.command_line import Group
 from quictunnel.wire.labels import MAX_LABEL, RANDOM_LABEL, domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from edge_server.tunnels.ownership_store import Claim, HistoryEntry
 
@@ -32,65 +34,92 @@ NETWORK_PREFIX: Final = "@"
 """Prefix of networks in the database."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser, add = build_parser(
-        "name",
-        "Names that clients requested, and TCP ports, written as :20022. Each belongs to the first token that "
-        f"used it, until it was unused for {KEPT_DAYS} days. Also bans: of names, of ports, and of addresses, "
-        "from which no connection is accepted then. A change takes effect in a running edge within a second.",
+def _parse_name(text: str) -> str:
+    """Return a network, a port or a name as written in the database."""
+    with contextlib.suppress(ValueError):
+        return f"{NETWORK_PREFIX}{ip_network(text.removeprefix(NETWORK_PREFIX), strict=False)}"
+    name = text.lower()
+    is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
+    is_name = (
+        RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
     )
-    add("list", "List names, ports and their owners.")
-    for one in (
-        add("release", "Make a name or port available to all tokens again; also lifts a ban."),
-        add("ban", "Ban a name, also a random one: its tunnel and visitors end, and it is not assigned again. "
-            "Ban an address or a network: neither visitors nor clients may connect from there."),
-    ):  # fmt: skip
-        one.add_argument(
-            "name", metavar="NAME|ADDRESS", type=_parse_name, help="as shown by `list`, or a tunnel's label"
-        )
-    history = add(
-        "history",
-        f"List the owners of names by day (the last {MAX_DAYS} days with tunnels), random names included.",
-    )
-    history.add_argument(
-        "name", metavar="NAME", nargs="?", type=str.lower, help="only this name: a tunnel's label, or a domain"
-    )
-    history.add_argument("--owner", metavar="KEY", help="only this token")
-    history.add_argument(
-        "--last", metavar="N", type=int, default=DEFAULT_LINES, help="number of lines (%(default)s)"
-    )
-    return parser
+    if not is_port and not is_name:
+        raise click.BadParameter(f"{text[:MAX_LABEL]!r} is neither a name nor a port (:20022) nor an address.")
+    return name
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command. Return its exit status."""
-    options = _parser().parse_args(argv)
-    try:
-        StateDir(options.state_dir)
-        return _run(options, OwnershipStore(options.state_dir), int(time.time()))
-    except ConfigError as error:
-        print(f"edge_server name: error: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+NAME: Final = click.argument(
+    "name", metavar="NAME|ADDRESS", type=_parse_name, help="as shown by `list`, or a tunnel's label"
+)
 
 
-def _run(options: argparse.Namespace, store: OwnershipStore, now: int) -> int:
-    if options.command == "list":
-        _show(store.claims(), as_json=options.json)
-        return 0
-    if options.command == "history":
-        _show_history(store.history(options.name, options.last, options.owner), as_json=options.json)
-        return 0
-    name = options.name.removeprefix(NETWORK_PREFIX)
-    if options.command == "ban":
-        store.ban(options.name, now)
-        done = "banned"
-    elif store.remove(options.name):
-        done = "released"
-    else:
-        print(f"edge_server name: {name} has no owner; `list` shows the names that have one", file=sys.stderr)
+@click.group(
+    cls=Group,
+    no_args_is_help=False,
+    help="Names that clients requested, and TCP ports, written as :20022. Each belongs to the first token that "
+    f"used it, until it was unused for {KEPT_DAYS} days. Also bans: of names, of ports, and of addresses, from "
+    "which no connection is accepted then. A change takes effect in a running edge within a second.",
+)
+def name() -> None:
+    """Group the commands."""
+
+
+@name.command("list", help="List names, ports and their owners.")
+@STATE_DIR
+@JSON
+def list_names(state_dir: Path, *, as_json: bool) -> None:
+    """Print all names."""
+    _show(_open(state_dir).claims(), as_json=as_json)
+
+
+@name.command(help="Make a name or port available to all tokens again; also lifts a ban.")
+@NAME
+@STATE_DIR
+@JSON
+def release(name: str, state_dir: Path, *, as_json: bool) -> int:
+    """Release a name and return the exit status."""
+    if not _open(state_dir).remove(name):
+        shown = name.removeprefix(NETWORK_PREFIX)
+        print(f"edge_server name: {shown} has no owner; `list` shows the names that have one", file=sys.stderr)
         return EXIT_UNKNOWN
-    print(json.dumps({"name": name, "state": done}) if options.json else f"{name} is {done}.")
+    _show_change(name, "released", as_json=as_json)
     return 0
+
+
+@name.command(
+    help="Ban a name, also a random one: its tunnel and visitors end, and it is not assigned again. Ban an "
+    "address or a network: neither visitors nor clients may connect from there."
+)
+@NAME
+@STATE_DIR
+@JSON
+def ban(name: str, state_dir: Path, *, as_json: bool) -> None:
+    """Ban a name."""
+    _open(state_dir).ban(name, int(time.time()))
+    _show_change(name, "banned", as_json=as_json)
+
+
+@name.command(
+    help=f"List the owners of names by day (the last {MAX_DAYS} days with tunnels), random names included."
+)
+@click.argument("name", required=False, type=str.lower, help="only this name: a tunnel's label, or a domain")
+@click.option("--owner", metavar="KEY", help="only this token")
+@click.option("--last", metavar="N", type=int, default=DEFAULT_LINES, show_default=True, help="number of lines")
+@STATE_DIR
+@JSON
+def history(name: str | None, owner: str | None, last: int, state_dir: Path, *, as_json: bool) -> None:
+    """Print the history."""
+    _show_history(_open(state_dir).history(name, last, owner), as_json=as_json)
+
+
+def _open(state_dir: Path) -> OwnershipStore:
+    StateDir(state_dir)
+    return OwnershipStore(state_dir)
+
+
+def _show_change(name: str, state: str, *, as_json: bool) -> None:
+    name = name.removeprefix(NETWORK_PREFIX)
+    print(json.dumps({"name": name, "state": state}) if as_json else f"{name} is {state}.")
 
 
 def _show(claims: Sequence[Claim], *, as_json: bool) -> None:
@@ -137,19 +166,3 @@ def _show_history(entries: Sequence[HistoryEntry], *, as_json: bool) -> None:
             )
         )
     print_table(rows)
-
-
-def _parse_name(text: str) -> str:
-    """Return a network, a port or a name as written in the database."""
-    with contextlib.suppress(ValueError):
-        return f"{NETWORK_PREFIX}{ip_network(text.removeprefix(NETWORK_PREFIX), strict=False)}"
-    name = text.lower()
-    is_port = re.fullmatch(":[1-9][0-9]{0,4}", text) and int(text[1:]) <= MAX_PORT
-    is_name = (
-        RANDOM_LABEL.fullmatch(name) or validation_error(name) is None or domain_validation_error(name) is None
-    )
-    if not is_port and not is_name:
-        raise argparse.ArgumentTypeError(
-            f"{text[:MAX_LABEL]!r} is neither a name nor a port (:20022) nor an address"
-        )
-    return name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
@@ -10,16 +9,19 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
-from edge_server.cli.common import EXIT_CONFIG, EXIT_UNKNOWN, build_parser, format_time, print_table
+from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR, format_time, print_table
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
-from quictunnel.errors import ConfigError
+from quictunnel.shared.command_line import Group
 from quictunnel.wire.labels import domain_validation_error, validation_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from edge_server.auth.token_store import TokenEntry
 
@@ -33,80 +35,169 @@ TIME_UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 """Seconds of the suffixes of a duration."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser, add = build_parser(
-        "token",
-        "The tokens with which clients authenticate. A change takes effect in a running edge within a second: "
-        "revoking a token ends its sessions and their visitors.",
-    )
-    create = add("create", "Create a token and print it. It cannot be shown again: only a hash is stored.")
-    option = create.add_argument
-    option("--note", default="", help=f"a note on its purpose, up to {MAX_NOTE} characters")
-    option("--tunnels", type=_count, metavar="N", help="tunnels at once, over all its clients")
-    option("--visitors", type=_count, metavar="N", help="visitors at once, over all its tunnels")
-    option("--names", type=_names, metavar="A,B*|none", help="names that it may request, each exact (which "
-           "reserves it for this token) or with *; none: only random ones")  # fmt: skip
-    option("--domains", type=_domains, default=(), metavar="A,*.B|all|none", help="whole domains that it may "
-           "bind, each exact or as *.example.org for all names below (default: none)")  # fmt: skip
-    option("--tcp-ports", type=_ports, metavar="A-B|none", help="public TCP ports that it may bind")
-    option("--bandwidth", type=_bandwidth, metavar="RATE", help="bytes a second over all its visitors, "
-           "in each direction (500k, 10M, 1G)")  # fmt: skip
-    option("--expires", metavar="WHEN", help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)")
-    add("list", "List all tokens, revoked ones included.")
-    for one in (add("show", "Show one token."), add("revoke", "Revoke a token for good; ends its sessions.")):
-        one.add_argument("key", metavar="KEY", help="as shown by `list`")
-    return parser
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise click.BadParameter(f"{text!r} is not a number.")
+    return int(text)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command. Return its exit status."""
-    options = _parser().parse_args(argv)
+def _ports(text: str) -> range:
+    return range(0) if text == "none" else parse_ports("--tcp-ports", text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    if text == "none":
+        return ()
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        wrong = validation_error(name.replace("*", "x")) if "*" in name else validation_error(name)
+        if wrong is not None:
+            raise click.BadParameter(f"{name!r} {wrong}.")
+    if len(names) > MAX_NAMES:
+        raise click.BadParameter(f"at most {MAX_NAMES} names.")
+    return names
+
+
+def _domains(text: str) -> tuple[str, ...] | None:
+    if text in ("none", "all"):
+        return () if text == "none" else None
+    domains = tuple(dict.fromkeys(text.lower().split(",")))
+    for domain in domains:
+        if (wrong := domain_validation_error(domain.removeprefix("*."))) is not None:
+            raise click.BadParameter(f"{domain!r} {wrong}.")
+    if len(domains) > MAX_NAMES:
+        raise click.BadParameter(f"at most {MAX_NAMES} domains.")
+    return domains
+
+
+def _bandwidth(text: str) -> int:
+    found = re.fullmatch(r"([0-9]{1,9})([kMG]?)", text)
+    rate = int(found[1]) * RATE_UNITS[found[2]] if found else 0
+    if rate < MIN_BANDWIDTH:
+        raise click.BadParameter(f"{text!r} is not a rate of at least {MIN_BANDWIDTH} bytes a second.")
+    return rate
+
+
+def _expiry(text: str) -> int:
+    """Return the end of a duration, or the beginning of a day, in seconds since the epoch."""
+    now = int(time.time())
+    if found := re.fullmatch(r"([0-9]{1,5})([hdw])", text):
+        return now + int(found[1]) * TIME_UNITS[found[2]]
     try:
-        StateDir(options.state_dir)
-        return _run(options, TokenStore(options.state_dir), int(time.time()))
-    except ConfigError as error:
-        print(f"edge_server token: error: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+        expiry = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is neither a duration (12h, 30d, 8w) nor a day (2027-01-31)."
+        ) from None
+    if expiry <= now:
+        raise click.BadParameter(f"{text} is in the past.")
+    return expiry
 
 
-def _run(options: argparse.Namespace, store: TokenStore, now: int) -> int:
-    if options.command == "create":
-        rights = Permissions(
-            tunnels=options.tunnels,
-            visitors=options.visitors,
-            names=options.names,
-            domains=options.domains,
-            tcp_ports=options.tcp_ports,
-            bandwidth=options.bandwidth,
-            expires=_parse_expiry(options.expires, now) if options.expires else None,
-        )
-        token, entry = store.create(rights, options.note, now)
-        # Only the token on standard output, for scripts; the explanation on standard error.
-        print(json.dumps({"token": token} | _as_json(entry, now)) if options.json else token)
-        print(f"Token {entry.key} is created; it is not shown again. Clients: QUICTUNNEL_TOKEN.", file=sys.stderr)
-        return 0
-    if options.command == "revoke" and not store.revoke(options.key, now):
-        return _unknown(options.key)
-    entries = store.entries()
-    if options.command != "list":
-        entries = [entry for entry in entries if entry.key == options.key]
-        if not entries:
-            return _unknown(options.key)
-    if options.json:
-        found = [_as_json(entry, now) for entry in entries]
-        print(json.dumps(found if options.command == "list" else found[0]))
-    elif options.command == "show":
-        print("\n".join(f"{name + ':':12} {value}" for name, value in _fields(entries[0], now).items()))
-    elif options.command == "revoke":
-        print(f"Token {options.key} is revoked.")
+KEY: Final = click.argument("key", help="as shown by `list`")
+
+
+@click.group(
+    cls=Group,
+    no_args_is_help=False,
+    help="The tokens with which clients authenticate. A change takes effect in a running edge within a second: "
+    "revoking a token ends its sessions and their visitors.",
+)
+def token() -> None:
+    """Group the commands."""
+
+
+@token.command(help="Create a token and print it. It cannot be shown again: only a hash is stored.")
+@click.option("--note", default="", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters")
+@click.option("--tunnels", type=_count, metavar="N", help="tunnels at once, over all its clients")
+@click.option("--visitors", type=_count, metavar="N", help="visitors at once, over all its tunnels")
+@click.option(
+    "--names",
+    type=_names,
+    metavar="A,B*|none",
+    help="names that it may request, each exact (which reserves it for this token) or with *; none: only random "
+    "ones",
+)
+@click.option(
+    "--domains",
+    type=_domains,
+    metavar="A,*.B|all|none",
+    default="none",
+    show_default=True,
+    help="whole domains that it may bind, each exact or as *.example.org for all names below",
+)
+@click.option("--tcp-ports", type=_ports, metavar="A-B|none", help="public TCP ports that it may bind")
+@click.option(
+    "--bandwidth",
+    type=_bandwidth,
+    metavar="RATE",
+    help="bytes a second over all its visitors, in each direction (500k, 10M, 1G)",
+)
+@click.option(
+    "--expires",
+    type=_expiry,
+    metavar="WHEN",
+    help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)",
+)
+@STATE_DIR
+@JSON
+def create(note: str, state_dir: Path, *, as_json: bool, **permissions: Any) -> None:
+    """Create a token."""
+    now = int(time.time())
+    secret, entry = _open(state_dir).create(Permissions(**permissions), note, now)
+    # Only the token on standard output, for scripts; the explanation on standard error.
+    print(json.dumps({"token": secret} | _as_json(entry, now)) if as_json else secret)
+    print(f"Token {entry.key} is created; it is not shown again. Clients: QUICTUNNEL_TOKEN.", file=sys.stderr)
+
+
+@token.command("list", help="List all tokens, revoked ones included.")
+@STATE_DIR
+@JSON
+def list_tokens(state_dir: Path, *, as_json: bool) -> None:
+    """Print all tokens."""
+    now = int(time.time())
+    entries = _open(state_dir).entries()
+    if as_json:
+        print(json.dumps([_as_json(entry, now) for entry in entries]))
     else:
         _print_table(entries, now)
+
+
+@token.command(help="Show one token.")
+@KEY
+@STATE_DIR
+@JSON
+def show(key: str, state_dir: Path, *, as_json: bool) -> int:
+    """Print one token and return the exit status."""
+    return _show(_open(state_dir), key, None, as_json=as_json)
+
+
+@token.command(help="Revoke a token for good; ends its sessions.")
+@KEY
+@STATE_DIR
+@JSON
+def revoke(key: str, state_dir: Path, *, as_json: bool) -> int:
+    """Revoke a token and return the exit status."""
+    store = _open(state_dir)
+    store.revoke(key, int(time.time()))
+    return _show(store, key, f"Token {key} is revoked.", as_json=as_json)
+
+
+def _open(state_dir: Path) -> TokenStore:
+    StateDir(state_dir)
+    return TokenStore(state_dir)
+
+
+def _show(store: TokenStore, key: str, message: str | None, *, as_json: bool) -> int:
+    """Print a token as JSON, or the message, or by default all that is known of the token."""
+    now = int(time.time())
+    entry = next((entry for entry in store.entries() if entry.key == key), None)
+    if entry is None:
+        print(f"edge_server token: there is no token {key!r}; `list` shows all tokens", file=sys.stderr)
+        return EXIT_UNKNOWN
+    fields = "\n".join(f"{name + ':':12} {value}" for name, value in _fields(entry, now).items())
+    print(json.dumps(_as_json(entry, now)) if as_json else message or fields)
     return 0
-
-
-def _unknown(key: str) -> int:
-    print(f"edge_server token: there is no token {key!r}; `list` shows all tokens", file=sys.stderr)
-    return EXIT_UNKNOWN
 
 
 def _print_table(entries: Sequence[TokenEntry], now: int) -> None:
@@ -163,66 +254,3 @@ def _shown_ports(ports: range | None) -> str:
     if ports is None:
         return "all"
     return f"{ports[0]}-{ports[-1]}" if ports else "none"
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
-    return int(text)
-
-
-def _ports(text: str) -> range:
-    if text == "none":
-        return range(0)
-    try:
-        return parse_ports("--tcp-ports", text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _names(text: str) -> tuple[str, ...]:
-    if text == "none":
-        return ()
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        wrong = validation_error(name.replace("*", "x")) if "*" in name else validation_error(name)
-        if wrong is not None:
-            raise argparse.ArgumentTypeError(f"{name!r} {wrong}")
-    if len(names) > MAX_NAMES:
-        raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} names")
-    return names
-
-
-def _domains(text: str) -> tuple[str, ...] | None:
-    if text in ("none", "all"):
-        return () if text == "none" else None
-    domains = tuple(dict.fromkeys(text.lower().split(",")))
-    for domain in domains:
-        if (wrong := domain_validation_error(domain.removeprefix("*."))) is not None:
-            raise argparse.ArgumentTypeError(f"{domain!r} {wrong}")
-    if len(domains) > MAX_NAMES:
-        raise argparse.ArgumentTypeError(f"at most {MAX_NAMES} domains")
-    return domains
-
-
-def _bandwidth(text: str) -> int:
-    found = re.fullmatch(r"([0-9]{1,9})([kMG]?)", text)
-    rate = int(found[1]) * RATE_UNITS[found[2]] if found else 0
-    if rate < MIN_BANDWIDTH:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate of at least {MIN_BANDWIDTH} bytes a second")
-    return rate
-
-
-def _parse_expiry(text: str, now: int) -> int:
-    """Parse a duration or a day; return seconds since the epoch. Raises ConfigError."""
-    if found := re.fullmatch(r"([0-9]{1,5})([hdw])", text):
-        return now + int(found[1]) * TIME_UNITS[found[2]]
-    try:
-        expiry = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        raise ConfigError(
-            f"--expires {text!r} is neither a duration (12h, 30d, 8w) nor a day (2027-01-31)."
-        ) from None
-    if expiry <= now:
-        raise ConfigError(f"--expires {text} is in the past.")
-    return expiry

@@ -20,7 +20,7 @@ from quictunnel.errors import (
     ProtocolError,
 )
 from quictunnel.shared import output
-from quictunnel.shared.command_line import SETTINGS, LazyGroup, run, usage_hint
+from quictunnel.shared.command_line import LazyGroup, run, usage_hint
 from quictunnel.shared.malloc import keep_pages
 
 if TYPE_CHECKING:
@@ -101,7 +101,6 @@ Exit status:
 """,
     invoke_without_command=True,
     subcommand_metavar="COMMAND ...",
-    context_settings=SETTINGS,
 )
 @click.option(
     "--version",

@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     Decorated = TypeVar("Decorated")
 
 SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 102}
-"""Settings of a program. The lines of a help page have at most 100 columns, and fewer on a narrow terminal."""
+"""Settings of a command. The lines of a help page have at most 100 columns, and fewer on a narrow terminal."""
+
+MAX_SUMMARY: Final = 200
+"""Characters of a command's summary in a list: more than the longest has."""
 
 
 class Command(click.Command):
     """Command whose epilog is printed as written, so that examples keep their lines."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        """Create the command. ``attributes``: arguments of ``click.Command``."""
+        super().__init__(name, context_settings=dict(SETTINGS), **attributes)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments. Every error of usage names its context, which click forgets for some."""
@@ -39,6 +46,10 @@ class Command(click.Command):
         if option is not None:
             option.help = "show this help and exit"
         return option
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """Return the summary, or the first sentence of the help, which may take several lines."""
+        return super().get_short_help_str(max(limit, MAX_SUMMARY))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         """Write the epilog without wrapping its lines."""

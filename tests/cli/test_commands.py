@@ -15,8 +15,7 @@ from tests.cli.fake_client import FakeApi, run_with
 def parsed(line: str) -> dict[str, Any]:
     """Return the values of a command line by the names of their parameters."""
     name, *words = line.split()
-    program = commands.make_context("quictunnel", [])
-    return commands.load(name).make_context(name, words, parent=program).params
+    return commands.load(name).make_context(name, words).params
 
 
 def test_http() -> None:

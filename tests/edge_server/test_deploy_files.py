@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -12,13 +11,14 @@ import sys
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import compose_spec
 import kubernetes_validate
 import pytest
 import yaml
 
-from edge_server.cli.common import add_state_dir
+from edge_server.cli.health import health
 from edge_server.config.edge_config import EdgeConfig, parse
 from edge_server.systemd import ACME_HTTP_NAME
 from quictunnel.shared.paths import default_state_dir
@@ -164,9 +164,8 @@ def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well():
 
 def usual_state_dir(environ: dict[str, str]) -> Path:
     """Return where ``health`` and ``token`` look when they are not told."""
-    parser = argparse.ArgumentParser()
-    add_state_dir(parser, environ)
-    return parser.parse_args([]).state_dir
+    with patch.dict(os.environ, environ):
+        return health.make_context("health", []).params["state_dir"]
 
 
 def test_the_image_listens_on_the_ports_that_it_exposes():

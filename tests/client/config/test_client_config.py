@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from edge_server.cli.health import main as health_command
-from edge_server.cli.token import main as token_command
+from edge_server.cli.commands import main as run_command
 from edge_server.config.edge_config import parse
 from quictunnel.cli.main import commands
 from quictunnel.config import files
@@ -273,10 +272,9 @@ class TestAUserWithoutAHome:
             parse(["--state-dir", "~/edge"])
 
     def test_the_commands_beside_the_edge(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        with pytest.raises(SystemExit):
-            token_command(["list"])
+        assert run_command(["token", "list"]) == 2
         assert "--state-dir" in capsys.readouterr().err
-        assert health_command(["--state-dir", str(tmp_path)]) == 1
+        assert run_command(["health", "--state-dir", str(tmp_path)]) == 1
 
 
 def test_a_tilde_stands_for_the_home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

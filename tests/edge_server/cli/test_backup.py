@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.token_store import TokenStore
-from edge_server.cli.backup import main, write_backup
+from edge_server.cli.backup import write_backup
+from edge_server.cli.commands import main
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.server import EdgeServer
 from edge_server.storage.state_dir import StateDir
@@ -39,7 +40,7 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
         (tmp_path / "state" / "acme" / "account.key").write_text("secret")
         (tmp_path / "state" / "qlog").mkdir()
         (tmp_path / "state" / "qlog" / "1.sqlog").write_text("large")
-        assert main([str(tmp_path / "edge.tar"), "--state-dir", str(tmp_path / "state")]) == 0
+        assert main(["backup", str(tmp_path / "edge.tar"), "--state-dir", str(tmp_path / "state")]) == 0
         with tarfile.open(tmp_path / "edge.tar") as archive:
             names = archive.getnames()
         assert {"token", "ca.pem", "ca.key", "ticket.key", "reset.key", "tokens.db", "acme/account.key"} <= set(
@@ -95,15 +96,15 @@ def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tm
 
 def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
     target = tmp_path / "edge.tar"
-    assert main([str(target), "--state-dir", str(tmp_path / "absent")]) == 1
+    assert main(["backup", str(target), "--state-dir", str(tmp_path / "absent")]) == 1
     assert "No state of an edge in" in capsys.readouterr().err
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "ca.key").write_text("key")
-    assert main([str(target), "--state-dir", str(tmp_path / "state")]) == 0
-    assert main([str(target), "--state-dir", str(tmp_path / "state")]) == 2
+    assert main(["backup", str(target), "--state-dir", str(tmp_path / "state")]) == 0
+    assert main(["backup", str(target), "--state-dir", str(tmp_path / "state")]) == 2
     assert "File exists" in capsys.readouterr().err
     (tmp_path / "state" / "tokens.db").write_text("this is no database, and long enough to be taken for one" * 20)
-    assert main([str(tmp_path / "b.tar"), "--state-dir", str(tmp_path / "state")]) == 2
+    assert main(["backup", str(tmp_path / "b.tar"), "--state-dir", str(tmp_path / "state")]) == 2
     assert "tokens.db cannot be copied: file is not a database." in capsys.readouterr().err
     assert not (tmp_path / "b.tar").exists(), "a part of a backup was left, which the next one would trip over"
 

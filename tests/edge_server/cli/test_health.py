@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.cli import health
-from edge_server.cli.health import MAX_RESPONSE, main
+from edge_server.cli.commands import main
+from edge_server.cli.health import MAX_RESPONSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +59,7 @@ def answer(body: bytes, status: bytes = b"200 OK") -> bytes:
 def test_only_a_good_answer_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str], words, is_ready):
     with answering(words) as url:
         (tmp_path / "admin.url").write_text(url)
-        assert main(["--state-dir", str(tmp_path)]) == (0 if is_ready else 1)
+        assert main(["health", "--state-dir", str(tmp_path)]) == (0 if is_ready else 1)
     said = capsys.readouterr()
     assert said.out == ("ready\n" if is_ready else "")
     assert is_ready or said.err.startswith("not ready")
@@ -68,7 +69,7 @@ def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, cap
     monkeypatch.setattr(health, "RESPONSE_TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         (tmp_path / "admin.url").write_text(f"http://127.0.0.1:{listener.getsockname()[1]}/")
-        assert main(["--state-dir", str(tmp_path)]) == 1
+        assert main(["health", "--state-dir", str(tmp_path)]) == 1
     assert "timed out" in capsys.readouterr().err
 
 
@@ -77,11 +78,11 @@ async def test_what_an_edge_that_was_killed_left_behind_is_not_taken_for_the_edg
     """That edge had a page, and this one has none."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         (edge.config.state_dir / "admin.url").write_text(f"http://127.0.0.1:{free.getsockname()[1]}/")
-    assert await asyncio.to_thread(main, ["--state-dir", str(edge.config.state_dir)]) == 0
+    assert await asyncio.to_thread(main, ["health", "--state-dir", str(edge.config.state_dir)]) == 0
     assert capsys.readouterr().out.startswith("the QUIC socket responds")
 
 
 def test_a_damaged_file_is_said(tmp_path: Path, capsys):
     (tmp_path / "client.env").write_text("QUICTUNNEL_EDGE=nowhere\n")
-    assert main(["--state-dir", str(tmp_path)]) == 1
+    assert main(["health", "--state-dir", str(tmp_path)]) == 1
     assert "client.env is damaged" in capsys.readouterr().err
