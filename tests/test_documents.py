@@ -1,4 +1,4 @@
-"""What the documents say of the code is so."""
+"""Tests that the documents describe the code as it is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FILLED = [
     name for name in DOCUMENTS if re.search("^<!-- (?:table|file): ", (ROOT / name).read_text(), re.MULTILINE)
 ]
 DIRECTIVE = re.compile(r"-+8 ?<|:::|\{!|\{%|\[\[|\.\. \w+::")
-"""What site generators replace by something else: PyMdown's snippets, mkdocstrings, includes, Jinja, Sphinx."""
+"""Directives that site generators replace: PyMdown's snippets, mkdocstrings, includes, Jinja, Sphinx."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_example_is_shown_by_its_page():
 
 
 def test_python_blocks_import_what_they_use(tmp_path):
-    """Each can be copied into a file of its own."""
+    """Python blocks can be copied into a file of its own."""
     for name in DOCUMENTS:
         blocks = re.findall(r"^```python[^\n]*\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
         for number, block in enumerate(blocks):

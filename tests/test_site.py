@@ -44,7 +44,7 @@ def site(tmp_path_factory):
 
 
 def text_of(page: Path) -> str:
-    """What a page says."""
+    """Return the text of a page."""
     article = re.search(r"<article.*?</article>", page.read_text(), re.DOTALL)
     assert article is not None
     return html.unescape(re.sub(r"<[^>]+>", "", article[0]))

@@ -30,7 +30,7 @@ def names_of(pem: bytes) -> list[str]:
 
 
 def accepts(ca: Path, chain: Path, key: Path, name: str) -> bool:
-    """Whether a client that trusts ``ca`` alone completes a handshake for ``name``."""
+    """Return True if a client that trusts only ``ca`` completes a handshake for ``name``."""
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.load_cert_chain(chain, key)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()

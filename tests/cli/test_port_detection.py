@@ -1,4 +1,4 @@
-"""Which port a program will listen on: read where it is said, and nowhere else."""
+"""Tests of port detection: the port that a program will listen on, read from its command line and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever an edge says, a person's terminal gets lines of text."""
+"""Tests that text from an edge reaches a terminal only as printable lines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from quictunnel.wire.messages import Bound
 from tests.wire.test_peer_text import ANY_TEXT, is_plain
 
 STYLES = re.compile(r"\x1b\[[0-9;]*m")
-"""What a screen of ours sends by itself."""
+"""Escape sequences that the live reporter writes itself."""
 SNAPSHOT = Snapshot("connected", 0, 0, 0, 0, None, "native")
 HOSTS = st.one_of(ANY_TEXT, st.from_regex(r"[a-z0-9.:-]{1,40}", fullmatch=True))
 

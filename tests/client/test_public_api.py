@@ -1,5 +1,5 @@
-"""What users call says what it means: meaning, arguments, units, errors, cancellation. Read from the source, as
-the reference of the site is made."""
+"""Tests of the public docstrings: meaning, arguments, units, errors, cancellation. Read from the source, as the
+site's reference is made."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FUNCTIONS = (
 INTERNAL = {"client.Client.reach", "tunnel.Tunnel.inspected", "tunnel.Tunnel.metered"}
 """Public in the code only for the room beside it."""
 BLOCKING = ("forwarding.forward", "client.Client.close")
-"""What waits for the edge: what an interruption does to it has to be said."""
+"""Blocking calls. The docstring of each has to state what an interruption does."""
 RAISES = {
     "forwarding.forward": {
         "AuthError", "ConfigError", "EdgeUnavailableError", "InvalidError", "OriginUnavailableError"

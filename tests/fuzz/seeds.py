@@ -44,14 +44,14 @@ PROGRAMS: Final = (
     (*browser.command(Path("{profile}"), NAME, "{address}"), f"https://{NAME}/"),
     ("firefox", "--headless", "--screenshot", "/dev/null", "https://{address}/"),
 )
-"""Those that are installed say their first words."""
+"""Programs whose first bytes are recorded, where they are installed."""
 HELLOS: Final = Path(__file__).with_name("hellos")
-"""What a browser said, for machines that have none; see ``tests.fuzz.record``."""
+"""Recorded ClientHellos of browsers, for machines that have none; see ``tests.fuzz.record``."""
 RECORDED_NAME: Final = "abc.tunnel.example"
 
 
 def first_words(command: Sequence[str]) -> bytes:
-    """What a program sends to a server that says nothing."""
+    """Return the bytes that a program sends to a server that sends nothing."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,

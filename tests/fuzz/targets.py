@@ -1,4 +1,5 @@
-"""What holds for any bytes at all. A target raises AssertionError, or anything else, when it does not."""
+"""Fuzz targets: properties that hold for any bytes. A target raises AssertionError, or anything else, when its
+property fails."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def client_hello(data: bytes) -> None:
-    """One verdict, whatever the pieces; nothing but HelloError; no more than the bound is kept."""
+    """Check that the verdict does not depend on how the bytes are split, that only HelloError is raised, and
+    that no more than the bound is kept."""
     assert _read_hello([data]) == _read_hello(_pieces(data))
 
 
@@ -124,7 +126,7 @@ def ticket(data: bytes) -> None:
 
 
 def proxy_header(data: bytes) -> None:
-    """Whatever addresses and names are, a header is one line, or says itself how long it is."""
+    """Check that a PROXY header is one line, or a block that states its length, for any addresses and names."""
     text = data.decode("latin-1")
     size = len(text) // 4 + 1
     host, other, name, alpn = (text[start : start + size] for start in range(0, 4 * size, size))

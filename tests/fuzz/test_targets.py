@@ -1,4 +1,4 @@
-"""Each target for a moment; for longer by ``python -m tests.fuzz``."""
+"""Short run of each fuzz target; ``python -m tests.fuzz`` runs them for longer."""
 
 from __future__ import annotations
 

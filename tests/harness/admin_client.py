@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Operator:
-    """Whoever has the token of an edge's page."""
+    """HTTP client of the admin API, with the operator's token."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
@@ -38,7 +38,7 @@ class Operator:
         return self.http.get(PREFIX + path, params=parameters)
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """What is answered, which has to be good."""
+        """Return the JSON of a response that has to be 200."""
         response = self.ask(path, **parameters)
         assert response.status_code == 200, response.text
         return response.json()
@@ -69,7 +69,7 @@ def snapshots(response: httpx.Response) -> Iterator[bytes]:
 
 
 def schema_of(document: dict[str, Any], path: str, method: str, status: int) -> dict[str, Any]:
-    """What the description says of an answer."""
+    """Return the schema of a response in the OpenAPI document."""
     content = document["paths"][path][method]["responses"][str(status)]["content"]
     (media,) = content.values()
     return {**media["schema"], "components": document["components"]}

@@ -36,7 +36,7 @@ POOL = 200
 
 
 DIALLED = ("127.0.0.1", 1)
-"""Where the connections of :func:`first_flight` think that the edge is; they ignore what comes from elsewhere."""
+"""Edge address given to the connections of :func:`first_flight`, which ignore what comes from elsewhere."""
 ANSWER_TIMEOUT = 1.0
 
 
@@ -54,7 +54,7 @@ def junk_initial(chance: random.Random) -> bytes:
 
 
 def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict[str, object]:
-    """That many Initials, from so many addresses of loopback; every fourth a real one."""
+    """Send ``count`` Initials from ``sources`` addresses of loopback; every fourth is a real one."""
     chance = random.Random(5)
     real = [first_flight()[1] for _ in range(POOL)]
     socks = []
@@ -190,7 +190,7 @@ async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str
 
 
 def first_words(state: str, name: str) -> bytes:
-    """What brings a visitor of the TLS port into a state, and leaves it there."""
+    """Return the bytes that bring a visitor of the TLS port into a state and leave it there."""
     return {
         "silent": b"",
         "half a hello": client_hello(name)[:100],

@@ -42,8 +42,8 @@ def command(profile: Path, host: str, address: str, *more: str) -> list[str]:
 
 @contextlib.contextmanager
 def driven(home: Path, *rules: str) -> Iterator[Browser]:
-    """One that playwright drives, for the length of the body; skips where there is none. It reaches 127.0.0.1 and
-    what the ``rules`` lead there (``MAP NAME ADDRESS``). ``home``: an empty directory."""
+    """Browser driven by playwright, for the length of the body; skips where there is none. It reaches 127.0.0.1
+    and what the ``rules`` lead there (``MAP NAME ADDRESS``). ``home``: an empty directory."""
     program = shutil.which(PROGRAM)
     if program is None:
         pytest.skip(f"{PROGRAM} is not installed")

@@ -67,7 +67,7 @@ def says_back(visitor: socket.socket, words: bytes = b"hello") -> bool:
 
 
 def serves(edge, tunnel) -> bool:
-    """Whether a new visitor is served over TLS, and over TCP where the tunnel has it."""
+    """Return True if a new visitor is served over TLS, and over TCP where the tunnel has it."""
     with tls_connect(edge, tunnel) as visitor:
         if not says_back(visitor):
             return False

@@ -26,11 +26,11 @@ ALL: Final = {"-".join(pair): Pairing(*pair) for pair in itertools.product(ENGIN
 USUAL: Final = "native-native" if HAS_NATIVE else "aioquic-aioquic"
 
 in_force: Pairing | None = None
-"""That of the test which runs now; the fixture ``pairing_in_force`` sets it."""
+"""Pairing of the running test; the fixture ``pairing_in_force`` sets it."""
 
 
 def edge_engine() -> str:
-    """What an edge that a test starts has to run on."""
+    """Return the engine for an edge that a test starts."""
     assert in_force is not None, "starts an edge without the fixture pairing_in_force"
     return in_force.edge
 

@@ -37,13 +37,14 @@ T = TypeVar("T")
 PATIENCE = 15.0
 WINDOW = 64 * 1024
 PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
-"""How a session ends whose other end says what may not be said."""
+"""Cause and code with which a session ends after a protocol violation of its peer."""
 HUGE_FRAME = (1 << 31).to_bytes(4, "big")
 """The length of a frame of 2 GiB."""
 
 
 class Peer:
-    """One connection: remembers what the other side says and says what it is told to (a ConnectionEvents)."""
+    """Connection that records what the other side sends and sends what the test tells it to (a
+    ConnectionEvents)."""
 
     def __init__(self) -> None:
         self.connection: Connection
@@ -92,7 +93,7 @@ class Peer:
                 await self._news.wait()
 
     async def end(self) -> tuple[CloseCause, int]:
-        """How the other side ended the connection."""
+        """Wait until the other side ends the connection; return cause and code."""
         async with asyncio.timeout(PATIENCE):
             return await asyncio.shield(self.over)
 
@@ -210,7 +211,7 @@ class HostileEdge:
         )
         self.sessions: asyncio.Queue[ServedClient] = asyncio.Queue()
         self.greetings: deque[Callable[[ServedClient, Hello], None]] = deque()
-        """What the next clients are answered with; those that follow are greeted well."""
+        """Greetings for the next clients; those that follow get an honest one."""
         self._endpoint = Endpoint(
             create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)), on_connection=self._accept
         )

@@ -80,7 +80,7 @@ async def origin() -> None:
 
 
 class Visitor(asyncio.Protocol):
-    """One connection; requests answers and checks them."""
+    """Connection that requests answers and checks them."""
 
     transport: asyncio.Transport
 
@@ -97,7 +97,7 @@ class Visitor(asyncio.Protocol):
         self.transport = transport
 
     async def get(self, size: int) -> None:
-        """One answer of that size; raises whatever is wrong."""
+        """Request an answer of ``size`` bytes and wait for it; raise an error if it is wrong."""
         self._answered = asyncio.get_running_loop().create_future()
         self._head, self._left, self._size, self._hash = b"", -1, size, hashlib.sha256()
         self.transport.write(f"GET /{size} HTTP/1.1\r\nHost: crowd\r\n\r\n".encode())
@@ -202,7 +202,7 @@ class Crowd:
         return {"errors": self._errors(entered)}
 
     async def busy(self, size: int, tls: bool = False) -> dict[str, Any]:
-        """One visitor beside the others: the seconds for one answer."""
+        """Measure the seconds that one visitor beside the others waits for one answer."""
         visitor = await self.enter(tls=tls)
         await visitor.get(1)
         began = time.monotonic()
@@ -227,7 +227,7 @@ class Crowd:
         return {"sent": await visitor.upload(quiet)}
 
     async def ask_again(self) -> dict[str, Any]:
-        """Everybody who stayed asks for one more byte."""
+        """Have every visitor who stayed ask for one more byte."""
         return {"errors": self._errors(await self._all(visitor.get(1) for visitor in self._here))}
 
     async def leave(self) -> dict[str, Any]:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT = 110.0
 
 ROUNDS = range(3, 8)
-"""How many rounds a comparison takes."""
+"""Rounds that a comparison takes."""
 
 
 def more_rounds(ratios: list[float], bar: float) -> bool:
-    """Whether to measure once more: the median of at least three rounds decides, each of them a ratio within
-    itself, and up to seven are measured while it is below the bar, because another program on the machine can
-    spoil two in a row. Seven with a median below it have failed."""
+    """Return True if another round is to be measured. The median of at least three rounds decides, each of them
+    a ratio within itself. Up to seven are measured while it is below the bar, because another program on the
+    machine can spoil two in a row. Seven with a median below it have failed."""
     if len(ratios) < ROUNDS.start:
         return True
     return len(ratios) < ROUNDS.stop - 1 and statistics.median(ratios) < bar

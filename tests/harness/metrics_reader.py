@@ -28,7 +28,7 @@ def figures_of(edge: EdgeProcess) -> dict[tuple[str, ...], float]:
 
 
 class Arrivals:
-    """How much an edge has counted since this was made."""
+    """Increase of an edge's counters since this object was made."""
 
     def __init__(self, edge: EdgeProcess) -> None:
         self._edge = edge

@@ -1,4 +1,4 @@
-"""What a qlog file says, read as a tool reads it."""
+"""Reader of qlog files, as a tool reads them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def only_file(directory: Path) -> Path:
 
 
 def count(trace: list[dict[str, Any]], name: str) -> int:
-    """How many things the events of that name are about."""
+    """Return the sum of ``count`` over the events of that name."""
     return sum(event["data"]["count"] for event in trace if event.get("name") == name)
 
 
 def names(trace: list[dict[str, Any]]) -> list[str]:
-    """What the events are called, without the header."""
+    """Return the names of the events, without the header."""
     return [event["name"] for event in trace[1:]]

@@ -34,7 +34,7 @@ class TruncatedError(Exception):
 
 
 class End(Protocol):
-    """One end of one connection."""
+    """End of a connection, TCP or TLS."""
 
     sock: socket.socket
 
@@ -121,7 +121,7 @@ def receive_all(end: End) -> bytes:
 
 
 def receive_exactly(end: End, size: int) -> bytes:
-    """That many bytes and, on a clean connection, not one more."""
+    """Read exactly ``size`` bytes and, on a clean connection, not one more."""
     data = b""
     while len(data) < size:
         part = end.receive()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def command(edge: EdgeProcess, *words: str) -> str:
-    """What ``python -m edge_server`` says to such words."""
+    """Run ``python -m edge_server`` with these arguments and return its output."""
     run = [sys.executable, "-m", "edge_server", *words, "--state-dir", str(edge.state_dir)]
     root = Path(__file__).parents[2]
     return subprocess.run(run, capture_output=True, text=True, check=True, cwd=root).stdout.strip()

@@ -76,7 +76,7 @@ class Stage:
         self._ends.clear()
 
     def baseline(self) -> Any:
-        """What there is while no visitor is."""
+        """Return counts of everything that exists while there is no visitor."""
         raise NotImplementedError
 
     def check_nothing_left(self, before: Any) -> None:
@@ -86,7 +86,7 @@ class Stage:
 
 
 class EmbeddedStage(Stage):
-    """All in this process."""
+    """Edge and client in this process."""
 
     def __init__(self, *, admin: bool = False) -> None:
         super().__init__()

@@ -170,7 +170,7 @@ class Reader:
         return self._last.shown
 
     def do(self, step: Step) -> None:
-        """One block."""
+        """Run one block of a page."""
         if "not run" in step.notes:
             return
         if step.kind == "text":

@@ -87,7 +87,7 @@ class Scene:
 
 
 def cost_of(exchange: Exchange) -> int:
-    """What an exchange really keeps."""
+    """Return the bytes that an exchange really keeps."""
     messages = (exchange.request, exchange.response)
     bodies = sum(len(message.body.data) for message in messages)
     heads = sum(2 * len(message.head) + HEADER_COST * len(message.headers) for message in messages)

@@ -1,4 +1,4 @@
-"""Where bodies end: as h11 says, for any chunks in any split."""
+"""Tests of where bodies end: as h11 says, for any chunks in any split."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_chunks_are_read_as_h11_reads_them(data: bytes, sizes: list[int], behind
 def test_what_h11_refuses_or_we_do_is_never_read_as_another_body(
     data: bytes, at: int, wrong: bytes, sizes: list[int]
 ) -> None:
-    """We may be laxer with a trailer, which is not shown; the content is the same, or it is no body to us."""
+    """Our reader may accept more trailers than h11, which are not shown. The content is the same, or neither
+    reads a body."""
     data = data[:at] + wrong + data[at:]
     expected = read_by_h11(data)
     try:

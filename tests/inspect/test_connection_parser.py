@@ -1,4 +1,4 @@
-"""What passed, understood: HTTP/1 of all kinds, whole and byte by byte, and everything that is none."""
+"""Tests of the connection parser: HTTP/1 of all kinds, whole and byte by byte, and bytes that are not HTTP."""
 
 from __future__ import annotations
 

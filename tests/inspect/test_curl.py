@@ -1,4 +1,4 @@
-"""What is copied, run by a real shell with a real curl, is the same request."""
+"""Tests that a copied curl command, run by a real shell with a real curl, sends the same request."""
 
 from __future__ import annotations
 

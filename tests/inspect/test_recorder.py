@@ -81,7 +81,7 @@ class Side:
 
 
 def passed_on(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any]:
-    """What a splice does with what comes in these pieces."""
+    """Return the log of what a splice passes on when it receives these pieces."""
     log: list[Any] = []
     splice._stream, splice._transport = Side(log, "stream"), Side(log, "tcp")  # type: ignore[assignment]
     splice._keep_looking = lambda: None  # type: ignore[method-assign]
@@ -242,7 +242,7 @@ def test_what_would_not_be_kept_is_not_even_put_into_the_queue(opening: bytes, e
 
 
 def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
-    """They were on their way into the queue when it became certain that nobody needs them."""
+    """The pieces were on their way into the queue when the recorder marked their range as not needed."""
     scene = Scene()
     scene.said(GET, GET)
     scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
@@ -328,7 +328,7 @@ def test_looking_ends_when_its_time_is_over() -> None:
 
 
 def test_no_wake_is_lost_between_two_threads() -> None:
-    """One thread says, the other looks when it is told to: in the end everything was looked at."""
+    """A thread records and another looks when woken; in the end everything has been looked at."""
     woken = threading.Event()
     recorder = Recorder(ExchangeStore(lambda: 0.0), woken.set)
     tap = recorder.tap("x")

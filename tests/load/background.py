@@ -25,7 +25,7 @@ PATIENCE = 40.0
 
 
 def state_of(edge: AnyEdge) -> dict[str, Any]:
-    """What an edge holds, and its figures."""
+    """Return an edge's state dump, with its metrics."""
     if isinstance(edge, EdgeProcess):
         return dump_of(edge.pid, edge.state_dir)
     return dump_of_embedded(edge)

@@ -71,7 +71,7 @@ class Churn:
         the edge, by its own figures, without those of the test's own, of whom so many may be ``in_flight``;
         ``least``: visitors a second that have to arrive there."""
         self.visits: list[Visit] = []
-        """Those that have ended."""
+        """Visits that have ended."""
         self._plan = plan
         self._popen = popen
         self._read = watched

@@ -32,7 +32,7 @@ REQUEST: Final = b"GET /word HTTP/1.1\r\nHost: load\r\nConnection: close\r\n\r\n
 
 
 class Visitor:
-    """One visit, from the connection to its end."""
+    """Visitor, from the connection to its end."""
 
     def __init__(self, plan: Plan, number: int, context: ssl.SSLContext) -> None:
         self._plan = plan

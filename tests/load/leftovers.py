@@ -50,7 +50,8 @@ def arrivals(state: dict[str, Any]) -> int:
 
 
 def left_at(state: dict[str, Any]) -> dict[str, int]:
-    """What an edge holds of visitors: those that wait for a client, and those in a TLS handshake, apart."""
+    """Count what an edge holds of visitors; those that wait for a client and those in a TLS handshake are
+    counted apart."""
     visitors = state["visitors"]["entries"]
     return {
         "visitors": state["visitors"]["total"],

@@ -24,7 +24,7 @@ who wait, and all those of ten seconds are to find one."""
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where visitors go, how many, and how they talk there."""
+    """Plan of a load: targets, number of visitors, and their conversations."""
 
     targets: list[tuple[str, int, str, int]]
     """Host name and port for TLS, at 127.0.0.1, and host and port for TCP; an empty host: the other one alone."""
@@ -45,7 +45,7 @@ class Visit:
     """A visitor that has ended."""
 
     role: str
-    """One of :data:`NEWCOMERS` or :data:`LEAVERS`."""
+    """:data:`NEWCOMERS` or :data:`LEAVERS`."""
     tls: bool
     began: float
     """time.monotonic, which all processes of a machine share."""

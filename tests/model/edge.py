@@ -114,7 +114,7 @@ class WatchedExpected(PendingTunnels):
 
 
 class ModelEdge(EdgeServer):
-    """One process of the edge."""
+    """Process of the edge."""
 
     def __init__(self, world: World, number: int, names: Names) -> None:
         super().__init__(EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD))

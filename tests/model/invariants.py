@@ -230,7 +230,7 @@ def _check_holders(world: World) -> None:
 
 
 def _check_pool(world: World, ticket: Ticket) -> None:
-    """Each program that shares a name has it."""
+    """Check that each program that shares a name has it."""
     assert world.edge is not None
     lease = world.edge.find(ticket.host)
     members = [] if lease is None or lease.pool is None else lease.pool.members

@@ -81,7 +81,7 @@ class Network:
         raise NotImplementedError
 
     def mend(self) -> None:
-        """Whatever can carry again does so."""
+        """Make every link that can carry again do so."""
         raise NotImplementedError
 
     def carry(self, world: World, seconds: float) -> None:

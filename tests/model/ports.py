@@ -37,7 +37,7 @@ class ListeningPorts:
 
 
 class ListeningSocket:
-    """One handle of a listening socket: a ``socket.socket`` as far as the edge uses it."""
+    """Handle of a listening socket: a ``socket.socket`` as far as the edge uses it."""
 
     def __init__(self, ports: ListeningPorts, port: int) -> None:
         self._ports = ports

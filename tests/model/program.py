@@ -100,7 +100,7 @@ class WatchedConnection(EdgeConnection):
         self.program = events.program
         self.program.connections.append(self)
         self.was_current = False
-        """It has carried the program's session."""
+        """True after it has carried the program's session."""
         self.away_at: float | None = None
 
     def session_away(self, closed: Closed) -> bool:
@@ -148,7 +148,7 @@ class WatchedUplink(ConnectionManager):
 
 
 class Program:
-    """One process with one tunnel."""
+    """Client process with one tunnel."""
 
     def __init__(self, world: World, number: int, ticket: Ticket, authority: Path | None) -> None:
         self.world = world
@@ -160,7 +160,7 @@ class Program:
         """``closing`` when it was told to end, ``killed``, or ``ended`` when nothing of it is left."""
         self.error: BaseException | None = None
         self.has_held = False
-        """It was given its name."""
+        """True after it was given its name."""
         self.turn = 0
         """Greater than that of each program that was first given a name before; 0: none was given to this one."""
         self.older = frozenset(each for each in world.programs if each.ticket is ticket and each.has_held)
@@ -168,7 +168,7 @@ class Program:
         self.has_lost = False
         """A newer program has its name, for which no ticket was shown."""
         self.is_released = False
-        """It has given its name back."""
+        """True after it has given its name back."""
         self.may_fail = False
         """The script has given it a reason to end for good."""
         self.is_gone = False

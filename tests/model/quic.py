@@ -31,7 +31,7 @@ HANDSHAKE_TIMEOUT: Final = 5.0
 
 
 class Direction:
-    """One direction of one stream: what was sent and has not arrived, and how it ends."""
+    """Direction of a stream: what was sent and has not arrived, and how it ends."""
 
     __slots__ = (
         "code", "end_sent", "flight", "in_flight", "is_blocked", "is_closed", "is_done", "is_stopped", "stop_code",
@@ -65,11 +65,11 @@ class Stream:
 
 
 Piece = tuple[str, int]
-"""What can arrive: its kind, and the stream that it is of."""
+"""Item that can arrive: its kind, and the number of its stream."""
 
 
 class End:
-    """One end of a connection (a ``transport.engine.Connection``)."""
+    """End of a connection (a ``transport.engine.Connection``)."""
 
     def __init__(self, engine: ScriptedEngine, link: QuicLink, address: Address, *, is_client: bool) -> None:
         self.engine = engine
@@ -321,7 +321,7 @@ class End:
 
 
 class QuicLink:
-    """One connection, both ends."""
+    """Connection with both of its ends."""
 
     def __init__(self, network: Any, client_engine: ScriptedEngine, address: Address) -> None:
         self.network = network

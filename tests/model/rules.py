@@ -124,7 +124,7 @@ def speak(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(9)
 def end(world: World, a: int, b: int, c: int) -> bool:
-    """One of them sends a FIN."""
+    """Let a peer send a FIN."""
     peers = [peer for peer in _peers(world) if not peer.has_ended]
     if not peers:
         return False
@@ -145,7 +145,7 @@ def end_while_closing(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(3)
 def reset(world: World, a: int, b: int, c: int) -> bool:
-    """One of them resets its connection."""
+    """Let a peer reset its connection."""
     peer = _pick(world, a)
     if peer is None:
         return False
@@ -183,7 +183,7 @@ def reset_while_resuming(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(3)
 def stop_reading(world: World, a: int, b: int, c: int) -> bool:
-    """One of them reads no more."""
+    """Let a peer stop reading."""
     peer = _pick(world, a)
     if peer is None or not peer.reads:
         return False
@@ -193,7 +193,7 @@ def stop_reading(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(5)
 def read_on(world: World, a: int, b: int, c: int) -> bool:
-    """One of them reads again."""
+    """Let a peer read again."""
     peers = [peer for visitor in world.visitors for peer in visitor.ends if not peer.reads]
     if not peers:
         return False

@@ -48,7 +48,7 @@ class Failure:
 
 @dataclass
 class Result:
-    """What some episodes did."""
+    """Result of some episodes."""
 
     steps: int = 0
     episodes: int = 0
@@ -58,7 +58,7 @@ class Result:
 
 
 class Episode:
-    """One world from its beginning to its end."""
+    """Episode: one world from its beginning to its end."""
 
     def __init__(self, seed: str, known: Collection[str] = (), engines: tuple[str, str] | None = None) -> None:
         """``engines``: those of clients and edges, over the simulated network; None: scripted links."""

@@ -1,4 +1,4 @@
-"""What can happen to scripted links."""
+"""Rules for scripted links."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def deliver_one(world: World, end: End, piece: Piece, b: int) -> None:
 
 @rule(40)
 def deliver(world: World, a: int, b: int, c: int) -> bool:
-    """One piece arrives."""
+    """Let one piece arrive."""
     ways = _ways(world)
     if not ways:
         return False
@@ -151,7 +151,7 @@ def cut_link(world: World, a: int, b: int, c: int) -> bool:
 
 @rule(4)
 def lose_link(world: World, a: int, b: int, c: int) -> bool:
-    """One end of a link gives it up (a time-out of its own, a fault inside its engine); the other is not told."""
+    """Let one end of a link fail (a time-out of its own, a fault inside its engine); the other end is not told."""
     ends = [
         end for link in world.network.live_links() for end in link.ends if end.closed is None and end.is_connected
     ]

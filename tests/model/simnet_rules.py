@@ -1,4 +1,4 @@
-"""What can happen to links of the simulated network."""
+"""Rules for links of the simulated network."""
 
 from __future__ import annotations
 

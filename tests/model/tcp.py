@@ -45,7 +45,7 @@ class Peer:
         self.sent = 0
         self.received = 0
         self.has_ended = False
-        """This peer has sent its FIN."""
+        """True after this peer has sent its FIN."""
         self.was_ended = False
         """The tunnel has sent a FIN."""
         self.has_reset = False

@@ -18,7 +18,7 @@ STEPS: Final = 25_000
 ENGINE_STEPS: Final = 1_500
 """For each pairing."""
 ENGINE_SEED: Final = 3
-"""One with which so few steps reach all states."""
+"""Seed with which so few steps reach all states."""
 MILLION: Final = 1_000_000
 
 

@@ -28,7 +28,7 @@ STEPS: Final = 20_000
 """Most steps until each of them is found; most of them take some hundreds or thousands."""
 
 SEED: Final = "b"
-"""One of those with which all of them are found soon."""
+"""Seed with which all planted faults are found soon."""
 
 
 def carries_before_the_account(monkeypatch: pytest.MonkeyPatch) -> None:

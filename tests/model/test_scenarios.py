@@ -1,4 +1,4 @@
-"""What the model has found, told step by step."""
+"""Faults that the model has found, as scenarios step by step."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ WITHDRAWN = "the operator has withdrawn the name or its token"
 
 
 class Visitor:
-    """One visitor, from its ClientHello on."""
+    """Visitor, from its ClientHello on."""
 
     def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> None:
         self.number = number
@@ -34,7 +34,7 @@ class Visitor:
         """Its handshake is complete."""
         self.came_at = 0.0
         self.excuse = ""
-        """Why it may be reset although neither end has done so."""
+        """Reason why it may be reset although neither end has reset it."""
         self.client_session: Any = None
         self.refused_by: Program | None = None
         """The program whose local service has refused it last."""

@@ -41,7 +41,7 @@ WAIT = 10.0
 
 
 class World:
-    """One edge after the other, programs, visitors; everything that happens is decided by the rules."""
+    """Edges one after the other, programs and visitors. The rules decide everything that happens."""
 
     def __init__(self, loop: SteppedLoop, network: Any, seed: str, known: Collection[str] = ()) -> None:
         """``known``: kinds of faults that do not end the episode."""
@@ -61,7 +61,7 @@ class World:
         self.names_of_port: dict[int, set[str]] = {}
         """Names that have had each TCP port."""
         self.closed_at: dict[str, float] = {}
-        """When a lease of each name was closed last."""
+        """Time at which a lease of each name was closed last."""
         self.names_gone: set[str] = set()
         """Names that nobody had for a while."""
         self.free_names: set[str] = set()
@@ -404,7 +404,7 @@ class World:
         return taker is not None and taker is not program and taker not in program.older
 
     def _may_fail(self, digest: bytes) -> None:
-        """What follows from the unexplained end of a session is not a fault of its own."""
+        """Excuse a program's failures that follow from the unexplained end of its session."""
         program = self.program_of(digest)
         if program is not None:
             program.may_fail = True

@@ -19,7 +19,7 @@ _missing_once = functools.cache(missing)  # the answer does not change within a 
 
 
 class StartLab(Protocol):
-    """What the fixture gives: call it with a lab's settings, as often as labs are wanted."""
+    """Function that the fixture gives: starts a lab with the given settings, as often as it is called."""
 
     def __call__(self, *, nat: bool = False, **settings: Unpack[Settings]) -> Lab:
         """Start a lab; it ends with the test."""

@@ -38,7 +38,7 @@ class LabError(Exception):
 
 
 def missing() -> str | None:
-    """What keeps a lab from running here, as a clause for a skip's reason; None if nothing does."""
+    """Return the reason why a lab cannot run here, as a clause for a skip message; None if it can."""
     if sys.platform != "linux":
         return "not Linux"
     if os.geteuid() != 0:

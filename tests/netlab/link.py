@@ -23,14 +23,15 @@ class WanGoneError(Exception):
 
 
 class Settings(TypedDict, total=False):
-    """What a direction of the link can be told; whatever is not named stays as it is. Sizes are of IP packets."""
+    """Settings of one direction of the link; a setting that is not named stays as it is. Sizes are of IP
+    packets."""
 
     delay_ms: float
-    """One way."""
+    """Delay in one direction."""
     jitter_ms: float
     """Added to the delay of each packet, evenly between 0 and this."""
     reorder: bool
-    """Whether jitter lets packets overtake each other; if not, they queue up behind the late one."""
+    """True if jitter lets packets overtake each other; if not, they queue up behind the late one."""
     rate_mbit: float | None
     """10^6 bits a second; None: as fast as the machine can."""
     queue_ms: float | None
@@ -41,9 +42,10 @@ class Settings(TypedDict, total=False):
     """A share, 0 to 1, like the three that follow."""
     duplicate: float
     corrupt: float
-    """One bit of a UDP or TCP payload is flipped, so the receiver's kernel finds a wrong checksum."""
+    """Share of packets in which one bit of the UDP or TCP payload is flipped; the receiver's kernel finds a
+    wrong checksum."""
     corrupt_fixed: float
-    """One bit is flipped and the checksum made right again, so the application gets it."""
+    """Share of packets in which one bit is flipped and the checksum corrected, so that the application gets it."""
     mtu: int | None
     """Larger packets vanish without a word: a path with a smaller MTU and no ICMP."""
     blackhole: bool
@@ -53,15 +55,16 @@ class Settings(TypedDict, total=False):
 
 
 DEFAULTS = Settings(queue_ms=100.0, seed=1)
-"""What differs from zero in a fresh link. 100 ms of queue: what home routers are found to have, and above one
-bandwidth-delay product of the links that tests use, so that one TCP can fill them."""
+"""Settings of a fresh link that are not zero. 100 ms of queue: what home routers are found to have, and above
+one bandwidth-delay product of the links that tests use, so that one TCP can fill them."""
 
 _SHARES = frozenset({"loss", "duplicate", "corrupt", "corrupt_fixed"})
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """One direction, in packets unless the name says bytes. Multicast does not cross the WAN and is not counted.
+    """Counters of one direction, in packets unless the name says bytes. Multicast does not cross the WAN and is
+    not counted.
 
     ``received + duplicated`` is always the sum of ``delivered``, ``held`` and everything that was dropped.
     """

@@ -1,4 +1,5 @@
-"""One network namespace: its name, entering it, the processes in it, and what a crashed lab left behind.
+"""Network namespace: its name, entering it, the processes in it, and the removal of what a crashed lab left
+behind.
 
 Namespaces are named (``ip netns``), so that a person can look into one while a test is stopped in it, and so
 that those of a lab which died without cleaning up are found by the next one.
@@ -34,7 +35,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def born(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None if there is no such process.
+    """Return a process's start time in clock ticks since boot; None if there is no such process.
 
     Together with the pid it names a process for good: pids are used again.
     """
@@ -132,7 +133,7 @@ def delete_leftovers() -> list[str]:
 
 
 class Host:
-    """One side of a lab: a namespace with loopback, the device ``wan0`` and an address of each family."""
+    """Host on one side of a lab: a namespace with loopback, the device ``wan0`` and an address of each family."""
 
     def __init__(self, name: str, address: str, address6: str) -> None:
         self.name = name

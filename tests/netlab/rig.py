@@ -42,8 +42,8 @@ PATIENCE = 40.0
 CHUNK = 256 * 1024
 
 ECHO, SEND, DIGEST = b"E", b"S", b"D"
-"""What a visitor asks of the origin with its first byte: echo everything; send as many bytes as the eight that
-follow say; take everything and answer with its SHA-256."""
+"""Commands to the origin, a visitor's first byte: echo everything; send as many bytes as the next eight bytes
+say; take everything and answer with its SHA-256."""
 _COUNT = struct.Struct("!Q")
 # One block, sent from an offset that moves by a prime: cheap, and no two blocks on the wire are alike.
 _BLOCK = random.Random(1).randbytes(CHUNK + 65_537)
@@ -153,7 +153,7 @@ class Tunnelled:
         """Everything that clients said after ``ready``; complete when they have ended."""
         self._client: subprocess.Popen[str] | None = None
         self._inspector = directory / "client.sock"
-        """Where the client says what it holds."""
+        """Socket on which the client reports what it holds."""
         self._tasks = 0
         """Of the client, without visitors."""
         self._visits = 0
@@ -203,7 +203,7 @@ class Tunnelled:
         settled(left)
 
     def state(self) -> dict[str, Any]:
-        """What the edge holds, and its figures."""
+        """Return the edge's state dump, with its metrics."""
         return dump_of(self.edge.pid, self._directory)
 
     def churn(
@@ -287,13 +287,13 @@ class Tunnelled:
 
     @property
     def resumed(self) -> bool:
-        """Whether the session ever went on with another QUIC connection, by the account of clients that have
+        """Return True if the session ever went on with another QUIC connection, according to clients that have
         ended."""
         return any(event["event"] == "resumed" for event in self.said)
 
     @property
     def reconnected(self) -> bool:
-        """Whether it took more than one QUIC connection, by the account of clients that have ended."""
+        """Return True if a client that has ended used more than one QUIC connection."""
         assert any(event["event"] == "closed" for event in self.said)
         return any(event.get("state") in ("away", "reconnecting") for event in self.said)
 
@@ -407,7 +407,8 @@ class Bulk:
 
 
 class Keystrokes:
-    """One byte sent every ``interval`` seconds, echoed by the origin, and how long each took.
+    """Visitor that sends one byte every ``interval`` seconds, which the origin echoes, and records how long each
+    took.
 
     They are sent when they are due and not when the last one is back, as people type.
     """

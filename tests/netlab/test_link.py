@@ -1,4 +1,4 @@
-"""Each thing that the link can do to a packet, seen from sockets of this process in the two hosts."""
+"""Tests of each impairment of the link, seen from sockets of this process in the two hosts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Pair:
         self.client.sendto(payload, (self.lab.edge.address, PORT))
 
     def receive_until(self, last: bytes) -> list[bytes]:
-        """What the edge gets before ``last``."""
+        """Return the payloads that the edge receives before ``last``."""
         found = []
         while (payload := self.edge.recv(65536)) != last:
             found.append(payload)
@@ -46,7 +46,7 @@ class Pair:
         return self.receive_until(b"last")
 
     def round_trip(self, payload: bytes = b"ping") -> tuple[float, tuple[str, int]]:
-        """How long an echo took, and the address from which the edge saw it come."""
+        """Send an echo; return the seconds that it took, and the address from which the edge saw it come."""
         begun = time.perf_counter()
         self.send_up(payload)
         heard, address = self.edge.recvfrom(65536)

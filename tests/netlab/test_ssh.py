@@ -53,7 +53,7 @@ MaxStartups 1000
 
 
 class Typist:
-    """Somebody with a shell at the other end."""
+    """User with a shell at the other end."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process

@@ -39,7 +39,7 @@ class Visitor:
 
     @property
     def wanted(self) -> int:
-        """What a selector should look for."""
+        """Return the events that a selector should look for."""
         return selectors.EVENT_READ | (selectors.EVENT_WRITE if self.sent < self.size else 0)
 
     def send(self) -> None:
@@ -53,7 +53,7 @@ class Visitor:
             self.sock.shutdown(socket.SHUT_WR)
 
     def receive(self) -> bool:
-        """Whether more is to come."""
+        """Receive some bytes; return True if more are expected."""
         data = self.sock.recv(256 * 1024)
         now = time.monotonic()
         self.stall, self.heard = max(self.stall, now - self.heard), now
@@ -92,7 +92,7 @@ class Crowd:
 
     @property
     def is_busy(self) -> bool:
-        """Whether any of them is still on its way."""
+        """Return True while a visitor is still on its way."""
         return self._thread.is_alive()
 
     @property

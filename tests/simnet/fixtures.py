@@ -1,4 +1,4 @@
-"""What a room's ``conftest.py`` imports to test on the simulated network::
+"""Fixtures for a folder's ``conftest.py``, to test on the simulated network::
 
     from tests.simnet.fixtures import network, pytest_asyncio_loop_factories, virtual_time
 

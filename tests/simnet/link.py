@@ -1,4 +1,4 @@
-"""One direction of a network path: what goes in comes out later, or never, or twice.
+"""Direction of a network path: what goes in comes out later, or never, or twice.
 
 A link is a queue of bounded length, a line of a certain rate behind it, and a distance; loss, duplication and
 corruption strike between the line and the far end. All chance comes from the generator it is given.
@@ -105,7 +105,7 @@ class Link:
 
     @property
     def under_way(self) -> int:
-        """How many packets have entered and not arrived."""
+        """Return the number of packets that have entered and not arrived."""
         return len(self._under_way)
 
     def send(self, packet: Packet) -> None:

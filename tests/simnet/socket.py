@@ -34,7 +34,7 @@ class SimSocket:
         self.astray = 0
         """Datagrams that arrived for an address which this socket had left."""
         self.joins = True
-        """Whether reads bring several datagrams (False: as on a system without UDP_GRO)."""
+        """True if reads bring several datagrams (False: as on a system without UDP_GRO)."""
         self._network = network
         self._address = address
         self._inbox: deque[tuple[float, Packet]] = deque()
@@ -70,7 +70,7 @@ class SimSocket:
             self._told = None
 
     def close(self) -> None:
-        """What was sent before is still carried; what is under way to here is lost."""
+        """Close the socket. Datagrams sent before are still carried; those on their way to it are lost."""
         if not self._is_closed:
             self.detach()
             self._is_closed = True
@@ -170,7 +170,7 @@ class Network:
 
     @property
     def sockets(self) -> list[SimSocket]:
-        """Those that are not closed."""
+        """Return the sockets that are not closed."""
         return list(self._sockets.values())
 
     def socket(

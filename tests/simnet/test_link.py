@@ -1,4 +1,4 @@
-"""What a link does to the datagrams in its care."""
+"""Tests of what a link does to datagrams."""
 
 import asyncio
 import random

@@ -1,4 +1,5 @@
-"""Which engine the client has, and which the edge: every test that asks for ``engines`` runs on each pairing."""
+"""Fixture of engine pairings: every test that asks for ``engines`` runs on each pairing of client and edge
+engine."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def pair(paths: dict[str, Path], engines: tuple[str, str]) -> Pair:
 
 
 class Ledger:
-    """What the edge got from each address, and sent there."""
+    """Bytes that the edge received from each address and sent to it."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair

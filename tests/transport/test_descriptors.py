@@ -89,7 +89,7 @@ in_child(look)
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_child_leaves_the_event_loop_of_its_parent_alone(loop):
-    """They share the set of descriptors that the loop waits for."""
+    """Parent and child share the set of descriptors that the loop waits for."""
     run(f"""
 import asyncio, {loop}
 

@@ -1,4 +1,5 @@
-"""What a peer with a good token may pin behind one missing byte: little, until it has delivered something."""
+"""Tests of how much memory a peer with a valid token can pin behind one missing byte: little, until it has
+delivered something."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., None]:
 
 
 def test_an_end_is_consumed_when_everything_before_it_has_left(run) -> None:
-    """Whoever was told of it may forget the stream and end the process, and the rest must not end with it."""
+    """The receiver of this event may forget the stream and end the process; the rest must not be lost with it."""
 
     async def scenario() -> None:
         async with Scene() as scene:

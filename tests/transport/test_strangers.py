@@ -77,7 +77,7 @@ class Door:
 
 
 class Client:
-    """One connection from an address of its own."""
+    """Connection from an address of its own."""
 
     def __init__(self, engine: Engine, address: tuple[str, int]) -> None:
         self.engine = engine
@@ -139,7 +139,7 @@ def test_a_client_at_the_flooders_own_address_gets_in_after_a_while(door: Door, 
 
 
 def test_an_address_that_was_never_proven_is_not_counted(door: Door):
-    """Whoever writes an honest client's address on his packets does not make it hold the most."""
+    """An attacker who forges an honest client's address does not make that client the largest holder."""
     for _ in range(PLACES * 4):
         door.client(HONEST, turns=1)  # the Retry goes to the honest one
     assert door.strangers == 0
@@ -169,7 +169,7 @@ def test_an_admitted_client_needs_no_place(door: Door):
 
 
 def test_handshakes_that_are_given_up_at_once_are_as_few_as_others(door: Door):
-    """What a handshake costs is spent when it ends: ending it soon does not buy another one."""
+    """The cost of a handshake is charged at its end: ending it soon does not buy another one."""
     for _ in range(PLACES * 3):
         client = door.client(FLOODER, turns=4)
         if client.is_connected:

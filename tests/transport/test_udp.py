@@ -320,7 +320,7 @@ def test_detach_and_close_may_be_repeated() -> None:
 
 
 def test_addresses_have_one_form(here: Address) -> None:
-    """What ``getaddrinfo`` gives, what ``local_address`` says and what a receiver sees are the same."""
+    """The results of ``getaddrinfo`` and ``local_address`` and the address that a receiver sees are the same."""
     with pair(here) as (one, other):
         _, _, _, _, resolved = socket.getaddrinfo(here[0], one.local_address[1], type=socket.SOCK_DGRAM)[0]
         one.send([Transmit([b"x"], 1200, other.local_address)])

@@ -1,4 +1,4 @@
-"""Who may say what when."""
+"""Tests of the table of control messages: which side may send which message in which state."""
 
 import itertools
 

@@ -187,7 +187,7 @@ class TestWindowPool:
 
 @given(st.lists(st.integers(1, 70_000), max_size=30))
 def test_a_pair_never_disagrees(sizes):
-    """Whatever is written, the receiver's view of the credit is the sender's."""
+    """Sender and receiver always agree on the credit."""
     sender, window = SendWindow(INITIAL_WINDOW), receiver()
     for index, size in enumerate(sizes):
         part = min(size, sender.room)

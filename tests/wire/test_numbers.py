@@ -1,4 +1,4 @@
-"""Which stream numbers a client has met, and which may still come."""
+"""Tests of the stream numbers that a client has met and of those that may still come."""
 
 import time
 

@@ -52,7 +52,7 @@ def good(struct: type[Message]) -> dict[str, Any]:
 
 
 def decoded(struct: type[Message], name: str, text: str) -> str | None:
-    """What a message says after it has travelled; None when it is refused."""
+    """Return a message's text after encoding and decoding; None if it is refused."""
     try:
         message = messages.decode(messages.encode(struct(**good(struct) | {name: text})))
     except ProtocolError:

@@ -1,4 +1,4 @@
-"""What a sender keeps until it is credited."""
+"""Tests of the bytes that a sender keeps until they are credited."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule

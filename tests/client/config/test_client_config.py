@@ -1,4 +1,4 @@
-"""Which edge is used, with what token, and every way in which that can be said wrongly."""
+"""Tests of the client's configuration: the edge, the token, and the message for every wrong value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many visitors a client takes, and how tunnels and networks share them."""
+"""Tests of a client's visitor limit, and of how tunnels and networks share it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,8 @@ def test_a_gap_among_the_descriptors_is_room_for_one():
 
 @pytest.fixture(params=[None, 0, 1 << 24], ids=["no proc", "an older Linux", "another system"])
 def silent_system(request, monkeypatch, tmp_path):
-    """One that does not say how many descriptors a process has; its clock, on by a second with each look."""
+    """A system that does not report how many descriptors a process has open. Returns its clock, which advances
+    by a second with each look."""
     monkeypatch.setattr(capacity, "OPEN_DESCRIPTORS", tmp_path / "fd")
     if request.param is not None:
         with (tmp_path / "fd").open("wb") as file:

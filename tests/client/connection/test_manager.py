@@ -1,4 +1,4 @@
-"""When a client dials again, by its own clock."""
+"""Tests of the connection manager's redial times, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Edge:
 
     def __init__(self) -> None:
         self.dials: list[float] = []
-        """When it was dialled and answered."""
+        """Times of the dials that it answered."""
         self.answered = asyncio.Event()
 
     async def dial(self, _patience: float) -> Any:

@@ -1,4 +1,4 @@
-"""What is noticed of this machine's network, with the clock and the addresses in the test's hand."""
+"""Tests of the network monitor, with the clock and the addresses supplied by the test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a session without a link waits for one, by its own clock."""
+"""Tests of how long a session without a link is kept, on a virtual clock."""
 
 from __future__ import annotations
 

@@ -314,7 +314,7 @@ def test_two_clocks(ahead: int, words: str) -> None:
 
 
 def alone(program: str) -> str:
-    """What a program prints, in a process of its own."""
+    """Run a program in a process of its own and return its output."""
     done = subprocess.run(
         [sys.executable, "-c", f"from quictunnel.doctor import machine\n{program}"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""What a stream can show, and a reader that has left, on real terminals, pipes and sockets."""
+"""Tests of output capabilities and of readers that have closed, on real terminals, pipes and sockets."""
 
 from __future__ import annotations
 

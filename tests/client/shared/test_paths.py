@@ -1,4 +1,4 @@
-"""Where files are kept on each platform."""
+"""Tests of the file locations on each platform."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ GOOD = {"host": "127.0.0.1:4040", "authorization": f"Bearer {TOKEN}"}
 
 
 def ask(path: str = "/api/x", *, headers: dict[str, str] | list[tuple[str, str]], kind: str = "http") -> list[Any]:
-    """What the guard sends; the page behind it answers 200 with a header that tries to be laxer."""
+    """Return the messages that the guard sends for a request. The page behind it answers 200 with a header that
+    tries to be laxer."""
     sent: list[Any] = []
 
     async def page(scope: Any, receive: Any, send: Any) -> None:

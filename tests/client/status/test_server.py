@@ -1,4 +1,4 @@
-"""Who runs here: those that are asked, those that dead processes left, those not to be trusted."""
+"""Tests of finding running clients: sockets that answer, sockets of dead processes, and untrusted ones."""
 
 from __future__ import annotations
 

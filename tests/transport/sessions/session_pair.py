@@ -43,7 +43,7 @@ class Pump:
         self.reading = reading
         self.note = note
         self.said = asyncio.Event()
-        """It has written everything."""
+        """Set after everything is written."""
         self.done = asyncio.Event()
         stream.attach(self)
         self.push()
@@ -91,14 +91,14 @@ class Pump:
 
 
 class Half:
-    """One side's session, and what it is told (SessionEvents)."""
+    """Session of one side, and the events that it reports (SessionEvents)."""
 
     def __init__(self, side: Side) -> None:
         self.side = side
         self.session: Session
         self.greeted = asyncio.Event()
         self.keeps = False
-        """Whether the session survives the loss of its link."""
+        """True if the session survives the loss of its link."""
         self.is_away = asyncio.Event()
         self.resumed = asyncio.Event()
         self.down: Closed | None = None
@@ -144,7 +144,7 @@ class Half:
 
 
 class Redial(Half):
-    """One side's greeting on a new link, which the session of ``half`` goes on with."""
+    """Greeting of one side on a new link, with which the session of ``half`` goes on."""
 
     def __init__(self, half: Half, wake: Callable[[], None]) -> None:
         super().__init__(half.side)

@@ -26,15 +26,15 @@ MBIT = 100
 RTT = 0.05
 LONGEST_PAUSE = 3.0
 SINGLE = ({"loss": 0.01}, {"loss": 0.05}, {"duplicate": 0.02}, {"corrupt": 0.01}, {"jitter": 0.01})
-"""Each trouble by itself; all of them together run on every pairing of engines."""
+"""Impairments one at a time; all of them together run on every pairing of engines."""
 
 pytestmark = pytest.mark.usefixtures("seed")
 
 
 @dataclass
 class Run:
-    """What was measured, each way: Mbit/s, the longest time in which nothing arrived anywhere, and what the stream
-    that was served worst had received, as a share of what all had on average, when half of everything had come."""
+    """Measurement of one direction: Mbit/s; the longest time in which nothing arrived anywhere; and what the
+    stream that was served worst had received when half of everything had come, as a share of the average."""
 
     rate: float
     pause: float

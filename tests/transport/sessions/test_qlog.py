@@ -1,4 +1,4 @@
-"""What is traced of connections, on every pairing of engines: complete, bounded, private, and nothing when off."""
+"""Tests of connection traces on every pairing of engines: complete, bounded, private, and nothing when off."""
 
 from __future__ import annotations
 
@@ -247,7 +247,8 @@ async def test_a_trace_of_one_goes_on_where_the_connection_goes(
 
 
 async def test_all_and_one_do_not_get_into_each_others_way(network: Network, pair: SessionPair, tmp_path: Path):
-    """All are traced and no more, while one is, and the other way round: that one has one file for all of it."""
+    """Tracing of all connections does not disturb the trace of one, and the other way round: that one has a
+    single file for all of it."""
     endpoint, connection = pair.edge_endpoint, pair.edge.link.connection
     bare = endpoint.engine
     other = await beside(pair, network)

@@ -1,4 +1,4 @@
-"""What is overtaken on its way is not lost: the end of the handshake, and acknowledgements on a full path."""
+"""Tests that overtaken packets are not lost: the end of the handshake, and acknowledgements on a full path."""
 
 import asyncio
 

@@ -104,7 +104,7 @@ async def test_a_newer_link_takes_over_while_the_old_one_still_lives(
 
 
 class Actor:
-    """One visitor and its origin, doing what people do."""
+    """Visitor and origin with a random conversation."""
 
     def __init__(self, pair: SessionPair, chance: random.Random, clients: dict[int, Pump]) -> None:
         sizes = [0, 1, 1000, 70_000, 300_000]
@@ -114,7 +114,7 @@ class Actor:
         self.aborts = chance.random() < 0.2
         self.gave_up = False
         self.broke: dict[Pump, int] = {}
-        """Whose TCP connection broke, and how many bytes it had said."""
+        """Ends whose TCP connection broke, with the number of bytes that each had sent."""
         stream = pair.open_or_none()
         self.edge = Pump(stream, self.down, reading=chance.random() < 0.8) if stream is not None else None
 
@@ -149,7 +149,8 @@ class Actor:
         self.check_delivery()
 
     def check_delivery(self) -> None:
-        """What one connection had said before it broke has come to the other, if that took it in."""
+        """Check that what one connection had sent before it broke has come to the other, if that one accepted
+        it."""
         if len(self.broke) != 1 or self.gave_up:
             return
         ((broken, said),) = self.broke.items()

@@ -147,7 +147,7 @@ async def test_both_ends_of_a_stream_leave_while_there_is_no_link(network: Netwo
 
 
 async def test_visitors_of_a_lost_link_leave_no_numbers(network: Network, resume: Resume) -> None:
-    """They came when nothing got through any more, and left before there was another link."""
+    """Visitors come when nothing gets through any more, and leave before there is another link."""
     (socket,) = (socket for socket in network.sockets if socket.local_address[1] == 5000)
     socket.down.conditions.black_hole = True
     unseen = [resume.come() for _ in range(50)]
@@ -163,7 +163,7 @@ async def test_visitors_of_a_lost_link_leave_no_numbers(network: Network, resume
 
 
 async def test_edge_that_leaves_during_a_resume_lets_visitors_finish(resume: Resume) -> None:
-    """It does not wait for the client's account before it says that it leaves."""
+    """The edge does not wait for the client's resume state before it sends GoAway."""
     await resume.reach_the_edge()
     resume.pair.edge.say(GoAway(10))
     await asyncio.sleep(2)

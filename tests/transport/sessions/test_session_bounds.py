@@ -139,7 +139,7 @@ class Share:
 
 
 async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: SessionPair) -> None:
-    """Whatever its client allows; and what was kept is given back at the end."""
+    """The limit holds whatever the client allows, and kept bytes are given back at the end."""
     share = pair.edge.pool.memory = Share()
     streams = [pair.open() for _ in range(2)]
     pair.client_half.on_stream = Keeper

@@ -1,4 +1,4 @@
-"""One stream at a time: ends, resets, credit, and what breaks the protocol."""
+"""Tests of single streams: ends, resets, credit, and protocol violations."""
 
 import asyncio
 import hashlib
