@@ -22,7 +22,7 @@ def engines(pairing_in_force) -> engine_pairing.Pairing:
 
 @pytest.fixture(scope="session")
 def shared_edge(tmp_path_factory, engines):
-    """One edge for all tests that do not disturb it."""
+    """Edge shared by all tests that do not disturb it."""
     edge = start_edge(tmp_path_factory.mktemp("edge") / "state")
     yield edge
     assert edge.stop() == 0

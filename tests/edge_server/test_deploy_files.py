@@ -325,8 +325,8 @@ def run_steps(stage: Path, steps: list[str]) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_the_steps_of_the_image_make_an_edge_that_runs(tmp_path, monkeypatch):
-    """All but those of apt-get and users: wheels of what would be copied, a virtual environment of its own, and
-    the edge in it, which is asked whether it is well as Docker would ask."""
+    """The steps but those of apt-get and users: wheels of the copied files, a virtual environment of its own,
+    and the edge in it, checked with Docker's health command."""
     need("cargo")
     (tmp_path / "src").mkdir()
     steps = []

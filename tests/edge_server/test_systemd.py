@@ -1,4 +1,4 @@
-"""What the service manager is told: through a real socket, as systemd listens."""
+"""Tests of the messages to the service manager, through a real socket as systemd listens."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Stage(EmbeddedStage):
 
 @pytest.fixture
 def stage(browser: Browser, engines) -> Iterator[Stage]:
-    """One of one's own, for what ends things."""
+    """Tunnel and page of its own, for tests that end something."""
     with Stage(browser) as stage:
         yield stage
 

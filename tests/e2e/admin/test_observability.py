@@ -1,5 +1,4 @@
-"""What an edge says of itself while real programs use it: a line of the log for each visitor, figures, health, the
-dump."""
+"""Tests of an edge's reports while real programs use it: one log line per visitor, metrics, health, state dump."""
 
 from __future__ import annotations
 
@@ -58,7 +57,7 @@ class Watched:
         """Lines of before the last visitor."""
 
     def visitor(self, kind: str, client: ClientProcess | None = None) -> tuple[End, int]:
-        """One, and the port that it comes from."""
+        """Connect a visitor; return its end and its local port."""
         self.past = len(self.lines())  # the system may give a port again
         tunnel = (client or self.client).tunnel
         if kind == "tcp":
@@ -193,7 +192,7 @@ def test_the_tunnel_was_closed(watched: Watched):
 
 
 def test_curl_leaves_when_it_has_everything(watched: Watched, nginx):
-    """It has read the answer to its end, and then closes without a word to say so; nothing was broken off."""
+    """curl reads the answer to its end and closes without close_notify; the log does not call that an error."""
     (nginx.root / "page").write_bytes(bytes(100_000))
     with ClientProcess.start(watched.edge, nginx.port) as client:
         url = f"https://{client.tunnel.host}:{client.tunnel.port}/page"

@@ -44,7 +44,7 @@ class Traffic:
         self.client = stack.enter_context(ClientProcess.start(edge, self.listener.getsockname()[1]))
 
     def move(self) -> None:
-        """One visitor, who is told something."""
+        """Connect one visitor and send it data."""
         with socket.create_connection(self.client.tunnel.tcp_socket, 15) as visitor:
             visitor.sendall(b"?")
             with self.listener.accept()[0] as origin:
@@ -69,20 +69,21 @@ def trace(operator: Operator, session: str, method: str = "post") -> dict[str, A
 
 
 def session_at(operator: Operator, tunnels: list[str]) -> dict[str, Any]:
-    """That of these names."""
+    """Return the session that has these names."""
     (one,) = [one for one in operator.get("/sessions")["items"] if one["tunnels"] == tunnels]
     return one
 
 
 def moved(found: list[dict[str, Any]]) -> int:
-    """How often the client has passed on what an origin said. (Not of datagrams: some are sent again.)"""
+    """Return how often the client has passed on the origin's data. Datagrams cannot be counted: some are sent
+    again."""
     size = sum(event["data"]["length"] for event in found if event.get("name") == "transport:data_moved")
     assert size % SIZE < SIZE / 10, "and control messages"
     return size // SIZE
 
 
 def test_one_of_two_clients_of_an_edge_that_runs(tmp_path, engines):
-    """What is written is of that client alone, from the request to its end, for its owner alone."""
+    """The trace covers that client alone, from the request to its end, and only the owner can read it."""
     log = tmp_path / "edge.log"
     with contextlib.ExitStack() as stack:
         edge = start_edge(tmp_path / "state", "--admin", "127.0.0.1:0", "--grace", "0", log=log)

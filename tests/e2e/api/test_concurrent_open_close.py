@@ -210,7 +210,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
 
 class Deaf:
-    """Whom a call was made for, and who does not care (connection.ConnectionEvents)."""
+    """Receiver of connection events that ignores all of them (a ConnectionEvents)."""
 
     def connection_message(self, connection, message):
         pass

@@ -110,7 +110,7 @@ def test_a_reset_is_heard_while_a_forked_child_lives(forwarder, origin, way):
 
 
 def test_a_forked_child_listens_for_nobody(engines):
-    """Whoever connects after the parent's end would wait for an answer that never comes."""
+    """A connection after the parent's end would wait for an answer that never comes."""
     made = subprocess.run(
         [sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=60, check=False
     )

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def long_networks(count: int) -> list[str]:
-    """None of them has a visitor; in words as long as a network's can be."""
+    """Return networks that no visitor comes from, written as long as a network can be."""
     networks = [f"2001:1db8:1111:2222:3333:4444:5555:{0x1000 + number:x}/128" for number in range(count)]
     assert len(networks[-1]) == MAX_NETWORK
     return networks
@@ -155,7 +155,7 @@ class TestConfiguration:
 
     @pytest.mark.slow
     def test_an_unreachable_edge(self, tmp_path, edge):
-        """Somebody's host, and no edge on that port."""
+        """The host exists, and no edge listens on that port."""
         address = f"127.0.0.1:{free_port()}"
         begun = time.monotonic()
         with (

@@ -73,7 +73,7 @@ class TestStats:
             after.bytes_in = 0
 
     def test_a_visitor_who_is_reset_at_the_end_is_counted(self, edge, client):
-        """It has not left when the tunnel closes."""
+        """The visitor is still connected when the tunnel closes."""
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
             quictunnel.forward(listener.getsockname()[1], client=client) as tunnel,

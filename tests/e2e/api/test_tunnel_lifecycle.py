@@ -130,8 +130,8 @@ class TestTheBodyEnds:
 
     @pytest.mark.slow
     def test_by_the_death_of_the_process(self, origin, running, tmp_path):
-        """Nobody says goodbye; the edge notices by itself, and the port is not open for ever. Visitors who came
-        meanwhile are told."""
+        """The process sends no farewell. The edge notices by itself and closes the port after the hold time;
+        visitors who came meanwhile are reset."""
         edge = start_edge(tmp_path / "state", "--hold", "2")
         process = running(
             [

@@ -45,7 +45,7 @@ LINES = {
 WITHOUT_STDERR = ("doctor PORT", "status", "token list --json", "admin url")
 """Commands whose stderr is tried with the closed pipe as well, as in ``... 2>&1 | head``."""
 SILENT = ("status", "admin url")
-"""They write to stderr alone here: no process has a tunnel that can be asked, and no edge with a page runs."""
+"""Commands that write only to stderr here: no process has a tunnel to report, and no edge with a page runs."""
 
 
 def test_all_commands_are_tested():

@@ -25,7 +25,7 @@ ROOM = 600
 
 
 def visit(edge, url: str) -> bytes:
-    """What a visitor gets; empty while there is no such tunnel."""
+    """Return the first bytes that a visitor receives; empty while there is no such tunnel."""
     where = urlsplit(url)
     try:
         with tls_connect(edge, Tunnel(str(where.hostname), where.port or 443)) as visitor:

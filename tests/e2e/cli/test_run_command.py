@@ -67,7 +67,7 @@ def start(edge, tmp_path):
 
 
 def processes_of(word: str) -> list[int]:
-    """Those that have a word in their command line, and run."""
+    """Return the running processes that have a word in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:

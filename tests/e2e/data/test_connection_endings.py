@@ -1,4 +1,4 @@
-"""How connections end: each way that TCP knows, seen from the other side of the tunnel as the same.
+"""Tests of how connections end: each way that TCP knows looks the same from the other side of the tunnel.
 
 After each, nothing is left: no stream in either session, no task, no socket.
 """
@@ -265,7 +265,7 @@ def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
 
 
 def test_what_follows_a_broken_record_reaches_nobody(stage):
-    """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
+    """An attacker on the path can break a TLS record, but the bytes that he adds never reach the origin."""
     visitor, origin = stage.pair("tls")
     visitor.send(b"one")
     receive_exactly(origin, 3)

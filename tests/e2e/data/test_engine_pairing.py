@@ -1,4 +1,4 @@
-"""That these tests run on the engines that they are said to run on."""
+"""Tests that the end-to-end tests run on the engines that they name."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_http_1_0_ends_by_closing(edge, site):
 
 
 def test_nothing_is_added_to_the_bytes(edge, client):
-    """What the origin receives is what the visitor sent, to the byte."""
+    """The origin receives exactly the bytes that the visitor sent."""
     request = b"GET /a?b HTTP/1.1\r\nHost: Something Odd\r\nx-Mixed-CASE:  kept \r\n\r\n"
     with (
         socket.create_server(("127.0.0.1", 0)) as origin,

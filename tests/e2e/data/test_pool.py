@@ -159,7 +159,7 @@ def test_one_without_its_origin_is_passed_by(edge: EdgeProcess, members: list[Me
 
 
 def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Member]):
-    """None of them fails, whichever of three clients leave in good order and come back meanwhile."""
+    """No request fails while three clients leave in good order and come back."""
     tunnel = members[0].tunnel
     stop = threading.Event()
     failed: list[bytes] = []

@@ -21,7 +21,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class Way:
-    """How to log in through the tunnel."""
+    """SSH login through the tunnel: host, port and key."""
 
     host: str
     port: int

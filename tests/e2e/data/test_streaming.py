@@ -170,7 +170,7 @@ async def test_each_server_sent_event_comes_when_it_was_written(edge, client):
 
 
 async def test_an_upload_is_answered_while_it_is_sent(edge, client):
-    """Each chunk reaches the origin when it was sent, and its answer the visitor, before the next is sent."""
+    """Every chunk reaches the origin, and its answer the visitor, before the next is sent."""
 
     async def answer(reader, writer):
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -76,7 +76,7 @@ def start(tmp_path):
 
 
 def address_of(process: subprocess.Popen) -> str:
-    """What an example says where it is."""
+    """Return the URL that an example prints."""
     said = process.stdout.readline()
     found = re.fullmatch(r"Listening at (https://\S+)\n", said)
     assert found is not None, said + process.stderr.read()

@@ -16,7 +16,7 @@ from tests.harness.tutorial_runner import Reader, steps_of
 ROOT = Path(__file__).parents[3]
 STEPS = steps_of((ROOT / "README.md").read_text())
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""What a user has who has installed nothing."""
+"""PATH of a user who has installed nothing."""
 TALK = """
 import socket, sys
 with socket.create_connection((sys.argv[1], int(sys.argv[2])), 9) as visitor:

@@ -53,7 +53,7 @@ def certificate_authority(world, base):
 
 
 def processes_of(home):
-    """What still runs for the reader who lives there."""
+    """Return the command lines of processes that still run with this home directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended meanwhile

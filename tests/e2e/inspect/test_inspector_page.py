@@ -45,7 +45,7 @@ def chromium(tmp_path_factory) -> Iterator[Browser]:
 
 
 class Complaints(list[str]):
-    """What a page said to its console, and the dialogs it opened: none, unless a test takes them."""
+    """Console messages of a page and the dialogs that it opened; a test fails if any are left."""
 
     def taken(self) -> list[str]:
         found = list(self)
@@ -119,7 +119,7 @@ def known(scene: Scene) -> list[tuple[str, str, int, int, int]]:
 
 
 def test_a_known_set_of_requests(scene: Scene, page: Page) -> None:
-    """Each kind appears with what is known of it, in the API and on the page, while it passes."""
+    """Requests of each kind appear with all that is known of them, in the API and on the page, while they pass."""
     opened(page, scene)
     assert scene.token not in page.url, "what opens the page does not stay in the address bar"
     expected = known(scene)

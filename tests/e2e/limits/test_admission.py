@@ -63,7 +63,8 @@ class Flooded(EmbeddedStage):
     def flooded_by(
         self, states: list[str], places: int, rate: int, seconds: int, *, sources: tuple[str, ...]
     ) -> list[float]:
-        """What visitors from these addresses feel, again and again while it goes on. Each is served."""
+        """Measure how long visitors from these addresses wait, repeatedly while the flood goes on. All have to
+        be served."""
         port, name = self.tunnel.port, self.tunnel.host
         before = self.front.pending.evictions
         with attack("occupy", "127.0.0.1", port, places + 20, rate, seconds, ",".join(states), name) as flood:

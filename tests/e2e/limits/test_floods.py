@@ -1,4 +1,4 @@
-"""What strangers do to an edge while others use it: their latency, and the edge's memory."""
+"""Tests of floods from unauthenticated peers: the latency of others, and the edge's memory."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
 
 
 def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
-    """One address holds all places of strangers and begins more handshakes all the time."""
+    """An attacker at one address holds all places for pending handshakes and begins more all the time."""
     places = MAX_STRANGERS if engine_pairing.edge_engine() == "aioquic" else PLACES
     with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
         host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
@@ -229,8 +229,8 @@ def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iter
 def test_a_client_that_floods_its_edge_costs_the_others_little(
     disturbed: Disturbed, kind: str, rate: int, must_end: bool
 ):
-    """It has a good token. Memory stays within its window and 2 MiB, the p99 of others at most doubles, and what
-    no honest client does is ended with a reason."""
+    """The flooding client has a valid token. Memory stays within its window and 2 MiB, the p99 of others at most
+    doubles, and violations of the protocol's limits end the connection with a reason."""
     ratios: list[float] = []
     while not ratios or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
         if ratios:

@@ -1,4 +1,4 @@
-"""What an idle visitor costs, in resident memory of edge and client, each a process of its own."""
+"""Tests of the memory of an idle visitor: resident memory of edge and client, each a process of its own."""
 
 from __future__ import annotations
 

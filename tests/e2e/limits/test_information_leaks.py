@@ -1,4 +1,4 @@
-"""Who learns what: tenants of each other, strangers of names, and anybody of secrets."""
+"""Tests of what tenants learn of each other, unauthenticated peers of names, and anybody of secrets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_a_request_for_one_tenant_never_reaches_another(edge: EdgeProcess):
 
 
 def test_a_connection_with_h2_is_good_for_one_name_alone(edge: EdgeProcess, client: quictunnel.Client):
-    """What browsers look at before they send requests for another name down it (RFC 9113 section 9.1.1)."""
+    """Browsers look at the certificate before they send requests for another name on the connection (RFC 9113
+    section 9.1.1)."""
     with (
         quictunnel.forward(1, h2_enabled=True, client=client) as a,
         quictunnel.forward(2, h2_enabled=True, client=client) as b,
@@ -71,7 +72,7 @@ def test_a_connection_with_h2_is_good_for_one_name_alone(edge: EdgeProcess, clie
 
 
 def knocked(edge: EdgeProcess, port: int, name: str) -> tuple[str, float]:
-    """How a visitor is turned away, and in how many seconds."""
+    """Return the error that a rejected visitor gets, and the seconds until then."""
     context = ssl.create_default_context(cafile=str(edge.ca))
     began = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as raw, pytest.raises(OSError) as caught:  # noqa: PT011
@@ -147,7 +148,7 @@ def test_secrets_are_nowhere(tmp_path: Path):
 
 
 def test_a_state_directory_is_not_read_by_others(tmp_path: Path):
-    """Whatever the umask says."""
+    """The directory is private with any umask."""
     code = "import os; os.umask(0); import sys; from edge_server.__main__ import main; main(sys.argv[1:])"
     state = tmp_path / "state"
     command = [sys.executable, "-c", code, "token", "create", "--state-dir", str(state)]

@@ -1,4 +1,5 @@
-"""What strangers, and clients that break the protocol, get of an edge: a clear refusal, and nobody else harmed."""
+"""Tests of malformed input to an edge, from unauthenticated peers and from clients: a clear refusal, and no harm
+to others."""
 
 from __future__ import annotations
 

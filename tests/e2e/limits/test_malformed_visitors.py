@@ -25,7 +25,7 @@ UNRECOGNIZED_NAME, MISSING_EXTENSION, RECORD_OVERFLOW = b"\x70", b"\x6d", b"\x16
 
 
 def client_hello(name: str | None) -> bytes:
-    """What OpenSSL says first."""
+    """Return OpenSSL's ClientHello."""
     context = ssl.create_default_context()
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()

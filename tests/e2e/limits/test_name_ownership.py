@@ -256,7 +256,7 @@ class Holder:
         self._environment = environment
         self._origin = origin
         self._since = 0.0
-        """When the gap began that has not ended."""
+        """Start of the gap that has not ended."""
 
     def begin(self) -> quictunnel.Tunnel:
         self.process = program([sys.executable, "-c", HOLDER, str(self._origin)], self._environment)

@@ -1,4 +1,4 @@
-"""What a token allows, and its end, with a real edge and real visitors."""
+"""Tests of a token's permissions and of its revocation, with a real edge and real visitors."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_tunnels_of_all_clients_of_a_token_together(edge: EdgeProcess, token: st
 
 
 def has_room(tunnel: quictunnel.Tunnel) -> bool:
-    """Whether a visitor is let in; one who is not is reset, perhaps before connect() has returned."""
+    """Return True if a visitor is admitted; a rejected one is reset, perhaps before connect() has returned."""
     try:
         with socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor:
             return visitor.recv(5) == b"hello"

@@ -1,4 +1,4 @@
-"""What an edge that breaks the protocol gets from a client: a clear end, and nothing of the local network."""
+"""Tests of a client whose edge breaks the protocol: a clear end, and nothing of the local network revealed."""
 
 from __future__ import annotations
 
@@ -234,7 +234,8 @@ async def _open(client: quictunnel.Client) -> None:
     [None, "", "x\x1b]0;owned\x07\x1b[2J", "bank.example\r\n$ curl", "bank.example\u202e", "-oProxyCommand=x"],
 )
 async def test_an_edge_that_gives_no_good_host_gives_no_tunnel(bad_edge, victim, origin, monkeypatch, host):
-    """None: it does not answer at all. What is wrong is an error of the package, and nothing of it is shown."""
+    """``None``: the edge does not answer at all. The failure is an error of the package and shows nothing of the
+    message."""
     monkeypatch.setattr(manager, "BIND_TIMEOUT", 0.5)
 
     honest = ServedClient.hear

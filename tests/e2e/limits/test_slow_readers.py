@@ -15,7 +15,7 @@ from tests.harness.waiting import eventually
 MIB = 1024 * 1024
 ALLOWED = 60_000_000
 SIZE = 256 * MIB
-"""What a speed is measured with: a second or more of it, so that windows have found their size."""
+"""Bytes of a speed measurement: a second or more of transfer, so that windows have found their size."""
 TRIES = 5
 """The best of so many counts: single ones differ by a quarter, alone as well."""
 
@@ -53,7 +53,7 @@ def settled(arena: Arena, patience: float = 60.0) -> dict[str, int]:
     ],
 )
 def test_a_hundred_visitors_that_never_read(tmp_path, tls, apart):
-    """Each asks for an answer without end. The one beside them keeps 80 % of the speed that it has alone."""
+    """The hundred ask for an endless answer. A visitor beside them keeps 80 % of the speed that it has alone."""
     with Arena(tmp_path) as arena:
         arena.speed(SIZE)
         start = arena.memory()

@@ -1,4 +1,5 @@
-"""One tenant against the others: a token without limits, which is what `token create` makes, takes what it can."""
+"""Tests of tenant isolation: a client with an unrestricted token, the default of `token create`, takes what it
+can."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ begun: list[HostileClient] = []
 
 @pytest.fixture
 async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[EdgeServer]:
-    """One with little of everything, on the loop of the test."""
+    """Edge with small limits, on the event loop of the test."""
     monkeypatch.setattr(session_table, "MAX_SESSIONS", FEW)
     monkeypatch.setattr(session_table, "MAX_AWAY", 4)
     monkeypatch.setattr(session_table, "ALWAYS", 2)

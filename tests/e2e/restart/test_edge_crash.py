@@ -27,8 +27,8 @@ RATE = 20
 @pytest.mark.alone
 @pytest.mark.slow
 def test_fifty_clients_are_back_within_seconds_after_a_crash(tmp_path, engines):
-    """None of them has anything to say, so each has to find out by itself. Those who come and leave find nobody
-    while there is no edge, and wait from then on."""
+    """The clients send nothing, so each has to notice the crash by itself. Visitors who come while there is no
+    edge find no listener; those who come later wait."""
     with EchoOrigin() as origin, contextlib.ExitStack() as stack:
         edge = start_edge(tmp_path / "state")
         port = edge.environ["QUICTUNNEL_EDGE"].rpartition(":")[2]

@@ -98,7 +98,7 @@ def origin():
 @pytest.mark.every_pairing
 @pytest.mark.slow
 def test_visitors_of_three_edges_at_once(old, origin):
-    """Each restart leaves one visitor behind, whose datagrams pass through those that follow."""
+    """After each restart one visitor of the old edge stays, whose datagrams pass through the newer edges."""
     with old.client() as client, quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
         edges, visitors = [old], [socket.create_connection(tunnel.tcp_socket, PATIENCE)]
         data = os.urandom(1024 * 1024)
@@ -302,7 +302,7 @@ def test_the_service_manager_is_told(tmp_path, engines, monkeypatch):
 
 
 def test_curl_meets_the_new_certificate(old, origin, tmp_path):
-    """What a restart is for."""
+    """A new connection after a hot restart gets the new certificate."""
     with old.client() as client, quictunnel.forward(origin.port, client=client) as tunnel:
         assert serves(old, tunnel)
         new = successor_of(old, "--log-level", "debug")

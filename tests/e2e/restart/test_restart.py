@@ -102,7 +102,7 @@ class ClientProcess:
 
 
 class Ports:
-    """Where an edge was, to be found there again without a service manager."""
+    """Addresses of an edge, so that the next one starts on the same ports without a service manager."""
 
     def __init__(self, edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> None:
         self._options = "--quic", edge.environ["QUICTUNNEL_EDGE"], "--https", f"127.0.0.1:{tunnel.port}"

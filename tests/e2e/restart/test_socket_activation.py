@@ -73,7 +73,7 @@ def test_who_comes_while_the_edge_is_started_again_waits(manager, tmp_path, engi
 
 
 def test_a_successor_takes_them_over(manager, tmp_path, engines):
-    """It is a child, and must not believe that it was passed sockets itself."""
+    """The successor is a child process and must not believe that systemd passed the sockets to it."""
     edge = manager.start(tmp_path / "state")
     with (
         edge.client() as client,

@@ -111,7 +111,7 @@ def operator_gets(place: Place, path: str) -> bytes:
 
 
 def asked(place: Place, path: str) -> list[dict[str, Any]]:
-    """What the operator's API lists."""
+    """Return the items that the operator's API lists."""
     items: list[dict[str, Any]] = json.loads(operator_gets(place, "api/v1" + path))["items"]
     return items
 

@@ -151,7 +151,7 @@ def test_nginx_is_told_who_its_visitor_is(
 def test_visitors_from_elsewhere_are_not_let_in(
     site: Site, edge: EdgeProcess, client: quictunnel.Client, way: str
 ):
-    """They cannot tell it from a name that is not there."""
+    """A rejected visitor cannot tell the name from one that does not exist."""
     options = {"tls": "passthrough"} if way == "passthrough" else {"unencrypted": way == "tcp"}
     limits = {"allow": ["127.0.0.0/8"], "deny": ["127.0.0.8/29"]}
     (site.root / "page").write_bytes(b"x" * 100)

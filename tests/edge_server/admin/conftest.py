@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Carried(VisitorConnection):
-    """One that says itself how much it has moved."""
+    """Visitor connection whose byte counts are set by the test."""
 
     __slots__ = ("moved",)
 

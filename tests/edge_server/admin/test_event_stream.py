@@ -10,7 +10,7 @@ from edge_server.admin.event_stream import EventStream
 
 
 async def test_a_fault_while_somebody_follows_reaches_the_server():
-    """Which logs it; a task of its own would tell nobody."""
+    """The HTTP server logs the error; in a task of its own it would be lost."""
     sent = []
 
     async def receive() -> Any:

@@ -1,4 +1,4 @@
-"""What the page keeps of the log: the last of it, in one line each, as text."""
+"""Tests of the recent errors that the page keeps: the last ones, one line each, as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long somebody has to wait after so many bytes."""
+"""Tests of the delay that the bandwidth limit imposes after some bytes."""
 
 from __future__ import annotations
 

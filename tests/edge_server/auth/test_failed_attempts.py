@@ -1,4 +1,4 @@
-"""How many wrong tokens an address may try."""
+"""Tests of how many wrong tokens an address may try."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HERE, THERE = "192.0.2.1", "198.51.100.7"
 
 
 def flood(tries: FailedAttempts, address: str, key: str | None, count: int) -> int:
-    """How many of so many wrong ones were looked at."""
+    """Try ``count`` wrong tokens; return how many were checked."""
     looked_at = 0
     for _ in range(count):
         if tries.can_try(address, key):

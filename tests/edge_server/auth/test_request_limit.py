@@ -1,4 +1,4 @@
-"""How much an identity may ask for."""
+"""Tests of the request limit of an identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose token is this?"""
+"""Tests of the token registry: the identity of a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which certificate a name is met with, and that h2 never shares one unasked."""
+"""Tests of the certificate that a name is served with, and that h2 never shares one unasked."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_errors_are_one_line(write: Write, tmp_path: Path) -> None:
 
 
 class TestReplacedFiles:
-    """What an ACME client does to them while an edge runs."""
+    """Certificate files that an external ACME client replaces while an edge runs."""
 
     def made(self, write: Write, *names: str) -> tuple[ContextStore, Path, Path]:
         made = ContextStore()

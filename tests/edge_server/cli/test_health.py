@@ -75,7 +75,7 @@ def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, cap
 
 @pytest.mark.parametrize("engine", ["auto"])
 async def test_what_an_edge_that_was_killed_left_behind_is_not_taken_for_the_edge(edge: EdgeServer, capsys):
-    """That edge had a page, and this one has none."""
+    """The killed edge had a page; this one has none."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         (edge.config.state_dir / "admin.url").write_text(f"http://127.0.0.1:{free.getsockname()[1]}/")
     assert await asyncio.to_thread(main, ["health", "--state-dir", str(edge.config.state_dir)]) == 0

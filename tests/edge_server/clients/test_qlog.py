@@ -21,7 +21,7 @@ class Trace:
 
 
 class Endpoint:
-    """What is asked of one."""
+    """Fake endpoint with the tracing calls."""
 
     def __init__(self) -> None:
         self.traces: dict[object, Trace] = {}

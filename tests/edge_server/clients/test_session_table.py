@@ -1,4 +1,4 @@
-"""How many sessions a token may have, and which make room: without clients."""
+"""Tests of how many sessions a token may have, and which are evicted; without clients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOLD = 30.0
 
 
 class FakeGuest:
-    """What sessions know of a client."""
+    """Fake of a client as the session table sees it."""
 
     def __init__(self, sessions: SessionTable, key: str) -> None:
         self.identity = Identity(key)
@@ -52,7 +52,7 @@ class Door:
         return guest
 
     def leave(self, guest: FakeGuest) -> None:
-        """It loses its link."""
+        """Let a client lose its link."""
         self.sessions.leave(guest)  # type: ignore[arg-type]
 
     def return_(self, guest: FakeGuest) -> None:

@@ -29,7 +29,7 @@ RANDOM = "abcdefghijklmno2"
 
 
 class EdgeRun:
-    """One run of an edge."""
+    """Run of an edge."""
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self.services = dataclasses.replace(build(directory), tokens=TokenRegistry("", TokenStore(directory)))

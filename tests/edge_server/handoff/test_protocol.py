@@ -1,4 +1,4 @@
-"""What two edges say to each other when one takes the other's place, and what they do not let be said."""
+"""Tests of the handoff protocol: the messages of two edges, and the messages that they refuse."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def entries(owner: str, count: int, networks: int = 0) -> list[SnapshotEntry]:
 async def test_names_with_many_networks_push_out_nobody_elses(
     runs: EdgeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All that the registry grants one token leaves room for the names of others."""
+    """Names that the registry grants one token leave room for the names of others."""
     greedy, modest = runs.owner(), runs.owner()
     edge = await runs.begin()
     terms = TunnelOptions(allow=NETWORKS, deny=NETWORKS)

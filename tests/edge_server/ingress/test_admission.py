@@ -1,4 +1,4 @@
-"""How many may come in."""
+"""Tests of the admission limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_who_leaves_makes_room_for_one():
 
 @pytest.mark.parametrize("by", ["owner", "lease", "address", "prefix", "network", "site"])
 def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
-    """One takes all that it can, then another; the next still finds some."""
+    """A holder takes all that it can, then another; the next still gets some."""
     admission = Admission(cap=9000)
 
     def enter(who: int, visitor: int) -> bool:

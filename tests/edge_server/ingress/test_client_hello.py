@@ -43,7 +43,7 @@ def openssl_hello(
 
 BROWSERS = recorded_hellos()
 SEGMENT = 1448
-"""What a segment of TCP carries over Ethernet."""
+"""Payload of a TCP segment over Ethernet."""
 HELLOS = [
     openssl_hello(),
     openssl_hello(low=True),
@@ -78,7 +78,7 @@ def records(payload: bytes, size: int = 1 << 14) -> bytes:
 
 
 def verdict(*pieces: bytes) -> object:
-    """What the reader says, errors included, in a form that can be compared."""
+    """Return the reader's result or error in a form that can be compared."""
     reader = ClientHelloReader()
     for piece in pieces:
         try:

@@ -1,4 +1,4 @@
-"""Which visitors a tunnel lets in."""
+"""Tests of the addresses that a tunnel admits."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_ways_to_say_a_host(head: bytes):
     "target", [b"//evil.example/", b"/\\evil.example", b"/@evil", "/ü".encode(), b"/?a=http://c"]
 )
 def test_a_target_stays_behind_the_host(target: bytes):
-    """Whatever it looks like."""
+    """The redirect keeps the host with any target."""
     request = read(with_host(b"a.b", b"GET " + target + b" HTTP/1.1"))
     assert request is not None
     said = redirect("https://a.b:8443", request)

@@ -1,4 +1,4 @@
-"""How many come in a second."""
+"""Tests of the rate limit on new connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Machine:
         self.arrivals = ConnectionRateLimiter(lambda: self.waiting, lambda: self.now)
 
     def come(self, number: int, host: str = CITY, **whose: str) -> int:
-        """How many of them got in."""
+        """Let ``number`` connections arrive; return how many were admitted."""
         return sum(self.arrivals.admit(host, **whose) for _ in range(number))
 
     def falls_behind(self, after: int) -> None:

@@ -393,7 +393,7 @@ async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
 
 
 async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(doorstep: Doorstep) -> None:
-    """Each has one place, and the time for a handshake is everybody's."""
+    """Every network holds one place, so none is evicted until its time for a handshake is over."""
     loop = asyncio.get_running_loop()
     doorstep.front.pending.limit = 2
     doorstep.front.pending.patience = 0.2

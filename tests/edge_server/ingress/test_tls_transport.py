@@ -155,7 +155,7 @@ async def test_a_visitors_reset_is_told(doorstep: Doorstep, version: ssl.TLSVers
 
 
 async def test_a_fin_without_close_notify_stays_a_fin(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    """What most programs do that are done with a connection; the answer still reaches them."""
+    """Most programs end a connection this way; the answer still reaches them."""
     visitor, app = await doorstep.pair(version)
     await visitor.send(b"a message")
     visitor.sock.shutdown(socket.SHUT_WR)

@@ -91,7 +91,7 @@ async def test_a_certificate_that_cannot_be_read_is_said(introspection: Introspe
 
 
 async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, introspection: Introspection):
-    """Nobody reads it any more."""
+    """No event loop reads the socket any more."""
     introspection.udp.detach()
     begun = time.monotonic()
     readiness = await Health(introspection).readiness()

@@ -21,7 +21,7 @@ NASTY = "\x1b[31mred\x1b[0m \u202e\x00 \x07\x7f\x9b2J\u2028"
 
 @pytest.fixture
 def lines(request: pytest.FixtureRequest) -> Iterator[Callable[[], list[str]]]:
-    """What was logged so far; the root logger is as before afterwards."""
+    """Function that returns the lines logged so far; the root logger is restored afterwards."""
     root, asyncio_logger = logging.getLogger(), logging.getLogger("asyncio")
     before = root.handlers[:], root.level, asyncio_logger.level
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""How late the event loop is."""
+"""Tests of the event loop's lag monitor."""
 
 from __future__ import annotations
 

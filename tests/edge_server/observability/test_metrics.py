@@ -119,7 +119,7 @@ async def test_alarms_and_examples_of_the_document_use_figures_that_exist():
 async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(
     introspection: Introspection, tmp_path: Path
 ):
-    """They are not renewed, and an alarm for each of them would be one too many."""
+    """Certificates of released names are not renewed and would raise a false alarm."""
     certificates, wanted, now = ContextStore(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")
     wants = RenewalPolicy(own=(), is_wanted=wanted.__contains__)
@@ -139,7 +139,7 @@ async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(
 
 
 def hello(name: str) -> bytes:
-    """What a TLS client says first to a server of that name."""
+    """Return a ClientHello for that name."""
     outgoing = ssl.MemoryBIO()
     tls = CONTEXT.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
     with pytest.raises(ssl.SSLWantReadError):
@@ -151,7 +151,7 @@ CONTEXT = ssl.create_default_context()
 
 
 async def test_two_thousand_random_names_add_nothing(edge: EdgeServer, introspection: Introspection):
-    """Each over a connection of its own, of names within the edge's domain and of others."""
+    """Random names come over connections of their own, within the edge's domain and outside."""
     exposition = Exposition(introspection)
     before, size = series(introspection), len(exposition.text())
     loop = asyncio.get_running_loop()

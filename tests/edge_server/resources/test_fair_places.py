@@ -46,8 +46,8 @@ def test_who_leaves_makes_room():
 
 @pytest.mark.parametrize("flood", ["10.9.9.9", "10.9.9.{}", "2001:db8:9::{:x}", "2001:db8:9:{:x}::1"])
 def test_the_network_that_holds_the_most_gives_way(flood: str):
-    """One address, all of a /24, of a /64, of a /48: the others keep what they have, however long the flood lasts,
-    and whoever comes new finds a place."""
+    """The flood comes from one address, a /24, a /64 or a /48. The others keep their places however long it
+    lasts, and newcomers find one."""
     full = places(64)
     for number, host in enumerate(networks(20)):
         full.enter(f"honest {number}", host)
@@ -120,7 +120,8 @@ def test_an_only_place_is_kept_for_a_while():
 
 
 def test_another_token_does_not_wait_for_that():
-    """Whose visitors are all alone, as they are at a tunnel that is famous, still makes room for others'."""
+    """A token whose visitors all come from different networks, as at a popular tunnel, still makes room for
+    others."""
     full = places(16)
     for number, host in enumerate(networks(40)):
         full.enter(f"famous {number}", host, owner="famous", lease="site")
@@ -164,7 +165,7 @@ class Naive:
         return self._of(list(self.all), [network, address] if is_flood else [owner, lease, network, address])
 
     def _of(self, among: list[int], order: list[int]) -> set[int]:
-        """Those of the largest group of the largest group, whichever is taken of several of one size."""
+        """Return the members of the largest group of the largest group; any of several of one size."""
         if not order:
             return set(among)
         groups: dict[str, list[int]] = {}

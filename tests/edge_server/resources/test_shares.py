@@ -1,4 +1,4 @@
-"""How much of something finite one holder may have."""
+"""Tests of the share of a finite resource that one holder may have."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_was_given_before_is_counted_whatever_the_share():
 
 @pytest.mark.parametrize("sessions", [1, 100])
 def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions: int):
-    """Each of its sessions asks for all that a session may have."""
+    """Every session of the token asks for all that a session may have."""
     memory = MemoryBudget()
     pools = []
     for _ in range(sessions):

@@ -273,7 +273,7 @@ MENDED: Final = (
 
 
 def test_refusals_are_checked_in_their_order() -> None:
-    """Each fault in turn is mended, and the next one is the answer."""
+    """The faults are mended one after the other, and the next one is the answer."""
     facts: dict[str, Any] = dict(EVERYTHING_WRONG)
     for code, fact in MENDED:
         answer = decide(SHOP, facts)

@@ -1,4 +1,4 @@
-"""What is counted by owner stays what is held, whatever is asked for, given, taken over and given back."""
+"""Tests that the counts by owner equal what is held, after any sequence of binds, takeovers and releases."""
 
 from __future__ import annotations
 

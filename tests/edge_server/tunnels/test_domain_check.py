@@ -1,4 +1,4 @@
-"""Whether a domain points to the edge, as far as names can be resolved."""
+"""Tests of the check that a domain points to the edge, as far as names can be resolved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose is this name, or this port?"""
+"""Tests of the ownership of names and ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where visitors go, validators among them, and which names get a certificate."""
+"""Tests of the routing of visitors, validators among them, and of the names that get a certificate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ANY = Identity("a", Permissions(domains=None))
 
 
 class Office:
-    """One that remembers what is wanted of it."""
+    """Fake ACME service that records the requested names."""
 
     def __init__(self) -> None:
         self.challenges = ChallengeStore()

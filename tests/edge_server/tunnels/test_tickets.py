@@ -80,6 +80,6 @@ def test_random_bytes(sealed):
                 msgspec.msgpack.encode(["n", 65536, "owner", 1]), msgspec.msgpack.encode(["n", 1, "owner", 1, 1])]
 )  # fmt: skip
 def test_sealed_by_the_right_key_but_no_ticket(sealer, content):
-    """What a later version may have sealed."""
+    """The content is one that a later version may have sealed."""
     nonce = bytes(NONCE)
     assert sealer.open(nonce + sealer._cipher.encrypt(nonce, content, sealer._context), "owner") is None

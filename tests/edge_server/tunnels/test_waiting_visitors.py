@@ -76,7 +76,7 @@ async def room() -> AsyncIterator[Room]:
 
 
 def come_back(lease: Lease) -> int:
-    """How many go in when the client is there again."""
+    """Let the client come back; return how many visitors are connected."""
     session: Any = lease.session
     session.can_carry = True
     lease.client_is_back()

@@ -39,7 +39,7 @@ CLIENT = ("198.51.100.7", 50_000)
 
 @dataclass
 class Link:
-    """One direction of a network path."""
+    """Direction of a network path."""
 
     delay: float = 0.0
     rate: float = 0.0
@@ -110,7 +110,7 @@ class Peer:
         return [event for event in self.events if isinstance(event, kind)]
 
     def closed_with(self, code: QuicErrorCode, cause: CloseCause = CloseCause.PROTOCOL) -> bool:
-        """Whether one connection ended, and so."""
+        """Return True if exactly one connection ended, with this cause and code."""
         return [(event.cause, event.code) for event in self.of(Closed)] == [(cause, code)]
 
 

@@ -1,4 +1,4 @@
-"""What a peer can make this side say, as often as it likes: a few challenges are answered, and nothing piles up
+"""Tests of responses that a peer can provoke at will: a few path challenges are answered, and nothing piles up
 for a peer that acknowledges nothing."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def challenges(count: int, first: int = 0) -> list[bytes]:
 
 
 def answers_of(peer: Connection) -> list[bytes]:
-    """What the other side answers from now on, as it is read."""
+    """Return a list that collects the other side's answers from now on."""
     heard: list[bytes] = []
     reader = peer.quic._reader
     handle = reader._inherited[0x1B]
@@ -83,7 +83,7 @@ def test_challenges_in_one_turn_are_answered_up_to_a_bound(make_pair):
 
 
 def test_answers_to_a_peer_that_acknowledges_nothing_do_not_pile_up(make_pair):
-    """They fill the congestion window; what is challenged then waits, in one place and a few bytes."""
+    """The answers fill the congestion window; later challenges wait in one place of a few bytes."""
     pair = make_pair()
     client, edge = pair.connect()
     stream = edge.open()
@@ -106,7 +106,7 @@ def test_answers_to_a_peer_that_acknowledges_nothing_do_not_pile_up(make_pair):
 
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_a_peer_that_moves_and_acknowledges_nothing_is_challenged_in_one_place(make_pair, hosts):
-    """Each move asks for a challenge of the new path, also where there was one before."""
+    """Every move asks for a challenge of the new path, also where there was one before."""
     pair = make_pair()
     client, edge = pair.connect()
     pair.down.down = True

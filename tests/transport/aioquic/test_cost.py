@@ -1,4 +1,4 @@
-"""What a packet and an idle stream cost."""
+"""Tests of the cost of a packet and of an idle stream."""
 
 from __future__ import annotations
 

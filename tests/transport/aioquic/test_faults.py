@@ -1,4 +1,4 @@
-"""One test for each fault of aioquic 1.7.2 that this engine cures; each would fail on the plain library."""
+"""Tests of the faults of aioquic 1.7.2 that this engine cures, one each; each would fail on the plain library."""
 
 from __future__ import annotations
 

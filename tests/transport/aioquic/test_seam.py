@@ -1,4 +1,4 @@
-"""What the seam promises, on a perfect link."""
+"""Tests of the engine interface on a perfect link."""
 
 from __future__ import annotations
 

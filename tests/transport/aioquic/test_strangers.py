@@ -58,7 +58,7 @@ def test_a_retry_token_is_bound_and_short_lived():
 
 
 def stolen_token(pair: Pair) -> bytes:
-    """What a client sends after a Retry, which does not arrive."""
+    """Return the client's datagram after a Retry, which does not arrive."""
     pair.connection = pair.client.engine.connect(EDGE, "edge.test", pair.now)
     pair.turn()
     pair.turn()

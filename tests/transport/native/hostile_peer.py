@@ -53,7 +53,7 @@ def held() -> int:
 
 
 class Fight:
-    """One connection: ``hostile`` is the aioquic end, ``victim`` the native one."""
+    """Connection between an aioquic end, ``hostile``, and a native end, ``victim``."""
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
@@ -66,7 +66,7 @@ class Fight:
 
     @property
     def source(self) -> Address:
-        """Where the peer's packets come from."""
+        """Address from which the peer's packets come."""
         return self.pair.client_address if self.hostile.is_client else EDGE
 
     def say(self, *frames: bytes, **how) -> None:

@@ -1,4 +1,4 @@
-"""What aioquic 1.7.2 let a peer do to it, done to the native engine: windows, memory, streams."""
+"""Attacks that aioquic 1.7.2 is open to, on the native engine: windows, memory, streams."""
 
 from __future__ import annotations
 
@@ -245,7 +245,7 @@ def test_zombie_streams_are_bounded(fight):
 
 
 def test_a_reset_that_is_not_acknowledged_holds_no_bytes(fight):
-    """What was queued on a stream that is given up is dropped, whatever the peer acknowledges."""
+    """Data queued on a stream that is reset is dropped, whatever the peer acknowledges."""
     before = held()
     for _ in range(100):
         stream = fight.victim.open()

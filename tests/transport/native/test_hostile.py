@@ -1,5 +1,5 @@
-"""What aioquic 1.7.2 let a peer do to it, done to the native engine: frames, acknowledgements, addresses, ends;
-and what other QUIC libraries fell to."""
+"""Attacks that aioquic 1.7.2 and other QUIC libraries were open to, on the native engine: frames,
+acknowledgements, addresses, ends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the seam promises, with the native engine on one side or both: the tests of the reference that look at
-nothing behind it, and those that need a look of their own."""
+"""Tests of the engine interface, with the native engine on one side or both: those of the reference that look at
+nothing behind it, and those that look into the engine."""
 
 from __future__ import annotations
 
@@ -294,7 +294,7 @@ def test_the_largest_datagram_is_found(make_pair):
 
 @BOTH
 def test_finding_the_largest_datagram_holds_nothing_up(make_pair):
-    """One that is lost may be larger than the congestion window; what fits into that goes out all the same."""
+    """A lost probe may be larger than the congestion window; packets that fit into it are sent all the same."""
     pair = make_pair(client={"largest_datagram": 32_000}, edge={"largest_datagram": 32_000})
     for link in (pair.up, pair.down):
         link.delay = 0.05
@@ -355,7 +355,7 @@ def test_idle_time_out(make_pair):
 
 
 def test_a_goodbye_leaves_although_the_congestion_window_is_full(make_pair):
-    """It is no data that could make congestion worse (RFC 9002 section 7 counts ack-eliciting packets only)."""
+    """CONNECTION_CLOSE cannot make congestion worse (RFC 9002 section 7 counts ack-eliciting packets only)."""
     pair = make_pair()
     client, _ = pair.connect()
     stream = client.open()

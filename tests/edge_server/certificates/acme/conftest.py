@@ -74,7 +74,7 @@ class Stand:
         return await self.until(name, lambda standing: standing.not_after is not None)
 
     def is_idle(self, name: str) -> bool:
-        """Whether nothing is due soon: the certificate is a new one."""
+        """Return True if nothing is due soon, because the certificate is new."""
         standing = self.manager.status(name)
         return standing is not None and (standing.next_try or 0) > time.time() + 1000
 

@@ -32,7 +32,7 @@ class Zone:
         self.records: dict[dns.name.Name, set[str]] = {}
         self.aliases: dict[dns.name.Name, dns.name.Name] = {}
         self.wildcard: dns.name.Name | None = None
-        """What names below the zone are an alias of that have no record."""
+        """Target of the alias for names below the zone that have no record."""
         self.asked: list[str] = []
         """For which names and types."""
         self.log: list[str] = []

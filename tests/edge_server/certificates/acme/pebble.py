@@ -164,11 +164,11 @@ class Between:
     pebble: Pebble
     port: int = 0
     refusals: list[tuple[str, int, dict[str, str], bytes]] = field(default_factory=list)
-    """What a path contains, and what is answered then; each once, in this order."""
+    """Refusals: part of a path and the answer to send; each is used once, in this order."""
     change: Callable[[str, bytes], bytes] | None = None
-    """What becomes of an answer to a path."""
+    """Function that changes the answer to a path."""
     own: dict[str, Callable[[str], bytes]] = field(default_factory=dict)
-    """How a path begins, and what is answered by this proxy alone."""
+    """Answers of this proxy itself, by the beginning of the path."""
     cut: str = ""
     """Answers to paths that contain it end before they have said everything."""
     drip: str = ""
@@ -188,7 +188,7 @@ class Between:
 
 
 class _Passing(BaseHTTPRequestHandler):
-    """One connection to a :class:`Between`."""
+    """Connection to a :class:`Between`."""
 
     found: Between
     protocol_version = "HTTP/1.1"

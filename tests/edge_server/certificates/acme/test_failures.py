@@ -1,5 +1,5 @@
-"""What goes wrong between an edge and its authority: the certificate that there is stays, the log and the state
-say why, and it is tried again until it works. By a real ACME server, with a proxy before it that can refuse."""
+"""Tests of failures between an edge and its authority: the present certificate stays, the log and the state say
+why, and the order is repeated until it works. With a real ACME server, behind a proxy that can refuse."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Bench:
         self.manager._on_ordered(self.manager._entries[name], outcome or issue(name, now=self.clock()))
 
     def due(self) -> list[str]:
-        """What would be begun now."""
+        """Return the names whose orders would begin now."""
         begun = []
         self.manager._begin = lambda entry, *, is_order: begun.append(entry.names[0])  # type: ignore[method-assign]
         self.manager._start_due()

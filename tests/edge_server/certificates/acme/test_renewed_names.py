@@ -1,5 +1,5 @@
-"""Whose certificates an edge renews: only those of names that somebody may have still. A whole edge, without an
-authority; only the manager's time is a test's own."""
+"""Tests of which certificates an edge renews: only those of names that somebody may still hold. A whole edge
+without an authority; only the manager's clock is the test's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DAY = 86_400.0
 DUE = 85 * DAY
-"""When a certificate for 90 days is to be renewed, at the latest."""
+"""Latest time at which a certificate for 90 days is renewed."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Owner:
         return self.services.names.host_of(self.name)
 
     def due(self) -> list[str]:
-        """What would be begun at the end of a certificate's life."""
+        """Return the names whose orders would begin at the end of a certificate's life."""
         assert self.services.acme is not None
         self.begun.clear()
         self.services.acme.manager._start_due()
@@ -77,7 +77,7 @@ class Owner:
         TokenStore(self.directory).create(Permissions(names=(self.name,)), "", int(time.time()))
 
     def seen_by_the_edge(self) -> None:
-        """What ``watch`` does twice a second."""
+        """Do what the periodic refresh does twice a second."""
         self.services.claims.synchronise()
         self.services.claims.settle()
         self.services.tokens.refresh()

@@ -1,4 +1,4 @@
-"""What the options of ACME mean, and what is wrong with them in one line that names the remedy."""
+"""Tests of the ACME options: their meaning, and one line for each mistake that names the remedy."""
 
 from __future__ import annotations
 
