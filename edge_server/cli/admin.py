@@ -10,7 +10,7 @@ import click
 
 from edge_server.admin.server import TOKEN_FILE, URL_FILE
 from edge_server.auth.token import new_operator_token
-from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR
+from edge_server.cli.common import EXIT_UNKNOWN, QUERY
 from edge_server.storage.state_dir import StateDir
 from quictunnel.errors import ConfigError
 from quictunnel.shared.command_line import Group
@@ -29,8 +29,7 @@ def admin() -> None:
     help="Print a link that opens the page. The token is behind the #, which browsers never send to a server; "
     "keep the link as secret as the token file.",
 )
-@STATE_DIR
-@JSON
+@QUERY
 def print_url(state_dir: Path, *, as_json: bool) -> int:
     """Print the link and return the exit status.
 

@@ -9,7 +9,7 @@ import click
 
 from edge_server.config.option_table import PREFIX
 from quictunnel.errors import ConfigError
-from quictunnel.shared.command_line import FilePath
+from quictunnel.shared.command_line import FilePath, combined
 from quictunnel.shared.output import visible
 from quictunnel.shared.paths import default_state_dir
 
@@ -40,7 +40,8 @@ STATE_DIR: Final = click.option(
     show_default="that of an edge started without it",
     help="the edge's state directory",
 )
-JSON: Final = click.option("--json", "as_json", is_flag=True, help="print JSON")
+QUERY: Final = combined(STATE_DIR, click.option("--json", "as_json", is_flag=True, help="print JSON"))
+"""Options of the commands that print something of the state."""
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR, format_time, print_table
+from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.storage.state_dir import StateDir
 from edge_server.tunnels.ownership import KEPT_DAYS
 from edge_server.tunnels.ownership_store import MAX_DAYS, OwnershipStore
@@ -65,8 +65,7 @@ def name() -> None:
 
 
 @name.command("list", help="List names, ports and their owners.")
-@STATE_DIR
-@JSON
+@QUERY
 def list_names(state_dir: Path, *, as_json: bool) -> None:
     """Print all names."""
     _show(_open(state_dir).claims(), as_json=as_json)
@@ -74,8 +73,7 @@ def list_names(state_dir: Path, *, as_json: bool) -> None:
 
 @name.command(help="Make a name or port available to all tokens again; also lifts a ban.")
 @NAME
-@STATE_DIR
-@JSON
+@QUERY
 def release(name: str, state_dir: Path, *, as_json: bool) -> int:
     """Release a name and return the exit status."""
     if not _open(state_dir).remove(name):
@@ -91,8 +89,7 @@ def release(name: str, state_dir: Path, *, as_json: bool) -> int:
     "address or a network: neither visitors nor clients may connect from there."
 )
 @NAME
-@STATE_DIR
-@JSON
+@QUERY
 def ban(name: str, state_dir: Path, *, as_json: bool) -> None:
     """Ban a name."""
     _open(state_dir).ban(name, int(time.time()))
@@ -105,8 +102,7 @@ def ban(name: str, state_dir: Path, *, as_json: bool) -> None:
 @click.argument("name", required=False, type=str.lower, help="only this name: a tunnel's label, or a domain")
 @click.option("--owner", metavar="KEY", help="only this token")
 @click.option("--last", metavar="N", type=int, default=DEFAULT_LINES, show_default=True, help="number of lines")
-@STATE_DIR
-@JSON
+@QUERY
 def history(name: str | None, owner: str | None, last: int, state_dir: Path, *, as_json: bool) -> None:
     """Print the history."""
     _show_history(_open(state_dir).history(name, last, owner), as_json=as_json)

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,14 +14,14 @@ import click
 
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
-from edge_server.cli.common import EXIT_UNKNOWN, JSON, STATE_DIR, format_time, print_table
+from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
 from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
 from quictunnel.shared.command_line import Group
 from quictunnel.wire.labels import domain_validation_error, validation_error
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from edge_server.auth.token_store import TokenEntry
@@ -31,43 +32,34 @@ MIN_BANDWIDTH: Final = 1000
 """Bytes a second, below which no visitor's program works."""
 MAX_NAMES: Final = 100
 """Names, and domains, of one token."""
+COUNT: Final = click.IntRange(0, 10**9 - 1)
 TIME_UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 """Seconds of the suffixes of a duration."""
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise click.BadParameter(f"{text!r} is not a number.")
-    return int(text)
 
 
 def _ports(text: str) -> range:
     return range(0) if text == "none" else parse_ports("--tcp-ports", text)
 
 
+def _listed(text: str, validate: Callable[[str], str | None]) -> tuple[str, ...]:
+    """Return the different parts of a list with commas. ``validate`` says what is wrong with one."""
+    parts = tuple(dict.fromkeys(text.split(",")))
+    for part in parts:
+        if (wrong := validate(part)) is not None:
+            raise click.BadParameter(f"{part!r} {wrong}.")
+    if len(parts) > MAX_NAMES:
+        raise click.BadParameter(f"at most {MAX_NAMES} are possible.")
+    return parts
+
+
 def _names(text: str) -> tuple[str, ...]:
-    if text == "none":
-        return ()
-    names = tuple(dict.fromkeys(text.split(",")))
-    for name in names:
-        wrong = validation_error(name.replace("*", "x")) if "*" in name else validation_error(name)
-        if wrong is not None:
-            raise click.BadParameter(f"{name!r} {wrong}.")
-    if len(names) > MAX_NAMES:
-        raise click.BadParameter(f"at most {MAX_NAMES} names.")
-    return names
+    return () if text == "none" else _listed(text, lambda name: validation_error(name.replace("*", "x")))
 
 
 def _domains(text: str) -> tuple[str, ...] | None:
     if text in ("none", "all"):
         return () if text == "none" else None
-    domains = tuple(dict.fromkeys(text.lower().split(",")))
-    for domain in domains:
-        if (wrong := domain_validation_error(domain.removeprefix("*."))) is not None:
-            raise click.BadParameter(f"{domain!r} {wrong}.")
-    if len(domains) > MAX_NAMES:
-        raise click.BadParameter(f"at most {MAX_NAMES} domains.")
-    return domains
+    return _listed(text.lower(), lambda domain: domain_validation_error(domain.removeprefix("*.")))
 
 
 def _bandwidth(text: str) -> int:
@@ -109,8 +101,8 @@ def token() -> None:
 
 @token.command(help="Create a token and print it. It cannot be shown again: only a hash is stored.")
 @click.option("--note", default="", metavar="TEXT", help=f"a note on its purpose, up to {MAX_NOTE} characters")
-@click.option("--tunnels", type=_count, metavar="N", help="tunnels at once, over all its clients")
-@click.option("--visitors", type=_count, metavar="N", help="visitors at once, over all its tunnels")
+@click.option("--tunnels", type=COUNT, metavar="N", help="tunnels at once, over all its clients")
+@click.option("--visitors", type=COUNT, metavar="N", help="visitors at once, over all its tunnels")
 @click.option(
     "--names",
     type=_names,
@@ -139,8 +131,7 @@ def token() -> None:
     metavar="WHEN",
     help="after a duration (12h, 30d, 8w), or on a day (2027-01-31, UTC)",
 )
-@STATE_DIR
-@JSON
+@QUERY
 def create(note: str, state_dir: Path, *, as_json: bool, **permissions: Any) -> None:
     """Create a token."""
     now = int(time.time())
@@ -151,8 +142,7 @@ def create(note: str, state_dir: Path, *, as_json: bool, **permissions: Any) -> 
 
 
 @token.command("list", help="List all tokens, revoked ones included.")
-@STATE_DIR
-@JSON
+@QUERY
 def list_tokens(state_dir: Path, *, as_json: bool) -> None:
     """Print all tokens."""
     now = int(time.time())
@@ -165,8 +155,7 @@ def list_tokens(state_dir: Path, *, as_json: bool) -> None:
 
 @token.command(help="Show one token.")
 @KEY
-@STATE_DIR
-@JSON
+@QUERY
 def show(key: str, state_dir: Path, *, as_json: bool) -> int:
     """Print one token and return the exit status."""
     return _show(_open(state_dir), key, None, as_json=as_json)
@@ -174,8 +163,7 @@ def show(key: str, state_dir: Path, *, as_json: bool) -> int:
 
 @token.command(help="Revoke a token for good; ends its sessions.")
 @KEY
-@STATE_DIR
-@JSON
+@QUERY
 def revoke(key: str, state_dir: Path, *, as_json: bool) -> int:
     """Revoke a token and return the exit status."""
     store = _open(state_dir)
@@ -233,18 +221,13 @@ def _fields(entry: TokenEntry, now: int) -> dict[str, str]:
 
 def _as_json(entry: TokenEntry, now: int) -> dict[str, Any]:
     """Return a token as JSON-compatible values."""
-    rights = entry.rights
+    ports = entry.rights.tcp_ports
     return {
         "key": entry.key,
         "state": entry.state(now),
-        "tunnels": rights.tunnels,
-        "visitors": rights.visitors,
-        "names": rights.names,
-        "domains": rights.domains,
-        "tcp_ports": None if rights.tcp_ports is None else _shown_ports(rights.tcp_ports),
-        "bandwidth": rights.bandwidth,
+        **asdict(entry.rights),
+        "tcp_ports": None if ports is None else _shown_ports(ports),
         "created": entry.created,
-        "expires": rights.expires,
         "revoked": entry.revoked,
         "note": entry.note,
     }

@@ -6,12 +6,11 @@ This is the only module of the client that starts an edge. Only the demo imports
 from __future__ import annotations
 
 import http.client
-import importlib
 import socket
 import ssl
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -24,32 +23,15 @@ from quictunnel.errors import Error
 from quictunnel.shared.command_line import Command
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from quictunnel.cli.reporter import OpenTunnel, Reporter
-    from quictunnel.config.client_config import ClientConfig
     from quictunnel.tunnel import Tunnel
 
 FETCH_TIMEOUT: Final = 10.0
 """Seconds for one request over loopback, on a busy machine."""
 MAX_BODY: Final = 64 * 1024
 """Bytes of the response to read; the sample page has about two thousand."""
-
-
-class Edge(Protocol):
-    """Edge in this process."""
-
-    @property
-    def client_config(self) -> ClientConfig:
-        """Configuration for clients of this edge."""
-
-
-class Edges(Protocol):
-    """The module with the embedded edge."""
-
-    def EmbeddedEdge(self) -> AbstractContextManager[Edge]:  # noqa: N802  # a class there
-        """Start an edge and stop it on exit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +43,6 @@ class Fetched:
     seconds: float
     tls: str
     certificate_names: tuple[str, ...]
-
-
-def load_edges() -> Edges:
-    """Import and return the module with the embedded edge."""
-    return cast("Edges", importlib.import_module("edge_server.embedded"))
 
 
 @click.command(
@@ -82,82 +59,68 @@ Examples:
 @JSON
 @LOG_LEVEL
 def demo(*, once: bool, as_json: bool) -> None:
-    """Run ``quictunnel demo``."""
+    """Run ``quictunnel demo``.
+
+    Raises:
+        Error: the request failed.
+    """
+    from edge_server.embedded import EmbeddedEdge  # noqa: PLC0415 - no other command has an edge
+
     inbox = Inbox()
     interrupts = Interrupts(inbox)
-    with interrupts.installed():
-        Demo(load_edges(), once=once, as_json=as_json).run(inbox, interrupts)
+    with interrupts.installed(), EmbeddedEdge() as edge, sample_app() as port:
+        config = edge.client_config
+        client = new_client(config)
+        reporter = choose_reporter(client, as_json=as_json)
+        reporter.note(f"An edge runs in this process at {config.edge} (QUIC).")
+        reporter.note(f"A sample app listens on http://127.0.0.1:{port}.")
+
+        def when_open(opened: OpenTunnel) -> bool:
+            show(fetch(opened.tunnel, config.ca), opened.tunnel, reporter)
+            return not once
+
+        serve(
+            client,
+            TunnelRequest(port),
+            reporter=reporter,
+            inbox=inbox,
+            interrupts=interrupts,
+            when_open=when_open,
+        )
 
 
-class Demo:
-    """The demo."""
+def show(got: Fetched, tunnel: Tunnel, reporter: Reporter) -> None:
+    """Show the response.
 
-    def __init__(self, edges: Edges, *, once: bool, as_json: bool) -> None:
-        self._edges = edges
-        self._once = once
-        self._as_json = as_json
-        self._failed = ""
-        """Message about the request, if it failed."""
-
-    def run(self, inbox: Inbox, interrupts: Interrupts) -> None:
-        """Start edge, app and tunnel, request the page, and serve until stopped.
-
-        Raises:
-            Error: the request failed.
-        """
-        with self._edges.EmbeddedEdge() as edge, sample_app() as port:
-            config = edge.client_config
-            client = new_client(config)
-            reporter = choose_reporter(client, as_json=self._as_json)
-            reporter.note(f"An edge runs in this process at {config.edge} (QUIC).")
-            reporter.note(f"A sample app listens on http://127.0.0.1:{port}.")
-
-            def when_open(opened: OpenTunnel) -> bool:
-                return self._visit(reporter, opened.tunnel, config.ca) and not self._once
-
-            serve(
-                client,
-                TunnelRequest(port),
-                reporter=reporter,
-                inbox=inbox,
-                interrupts=interrupts,
-                when_open=when_open,
-            )
-        if self._failed:
-            raise Error(self._failed)
-
-    def _visit(self, reporter: Reporter, tunnel: Tunnel, ca: Path | None) -> bool:
-        """Request the page as the first visitor and show the response. Return True on success."""
-        try:
-            got = fetch(tunnel, ca)
-        except (OSError, http.client.HTTPException) as error:
-            self._failed = f"fetching {tunnel.url} failed: {printable(str(error) or type(error).__name__)}"
-            return False
-        if isinstance(reporter, JsonReporter):
-            reporter.emit("fetched", url=tunnel.url, status=got.status, body=got.body, verified=True, tls=got.tls)
-        else:
-            reporter.note("")
-            reporter.note(f"Fetched {tunnel.url}")
-            names = ", ".join(got.certificate_names)
-            reporter.note(
-                f"  {got.status} in {got.seconds * 1000:.0f} ms, {got.tls}, certificate verified for {names}"
-            )
-            reporter.note("")
-            for line in got.body.splitlines():
-                reporter.note(f"  | {printable(line)}")
-            reporter.note("")
-        if got.status != http.client.OK:
-            self._failed = f"fetching {tunnel.url} gave status {got.status}"
-        return not self._failed
+    Raises:
+        Error: it is none of success.
+    """
+    if isinstance(reporter, JsonReporter):
+        reporter.emit("fetched", url=tunnel.url, status=got.status, body=got.body, verified=True, tls=got.tls)
+    else:
+        names = ", ".join(got.certificate_names)
+        summary = f"{got.status} in {got.seconds * 1000:.0f} ms, {got.tls}, certificate verified for {names}"
+        body = [f"  | {printable(line)}" for line in got.body.splitlines()]
+        for line in ("", f"Fetched {tunnel.url}", f"  {summary}", "", *body, ""):
+            reporter.note(line)
+    if got.status != http.client.OK:
+        raise Error(f"fetching {tunnel.url} gave status {got.status}")
 
 
 def fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
     """Request the tunnel's page as a visitor does: at its public address, with the certificate verified.
 
     Raises:
-        OSError: the connection or the TLS handshake failed.
-        http.client.HTTPException: the response is malformed.
+        Error: there is no response, or it is malformed.
     """
+    try:
+        return _fetch(tunnel, ca)
+    except (OSError, http.client.HTTPException) as error:
+        why = printable(str(error) or type(error).__name__)
+        raise Error(f"fetching {tunnel.url} failed: {why}") from None
+
+
+def _fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
     context = ssl.create_default_context(cafile=ca)
     begun = time.monotonic()
     # RFC 6761 section 6.3: names under localhost are loopback. Browsers implement this, glibc does not.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from quictunnel.cli.common_options import EDGE, EDGE_LOOKUP, JSON, port
+from quictunnel.cli.reporter import printable
 from quictunnel.shared import output
 from quictunnel.shared.command_line import Command
 
@@ -76,7 +77,7 @@ def show(findings: Iterable[Finding], *, as_json: bool) -> int:
 def line_of_json(finding: Finding) -> str:
     """Return a finding as one line of JSON."""
     fields = dataclasses.asdict(finding)
-    fields["message"], fields["remedy"] = _plain(finding.message), _plain(finding.remedy)
+    fields["message"], fields["remedy"] = printable(finding.message, MAX_TEXT), printable(finding.remedy, MAX_TEXT)
     return json.dumps(fields)
 
 
@@ -85,10 +86,6 @@ def lines_of(finding: Finding, *, has_colour: bool) -> str:
     verdict = f"{finding.verdict:<5}"
     if has_colour:
         verdict = f"\x1b[{_COLOURS[finding.verdict]}m{verdict}\x1b[0m"
-    line = f"{verdict}{finding.check:<{NAME_WIDTH}}{_plain(finding.message)}"
-    return line if not finding.remedy else f"{line}\n     {'':<{NAME_WIDTH}}-> {_plain(finding.remedy)}"
-
-
-def _plain(text: str) -> str:
-    """Return one line of at most MAX_TEXT characters, with unprintable characters replaced by spaces."""
-    return "".join(character if character.isprintable() else " " for character in text[:MAX_TEXT])
+    line = f"{verdict}{finding.check:<{NAME_WIDTH}}{printable(finding.message, MAX_TEXT)}"
+    remedy = printable(finding.remedy, MAX_TEXT)
+    return f"{line}\n     {'':<{NAME_WIDTH}}-> {remedy}" if remedy else line

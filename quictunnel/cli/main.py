@@ -20,8 +20,10 @@ from quictunnel.errors import (
     ProtocolError,
 )
 from quictunnel.shared import output
+from quictunnel.shared.address import shown
 from quictunnel.shared.command_line import LazyGroup, run, usage_hint
 from quictunnel.shared.malloc import keep_pages
+from quictunnel.shared.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +72,13 @@ COMMANDS: Final = {
 
 def _print_version(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
     if is_asked and not context.resilient_parsing:
-        from quictunnel.cli.version_line import version_line  # noqa: PLC0415  # no other command needs it
+        from quictunnel.config.client_config import ENGINE, ENGINES  # noqa: PLC0415 - no other option needs it
+        from quictunnel.transport.engines import describe_engine  # noqa: PLC0415 - the same
 
-        print(version_line(os.environ))
+        engine = os.environ.get(ENGINE) or "auto"
+        if engine not in ENGINES:
+            raise ConfigError(f"{ENGINE} should be one of {', '.join(ENGINES)}, not {shown(engine)}.")
+        print(f"{PROGRAM} {VERSION}, engine {describe_engine(engine)}")
         context.exit()
 
 

@@ -97,10 +97,10 @@ class TextReporter:
         print(text, file=self._out, flush=True)
 
 
-def printable(text: str) -> str:
-    """Return one line of at most MAX_MESSAGE characters, with unprintable characters replaced by spaces."""
-    line = "".join(character if character.isprintable() else " " for character in text[: MAX_MESSAGE + 1])
-    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"
+def printable(text: str, length: int = MAX_MESSAGE) -> str:
+    """Return one line of at most ``length`` characters, with unprintable characters replaced by spaces."""
+    line = "".join(character if character.isprintable() else " " for character in text[: length + 1])
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ import threading
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from unittest.mock import patch
 
 import pytest
@@ -81,25 +81,24 @@ class TlsApi(FakeApi):
             yield Tunnel(HOST, public)
 
 
-class Edges:
+class FakeEdge:
     def __init__(self, ca: Path) -> None:
         self.ca = ca
         self.stopped = 0
 
-    @contextmanager
-    def EmbeddedEdge(self) -> Iterator[Edges]:  # noqa: N802  # a class in the real package
-        try:
-            yield self
-        finally:
-            self.stopped += 1
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped += 1
 
     @property
     def client_config(self) -> ClientConfig:
         return ClientConfig(edge="127.0.0.1:4433", token=Secret("tok_demo"), ca=self.ca)
 
 
-def run_demo(api: FakeApi, edges: Edges, *options: str) -> int:
-    with patch("quictunnel.cli.demo.load_edges", return_value=edges):
+def run_demo(api: FakeApi, edge: FakeEdge, *options: str) -> int:
+    with patch("edge_server.embedded.EmbeddedEdge", return_value=edge):
         return run_with(api, "demo", *options)
 
 
@@ -116,20 +115,20 @@ def ca(authority: trustme.CA, tmp_path: Path) -> Path:
 
 
 def test_once_in_plain_lines(authority: trustme.CA, ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edges = Edges(ca)
-    assert run_demo(TlsApi(authority.issue_cert("*.tunnel.localhost")), edges, "--once") == 0
+    edge = FakeEdge(ca)
+    assert run_demo(TlsApi(authority.issue_cert("*.tunnel.localhost")), edge, "--once") == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert f"Public address: https://{HOST}:" in out
     assert "certificate verified for *.tunnel.localhost" in out
     assert "  | GET / HTTP/1.1" in out
     assert out.endswith("Closed.\n")
-    assert edges.stopped == 1
+    assert edge.stopped == 1
 
 
 def test_once_in_json(authority: trustme.CA, ca: Path, capsys: pytest.CaptureFixture[str]) -> None:
     api = TlsApi(authority.issue_cert("*.tunnel.localhost"))
-    assert run_demo(api, Edges(ca), "--once", "--json") == 0
+    assert run_demo(api, FakeEdge(ca), "--once", "--json") == 0
     ready, fetched, closed = map(json.loads, capsys.readouterr().out.splitlines())
     assert ready["event"] == "ready"
     assert (fetched["event"], fetched["status"], fetched["verified"]) == ("fetched", 200, True)
@@ -142,12 +141,12 @@ def test_a_certificate_that_does_not_verify_fails_it(
     name: str | None, authority: trustme.CA, ca: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     certificate = authority.issue_cert(name) if name else trustme.CA().issue_cert("*.tunnel.localhost")
-    edges = Edges(ca)
-    assert run_demo(TlsApi(certificate), edges) == 1
+    edge = FakeEdge(ca)
+    assert run_demo(TlsApi(certificate), edge) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"quictunnel: error: fetching https://{HOST}:")
     assert "certificate verify failed" in err
-    assert edges.stopped == 1
+    assert edge.stopped == 1
 
 
 def test_fetch_reads_a_bounded_answer(authority: trustme.CA, ca: Path) -> None:

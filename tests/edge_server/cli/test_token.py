@@ -95,8 +95,8 @@ def test_none_yet(run):
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
-    (["create", "--tunnels", "-1"], "'-1' is not a number"),
-    (["create", "--tunnels", "many"], "'many' is not a number"),
+    (["create", "--tunnels", "-1"], "-1 is not in the range 0<=x<=999999999"),
+    (["create", "--tunnels", "many"], "'many' is not a valid integer"),
     (["create", "--tcp-ports", "9-1"], "should be a range"),
     (["create", "--expires", "soon"], "neither a duration"),
     (["create", "--expires", "2001-01-01"], "is in the past"),
