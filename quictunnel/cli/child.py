@@ -31,7 +31,7 @@ class Child:
         environ: Mapping[str, str],
         *,
         stdout: TextIO | None = None,
-        when_over: Callable[[], object] = lambda: None,
+        when_ended: Callable[[], object] = lambda: None,
     ) -> None:
         """Start the program.
 
@@ -39,14 +39,14 @@ class Child:
             command: the program and its arguments.
             environ: its environment variables.
             stdout: file for its standard output; None: that of this process.
-            when_over: called on another thread when the program has ended.
+            when_ended: called on another thread when the program has ended.
 
         Raises:
             ConfigError: the program cannot be started.
         """
         self.name = os.path.basename(command[0])  # noqa: PTH119 - as typed, which may be no path here
         self._guard = ProcessGuard() if POSIX else None
-        self.over = threading.Event()
+        self.ended = threading.Event()
         flags = 0 if POSIX else getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         try:
             self._process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Child:
             raise ConfigError(f"{self.name} cannot be started ({why}): correct the command after --.") from None
         if self._guard is not None:
             self._guard.watch_over(self._process.pid)
-        threading.Thread(target=self._wait, args=(when_over,), name="quictunnel-run", daemon=True).start()
+        threading.Thread(target=self._wait, args=(when_ended,), name="quictunnel-run", daemon=True).start()
 
     @property
     def status(self) -> int | None:
@@ -67,7 +67,7 @@ class Child:
         return code if code is None or code >= 0 else 128 - code
 
     @property
-    def ending(self) -> str:
+    def description_of_end(self) -> str:
         """End of a sentence about how the program ended."""
         code = self._process.poll()
         assert code is not None, "the program still runs"
@@ -78,7 +78,7 @@ class Child:
         except ValueError:  # a real-time signal has no name
             return f"was ended by signal {-code}"
 
-    def tell(self, number: int) -> None:
+    def forward_signal(self, number: int) -> None:
         """Forward a signal to the program itself."""
         if self._process.poll() is None:
             self._process.send_signal(number)
@@ -94,8 +94,8 @@ class Child:
                 signal_group(group, signal.SIGTERM)
             elif self.status is None:  # pragma: no cover - Windows has no groups to tell
                 self._process.send_signal(getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM))
-            self.over.wait(STOP_GRACE)
-            if POSIX and self.over.is_set():
+            self.ended.wait(STOP_GRACE)
+            if POSIX and self.ended.is_set():
                 is_gone(group, ORPHAN_GRACE)
         finally:
             self.kill()
@@ -109,10 +109,10 @@ class Child:
         else:  # pragma: no cover - likewise
             self._process.kill()
 
-    def _wait(self, when_over: Callable[[], object]) -> None:
+    def _wait(self, when_ended: Callable[[], object]) -> None:
         self._process.wait()
-        self.over.set()
-        when_over()
+        self.ended.set()
+        when_ended()
 
     def _dismiss(self) -> None:
         guard, self._guard = self._guard, None

@@ -35,7 +35,7 @@ MAX_BODY: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class PageResponse:
     """Response to the demo's request."""
 
     status: int
@@ -89,25 +89,25 @@ def demo(*, once: bool, as_json: bool) -> None:
         )
 
 
-def show(got: Fetched, tunnel: Tunnel, reporter: Reporter) -> None:
-    """Show the response.
+def show(page: PageResponse, tunnel: Tunnel, reporter: Reporter) -> None:
+    """Show the page.
 
     Raises:
-        Error: it is none of success.
+        Error: its status is not 200.
     """
     if isinstance(reporter, JsonReporter):
-        reporter.emit("fetched", url=tunnel.url, status=got.status, body=got.body, verified=True, tls=got.tls)
+        reporter.emit("fetched", url=tunnel.url, status=page.status, body=page.body, verified=True, tls=page.tls)
     else:
-        names = ", ".join(got.certificate_names)
-        summary = f"{got.status} in {got.seconds * 1000:.0f} ms, {got.tls}, certificate verified for {names}"
-        body = [f"  | {printable(line)}" for line in got.body.splitlines()]
+        names = ", ".join(page.certificate_names)
+        summary = f"{page.status} in {page.seconds * 1000:.0f} ms, {page.tls}, certificate verified for {names}"
+        body = [f"  | {printable(line)}" for line in page.body.splitlines()]
         for line in ("", f"Fetched {tunnel.url}", f"  {summary}", "", *body, ""):
             reporter.note(line)
-    if got.status != http.client.OK:
-        raise Error(f"fetching {tunnel.url} gave status {got.status}")
+    if page.status != http.client.OK:
+        raise Error(f"fetching {tunnel.url} gave status {page.status}")
 
 
-def fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
+def fetch(tunnel: Tunnel, ca: Path | None) -> PageResponse:
     """Request the tunnel's page as a visitor does: at its public address, with the certificate verified.
 
     Raises:
@@ -120,7 +120,7 @@ def fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
         raise Error(f"fetching {tunnel.url} failed: {why}") from None
 
 
-def _fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
+def _fetch(tunnel: Tunnel, ca: Path | None) -> PageResponse:
     context = ssl.create_default_context(cafile=ca)
     begun = time.monotonic()
     # RFC 6761 section 6.3: names under localhost are loopback. Browsers implement this, glibc does not.
@@ -136,7 +136,7 @@ def _fetch(tunnel: Tunnel, ca: Path | None) -> Fetched:
         with connection.getresponse() as response:
             body = response.read(MAX_BODY).decode("utf-8", "replace")
             names = (secure.getpeercert() or {}).get("subjectAltName", ())
-            return Fetched(
+            return PageResponse(
                 status=response.status,
                 body=body,
                 seconds=time.monotonic() - begun,

@@ -156,7 +156,7 @@ def launch(
                 program,
                 environment(os.environ, port),
                 stdout=sys.stderr if as_json else None,  # stdout is for JSON events
-                when_over=inbox.stop,
+                when_ended=inbox.stop,
             )
             stack.callback(child.stop)
         with forward_signals(child, interrupts):
@@ -177,7 +177,7 @@ def report_end(child: Child, status: int, port: int, *, was_open: bool) -> int:
     """Print how the program ended and return the command's exit status."""
 
     when = "" if was_open else f" before it listened on port {port}"
-    print(f"quictunnel: {child.name} {child.ending}{when}", file=sys.stderr)
+    print(f"quictunnel: {child.name} {child.description_of_end}{when}", file=sys.stderr)
     if not was_open and status == 0:
         print("  It must stay in the foreground; a program that goes to the background is ended.", file=sys.stderr)
         return FAILED
@@ -208,13 +208,13 @@ def wait_for(child: Child, port: int, seconds: float) -> None:
         OriginUnavailableError: it did neither within ``seconds``.
     """
     deadline = time.monotonic() + seconds
-    while not child.over.is_set() and not is_listening(port):
+    while not child.ended.is_set() and not is_listening(port):
         if time.monotonic() >= deadline:
             raise OriginUnavailableError(
                 f"{child.name} runs, but does not listen on port {port} of this machine after {seconds:g} s: name "
                 "its port with --port, or give it more time with --wait."
             )
-        child.over.wait(POLL_INTERVAL)
+        child.ended.wait(POLL_INTERVAL)
 
 
 @contextlib.contextmanager
@@ -230,7 +230,7 @@ def forward_signals(child: Child, interrupts: Interrupts) -> Iterator[None]:
         if number in of_terminal:
             interrupts(number)
         else:
-            child.tell(number)
+            child.forward_signal(number)
 
     before = {number: signal.signal(number, handle) for number in numbers}
     try:

@@ -72,7 +72,7 @@ class Inbox:
             return self._drop_notice()
         return self._queue.get(timeout=timeout)
 
-    def rest(self) -> list[ClientEvent]:
+    def remaining(self) -> list[ClientEvent]:
         """Return the remaining events, when no more will come."""
         left: list[ClientEvent] = []
         while not self._queue.empty():
@@ -244,7 +244,7 @@ def serve(
         finally:
             subscription.close()
             with _surviving_a_closed_pipe():
-                for event in inbox.rest():
+                for event in inbox.remaining():
                     reporter.event(event)
                 reporter.closed()
 

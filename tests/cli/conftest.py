@@ -1,4 +1,4 @@
-"""An environment for programs under test in which nothing of this user's is configured."""
+"""Environments for programs under test, without any configuration of this user."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def edge_environ(clean_environ: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def edge_configured(edge_environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for code that runs in this process."""
+    """Configure an edge for code that runs in this process."""
     for name in list(os.environ):
         if name.startswith("QUICTUNNEL_"):
             monkeypatch.delenv(name)

@@ -1,7 +1,10 @@
-"""The command line: what is understood, what is refused with which words, what the help teaches."""
+"""The command line: accepted arguments, errors, help pages."""
 
 from __future__ import annotations
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +163,17 @@ def test_the_list_of_commands_and_each_command_agree() -> None:
 def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     assert "Examples:" in capsys.readouterr().out
+
+
+@pytest.mark.alone
+def test_the_program_starts_in_150_ms(clean_environ: dict[str, str]) -> None:
+    """The processor time counts: another program may keep this one waiting."""
+    times = []
+    for _ in range(10):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-m", "quictunnel", "--help"], env=clean_environ, check=True, capture_output=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < 0.15

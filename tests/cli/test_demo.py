@@ -120,6 +120,7 @@ def test_once_in_plain_lines(authority: trustme.CA, ca: Path, capsys: pytest.Cap
     out, err = capsys.readouterr()
     assert err == ""
     assert f"Public address: https://{HOST}:" in out
+    assert f"\nFetched https://{HOST}:" in out
     assert "certificate verified for *.tunnel.localhost" in out
     assert "  | GET / HTTP/1.1" in out
     assert out.endswith("Closed.\n")
@@ -162,9 +163,9 @@ def test_fetch_reads_a_bounded_answer(authority: trustme.CA, ca: Path) -> None:
         thread = threading.Thread(target=serve)
         thread.start()
         with tls_in_front(listener.getsockname()[1], authority.issue_cert("*.tunnel.localhost")) as public:
-            got = fetch(Tunnel(HOST, public), ca)
+            response = fetch(Tunnel(HOST, public), ca)
         thread.join()
-    assert len(got.body) == MAX_BODY
+    assert len(response.body) == MAX_BODY
 
 
 def get(port: int, path: str, accept: str = "*/*") -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""JSON lines, to the letter: programs read them."""
+"""JSON events, compared exactly, because programs read them."""
 
 from __future__ import annotations
 

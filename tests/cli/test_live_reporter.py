@@ -1,4 +1,4 @@
-"""The screen, drawn on a recorded console."""
+"""The live display, drawn on a recorded console."""
 
 from __future__ import annotations
 

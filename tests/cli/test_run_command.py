@@ -1,4 +1,4 @@
-"""From the command line to the end of the drain: exit statuses, signals, output that nobody reads."""
+"""Runs of the commands: exit statuses, signals, terminals, output that nobody reads."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_what_was_asked_for_reaches_the_package(capsys: pytest.CaptureFixture[st
 def test_a_client_that_gave_up_ends_it(
     state: str, failure: Error, status: int, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the status that the same fault has at the start."""
+    """The exit status is that of the same error at the start."""
     api = FakeApi(
         events=(("reconnecting", "the edge went away"), (state, "the token was withdrawn")), failure=failure
     )
@@ -171,7 +171,7 @@ def test_a_client_that_gave_up_ends_it(
 
 
 def on_a_terminal(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return what a terminal gets to see of a tunnel that is lost after an event."""
+    """Return the output on a terminal for a tunnel that is lost after an event."""
     for name in ("TERM", "CI", "NO_COLOR", "COLUMNS", "LINES", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
@@ -316,10 +316,10 @@ def test_the_inbox_is_bounded_and_says_what_it_dropped() -> None:
         inbox.put(ClientEvent(VISITOR, str(number), 0.0))
     for number in range(MAX_PENDING_STATES):
         inbox.put(ClientEvent(WARNING, str(number), 0.0))
-    rest = inbox.rest()
+    rest = inbox.remaining()
     assert len(rest) == MAX_PENDING_STATES + 1
     assert rest[-1].message == f"{7 + MAX_PENDING} events are not shown: the output was not read in time"
-    assert inbox.rest() == []
+    assert inbox.remaining() == []
 
 
 def test_the_inbox_tells_of_drops_when_it_has_caught_up() -> None:
