@@ -123,7 +123,9 @@ def schema() -> str:
     """Return the JSON Schema of a configuration file, for editors."""
     properties: dict[str, object] = {}
     for row in OPTIONS:
-        about = dict(row.kind.schema) | {"description": row.summary}
+        limits = {"pattern": row.kind.pattern, "enum": list(row.kind.choices)}
+        about = row.kind.schema | {name: limit for name, limit in limits.items() if limit}
+        about["description"] = row.summary
         for name in filter(None, (row.name, row.alias)):
             properties[name] = about
     groups: dict[str, dict[str, object]] = {}

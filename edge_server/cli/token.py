@@ -15,8 +15,8 @@ import click
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import MAX_NOTE, TokenStore
 from edge_server.cli.common import EXIT_UNKNOWN, QUERY, format_time, print_table
-from edge_server.config.edge_config import parse_ports
 from edge_server.storage.state_dir import StateDir
+from quictunnel.shared.address import parse_ports
 from quictunnel.shared.command_line import Group
 from quictunnel.wire.labels import domain_validation_error, validation_error
 
@@ -38,7 +38,7 @@ TIME_UNITS: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 def _ports(text: str) -> range:
-    return range(0) if text == "none" else parse_ports("--tcp-ports", text)
+    return range(0) if text == "none" else parse_ports(text, what="--tcp-ports")
 
 
 def _listed(text: str, validate: Callable[[str], str | None]) -> tuple[str, ...]:

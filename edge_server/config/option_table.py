@@ -1,5 +1,4 @@
-"""The table of options: what :class:`edge_server.config.edge_config.EdgeConfig` says of each of its fields, and
-who reads it.
+"""The table of options: what :class:`edge_server.config.edge_config.EdgeConfig` says of each of its fields.
 
 From it come the command line, the names in TOML, the variables of the environment, what SIGHUP may change, and
 ``docs/CONFIGURATION.md`` with its schema.
@@ -58,8 +57,8 @@ class Option:
 def option(
     kind: OptionType[T],
     summary: str,
-    *,
     default: T | None = None,
+    *,
     required: bool = False,
     shown: str | None = None,
     group: str = "",
@@ -67,10 +66,17 @@ def option(
     alias: str = "",
     fallback: str = "",
 ) -> T:
-    """A field of EdgeConfig that is an option, in the manner of :func:`dataclasses.field`.
+    """Return a field of EdgeConfig that is an option, in the manner of :func:`dataclasses.field`.
 
-    ``shown`` is what the documents call the default where its text does not say it; ``required``: who makes an
-    EdgeConfig in code has to say it. The rest as in :class:`Option`."""
+    Args:
+        kind: the type.
+        summary: the meaning, for ``--help`` and the documents.
+        default: the default.
+        required: an EdgeConfig that is made in code has to have it.
+        shown: what the documents call the default, where its text does not say it.
+        group: the heading, for the first option below it.
+        live: as in :class:`Option`, likewise the rest.
+    """
     if shown is None:
         shown = "" if default is None else kind.show(default)
     row = Option("", kind, summary, shown, group, live, alias, fallback)
@@ -80,8 +86,8 @@ def option(
 
 def options_of(config: type[Any]) -> tuple[Option, ...]:
     """Return the options of a configuration class, in the order of its fields."""
-    return tuple(
-        dataclasses.replace(field.metadata[_KEY], field=field.name)
-        for field in dataclasses.fields(config)
-        if _KEY in field.metadata
-    )
+    rows: list[Option] = []
+    for field in dataclasses.fields(config):
+        row: Option = field.metadata[_KEY]
+        rows.append(dataclasses.replace(row, field=field.name, group=row.group or rows[-1].group))
+    return tuple(rows)

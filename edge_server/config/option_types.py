@@ -1,22 +1,18 @@
-"""Types of options: reading from text and from TOML, display, and description.
-
-``what`` in a reader is how its errors begin: ``--quic``, ``QUICTUNNEL_EDGE_SERVER_QUIC`` or ``edge.toml:7: quic``.
-"""
+"""Types of options: how a value is read, described and shown."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from quictunnel.errors import ConfigError
-from quictunnel.shared.address import format_address, parse_address, shown
+from quictunnel.shared.address import format_address, parse_address, parse_ports, shown
 from quictunnel.shared.paths import expanded
 from quictunnel.wire.labels import LABEL
 from quictunnel.wire.messages import is_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from pathlib import Path
 
 T = TypeVar("T")
@@ -24,206 +20,165 @@ T = TypeVar("T")
 MAX_SECONDS: Final = 3600
 MAX_HOSTS: Final = 16
 """Names of one machine; more are a mistake."""
-_ADDRESS: Final = r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$"
-_PORTS: Final = r"^[0-9]{1,5}-[0-9]{1,5}$"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionValue:
+    """A value as it was given, and by whom."""
+
+    value: Any
+    what: str
+    """Beginning of an error about it: ``--quic``, ``QUICTUNNEL_EDGE_SERVER_QUIC`` or ``edge.toml:7: quic``."""
+    is_toml: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OptionType(Generic[T]):
-    """A type of options. ``read`` and ``from_toml`` raise ConfigError that begins with ``what``."""
+    """A type of options."""
 
     metavar: str
     """Name of a value in ``--help``; empty for a switch."""
     words: str
-    """Description of a value, for the documents."""
-    read: Callable[[str, str], T]
-    """Reads text from the command line or the environment; the second argument is ``what``."""
-    schema: Mapping[str, object]
-    """JSON Schema of a value in TOML."""
-    from_toml: Callable[[object, str], T]
+    """Description of a value, for documents and errors."""
+    read: Callable[[Any], T]
+    """Makes the value from text, or from one of ``toml``. Raises ConfigError that goes on after the option's name,
+    or ValueError or LookupError where ``words`` say it all."""
     show: Callable[[T], str] = str
     """The inverse of ``read``."""
+    pattern: str = ""
+    """Regular expression of a value, for JSON Schema."""
     choices: tuple[str, ...] = ()
+    schema: dict[str, object] = field(default_factory=lambda: {"type": "string"})
+    """JSON Schema of a value in TOML, without pattern and choices."""
+    toml: tuple[type, ...] = (str,)
+    """Types of a value in TOML."""
     is_path: bool = False
-    """In a file it is relative to that file."""
+    """In a file, relative to that file."""
+
+    def value_of(self, given: OptionValue) -> T:
+        """Return the value. Raises ConfigError."""
+        value, what, words = given.value, given.what, self.words
+        if isinstance(value, str) and not value.isprintable():
+            raise ConfigError(f"{what} contains a character that cannot be printed: {shown(value)}.")
+        if given.is_toml and type(value) not in self.toml:
+            words = "text" if self.toml == (str,) else words
+        else:
+            try:
+                return self.read(value)
+            except ConfigError as error:
+                raise ConfigError(f"{what}{error}") from None
+            except (ValueError, LookupError, OverflowError):
+                pass
+        raise ConfigError(f"{what} should be {words}, not {shown(str(value))}.")
 
 
-def _kind(
-    metavar: str,
-    words: str,
-    read: Callable[[str, str], T],
-    *,
-    pattern: str = "",
-    show: Callable[[T], str] = str,
-    choices: tuple[str, ...] = (),
-    is_path: bool = False,
-) -> OptionType[T]:
-    """One whose values are text in TOML as well."""
-    schema: dict[str, object] = {"type": "string"}
-    if pattern:
-        schema["pattern"] = pattern
-    if choices:
-        schema["enum"] = list(choices)
-    return OptionType(
-        metavar,
-        words,
-        lambda text, what: read(_printable(text, what), what),
-        schema,
-        lambda value, what: read(_text(value, what), what),
-        show,
-        choices,
-        is_path,
-    )
-
-
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{what} should be text, not {shown(repr(value))}.")
-    return _printable(value, what)
-
-
-def _printable(text: str, what: str) -> str:
-    if not text.isprintable():
-        raise ConfigError(f"{what} contains a character that cannot be printed: {shown(text)}.")
-    return text
+def _if(is_right: bool, value: T) -> T:
+    if not is_right:
+        raise ValueError
+    return value
 
 
 def choice(*allowed: str) -> OptionType[str]:
     """Return the type of options that are one of these words."""
-
-    def read(text: str, what: str) -> str:
-        if text not in allowed:
-            raise ConfigError(f"{what} should be one of {', '.join(allowed)}, not {shown(text)}.")
-        return text
-
-    return _kind("WORD", "one of " + ", ".join(allowed), read, choices=allowed)
+    words = "one of " + ", ".join(allowed)
+    return OptionType("WORD", words, lambda text: _if(text in allowed, text), choices=allowed)
 
 
-def _path(text: str, what: str) -> Path | None:
-    return expanded(text, what) if text else None
+def named_text(metavar: str) -> OptionType[str]:
+    """Return the type of text that has another name in ``--help``."""
+    return OptionType(metavar, "text", str)
 
 
-def _state_dir(text: str, what: str) -> Path:
-    if not text:
-        raise ConfigError(f"{what} should be a directory, not empty.")
-    return expanded(text, what).absolute()
+def _path(metavar: str, noun: str) -> OptionType[Path | None]:
+    def read(text: str) -> Path | None:
+        return expanded(text, "") if text else None
+
+    words = f"{noun}, relative to the file that says it"
+    return OptionType(metavar, words, read, lambda path: str(path or ""), is_path=True)
 
 
-def _domain(text: str, what: str) -> str:
+def _state_dir(text: str) -> Path:
+    return expanded(text, "").absolute()
+
+
+def _domain(text: str) -> str:
     domain = text.lower().rstrip(".")
-    labels = domain.split(".")
     # 63 characters of a tunnel's label and a dot must still fit into a DNS name.
-    if len(domain) > 253 - 64 or not all(LABEL.fullmatch(label) for label in labels):
-        raise ConfigError(f"{what} should be a DNS name such as tunnel.example.com, not {shown(text)}.")
-    return domain
+    return _if(len(domain) <= 253 - 64 and all(map(LABEL.fullmatch, domain.split("."))), domain)
 
 
-def _address(text: str, what: str) -> tuple[str, int]:
-    return parse_address(text, what=what, any_port=True)
+def _address(text: str) -> tuple[str, int]:
+    return parse_address(text, what="", any_port=True)
 
 
-def _own_address(text: str, what: str) -> tuple[str, int] | None:
-    if not text:
-        return None
+def _own_address(text: str) -> tuple[str, int] | None:
     host, _, port = text.rpartition(":")
-    return parse_address(f"{host or '127.0.0.1'}:{port}", what=what, any_port=True)
+    return _address(f"{host or '127.0.0.1'}:{port}") if text else None
 
 
-def _host(text: str, what: str) -> str:
+def _show_address(address: tuple[str, int] | None) -> str:
+    return format_address(*address) if address else ""
+
+
+def _host(text: str) -> str:
     # What clients are told must fit into what they take; whether it resolves is for networks to say.
-    if text and not is_host(text):
-        raise ConfigError(f"{what} should be a host name or an address, not {shown(text)}.")
-    return text
+    return _if(not text or is_host(text), text)
 
 
-def _hosts(text: str, what: str) -> tuple[str, ...]:
+def _hosts(text: str) -> tuple[str, ...]:
     names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
-    if len(names) > MAX_HOSTS:
-        raise ConfigError(f"{what} should be at most {MAX_HOSTS} names.")
-    for name in names:
-        if not all(LABEL.fullmatch(label) for label in name.split(".")):
-            raise ConfigError(f"{what} should be DNS names with commas between them, not {shown(text)}.")
-    return names
+    labels = [label for name in names for label in name.split(".")]
+    return _if(len(names) <= MAX_HOSTS and all(map(LABEL.fullmatch, labels)), names)
 
 
-def parse_ports(what: str, value: str) -> range:
-    """``A-B``, as a range that includes both. Raises ConfigError, which says ``what`` should be it."""
-    match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", value)
-    if match:
-        first, last = int(match[1]), int(match[2])
-        if 1 <= first <= last <= 65535:
-            return range(first, last + 1)
-    raise ConfigError(f"{what} should be a range such as 20000-29999 within 1-65535, not {shown(value)}.")
+def _seconds(given: str | float) -> float:
+    seconds = float(given)
+    return _if(0 <= seconds <= MAX_SECONDS, seconds)
 
 
-def _seconds(value: object, what: str) -> float:
-    try:
-        seconds = -1.0 if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # float() judges it
-    except (TypeError, ValueError, OverflowError):
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_SECONDS:
-        raise ConfigError(f"{what} should be seconds between 0 and {MAX_SECONDS}, not {shown(str(value))}.")
-    return seconds
-
-
-def _switch_text(text: str, what: str) -> bool:
-    if text not in ("true", "false"):
-        raise ConfigError(f"{what} should be true or false, not {shown(text)}.")
-    return text == "true"
-
-
-def _switch(value: object, what: str) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{what} should be true or false.")
-    return value
-
-
-TEXT: Final = _kind("TEXT", "text", lambda text, _: text)
-FILE: Final[OptionType[Path | None]] = _kind(
-    "FILE", "a file, relative to the file that says it", _path, show=lambda path: str(path or ""), is_path=True
+TEXT: Final = named_text("TEXT")
+FILE: Final = _path("FILE", "a file")
+DIRECTORY: Final = _path("DIR", "a directory")
+STATE_DIR: Final = OptionType("DIR", DIRECTORY.words, _state_dir, is_path=True)
+DOMAIN: Final = OptionType("NAME", "a DNS name such as tunnel.example.com", _domain)
+HOST: Final = OptionType("HOST", "a host name or an address", _host)
+HOSTS: Final[OptionType[tuple[str, ...]]] = OptionType(
+    "NAME,...", f"at most {MAX_HOSTS} DNS names with commas between them", _hosts, ",".join
 )
-DIRECTORY: Final[OptionType[Path | None]] = _kind(
-    "DIR",
-    "a directory, relative to the file that says it",
-    _path,
-    show=lambda path: str(path or ""),
-    is_path=True,
-)
-STATE_DIR: Final = _kind("DIR", "a directory, relative to the file that says it", _state_dir, is_path=True)
-DOMAIN: Final = _kind("NAME", "a DNS name", _domain)
-ADDRESS: Final[OptionType[tuple[str, int]]] = _kind(
+ADDRESS: Final[OptionType[tuple[str, int]]] = OptionType(
     "HOST:PORT",
     "host:port, IPv6 in brackets; port 0 is any free one",
     _address,
-    pattern=_ADDRESS,
-    show=lambda address: format_address(*address),
+    _show_address,
+    r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):[0-9]{1,5}$",
 )
-OWN_ADDRESS: Final[OptionType[tuple[str, int] | None]] = _kind(
+OWN_ADDRESS: Final[OptionType[tuple[str, int] | None]] = OptionType(
     "HOST:PORT",
     "host:port, or a port of loopback; port 0 is any free one",
     _own_address,
-    pattern=r"^((\[[0-9A-Fa-f:.]+\]|[^:\[\]]*):)?[0-9]{1,5}$",
-    show=lambda address: format_address(*address) if address else "",
+    _show_address,
+    r"^((\[[0-9A-Fa-f:.]+\]|[^:\[\]]*):)?[0-9]{1,5}$",
 )
-HOST: Final = _kind("HOST", "a host name or an address", _host)
-HOSTS: Final[OptionType[tuple[str, ...]]] = _kind(
-    "NAME,...", "DNS names with commas between them", _hosts, show=",".join
-)
-PORTS: Final[OptionType[range]] = _kind(
+PORTS: Final[OptionType[range]] = OptionType(
     "A-B",
-    "a range within 1-65535, both ends included",
-    lambda text, what: parse_ports(what, text),
-    pattern=_PORTS,
-    show=lambda ports: f"{ports[0]}-{ports[-1]}",
+    "a range such as 20000-29999 within 1-65535",
+    lambda text: parse_ports(text, what=""),
+    lambda ports: f"{ports[0]}-{ports[-1]}",
+    r"^[0-9]{1,5}-[0-9]{1,5}$",
 )
 SECONDS: Final[OptionType[float]] = OptionType(
     "SECONDS",
-    f"seconds from 0 to {MAX_SECONDS}",
-    _seconds,
-    {"type": "number", "minimum": 0, "maximum": MAX_SECONDS},
+    f"seconds between 0 and {MAX_SECONDS}",
     _seconds,
     "{:g}".format,
+    schema={"type": "number", "minimum": 0, "maximum": MAX_SECONDS},
+    toml=(int, float, str),
 )
 SWITCH: Final[OptionType[bool]] = OptionType(
-    "", "true or false", _switch_text, {"type": "boolean"}, _switch, lambda is_on: str(is_on).lower()
+    "",
+    "true or false",
+    {"true": True, "false": False, True: True, False: False}.__getitem__,
+    lambda is_on: str(is_on).lower(),
+    schema={"type": "boolean"},
+    toml=(bool,),
 )

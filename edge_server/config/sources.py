@@ -1,11 +1,10 @@
-"""Sources of the options: the command line, over the environment, over a TOML file.
+"""Sources of the options below the command line: the environment and a TOML file.
 
-Only names are checked here. Every problem is kept, so that all of them are told at once.
+Names are checked here, values by the option's type. Every problem is kept, so that all are reported at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import re
 import tomllib
@@ -13,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.config.option_table import PREFIX, Option
+from edge_server.config.option_types import OptionValue
 from edge_server.config.toml_lines import lines_of
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import shown
-from quictunnel.shared.paths import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 CONFIG: Final = PREFIX + "CONFIG"
@@ -27,62 +26,28 @@ CONFIG: Final = PREFIX + "CONFIG"
 MAX_CONFIG: Final = 64 * 1024
 """Bytes of a configuration file; a real one has a few hundred."""
 MAX_PROBLEMS: Final = 50
-"""Problems that are said; a file with more of them is not a configuration."""
-
-
-@dataclass(frozen=True, slots=True)
-class OptionValue:
-    """A value as it was given, and by whom."""
-
-    value: object
-    what: str
-    """Beginning of an error about it."""
-    is_toml: bool = False
-    base: Path | None = None
-    """Directory that a path is relative to; None: the working directory."""
-
-    def read(self, option: Option) -> Any:
-        """Return the value in the option's type. Raises ConfigError."""
-        kind = option.kind
-        value = self.value
-        if self.base is not None and kind.is_path and isinstance(value, str) and value:
-            value = str(self.base / expanded(value, self.what))
-        return kind.from_toml(value, self.what) if self.is_toml else kind.read(str(value), self.what)
+"""Problems that are reported; a file with more of them is not a configuration."""
 
 
 @dataclass(slots=True)
 class ParsedOptions:
-    """The values that were given, by field, and the problems with them."""
+    """The values that were given, by field, and the problems with them. Who gives a value later wins."""
 
     given: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def object_to(self, problem: str) -> None:
-        """Keep a problem."""
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
 
-
-def from_command_line(arguments: Mapping[str, object]) -> dict[str, OptionValue]:
-    """Return the values that argparse has found."""
-    return {
-        name: OptionValue("true" if value is True else value, "--" + name.replace("_", "-"))
-        for name, value in arguments.items()
-    }
-
-
-def from_environment(options: Iterable[Option], environ: Mapping[str, str], said: ParsedOptions) -> None:
+def from_environment(options: Sequence[Option], environ: Mapping[str, str], said: ParsedOptions) -> None:
     """Add the values of variables that are set and not empty."""
     by_variable = {option.variable: option for option in options}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG or not value:
             continue
-        option = by_variable.get(variable)
-        if option is None:
-            hint = _hint(variable, [*by_variable, CONFIG])
-            said.object_to(f"The environment has an unknown variable {shown(variable)}; {hint}")
-        else:
+        if option := by_variable.get(variable):
             said.given[option.field] = OptionValue(value, variable)
+        else:
+            suggestion = hint(variable, [*by_variable, CONFIG])
+            said.problems.append(f"The environment has an unknown variable {shown(variable)}; {suggestion}")
 
 
 def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> None:
@@ -92,38 +57,32 @@ def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> Non
     """
     try:
         text = _text(path)
-        content = tomllib.loads(text)
+        content = _content(path, text)
     except ConfigError as error:
-        said.object_to(str(error))
-        return
-    except RecursionError:
-        said.object_to(f"{path}: nested too deeply for a configuration; is this the right file?")
-        return
-    except tomllib.TOMLDecodeError as error:
-        said.object_to(_syntax(path, text, str(error)))
+        said.problems.append(str(error))
         return
     lines = lines_of(text)
     by_name = {name: option for option in options for name in (option.alias, option.name) if name}
     groups = {name.partition("-")[0] for name in by_name if "-" in name}
-
-    def take(keys: tuple[str, ...], value: object) -> None:
-        line = lines.get(keys) or lines[keys[:1]]  # of the whole, where it is an inline table
-        name = "-".join(keys).replace("_", "-")
-        option = by_name.get(name)
-        if len(keys) == 1 and name in groups and isinstance(value, dict):
-            for key, inner in value.items():
-                take((*keys, key), inner)
-        elif option is None:
-            here = ".".join(keys)
-            known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
-            said.object_to(f"{path}:{line}: unknown name {shown(here)}; {_hint(name, known, keys)}")
-        elif option.field in said.given:
-            said.object_to(f"{path}:{line}: {option.name} is said twice ({said.given[option.field].what}).")
-        else:
-            said.given[option.field] = OptionValue(value, f"{path}:{line}: {'.'.join(keys)}", True, path.parent)
-
+    pairs: list[tuple[tuple[str, ...], Any]] = []
     for key, value in content.items():
-        take((key,), value)
+        is_group = key in groups and isinstance(value, dict)
+        pairs += [((key, inner), value[inner]) for inner in value] if is_group else [((key,), value)]
+    for keys, value in pairs:
+        name, key = "-".join(keys).replace("_", "-"), ".".join(keys)
+        line = lines.get(keys)
+        where = f"{path}:{line}: " if line else f"{path}: "
+        option = by_name.get(name)
+        if option is None:
+            known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
+            said.problems.append(f"{where}unknown name {shown(key)}; {hint(name, known, keys)}")
+        elif option.field in said.given:
+            said.problems.append(f"{where}{option.name} is said twice ({said.given[option.field].what}).")
+        else:
+            is_relative = option.kind.is_path and isinstance(value, str) and value and value[0] != "~"
+            said.given[option.field] = OptionValue(
+                str(path.parent / value) if is_relative else value, where + key, is_toml=True
+            )
 
 
 def _text(path: Path) -> str:
@@ -142,45 +101,26 @@ def _text(path: Path) -> str:
         raise ConfigError(f"{path}:{line}: not valid TOML: this is not UTF-8.") from None
 
 
-def _syntax(path: Path, text: str, message: str) -> str:
-    """An error of tomllib's, with its place where places stand."""
-    place = re.search(r" \(at line ([0-9]+), column ([0-9]+)\)$", message)
-    if place:
-        return f"{path}:{place[1]}: not valid TOML: {shown_words(message[: place.start()])} (column {place[2]})."
+def _content(path: Path, text: str) -> dict[str, Any]:
+    """Raises ConfigError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply for a configuration; is this the right file?") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
+        message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+    if place := re.search(r" \(at line ([0-9]+), column ([0-9]+)\)$", message):
+        raise ConfigError(
+            f"{path}:{place[1]}: not valid TOML: {message[: place.start()][:200]} (column {place[2]})."
+        )
     last = text.count("\n") + (not text.endswith("\n"))
-    return f"{path}:{last}: not valid TOML: {shown_words(message.removesuffix(' (at end of document)'))}."
+    raise ConfigError(f"{path}:{last}: not valid TOML: {message.removesuffix(' (at end of document)')[:200]}.")
 
 
-def shown_words(text: str) -> str:
-    """Words of somebody else's, as one printable line."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)[:200]
-
-
-def _hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
+def hint(name: str, known: Iterable[str], keys: tuple[str, ...] = ("",)) -> str:
+    """Return what to do about an unknown name; ``keys``: its path in a file."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     if not close:
         return "docs/CONFIGURATION.md and python -m edge_server --help list what there is."
     found = close[0] if len(keys) == 1 else ".".join((keys[0], close[0].removeprefix(keys[0] + "-")))
     return f'did you mean "{found}"?'
-
-
-def build_parser(
-    options: Sequence[Option], add_more: Callable[[argparse.ArgumentParser], None], **about: Any
-) -> argparse.ArgumentParser:
-    """The command line's."""
-    parser = argparse.ArgumentParser(argument_default=argparse.SUPPRESS, allow_abbrev=False, **about)
-    groups: dict[str, argparse._ArgumentGroup] = {}
-    for option in options:
-        if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)
-        default = f" (default: {option.default})" if option.default and option.kind.metavar else ""
-        text = (option.summary + default).replace("%", "%%")
-        add = groups[option.group].add_argument
-        if option.kind.metavar:
-            # argparse shows the choices where there is no other name for them
-            choices = option.kind.choices or None
-            add(option.flag, metavar=None if choices else option.kind.metavar, choices=choices, help=text)
-        else:
-            add(option.flag, action="store_true", help=text)
-    add_more(parser)
-    return parser

@@ -47,6 +47,23 @@ def parse_address(text: str, *, what: str, any_port: bool = False) -> tuple[str,
     return host, _port(port_text, what, text, lowest=0 if any_port else 1)
 
 
+def parse_ports(text: str, *, what: str) -> range:
+    """Parse a range of ports ``A-B``; the returned range includes both.
+
+    Args:
+        text: the range.
+        what: name of the value in errors.
+
+    Raises:
+        ConfigError: the text is not a valid range.
+    """
+    match = re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", text)
+    first, last = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= first <= last <= MAX_PORT:
+        raise ConfigError(f"{what} should be a range such as 20000-29999 within 1-{MAX_PORT}, not {shown(text)}.")
+    return range(first, last + 1)
+
+
 def format_address(host: str, port: int) -> str:
     """Return ``host:port``, with brackets around an IPv6 address: the inverse of :func:`parse_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

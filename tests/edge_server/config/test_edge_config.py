@@ -14,7 +14,8 @@ import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_server.config.edge_config import MAX_CONFIG, EdgeConfig, parse
+from edge_server.config.edge_config import EdgeConfig, parse
+from edge_server.config.sources import MAX_CONFIG
 from quictunnel.errors import ConfigError
 from quictunnel.shared.paths import default_state_dir
 
@@ -222,6 +223,7 @@ def test_a_wrong_value_in_a_file_is_one_line(tmp_path, text, begin):
         (b"[edge]\ndomain = 'a'", "unknown name 'edge'"),
         (b"'" + b"a\\u001b" * 20 + b"' = 1", "unknown name"),
         (b"#" * (MAX_CONFIG + 1), "larger than"),
+        (b"grace = 1" + b"0" * 5000, "not valid TOML: Exceeds the limit"),
     ],
 )
 def test_a_wrong_file_is_one_line(tmp_path, content, match):
@@ -240,13 +242,26 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "options", [["--unknown"], ["--engine", "steam"], ["--log-level", "loud"], ["--dom", "a"], ["x"]]
+    ("options", "begin"),
+    [
+        (["--htps", "a:1"], "No such option '--htps'. (Did you mean"),
+        (["--dom", "a"], "No such option '--dom'. (Did you mean"),
+        (["x"], "Got unexpected extra argument (x); `python -m edge_server --help`"),
+        (["a\nb"], "Got unexpected extra argument (a"),
+        (["--quic"], "Option '--quic' requires an argument; "),
+        (["--takeover=yes"], "Option '--takeover' does not take a value; "),
+        (["--engine", "steam"], "--engine should be one of auto, "),
+        (["--log-level", "loud"], "--log-level should be one of debug, "),
+    ],
 )
-def test_options_that_do_not_exist_exit_2(capsys, options):
-    with pytest.raises(SystemExit) as raised:
+def test_a_wrong_command_line_is_one_line(options, begin):
+    with pytest.raises(ConfigError) as raised:
         parse(options)
-    assert raised.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m edge_server: error: ")
+    check_one_line(raised.value, begin)
+
+
+def test_of_an_option_that_is_given_twice_the_last_counts():
+    assert parse(["--domain", "a.example", "--domain", "b.example"]).domain == "b.example"
 
 
 def test_help_names_every_option(capsys):
@@ -298,6 +313,7 @@ def taken():
 @pytest.mark.parametrize(
     ("options", "begin"),
     [
+        ("--htps 127.0.0.1:0", "No such option '--htps'. (Did you mean"),
         ("--quic 127.0.0.1:{udp}", "--quic: UDP port {udp} of 127.0.0.1"),
         ("--quic 192.0.2.1:0", "--quic: UDP port 0 of 192.0.2.1"),
         ("--quic no.such.host.invalid:1", "--quic: UDP port 1 of no.such.host.invalid"),

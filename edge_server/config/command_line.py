@@ -1,0 +1,97 @@
+"""The command line of an edge, made from the table of options."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from edge_server.config.option_table import PREFIX
+from quictunnel.errors import ConfigError
+from quictunnel.shared.command_line import SETTINGS, Command
+from quictunnel.shared.output import visible
+from quictunnel.shared.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_server.config.option_table import Option
+
+PROGRAM: Final = "python -m edge_server"
+HELP: Final = (
+    "The public side of quictunnel. Without options it runs a development edge on loopback: it makes its own "
+    "certificate authority and a token, and prints what a client needs."
+)
+EPILOG: Final = """\
+A public edge, with *.tunnel.example.com pointing to it:
+  python -m edge_server --domain tunnel.example.com --quic 0.0.0.0:4433 \\
+      --https 0.0.0.0:443 --cert fullchain.pem --key privkey.pem
+
+Commands for the operator, each with --help:
+  python -m edge_server token|name|admin|health|backup
+
+Signals:
+  SIGTERM    drain: visitors in flight may finish; a second one ends at once
+  SIGHUP     read the configuration again
+  SIGUSR2    start the same command again with --takeover, for a new version or
+             what SIGHUP cannot change, without downtime
+"""
+_OTHERS: Final = "sources of the options, and help"
+
+
+def parse_arguments(options: Sequence[Option], argv: Sequence[str]) -> dict[str, Any]:
+    """Return what a command line gives, by field; ``config`` and ``check_config`` as well.
+
+    Raises:
+        ConfigError: an option does not exist, or has no value.
+        SystemExit: after ``--help`` and ``--version``.
+    """
+    settings: dict[str, Any] = dict(SETTINGS)
+    try:
+        with _command(options).make_context(PROGRAM, list(argv), **settings) as context:
+            return {name: value for name, value in context.params.items() if value is not None}
+    except click.UsageError as error:
+        message = visible(error.format_message().removesuffix("."))
+        raise ConfigError(f"{message}; `{PROGRAM} --help` lists the options.") from None
+    except click.exceptions.Exit as end:
+        raise SystemExit(end.exit_code) from None
+
+
+def _command(options: Sequence[Option]) -> click.Command:
+    params: list[click.Parameter] = []
+    for option in options:
+        default = f" (default: {option.default})" if option.default and option.kind.metavar else ""
+        metavar = "|".join(option.kind.choices) or option.kind.metavar
+        kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True, "flag_value": "true"}
+        params.append(click.Option([option.flag], help=option.summary + default, **kind))
+    file_help = (
+        f"TOML file with the same names; variables such as {PREFIX}DOMAIN win over it, and the command line wins "
+        "over both"
+    )
+    check_help = (
+        "read everything, certificates too, print what is wrong or would be run, and exit; no port is opened"
+    )
+    params.append(click.Option(["--config"], metavar="FILE", help=file_help))
+    params.append(click.Option(["--check-config"], is_flag=True, default=None, help=check_help))
+    command = _EdgeCommand({option.field: option.group for option in options}, params)
+    version = click.version_option(VERSION, message="quictunnel %(version)s", help="print the version and exit")
+    return version(command)
+
+
+class _EdgeCommand(Command):
+    """Command whose help has the options below the headings of the table."""
+
+    def __init__(self, headings: dict[str, str], params: list[click.Parameter]) -> None:
+        super().__init__(PROGRAM, params=params, help=HELP, epilog=EPILOG)
+        self._headings = headings
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            heading = self._headings.get(param.name or "", _OTHERS)
+            if record := param.get_help_record(ctx):
+                sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
