@@ -32,7 +32,7 @@ from perf.lab_tunnels import choose_engine
 from perf.machine import MachineLoad
 from perf.tables import table
 from tests.harness.edge_process import children_environment, resident_memory, start_edge
-from tests.harness.load_rig import Arena
+from tests.harness.load_rig import LoadRig
 from tests.harness.sockets import end, first_line, program, sockets_of
 from tests.harness.waiting import eventually
 
@@ -54,10 +54,10 @@ MAX_IDLE_SOCKETS: Final = 50
 """Sockets of an edge without visitors, at most."""
 
 
-def enter(arena: Arena, count: int, *, tls: bool) -> None:
+def enter(rig: LoadRig, count: int, *, tls: bool) -> None:
     """Connect ``count`` idle visitors, in steps."""
     for start in range(0, count, VISITORS_PER_STEP):
-        arena.well("idle", count=min(VISITORS_PER_STEP, count - start), tls=tls)
+        rig.well("idle", count=min(VISITORS_PER_STEP, count - start), tls=tls)
 
 
 def spent(pids: Sequence[int]) -> list[float]:
@@ -69,13 +69,13 @@ def spent(pids: Sequence[int]) -> list[float]:
 
 def visitors(count: int, *, tls: bool) -> list[str]:
     """Return a row of the table: KiB for each visitor, and the share of a core that all of them use."""
-    with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, Arena(Path(name)) as arena:
-        pids = (arena.edge.pid, arena.client.pid)
-        enter(arena, UNCOUNTED_VISITORS, tls=tls)
-        quiet, before = spent(pids), arena.memory()
-        enter(arena, count, tls=tls)
-        after, busy = arena.memory(), spent(pids)
-        arena.well("ask_again")  # all of them are still connected
+    with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, LoadRig(Path(name)) as rig:
+        pids = (rig.edge.pid, rig.client.pid)
+        enter(rig, UNCOUNTED_VISITORS, tls=tls)
+        quiet, before = spent(pids), rig.memory()
+        enter(rig, count, tls=tls)
+        after, busy = rig.memory(), spent(pids)
+        rig.well("ask_again")  # all of them are still connected
     kib = [(after[side] - before[side]) / count / KIB for side in ("edge", "client")]
     return _line(f"{count} visitors, {'TLS' if tls else 'raw'}", kib, busy, quiet)
 
@@ -125,15 +125,15 @@ def throughput(rounds: int, counts: Sequence[int]) -> list[list[str]]:
     """Return rows of a table: the speed of one visitor beside different numbers of idle ones."""
     found: dict[int, list[tuple[float, float]]] = {count: [] for count in counts}
     for number in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, Arena(Path(name)) as arena:
-            arena.speed(BUSY_BYTES)
+        with tempfile.TemporaryDirectory(prefix="quictunnel-perf-") as name, LoadRig(Path(name)) as rig:
+            rig.speed(BUSY_BYTES)
             for count in counts[:: -1 if number % 2 else 1]:
-                alone = arena.speed(BUSY_BYTES)
-                enter(arena, count, tls=False)
-                speed = arena.speed(BUSY_BYTES)
+                alone = rig.speed(BUSY_BYTES)
+                enter(rig, count, tls=False)
+                speed = rig.speed(BUSY_BYTES)
                 found[count].append((speed, speed / alone))
-                arena.do("leave")
-                eventually(lambda: sockets_of(arena.edge.pid) < MAX_IDLE_SOCKETS, "visitors are left", timeout=60)
+                rig.do("leave")
+                eventually(lambda: sockets_of(rig.edge.pid) < MAX_IDLE_SOCKETS, "visitors are left", timeout=60)
     lines = []
     for count, pairs in found.items():
         speeds, ratios = zip(*pairs, strict=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.harness import engine_pairing
 from tests.harness.edge_process import start_edge
 from tests.harness.nginx import start_nginx
-from tests.harness.service_manager import Manager
+from tests.harness.service_manager import SocketUnit
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,6 +87,6 @@ def nginx(tmp_path, running):
 @pytest.fixture
 def manager():
     """A service manager that keeps an edge's sockets open while edges come and go."""
-    manager = Manager()
+    manager = SocketUnit()
     yield manager
     manager.close()

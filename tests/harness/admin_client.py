@@ -1,4 +1,4 @@
-"""The operator's API, asked as a program asks it."""
+"""A client of the operator's API."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import httpx
 
 from edge_server.admin import openapi
 from edge_server.admin.api import PREFIX
-from tests.harness.sockets import PATIENCE
-from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.sockets import SOCKET_TIMEOUT
+from tests.harness.tunnel_fixture import EmbeddedTunnel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 
-class Operator:
-    """HTTP client of the admin API, with the operator's token."""
+class AdminClient:
+    """A client with the token of an edge's page."""
 
     def __init__(self, url: str, token: str) -> None:
         self.url = url
@@ -35,41 +35,43 @@ class Operator:
         self.http.close()
 
     def ask(self, path: str, **parameters: Any) -> httpx.Response:
+        """Return the response to a GET request."""
         return self.http.get(PREFIX + path, params=parameters)
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """Return the JSON of a response that has to be 200."""
+        """Return the JSON of a response, which must have the status 200."""
         response = self.ask(path, **parameters)
         assert response.status_code == 200, response.text
         return response.json()
 
     def do(self, path: str, method: str = "post") -> httpx.Response:
+        """Send a request that changes something."""
         return self.http.request(method, PREFIX + path)
 
     def follow(self) -> AbstractContextManager[httpx.Response]:
-        """The events, as they come."""
+        """Open the event stream."""
         return self.http.stream("GET", f"{PREFIX}/events")
 
 
-class OperatedStage(EmbeddedStage):
-    """With somebody who looks."""
+class AdminTunnel(EmbeddedTunnel):
+    """A tunnel in this process, with a client of its edge's API."""
 
     def __init__(self) -> None:
         super().__init__(admin=True)
         admin = self.edge.server.admin
         assert admin is not None
-        self.operator = self.stack.enter_context(Operator(admin.url, admin.token))
+        self.operator = self.stack.enter_context(AdminClient(admin.url, admin.token))
 
 
-def snapshots(response: httpx.Response) -> Iterator[bytes]:
-    """The data of each event."""
+def event_data(response: httpx.Response) -> Iterator[bytes]:
+    """Yield the data of each event."""
     for line in response.iter_lines():
         if line.startswith("data: "):
             yield line.removeprefix("data: ").encode()
 
 
 def schema_of(document: dict[str, Any], path: str, method: str, status: int) -> dict[str, Any]:
-    """Return the schema of a response in the OpenAPI document."""
+    """Return the JSON Schema of a response from the OpenAPI document."""
     content = document["paths"][path][method]["responses"][str(status)]["content"]
     (media,) = content.values()
     return {**media["schema"], "components": document["components"]}
@@ -79,14 +81,14 @@ DOCUMENT = openapi.document()
 
 
 @contextlib.contextmanager
-def raw(operator: Operator) -> Iterator[socket.socket]:
+def raw(operator: AdminClient) -> Iterator[socket.socket]:
     """Connect to the operator's port without a client library."""
     port = httpx.URL(operator.url).port
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", port), SOCKET_TIMEOUT) as sock:
         yield sock
 
 
-def request(operator: Operator, method: str, path: str, *headers: str) -> bytes:
+def request(operator: AdminClient, method: str, path: str, *headers: str) -> bytes:
     """Return an HTTP/1.1 request without a body, with the operator's token."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {operator.token}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()

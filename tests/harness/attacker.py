@@ -1,6 +1,6 @@
-"""An attacking program: ``python -m tests.harness.attacker KIND ...`` does one kind of harm to an edge.
+"""An attacking program: ``python -m tests.harness.attacker KIND ...`` runs one kind of attack against an edge.
 
-Each kind prints one line of JSON when it is done.
+Each kind prints one line of JSON when it has finished.
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 POOL = 200
-"""Datagrams that are real first flights; made beforehand, because each takes a millisecond."""
+"""Number of genuine first flights, made beforehand because each takes a millisecond."""
 
 
 DIALLED = ("127.0.0.1", 1)
-"""Edge address given to the connections of :func:`first_flight`, which ignore what comes from elsewhere."""
+"""Address of the edge for the connections of :func:`first_flight`; they ignore datagrams from elsewhere."""
 ANSWER_TIMEOUT = 1.0
 
 
 def first_flight() -> tuple[QuicConnection, bytes]:
+    """Return a QUIC client connection and its first datagram."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=[ALPN], verify_mode=ssl.CERT_NONE)
     connection = QuicConnection(configuration=configuration)
     connection.connect(DIALLED, now=0.0)
@@ -48,13 +49,13 @@ def first_flight() -> tuple[QuicConnection, bytes]:
 
 
 def junk_initial(chance: random.Random) -> bytes:
-    """An Initial packet of 1,200 bytes for a connection of its own, which cannot be decrypted."""
+    """Return an Initial packet of 1,200 bytes that cannot be decrypted."""
     header = b"\xc3\x00\x00\x00\x01\x08" + chance.randbytes(8) + b"\x08" + chance.randbytes(8) + b"\x00\x44\x90"
     return header + chance.randbytes(1200 - len(header))
 
 
 def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict[str, object]:
-    """Send ``count`` Initials from ``sources`` addresses of loopback; every fourth is a real one."""
+    """Send ``count`` Initials from ``sources`` addresses of loopback; every fourth is genuine."""
     chance = random.Random(5)
     real = [first_flight()[1] for _ in range(POOL)]
     socks = []
@@ -74,8 +75,8 @@ def initials(edge: tuple[str, int], count: int, rate: int, sources: int) -> dict
 
 
 def half_open(edge: tuple[str, int], count: int, rate: int, source: str = "127.1.0.1") -> dict[str, object]:
-    """Handshakes from one address that stop where the edge has done its part: the address is shown, the client
-    says no more. How many Retries were answered."""
+    """Begin handshakes from one address and stop after the edge's flight, when the address is validated. Return
+    the number of answered Retries."""
     return asyncio.run(_half_open(edge, count, rate, source))
 
 
@@ -112,18 +113,19 @@ async def _half_open(edge: tuple[str, int], count: int, rate: int, source: str) 
 
 
 def client_hello(name: str) -> bytes:
+    """Return a ClientHello for a server name."""
     bios = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(*bios, server_hostname=name)
     try:
         tls.do_handshake()
     except ssl.SSLWantReadError:
         return bios[1].read()
-    raise AssertionError("a handshake with nobody")
+    raise AssertionError("the handshake needs no answer")
 
 
 async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> dict[str, object]:
-    """Connections that send their ClientHello byte by byte, one a second, until they are ended; how long the
-    longest of them lasted."""
+    """Send ClientHellos byte by byte, one byte a second, until the connections are closed. Return the duration of
+    the longest."""
     hello = client_hello(name)
     loop = asyncio.get_running_loop()
     lasted: list[float] = []
@@ -137,7 +139,7 @@ async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> d
             await loop.sock_connect(sock, edge)
             began = loop.time()
             ended = asyncio.ensure_future(loop.sock_recv(sock, 100))
-            # The edge's reset may come between two bytes, or be what the next one meets.
+            # The edge's reset may arrive between two bytes, or fail the next send.
             with contextlib.suppress(ConnectionResetError, BrokenPipeError):
                 for byte in hello:
                     await loop.sock_sendall(sock, bytes([byte]))
@@ -160,8 +162,8 @@ async def drips(edge: tuple[str, int], count: int, sources: int, name: str) -> d
 
 
 async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str, name: str) -> dict[str, object]:
-    """Handshakes from one address, so many at once and each given up after the edge's first flight, which costs
-    the edge most and this end little; how many the edge answered, and how many it sent away."""
+    """Begin ``at_once`` handshakes at a time from one address and reset each after the edge's first flight, which
+    costs the edge most and this program little. Return how many the edge answered and rejected."""
     hello = client_hello(name)
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
@@ -175,7 +177,7 @@ async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 sock.bind((source, 0))
                 try:
-                    async with asyncio.timeout(5):  # the kernel forgets some of those whom it has no room for
+                    async with asyncio.timeout(5):  # the kernel drops some connections when its queue is full
                         await loop.sock_connect(sock, edge)
                         await loop.sock_sendall(sock, hello)
                         flight = await loop.sock_recv(sock, 10_000)
@@ -189,7 +191,7 @@ async def hurry(edge: tuple[str, int], at_once: int, seconds: float, source: str
     return {"answered": answered, "refused": refused}
 
 
-def first_words(state: str, name: str) -> bytes:
+def partial_requests(state: str, name: str) -> bytes:
     """Return the bytes that bring a visitor of the TLS port into a state and leave it there."""
     return {
         "silent": b"",
@@ -204,8 +206,8 @@ def first_words(state: str, name: str) -> bytes:
 async def occupy(
     edge: tuple[str, int], at_once: int, rate: int, seconds: float, words: list[bytes]
 ) -> dict[str, object]:
-    """Connections from all addresses of a network, each with one of those first words and kept for as long as it
-    is let; ``rate`` new ones a second, so that none is ever missing. How many there were."""
+    """Hold connections from all addresses of a network, each with one of ``words`` sent, and open ``rate`` new
+    ones a second to replace closed ones. Return their number."""
     loop = asyncio.get_running_loop()
     made = 0
 
@@ -221,7 +223,7 @@ async def occupy(
                 await loop.sock_sendall(sock, words[number % len(words)])
                 while await loop.sock_recv(sock, 10_000):
                     pass
-                await loop.create_future()  # a refusal is not the end of it
+                await loop.create_future()  # the connection stays open after a refusal
 
     began = loop.time()
     stays: set[asyncio.Task[None]] = set()
@@ -240,7 +242,7 @@ async def occupy(
 
 
 async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) -> dict[str, object]:
-    """A client with a good token that floods its edge; how the edge ended it, if it did."""
+    """Flood an edge as a client with a valid token. Return the reason for which the edge ended it, if it did."""
     async with HostileClient(config) as client:
         await client.greet()
         await client.lease()
@@ -288,7 +290,7 @@ async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) ->
 
 
 async def guesses(edge: tuple[str, int], ca: str, key: str, count: int) -> dict[str, object]:
-    """So many wrong tokens, ten at a time, half of them with a key that exists; how each was refused."""
+    """Try ``count`` wrong tokens, ten at a time, half of them with an existing key. Return the refusals."""
     refusals: dict[str, int] = {}
 
     async def guess(number: int) -> None:
@@ -308,6 +310,7 @@ async def guesses(edge: tuple[str, int], ca: str, key: str, count: int) -> dict[
 
 
 def main() -> None:
+    """Run the attack that the command line names."""
     kind, host, port, *rest = sys.argv[1:]
     edge = host, int(port)
     match kind:
@@ -322,7 +325,7 @@ def main() -> None:
             done = asyncio.run(hurry(edge, int(rest[0]), float(rest[1]), rest[2], rest[3]))
         case "occupy":
             at_once, rate, seconds = map(int, rest[:3])
-            words = [first_words(state, rest[4]) for state in rest[3].split(",")]
+            words = [partial_requests(state, rest[4]) for state in rest[3].split(",")]
             done = asyncio.run(occupy(edge, at_once, rate, seconds, words))
         case "guesses":
             done = asyncio.run(guesses(edge, rest[0], rest[1], int(rest[2])))

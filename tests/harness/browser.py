@@ -1,4 +1,4 @@
-"""Chromium without a screen: a real browser, on a profile of its own, that finds only the host it is told of."""
+"""A headless Chromium with a profile of its own, which resolves only the given host."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROGRAM: Final = "chromium"
 
 _OPTIONS: Final = (
     "--headless",
-    "--no-sandbox",  # which root has to do without
+    "--no-sandbox",  # root cannot use the sandbox
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -35,15 +35,23 @@ _OPTIONS: Final = (
 
 
 def command(profile: Path, host: str, address: str, *more: str) -> list[str]:
-    """Its command line. ``profile``: an empty directory; ``address``: where the host is, with a port or without;
-    ``more``: options, and what to show."""
+    """Return the command line.
+
+    Args:
+        profile: an empty directory.
+        host: name that the browser can resolve.
+        address: address of the host, with or without a port.
+        more: options, and the page to show.
+    """
     return [PROGRAM, *_OPTIONS, f"--user-data-dir={profile}", _resolving(f"MAP {host} {address}"), *more]
 
 
 @contextlib.contextmanager
 def driven(home: Path, *rules: str) -> Iterator[Browser]:
-    """Browser driven by playwright, for the length of the body; skips where there is none. It reaches 127.0.0.1
-    and what the ``rules`` lead there (``MAP NAME ADDRESS``). ``home``: an empty directory."""
+    """Run a browser under playwright during a ``with`` block. Skips the test if there is none.
+
+    It reaches 127.0.0.1 and the hosts of ``rules`` (``MAP NAME ADDRESS``). ``home`` is an empty directory.
+    """
     program = shutil.which(PROGRAM)
     if program is None:
         pytest.skip(f"{PROGRAM} is not installed")
@@ -55,17 +63,17 @@ def driven(home: Path, *rules: str) -> Iterator[Browser]:
 
 
 def _resolving(*rules: str, after: Sequence[str] = ()) -> str:
-    # Nothing leaves the machine, whatever the browser would like to ask its maker.
+    # The browser must not connect to other hosts.
     return "--host-resolver-rules=" + ", ".join([*rules, "MAP * ~NOTFOUND", *after])
 
 
 def environment(profile: Path) -> dict[str, str]:
-    """Nothing of it is left in anybody's home."""
+    """Return the environment, with ``profile`` as the home directory."""
     return os.environ | {"HOME": str(profile)}
 
 
 def trusting(certificate: bytes) -> str:
-    """The option to take a certificate of this key, and no other, for a good one. ``certificate``: DER."""
+    """Return the option to trust certificates with this key, and no other. ``certificate`` is in DER."""
     key = x509.load_der_x509_certificate(certificate).public_key()
     digest = hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
     return f"--ignore-certificate-errors-spki-list={base64.b64encode(digest).decode()}"

@@ -1,4 +1,4 @@
-"""Visitors who come all the time, so that none can be refused without being noticed."""
+"""HTTPS requests at a constant rate, which show every refused visitor."""
 
 import contextlib
 import threading
@@ -15,24 +15,24 @@ RATE = 100
 WORKERS = 20
 
 
-class Failure(NamedTuple):
-    """Of one request: when it was begun and when it failed (time.monotonic), and why."""
+class FailedRequest(NamedTuple):
+    """A request that failed: begin, end (time.monotonic) and error."""
 
     begun: float
     ended: float
     error: str
 
 
-class Requests:
-    """A steady stream of HTTPS requests until its ``with`` block ends; every failure is noted."""
+class ConstantLoad:
+    """HTTPS requests at a constant rate during a ``with`` block. Records every failure."""
 
     def __init__(self, edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> None:
-        self.failures: list[Failure] = []
+        self.failures: list[FailedRequest] = []
         self.count = 0
         self.ended = 0
-        """Requests that are over, whatever came of them."""
+        """Requests that have ended, failed or not."""
         self.longest = 0.0
-        """Seconds that an answer took."""
+        """Longest time until a response, in seconds."""
         self._edge = edge
         self._tunnel = tunnel
         self._over = threading.Event()
@@ -58,13 +58,13 @@ class Requests:
             try:
                 self._ask()
             except (OSError, HTTPException, AssertionError) as error:
-                self.failures.append(Failure(begun, time.monotonic(), repr(error)))
+                self.failures.append(FailedRequest(begun, time.monotonic(), repr(error)))
             else:
                 self.longest = max(self.longest, time.monotonic() - begun)
             self.ended += 1
 
     def _ask(self):
-        # Closed whatever happens: many end in the middle, where an edge is killed.
+        # Always closed: many requests fail in the middle when an edge is killed.
         with (
             tls_connect(self._edge, self._tunnel) as visitor,
             contextlib.closing(HTTPConnection(self._tunnel.host)) as connection,
@@ -76,4 +76,5 @@ class Requests:
 
     @property
     def seconds(self) -> float:
+        """Seconds since the start."""
         return time.monotonic() - self._begun

@@ -1,4 +1,4 @@
-"""A service that echoes, and whether a tunnel to it serves."""
+"""An echo server, and checks whether a tunnel to it works."""
 
 import os
 import socket
@@ -13,11 +13,9 @@ import pytest
 
 from tests.harness.visits import tls_connect
 
-"""Seconds for what comes by itself: above the idle time-out of the QUIC connection and a few dials."""
-
 
 class EchoOrigin:
-    """A TCP server on threads that says back what it hears."""
+    """A TCP echo server on threads."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -55,7 +53,8 @@ class EchoOrigin:
                 return
 
 
-def says_back(visitor: socket.socket, words: bytes = b"hello") -> bool:
+def echoes(visitor: socket.socket, words: bytes = b"hello") -> bool:
+    """Send bytes and return True if the same bytes come back."""
     visitor.sendall(words)
     received = b""
     while len(received) < len(words):
@@ -67,18 +66,18 @@ def says_back(visitor: socket.socket, words: bytes = b"hello") -> bool:
 
 
 def serves(edge, tunnel) -> bool:
-    """Return True if a new visitor is served over TLS, and over TCP where the tunnel has it."""
+    """Return True if a new visitor is served over TLS, and over TCP if the tunnel has a port. Raises OSError."""
     with tls_connect(edge, tunnel) as visitor:
-        if not says_back(visitor):
+        if not echoes(visitor):
             return False
     if tunnel.unencrypted_host:
         with socket.create_connection(tunnel.tcp_socket, timeout=30) as visitor:
-            return says_back(visitor)
+            return echoes(visitor)
     return True
 
 
 def assert_closed(edge, tunnel) -> None:
-    """A new visitor is told that there is no such name, and nobody listens on the TCP port."""
+    """Check that the name is unknown to the edge and that the TCP port is closed."""
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         tls_connect(edge, tunnel)
     if tunnel.unencrypted_host:
@@ -87,12 +86,13 @@ def assert_closed(edge, tunnel) -> None:
 
 
 def run_python(code: str, environment: dict[str, str], *, timeout: float = 60) -> subprocess.CompletedProcess:
-    """A program of its own."""
+    """Run a Python program in a process of its own."""
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", textwrap.dedent(code)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def is_served(edge, tunnel) -> bool:
+    """Return True if a new visitor is served."""
     try:
         return serves(edge, tunnel)
     except OSError:  # refused, reset, no such name: not yet
@@ -100,6 +100,7 @@ def is_served(edge, tunnel) -> bool:
 
 
 def is_closed(edge, tunnel) -> bool:
+    """Return True if the name is unknown to the edge."""
     try:
         tls_connect(edge, tunnel).close()
     except ssl.SSLError:
@@ -108,7 +109,7 @@ def is_closed(edge, tunnel) -> bool:
 
 
 def udp_sockets() -> int:
-    """Of this process."""
+    """Return the number of UDP sockets of this process."""
     count = 0
     for descriptor in list(Path("/proc/self/fd").iterdir()):
         try:

@@ -1,4 +1,4 @@
-"""An edge as its user starts it, in a process of its own, or embedded in this one."""
+"""An edge in a process of its own, or embedded in this one."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ START_TIMEOUT = 20
 
 @dataclass
 class EdgeProcess:
-    """``python -m edge_server`` as its user starts it."""
+    """A running ``python -m edge_server``."""
 
     process: subprocess.Popen
     state_dir: Path
@@ -40,13 +40,16 @@ class EdgeProcess:
 
     @property
     def config(self) -> ClientConfig:
+        """The client configuration for this edge."""
         more = {"HOME": str(self.state_dir), engine_pairing.VARIABLE: os.environ[engine_pairing.VARIABLE]}
         return load(self.environ | more)
 
     def client(self) -> quictunnel.Client:
+        """Return a new client of this edge."""
         return quictunnel.Client.from_config(self.config)
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 40) -> int:
+        """Send a signal, wait for the end, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         status = self.process.wait(timeout)
@@ -62,8 +65,10 @@ def start_edge(
     prefix: tuple[str, ...] = (),
     close_fds: bool = True,
 ) -> EdgeProcess:
-    """Start an edge on free ports and wait until it says that it serves. ``prefix`` is a command that runs it,
-    such as one that enters a network namespace."""
+    """Start an edge on free ports and wait until it serves.
+
+    ``prefix`` is a command that runs it, such as one that enters a network namespace.
+    """
     command = [*prefix, sys.executable, "-m", "edge_server", "--state-dir", str(state_dir)]
     if "--quic" not in options:
         command += ["--quic", "127.0.0.1:0"]
@@ -92,12 +97,12 @@ def start_edge(
 
 
 def embedded_edge(*, admin: bool = False) -> EmbeddedEdge:
-    """An edge in this process."""
+    """Return an edge to run in this process."""
     return EmbeddedEdge(engine=engine_pairing.edge_engine(), admin=admin)
 
 
 def resident_memory(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """Return the resident memory of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -105,5 +110,5 @@ def resident_memory(pid: int) -> int:
 
 
 def children_environment(edge: EdgeProcess) -> dict[str, str]:
-    """The environment for a program that uses quictunnel."""
+    """Return the environment for a program that uses quictunnel."""
     return os.environ | edge.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}

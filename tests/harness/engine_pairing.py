@@ -1,4 +1,4 @@
-"""The engines that a whole tunnel runs on, one for its client and one for its edge."""
+"""The engines of a tunnel's client and edge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VARIABLE: Final = "QUICTUNNEL_ENGINE"
 
 
 class Pairing(NamedTuple):
-    """Names of engines."""
+    """The engine of the client and the engine of the edge."""
 
     client: str
     edge: str
@@ -26,18 +26,20 @@ ALL: Final = {"-".join(pair): Pairing(*pair) for pair in itertools.product(ENGIN
 USUAL: Final = "native-native" if HAS_NATIVE else "aioquic-aioquic"
 
 in_force: Pairing | None = None
-"""Pairing of the running test; the fixture ``pairing_in_force`` sets it."""
+"""The pairing of the current test; the fixture ``pairing_in_force`` sets it."""
 
 
 def edge_engine() -> str:
-    """Return the engine for an edge that a test starts."""
+    """Return the engine of an edge that a test starts."""
     assert in_force is not None, "starts an edge without the fixture pairing_in_force"
     return in_force.edge
 
 
 def parameters(wanted: Sequence[str] | None, *, every: bool) -> list[object]:
-    """Parameters for pytest: the pairings ``wanted``, else the usual one, or all with ``every``. Those that lack
-    the wheel are skipped, and say so."""
+    """Return parameters for pytest: the ``wanted`` pairings, else the usual one, or all of them with ``every``.
+
+    Pairings that need a missing wheel are skipped visibly.
+    """
     if wanted is None:
         names = list(ALL) if every else [USUAL]
     else:

@@ -34,17 +34,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = 15.0
+MESSAGE_TIMEOUT = 15.0
 WINDOW = 64 * 1024
 PROTOCOL = (CloseCause.PEER, SessionCode.PROTOCOL)
-"""Cause and code with which a session ends after a protocol violation of its peer."""
+"""The end of a session after a protocol error of this side."""
 HUGE_FRAME = (1 << 31).to_bytes(4, "big")
 """The length of a frame of 2 GiB."""
 
 
 class Peer:
-    """Connection that records what the other side sends and sends what the test tells it to (a
-    ConnectionEvents)."""
+    """One end of a connection: records received messages and sends what the test asks for (a ConnectionEvents)."""
 
     def __init__(self) -> None:
         self.connection: Connection
@@ -59,18 +58,19 @@ class Peer:
         self._frames = FrameReader()
         self._waiting: dict[int, deque[bytes | memoryview]] = {}
 
-    # What a script does.
+    # For tests.
 
     def write(self, stream: int, data: bytes) -> None:
-        """Queue bytes, however many."""
+        """Queue bytes of any number."""
         self._waiting.setdefault(stream, deque()).append(data)
         self.writable(stream)
 
     def say(self, *messages: AnyMessage) -> None:
-        """Well-formed messages, whoever may say them and whenever."""
+        """Send well-formed messages, whether they are allowed or not."""
         self.write(CONTROL_STREAM, b"".join(map(frame, messages)))
 
     def finish(self, stream: int) -> None:
+        """End a direction."""
         self.connection.finish(stream)
         self.wake()
 
@@ -78,23 +78,23 @@ class Peer:
         self.resets.put_nowait((stream, code))
 
     async def heard(self, kind: type[T]) -> T:
-        """The next message of that kind; others are skipped."""
-        async with asyncio.timeout(PATIENCE):
+        """Return the next message of that kind, skipping others."""
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             while True:
                 message = await self.messages.get()
                 if isinstance(message, kind):
                     return message
 
     async def has_come(self, stream: int, data: bytes) -> None:
-        """Wait until what came on a stream ends so."""
-        async with asyncio.timeout(PATIENCE):
+        """Wait until the received bytes of a stream end with ``data``."""
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             while not self.received.get(stream, b"").endswith(data):
                 self._news.clear()
                 await self._news.wait()
 
     async def end(self) -> tuple[CloseCause, int]:
-        """Wait until the other side ends the connection; return cause and code."""
-        async with asyncio.timeout(PATIENCE):
+        """Return the cause and the code with which the other side ended the connection."""
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             return await asyncio.shield(self.over)
 
     # From the endpoint.
@@ -114,6 +114,7 @@ class Peer:
         self._news.set()
 
     def hear(self, message: AnyMessage) -> None:
+        """Record a received message."""
         self.messages.put_nowait(message)
 
     def stopped(self, stream: int, code: int) -> None: ...
@@ -136,7 +137,7 @@ class Peer:
 
 
 class HostileClient(Peer):
-    """A client without manners, connected to a real edge while the ``async with`` body runs."""
+    """A client that may break the protocol, connected to a real edge during an ``async with`` block."""
 
     def __init__(self, config: ClientConfig) -> None:
         super().__init__()
@@ -148,7 +149,7 @@ class HostileClient(Peer):
         self.connection = self._endpoint.connect(config.address, config.address[0], self)
 
     async def __aenter__(self) -> Self:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             await self.is_up.wait()
         assert self.connection.open() == CONTROL_STREAM
         return self
@@ -162,17 +163,17 @@ class HostileClient(Peer):
         return Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", b"")
 
     async def greet(self) -> None:
-        """Behave, so far."""
+        """Send a valid Hello and wait for the Welcome."""
         self.say(self.good_hello)
         await self.heard(Welcome)
 
     async def lease(self, number: int = 1) -> Bound:
-        """A name and a port."""
+        """Bind a random name and a port."""
         self.say(Bind(number, unencrypted=True, h2=False, ticket=b""))
         return await self.heard(Bound)
 
     def open_beyond_limit(self) -> int:
-        """A second stream, which the edge never allowed."""
+        """Open a second stream, beyond the limit of the edge."""
         table = self.connection.quic.table  # type: ignore[attr-defined]  # the engine's own, past its brake
         table.peer_max_streams += 1
         stream = self.connection.open()
@@ -180,23 +181,27 @@ class HostileClient(Peer):
         return stream
 
 
-class Returning(HostileClient):
-    """A client that shows a secret."""
+class ReturningClient(HostileClient):
+    """A client that sends a resume secret."""
 
     def show(self, secret: bytes) -> None:
+        """Send a Hello with the secret."""
         self.say(Hello(PROTOCOL_VERSION, self.token, WINDOW, "hostile/1", secret))
 
     async def come_back(self, secret: bytes) -> Welcome:
+        """Send a Hello with the secret and wait for the Welcome."""
         self.show(secret)
         return await self.heard(Welcome)
 
 
 class HostileEdge:
-    """An edge without manners for real clients, while the ``async with`` body runs. Greets each client and
-    confirms each Bind as a good one does; the rest is the script's."""
+    """An edge that may break the protocol, for real clients, during an ``async with`` block.
+
+    It greets each client and confirms each Bind as a correct edge does; the test does the rest.
+    """
 
     def __init__(self, directory: Path, limits: Limits = STRANGER) -> None:
-        """``limits``: those of its clients before they are greeted."""
+        """``limits``: limits of clients before their Hello is accepted."""
         authority = trustme.CA()
         leaf = authority.issue_cert("127.0.0.1")
         authority.cert_pem.write_to_path(directory / "ca.pem")
@@ -211,7 +216,7 @@ class HostileEdge:
         )
         self.sessions: asyncio.Queue[ServedClient] = asyncio.Queue()
         self.greetings: deque[Callable[[ServedClient, Hello], None]] = deque()
-        """Greetings for the next clients; those that follow get an honest one."""
+        """Functions that answer the Hellos of the next clients; later ones get a valid Welcome."""
         self._endpoint = Endpoint(
             create_engine(settings, "aioquic"), UdpSocket.bind(("127.0.0.1", 0)), on_connection=self._accept
         )
@@ -231,8 +236,8 @@ class HostileEdge:
         assert self._endpoint.faults == 0
 
     async def session(self) -> ServedClient:
-        """The next client that connected and bound a lease."""
-        async with asyncio.timeout(PATIENCE):
+        """Return the next client that has connected and bound a lease."""
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             served = await self.sessions.get()
             await served.is_bound.wait()
             return served
@@ -245,7 +250,7 @@ class HostileEdge:
 
 
 class ServedClient(Peer):
-    """A hostile edge's end of one client."""
+    """A hostile edge's end of the connection to one client."""
 
     def __init__(self, greetings: deque[Callable[[ServedClient, Hello], None]]) -> None:
         super().__init__()
@@ -270,12 +275,13 @@ class ServedClient(Peer):
                 self.say(Unbound(lease))
 
     def visit(self, lease: int = 1, number: int | None = None, *, tls: bool = False) -> int:
-        """Open a stream for a visitor, and say so as a good edge does."""
+        """Open a stream for a visitor, with a valid preface."""
         number = self._next if number is None else number
         self._next += 1
         return self.visit_raw(encode_preface(Preface(number, lease, tls, "192.0.2.1", 1234)))
 
     def visit_raw(self, preface: bytes) -> int:
+        """Open a stream with any bytes as the preface."""
         stream = self.connection.open()
         assert stream is not None
         if preface:
@@ -283,8 +289,8 @@ class ServedClient(Peer):
         return stream
 
     async def is_reset(self, stream: int) -> int:
-        """The code with which the client gave a stream up."""
-        async with asyncio.timeout(PATIENCE):
+        """Return the code with which the client reset a stream."""
+        async with asyncio.timeout(MESSAGE_TIMEOUT):
             while True:
                 reset, code = await self.resets.get()
                 if reset == stream:

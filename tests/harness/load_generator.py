@@ -3,7 +3,8 @@
 ``python -m tests.harness.load_generator origin`` answers HTTP/1.1: ``GET /SIZE`` with that many bytes,
 ``GET /for-ever`` with endless bytes, and after ``POST /deaf`` it stops reading.
 ``python -m tests.harness.load_generator visitors`` takes one command a line, ``{"do": NAME, ...}``, and answers
-each with one line. The commands are the methods of :class:`Crowd`. Both programs end with their standard input.
+each with one line. The commands are the methods of :class:`LoadGenerator`. Both programs end with their standard
+input.
 """
 
 from __future__ import annotations
@@ -22,16 +23,16 @@ from typing import Any
 
 import uvloop
 
-BLOCK = random.Random(7).randbytes(1_048_573)  # no power of two: bytes that changed places show
+BLOCK = random.Random(7).randbytes(1_048_573)  # not a power of two, so that misplaced bytes are detected
 CHUNK = 64 * 1024
-AT_ONCE = 100
-"""Visitors that arrive at the same time; more are refused by the backlogs of listeners, not by a tunnel."""
-PATIENCE = 100.0
+MAX_CONCURRENT = 100
+"""Connections opened at the same time; more would overflow the backlogs of listeners."""
+TIMEOUT = 100.0
 
 
 @functools.cache
 def digest(size: int) -> bytes:
-    """Of the answer of that size."""
+    """Return the SHA-256 of a response body of that size."""
     whole, rest = divmod(size, len(BLOCK))
     made = hashlib.sha256()
     for _ in range(whole):
@@ -44,6 +45,7 @@ def digest(size: int) -> bytes:
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer the requests of one connection."""
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -65,12 +67,14 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write bytes in chunks, with backpressure."""
     for start in range(0, len(data), CHUNK):
         writer.write(data[start : start + CHUNK])
         await writer.drain()
 
 
 async def origin() -> None:
+    """Run the origin until standard input ends."""
     server = await asyncio.start_server(answer, "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
@@ -80,7 +84,7 @@ async def origin() -> None:
 
 
 class Visitor(asyncio.Protocol):
-    """Connection that requests answers and checks them."""
+    """A connection that requests responses and checks them."""
 
     transport: asyncio.Transport
 
@@ -97,20 +101,21 @@ class Visitor(asyncio.Protocol):
         self.transport = transport
 
     async def get(self, size: int) -> None:
-        """Request an answer of ``size`` bytes and wait for it; raise an error if it is wrong."""
+        """Request a response of that size. Raises if it is wrong."""
         self._answered = asyncio.get_running_loop().create_future()
         self._head, self._left, self._size, self._hash = b"", -1, size, hashlib.sha256()
         self.transport.write(f"GET /{size} HTTP/1.1\r\nHost: crowd\r\n\r\n".encode())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             await self._answered
 
     def stall(self) -> None:
-        """Ask for everything and read nothing."""
+        """Request endless data and read nothing."""
         self.transport.pause_reading()
         self.transport.write(b"GET /for-ever HTTP/1.1\r\nHost: crowd\r\n\r\n")
 
     async def upload(self, quiet: float) -> int:
-        """Send to an origin that never reads, until nothing was taken for ``quiet`` seconds: how many bytes."""
+        """Send to an origin that never reads, until no progress was possible for ``quiet`` seconds. Return the
+        bytes sent."""
         self.transport.write(b"POST /deaf HTTP/1.1\r\nHost: crowd\r\n\r\n")
         sent = 0
         while True:
@@ -158,17 +163,18 @@ class Visitor(asyncio.Protocol):
                 self._answered.set_exception(error)
 
 
-class Crowd:
-    """The generator's commands."""
+class LoadGenerator:
+    """The commands of the generator."""
 
     def __init__(self, host: str, tls_port: int, tcp_host: str, tcp_port: int, ca: str) -> None:
         self._host, self._tls_port, self._tcp_host, self._tcp_port = host, tls_port, tcp_host, tcp_port
         self._context = ssl.create_default_context(cafile=ca)
         self._here: list[Visitor] = []
-        self._gate = asyncio.Semaphore(AT_ONCE)
+        self._gate = asyncio.Semaphore(MAX_CONCURRENT)
 
     async def enter(self, *, tls: bool) -> Visitor:
-        async with self._gate, asyncio.timeout(PATIENCE):
+        """Open a connection."""
+        async with self._gate, asyncio.timeout(TIMEOUT):
             loop = asyncio.get_running_loop()
             if tls:
                 _, visitor = await loop.create_connection(
@@ -179,7 +185,7 @@ class Crowd:
         return visitor
 
     async def crowd(self, count: int, size: int) -> dict[str, Any]:
-        """Visitors, every other over TLS; when all are in, all ask at once."""
+        """Open connections, every other one over TLS; then send a request on all of them at once."""
         entered = await self._all(self.enter(tls=bool(n % 2)) for n in range(count))
         visitors = [one for one in entered if isinstance(one, Visitor)]
         began = time.monotonic()
@@ -190,7 +196,7 @@ class Crowd:
         return {"seconds": seconds, "errors": self._errors(entered + answers)}
 
     async def idle(self, count: int, tls: bool) -> dict[str, Any]:
-        """Visitors who ask for one byte and then stay."""
+        """Open connections that request one byte and then stay idle."""
 
         async def come() -> Visitor:
             visitor = await self.enter(tls=tls)
@@ -202,7 +208,7 @@ class Crowd:
         return {"errors": self._errors(entered)}
 
     async def busy(self, size: int, tls: bool = False) -> dict[str, Any]:
-        """Measure the seconds that one visitor beside the others waits for one answer."""
+        """Return the seconds for one response beside the other visitors."""
         visitor = await self.enter(tls=tls)
         await visitor.get(1)
         began = time.monotonic()
@@ -212,7 +218,7 @@ class Crowd:
         return {"seconds": seconds}
 
     async def stall(self, count: int, tls: bool = False, apart: float = 0.0) -> dict[str, Any]:
-        """Visitors who ask for everything, at once or one after another, and never read."""
+        """Open connections that request endless data and never read."""
         entered = await self._all(self.enter(tls=tls) for _ in range(count))
         for visitor in entered:
             if isinstance(visitor, Visitor):
@@ -222,15 +228,17 @@ class Crowd:
         return {"errors": self._errors(entered)}
 
     async def upload(self, quiet: float, tls: bool = False) -> dict[str, Any]:
+        """Upload to an origin that never reads."""
         visitor = await self.enter(tls=tls)
         self._here.append(visitor)
         return {"sent": await visitor.upload(quiet)}
 
     async def ask_again(self) -> dict[str, Any]:
-        """Have every visitor who stayed ask for one more byte."""
+        """Request one more byte on all idle connections."""
         return {"errors": self._errors(await self._all(visitor.get(1) for visitor in self._here))}
 
     async def leave(self) -> dict[str, Any]:
+        """Abort all connections."""
         for visitor in self._here:
             visitor.transport.abort()
         self._here.clear()
@@ -246,8 +254,9 @@ class Crowd:
 
 
 async def visitors() -> None:
+    """Run the generator until standard input ends."""
     loop = asyncio.get_running_loop()
-    crowd = Crowd(*json.loads(sys.argv[2]))
+    crowd = LoadGenerator(*json.loads(sys.argv[2]))
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command = json.loads(line)
         answer = await getattr(crowd, command.pop("do"))(**command)

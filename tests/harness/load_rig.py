@@ -1,4 +1,5 @@
-"""Four processes: an edge, a client, an origin and a crowd of visitors, so that each one's memory is its own."""
+"""An edge, a client, an origin and a load generator in four processes, so that their memory can be measured
+separately."""
 
 from __future__ import annotations
 
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT = 110.0
 
 ROUNDS = range(3, 8)
-"""Rounds that a comparison takes."""
+"""Numbers of rounds of a comparison."""
 
 
 def more_rounds(ratios: list[float], bar: float) -> bool:
-    """Return True if another round is to be measured. The median of at least three rounds decides, each of them
-    a ratio within itself. Up to seven are measured while it is below the bar, because another program on the
-    machine can spoil two in a row. Seven with a median below it have failed."""
+    """Return True if another round is needed.
+
+    The median of at least three ratios decides, each taken within its round. While it is below ``bar``, up to
+    seven rounds are measured, because another program on the machine can disturb two in a row.
+    """
     if len(ratios) < ROUNDS.start:
         return True
     return len(ratios) < ROUNDS.stop - 1 and statistics.median(ratios) < bar
 
 
-class Arena:
-    """While the ``with`` body runs; :meth:`do` tells the crowd what to do (``crowd.Crowd``)."""
+class LoadRig:
+    """The four processes, during a ``with`` block. :meth:`do` sends commands to the load generator."""
 
     def __init__(self, directory: Path, *options: str, prefix: tuple[str, ...] = ()) -> None:
         """``options``: more of the edge's."""
@@ -60,27 +63,29 @@ class Arena:
         assert "Traceback" not in log, log
 
     def do(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """Have the crowd do something and wait for it."""
+        """Send a command to the load generator and return its result."""
         self.tell(name, **arguments)
         return self.answer()
 
     def tell(self, name: str, **arguments: Any) -> None:
+        """Send a command without waiting for its result."""
         assert self._visitors.stdin is not None
         self._visitors.stdin.write(json.dumps({"do": name, **arguments}) + "\n")
 
     def answer(self) -> dict[str, Any]:
+        """Return the next result."""
         return json.loads(first_line(self._visitors, ANSWER_TIMEOUT))
 
     def well(self, name: str, **arguments: Any) -> dict[str, Any]:
-        """As :meth:`do`, and nothing may fail."""
+        """Send a command and check that nothing failed."""
         answer = self.do(name, **arguments)
         assert not answer["errors"], answer
         return answer
 
     def speed(self, size: int, tries: int = 2) -> float:
-        """Bytes a second of one visitor beside the others: the best of some tries."""
+        """Return the bytes per second of one download beside the other visitors: the best of ``tries``."""
         return max(size / self.do("busy", size=size)["seconds"] for _ in range(tries))
 
     def memory(self) -> dict[str, int]:
-        """Resident bytes."""
+        """Return the resident memory of edge and client in bytes."""
         return {"edge": resident_memory(self.edge.pid), "client": resident_memory(self.client.pid)}

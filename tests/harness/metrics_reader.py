@@ -1,4 +1,4 @@
-"""The figures of an edge in a process of its own: what shows that a flood arrived."""
+"""The metrics of an edge in a process of its own, which show that a load arrived."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.harness.visits import curl
 if TYPE_CHECKING:
     from tests.harness.edge_process import EdgeProcess
 
-WITH_FIGURES = ("--admin", "127.0.0.1:0")
-"""Options of an edge that can be asked for them."""
+WITH_METRICS = ("--admin", "127.0.0.1:0")
+"""Options of an edge with metrics."""
 
 
-def figures_of(edge: EdgeProcess) -> dict[tuple[str, ...], float]:
-    """Every sample by its name without the prefix and the values of its labels."""
+def metrics_of(edge: EdgeProcess) -> dict[tuple[str, ...], float]:
+    """Return every sample by its name without the prefix and its label values."""
     url = (edge.state_dir / "admin.url").read_text().strip().rstrip("/")
     token = (edge.state_dir / "admin.token").read_text().strip()
     text = curl(edge, "--header", f"Authorization: Bearer {token}", f"{url}/metrics").stdout.decode()
@@ -27,12 +27,12 @@ def figures_of(edge: EdgeProcess) -> dict[tuple[str, ...], float]:
     }
 
 
-class Arrivals:
-    """Increase of an edge's counters since this object was made."""
+class MetricIncrease:
+    """The increase of metrics since this object was made."""
 
     def __init__(self, edge: EdgeProcess) -> None:
         self._edge = edge
-        self._before = figures_of(edge)
+        self._before = metrics_of(edge)
 
     def __call__(self, *name: str) -> float:
-        return figures_of(self._edge)[name] - self._before[name]
+        return metrics_of(self._edge)[name] - self._before[name]

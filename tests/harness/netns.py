@@ -1,5 +1,5 @@
-"""A network of its own for programs that name ports and hosts, whatever else the machine does: a namespace with
-its own loopback and, if asked for, its own ``/etc/hosts``. Needs root."""
+"""A network namespace for tests that need fixed ports and host names. It has its own loopback and, optionally, its
+own ``/etc/hosts``. Needs root."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class World:
-    """A network namespace."""
+class NetworkNamespace:
+    """A network namespace, with an edge if it was started."""
 
     def __init__(self, name: str, directory: Path, hosts: Path) -> None:
         self.hosts = hosts
@@ -31,22 +31,24 @@ class World:
         self.run("ip", "link", "set", "lo", "up").check_returncode()
 
     def run(self, *command: str, timeout: float = 60, **options) -> subprocess.CompletedProcess:
+        """Run a command in the namespace."""
         return subprocess.run(
             [*self.enter, *command], capture_output=True, timeout=timeout, check=False, **options
         )
 
     def start_edge(self, *options: str) -> None:
+        """Start an edge in the namespace."""
         self.edge = start_edge(self.directory / "state", *options, prefix=self.enter)
 
     def curl(self, *arguments: str) -> subprocess.CompletedProcess:
-        """curl, trusting the edge."""
+        """Run curl with the edge's CA."""
         trust = ("--cacert", str(self.edge.ca), "--noproxy", "*")
         return self.run(need("curl"), "--silent", "--show-error", *trust, *arguments)
 
 
 @contextmanager
-def new_world(directory: Path, *hosts: str) -> Iterator[World]:
-    """A namespace for the length of a test, in which these names are 127.0.0.1; skips where there can be none."""
+def new_namespace(directory: Path, *hosts: str) -> Iterator[NetworkNamespace]:
+    """Create a namespace in which these names are 127.0.0.1. Skips the test if that is not possible."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")
     name = f"quictunnel-e2e-{os.getpid()}"
@@ -57,7 +59,7 @@ def new_world(directory: Path, *hosts: str) -> Iterator[World]:
     try:
         etc.mkdir(parents=True)
         (etc / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *hosts)))
-        world = World(name, directory, etc / "hosts")
+        world = NetworkNamespace(name, directory, etc / "hosts")
         try:
             yield world
         finally:

@@ -1,4 +1,4 @@
-"""An nginx as origin."""
+"""nginx as the origin."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from tests.harness.programs import free_port, need, wait_for_port
 
 @dataclass(frozen=True)
 class Nginx:
-    """A running nginx: serves ``root`` and takes PUT below ``/up/``."""
+    """A running nginx that serves ``root`` and accepts PUT below ``/up/``."""
 
     port: int
     root: Path
@@ -42,7 +42,8 @@ http {{
 
 
 def start_nginx(running, base: Path, listen: str = "backlog=512", more: str = "") -> Nginx:
-    """nginx with these words behind ``listen``, and more for its server; ``running``: the fixture."""
+    """Start nginx. ``running`` is the fixture, ``listen`` are parameters of its listener, ``more`` are lines of
+    its server block."""
     (base / "root" / "up").mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = base / "nginx.conf"

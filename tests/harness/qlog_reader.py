@@ -1,4 +1,4 @@
-"""Reader of qlog files, as a tool reads them."""
+"""A strict reader of qlog files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """The records of a JSON text sequence (RFC 7464): each begins with RS and ends with LF."""
+    """Return the records of a JSON text sequence (RFC 7464): each begins with RS and ends with LF."""
     text = path.read_text()
     assert text.startswith("\x1e")
     assert text.endswith("\n")
@@ -20,13 +20,13 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 
 def only_file(directory: Path) -> Path:
-    """Of a directory that has one."""
+    """Return the only file of a directory."""
     (path,) = directory.iterdir()
     return path
 
 
 def count(trace: list[dict[str, Any]], name: str) -> int:
-    """Return the sum of ``count`` over the events of that name."""
+    """Return the sum of the counts of the events with that name."""
     return sum(event["data"]["count"] for event in trace if event.get("name") == name)
 
 

@@ -1,4 +1,4 @@
-"""A bare QUIC server with whatever certificate: as much of an edge as a handshake sees."""
+"""A QUIC server with a given certificate, for tests of the handshake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def quic_server(
     certificate: trustme.LeafCert, directory: Path, *, alpn: str = ALPN, sock: socket.socket | None = None
 ) -> Iterator[str]:
-    """Yields its ``host:port``."""
+    """Run the server during a ``with`` block; yield its ``host:port``."""
     chain, key = directory / "leaf.pem", directory / "leaf.key"
     certificate.cert_chain_pems[0].write_to_path(chain)
     certificate.private_key_pem.write_to_path(key)
@@ -32,7 +32,7 @@ def quic_server(
 
     async def start() -> Endpoint:
         udp = UdpSocket.bind(("127.0.0.1", 0)) if sock is None else UdpSocket.adopt(sock)
-        return Endpoint(create_engine(settings), udp, on_connection=lambda _: Quiet())
+        return Endpoint(create_engine(settings), udp, on_connection=lambda _: NullEvents())
 
     async def stop() -> None:
         endpoint.abort()
@@ -48,8 +48,8 @@ def quic_server(
         background.stop()
 
 
-class Quiet:
-    """A sink that does nothing with what it is told."""
+class NullEvents:
+    """Connection events that are ignored."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_args, **_options: None

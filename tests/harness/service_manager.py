@@ -1,4 +1,4 @@
-"""A service manager that opens an edge's sockets and keeps them, as systemd does with a socket unit."""
+"""A service manager that holds an edge's sockets, like systemd with a socket unit."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from tests.harness.edge_process import EdgeProcess, start_edge
 
 BACKLOG = 4096
-"""As a socket unit has it."""
-# Gives descriptors the numbers that sd_listen_fds(3) says, and becomes the edge.
+"""The backlog of a socket unit."""
+# Renumbers descriptors as sd_listen_fds(3) requires, and executes the edge.
 PASS_ON = """
 import os, sys
 names = sys.argv[1]
@@ -27,8 +27,8 @@ os.execv(sys.argv[2 + count], sys.argv[2 + count:])
 """
 
 
-class Manager:
-    """Opens the sockets, as a socket unit with ``[::]`` does, and keeps them while edges come and go."""
+class SocketUnit:
+    """Opens the sockets, as a socket unit with ``[::]`` does, and keeps them while edges start and stop."""
 
     def __init__(self) -> None:
         self.https = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
@@ -41,7 +41,7 @@ class Manager:
         self._started: list[EdgeProcess] = []
 
     def start(self, state_dir: Path, *more: str, names: str = "https:quic") -> EdgeProcess:
-        """An edge with these sockets: of ``https``, ``quic`` and ``acme-http`` those that are named."""
+        """Start an edge with these sockets: those of ``https``, ``quic`` and ``acme-http`` in ``names``."""
         known = {"https": self.https, "quic": self.quic, "acme-http": self.http}
         sockets = [known[name] for name in names.split(":")]
         options = ("--https", f"[::]:{self.ports[0]}", "--quic", f"[::]:{self.ports[1]}", "--grace", "5", *more)
@@ -53,13 +53,14 @@ class Manager:
         return edge
 
     def close(self) -> None:
-        for edge in self._started:  # those that a test left when it failed
+        """Kill edges that a failed test has left, and close the sockets."""
+        for edge in self._started:  # left by a failed test
             if edge.process.poll() is None:
                 edge.process.kill()
                 edge.process.wait()
             for process in successors(edge):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    # By now the number may be somebody else's.
+                    # Another process may have this ID by now.
                     if str(edge.state_dir).encode() in Path(f"/proc/{process}/cmdline").read_bytes():
                         os.kill(process, signal.SIGKILL)
         for sock in (self.https, self.quic, self.http):
@@ -67,6 +68,6 @@ class Manager:
 
 
 def successors(edge: EdgeProcess) -> list[int]:
-    """Processes that it started, and that ended by themselves where all is well."""
+    """Return the processes that an edge started as its successors, according to its log."""
     log = edge.state_dir.with_suffix(".log").read_text()
     return [int(line.split()[-5]) for line in log.splitlines() if "is to take over" in line]

@@ -1,6 +1,6 @@
-"""The two ends of a tunnel in a test's own hands: visitors and origins, byte by byte, TLS and TCP step by step.
+"""Blocking sockets for both ends of a tunnel, over TCP and TLS, with a time limit for each operation.
 
-Blocking sockets with a deadline each, so that a test reads as a conversation.
+A test can thus be read as a sequence of sends and receives.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from tests.harness.edge_process import EdgeProcess
 
-PATIENCE = 15.0
+SOCKET_TIMEOUT = 15.0
 READ = 256 * 1024
 
 
 class TruncatedError(Exception):
-    """TCP ended without TLS having ended: no reset, and no clean end either."""
+    """TCP ended cleanly without close_notify."""
 
 
 class End(Protocol):
@@ -40,17 +40,17 @@ class End(Protocol):
 
     def send(self, data: bytes) -> None: ...
     def finish(self) -> None:
-        """End this direction; the other goes on."""
+        """End this direction; the other continues."""
 
     def receive(self) -> bytes:
-        """Some bytes; empty at the end. Raises ConnectionResetError for a reset."""
+        """Return some bytes, or none at the end. Raises ConnectionResetError for a reset."""
 
 
 class TcpEnd:
     """Plain TCP."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(SOCKET_TIMEOUT)
         self.sock = sock
 
     def send(self, data: bytes) -> None:
@@ -64,10 +64,10 @@ class TcpEnd:
 
 
 class TlsEnd:
-    """TLS over memory buffers, because a half-close is more than SSLSocket can do."""
+    """TLS over memory buffers, because SSLSocket cannot half-close."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, host: str) -> None:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(SOCKET_TIMEOUT)
         self.sock = sock
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
@@ -113,7 +113,7 @@ class TlsEnd:
 
 
 def receive_all(end: End) -> bytes:
-    """Everything up to the end of the direction."""
+    """Receive until the end of the direction."""
     parts = []
     while part := end.receive():
         parts.append(part)
@@ -121,7 +121,7 @@ def receive_all(end: End) -> bytes:
 
 
 def receive_exactly(end: End, size: int) -> bytes:
-    """Read exactly ``size`` bytes and, on a clean connection, not one more."""
+    """Receive ``size`` bytes and check that no more have arrived."""
     data = b""
     while len(data) < size:
         part = end.receive()
@@ -132,7 +132,7 @@ def receive_exactly(end: End, size: int) -> bytes:
 
 
 def is_reset(end: End) -> bool:
-    """Read to the end, whatever it is: whether it is a reset (and not a clean end)."""
+    """Read to the end. Return True if it is a reset and not a clean end."""
     try:
         while end.receive():
             pass
@@ -148,7 +148,7 @@ def reset(end: End) -> None:
 
 
 def refuses_more(end: End) -> bool:
-    """Send until it fails: whether a reset is why."""
+    """Send until it fails. Return True if a reset is the reason."""
     try:
         while True:
             end.sock.send(bytes(64 * 1024))
@@ -160,7 +160,8 @@ def refuses_more(end: End) -> bool:
 
 
 def sockets_of(pid: int) -> int:
-    """Sockets that a process has. Not all descriptors: an event loop opens some of its own when first needed."""
+    """Return the number of sockets of a process. Other descriptors do not count: an event loop opens some when
+    they are first needed."""
     count = 0
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
@@ -178,13 +179,14 @@ with quictunnel.forward(int(sys.argv[1]), unencrypted=True) as tunnel:
 
 @dataclass
 class ClientProcess:
-    """A program around ``forward()``, in a process of its own; ends with its standard input."""
+    """A program that calls ``forward()``, in a process of its own. It ends with its standard input."""
 
     process: subprocess.Popen[str]
     tunnel: quictunnel.Tunnel
 
     @classmethod
     def start(cls, edge: EdgeProcess, port: int) -> Self:
+        """Start the program and wait for its tunnel."""
         process = program([sys.executable, "-c", _FORWARD, str(port)], children_environment(edge))
         host, tls_port, tcp_host, tcp_port = json.loads(first_line(process))
         return cls(process, quictunnel.Tunnel(host, tls_port, tcp_host, tcp_port))
@@ -203,7 +205,7 @@ class ClientProcess:
 def program(
     command: list[str], environ: dict[str, str] | None = None, *, pass_fds: Sequence[int] = ()
 ) -> subprocess.Popen[str]:
-    """Start a program that speaks lines and ends with its standard input."""
+    """Start a program that prints lines and ends with its standard input."""
     return subprocess.Popen(
         command,
         env=environ,
@@ -216,28 +218,28 @@ def program(
     )
 
 
-def first_line(process: subprocess.Popen[str], timeout: float = PATIENCE) -> str:
-    """The next line that a program says."""
+def first_line(process: subprocess.Popen[str], timeout: float = SOCKET_TIMEOUT) -> str:
+    """Return the next line of a program."""
     assert process.stdout is not None
     assert select.select([process.stdout], [], [], timeout)[0], f"{process.args} said nothing"
     line = process.stdout.readline()
-    assert line, f"{process.args} ended with status {process.wait(PATIENCE)}"
+    assert line, f"{process.args} ended with status {process.wait(SOCKET_TIMEOUT)}"
     return line
 
 
 def end(process: subprocess.Popen[str]) -> int:
-    """Close its standard input and wait; by force if it takes too long."""
+    """Close the standard input of a program and wait for its end; kill it if that takes too long."""
     with process:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         try:
-            return process.wait(PATIENCE)
+            return process.wait(SOCKET_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
 
 
 def verifying(ca: Path | str) -> ssl.SSLContext:
-    """A context that verifies visitors' certificates."""
+    """Return an SSL context that verifies the edge's certificates."""
     return ssl.create_default_context(cafile=str(ca))

@@ -1,4 +1,4 @@
-"""Tokens of a running edge, and clients that show them."""
+"""Tokens of a running edge, and clients with them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 
 def command(edge: EdgeProcess, *words: str) -> str:
-    """Run ``python -m edge_server`` with these arguments and return its output."""
+    """Return the output of ``python -m edge_server`` with these arguments."""
     run = [sys.executable, "-m", "edge_server", *words, "--state-dir", str(edge.state_dir)]
     root = Path(__file__).parents[2]
     return subprocess.run(run, capture_output=True, text=True, check=True, cwd=root).stdout.strip()
 
 
 def client_of(edge: EdgeProcess, token: str) -> quictunnel.Client:
+    """Return a client with this token."""
     return quictunnel.Client(edge.config.edge, token=token, ca=edge.ca)
 
 
 def new_token(edge: EdgeProcess, *rights: str) -> str:
-    """A token that the edge knows already. It would work at once, but for other tests that have guessed too much:
-    from their address only tokens that are known are looked at, which takes up to a second."""
+    """Create a token and wait until the edge accepts it.
+
+    The edge accepts it at once, unless other tests have guessed many tokens from the same address. Then only known
+    tokens are checked, and a new one becomes known within a second.
+    """
     made = command(edge, "token", "create", *rights)
 
     def is_known() -> bool:

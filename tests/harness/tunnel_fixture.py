@@ -1,7 +1,7 @@
-"""A tunnel with a test at both of its ends, and a look at what is left behind when the ends are gone.
+"""A tunnel with a test at both of its ends, and a check of the state that is left afterwards.
 
-Two stages with one face: everything in this process, where sessions and tasks can be looked into, and edge
-and client in processes of their own, where only the kernel is asked.
+There are two implementations: one in this process, where sessions and tasks can be inspected, and one with edge
+and client in processes of their own, whose sockets are counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import quictunnel
 from quictunnel.shared import event_loop
 from tests.harness.edge_process import embedded_edge, start_edge
-from tests.harness.sockets import PATIENCE, ClientProcess, End, TcpEnd, TlsEnd, sockets_of, verifying
+from tests.harness.sockets import SOCKET_TIMEOUT, ClientProcess, End, TcpEnd, TlsEnd, sockets_of, verifying
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Stage:
-    """Base: an origin's listener, and connections through the tunnel to it."""
+class TunnelFixture:
+    """Base: an origin's listener, and connections to it through the tunnel."""
 
     tunnel: quictunnel.Tunnel
     ca: Path
@@ -33,7 +33,7 @@ class Stage:
     def __init__(self) -> None:
         self.stack = contextlib.ExitStack()
         self.listener = self.stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=512))
-        self.listener.settimeout(PATIENCE)
+        self.listener.settimeout(SOCKET_TIMEOUT)
         self.origin_port = self.listener.getsockname()[1]
         self._ends: list[socket.socket] = []
 
@@ -45,23 +45,23 @@ class Stage:
         self.stack.close()
 
     def visitor(self, kind: str) -> End:
-        """A visitor over ``tcp`` or ``tls``."""
+        """Connect a visitor over ``tcp`` or ``tls``."""
         if kind == "tcp":
-            end: End = TcpEnd(socket.create_connection(self.tunnel.tcp_socket, PATIENCE))
+            end: End = TcpEnd(socket.create_connection(self.tunnel.tcp_socket, SOCKET_TIMEOUT))
         else:
-            raw = socket.create_connection(("127.0.0.1", self.tunnel.port), PATIENCE)
+            raw = socket.create_connection(("127.0.0.1", self.tunnel.port), SOCKET_TIMEOUT)
             end = TlsEnd(raw, verifying(self.ca), self.tunnel.host)
         self._ends.append(end.sock)
         return end
 
     def accept(self) -> TcpEnd:
-        """The origin's end of the next visitor."""
+        """Return the origin's end of the next visitor."""
         end = TcpEnd(self.listener.accept()[0])
         self._ends.append(end.sock)
         return end
 
     def pair(self, kind: str) -> tuple[End, End]:
-        """A visitor and its origin, with one byte exchanged each way."""
+        """Return a visitor and its origin, after one byte in each direction."""
         visitor = self.visitor(kind)
         origin = self.accept()
         visitor.send(b"a")
@@ -71,21 +71,22 @@ class Stage:
         return visitor, origin
 
     def close_ends(self) -> None:
+        """Close all connections."""
         for sock in self._ends:
             sock.close()
         self._ends.clear()
 
     def baseline(self) -> Any:
-        """Return counts of everything that exists while there is no visitor."""
+        """Return the state, to compare before and after."""
         raise NotImplementedError
 
     def check_nothing_left(self, before: Any) -> None:
-        """Wait until everything of the visitors is gone."""
+        """Close all connections and wait until the state is as before."""
         self.close_ends()
         eventually(lambda: self.baseline() == before, f"left behind: {before} before, {self.baseline()} after")
 
 
-class EmbeddedStage(Stage):
+class EmbeddedTunnel(TunnelFixture):
     """Edge and client in this process."""
 
     def __init__(self, *, admin: bool = False) -> None:
@@ -98,11 +99,13 @@ class EmbeddedStage(Stage):
 
     @property
     def edge_session(self) -> Any:
+        """The edge's side of the session."""
         (guest,) = self.edge.server._guests
         return guest.session
 
     @property
     def client_session(self) -> Any:
+        """The client's side of the session."""
         assert self.client._manager is not None
         assert self.client._manager._connection is not None
         return self.client._manager._connection.session
@@ -128,7 +131,7 @@ class EmbeddedStage(Stage):
         }
 
 
-class ProcessStage(Stage):
+class ProcessTunnel(TunnelFixture):
     """Edge and client in processes of their own."""
 
     def __init__(self, directory: Path, *options: str) -> None:
@@ -147,12 +150,12 @@ class ProcessStage(Stage):
 
 
 @contextlib.contextmanager
-def nothing_left(stage: Stage) -> Iterator[None]:
-    """Around a conversation: afterwards the stage is as it was before."""
-    before = stage.baseline()
+def no_leftovers(rig: TunnelFixture) -> Iterator[None]:
+    """Check that the state after a ``with`` block is as before."""
+    before = rig.baseline()
     try:
         yield
     except BaseException:
-        stage.close_ends()
+        rig.close_ends()
         raise
-    stage.check_nothing_left(before)
+    rig.check_nothing_left(before)

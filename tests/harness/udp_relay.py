@@ -1,4 +1,4 @@
-"""A UDP relay between clients and an edge, which loses or holds back what the edge says to one of them."""
+"""A UDP relay between clients and an edge that can drop or hold back the edge's datagrams to one client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST: Final = 1 << 16
 
 
 class Flow:
-    """The datagrams of one socket of a client's."""
+    """The datagrams of one client socket."""
 
     def __init__(self, edge: tuple[str, int], say: Callable[[bytes], object]) -> None:
         self.upstream = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -25,17 +25,17 @@ class Flow:
         self._held: list[bytes] = []
 
     def hold(self) -> None:
-        """Keep what the edge answers from now on."""
+        """Keep the edge's datagrams from now on."""
         with self._lock:
             self._answers = "held"
 
     def lose(self) -> None:
-        """Discard what the edge answers from now on."""
+        """Drop the edge's datagrams from now on."""
         with self._lock:
             self._answers = "lost"
 
     def release(self) -> None:
-        """Deliver what was kept, and what follows."""
+        """Deliver the kept datagrams, and all later ones."""
         with self._lock:
             self._answers = "pass"
             for datagram in self._held:
@@ -43,6 +43,7 @@ class Flow:
             self._held.clear()
 
     def answered(self, datagram: bytes) -> None:
+        """Handle a datagram of the edge."""
         with self._lock:
             if self._answers == "pass":
                 self._say(datagram)
@@ -51,7 +52,7 @@ class Flow:
 
 
 class Relay:
-    """Stands before an edge while its ``with`` block runs."""
+    """Relays datagrams during a ``with`` block."""
 
     def __init__(self, edge: str) -> None:
         """``edge``: ``host:port``, as clients are told."""
@@ -66,6 +67,7 @@ class Relay:
 
     @property
     def address(self) -> str:
+        """``host:port`` for clients."""
         return "{}:{}".format(*self._front.getsockname())
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Visitors of a tunnel: curl, a browser, TLS connections, and how a connection ended."""
+"""Visitors of a tunnel: curl, a browser, TLS connections, and the kind of a connection's end."""
 
 import errno
 import select
@@ -14,13 +14,22 @@ from tests.harness.programs import need
 
 
 def curl(edge: EdgeProcess, *arguments: str, **options) -> subprocess.CompletedProcess:
-    """curl, verifying the certificate."""
-    command = [need("curl"), "--silent", "--show-error", "--cacert", str(edge.ca), "--noproxy", "*", *arguments]
+    """Run curl with the edge's CA."""
+    command = [
+        need("curl"),
+        "--silent",
+        "--show-error",
+        "--cacert",
+        str(edge.ca),
+        "--noproxy",
+        "*",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, check=False, timeout=100, **options)
 
 
 def browsing(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, *more: str) -> list[str]:
-    """The command line of a browser that takes the tunnel's certificate for a good one, and no other."""
+    """Return the command line of a browser that trusts only the tunnel's certificate."""
     need(browser.PROGRAM)
     with tls_connect(edge, tunnel) as visitor:
         trust = browser.trusting(visitor.getpeercert(binary_form=True))
@@ -35,7 +44,7 @@ def shown(edge: EdgeProcess, tunnel: quictunnel.Tunnel, profile: Path, path: str
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything until the other end ends."""
+    """Receive until the end."""
     received = bytearray()
     while chunk := sock.recv(65536):
         received += chunk
@@ -43,8 +52,10 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def was_reset(sock: socket.socket, timeout: float = 30) -> bool:
-    """Wait until the other end has ended the connection; whether it did so by RST. Asked of the kernel, because
-    the ssl module reports a reset as the same error as a FIN."""
+    """Wait for the end of the connection. Return True if it is a reset.
+
+    The kernel is asked, because the ssl module reports a reset as the same error as a FIN.
+    """
     ended = select.poll()
     ended.register(sock, select.POLLRDHUP)
     assert ended.poll(timeout * 1000), "the connection did not end"
@@ -52,7 +63,8 @@ def was_reset(sock: socket.socket, timeout: float = 30) -> bool:
 
 
 def tls_connect(edge: EdgeProcess, tunnel: quictunnel.Tunnel, alpn: list[str] | None = None) -> ssl.SSLSocket:
-    """A verified TLS connection to the tunnel; ``*.localhost`` is not resolved by glibc, so by hand."""
+    """Open a verified TLS connection to the tunnel. The address is fixed, because glibc does not resolve
+    ``*.localhost``."""
     context = ssl.create_default_context(cafile=str(edge.ca))
     if alpn:
         context.set_alpn_protocols(alpn)

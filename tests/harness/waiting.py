@@ -1,4 +1,4 @@
-"""Waiting for something that another thread, process or host brings about."""
+"""Waiting for an event of another thread, process or host."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TIMEOUT = 15.0
-"""Seconds for what happens at once, on a machine that is busy with other things."""
-PATIENCE = 45.0
-"""Seconds for what takes several steps of several programs: a reconnect, a certificate."""
+"""Seconds for an immediate event on a busy machine."""
+LONG_TIMEOUT = 45.0
+"""Seconds for several steps of several programs: a reconnect, a certificate."""
 
 
 def eventually(

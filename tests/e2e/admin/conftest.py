@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness.admin_client import OperatedStage, Operator
+from tests.harness.admin_client import AdminClient, AdminTunnel
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def shared(engines) -> Iterator[OperatedStage]:
-    with OperatedStage() as stage:
-        yield stage
+def shared(engines) -> Iterator[AdminTunnel]:
+    with AdminTunnel() as rig:
+        yield rig
 
 
 @pytest.fixture
-def stage(shared: OperatedStage) -> Iterator[OperatedStage]:
+def rig(shared: AdminTunnel) -> Iterator[AdminTunnel]:
     yield shared
     shared.close_ends()
     eventually(lambda: shared.edge.server.visitors == 0, "visitors were left")
 
 
 @pytest.fixture
-def operator(stage: OperatedStage) -> Operator:
-    return stage.operator
+def operator(rig: AdminTunnel) -> AdminClient:
+    return rig.operator

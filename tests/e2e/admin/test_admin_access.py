@@ -10,15 +10,15 @@ import pytest
 from edge_server.admin import http_server
 from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.auth_middleware import MAX_TOKEN
-from tests.harness.admin_client import OperatedStage, Operator, all_of, raw, request
-from tests.harness.sockets import PATIENCE
+from tests.harness.admin_client import AdminClient, AdminTunnel, all_of, raw, request
+from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.waiting import eventually
 
 ALL = [(op.method, PREFIX + op.path.replace("{id}", "x")) for op in OPERATIONS]
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_nothing_without_the_token(operator: Operator, method: str, path: str):
+def test_nothing_without_the_token(operator: AdminClient, method: str, path: str):
     with httpx.Client(base_url=operator.url, trust_env=False) as http_:
         assert http_.request(method, path).status_code == 401
         assert http_.request(method, path, params={"token": operator.token}).status_code == 401
@@ -26,12 +26,12 @@ def test_nothing_without_the_token(operator: Operator, method: str, path: str):
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/none", "/page.js/", "//"])
-def test_what_is_not_said_to_be_open_is_not(operator: Operator, path: str):
+def test_what_is_not_said_to_be_open_is_not(operator: AdminClient, path: str):
     assert httpx.get(operator.url.removesuffix("/") + path, trust_env=False).status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_nothing_for_other_origins_and_names(operator: Operator, method: str, path: str):
+def test_nothing_for_other_origins_and_names(operator: AdminClient, method: str, path: str):
     """Not even with the token: a page of another site, or of this address by another name."""
     port = httpx.URL(operator.url).port
     for headers, status in (
@@ -50,7 +50,7 @@ def test_nothing_for_other_origins_and_names(operator: Operator, method: str, pa
         assert not any(name.startswith("access-control") for name in refused.headers)
 
 
-def test_the_names_it_has(operator: Operator):
+def test_the_names_it_has(operator: AdminClient):
     port = httpx.URL(operator.url).port
     for host in (f"localhost:{port}", f"127.0.0.1:{port}", f"[::1]:{port}", "203.0.113.7:80", "LOCALHOST"):
         assert operator.http.get(f"{PREFIX}/edge", headers={"host": host}).status_code == 200
@@ -58,7 +58,7 @@ def test_the_names_it_has(operator: Operator):
     assert operator.http.get(f"{PREFIX}/edge", headers=proxied).status_code == 200
 
 
-def test_there_is_no_way_around_by_other_methods(operator: Operator):
+def test_there_is_no_way_around_by_other_methods(operator: AdminClient):
     for method in ("OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "POST"):
         response = operator.http.request(method, f"{PREFIX}/edge")
         assert response.status_code == 405
@@ -69,7 +69,7 @@ def test_there_is_no_way_around_by_other_methods(operator: Operator):
     assert operator.http.get("/page/index.html").status_code == 404
 
 
-def test_every_answer_is_hardened(operator: Operator):
+def test_every_answer_is_hardened(operator: AdminClient):
     for path in ("/", f"{PREFIX}/edge", f"{PREFIX}/none", "/style.css"):
         headers = operator.http.get(path).headers
         policy = headers["content-security-policy"]
@@ -82,9 +82,9 @@ def test_every_answer_is_hardened(operator: Operator):
         assert "server" not in headers
 
 
-def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: OperatedStage):
-    admin = stage.edge.server.admin
-    with Operator(admin.url, "guess") as stranger, Operator(admin.url, admin.token) as owner:
+def test_wrong_tokens_are_counted_and_lock_out_nobody_else(rig: AdminTunnel):
+    admin = rig.edge.server.admin
+    with AdminClient(admin.url, "guess") as stranger, AdminClient(admin.url, admin.token) as owner:
         found = [stranger.ask("/edge").status_code for _ in range(8)]
         assert found[-1] == 429
         assert set(found) <= {401, 429}
@@ -95,7 +95,7 @@ def test_wrong_tokens_are_counted_and_lock_out_nobody_else(stage: OperatedStage)
     admin._app.app._attempts._failures.clear()
 
 
-def test_requests_are_small(operator: Operator):
+def test_requests_are_small(operator: AdminClient):
     assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1024)).status_code == 404
     assert operator.http.post(f"{PREFIX}/visitors/x/end", content=bytes(1025)).status_code == 413
     assert operator.http.post(f"{PREFIX}/visitors/x/end", content=iter([b"x"])).status_code == 413
@@ -111,27 +111,27 @@ def test_requests_are_small(operator: Operator):
         assert all_of(sock).startswith(b"HTTP/1.1 400 ")
 
 
-def test_so_many_connections_may_be_open(stage: OperatedStage, operator: Operator):
+def test_so_many_connections_may_be_open(rig: AdminTunnel, operator: AdminClient):
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(raw(operator)) for _ in range(http_server.MAX_CONNECTIONS + 8)]
-        connections = stage.edge.server.admin._http._state.connections
+        connections = rig.edge.server.admin._http._state.connections
         for sock in socks[:4]:  # those that were idle for longest made room; some of ours may be among them
-            sock.settimeout(PATIENCE)
+            sock.settimeout(SOCKET_TIMEOUT)
             assert all_of(sock) == b""
         eventually(lambda: len(connections) <= http_server.MAX_CONNECTIONS, "too many are open")
         assert operator.ask("/edge").status_code == 200
 
 
-def test_who_asks_for_nothing_more_is_let_go(stage: OperatedStage, monkeypatch: pytest.MonkeyPatch):
-    config = stage.edge.server.admin._http._config
+def test_who_asks_for_nothing_more_is_let_go(rig: AdminTunnel, monkeypatch: pytest.MonkeyPatch):
+    config = rig.edge.server.admin._http._config
     assert config.timeout_keep_alive == http_server.KEEP_ALIVE
     monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
-    with raw(stage.operator) as sock:
-        sock.sendall(request(stage.operator, "GET", f"{PREFIX}/edge"))
+    with raw(rig.operator) as sock:
+        sock.sendall(request(rig.operator, "GET", f"{PREFIX}/edge"))
         assert all_of(sock).startswith(b"HTTP/1.1 200 ")
 
 
-def test_who_says_nothing_is_sent_away(operator: Operator, monkeypatch: pytest.MonkeyPatch):
+def test_who_says_nothing_is_sent_away(operator: AdminClient, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http_server, "CHECK_INTERVAL", 0.2)
     with raw(operator) as silent, raw(operator) as slow:
         slow.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2])

@@ -21,8 +21,8 @@ from edge_server.admin.history import MAX_TOP
 from edge_server.admin.models import MAX_PAGE
 from edge_server.admin.recent_errors import MAX_RECORDS
 from quictunnel.transport.engine import CloseCause, Closed
-from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, raw, request, schema_of, snapshots
-from tests.harness.sockets import PATIENCE, is_reset, receive_exactly
+from tests.harness.admin_client import DOCUMENT, AdminClient, AdminTunnel, event_data, raw, request, schema_of
+from tests.harness.sockets import SOCKET_TIMEOUT, is_reset, receive_exactly
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def test_the_description_is_one():
     openapi_spec_validator.validate(DOCUMENT)
 
 
-def test_it_describes_all_there_is_and_nothing_else(stage: OperatedStage):
-    admin = stage.edge.server.admin
+def test_it_describes_all_there_is_and_nothing_else(rig: AdminTunnel):
+    admin = rig.edge.server.admin
     served = set()
     for route in admin._app.routes:
         served |= {(method.lower(), route.path) for method in route.methods - {"HEAD"}}
@@ -50,10 +50,10 @@ def test_it_describes_all_there_is_and_nothing_else(stage: OperatedStage):
     assert {path for _, path in served if not path.startswith("/api/")} == set(app.PAGE_FILES) | for_programs
 
 
-def test_every_answer_is_as_described(stage: OperatedStage, operator: Operator):
-    stage.pair("tcp"), stage.pair("tls")
-    admin = stage.edge.server.admin
-    stage.edge._background.call(called(admin._app.api.samples.sample))
+def test_every_answer_is_as_described(rig: AdminTunnel, operator: AdminClient):
+    rig.pair("tcp"), rig.pair("tls")
+    admin = rig.edge.server.admin
+    rig.edge._background.call(called(admin._app.api.samples.sample))
     for operation in OPERATIONS:
         path = PREFIX + operation.path
         if operation.method == "get" and operation.name != "events":
@@ -76,7 +76,7 @@ def test_every_answer_is_as_described(stage: OperatedStage, operator: Operator):
         OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/visitors", "get", status)).validate(refused.json())
     assert operator.http.get(openapi.PATH, headers={"authorization": ""}).json() == DOCUMENT
     with operator.follow() as following:
-        newest = json.loads(next(snapshots(following)))
+        newest = json.loads(next(event_data(following)))
     OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/events", "get", 200)).validate(newest)
 
 
@@ -87,10 +87,10 @@ async def called(method) -> None:
 # What it says.
 
 
-def test_the_figures_are_those_of_the_load(stage: OperatedStage, operator: Operator):
+def test_the_figures_are_those_of_the_load(rig: AdminTunnel, operator: AdminClient):
     before = operator.get("/edge")
     (tunnel_before,) = operator.get("/tunnels")["items"]
-    pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
+    pairs = [rig.pair("tcp") for _ in range(3)] + [rig.pair("tls") for _ in range(4)]
     for number, (visitor, origin) in enumerate(pairs):
         visitor.send(bytes(1000 * number))
         origin.send(bytes(2000 * number))
@@ -117,8 +117,8 @@ def test_the_figures_are_those_of_the_load(stage: OperatedStage, operator: Opera
     ports = {visitor.sock.getsockname()[1] for visitor, _ in pairs}
     assert {one["port"] for one in visitors["items"]} == ports
     (tunnel,) = operator.get("/tunnels")["items"]
-    assert (tunnel["url"], tunnel["visitors"], tunnel["members"]) == (stage.tunnel.url, 7, 1)
-    assert tunnel["tcp_port"] == stage.tunnel.unencrypted_port
+    assert (tunnel["url"], tunnel["visitors"], tunnel["members"]) == (rig.tunnel.url, 7, 1)
+    assert tunnel["tcp_port"] == rig.tunnel.unencrypted_port
     assert tunnel["bytes_in"] - tunnel_before["bytes_in"] == into
     assert tunnel["bytes_out"] - tunnel_before["bytes_out"] == out
     (session,) = operator.get("/sessions")["items"]
@@ -137,11 +137,11 @@ def test_the_figures_are_those_of_the_load(stage: OperatedStage, operator: Opera
     assert address["bytes"] >= into + out
 
 
-def test_bytes_of_those_who_left_are_kept(stage: OperatedStage, operator: Operator):
-    stage.pair("tcp")
+def test_bytes_of_those_who_left_are_kept(rig: AdminTunnel, operator: AdminClient):
+    rig.pair("tcp")
     before = operator.get("/edge")
     (tunnel,) = operator.get("/tunnels")["items"]
-    stage.close_ends()
+    rig.close_ends()
     eventually(lambda: operator.get("/edge")["visitors"] == 0, "it is still in")
     after = operator.get("/edge")
     assert (after["bytes_in"], after["bytes_out"]) == (before["bytes_in"], before["bytes_out"])
@@ -152,9 +152,9 @@ def test_bytes_of_those_who_left_are_kept(stage: OperatedStage, operator: Operat
     assert address["bytes"] >= 2
 
 
-def test_lists_come_in_parts(stage: OperatedStage, operator: Operator):
+def test_lists_come_in_parts(rig: AdminTunnel, operator: AdminClient):
     for _ in range(5):
-        stage.pair("tcp")
+        rig.pair("tcp")
     whole = operator.get("/visitors")
     found, after = [], ""
     while after is not None:
@@ -177,16 +177,16 @@ def test_lists_come_in_parts(stage: OperatedStage, operator: Operator):
         names = []
         for _ in range(3):
             port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            tunnel = stack.enter_context(quictunnel.forward(port, client=stage.client))
+            tunnel = stack.enter_context(quictunnel.forward(port, client=rig.client))
             names.append(tunnel.host.partition(".")[0])
-        names.append(stage.tunnel.host.partition(".")[0])
+        names.append(rig.tunnel.host.partition(".")[0])
         first = operator.get("/tunnels", limit=3)
         second = operator.get("/tunnels", limit=3, after=first["next"])
         assert [one["name"] for one in first["items"] + second["items"]] == sorted(names)
         assert second["next"] is None
 
 
-def test_warnings_are_shown_as_text(stage: OperatedStage, operator: Operator):
+def test_warnings_are_shown_as_text(rig: AdminTunnel, operator: AdminClient):
     before = operator.get("/errors")["total"]
     logging.getLogger("edge_server.test").warning("<script>%s</script>\x1b[31m\n", "x" * 10_000)
     errors = operator.get("/errors", limit=1)
@@ -201,34 +201,34 @@ def test_warnings_are_shown_as_text(stage: OperatedStage, operator: Operator):
 # Following.
 
 
-def test_events_say_what_is(stage: OperatedStage, operator: Operator):
+def test_events_say_what_is(rig: AdminTunnel, operator: AdminClient):
     with operator.follow() as response:
         assert response.headers["content-type"] == "text/event-stream"
-        seen = snapshots(response)
-        deadline = time.monotonic() + PATIENCE
+        seen = event_data(response)
+        deadline = time.monotonic() + SOCKET_TIMEOUT
         for visitors in (0, 1):  # the first may be some tenths of a second old
             while json.loads(next(seen))["visitors"]["total"] != visitors:
                 assert time.monotonic() < deadline
-            stage.pair("tcp")
+            rig.pair("tcp")
 
 
-def test_so_many_may_follow(stage: OperatedStage, operator: Operator):
+def test_so_many_may_follow(rig: AdminTunnel, operator: AdminClient):
     with contextlib.ExitStack() as stack:
         for _ in range(event_stream.MAX_FOLLOWERS):
             assert stack.enter_context(operator.follow()).status_code == 200
         with operator.follow() as refused:
             assert refused.status_code == 503
             assert json.loads(refused.read())["error"] == "too-many-followers"
-    feed = stage.edge.server.admin._app._events
+    feed = rig.edge.server.admin._app._events
     eventually(lambda: feed._followers == 0, "somebody is still said to follow")
     with operator.follow() as again:
         assert again.status_code == 200
 
 
-def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkeypatch: pytest.MonkeyPatch):
+def test_who_reads_slowly_skips(rig: AdminTunnel, operator: AdminClient, monkeypatch: pytest.MonkeyPatch):
     """Nothing piles up for a reader that takes nothing; a connection that takes nothing for long is ended."""
     made = []
-    feed = stage.edge.server.admin._app._events
+    feed = rig.edge.server.admin._app._events
     make = feed._make_snapshot
     eventually(lambda: feed._followers == 0, "somebody still follows")
     monkeypatch.setattr(event_stream, "SNAPSHOT_INTERVAL", 0.01)
@@ -241,7 +241,7 @@ def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkey
         sock.sendall(request(operator, "GET", f"{PREFIX}/events"))
         eventually(lambda: feed._followers == 1, "nobody follows")
         (connection,) = [
-            c for c in stage.edge.server.admin._http._state.connections if c.client == sock.getsockname()
+            c for c in rig.edge.server.admin._http._state.connections if c.client == sock.getsockname()
         ]
         waiting = []
 
@@ -258,10 +258,10 @@ def test_who_reads_slowly_skips(stage: OperatedStage, operator: Operator, monkey
 
 
 def test_a_visitor_is_ended(
-    stage: OperatedStage, operator: Operator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    rig: AdminTunnel, operator: AdminClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    stays, _ = stage.pair("tcp")
-    goes, origin = stage.pair("tls")
+    stays, _ = rig.pair("tcp")
+    goes, origin = rig.pair("tls")
     newest = operator.get("/visitors")["items"][0]
     monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # the audit is there whatever the level
     done = operator.do(f"/visitors/{newest['id']}/end")
@@ -279,61 +279,61 @@ def test_a_visitor_is_ended(
 
 
 def test_a_tunnel_is_closed():
-    with OperatedStage() as stage:
-        visitor, _ = stage.pair("tls")
-        (tunnel,) = stage.operator.get("/tunnels")["items"]
-        assert stage.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 200
+    with AdminTunnel() as rig:
+        visitor, _ = rig.pair("tls")
+        (tunnel,) = rig.operator.get("/tunnels")["items"]
+        assert rig.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 200
         assert is_reset(visitor)
-        eventually(lambda: stage.operator.get("/tunnels")["total"] == 0, "the tunnel is still there")
-        assert stage.operator.get("/sessions")["total"] == 1
-        assert stage.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 404
+        eventually(lambda: rig.operator.get("/tunnels")["total"] == 0, "the tunnel is still there")
+        assert rig.operator.get("/sessions")["total"] == 1
+        assert rig.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 404
 
 
 def test_a_session_is_ended_and_does_not_come_back_by_itself():
-    with OperatedStage() as stage:
-        visitor, _ = stage.pair("tls")
-        (session,) = stage.operator.get("/sessions")["items"]
-        assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
+    with AdminTunnel() as rig:
+        visitor, _ = rig.pair("tls")
+        (session,) = rig.operator.get("/sessions")["items"]
+        assert rig.operator.do(f"/sessions/{session['id']}/end").status_code == 200
         assert is_reset(visitor)
-        eventually(lambda: stage.client.state == "failed", "the client goes on")
-        edge = stage.operator.get("/edge")
+        eventually(lambda: rig.client.state == "failed", "the client goes on")
+        edge = rig.operator.get("/edge")
         assert (edge["sessions"], edge["tunnels"], edge["visitors"]) == (0, 0, 0)
         with (
-            quictunnel.Client.from_config(stage.edge.client_config) as again,
-            quictunnel.forward(stage.origin_port, client=again),
+            quictunnel.Client.from_config(rig.edge.client_config) as again,
+            quictunnel.forward(rig.origin_port, client=again),
         ):
-            assert stage.operator.get("/edge")["sessions"] == 1
+            assert rig.operator.get("/edge")["sessions"] == 1
 
 
 def test_a_client_that_is_away_is_shown_and_ended():
     """Its link is lost: nothing is known of it, a newcomer waits, and either can be ended."""
-    with OperatedStage() as stage:
-        stays, _ = stage.pair("tcp")
-        (guest,) = stage.edge.server._guests
+    with AdminTunnel() as rig:
+        stays, _ = rig.pair("tcp")
+        (guest,) = rig.edge.server._guests
         lost = Closed(CloseCause.TIMEOUT, 0, "")
-        stage.edge._background.call(called(lambda: guest.session.link_down(lost)))
-        (session,) = stage.operator.get("/sessions")["items"]
+        rig.edge._background.call(called(lambda: guest.session.link_down(lost)))
+        (session,) = rig.operator.get("/sessions")["items"]
         assert (session["is_away"], session["link"], session["streams"]) == (True, None, 1)
         OAS31Validator(schema_of(DOCUMENT, f"{PREFIX}/sessions", "get", 200)).validate(
-            stage.operator.get("/sessions")
+            rig.operator.get("/sessions")
         )
-        assert stage.operator.get("/edge")["sessions_away"] == 1
-        waits = stage.visitor("tcp")
-        eventually(lambda: stage.operator.get("/visitors")["total"] == 2, "the newcomer is not in")
-        newcomer, _ = stage.operator.get("/visitors")["items"]
+        assert rig.operator.get("/edge")["sessions_away"] == 1
+        waits = rig.visitor("tcp")
+        eventually(lambda: rig.operator.get("/visitors")["total"] == 2, "the newcomer is not in")
+        newcomer, _ = rig.operator.get("/visitors")["items"]
         assert newcomer["is_waiting"]
-        assert stage.operator.do(f"/visitors/{newcomer['id']}/end").status_code == 200
+        assert rig.operator.do(f"/visitors/{newcomer['id']}/end").status_code == 200
         assert is_reset(waits)
-        assert stage.operator.do(f"/sessions/{session['id']}/end").status_code == 200
+        assert rig.operator.do(f"/sessions/{session['id']}/end").status_code == 200
         assert is_reset(stays)
-        eventually(lambda: session["id"] not in ids(stage), "it is still there")
+        eventually(lambda: session["id"] not in ids(rig), "it is still there")
 
 
-def ids(stage: OperatedStage) -> set[str]:
-    return {one["id"] for one in stage.operator.get("/sessions")["items"]}
+def ids(rig: AdminTunnel) -> set[str]:
+    return {one["id"] for one in rig.operator.get("/sessions")["items"]}
 
 
-def test_a_shared_tunnel_is_one(shared: OperatedStage):
+def test_a_shared_tunnel_is_one(shared: AdminTunnel):
     with contextlib.ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(quictunnel.Client.from_config(shared.edge.client_config))

@@ -16,10 +16,10 @@ from playwright.sync_api import expect
 import quictunnel
 from edge_server.admin import history
 from quictunnel.connection import edge_connection
-from tests.harness.admin_client import Operator
+from tests.harness.admin_client import AdminClient
 from tests.harness.browser import driven
 from tests.harness.sockets import is_reset, receive_exactly
-from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.tunnel_fixture import EmbeddedTunnel
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-class Stage(EmbeddedStage):
+class Stage(EmbeddedTunnel):
     """An edge with a page, a tunnel, and a browser in front of it."""
 
     def __init__(self, browser: Browser, **options: Any) -> None:
@@ -48,7 +48,7 @@ class Stage(EmbeddedStage):
         admin = self.edge.server.admin
         assert admin is not None
         self.url, self.token = admin.url, admin.token
-        self.operator = self.stack.enter_context(Operator(self.url, self.token))
+        self.operator = self.stack.enter_context(AdminClient(self.url, self.token))
         self.context: BrowserContext = browser.new_context(**options)
         self.stack.callback(self.context.close)
         self.complaints: list[str] = []
@@ -70,16 +70,16 @@ class Stage(EmbeddedStage):
 
 
 @pytest.fixture
-def stage(browser: Browser, engines) -> Iterator[Stage]:
-    """Tunnel and page of its own, for tests that end something."""
-    with Stage(browser) as stage:
-        yield stage
+def rig(browser: Browser, engines) -> Iterator[Stage]:
+    """One of one's own, for what ends things."""
+    with Stage(browser) as rig:
+        yield rig
 
 
 @pytest.fixture(scope="module")
 def one_for_many(browser: Browser, engines) -> Iterator[Stage]:
-    with Stage(browser) as stage:
-        yield stage
+    with Stage(browser) as rig:
+        yield rig
 
 
 @pytest.fixture
@@ -99,15 +99,15 @@ def cells(page: Page, table: str) -> list[list[str]]:
 def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
     """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
     monkeypatch.setattr(history, "SAMPLE_INTERVAL", 0.5)
-    with Stage(browser) as stage:
-        name = stage.tunnel.host.partition(".")[0]
-        pairs = [stage.pair("tcp") for _ in range(3)] + [stage.pair("tls") for _ in range(4)]
+    with Stage(browser) as rig:
+        name = rig.tunnel.host.partition(".")[0]
+        pairs = [rig.pair("tcp") for _ in range(3)] + [rig.pair("tls") for _ in range(4)]
         for visitor, origin in pairs:
             visitor.send(bytes(100_000))
             receive_exactly(origin, 100_000)
             origin.send(bytes(299_999))
             receive_exactly(visitor, 299_999)
-        page = stage.opened()
+        page = rig.opened()
         for tile, shown in (("visitors", "7"), ("came", "7"), ("tunnels", "1"), ("sessions", "1")):
             expect(page.locator(f"#tile-{tile}")).to_have_text(shown)
         expect(page.locator("#visitors-count")).to_have_text("7")
@@ -118,8 +118,8 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
         assert {row[0] for row in visitors} == {f"127.0.0.1:{v.sock.getsockname()[1]}" for v, _ in pairs}
         (tunnel,) = cells(page, "tunnels")
         owner = tunnel[2]
-        assert tunnel[:2] + tunnel[3:7] == [name, str(stage.tunnel.unencrypted_port), "1", "7", "700 kB", "2.1 MB"]
-        assert page.get_by_role("link", name=name).get_attribute("href") == stage.tunnel.url
+        assert tunnel[:2] + tunnel[3:7] == [name, str(rig.tunnel.unencrypted_port), "1", "7", "700 kB", "2.1 MB"]
+        assert page.get_by_role("link", name=name).get_attribute("href") == rig.tunnel.url
         (session,) = cells(page, "sessions")
         whose, _, software, engine, state, rtt, loss, flight, window, streams, held, *_ = session
         assert (whose, state, streams, held) == (owner, "linked", "7", "1")
@@ -145,10 +145,10 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
             giver.send(bytes(50_000))
             receive_exactly(taker, 50_000)
             expect(page.locator(f"#tile-{tile}")).to_have_text(re.compile(r"^[\d.]+ kB/s$"))
-        stage.close_ends()
+        rig.close_ends()
         expect(page.locator("#tile-visitors")).to_have_text("0", timeout=PATIENCE)
         expect(page.locator("#visitors")).to_contain_text("No visitor is connected.")
-        assert stage.complaints == []
+        assert rig.complaints == []
 
 
 def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch):
@@ -295,16 +295,16 @@ def tab_to(page: Page, label: str) -> None:
     raise AssertionError(f"{label} is not reached")
 
 
-def test_a_visitor_is_ended_with_the_keyboard_alone(stage: Stage):
-    page = stage.opened()
-    stays, _ = stage.pair("tcp")
-    goes, _ = stage.pair("tcp")
+def test_a_visitor_is_ended_with_the_keyboard_alone(rig: Stage):
+    page = rig.opened()
+    stays, _ = rig.pair("tcp")
+    goes, _ = rig.pair("tcp")
     stays_at, goes_at = (end.sock.getsockname()[1] for end in (stays, goes))
     expect(page.locator("#visitors-count")).to_have_text("2")
     label = f"End visitor 127.0.0.1 port {goes_at}"
     tab_to(page, label)
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
-    stage.pair("tcp")  # a newcomer changes the table, and not where the keyboard is
+    rig.pair("tcp")  # a newcomer changes the table, and not where the keyboard is
     expect(page.locator("#visitors-count")).to_have_text("3")
     assert focused(page) == label
     page.keyboard.press("Enter")
@@ -314,7 +314,7 @@ def test_a_visitor_is_ended_with_the_keyboard_alone(stage: Stage):
     page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
     assert focused(page) == label
-    assert stage.operator.get("/visitors")["total"] == 3
+    assert rig.operator.get("/visitors")["total"] == 3
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert focused(page) == "End the visitor"
@@ -325,11 +325,11 @@ def test_a_visitor_is_ended_with_the_keyboard_alone(stage: Stage):
     assert focused(page).startswith("Visitors now"), "and goes on from the table"
     assert page.get_by_role("button", name=f"End visitor 127.0.0.1 port {stays_at}").is_visible()
     stays.send(b"still here")
-    assert stage.complaints == []
+    assert rig.complaints == []
 
 
-def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
-    page = stage.opened()
+def test_a_session_is_traced_with_the_keyboard_alone(rig: Stage):
+    page = rig.opened()
     ((owner, address, *_),) = cells(page, "sessions")
     label = f"Trace session of {owner} at {address}"
     tab_to(page, label)
@@ -338,7 +338,7 @@ def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
     expect(dialog).to_be_visible()
     page.keyboard.press("Tab")
     assert focused(page) == "Trace the session"
-    in_the_way = stage.edge.server.config.state_dir / "qlog"
+    in_the_way = rig.edge.server.config.state_dir / "qlog"
     in_the_way.write_text("")
     page.keyboard.press("Enter")
     expect(dialog.get_by_role("alert")).to_contain_text("cannot be made")
@@ -360,30 +360,30 @@ def test_a_session_is_traced_with_the_keyboard_alone(stage: Stage):
     expect(page.locator("#said")).to_have_text(f"The session of {owner} is no longer traced. The file is {file}.")
     expect(page.locator("#traces")).to_be_hidden()
     expect(page.get_by_role("button", name=f"Trace session of {owner} at {address}")).to_be_focused()
-    assert [text for text in stage.complaints if "409" not in text] == []
+    assert [text for text in rig.complaints if "409" not in text] == []
 
 
-def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(stage: Stage):
-    page = stage.opened()
-    name = stage.tunnel.host.partition(".")[0]
+def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: Stage):
+    page = rig.opened()
+    name = rig.tunnel.host.partition(".")[0]
     page.get_by_role("button", name=f"Close tunnel {name}").click()
     page.get_by_role("button", name="Close the tunnel").click()
     expect(page.locator("#tunnels")).to_contain_text("No tunnel is open.")
     page.get_by_role("button", name=re.compile("^End session of")).click()
     page.get_by_role("button", name="End the session").click()
     expect(page.locator("#sessions")).to_contain_text("No client is connected.")
-    assert not stage.edge.server.asked_to_drain.is_set()
+    assert not rig.edge.server.asked_to_drain.is_set()
     page.get_by_role("button", name="Drain the edge").click()
     page.get_by_role("dialog").get_by_role("button", name="Drain the edge").click()
     expect(page.get_by_role("dialog")).to_be_hidden()
-    eventually(stage.edge.server.asked_to_drain.is_set, "the edge does not drain")
-    assert stage.complaints == []
+    eventually(rig.edge.server.asked_to_drain.is_set, "the edge does not drain")
+    assert rig.complaints == []
 
 
-def test_an_edge_that_is_away_is_said_and_found_again(stage: Stage):
-    page = stage.opened()
-    feed = stage.edge.server.admin._app._events
-    loop = stage.edge._background.loop
+def test_an_edge_that_is_away_is_said_and_found_again(rig: Stage):
+    page = rig.opened()
+    feed = rig.edge.server.admin._app._events
+    loop = rig.edge._background.loop
     page.context.set_offline(True)
     loop.call_soon_threadsafe(feed._closed.set)
     expect(page.locator("#state")).to_contain_text("unreachable")

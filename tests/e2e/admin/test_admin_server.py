@@ -14,16 +14,16 @@ import httpx
 
 import quictunnel
 from edge_server.admin.api import PREFIX
-from tests.harness.admin_client import Operator
+from tests.harness.admin_client import AdminClient
 from tests.harness.edge_process import start_edge
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.waiting import eventually
 
 ROOT = Path(__file__).parents[3]
 
 
-def page_of(state: Path) -> Operator:
-    return Operator((state / "admin.url").read_text(), (state / "admin.token").read_text())
+def page_of(state: Path) -> AdminClient:
+    return AdminClient((state / "admin.url").read_text(), (state / "admin.token").read_text())
 
 
 def python(*words: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def test_it_lives_and_ends_with_its_edge(tmp_path: Path):
             assert operator.do("/drain").json() == {"action": "drain", "target": ""}
             with contextlib.suppress(httpx.RemoteProtocolError):
                 following.read()  # ends with the edge
-    assert edge.process.wait(PATIENCE) == 0
+    assert edge.process.wait(SOCKET_TIMEOUT) == 0
     edge.stop()
     log = state.with_suffix(".log").read_text()
     assert "the operator at 127.0.0.1 drains the edge" in log
@@ -75,7 +75,7 @@ def test_a_successor_has_the_address(tmp_path: Path):
     with server, contextlib.ExitStack() as stack:
         client = stack.enter_context(edge.client())
         tunnel = stack.enter_context(quictunnel.forward(server.getsockname()[1], unencrypted=True, client=client))
-        visitor = stack.enter_context(socket.create_connection(tunnel.tcp_socket, PATIENCE))
+        visitor = stack.enter_context(socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT))
         visitor.sendall(b"x")
         origin = stack.enter_context(server.accept()[0])
         with page_of(state) as operator, operator.follow() as following:
@@ -93,7 +93,7 @@ def test_a_successor_has_the_address(tmp_path: Path):
             assert edge.process.poll() is None, "its visitor is still there"
         visitor.close()
         origin.close()
-        assert edge.process.wait(PATIENCE) == 0
+        assert edge.process.wait(SOCKET_TIMEOUT) == 0
         edge.stop()
     assert successor.stop() == 0
     assert not (state / "admin.url").exists()

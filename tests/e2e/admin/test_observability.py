@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.harness.edge_process import start_edge
 from tests.harness.programs import free_port
 from tests.harness.sockets import (
-    PATIENCE,
+    SOCKET_TIMEOUT,
     ClientProcess,
     End,
     TcpEnd,
@@ -48,7 +48,7 @@ class Watched:
         self.edge = start_edge(directory / "state", *options, *more, log=self.log)
         stack.callback(self.edge.stop)
         self.listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        self.listener.settimeout(PATIENCE)
+        self.listener.settimeout(SOCKET_TIMEOUT)
         self.client = stack.enter_context(ClientProcess.start(self.edge, self.listener.getsockname()[1]))
         self.admin = (directory / "state" / "admin.url").read_text()
         self.token = (directory / "state" / "admin.token").read_text()
@@ -61,10 +61,10 @@ class Watched:
         self.past = len(self.lines())  # the system may give a port again
         tunnel = (client or self.client).tunnel
         if kind == "tcp":
-            sock = socket.create_connection(tunnel.tcp_socket, PATIENCE)
+            sock = socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
             self.ends.append(sock)
             return TcpEnd(sock), sock.getsockname()[1]
-        sock = socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE)
+        sock = socket.create_connection(("127.0.0.1", tunnel.port), SOCKET_TIMEOUT)
         self.ends.append(sock)
         return TlsEnd(sock, verifying(self.edge.ca), tunnel.host), sock.getsockname()[1]
 
@@ -87,7 +87,7 @@ class Watched:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def line_of(self, port: int, timeout: float = PATIENCE) -> dict[str, Any]:
+    def line_of(self, port: int, timeout: float = SOCKET_TIMEOUT) -> dict[str, Any]:
         """The one line of the visitor that came from there."""
         past = self.past
 
@@ -364,7 +364,7 @@ def test_an_edge_that_is_about_to_stop_is_alive_and_not_ready(tmp_path, engines)
         )
         for end in (visitor, origin):
             end.sock.close()
-        assert watched.edge.process.wait(PATIENCE) == 0
+        assert watched.edge.process.wait(SOCKET_TIMEOUT) == 0
 
 
 def test_connections_of_an_edge_that_runs_are_traced_on_request(tmp_path, engines):

@@ -18,9 +18,9 @@ from quictunnel.transport.qlog import Tracer
 from quictunnel.transport.tracing_engine import TracingEngine
 from quictunnel.wire.codes import SessionCode
 from quictunnel.wire.messages import Welcome
-from tests.harness.admin_client import DOCUMENT, OperatedStage, Operator, schema_of
+from tests.harness.admin_client import DOCUMENT, AdminClient, AdminTunnel, schema_of
 from tests.harness.edge_process import start_edge
-from tests.harness.hostile_peer import HostileClient, Returning
+from tests.harness.hostile_peer import HostileClient, ReturningClient
 from tests.harness.qlog_reader import count, events, names
 from tests.harness.sockets import ClientProcess, receive_exactly
 from tests.harness.waiting import eventually
@@ -58,7 +58,7 @@ class End:
         self.receive = lambda: sock.recv(65536)
 
 
-def trace(operator: Operator, session: str, method: str = "post") -> dict[str, Any]:
+def trace(operator: AdminClient, session: str, method: str = "post") -> dict[str, Any]:
     """Begin or end one; the answer, which is as described."""
     response = operator.do(f"/sessions/{session}/qlog", method)
     assert response.status_code == 200, response.text
@@ -68,8 +68,8 @@ def trace(operator: Operator, session: str, method: str = "post") -> dict[str, A
     return answer
 
 
-def session_at(operator: Operator, tunnels: list[str]) -> dict[str, Any]:
-    """Return the session that has these names."""
+def session_at(operator: AdminClient, tunnels: list[str]) -> dict[str, Any]:
+    """That of these names."""
     (one,) = [one for one in operator.get("/sessions")["items"] if one["tunnels"] == tunnels]
     return one
 
@@ -89,7 +89,7 @@ def test_one_of_two_clients_of_an_edge_that_runs(tmp_path, engines):
         edge = start_edge(tmp_path / "state", "--admin", "127.0.0.1:0", "--grace", "0", log=log)
         stack.callback(edge.stop)
         operator = stack.enter_context(
-            Operator((edge.state_dir / "admin.url").read_text(), (edge.state_dir / "admin.token").read_text())
+            AdminClient((edge.state_dir / "admin.url").read_text(), (edge.state_dir / "admin.token").read_text())
         )
         watched, other = Traffic(edge, stack), Traffic(edge, stack)
         session = session_at(operator, [watched.client.tunnel.host.partition(".")[0]])
@@ -147,7 +147,7 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
         )
         stack.callback(edge.stop)
         operator = stack.enter_context(
-            Operator((edge.state_dir / "admin.url").read_text(), (edge.state_dir / "admin.token").read_text())
+            AdminClient((edge.state_dir / "admin.url").read_text(), (edge.state_dir / "admin.token").read_text())
         )
         watched, other = Traffic(edge, stack), Traffic(edge, stack)
         tunnels = [[each.client.tunnel.host.partition(".")[0]] for each in (watched, other)]
@@ -191,7 +191,7 @@ def test_the_option_for_all_and_the_wish_for_one(tmp_path, engines):
 # Links, in this process.
 
 
-class Stage(OperatedStage):
+class Stage(AdminTunnel):
     @property
     def engine(self) -> Engine:
         """The edge's, with what stands before it."""
@@ -199,15 +199,15 @@ class Stage(OperatedStage):
 
 
 @pytest.fixture
-def stage(engines) -> Iterator[Stage]:
-    with Stage() as stage:
-        yield stage
+def rig(engines) -> Iterator[Stage]:
+    with Stage() as rig:
+        yield rig
 
 
-async def test_another_link_has_another_file(stage: Stage):
+async def test_another_link_has_another_file(rig: Stage):
     """Of a client that dials again while its old link is there, and of one that is away and comes back."""
-    config, operator = stage.edge.client_config, stage.operator
-    async with HostileClient(config) as first, Returning(config) as second, Returning(config) as third:
+    config, operator = rig.edge.client_config, rig.operator
+    async with HostileClient(config) as first, ReturningClient(config) as second, ReturningClient(config) as third:
         first.say(first.good_hello)
         secret = (await first.heard(Welcome)).session
         session = session_at(operator, [])["id"]
@@ -220,15 +220,15 @@ async def test_another_link_has_another_file(stage: Stage):
         await second.end()
         eventually(lambda: session_at(operator, [])["is_away"], "its link is there")
         assert (session_at(operator, [])["is_traced"], session_at(operator, [])["qlog"]) == (True, None)
-        assert not isinstance(stage.engine, TracingEngine), "nothing is traced meanwhile"
+        assert not isinstance(rig.engine, TracingEngine), "nothing is traced meanwhile"
         assert trace(operator, session, "delete")["file"] == str(files[1])
         assert not session_at(operator, [])["is_traced"]
         assert trace(operator, session)["file"] is None, "it begins when there is something to trace"
-        assert not isinstance(stage.engine, TracingEngine)
+        assert not isinstance(rig.engine, TracingEngine)
         assert (await third.come_back(secret)).resumed
         files.append(Path(session_at(operator, [])["qlog"]))
         assert trace(operator, session, "delete")["file"] == str(files[2])
-        assert not isinstance(stage.engine, TracingEngine)
+        assert not isinstance(rig.engine, TracingEngine)
         assert len(set(files)) == 3
         for file, client in zip(files, (first, second, third), strict=True):
             found = events(file)
@@ -237,36 +237,36 @@ async def test_another_link_has_another_file(stage: Stage):
             assert (names(found)[-1] == "connectivity:connection_closed") == (client is not third)
 
 
-def test_where_no_file_can_be_that_is_said(stage: Stage, caplog: pytest.LogCaptureFixture):
-    in_the_way = stage.edge.server.config.state_dir / "qlog"
+def test_where_no_file_can_be_that_is_said(rig: Stage, caplog: pytest.LogCaptureFixture):
+    in_the_way = rig.edge.server.config.state_dir / "qlog"
     in_the_way.write_text("")
-    (session,) = stage.operator.get("/sessions")["items"]
-    refused = stage.operator.do(f"/sessions/{session['id']}/qlog")
+    (session,) = rig.operator.get("/sessions")["items"]
+    refused = rig.operator.do(f"/sessions/{session['id']}/qlog")
     assert refused.status_code == 409
     OAS31Validator(schema_of(DOCUMENT, WAY, "post", 409)).validate(refused.json())
     assert str(in_the_way) in refused.json()["message"]
-    assert not stage.operator.get("/sessions")["items"][0]["is_traced"]
-    assert not isinstance(stage.engine, TracingEngine)
+    assert not rig.operator.get("/sessions")["items"][0]["is_traced"]
+    assert not isinstance(rig.engine, TracingEngine)
     assert not [record for record in caplog.records if record.name == "edge_server.audit"]
     in_the_way.unlink()
-    assert trace(stage.operator, session["id"])["is_traced"]
+    assert trace(rig.operator, session["id"])["is_traced"]
 
 
-def test_a_trace_that_is_full_is_over(stage: Stage):
-    (session,) = stage.operator.get("/sessions")["items"]
-    tracing = stage.edge.server._tracing
-    stage.edge._background.call(traced(tracing, Tracer(tracing._own, max_bytes=20_000)))
-    file = Path(trace(stage.operator, session["id"])["file"])
-    stage.edge._background.call(traced(tracing, None))
-    visitor, origin = stage.pair("tcp")
+def test_a_trace_that_is_full_is_over(rig: Stage):
+    (session,) = rig.operator.get("/sessions")["items"]
+    tracing = rig.edge.server._tracing
+    rig.edge._background.call(traced(tracing, Tracer(tracing._own, max_bytes=20_000)))
+    file = Path(trace(rig.operator, session["id"])["file"])
+    rig.edge._background.call(traced(tracing, None))
+    visitor, origin = rig.pair("tcp")
     for _ in range(100):
         origin.send(bytes(20_000))
         receive_exactly(visitor, 20_000)
-    (now,) = stage.operator.get("/sessions")["items"]
+    (now,) = rig.operator.get("/sessions")["items"]
     assert (now["is_traced"], now["qlog"]) == (False, None)
-    assert not isinstance(stage.engine, TracingEngine)
+    assert not isinstance(rig.engine, TracingEngine)
     assert names(events(file))[-1] == "quictunnel:trace_is_full"
-    assert stage.operator.do(f"/sessions/{session['id']}/qlog", "delete").status_code == 404
+    assert rig.operator.do(f"/sessions/{session['id']}/qlog", "delete").status_code == 404
 
 
 async def traced(tracing: QlogRecorder, tracer: Tracer | None) -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.sockets import PATIENCE, TcpEnd, end, first_line, is_reset, program, reset, sockets_of
+from tests.harness.sockets import SOCKET_TIMEOUT, TcpEnd, end, first_line, is_reset, program, reset, sockets_of
 from tests.harness.waiting import eventually
 
 PROGRAM = """
@@ -72,7 +72,7 @@ assert not descriptors._owned, descriptors._owned
 @pytest.fixture
 def origin():
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(SOCKET_TIMEOUT)
         yield listener
 
 
@@ -88,7 +88,7 @@ def test_a_reset_is_heard_while_a_forked_child_lives(forwarder, origin, way):
     address = tuple(json.loads(first_line(forwarder)))
 
     def pair() -> tuple[TcpEnd, TcpEnd]:
-        visitor = TcpEnd(opened.enter_context(socket.create_connection(address, PATIENCE)))
+        visitor = TcpEnd(opened.enter_context(socket.create_connection(address, SOCKET_TIMEOUT)))
         visitor.send(b"a")
         accepted = TcpEnd(opened.enter_context(origin.accept()[0]))
         assert accepted.receive() == b"a"

@@ -12,7 +12,7 @@ from IPython.utils.capture import capture_output
 from traitlets.config import Config
 
 from quictunnel.client import Client
-from tests.harness.echo_origin import EchoOrigin, says_back
+from tests.harness.echo_origin import EchoOrigin, echoes
 from tests.harness.edge_process import children_environment
 from tests.harness.visits import curl, tls_connect
 
@@ -99,7 +99,7 @@ def test_a_link_that_stays_until_it_is_stopped(edge, environ, notebook, origin):
             shown.tunnel for shown in notebook.shell.magics_manager.registry["QuictunnelMagics"].tunnels.shown()
         )
         with tls_connect(edge, tunnel) as visitor:
-            assert says_back(visitor)
+            assert echoes(visitor)
         assert notebook.run(f"%quictunnel --stop {origin.port}")[2] == f"port {origin.port} closed\n"
         assert b"unrecognized name" in curl(edge, other).stderr
         assert notebook.run("%quictunnel --stop")[2] == "1 closed\n"

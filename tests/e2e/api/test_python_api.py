@@ -19,16 +19,16 @@ from quictunnel.wire.messages import MAX_NETWORK, MAX_NETWORKS
 from tests.harness.echo_origin import (
     EchoOrigin,
     assert_closed,
+    echoes,
     is_closed,
     run_python,
-    says_back,
     serves,
     udp_sockets,
 )
 from tests.harness.edge_process import children_environment
 from tests.harness.programs import free_port, need
 from tests.harness.visits import tls_connect, was_reset
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 pytestmark = pytest.mark.smoke
 
@@ -193,7 +193,14 @@ class TestConfiguration:
         )
         done = subprocess.run(
             [
-                *(need("unshare"), "--mount", "sh", "-ec", 'mount --bind "$0" /etc/hosts && exec "$@"', hosts),
+                *(
+                    need("unshare"),
+                    "--mount",
+                    "sh",
+                    "-ec",
+                    'mount --bind "$0" /etc/hosts && exec "$@"',
+                    hosts,
+                ),
                 *(sys.executable, "-c", program),
             ],
             env=children_environment(edge) | {"QUICTUNNEL_EDGE": f"localhost:{port}"},
@@ -288,9 +295,9 @@ class TestOneClient:
         assert (before.state, before.visitors_total, before.rtt) == ("connecting", 0, None)
         with quictunnel.forward(origin.port, client=client) as tunnel:
             with tls_connect(edge, tunnel) as visitor:
-                assert says_back(visitor, b"x" * 1000)
+                assert echoes(visitor, b"x" * 1000)
                 during = client.snapshot()
-            eventually(lambda: client.snapshot().visitors_now == 0, timeout=PATIENCE)
+            eventually(lambda: client.snapshot().visitors_now == 0, timeout=LONG_TIMEOUT)
             after = client.snapshot()
         assert (during.state, during.visitors_now, during.visitors_total) == ("connected", 1, 1)
         assert (during.bytes_in, during.bytes_out) == (after.bytes_in, after.bytes_out) == (1000, 1000)
@@ -304,10 +311,10 @@ class TestOneClient:
     def test_closing_the_client_closes_its_tunnels(self, edge, client, origin):
         with quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
             with tls_connect(edge, tunnel) as visitor:
-                assert says_back(visitor)
+                assert echoes(visitor)
                 client.close()
                 assert was_reset(visitor)
-            eventually(lambda: is_closed(edge, tunnel), timeout=PATIENCE)
+            eventually(lambda: is_closed(edge, tunnel), timeout=LONG_TIMEOUT)
 
 
 class TestEveryWayOfUsingIt:

@@ -17,7 +17,7 @@ from tests.harness.echo_origin import EchoOrigin, assert_closed, is_closed, is_s
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
 from tests.harness.visits import tls_connect, was_reset
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
 from tests.load.plan import WAITING_RATE
@@ -99,7 +99,7 @@ class TestTheBodyEnds:
     @staticmethod
     async def _opens_again(client, port):
         """Giving up is told to nobody, so it is looked at until it is so."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + LONG_TIMEOUT
         while True:
             try:
                 async with quictunnel.forward(port, client=client):
@@ -206,7 +206,7 @@ class TestTheBodyEnds:
                 assert connection.recv(8) == b"question"
 
                 def answer_late():
-                    eventually(lambda: is_closed(edge, tunnel), timeout=PATIENCE)
+                    eventually(lambda: is_closed(edge, tunnel), timeout=LONG_TIMEOUT)
                     connection.sendall(b"answer")
                     connection.close()
 
@@ -318,7 +318,7 @@ class TestTheEdgeGoesAndComesBack:
                 mortal.restart(tunnel)
                 there = time.monotonic()
                 churn.edge_follows(arrivals_at(mortal.edge))
-                eventually(lambda: is_served(mortal.edge, tunnel), timeout=PATIENCE)
+                eventually(lambda: is_served(mortal.edge, tunnel), timeout=LONG_TIMEOUT)
                 assert client.snapshot().state == "connected"
                 lost = "reconnecting" if number == signal.SIGTERM else "away"  # visitors may hope after a crash
                 assert states.index(lost) < states.index("connected")
@@ -335,6 +335,6 @@ class TestTheEdgeGoesAndComesBack:
             with quictunnel.forward(origin.port, client=client) as tunnel:
                 assert serves(mortal.edge, tunnel)
                 assert mortal.edge.stop() == 0
-                eventually(lambda: client.snapshot().state == "reconnecting", timeout=PATIENCE)
+                eventually(lambda: client.snapshot().state == "reconnecting", timeout=LONG_TIMEOUT)
                 begun = time.monotonic()
             assert time.monotonic() - begun < 5

@@ -17,7 +17,7 @@ from tests.harness.echo_origin import run_python
 from tests.harness.edge_process import children_environment, start_edge
 from tests.harness.programs import free_port
 from tests.harness.visits import curl
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 GEVENT = """
 from gevent import monkey; monkey.patch_all()
@@ -160,7 +160,7 @@ class TestAMainThreadThatHasEnded:
             edge = start_edge(
                 tmp_path / "state", "--quic", f"127.0.0.1:{port}", "--https", f"127.0.0.1:{https[1]}"
             )
-            eventually(lambda: visit(edge, url) == b"hello", timeout=PATIENCE)
+            eventually(lambda: visit(edge, url) == b"hello", timeout=LONG_TIMEOUT)
             program.stdin.close()
             assert program.stdout.readline() == "closed\n"
             assert program.wait(20) == 0
@@ -176,11 +176,11 @@ def test_a_certificate_that_is_wrong_for_a_while_does_not_end_a_client(tmp_path,
         client.subscribe(events.append)
         assert edge.stop() == 0  # so that the client knows at once
         other = start_edge(tmp_path / "other", *where)
-        eventually(lambda: any("certificate" in event.message for event in events), timeout=PATIENCE)
+        eventually(lambda: any("certificate" in event.message for event in events), timeout=LONG_TIMEOUT)
         other.stop(signal.SIGKILL)
         assert client.state not in ("failed", "refused")
         edge = start_edge(tmp_path / "state", *where)
-        eventually(lambda: visit(edge, tunnel.url) == b"hello", timeout=PATIENCE)
+        eventually(lambda: visit(edge, tunnel.url) == b"hello", timeout=LONG_TIMEOUT)
     assert edge.stop() == 0
 
 
@@ -189,7 +189,7 @@ class TestEventsBeforeTheFirstSubscriber:
         with forward(9, client=client, ticket=tmp_path / "nowhere" / "ticket"):
             first, second = [], []
             client.subscribe(first.append)
-            eventually(lambda: first, timeout=PATIENCE)
+            eventually(lambda: first, timeout=LONG_TIMEOUT)
             client.subscribe(second.append)
         assert [event.kind for event in first][:2] == ["connected", "warning"]
         assert "ticket" in first[1].message

@@ -18,7 +18,7 @@ from quictunnel.tunnel import Tunnel
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
 from tests.harness.visits import read_all, tls_connect
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 ROOM = 600
 """Bytes that the disk of a log has room for: the first lines of a tunnel, and a few visitors."""
@@ -64,17 +64,18 @@ class TestAClientWhoseLogCannotBeWritten:
                 command, env=children_environment(edge), stdout=out, stderr=err,
                 preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
             )  # fmt: skip
-        eventually(lambda: "https://" in log.read_text(), timeout=PATIENCE)
+        eventually(lambda: "https://" in log.read_text(), timeout=LONG_TIMEOUT)
         url = url_in(log.read_text())
         eventually(
             lambda: visit(edge, url) == b"hello" and "standard output cannot be written" in errors.read_text(),
-            timeout=PATIENCE,
+            timeout=LONG_TIMEOUT,
         )
         assert visit(edge, url) == b"hello"
         assert errors.read_text().count("standard output cannot be written (File too large)") == 1
         resource.prlimit(program.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         eventually(
-            lambda: visit(edge, url) == b"hello" and "could not be written" in log.read_text(), timeout=PATIENCE
+            lambda: visit(edge, url) == b"hello" and "could not be written" in log.read_text(),
+            timeout=LONG_TIMEOUT,
         )
         program.terminate()
         assert program.wait(20) == 0
@@ -99,7 +100,7 @@ class TestAClientWhoseLogCannotBeWritten:
         with Path("/dev/full").open("w") as full:
             program = running(command, env=children_environment(edge), stdout=full, stderr=full)
         eventually(
-            lambda: visit(edge, f"https://full.tunnel.localhost:{https_port}") == b"hello", timeout=PATIENCE
+            lambda: visit(edge, f"https://full.tunnel.localhost:{https_port}") == b"hello", timeout=LONG_TIMEOUT
         )
         program.terminate()
         assert program.wait(20) == 0
@@ -112,7 +113,7 @@ class TestAClientWhoseLogCannotBeWritten:
             env=children_environment(edge), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         eventually(
-            lambda: visit(edge, f"https://closed.tunnel.localhost:{https_port}") == b"hello", timeout=PATIENCE
+            lambda: visit(edge, f"https://closed.tunnel.localhost:{https_port}") == b"hello", timeout=LONG_TIMEOUT
         )
         program.terminate()
         assert program.wait(20) == 0
@@ -130,7 +131,7 @@ class TestAnEdgeWhoseLogCannotBeWritten:
                    "127.0.0.1:0", "--log-format", form, "--log-level", "debug"]  # fmt: skip
         with Path("/dev/full").open("w") as full:
             process = running(command, stdout=full, stderr=full)
-        eventually((state / "client.env").exists, timeout=PATIENCE)
+        eventually((state / "client.env").exists, timeout=LONG_TIMEOUT)
         edge = EdgeProcess(process, state)
         with edge.client() as client, forward(origin, client=client) as tunnel:
             assert visit(edge, tunnel.url) == b"hello"

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.harness.edge_process import children_environment, start_edge
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 
 PUBLIC = "192.0.2.7"
 NAME = "edge.example.com"
@@ -25,7 +25,7 @@ NAME = "edge.example.com"
     ],
 )
 def test_other_machines_are_told_the_public_address(tmp_path, options, told, here):
-    with new_world(tmp_path, NAME) as world:
+    with new_namespace(tmp_path, NAME) as world:
         world.run("ip", "address", "add", f"{PUBLIC}/32", "dev", "lo").check_returncode()
         hosts = world.hosts
         hosts.write_text(hosts.read_text().replace(f"127.0.0.1 {NAME}", f"{PUBLIC} {NAME}"))

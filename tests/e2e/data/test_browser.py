@@ -7,7 +7,7 @@ from websockets.asyncio.server import serve
 
 import quictunnel
 from tests.harness import browser
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.visits import browsing, shown
 
 MIB = 1024 * 1024
@@ -52,7 +52,7 @@ async def test_a_page_that_opens_a_websocket(edge, client, tmp_path):
                 stderr=asyncio.subprocess.DEVNULL,
             )
             try:
-                assert await asyncio.wait_for(heard, PATIENCE) == "heard from its origin"
+                assert await asyncio.wait_for(heard, SOCKET_TIMEOUT) == "heard from its origin"
             finally:
                 process.terminate()
                 await process.wait()

@@ -15,8 +15,16 @@ import threading
 import pytest
 
 import quictunnel
-from tests.harness.sockets import PATIENCE, is_reset, program, receive_all, receive_exactly, refuses_more, reset
-from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage, Stage, nothing_left
+from tests.harness.sockets import (
+    SOCKET_TIMEOUT,
+    is_reset,
+    program,
+    receive_all,
+    receive_exactly,
+    refuses_more,
+    reset,
+)
+from tests.harness.tunnel_fixture import EmbeddedTunnel, ProcessTunnel, TunnelFixture, no_leftovers
 from tests.harness.waiting import eventually
 
 MEGABYTE = 1024 * 1024
@@ -24,14 +32,14 @@ MEGABYTE = 1024 * 1024
 
 @pytest.fixture(scope="module", params=["embedded", "processes"])
 def shared_stage(request, tmp_path_factory, engines):
-    made = EmbeddedStage() if request.param == "embedded" else ProcessStage(tmp_path_factory.mktemp("endings"))
+    made = EmbeddedTunnel() if request.param == "embedded" else ProcessTunnel(tmp_path_factory.mktemp("endings"))
     with made:
         yield made
 
 
 @pytest.fixture
-def stage(shared_stage):
-    with nothing_left(shared_stage):
+def rig(shared_stage):
+    with no_leftovers(shared_stage):
         yield shared_stage
 
 
@@ -41,8 +49,8 @@ def kind(request):
 
 
 @pytest.fixture
-def pair(stage: Stage, kind: str):
-    return stage.pair(kind)
+def pair(rig: TunnelFixture, kind: str):
+    return rig.pair(kind)
 
 
 @pytest.mark.parametrize("visitor_ends_first", [True, False])
@@ -58,8 +66,8 @@ def test_who_ends_first_still_receives_everything(pair, visitor_ends_first: bool
     sender.join()
 
 
-def test_ends_may_come_without_a_byte(stage, kind):
-    visitor, origin = stage.visitor(kind), stage.accept()
+def test_ends_may_come_without_a_byte(rig, kind):
+    visitor, origin = rig.visitor(kind), rig.accept()
     visitor.finish()
     assert receive_all(origin) == b""
     origin.finish()
@@ -123,16 +131,16 @@ def test_a_visitor_that_resets_in_the_middle_stops_the_origin(pair):
 
 def test_an_origin_that_resets_in_the_middle_stops_the_visitor(pair):
     visitor, origin = pair
-    visitor.sock.settimeout(PATIENCE)
+    visitor.sock.settimeout(SOCKET_TIMEOUT)
     visitor.send(bytes(MEGABYTE))
     origin.receive()
     reset(origin)
     assert refuses_more(visitor)
 
 
-def test_a_visitor_that_closes_altogether_stops_an_origin_that_speaks(stage):
+def test_a_visitor_that_closes_altogether_stops_an_origin_that_speaks(rig):
     """A plain close() looks like a half-close until something is sent there."""
-    visitor, origin = stage.pair("tcp")
+    visitor, origin = rig.pair("tcp")
     visitor.sock.close()
     assert receive_all(origin) == b""
     assert refuses_more(origin)
@@ -163,11 +171,11 @@ def upload_until_refused(visitor) -> None:
 
 
 @pytest.mark.parametrize("size", [100, 50_000])
-def test_an_answer_to_an_upload_that_is_not_read_arrives(stage, kind, size):
+def test_an_answer_to_an_upload_that_is_not_read_arrives(rig, kind, size):
     """413, 401, "max clients": the origin answers and closes, and its kernel says RST for what it has not read."""
     answer = random.Random(size).randbytes(size)
     for _ in range(10):
-        visitor, origin = stage.pair(kind)
+        visitor, origin = rig.pair(kind)
         visitor.send(bytes(MEGABYTE))
         origin.send(answer)
         origin.sock.close()
@@ -175,9 +183,9 @@ def test_an_answer_to_an_upload_that_is_not_read_arrives(stage, kind, size):
         assert receive_exactly(visitor, size) == answer
 
 
-def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
+def test_an_answer_that_a_reset_follows_has_no_clean_end(rig, kind):
     for _ in range(10):
-        visitor, origin = stage.pair(kind)
+        visitor, origin = rig.pair(kind)
         visitor.send(bytes(MEGABYTE))
         assert origin.sock.recv(1, socket.MSG_PEEK)  # something is there that it never reads
         origin.send(b"no")
@@ -193,13 +201,13 @@ def test_an_answer_that_a_reset_follows_has_no_clean_end(stage, kind):
 )
 def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engines, kind, options):
     answer = random.Random(6).randbytes(50_000)
-    with EmbeddedStage() as stage, socket.create_server(("127.0.0.1", 0)) as stage.listener:
-        stage.listener.settimeout(PATIENCE)
-        port = stage.listener.getsockname()[1]
-        with quictunnel.forward(port, unencrypted=True, client=stage.client, **options) as stage.tunnel:
-            visitor = stage.visitor(kind)
+    with EmbeddedTunnel() as rig, socket.create_server(("127.0.0.1", 0)) as rig.listener:
+        rig.listener.settimeout(SOCKET_TIMEOUT)
+        port = rig.listener.getsockname()[1]
+        with quictunnel.forward(port, unencrypted=True, client=rig.client, **options) as rig.tunnel:
+            visitor = rig.visitor(kind)
             visitor.send(bytes(MEGABYTE))
-            origin = stage.accept()
+            origin = rig.accept()
             assert origin.sock.recv(1, socket.MSG_PEEK)
             origin.send(answer)
             origin.sock.close()
@@ -207,27 +215,27 @@ def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engin
             assert is_reset(visitor)
 
 
-def test_who_sends_and_never_reads_is_reset(stage, kind):
-    visitor, origin = stage.pair(kind)
+def test_who_sends_and_never_reads_is_reset(rig, kind):
+    visitor, origin = rig.pair(kind)
     origin.sock.settimeout(0.3)
     assert not refuses_more(origin)  # every buffer on the way is full
     reset(origin)
     upload_until_refused(visitor)
 
 
-def test_an_answer_that_ends_before_the_upload_does_ends_cleanly(stage, kind):
+def test_an_answer_that_ends_before_the_upload_does_ends_cleanly(rig, kind):
     for _ in range(10):
-        visitor, origin = stage.pair(kind)
+        visitor, origin = rig.pair(kind)
         origin.send(b"enough")
         origin.sock.close()  # nothing is unread: a FIN, and a RST for what comes then
         upload_until_refused(visitor)
         assert receive_all(visitor) == b"enough"
 
 
-def test_a_visitor_that_answers_and_leaves_is_heard(stage):
+def test_a_visitor_that_answers_and_leaves_is_heard(rig):
     """The other way round: the origin sends, the visitor says one word and closes with all of it unread."""
     for _ in range(10):
-        visitor, origin = stage.pair("tcp")
+        visitor, origin = rig.pair("tcp")
         origin.send(bytes(MEGABYTE))
         visitor.send(b"enough")
         visitor.sock.close()
@@ -235,9 +243,9 @@ def test_a_visitor_that_answers_and_leaves_is_heard(stage):
         assert receive_exactly(origin, 6) == b"enough"
 
 
-def test_what_a_tls_visitor_said_before_its_reset_is_heard(stage):
+def test_what_a_tls_visitor_said_before_its_reset_is_heard(rig):
     payload = random.Random(4).randbytes(50_000)
-    visitor, origin = stage.pair("tls")
+    visitor, origin = rig.pair("tls")
     origin.send(bytes(MEGABYTE))
     visitor.send(payload)
     visitor.sock.close()
@@ -245,8 +253,8 @@ def test_what_a_tls_visitor_said_before_its_reset_is_heard(stage):
     assert receive_exactly(origin, len(payload)) == payload
 
 
-def test_a_visitor_that_resets_while_the_answer_drains_has_gone(stage, kind):
-    visitor, origin = stage.pair(kind)
+def test_a_visitor_that_resets_while_the_answer_drains_has_gone(rig, kind):
+    visitor, origin = rig.pair(kind)
     visitor.send(bytes(MEGABYTE))
     origin.send(bytes(8 * MEGABYTE))
     origin.sock.close()
@@ -254,9 +262,9 @@ def test_a_visitor_that_resets_while_the_answer_drains_has_gone(stage, kind):
     reset(visitor)
 
 
-def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
+def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(rig):
     """Bytes are missing, so the origin must not take it for whole."""
-    visitor, origin = stage.pair("tls")
+    visitor, origin = rig.pair("tls")
     visitor.send(b"half of a")
     receive_exactly(origin, 9)
     visitor.sock.sendall(b"\x17\x03\x03\x00\x40" + bytes(20))
@@ -264,9 +272,9 @@ def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(stage):
     assert is_reset(origin)
 
 
-def test_what_follows_a_broken_record_reaches_nobody(stage):
-    """An attacker on the path can break a TLS record, but the bytes that he adds never reach the origin."""
-    visitor, origin = stage.pair("tls")
+def test_what_follows_a_broken_record_reaches_nobody(rig):
+    """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
+    visitor, origin = rig.pair("tls")
     visitor.send(b"one")
     receive_exactly(origin, 3)
     with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -275,9 +283,9 @@ def test_what_follows_a_broken_record_reaches_nobody(stage):
         assert origin.receive() == b"not a word"
 
 
-def test_a_tls_visitor_that_only_ends_tcp_has_ended(stage):
+def test_a_tls_visitor_that_only_ends_tcp_has_ended(rig):
     """Many programs never say close_notify; all that they sent has come."""
-    visitor, origin = stage.pair("tls")
+    visitor, origin = rig.pair("tls")
     visitor.send(b"all of it")
     visitor.sock.shutdown(socket.SHUT_WR)
     assert receive_all(origin) == b"all of it"
@@ -286,25 +294,25 @@ def test_a_tls_visitor_that_only_ends_tcp_has_ended(stage):
     assert receive_all(visitor) == b"answer"
 
 
-def _ask(stage: Stage, kind: str) -> None:
+def _ask(rig: TunnelFixture, kind: str) -> None:
     # A visitor who is slow sees the reset from connect() already.
-    visitor = stage.visitor(kind)
+    visitor = rig.visitor(kind)
     visitor.send(b"\x00not HTTP")
     visitor.receive()
 
 
-def test_nobody_listens(stage, kind):
+def test_nobody_listens(rig, kind):
     """The origin's port refuses: a visitor sees a reset, never an empty answer."""
-    listener, stage.listener = stage.listener, socket.socket()
+    listener, rig.listener = rig.listener, socket.socket()
     address = listener.getsockname()
     listener.close()
     try:
         with pytest.raises(ConnectionResetError):
-            _ask(stage, kind)
+            _ask(rig, kind)
     finally:
-        stage.listener.close()
-        stage.listener = stage.stack.enter_context(socket.create_server(address, backlog=512))
-        stage.listener.settimeout(PATIENCE)
+        rig.listener.close()
+        rig.listener = rig.stack.enter_context(socket.create_server(address, backlog=512))
+        rig.listener.settimeout(SOCKET_TIMEOUT)
 
 
 _VISITOR = """
@@ -326,33 +334,33 @@ while True: sock.sendall(bytes(65536))
 def kill(process) -> None:
     with process:
         process.kill()
-        process.wait(PATIENCE)
+        process.wait(SOCKET_TIMEOUT)
 
 
-def test_a_visitor_that_was_killed_has_gone(stage):
+def test_a_visitor_that_was_killed_has_gone(rig):
     """The kernel says FIN for it, and that is what the origin sees; answering is refused then."""
-    process = program([sys.executable, "-c", _VISITOR, str(stage.tunnel.unencrypted_port)])
-    origin = stage.accept()
+    process = program([sys.executable, "-c", _VISITOR, str(rig.tunnel.unencrypted_port)])
+    origin = rig.accept()
     receive_exactly(origin, 9)
     kill(process)
     assert receive_all(origin) == b""
     assert refuses_more(origin)
 
 
-def test_a_visitor_that_was_killed_while_bytes_came_has_gone(stage):
-    process = program([sys.executable, "-c", _VISITOR, str(stage.tunnel.unencrypted_port), "reading"])
-    origin = stage.accept()
+def test_a_visitor_that_was_killed_while_bytes_came_has_gone(rig):
+    process = program([sys.executable, "-c", _VISITOR, str(rig.tunnel.unencrypted_port), "reading"])
+    origin = rig.accept()
     receive_exactly(origin, 9)
     origin.send(bytes(8 * MEGABYTE))
     kill(process)
     assert refuses_more(origin)
 
 
-def test_an_origin_that_was_killed_in_the_middle_has_gone(stage, kind):
+def test_an_origin_that_was_killed_in_the_middle_has_gone(rig, kind):
     """There are bytes that it never read, so its kernel says RST for it."""
-    listener = stage.listener.fileno()
+    listener = rig.listener.fileno()
     process = program([sys.executable, "-c", _ORIGIN, str(listener)], pass_fds=[listener])
-    visitor = stage.visitor(kind)
+    visitor = rig.visitor(kind)
     visitor.send(b"x" * 100_000)
     visitor.receive()
     kill(process)
@@ -361,29 +369,29 @@ def test_an_origin_that_was_killed_in_the_middle_has_gone(stage, kind):
 
 def test_bytes_under_way_when_the_edge_stops_are_not_called_whole(tmp_path, kind):
     """An edge that ends without grace: visitors see a reset, never an end that looks clean."""
-    with ProcessStage(tmp_path) as stage:
-        visitor, origin = stage.pair(kind)
+    with ProcessTunnel(tmp_path) as rig:
+        visitor, origin = rig.pair(kind)
         sender = threading.Thread(target=refuses_more, args=(origin,))
         sender.start()
         visitor.receive()
-        stage.edge.process.terminate()
+        rig.edge.process.terminate()
         assert is_reset(visitor)
-        sender.join(PATIENCE)
+        sender.join(SOCKET_TIMEOUT)
         assert not sender.is_alive()
-        stage.close_ends()
-        assert stage.edge.stop() == 0
+        rig.close_ends()
+        assert rig.edge.stop() == 0
 
 
 def test_bytes_under_way_when_the_client_ends_are_not_called_whole(kind):
     """As above for the client, which is given no time either."""
-    with EmbeddedStage() as stage:
-        visitor, origin = stage.pair(kind)
+    with EmbeddedTunnel() as rig:
+        visitor, origin = rig.pair(kind)
         sender = threading.Thread(target=refuses_more, args=(origin,))
         sender.start()
         visitor.receive()
-        stage.client.close()
+        rig.client.close()
         assert is_reset(visitor)
-        sender.join(PATIENCE)
+        sender.join(SOCKET_TIMEOUT)
         assert not sender.is_alive()
-        stage.close_ends()
-        eventually(lambda: stage.edge.server.visitors == stage.edge.server.guests == 0, "the edge keeps a visitor")
+        rig.close_ends()
+        eventually(lambda: rig.edge.server.visitors == rig.edge.server.guests == 0, "the edge keeps a visitor")

@@ -9,7 +9,7 @@ import pytest
 
 import quictunnel
 from tests.harness.edge_process import children_environment, embedded_edge
-from tests.harness.tunnel_fixture import ProcessStage
+from tests.harness.tunnel_fixture import ProcessTunnel
 
 pytestmark = [pytest.mark.every_pairing, pytest.mark.smoke]
 
@@ -34,6 +34,6 @@ def test_all_in_this_process(engines):
 
 
 def test_stages(engines, tmp_path):
-    with ProcessStage(tmp_path) as stage:
+    with ProcessTunnel(tmp_path) as rig:
         assert f"QUIC engine: {engines.edge} " in (tmp_path / "state.log").read_text()
-        assert stage.client.tunnel.host
+        assert rig.client.tunnel.host

@@ -18,7 +18,7 @@ from quictunnel.transport.engine import KIB, CloseCause, Limits
 from quictunnel.wire.codes import PROTOCOL_VERSION, SessionCode
 from quictunnel.wire.messages import Hello, Welcome
 from tests.harness.hostile_peer import WINDOW, HostileEdge, ServedClient
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
         strangers = Strangers()
         owner: ConnectionManager = strangers  # type: ignore[assignment]  # as much of one as is asked
         dial = asyncio.create_task(Dialer(config, owner, Supervisor()).dial())
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(SOCKET_TIMEOUT):
             await ending.wait()
             dial.cancel()
             await asyncio.wait([dial])

@@ -19,7 +19,7 @@ import quictunnel
 from edge_server.tunnels.lease import SILENT
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
-from tests.harness.sockets import PATIENCE, end, first_line, program
+from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program
 from tests.harness.visits import tls_connect
 from tests.harness.waiting import eventually
 from tests.load.background import churn_beside, nothing_left
@@ -121,7 +121,7 @@ def asked(sock: socket.socket) -> str:
 
 
 def who(edge: EdgeProcess, tunnel: quictunnel.Tunnel, *, tls: bool) -> str:
-    with tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, PATIENCE) as sock:
+    with tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT) as sock:
         return asked(sock)
 
 
@@ -131,7 +131,9 @@ def test_visitors_are_shared_out_evenly(edge: EdgeProcess, members: list[Member]
     with contextlib.ExitStack() as stack:
         served = collections.Counter()
         for _ in range(30):
-            sock = tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, PATIENCE)
+            sock = (
+                tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
+            )
             served[asked(stack.enter_context(sock))] += 1
         assert served == {"a": 10, "b": 10, "c": 10}
 
@@ -236,4 +238,4 @@ def test_the_port_is_there_as_long_as_anybody_is(edge: EdgeProcess, members: lis
     assert {who(edge, tunnel, tls=tls) for tls in (True, False)} == {"c"}
     end(members[2].process)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(tunnel.tcp_socket, PATIENCE)
+        socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)

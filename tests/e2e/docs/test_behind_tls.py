@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import steps_of
 
@@ -27,7 +27,7 @@ DOMAIN = "tunnel.example.com"
 def world(tmp_path_factory):
     """An edge at the port and domain that the page speaks of, and every name below it."""
     directory = tmp_path_factory.mktemp("behind-tls")
-    with new_world(directory, DOMAIN, *(f"{name}.{DOMAIN}" for name in COMMANDS)) as world:
+    with new_namespace(directory, DOMAIN, *(f"{name}.{DOMAIN}" for name in COMMANDS)) as world:
         world.start_edge("--domain", DOMAIN, "--https", "127.0.0.1:443")
         yield world
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import steps_of
 
@@ -32,7 +32,7 @@ RETRY = ("--fail", "--retry", "60", "--retry-delay", "1", "--retry-max-time", "6
 
 @pytest.fixture
 def world(tmp_path):
-    with new_world(tmp_path) as world:
+    with new_namespace(tmp_path) as world:
         world.start_edge()
         yield world
 
@@ -40,7 +40,7 @@ def world(tmp_path):
 @pytest.fixture
 def public(tmp_path):
     """A world whose edge has a domain that is not below localhost."""
-    with new_world(tmp_path, DOMAIN, f"my-page.{DOMAIN}") as world:
+    with new_namespace(tmp_path, DOMAIN, f"my-page.{DOMAIN}") as world:
         world.start_edge("--domain", DOMAIN)
         yield world
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import steps_of
 
@@ -26,7 +26,7 @@ DOCUMENTED = ROOT / "docs" / "examples"
 
 @pytest.fixture
 def world(tmp_path):
-    with new_world(tmp_path) as world:
+    with new_namespace(tmp_path) as world:
         world.start_edge()
         yield world
 
@@ -137,7 +137,17 @@ def test_the_ssh_server(world, example, tmp_path, program):
     assert ssh == "ssh"
 
     trust = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-    login = [need("ssh"), "-F", "none", "-i", str(tmp_path / "id"), "-o", "BatchMode=yes", *trust, *arguments]
+    login = [
+        need("ssh"),
+        "-F",
+        "none",
+        "-i",
+        str(tmp_path / "id"),
+        "-o",
+        "BatchMode=yes",
+        *trust,
+        *arguments,
+    ]
     done = world.run(*login, "echo $SSH_CONNECTION; cat", input=b"over ssh")
     assert done.returncode == 0, done.stderr
     connection, _, rest = done.stdout.partition(b"\n")

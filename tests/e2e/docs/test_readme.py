@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import Reader, steps_of
 
@@ -73,7 +73,7 @@ def test_the_readme(tmp_path, environ, is_clean):
         place.mkdir()
         (place / ".venv").symlink_to(sys.prefix)
     done = []
-    with new_world(tmp_path) as world, Reader(world.enter, place, environ, {}) as reader:
+    with new_namespace(tmp_path) as world, Reader(world.enter, place, environ, {}) as reader:
         for step in STEPS:
             if "each" in step.notes:
                 try_each(world, place, environ, [line.partition("#")[0] for line in step.text.splitlines()])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from certs.authority import DevelopmentAuthority
-from tests.harness.netns import new_world
+from tests.harness.netns import new_namespace
 from tests.harness.programs import need
 from tests.harness.tutorial_runner import Reader, steps_of
 
@@ -92,7 +92,7 @@ def test_a_tutorial(page, directories, typed, tmp_path):
     }
     (tmp_path / "home").mkdir()
     with (
-        new_world(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as world,
+        new_namespace(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as world,
         ExitStack() as processes,
         Reader(world.enter, tmp_path, environ, directories) as reader,
     ):

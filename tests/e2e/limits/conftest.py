@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.harness.hostile_peer import HostileClient
-from tests.harness.tunnel_fixture import EmbeddedStage, nothing_left
+from tests.harness.tunnel_fixture import EmbeddedTunnel, no_leftovers
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def shared_stage(engines):
-    with EmbeddedStage() as made:
+    with EmbeddedTunnel() as made:
         yield made
 
 
 @pytest.fixture
-def stage(shared_stage: EmbeddedStage, caplog: pytest.LogCaptureFixture) -> Iterator[EmbeddedStage]:
+def rig(shared_stage: EmbeddedTunnel, caplog: pytest.LogCaptureFixture) -> Iterator[EmbeddedTunnel]:
     """An edge with a good client on it, which is as good afterwards: the same session, still serving; and an
     edge's log without a traceback or a long line."""
     session = shared_stage.client_session
     caplog.set_level(logging.INFO)
-    with nothing_left(shared_stage):
+    with no_leftovers(shared_stage):
         yield shared_stage
         eventually(lambda: shared_stage.edge.server.guests == 1, "a hostile client is still there")
         assert shared_stage.client_session is session
@@ -41,12 +41,12 @@ def stage(shared_stage: EmbeddedStage, caplog: pytest.LogCaptureFixture) -> Iter
 
 
 @pytest.fixture
-def hostile(stage: EmbeddedStage) -> HostileClient:
+def hostile(rig: EmbeddedTunnel) -> HostileClient:
     """To be entered by the test, on its own loop."""
 
     class Maker:
         async def __aenter__(self) -> HostileClient:
-            self.client = HostileClient(stage.edge.client_config)
+            self.client = HostileClient(rig.edge.client_config)
             return await self.client.__aenter__()
 
         async def __aexit__(self, *error: object) -> None:

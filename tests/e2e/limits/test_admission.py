@@ -17,8 +17,8 @@ from edge_server.ingress.tls_listener import Deadlines
 from edge_server.resources.descriptor_budget import MAX_DOORSTEP, MIN_FILES
 from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
-from tests.harness.sockets import PATIENCE, first_line, verifying
-from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.sockets import SOCKET_TIMEOUT, first_line, verifying
+from tests.harness.tunnel_fixture import EmbeddedTunnel
 from tests.harness.visits import curl
 from tests.harness.waiting import eventually
 
@@ -37,7 +37,7 @@ def limited(files: int) -> tuple[str, ...]:
     return "bash", "-c", f'ulimit -n {files}; exec "$@"', "-"
 
 
-class Flooded(EmbeddedStage):
+class Flooded(EmbeddedTunnel):
     """Two tunnels of different tokens; the second is somebody's who has nothing to do with the flood."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Flooded(EmbeddedStage):
         """Seconds of a visitor's handshake with the tunnel that nobody floods."""
         began = time.perf_counter()
         with (
-            socket.create_connection(("127.0.0.1", self.other.port), PATIENCE, (source, 0)) as raw,
+            socket.create_connection(("127.0.0.1", self.other.port), SOCKET_TIMEOUT, (source, 0)) as raw,
             self.context.wrap_socket(raw, server_hostname=self.other.host),
         ):
             return time.perf_counter() - began
@@ -84,8 +84,8 @@ class Flooded(EmbeddedStage):
 
 @pytest.fixture(scope="module")
 def flooded(engines: object) -> Iterator[Flooded]:
-    with Flooded() as stage:
-        yield stage
+    with Flooded() as rig:
+        yield rig
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_flood_of_the_tls_port_leaves_others_their_places(flooded: Flooded, st
 @pytest.mark.alone
 def test_a_flood_of_all_places_that_there_are_by_default(engines: object):
     """Deadlines are long, so that it needs no more of the machine than a place needs."""
-    with Flooded() as stage:
-        places = stage.front.pending.limit
+    with Flooded() as rig:
+        places = rig.front.pending.limit
         assert places == MAX_DOORSTEP
-        stage.front.deadlines = Deadlines(hello=300, handshake=300)
+        rig.front.deadlines = Deadlines(hello=300, handshake=300)
         states = ["silent", "half a hello", "handshake", "half a request"]
-        took = stage.flooded_by(states, places, RATE, 10, sources=("127.0.0.1", "127.9.9.254"))
+        took = rig.flooded_by(states, places, RATE, 10, sources=("127.0.0.1", "127.9.9.254"))
         print(f"{len(took)} served, median {sorted(took)[len(took) // 2] * 1e3:.0f} ms, worst {max(took):.2f} s")
         assert sorted(took)[len(took) // 2] < 0.5
 
@@ -140,7 +140,7 @@ class TestFewDescriptors:
         context = verifying(edge.ca)
         for _ in range(20):
             with (
-                socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE) as raw,
+                socket.create_connection(("127.0.0.1", tunnel.port), SOCKET_TIMEOUT) as raw,
                 context.wrap_socket(raw, server_hostname=tunnel.host) as visitor,
             ):
                 assert visitor.recv(5) == b"hello"

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from tests.harness.edge_process import children_environment
-from tests.harness.sockets import PATIENCE, end, first_line, program, reset
-from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program, reset
+from tests.harness.tunnel_fixture import EmbeddedTunnel
 from tests.harness.waiting import eventually
 
 LIMIT = 192
@@ -66,7 +66,7 @@ def forwarder(edge):
 
 
 def comes(address: tuple[str, int], host: str = "127.0.0.1") -> socket.socket:
-    visitor = socket.create_connection(address, PATIENCE, source_address=(host, 0))
+    visitor = socket.create_connection(address, SOCKET_TIMEOUT, source_address=(host, 0))
     visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # leaves with a reset
     with contextlib.suppress(ConnectionResetError):  # it may have been refused by now, which it will see again
         visitor.sendall(b"x")
@@ -117,16 +117,16 @@ def test_a_program_without_descriptors_says_so(forwarder):
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 def test_a_visitor_who_leaves_a_busy_origin_ends_the_dial(engines, kind):
-    with EmbeddedStage() as stage:
-        busy = stage.stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    with EmbeddedTunnel() as rig:
+        busy = rig.stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
-            queued = stage.stack.enter_context(socket.socket())
+            queued = rig.stack.enter_context(socket.socket())
             queued.setblocking(False)
             queued.connect_ex(busy.getsockname())
-        (lease,) = stage.client._manager.visitors._leases
+        (lease,) = rig.client._manager.visitors._leases
         lease.origin.port = busy.getsockname()[1]
-        visits = stage.client._manager.visitors
-        visitor = stage.visitor(kind)
+        visits = rig.client._manager.visitors
+        visitor = rig.visitor(kind)
         visitor.send(b"question")
         eventually(lambda: len(visits._dialling) == 1, "nobody is dialled")
         reset(visitor)

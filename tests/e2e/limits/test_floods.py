@@ -24,10 +24,10 @@ from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS
 from tests.e2e.limits.test_slow_readers import processor_time
 from tests.harness import engine_pairing
 from tests.harness.edge_process import resident_memory
-from tests.harness.load_rig import Arena
-from tests.harness.metrics_reader import WITH_FIGURES, Arrivals, figures_of
-from tests.harness.sockets import PATIENCE, first_line, sockets_of, verifying
-from tests.harness.tunnel_fixture import ProcessStage
+from tests.harness.load_rig import LoadRig
+from tests.harness.metrics_reader import WITH_METRICS, MetricIncrease, metrics_of
+from tests.harness.sockets import SOCKET_TIMEOUT, first_line, sockets_of, verifying
+from tests.harness.tunnel_fixture import ProcessTunnel
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def attack(*words: object, environ: dict[str, str] | None = None) -> subprocess.
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
 
 
-def met_at_the_door(arrivals: Arrivals) -> float:
+def met_at_the_door(arrivals: MetricIncrease) -> float:
     """First packets that were answered, begun with, refused or found to be junk."""
     return (
         arrivals("quic_answers_total", "retry")
@@ -115,18 +115,18 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
     """The p99 of a byte there and back less than doubles, the edge grows by less than 50 MB, and ten seconds later
     it is as it was."""
     kind, *rest = words
-    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
-        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
-        echo = Echo(*stage.pair("tcp"))
+    with ProcessTunnel(tmp_path, *WITH_METRICS) as rig:
+        host, _, port = rig.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        echo = Echo(*rig.pair("tcp"))
         ratios = []
-        before = resident_memory(stage.edge.pid)
+        before = resident_memory(rig.edge.pid)
         while len(ratios) < 1 or (statistics.median(ratios) >= 2 and len(ratios) < ROUNDS):
             with echo.running() as quiet:
                 time.sleep(4)
-            arrivals = Arrivals(stage.edge)
+            arrivals = MetricIncrease(rig.edge)
             with attack(kind, host, port, *rest) as flood, echo.running() as beside:
                 done = json.loads(first_line(flood, 60))
-                most = resident_memory(stage.edge.pid)
+                most = resident_memory(rig.edge.pid)
             assert met_at_the_door(arrivals) >= ENOUGH * words[1]
             ratios.append(p99(beside) / p99(quiet))
             print(
@@ -137,19 +137,19 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
         assert statistics.median(ratios) < 2
         assert most - before < 50e6
         time.sleep(10)
-        assert resident_memory(stage.edge.pid) - before < 16 * MIB
-        stage.pair("tls")  # a newcomer is served as well
-        with stage.edge.client():
+        assert resident_memory(rig.edge.pid) - before < 16 * MIB
+        rig.pair("tls")  # a newcomer is served as well
+        with rig.edge.client():
             pass
-        assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
+        assert "Traceback" not in rig.edge.state_dir.with_suffix(".log").read_text()
 
 
 def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
     """An attacker at one address holds all places for pending handshakes and begins more all the time."""
     places = MAX_STRANGERS if engine_pairing.edge_engine() == "aioquic" else PLACES
-    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
-        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
-        arrivals = Arrivals(stage.edge)
+    with ProcessTunnel(tmp_path, *WITH_METRICS) as rig:
+        host, _, port = rig.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        arrivals = MetricIncrease(rig.edge)
         with attack("half-open", host, port, 1200, 300, FLOODER) as flood:
             while arrivals("quic_handshakes_begun_total") < places:
                 assert flood.poll() is None, "the places were never full"
@@ -157,7 +157,7 @@ def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
             taken = []
             for _ in range(3):
                 began = time.monotonic()
-                with stage.edge.client() as client, quictunnel.forward(stage.origin_port, client=client):
+                with rig.edge.client() as client, quictunnel.forward(rig.origin_port, client=client):
                     taken.append(time.monotonic() - began)
             assert flood.poll() is None, "the flood was over before the clients came"
             done = json.loads(first_line(flood, 60))
@@ -171,10 +171,10 @@ def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
 class Disturbed:
     """A tunnel with an echo, how long a byte takes there and back when it is left alone, and the edge's memory."""
 
-    def __init__(self, stage: ProcessStage) -> None:
-        self.stage = stage
-        self.echo = Echo(*stage.pair("tcp"))
-        self.before = resident_memory(stage.edge.pid)
+    def __init__(self, rig: ProcessTunnel) -> None:
+        self.rig = rig
+        self.echo = Echo(*rig.pair("tcp"))
+        self.before = resident_memory(rig.edge.pid)
         self.quiet = 0.0
         self.listen()
 
@@ -185,12 +185,12 @@ class Disturbed:
 
     def flood(self, kind: str, rate: int) -> tuple[float, dict[str, Any]]:
         """The p99 beside a client that floods its edge, and what became of that."""
-        edge = self.stage.edge
+        edge = self.rig.edge
         host, _, port = edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
         token = os.environ | {"QUICTUNNEL_TOKEN": edge.environ["QUICTUNNEL_TOKEN"]}
         with attack("insider", host, port, edge.ca, kind, SECONDS, rate, environ=token) as flood:
             assert json.loads(first_line(flood)) == {"in": True}
-            arrivals = Arrivals(edge)
+            arrivals = MetricIncrease(edge)
             with self.echo.running() as taken:
                 done = json.loads(first_line(flood))
         # Of one that was ended, the edge counts what came before: at least so much was enough.
@@ -200,9 +200,9 @@ class Disturbed:
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[Disturbed]:
-    with ProcessStage(tmp_path_factory.mktemp("floods"), *WITH_FIGURES) as stage:
-        yield Disturbed(stage)
-        assert "Traceback" not in stage.edge.state_dir.with_suffix(".log").read_text()
+    with ProcessTunnel(tmp_path_factory.mktemp("floods"), *WITH_METRICS) as rig:
+        yield Disturbed(rig)
+        assert "Traceback" not in rig.edge.state_dir.with_suffix(".log").read_text()
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_a_client_that_floods_its_edge_costs_the_others_little(
         if ratios:
             disturbed.listen()  # the machine may have changed its mind meanwhile
         beside, done = disturbed.flood(kind, rate)
-        grown = resident_memory(disturbed.stage.edge.pid) - disturbed.before
+        grown = resident_memory(disturbed.rig.edge.pid) - disturbed.before
         ratios.append(beside / disturbed.quiet)
         print(
             kind, f"{disturbed.quiet * 1e3:.2f} ms, beside {beside * 1e3:.2f} ms", done, f"{grown / MIB:.1f} MiB"
@@ -248,14 +248,14 @@ def test_a_client_that_floods_its_edge_costs_the_others_little(
     assert statistics.median(ratios) < 2
 
 
-def handshakes(arena: Arena, count: int) -> list[float]:
+def handshakes(rig: LoadRig, count: int) -> list[float]:
     """Seconds of fresh visitors' handshakes and their first byte's way."""
-    context, tunnel = verifying(arena.edge.ca), arena.client.tunnel
+    context, tunnel = verifying(rig.edge.ca), rig.client.tunnel
     taken = []
     for _ in range(count):
         began = time.perf_counter()
         with (
-            socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE) as raw,
+            socket.create_connection(("127.0.0.1", tunnel.port), SOCKET_TIMEOUT) as raw,
             context.wrap_socket(raw, server_hostname=tunnel.host),
         ):
             taken.append(time.perf_counter() - began)
@@ -268,67 +268,67 @@ def handshakes(arena: Arena, count: int) -> list[float]:
 def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: int):
     """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
     200 ms, and the drips are gone in six seconds."""
-    with Arena(tmp_path, *WITH_FIGURES) as arena:
+    with LoadRig(tmp_path, *WITH_METRICS) as rig:
         for _ in range(2):
-            arena.well("idle", count=2500, tls=True)
-        tunnel = arena.client.tunnel
+            rig.well("idle", count=2500, tls=True)
+        tunnel = rig.client.tunnel
         with attack("drips", "127.0.0.1", tunnel.port, 2000, sources, tunnel.host) as drips:
             assert json.loads(first_line(drips, 60)) == {"all": "there"}
-            assert figures_of(arena.edge)["newcomers_waiting",] >= ENOUGH * 2000
-            taken = handshakes(arena, 400)
+            assert metrics_of(rig.edge)["newcomers_waiting",] >= ENOUGH * 2000
+            taken = handshakes(rig, 400)
             done = json.loads(first_line(drips, 60))
         print(f"p99 {p99(taken) * 1e3:.1f} ms", done)
         assert p99(taken) < 0.2
         assert done["kept"] == 2000
         assert done["longest"] < 6
-        arena.well("ask_again")
+        rig.well("ask_again")
 
 
 @pytest.mark.slow
 def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tmp_path: Path):
     """A thousand handshakes at once from one address, again and again: some seconds later, whoever comes to the
     same lease from elsewhere is welcome, and does not wait for all of them."""
-    with Arena(tmp_path, *WITH_FIGURES) as arena:
-        tunnel = arena.client.tunnel
+    with LoadRig(tmp_path, *WITH_METRICS) as rig:
+        tunnel = rig.client.tunnel
         with attack(
             "hurry", "127.0.0.1", tunnel.port, 1000, OVERLOAD_SECONDS + 11, "127.3.0.1", tunnel.host
         ) as flood:
             assert json.loads(first_line(flood)) == {"all": "there"}
             time.sleep(OVERLOAD_SECONDS + 6)
-            taken = [seconds for _ in range(20) for seconds in handshakes(arena, 1)]
+            taken = [seconds for _ in range(20) for seconds in handshakes(rig, 1)]
             done = json.loads(first_line(flood))
         print(f"median {statistics.median(taken) * 1e3:.1f} ms, worst {max(taken) * 1e3:.1f} ms", done)
         assert statistics.median(taken) < 0.1
-        assert figures_of(arena.edge)["visitors_refused_total", "arrivals"] > 1000
+        assert metrics_of(rig.edge)["visitors_refused_total", "arrivals"] > 1000
         assert done["refused"] > 1000
         assert done["answered"] > 1000
-        arena.well("ask_again")
+        rig.well("ask_again")
 
 
 def test_no_more_files_and_then_some(tmp_path: Path):
     """The limit is lowered to what is open, so that accept() fails: nothing crashes or spins, tunnels go on, and
     when it is raised again everybody is served within a second."""
-    with Arena(tmp_path) as arena:
-        arena.well("idle", count=50, tls=False)
-        arena.well("idle", count=50, tls=True)
-        pid = arena.edge.pid
+    with LoadRig(tmp_path) as rig:
+        rig.well("idle", count=50, tls=False)
+        rig.well("idle", count=50, tls=True)
+        pid = rig.edge.pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (sockets_of(pid), before[1]))
-        tunnel = arena.client.tunnel
+        tunnel = rig.client.tunnel
         with contextlib.ExitStack() as stack:
             refused = 0
             for address in (tunnel.tcp_socket, ("127.0.0.1", tunnel.port)) * 50:
                 visitor = stack.enter_context(socket.socket())
-                visitor.settimeout(PATIENCE)
+                visitor.settimeout(SOCKET_TIMEOUT)
                 refused += bool(visitor.connect_ex(address)) or not peek(visitor)
             assert refused == 100
-            used = processor_time(arena)
+            used = processor_time(rig)
             time.sleep(2)
-            assert processor_time(arena) - used < 0.4  # of two seconds
-            arena.well("ask_again")
+            assert processor_time(rig) - used < 0.4  # of two seconds
+            rig.well("ask_again")
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
         began = time.monotonic()
-        arena.well("crowd", count=20, size=1000)
+        rig.well("crowd", count=20, size=1000)
         assert time.monotonic() - began < 1
         eventually(lambda: sockets_of(pid) < 150, "visitors are left")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness.load_rig import Arena
+from tests.harness.load_rig import LoadRig
 
 pytestmark = pytest.mark.alone
 
@@ -18,11 +18,11 @@ EDGE_TLS, EDGE_TCP, CLIENT = 40, 8, 6
 @pytest.mark.parametrize(("tls", "edge_allowed"), [(False, EDGE_TCP), (True, EDGE_TLS)], ids=["tcp", "tls"])
 def test_an_idle_visitor_is_cheap(tmp_path, tls, edge_allowed):
     """Visitors who have asked for something, were answered, and stay."""
-    with Arena(tmp_path) as arena:
-        arena.well("idle", count=100, tls=tls)  # what is allocated once
-        before = arena.memory()
-        arena.well("idle", count=COUNT, tls=tls)
-        cost = {k: (v - before[k]) / COUNT / KIB for k, v in arena.memory().items()}
+    with LoadRig(tmp_path) as rig:
+        rig.well("idle", count=100, tls=tls)  # what is allocated once
+        before = rig.memory()
+        rig.well("idle", count=COUNT, tls=tls)
+        cost = {k: (v - before[k]) / COUNT / KIB for k, v in rig.memory().items()}
         print({k: f"{v:.1f} KiB" for k, v in cost.items()})
         assert cost["edge"] <= edge_allowed, cost
         assert cost["client"] <= CLIENT, cost

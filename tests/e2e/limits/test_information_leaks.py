@@ -17,7 +17,7 @@ import pytest
 
 import quictunnel
 from tests.harness.edge_process import children_environment, start_edge
-from tests.harness.sockets import PATIENCE, end, first_line, program
+from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program
 from tests.harness.token_commands import client_of, new_token
 from tests.harness.visits import curl, tls_connect
 
@@ -30,7 +30,7 @@ SAMPLES = 300
 @contextlib.contextmanager
 def listening() -> socket.socket:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(PATIENCE)
+        listener.settimeout(SOCKET_TIMEOUT)
         yield listener
 
 
@@ -50,7 +50,7 @@ def test_a_request_for_one_tenant_never_reaches_another(edge: EdgeProcess):
         visitor.sendall(request)
         origin, _ = ours.accept()
         with origin:
-            origin.settimeout(PATIENCE)
+            origin.settimeout(SOCKET_TIMEOUT)
             assert origin.recv(4096) == request
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -75,7 +75,7 @@ def knocked(edge: EdgeProcess, port: int, name: str) -> tuple[str, float]:
     """Return the error that a rejected visitor gets, and the seconds until then."""
     context = ssl.create_default_context(cafile=str(edge.ca))
     began = time.perf_counter()
-    with socket.create_connection(("127.0.0.1", port), PATIENCE) as raw, pytest.raises(OSError) as caught:  # noqa: PT011
+    with socket.create_connection(("127.0.0.1", port), SOCKET_TIMEOUT) as raw, pytest.raises(OSError) as caught:  # noqa: PT011
         context.wrap_socket(raw, server_hostname=name)
     return str(caught.value), time.perf_counter() - began
 

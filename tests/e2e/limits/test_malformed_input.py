@@ -31,19 +31,19 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from tests.harness.hostile_peer import HUGE_FRAME, PROTOCOL, WINDOW, HostileClient
-from tests.harness.sockets import PATIENCE, TcpEnd, is_reset, receive_all
+from tests.harness.sockets import SOCKET_TIMEOUT, TcpEnd, is_reset, receive_all
 
 # Tokens.
 
 
 @pytest.mark.parametrize("token", ["wrong", "x" * 512])
-def test_a_wrong_token_is_refused(stage, token):
-    config = stage.edge.client_config
+def test_a_wrong_token_is_refused(rig, token):
+    config = rig.edge.client_config
     with quictunnel.Client(config.edge, token=token, ca=config.ca) as client:
         with pytest.raises(quictunnel.AuthError) as raised:
             quictunnel.forward(1234, client=client).__enter__()
         assert token not in str(raised.value)
-        assert stage.edge.server.leases == 1
+        assert rig.edge.server.leases == 1
 
 
 async def test_an_empty_token_is_refused(hostile):
@@ -52,7 +52,7 @@ async def test_an_empty_token_is_refused(hostile):
         assert await client.end() == (CloseCause.PEER, SessionCode.UNAUTHORIZED)
 
 
-async def test_a_wrong_token_buys_nothing_that_follows_it(stage, hostile):
+async def test_a_wrong_token_buys_nothing_that_follows_it(rig, hostile):
     async with hostile as client:
         client.say(
             Hello(PROTOCOL_VERSION, "wrong", WINDOW, "hostile/1", b""),
@@ -60,10 +60,10 @@ async def test_a_wrong_token_buys_nothing_that_follows_it(stage, hostile):
         )
         assert await client.end() == (CloseCause.PEER, SessionCode.PROTOCOL)
         assert client.messages.empty()
-        assert stage.edge.server.leases == 1
+        assert rig.edge.server.leases == 1
 
 
-async def test_a_version_from_before_the_first_is_refused(stage, hostile):
+async def test_a_version_from_before_the_first_is_refused(rig, hostile):
     async with hostile as client:
         client.say(Hello(0, client.token, WINDOW, "hostile/1", b""))
         assert await client.end() == (CloseCause.PEER, SessionCode.VERSION)
@@ -189,7 +189,7 @@ async def visited(client: HostileClient) -> tuple[int, TcpEnd]:
     )
     visitor = TcpEnd(sock)
     visitor.send(b"hello")
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(SOCKET_TIMEOUT):
         stream = await client.opened.get()
     await client.has_come(stream, b"hello")
     return stream, visitor

@@ -12,9 +12,9 @@ import pytest
 
 from edge_server.ingress.tls_listener import Deadlines
 from tests.harness.edge_process import resident_memory
-from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
-from tests.harness.sockets import PATIENCE, TlsEnd, receive_exactly, verifying
-from tests.harness.tunnel_fixture import EmbeddedStage, ProcessStage
+from tests.harness.metrics_reader import WITH_METRICS, MetricIncrease
+from tests.harness.sockets import SOCKET_TIMEOUT, TlsEnd, receive_exactly, verifying
+from tests.harness.tunnel_fixture import EmbeddedTunnel, ProcessTunnel
 from tests.harness.waiting import eventually
 
 CHANCE = random.Random(4)
@@ -34,9 +34,9 @@ def client_hello(name: str | None) -> bytes:
     return outgoing.read()
 
 
-def answer_to(stage: EmbeddedStage, words: bytes, *, finish: bool = False) -> bytes:
+def answer_to(rig: EmbeddedTunnel, words: bytes, *, finish: bool = False) -> bytes:
     """Everything that the TLS port says to ``words`` before it ends the connection."""
-    with socket.create_connection(("127.0.0.1", stage.tunnel.port), PATIENCE) as sock:
+    with socket.create_connection(("127.0.0.1", rig.tunnel.port), SOCKET_TIMEOUT) as sock:
         answer = b""
         try:
             sock.sendall(words)
@@ -49,38 +49,38 @@ def answer_to(stage: EmbeddedStage, words: bytes, *, finish: bool = False) -> by
         return answer
 
 
-def newcomers(stage: EmbeddedStage) -> int:
+def newcomers(rig: EmbeddedTunnel) -> int:
     """Connections to the TLS port whose arrival the edge has seen the end of."""
-    return sum(stage.edge.server._front.outcomes.values())
+    return sum(rig.edge.server._front.outcomes.values())
 
 
 @pytest.mark.parametrize(
     "name", ["nobody.tunnel.localhost", "tunnel.localhost", "x.{host}", "{label}.example.com", "localhost"]
 )
-def test_an_unknown_name_is_told_so(stage, name):
-    host = stage.tunnel.host
+def test_an_unknown_name_is_told_so(rig, name):
+    host = rig.tunnel.host
     name = name.format(host=host, label=host.partition(".")[0])
-    assert answer_to(stage, client_hello(name)) == ALERT_RECORD + UNRECOGNIZED_NAME
-    sock = socket.create_connection(("127.0.0.1", stage.tunnel.port), PATIENCE)
+    assert answer_to(rig, client_hello(name)) == ALERT_RECORD + UNRECOGNIZED_NAME
+    sock = socket.create_connection(("127.0.0.1", rig.tunnel.port), SOCKET_TIMEOUT)
     with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
-        verifying(stage.ca).wrap_socket(sock, server_hostname=name)
+        verifying(rig.ca).wrap_socket(sock, server_hostname=name)
     sock.close()
 
 
-def test_no_name_is_told_so(stage):
-    assert answer_to(stage, client_hello(None)) == ALERT_RECORD + MISSING_EXTENSION
+def test_no_name_is_told_so(rig):
+    assert answer_to(rig, client_hello(None)) == ALERT_RECORD + MISSING_EXTENSION
 
 
-def test_a_client_hello_cut_off_at_every_byte_is_let_go(stage):
-    hello = client_hello(stage.tunnel.host)
-    came = newcomers(stage)
+def test_a_client_hello_cut_off_at_every_byte_is_let_go(rig):
+    hello = client_hello(rig.tunnel.host)
+    came = newcomers(rig)
     for length in range(len(hello)):
-        assert answer_to(stage, hello[:length], finish=True) == b""
-    assert newcomers(stage) - came == len(hello)
+        assert answer_to(rig, hello[:length], finish=True) == b""
+    assert newcomers(rig) - came == len(hello)
 
 
-def test_a_client_hello_in_two_pieces_is_as_good_as_whole(stage, monkeypatch):
-    front = stage.edge.server._front
+def test_a_client_hello_in_two_pieces_is_as_good_as_whole(rig, monkeypatch):
+    front = rig.edge.server._front
 
     class Slowly(socket.socket):
         """Sends its first bytes in two pieces, the second when the first was read."""
@@ -95,40 +95,40 @@ def test_a_client_hello_in_two_pieces_is_as_good_as_whole(stage, monkeypatch):
         def _read(self) -> list[int]:
             return [len(newcomer._reader.received) for newcomer in tuple(front.pending)]
 
-    for cut in range(1, len(client_hello(stage.tunnel.host)) - 1, 23):
+    for cut in range(1, len(client_hello(rig.tunnel.host)) - 1, 23):
         sock = Slowly()
         sock.cut = cut
-        sock.connect(("127.0.0.1", stage.tunnel.port))
-        visitor = TlsEnd(sock, verifying(stage.ca), stage.tunnel.host)
-        stage.accept()
+        sock.connect(("127.0.0.1", rig.tunnel.port))
+        visitor = TlsEnd(sock, verifying(rig.ca), rig.tunnel.host)
+        rig.accept()
         visitor.finish()
         sock.close()
 
 
-def test_half_a_client_hello_has_a_deadline(stage, monkeypatch):
-    monkeypatch.setattr(stage.edge.server._front, "deadlines", Deadlines(hello=0.2))
-    assert answer_to(stage, client_hello(stage.tunnel.host)[:-1]) == b""
+def test_half_a_client_hello_has_a_deadline(rig, monkeypatch):
+    monkeypatch.setattr(rig.edge.server._front, "deadlines", Deadlines(hello=0.2))
+    assert answer_to(rig, client_hello(rig.tunnel.host)[:-1]) == b""
 
 
-def test_a_client_hello_of_64_kib_is_refused(stage):
+def test_a_client_hello_of_64_kib_is_refused(rig):
     body = b"\x03\x03" + bytes(32) + b"\x00" + b"\x00\x02\x13\x01" + b"\x01\x00" + bytes(65_400)
     message = b"\x01" + len(body).to_bytes(3, "big") + body
     pieces = [message[start : start + 16_000] for start in range(0, len(message), 16_000)]
     hello = b"".join(b"\x16\x03\x01" + len(piece).to_bytes(2, "big") + piece for piece in pieces)
     assert len(hello) > 65_000
-    answer = answer_to(stage, hello)
+    answer = answer_to(rig, hello)
     assert answer.startswith(ALERT_RECORD[:5])
     assert len(answer) == 7
 
 
-def test_a_record_of_64_kib_is_refused(stage):
-    assert answer_to(stage, b"\x16\x03\x01\xff\xff" + bytes(65_535)) == ALERT_RECORD + RECORD_OVERFLOW
+def test_a_record_of_64_kib_is_refused(rig):
+    assert answer_to(rig, b"\x16\x03\x01\xff\xff" + bytes(65_535)) == ALERT_RECORD + RECORD_OVERFLOW
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
-def test_plain_http_is_told_to_use_https(stage, method):
-    tunnel = stage.tunnel
-    answer = answer_to(stage, f"{method} /a?b HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
+def test_plain_http_is_told_to_use_https(rig, method):
+    tunnel = rig.tunnel
+    answer = answer_to(rig, f"{method} /a?b HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 308 Permanent Redirect\r\n")
     assert f"\r\nLocation: https://{tunnel.host}:{tunnel.port}/a?b\r\n".encode() in head
@@ -136,8 +136,8 @@ def test_plain_http_is_told_to_use_https(stage, method):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
-def test_plain_http_for_no_tunnel_is_told_no_more(stage, method):
-    answer = answer_to(stage, f"{method} / HTTP/1.1\r\nHost: x{stage.tunnel.host}\r\n\r\n".encode())
+def test_plain_http_for_no_tunnel_is_told_no_more(rig, method):
+    answer = answer_to(rig, f"{method} / HTTP/1.1\r\nHost: x{rig.tunnel.host}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"https://" in body
@@ -145,37 +145,33 @@ def test_plain_http_for_no_tunnel_is_told_no_more(stage, method):
 
 
 @pytest.mark.parametrize("words", [b"SSH-2.0-x\r\n", bytes(100), CHANCE.randbytes(5000), b"\x16" + bytes(100)])
-def test_what_is_not_tls_is_ended(stage, words):
-    assert len(answer_to(stage, words)) <= 7
+def test_what_is_not_tls_is_ended(rig, words):
+    assert len(answer_to(rig, words)) <= 7
 
 
-def test_visitors_who_only_connect_and_leave(stage):
-    came, visitors = newcomers(stage), stage.edge.server.ledger.came["tcp"]
+def test_visitors_who_only_connect_and_leave(rig):
+    came, visitors = newcomers(rig), rig.edge.server.ledger.came["tcp"]
     for kind in ("tcp", "tls"):
-        address = stage.tunnel.tcp_socket if kind == "tcp" else ("127.0.0.1", stage.tunnel.port)
+        address = rig.tunnel.tcp_socket if kind == "tcp" else ("127.0.0.1", rig.tunnel.port)
         for _ in range(50):
-            sock = socket.create_connection(address, PATIENCE)
+            sock = socket.create_connection(address, SOCKET_TIMEOUT)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
     # They may have gone before the edge has accepted them.
-    eventually(lambda: newcomers(stage) - came == 50, "not all of those over TLS have come")
-    eventually(
-        lambda: stage.edge.server.ledger.came["tcp"] - visitors == 50, "not all of those over TCP have come"
-    )
-    eventually(
-        lambda: not stage.edge.server.visitors and not stage.edge.server._front.pending, "visitors are left"
-    )
-    _forget_queued(stage)
+    eventually(lambda: newcomers(rig) - came == 50, "not all of those over TLS have come")
+    eventually(lambda: rig.edge.server.ledger.came["tcp"] - visitors == 50, "not all of those over TCP have come")
+    eventually(lambda: not rig.edge.server.visitors and not rig.edge.server._front.pending, "visitors are left")
+    _forget_queued(rig)
 
 
-def _forget_queued(stage: EmbeddedStage) -> None:
+def _forget_queued(rig: EmbeddedTunnel) -> None:
     """Take the connections of visitors long gone off the origin's listener."""
-    stage.listener.settimeout(0.3)
+    rig.listener.settimeout(0.3)
     try:
         while True:
-            stage.listener.accept()[0].close()
+            rig.listener.accept()[0].close()
     except TimeoutError:
-        stage.listener.settimeout(PATIENCE)
+        rig.listener.settimeout(SOCKET_TIMEOUT)
 
 
 # The QUIC port.
@@ -203,11 +199,11 @@ def junk(chance: random.Random) -> bytes:
 def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
     """The tunnel that is there goes on all the while; memory stays flat; the log stays short."""
     chance = random.Random(6)
-    with ProcessStage(tmp_path, *WITH_FIGURES) as stage:
-        visitor, origin = stage.pair("tcp")
-        arrivals = Arrivals(stage.edge)
-        host, _, port = stage.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
-        log = stage.edge.state_dir.with_suffix(".log")
+    with ProcessTunnel(tmp_path, *WITH_METRICS) as rig:
+        visitor, origin = rig.pair("tcp")
+        arrivals = MetricIncrease(rig.edge)
+        host, _, port = rig.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
+        log = rig.edge.state_dir.with_suffix(".log")
         with contextlib.ExitStack() as stack:
             strangers = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(20)]
 
@@ -222,15 +218,15 @@ def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
                         assert receive_exactly(visitor, 5) == b"there"
 
             flood(2000)  # what is allocated once has then been
-            before = resident_memory(stage.edge.pid)
+            before = resident_memory(rig.edge.pid)
             flood(10_000)
-            grown = resident_memory(stage.edge.pid) - before
+            grown = resident_memory(rig.edge.pid) - before
         answered = arrivals("quic_answers_total", "retry") + arrivals("quic_answers_total", "version_negotiation")
         # Empty ones are not told apart from none.
         assert answered + arrivals("udp_datagrams_dropped_total", "unroutable") > 0.9 * 12_000
         assert grown < 4 * 1024 * 1024, f"{grown} bytes"
         visitor.sock.close()
-        stage.close_ends()
-        stage.pair("tls")  # a newcomer is served as well
+        rig.close_ends()
+        rig.pair("tls")  # a newcomer is served as well
         assert "Traceback" not in log.read_text()
         assert log.stat().st_size < 4096

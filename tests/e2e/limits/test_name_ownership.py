@@ -18,7 +18,7 @@ from edge_server.tunnels.bind_policy import MAX_TAKEOVERS
 from edge_server.tunnels.ownership import MAX_CLAIMS
 from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
-from tests.harness.sockets import PATIENCE, first_line, program
+from tests.harness.sockets import SOCKET_TIMEOUT, first_line, program
 from tests.harness.token_commands import client_of, command, new_token
 from tests.harness.visits import tls_connect, was_reset
 from tests.harness.waiting import eventually
@@ -180,7 +180,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
         client.subscribe(lambda event: told.append(event.kind))
         with (
             quictunnel.forward(origin, name="phish", unencrypted=True, client=client) as tunnel,
-            socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor,
+            socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT) as visitor,
             tls_connect(edge, tunnel) as over_tls,
         ):
             assert visitor.recv(5) == b"hello"
@@ -192,7 +192,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
             assert time.monotonic() - began < 1
             eventually(lambda: "lost" in told, "the client was not told")
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(tunnel.tcp_socket, PATIENCE)
+                socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
     refused(edge, owner, "has banned this name", name="phish")
 
 
@@ -200,7 +200,7 @@ def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, or
     """Its visitors are gone within a second; others stay, and who held what is in the history."""
 
     def connect(source: str, address: tuple[str, int]) -> socket.socket:
-        return socket.create_connection(address, PATIENCE, (source, 0))
+        return socket.create_connection(address, SOCKET_TIMEOUT, (source, 0))
 
     with (
         client_of(edge, owner) as client,

@@ -23,8 +23,8 @@ from cryptography import x509
 import quictunnel
 from quictunnel.wire.codes import SessionCode
 from tests.harness.edge_process import EdgeProcess, start_edge
-from tests.harness.metrics_reader import WITH_FIGURES, Arrivals
-from tests.harness.sockets import PATIENCE
+from tests.harness.metrics_reader import WITH_METRICS, MetricIncrease
+from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.token_commands import client_of, command, new_token
 from tests.harness.visits import tls_connect, was_reset
 from tests.harness.waiting import eventually
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[EdgeProcess]:
-    edge = start_edge(tmp_path_factory.mktemp("rights") / "state", "--tcp-ports", "19000-19999", *WITH_FIGURES)
+    edge = start_edge(tmp_path_factory.mktemp("rights") / "state", "--tcp-ports", "19000-19999", *WITH_METRICS)
     yield edge
     assert edge.stop() == 0
     log = edge.state_dir.with_suffix(".log").read_text()
@@ -64,7 +64,7 @@ def test_a_token_works_as_soon_as_it_is_made(tmp_path: Path, origin: int):
 def test_a_revoked_token_ends_sessions_and_visitors_within_a_second(edge: EdgeProcess, token: str, origin: int):
     key = token.split(".")[1]
     with client_of(edge, token) as client, quictunnel.forward(origin, unencrypted=True, client=client) as tunnel:
-        visitor = socket.create_connection(tunnel.tcp_socket, PATIENCE)
+        visitor = socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
         over_tls = tls_connect(edge, tunnel)
         with visitor, over_tls:
             assert visitor.recv(5) == b"hello"
@@ -75,7 +75,7 @@ def test_a_revoked_token_ends_sessions_and_visitors_within_a_second(edge: EdgePr
             assert was_reset(over_tls)
             assert time.monotonic() - began < 1
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(tunnel.tcp_socket, PATIENCE)
+            socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
     with client_of(edge, token) as client, pytest.raises(quictunnel.AuthError):
         quictunnel.forward(origin, client=client).__enter__()
 
@@ -95,7 +95,7 @@ def test_tunnels_of_all_clients_of_a_token_together(edge: EdgeProcess, token: st
 def has_room(tunnel: quictunnel.Tunnel) -> bool:
     """Return True if a visitor is admitted; a rejected one is reset, perhaps before connect() has returned."""
     try:
-        with socket.create_connection(tunnel.tcp_socket, PATIENCE) as visitor:
+        with socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT) as visitor:
             return visitor.recv(5) == b"hello"
     except ConnectionResetError:
         return False
@@ -106,7 +106,7 @@ def test_visitors_of_all_tunnels_of_a_token_together(edge: EdgeProcess, token: s
     with (
         client_of(edge, token) as client,
         quictunnel.forward(origin, unencrypted=True, client=client) as tunnel,
-        socket.create_connection(tunnel.tcp_socket, PATIENCE) as first,
+        socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT) as first,
     ):
         assert first.recv(5) == b"hello"
         with tls_connect(edge, tunnel) as second:
@@ -141,7 +141,7 @@ def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token
     """From the same address: with tokens that there are not, and with the key of another."""
     key = command(edge, "token", "create").split(".")[1]
     guesses = ["guess", f"qt1.{key}.{'x' * 43}"]
-    arrivals = Arrivals(edge)
+    arrivals = MetricIncrease(edge)
     for guess in guesses * 6:
         with client_of(edge, guess) as client, pytest.raises(quictunnel.AuthError):
             quictunnel.forward(origin, client=client).__enter__()
@@ -162,9 +162,9 @@ def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token
 def test_a_thousand_wrong_tokens(tmp_path: Path, origin: int):
     """Half without a key that exists, half with one: five of each are looked at. All are refused alike, whoever
     has that key works on, and no guess is in the log."""
-    edge = start_edge(tmp_path / "state", *WITH_FIGURES)
+    edge = start_edge(tmp_path / "state", *WITH_METRICS)
     guessed = new_token(edge)
-    arrivals = Arrivals(edge)
+    arrivals = MetricIncrease(edge)
     host, _, port = edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
     known = len(edge.state_dir.with_suffix(".log").read_text())
     with client_of(edge, guessed) as client, quictunnel.forward(origin, client=client) as tunnel:
@@ -199,7 +199,9 @@ def test_revoked_under_load(edge: EdgeProcess, token: str):
     ):
         visitors = [
             stack.enter_context(
-                socket.create_connection(tunnel.tcp_socket, PATIENCE) if number % 2 else tls_connect(edge, tunnel)
+                socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
+                if number % 2
+                else tls_connect(edge, tunnel)
             )
             for number in range(100)
         ]
@@ -217,7 +219,7 @@ def test_revoked_under_load(edge: EdgeProcess, token: str):
         command(edge, "token", "revoke", token.split(".")[1])
         began = time.monotonic()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(SOCKET_TIMEOUT)
         assert max(last) - began < 1
 
 
@@ -245,7 +247,7 @@ def test_a_certificate_is_replaced_while_visitors_are_in(tmp_path: Path):
     with serving(echo) as port, edge.client() as client, quictunnel.forward(port, client=client) as tunnel:
 
         def enter() -> ssl.SSLSocket:
-            raw = socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE)
+            raw = socket.create_connection(("127.0.0.1", tunnel.port), SOCKET_TIMEOUT)
             return context.wrap_socket(raw, server_hostname=tunnel.host)
 
         def serial(visitor: ssl.SSLSocket) -> int:
@@ -293,7 +295,9 @@ def test_bandwidth_of_all_visitors_together(edge: EdgeProcess, token: str, tls: 
     ):
 
         def visit() -> bytes:
-            visitor = tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, PATIENCE)
+            visitor = (
+                tls_connect(edge, tunnel) if tls else socket.create_connection(tunnel.tcp_socket, SOCKET_TIMEOUT)
+            )
             with visitor:
                 if up:
                     visitor.sendall(payload)
@@ -304,7 +308,7 @@ def test_bandwidth_of_all_visitors_together(edge: EdgeProcess, token: str, tls: 
         began = time.monotonic()
         visits = [threads.submit(visit) for _ in range(2)]
         expected = hashlib.sha256(payload).digest() if up else payload
-        assert all(visit.result(PATIENCE) == expected for visit in visits)
+        assert all(visit.result(SOCKET_TIMEOUT) == expected for visit in visits)
         # What sockets and first windows take in at once is ahead of its time.
         assert 2.3 < time.monotonic() - began < 6
 

@@ -27,7 +27,7 @@ from quictunnel.wire.messages import (
 )
 from quictunnel.wire.preface import Preface, encode_preface
 from tests.harness.hostile_peer import HUGE_FRAME, PROTOCOL, WINDOW, HostileEdge, ServedClient
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 
 CHANCE = random.Random(4)
 
@@ -206,7 +206,7 @@ async def test_an_edge_that_wants_another_version_is_refused(tmp_path, monkeypat
         monkeypatch.setattr("tests.harness.hostile_peer.PROTOCOL_VERSION", 77)
         with quictunnel.Client.from_config(edge.client_config) as client:
             opening = asyncio.create_task(_open(client))
-            served = await asyncio.wait_for(edge.sessions.get(), PATIENCE)
+            served = await asyncio.wait_for(edge.sessions.get(), SOCKET_TIMEOUT)
             assert await served.end() == PROTOCOL
             with pytest.raises(quictunnel.EdgeUnavailableError):
                 await opening

@@ -26,7 +26,7 @@ from quictunnel.wire import credit
 from quictunnel.wire.codes import BindCode, SessionCode
 from quictunnel.wire.messages import Bind, BindRefused, Bound, Welcome
 from tests.harness import engine_pairing
-from tests.harness.hostile_peer import HostileClient, Returning
+from tests.harness.hostile_peer import HostileClient, ReturningClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -112,7 +112,7 @@ async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edg
     assert await refused.end() == (CloseCause.PEER, SessionCode.OVERLOADED)
     other, _ = await begin(good)
     # The honest redial of a client of that token: its session has its place.
-    back = await Returning(bad).__aenter__()
+    back = await ReturningClient(bad).__aenter__()
     assert (await back.come_back(clients[0][1])).resumed
     await end(refused, other, back, *(client for client, _ in clients))
 
@@ -178,7 +178,7 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
     async def lose_link(config: ClientConfig, secret: bytes) -> None:
         """Come back, and leave before anything else was said, as a client does whose link breaks then."""
         before = services.sessions.away
-        back = await Returning(config).__aenter__()
+        back = await ReturningClient(config).__aenter__()
         assert (await back.come_back(secret)).resumed
         await back.__aexit__()
         async with asyncio.timeout(5):
@@ -192,7 +192,7 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
         gone.append(client)
         await lose_link(bad, theirs)
     assert services.sessions.given_up > 0, "the table was full"
-    back = await Returning(good).__aenter__()
+    back = await ReturningClient(good).__aenter__()
     assert (await back.come_back(secret)).resumed
     await end(victim, back, *gone)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 import quictunnel
-from tests.harness.echo_origin import EchoOrigin, says_back
+from tests.harness.echo_origin import EchoOrigin, echoes
 from tests.harness.edge_process import start_edge
 from tests.load.background import arrivals_at, churn_beside, nothing_left
 from tests.load.churn import in_between
@@ -74,7 +74,7 @@ def test_fifty_clients_are_back_within_seconds_after_a_crash(tmp_path, engines):
 def is_served(address):
     try:
         with socket.create_connection(address, timeout=PATIENCE) as visitor:
-            return says_back(visitor)
+            return echoes(visitor)
     except OSError:
         return False
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import quictunnel
-from tests.harness.constant_load import RATE, WORKERS, Requests
+from tests.harness.constant_load import RATE, WORKERS, ConstantLoad
 from tests.harness.echo_origin import EchoOrigin, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import need, random_file, sha256
@@ -54,7 +54,7 @@ def test_no_request_fails_and_long_downloads_finish(old, nginx, tmp_path):
             for number, target in enumerate(targets)
         ]
         with (
-            Requests(old, tunnel) as requests,
+            ConstantLoad(old, tunnel) as requests,
             churn_beside(
                 old, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
             ) as churn,

@@ -17,7 +17,7 @@ import pytest
 
 import quictunnel
 from edge_server.handoff.snapshot_store import FILE
-from tests.harness.constant_load import RATE, WORKERS, Requests
+from tests.harness.constant_load import RATE, WORKERS, ConstantLoad
 from tests.harness.echo_origin import EchoOrigin, assert_closed, is_served, serves
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.visits import tls_connect
@@ -47,7 +47,7 @@ def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
     edge = manager.start(tmp_path / "state")
     with edge.client() as client, quictunnel.forward(nginx.port, client=client) as tunnel:
         with (
-            Requests(edge, tunnel) as requests,
+            ConstantLoad(edge, tunnel) as requests,
             churn_beside(
                 edge, tunnel, conversation="http", others=lambda: requests.ended, in_flight=WORKERS
             ) as churn,

@@ -14,7 +14,7 @@ import pytest
 
 import quictunnel
 from tests.edge_server.certificates.acme import pebble as authorities
-from tests.harness.echo_origin import EchoOrigin, is_served, says_back
+from tests.harness.echo_origin import EchoOrigin, echoes, is_served
 from tests.harness.edge_process import EdgeProcess
 from tests.harness.programs import free_port, need
 from tests.harness.service_manager import successors
@@ -43,7 +43,7 @@ def test_clients_and_visitors_of_both_families(manager, tmp_path, engines):
                 assert tunnel.port == manager.ports[0]
                 for visitor_host in ("127.0.0.1", "::1"):
                     with visit(edge, tunnel, visitor_host) as visitor:
-                        assert says_back(visitor)
+                        assert echoes(visitor)
     finally:
         assert edge.stop() == 0
 
@@ -65,7 +65,7 @@ def test_who_comes_while_the_edge_is_started_again_waits(manager, tmp_path, engi
         with ssl.create_default_context(cafile=str(edge.ca)).wrap_socket(
             raw, server_hostname=tunnel.host
         ) as visitor:
-            assert says_back(visitor)
+            assert echoes(visitor)
         churn.wait_for(5)
         churn.finish()
         nothing_left(edge, client)
@@ -82,7 +82,7 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
         churn_beside(edge, tunnel) as churn,
     ):
         with visit(edge, tunnel, "127.0.0.1") as visitor:
-            assert says_back(visitor)
+            assert echoes(visitor)
             churn.edge_leaves()
             edge.process.send_signal(signal.SIGUSR2)
             eventually(lambda: client.snapshot().reconnected == 1, timeout=PATIENCE)
@@ -92,7 +92,7 @@ def test_a_successor_takes_them_over(manager, tmp_path, engines):
                 return arrivals(dump_of(process, edge.state_dir))
 
             churn.edge_follows(watched, came_before=watched())
-            assert says_back(visitor)
+            assert echoes(visitor)
         assert edge.process.wait(PATIENCE) == 0
         churn.wait_for(5)
         churn.finish()
@@ -127,7 +127,7 @@ def test_validators_come_to_a_socket_that_was_passed_also_at_a_successor(manager
             raw = socket.create_connection(("127.0.0.1", tunnel.port), timeout=PATIENCE)
             try:
                 with context.wrap_socket(raw, server_hostname=tunnel.host) as visitor:
-                    return says_back(visitor)
+                    return echoes(visitor)
             except OSError:
                 return False
 

@@ -25,9 +25,9 @@ from quictunnel.wire.messages import (
     Unbound,
     Welcome,
 )
-from tests.harness.hostile_peer import WINDOW, HostileClient, Returning
-from tests.harness.sockets import PATIENCE
-from tests.harness.tunnel_fixture import EmbeddedStage
+from tests.harness.hostile_peer import WINDOW, HostileClient, ReturningClient
+from tests.harness.sockets import SOCKET_TIMEOUT
+from tests.harness.tunnel_fixture import EmbeddedTunnel
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ AT_ONCE = 10
 
 
 @pytest.fixture(scope="module")
-def stage(engines):
-    with EmbeddedStage() as made:
+def rig(engines):
+    with EmbeddedTunnel() as made:
         yield made
 
 
@@ -62,17 +62,17 @@ def with_visitor(entry: tuple[int, int, int, int]) -> ResumeState:
 
 
 @pytest.mark.slow
-async def test_a_thousand_guesses_resume_nothing(stage: EmbeddedStage) -> None:
-    config = stage.edge.client_config
-    assert stage.edge.server._services is not None
-    sessions = stage.edge.server._services.sessions
+async def test_a_thousand_guesses_resume_nothing(rig: EmbeddedTunnel) -> None:
+    config = rig.edge.client_config
+    assert rig.edge.server._services is not None
+    sessions = rig.edge.server._services.sessions
     async with HostileClient(config) as owner:
         secret, _, writer = await visited(owner)
         begun, resumed = sessions.begun, sessions.resumed
 
         async def guess(number: int) -> None:
             wrong = secrets.token_bytes(SECRET_SIZE) if number % 2 else secret[: number % SECRET_SIZE] + bytes(1)
-            async with Returning(config) as thief:
+            async with ReturningClient(config) as thief:
                 welcome = await thief.come_back(wrong)
             assert not welcome.resumed
             assert welcome.session != secret
@@ -104,13 +104,13 @@ def forgeries(ticket: bytes, chance: random.Random) -> Iterator[bytes]:
 
 @pytest.mark.slow
 async def test_a_thousand_forged_tickets_take_no_name_and_no_port(
-    stage: EmbeddedStage, monkeypatch: pytest.MonkeyPatch
+    rig: EmbeddedTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert stage.edge.server._services is not None
+    assert rig.edge.server._services is not None
     # How many may be tried is another matter.
-    monkeypatch.setattr(stage.edge.server._services.requests, "rate", 1e6)
+    monkeypatch.setattr(rig.edge.server._services.requests, "rate", 1e6)
     chance = random.Random(4)
-    async with HostileClient(stage.edge.client_config) as owner, HostileClient(stage.edge.client_config) as thief:
+    async with HostileClient(rig.edge.client_config) as owner, HostileClient(rig.edge.client_config) as thief:
         await owner.greet()
         held = await owner.lease()
         await thief.greet()
@@ -131,9 +131,9 @@ async def test_a_thousand_forged_tickets_take_no_name_and_no_port(
         del reader
 
 
-async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: EmbeddedStage) -> None:
-    config = stage.edge.client_config
-    async with HostileClient(config) as first, Returning(config) as second:
+async def test_the_newest_link_has_the_session_and_an_older_one_nothing(rig: EmbeddedTunnel) -> None:
+    config = rig.edge.client_config
+    async with HostileClient(config) as first, ReturningClient(config) as second:
         secret, reader, writer = await visited(first)
         assert (await second.come_back(secret)).resumed
         assert await first.end() == (CloseCause.PEER, SessionCode.REPLACED)
@@ -149,16 +149,16 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(stage: E
         writer.close()
 
 
-async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(stage: EmbeddedStage) -> None:
+async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(rig: EmbeddedTunnel) -> None:
     """Its client may never have heard that it was let in."""
-    config = stage.edge.client_config
+    config = rig.edge.client_config
     async with HostileClient(config) as first:
         secret, reader, writer = await visited(first)
-        async with Returning(config) as second:
+        async with ReturningClient(config) as second:
             assert (await second.come_back(secret)).resumed
             second.connection.close(SessionCode.DONE)
             second.wake()
-        async with Returning(config) as third:
+        async with ReturningClient(config) as third:
             assert (await third.come_back(secret)).resumed
             third.say(with_visitor((0, SAID, SAID, SAID + WINDOW)))
             stream = await third.opened.get()
@@ -167,50 +167,50 @@ async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(s
             writer.close()
 
 
-async def test_client_of_version_1_is_spoken_to_in_its_version(stage: EmbeddedStage) -> None:
-    async with HostileClient(stage.edge.client_config) as client:
+async def test_client_of_version_1_is_spoken_to_in_its_version(rig: EmbeddedTunnel) -> None:
+    async with HostileClient(rig.edge.client_config) as client:
         client.say(Hello(1, client.token, WINDOW, "hostile/1", b""))
         assert (await client.heard(Welcome)).version == 1
         assert (await client.lease()).port
 
 
-async def test_a_secret_is_of_no_use_after_its_session(stage: EmbeddedStage) -> None:
-    config = stage.edge.client_config
+async def test_a_secret_is_of_no_use_after_its_session(rig: EmbeddedTunnel) -> None:
+    config = rig.edge.client_config
     async with HostileClient(config) as first:
         secret, _, writer = await visited(first)
         writer.close()
-    eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
-    async with Returning(config) as second:
+    eventually(lambda: rig.edge.server.guests == 1, "the session is still there")
+    async with ReturningClient(config) as second:
         assert not (await second.come_back(secret)).resumed
 
 
-async def test_a_session_whose_client_is_closed_for_good_is_not_kept(stage: EmbeddedStage) -> None:
+async def test_a_session_whose_client_is_closed_for_good_is_not_kept(rig: EmbeddedTunnel) -> None:
     """Although it had not said yet how it stands."""
-    config = stage.edge.client_config
-    async with HostileClient(config) as first, Returning(config) as second:
+    config = rig.edge.client_config
+    async with HostileClient(config) as first, ReturningClient(config) as second:
         secret, reader, writer = await visited(first)
         assert (await second.come_back(secret)).resumed
         second.connection.close(SessionCode.CLOSED)
         second.wake()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(SOCKET_TIMEOUT):
             with pytest.raises(ConnectionResetError):
                 await reader.read()
         writer.close()
-        assert stage.edge.server._services.sessions.away == 0
+        assert rig.edge.server._services.sessions.away == 0
 
 
 @pytest.mark.parametrize("is_away", [False, True])
-async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: EmbeddedStage, *, is_away: bool) -> None:
+async def test_secret_of_a_session_that_lost_its_name_is_refused(rig: EmbeddedTunnel, *, is_away: bool) -> None:
     """Its program was started again while it lost its link, or just before: it must not take the name back."""
-    config = stage.edge.client_config
-    async with HostileClient(config) as older, HostileClient(config) as newer, Returning(config) as back:
+    config = rig.edge.client_config
+    async with HostileClient(config) as older, HostileClient(config) as newer, ReturningClient(config) as back:
         older.say(older.good_hello)
         secret = (await older.heard(Welcome)).session
         ticket = (await older.lease()).ticket
         if is_away:
-            async with Returning(config) as lost:
+            async with ReturningClient(config) as lost:
                 assert (await lost.come_back(secret)).resumed  # and leaves before it says how it stands
-            eventually(lambda: stage.edge.server._services.sessions.away == 1, "the session is not away")
+            eventually(lambda: rig.edge.server._services.sessions.away == 1, "the session is not away")
         await newer.greet()
         newer.say(Bind(1, unencrypted=True, h2=False, ticket=ticket))
         await newer.heard(Bound)
@@ -237,9 +237,9 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(stage: Embedded
         pytest.param([ResumeState([], False)] * 20_000, id="an account without an end"),
     ],
 )
-async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
-    config = stage.edge.client_config
-    async with HostileClient(config) as first, Returning(config) as second:
+async def test_a_standing_that_cannot_be(rig: EmbeddedTunnel, said) -> None:
+    config = rig.edge.client_config
+    async with HostileClient(config) as first, ReturningClient(config) as second:
         secret, reader, writer = await visited(first)
         assert (await second.come_back(secret)).resumed
         second.say(*said)
@@ -247,12 +247,12 @@ async def test_a_standing_that_cannot_be(stage: EmbeddedStage, said) -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()  # nothing is left of the session
         writer.close()
-    eventually(lambda: stage.edge.server.guests == 1, "the session is still there")
-    stage.pair("tcp")
+    eventually(lambda: rig.edge.server.guests == 1, "the session is still there")
+    rig.pair("tcp")
 
 
-async def test_standings_without_being_asked(stage: EmbeddedStage) -> None:
-    async with HostileClient(stage.edge.client_config) as client:
+async def test_standings_without_being_asked(rig: EmbeddedTunnel) -> None:
+    async with HostileClient(rig.edge.client_config) as client:
         await client.greet()
         client.say(ResumeState([], True))
         assert await client.end() == PROTOCOL

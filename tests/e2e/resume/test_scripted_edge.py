@@ -29,7 +29,7 @@ from quictunnel.wire.messages import (
     Welcome,
 )
 from tests.harness.hostile_peer import PROTOCOL, WINDOW, HostileEdge, ServedClient
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -74,7 +74,7 @@ class Greetings:
 
     async def secret(self) -> bytes:
         """Return what the next client has shown."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(SOCKET_TIMEOUT):
             return await self.shown.get()
 
 
@@ -234,7 +234,7 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
         make_the_link_look_sick(client)
         assert [await greetings.secret() for _ in range(2)] == [b"", KEY]
         if is_answered:
-            assert await asyncio.to_thread(resumed.wait, PATIENCE)
+            assert await asyncio.to_thread(resumed.wait, SOCKET_TIMEOUT)
         closing = asyncio.create_task(asyncio.to_thread(client.close))
         second = await scripted.sessions.get()
         assert await second.end() == (CloseCause.PEER, SessionCode.CLOSED)
@@ -250,7 +250,7 @@ async def test_what_waits_for_the_account_of_the_edge_is_bounded_by_credit(
         first = await scripted.session()
         await first.has_come(first.visit(), b"ready")
         make_the_link_look_sick(client)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(SOCKET_TIMEOUT):
             second = await scripted.sessions.get()
         await second.heard(ResumeState)
         second.write(second.visit(number=number), bytes(INITIAL_WINDOW + 1))
@@ -284,7 +284,7 @@ async def test_lease_that_was_given_up_is_given_back_again_on_the_next_link(
         opening.cancel()
         assert (await first.heard(Unbind)).lease == 2
         make_the_link_look_sick(client)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(SOCKET_TIMEOUT):
             second = await scripted.sessions.get()
         assert (await second.heard(Unbind)).lease == 2
 
@@ -300,7 +300,7 @@ async def test_tunnel_that_closes_is_not_asked_of_the_session_that_follows(
         await closing.__aenter__()
         first = await scripted.session()
         first.write(first.visit(2), b"question")
-        await asyncio.wait_for(first.heard(Credits), PATIENCE)
+        await asyncio.wait_for(first.heard(Credits), SOCKET_TIMEOUT)
         close = asyncio.create_task(closing.__aexit__(None, None, None))
         await first.heard(Unbind)
         first.say(GoAway(30))

@@ -14,7 +14,7 @@ from edge_server.clients.session import ClientSession
 from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import embedded_edge
 from tests.harness.udp_relay import Flow, Relay
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 from tests.load.background import churn_beside, nothing_left
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def until_resumed(client: quictunnel.Client) -> None:
         assert client.state not in ("failed", "refused", "closed")
         return client.snapshot().resumed == 1 and client.state == "connected"
 
-    await asyncio.to_thread(eventually, is_resumed, timeout=PATIENCE)
+    await asyncio.to_thread(eventually, is_resumed, timeout=LONG_TIMEOUT)
 
 
 @pytest.mark.parametrize("late", [0, 1], ids=["new-link-first", "old-link-first"])
@@ -101,7 +101,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
         await until_resumed(client)
     else:
         # The old link is no more.
-        await asyncio.to_thread(eventually, client._manager._down.is_set, timeout=PATIENCE)
+        await asyncio.to_thread(eventually, client._manager._down.is_set, timeout=LONG_TIMEOUT)
     relay.flows[late].release()
     await until_resumed(client)
     assert len(relay.flows) == 2

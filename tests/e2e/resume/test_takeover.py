@@ -24,7 +24,7 @@ from quictunnel.origin.dial import Origin
 from quictunnel.transport.engine import CloseCause
 from tests.harness.echo_origin import EchoOrigin
 from tests.harness.edge_process import embedded_edge
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 from tests.load.background import churn_beside, nothing_left
 from tests.load.churn import Churn, in_between
 
@@ -138,7 +138,7 @@ async def resumed(client: Client) -> None:
 
     await asyncio.wrap_future(loop.submit(doubt()))
     await asyncio.to_thread(
-        eventually, lambda: client.snapshot().resumed == 1 and client.state == "connected", timeout=PATIENCE
+        eventually, lambda: client.snapshot().resumed == 1 and client.state == "connected", timeout=LONG_TIMEOUT
     )
 
 
@@ -158,7 +158,7 @@ async def out_of_reach(client: Client) -> threading.Event:
         manager._connection._endpoint.abort()  # without a goodbye
 
     await asyncio.wrap_future(loop.submit(lose()))
-    await asyncio.to_thread(eventually, lambda: client.state == "away", timeout=PATIENCE)
+    await asyncio.to_thread(eventually, lambda: client.state == "away", timeout=LONG_TIMEOUT)
     return gate
 
 

@@ -20,11 +20,11 @@ from cryptography import x509
 import quictunnel
 from tests.edge_server.certificates.acme import pebble as authorities
 from tests.edge_server.certificates.acme.dns_server import Zone, serving
-from tests.harness.echo_origin import EchoOrigin, says_back
+from tests.harness.echo_origin import EchoOrigin, echoes
 from tests.harness.edge_process import EdgeProcess, start_edge
 from tests.harness.programs import need
 from tests.harness.token_commands import client_of, command, new_token
-from tests.harness.waiting import PATIENCE, eventually
+from tests.harness.waiting import LONG_TIMEOUT, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Place:
     def is_served(self, tunnel: quictunnel.Tunnel) -> bool:
         try:
             with self.visit(tunnel) as visitor:
-                return says_back(visitor)
+                return echoes(visitor)
         except OSError:
             return False
 
@@ -134,7 +134,7 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
         contextlib.ExitStack() as stack,
     ):
         assert tunnel.host == "app.example.com"
-        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
+        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
         visitors = [stack.enter_context(place.visit(tunnel)) for _ in range(VISITORS)]
         first = {serial_of(visitor) for visitor in visitors}
         assert len(first) == 1
@@ -144,8 +144,8 @@ def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
             assert time.monotonic() < deadline
             with place.visit(tunnel) as visitor:
                 is_new = serial_of(visitor) not in first
-            assert all(says_back(visitor) for visitor in visitors)
-        assert all(says_back(visitor, b"x" * 100_000) for visitor in visitors)
+            assert all(echoes(visitor) for visitor in visitors)
+        assert all(echoes(visitor, b"x" * 100_000) for visitor in visitors)
         said = subprocess.run(
             [need("openssl"), "s_client", "-connect", f"127.0.0.1:{tunnel.port}", "-servername", tunnel.host,
              "-CAfile", str(place.roots), "-verify_return_error"],
@@ -172,12 +172,12 @@ def test_a_successor_goes_on_with_the_certificates_that_there_are(place: Place, 
         client_of(place.edge, tokens[0]) as client,
         quictunnel.forward(origin.port, domain="a.example.org", client=client) as tunnel,
     ):
-        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
+        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
         with place.visit(tunnel) as before:
             successor = start_edge(place.edge.state_dir, *place.options, "--takeover", log=place.log)
             try:
                 assert place.is_served(tunnel), "who comes first waits for the client, and meets the certificate"
-                assert says_back(before)
+                assert echoes(before)
             finally:
                 place.edge.process, successor.process = successor.process, place.edge.process
         assert successor.process.wait(40) == 0
@@ -232,13 +232,13 @@ def test_with_a_revoked_token_nothing_is_renewed(place: Place):
         client_of(place.edge, token) as client,
         quictunnel.forward(origin.port, domain=domain, client=client) as tunnel,
     ):
-        eventually(lambda: place.is_served(tunnel), timeout=PATIENCE)
+        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
     before = orders()
-    eventually(lambda: orders() > before, timeout=PATIENCE)
+    eventually(lambda: orders() > before, timeout=LONG_TIMEOUT)
     command(place.edge, "token", "revoke", token.split(".")[1])
-    eventually(lambda: standing()["next_try"] is None and not standing()["is_ordering"], timeout=PATIENCE)
+    eventually(lambda: standing()["next_try"] is None and not standing()["is_ordering"], timeout=LONG_TIMEOUT)
     ordered, end = orders(), standing()["expires_at"]
-    eventually(lambda: time.time() > end, timeout=PATIENCE)
+    eventually(lambda: time.time() > end, timeout=LONG_TIMEOUT)
     assert orders() == ordered
     assert standing().get("expires_at", end) == end
 
@@ -253,7 +253,7 @@ def test_a_development_edge_vouches_for_a_domain_itself(edge: EdgeProcess, clien
             socket.create_connection(("127.0.0.1", tunnel.port), timeout=30) as raw,
             context.wrap_socket(raw, server_hostname="app.example.test") as visitor,
         ):
-            assert says_back(visitor)
+            assert echoes(visitor)
 
 
 def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: Path, engines: object):
@@ -283,8 +283,8 @@ def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: 
                 quictunnel.forward(origin.port, name="plain", client=client) as plain,
                 quictunnel.forward(authorities.free_port(), name="two", h2_enabled=True, client=client) as two,
             ):
-                eventually(lambda: place.is_served(plain), timeout=PATIENCE)  # noqa: B023 - called at once
-                eventually(lambda: is_met(place, two), timeout=PATIENCE)  # noqa: B023 - likewise
+                eventually(lambda: place.is_served(plain), timeout=LONG_TIMEOUT)  # noqa: B023 - called at once
+                eventually(lambda: is_met(place, two), timeout=LONG_TIMEOUT)  # noqa: B023 - likewise
                 with place.visit(plain) as visitor:
                     assert ("DNS", f"*.{DOMAIN}") in visitor.getpeercert()["subjectAltName"]
                     serials.append(serial_of(visitor))

@@ -14,7 +14,7 @@ import trustme
 import quictunnel
 from tests.harness.nginx import start_nginx
 from tests.harness.programs import need, random_file, sha256
-from tests.harness.sockets import PATIENCE
+from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.visits import tls_connect
 from tests.harness.waiting import eventually
 
@@ -98,7 +98,7 @@ def test_the_origin_gets_every_byte_as_it_was_sent(client: quictunnel.Client, pi
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         quictunnel.forward(listener.getsockname()[1], name=NAME, tls="passthrough", client=client) as tunnel,
-        socket.create_connection(("127.0.0.1", tunnel.port), PATIENCE) as visitor,
+        socket.create_connection(("127.0.0.1", tunnel.port), SOCKET_TIMEOUT) as visitor,
     ):
         visitor.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         size = -(-len(hello) // pieces)
@@ -161,7 +161,7 @@ def test_visitors_from_elsewhere_are_not_let_in(
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         try:
-            with socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0)) as raw:
+            with socket.create_connection(("127.0.0.1", port), SOCKET_TIMEOUT, (source, 0)) as raw:
                 if host:
                     context.wrap_socket(raw, server_hostname=host).close()
                 else:
