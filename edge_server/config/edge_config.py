@@ -210,12 +210,12 @@ class EdgeConfig:
 
     @property
     def shown_tcp_host(self) -> str:
-        """The public name of the plain TCP ports."""
+        """Return the public name of the plain TCP ports."""
         return self.public_name(self.tcp_host)
 
     @property
     def acme_options(self) -> AcmeOptions:
-        """The options that ACME's settings are made of."""
+        """Return the options of ACME."""
         names = (field.name for field in dataclasses.fields(AcmeOptions))
         return AcmeOptions(**{name: getattr(self, name) for name in names})
 
@@ -242,22 +242,29 @@ class Reading:
 
 
 def read(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})) -> Reading:
-    """Return the configuration from the command line, over the environment, over the file that they name, over the
-    defaults; or all problems of it. Exits after ``--help`` and ``--version``."""
+    """Return the configuration or all problems. The command line wins over the environment, that over the file.
+
+    Args:
+        argv: arguments of the command line.
+        environ: environment variables.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version``.
+    """
     try:
         arguments = parse_arguments(OPTIONS, argv)
     except ConfigError as error:
         return Reading(None, (str(error),))
     only_check = arguments.pop("check_config", False)
     path = arguments.pop("config", None) or environ.get(CONFIG)
-    said = ParsedOptions()
+    parsed = ParsedOptions()
     if path:
-        from_file(OPTIONS, Path(path), said)
-    from_environment(OPTIONS, environ, said)
+        from_file(OPTIONS, Path(path), parsed)
+    from_environment(OPTIONS, environ, parsed)
     for name, value in arguments.items():
-        said.given[name] = OptionValue(value, "--" + name.replace("_", "-"))
-    config = _made(said, environ)
-    return Reading(config, tuple(said.problems[:MAX_PROBLEMS]), only_check)
+        parsed.given[name] = OptionValue(value, "--" + name.replace("_", "-"))
+    config = _config_of(parsed, environ)
+    return Reading(config, tuple(parsed.problems[:MAX_PROBLEMS]), only_check)
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})) -> EdgeConfig:
@@ -268,22 +275,23 @@ def parse(argv: Sequence[str], environ: Mapping[str, str] = MappingProxyType({})
     return reading.config
 
 
-def _made(said: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
-    """Return the configuration; None adds to the problems in ``said``."""
-    values = _values(said, environ)
-    pair = [said.given[name].what for name in ("cert", "key") if name in said.given and said.given[name].value]
+def _config_of(parsed: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
+    """Return the configuration, or None with the reasons in ``parsed.problems``."""
+    values = _values(parsed, environ)
+    pair = {name: value for name in ("cert", "key") if (value := parsed.given.get(name)) and value.value}
     if len(pair) == 1:
-        dashes = "--" if pair[0].startswith("--") else ""  # as it was said: on the command line, or in a file
-        said.problems.append(
-            f"{pair[0]}: {dashes}cert and {dashes}key go together; give both, or neither for a development "
+        (what,) = (value.what for value in pair.values())
+        dashes = "--" if what.startswith("--") else ""  # as on the command line, or as in a file
+        parsed.problems.append(
+            f"{what}: {dashes}cert and {dashes}key go together; give both, or neither for a development "
             "certificate."
         )
     try:
-        if "state_dir" not in said.given:
+        if "state_dir" not in parsed.given:
             values["state_dir"] = default_state_dir().absolute()
     except ConfigError as error:
-        said.problems.append(f"{error} Or say where the edge keeps its keys, with --state-dir.")
-    if said.problems:
+        parsed.problems.append(f"{error} Or say where the edge keeps its keys, with --state-dir.")
+    if parsed.problems:
         return None
     if "https" in values:
         values.setdefault("tcp_host", values["https"][0])
@@ -293,18 +301,18 @@ def _made(said: ParsedOptions, environ: Mapping[str, str]) -> EdgeConfig | None:
         if config.resolver:
             read_server(config.resolver, "--resolver")
     except ConfigError as error:
-        said.problems.append(str(error))
+        parsed.problems.append(str(error))
         return None
     return config
 
 
-def _values(said: ParsedOptions, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what was given in the types of the options, by field, and add to the problems."""
+def _values(parsed: ParsedOptions, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values by field, in the types of the options; add the problems to ``parsed``."""
     values: dict[str, Any] = {}
     for row in OPTIONS:
-        given = said.given.get(row.field)
+        given = parsed.given.get(row.field)
         if given is not None and given.value == "" and row.field in _FORGOTTEN_WHEN_EMPTY:
-            del said.given[row.field]
+            del parsed.given[row.field]
             given = None
         if given is None and (text := environ.get(row.fallback)):
             given = OptionValue(text, row.fallback)
@@ -312,10 +320,10 @@ def _values(said: ParsedOptions, environ: Mapping[str, str]) -> dict[str, Any]:
             if given is not None:
                 values[row.field] = row.kind.value_of(given)
         except ConfigError as error:
-            said.problems.append(str(error))
+            parsed.problems.append(str(error))
     return values
 
 
 def differences(before: EdgeConfig, after: EdgeConfig) -> list[str]:
-    """The fields that are not the same."""
+    """Return the names of the fields that differ."""
     return [row.field for row in OPTIONS if getattr(before, row.field) != getattr(after, row.field)]

@@ -1,7 +1,6 @@
-"""The table of options: what :class:`edge_server.config.edge_config.EdgeConfig` says of each of its fields.
+"""The table of options, made from the fields of :class:`edge_server.config.edge_config.EdgeConfig`.
 
-From it come the command line, the names in TOML, the variables of the environment, what SIGHUP may change, and
-``docs/CONFIGURATION.md`` with its schema.
+Command line, names in TOML, environment variables, reload and ``docs/CONFIGURATION.md`` with its schema use it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ class Option:
     kind: OptionType[Any]
     summary: str
     default: str
-    """As the documents say it."""
+    """Text of the default in documents and help."""
     group: str
     live: bool
-    """SIGHUP changes it; what is not live needs a restart, or SIGUSR2."""
+    """True if SIGHUP changes it; other options need a restart, or SIGUSR2."""
     alias: str
-    """Another name in TOML: that of a table and a name in it, joined by ``-``."""
+    """Another name in TOML: those of a table and of a key in it, joined by ``-``."""
     fallback: str
-    """A variable that is asked when nobody else says anything."""
+    """Environment variable that is read where no source gives a value."""
 
     @property
     def name(self) -> str:
@@ -72,8 +71,8 @@ def option(
         kind: the type.
         summary: the meaning, for ``--help`` and the documents.
         default: the default.
-        required: an EdgeConfig that is made in code has to have it.
-        shown: what the documents call the default, where its text does not say it.
+        required: True if an EdgeConfig made in code needs a value.
+        shown: text of the default in documents and help, if it is not the default's own.
         group: the heading, for the first option below it.
         live: as in :class:`Option`, likewise the rest.
     """

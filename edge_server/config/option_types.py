@@ -24,7 +24,7 @@ MAX_HOSTS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class OptionValue:
-    """A value as it was given, and by whom."""
+    """A value as it was given, with its source."""
 
     value: Any
     what: str
@@ -41,8 +41,8 @@ class OptionType(Generic[T]):
     words: str
     """Description of a value, for documents and errors."""
     read: Callable[[Any], T]
-    """Makes the value from text, or from one of ``toml``. Raises ConfigError that goes on after the option's name,
-    or ValueError or LookupError where ``words`` say it all."""
+    """Makes the value from text, or from one of the types ``toml``. Raises ConfigError, whose text continues after
+    the option's name, or ValueError or LookupError, which are reported with ``words``."""
     show: Callable[[T], str] = str
     """The inverse of ``read``."""
     pattern: str = ""
@@ -53,7 +53,7 @@ class OptionType(Generic[T]):
     toml: tuple[type, ...] = (str,)
     """Types of a value in TOML."""
     is_path: bool = False
-    """In a file, relative to that file."""
+    """True for paths: in a file they are relative to that file."""
 
     def value_of(self, given: OptionValue) -> T:
         """Return the value. Raises ConfigError."""
@@ -93,7 +93,7 @@ def _path(metavar: str, noun: str) -> OptionType[Path | None]:
     def read(text: str) -> Path | None:
         return expanded(text, "") if text else None
 
-    words = f"{noun}, relative to the file that says it"
+    words = f"{noun}, relative to the file that names it"
     return OptionType(metavar, words, read, lambda path: str(path or ""), is_path=True)
 
 
@@ -121,7 +121,7 @@ def _show_address(address: tuple[str, int] | None) -> str:
 
 
 def _host(text: str) -> str:
-    # What clients are told must fit into what they take; whether it resolves is for networks to say.
+    # What clients are told must fit into what they take; whether it resolves depends on their network.
     return _if(not text or is_host(text), text)
 
 

@@ -31,35 +31,45 @@ MAX_PROBLEMS: Final = 50
 
 @dataclass(slots=True)
 class ParsedOptions:
-    """The values that were given, by field, and the problems with them. Who gives a value later wins."""
+    """The values that were given, by field, and the problems found. A value that is added later wins."""
 
     given: dict[str, OptionValue] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
-def from_environment(options: Sequence[Option], environ: Mapping[str, str], said: ParsedOptions) -> None:
-    """Add the values of variables that are set and not empty."""
+def from_environment(options: Sequence[Option], environ: Mapping[str, str], parsed: ParsedOptions) -> None:
+    """Add the values of variables that are set and not empty.
+
+    Args:
+        options: the table.
+        environ: environment variables; those without the prefix are ignored, unknown ones with it are problems.
+        parsed: gets the values and problems.
+    """
     by_variable = {option.variable: option for option in options}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG or not value:
             continue
         if option := by_variable.get(variable):
-            said.given[option.field] = OptionValue(value, variable)
+            parsed.given[option.field] = OptionValue(value, variable)
         else:
             suggestion = hint(variable, [*by_variable, CONFIG])
-            said.problems.append(f"The environment has an unknown variable {shown(variable)}; {suggestion}")
+            parsed.problems.append(f"The environment has an unknown variable {shown(variable)}; {suggestion}")
 
 
-def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> None:
+def from_file(options: Sequence[Option], path: Path, parsed: ParsedOptions) -> None:
     """Add the values of a TOML file.
 
-    A table may stand for the first words of a name: ``[log]`` with ``format`` is ``log-format``.
+    Args:
+        options: the table. A table of TOML may stand for the first word of a name: ``[log]`` with ``format`` is
+            ``log-format``.
+        path: the file. Relative paths in it are relative to its directory.
+        parsed: gets the values and problems.
     """
     try:
         text = _text(path)
         content = _content(path, text)
     except ConfigError as error:
-        said.problems.append(str(error))
+        parsed.problems.append(str(error))
         return
     lines = lines_of(text)
     by_name = {name: option for option in options for name in (option.alias, option.name) if name}
@@ -75,18 +85,18 @@ def from_file(options: Sequence[Option], path: Path, said: ParsedOptions) -> Non
         option = by_name.get(name)
         if option is None:
             known = [other for other in by_name if len(keys) == 1 or other.startswith(keys[0] + "-")]
-            said.problems.append(f"{where}unknown name {shown(key)}; {hint(name, known, keys)}")
-        elif option.field in said.given:
-            said.problems.append(f"{where}{option.name} is said twice ({said.given[option.field].what}).")
+            parsed.problems.append(f"{where}unknown name {shown(key)}; {hint(name, known, keys)}")
+        elif option.field in parsed.given:
+            parsed.problems.append(f"{where}{option.name} is given twice ({parsed.given[option.field].what}).")
         else:
             is_relative = option.kind.is_path and isinstance(value, str) and value and value[0] != "~"
-            said.given[option.field] = OptionValue(
+            parsed.given[option.field] = OptionValue(
                 str(path.parent / value) if is_relative else value, where + key, is_toml=True
             )
 
 
 def _text(path: Path) -> str:
-    """Raises ConfigError."""
+    """Return the text of a file. Raises ConfigError with the line of what is not UTF-8."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_CONFIG + 1)
@@ -102,7 +112,7 @@ def _text(path: Path) -> str:
 
 
 def _content(path: Path, text: str) -> dict[str, Any]:
-    """Raises ConfigError."""
+    """Return the parsed text of a file. Raises ConfigError with the line of a mistake."""
     try:
         return tomllib.loads(text)
     except RecursionError:

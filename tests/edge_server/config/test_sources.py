@@ -1,4 +1,4 @@
-"""Options from the environment and from tables of a file; every problem is said, with where and what to do."""
+"""Options from the environment and from a file; every problem is reported with its place and a remedy."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_the_environment_may_name_the_file(tmp_path):
 
 def test_every_option_has_a_variable_that_is_read():
     for row in OPTIONS:
-        said = read([], {row.variable: "\0"}).problems[0]
-        assert said.startswith(f"{row.variable} ")
+        problem = read([], {row.variable: "\0"}).problems[0]
+        assert problem.startswith(f"{row.variable} ")
 
 
 def test_variables_of_clients_and_empty_ones_say_nothing():
@@ -63,13 +63,13 @@ def test_a_switch_in_the_environment(text, is_on):
 
 
 def test_a_switch_that_is_neither():
-    (said,) = read([], {"QUICTUNNEL_EDGE_SERVER_TAKEOVER": "yes"}).problems
-    assert said == "QUICTUNNEL_EDGE_SERVER_TAKEOVER should be true or false, not 'yes'."
+    (problem,) = read([], {"QUICTUNNEL_EDGE_SERVER_TAKEOVER": "yes"}).problems
+    assert problem == "QUICTUNNEL_EDGE_SERVER_TAKEOVER should be true or false, not 'yes'."
 
 
 def test_an_unknown_variable_gets_a_hint():
-    (said,) = read([], {"QUICTUNNEL_EDGE_SERVER_HTPS": "a:1"}).problems
-    assert said == (
+    (problem,) = read([], {"QUICTUNNEL_EDGE_SERVER_HTPS": "a:1"}).problems
+    assert problem == (
         "The environment has an unknown variable 'QUICTUNNEL_EDGE_SERVER_HTPS'; did you mean "
         '"QUICTUNNEL_EDGE_SERVER_HTTPS"?'
     )
@@ -87,7 +87,7 @@ def test_tables_stand_for_the_first_words_of_a_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("\n\nhtps = 'a:1'", "edge.toml:3: unknown name 'htps'; did you mean \"https\"?"),
         ("[log]\nlevl = 'debug'", "edge.toml:2: unknown name 'log.levl'; did you mean \"log.level\"?"),
@@ -97,26 +97,26 @@ def test_tables_stand_for_the_first_words_of_a_name(tmp_path):
         ("[edge.a]\nb = 1", "edge.toml:1: unknown name 'edge'; docs/CONFIGURATION.md and "),
         ("grace = 1\n[tcp]\nports = 7", "edge.toml:3: tcp.ports should be text, not '7'."),
         ("grace = true", "edge.toml:1: grace should be seconds between 0 and 3600, not 'True'."),
-        ("log-level = 'info'\nlog_level = 'debug'", "edge.toml:2: log-level is said twice ("),
-        ("log-level = 'info'\n[log]\nlevel = 'debug'", "edge.toml:3: log-level is said twice ("),
+        ("log-level = 'info'\nlog_level = 'debug'", "edge.toml:2: log-level is given twice ("),
+        ("log-level = 'info'\n[log]\nlevel = 'debug'", "edge.toml:3: log-level is given twice ("),
         ("a = 1\na = 2", "edge.toml:2: not valid TOML: Cannot overwrite a value."),
         ("\n = 2", "edge.toml:2: not valid TOML: Invalid statement (column 2)."),
         ("a = 1\n\nb = [1,\n", "edge.toml:3: not valid TOML: Invalid value."),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(tmp_path, text, said):
+def test_a_problem_is_reported_with_its_line(tmp_path, text, problem):
     (found,) = problems(tmp_path, text)
-    assert found.startswith(said), found
+    assert found.startswith(problem), found
 
 
-def test_bytes_that_are_no_text_are_said_with_their_line(tmp_path):
+def test_bytes_that_are_no_text_are_reported_with_their_line(tmp_path):
     path = tmp_path / "edge.toml"
     path.write_bytes(b"# fine\n\ndomain = '\xff'\n")
     (found,) = read(["--config", str(path)]).problems
     assert found == f"{path}:3: not valid TOML: this is not UTF-8."
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path):
+def test_all_problems_are_reported_at_once(tmp_path):
     arguments = toml(tmp_path, "htps = 1\nquic = 'x'\ngrace = -1\n")
     reading = read([*arguments, "--hold", "soon"], {"QUICTUNNEL_EDGE_SERVER_DOMAIN": "-"})
     assert reading.config is None
