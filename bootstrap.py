@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""From a fresh clone to a running thing, with Python 3.11 or newer and nothing else.
+"""Set up the project and run it in a fresh clone. Needs only Python 3.11 or newer.
 
-    python3 bootstrap.py demo          an edge, a small web app and a tunnel between them; fetches the public URL
+    python3 bootstrap.py demo          run an edge, a small web app and a tunnel between them; fetch the public URL
     python3 bootstrap.py test          style, types, unit tests and a short end-to-end round: under four minutes
     python3 bootstrap.py test --all    everything but the tests marked "long": what CI runs
-    python3 bootstrap.py shell         prints how to enter the environment that these commands make
+    python3 bootstrap.py shell         print the command that enters the virtual environment
 
-Each command makes a virtual environment in .venv and installs what it needs there. Further arguments are passed
-on: ``demo --once``; ``test -k sni`` runs pytest with these arguments and nothing else. Where a Rust toolchain is
-installed, the fast QUIC engine (native/) is built as well, and built again only after its source changed;
-QUICTUNNEL_NATIVE=0 goes without it. This file uses the standard library only, and old Pythons can read it far
-enough to say that they are too old.
+Each command creates a virtual environment in .venv and installs its requirements there. Further arguments are
+passed on: ``demo --once``; ``test -k sni`` runs only pytest, with these arguments. If a Rust toolchain is
+installed, the native QUIC engine (native/) is built as well, and rebuilt only after its source has changed;
+QUICTUNNEL_NATIVE=0 disables it. This file uses only the standard library, and its syntax is old enough for an old
+Python to print that it is too old.
 """
 
 import hashlib
@@ -32,23 +32,24 @@ NEEDED = (3, 11)
 
 
 def python_in_venv():
+    """Return the path of the Python in .venv."""
     return VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def run(*command, **options):
-    """Run a program; its failure is ours."""
+    """Run a program, and exit with its status if it fails."""
     status = subprocess.call([str(part) for part in command], **{"cwd": str(ROOT), **options})
     if status:
         sys.exit(status)
 
 
 def pip(python, *arguments):
-    """A command line for the pip of .venv."""
+    """Return a command line for the pip of .venv."""
     return [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
 
 
 def set_up(extra):
-    """The virtual environment with the project in it; made again only when pyproject.toml changed."""
+    """Create the virtual environment with the project, unless it is current. Return its Python."""
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + extra.encode()).hexdigest()
     stamp = VENV / (".ready" + (extra and "-" + extra))
     python = python_in_venv()
@@ -66,14 +67,14 @@ def set_up(extra):
 
 
 def is_refused():
-    """Whether the native engine is not wanted, wherever it could be had."""
+    """Return True if QUICTUNNEL_NATIVE disables the native engine."""
     return os.environ.get("QUICTUNNEL_NATIVE") == "0"
 
 
 def why_no_rust():
-    """Why the native engine cannot be built here, or "" when it can."""
+    """Return the reason why the native engine cannot be built here; empty if it can."""
     if is_refused():
-        return "QUICTUNNEL_NATIVE=0 goes without the native one"
+        return "QUICTUNNEL_NATIVE=0 disables the native one"
     cargo = shutil.which("cargo")
     if cargo is None:
         return "install Rust (https://rustup.rs) to get the native one"
@@ -89,7 +90,7 @@ def why_no_rust():
 
 
 def native_sources():
-    """A hash of everything that the native engine is made from."""
+    """Return a hash of all sources of the native engine."""
     digest = hashlib.sha256()
     for folder, folders, files in os.walk(str(NATIVE)):
         folders[:] = sorted(set(folders) - {"target"})
@@ -101,7 +102,8 @@ def native_sources():
 
 
 def build_native(python):
-    """Have the native engine of this source in .venv, or none. Says why it is not there, or ""."""
+    """Build the native engine if its source has changed. Return the reason why it is missing; empty if it is
+    installed."""
     wanted = "" if is_refused() else native_sources()
     if NATIVE_STAMP.exists() and NATIVE_STAMP.read_text() == wanted:
         return ""
@@ -113,30 +115,30 @@ def build_native(python):
             if subprocess.call(command, stdout=log, stderr=subprocess.STDOUT) == 0:
                 NATIVE_STAMP.write_text(wanted)
                 return ""
-        lack = "building the native one failed, %s says why" % NATIVE_LOG.relative_to(ROOT)
-    if NATIVE_STAMP.exists():  # what was built from another source, or is not wanted any more
+        lack = "building the native one failed, see %s" % NATIVE_LOG.relative_to(ROOT)
+    if NATIVE_STAMP.exists():  # built from another source, or disabled now
         run(*pip(python, "uninstall", "--yes", "quictunnel-native"))
         NATIVE_STAMP.unlink()
     return lack
 
 
 def say_engine(python, lack):
-    """One line: which engine runs, and what that means."""
+    """Print the engine in one line."""
     said = subprocess.run(
         [str(python), "-m", "quictunnel", "--version"], cwd=str(ROOT), stdout=subprocess.PIPE, check=False
     )
-    if said.returncode:  # it has said why
+    if said.returncode:  # it has printed the reason
         sys.exit(said.returncode)
     engine = said.stdout.decode().strip().partition("engine ")[2]
     if engine.startswith("native"):
         print("engine: %s, the fast one" % engine, flush=True)
     else:
-        why = lack or "QUICTUNNEL_ENGINE=%s asks for it" % os.environ.get("QUICTUNNEL_ENGINE")
+        why = lack or "QUICTUNNEL_ENGINE=%s selects it" % os.environ.get("QUICTUNNEL_ENGINE")
         print("engine: %s, pure Python, a tenth of the speed or less; %s" % (engine, why), flush=True)
 
 
 def part(title, *command, **options):
-    """One part of the tests, with its time."""
+    """Run one part of the tests and print its time."""
     print("== " + title, flush=True)
     begun = time.monotonic()
     run(*command, **options)
@@ -181,6 +183,7 @@ def test_crate():
 
 
 def main():
+    """Run the command that the command line names."""
     if sys.version_info < NEEDED:
         sys.exit("quictunnel needs Python %d.%d or newer; this is %s" % (*NEEDED, sys.version.split()[0]))
     command, arguments = (sys.argv[1] if len(sys.argv) > 1 else "help"), sys.argv[2:]

@@ -1,4 +1,4 @@
-"""Draws the Mermaid diagrams of the documentation: ``python docs/diagrams.py path/to/mermaid.min.js``.
+"""Draw the Mermaid diagrams of the documentation: ``python docs/diagrams.py path/to/mermaid.min.js``.
 
 Each block of a page in docs/ becomes ``docs/images/PAGE-NUMBER.svg``, which the site shows (docs/hooks.py); GitHub
 draws the block itself. The script is in npm's package ``mermaid`` (``npm pack mermaid@11``, below ``dist/``), and
@@ -36,6 +36,7 @@ def rounded(svg: str) -> str:
 
 
 def main() -> None:
+    """Draw all diagrams."""
     script = Path(sys.argv[1])
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])

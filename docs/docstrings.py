@@ -1,4 +1,5 @@
-"""Docstrings as the site wants them: they are written for a terminal, with a little reStructuredText."""
+"""Convert docstrings, which are written for a terminal with a little reStructuredText, to Markdown for the
+site."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ class Docstrings(griffe.Extension):
 
 
 def markdown(docstring: str) -> str:
-    """Roles become code, ``::`` a code block."""
+    """Convert roles to code, and ``::`` to a code block."""
     return LITERAL.sub(_fenced, ROLE.sub(r"`\1`", docstring) + "\n").rstrip("\n")
 
 

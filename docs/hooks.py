@@ -26,7 +26,7 @@ class Diagram(NamedTuple):
     source: str
     picture: Path
     stamp: str
-    """A comment in the picture that says which source it was drawn from."""
+    """A comment in the picture that identifies its source."""
     title: str
 
 
@@ -46,7 +46,7 @@ def diagrams(page: str, markdown: str) -> list[Diagram]:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Append the pages that the navigation does not name, so that a new page is found at once."""
+    """Append the pages that the navigation does not list, so that a new page is reachable at once."""
     assert config.nav is not None
     named = set(_pages(config.nav))
     root = Path(config.docs_dir)

@@ -1,4 +1,4 @@
-"""Takes the pictures of the operator's page: ``python docs/screenshots.py [DIRECTORY]``, else ``docs/images``.
+"""Take the screenshots of the operator's page: ``python docs/screenshots.py [DIRECTORY]``, else ``docs/images``.
 
 A real edge with three tunnels, real visitors, and Chromium (Debian's ``chromium``; playwright of the extra
 ``dev``). So that a minute gives as much to see as an hour does, the history is sampled each tenth of a second.
@@ -29,7 +29,7 @@ CHUNK: Final = bytes(16 * 1024)
 
 
 class Origin:
-    """Answers each line, which is a number, with so many chunks."""
+    """Answers each line, a number, with that many chunks."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -50,7 +50,7 @@ class Origin:
 
 
 def visit(tunnel: quictunnel.Tunnel, ca: Path, until: float) -> None:
-    """One visitor, for some seconds, who asks for more and less as time goes by."""
+    """Run one visitor for some seconds, with requests of changing sizes."""
     context = ssl.create_default_context(cafile=ca)
     with suppress(OSError), ExitStack() as stack:
         sock = stack.enter_context(socket.create_connection(("127.0.0.1", tunnel.port), 10))
@@ -65,7 +65,7 @@ def visit(tunnel: quictunnel.Tunnel, ca: Path, until: float) -> None:
 
 
 def come_and_go(tunnels: list[quictunnel.Tunnel], ca: Path) -> None:
-    """Visitors for as long as it takes to fill an hour, of whom some stay."""
+    """Run visitors until the samples of an hour are complete; some stay connected."""
     end = time.monotonic() + SECONDS
     while (now := time.monotonic()) < end:
         if threading.active_count() < 12 + 9 * math.sin(now / 5):
@@ -79,7 +79,7 @@ def come_and_go(tunnels: list[quictunnel.Tunnel], ca: Path) -> None:
 
 
 def main(directory: Path) -> None:
-    """Write the pictures."""
+    """Write the screenshots to a directory."""
     directory.mkdir(exist_ok=True)
     history.SAMPLE_INTERVAL = 0.1  # type: ignore[misc]  # see the module
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Takes the pictures of the inspector: ``python docs/screenshots_inspector.py [DIRECTORY]``, else ``docs/images``.
+"""Take the screenshots of the inspector: ``python docs/screenshots_inspector.py [DIRECTORY]`` (``docs/images``).
 
 A real edge, a tunnel with ``inspect=True``, a small shop behind it, and Chromium (see ``screenshots.py``).
 """
@@ -29,7 +29,7 @@ TEAS: Final = [{"name": "Sencha", "price": 9.5}, {"name": "Assam", "price": 7.25
 
 
 class Shop(http.server.BaseHTTPRequestHandler):
-    """Sells tea."""
+    """A sample web application."""
 
     protocol_version = "HTTP/1.1"
 
@@ -57,11 +57,11 @@ class Shop(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 def main(directory: Path) -> None:
-    """Write the pictures."""
+    """Write the screenshots to a directory."""
     directory.mkdir(exist_ok=True)
     with ExitStack() as stack:
         shop = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shop)

@@ -3,8 +3,7 @@
     python -m perf.access_log                      # two minutes (root): eight rounds of text and JSON, TLS and TCP
 
 Edges with and without the log run all the time, in front of one nginx. wrk opens a new connection for each
-request.
-The order of the edges rotates. The log is a file, as under a service manager that writes one.
+request. The order of the edges rotates. The log is a file, as under a service manager that writes one.
 """
 
 from __future__ import annotations

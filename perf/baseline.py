@@ -2,15 +2,13 @@
 
 It is a program that aioquic's documentation suggests: ``serve`` and ``connect`` with default settings, one QUIC
 stream per TCP connection, and a reader and a writer copied into each other in both directions. It accepts one
-client,
-has no names and no tokens, and cannot reconnect. A visitor must send first, because an empty stream is not
+client, has no names and no tokens, and cannot reconnect. A visitor must send first, because an empty stream is not
 announced.
 
 One addition makes measurements possible. A stream's writer in aioquic has no backpressure, so a fast sender
-buffers
-without end and the copy becomes very slow (aioquic deletes from the head of one long bytearray). ``--brake BYTES``
-(default 256 KiB) waits while more is unsent, which makes the baseline faster, not slower; ``--brake 0`` disables
-it.
+buffers without end and the copy becomes very slow (aioquic deletes from the head of one long bytearray). ``--brake
+BYTES`` (default 256 KiB) waits while more is unsent, which makes the baseline faster, not slower; ``--brake 0``
+disables it.
 
     python -m perf.baseline edge   --dir DIR --quic 4500 --public 5300
     python -m perf.baseline client --dir DIR --quic 4500 --origin 5201

@@ -4,10 +4,9 @@
     python -m perf.buffers --sizes 208 4096 --rate 500
 
 A busy event loop reads nothing. Datagrams that arrive meanwhile wait in the buffer, or are lost. Each round sends
-at
-the rate to a socket that is not read, until the kernel counts the first loss, and reports the payload that fitted.
-Datagrams have 1,200 bytes and arrive joined (GRO), as from a fast network, or one by one, which needs more of the
-buffer. The results do not depend on the speed of the machine.
+at the rate to a socket that is not read, until the kernel counts the first loss, and reports the payload that
+fitted. Datagrams have 1,200 bytes and arrive joined (GRO), as from a fast network, or one by one, which needs more
+of the buffer. The results do not depend on the speed of the machine.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python -m perf.echo PORT            # the origin: echoes on every connection
 
 :func:`ask` is the visitor: one connection, one byte at a time. First it sends each byte after the echo of the
-last,
-to measure the maximum rate. Then it sends at a tenth of that rate, at fixed moments, as people and programs do.
+last, to measure the maximum rate. Then it sends at a tenth of that rate, at fixed moments, as people and programs
+do.
 """
 
 from __future__ import annotations

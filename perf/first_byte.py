@@ -3,10 +3,9 @@
     python -m perf.first_byte                # twenty of each
 
 Cold: the first tunnel of a process that has only imported quictunnel. It needs a thread, an engine, a handshake
-with
-the edge and a lease. Warm: another tunnel of the same client. Both end with a visitor's TCP and TLS handshakes,
-its
-request, and the first byte of the origin's response. The edge runs in a process of its own on the same machine.
+with the edge and a lease. Warm: another tunnel of the same client. Both end with a visitor's TCP and TLS
+handshakes, its request, and the first byte of the origin's response. The edge runs in a process of its own on the
+same machine.
 """
 
 from __future__ import annotations

@@ -4,13 +4,10 @@
     python -m perf.idle --visitors 2000 --tunnels 100 --rounds 1
 
 Edge, client, origin and visitors are separate processes. An idle visitor has sent a request, received the
-response,
-and stays connected. An idle tunnel is a client with a connection of its own to the edge and one lease; a process
-runs
-a hundred of them. Memory is the increase of the resident set (RSS). CPU time is the increase beyond that of idle
-processes. Throughput is that of one visitor over TCP; each ratio is to its throughput alone, just before in the
-same
-round.
+response, and stays connected. An idle tunnel is a client with a connection of its own to the edge and one lease; a
+process runs a hundred of them. Memory is the increase of the resident set (RSS). CPU time is the increase beyond
+that of idle processes. Throughput is that of one visitor over TCP; each ratio is to its throughput alone, just
+before in the same round.
 """
 
 from __future__ import annotations

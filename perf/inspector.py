@@ -4,9 +4,8 @@
     python -m perf.inspector --most 0.3         # exit code 1 when the median of a direction loses more
 
 Both tunnels run all the time, to one origin, and the order within a pair alternates. There is one visitor over
-plain
-TCP on loopback, where the tunnel itself costs least and the inspector therefore weighs most. The ratio of the
-client's CPU time is reported as well, because other load on the machine affects it less than the speed.
+plain TCP on loopback, where the tunnel itself costs least and the inspector therefore weighs most. The ratio of
+the client's CPU time is reported as well, because other load on the machine affects it less than the speed.
 """
 
 from __future__ import annotations

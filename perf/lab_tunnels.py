@@ -2,8 +2,7 @@
 
 Each tunnel's server runs in the edge's host, its client and an origin in the client's host. All end with the lab.
 ``frp`` (frps and frpc) and ``chisel`` are found on the PATH. A client that ends with its connection, such as
-``ssh``,
-is restarted at once, as is usual in practice.
+``ssh``, is restarted at once, as is usual in practice.
 """
 
 from __future__ import annotations

@@ -5,10 +5,8 @@
     python -m perf.outages --markdown                       # as docs/OUTAGES.md has it
 
 Each tunnel runs in a lab of its own (tests/netlab): 100 Mbit/s, 25 ms each way. One visitor downloads, one has an
-idle
-session as in SSH, and 25 per second connect over TCP and leave, some by a reset. Then the event occurs. Three
-values
-are measured, in seconds from the moment at which the network works again:
+idle session as in SSH, and 25 per second connect over TCP and leave, some by a reset. Then the event occurs. Three
+values are measured, in seconds from the moment at which the network works again:
 
 - download: until 8 MiB more have arrived, which takes 0.7 s at the full rate, or that it broke. Data that was in
   buffers on the visitor's side is not enough for that;

@@ -2,8 +2,7 @@
 
 There are no sockets: bursts are handed over directly. Time is virtual and advances to the next timer when nothing
 else can be done. All events of the engines are checked against the state of the streams, and at the end no state
-may
-be left.
+may be left.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@
     python -m perf.paths --markdown                         # as docs/PERFORMANCE.md has it
 
 An edge and a client run in two network namespaces with a user-space WAN between them (tests/netlab). Plain TCP
-runs
-over the same WAN without a tunnel. Bytes go from the client's host to the visitor. For each link and target:
+runs over the same WAN without a tunnel. Bytes go from the client's host to the visitor. For each link and target:
 
 - bulk: one transfer alone, Mbit/s;
 - keystroke: one byte every 50 ms, echoed, on a connection of its own beside that transfer; p50 and p99 in ms. It

@@ -1,8 +1,7 @@
 """Other tunnels with their default settings: frp, rathole, chisel and bore.
 
 A program that is not on the PATH raises Missing. None of them is part of this repository; docs/PERFORMANCE.md
-names
-their sources.
+names their sources.
 """
 
 from __future__ import annotations

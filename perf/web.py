@@ -1,10 +1,8 @@
 """HTTP load: nginx as the origin, and wrk as the visitors.
 
 nginx serves a page of five bytes and a large one, and a location that discards uploads. wrk takes the server name
-for
-TLS from its URL and resolves it as usual. So it runs in a mount namespace of its own with another ``/etc/hosts``,
-which
-needs root.
+for TLS from its URL and resolves it as usual. So it runs in a mount namespace of its own with another
+``/etc/hosts``, which needs root.
 """
 
 from __future__ import annotations

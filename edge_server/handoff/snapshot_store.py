@@ -70,7 +70,7 @@ class AnotherWriterError(Exception):
 
 
 class _RunState(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """What a run says of itself with each write."""
+    """The state of a run, stored with each write."""
 
     seen: int
     """Time of the write (seconds since the epoch)."""

@@ -364,8 +364,8 @@ class Lease:
         )
 
     def _refused(self, splice: Splice, code: StreamCode, way: Ingress, tried: frozenset[Lease]) -> bool:
-        """Its origin did not take the visitor, nor anything of what it said: another of the pool may. Whether
-        there was one."""
+        """Pass a visitor whose origin has not taken any byte to another lease of the pool. Return False if there
+        is none."""
         if code is not StreamCode.UNKNOWN_LEASE:
             self._troubled_until = time.monotonic() + TROUBLED
         other = self.pool.choose(besides=tried) if self.pool is not None else None

@@ -30,7 +30,7 @@ Kind = Literal["tls", "tcp", "passthrough"]
 
 
 class EndReason(enum.Enum):
-    """Why a visit ended. A fixed set, so that counting by it is bounded."""
+    """Reason for the end of a visitor connection. The set is fixed, so that counters by reason are bounded."""
 
     DONE = "both sides finished"
     LEFT = "the origin had finished, and the visitor left"

@@ -176,7 +176,7 @@ class World:
         return visitor
 
     def enter(self, visitor: Visitor) -> None:
-        """Its handshake is complete."""
+        """Admit a visitor whose handshake is complete."""
         visitor.is_in = True
         visitor.came_at = self.loop.time()
         port = 1 + visitor.number % 65_000

@@ -65,7 +65,7 @@ class Visitor:
 
 
 class Crowd:
-    """Its ``with`` block begins when they are all on their way, and ends when all have what they wanted."""
+    """Visitors that run during a ``with`` block, which ends when all of them have finished."""
 
     def __init__(self, tunnel: Tunnelled, count: int, size: int, *, patience: float = 200.0) -> None:
         """``patience``: seconds without a byte for anybody, after which the rest have failed."""

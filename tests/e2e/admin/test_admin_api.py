@@ -306,7 +306,7 @@ def test_a_session_is_ended_and_does_not_come_back_by_itself():
 
 
 def test_a_client_that_is_away_is_shown_and_ended():
-    """Its link is lost: nothing is known of it, a newcomer waits, and either can be ended."""
+    """Of a session without a link no metrics are known, a new visitor waits, and both can be ended."""
     with AdminTunnel() as rig:
         stays, _ = rig.pair("tcp")
         (guest,) = rig.edge.server._guests

@@ -69,7 +69,7 @@ def trace(operator: AdminClient, session: str, method: str = "post") -> dict[str
 
 
 def session_at(operator: AdminClient, tunnels: list[str]) -> dict[str, Any]:
-    """That of these names."""
+    """Return the session with these names."""
     (one,) = [one for one in operator.get("/sessions")["items"] if one["tunnels"] == tunnels]
     return one
 

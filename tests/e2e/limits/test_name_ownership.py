@@ -197,7 +197,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
 
 
 def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, origin: int):
-    """Its visitors are gone within a second; others stay, and who held what is in the history."""
+    """Visitors of a banned address are gone within a second; others stay, and the history shows the holders."""
 
     def connect(source: str, address: tuple[str, int]) -> socket.socket:
         return socket.create_connection(address, SOCKET_TIMEOUT, (source, 0))

@@ -258,7 +258,7 @@ def test_a_client_that_is_late_is_waited_for(old, origin):
 
 @pytest.mark.every_pairing
 async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is_one(old, origin):
-    """Its visitor finishes there, and the tunnel is at its address again as soon as somebody serves it."""
+    """A visitor finishes at the old edge, and the tunnel has its address again as soon as another edge serves."""
     port = old.environ["QUICTUNNEL_EDGE"].rpartition(":")[2]
     with old.client() as client:
         async with quictunnel.forward(origin.port, client=client) as tunnel:

@@ -42,7 +42,7 @@ def origin() -> Iterator[EchoOrigin]:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_no_request_is_refused(manager, nginx, tmp_path, engines, number):
-    """Its sockets are open meanwhile, as under systemd. Who is in when it is killed cannot be saved."""
+    """Sockets stay open during the restart, as under systemd. Visitors in flight at a kill are lost."""
     (nginx.root / "word").write_text("hello")
     edge = manager.start(tmp_path / "state")
     with edge.client() as client, quictunnel.forward(nginx.port, client=client) as tunnel:

@@ -150,7 +150,7 @@ async def test_the_newest_link_has_the_session_and_an_older_one_nothing(rig: Emb
 
 
 async def test_a_link_that_is_left_before_its_standing_leaves_the_session_away(rig: EmbeddedTunnel) -> None:
-    """Its client may never have heard that it was let in."""
+    """The client may never have received the Welcome."""
     config = rig.edge.client_config
     async with HostileClient(config) as first:
         secret, reader, writer = await visited(first)
@@ -201,7 +201,8 @@ async def test_a_session_whose_client_is_closed_for_good_is_not_kept(rig: Embedd
 
 @pytest.mark.parametrize("is_away", [False, True])
 async def test_secret_of_a_session_that_lost_its_name_is_refused(rig: EmbeddedTunnel, *, is_away: bool) -> None:
-    """Its program was started again while it lost its link, or just before: it must not take the name back."""
+    """The program was restarted when its session lost its link, or just before: the older session must not take
+    the name back."""
     config = rig.edge.client_config
     async with HostileClient(config) as older, HostileClient(config) as newer, ReturningClient(config) as back:
         older.say(older.good_hello)

@@ -292,7 +292,7 @@ async def test_lease_that_was_given_up_is_given_back_again_on_the_next_link(
 async def test_tunnel_that_closes_is_not_asked_of_the_session_that_follows(
     scripted: HostileEdge, client: quictunnel.Client
 ) -> None:
-    """Its visitors still finish when the edge leaves."""
+    """Visitors of the closed tunnel still finish when the edge drains."""
     Greetings(scripted, greet_well, greet_well)
 
     async with listening_origin() as port, quictunnel.forward(9, client=client):

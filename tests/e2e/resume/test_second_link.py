@@ -108,7 +108,7 @@ async def test_the_edge_takes_the_second_link(client, relay, relieved, late: int
 
 
 async def test_the_edge_took_a_second_link_that_the_client_gave_up(client, relay, relieved, monkeypatch) -> None:
-    """Its answer was lost: what is heard is only that the old link is no more."""
+    """The Welcome was lost: the client learns only that the old link has ended."""
     monkeypatch.setattr("quictunnel.connection.manager.URGENT_DIAL_TIMEOUT", 0.5)
     await relieved(lambda _, second: second.lose()).wait()
     await until_resumed(client)

@@ -29,7 +29,7 @@ def wrong(readiness: health.Readiness) -> dict[str, str]:
 
 
 async def test_an_edge_that_serves_is_ready(introspection: Introspection):
-    """Its own engine answers, whichever it is."""
+    """The QUIC socket answers on either engine."""
     readiness = await Health(introspection).readiness()
     assert readiness.ready
     assert [check.name for check in readiness.checks] == ["serving", "certificate", "background", "udp"]

@@ -72,7 +72,8 @@ async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_wa
 
 
 async def test_program_that_took_a_name_by_asking_for_it_has_the_newer_ticket(services: EdgeServices):
-    """Its older self has had many, and comes again after a restart of the edge, when both sessions are new."""
+    """The older program has had many tickets, and asks again after a restart of the edge, when both sessions are
+    new."""
     older = Client(services, A)
     ticket = older.got(name="shop", program=b"old").ticket
     for lease in (2, 3):

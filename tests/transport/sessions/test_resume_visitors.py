@@ -269,7 +269,7 @@ def hold_one_packet_of_the_account(loop: VirtualLoop, pair: SessionPair, socket:
 async def test_visitors_who_reset_on_a_full_link_leave_no_numbers(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
-    """Their resets destroy the prefaces, which have not left the edge yet."""
+    """The resets destroy the prefaces, which have not left the edge yet."""
     pair = start_pair(both=Conditions.wan(mbit=8, rtt=0.04))
     await pair.greet()
     clients: list[Pump] = []

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 class Zone:
-    """Its records, and the key that may change them. Every name is at 127.0.0.1. Of names outside the
-    zone it tells as a resolver does."""
+    """The records of a zone, and the key that may change them. Every name has the address 127.0.0.1. For names
+    outside the zone it answers like a resolver."""
 
     def __init__(self, name: str, key: str, secret: bytes, algorithm: str) -> None:
         self.name = dns.name.from_text(name)

@@ -147,7 +147,7 @@ async def test_dns_that_fails(between: Between, authority: Authority, dns: Names
 
 
 async def test_an_authority_that_has_forgotten_everything(dns: Names, tmp_path: Path):
-    """Its account is made again by itself, with the same key."""
+    """The account is created again with the same key."""
     port = free_port()
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port) as first:
         async with stand_for(tmp_path / "state", first, tls_port=port) as stand:
