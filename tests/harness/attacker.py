@@ -26,7 +26,7 @@ from quictunnel.transport.engines.aioquic.varint import encode
 from quictunnel.wire.codes import ALPN
 from quictunnel.wire.messages import Bind, Credits, Unbind
 from tests.harness.hostile_peer import HostileClient
-from tests.transport.aioquic.engine_pair import ack_frame, forge, new_cid_frame, stream_frame
+from tests.transport.engine_pair import ack_frame, forge, new_cid_frame, stream_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable

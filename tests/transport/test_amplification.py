@@ -10,15 +10,14 @@ import pytest
 
 from quictunnel.transport.engine import Received
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.engine_pair import CLIENT, EDGE, Pair, forge, settings_for, stream_frame
+from tests.transport.engine_pair import CLIENT, EDGE, Pair, forge, settings_for, stream_frame
 from tests.transport.engine_pairings import engines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-__all__ = ["engines", "paths"]
+__all__ = ["engines"]
 
 SPOOFED = [(f"9.9.9.{number}", 53) for number in range(64)]
 PING = b"\x01"

@@ -10,14 +10,13 @@ from aioquic.quic.packet import QuicErrorCode
 
 from quictunnel.transport.engine import KIB, TRUSTED, CloseCause, Closed, EngineSettings
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.engine_pair import Pair, inject, settings_for, stream_frame
+from tests.transport.engine_pair import Pair, inject, settings_for, stream_frame
 from tests.transport.engine_pairings import ENGINES, engines, needs_native
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["engines", "paths"]
+__all__ = ["engines"]
 
 FIRST = EngineSettings(is_server=True, alpn="").first_window
 PIECE = 1100

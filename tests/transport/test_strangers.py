@@ -9,8 +9,7 @@ import pytest
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic.strangers import MIN_PLACE_TIME, Strangers, source_of
-from tests.transport.aioquic.conftest import paths
-from tests.transport.aioquic.engine_pair import EDGE, settings_for
+from tests.transport.engine_pair import EDGE, settings_for
 from tests.transport.engine_pairings import ENGINES, needs_native
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quictunnel.transport.engine import Connection, Engine
-
-__all__ = ["paths"]
 
 PLACES = 8
 OVERLOADED = 0x17

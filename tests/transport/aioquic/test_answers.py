@@ -12,11 +12,11 @@ from quictunnel.transport.engine import Closed
 from quictunnel.transport.engines.aioquic.frames import MAX_PATH_FRAMES
 from quictunnel.transport.engines.aioquic.packet_sender import MAX_ANSWERS, VALIDATION_SIZE
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.engine_pair import CLIENT, inject, new_cid_frame
+from tests.transport.engine_pair import CLIENT, inject, new_cid_frame
 
 if TYPE_CHECKING:
     from quictunnel.transport.engine import Connection
-    from tests.transport.aioquic.engine_pair import Pair
+    from tests.transport.engine_pair import Pair
 
 
 def challenges(count: int, first: int = 0) -> list[bytes]:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from quictunnel.transport.engine import Received
-from tests.transport.aioquic.engine_pair import CLIENT, EDGE, Pair
+from tests.transport.engine_pair import CLIENT, EDGE, Pair
 
 pytestmark = pytest.mark.alone
 

@@ -21,12 +21,12 @@ from quictunnel.transport.engine import Closed, Received
 from quictunnel.transport.engines.aioquic.stream_table import MAX_PIECES
 from quictunnel.transport.engines.aioquic.streams import MAX_RUNS
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.engine_pair import CLIENT, forge
+from tests.transport.engine_pair import CLIENT, forge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.transport.aioquic.engine_pair import Pair
+    from tests.transport.engine_pair import Pair
 
 small = st.integers(0, 60)
 numbers = st.one_of(small, st.integers(0, 1 << 22), st.integers(0, (1 << 62) - 1))

@@ -10,7 +10,7 @@ from quictunnel.transport.engine import Closed
 from quictunnel.transport.engines.aioquic.mtu import SIZES, MtuSearch
 
 if TYPE_CHECKING:
-    from tests.transport.aioquic.engine_pair import Pair
+    from tests.transport.engine_pair import Pair
 
 
 def send_and_check(pair: Pair, size: int) -> None:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from quictunnel.transport.engine import Closed, Data, Writable
-from tests.transport.aioquic.engine_pair import Link, Pair
+from tests.transport.engine_pair import Link, Pair
 
 STREAMS = 200
 RATE = 100e6 / 8

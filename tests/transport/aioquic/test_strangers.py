@@ -10,7 +10,7 @@ from aioquic.quic.packet import QuicErrorCode
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Data, Received
 from quictunnel.transport.engines.aioquic import AioquicEngine, stateless
 from quictunnel.transport.engines.aioquic.stateless import ResetTokens, RetryTokens, parse_long_header
-from tests.transport.aioquic.engine_pair import CLIENT, EDGE, Pair, forge, inject, settings_for
+from tests.transport.engine_pair import CLIENT, EDGE, Pair, forge, inject, settings_for
 
 VERSION_1 = (1).to_bytes(4, "big")
 

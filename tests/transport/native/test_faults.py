@@ -10,12 +10,12 @@ from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import TRUSTED, CloseCause, Closed
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.engine_pair import connect_saying, stream_frame
-from tests.transport.aioquic.test_faults import abort_streams, test_what_is_written_is_bounded
+from tests.transport.aioquic.test_faults import abort_streams
+from tests.transport.engine_pair import connect_saying, stream_frame
 from tests.transport.engine_pairings import needs_native
-from tests.transport.native.hostile_peer import ALLOWANCE, MIB, edge_is_attacked, held
+from tests.transport.hostile_peer import ALLOWANCE, MIB, edge_is_attacked, held
 
-__all__ = ["edge_is_attacked", "test_what_is_written_is_bounded"]
+__all__ = ["edge_is_attacked"]
 
 pytestmark = needs_native
 

@@ -12,7 +12,12 @@ from aioquic.quic.packet import QuicErrorCode
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.engine_pair import (
+from tests.transport.aioquic.test_faults import (
+    FORBIDDEN,
+    test_frames_that_break_the_protocol_end_their_connection_only,
+    test_no_idle_time_out_is_not_an_idle_time_out_of_zero,
+)
+from tests.transport.engine_pair import (
     CLIENT,
     EDGE,
     ack_frame,
@@ -20,13 +25,8 @@ from tests.transport.aioquic.engine_pair import (
     new_cid_frame,
     stream_frame,
 )
-from tests.transport.aioquic.test_faults import (
-    FORBIDDEN,
-    test_frames_that_break_the_protocol_end_their_connection_only,
-    test_no_idle_time_out_is_not_an_idle_time_out_of_zero,
-)
 from tests.transport.engine_pairings import needs_native
-from tests.transport.native.hostile_peer import CLIENT_ATTACKED, MIB, edge_is_attacked, has_errors, held
+from tests.transport.hostile_peer import MIB, NATIVE_CLIENT_ATTACKED, edge_is_attacked, has_errors, held
 
 __all__ = [
     "edge_is_attacked",
@@ -280,7 +280,7 @@ FORBIDDEN_TO_EDGES = [
 ]
 
 
-@CLIENT_ATTACKED
+@NATIVE_CLIENT_ATTACKED
 @pytest.mark.parametrize("frame", [*FORBIDDEN, *FORBIDDEN_TO_EDGES], ids=repr)
 def test_frames_that_break_the_protocol_end_a_client(fight, frame, caplog):
     fight.say(frame)

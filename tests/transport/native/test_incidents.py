@@ -9,13 +9,6 @@ from quictunnel.transport.engine import Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.engine_pair import (
-    CLIENT,
-    EDGE,
-    forge,
-    settings_for,
-    stream_frame,
-)
 from tests.transport.aioquic.test_faults import (
     lost_close,
 )
@@ -25,8 +18,15 @@ from tests.transport.aioquic.test_strangers import (
     say,
     stolen_token,
 )
+from tests.transport.engine_pair import (
+    CLIENT,
+    EDGE,
+    forge,
+    settings_for,
+    stream_frame,
+)
 from tests.transport.engine_pairings import needs_native
-from tests.transport.native.hostile_peer import CLIENT_ATTACKED, Fight, edge_is_attacked, has_errors, held
+from tests.transport.hostile_peer import NATIVE_CLIENT_ATTACKED, Fight, edge_is_attacked, has_errors, held
 
 __all__ = ["edge_is_attacked"]
 
@@ -73,7 +73,7 @@ def test_a_probed_address_gets_three_times_what_it_sent(make_pair):
     assert sent <= 1200 + 3 * received
 
 
-@CLIENT_ATTACKED
+@NATIVE_CLIENT_ATTACKED
 def test_a_client_hears_its_edge_only(fight):
     stream = fight.stream()
     fight.say(stream_frame(stream, 0, b"x"), address=("203.0.113.5", 5))

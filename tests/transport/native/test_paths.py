@@ -6,7 +6,6 @@ import pytest
 
 from quictunnel.transport.engine import CloseCause, Closed, Connected
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.engine_pair import CLIENT, Pair, settings_for
 from tests.transport.aioquic.test_paths import (
     FAULTS,
     Bulk,
@@ -14,7 +13,8 @@ from tests.transport.aioquic.test_paths import (
     test_200_streams_while_the_clients_address_changes,
 )
 from tests.transport.aioquic.test_strangers import test_handshakes_under_30_percent_loss
-from tests.transport.native.test_seam import BOTH
+from tests.transport.engine_pair import CLIENT, Pair, settings_for
+from tests.transport.native.test_engine import BOTH
 
 __all__ = [
     "test_200_streams_while_the_clients_address_changes",

@@ -8,8 +8,8 @@ import pytest
 
 from quictunnel.transport.engine import Received
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.engine_pair import CLIENT, settings_for
 from tests.transport.aioquic.test_strangers import VERSION_1, initial, say
+from tests.transport.engine_pair import CLIENT, settings_for
 from tests.transport.engine_pairings import needs_native
 
 pytestmark = needs_native

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import (
+    TRUSTED,
     CloseCause,
     Closed,
     Connected,
@@ -22,16 +23,21 @@ from quictunnel.transport.engine import (
     StreamsAvailable,
     Writable,
 )
+from quictunnel.transport.engines import create_engine
+from quictunnel.transport.engines.aioquic import AioquicEngine
 from quictunnel.transport.engines.aioquic.varint import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import Any
 
     from aioquic.quic.packet import QuicErrorCode
 
-    from quictunnel.transport.engine import Connection, Transmit
-    from quictunnel.transport.engines.aioquic import AioquicEngine
+    from quictunnel.transport.engine import Connection, Engine, Transmit
+
+LARGEST_WINDOW = {"first_window": TRUSTED.connection_window}
+"""Setting of an edge for tests in which how a window is earned does not matter."""
 
 EDGE = ("192.0.2.1", 4433)
 CLIENT = ("198.51.100.7", 50_000)
@@ -79,7 +85,8 @@ class Link:
 class Peer:
     """An engine with what it was told."""
 
-    engine: AioquicEngine
+    engine: Any
+    """An engine of either kind; some tests look at what is behind the seam."""
     events: list[object] = field(default_factory=list)
     connections: list[Connection] = field(default_factory=list)
     received: dict[int, bytearray] = field(default_factory=dict)
@@ -117,7 +124,7 @@ class Peer:
 class Pair:
     """A client engine, an edge engine, and time."""
 
-    def __init__(self, client: AioquicEngine, edge: AioquicEngine, *, seed: int = 1) -> None:
+    def __init__(self, client: Engine, edge: Engine, *, seed: int = 1) -> None:
         self.now = 1000.0
         self.rng = random.Random(seed)
         self.client = Peer(client)
@@ -129,6 +136,8 @@ class Pair:
         self._queue: list[tuple[float, int, Peer, bytes, tuple[str, int]]] = []
         self._order = itertools.count()
         self.sent: list[tuple[str, bytes]] | None = None
+        self.victim = "edge"
+        """The side that a hostile peer attacks."""
         self.connection: Connection
 
     def connect(self, *, admit: bool = True) -> tuple[Connection, Connection]:
@@ -270,3 +279,32 @@ def settings_for(side: str, paths: dict[str, Path], **changes: object) -> Engine
     else:
         base |= {"authority": paths["authority"]}
     return EngineSettings(**(base | changes))  # type: ignore[arg-type]  # keywords by name
+
+
+def make_pair_of(
+    paths: dict[str, Path],
+    engines: tuple[str, str],
+    *,
+    seed: int = 1,
+    client: dict[str, object] | None = None,
+    edge: dict[str, object] | None = None,
+) -> Pair:
+    """Return a pair of engines by name, the client's and the edge's.
+
+    Args:
+        paths: files of certificates.
+        engines: the names of the engines.
+        seed: of the link, and of what an aioquic engine chooses at random.
+        client: settings of the client by name.
+        edge: settings of the edge by name.
+    """
+    rng = random.Random(seed)
+    more = {"client": client or {}, "edge": edge or {}}
+    made: list[Engine] = []
+    for side, name in zip(("client", "edge"), engines, strict=True):
+        settings = settings_for(side, paths, **more[side])
+        is_reference = name == "aioquic"
+        made.append(
+            AioquicEngine(settings, random=rng.randbytes) if is_reference else create_engine(settings, name)
+        )
+    return Pair(*made, seed=seed)

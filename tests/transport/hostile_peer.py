@@ -1,4 +1,4 @@
-"""A peer that means harm against the native engine.
+"""A peer that means harm against an engine.
 
 The peer is an aioquic engine: its packets can be forged, and what it does not say can be left out.
 """
@@ -6,29 +6,52 @@ The peer is an aioquic engine: its packets can be forged, and what it does not s
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
 from quictunnel.transport.engine import TRUSTED, Closed
 from quictunnel.transport.engines.aioquic.quic_connection import CID_SIZE
-from tests.transport.aioquic.engine_pair import CLIENT, EDGE, inject
+from tests.transport.engine_pair import CLIENT, EDGE, LARGEST_WINDOW, inject, make_pair_of
+from tests.transport.engine_pairings import needs_native
+from tests.transport.engine_state import is_empty, panics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quictunnel.transport.engine import Address
-    from tests.transport.aioquic.engine_pair import Pair
+    from tests.transport.engine_pair import Pair
 
 MIB = 1024 * 1024
 # What a connection may hold for its peer: the window, and as much again as bookkeeping and holes may cost.
 ALLOWANCE = TRUSTED.connection_window + 2 * MIB
 
-CLIENT_ATTACKED = pytest.mark.parametrize("attacked", [("native", "aioquic")], indirect=True, ids=["client"])
+NATIVE_VICTIMS = [
+    pytest.param((("aioquic", "native"), "edge"), id="edge", marks=needs_native),
+    pytest.param((("native", "aioquic"), "client"), id="client", marks=needs_native),
+]
+"""Engines of client and edge, and the side that is attacked."""
+AIOQUIC_VICTIMS = [
+    pytest.param((("aioquic", "aioquic"), side), id=f"aioquic-{side}") for side in ("edge", "client")
+]
+NATIVE_CLIENT_ATTACKED = pytest.mark.parametrize("attacked", NATIVE_VICTIMS[1:], indirect=True)
+CLIENTS_ATTACKED = pytest.mark.parametrize("attacked", [AIOQUIC_VICTIMS[1], NATIVE_VICTIMS[1]], indirect=True)
+
+
+def make_attacked(paths: dict[str, Path], engines: tuple[str, str], victim: str) -> Pair:
+    """Return a pair of engines, of which a hostile peer attacks one side. How a window is earned is tested
+    elsewhere; here it is the largest."""
+    pair = make_pair_of(paths, engines, edge=LARGEST_WINDOW)
+    pair.victim = victim
+    return pair
 
 
 @pytest.fixture(name="engines")
 def edge_is_attacked() -> tuple[str, str]:
-    """For modules whose tests with ``make_pair`` attack an edge; import it there."""
+    """Return the engines for modules whose tests with ``make_pair`` attack a native edge; import it there."""
     return "aioquic", "native"
 
 
@@ -58,11 +81,20 @@ class Fight:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         client, edge = pair.connect()
-        if pair.edge.engine.name == "native":
+        if pair.victim == "edge":
             self.hostile, self.victim, self.attacker, self.defender = client, edge, pair.client, pair.edge
         else:
             self.hostile, self.victim, self.attacker, self.defender = edge, client, pair.edge, pair.client
         pair.settle(1)
+
+    def held(self) -> int:
+        """Return the bytes that are allocated now, as the victim's engine allocates them."""
+        if self.defender.engine.name == "native":
+            return held()
+        if not tracemalloc.is_tracing():
+            tracemalloc.start()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
 
     @property
     def source(self) -> Address:
@@ -119,7 +151,7 @@ class Fight:
         other.close(0)
         pair.run(limit=120)
         engine = self.defender.engine
-        assert engine._engine.counters()["panics"] == 0
-        assert engine._engine.population() == (0, 0)
+        assert panics(engine) == 0
         assert not engine.has_connections()
-        assert engine.timeout() is None
+        assert is_empty(engine)
+        tracemalloc.stop()
