@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from edge_server.tunnels.ownership_store import BANNED
 from quictunnel.errors import ConfigError
-from quictunnel.wire.codes import BindCode, SessionCode
+from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from edge_server.clients.session import ClientSession
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.tunnel import Tunnel
     from edge_server.wiring import EdgeServices
 
 logger = logging.getLogger(__name__)
@@ -103,32 +103,25 @@ class Refresher:
         for guest in tuple(self._guests):
             if not services.admission.admits(guest.peer):
                 guest.end(SessionCode.BANNED)
-        # Also those whose lease is over, and who stayed.
-        for lease in tuple(services.registry.alive):
-            if self._is_banned(lease):
-                lease.end_visitors()
+        # Also those whose tunnel is over, and who stayed.
+        for tunnel in tuple(services.registry.alive):
+            if self._is_banned(tunnel):
+                tunnel.end_visitors()
             else:
-                lease.end_visitors(services.admission.admits)
-        for lease in services.registry:
-            for each in tuple(lease.pool.members) if lease.pool is not None else (lease,):
-                if self._is_banned(each):
-                    self._take_away(each)
+                tunnel.end_visitors(services.admission.admits)
+        for tunnel in services.registry:
+            if self._is_banned(tunnel):
+                logger.info("%s is withdrawn from client %s", tunnel.name, tunnel.owner)
+                services.claims.record("banned", tunnel, "")
+                services.pending.withdraw(tunnel)
 
-    def _is_banned(self, lease: Lease) -> bool:
+    def _is_banned(self, tunnel: Tunnel) -> bool:
         owner = self._services.claims.owner
-        return BANNED in (owner(lease.name), owner(f":{lease.tcp_port}"))
-
-    def _take_away(self, lease: Lease) -> None:
-        logger.info("%s is withdrawn from client %s", lease.name, lease.owner)
-        self._services.claims.record("banned", lease, "")
-        if lease.holdings is None:
-            self._services.pending.give_up(lease)
-        else:
-            lease.holdings.lose(lease, BindCode.BANNED)
+        return BANNED in (owner(tunnel.name), owner(f":{tunnel.tcp_port}"))
 
     def _see_claims(self) -> None:
         services = self._services
-        for lease in services.registry:
-            services.claims.seen(lease.owner, lease.name)
-            services.claims.seen(lease.owner, f":{lease.tcp_port}")
-            services.claims.record("seen", lease, "")
+        for tunnel in services.registry:
+            services.claims.seen(tunnel.owner, tunnel.name)
+            services.claims.seen(tunnel.owner, f":{tunnel.tcp_port}")
+            services.claims.record("seen", tunnel, "")

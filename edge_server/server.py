@@ -459,12 +459,11 @@ class EdgeServer:
             self._services.acme.leave()
         self._stop_accepting()
         names = []
-        for lease in self._registry:
-            sock = lease.keep_socket()
-            port = lease.tcp_port if sock is not None else 0
-            names.append((TunnelRecord.of(lease, port), sock))
-            for each in lease.pool.members if lease.pool is not None else (lease,):
-                each.stop_listening()
+        for tunnel in self._registry:
+            sock = tunnel.duplicate_socket()
+            port = tunnel.tcp_port if sock is not None else 0
+            names.append((TunnelRecord.of(tunnel, port), sock))
+            tunnel.stop_listening()
         logger.info("another edge takes over; %d visitors are left", self.visitors)
         self.succeeded.set()
         return names

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from edge_server.admin.models import id_of
 from quictunnel.transport.qlog import NotTracedError
-from quictunnel.wire.codes import BindCode, SessionCode
+from quictunnel.wire.codes import SessionCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from edge_server.clients.session import ClientSession
     from edge_server.observability.introspection import Introspection
-    from edge_server.tunnels.lease import Lease
 
 audit: Final = logging.getLogger("edge_server.audit")
 audit.setLevel(logging.INFO)  # the audit log is written also where --log-level is higher
@@ -112,11 +111,11 @@ class Actions:
         if held is None:
             return None
         _audit(who, f"closes tunnel {target} of client {held.owner}", "close tunnel", target)
-        for lease in tuple(introspection.registry.alive):
-            if lease.name == target:  # including visitors that outlived their lease
-                lease.end_visitors()
-        for lease in tuple(held.pool.members) if held.pool is not None else (held,):
-            self._take_away(lease)
+        for tunnel in tuple(introspection.registry.alive):
+            if tunnel.name == target:  # including visitors that outlived a tunnel of this name
+                tunnel.end_visitors()
+        introspection.claims.record("closed", held, "")
+        introspection.pending.withdraw(held)
         return Done("close_tunnel", target)
 
     def end_visitor(self, target: str, who: str) -> Done | None:
@@ -127,7 +126,7 @@ class Actions:
         if visit is None:
             return None
         _audit(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)
-        is_ended = any(lease.end_visit(visit) for lease in tuple(introspection.registry.alive))
+        is_ended = any(tunnel.end_visit(visit) for tunnel in tuple(introspection.registry.alive))
         return Done("end_visitor", target) if is_ended else None
 
     def _session(self, target: str) -> tuple[ClientSession, str] | None:
@@ -136,13 +135,6 @@ class Actions:
             if client.identity is not None and id_of(client) == target:
                 return client, client.identity.key
         return None
-
-    def _take_away(self, lease: Lease) -> None:
-        self._introspection.claims.record("closed", lease, "")
-        if lease.holdings is None:
-            self._introspection.pending.give_up(lease)
-        else:
-            lease.holdings.lose(lease, BindCode.BANNED)
 
 
 def _text(file: Path | None) -> str | None:

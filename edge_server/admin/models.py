@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.context_store import Validity
     from edge_server.clients.session import ClientSession
     from edge_server.observability.introspection import Introspection
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.tunnel import Tunnel as HeldTunnel
     from edge_server.tunnels.visitor_log import VisitorConnection
 
 T = TypeVar("T")
@@ -240,10 +240,10 @@ class ReadModels:
 
     def tunnels(self, limit: int, after: str = "", *, only: str = "") -> Page[Tunnel]:
         """Return tunnels, sorted by name. ``only``: of this owner."""
-        leases = [lease for lease in self._introspection.registry if only in ("", lease.owner)]
-        leases.sort(key=lambda lease: lease.name)
+        held = [tunnel for tunnel in self._introspection.registry if only in ("", tunnel.owner)]
+        held.sort(key=lambda tunnel: tunnel.name)
         now = self.measure()
-        return _page(leases, lambda lease: lease.name, lambda lease: self._tunnel(lease, now), limit, after)
+        return _page(held, lambda tunnel: tunnel.name, lambda tunnel: self._tunnel(tunnel, now), limit, after)
 
     def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
@@ -292,7 +292,7 @@ class ReadModels:
             sums.bytes_in += visit.bytes_in
             sums.bytes_out += visit.bytes_out
         self._meter.measure(
-            lambda: {lease.name: _carried(lease, now[lease.name]) for lease in self._introspection.registry}
+            lambda: {held.name: _carried(held, now[held.name]) for held in self._introspection.registry}
         )
         return now
 
@@ -336,23 +336,22 @@ class ReadModels:
             silent_for=max(0.0, self._clock() - stats.last_heard),
         )
 
-    def _tunnel(self, lease: Lease, now: dict[str, Totals]) -> Tunnel:
+    def _tunnel(self, held: HeldTunnel, now: dict[str, Totals]) -> Tunnel:
         introspection = self._introspection
-        members = _members(lease)
-        sums = now[lease.name]
-        bytes_in, bytes_out = _carried(lease, sums)
-        host = introspection.names.host_of(lease.name)
-        rate_in, rate_out = self._meter.rate(lease.name)
+        sums = now[held.name]
+        bytes_in, bytes_out = _carried(held, sums)
+        host = introspection.names.host_of(held.name)
+        rate_in, rate_out = self._meter.rate(held.name)
         return Tunnel(
-            name=lease.name,
+            name=held.name,
             url=f"https://{host}" + (f":{introspection.https_port}" if introspection.https_port != 443 else ""),
-            tcp_port=lease.tcp_port or None,
-            owner=lease.owner,
-            members=sum(member.session is not None for member in members),
-            is_passthrough=lease.terms.passthrough,
-            age=max(0.0, self._clock() - min(member.since for member in members)),
+            tcp_port=held.tcp_port or None,
+            owner=held.owner,
+            members=len(held.backends),
+            is_passthrough=held.options.passthrough,
+            age=max(0.0, self._clock() - held.since),
             visitors=sums.visitors,
-            came=sum(member.came_so_far for member in members),
+            came=held.came_so_far,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             rate_in=rate_in,
@@ -423,16 +422,8 @@ def _owner(client: ClientSession) -> str:
     return client.identity.key if client.identity is not None else ""
 
 
-def _members(lease: Lease) -> list[Lease]:
-    return lease.pool.members if lease.pool is not None else [lease]
-
-
-def _carried(lease: Lease, now: Totals) -> tuple[int, int]:
-    members = _members(lease)
-    return (
-        now.bytes_in + sum(member.past_in for member in members),
-        now.bytes_out + sum(member.past_out for member in members),
-    )
+def _carried(held: HeldTunnel, now: Totals) -> tuple[int, int]:
+    return now.bytes_in + held.past_in, now.bytes_out + held.past_out
 
 
 K = TypeVar("K")

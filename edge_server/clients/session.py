@@ -116,7 +116,7 @@ class ClientSession:
         """Announce the end: no new visitors from now on, except those who are at the door already."""
         self.is_leaving = True
         for lease in self.holdings:
-            lease.stop_listening()
+            lease.tunnel.stop_listening()
         if self.session.is_away:
             self.give_up()
         elif self.identity is None:

@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from edge_server.auth.token_registry import TokenRegistry
     from edge_server.handoff.snapshot_store import Snapshot
     from edge_server.ingress.tcp_ports import TcpPorts
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.backend import Backend
     from edge_server.tunnels.ownership import NameOwnership
     from edge_server.tunnels.pending import PendingTunnels
     from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.tunnel import Tunnel
     from quictunnel.shared.supervision import Supervisor
 
 logger = logging.getLogger(__name__)
@@ -55,13 +56,14 @@ notices a crash by its keep-alive, within five, and a dial that was in vain is r
 class _Frozen:
     """A name at the beginning of the stop, and who held it."""
 
-    leases: tuple[Lease, ...]
+    held_by: tuple[Backend, ...] | tuple[Tunnel]
+    """The clients that served it; the tunnel itself if it was kept for one."""
     entry: SnapshotEntry
 
     @property
     def is_wanted(self) -> bool:
         """Return True if its owner has not given it up."""
-        return not all(lease.is_given_up for lease in self.leases)
+        return not all(each.is_given_up for each in self.held_by)
 
 
 class LastHeld:
@@ -173,8 +175,7 @@ class LastHeld:
         """Take the names that are held now for those at the end, except what its owner gives up meanwhile:
         sessions end from now on because this edge does."""
         self._frozen = [
-            _Frozen(tuple(lease.pool.members) if lease.pool is not None else (lease,), self._entry(lease))
-            for lease in self._registry
+            _Frozen(tuple(tunnel.backends) or (tunnel,), self._entry(tunnel)) for tunnel in self._registry
         ]
 
     async def close(self) -> None:
@@ -226,11 +227,11 @@ class LastHeld:
     def _entries(self) -> list[SnapshotEntry]:
         if self._frozen is not None:
             return [frozen.entry for frozen in self._frozen if frozen.is_wanted]
-        return [self._entry(lease) for lease in self._registry]
+        return [self._entry(tunnel) for tunnel in self._registry]
 
-    def _entry(self, lease: Lease) -> SnapshotEntry:
-        left = 0 if lease.session is not None else round(self._pending.left(lease))
-        return SnapshotEntry(TunnelRecord.of(lease, lease.tcp_port), left)
+    def _entry(self, tunnel: Tunnel) -> SnapshotEntry:
+        left = 0 if tunnel.backends else round(self._pending.left(tunnel))
+        return SnapshotEntry(TunnelRecord.of(tunnel, tunnel.tcp_port), left)
 
     # The thread of the table.
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from edge_server.clients.session import ClientSession
     from edge_server.observability.introspection import Introspection
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.backend import Backend
+    from edge_server.tunnels.tunnel import Tunnel
     from edge_server.tunnels.visitor_log import VisitorConnection
 
 T = TypeVar("T")
@@ -54,11 +55,7 @@ def write_dump(introspection: Introspection | None) -> None:
 def describe(introspection: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Return the state as JSON-compatible values."""
     config, visitor_log = introspection.config, introspection.ledger
-    leases = [
-        each
-        for lease in introspection.registry
-        for each in (lease.pool.members if lease.pool is not None else (lease,))
-    ]
+    served = [(tunnel, each) for tunnel in introspection.registry for each in tunnel.backends or (None,)]
     return {
         "time": time.time(),
         "version": VERSION,
@@ -75,7 +72,7 @@ def describe(introspection: Introspection, now: Callable[[], float] = time.monot
             for name, at in read_metrics(introspection)
         },
         "sessions": _bounded(introspection.clients, _session),
-        "tunnels": _bounded(leases, _tunnel),
+        "tunnels": _bounded(served, lambda each: _tunnel(*each)),
         "visitors": _bounded(
             visitor_log.now, lambda visit: {"visit": visitor_log.name_of(visit)} | _visitor(visit, now())
         ),
@@ -101,14 +98,14 @@ def _session(client: ClientSession) -> dict[str, Any]:
     }
 
 
-def _tunnel(lease: Lease) -> dict[str, Any]:
+def _tunnel(tunnel: Tunnel, backend: Backend | None) -> dict[str, Any]:
     return {
-        "name": lease.name,
-        "owner": lease.owner,
-        "tcp_port": lease.tcp_port or None,
-        "is_pooled": lease.pool is not None,
-        "has_client": lease.session is not None and not lease.session.is_away,
-        "visitors": len(lease.visitors),
+        "name": tunnel.name,
+        "owner": tunnel.owner,
+        "tcp_port": tunnel.tcp_port or None,
+        "is_pooled": tunnel.is_pool,
+        "has_client": backend is not None and not backend.session.is_away,
+        "visitors": backend.active if backend is not None and tunnel.is_pool else len(tunnel.visitors),
     }
 
 

@@ -1,31 +1,30 @@
 """Binding of names and ports by one client: requests, answers, take-over and release.
 
-:mod:`edge_server.tunnels.bind_policy` decides who may have which name and port; this file carries it out. It
-remembers names and ports that somebody asked for in the claims, random names in tickets, and ports in the port
-table.
+A Bind comes down from the session once. Its facts are collected here, :mod:`edge_server.tunnels.bind_policy`
+decides, :mod:`edge_server.tunnels.registry` gives the tunnel to the client, and the answer is sent from here. What
+somebody asked for by name or number is remembered in the claims, random names in tickets, ports in the port table.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edge_server.tunnels.backend import Backend, TicketHolder
 from edge_server.tunnels.bind_facts import BindFacts, HeldTunnel, NameFacts, PortFacts, wanted_name
-from edge_server.tunnels.bind_policy import MAX_LEASES, MAX_TAKEOVERS, GrantKind, Refusal
-from edge_server.tunnels.lease import Lease
-from edge_server.tunnels.load_balancer import LoadBalancer
+from edge_server.tunnels.bind_policy import MAX_LEASES, GrantKind, Refusal
 from edge_server.tunnels.options import TunnelOptions
+from edge_server.tunnels.public_port import PublicPort
 from edge_server.tunnels.tickets import Ticket
+from edge_server.tunnels.tunnel import Lease, Tunnel
 from quictunnel.errors import ProtocolError
 from quictunnel.wire import labels
 from quictunnel.wire.codes import BindCode
 from quictunnel.wire.messages import BindRefused, Bound, Unbound
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Iterator
 
     from edge_server.auth.permissions import Identity
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not an error
-    """A lease that cannot be given."""
+class PortUnavailableError(Exception):
+    """The TCP port of a grant cannot be had."""
 
     def __init__(self, code: BindCode) -> None:
         super().__init__(code.name)
@@ -46,7 +45,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not an error
 
 
 class Bindings:
-    """The leases of one client."""
+    """The leases of one client (a backend.LeaseHolder)."""
 
     def __init__(self, context: BindContext, session: Session, superseded: Callable[[], None]) -> None:
         """``superseded`` ends the session because a newer one of the same program has a name of it."""
@@ -89,10 +88,26 @@ class Bindings:
         if held is not None and not is_leaving:
             self._confirm(held)  # asked again, because the answer was lost with a link
             return
-        try:
-            self._give(identity, bind, is_leaving=is_leaving, points_here=points_here)
-        except Refused as refused:
-            self._session.say(BindRefused(bind.lease, refused.code))
+        context = self._context
+        ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
+        name = wanted_name(bind, ticket) or context.registry.fresh_name()
+        facts = BindFacts(
+            identity=identity,
+            name=self._name_facts(identity, bind, name),
+            port=self._port_facts(identity, bind.tcp_port),
+            ticket=ticket,
+            is_leaving=is_leaving,
+            points_here=points_here,
+            session_leases=len(self._leases),
+            owner_leases=context.registry.held_by(identity.key),
+            has_fresh_name=context.fresh_names.can_take(identity.key),
+        )
+        match context.policy.decide(bind, facts):
+            case Refusal(code, reason, level):
+                logger.log(level, "client %s %s", identity.key, reason)
+                self._session.say(BindRefused(bind.lease, code))
+            case grant:
+                self._give(identity, bind, grant)
 
     def unbind(self, number: int) -> None:
         """Give a lease up at the client's request, and confirm that."""
@@ -110,17 +125,19 @@ class Bindings:
     def have_rights_of(self, identity: Identity) -> None:
         """Apply the changed rights of the identity."""
         for lease in self._leases.values():
-            self._limit(lease, identity)
+            self._limit(lease.tunnel, identity)
 
-    def lose(self, lease: Lease, code: BindCode) -> None:
+    def lose(self, backend: Backend, code: BindCode) -> None:
         """Take a lease away from the client, which is told why. Visitors who are in stay."""
-        if self._leases.get(lease.number) is lease:
-            self._release(lease.number)
+        number = backend.number
+        lease = self._leases.get(number)
+        if lease is not None and lease.backend is backend:
+            self._release(number)
             if len(self._lost) >= MAX_LEASES:
                 del self._lost[next(iter(self._lost))]
-            self._lost[lease.number] = code
+            self._lost[number] = code
             if self._session.can_carry:
-                self._session.say(BindRefused(lease.number, code))
+                self._session.say(BindRefused(number, code))
 
     def supersede(self) -> None:
         """End the session, because a newer one of the same program has a name of it."""
@@ -131,211 +148,181 @@ class Bindings:
         for number, code in self._lost.items():
             self._session.say(BindRefused(number, code))
         for lease in self:
-            lease.client_is_back()
+            lease.tunnel.let_waiting_in()
 
     @property
     def _host(self) -> str:
         return str(self._session.link.connection.address[0])
 
+    # Facts.
+
+    def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
+        """Return the facts about the name that a client wants."""
+        context, key, options = self._context, identity.key, TunnelOptions.of(bind)
+        host, certificates, registry = context.names.host_of(name), context.certificates, context.registry
+        tunnel = registry.find(name)
+        return NameFacts(
+            name=name,
+            owner=context.claims.owner(name),
+            forbidden=context.tokens.name_refusal(identity, name),
+            can_claim=context.claims.may_claim(key, name),
+            other_domains=registry.domains_of(key, besides=name),
+            allows_h2=not bind.h2 or certificates.allows_h2(host, is_whole_domain="." in name),
+            can_certify=not bind.domain or certificates.can_certify(host),
+            has_share=registry.may_hold(key, options, instead_of=None),
+            has_share_instead=registry.may_hold(key, options, instead_of=tunnel),
+            tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
+        )
+
+    def _tunnel_facts(self, key: str, tunnel: Tunnel) -> HeldTunnel:
+        """Return the facts about the tunnel that has a name."""
+        now, ticket = time.monotonic(), tunnel.ticket
+        return HeldTunnel(
+            owner=tunnel.owner,
+            options=tunnel.options,
+            tcp_port=tunnel.tcp_port,
+            is_port_free=self._context.claims.is_free_to(key, tunnel.tcp_port),
+            generation=ticket.generation,
+            age=now - ticket.since,
+            program=ticket.program,
+            is_first_ask=ticket.is_first_ask,
+            is_pool=tunnel.is_pool,
+            backends=len(tunnel.backends),
+            is_own=bool(tunnel.backends) and tunnel.backends[0].session is self._session,
+            takeover_ages=tuple(now - at for at in tunnel.takeovers),
+        )
+
+    def _port_facts(self, identity: Identity, port: int) -> PortFacts:
+        """Return the facts about the TCP port that a client asks for; 0: none."""
+        claims, key = self._context.claims, identity.key
+        return PortFacts(
+            is_free=not port or claims.is_free_to(key, port),
+            can_claim=not port or claims.may_claim(key, f":{port}"),
+        )
+
     # Giving.
 
-    def _facts(
-        self, identity: Identity, bind: Bind, held: Lease | None, name: str, ticket: Ticket | None
-    ) -> BindFacts:
-        """Return the facts on which the answer to a Bind depends."""
-        context, key, options = self._context, identity.key, TunnelOptions.of(bind)
-        host, certificates, port = context.names.host_of(name), context.certificates, bind.tcp_port
-        return BindFacts(
-            identity=identity,
-            ticket=ticket,
-            session_leases=len(self._leases),
-            owner_leases=context.registry.held_by(key),
-            has_fresh_name=context.fresh_names.can_take(key),
-            has_share=context.registry.may_hold(key, options, instead_of=None),
-            has_share_instead=context.registry.may_hold(key, options, instead_of=held),
-            name=NameFacts(
-                name=name,
-                owner=context.claims.owner(name),
-                forbidden=context.tokens.name_refusal(identity, name),
-                can_claim=context.claims.may_claim(key, name),
-                other_domains=context.registry.domains_of(key, besides=name),
-                allows_h2=not bind.h2 or certificates.allows_h2(host, is_whole_domain="." in name),
-                can_certify=not bind.domain or certificates.can_certify(host),
-                tunnel=None if held is None else self._held(key, held),
-            ),
-            port=PortFacts(
-                is_free=not port or context.claims.is_free_to(key, port),
-                can_claim=not port or context.claims.may_claim(key, f":{port}"),
-            ),
-        )
-
-    def _held(self, key: str, lease: Lease) -> HeldTunnel:
-        """Return the facts about the lease that has a name."""
-        now = time.monotonic()
-        return HeldTunnel(
-            owner=lease.owner,
-            options=lease.terms,
-            tcp_port=lease.tcp_port,
-            is_port_free=self._context.claims.is_free_to(key, lease.tcp_port),
-            generation=lease.generation,
-            age=now - lease.since,
-            program=lease.program,
-            is_first_ask=lease.is_first_ask,
-            is_pool=lease.pool is not None,
-            backends=0 if lease.session is None else 1 if lease.pool is None else len(lease.pool.members),
-            is_own=lease.session is self._session,
-            takeover_ages=tuple(now - at for at in lease.takeovers),
-        )
-
-    def _give(self, identity: Identity, bind: Bind, *, is_leaving: bool, points_here: bool) -> None:
-        """Decide about a request, and carry the decision out. Raises Refused."""
+    def _give(self, identity: Identity, bind: Bind, grant: Grant) -> None:
+        """Give what was granted, and answer. Nothing changes if the TCP port cannot be had."""
         context = self._context
-        ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
-        name = wanted_name(bind, ticket) or context.registry.fresh_name()
-        held = context.registry.find(name)
-        facts = self._facts(identity, bind, held, name, ticket)
-        facts = dataclasses.replace(facts, is_leaving=is_leaving, points_here=points_here)
-        match context.policy.decide(bind, facts):
-            case Refusal(code, reason, level):
-                logger.log(level, "client %s %s", identity.key, reason)
-                raise Refused(code)
-            case grant:
-                self._apply(identity, bind, grant, held)
-
-    def _apply(self, identity: Identity, bind: Bind, grant: Grant, held: Lease | None) -> None:
-        """Give what was granted. Raises Refused, and changes nothing, if the TCP port cannot be had."""
-        context = self._context
-        shared = held.pool if held is not None and grant.kind is GrantKind.JOIN else None
-        evicted = held if grant.kind is GrantKind.TAKE_OVER else None
-        lease = Lease(
-            self._session,
-            bind.lease,
-            grant.name,
-            owner=identity.key,
-            admission=context.admission,
-            ledger=context.ledger,
-            terms=grant.options,
-            visitors_filter=grant.visitor_filter,
-            generation=grant.generation,
-        )
-        lease.program, lease.is_first_ask = grant.program, grant.is_first_ask
-        lease.pool = shared or (LoadBalancer() if grant.is_pool else None)
-        self._limit(lease, identity)
-        if grant.port is not None:
-            self._listen(lease, self._public_socket(identity, held, grant.port))
+        try:
+            port = self._open_port(identity, grant.port)
+        except PortUnavailableError as error:
+            self._session.say(BindRefused(bind.lease, error.code))
+            return
         if grant.is_fresh:
             context.fresh_names.try_take(identity.key)
-        if evicted is not None:
-            self._evict(evicted, lease)
-        self._hold(lease, bind)
-        if evicted is not None:
-            lease.take_over(evicted)
-            self._dismiss(evicted, by_ticket=grant.by_ticket)
-        elif shared is not None:
-            for fellow in shared.members:
-                if not fellow.is_well:
-                    lease.take_waiting_of(fellow)
+        tunnel = context.registry.find(grant.name)
+        if tunnel is None:
+            tunnel = Tunnel(
+                grant.name,
+                owner=identity.key,
+                options=grant.options,
+                visitor_filter=grant.visitor_filter,
+                admission=context.admission,
+                ledger=context.ledger,
+            )
+        is_kept = grant.kind is GrantKind.TAKE_OVER and not tunnel.backends
+        ticket = TicketHolder(grant.generation, grant.program, grant.is_first_ask)
+        backend = Backend(self._session, bind.lease, self, ticket)
+        displaced = context.registry.give(tunnel, backend, grant)
+        if grant.port is None or not grant.port.keeps:
+            self._change_port(tunnel, port)
+        lease = self._leases[bind.lease] = Lease(tunnel, backend)
+        self._limit(tunnel, identity)
+        self._note(lease, bind)
+        self._confirm(lease)
+        tunnel.let_waiting_in()
+        if is_kept:
+            context.pending.claim(tunnel)
+        if displaced is not None:
+            self._dismiss(tunnel, displaced, by_ticket=grant.by_ticket)
 
-    def _evict(self, evicted: Lease, heir: Lease) -> None:
-        """Make room for a lease of the same owner and name, which wins at once.
+    def _open_port(self, identity: Identity, plan: PortPlan | None) -> PublicPort | None:
+        """Return a new TCP port; None if none is wanted, or the tunnel keeps its own.
 
-        The older session still looks alive here, or its name was kept for it.
+        Raises PortUnavailableError.
         """
-        context = self._context
-        evicted.stop_listening()
-        if evicted.tcp_port not in (0, heir.tcp_port):
-            context.ports.release(evicted.tcp_port, evicted.owner)
-        evicted.tcp_port = 0  # not free: it has moved on
-        context.registry.remove(evicted)
+        if plan is None or plan.keeps:
+            return None
+        context, key = self._context, identity.key
+        if plan.exact:
+            sock = context.ports.bind_exact(plan.exact, key)
+        else:
+            is_free = partial(context.claims.is_free_to, key)
+            sock = context.ports.bind(key, plan.preferred, identity.rights.tcp_ports, is_free=is_free)
+        if sock is None:
+            raise PortUnavailableError(BindCode.PORT_TAKEN if plan.exact else BindCode.NO_PORT)
+        return PublicPort(sock)
 
-    def _hold(self, lease: Lease, bind: Bind) -> None:
-        """Register a lease as this client's, and confirm it."""
+    def _change_port(self, tunnel: Tunnel, port: PublicPort | None) -> None:
+        """Give a tunnel another TCP port, or none."""
+        before, tunnel.port = tunnel.port, port
+        if before is not None:
+            before.stop()
+            self._context.ports.release(before.number, tunnel.owner)
+        if port is not None:
+            self._context.supervisor.start(port.listen(tunnel.tcp_visitor), "listening for TCP visitors")
+
+    def _limit(self, tunnel: Tunnel, identity: Identity) -> None:
+        tunnel.max_visitors = identity.rights.visitors
+        tunnel.meters = self._context.shaping.buckets_of(identity)
+
+    def _note(self, lease: Lease, bind: Bind) -> None:
+        """Claim what somebody chose, write the history, and order the certificate that is missing."""
         context = self._context
-        context.registry.add(lease)
-        self._leases[bind.lease] = lease
         if not labels.RANDOM_LABEL.fullmatch(lease.name):
             context.claims.claim(lease.owner, lease.name)
         if bind.tcp_port:
             context.claims.claim(lease.owner, f":{bind.tcp_port}")
         context.claims.record("held", lease, self._host)
-        if not lease.terms.passthrough:
+        if not lease.tunnel.options.passthrough:
             host = context.names.host_of(lease.name)
-            context.certificates.order_missing(host, lease.owner, h2=lease.terms.h2)
-        self._confirm(lease)
+            context.certificates.order_missing(host, lease.owner, h2=lease.tunnel.options.h2)
 
-    def _limit(self, lease: Lease, identity: Identity) -> None:
-        lease.max_visitors = identity.rights.visitors
-        lease.meters = self._context.shaping.buckets_of(identity)
+    @staticmethod
+    def _dismiss(tunnel: Tunnel, displaced: Backend, *, by_ticket: bool) -> None:
+        """Tell a client that another one of its identity has its name.
 
-    def _public_socket(self, identity: Identity, held: Lease | None, plan: PortPlan) -> socket.socket:
-        """Return the socket of the lease before, or another one. Raises Refused if there is none."""
-        context, key = self._context, identity.key
-        if held is not None and plan.keeps and (kept := held.keep_socket()) is not None:
-            return kept
-        if plan.exact:
-            sock = context.ports.bind_exact(plan.exact, key)
-            if sock is None:
-                raise Refused(BindCode.PORT_TAKEN)
-            return sock
-        is_free = partial(context.claims.is_free_to, key)
-        sock = context.ports.bind(key, plan.preferred, identity.rights.tcp_ports, is_free=is_free)
-        if sock is None:
-            raise Refused(BindCode.NO_PORT)
-        return sock
-
-    def _listen(self, lease: Lease, sock: socket.socket) -> None:
-        lease.hold(sock)
-        self._context.supervisor.start(lease.listen(), "listening for TCP visitors")
-
-    # Taking over.
-
-    def _dismiss(self, ghost: Lease, *, by_ticket: bool) -> None:
-        """With a ticket it is the same program, started again: of its old session nothing is left. By name it may
-        be another one, which goes on with whatever else it has."""
-        ghost.close()
-        session = ghost.session
-        if session is None:
-            self._context.pending.claim(ghost)
-            return
-        logger.info("client %s took %s over from its older session", ghost.owner, ghost.name)
-        assert ghost.holdings is not None, "a session confirms what it holds"
+        With a ticket that is the same program, started again: of its old session nothing is left. By name it may
+        be another one, which goes on with whatever else it has.
+        """
+        logger.info("client %s took %s over from its older session", tunnel.owner, tunnel.name)
         if by_ticket:
-            ghost.holdings.supersede()
-            return
-        if ghost.heir is not None:
-            ghost.heir.takeovers = (*ghost.takeovers, time.monotonic())[-MAX_TAKEOVERS:]
-        ghost.holdings.lose(ghost, BindCode.REPLACED)
+            displaced.holder.supersede()
+        else:
+            displaced.holder.lose(displaced, BindCode.REPLACED)
 
     # Answering, and giving back.
 
     def _confirm(self, lease: Lease) -> None:
-        context = self._context
+        context, port = self._context, lease.tcp_port
         host = context.names.host_of(lease.name)
-        lease.holdings = self
+        ticket = Ticket(lease.name, port, lease.owner, lease.backend.ticket.generation)
         self._session.say(
             Bound(
                 lease=lease.number,
                 host=host,
                 port=context.https_port,
-                unencrypted_host=context.tcp_host if lease.tcp_port else "",
-                unencrypted_port=lease.tcp_port,
-                ticket=context.sealer.seal(Ticket(lease.name, lease.tcp_port, lease.owner, lease.generation)),
+                unencrypted_host=context.tcp_host if port else "",
+                unencrypted_port=port,
+                ticket=context.sealer.seal(ticket),
             )
         )
-        logger.info(
-            "client %s holds %s%s", lease.owner, host, f" and port {lease.tcp_port}" * bool(lease.tcp_port)
-        )
+        logger.info("client %s holds %s%s", lease.owner, host, f" and port {port}" * bool(port))
 
     def _release(self, number: int, *, for_good: bool = True) -> None:
         lease = self._leases.pop(number)
-        lease.is_given_up = for_good
-        context = self._context
+        lease.backend.is_given_up = for_good
+        context, tunnel = self._context, lease.tunnel
         context.claims.record("released", lease, self._host)
-        lease.close()
-        context.registry.remove(lease)
-        if lease.tcp_port:
-            context.claims.seen(lease.owner, f":{lease.tcp_port}")
-            if not (lease.pool is not None and lease.pool.members):
-                context.ports.release(lease.tcp_port, lease.owner)
-        context.claims.seen(lease.owner, lease.name)
-        logger.info("client %s gave %s back", lease.owner, context.names.host_of(lease.name))
+        if context.registry.take_back(tunnel, lease.backend):
+            tunnel.close()
+            if tunnel.tcp_port:
+                context.ports.release(tunnel.tcp_port, tunnel.owner)
+        else:
+            tunnel.let_waiting_in()
+        if tunnel.tcp_port:
+            context.claims.seen(tunnel.owner, f":{tunnel.tcp_port}")
+        context.claims.seen(tunnel.owner, tunnel.name)
+        logger.info("client %s gave %s back", tunnel.owner, context.names.host_of(tunnel.name))

@@ -71,6 +71,10 @@ class NameFacts:
     """HTTP/2 may be offered for it."""
     can_certify: bool = True
     """There is, or will be, a certificate for it."""
+    has_share: bool = True
+    """The identity's share of the edge allows one more tunnel with these options."""
+    has_share_instead: bool = True
+    """The identity's share allows it instead of the tunnel that has the name now."""
     tunnel: HeldTunnel | None = None
     """The tunnel that has it now."""
 
@@ -104,10 +108,6 @@ class BindFacts:
     """Leases of the identity, over all of its sessions."""
     has_fresh_name: bool = True
     """The identity may be given one more random name now."""
-    has_share: bool = True
-    """The identity's share of the edge allows one more tunnel with these options."""
-    has_share_instead: bool = True
-    """The identity's share allows it instead of the tunnel that has the name now."""
 
 
 def asked_name(bind: Bind) -> str:

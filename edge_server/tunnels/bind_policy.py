@@ -179,6 +179,12 @@ class Case:
         return self.tunnel if self.pool is None else None
 
     @property
+    def has_share(self) -> bool:
+        """Return True if the identity's share of the edge allows the tunnel."""
+        name = self.facts.name
+        return name.has_share if self.evicted is None else name.has_share_instead
+
+    @property
     def shows_old_ticket(self) -> bool:
         """Return True if a newer program has used the ticket, or has a newer one."""
         ticket, bind, evicted = self.ticket, self.bind, self.evicted
@@ -194,6 +200,18 @@ class Case:
         """Return True if the name went from one living client to another too often lately."""
         ages = () if self.evicted is None else self.evicted.takeover_ages
         return self.ticket is None and len(ages) >= MAX_TAKEOVERS and ages[0] < TAKEOVER_SECONDS
+
+    @property
+    def keeps_port(self) -> bool:
+        """Return True if the TCP port that the tunnel has is still wanted and allowed."""
+        asked, tunnel = self.bind.tcp_port, self.tunnel
+        return (
+            tunnel is not None
+            and tunnel.tcp_port != 0
+            and asked in (0, tunnel.tcp_port)
+            and tunnel.is_port_free
+            and self.allows_port(tunnel.tcp_port)
+        )
 
     def allows_port(self, port: int) -> bool:
         """Return True if the token may have this TCP port."""
@@ -321,6 +339,11 @@ RULES: Final = (
         lambda case: case.pool is not None and case.bind.tcp_port not in (0, case.pool.tcp_port),
     ),
     Rule(
+        BindCode.FORBIDDEN,
+        "asks to share a tunnel with a TCP port that its token does not allow",
+        lambda case: case.pool is not None and case.bind.unencrypted and not case.keeps_port,
+    ),
+    Rule(
         BindCode.TOO_MANY,
         "asks to share a tunnel with as many clients as may share one",
         lambda case: case.pool is not None and case.pool.backends >= MAX_MEMBERS,
@@ -361,7 +384,7 @@ RULES: Final = (
     Rule(
         BindCode.TOO_MANY,
         "holds its share of this edge's tunnels; another one is refused",
-        lambda case: not (case.facts.has_share if case.evicted is None else case.facts.has_share_instead),
+        lambda case: not case.has_share,
         logging.WARNING,
     ),
 )
@@ -415,17 +438,10 @@ def _grant(case: Case) -> Grant:
 
 
 def _port_plan(case: Case) -> PortPlan:
-    """Return the plan of the TCP port: the one that the tunnel has, if it is still wanted and allowed."""
-    asked, tunnel = case.bind.tcp_port, case.tunnel
-    if (
-        tunnel is not None
-        and tunnel.tcp_port
-        and tunnel.is_port_free
-        and case.allows_port(tunnel.tcp_port)
-        and asked in (0, tunnel.tcp_port)
-    ):
-        return PortPlan(keeps=True, exact=asked, preferred=tunnel.tcp_port)
-    return PortPlan(exact=asked, preferred=0 if case.ticket is None else case.ticket.port)
+    """Return the plan of the TCP port."""
+    if case.keeps_port:
+        return PortPlan(keeps=True)
+    return PortPlan(exact=case.bind.tcp_port, preferred=0 if case.ticket is None else case.ticket.port)
 
 
 def _generation_before(case: Case) -> int:

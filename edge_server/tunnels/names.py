@@ -1,4 +1,4 @@
-"""The public names of an edge: the host name of each, the lease that holds it, and its owner.
+"""The public names of an edge: the host name of each, the tunnel that has it, and its owner.
 
 A name is a label below the edge's domain, or a whole domain, which has dots.
 """
@@ -12,13 +12,13 @@ from quictunnel.wire.labels import RANDOM_LABEL
 
 if TYPE_CHECKING:
     from edge_server.auth.token_registry import TokenRegistry
-    from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.ownership import NameOwnership
     from edge_server.tunnels.registry import Registry
+    from edge_server.tunnels.tunnel import Tunnel
 
 
 class NameDirectory:
-    """Finds host names, leases and owners of names."""
+    """Finds host names, tunnels and owners of names."""
 
     def __init__(self, domain: str, registry: Registry, claims: NameOwnership, tokens: TokenRegistry) -> None:
         self.domain = domain
@@ -31,15 +31,15 @@ class NameDirectory:
         return name if "." in name else f"{name}.{self.domain}"
 
     def name_of(self, host: str) -> str | None:
-        """Return the name of a host name; None if no lease can have that one."""
+        """Return the name of a host name; None if no tunnel can have that one."""
         label, _, domain = host.partition(".")
         if domain == self.domain:
             return label
         # A label alone is a name below the edge's domain, and no host name.
         return host if domain else None
 
-    def find(self, host: str) -> Lease | None:
-        """Return the lease of a host name, or None."""
+    def find(self, host: str) -> Tunnel | None:
+        """Return the tunnel of a host name, or None."""
         name = self.name_of(host)
         return None if name is None else self._registry.find(name)
 
@@ -51,8 +51,8 @@ class NameDirectory:
         name = self.name_of(host)
         if name is None:
             return False
-        lease, claimed_by = self._registry.find(name), self._claims.owner(name)
-        owner = claimed_by if lease is None else lease.owner
+        tunnel, claimed_by = self._registry.find(name), self._claims.owner(name)
+        owner = claimed_by if tunnel is None else tunnel.owner
         if owner is None or claimed_by == BANNED:
             return False
         identity = self._tokens.identity(owner)
@@ -64,5 +64,5 @@ class NameDirectory:
     @property
     def held(self) -> frozenset[str]:
         """Return the names and TCP ports (``:PORT``, as in claims) that are held or kept for a client."""
-        leases = tuple(self._registry)
-        return frozenset(lease.name for lease in leases) | {f":{lease.tcp_port}" for lease in leases}
+        tunnels = tuple(self._registry)
+        return frozenset(each.name for each in tunnels) | {f":{each.tcp_port}" for each in tunnels}

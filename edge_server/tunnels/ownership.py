@@ -39,12 +39,23 @@ database cannot be written, are not kept."""
 
 
 class Held(Protocol):
-    """A lease, as the history knows it."""
+    """A lease or a tunnel, as the history knows it."""
 
-    name: str
-    tcp_port: int
-    owner: str
-    came_so_far: int
+    @property
+    def name(self) -> str:
+        """Return the name."""
+
+    @property
+    def tcp_port(self) -> int:
+        """Return the number of the TCP port; 0 for none."""
+
+    @property
+    def owner(self) -> str:
+        """Return the key of the token."""
+
+    @property
+    def came_so_far(self) -> int:
+        """Return the number of visitors that came for it."""
 
 
 class NameOwnership:

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_server.ingress.admission import MAX_WAIT
-from edge_server.tunnels.lease import Lease
+from edge_server.tunnels.backend import TicketHolder
+from edge_server.tunnels.public_port import PublicPort
+from edge_server.tunnels.tunnel import Tunnel
+from quictunnel.wire.codes import BindCode
 
 if TYPE_CHECKING:
     import socket
@@ -49,7 +52,7 @@ class PendingTunnels:
         self.hold = hold
         """Seconds for which a name of a predecessor's is kept for its owner; visitors wait for at least
         :data:`MAX_WAIT` of them."""
-        self._waits: dict[Lease, _Wait] = {}
+        self._waits: dict[Tunnel, _Wait] = {}
 
     async def add(
         self,
@@ -67,49 +70,49 @@ class PendingTunnels:
             seconds: how long to keep it; by default as long as the name of a predecessor.
             left: when its client was last there (time.time); None if it was there until now.
         """
-        lease = Lease(
-            None,
-            0,
+        tunnel = Tunnel(
             name.name,
             owner=name.owner,
+            options=name.terms,
             admission=self._admission,
             ledger=self._ledger,
-            terms=name.terms,
-            generation=name.generation,
+            kept_for=TicketHolder(name.generation, name.program, name.is_first_ask),
         )
-        lease.program, lease.is_first_ask = name.program, name.is_first_ask
-        self._registry.add(lease)
+        self._registry.add(tunnel)
         keep = max(self.hold, MAX_WAIT) if seconds is None else seconds
-        end = asyncio.get_running_loop().call_later(keep, self._forget, lease)
+        end = asyncio.get_running_loop().call_later(keep, self._forget, tunnel)
         age = 0.0 if left is None else max(0.0, time.time() - left)
-        self._waits[lease] = _Wait(end, time.monotonic() - age)
+        self._waits[tunnel] = _Wait(end, time.monotonic() - age)
         if sock is not None:
-            lease.hold(sock)
-            self._ports.adopt(lease.tcp_port, lease.owner)
-            await lease.listen()
+            tunnel.port = PublicPort(sock)
+            self._ports.adopt(tunnel.tcp_port, tunnel.owner)
+            await tunnel.port.listen(tunnel.tcp_visitor)
 
-    def left(self, lease: Lease) -> float:
+    def left(self, tunnel: Tunnel) -> float:
         """Return the time at which the client of a kept name was last there (time.time), by the current clock."""
-        return time.time() - (time.monotonic() - self._waits[lease].left)
+        return time.time() - (time.monotonic() - self._waits[tunnel].left)
 
-    def claim(self, lease: Lease) -> None:
+    def claim(self, tunnel: Tunnel) -> None:
         """Stop waiting for a client that has come."""
-        self._waits.pop(lease).end.cancel()
+        self._waits.pop(tunnel).end.cancel()
 
-    def give_up(self, lease: Lease) -> None:
-        """Keep a name no longer, because its owner is not to have it."""
-        lease.is_given_up = True
-        self._forget(lease)
+    def withdraw(self, tunnel: Tunnel) -> None:
+        """Take a tunnel away at the operator's wish: from its clients, or from the one that it is kept for."""
+        for backend in tuple(tunnel.backends):
+            backend.holder.lose(backend, BindCode.BANNED)
+        if tunnel in self._waits:
+            tunnel.is_given_up = True
+            self._forget(tunnel)
 
     def give_up_all(self) -> None:
         """Keep no name any longer."""
-        for lease in tuple(self._waits):
-            self._forget(lease)
+        for tunnel in tuple(self._waits):
+            self._forget(tunnel)
 
-    def _forget(self, lease: Lease) -> None:
-        self._waits.pop(lease).end.cancel()
-        lease.close()
-        self._registry.remove(lease)
-        if lease.tcp_port:
-            self._ports.release(lease.tcp_port, lease.owner)
-        logger.info("the client that held %s did not come", lease.name)
+    def _forget(self, tunnel: Tunnel) -> None:
+        self.claim(tunnel)
+        tunnel.close()
+        self._registry.remove(tunnel)
+        if tunnel.tcp_port:
+            self._ports.release(tunnel.tcp_port, tunnel.owner)
+        logger.info("the client that held %s did not come", tunnel.name)

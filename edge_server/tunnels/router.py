@@ -1,4 +1,8 @@
-"""Routing of TLS visitors by the server name in their ClientHello."""
+"""Routing of TLS visitors by the server name in their ClientHello.
+
+A route leads to a name. The tunnel is looked up when the handshake is complete, so a visitor reaches whoever has
+the name then. The look-up before the handshake finds the certificate, and hides names from those who may not come.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 from edge_server.certificates.acme.challenges import ALPN_PROTOCOL
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import OVERLOADED, Overload, RedirectTarget, Route
+from edge_server.tunnels.visitor_log import Ingress
+from quictunnel.transport.splice import TcpSplice, TlsSplice
 
 if TYPE_CHECKING:
     import ssl
@@ -16,8 +22,9 @@ if TYPE_CHECKING:
     from edge_server.certificates.policy import CertificatePolicy
     from edge_server.ingress.client_hello import ClientHello
     from edge_server.ingress.rate_limit import ConnectionRateLimiter
-    from edge_server.tunnels.lease import Lease
     from edge_server.tunnels.names import NameDirectory
+    from edge_server.tunnels.tunnel import Tunnel
+    from quictunnel.transport.splice import Splice
 
 logger = logging.getLogger(__name__)
 
@@ -55,46 +62,62 @@ class Router:
             if context is not None:
                 return Route(context, _Validator)
             # Else it may be a local service's own, behind a tunnel that passes TLS through.
-        lease = self._find(name, host)
-        if isinstance(lease, Overload):
+        tunnel = self._find(name, host)
+        if isinstance(tunnel, Overload):
             return OVERLOADED
-        if lease is None:
+        if tunnel is None:
             return Alert.UNRECOGNIZED_NAME
-        if lease.terms.passthrough:
-            return Route(None, lambda: lease.passing_visitor(name), owner=lease.owner, lease=lease.name)
+        if tunnel.options.passthrough:
+            return Route(None, lambda: self.passing_visitor(name), owner=tunnel.owner, lease=tunnel.name)
         try:
-            context = self._context(lease, name)
+            context = self._context(tunnel, name)
         except OSError as error:  # OpenSSL reads certificates from files alone, and there was no room for one
             logger.error("no certificate could be made for %s: %s", name, error.strerror or error)
             return Alert.INTERNAL_ERROR
         if context is None:
             return Alert.UNRECOGNIZED_NAME if acme is None else Alert.CERTIFICATE_UNOBTAINABLE
-        return Route(context, lambda: lease.tls_visitor(name), owner=lease.owner, lease=lease.name)
+        return Route(context, lambda: self.tls_visitor(name), owner=tunnel.owner, lease=tunnel.name)
+
+    def tls_visitor(self, name: str) -> asyncio.Protocol:
+        """Return the protocol for a visitor of a host name whose TLS handshake is complete."""
+        return TlsSplice(lambda splice: self._arrive(splice, Ingress(tls=True, authority=name)))
+
+    def passing_visitor(self, name: str) -> TcpSplice:
+        """Return the protocol for a visitor of a host name whose TLS does not end here."""
+        return TcpSplice(lambda splice: self._arrive(splice, Ingress(tls=False, authority=name)))
 
     def origin(self, name: str, host: str) -> RedirectTarget | Overload | None:
         """Return the address at which a visitor from ``host`` who came without TLS reaches a name.
 
         None for each name that :meth:`route` does not know either.
         """
-        lease = self._find(name, host)
-        if lease is None or isinstance(lease, Overload):
-            return lease
+        tunnel = self._find(name, host)
+        if tunnel is None or isinstance(tunnel, Overload):
+            return tunnel
         port = self._https_port
         url = f"https://{name}" if port == HTTPS_PORT else f"https://{name}:{port}"
-        return RedirectTarget(url, owner=lease.owner, lease=lease.name)
+        return RedirectTarget(url, owner=tunnel.owner, lease=tunnel.name)
 
-    def _find(self, name: str, host: str) -> Lease | Overload | None:
-        """Return the lease of a host name if a visitor from ``host`` may come to it; count the visitor."""
-        lease = self._names.find(name)
-        whose = {} if lease is None else {"owner": lease.owner, "lease": lease.name}
+    def _arrive(self, splice: Splice, ingress: Ingress) -> None:
+        """Hand a visitor to the tunnel that has the name now."""
+        tunnel = self._names.find(ingress.authority)
+        if tunnel is None:
+            splice.refuse()
+        else:
+            tunnel.admit(splice, ingress)
+
+    def _find(self, name: str, host: str) -> Tunnel | Overload | None:
+        """Return the tunnel of a host name if a visitor from ``host`` may come to it; count the visitor."""
+        tunnel = self._names.find(name)
+        whose = {} if tunnel is None else {"owner": tunnel.owner, "lease": tunnel.name}
         if not self._arrivals.admit(host, **whose):
             return OVERLOADED
-        return lease if lease is not None and lease.filter.admits(host) else None
+        return tunnel if tunnel is not None and tunnel.filter.admits(host) else None
 
-    def _context(self, lease: Lease, name: str) -> ssl.SSLContext | None:
-        certificates, h2 = self._certificates.contexts, lease.terms.h2
+    def _context(self, tunnel: Tunnel, name: str) -> ssl.SSLContext | None:
+        certificates, h2 = self._certificates.contexts, tunnel.options.h2
         context = certificates.context_for(name, h2=h2)
-        return certificates.custom_context(name, h2=h2) if context is None and lease.name == name else context
+        return certificates.custom_context(name, h2=h2) if context is None and tunnel.name == name else context
 
 
 class _Validator(asyncio.Protocol):

@@ -11,7 +11,7 @@ from edge_server.tunnels.options import TunnelOptions
 if TYPE_CHECKING:
     from typing import Self
 
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.tunnel import Tunnel
 
 
 class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -29,6 +29,15 @@ class TunnelRecord(msgspec.Struct, array_like=True, frozen=True):
     """That program had not had the name before: it was started later than any that asks again."""
 
     @classmethod
-    def of(cls, lease: Lease, port: int) -> Self:
-        """Return the record of a lease, with this TCP port."""
-        return cls(lease.name, lease.owner, lease.generation, lease.terms, port, lease.program, lease.is_first_ask)
+    def of(cls, tunnel: Tunnel, port: int) -> Self:
+        """Return the record of a tunnel, with this TCP port."""
+        ticket = tunnel.ticket
+        return cls(
+            tunnel.name,
+            tunnel.owner,
+            ticket.generation,
+            tunnel.options,
+            port,
+            ticket.program,
+            ticket.is_first_ask,
+        )

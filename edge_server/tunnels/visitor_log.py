@@ -12,7 +12,8 @@ import secrets
 import time
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from edge_server.resources.peer_network import peer_prefix
 from quictunnel.wire.codes import StreamCode
@@ -27,6 +28,26 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["tls", "tcp", "passthrough"]
 """TLS that ends here; plain TCP at a port; TLS that ends at the origin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ingress:
+    """The way by which a visitor came."""
+
+    tls: bool
+    """Over TLS that ended here."""
+    authority: str = ""
+    """The name that led it here, if one did."""
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of visitor, as it is logged and counted."""
+        if self.tls:
+            return "tls"
+        return "passthrough" if self.authority else "tcp"
+
+
+BY_PORT: Final = Ingress(tls=False)
 
 
 class EndReason(enum.Enum):
@@ -76,12 +97,23 @@ class Histogram:
         self.sum += seconds
 
 
+class Carrier(Protocol):
+    """A client that serves visitors."""
+
+    active: int
+    """Visitors that it serves now."""
+
+    def note_refusal(self) -> None:
+        """Note that its origin has refused a visitor."""
+
+
 class VisitorConnection:
     """One visitor that is in."""
 
     __slots__ = (
         "alpn",
         "began",
+        "carrier",
         "first_byte",
         "host",
         "kind",
@@ -113,6 +145,8 @@ class VisitorConnection:
         self.began = time.monotonic()
         self.first_byte: float | None = None
         """Seconds from then to the first byte of the origin."""
+        self.carrier: Carrier | None = None
+        """The client that serves it; None while it waits for one."""
         self.stream: Stream | None = None
         """The stream that carries it, once a client has taken it."""
 
@@ -125,6 +159,14 @@ class VisitorConnection:
     def bytes_out(self) -> int:
         """Bytes from the origin to the visitor so far."""
         return self.stream.bytes_received if self.stream is not None else 0
+
+    def carry_by(self, carrier: Carrier | None) -> None:
+        """Note which client serves the visitor; None: none any more."""
+        if self.carrier is not None:
+            self.carrier.active -= 1
+        self.carrier = carrier
+        if carrier is not None:
+            carrier.active += 1
 
     def travels_on(self, stream: Stream, splice: Splice) -> None:
         """Note that a client has taken the visitor; ``splice`` is joined with the stream."""

@@ -33,7 +33,8 @@ from tests.model.stores import TOKEN
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.backend import Backend
+    from edge_server.tunnels.tunnel import Lease, Tunnel
     from quictunnel.transport.engine import Closed, Connection
     from quictunnel.transport.link import Link
     from quictunnel.transport.session import Session
@@ -61,7 +62,7 @@ class WatchedGuest(ClientSession):
         self.reach: Callable[[str], None] = lambda _: None
         self.on_bind: Callable[[WatchedGuest, Bind], Callable[[], None]] = lambda _, __: lambda: None
         self.on_bound: Callable[[Lease], None] = lambda _: None
-        self.on_unbind: Callable[[Lease], None] = lambda _: None
+        self.on_unbind: Callable[[Tunnel, Backend | None], None] = lambda _, __: None
 
     def lease(self, number: int) -> Lease | None:
         """Return the lease with the client's number."""
@@ -70,7 +71,7 @@ class WatchedGuest(ClientSession):
     def _do(self, request: Bind | Unbind, *, points_here: bool = True) -> None:
         if not isinstance(request, Bind):
             if (lease := self.lease(request.lease)) is not None:
-                self.on_unbind(lease)
+                self.on_unbind(*lease)
             super()._do(request, points_here=points_here)
             return
         take_back = self.on_bind(self, request)
@@ -93,7 +94,7 @@ class WatchedGuest(ClientSession):
         return kept
 
     def session_resumed(self) -> None:
-        if any(lease._waiting for lease in self.holdings):
+        if any(len(lease.tunnel.waiting) for lease in self.holdings):
             self.reach("resumed with newcomers")
         super().session_resumed()
 
@@ -106,11 +107,11 @@ class WatchedGuest(ClientSession):
 class WatchedExpected(PendingTunnels):
     """Names that are kept for clients; the world hears when one is kept no more."""
 
-    on_forget: Callable[[Lease], None]
+    on_forget: Callable[[Tunnel, Backend | None], None]
 
-    def _forget(self, lease: Lease) -> None:
-        self.on_forget(lease)
-        super()._forget(lease)
+    def _forget(self, tunnel: Tunnel) -> None:
+        self.on_forget(tunnel, None)
+        super()._forget(tunnel)
 
 
 class ModelEdge(EdgeServer):
@@ -173,28 +174,27 @@ class ModelEdge(EdgeServer):
             assert self._watch is not None
             asyncio.get_running_loop().create_task(self._watch._look())
 
-    def find(self, host: str) -> Lease | None:
-        """Return the lease that a visitor's ClientHello leads to."""
+    def find(self, host: str) -> Tunnel | None:
+        """Return the tunnel that a visitor's ClientHello leads to."""
         return self._registry.find(self.services.names.name_of(host))
 
-    def find_name(self, name: str) -> Lease | None:
-        """Return the lease of a name."""
+    def find_name(self, name: str) -> Tunnel | None:
+        """Return the tunnel of a name."""
         return self._registry.find(name)
 
     def noted_names(self, *, is_last: bool) -> Names:
         """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
-        names = [TunnelRecord.of(lease, lease.tcp_port) for lease in self._registry]
+        names = [TunnelRecord.of(tunnel, tunnel.tcp_port) for tunnel in self._registry]
         return [(trusted(name, is_last=is_last), None) for name in names]
 
     def hand_over(self) -> Names:
         """Take nobody any more: a successor does from now on (:meth:`EdgeServer._stop_taking`)."""
         self._is_draining = True
         names: Names = []
-        for lease in self._registry:
-            sock = lease.keep_socket()
-            names.append((TunnelRecord.of(lease, lease.tcp_port if sock is not None else 0), sock))
-            for each in lease.pool.members if lease.pool is not None else (lease,):
-                each.stop_listening()
+        for tunnel in self._registry:
+            sock = tunnel.duplicate_socket()
+            names.append((TunnelRecord.of(tunnel, tunnel.tcp_port if sock is not None else 0), sock))
+            tunnel.stop_listening()
         self.succeeded.set()
         self.leave()
         return names

@@ -10,7 +10,7 @@ from tests.model.edge import HOLD
 from tests.model.visitor import CLOSED
 
 if TYPE_CHECKING:
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.backend import Backend
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
     from tests.model.visitor import Visitor
@@ -68,12 +68,7 @@ def _check_resets(world: World, visitor: Visitor) -> None:
                 waited = world.loop.time() - visitor.came_at
                 assert visitor.edge._endpoint is not None
                 had_no_stream = world.network.refused_streams(visitor.edge._endpoint)
-                lease = visitor.lease.newest
-                # Of a pool, the one that it waited for may have left.
-                is_closed = not lease._is_open or (
-                    lease.pool is not None and world.closed_at.get(lease.name, 0.0) >= visitor.came_at
-                )
-                if waited >= WAIT - 0.01 or had_no_stream or is_closed:
+                if waited >= WAIT - 0.01 or had_no_stream or not visitor.tunnel.is_open:
                     visitor.excuse = "sent away"
                     world.reach("a visitor was sent away")
                     return
@@ -112,10 +107,10 @@ def check_rest(world: World) -> None:
 def _check_ports(world: World) -> None:
     """The edge that serves listens on a TCP port, no other one, and for one name."""
     for port in world.ports.taken():
-        leases = [server.lease for server in world.ports.accepting(port)]
-        if len({lease.name for lease in leases}) > 1:
-            world.fail("two tunnels listen on one port", f"{port}: {[lease.name for lease in leases]}")
-        if any(world.edge is None or lease._admission is not world.edge._admission for lease in leases):
+        tunnels = [server.tunnel for server in world.ports.accepting(port)]
+        if len({tunnel.name for tunnel in tunnels}) > 1:
+            world.fail("two tunnels listen on one port", f"{port}: {[tunnel.name for tunnel in tunnels]}")
+        if any(world.edge is None or tunnel._admission is not world.edge._admission for tunnel in tunnels):
             world.fail("an edge that leaves still listens", f"port {port}")
 
 
@@ -205,10 +200,11 @@ def _newest(world: World, ticket: Ticket) -> Program | None:
 
 def _holder(world: World, ticket: Ticket) -> Program | None:
     assert world.edge is not None
-    lease = world.edge.find(ticket.host)
-    if lease is None or lease.session is None:
+    tunnel = world.edge.find(ticket.host)
+    if tunnel is None or not tunnel.backends:
         return None
-    guest = next((guest for guest in world.edge.guests_ever if guest.session is lease.session), None)
+    session = tunnel.backends[0].session
+    guest = next((guest for guest in world.edge.guests_ever if guest.session is session), None)
     return None if guest is None else world.program_of(guest.digest)
 
 
@@ -232,9 +228,8 @@ def _check_holders(world: World) -> None:
 def _check_pool(world: World, ticket: Ticket) -> None:
     """Check that each program that shares a name has it."""
     assert world.edge is not None
-    lease = world.edge.find(ticket.host)
-    members = [] if lease is None or lease.pool is None else lease.pool.members
-    sessions = [member.session for member in members]
+    tunnel = world.edge.find(ticket.host)
+    sessions = [] if tunnel is None else [backend.session for backend in tunnel.backends]
     for program in world.programs:
         if program.ticket is not ticket or program.state != "running" or program.may_fail or program.is_released:
             continue
@@ -269,9 +264,9 @@ def _probe(world: World) -> None:
     """A visitor who comes now is served."""
     assert world.edge is not None
     for ticket in world.tickets:
-        lease = world.edge.find(ticket.host) if ticket.host else None
+        tunnel = world.edge.find(ticket.host) if ticket.host else None
         if world.is_withdrawn(ticket):
-            if lease is not None and lease.session is not None:
+            if tunnel is not None and tunnel.backends:
                 world.fail("a name that was withdrawn is held", f"{ticket.host}")
             continue
         newest = _server_of(world, ticket)
@@ -282,10 +277,10 @@ def _probe(world: World) -> None:
             world.fail("a name that leads nowhere", f"{ticket.host} of {newest}")
             continue
         _check_served(world, visitor, newest)
-        if ticket.has_port and lease is not None:
-            visitor = world.come_to_port(lease.tcp_port, 0)
+        if ticket.has_port and tunnel is not None:
+            visitor = world.come_to_port(tunnel.tcp_port, 0)
             if visitor is None:
-                world.fail("a port where nobody listens", f"{lease.tcp_port} of {newest}")
+                world.fail("a port where nobody listens", f"{tunnel.tcp_port} of {newest}")
                 continue
             _check_served(world, visitor, newest)
     _check_ports(world)
@@ -309,8 +304,8 @@ def _server_of(world: World, ticket: Ticket) -> Program | None:
 def _wait_for_pool(world: World, ticket: Ticket) -> None:
     """Let time pass until the edge knows which programs of a pool have died: others serve until then."""
     assert world.edge is not None
-    lease = world.edge.find(ticket.host) if ticket.host else None
-    if lease is None or lease.pool is None:
+    tunnel = world.edge.find(ticket.host) if ticket.host else None
+    if tunnel is None or not tunnel.is_pool:
         return
     connections = [program.manager._connection for program in world.programs if program.state == "running"]
     guests = [
@@ -320,14 +315,14 @@ def _wait_for_pool(world: World, ticket: Ticket) -> None:
     ]
     sessions = [guest.session for guest in guests if guest is not None]
     for _ in range(SERVED_WITHIN):
-        if all(member.session in sessions or not _is_well(world, member) for member in lease.pool.members):
+        if all(member.session in sessions or not _is_well(world, member) for member in tunnel.backends):
             return
         world.network.carry(world, 1.0)
     world.fail("a program that has died is called well", f"{ticket.host}")
 
 
-def _is_well(world: World, lease: Lease) -> bool:
-    return world.loop.call(lambda: lease.is_well)
+def _is_well(world: World, backend: Backend) -> bool:
+    return world.loop.call(lambda: backend.is_well)
 
 
 def _check_served(world: World, visitor: Visitor, program: Program) -> None:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.tunnel import Tunnel
 
 PORTS: Final = range(20_000, 20_064)
 """More than one token of an episode can need: its share of what is left is never used up."""
@@ -72,11 +72,11 @@ class AcceptingServer:
         self._sock = sock
 
     @property
-    def lease(self) -> Lease:
-        """Return the lease whose port that is."""
+    def tunnel(self) -> Tunnel:
+        """Return the tunnel whose port that is."""
         bound: Any = self.factory
-        lease: Lease = bound.__self__
-        return lease
+        tunnel: Tunnel = bound.__self__
+        return tunnel
 
     def is_serving(self) -> bool:
         return self._sock.server is self

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from tests.model.tcp import Peer
 
 if TYPE_CHECKING:
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.tunnel import Tunnel
     from quictunnel.transport.splice import TcpSplice
     from tests.model.edge import ModelEdge
     from tests.model.program import Program, Ticket
@@ -21,12 +21,16 @@ WITHDRAWN = "the operator has withdrawn the name or its token"
 class Visitor:
     """Visitor, from its ClientHello on."""
 
-    def __init__(self, number: int, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> None:
+    def __init__(
+        self, number: int, edge: ModelEdge, tunnel: Tunnel, protocol: TcpSplice, ticket: Ticket, *, by_port: bool
+    ) -> None:
         self.number = number
         self.ticket = ticket
         """Of the name for which it comes."""
         self.edge = edge
-        self.lease = lease
+        self.tunnel = tunnel
+        """The tunnel that it came for; that of its name is looked up again when its handshake is complete."""
+        self.by_port = by_port
         self.splice = protocol
         self.peer = Peer(2 * number, f"visitor {number}")
         self.origin: Peer | None = None

@@ -29,7 +29,8 @@ from tests.simnet.clock import START
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
-    from edge_server.tunnels.lease import Lease
+    from edge_server.tunnels.backend import Backend
+    from edge_server.tunnels.tunnel import Lease, Tunnel
     from quictunnel.connection.edge_connection import EdgeConnection
     from quictunnel.transport.engine import Closed
     from quictunnel.transport.session import Session
@@ -60,8 +61,6 @@ class World:
         self.ports = ListeningPorts()
         self.names_of_port: dict[int, set[str]] = {}
         """Names that have had each TCP port."""
-        self.closed_at: dict[str, float] = {}
-        """Time at which a lease of each name was closed last."""
         self.names_gone: set[str] = set()
         """Names that nobody had for a while."""
         self.free_names: set[str] = set()
@@ -140,11 +139,12 @@ class World:
         edge = self.edge
         if edge is None or not ticket.host:
             return None
-        lease = edge.find(ticket.host)
-        if lease is None:
+        tunnel = edge.find(ticket.host)
+        if tunnel is None:
             self.reach("visitor of an unknown name")
             return None
-        return self._visitor(edge, lease, lease.passing_visitor(ticket.host), ticket)
+        protocol = edge.services.make_router().passing_visitor(ticket.host)
+        return self._visitor(edge, tunnel, protocol, ticket)
 
     def come_to_port(self, port: int, which: int) -> Visitor | None:
         """A visitor connects to a TCP port; ``which`` of those who accept gets it. It is not in yet."""
@@ -153,19 +153,21 @@ class World:
             self.reach("visitor of a port where nobody listens")
             return None
         server = servers[which % len(servers)]
-        lease = server.lease
-        edge = next(edge for edge in self.edges if edge._admission is lease._admission)
+        tunnel = server.tunnel
+        edge = next(edge for edge in self.edges if edge._admission is tunnel._admission)
         ticket = next(
-            (each for each in self.tickets if each.host == edge.services.names.host_of(lease.name)), None
+            (each for each in self.tickets if each.host == edge.services.names.host_of(tunnel.name)), None
         )
         if ticket is None:
             return None  # the program has not heard of its name yet
         self.reach("a visitor came to a port")
         protocol: Any = server.factory()
-        return self._visitor(edge, lease, protocol, ticket)
+        return self._visitor(edge, tunnel, protocol, ticket, by_port=True)
 
-    def _visitor(self, edge: ModelEdge, lease: Lease, protocol: TcpSplice, ticket: Ticket) -> Visitor:
-        visitor = Visitor(self.visitors_so_far, edge, lease, protocol, ticket)
+    def _visitor(
+        self, edge: ModelEdge, tunnel: Tunnel, protocol: TcpSplice, ticket: Ticket, *, by_port: bool = False
+    ) -> Visitor:
+        visitor = Visitor(self.visitors_so_far, edge, tunnel, protocol, ticket, by_port=by_port)
         if any(program.is_released for program in self.programs if program.ticket is ticket):
             visitor.excuse = CLOSED
         if self.is_withdrawn(ticket):
@@ -181,7 +183,10 @@ class World:
         visitor.came_at = self.loop.time()
         port = 1 + visitor.number % 65_000
         self._by_port[port] = visitor
-        session = visitor.lease.newest.session
+        if not visitor.by_port:
+            self._look_up_again(visitor)
+        backends = visitor.tunnel.backends
+        session = backends[0].session if backends else None
         if session is None:
             self.reach("newcomer while nobody has come yet")
         elif session.is_away:
@@ -193,13 +198,23 @@ class World:
         TcpPipe(self.loop, visitor.peer, visitor.splice, ("198.51.100.7", port))
         self._note_pool(visitor)
 
+    def _look_up_again(self, visitor: Visitor) -> None:
+        """Note which tunnel has the visitor's name now; where none has, it is the one that has closed."""
+        tunnel = visitor.edge.find(visitor.ticket.host)
+        if tunnel is None:
+            self.reach("a name was given back during a visitor's handshake")
+        elif tunnel is not visitor.tunnel:
+            self.reach("a name was bound again during a visitor's handshake")
+            visitor.tunnel = tunnel
+
     def _note_pool(self, visitor: Visitor) -> None:
-        pool = visitor.lease.pool
-        if pool is None or len(pool.members) < 2:
+        backends = visitor.tunnel.backends
+        if len(backends) < 2:
             return
         self.reach("a visitor of a pool")
-        chosen = next((lease for lease in pool.members if visitor.splice in lease.visitors), None)
-        if chosen is not None and chosen.is_well and not all(lease.is_well for lease in pool.members):
+        visit = visitor.tunnel.visitors.get(visitor.splice)
+        chosen = next((each for each in backends if visit is not None and visit.carrier is each), None)
+        if chosen is not None and chosen.is_well and not all(each.is_well for each in backends):
             self.reach("a visitor passes over one of a pool that is away")
 
     def release(self, program: Program, *, then_bind: bool) -> None:
@@ -283,15 +298,16 @@ class World:
             self._may_fail(guest.digest)
         self.dead.setdefault(guest.digest, why)
         for lease in guest.holdings:
-            self.lease_closes(lease)
+            self.lease_closes(*lease)
         self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
         for edge in self.edges:
-            for lease in edge._registry.alive:
-                if lease.session is guest.session:
-                    for visitor in self.visitors:
-                        if visitor.splice in lease.visitors:
-                            visitor.may_be_reset(why)
+            for tunnel in edge._registry.alive:
+                for visitor in self.visitors:
+                    visit = tunnel.visitors.get(visitor.splice)
+                    carrier: Any = None if visit is None else visit.carrier
+                    if carrier is not None and carrier.session is guest.session:
+                        visitor.may_be_reset(why)
 
     def _guest_excuse(self, guest: WatchedGuest, closed: Closed) -> str | None:
         if guest.digest in self.dead:
@@ -384,16 +400,17 @@ class World:
         self.free_names.discard(lease.name)
         if lease.tcp_port:
             self.names_of_port.setdefault(lease.tcp_port, set()).add(lease.name)
-        if lease.pool is not None and len(lease.pool.members) > 1:
+        if len(lease.tunnel.backends) > 1:
             self.reach("two programs share a name")
 
-    def lease_closes(self, lease: Lease) -> None:
-        """An edge is about to close a lease, because its client gives it back or has gone."""
-        self.closed_at[lease.name] = self.loop.time()
-        if lease.pool is None or len(lease.pool.members) <= 1:
-            self.names_gone.add(lease.name)
-            if self.edge is not None and self.edge.find_name(lease.name) is lease:
-                self.free_names.add(lease.name)
+    def lease_closes(self, tunnel: Tunnel, backend: Backend | None) -> None:
+        """An edge is about to take a backend from a tunnel, because its client gives it back or has gone, or to
+        keep the tunnel for nobody any more (None)."""
+        if len(tunnel.backends) <= 1:
+            self.names_gone.add(tunnel.name)
+            is_held = self.edge is not None and self.edge.find_name(tunnel.name) is tunnel
+            if is_held and (backend is None or backend in tunnel.backends):
+                self.free_names.add(tunnel.name)
 
     @staticmethod
     def is_superseded(program: Program) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import quictunnel
-from edge_server.tunnels.lease import SILENT
+from edge_server.tunnels.backend import SILENT
 from tests.harness.edge_process import EdgeProcess, children_environment, start_edge
 from tests.harness.programs import free_port, need
 from tests.harness.sockets import SOCKET_TIMEOUT, end, first_line, program

@@ -30,9 +30,9 @@ async def test_name_options_and_port_are_kept_for_their_owner_alone(runs: EdgeRu
     await edge.write(is_last=True)
     edge = await runs.begin()
     assert edge.held() == before
-    lease = edge.services.registry.find(given.host.partition(".")[0])
-    assert lease is not None
-    assert (lease.session, lease.terms.allow, lease.owner) == (None, ["127.0.0.0/8"], owner.key)
+    tunnel = edge.services.registry.find(given.host.partition(".")[0])
+    assert tunnel is not None
+    assert (tunnel.backends, tunnel.options.allow, tunnel.owner) == ([], ["127.0.0.0/8"], owner.key)
     stranger = edge.client(other)
     assert stranger.ask(1, name="shop") is BindCode.NAME_TAKEN
     assert stranger.ask(2, unencrypted=True, tcp_port=17_042) is BindCode.PORT_TAKEN

@@ -105,7 +105,7 @@ async def test_a_name_that_its_client_gives_up_during_the_stop(runs: EdgeRuns) -
     clients["quit"].holdings.release_all(for_good=True)
     clients["lost"].holdings.release_all(for_good=False)
     (lease,) = clients["taken-away"].holdings
-    clients["taken-away"].holdings.lose(lease, BindCode.BANNED)
+    clients["taken-away"].holdings.lose(lease.backend, BindCode.BANNED)
     members[0].holdings.release_all(for_good=True)
     await edge.write(is_last=True)
     assert set((await runs.begin()).held()) == {"lost", "stays", "pool", "late"}
@@ -123,10 +123,10 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         edge = await runs.begin()
         edge.services.claims.claim(owner.key, "shop")
         edge = await runs.begin()
-        leases = {lease.name: (lease.generation, lease.program) for lease in edge.services.registry}
+        leases = {each.name: (each.ticket.generation, each.ticket.program) for each in edge.services.registry}
         assert leases == {"shop": (7, b"one") if is_last else (0, b""), RANDOM: (7, b"one")}
         # The newest program may have come in that moment, also with the ticket of a random name.
-        assert all(lease.is_first_ask is is_last for lease in edge.services.registry)
+        assert all(each.ticket.is_first_ask is is_last for each in edge.services.registry)
 
 
 async def test_a_forged_table_gives_nobody_another_owners_name(runs: EdgeRuns) -> None:

@@ -10,12 +10,13 @@ import pytest
 from edge_server.handoff import snapshot_store
 from edge_server.handoff.snapshot_entry import SnapshotEntry
 from edge_server.handoff.snapshot_store import MAX_BYTES, MAX_WEIGHT, select_fairly
-from edge_server.tunnels.lease import Lease
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import weight_of
+from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.wire.messages import MAX_HOST, MAX_NETWORKS, PROGRAM_SIZE
 from tests.edge_server.handoff.snapshot_rig import warnings
+from tests.edge_server.tunnels.bind_rig import new_backend
 
 if TYPE_CHECKING:
     from edge_server.wiring import EdgeServices
@@ -26,9 +27,11 @@ NETWORKS = [f"2001:db8:1234:5678:9abc:def0:1234:{number:x}/128" for number in ra
 
 def hold(services: EdgeServices, owner: str, names: list[str], terms: TunnelOptions) -> None:
     """Let an owner hold names, whatever its share."""
-    for number, name in enumerate(names):
-        more: Any = {"admission": services.admission, "ledger": services.ledger, "terms": terms}
-        services.registry.add(Lease(object(), number, name, owner=owner, **more))  # type: ignore[arg-type]
+    for name in names:
+        more: Any = {"admission": services.admission, "ledger": services.ledger, "options": terms}
+        tunnel = Tunnel(name, owner=owner, **more)
+        new_backend(tunnel)
+        services.registry.add(tunnel)
 
 
 def entries(owner: str, count: int, networks: int = 0) -> list[SnapshotEntry]:

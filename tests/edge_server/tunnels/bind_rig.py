@@ -16,12 +16,15 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.clients.session_table import SessionTable
 from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
+from edge_server.tunnels.backend import Backend, TicketHolder
 from edge_server.tunnels.bind import Bindings
+from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import OwnershipStore
 from edge_server.tunnels.pending import PendingTunnels
 from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tickets import TicketSealer
+from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.visitor_log import VisitorLog
 from edge_server.wiring import EdgeServices
 from quictunnel.wire.codes import BindCode, SessionCode, StreamCode
@@ -72,6 +75,14 @@ class FakeStream:
         self.receive_done = True
 
 
+class FakeHolder:
+    """Bindings of a client that nothing is taken away from."""
+
+    def lose(self, backend: Backend, code: BindCode) -> None: ...
+
+    def supersede(self) -> None: ...
+
+
 class FakeSession:
     """A session that remembers what is said to its client."""
 
@@ -97,6 +108,19 @@ class FakeSession:
     def open(self, **_: object) -> FakeStream:
         self.streams.append(FakeStream())
         return self.streams[-1]
+
+
+def new_tunnel(services: EdgeServices, name: str = "n", owner: str = "a") -> Tunnel:
+    """Return a tunnel that no client serves, and that is in no registry."""
+    return Tunnel(name, owner=owner, options=TunnelOptions(), admission=services.admission, ledger=services.ledger)
+
+
+def new_backend(tunnel: Tunnel, number: int = 1) -> tuple[Backend, FakeSession]:
+    """Have one more client serve a tunnel. Return it with its session."""
+    session = FakeSession()
+    backend = Backend(session, number, FakeHolder(), TicketHolder())  # type: ignore[arg-type]
+    tunnel.balancer.add(backend)
+    return backend, session
 
 
 def build(directory: Path) -> EdgeServices:

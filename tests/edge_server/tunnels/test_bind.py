@@ -167,10 +167,10 @@ async def test_a_ticket_does_not_break_a_pool_up(services: EdgeServices):
     ticket = one.got(name="pool", pool=True).ticket
     two.got(name="pool", pool=True)
     assert three.ask(name="pool", ticket=ticket) is BindCode.NOT_SHARED
-    lease = services.registry.find("pool")
-    assert lease is not None
-    assert lease.pool is not None
-    assert len(lease.pool.members) == 2
+    tunnel = services.registry.find("pool")
+    assert tunnel is not None
+    assert tunnel.is_pool
+    assert len(tunnel.backends) == 2
     assert not list(three.holdings)
 
 
@@ -296,7 +296,7 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
     client = Client(services, A)
     for number in range(1, MAX_LEASES + 2):
         client.got(number)
-        client.holdings.lose(next(iter(client.holdings)), BindCode.BANNED)
+        client.holdings.lose(next(iter(client.holdings)).backend, BindCode.BANNED)
     client.session.said.clear()
     client.holdings.client_is_back()
     assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
@@ -306,10 +306,10 @@ async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(ser
     """The answer with the newest ticket was lost more than 30 seconds ago."""
     ticket = Client(services, A).got(program=b"one").ticket
     name = next(iter(services.registry)).name
-    lease = services.registry.find(name)
-    assert lease is not None
-    lease.generation += 1
-    lease.since -= 2 * UNCONFIRMED
+    tunnel = services.registry.find(name)
+    assert tunnel is not None
+    tunnel.ticket.generation += 1
+    tunnel.ticket.since -= 2 * UNCONFIRMED
     assert Client(services, A).ask(ticket=ticket, program=b"two", again=True) is BindCode.STALE
     assert Client(services, A).ask(ticket=ticket, program=b"two") is BindCode.STALE
     assert Client(services, A).got(ticket=ticket, program=b"one", again=True).host == services.names.host_of(name)

@@ -49,16 +49,20 @@ def some_bind(chance: random.Random, tickets: list[bytes]) -> dict[str, Any]:
 
 def check(services: EdgeServices) -> None:
     """Compare what is counted with what is held."""
-    leases = [each for lease in services.registry for each in (lease.pool.members if lease.pool else (lease,))]
-    assert services.registry.shares.used == sum(weight_of(lease.terms) for lease in leases)
+    tunnels = list(services.registry)
+    counts = {tunnel: max(1, len(tunnel.backends)) for tunnel in tunnels}
+    assert services.registry.shares.used == sum(
+        weight_of(tunnel.options) * count for tunnel, count in counts.items()
+    )
+    assert set(services.registry._counted) == set(tunnels)
     for owner in OWNERS:
-        mine = [lease for lease in leases if lease.owner == owner.key]
-        assert services.registry.held_by(owner.key) == len(mine)
-        domains = {lease.name for lease in mine if "." in lease.name}
+        mine = [tunnel for tunnel in tunnels if tunnel.owner == owner.key]
+        assert services.registry.held_by(owner.key) == sum(counts[tunnel] for tunnel in mine)
+        domains = {tunnel.name for tunnel in mine if "." in tunnel.name}
         assert services.registry.domains_of(owner.key, besides="") == len(domains)
     ports = services.ports
     held = {port: owner for port, owner in ports._owner.items() if port not in ports._quarantined}
-    assert held == {lease.tcp_port: lease.owner for lease in leases if lease.tcp_port}
+    assert held == {tunnel.tcp_port: tunnel.owner for tunnel in tunnels if tunnel.tcp_port}
     assert ports.shares.used == len(ports._owner)
     for port in ports._range:
         is_drawn = bool(ports._drawable._members[port - ports._range.start])

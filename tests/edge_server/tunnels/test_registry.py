@@ -1,4 +1,4 @@
-"""Names and the leases that hold them."""
+"""Names and the tunnels that have them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import re
 import pytest
 
 from edge_server.ingress.admission import Admission
-from edge_server.tunnels.lease import Lease
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.registry import NAME_BYTES, Registry, random_name
+from edge_server.tunnels.tunnel import Tunnel
 from edge_server.tunnels.visitor_log import VisitorLog
 
 
-def lease(name: str) -> Lease:
-    return Lease(
-        None, 1, name, terms=TunnelOptions(), owner="owner", admission=Admission(cap=1), ledger=VisitorLog()
-    )
+def tunnel(name: str) -> Tunnel:
+    return Tunnel(name, options=TunnelOptions(), owner="owner", admission=Admission(cap=1), ledger=VisitorLog())
 
 
 class TestNames:
@@ -32,7 +30,7 @@ class TestNames:
 class TestRegistry:
     def test_finds_who_holds_a_name(self):
         registry = Registry()
-        held = lease("a")
+        held = tunnel("a")
         assert registry.find("a") is None
         registry.add(held)
         assert registry.find("a") is held
@@ -41,22 +39,22 @@ class TestRegistry:
     def test_a_fresh_name_is_nobodys(self):
         names = iter(["a", "a", "b"])
         registry = Registry(lambda: next(names))
-        registry.add(lease(registry.fresh_name()))
+        registry.add(tunnel(registry.fresh_name()))
         assert registry.fresh_name() == "b"
 
     def test_a_name_is_held_once(self):
         registry = Registry()
-        registry.add(lease("a"))
+        registry.add(tunnel("a"))
         with pytest.raises(AssertionError):
-            registry.add(lease("a"))
+            registry.add(tunnel("a"))
 
     def test_only_the_holder_gives_a_name_back(self):
         registry = Registry()
-        old, new = lease("a"), lease("a")
+        old, new = tunnel("a"), tunnel("a")
         registry.add(old)
         registry.remove(old)
         registry.add(new)
-        registry.remove(old)  # late, as the end of an evicted session is
+        registry.remove(old)  # late, as the end of a tunnel that was kept is
         assert registry.find("a") is new
         registry.remove(new)
         registry.remove(new)

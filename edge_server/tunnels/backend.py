@@ -1,0 +1,108 @@
+"""Backends: the clients that serve a tunnel, each with one lease of its session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from edge_server.ingress import proxy_protocol
+from quictunnel.transport.link import KEEPALIVE
+
+if TYPE_CHECKING:
+    from edge_server.tunnels.visitor_log import Ingress
+    from quictunnel.transport.session import Session
+    from quictunnel.transport.splice import Splice
+    from quictunnel.transport.stream import Stream
+    from quictunnel.wire.codes import BindCode
+
+UNKNOWN_PEER: Final = ("", 0)
+SILENT: Final = 1.5 * KEEPALIVE
+"""Seconds for which nothing was heard of a client, after which others of its pool are preferred to it."""
+TROUBLED: Final = 5.0
+"""Seconds for which others are preferred to a client whose origin has refused a visitor."""
+
+
+@dataclass(slots=True)
+class TicketHolder:
+    """The ticket that was given for a lease last, and the program that has it."""
+
+    generation: int = 1
+    program: bytes = b""
+    """``messages.BindV2.program``, if the client said it."""
+    is_first_ask: bool = False
+    """The program had not had the name before: it was started later than one that asks again."""
+    since: float = field(default_factory=time.monotonic)
+
+
+class LeaseHolder(Protocol):
+    """The bindings of a client, as far as the end of a lease concerns them."""
+
+    def lose(self, backend: Backend, code: BindCode) -> None:
+        """Take the lease away from the client, which is told why."""
+
+    def supersede(self) -> None:
+        """End the client's session: a newer one of the same program has the name."""
+
+
+class Backend:
+    """One client that serves a tunnel."""
+
+    def __init__(self, session: Session, number: int, holder: LeaseHolder, ticket: TicketHolder) -> None:
+        """Serve as the lease ``number`` of a session."""
+        self.session = session
+        self.number = number
+        self.holder = holder
+        self.ticket = ticket
+        self.is_given_up = False
+        """True if its client or the operator has ended it; False if its session broke."""
+        self.active = 0
+        """Visitors that it serves now."""
+        self.came_so_far = 0
+        """Visitors that came for it."""
+        self._troubled_until = 0.0
+
+    @property
+    def is_reachable(self) -> bool:
+        """Return True if a visitor would most likely reach the client."""
+        if not self.session.can_carry:
+            return False
+        return asyncio.get_running_loop().time() - self.session.stats().last_heard < SILENT
+
+    @property
+    def is_well(self) -> bool:
+        """Return True if a visitor would most likely be answered."""
+        return self.is_reachable and time.monotonic() >= self._troubled_until
+
+    def note_refusal(self) -> None:
+        """Note that its origin has refused a visitor: others are preferred for :data:`TROUBLED` seconds."""
+        self._troubled_until = time.monotonic() + TROUBLED
+
+    def open(self, splice: Splice, ingress: Ingress) -> Stream | None:
+        """Return a new stream for a visitor; None if the client allows no more."""
+        host, port = end_of(splice, "peername")
+        return self.session.open(lease=self.number, tls=ingress.tls, host=host, port=port)
+
+
+def introduction(splice: Splice, ingress: Ingress, version: int) -> bytes:
+    """Return the header of the PROXY protocol for a visitor."""
+    tls = None
+    if ingress.tls:
+        ends = splice.transport.get_extra_info("ssl_object")
+        cipher = ends.cipher()
+        tls = proxy_protocol.Tls(
+            ingress.authority,
+            ends.version() or "",
+            cipher[0] if cipher else "",
+            ends.selected_alpn_protocol() or "",
+        )
+    elif ingress.authority:
+        tls = proxy_protocol.Tls(ingress.authority)
+    return proxy_protocol.header(version, end_of(splice, "peername"), end_of(splice, "sockname"), tls)
+
+
+def end_of(splice: Splice, which: str) -> tuple[str, int]:
+    """Return host and port of ``peername`` or ``sockname`` of a visitor's connection."""
+    host, port = (splice.transport.get_extra_info(which) or UNKNOWN_PEER)[:2]
+    return host, port

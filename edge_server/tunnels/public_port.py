@@ -1,0 +1,58 @@
+"""The public TCP port of a tunnel: its listening socket, and the server that accepts from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from edge_server.ingress.tcp_ports import ACCEPTS_PER_TURN, restore_backlog
+from quictunnel.transport import descriptors
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+class PublicPort:
+    """A listening socket. :meth:`listen` has to follow; it closes the socket if this was stopped meanwhile."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        descriptors.own(sock)
+        self.number: int = sock.getsockname()[1]
+        self._socket = sock
+        self._server: asyncio.Server | None = None
+        self._is_stopped = False
+
+    async def listen(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        """Accept visitors. Not to be cancelled."""
+        if self._is_stopped:
+            self._socket.close()
+            return
+        # A server that is not serving yet is made without a turn of the loop, in which it could be lost.
+        self._server = await asyncio.get_running_loop().create_server(
+            factory, sock=self._socket, backlog=ACCEPTS_PER_TURN, start_serving=False
+        )
+        await self._server.start_serving()
+        restore_backlog(self._server, self._socket)
+
+    def stop(self) -> None:
+        """Stop accepting visitors."""
+        self._is_stopped = True
+        descriptors.disown(self._socket)
+        if self._server is not None:
+            self._server.close()
+
+    def duplicate(self) -> socket.socket | None:
+        """Return a second handle of the socket, for an edge that takes over; None if it was closed.
+
+        The port is never free in between, and visitors in its queue are not lost.
+        """
+        try:
+            return self._socket.dup()
+        except OSError as error:
+            # It was closed with its server already, or there is no file for another handle.
+            logger.warning("port %d could not be kept: %s", self.number, error.strerror or error)
+            return None

@@ -1,0 +1,267 @@
+"""Tunnels: public names, as long as they are held.
+
+A tunnel outlives the clients that serve it. Its backends are one client, several that share it as a pool, or none
+while it is kept for a client that has not come yet. Visitors belong to the tunnel: they are counted here and wait
+here for a client without a link. Which client serves a visitor is decided when it gets in.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from edge_server.ingress.admission import MAX_WAIT
+from edge_server.ingress.ip_filter import IpFilter
+from edge_server.tunnels.backend import TicketHolder, end_of, introduction
+from edge_server.tunnels.load_balancer import LoadBalancer
+from edge_server.tunnels.visitor_log import BY_PORT, VisitorConnection
+from edge_server.tunnels.waiting_visitors import WaitingVisitors
+from quictunnel.transport.splice import TcpSplice
+from quictunnel.transport.throttle import Throttle
+from quictunnel.wire.codes import StreamCode
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from edge_server.ingress.admission import Admission
+    from edge_server.tunnels.backend import Backend
+    from edge_server.tunnels.options import TunnelOptions
+    from edge_server.tunnels.public_port import PublicPort
+    from edge_server.tunnels.visitor_log import Ingress, VisitorLog
+    from quictunnel.transport.splice import Splice
+    from quictunnel.transport.throttle import Meter
+
+
+class Tunnel:
+    """A public name that is held, and the visitors that came for it."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        owner: str,
+        options: TunnelOptions,
+        admission: Admission,
+        ledger: VisitorLog,
+        visitor_filter: IpFilter | None = None,
+        kept_for: TicketHolder | None = None,
+    ) -> None:
+        """Begin without a client.
+
+        Args:
+            name: a label below the edge's domain, or a whole domain.
+            owner: key of the token that holds it.
+            options: as its client asked for them.
+            admission: counts the visitors.
+            ledger: logs the visitors.
+            visitor_filter: the filter of the options, where it was made already.
+            kept_for: the ticket of the client for which it is kept.
+        """
+        self.name = name
+        self.owner = owner
+        self.options = options
+        self.filter = visitor_filter or IpFilter(options.allow, options.deny)
+        self.since = time.monotonic()
+        """Time at which it was opened (time.monotonic)."""
+        self.is_pool = False
+        """Several clients may serve it together."""
+        self.balancer: LoadBalancer[Backend] = LoadBalancer()
+        self.port: PublicPort | None = None
+        self.takeovers: tuple[float, ...] = ()
+        """Times at which the name last went from one living client to another (time.monotonic)."""
+        self.visitors: dict[Splice, VisitorConnection] = {}
+        """Visitors that are in, those who wait included."""
+        self.waiting = WaitingVisitors(admission)
+        self.max_visitors: int | None = None
+        """Limit of visitors at all tunnels of its owner together."""
+        self.meters: tuple[Meter, Meter] | None = None
+        """Meters of what its visitors send and receive, if that is limited."""
+        self.came_so_far = 0
+        """Visitors that came for it."""
+        self.past_in = self.past_out = 0
+        """Bytes of those who have left, from them and to them."""
+        self.is_open = True
+        """Visitors are let in."""
+        self.is_given_up = False
+        """It was kept for a client that is not to have it any more."""
+        self._kept_for = kept_for or TicketHolder()
+        self._admission = admission
+        self._ledger = ledger
+
+    @property
+    def backends(self) -> list[Backend]:
+        """Return the clients that serve it, in the order of coming."""
+        return self.balancer.members
+
+    @property
+    def ticket(self) -> TicketHolder:
+        """Return the ticket of the client that serves it, or for which it is kept; of a pool that of the first."""
+        return self.backends[0].ticket if self.backends else self._kept_for
+
+    @property
+    def tcp_port(self) -> int:
+        """Return the number of its TCP port; 0 for none."""
+        return 0 if self.port is None else self.port.number
+
+    def change_to(self, options: TunnelOptions, visitor_filter: IpFilter, *, is_pool: bool) -> None:
+        """Take other options for visitors who come, and for those who wait."""
+        self.options, self.filter, self.is_pool = options, visitor_filter, is_pool
+
+    # The end, and that of its TCP port.
+
+    def stop_listening(self) -> None:
+        """Stop accepting visitors on the TCP port; those in a TLS handshake are still let in."""
+        if self.port is not None:
+            self.port.stop()
+
+    def duplicate_socket(self) -> socket.socket | None:
+        """Return a second handle of the listening socket of its TCP port; None if there is none."""
+        return self.port.duplicate() if self.port is not None and self.is_open else None
+
+    def close(self) -> None:
+        """Close the tunnel for visitors. Those who are in stay, those who wait are refused."""
+        self.is_open = False
+        self.stop_listening()
+        self.waiting.send_all_away()
+
+    def end_visitors(self, spared: Callable[[str], bool] = lambda _: False) -> None:
+        """Reset those who are in, and those who wait, unless they are spared by their address."""
+        for splice, visit in tuple(self.visitors.items()):
+            if not spared(visit.host):
+                _end_now(splice)
+
+    def end_visit(self, visit: VisitorConnection) -> bool:
+        """Reset one visitor. Returns True if it was here."""
+        splice = next((splice for splice, who in self.visitors.items() if who is visit), None)
+        if splice is not None:
+            _end_now(splice)
+        return splice is not None
+
+    # Visitors.
+
+    def tcp_visitor(self) -> asyncio.BaseProtocol:
+        """Return the protocol for a visitor of the TCP port."""
+        return TcpSplice(lambda splice: self.admit(splice, BY_PORT))
+
+    def admit(self, splice: Splice, ingress: Ingress) -> None:
+        """Admit a visitor whose TLS handshake is complete, or refuse it.
+
+        The filter is applied here although the router has applied it to the address already: this tunnel may have
+        got other options during the handshake, and a visitor of the TCP port comes here first.
+        """
+        host, port = end_of(splice, "peername")
+        if (
+            not self.is_open
+            or not self.filter.admits(host)
+            or (
+                ingress is BY_PORT
+                and not self._admission.rate_limiter.admit(host, owner=self.owner, lease=self.name)
+            )
+            or not self._admission.enter(self.owner, self.name, host, self.max_visitors)
+        ):
+            splice.refuse()
+            return
+        splice.on_gone = self._gone
+        self.visitors[splice] = visit = VisitorConnection(
+            host, ingress.kind, lease=self.name, owner=self.owner, port=port
+        )
+        if ingress.tls:
+            ends = splice.transport.get_extra_info("ssl_object")
+            visit.tls, visit.alpn = ends.version() or "", ends.selected_alpn_protocol() or ""
+        self._ledger.begin(visit)
+        self.came_so_far += 1
+        backend = self.balancer.choose()
+        if backend is not None:
+            backend.came_so_far += 1
+        self._let_in_or_wait(splice, ingress, backend, MAX_WAIT)
+
+    def let_waiting_in(self) -> None:
+        """Let waiting visitors in, in the order of coming: a client has come, or has a link again."""
+        for splice, ingress, left in self.waiting.release():
+            self._let_in_or_wait(splice, ingress, self.balancer.choose(), left)
+
+    def _let_in_or_wait(self, splice: Splice, ingress: Ingress, backend: Backend | None, seconds: float) -> None:
+        """Let a visitor in, or keep it until the client has a link on which both sides know how they stand."""
+        if backend is not None and backend.session.can_carry:
+            self._let_in(splice, ingress, backend)
+        else:
+            self.waiting.add(splice, ingress, self.visitors[splice], seconds)
+
+    def _let_in(
+        self, splice: Splice, ingress: Ingress, backend: Backend, tried: frozenset[Backend] = frozenset()
+    ) -> None:
+        """``tried``: backends of the pool whose origin has not taken it."""
+        stream = backend.open(splice, ingress)
+        if stream is None:
+            splice.refuse()
+            return
+        self.visitors[splice].carry_by(backend)
+        if self.meters is not None and splice.throttle is None:
+            splice.throttle = Throttle(*self.meters)
+        if self.is_pool:
+            splice.on_refused = lambda refused, code: self._refused(refused, code, ingress, tried | {backend})
+        if self.options.proxy_protocol and not tried:
+            stream.write(introduction(splice, ingress, self.options.proxy_protocol))
+        splice.join(stream)
+        self.visitors[splice].travels_on(stream, splice)
+
+    def _refused(self, splice: Splice, code: StreamCode, ingress: Ingress, tried: frozenset[Backend]) -> bool:
+        """Pass a visitor whose origin has not taken any byte to another backend. Return False if there is none."""
+        refusing = self.visitors[splice].carrier
+        if code is not StreamCode.UNKNOWN_LEASE and refusing is not None:
+            refusing.note_refusal()
+        other = self.balancer.choose(besides=tried)
+        if other is None or not other.is_well:
+            return False
+        self._let_in(splice, ingress, other, tried)
+        return True
+
+    def _gone(self, splice: Splice) -> None:
+        self.waiting.discard(splice)
+        visit = self.visitors.pop(splice)
+        visit.carry_by(None)
+        self._admission.leave(self.owner, self.name, visit.host)
+        self.past_in += visit.bytes_in
+        self.past_out += visit.bytes_out
+        self._ledger.end(visit, splice)
+
+
+class Lease(NamedTuple):
+    """A client's lease: the tunnel, and the client's part in serving it."""
+
+    tunnel: Tunnel
+    backend: Backend
+
+    @property
+    def name(self) -> str:
+        """Return the name of the tunnel."""
+        return self.tunnel.name
+
+    @property
+    def owner(self) -> str:
+        """Return the key of the token that holds it."""
+        return self.tunnel.owner
+
+    @property
+    def tcp_port(self) -> int:
+        """Return the number of the TCP port; 0 for none."""
+        return self.tunnel.tcp_port
+
+    @property
+    def came_so_far(self) -> int:
+        """Return the number of visitors that came for this client."""
+        return self.backend.came_so_far
+
+    @property
+    def number(self) -> int:
+        """Return the number of the lease in its session."""
+        return self.backend.number
+
+
+def _end_now(splice: Splice) -> None:
+    if splice.stream is None:
+        splice.refuse()
+    else:
+        splice.stream.lose(StreamCode.CLOSING)
