@@ -38,7 +38,7 @@ DEFAULT_LIMIT: Final = 100
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """The state at one moment, with the beginning of each list."""
 
-    at: models.Moment
+    at: models.Timestamp
     edge: models.Edge
     sessions: models.Page[models.Session]
     tunnels: models.Page[models.Tunnel]

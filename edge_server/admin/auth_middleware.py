@@ -98,7 +98,7 @@ class AuthMiddleware(WebGuard):
         """Return True if this path requires the token."""
         return path not in self._open
 
-    def is_right(self, token: str) -> bool:
+    def is_valid(self, token: str) -> bool:
         """Return True if the token is correct, in constant time."""
         return 0 < len(token) <= MAX_TOKEN and hmac.compare_digest(digest_of(token), self._digest)
 
@@ -110,7 +110,7 @@ class AuthMiddleware(WebGuard):
             return 401, "The token of STATE_DIR/admin.token is required: Authorization: Bearer TOKEN."
         if not self._attempts.can_try(address, key):
             return 429, "Too many wrong tokens from this address; try again in a minute."
-        if self.is_right(token):
+        if self.is_valid(token):
             return None
         self._attempts.record_failure(address, key)
         logger.warning("wrong token for the operator's page from %s", address)
@@ -127,7 +127,7 @@ def _size_error(scope: Message) -> tuple[int, str] | None:
         return 431, f"The headers may have at most {MAX_HEADERS} bytes."
     headers = {name.lower(): value for name, value in scope["headers"]}
     length = headers.get(b"content-length", b"0")
-    is_told = b"transfer-encoding" not in headers and length.isdigit() and len(length) < 10
-    if not is_told or int(length) > MAX_BODY:
+    has_length = b"transfer-encoding" not in headers and length.isdigit() and len(length) < 10
+    if not has_length or int(length) > MAX_BODY:
         return 413, f"The body may have at most {MAX_BODY} bytes, with a Content-Length."
     return None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.models import Bytes, Count, Moment
+from edge_server.admin.models import Bytes, Count, Timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ MAX_TOP: Final = 50
 class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """Ten seconds."""
 
-    at: Moment
+    at: Timestamp
     visitors: Annotated[int, Meta(description="Active at its end.", ge=0)]
     came: Annotated[int, Meta(description="New visitors.", ge=0)]
     bytes_in: Annotated[int, Meta(description="Bytes from visitors.", ge=0)]

@@ -36,7 +36,7 @@ MAX_TEXT: Final = 256
 CERTIFICATES_CACHE_TIME: Final = 10.0
 """Seconds for which the expiry of the certificates is cached, because their files have to be read."""
 
-Moment = Annotated[float, Meta(description="Seconds since the epoch.")]
+Timestamp = Annotated[float, Meta(description="Seconds since the epoch.")]
 Seconds = Annotated[float, Meta(description="Seconds.", ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 Bytes = Annotated[int, Meta(description="Bytes.", ge=0)]
@@ -56,14 +56,14 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     engine: Engine
     process: Annotated[int, Meta(description="Process ID.")]
-    started_at: Moment
+    started_at: Timestamp
     uptime: Seconds
     domain: Annotated[str, Meta(description="Domain of the tunnels' names.")]
     https_port: Count
     quic: Annotated[str, Meta(description="host:port for clients.")]
     is_draining: Annotated[bool, Meta(description="It accepts no connections, and ends with its last visitor.")]
     certificate_expires_at: Annotated[
-        Moment | None, Meta(description="First expiry of the certificates for visitors.")
+        Timestamp | None, Meta(description="First expiry of the certificates for visitors.")
     ]
     loop_lag: Annotated[Seconds, Meta(description="Largest delay of its event loop in the last minute.")]
     sessions: Count
@@ -164,9 +164,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     by_acme: Annotated[
         bool, Meta(description="Issued by ACME. Otherwise from the operator's files or the development CA.")
     ]
-    expires_at: Annotated[Moment | None, Meta(description="null: not issued yet.")]
-    renew_at: Moment | None = None
-    next_try: Annotated[Moment | None, Meta(description="Time of the next try; null: none.")] = None
+    expires_at: Annotated[Timestamp | None, Meta(description="null: not issued yet.")]
+    renew_at: Timestamp | None = None
+    next_try: Annotated[Timestamp | None, Meta(description="Time of the next try; null: none.")] = None
     is_ordering: bool = False
     failures: Annotated[int, Meta(description="Consecutive failures.", ge=0)] = 0
     last_error: Annotated[str, Meta(description="Error of the last try; empty after a success.")] = ""

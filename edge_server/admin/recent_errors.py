@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from edge_server.admin.models import Moment
+from edge_server.admin.models import Timestamp
 from quictunnel.shared.output import visible
 
 MAX_RECORDS: Final = 100
@@ -21,7 +21,7 @@ MAX_MESSAGE: Final = 500
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A log record."""
 
-    at: Moment
+    at: Timestamp
     level: Annotated[str, Meta(description="warning, error or critical.")]
     logger: str
     message: Annotated[str, Meta(description="One line of printable characters.")]

@@ -90,8 +90,8 @@ class TokenRegistry:
         if self._development is not None and hmac.compare_digest(self._development, digest):
             return self._developer
         entry = self._entries.get(key_of(token) or "")
-        is_right = hmac.compare_digest(self._unknown_digest if entry is None else entry.digest, digest)
-        return self._if_valid(entry) if is_right else None
+        is_match = hmac.compare_digest(self._unknown_digest if entry is None else entry.digest, digest)
+        return self._if_valid(entry) if is_match else None
 
     def current(self, identity: Identity) -> Identity | None:
         """Return the identity with its present permissions; None if its token is no longer valid."""

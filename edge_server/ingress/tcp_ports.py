@@ -213,9 +213,9 @@ class TcpPorts:
             return
         self.shares.give_back(before)
         if self._quarantined.pop(port, None) is not None:
-            mine = self._quarantined_of[before]
-            del mine[port]
-            if not mine:
+            quarantined = self._quarantined_of[before]
+            del quarantined[port]
+            if not quarantined:
                 del self._quarantined_of[before]
 
     def _expire(self) -> None:

@@ -22,7 +22,7 @@ from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.plain_http import Request, RequestError, RequestReader
 from edge_server.ingress.tls_records import Bios, TlsRecords
 from edge_server.ingress.tls_transport import TlsTransport
-from edge_server.resources.descriptor_budget import MAX_DOORSTEP
+from edge_server.resources.descriptor_budget import MAX_HANDSHAKES
 from edge_server.resources.fair_places import FairPlaces
 from quictunnel.transport import descriptors
 from quictunnel.transport.tcp import reset
@@ -124,7 +124,7 @@ class TlsListener:
         origin: Callable[[str, str], RedirectTarget | Overload | None] = lambda _name, _host: None,
         loop: asyncio.AbstractEventLoop | None = None,
         deadlines: Deadlines | None = None,
-        max_pending: int = MAX_DOORSTEP,
+        max_pending: int = MAX_HANDSHAKES,
         admits: Callable[[str], bool] = lambda _: True,
         shortage: ShortageLog | None = None,
     ) -> None:
@@ -158,9 +158,9 @@ class TlsListener:
         """Return a protocol for one accepted connection."""
         return PendingConnection(self)
 
-    def enter(self, who: PendingConnection | ClosingConnection, host: str) -> None:
+    def enter(self, connection: PendingConnection | ClosingConnection, host: str) -> None:
         """Take a place; if there is none, evict a connection of the largest holder."""
-        evicted = self.pending.enter(who, host)
+        evicted = self.pending.enter(connection, host)
         if evicted is not None:
             evicted.evict()
             if self._shortage is not None:

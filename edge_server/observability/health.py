@@ -138,21 +138,23 @@ class Health:
         introspection = self._introspection
         wildcard = f"*.{introspection.config.domain}"
         try:
-            shown = [
+            wildcards = [
                 validity
                 for validity in introspection.certificates.contexts.validities()
                 if wildcard in validity.names
             ]
-            ours = validity_of(introspection.identity.read_bytes())
+            own = validity_of(introspection.identity.read_bytes())
         except (OSError, ValueError) as error:
             return Check("certificate", False, f"a certificate cannot be read: {error}")
-        if not shown and introspection.certificates.expects_shared_certificate:
+        if not wildcards and introspection.certificates.expects_shared_certificate:
             return Check("certificate", False, f"there is no certificate for {wildcard} yet")
         now = self._clock()
         # Of several certificates for the same names, one valid one is enough.
-        validity_errors = [_validity_error(f"the certificate for {wildcard}", validity, now) for validity in shown]
+        validity_errors = [
+            _validity_error(f"the certificate for {wildcard}", validity, now) for validity in wildcards
+        ]
         why = "" if not validity_errors or "" in validity_errors else validity_errors[0]
-        why = why or _validity_error("the certificate for clients", ours, now)
+        why = why or _validity_error("the certificate for clients", own, now)
         return Check("certificate", not why, why)
 
     async def _udp(self) -> Check:

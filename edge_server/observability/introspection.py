@@ -48,7 +48,7 @@ class Introspection:
     clients: Collection[ClientSession]
     """Connected clients, including those that have not authenticated yet."""
     https_port: int
-    """Port of TLS visitors, as clients are told it."""
+    """Port of TLS visitors, as announced to clients."""
     identity: Path
     """PEM file of the certificate for clients."""
     is_draining: Callable[[], bool]

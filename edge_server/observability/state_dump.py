@@ -79,9 +79,9 @@ def describe(introspection: Introspection, now: Callable[[], float] = time.monot
     }
 
 
-def _bounded(entries: Collection[T], tell: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
-    told = [tell(entry) for entry in islice(entries, MAX_ENTRIES)]
-    return {"total": len(entries), "left_out": len(entries) - len(told), "entries": told}
+def _bounded(entries: Collection[T], describe: Callable[[T], dict[str, Any]]) -> dict[str, Any]:
+    described = [describe(entry) for entry in islice(entries, MAX_ENTRIES)]
+    return {"total": len(entries), "left_out": len(entries) - len(described), "entries": described}
 
 
 def _session(client: ClientSession) -> dict[str, Any]:

@@ -38,9 +38,9 @@ PORT_SHARE: Final = 8
 HANDSHAKE_SHARE: Final = 4
 """Divisor of the rest for visitors in their TLS handshake. They are not counted against a tunnel yet, and silent
 connections must not use up the descriptors of everybody else."""
-MAX_DOORSTEP: Final = 4096
+MAX_HANDSHAKES: Final = 4096
 """Visitors between accept and the end of their handshake. Each holds a socket, up to 16 KiB of ClientHello
-and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 newcomers a second with the
+and then some 40 KiB of handshake; a flood is cut at about 160 MiB, and 400 connections a second with the
 slowest of handshakes still fit."""
 MIN_FILES: Final = 2 * MIN_RESERVE
 """Smallest limit with which an edge starts: with fewer, a browser that opens one page would be refused."""
@@ -101,7 +101,7 @@ class DescriptorBudget:
         reserve = min(RESERVE, max(MIN_RESERVE, limit // RESERVE_SHARE))
         ports = min(MAX_PORTS, max(1, limit // PORT_SHARE))
         free = max(2, limit - reserve - ports)
-        handshakes = min(MAX_DOORSTEP, max(1, free // HANDSHAKE_SHARE))
+        handshakes = min(MAX_HANDSHAKES, max(1, free // HANDSHAKE_SHARE))
         return cls(limit=limit, handshakes=handshakes, visitors=free - handshakes, ports=ports)
 
     def check(self) -> None:

@@ -1,1 +1,1 @@
-"""Certificates by ACME (RFC 8555): asked for, renewed, swapped, and why not."""
+"""Certificates by ACME (RFC 8555): orders, renewal and installation."""

@@ -229,15 +229,15 @@ class Orders:
         """Poll until every name is validated. Raises AcmeError and errors.ValidationError."""
         pending = list(order.authorizations)
         while pending:
-            looked, pause = [], self._settings.pace.poll
+            still_pending, pause = [], self._settings.pace.poll
             for each in pending:
                 authorization, answer = acme.poll(each)
                 if authorization.body.status == messages.STATUS_PENDING:
-                    looked.append(each)
+                    still_pending.append(each)
                     pause = max(pause, _retry_after(answer))
                 elif authorization.body.status != messages.STATUS_VALID:
                     raise errors.ValidationError([authorization])
-            pending = looked
+            pending = still_pending
             if pending:
                 if time.monotonic() > deadline:
                     name = pending[0].body.identifier.value

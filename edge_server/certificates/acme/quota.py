@@ -205,5 +205,5 @@ def registered_domain(name: str) -> str:
     the last two labels, or three where the last two look like ``co.uk``; where that is wrong the edge is stricter
     than the authority."""
     labels = name.removeprefix("*.").split(".")
-    is_country = len(labels) > 2 and len(labels[-1]) == 2 and len(labels[-2]) <= 3
-    return ".".join(labels[-3 if is_country else -2 :])
+    has_country_suffix = len(labels) > 2 and len(labels[-1]) == 2 and len(labels[-2]) <= 3
+    return ".".join(labels[-3 if has_country_suffix else -2 :])

@@ -250,8 +250,8 @@ class CertificateManager:
 
     def _capacity_refusal(self, owner: str) -> str:
         """Make room for one more certificate of an owner. Return why there is none, or an empty text."""
-        mine = (name for name, entry in self._entries.items() if entry.owner == owner)
-        if sum(map(self._is_wanted, mine)) >= MAX_PER_OWNER:
+        owned = (name for name, entry in self._entries.items() if entry.owner == owner)
+        if sum(map(self._is_wanted, owned)) >= MAX_PER_OWNER:
             return f"its limit of {MAX_PER_OWNER} certificates is reached"
         if len(self._entries) < MAX_CERTIFICATES:
             return ""

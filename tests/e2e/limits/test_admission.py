@@ -14,7 +14,7 @@ import pytest
 
 import quictunnel
 from edge_server.ingress.tls_listener import Deadlines
-from edge_server.resources.descriptor_budget import MAX_DOORSTEP, MIN_FILES
+from edge_server.resources.descriptor_budget import MAX_HANDSHAKES, MIN_FILES
 from tests.e2e.limits.test_floods import attack
 from tests.harness.edge_process import start_edge
 from tests.harness.sockets import SOCKET_TIMEOUT, first_line, verifying
@@ -108,7 +108,7 @@ def test_a_flood_of_all_places_that_there_are_by_default(engines: object):
     """Deadlines are long, so that it needs no more of the machine than a place needs."""
     with Flooded() as rig:
         places = rig.front.pending.limit
-        assert places == MAX_DOORSTEP
+        assert places == MAX_HANDSHAKES
         rig.front.deadlines = Deadlines(hello=300, handshake=300)
         states = ["silent", "half a hello", "handshake", "half a request"]
         took = rig.flooded_by(states, places, RATE, 10, sources=("127.0.0.1", "127.9.9.254"))

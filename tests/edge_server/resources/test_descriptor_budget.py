@@ -19,8 +19,8 @@ from edge_server.resources import descriptor_budget
 from edge_server.resources.descriptor_budget import (
     LOG_INTERVAL,
     MACOS_FILES,
-    MAX_DOORSTEP,
     MAX_FILES,
+    MAX_HANDSHAKES,
     MIN_FILES,
     MIN_RESERVE,
     RESERVE,
@@ -42,7 +42,7 @@ def open_files() -> int:
 @pytest.mark.parametrize("limit", [1, 96, 256, 300, 1024, 20_000, 1_000_000])
 def test_all_visitors_together_leave_a_reserve(limit: int):
     budget = DescriptorBudget.of(limit)
-    assert 1 <= budget.handshakes <= MAX_DOORSTEP
+    assert 1 <= budget.handshakes <= MAX_HANDSHAKES
     assert budget.visitors >= 1
     if limit >= MIN_FILES:
         assert budget.handshakes + budget.visitors + budget.ports <= limit - MIN_RESERVE
