@@ -140,7 +140,7 @@ def serving(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[int]:
         thread.join()
 
 
-class Scene:
+class InspectedTunnel:
     """A tunnel with an inspector, and its visitors."""
 
     def __init__(self, edge: EdgeProcess, tunnel: quictunnel.Tunnel) -> None:
@@ -194,9 +194,9 @@ def running_origin() -> Iterator[Origin]:
 
 
 @contextlib.contextmanager
-def inspected(edge: EdgeProcess, client: quictunnel.Client, origin: Origin) -> Iterator[Scene]:
+def inspect_tunnel(edge: EdgeProcess, client: quictunnel.Client, origin: Origin) -> Iterator[InspectedTunnel]:
     """A fresh tunnel to it."""
     origin.asked.clear()
     origin.more.clear()
     with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
-        yield Scene(edge, tunnel)
+        yield InspectedTunnel(edge, tunnel)

@@ -59,11 +59,11 @@ def new_namespace(directory: Path, *hosts: str) -> Iterator[NetworkNamespace]:
     try:
         etc.mkdir(parents=True)
         (etc / "hosts").write_text("".join(f"127.0.0.1 {host}\n" for host in ("localhost", *hosts)))
-        world = NetworkNamespace(name, directory, etc / "hosts")
+        namespace = NetworkNamespace(name, directory, etc / "hosts")
         try:
-            yield world
+            yield namespace
         finally:
-            status = world.edge.stop() if world.edge else 0
+            status = namespace.edge.stop() if namespace.edge else 0
         assert status == 0
     finally:
         shutil.rmtree(etc)

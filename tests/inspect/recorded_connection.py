@@ -1,4 +1,4 @@
-"""A recorder without a thread, and a connection that a test lets things pass through."""
+"""A recorder without a thread, and a connection whose bytes a test supplies."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 IN, OUT = Way.REQUEST, Way.RESPONSE
 
 
-class Scene:
-    """``said`` and ``answered`` pass at once and are looked at; ``exchanges`` is what came of it."""
+class Recording:
+    """Recorder whose connection a test feeds; it processes bytes at once. ``exchanges``: the result."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -39,16 +39,16 @@ class Scene:
         (exchange,) = self.exchanges
         return exchange
 
-    def pass_(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
+    def pass_bytes(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
         for piece in pieces:
             (tap or self.tap).direction(way).passed(piece, len(piece))
-        self.look()
+        self.drain()
 
-    def said(self, *pieces: bytes) -> None:
-        self.pass_(IN, *pieces)
+    def visitor_sends(self, *pieces: bytes) -> None:
+        self.pass_bytes(IN, *pieces)
 
-    def answered(self, *pieces: bytes) -> None:
-        self.pass_(OUT, *pieces)
+    def origin_sends(self, *pieces: bytes) -> None:
+        self.pass_bytes(OUT, *pieces)
 
     def unseen(self, way: Way, size: int) -> None:
         """So many bytes pass while there is no room."""
@@ -58,13 +58,13 @@ class Scene:
 
     def ended(self, way: Way) -> None:
         self.tap.direction(way).ended()
-        self.look()
+        self.drain()
 
     def gone(self, why: str = "") -> None:
         self.tap.gone(why)
-        self.look()
+        self.drain()
 
-    def look(self) -> None:
+    def drain(self) -> None:
         while self.recorder.drain():
             pass
         self.check()

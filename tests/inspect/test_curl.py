@@ -12,7 +12,7 @@ import pytest
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.curl import MAX_ARGUMENT, curl_of
-from tests.inspect.recorded_connection import Scene
+from tests.inspect.recorded_connection import Recording
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,13 +76,13 @@ class Listener:
         connection, _ = self._socket.accept()
         with connection:
             connection.settimeout(20)
-            scene, received = Scene(), b""
-            while not (scene.exchanges and scene.exchanges[0].has_asked):
+            recording, received = Recording(), b""
+            while not (recording.exchanges and recording.exchanges[0].has_asked):
                 data = connection.recv(65536)
                 if not data:
                     break
                 received += data
-                scene.said(data)
+                recording.visitor_sends(data)
             found.append(received)
             connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
 
@@ -95,9 +95,9 @@ def listener() -> Iterator[Listener]:
 
 
 def recorded(request: bytes) -> Exchange:
-    scene = Scene()
-    scene.said(request)
-    return scene.only
+    recording = Recording()
+    recording.visitor_sends(request)
+    return recording.only
 
 
 def run(command: str, listener: Listener, shell: str) -> Exchange:

@@ -19,7 +19,7 @@ from quictunnel.inspect.tap import TappedSplice
 from quictunnel.origin.dial import Origin
 from quictunnel.transport.splice import TcpSplice
 from quictunnel.wire.codes import StreamCode
-from tests.inspect.recorded_connection import IN, OUT, Scene
+from tests.inspect.recorded_connection import IN, OUT, Recording
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -124,39 +124,39 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
 ) -> None:
     """Any bytes in any split, both ways, with ends and resets at any point; with an inspector that looks at each
     piece, or at all in the end."""
-    scene = Scene()
+    recording = Recording()
     if keeps_up:
-        scene.recorder._wake = lambda: None
-        put = scene.recorder.put
+        recording.recorder._wake = lambda: None
+        put = recording.recorder.put
 
         def put_and_look(*arguments: Any) -> None:
             put(*arguments)
-            scene.look()
+            recording.drain()
 
-        scene.recorder.put = put_and_look  # type: ignore[method-assign]
-    assert passed_on(made(scene.tap), soup) == passed_on(made(None), soup)
-    scene.look()
-    assert scene.recorder.head_budget.held == 0
-    assert scene.recorder.connections == 0
-    assert scene.recorder.waiting == 0
-    assert all(each.state is not State.OPEN for each in scene.store)
+        recording.recorder.put = put_and_look  # type: ignore[method-assign]
+    assert passed_on(made(recording.tap), soup) == passed_on(made(None), soup)
+    recording.drain()
+    assert recording.recorder.head_budget.held == 0
+    assert recording.recorder.connections == 0
+    assert recording.recorder.waiting == 0
+    assert all(each.state is not State.OPEN for each in recording.store)
 
 
 @settings(max_examples=200)
 @given(SOUP)
 def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
-    scene = Scene()
+    recording = Recording()
     for what, data, step in soup:
         way = IN if "in" in what else OUT
         if what.startswith("unseen"):
-            scene.unseen(way, step)
+            recording.unseen(way, step)
         elif what.endswith("end"):
-            scene.ended(way)
+            recording.ended(way)
         elif what in ("in", "out"):
-            scene.pass_(way, *(data[at : at + step] for at in range(0, len(data), step)))
-    scene.gone("over")
-    assert scene.recorder.head_budget.held == 0
-    assert scene.recorder.connections == 0
+            recording.pass_bytes(way, *(data[at : at + step] for at in range(0, len(data), step)))
+    recording.gone("over")
+    assert recording.recorder.head_budget.held == 0
+    assert recording.recorder.connections == 0
 
 
 def test_a_fault_of_the_inspector_stays_there(
@@ -165,20 +165,20 @@ def test_a_fault_of_the_inspector_stays_there(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    scene = Scene()
-    scene.said(GET)
+    recording = Recording()
+    recording.visitor_sends(GET)
     monkeypatch.setattr(ConnectionParser, "data", broken)
     for _ in range(3):
-        scene.tap.direction(OUT).passed(OK, len(OK))
-        other = scene.recorder.tap("other")
+        recording.tap.direction(OUT).passed(OK, len(OK))
+        other = recording.recorder.tap("other")
         other.direction(IN).passed(GET, len(GET))
         other.direction(IN).passed(GET, len(GET))
     with caplog.at_level(logging.ERROR):
-        while scene.recorder.drain():
+        while recording.recorder.drain():
             pass
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert scene.recorder.connections == 0
-    assert (scene.only.state, scene.only.notes) == (State.BROKEN, [FAILED])
+    assert recording.recorder.connections == 0
+    assert (recording.only.state, recording.only.notes) == (State.BROKEN, [FAILED])
 
 
 def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> None:
@@ -197,20 +197,20 @@ def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> N
 
 def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_QUEUED", 1000)
-    scene = Scene()
-    scene.said(GET)
+    recording = Recording()
+    recording.visitor_sends(GET)
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"
-    scene.tap.direction(OUT).passed(head, len(head))
+    recording.tap.direction(OUT).passed(head, len(head))
     for _ in range(50):
-        scene.tap.direction(OUT).passed(b"x" * 100, 100)
-    assert scene.recorder.waiting <= 1000
-    scene.look()
-    scene.pass_(OUT, OK)  # behind the gap, which was all body
-    body = scene.exchanges[0].response.body
+        recording.tap.direction(OUT).passed(b"x" * 100, 100)
+    assert recording.recorder.waiting <= 1000
+    recording.drain()
+    recording.pass_bytes(OUT, OK)  # behind the gap, which was all body
+    body = recording.exchanges[0].response.body
     assert body.size == 5000
     assert len(body.data) == 900
-    assert "could not keep up" in scene.exchanges[0].notes[0]
-    assert scene.exchanges[0].state is State.DONE
+    assert "could not keep up" in recording.exchanges[0].notes[0]
+    assert recording.exchanges[0].state is State.DONE
 
 
 @pytest.mark.parametrize(
@@ -222,52 +222,52 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypa
     ],
 )
 def test_what_would_not_be_kept_is_not_even_put_into_the_queue(opening: bytes, end: bytes) -> None:
-    scene = Scene()
-    scene.said(GET, GET)
-    scene.answered(opening)
+    recording = Recording()
+    recording.visitor_sends(GET, GET)
+    recording.origin_sends(opening)
     pieces = 0
     for _ in range(1000):
-        scene.tap.response.passed(b"x" * 10_000, 10_000)
-        pieces += len(scene.recorder._queue)
-        scene.look()
-    body = (scene.exchanges[2] if opening == b"\xff" else scene.exchanges[0]).response.body
+        recording.tap.response.passed(b"x" * 10_000, 10_000)
+        pieces += len(recording.recorder._queue)
+        recording.drain()
+    body = (recording.exchanges[2] if opening == b"\xff" else recording.exchanges[0]).response.body
     assert 10_000_000 - limits.REPORT_BYTES < body.size - (opening == b"\xff") <= 10_000_000
     assert pieces < 50, "the kept beginning, and a report now and then"
     if end:
         assert body.size == 10_000_000, "its end is reported when it is there"
-        scene.answered(end)
-        assert [each.state for each in scene.exchanges] == [State.DONE, State.DONE]
-    scene.gone()
+        recording.origin_sends(end)
+        assert [each.state for each in recording.exchanges] == [State.DONE, State.DONE]
+    recording.gone()
     assert body.size - (opening == b"\xff") == 10_000_000
 
 
 def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
     """The pieces were on their way into the queue when the recorder marked their range as not needed."""
-    scene = Scene()
-    scene.said(GET, GET)
-    scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
-    direction = scene.tap.response
+    recording = Recording()
+    recording.visitor_sends(GET, GET)
+    recording.origin_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
+    direction = recording.tap.response
     behind = direction.passed_so_far
     direction.skip_until = 0
     direction.passed(b"x" * 20_000, 20_000)
-    direction.lost, scene.recorder.has_lost = behind + 10_000, True
-    scene.recorder._process_lost()
-    assert scene.exchanges[0].response.body.size == 280_000
-    scene.answered(b"x" * 10_000 + OK)
-    assert scene.exchanges[0].response.body.size == 300_000
-    assert [each.state for each in scene.exchanges] == [State.DONE, State.DONE]
+    direction.lost, recording.recorder.has_lost = behind + 10_000, True
+    recording.recorder._process_lost()
+    assert recording.exchanges[0].response.body.size == 280_000
+    recording.origin_sends(b"x" * 10_000 + OK)
+    assert recording.exchanges[0].response.body.size == 300_000
+    assert [each.state for each in recording.exchanges] == [State.DONE, State.DONE]
 
 
 def test_the_last_bytes_of_all_pass_unseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing follows that would tell of them."""
-    scene = Scene()
-    scene.said(GET)
-    scene.answered(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", b"x" * 1000)
+    recording = Recording()
+    recording.visitor_sends(GET)
+    recording.origin_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", b"x" * 1000)
     monkeypatch.setattr(limits, "MAX_QUEUED", 100)
-    scene.answered(b"x" * 4000)
-    assert (scene.only.response.body.size, len(scene.only.response.body.data)) == (5000, 1000)
-    assert scene.only.state is State.DONE
-    assert "could not keep up" in scene.only.notes[0]
+    recording.origin_sends(b"x" * 4000)
+    assert (recording.only.response.body.size, len(recording.only.response.body.data)) == (5000, 1000)
+    assert recording.only.state is State.DONE
+    assert "could not keep up" in recording.only.notes[0]
 
 
 def test_without_an_inspector_nothing_of_it_is_on_the_way() -> None:
@@ -275,56 +275,64 @@ def test_without_an_inspector_nothing_of_it_is_on_the_way() -> None:
 
 
 def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene()
-    scene.said(GET)
+    recording = Recording()
+    recording.visitor_sends(GET)
     monkeypatch.setattr(limits, "MAX_QUEUED", 10)
-    scene.answered(OK)
+    recording.origin_sends(OK)
     monkeypatch.undo()
-    scene.answered(b"more")
-    assert [each.kind for each in scene.exchanges] == [ExchangeKind.HTTP, ExchangeKind.RAW]
-    assert f"{len(OK)} bytes are missing" in scene.exchanges[1].notes[0]
-    scene.gone()
+    recording.origin_sends(b"more")
+    assert [each.kind for each in recording.exchanges] == [ExchangeKind.HTTP, ExchangeKind.RAW]
+    assert f"{len(OK)} bytes are missing" in recording.exchanges[1].notes[0]
+    recording.gone()
 
 
 def test_what_waits_is_bounded_in_pieces_and_ends_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene()
-    taps = [scene.recorder.tap("x") for _ in range(20)]
+    recording = Recording()
+    taps = [recording.recorder.tap("x") for _ in range(20)]
     for tap in taps:
-        scene.pass_(IN, GET, tap=tap)
+        recording.pass_bytes(IN, GET, tap=tap)
     monkeypatch.setattr(limits, "MAX_EVENTS", 10)
     for tap in taps:
         tap.direction(OUT).passed(b"H", 1)
         tap.direction(IN).ended()
         tap.gone("over")
-    assert len(scene.recorder._queue) == 10
-    scene.look()
-    assert scene.recorder.connections == 0
-    assert {each.state for each in scene.store} == {State.BROKEN}
+    assert len(recording.recorder._queue) == 10
+    recording.drain()
+    assert recording.recorder.connections == 0
+    assert {each.state for each in recording.store} == {State.BROKEN}
 
 
 def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_CONNECTIONS", 3)
-    scene = Scene()
-    taps = [scene.recorder.tap("x") for _ in range(5)]
+    recording = Recording()
+    taps = [recording.recorder.tap("x") for _ in range(5)]
     for _ in range(2):
         for tap in taps:
-            scene.pass_(IN, GET, tap=tap)
-    assert (scene.recorder.connections, scene.recorder.unseen_connections, len(scene.store)) == (3, 2, 6)
+            recording.pass_bytes(IN, GET, tap=tap)
+    assert (recording.recorder.connections, recording.recorder.unseen_connections, len(recording.store)) == (
+        3,
+        2,
+        6,
+    )
     taps[0].gone("")
-    scene.pass_(IN, GET, tap=scene.recorder.tap("x"))
-    scene.pass_(OUT, OK, tap=taps[4])  # not from its middle
-    assert (scene.recorder.connections, scene.recorder.unseen_connections, len(scene.store)) == (3, 2, 7)
+    recording.pass_bytes(IN, GET, tap=recording.recorder.tap("x"))
+    recording.pass_bytes(OUT, OK, tap=taps[4])  # not from its middle
+    assert (recording.recorder.connections, recording.recorder.unseen_connections, len(recording.store)) == (
+        3,
+        2,
+        7,
+    )
 
 
 def test_looking_ends_when_its_time_is_over() -> None:
-    scene = Scene()
+    recording = Recording()
     for _ in range(1000):
-        scene.tap.direction(IN).passed(GET, len(GET))
-        scene.tap.direction(OUT).passed(OK, len(OK))
-    assert scene.recorder.drain(0.0)
-    assert scene.recorder.waiting == 1000 * len(GET + OK) - len(GET)
-    scene.look()
-    assert scene.exchanges[-1].number == 1000
+        recording.tap.direction(IN).passed(GET, len(GET))
+        recording.tap.direction(OUT).passed(OK, len(OK))
+    assert recording.recorder.drain(0.0)
+    assert recording.recorder.waiting == 1000 * len(GET + OK) - len(GET)
+    recording.drain()
+    assert recording.exchanges[-1].number == 1000
 
 
 def test_no_wake_is_lost_between_two_threads() -> None:
@@ -353,28 +361,28 @@ def test_no_wake_is_lost_between_two_threads() -> None:
 
 
 def test_a_closed_recorder_takes_nothing() -> None:
-    scene = Scene()
-    scene.said(GET)
-    scene.tap.direction(IN).passed(GET, len(GET))
-    scene.recorder.close()
-    scene.tap.direction(IN).passed(GET, len(GET))
-    scene.look()
-    assert len(scene.store) == 1
+    recording = Recording()
+    recording.visitor_sends(GET)
+    recording.tap.direction(IN).passed(GET, len(GET))
+    recording.recorder.close()
+    recording.tap.direction(IN).passed(GET, len(GET))
+    recording.drain()
+    assert len(recording.store) == 1
 
 
 async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_EXCHANGES", 5)
-    scene, stirred = Scene(), asyncio.Event()
+    recording, stirred = Recording(), asyncio.Event()
     watcher = Watcher(stirred)
-    scene.store.watchers.add(watcher)
-    scene.said(GET)
-    scene.answered(OK)
+    recording.store.watchers.add(watcher)
+    recording.visitor_sends(GET)
+    recording.origin_sends(OK)
     assert stirred.is_set()
     assert watcher.take() == [1]
     assert not stirred.is_set()
     for _ in range(30):
-        scene.said(GET)
-        scene.answered(OK)
+        recording.visitor_sends(GET)
+        recording.origin_sends(OK)
         assert len(watcher._numbers) <= 10
     assert watcher.take() is None
     assert watcher.take() == []
@@ -382,10 +390,10 @@ async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeyp
 
 def test_nothing_is_followed_behind_both_ends() -> None:
     """No stream and no socket brings anything then; if one did, it would be nothing of ours."""
-    scene = Scene()
-    scene.said(GET)
-    scene.ended(IN)
-    scene.ended(OUT)
-    scene.said(GET)
-    scene.gone("why")
-    assert (scene.only.state, scene.recorder.connections) == (State.BROKEN, 0)
+    recording = Recording()
+    recording.visitor_sends(GET)
+    recording.ended(IN)
+    recording.ended(OUT)
+    recording.visitor_sends(GET)
+    recording.gone("why")
+    assert (recording.only.state, recording.recorder.connections) == (State.BROKEN, 0)

@@ -11,7 +11,7 @@ import pytest
 from quictunnel.inspect.exchange_store import State
 from quictunnel.inspect.tap import ORIGIN_RESET, TappedSplice
 from quictunnel.transport import splice as splices
-from tests.inspect.recorded_connection import Scene
+from tests.inspect.recorded_connection import Recording
 from tests.transport.test_splice import ListeningStream
 
 if TYPE_CHECKING:
@@ -24,11 +24,13 @@ UNTIL_THE_END = b"HTTP/1.1 200 OK\r\n\r\nsome of it"
 class Tapped:
     """An origin's connection that is looked at, and the origin."""
 
-    def __init__(self, stream: ListeningStream, splice: TappedSplice, origin: socket.socket, scene: Scene) -> None:
+    def __init__(
+        self, stream: ListeningStream, splice: TappedSplice, origin: socket.socket, recording: Recording
+    ) -> None:
         self.stream = stream
         self.splice = splice
         self.origin = origin
-        self.scene = scene
+        self.recording = recording
         self.gone = asyncio.Event()
         splice.on_gone = lambda _: self.gone.set()
 
@@ -43,21 +45,21 @@ class Tapped:
         """Return the final state of the exchange, and True if it is shown as broken."""
         async with asyncio.timeout(10):
             await self.gone.wait()
-        self.scene.look()
-        return self.scene.only.state, ORIGIN_RESET in self.scene.only.notes
+        self.recording.drain()
+        return self.recording.only.state, ORIGIN_RESET in self.recording.only.notes
 
 
 @pytest.fixture
 async def tapped() -> AsyncIterator[Tapped]:
-    scene, stream = Scene(), ListeningStream()
+    recording, stream = Recording(), ListeningStream()
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as origin:
         origin.connect(listener.getsockname())
         accepted, _ = listener.accept()
         _, splice = await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: TappedSplice(lambda made: made.join(stream), scene.tap),  # type: ignore[arg-type]  # as one
+            lambda: TappedSplice(lambda made: made.join(stream), recording.tap),  # type: ignore[arg-type]  # as one
             accepted,
         )
-        made = Tapped(stream, splice, origin, scene)
+        made = Tapped(stream, splice, origin, recording)
         yield made
         if not made.gone.is_set():
             splice.refuse()

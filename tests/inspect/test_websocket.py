@@ -21,7 +21,7 @@ from quictunnel.inspect.websocket import (
     WebSocketMessage,
     negotiated_deflate,
 )
-from tests.inspect.recorded_connection import IN, OUT, Scene, bytewise
+from tests.inspect.recorded_connection import IN, OUT, Recording, bytewise
 
 ASK = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -146,16 +146,16 @@ def test_what_was_agreed(said: list[bytes], from_server: bool, expected: Deflate
 
 @pytest.mark.parametrize("deflate", [False, True])
 def test_a_websocket_in_a_connection(deflate: bool) -> None:
-    scene = Scene()
+    recording = Recording()
     ours, theirs = ([PerMessageDeflate(False, False, 15, 15)] if deflate else [] for _ in range(2))
-    scene.said(ASK)
-    scene.answered(
+    recording.visitor_sends(ASK)
+    recording.origin_sends(
         YES + (DEFLATE if deflate else b"") + b"\r\n" + written(Opcode.TEXT, b"hello", extensions=theirs)
     )
-    scene.now += 1
-    scene.said(*bytewise(written(Opcode.TEXT, "grüß".encode(), mask=True, extensions=ours)))
-    scene.said(written(Opcode.CLOSE, b"\x03\xe8bye", mask=True))
-    exchange = scene.only
+    recording.now += 1
+    recording.visitor_sends(*bytewise(written(Opcode.TEXT, "grüß".encode(), mask=True, extensions=ours)))
+    recording.visitor_sends(written(Opcode.CLOSE, b"\x03\xe8bye", mask=True))
+    exchange = recording.only
     assert (exchange.kind, exchange.status, exchange.state) == (ExchangeKind.WEBSOCKET, 101, State.OPEN)
     shown = detail(exchange)["messages"]
     assert [(each["way"], each["kind"], each["text"]) for each in shown] == [
@@ -164,50 +164,50 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
         ("request", "close", "1000 bye"),
     ]
     assert [each["at"] for each in shown] == [0.0, 1.0, 1.0]
-    scene.gone()
-    assert scene.only.state is State.DONE
+    recording.gone()
+    assert recording.only.state is State.DONE
 
 
 def test_what_a_visitor_says_before_the_answer_is_held() -> None:
-    scene = Scene()
-    scene.said(ASK + written(Opcode.TEXT, b"early", mask=True))
-    scene.answered(YES + b"\r\n")
-    assert [frame.data for frame in scene.only.frames] == [b"early"]
-    assert scene.recorder.head_budget.held == 0
+    recording = Recording()
+    recording.visitor_sends(ASK + written(Opcode.TEXT, b"early", mask=True))
+    recording.origin_sends(YES + b"\r\n")
+    assert [frame.data for frame in recording.only.frames] == [b"early"]
+    assert recording.recorder.head_budget.held == 0
 
 
 def test_when_it_stops_being_a_websocket() -> None:
-    scene = Scene()
-    scene.said(ASK)
-    scene.answered(YES + b"\r\n" + b"\xff" * 20)
-    socket, raw = scene.exchanges
+    recording = Recording()
+    recording.visitor_sends(ASK)
+    recording.origin_sends(YES + b"\r\n" + b"\xff" * 20)
+    socket, raw = recording.exchanges
     assert (socket.state, raw.kind, raw.response.body.data) == (State.BROKEN, ExchangeKind.RAW, b"\xff" * 20)
 
 
 def test_messages_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = Scene()
-    scene.said(ASK)
-    scene.answered(YES + b"\r\n")
+    recording = Recording()
+    recording.visitor_sends(ASK)
+    recording.origin_sends(YES + b"\r\n")
     monkeypatch.setattr(limits, "MAX_FRAMES", 10)
     for number in range(25):
-        scene.answered(written(Opcode.TEXT, b"%d" % number))
-    assert [int(frame.data) for frame in scene.only.frames] == list(range(15, 25))
-    assert detail(scene.only)["messages_dropped"] == 15
+        recording.origin_sends(written(Opcode.TEXT, b"%d" % number))
+    assert [int(frame.data) for frame in recording.only.frames] == list(range(15, 25))
+    assert detail(recording.only)["messages_dropped"] == 15
     monkeypatch.setattr(limits, "MAX_FRAMES_KEPT", 5000)
     for _ in range(9):
-        scene.answered(written(Opcode.TEXT, b"x" * 1000))
-    assert len(scene.only.frames) == 5
+        recording.origin_sends(written(Opcode.TEXT, b"x" * 1000))
+    assert len(recording.only.frames) == 5
 
 
 def test_unseen_bytes_of_a_message_do_not_lose_the_thread() -> None:
-    scene = Scene()
-    scene.said(ASK)
-    scene.answered(YES + b"\r\n")
+    recording = Recording()
+    recording.visitor_sends(ASK)
+    recording.origin_sends(YES + b"\r\n")
     data = written(Opcode.BINARY, b"x" * 100_000) + written(Opcode.TEXT, b"next")
-    scene.answered(data[:1000])
-    scene.unseen(OUT, 50_000)
-    scene.answered(data[51_000:])
-    assert [(frame.size, len(frame.data)) for frame in scene.only.frames] == [(100_000, 990), (4, 4)]
-    scene.unseen(IN, 5)  # here nobody knows what it was
-    scene.said(b"x")
-    assert scene.exchanges[-1].kind is ExchangeKind.RAW
+    recording.origin_sends(data[:1000])
+    recording.unseen(OUT, 50_000)
+    recording.origin_sends(data[51_000:])
+    assert [(frame.size, len(frame.data)) for frame in recording.only.frames] == [(100_000, 990), (4, 4)]
+    recording.unseen(IN, 5)  # here nobody knows what it was
+    recording.visitor_sends(b"x")
+    assert recording.exchanges[-1].kind is ExchangeKind.RAW

@@ -16,7 +16,7 @@ import pytest
 from tests.load.churn import nobody, waited
 from tests.load.plan import RATE, WAITING_RATE
 from tests.netlab.rig import Bulk, Tunnelled
-from tests.netlab.visitors import Crowd
+from tests.netlab.visitors import ParallelTransfers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,14 +59,14 @@ def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds
     lab = netlab(delay_ms=25, rate_mbit=100)
     with (
         in_use(lab, tmp_path, will_be_away=seconds > IDLE_TIMEOUT) as (tunnel, bulk),
-        Crowd(tunnel, VISITORS, 256 * KIB) as crowd,
+        ParallelTransfers(tunnel, VISITORS, 256 * KIB) as transfers,
     ):
         bulk.wait_for(64 * KIB, timeout=10)  # they are in the middle of it
         with lab.blackout():
             time.sleep(seconds)  # the length of the outage
         back = bulk.first_after(time.monotonic(), timeout=30)
-        assert crowd.is_busy
-        crowd.finish()
+        assert transfers.is_busy
+        transfers.finish()
     print(f"{seconds} s of black hole: bytes after {back * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     if seconds > IDLE_TIMEOUT:  # else the link may have lived, or another been quicker
         assert tunnel.resumed
@@ -79,15 +79,15 @@ def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Pa
     lab = netlab(delay_ms=25, rate_mbit=100)
     with (
         in_use(lab, tmp_path, will_be_away=True) as (tunnel, bulk),
-        Crowd(tunnel, VISITORS, 256 * KIB) as crowd,
+        ParallelTransfers(tunnel, VISITORS, 256 * KIB) as transfers,
     ):
         bulk.wait_for(64 * KIB, timeout=10)
         tunnel.signal_client(signal.SIGSTOP)
         time.sleep(60)  # the length of the freeze
         tunnel.signal_client(signal.SIGCONT)
         back = bulk.first_after(time.monotonic(), timeout=30)
-        assert crowd.is_busy
-        crowd.finish()
+        assert transfers.is_busy
+        transfers.finish()
     print(f"frozen for 60 s: bytes after {back * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     assert tunnel.resumed
 
@@ -97,15 +97,15 @@ def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Pa
 def test_nobody_breaks_while_the_client_moves_every_second(netlab: StartLab, tmp_path: Path, how: str) -> None:
     """Another address of its own each time, or another port of the NAT before it."""
     lab = netlab(delay_ms=25, rate_mbit=100, nat=how == "nat_rebind")
-    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 600 * KIB) as crowd:
+    with in_use(lab, tmp_path) as (tunnel, bulk), ParallelTransfers(tunnel, VISITORS, 600 * KIB) as transfers:
         bulk.wait_for(64 * KIB, timeout=10)
         begun = time.monotonic()
         for _ in range(10):
             getattr(lab, how)()
             time.sleep(1)  # the time between two moves
         stall = bulk.longest_pause(begun, time.monotonic())
-        assert crowd.is_busy
-        crowd.finish()
+        assert transfers.is_busy
+        transfers.finish()
     print(f"ten times {how}: the longest stall took {stall * 1000:.0f} ms; {VISITORS} of {VISITORS} equal")
     if how == "move_client":
         assert any(event.get("state") == "migrating" for event in tunnel.said)
@@ -124,18 +124,18 @@ def test_bytes_are_equal_on_a_bad_link_that_also_breaks(
     netlab: StartLab, tmp_path: Path, trouble: dict[str, Any]
 ) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100, **trouble)
-    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 64 * KIB) as crowd:
+    with in_use(lab, tmp_path) as (tunnel, bulk), ParallelTransfers(tunnel, VISITORS, 64 * KIB) as transfers:
         bulk.wait_for(64 * KIB, timeout=30)
         lab.move_client()
         with lab.blackout():
             time.sleep(2)
-        crowd.finish()
+        transfers.finish()
 
 
 def test_a_link_that_a_firewall_swallows_is_relieved(netlab: StartLab, tmp_path: Path) -> None:
     """Only this flow is dropped, as by a firewall that has had enough of it: waiting would be of no use."""
     lab = netlab(delay_ms=25, rate_mbit=100)
-    with in_use(lab, tmp_path) as (tunnel, bulk), Crowd(tunnel, VISITORS, 128 * KIB) as crowd:
+    with in_use(lab, tmp_path) as (tunnel, bulk), ParallelTransfers(tunnel, VISITORS, 128 * KIB) as transfers:
         bulk.wait_for(64 * KIB, timeout=10)
         sockets = lab.client.run(["cat", "/proc/net/udp"]).stdout.splitlines()[1:]
         lab.edge.run(["nft", "add table inet firewall"])
@@ -144,7 +144,7 @@ def test_a_link_that_a_firewall_swallows_is_relieved(netlab: StartLab, tmp_path:
             port = int(sock.split()[1].rpartition(":")[2], 16)
             lab.edge.run(["nft", f"add rule inet firewall in udp sport {port} drop"])
         back = bulk.first_after(time.monotonic() + 0.5, timeout=20)
-        crowd.finish()
+        transfers.finish()
     print(f"the flow was dropped: bytes after {back:.1f} s")
     assert tunnel.resumed
     assert any(event.get("state") == "suspect" for event in tunnel.said)

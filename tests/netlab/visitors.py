@@ -64,7 +64,7 @@ class Visitor:
         return bool(data)
 
 
-class Crowd:
+class ParallelTransfers:
     """Visitors that run during a ``with`` block, which ends when all of them have finished."""
 
     def __init__(self, tunnel: Tunnelled, count: int, size: int, *, patience: float = 200.0) -> None:

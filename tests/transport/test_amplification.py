@@ -34,7 +34,7 @@ def pair(paths: dict[str, Path], engines: tuple[str, str]) -> Pair:
     return pair
 
 
-class Ledger:
+class TrafficCount:
     """Bytes that the edge received from each address and sent to it."""
 
     def __init__(self, pair: Pair) -> None:
@@ -42,7 +42,7 @@ class Ledger:
         self.got: Counter[tuple] = Counter()
         self.sent: Counter[tuple] = Counter()
 
-    def say(self, datagram: bytes, address: tuple[str, int]) -> None:
+    def deliver(self, datagram: bytes, address: tuple[str, int]) -> None:
         self.got[address] += len(datagram)
         self.pair.edge.engine.receive([Received(datagram, len(datagram), address)], self.pair.now)
         self.let_edge_send()
@@ -82,29 +82,29 @@ def test_pings_that_seem_to_come_from_elsewhere(pair: Pair, addresses: int, has_
     client, edge = pair.connect()
     pair.settle(2)
     stream = edge.open()
-    ledger = Ledger(pair)
+    traffic = TrafficCount(pair)
     for number in range(200):
         pair.now += 0.003
         if has_data:
             edge.write(stream, bytes(64 * 1024))
         client.ping()
         for datagram in client_says(pair):
-            ledger.say(datagram, SPOOFED[number % addresses])
+            traffic.deliver(datagram, SPOOFED[number % addresses])
     for _ in range(100):  # what time-outs bring
         pair.now += 0.05
-        ledger.let_edge_send()
-    assert ledger.sent
-    ledger.check()
+        traffic.let_edge_send()
+    assert traffic.sent
+    traffic.check()
 
 
-def forged(pair: Pair, ledger: Ledger, frames: Callable[[int], bytes], count: int = 100) -> None:
+def forged(pair: Pair, traffic: TrafficCount, frames: Callable[[int], bytes], count: int = 100) -> None:
     for number in range(count):
         pair.now += 0.003
-        ledger.say(forge(pair.connection, frames(number)), SPOOFED[number % 10])
+        traffic.deliver(forge(pair.connection, frames(number)), SPOOFED[number % 10])
     for _ in range(100):
         pair.now += 0.05
-        ledger.let_edge_send()
-    ledger.check()
+        traffic.let_edge_send()
+    traffic.check()
 
 
 NUMBERS = [
@@ -127,20 +127,20 @@ def test_what_a_peer_may_say_from_elsewhere(pair: Pair, engines: tuple[str, str]
     client.open()
     if has_data:
         edge.write(edge.open(), bytes(400_000))
-    forged(pair, Ledger(pair), frames)
+    forged(pair, TrafficCount(pair), frames)
 
 
 def test_a_connection_that_ends_where_nobody_answers(pair: Pair, engines: tuple[str, str]):
     if engines[0] != "aioquic":
         pytest.skip("packets can be forged with the keys of an aioquic client")
     _, edge = pair.connect()
-    ledger = Ledger(pair)
-    ledger.say(forge(pair.connection, PING), SPOOFED[0])
+    traffic = TrafficCount(pair)
+    traffic.deliver(forge(pair.connection, PING), SPOOFED[0])
     edge.close(0, "x" * 200)
-    ledger.let_edge_send()
+    traffic.let_edge_send()
     for _ in range(100):
-        ledger.say(forge(pair.connection, PING)[:21], SPOOFED[0])
-    ledger.check()
+        traffic.deliver(forge(pair.connection, PING)[:21], SPOOFED[0])
+    traffic.check()
 
 
 @pytest.mark.parametrize("flights", [1, 5])
@@ -148,19 +148,19 @@ def test_a_first_flight_without_retry(paths: dict[str, Path], engines: tuple[str
     edge = create_engine(settings_for("edge", paths, retry=False), engines[1])
     client = create_engine(settings_for("client", paths), engines[0])
     pair = Pair(client, edge)  # type: ignore[arg-type]  # whatever engines
-    ledger = Ledger(pair)
+    traffic = TrafficCount(pair)
     pair.connection = client.connect(EDGE, "edge.test", pair.now)
     pair.client_address = ("192.0.2.99", 1)  # nobody hears it
     said = client_says(pair)
     for _ in range(flights):
         for datagram in said:
-            ledger.say(datagram, CLIENT)
+            traffic.deliver(datagram, CLIENT)
         pair.now += 0.4
     for _ in range(100):
         pair.now += 0.05
-        ledger.let_edge_send()
-    assert ledger.sent[CLIENT] > 1000
-    ledger.check()
+        traffic.let_edge_send()
+    assert traffic.sent[CLIENT] > 1000
+    traffic.check()
 
 
 # Clients that are elsewhere indeed.

@@ -65,7 +65,7 @@ class CountingStream:
             self.on_over(self)
 
 
-class Scene:
+class SplicedConnection:
     """A spliced connection and its peer."""
 
     def __init__(self) -> None:
@@ -115,17 +115,17 @@ def test_an_end_is_consumed_when_everything_before_it_has_left(run) -> None:
     """The receiver of this event may forget the stream and end the process; the rest must not be lost with it."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
+        async with SplicedConnection() as spliced:
             payload = bytes(WRITE_HIGH - 1)
-            scene.splice.stream_data([payload], len(payload))
-            scene.splice.stream_end()
+            spliced.splice.stream_data([payload], len(payload))
+            spliced.splice.stream_end()
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert scene.splice.transport.get_write_buffer_size() > 0
-            assert not scene.stream.receive_done
-            assert await scene.read_all() == len(payload)
-            await scene.stream.ended.wait()
-            assert scene.stream.consumed == len(payload)
+            assert spliced.splice.transport.get_write_buffer_size() > 0
+            assert not spliced.stream.receive_done
+            assert await spliced.read_all() == len(payload)
+            await spliced.stream.ended.wait()
+            assert spliced.stream.consumed == len(payload)
 
     run(scenario())
 
@@ -133,32 +133,32 @@ def test_an_end_is_consumed_when_everything_before_it_has_left(run) -> None:
 @pytest.mark.parametrize("size", [0, 1000, WRITE_HIGH - 1, 4 * WRITE_HIGH])
 def test_both_ends_are_a_clean_close(run, size: int) -> None:
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.peer.shutdown(socket.SHUT_WR)
-            await scene.stream.finished.wait()
+        async with SplicedConnection() as spliced:
+            spliced.peer.shutdown(socket.SHUT_WR)
+            await spliced.stream.finished.wait()
             if size:
-                scene.splice.stream_data([bytes(size)], size)
-            scene.splice.stream_end()
-            assert await scene.read_all() == size
-            await scene.gone.wait()
-            assert scene.stream.receive_done
-            assert scene.stream.consumed == size
-            assert scene.stream.aborted is None
+                spliced.splice.stream_data([bytes(size)], size)
+            spliced.splice.stream_end()
+            assert await spliced.read_all() == size
+            await spliced.gone.wait()
+            assert spliced.stream.receive_done
+            assert spliced.stream.consumed == size
+            assert spliced.stream.aborted is None
 
     run(scenario())
 
 
 def test_a_connection_that_closes_before_everything_has_left_is_no_clean_end(run) -> None:
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.peer.shutdown(socket.SHUT_WR)
-            await scene.stream.finished.wait()
-            scene.splice.stream_data([bytes(WRITE_HIGH - 1)], WRITE_HIGH - 1)
-            scene.splice.stream_end()
-            scene.splice.transport.abort()  # as a deadline for closing does
-            await scene.gone.wait()
-            assert scene.stream.aborted is StreamCode.ABORTED
-            assert not scene.stream.receive_done
+        async with SplicedConnection() as spliced:
+            spliced.peer.shutdown(socket.SHUT_WR)
+            await spliced.stream.finished.wait()
+            spliced.splice.stream_data([bytes(WRITE_HIGH - 1)], WRITE_HIGH - 1)
+            spliced.splice.stream_end()
+            spliced.splice.transport.abort()  # as a deadline for closing does
+            await spliced.gone.wait()
+            assert spliced.stream.aborted is StreamCode.ABORTED
+            assert not spliced.stream.receive_done
 
     run(scenario())
 
@@ -168,14 +168,14 @@ def test_an_end_for_a_connection_that_was_reset_is_no_fault(run, size: int) -> N
     """The loop has not seen the reset yet: it ends this connection, and not the one that all visitors share."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            scene.peer.close()
+        async with SplicedConnection() as spliced:
+            spliced.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            spliced.peer.close()
             if size:
-                scene.splice.stream_data([bytes(size)], size)
-            scene.splice.stream_end()
-            await scene.gone.wait()
-            assert scene.stream.aborted is StreamCode.ABORTED
+                spliced.splice.stream_data([bytes(size)], size)
+            spliced.splice.stream_end()
+            await spliced.gone.wait()
+            assert spliced.stream.aborted is StreamCode.ABORTED
 
     run(scenario())
 
@@ -235,22 +235,22 @@ def test_what_came_before_two_clean_ends_is_not_lost_with_them(run, monkeypatch)
     monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.01)
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            stream = scene.splice._stream = FullStream()
-            scene.splice.stream_end()
+        async with SplicedConnection() as spliced:
+            stream = spliced.splice._stream = FullStream()
+            spliced.splice.stream_end()
             words = bytes(range(256)) * 10
-            scene.peer.sendall(words)
-            scene.peer.close()
+            spliced.peer.sendall(words)
+            spliced.peer.close()
             while not stream.written:
                 await stream.wrote.wait()
             stream.room = 0
-            scene.splice.transport.pause_reading()
-            scene.splice._keep_looking()
+            spliced.splice.transport.pause_reading()
+            spliced.splice._keep_looking()
             await asyncio.sleep(0.1)  # many looks
-            assert not scene.gone.is_set()
+            assert not spliced.gone.is_set()
             stream.room = 1 << 20
-            scene.splice.stream_room()
-            await scene.gone.wait()
+            spliced.splice.stream_room()
+            await spliced.gone.wait()
             assert stream.written == words
             assert stream.aborted is None
 
@@ -275,29 +275,29 @@ def test_what_the_peer_said_before_its_reset_is_read(run, ends_first: bool, read
     """A server that answers before it has read its request and closes: a write fails, and the answer is there."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            stream = scene.splice._stream = RoomyStream()
+        async with SplicedConnection() as spliced:
+            stream = spliced.splice._stream = RoomyStream()
             if not reads:
-                scene.splice.transport.pause_reading()
+                spliced.splice.transport.pause_reading()
             answer = random.Random(1).randbytes(size)
-            scene.splice.stream_data([b"request"], 7)
+            spliced.splice.stream_data([b"request"], 7)
             await asyncio.sleep(0)
             loop = asyncio.get_running_loop()
             if ends_first:
-                assert await loop.sock_recv(scene.peer, 100) == b"request"
-            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-            await loop.sock_sendall(scene.peer, answer)
-            scene.peer.close()
+                assert await loop.sock_recv(spliced.peer, 100) == b"request"
+            spliced.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            await loop.sock_sendall(spliced.peer, answer)
+            spliced.peer.close()
             for _ in range(100):  # without a turn of the loop for reading: a write comes first
-                scene.splice.stream_data([bytes(1000)], 1000)
-                if scene.splice.transport.is_closing():
+                spliced.splice.stream_data([bytes(1000)], 1000)
+                if spliced.splice.transport.is_closing():
                     break
-            while not scene.gone.is_set():
+            while not spliced.gone.is_set():
                 await asyncio.sleep(0)
-                if not stream.room and not scene.gone.is_set():
+                if not stream.room and not spliced.gone.is_set():
                     assert stream.aborted is None
                     stream.room = 3000
-                    scene.splice.stream_room()
+                    spliced.splice.stream_room()
             assert stream.written == answer
             assert stream.finished.is_set() is ends_first
             assert stream.stops
@@ -310,20 +310,20 @@ def test_an_end_that_is_read_behind_a_failed_write_is_none(run) -> None:
     """The kernel tells of a reset once. When a write was told, a read finds the same as after a FIN."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.splice.stream_data([b"request"], 7)
+        async with SplicedConnection() as spliced:
+            spliced.splice.stream_data([b"request"], 7)
             await asyncio.sleep(0)
-            scene.peer.close()  # with the request unread
-            sock = scene.splice.transport.get_extra_info("socket")
+            spliced.peer.close()  # with the request unread
+            sock = spliced.splice.transport.get_extra_info("socket")
             with socket.socket(fileno=socket.dup(sock.fileno())) as other:
                 with pytest.raises(ConnectionResetError):
                     other.send(b"more")
                 assert other.recv(100) == b""
-            scene.splice.eof_received()
-            assert not scene.stream.finished.is_set()
-            scene.splice.transport.abort()
-            await scene.gone.wait()
-            assert scene.stream.aborted is StreamCode.ABORTED
+            spliced.splice.eof_received()
+            assert not spliced.stream.finished.is_set()
+            spliced.splice.transport.abort()
+            await spliced.gone.wait()
+            assert spliced.stream.aborted is StreamCode.ABORTED
 
     run(scenario())
 
@@ -342,33 +342,33 @@ def test_what_was_written_before_a_reset_is_delivered_first(run) -> None:
     """More than the kernel takes; and what the peer still says is read, or it would not read either."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
+        async with SplicedConnection() as spliced:
             payload = random.Random(1).randbytes(8 * WRITE_HIGH)
-            scene.splice.stream_data([payload], len(payload))
-            scene.splice.stream_lost(StreamCode.ABORTED, None)
+            spliced.splice.stream_data([payload], len(payload))
+            spliced.splice.stream_lost(StreamCode.ABORTED, None)
             loop = asyncio.get_running_loop()
-            await loop.sock_sendall(scene.peer, bytes(1 << 20))
+            await loop.sock_sendall(spliced.peer, bytes(1 << 20))
             got = b""
             while len(got) < len(payload):
-                got += await loop.sock_recv(scene.peer, 65536)
+                got += await loop.sock_recv(spliced.peer, 65536)
             assert got == payload
-            await scene.gone.wait()
-            assert scene.splice.lost is StreamCode.ABORTED
-            assert is_reset(scene.peer)
+            await spliced.gone.wait()
+            assert spliced.splice.lost is StreamCode.ABORTED
+            assert is_reset(spliced.peer)
 
     run(scenario())
 
 
 def test_a_reset_of_the_visitor_ends_a_delivery_to_it(run) -> None:
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
-            scene.splice.stream_lost(StreamCode.ABORTED, None)
+        async with SplicedConnection() as spliced:
+            spliced.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            spliced.splice.stream_lost(StreamCode.ABORTED, None)
             await asyncio.sleep(0.01)
-            assert not scene.gone.is_set()
-            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            scene.peer.close()
-            await scene.gone.wait()
+            assert not spliced.gone.is_set()
+            spliced.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            spliced.peer.close()
+            await spliced.gone.wait()
 
     run(scenario())
 
@@ -377,15 +377,15 @@ def test_a_connection_that_breaks_after_its_stream_is_over_gives_its_place_back(
     """Both ends had been exchanged and credited, and the visitor resets before its connection is closed."""
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.peer.shutdown(socket.SHUT_WR)
-            await scene.stream.finished.wait()
-            scene.stream.is_over = True
-            scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            scene.peer.close()
-            scene.splice.transport.write(b"x")
-            await asyncio.wait_for(scene.gone.wait(), 5)
-            assert not scene.splice.is_complete
+        async with SplicedConnection() as spliced:
+            spliced.peer.shutdown(socket.SHUT_WR)
+            await spliced.stream.finished.wait()
+            spliced.stream.is_over = True
+            spliced.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            spliced.peer.close()
+            spliced.splice.transport.write(b"x")
+            await asyncio.wait_for(spliced.gone.wait(), 5)
+            assert not spliced.splice.is_complete
 
     run(scenario())
 
@@ -394,11 +394,11 @@ def test_a_peer_that_never_reads_is_reset_after_all(run, monkeypatch) -> None:
     monkeypatch.setattr(tcp, "LINGER_TIMEOUT", 0.2)
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
-            scene.splice.stream_lost(StreamCode.ABORTED, None)
-            await scene.gone.wait()
-            assert is_reset(scene.peer)
+        async with SplicedConnection() as spliced:
+            spliced.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            spliced.splice.stream_lost(StreamCode.ABORTED, None)
+            await spliced.gone.wait()
+            assert is_reset(spliced.peer)
 
     run(scenario())
 
@@ -406,11 +406,11 @@ def test_a_peer_that_never_reads_is_reset_after_all(run, monkeypatch) -> None:
 @pytest.mark.parametrize("code", [code for code in StreamCode if code is not StreamCode.ABORTED])
 def test_other_reasons_than_a_reset_wait_for_nobody(run, code: StreamCode) -> None:
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
-            scene.splice.stream_lost(code, None)
+        async with SplicedConnection() as spliced:
+            spliced.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            spliced.splice.stream_lost(code, None)
             async with asyncio.timeout(1):
-                await scene.gone.wait()
+                await spliced.gone.wait()
 
     run(scenario())
 
@@ -419,13 +419,13 @@ def test_a_sender_that_never_reads_is_reset_after_so_many_bytes(run, monkeypatch
     monkeypatch.setattr("quictunnel.transport.splice.MAX_DISCARDED", 100_000)
 
     async def scenario() -> None:
-        async with Scene() as scene:
-            scene.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
-            scene.splice.stream_lost(StreamCode.ABORTED, None)
+        async with SplicedConnection() as spliced:
+            spliced.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)
+            spliced.splice.stream_lost(StreamCode.ABORTED, None)
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
-                await asyncio.get_running_loop().sock_sendall(scene.peer, bytes(64 << 20))
-            await scene.gone.wait()
-            assert 100_000 < scene.splice._owed < 500_000
+                await asyncio.get_running_loop().sock_sendall(spliced.peer, bytes(64 << 20))
+            await spliced.gone.wait()
+            assert 100_000 < spliced.splice._owed < 500_000
 
     run(scenario())
 
@@ -442,13 +442,13 @@ def test_a_peer_that_vanished_is_noticed_by_keep_alive(run, monkeypatch, ends_fi
     monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.05)
 
     async def scenario() -> None:
-        async with Scene() as scene:
+        async with SplicedConnection() as spliced:
             if ends_first:
-                scene.peer.shutdown(socket.SHUT_WR)
-                await scene.stream.finished.wait()
-            scene.peer.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
-            scene.peer.close()
-            await scene.gone.wait()
-            assert scene.stream.aborted is StreamCode.ABORTED
+                spliced.peer.shutdown(socket.SHUT_WR)
+                await spliced.stream.finished.wait()
+            spliced.peer.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+            spliced.peer.close()
+            await spliced.gone.wait()
+            assert spliced.stream.aborted is StreamCode.ABORTED
 
     run(scenario())

@@ -24,7 +24,7 @@ FLOODER = "203.0.113.66"
 HONEST = "198.51.100.7"
 
 
-class Door:
+class FloodRig:
     """An edge with few places, and clients at whatever address; nothing takes time but :attr:`now`."""
 
     def __init__(self, paths: dict[str, Path], name: str, **settings: object) -> None:
@@ -67,7 +67,7 @@ class Door:
                 self.accepted.append(connection)
 
     @property
-    def strangers(self) -> int:
+    def pending_handshakes(self) -> int:
         if self.edge.name == "native":
             return self.edge._engine.population()[1]  # type: ignore[attr-defined]
         return len(self.edge._strangers)  # type: ignore[attr-defined]
@@ -91,10 +91,10 @@ class Client:
         return ends[0] if ends else None
 
 
-def _sent(engine: Engine, door: Door) -> list[bytes]:
+def _sent(engine: Engine, rig: FloodRig) -> list[bytes]:
     return [
         part
-        for burst in engine.transmit(door.now)
+        for burst in engine.transmit(rig.now)
         for joined in [b"".join(burst.parts)]
         for part in [joined[at : at + burst.segment] for at in range(0, len(joined), burst.segment)]
     ]
@@ -105,89 +105,89 @@ STOPS = pytest.mark.parametrize("turns", [2, 4], ids=["half", "silent"])
 
 
 @pytest.fixture(params=[pytest.param(name, marks=[needs_native] if name == "native" else []) for name in ENGINES])
-def door(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Door:
-    return Door(paths, request.param)
+def rig(request: pytest.FixtureRequest, paths: dict[str, Path]) -> FloodRig:
+    return FloodRig(paths, request.param)
 
 
 @STOPS
-def test_a_flood_from_one_host_keeps_nobody_else_out(door: Door, turns: int):
-    flood = [door.client(FLOODER, turns=turns) for _ in range(PLACES * 3)]
-    counters = door.edge.counters
-    assert counters.handshakes_begun == door.strangers == PLACES
+def test_a_flood_from_one_host_keeps_nobody_else_out(rig: FloodRig, turns: int):
+    flood = [rig.client(FLOODER, turns=turns) for _ in range(PLACES * 3)]
+    counters = rig.edge.counters
+    assert counters.handshakes_begun == rig.pending_handshakes == PLACES
     assert counters.half_open_refused == PLACES * 2
-    honest = [door.client(f"198.51.{number}.7", turns=4) for number in range(PLACES // 2)]
+    honest = [rig.client(f"198.51.{number}.7", turns=4) for number in range(PLACES // 2)]
     assert all(client.is_connected and client.end is None for client in honest)
-    assert door.strangers == PLACES
-    assert door.edge.counters.strangers_replaced == PLACES // 2
+    assert rig.pending_handshakes == PLACES
+    assert rig.edge.counters.strangers_replaced == PLACES // 2
     if turns > 2:
         for client in flood[: PLACES // 2]:  # the oldest
-            door.exchange(client)
+            rig.exchange(client)
             assert client.end == (CloseCause.PEER, OVERLOADED)
 
 
 @STOPS
-def test_a_client_at_the_flooders_own_address_gets_in_after_a_while(door: Door, turns: int):
+def test_a_client_at_the_flooders_own_address_gets_in_after_a_while(rig: FloodRig, turns: int):
     """Behind one NAT nobody can tell them apart: the places that have been held for longest are given up."""
     for _ in range(PLACES * 2):
-        door.client(FLOODER, turns=turns)
-    door.now += MIN_PLACE_TIME
-    assert door.client(FLOODER, turns=4).is_connected
-    assert door.strangers == PLACES
+        rig.client(FLOODER, turns=turns)
+    rig.now += MIN_PLACE_TIME
+    assert rig.client(FLOODER, turns=4).is_connected
+    assert rig.pending_handshakes == PLACES
 
 
-def test_an_address_that_was_never_proven_is_not_counted(door: Door):
+def test_an_address_that_was_never_proven_is_not_counted(rig: FloodRig):
     """An attacker who forges an honest client's address does not make that client the largest holder."""
     for _ in range(PLACES * 4):
-        door.client(HONEST, turns=1)  # the Retry goes to the honest one
-    assert door.strangers == 0
-    assert door.edge.counters.retries_sent == PLACES * 4
+        rig.client(HONEST, turns=1)  # the Retry goes to the honest one
+    assert rig.pending_handshakes == 0
+    assert rig.edge.counters.retries_sent == PLACES * 4
     for _ in range(PLACES):
-        door.client(FLOODER, turns=4)
-    assert door.client(HONEST, turns=4).is_connected
+        rig.client(FLOODER, turns=4)
+    assert rig.client(HONEST, turns=4).is_connected
 
 
 @pytest.mark.parametrize("name", [pytest.param("native", marks=needs_native), "aioquic"])
 def test_without_retry_all_addresses_are_one(paths: dict[str, Path], name: str):
-    door = Door(paths, name, retry=False)
+    rig = FloodRig(paths, name, retry=False)
     for number in range(PLACES * 2):
-        door.client(f"198.51.{number}.7", turns=1)
-    assert door.strangers == PLACES
-    assert door.edge.counters.half_open_refused == PLACES
+        rig.client(f"198.51.{number}.7", turns=1)
+    assert rig.pending_handshakes == PLACES
+    assert rig.edge.counters.half_open_refused == PLACES
 
 
-def test_an_admitted_client_needs_no_place(door: Door):
+def test_an_admitted_client_needs_no_place(rig: FloodRig):
     for _ in range(PLACES * 3):
-        client = door.client(HONEST, turns=4)
-        door.accepted[-1].admit()
-        door.exchange(client)
+        client = rig.client(HONEST, turns=4)
+        rig.accepted[-1].admit()
+        rig.exchange(client)
         assert client.end is None
-    assert door.strangers == 0
-    assert door.edge.counters.half_open_refused == 0
+    assert rig.pending_handshakes == 0
+    assert rig.edge.counters.half_open_refused == 0
 
 
-def test_handshakes_that_are_given_up_at_once_are_as_few_as_others(door: Door):
+def test_handshakes_that_are_given_up_at_once_are_as_few_as_others(rig: FloodRig):
     """The cost of a handshake is charged at its end: ending it soon does not buy another one."""
     for _ in range(PLACES * 3):
-        client = door.client(FLOODER, turns=4)
+        client = rig.client(FLOODER, turns=4)
         if client.is_connected:
-            door.accepted[-1].close(0)
-            door.exchange(client)
-    assert door.edge.counters.handshakes_begun == PLACES
-    assert door.strangers == 0
-    assert door.client(HONEST, turns=4).is_connected
-    door.now += MIN_PLACE_TIME
-    assert door.client(FLOODER, turns=4).is_connected
+            rig.accepted[-1].close(0)
+            rig.exchange(client)
+    assert rig.edge.counters.handshakes_begun == PLACES
+    assert rig.pending_handshakes == 0
+    assert rig.client(HONEST, turns=4).is_connected
+    rig.now += MIN_PLACE_TIME
+    assert rig.client(FLOODER, turns=4).is_connected
 
 
-def test_a_replaced_handshake_leaves_nothing(door: Door):
+def test_a_replaced_handshake_leaves_nothing(rig: FloodRig):
     for _ in range(PLACES):
-        door.client(FLOODER, turns=2)
+        rig.client(FLOODER, turns=2)
     for number in range(PLACES // 2):
-        door.client(f"198.51.{number}.7", turns=4)
-    if door.edge.name == "native":
-        assert door.edge._engine.population() == (PLACES, PLACES)  # type: ignore[attr-defined]
+        rig.client(f"198.51.{number}.7", turns=4)
+    if rig.edge.name == "native":
+        assert rig.edge._engine.population() == (PLACES, PLACES)  # type: ignore[attr-defined]
     else:
-        assert len(door.edge._connections) == PLACES  # type: ignore[attr-defined]
+        assert len(rig.edge._connections) == PLACES  # type: ignore[attr-defined]
 
 
 # The places alone, as the reference engine has them.

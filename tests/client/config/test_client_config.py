@@ -26,7 +26,7 @@ posix_modes = pytest.mark.skipif(os.name != "posix", reason="file modes are POSI
 
 
 @dataclass
-class Desk:
+class UserMachine:
     """A user's machine: an environment and the files that may be there."""
 
     home: Path
@@ -61,130 +61,130 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserMachine:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(variable, raising=False)
     ca = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(ca)
-    return Desk(tmp_path / "home", ca)
+    return UserMachine(tmp_path / "home", ca)
 
 
 # Look-up order
 
 
-def test_nothing_anywhere(desk: Desk) -> None:
-    message = desk.refusal()
+def test_nothing_anywhere(machine: UserMachine) -> None:
+    message = machine.refusal()
     for name in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
         assert name in message
 
 
-def test_the_environment_alone(desk: Desk) -> None:
-    config = desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(desk.ca))
-    assert config == ClientConfig(edge="e:1", token=Secret(TOKEN), ca=desk.ca, engine="auto")
+def test_the_environment_alone(machine: UserMachine) -> None:
+    config = machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(machine.ca))
+    assert config == ClientConfig(edge="e:1", token=Secret(TOKEN), ca=machine.ca, engine="auto")
     assert config.address == ("e", 1)
 
 
-def test_without_an_authority_the_systems_store_is_meant(desk: Desk) -> None:
-    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).ca is None
+def test_without_an_authority_the_systems_store_is_meant(machine: UserMachine) -> None:
+    assert machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).ca is None
 
 
-def test_when_the_environment_names_the_edge_no_file_is_read(desk: Desk) -> None:
+def test_when_the_environment_names_the_edge_no_file_is_read(machine: UserMachine) -> None:
     """A container with somebody else's broken or unreadable home still works."""
-    desk.write(desk.config_file, b"\xff\x00 not toml")
-    desk.write(desk.client_env, b"\xff")
-    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).edge == "e:1"
+    machine.write(machine.config_file, b"\xff\x00 not toml")
+    machine.write(machine.client_env, b"\xff")
+    assert machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN).edge == "e:1"
 
 
-def test_a_token_is_never_sent_to_an_edge_it_was_not_written_down_for(desk: Desk) -> None:
-    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
-    desk.write_env()
-    message = desk.refusal(QUICTUNNEL_EDGE="other:1")
+def test_a_token_is_never_sent_to_an_edge_it_was_not_written_down_for(machine: UserMachine) -> None:
+    machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
+    machine.write_env()
+    message = machine.refusal(QUICTUNNEL_EDGE="other:1")
     assert "'other:1'" in message
     assert "QUICTUNNEL_TOKEN" in message
 
 
-def test_the_config_file_comes_before_a_local_edge(desk: Desk) -> None:
-    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "../../../ca.pem"\n')
-    desk.write_env()
-    config = desk.load()
+def test_the_config_file_comes_before_a_local_edge(machine: UserMachine) -> None:
+    machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "../../../ca.pem"\n')
+    machine.write_env()
+    config = machine.load()
     assert (config.edge, config.token) == ("mine:1", Secret(TOKEN))
     assert config.ca is not None
-    assert config.ca.resolve() == desk.ca.resolve(), "relative to the file"
+    assert config.ca.resolve() == machine.ca.resolve(), "relative to the file"
 
 
-def test_the_environment_overrides_single_values_of_the_config_file(desk: Desk) -> None:
-    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
-    config = desk.load(QUICTUNNEL_TOKEN="other", QUICTUNNEL_CA=str(desk.ca))
-    assert config == ClientConfig(edge="mine:1", token=Secret("other"), ca=desk.ca)
+def test_the_environment_overrides_single_values_of_the_config_file(machine: UserMachine) -> None:
+    machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n')
+    config = machine.load(QUICTUNNEL_TOKEN="other", QUICTUNNEL_CA=str(machine.ca))
+    assert config == ClientConfig(edge="mine:1", token=Secret("other"), ca=machine.ca)
 
 
-def test_a_local_edge_is_found(desk: Desk) -> None:
-    desk.write_env("[::1]:4433")
-    config = desk.load()
-    assert config == ClientConfig(edge="[::1]:4433", token=Secret(f"{TOKEN}-env"), ca=desk.ca)
+def test_a_local_edge_is_found(machine: UserMachine) -> None:
+    machine.write_env("[::1]:4433")
+    config = machine.load()
+    assert config == ClientConfig(edge="[::1]:4433", token=Secret(f"{TOKEN}-env"), ca=machine.ca)
 
 
-def test_an_empty_config_file_says_nothing(desk: Desk) -> None:
-    desk.write(desk.config_file, "# later\n", 0o644)
-    desk.write_env()
-    assert desk.load().edge == "127.0.0.1:4433"
+def test_an_empty_config_file_says_nothing(machine: UserMachine) -> None:
+    machine.write(machine.config_file, "# later\n", 0o644)
+    machine.write_env()
+    assert machine.load().edge == "127.0.0.1:4433"
 
 
 @pytest.mark.parametrize("name", ["QUICTUNNEL_TOKEN", "QUICTUNNEL_CA"])
-def test_half_an_environment_is_not_mixed_with_a_local_edge(desk: Desk, name: str) -> None:
-    desk.write_env()
-    message = desk.refusal(**{name: str(desk.ca)})
+def test_half_an_environment_is_not_mixed_with_a_local_edge(machine: UserMachine, name: str) -> None:
+    machine.write_env()
+    message = machine.refusal(**{name: str(machine.ca)})
     assert message.startswith(f"{name} is set but no edge")
 
 
-def test_empty_variables_count_as_unset(desk: Desk) -> None:
-    desk.write_env()
-    config = desk.load(QUICTUNNEL_EDGE="", QUICTUNNEL_TOKEN="", QUICTUNNEL_CA="", QUICTUNNEL_ENGINE="")
+def test_empty_variables_count_as_unset(machine: UserMachine) -> None:
+    machine.write_env()
+    config = machine.load(QUICTUNNEL_EDGE="", QUICTUNNEL_TOKEN="", QUICTUNNEL_CA="", QUICTUNNEL_ENGINE="")
     assert (config.edge, config.engine) == ("127.0.0.1:4433", "auto")
 
 
-def test_the_command_line_is_said_over_the_environment(desk: Desk) -> None:
-    config = desk.load(edge="cli:1", ca=desk.ca, QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN)
-    assert config == ClientConfig(edge="cli:1", token=Secret(TOKEN), ca=desk.ca)
+def test_the_command_line_is_said_over_the_environment(machine: UserMachine) -> None:
+    config = machine.load(edge="cli:1", ca=machine.ca, QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN)
+    assert config == ClientConfig(edge="cli:1", token=Secret(TOKEN), ca=machine.ca)
     with pytest.raises(ConfigError, match=r"^The command line names the edge 'cli:1' but no token"):
-        desk.load(edge="cli:1")
+        machine.load(edge="cli:1")
 
 
-def test_a_token_file_comes_before_the_environment_and_may_be_readable_by_all(desk: Desk) -> None:
-    path = desk.write(desk.home / "secret", f"{TOKEN}\n", 0o444)
+def test_a_token_file_comes_before_the_environment_and_may_be_readable_by_all(machine: UserMachine) -> None:
+    path = machine.write(machine.home / "secret", f"{TOKEN}\n", 0o444)
     config = load({"QUICTUNNEL_EDGE": "e:1", "QUICTUNNEL_TOKEN": "env"}, token_file=path)
     assert config.token.reveal() == TOKEN
 
 
 @pytest.mark.parametrize(("content", "why"), [(None, "does not exist"), ("\n", "is empty"), (b"\xff", "UTF-8")])
-def test_bad_token_files(desk: Desk, content: str | bytes | None, why: str) -> None:
-    path = desk.home / "secret"
+def test_bad_token_files(machine: UserMachine, content: str | bytes | None, why: str) -> None:
+    path = machine.home / "secret"
     if content is not None:
-        desk.write(path, content)
+        machine.write(path, content)
     with pytest.raises(ConfigError, match=why) as caught:
         load({"QUICTUNNEL_EDGE": "e:1"}, token_file=path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("engine", ["auto", "native", "aioquic"])
-def test_engines(desk: Desk, engine: str) -> None:
-    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE=engine).engine == engine
+def test_engines(machine: UserMachine, engine: str) -> None:
+    assert machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE=engine).engine == engine
 
 
 # What is wrong is refused, by name
 
 
-def test_unknown_engine(desk: Desk) -> None:
-    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE="quinn")
+def test_unknown_engine(machine: UserMachine) -> None:
+    message = machine.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_ENGINE="quinn")
     assert message == "QUICTUNNEL_ENGINE should be one of auto, native, aioquic, not 'quinn'."
 
 
 @pytest.mark.parametrize("congestion", ["auto", "bbr", "cubic"])
-def test_the_congestion_control_is_the_environments(desk, congestion):
-    found = desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION=congestion)
+def test_the_congestion_control_is_the_environments(machine, congestion):
+    found = machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION=congestion)
     assert found.congestion == congestion
-    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION="reno")
+    message = machine.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CONGESTION="reno")
     assert message == "QUICTUNNEL_CONGESTION should be one of auto, bbr, cubic, not 'reno'."
 
 
@@ -192,13 +192,13 @@ def test_the_congestion_control_is_the_environments(desk, congestion):
     ("token", "why"),
     [(f"{TOKEN} ", "space"), (f"{TOKEN}\n", "space"), (f"{TOKEN}é", "ASCII"), (TOKEN * 100, str(MAX_TOKEN))],
 )
-def test_malformed_tokens_are_not_shown(desk: Desk, token: str, why: str) -> None:
-    assert why in desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token)
+def test_malformed_tokens_are_not_shown(machine: UserMachine, token: str, why: str) -> None:
+    assert why in machine.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token)
 
 
-def test_the_longest_token(desk: Desk) -> None:
+def test_the_longest_token(machine: UserMachine) -> None:
     token = "x" * MAX_TOKEN
-    assert desk.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token).token.reveal() == token
+    assert machine.load(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=token).token.reveal() == token
 
 
 @pytest.mark.parametrize(
@@ -218,30 +218,30 @@ def test_the_longest_token(desk: Desk) -> None:
         (b"#" * (files.MAX_SETTINGS + 1), "larger than 64 KiB"),
     ],
 )
-def test_malformed_config_files(desk: Desk, content: str | bytes, why: str) -> None:
-    desk.write(desk.config_file, content)
-    message = desk.refusal()
-    assert str(desk.config_file) in message
+def test_malformed_config_files(machine: UserMachine, content: str | bytes, why: str) -> None:
+    machine.write(machine.config_file, content)
+    message = machine.refusal()
+    assert str(machine.config_file) in message
     assert why in message
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_files_of_windows_editors(desk: Desk, mark: bytes, tmp_path: Path) -> None:
+def test_files_of_windows_editors(machine: UserMachine, mark: bytes, tmp_path: Path) -> None:
     """A byte order mark in front, and lines that end with two characters."""
-    desk.ca.write_bytes(mark + desk.ca.read_bytes())
-    text = f'edge = "mine:1"\r\nca = "{desk.ca}"\r\n'
-    desk.write(desk.config_file, mark + text.encode())
-    token = desk.write(tmp_path / "token", mark + TOKEN.encode() + b"\r\n")
-    found = load(desk.environ, token_file=token)
-    assert (found.edge, found.token.reveal(), found.ca) == ("mine:1", TOKEN, desk.ca)
-    desk.config_file.unlink()
-    desk.write(desk.client_env, mark + f"QUICTUNNEL_EDGE=e:1\r\nQUICTUNNEL_TOKEN={TOKEN}\r\n".encode())
-    assert desk.load().token.reveal() == TOKEN
+    machine.ca.write_bytes(mark + machine.ca.read_bytes())
+    text = f'edge = "mine:1"\r\nca = "{machine.ca}"\r\n'
+    machine.write(machine.config_file, mark + text.encode())
+    token = machine.write(tmp_path / "token", mark + TOKEN.encode() + b"\r\n")
+    found = load(machine.environ, token_file=token)
+    assert (found.edge, found.token.reveal(), found.ca) == ("mine:1", TOKEN, machine.ca)
+    machine.config_file.unlink()
+    machine.write(machine.client_env, mark + f"QUICTUNNEL_EDGE=e:1\r\nQUICTUNNEL_TOKEN={TOKEN}\r\n".encode())
+    assert machine.load().token.reveal() == TOKEN
 
 
-def test_a_file_that_powershell_wrote_is_told_from_garbage(desk: Desk) -> None:
-    desk.write(desk.config_file, 'edge = "mine:1"'.encode("utf-16"))
-    assert "UTF-16, as PowerShell's > writes it: save it as UTF-8" in desk.refusal()
+def test_a_file_that_powershell_wrote_is_told_from_garbage(machine: UserMachine) -> None:
+    machine.write(machine.config_file, 'edge = "mine:1"'.encode("utf-16"))
+    assert "UTF-16, as PowerShell's > writes it: save it as UTF-8" in machine.refusal()
 
 
 class TestAUserWithoutAHome:
@@ -277,17 +277,17 @@ class TestAUserWithoutAHome:
         assert run_command(["health", "--state-dir", str(tmp_path)]) == 1
 
 
-def test_a_tilde_stands_for_the_home(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(desk.ca.parent))
+def test_a_tilde_stands_for_the_home(machine: UserMachine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(machine.ca.parent))
     environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN}
-    assert desk.load(**environ, QUICTUNNEL_CA="~/ca.pem").ca == desk.ca
-    assert commands.load("http").make_context("http", ["1", "--ca=~/ca.pem"]).params["ca"] == desk.ca
+    assert machine.load(**environ, QUICTUNNEL_CA="~/ca.pem").ca == machine.ca
+    assert commands.load("http").make_context("http", ["1", "--ca=~/ca.pem"]).params["ca"] == machine.ca
 
 
-def test_the_largest_config_file(desk: Desk) -> None:
+def test_the_largest_config_file(machine: UserMachine) -> None:
     text = f'edge = "mine:1"\ntoken = "{TOKEN}"\n'
-    desk.write(desk.config_file, text + "#" * (files.MAX_SETTINGS - len(text)))
-    assert desk.load().edge == "mine:1"
+    machine.write(machine.config_file, text + "#" * (files.MAX_SETTINGS - len(text)))
+    assert machine.load().edge == "mine:1"
 
 
 @pytest.mark.parametrize(
@@ -304,59 +304,59 @@ def test_the_largest_config_file(desk: Desk) -> None:
         b"QUICTUNNEL_EDGE e:1\n",
     ],
 )
-def test_damaged_client_env(desk: Desk, content: bytes) -> None:
-    desk.write(desk.client_env, content)
-    message = desk.refusal()
-    assert f"{desk.client_env} is damaged" in message
+def test_damaged_client_env(machine: UserMachine, content: bytes) -> None:
+    machine.write(machine.client_env, content)
+    message = machine.refusal()
+    assert f"{machine.client_env} is damaged" in message
     assert "start the edge again" in message
 
 
 @posix_modes
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o660, 0o644])
-def test_a_file_with_a_token_is_its_owners_alone(desk: Desk, mode: int) -> None:
-    desk.write_env()
-    desk.client_env.chmod(mode)
-    assert f"chmod 600 {desk.client_env}" in desk.refusal()
-    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n', mode)
-    assert f"chmod 600 {desk.config_file}" in desk.refusal()
+def test_a_file_with_a_token_is_its_owners_alone(machine: UserMachine, mode: int) -> None:
+    machine.write_env()
+    machine.client_env.chmod(mode)
+    assert f"chmod 600 {machine.client_env}" in machine.refusal()
+    machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\n', mode)
+    assert f"chmod 600 {machine.config_file}" in machine.refusal()
 
 
 @posix_modes
-def test_a_config_file_without_a_token_may_be_read_by_all(desk: Desk) -> None:
-    desk.write(desk.config_file, 'edge = "mine:1"\n', 0o644)
-    assert desk.load(QUICTUNNEL_TOKEN=TOKEN).edge == "mine:1"
+def test_a_config_file_without_a_token_may_be_read_by_all(machine: UserMachine) -> None:
+    machine.write(machine.config_file, 'edge = "mine:1"\n', 0o644)
+    assert machine.load(QUICTUNNEL_TOKEN=TOKEN).edge == "mine:1"
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
-def test_unreadable_config_file(desk: Desk) -> None:
-    desk.write(desk.config_file, 'edge = "mine:1"\n', 0o000)
-    assert "cannot be read (Permission denied)" in desk.refusal()
+def test_unreadable_config_file(machine: UserMachine) -> None:
+    machine.write(machine.config_file, 'edge = "mine:1"\n', 0o000)
+    assert "cannot be read (Permission denied)" in machine.refusal()
 
 
-def test_a_directory_in_place_of_a_file(desk: Desk) -> None:
-    desk.config_file.mkdir(parents=True)
-    message = desk.refusal()
-    assert str(desk.config_file) in message
+def test_a_directory_in_place_of_a_file(machine: UserMachine) -> None:
+    machine.config_file.mkdir(parents=True)
+    message = machine.refusal()
+    assert str(machine.config_file) in message
     assert "cannot be read" in message
 
 
 @pytest.mark.parametrize(
     ("content", "why"), [(None, "does not exist"), (b"", "no PEM"), (b"\x00" * 5_000_000, "larger than")]
 )
-def test_bad_authorities(desk: Desk, content: bytes | None, why: str) -> None:
-    path = desk.home / "their.pem"
+def test_bad_authorities(machine: UserMachine, content: bytes | None, why: str) -> None:
+    path = machine.home / "their.pem"
     if content is not None:
-        desk.write(path, content)
-    message = desk.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(path))
+        machine.write(path, content)
+    message = machine.refusal(QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN, QUICTUNNEL_CA=str(path))
     assert why in message
     assert str(path) in message
 
 
-def test_a_path_that_no_file_can_have(desk: Desk) -> None:
-    desk.write(desk.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "/a\\u0000\\nb"\n')
-    message = desk.refusal()
+def test_a_path_that_no_file_can_have(machine: UserMachine) -> None:
+    machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "/a\\u0000\\nb"\n')
+    message = machine.refusal()
     assert "cannot be read" in message
-    assert str(desk.config_file) in message
+    assert str(machine.config_file) in message
 
 
 # A secret does not show

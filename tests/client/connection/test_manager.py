@@ -57,16 +57,16 @@ class Edge:
 
 
 @pytest.fixture
-async def world(virtual_time: VirtualLoop) -> AsyncIterator[tuple[ConnectionManager, Edge]]:
+async def manager_and_edge(virtual_time: VirtualLoop) -> AsyncIterator[tuple[ConnectionManager, Edge]]:
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
     manager, edge = ConnectionManager(config, lambda *_: None), Edge()
     manager._dialer = edge  # type: ignore[assignment]
     manager._schedule.random = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
-    keeper = asyncio.create_task(manager._keep())
+    task = asyncio.create_task(manager._keep())
     yield manager, edge
-    keeper.cancel()
+    task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await keeper
+        await task
 
 
 async def restart(manager: ConnectionManager, edge: Edge, lasted: float) -> float:
@@ -85,14 +85,16 @@ async def restart(manager: ConnectionManager, edge: Edge, lasted: float) -> floa
 
 
 async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
-    world: tuple[ConnectionManager, Edge],
+    manager_and_edge: tuple[ConnectionManager, Edge],
 ) -> None:
     """The dials while it did say nothing about the one that is started next."""
-    assert await restart(*world, lasted=STEADY) == pytest.approx(world[0]._schedule._backoff.first)
+    assert await restart(*manager_and_edge, lasted=STEADY) == pytest.approx(
+        manager_and_edge[0]._schedule._backoff.first
+    )
 
 
 async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
-    world: tuple[ConnectionManager, Edge],
+    manager_and_edge: tuple[ConnectionManager, Edge],
 ) -> None:
-    pauses = [await restart(*world, lasted=STEADY / 4) for _ in range(3)]
+    pauses = [await restart(*manager_and_edge, lasted=STEADY / 4) for _ in range(3)]
     assert pauses == pytest.approx([6.4, 15.0, 15.0])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 EDGE = ("192.0.2.1", 4433)
 
 
-class World:
+class FakeMachine:
     """A machine with one address, and a clock that can jump."""
 
     def __init__(self, loop: VirtualLoop) -> None:
@@ -48,57 +48,57 @@ class World:
 
 
 @pytest.fixture
-def world(virtual_time: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def machine(virtual_time: VirtualLoop, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeMachine]:
     monkeypatch.setattr(network_monitor, "_subscribe", lambda: None)
-    return World(virtual_time)
+    return FakeMachine(virtual_time)
 
 
-async def test_another_address_is_noticed_within_a_second(world: World) -> None:
-    watch = world.watch()
+async def test_another_address_is_noticed_within_a_second(machine: FakeMachine) -> None:
+    watch = machine.watch()
     await asyncio.sleep(5 * CHECK_INTERVAL)
-    assert world.changes == []
-    world.address = "10.0.0.2"
+    assert machine.changes == []
+    machine.address = "10.0.0.2"
     await asyncio.sleep(CHECK_INTERVAL)
-    assert world.changes == [Change.MOVED]
+    assert machine.changes == [Change.MOVED]
     await asyncio.sleep(5 * CHECK_INTERVAL)
-    assert world.changes == [Change.MOVED]
+    assert machine.changes == [Change.MOVED]
     watch.close()
-    world.address = "10.0.0.3"
+    machine.address = "10.0.0.3"
     await asyncio.sleep(5 * CHECK_INTERVAL)
-    assert world.changes == [Change.MOVED]
+    assert machine.changes == [Change.MOVED]
 
 
-async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(world: World) -> None:
-    watch = world.watch()
-    world.address = None
+async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(machine: FakeMachine) -> None:
+    watch = machine.watch()
+    machine.address = None
     await asyncio.sleep(3 * CHECK_INTERVAL)
-    world.address = "10.0.0.1"
+    machine.address = "10.0.0.1"
     await asyncio.sleep(3 * CHECK_INTERVAL)
-    assert world.changes == []
-    world.address = None
+    assert machine.changes == []
+    machine.address = None
     await asyncio.sleep(3 * CHECK_INTERVAL)
-    world.address = "10.0.0.9"
+    machine.address = "10.0.0.9"
     await asyncio.sleep(CHECK_INTERVAL)
-    assert world.changes == [Change.MOVED]
+    assert machine.changes == [Change.MOVED]
     watch.close()
 
 
-async def test_sleep_is_noticed_and_a_busy_moment_is_not(world: World) -> None:
-    watch = world.watch()
-    world.slept += JUMP
+async def test_sleep_is_noticed_and_a_busy_moment_is_not(machine: FakeMachine) -> None:
+    watch = machine.watch()
+    machine.slept += JUMP
     await asyncio.sleep(2 * CHECK_INTERVAL)
-    assert world.changes == []
-    world.slept += 3600
+    assert machine.changes == []
+    machine.slept += 3600
     await asyncio.sleep(2 * CHECK_INTERVAL)
-    assert world.changes == [Change.SLEPT]
+    assert machine.changes == [Change.SLEPT]
     watch.close()
 
 
-async def test_without_an_edge_there_is_nothing_to_move_from(world: World) -> None:
-    watch = NetworkMonitor(world.changes.append, clock=world.clock, source=lambda _: world.address)
-    world.address = "10.0.0.2"
+async def test_without_an_edge_there_is_nothing_to_move_from(machine: FakeMachine) -> None:
+    watch = NetworkMonitor(machine.changes.append, clock=machine.clock, source=lambda _: machine.address)
+    machine.address = "10.0.0.2"
     await asyncio.sleep(3 * CHECK_INTERVAL)
-    assert world.changes == []
+    assert machine.changes == []
     watch.close()
 
 
@@ -117,21 +117,21 @@ class Netlink:
         return word
 
 
-async def test_a_storm_of_reports_is_one_reaction_at_a_time(world: World) -> None:
-    watch = world.watch()
+async def test_a_storm_of_reports_is_one_reaction_at_a_time(machine: FakeMachine) -> None:
+    watch = machine.watch()
     watch._netlink = netlink = Netlink([])  # type: ignore[assignment]
     for number in range(1000):
         netlink.said = [b"x"] * 10
-        world.address = f"10.0.{number // 250}.{number % 250}"
+        machine.address = f"10.0.{number // 250}.{number % 250}"
         watch._reported()
-    assert world.changes == [Change.MOVED]
+    assert machine.changes == [Change.MOVED]
     await asyncio.sleep(SETTLE_TIME)  # what came meanwhile is looked at once more
-    assert world.changes == [Change.MOVED] * 2
+    assert machine.changes == [Change.MOVED] * 2
     for _ in range(10):
         netlink.said = [OSError("ENOBUFS")]
         watch._reported()
         await asyncio.sleep(SETTLE_TIME)
-    assert world.changes[2:] == [Change.STIRRED]
+    assert machine.changes[2:] == [Change.STIRRED]
     watch._netlink = None
     watch.close()
 

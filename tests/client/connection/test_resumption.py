@@ -37,7 +37,7 @@ class Owner:
     def session_down(self, _: Closed) -> None:
         self.ends += 1
 
-    def call(self) -> EdgeConnection:
+    def connection(self) -> EdgeConnection:
         welcome = Welcome(PROTOCOL_VERSION, 1, 1, "", bytes(SECRET_SIZE), False, HOLD, 0, 0)
         connection: Any = SimpleNamespace(session=self.session, welcome=welcome)
         return connection
@@ -52,7 +52,7 @@ async def owner(virtual_time: VirtualLoop) -> Owner:
 async def kept(owner: Owner) -> ResumableSession:
     made = ResumableSession()
     owner.session.link_down(LOST)
-    assert made.keep(owner.call(), LOST)
+    assert made.keep(owner.connection(), LOST)
     return made
 
 
@@ -65,7 +65,7 @@ async def test_a_session_that_gets_no_link_in_time_ends(kept: ResumableSession, 
 
 
 async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kept: ResumableSession, owner: Owner):
-    connection = owner.call()
+    connection = owner.connection()
     assert kept.secret_for(connection) == bytes(SECRET_SIZE)
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
@@ -75,8 +75,8 @@ async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kep
 
 
 async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: ResumableSession, owner: Owner):
-    """The call went on with the session, its time ran out, and nobody relied on the call before it failed."""
-    connection = owner.call()
+    """The next connection went on with the session; its time ran out, and it failed before it was used."""
+    connection = owner.connection()
     kept.secret_for(connection)
     owner.session.is_away = False
     await asyncio.sleep(2 * HOLD)
@@ -87,17 +87,17 @@ async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: Resum
 
 
 async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: ResumableSession, owner: Owner):
-    connection, next_call = owner.call(), owner.call()
+    connection, next_connection = owner.connection(), owner.connection()
     kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)
     kept.connection_failed(connection)
-    assert kept.secret_for(next_call) == b""
+    assert kept.secret_for(next_connection) == b""
     with pytest.raises(ProtocolError):
-        kept.session_for(next_call)
+        kept.session_for(next_connection)
 
 
 async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kept: ResumableSession, owner: Owner):
-    connection = owner.call()
+    connection = owner.connection()
     kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)
     kept.hand_over()

@@ -192,7 +192,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
 
     async def dial():
         (address, *_) = await resolve(edge.client_config)
-        await EdgeConnection(edge.client_config, Deaf(), address).greet()
+        await EdgeConnection(edge.client_config, NullEvents(), address).greet()
 
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -209,7 +209,7 @@ def test_an_edge_that_drains_takes_no_new_clients(edge, client):
         draining.cancel()
 
 
-class Deaf:
+class NullEvents:
     """Receiver of connection events that ignores all of them (a ConnectionEvents)."""
 
     def connection_message(self, connection, message):
@@ -239,7 +239,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
         async def bind_and_go():
             config = edge.client_config
             (address, *_) = await resolve(config)
-            connection = EdgeConnection(config, Deaf(), address)
+            connection = EdgeConnection(config, NullEvents(), address)
             await connection.greet()
             (guest,) = edge.server._guests
             leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)

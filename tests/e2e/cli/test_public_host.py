@@ -25,30 +25,30 @@ NAME = "edge.example.com"
     ],
 )
 def test_other_machines_are_told_the_public_address(tmp_path, options, told, here):
-    with new_namespace(tmp_path, NAME) as world:
-        world.run("ip", "address", "add", f"{PUBLIC}/32", "dev", "lo").check_returncode()
-        hosts = world.hosts
+    with new_namespace(tmp_path, NAME) as namespace:
+        namespace.run("ip", "address", "add", f"{PUBLIC}/32", "dev", "lo").check_returncode()
+        hosts = namespace.hosts
         hosts.write_text(hosts.read_text().replace(f"127.0.0.1 {NAME}", f"{PUBLIC} {NAME}"))
-        world.start_edge(*options)
-        assert f"clients connect to {told}:4433 (UDP)" in world.edge.banner
-        assert "127.0.0.1" not in world.edge.banner
-        said = dict(re.findall(r"export (\w+)=(\S+)", world.edge.banner))
+        namespace.start_edge(*options)
+        assert f"clients connect to {told}:4433 (UDP)" in namespace.edge.banner
+        assert "127.0.0.1" not in namespace.edge.banner
+        said = dict(re.findall(r"export (\w+)=(\S+)", namespace.edge.banner))
         assert said["QUICTUNNEL_EDGE"] == f"{told}:4433"
         # Clients on this machine need no way around by the public address, which many a router does not offer.
-        assert world.edge.environ == said | {"QUICTUNNEL_EDGE": f"{here}:4433"}
-        assert opens(world, tmp_path / "home", world.edge.environ)
+        assert namespace.edge.environ == said | {"QUICTUNNEL_EDGE": f"{here}:4433"}
+        assert opens(namespace, tmp_path / "home", namespace.edge.environ)
 
         # Another machine has nothing but those lines and a copy of the authority.
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
-        assert opens(world, elsewhere, said | {"QUICTUNNEL_CA": shutil.copy(said["QUICTUNNEL_CA"], elsewhere)})
+        assert opens(namespace, elsewhere, said | {"QUICTUNNEL_CA": shutil.copy(said["QUICTUNNEL_CA"], elsewhere)})
 
 
-def opens(world, home, environ) -> bool:
+def opens(namespace, home, environ) -> bool:
     """Return True if a client there opens a tunnel, and ends in good order."""
     client = subprocess.Popen(
-        [*world.enter, sys.executable, "-m", "quictunnel", "http", "8000", "--json"],
-        env=children_environment(world.edge) | environ | {"HOME": str(home)},
+        [*namespace.enter, sys.executable, "-m", "quictunnel", "http", "8000", "--json"],
+        env=children_environment(namespace.edge) | environ | {"HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
     )

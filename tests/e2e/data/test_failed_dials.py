@@ -36,7 +36,7 @@ def silent() -> Iterator[socket.socket]:
         yield sock
 
 
-class Strangers:
+class DialOwner:
     """An owner of calls that never had a session."""
 
     def __init__(self) -> None:
@@ -74,8 +74,8 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
 
         monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
         edge.greetings.append(greet_late)
-        strangers = Strangers()
-        owner: ConnectionManager = strangers  # type: ignore[assignment]  # as much of one as is asked
+        dial_owner = DialOwner()
+        owner: ConnectionManager = dial_owner  # type: ignore[assignment]  # as much of one as is asked
         dial = asyncio.create_task(Dialer(config, owner, Supervisor()).dial())
         async with asyncio.timeout(SOCKET_TIMEOUT):
             await ending.wait()
@@ -85,7 +85,7 @@ async def test_dial_cancelled_while_other_attempts_end_leaves_no_connection(
         assert dial.cancelled()
         assert await served.end() == (CloseCause.PEER, SessionCode.DONE)
         # Else no other call might show the secret that this one has shown.
-        assert {connection.address for connection in strangers.failed} == {silent.getsockname(), config.address}
+        assert {connection.address for connection in dial_owner.failed} == {silent.getsockname(), config.address}
 
 
 async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
@@ -107,7 +107,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
 
     monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
     monkeypatch.setattr(Dialer, "_attempt", attempt)
-    owner: ConnectionManager = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+    owner: ConnectionManager = DialOwner()  # type: ignore[assignment]  # as much of one as is asked
     supervisor = Supervisor()
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))
     assert await Dialer(config, owner, supervisor).dial() == first
@@ -119,7 +119,7 @@ async def test_edge_that_allows_no_stream_breaks_the_protocol_and_is_no_fault_of
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with HostileEdge(tmp_path, Limits(streams=0, stream_window=KIB, connection_window=KIB)) as edge:
-        owner: ConnectionManager = Strangers()  # type: ignore[assignment]  # as much of one as is asked
+        owner: ConnectionManager = DialOwner()  # type: ignore[assignment]  # as much of one as is asked
         with pytest.raises(EdgeUnavailableError):
             await Dialer(edge.client_config, owner, Supervisor()).dial()
     assert "broke the protocol: no stream is allowed" in caplog.text

@@ -20,7 +20,7 @@ PATIENCE = 30.0
 
 
 @dataclass(frozen=True)
-class Way:
+class SshLogin:
     """SSH login through the tunnel: host, port and key."""
 
     host: str
@@ -44,7 +44,7 @@ def make_key(path: Path) -> Path:
 
 
 @pytest.fixture
-def way(tmp_path, running, client):
+def login(tmp_path, running, client):
     """An sshd of our own that lets this user in with a fresh key, and the tunnel to it."""
     program = need("sshd")
     if os.geteuid() == 0:
@@ -62,7 +62,7 @@ def way(tmp_path, running, client):
     wait_for_port(port)
     with quictunnel.forward(port, unencrypted=True, client=client) as tunnel:
         host, public_port = tunnel.tcp_socket
-        yield Way(host, public_port, key)
+        yield SshLogin(host, public_port, key)
 
 
 def run(command: list[str], **options) -> subprocess.CompletedProcess:
@@ -70,44 +70,44 @@ def run(command: list[str], **options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, timeout=100, check=False, **options)
 
 
-def test_a_command_its_output_and_its_status(way):
-    done = run(way.ssh("echo out; echo err >&2; exit 7"))
+def test_a_command_its_output_and_its_status(login):
+    done = run(login.ssh("echo out; echo err >&2; exit 7"))
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 7)
 
 
-def test_what_is_piped_in_comes_back(way, tmp_path):
+def test_what_is_piped_in_comes_back(login, tmp_path):
     """The end of the input passes through as an end, while output still flows."""
     original = random_file(tmp_path / "original", 5)
     with original.open("rb") as file:
-        done = run(way.ssh("cat"), stdin=file)
+        done = run(login.ssh("cat"), stdin=file)
     assert done.returncode == 0, done.stderr
     assert done.stdout == original.read_bytes()
 
 
-def test_scp_of_100_mib_each_way_is_equal(way, tmp_path):
+def test_scp_of_100_mib_each_way_is_equal(login, tmp_path):
     original = random_file(tmp_path / "original", BULK)
     there, back = tmp_path / "there", tmp_path / "back"
-    scp = [need("scp"), *way.options, "-q", "-P", str(way.port)]
-    done = run([*scp, str(original), f"{way.host}:{there}"])
+    scp = [need("scp"), *login.options, "-q", "-P", str(login.port)]
+    done = run([*scp, str(original), f"{login.host}:{there}"])
     assert done.returncode == 0, done.stderr
-    done = run([*scp, f"{way.host}:{there}", str(back)])
+    done = run([*scp, f"{login.host}:{there}", str(back)])
     assert done.returncode == 0, done.stderr
     assert sha256(original) == sha256(there) == sha256(back)
     for path in (original, there, back):
         path.unlink()
 
 
-def test_rsync_copies_and_then_only_the_difference(way, tmp_path):
+def test_rsync_copies_and_then_only_the_difference(login, tmp_path):
     source = tmp_path / "source"
     (source / "below").mkdir(parents=True)
     for n in range(50):
         (source / "below" / f"file{n}").write_bytes(os.urandom(n * 1000))
     big = random_file(source / "big", 10)
     target = tmp_path / "target"
-    shell = " ".join([need("ssh"), *way.options, "-p", str(way.port)])
+    shell = " ".join([need("ssh"), *login.options, "-p", str(login.port)])
 
     def rsync() -> int:
-        done = run([need("rsync"), "-a", "--stats", "-e", shell, f"{source}/", f"{way.host}:{target}/"])
+        done = run([need("rsync"), "-a", "--stats", "-e", shell, f"{source}/", f"{login.host}:{target}/"])
         assert done.returncode == 0, done.stderr
         sent = next(line for line in done.stdout.decode().splitlines() if line.startswith("Total bytes sent"))
         return int(sent.rpartition(":")[2].replace(",", ""))
@@ -124,9 +124,9 @@ def test_rsync_copies_and_then_only_the_difference(way, tmp_path):
     assert (target / "big").read_bytes() == big.read_bytes()
 
 
-def test_several_at_once(way):
+def test_several_at_once(login):
     sessions = [
-        subprocess.Popen(way.ssh(f"echo {n}; cat; echo {n}"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        subprocess.Popen(login.ssh(f"echo {n}; cat; echo {n}"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for n in range(8)
     ]
     for session in sessions:  # all are logged in before any may end
@@ -140,10 +140,10 @@ def test_several_at_once(way):
 class Terminal:
     """A person at a terminal, logged in."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, login: SshLogin) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            way.ssh("-tt", "exec env PS1='ready$ ' sh"),
+            login.ssh("-tt", "exec env PS1='ready$ ' sh"),
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -171,8 +171,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(way):
-    terminal = Terminal(way)
+def terminal(login):
+    terminal = Terminal(login)
     try:
         terminal.wait_for(b"ready$ ")
         yield terminal

@@ -24,12 +24,12 @@ DOMAIN = "tunnel.example.com"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def namespace(tmp_path_factory):
     """An edge at the port and domain that the page speaks of, and every name below it."""
     directory = tmp_path_factory.mktemp("behind-tls")
-    with new_namespace(directory, DOMAIN, *(f"{name}.{DOMAIN}" for name in COMMANDS)) as world:
-        world.start_edge("--domain", DOMAIN, "--https", "127.0.0.1:443")
-        yield world
+    with new_namespace(directory, DOMAIN, *(f"{name}.{DOMAIN}" for name in COMMANDS)) as namespace:
+        namespace.start_edge("--domain", DOMAIN, "--https", "127.0.0.1:443")
+        yield namespace
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def project(tmp_path):
 
 
 @contextmanager
-def shared(world, directory, name, *replaced):
+def shared(namespace, directory, name, *replaced):
     """Run a command of the page there; gives the public address. ``replaced``: words that are others here."""
     command = COMMANDS[name].replace("quictunnel run", "quictunnel run --json --wait 60")
     for before, after in replaced:
@@ -48,8 +48,8 @@ def shared(world, directory, name, *replaced):
         command = command.replace(before, after)
     scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = subprocess.Popen(
-        [*world.enter, "sh", "-c", f"exec {command}"],
-        env=children_environment(world.edge) | {"PATH": scripts, "NEXT_TELEMETRY_DISABLED": "1"},
+        [*namespace.enter, "sh", "-c", f"exec {command}"],
+        env=children_environment(namespace.edge) | {"PATH": scripts, "NEXT_TELEMETRY_DISABLED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,24 +71,24 @@ def as_it_was(text: str) -> str:
     return re.sub(r"^.*(?:add_middleware|wsgi_app = ).*\n", "", text, flags=re.MULTILINE)
 
 
-def asked(world, *arguments: str) -> str:
-    return world.curl("--max-time", "20", *arguments).stdout.decode()
+def asked(namespace, *arguments: str) -> str:
+    return namespace.curl("--max-time", "20", *arguments).stdout.decode()
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_fastapi(world, project, is_told):
+def test_fastapi(namespace, project, is_told):
     (project / "api.py").write_text(FILES["api.py"] if is_told else as_it_was(FILES["api.py"]))
-    with shared(world, project, "my-api") as url:
-        where = asked(world, "--output", "/dev/null", "--write-out", "%{redirect_url}", f"{url}/shelf")
+    with shared(namespace, project, "my-api") as url:
+        where = asked(namespace, "--output", "/dev/null", "--write-out", "%{redirect_url}", f"{url}/shelf")
         assert (where == f"{url}/shelf/") == is_told
-        assert (asked(world, f"{url}/shelf/") == f'"{url}/shelf/"') == is_told
+        assert (asked(namespace, f"{url}/shelf/") == f'"{url}/shelf/"') == is_told
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_flask(world, project, is_told):
+def test_flask(namespace, project, is_told):
     (project / "pages.py").write_text(FILES["pages.py"] if is_told else as_it_was(FILES["pages.py"]))
-    with shared(world, project, "my-site") as url:
-        assert (asked(world, url) == f"{url}/") == is_told
+    with shared(namespace, project, "my-site") as url:
+        assert (asked(namespace, url) == f"{url}/") == is_told
 
 
 FORM = """
@@ -102,7 +102,7 @@ LINE = re.search(r"^CSRF_TRUSTED_ORIGINS = .*$", (ROOT / "docs/how-to/behind-tls
 
 
 @pytest.mark.parametrize("told", ["scheme", "origins", pytest.param("nothing", marks=pytest.mark.long)])
-def test_django(world, project, told):
+def test_django(namespace, project, told):
     """A project as Django makes it, and a form that a browser sends, with its Origin."""
     pytest.importorskip("django", reason="django is not installed")
     django = [sys.executable, "-m", "django", "startproject", "mysite", "."]
@@ -116,47 +116,47 @@ def test_django(world, project, told):
         settings.write(FILES["mysite/settings.py"] + more)
     (project / "mysite" / "urls.py").write_text(FORM)
     jar = str(project / "jar")
-    with shared(world, project, "my-form") as url:
-        token = asked(world, "--cookie-jar", jar, url)
+    with shared(namespace, project, "my-form") as url:
+        token = asked(namespace, "--cookie-jar", jar, url)
         sent = ("--data", f"csrfmiddlewaretoken={token}", "--header", f"Origin: {url}")
-        answer = asked(world, "--cookie", jar, *sent, f"{url}/")
+        answer = asked(namespace, "--cookie", jar, *sent, f"{url}/")
         expected = {"scheme": f"{url}/", "origins": f"{url}/".replace("https", "http")}
         if told in expected:
             assert answer == expected[told]
         else:
             assert "Origin checking failed" in answer
         assert "Forbidden" in asked(
-            world, "--cookie", jar, *sent[:2], "--header", "Origin: https://a.example", url
+            namespace, "--cookie", jar, *sent[:2], "--header", "Origin: https://a.example", url
         )
 
 
-def polls(world, url: str) -> bool:
+def polls(namespace, url: str) -> bool:
     """Return True if Socket.IO opens a session for a browser's page of the same origin."""
     polling = f"{url}/socket.io/?EIO=4&transport=polling"
-    assert "sid" not in asked(world, "--header", "Origin: https://a.example", polling)
-    return "sid" in asked(world, "--header", f"Origin: {url}", polling)
+    assert "sid" not in asked(namespace, "--header", "Origin: https://a.example", polling)
+    return "sid" in asked(namespace, "--header", f"Origin: {url}", polling)
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_flask_socketio(world, project, is_told):
+def test_flask_socketio(namespace, project, is_told):
     pytest.importorskip("flask_socketio", reason="flask-socketio is not installed")
     (project / "chat.py").write_text(FILES["chat.py"] if is_told else as_it_was(FILES["chat.py"]))
-    with shared(world, project, "my-chat") as url:
-        assert polls(world, url) == is_told
+    with shared(namespace, project, "my-chat") as url:
+        assert polls(namespace, url) == is_told
 
 
 @pytest.mark.parametrize("is_told", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_socketio_by_asgi(world, project, is_told):
+def test_socketio_by_asgi(namespace, project, is_told):
     pytest.importorskip("socketio", reason="python-socketio is not installed")
     text = FILES["events.py"]
     (project / "events.py").write_text(text if is_told else re.sub(", cors_allowed_origins=.*]", "", text))
-    with shared(world, project, "my-events") as url:
-        assert polls(world, url) == is_told
+    with shared(namespace, project, "my-events") as url:
+        assert polls(namespace, url) == is_told
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_next(world, project):
+def test_next(namespace, project):
     """Next.js from the registry: a script of its page, asked for as a browser does, with and without the line."""
     npm = need("npm")
     installed = subprocess.run(
@@ -175,23 +175,23 @@ def test_next(world, project):
     )
     for config, status in (("module.exports = {};", "403"), (FILES["next.config.js"], "200")):
         (project / "next.config.js").write_text(config)
-        with shared(world, project, "my-page", ("npx next", "node node_modules/next/dist/bin/next")) as url:
-            page = asked(world, "--retry", "30", "--retry-delay", "1", "--fail", url)
+        with shared(namespace, project, "my-page", ("npx next", "node node_modules/next/dist/bin/next")) as url:
+            page = asked(namespace, "--retry", "30", "--retry-delay", "1", "--fail", url)
             assert "From Next" in page
             script = re.search(r'src="(/_next/static[^"]*)"', page)[1]
             as_module = ("--header", f"Origin: {url}", "--write-out", "%{http_code}", "--output", "/dev/null")
-            assert asked(world, *as_module, url + script) == status
+            assert asked(namespace, *as_module, url + script) == status
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("is_told", [True, False])
-def test_a_registry(world, project, is_told):
+def test_a_registry(namespace, project, is_told):
     """Debian's docker-registry, where an upload begins."""
     registry = need("docker-registry")
     text = FILES["config.yml"]
     (project / "config.yml").write_text(text if is_told else text.replace("  relativeurls: true\n", ""))
-    with shared(world, project, "my-registry", ("registry serve", f"{registry} serve")) as url:
-        where = asked(world, "--request", "POST", "--dump-header", "-", f"{url}/v2/app/blobs/uploads/")
+    with shared(namespace, project, "my-registry", ("registry serve", f"{registry} serve")) as url:
+        where = asked(namespace, "--request", "POST", "--dump-header", "-", f"{url}/v2/app/blobs/uploads/")
         assert ("\r\nLocation: /v2/" in where) == is_told
         assert ("\r\nLocation: http://" in where) != is_told
 

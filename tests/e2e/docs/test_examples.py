@@ -31,29 +31,29 @@ RETRY = ("--fail", "--retry", "60", "--retry-delay", "1", "--retry-max-time", "6
 
 
 @pytest.fixture
-def world(tmp_path):
-    with new_namespace(tmp_path) as world:
-        world.start_edge()
-        yield world
+def namespace(tmp_path):
+    with new_namespace(tmp_path) as namespace:
+        namespace.start_edge()
+        yield namespace
 
 
 @pytest.fixture
 def public(tmp_path):
-    """A world whose edge has a domain that is not below localhost."""
-    with new_namespace(tmp_path, DOMAIN, f"my-page.{DOMAIN}") as world:
-        world.start_edge("--domain", DOMAIN)
-        yield world
+    """A namespace whose edge has a domain that is not below localhost."""
+    with new_namespace(tmp_path, DOMAIN, f"my-page.{DOMAIN}") as namespace:
+        namespace.start_edge("--domain", DOMAIN)
+        yield namespace
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a program in a world; it ends with the test, with whatever it started."""
+    """Start a program in a namespace; it ends with the test, with whatever it started."""
     processes = []
 
-    def start(world, *command: object, **options) -> subprocess.Popen:
+    def start(namespace, *command: object, **options) -> subprocess.Popen:
         process = subprocess.Popen(
-            [*world.enter, *(str(word) for word in command)],
-            env=children_environment(world.edge),
+            [*namespace.enter, *(str(word) for word in command)],
+            env=children_environment(namespace.edge),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -95,40 +95,40 @@ with connect(f"wss://{host}:{port}/echo", sock=plain, ssl=trust, proxy=None) as 
 """
 
 
-def test_fastapi(world, start):
-    process = start(world, sys.executable, EXAMPLES / "fastapi_app.py")
+def test_fastapi(namespace, start):
+    process = start(namespace, sys.executable, EXAMPLES / "fastapi_app.py")
     url = address_of(process)
     assert url.startswith("https://my-api.tunnel.localhost:")
-    assert json.loads(world.curl(*RETRY, f"{url}/items/5").stdout) == {"item": 5}
-    assert world.curl("--write-out", "%{http_code}", f"{url}/items/five").stdout.endswith(b"422")
+    assert json.loads(namespace.curl(*RETRY, f"{url}/items/5").stdout) == {"item": 5}
+    assert namespace.curl("--write-out", "%{http_code}", f"{url}/items/five").stdout.endswith(b"422")
     host, _, port = url.removeprefix("https://").partition(":")
-    said = world.run(sys.executable, "-c", SAYS_BACK, host, port, str(world.edge.ca))
+    said = namespace.run(sys.executable, "-c", SAYS_BACK, host, port, str(namespace.edge.ca))
     assert said.stdout == b"over a WebSocket\n", said.stderr
     process.send_signal(signal.SIGINT)
     assert process.wait(20) in (0, -signal.SIGINT)
-    assert b"unrecognized name" in world.curl(url).stderr
+    assert b"unrecognized name" in namespace.curl(url).stderr
 
 
 @pytest.mark.slow
-def test_fastapi_that_is_started_by_the_tunnel(world, start):
+def test_fastapi_that_is_started_by_the_tunnel(namespace, start):
     blocks = steps_of((EXAMPLES / "fastapi.md").read_text())
     (line,) = (block.text for block in blocks if block.kind == "sh")
     words = line.split()
     at = words.index("uvicorn")
     words[at : at + 1] = [sys.executable, "-m", "uvicorn", "--app-dir", str(EXAMPLES)]
     words.insert(words.index("run") + 1, "--json")
-    process = start(world, sys.executable, "-m", *words)
+    process = start(namespace, sys.executable, "-m", *words)
     url = json.loads(process.stdout.readline())["url"]
-    assert json.loads(world.curl("--fail", f"{url}/items/5").stdout) == {"item": 5}
+    assert json.loads(namespace.curl("--fail", f"{url}/items/5").stdout) == {"item": 5}
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
 
 
-def test_flask(world, start):
-    process = start(world, sys.executable, EXAMPLES / "flask_app.py")
+def test_flask(namespace, start):
+    process = start(namespace, sys.executable, EXAMPLES / "flask_app.py")
     url = address_of(process)
     assert url.startswith("https://my-site.tunnel.localhost:")
-    assert world.curl(*RETRY, f"{url}/?name=visitor").stdout == b"Hello, visitor!"
+    assert namespace.curl(*RETRY, f"{url}/?name=visitor").stdout == b"Hello, visitor!"
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
 
@@ -141,7 +141,7 @@ print(subprocess.check_output(command, text=True))
 
 
 @pytest.mark.slow
-def test_jupyter(world, tmp_path):
+def test_jupyter(namespace, tmp_path):
     """The notebook by a real kernel, with a visit between its cells."""
     for module in ("nbclient", "ipykernel"):
         pytest.importorskip(module, reason=f"{module} is not installed")
@@ -157,8 +157,8 @@ def test_jupyter(world, tmp_path):
     (tmp_path / "notebook.ipynb").write_text(json.dumps(page))
     (tmp_path / "hello.txt").write_text("from a notebook")
     script = str(Path(sys.executable).with_name("jupyter-execute"))
-    environ = children_environment(world.edge) | {"HOME": str(tmp_path), "JUPYTER_PLATFORM_DIRS": "1"}
-    done = world.run(script, "notebook.ipynb", "--output", "done", env=environ, cwd=tmp_path)
+    environ = children_environment(namespace.edge) | {"HOME": str(tmp_path), "JUPYTER_PLATFORM_DIRS": "1"}
+    done = namespace.run(script, "notebook.ipynb", "--output", "done", env=environ, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     cells = json.loads((tmp_path / "done.ipynb").read_text())["cells"]
     (shown,) = cells[1]["outputs"]
@@ -169,7 +169,7 @@ def test_jupyter(world, tmp_path):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_gradio(world, start, tmp_path):
+def test_gradio(namespace, start, tmp_path):
     """Gradio from the index, in an environment of its own."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -187,14 +187,14 @@ def test_gradio(world, start, tmp_path):
     # What quictunnel needs, behind what Gradio brought.
     (site / "others.pth").write_text(f"{ROOT}\n{sysconfig.get_path('purelib')}\n")
     home = f"HOME={tmp_path}"
-    process = start(world, "env", "-u", "PYTHONPATH", home, python, EXAMPLES / "gradio_app.py")
+    process = start(namespace, "env", "-u", "PYTHONPATH", home, python, EXAMPLES / "gradio_app.py")
     url = address_of(process)
     assert url.startswith("https://my-demo.tunnel.localhost:")
-    assert json.loads(world.curl(*RETRY, f"{url}/config").stdout)["root"] == url
-    page = world.curl("--fail", f"{url}/").stdout.decode()
+    assert json.loads(namespace.curl(*RETRY, f"{url}/config").stdout)["root"] == url
+    page = namespace.curl("--fail", f"{url}/").stdout.decode()
     assert "http://" not in "".join(re.findall(r'(?:src|href)="([^"]*)"', page))
-    asked = world.curl("--json", '{"data": ["you"]}', f"{url}/gradio_api/call/greet")
-    answered = world.curl(f"{url}/gradio_api/call/greet/{json.loads(asked.stdout)['event_id']}")
+    asked = namespace.curl("--json", '{"data": ["you"]}', f"{url}/gradio_api/call/greet")
+    answered = namespace.curl(f"{url}/gradio_api/call/greet/{json.loads(asked.stdout)['event_id']}")
     assert b'event: complete\ndata: ["Hello, you!"]' in answered.stdout
 
 

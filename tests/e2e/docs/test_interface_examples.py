@@ -25,21 +25,21 @@ DOCUMENTED = ROOT / "docs" / "examples"
 
 
 @pytest.fixture
-def world(tmp_path):
-    with new_namespace(tmp_path) as world:
-        world.start_edge()
-        yield world
+def namespace(tmp_path):
+    with new_namespace(tmp_path) as namespace:
+        namespace.start_edge()
+        yield namespace
 
 
 @pytest.fixture
-def example(world):
-    """Start an example in that world; it ends with the test, with whatever it started."""
+def example(namespace):
+    """Start an example in that namespace; it ends with the test, with whatever it started."""
     processes = []
 
     def start(name: str | Path, *prefix: str) -> subprocess.Popen:
         process = subprocess.Popen(
-            [*world.enter, *prefix, sys.executable, str(EXAMPLES / name)],
-            env=children_environment(world.edge),
+            [*namespace.enter, *prefix, sys.executable, str(EXAMPLES / name)],
+            env=children_environment(namespace.edge),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,21 +55,21 @@ def example(world):
         process.communicate()
 
 
-def test_the_web_server(world, example):
+def test_the_web_server(namespace, example):
     process = example("web.py")
     said = process.stdout.readline().split()
     assert said[:3] == ["Server", "listening", "at"]
     url = said[3]
     # Flask starts after that line; until it listens, visitors are told that nobody does.
-    done = world.curl("--fail", "--retry", "50", "--retry-delay", "1", "--retry-max-time", "30", url)
+    done = namespace.curl("--fail", "--retry", "50", "--retry-delay", "1", "--retry-max-time", "30", url)
     assert done.stdout == b"Hello, World!", done.stderr
-    done = world.curl("--include", "--http1.0", f"{url}/nowhere")
+    done = namespace.curl("--include", "--http1.0", f"{url}/nowhere")
     assert done.stdout.startswith(b"HTTP/1.1 404")
 
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
     # The port is no longer exposed.
-    gone = world.curl(url)
+    gone = namespace.curl(url)
     assert gone.returncode == 35, gone.stderr
     assert b"unrecognized name" in gone.stderr
 
@@ -85,14 +85,14 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=30) as vi
 """
 
 
-def test_the_echo_server(world, example):
+def test_the_echo_server(namespace, example):
     process = example("echo.py")
     said, _, address = process.stdout.readline().partition(": ")
     assert said == "TCP tunnel listening at"
     host, port = ast.literal_eval(address)
 
     def talk(words: bytes) -> subprocess.CompletedProcess:
-        return world.run(sys.executable, "-c", TALK, host, str(port), input=words)
+        return namespace.run(sys.executable, "-c", TALK, host, str(port), input=words)
 
     words = bytes(range(256)) * 400
     answers = [talk(b"hello"), talk(words)]
@@ -109,7 +109,7 @@ def test_the_echo_server(world, example):
 
 
 @pytest.mark.parametrize("program", [EXAMPLES / "login.py", DOCUMENTED / "ssh_login.py", "README"])
-def test_the_ssh_server(world, example, tmp_path, program):
+def test_the_ssh_server(namespace, example, tmp_path, program):
     """The container's image brings sshd, its keys and root's authorized_keys: here, mounts that only the
     example sees."""
     need("sshd")
@@ -148,7 +148,7 @@ def test_the_ssh_server(world, example, tmp_path, program):
         *trust,
         *arguments,
     ]
-    done = world.run(*login, "echo $SSH_CONNECTION; cat", input=b"over ssh")
+    done = namespace.run(*login, "echo $SSH_CONNECTION; cat", input=b"over ssh")
     assert done.returncode == 0, done.stderr
     connection, _, rest = done.stdout.partition(b"\n")
     assert connection.endswith(b" 127.0.0.1 22")

@@ -48,7 +48,7 @@ def environ(tmp_path):
 
 
 def clone(directory: Path, environ: dict[str, str]) -> None:
-    """Do what README begins with, in a clean clone, and what needs the network that the world has not."""
+    """Do what README begins with, in a clean clone, and what needs the network, which the namespace lacks."""
     for command in (
         ["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(directory)],
         ["python3", "bootstrap.py", "demo", "--once"],
@@ -73,21 +73,21 @@ def test_the_readme(tmp_path, environ, is_clean):
         place.mkdir()
         (place / ".venv").symlink_to(sys.prefix)
     done = []
-    with new_namespace(tmp_path) as world, Reader(world.enter, place, environ, {}) as reader:
+    with new_namespace(tmp_path) as namespace, Reader(namespace.enter, place, environ, {}) as reader:
         for step in STEPS:
             if "each" in step.notes:
-                try_each(world, place, environ, [line.partition("#")[0] for line in step.text.splitlines()])
+                try_each(namespace, place, environ, [line.partition("#")[0] for line in step.text.splitlines()])
             else:
                 reader.do(step)
             done += [word for word in re.findall(r"python (?:\S+\.py|-m \S+)", step.text) if step.kind == "sh"]
             if step.text.endswith("python web.py\n"):
                 url = re.search(r"Server listening at (\S+)", reader.shown)[1]
                 ca = f"{environ['HOME']}/.local/state/quictunnel/ca.pem"
-                visit = world.run("curl", "--silent", "--show-error", "--cacert", ca, url)
+                visit = namespace.run("curl", "--silent", "--show-error", "--cacert", ca, url)
                 assert visit.stdout == b"Hello, World!", visit.stderr
             elif step.text.endswith("python echo.py\n"):
                 address = re.search(r"TCP tunnel listening at: (\S+) (\d+)", reader.shown).groups()
-                said = world.run(sys.executable, "-c", TALK, *address)
+                said = namespace.run(sys.executable, "-c", TALK, *address)
                 assert said.stdout == b"b'echo\\n'\n", said.stderr
     assert done == [
         *("python -m edge_server", "python web.py", "python echo.py"),
@@ -95,12 +95,12 @@ def test_the_readme(tmp_path, environ, is_clean):
     ]
 
 
-def try_each(world, place: Path, environ: dict[str, str], lines: list[str]) -> None:
+def try_each(namespace, place: Path, environ: dict[str, str], lines: list[str]) -> None:
     """Run the commands side by side; those that open a tunnel until it is open."""
 
     def start(line: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [*world.enter, "bash", "-c", f". .venv/bin/activate && exec {line}"],
+            [*namespace.enter, "bash", "-c", f". .venv/bin/activate && exec {line}"],
             env=environ,
             cwd=place,
             stdout=subprocess.PIPE,

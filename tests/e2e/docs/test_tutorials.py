@@ -20,7 +20,7 @@ DOMAIN = "tunnel.example.com"
 
 
 @contextmanager
-def certificate_authority(world, base):
+def certificate_authority(namespace, base):
     """Debian's pebble where the tutorial says to find it, which stands for Let's Encrypt: it believes what it is
     shown on port 443. ``base/roots.pem`` vouches for its certificates."""
     web = base / "web"
@@ -38,12 +38,12 @@ def certificate_authority(world, base):
         "ocspResponderURL": "",
     }
     (web / "pebble.json").write_text(json.dumps({"pebble": config}))
-    command = [*world.enter, need("pebble"), "-config", str(web / "pebble.json")]
+    command = [*namespace.enter, need("pebble"), "-config", str(web / "pebble.json")]
     with (web / "pebble.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PEBBLE_VA_NOSLEEP": "1"})
     try:
         patient = ("--retry", "60", "--retry-delay", "1", "--retry-connrefused", "--silent", "--show-error")
-        roots = world.run("curl", *patient, "--cacert", str(web / "ca.pem"), "https://localhost:15000/roots/0")
+        roots = namespace.run("curl", *patient, "--cacert", str(web / "ca.pem"), "https://localhost:15000/roots/0")
         assert roots.stdout.startswith(b"-----BEGIN"), roots.stderr
         (base / "roots.pem").write_bytes(roots.stdout)
         yield
@@ -92,12 +92,12 @@ def test_a_tutorial(page, directories, typed, tmp_path):
     }
     (tmp_path / "home").mkdir()
     with (
-        new_namespace(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as world,
+        new_namespace(tmp_path, DOMAIN, f"my-app.{DOMAIN}") as namespace,
         ExitStack() as processes,
-        Reader(world.enter, tmp_path, environ, directories) as reader,
+        Reader(namespace.enter, tmp_path, environ, directories) as reader,
     ):
         if "--acme" in (TUTORIALS / page).read_text():
-            processes.enter_context(certificate_authority(world, tmp_path))
+            processes.enter_context(certificate_authority(namespace, tmp_path))
         for step in steps_of((TUTORIALS / page).read_text()):
             reader.do(step)
     assert reader.typed == typed

@@ -23,7 +23,7 @@ import quictunnel
 from quictunnel.inspect import limits
 from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
-from tests.harness.inspected_tunnel import MIB, Origin, Scene, inspected, running_origin
+from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin, inspect_tunnel, running_origin
 from tests.harness.programs import free_port
 from tests.harness.waiting import eventually
 
@@ -38,41 +38,43 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def scene(edge, client, origin: Origin) -> Iterator[Scene]:
-    with inspected(edge, client, origin) as scene:
-        yield scene
+def inspected(edge, client, origin: Origin) -> Iterator[InspectedTunnel]:
+    with inspect_tunnel(edge, client, origin) as inspected:
+        yield inspected
 
 
-def test_replays_are_few_and_end(scene: Scene, origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replays_are_few_and_end(
+    inspected: InspectedTunnel, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "REPLAY_TIMEOUT", 0.5)
-    with scene.raw() as visitor:
+    with inspected.raw() as visitor:
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-        eventually(lambda: scene.listed() and scene.listed()[0]["status"] == 200, "not seen")
+        eventually(lambda: inspected.listed() and inspected.listed()[0]["status"] == 200, "not seen")
         for _ in range(limits.MAX_REPLAYS):
-            assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
-        status, why = scene.ask("api/exchanges/1/replay", "POST")
+            assert inspected.ask("api/exchanges/1/replay", "POST")[0] == 202
+        status, why = inspected.ask("api/exchanges/1/replay", "POST")
         assert (status, "limit of" in why) == (429, True)
-        eventually(lambda: all(each["state"] == "broken" for each in scene.listed()[1:]), "replays go on")
-        assert "Cut off after" in scene.ask("api/exchanges/2")[1]["notes"][0]
+        eventually(lambda: all(each["state"] == "broken" for each in inspected.listed()[1:]), "replays go on")
+        assert "Cut off after" in inspected.ask("api/exchanges/2")[1]["notes"][0]
         origin.more.set()
     monkeypatch.setattr(limits, "REPLAY_TIMEOUT", 20)
     monkeypatch.setattr(limits, "MAX_REPLAYED", MIB)
-    assert len(scene.curl(scene.url("/large"))) == 100 * MIB
-    number = scene.listed()[-1]["id"]
-    replay = scene.ask(f"api/exchanges/{number}/replay", "POST")[1]["id"]
-    eventually(lambda: scene.listed()[-1]["state"] == "broken", "goes on")
-    assert f"Cut off after {MIB} bytes" in scene.ask(f"api/exchanges/{replay}")[1]["notes"][0]
+    assert len(inspected.curl(inspected.url("/large"))) == 100 * MIB
+    number = inspected.listed()[-1]["id"]
+    replay = inspected.ask(f"api/exchanges/{number}/replay", "POST")[1]["id"]
+    eventually(lambda: inspected.listed()[-1]["state"] == "broken", "goes on")
+    assert f"Cut off after {MIB} bytes" in inspected.ask(f"api/exchanges/{replay}")[1]["notes"][0]
 
 
 def test_replay_that_fails_is_logged(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    inspected: InspectedTunnel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def fail(*_: object) -> str:
         raise ValueError("a fault of ours")
 
     monkeypatch.setattr(Replays, "_exchange", fail)
-    scene.curl(scene.url("/"))
-    assert scene.ask("api/exchanges/1/replay", "POST")[0] == 202
+    inspected.curl(inspected.url("/"))
+    assert inspected.ask("api/exchanges/1/replay", "POST")[0] == 202
     eventually(lambda: "replaying a request" in caplog.text, "nothing is logged")
     assert "a fault of ours" in caplog.text
 
@@ -85,13 +87,13 @@ def test_page_whose_server_fails_is_logged(edge, client, origin: Origin, monkeyp
 
     monkeypatch.setattr(uvicorn.Server, "serve", fail)
     with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
-        scene = Scene(edge, tunnel)
-        assert scene.curl(scene.url("/"))
+        inspected = InspectedTunnel(edge, tunnel)
+        assert inspected.curl(inspected.url("/"))
         eventually(lambda: "serving the inspector's page" in caplog.text, "nothing is logged")
 
 
-def test_so_many_pages_may_follow(scene: Scene) -> None:
-    request = scene.request("api/events")
+def test_so_many_pages_may_follow(inspected: InspectedTunnel) -> None:
+    request = inspected.request("api/events")
     with contextlib.ExitStack() as stack:
         for _ in range(limits.MAX_PAGES):
             assert stack.enter_context(urllib.request.urlopen(request, timeout=10)).status == 200
@@ -110,9 +112,11 @@ def test_so_many_pages_may_follow(scene: Scene) -> None:
     eventually(may_follow, "pages that left still count")
 
 
-def test_a_page_with_nothing_to_show_is_told_so(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_with_nothing_to_show_is_told_so(
+    inspected: InspectedTunnel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(limits, "HEARTBEAT_INTERVAL", 0.05)
-    with urllib.request.urlopen(scene.request("api/events"), timeout=10) as answer:
+    with urllib.request.urlopen(inspected.request("api/events"), timeout=10) as answer:
         lines = [answer.readline() for _ in range(7)]
     assert lines[0] == b"event: all\n"
     assert lines[3:] == [b": no changes\n", b"\n"] * 2
@@ -120,9 +124,9 @@ def test_a_page_with_nothing_to_show_is_told_so(scene: Scene, monkeypatch: pytes
 
 def test_nobody_listens_and_the_page_says_so(edge, client) -> None:
     with quictunnel.forward(free_port(), client=client, inspect=True) as tunnel:
-        scene = Scene(edge, tunnel)
-        assert scene.curl(scene.url("/")).startswith(b"502")
-        (seen,) = scene.settled(1)
+        inspected = InspectedTunnel(edge, tunnel)
+        assert inspected.curl(inspected.url("/")).startswith(b"502")
+        (seen,) = inspected.settled(1)
         assert (seen["kind"], seen["state"]) == ("raw", "broken")
         assert "Nobody listens on port" in seen["note"]
 
@@ -137,20 +141,20 @@ def test_a_hundred_megabytes_each_way_unchanged_in_bounded_memory(edge, origin: 
         ready = json.loads(process.stdout.readline())
         tunnel = quictunnel.Tunnel(*ready["tls_socket"])
         tunnel.inspected(ready["inspector_url"])
-        scene = Scene(edge, tunnel)
-        scene.curl(scene.url("/json"))
-        scene.settled(1)
+        inspected = InspectedTunnel(edge, tunnel)
+        inspected.curl(inspected.url("/json"))
+        inspected.settled(1)
         before = resident_memory(process.pid)
         sent = tmp_path / "sent"
         sent.write_bytes(os.urandom(MIB) * 100)
         expected = hashlib.sha256(sent.read_bytes()).hexdigest()
-        assert scene.curl("--data-binary", f"@{sent}", scene.url("/digest")).decode() == expected
-        received = scene.curl(scene.url("/large"))
+        assert inspected.curl("--data-binary", f"@{sent}", inspected.url("/digest")).decode() == expected
+        received = inspected.curl(inspected.url("/large"))
         expected = hashlib.sha256(b"".join(bytes([number]) * MIB for number in range(100))).hexdigest()
         assert hashlib.sha256(received).hexdigest() == expected
-        found = scene.settled(3)
+        found = inspected.settled(3)
         assert (found[1]["sent"], found[2]["received"]) == (100 * MIB, 100 * MIB)
-        kept = scene.ask("api/exchanges/2")[1]["request"]["body"]
+        kept = inspected.ask("api/exchanges/2")[1]["request"]["body"]
         assert (kept["size"], kept["kept"]) == (100 * MIB, limits.MAX_BODY)
         grown = resident_memory(process.pid) - before
         assert grown < 60 * MIB, f"{grown / MIB:.0f} MiB"
@@ -193,9 +197,9 @@ async def test_a_tunnel_that_does_not_open_leaves_no_inspector(edge, client, ori
 
 async def test_under_async_with(edge, client, origin: Origin) -> None:
     async with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
-        scene = Scene(edge, tunnel)
-        await asyncio.to_thread(scene.curl, scene.url("/json"))
-        assert (await asyncio.to_thread(scene.settled, 1))[0]["status"] == 200
+        inspected = InspectedTunnel(edge, tunnel)
+        await asyncio.to_thread(inspected.curl, inspected.url("/json"))
+        assert (await asyncio.to_thread(inspected.settled, 1))[0]["status"] == 200
     async with quictunnel.forward(origin.port, client=client) as tunnel:
         assert tunnel.inspector_url == ""
 

@@ -17,7 +17,15 @@ from websockets.sync.client import connect
 import quictunnel
 from quictunnel.inspect import limits
 from tests.harness import browser
-from tests.harness.inspected_tunnel import HOSTILE, Origin, Quiet, Scene, inspected, running_origin, serving
+from tests.harness.inspected_tunnel import (
+    HOSTILE,
+    InspectedTunnel,
+    Origin,
+    Quiet,
+    inspect_tunnel,
+    running_origin,
+    serving,
+)
 from tests.harness.waiting import eventually
 
 if TYPE_CHECKING:
@@ -33,9 +41,9 @@ def origin() -> Iterator[Origin]:
 
 
 @pytest.fixture
-def scene(edge, client, origin: Origin) -> Iterator[Scene]:
-    with inspected(edge, client, origin) as scene:
-        yield scene
+def inspected(edge, client, origin: Origin) -> Iterator[InspectedTunnel]:
+    with inspect_tunnel(edge, client, origin) as inspected:
+        yield inspected
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +80,8 @@ def page(chromium: Browser, complaints: Complaints) -> Iterator[Page]:
     context.close()
 
 
-def opened(page: Page, scene: Scene) -> Page:
-    page.goto(scene.page_url)
+def opened(page: Page, inspected: InspectedTunnel) -> Page:
+    page.goto(inspected.page_url)
     expect(page.locator("#link")).to_have_text("Live")
     return page
 
@@ -86,21 +94,21 @@ def cells(page: Page, number: int) -> list[str]:
     return row(page, number).locator("td").all_text_contents()
 
 
-def known(scene: Scene) -> list[tuple[str, str, int, int, int]]:
+def known(inspected: InspectedTunnel) -> list[tuple[str, str, int, int, int]]:
     """A known set of requests; of each the method, path, status, and bytes that it sent and got."""
-    scene.curl(scene.url("/json?a=b"))
-    scene.curl(scene.url("/post"), "--json", '{"tea": 2}')
-    packed = len(scene.curl(scene.url("/gzip"), "--header", "Accept-Encoding: gzip"))
-    scene.curl("--head", scene.url("/json"))
-    scene.curl("--request", "DELETE", scene.url("/nothing"))
-    scene.curl("--data", "x" * 5000, "--header", "Expect: 100-continue", scene.url("/continue"))
-    scene.curl("--data", "in chunks", "--header", "Transfer-Encoding: chunked", scene.url("/chunks"))
-    scene.curl(*(scene.url(f"/many/{number}") for number in range(20)))  # over one connection
+    inspected.curl(inspected.url("/json?a=b"))
+    inspected.curl(inspected.url("/post"), "--json", '{"tea": 2}')
+    packed = len(inspected.curl(inspected.url("/gzip"), "--header", "Accept-Encoding: gzip"))
+    inspected.curl("--head", inspected.url("/json"))
+    inspected.curl("--request", "DELETE", inspected.url("/nothing"))
+    inspected.curl("--data", "x" * 5000, "--header", "Expect: 100-continue", inspected.url("/continue"))
+    inspected.curl("--data", "in chunks", "--header", "Transfer-Encoding: chunked", inspected.url("/chunks"))
+    inspected.curl(*(inspected.url(f"/many/{number}") for number in range(20)))  # over one connection
     with connect(
-        scene.tunnel.url.replace("https", "wss") + "/ws",
-        sock=socket.create_connection(("127.0.0.1", scene.tunnel.port)),
-        ssl=ssl.create_default_context(cafile=str(scene.edge.ca)),
-        server_hostname=scene.tunnel.host,
+        inspected.tunnel.url.replace("https", "wss") + "/ws",
+        sock=socket.create_connection(("127.0.0.1", inspected.tunnel.port)),
+        ssl=ssl.create_default_context(cafile=str(inspected.edge.ca)),
+        server_hostname=inspected.tunnel.host,
     ) as websocket:
         for text in ("hello", "grüß dich"):
             websocket.send(text)
@@ -118,19 +126,19 @@ def known(scene: Scene) -> list[tuple[str, str, int, int, int]]:
     ]
 
 
-def test_a_known_set_of_requests(scene: Scene, page: Page) -> None:
+def test_a_known_set_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     """Requests of each kind appear with all that is known of them, in the API and on the page, while they pass."""
-    opened(page, scene)
-    assert scene.token not in page.url, "what opens the page does not stay in the address bar"
-    expected = known(scene)
-    found = scene.settled(28)
+    opened(page, inspected)
+    assert inspected.token not in page.url, "what opens the page does not stay in the address bar"
+    expected = known(inspected)
+    found = inspected.settled(28)
     assert [
         (each["method"], each["target"], each["status"], each["sent"], each["received"]) for each in found
     ] == expected
     assert all(each["duration"] > 0 for each in found)
-    assert len({scene.ask(f"api/exchanges/{number}")[1]["connection"] for number in range(8, 28)}) == 1
-    assert scene.ask("api/exchanges/6")[1]["interim"] == [100]
-    assert scene.ask("api/exchanges/4")[1]["response"]["headers"][-2:] == [
+    assert len({inspected.ask(f"api/exchanges/{number}")[1]["connection"] for number in range(8, 28)}) == 1
+    assert inspected.ask("api/exchanges/6")[1]["interim"] == [100]
+    assert inspected.ask("api/exchanges/4")[1]["response"]["headers"][-2:] == [
         ["content-length", "27"],
         ["content-type", "application/json"],
     ]
@@ -150,20 +158,20 @@ def test_a_known_set_of_requests(scene: Scene, page: Page) -> None:
     assert page.locator(".messages pre").all_text_contents()[:4] == ["hello", "HELLO", "grüß dich", "GRÜSS DICH"]
 
 
-def test_what_only_browsers_ask_for_is_readable_as_well(scene: Scene, page: Page) -> None:
-    opened(page, scene)
+def test_what_only_browsers_ask_for_is_readable_as_well(inspected: InspectedTunnel, page: Page) -> None:
+    opened(page, inspected)
     for number, coding in enumerate(("br", "zstd"), 1):
-        scene.curl(scene.url(f"/{coding}"))
-        scene.settled(number)
+        inspected.curl(inspected.url(f"/{coding}"))
+        inspected.settled(number)
         row(page, number).click()
         expect(page.locator("#title")).to_have_text(f"#{number} GET /{coding}")
         expect(page.locator("#parts .body")).to_contain_text("told in full told in full")
 
 
-def test_by_keyboard_and_by_filter(scene: Scene, page: Page) -> None:
-    opened(page, scene)
-    known(scene)
-    scene.settled(28)
+def test_by_keyboard_and_by_filter(inspected: InspectedTunnel, page: Page) -> None:
+    opened(page, inspected)
+    known(inspected)
+    inspected.settled(28)
     expect(page.locator("#count")).to_have_text("28")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
@@ -184,46 +192,46 @@ def test_by_keyboard_and_by_filter(scene: Scene, page: Page) -> None:
     expect(page.locator("#rows tr:visible")).to_have_count(1)
     page.locator("#status").select_option("")
     page.locator("#pause").click()
-    scene.curl(scene.url("/paused"))
-    scene.settled(29)
+    inspected.curl(inspected.url("/paused"))
+    inspected.settled(29)
     page.locator("#text").fill("paused")
     expect(page.locator("#count")).to_have_text("0 of 28")
     page.locator("#pause").click()
     expect(page.locator("#count")).to_have_text("1 of 29")
     page.locator("#clear").click()
     expect(page.locator("#empty")).to_be_visible()
-    assert scene.listed() == []
+    assert inspected.listed() == []
 
 
-def test_a_stream_is_seen_as_it_comes(scene: Scene, origin: Origin, page: Page) -> None:
-    opened(page, scene)
-    with scene.raw() as visitor:
+def test_a_stream_is_seen_as_it_comes(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
+    opened(page, inspected)
+    with inspected.raw() as visitor:
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         row(page, 1).click()
         expect(page.locator("#parts .body")).to_have_text("data: first")
         expect(row(page, 1).locator("td").nth(3)).to_have_text("200")
-        assert scene.listed()[0]["state"] == "open"
+        assert inspected.listed()[0]["state"] == "open"
         origin.more.set()
         expect(page.locator("#parts .body")).to_contain_text("data: last")
         expect(page.locator("#facts")).to_contain_text("done")
 
 
-def test_hostile_bytes_are_shown_as_text(scene: Scene, page: Page) -> None:
-    opened(page, scene)
-    scene.curl(scene.url("/hostile"))
+def test_hostile_bytes_are_shown_as_text(inspected: InspectedTunnel, page: Page) -> None:
+    opened(page, inspected)
+    inspected.curl(inspected.url("/hostile"))
     path = "/<img/src=x/onerror=alert(3)>?" + "a" * 5000
-    with scene.raw() as visitor:
+    with inspected.raw() as visitor:
         visitor.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nX-H: {HOSTILE}\r\nConnection: close\r\n\r\n".encode())
         while visitor.recv(65536):
             pass
-    scene.curl(scene.url("/binary"))
-    with scene.raw() as visitor:
+    inspected.curl(inspected.url("/binary"))
+    with inspected.raw() as visitor:
         visitor.sendall(HOSTILE.encode() + b"\r\n\r\n\x00\xff")
         visitor.settimeout(20)
         with contextlib.suppress(OSError):  # the origin may reset what is no request
             while visitor.recv(65536):
                 pass
-    scene.settled(4)
+    inspected.settled(4)
     expect(page.locator("#rows tr")).to_have_count(4)
     row(page, 1).click()
     expect(page.locator("#parts .body")).to_have_text(HOSTILE)
@@ -239,10 +247,10 @@ def test_hostile_bytes_are_shown_as_text(scene: Scene, page: Page) -> None:
     assert page.evaluate("document.querySelectorAll('main img, main script, main a, main iframe').length") == 0
 
 
-def test_replay_and_copy(scene: Scene, origin: Origin, page: Page) -> None:
-    opened(page, scene)
+def test_replay_and_copy(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
+    opened(page, inspected)
     body = 'it\'s "$5" `now`\n\\n €'
-    scene.curl("--data-binary", body, "--header", 'X-Odd: a\'b "$c" `d`', scene.url("/order?x='1'"))
+    inspected.curl("--data-binary", body, "--header", 'X-Odd: a\'b "$c" `d`', inspected.url("/order?x='1'"))
     row(page, 1).click()
     page.locator("#replay").click()
     expect(page.locator("#title")).to_have_text("#2 POST /order?x='1'")
@@ -260,35 +268,35 @@ def test_replay_and_copy(scene: Scene, origin: Origin, page: Page) -> None:
     expect(page.locator("#title")).to_contain_text("#3 ")
     expect(page.locator("#facts")).to_contain_text("201 Created")
     assert len(origin.asked) == 4
-    with scene.raw() as visitor:
+    with inspected.raw() as visitor:
         visitor.sendall(b"\x16\x03\x01 no request")
-        eventually(lambda: scene.listed()[-1]["kind"] == "raw", "not seen")
-        number = scene.listed()[-1]["id"]
+        eventually(lambda: inspected.listed()[-1]["kind"] == "raw", "not seen")
+        number = inspected.listed()[-1]["id"]
         row(page, number).click()
         expect(page.locator("#replay")).to_be_disabled()
         expect(page.locator("#notes")).to_contain_text("TLS")
-    assert scene.ask(f"api/exchanges/{number}/replay", "POST")[0] == 409
-    assert scene.ask(f"api/exchanges/{number}/curl")[0] == 409
-    assert scene.ask("api/exchanges/999/replay", "POST")[0] == 404
+    assert inspected.ask(f"api/exchanges/{number}/replay", "POST")[0] == 409
+    assert inspected.ask(f"api/exchanges/{number}/curl")[0] == 409
+    assert inspected.ask("api/exchanges/999/replay", "POST")[0] == 404
 
 
-def test_who_is_not_let_in(scene: Scene) -> None:
-    scene.curl(scene.url("/json"))
+def test_who_is_not_let_in(inspected: InspectedTunnel) -> None:
+    inspected.curl(inspected.url("/json"))
     for headers in ({"authorization": ""}, {"authorization": "Bearer guess"}):
-        assert scene.ask("api/exchanges", **headers)[0] == 401
+        assert inspected.ask("api/exchanges", **headers)[0] == 401
     for path, method in (("clear", "POST"), ("exchanges/1/replay", "POST"), ("events", "GET")):
-        assert scene.ask(f"api/{path}", method, authorization="")[0] == 401
-        assert scene.ask(f"api/{path}", method, origin="http://evil.example")[0] == 403
-        assert scene.ask(f"api/{path}", method, host="evil.example")[0] == 421
-    assert scene.ask("", host="evil.example")[0] == 421
+        assert inspected.ask(f"api/{path}", method, authorization="")[0] == 401
+        assert inspected.ask(f"api/{path}", method, origin="http://evil.example")[0] == 403
+        assert inspected.ask(f"api/{path}", method, host="evil.example")[0] == 421
+    assert inspected.ask("", host="evil.example")[0] == 421
     for path in ("api/clear", "api/exchanges/1/replay"):
-        assert scene.ask(path)[0] == 405, "nothing is done by GET"
-    assert len(scene.listed()) == 1
+        assert inspected.ask(path)[0] == 405, "nothing is done by GET"
+    assert len(inspected.listed()) == 1
 
 
-def test_a_page_without_the_token(scene: Scene, page: Page, complaints: Complaints) -> None:
-    scene.curl(scene.url("/json"))
-    page.goto(scene.base)
+def test_a_page_without_the_token(inspected: InspectedTunnel, page: Page, complaints: Complaints) -> None:
+    inspected.curl(inspected.url("/json"))
+    page.goto(inspected.base)
     expect(page.locator("#link")).to_contain_text("The token is missing or wrong")
     assert page.locator("#rows tr").count() == 0
     assert all("401" in said for said in complaints.taken())
@@ -307,38 +315,38 @@ TRIES = """async ([url, token]) => {
 }"""
 
 
-def test_another_site_in_the_same_browser(scene: Scene, page: Page, complaints: Complaints) -> None:
+def test_another_site_in_the_same_browser(inspected: InspectedTunnel, page: Page, complaints: Complaints) -> None:
     """Even if it knew the token."""
-    scene.curl(scene.url("/json"))
+    inspected.curl(inspected.url("/json"))
     with serving(Quiet) as port:
         page.goto(f"http://127.0.0.1:{port}/")
-        found = page.evaluate(TRIES, [scene.base, scene.token])
+        found = page.evaluate(TRIES, [inspected.base, inspected.token])
         page.goto("about:blank")
     assert found == ["refused"] * 4
-    assert len(scene.listed()) == 1
+    assert len(inspected.listed()) == 1
     assert complaints.taken()
 
 
-def test_a_name_that_was_rebound_to_this_machine(scene: Scene, chromium: Browser) -> None:
-    port = scene.base.rsplit(":", 1)[1].strip("/")
+def test_a_name_that_was_rebound_to_this_machine(inspected: InspectedTunnel, chromium: Browser) -> None:
+    port = inspected.base.rsplit(":", 1)[1].strip("/")
     with chromium.new_context() as context:
-        answer = context.new_page().goto(f"http://rebound.example:{port}/#{scene.token}")
+        answer = context.new_page().goto(f"http://rebound.example:{port}/#{inspected.token}")
         assert answer is not None
         assert answer.status == 421
 
 
-def test_thousands_of_requests(scene: Scene, page: Page) -> None:
+def test_thousands_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     """The page follows, keeps the newest, and stays usable."""
-    opened(page, scene)
-    context = ssl.create_default_context(cafile=str(scene.edge.ca))
-    connection = http.client.HTTPSConnection("127.0.0.1", scene.tunnel.port, context=context)
-    connection.sock = scene.raw()
+    opened(page, inspected)
+    context = ssl.create_default_context(cafile=str(inspected.edge.ca))
+    connection = http.client.HTTPSConnection("127.0.0.1", inspected.tunnel.port, context=context)
+    connection.sock = inspected.raw()
     for number in range(1500):
         connection.request("GET", f"/n/{number}", headers={"Host": "x"})
         connection.getresponse().read()
     connection.close()
-    eventually(lambda: scene.listed()[-1]["target"] == "/n/1499", "it does not come to the last")
-    last = scene.settled(limits.MAX_EXCHANGES)[-1]
+    eventually(lambda: inspected.listed()[-1]["target"] == "/n/1499", "it does not come to the last")
+    last = inspected.settled(limits.MAX_EXCHANGES)[-1]
     expect(row(page, last["id"])).to_be_visible()
     expect(page.locator("#rows tr")).to_have_count(limits.MAX_EXCHANGES)
     page.keyboard.press("ArrowDown")
@@ -348,12 +356,12 @@ def test_thousands_of_requests(scene: Scene, page: Page) -> None:
 def test_http_1_0_and_a_page_whose_tunnel_ends(edge, client, page: Page, complaints: Complaints) -> None:
     with serving(Quiet) as port:
         with quictunnel.forward(port, client=client, inspect=True) as tunnel:
-            scene = Scene(edge, tunnel)
-            opened(page, scene)
-            scene.curl("--http1.0", scene.url("/old"))
-            (seen,) = scene.settled(1)
+            inspected = InspectedTunnel(edge, tunnel)
+            opened(page, inspected)
+            inspected.curl("--http1.0", inspected.url("/old"))
+            (seen,) = inspected.settled(1)
             assert (seen["state"], seen["received"]) == ("done", 27)
-            assert scene.ask("api/exchanges/1")[1]["version"] == "1.0"
+            assert inspected.ask("api/exchanges/1")[1]["version"] == "1.0"
             before = time.monotonic()
         assert time.monotonic() - before < 5, "an open page does not hold the tunnel"
         expect(page.locator("#link")).to_have_text("The tunnel has ended.")

@@ -37,7 +37,7 @@ VISITORS = 50
 
 
 @dataclass(frozen=True)
-class Place:
+class AcmeEdge:
     """An edge with an authority that proves names at its port."""
 
     edge: EdgeProcess
@@ -71,7 +71,7 @@ def serial_of(visitor: ssl.SSLSocket) -> int:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[Place]:
+def acme_edge(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator[AcmeEdge]:
     directory = tmp_path_factory.mktemp("acme")
     port = authorities.free_port()
     with (
@@ -87,21 +87,21 @@ def place(tmp_path_factory: pytest.TempPathFactory, engines: object) -> Iterator
         )
         log = directory / "edge.log"
         edge = start_edge(directory / "state", *options, log=log)
-        yield Place(edge, names, options, authority.roots(directory / "roots.pem"), log)
+        yield AcmeEdge(edge, names, options, authority.roots(directory / "roots.pem"), log)
         edge.stop()
         text = log.read_text()
         assert "Traceback" not in text
         assert "PRIVATE" not in text
 
 
-def is_ready(place: Place) -> bool:
+def is_ready(acme_edge: AcmeEdge) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open((place.edge.state_dir / "admin.url").read_text() + "readyz", timeout=10) as answer:
+    with opener.open((acme_edge.edge.state_dir / "admin.url").read_text() + "readyz", timeout=10) as answer:
         return bool(answer.status == 200)
 
 
-def operator_gets(place: Place, path: str) -> bytes:
-    state = place.edge.state_dir
+def operator_gets(acme_edge: AcmeEdge, path: str) -> bytes:
+    state = acme_edge.edge.state_dir
     request = urllib.request.Request(
         (state / "admin.url").read_text() + path,
         headers={"Authorization": "Bearer " + (state / "admin.token").read_text()},
@@ -110,76 +110,78 @@ def operator_gets(place: Place, path: str) -> bytes:
         return bytes(answer.read())
 
 
-def asked(place: Place, path: str) -> list[dict[str, Any]]:
+def asked(acme_edge: AcmeEdge, path: str) -> list[dict[str, Any]]:
     """Return the items that the operator's API lists."""
-    items: list[dict[str, Any]] = json.loads(operator_gets(place, "api/v1" + path))["items"]
+    items: list[dict[str, Any]] = json.loads(operator_gets(acme_edge, "api/v1" + path))["items"]
     return items
 
 
 @pytest.fixture(scope="module")
-def tokens(place: Place) -> tuple[str, str]:
+def tokens(acme_edge: AcmeEdge) -> tuple[str, str]:
     """Of two people who may have the same domains."""
     rights = ("--domains", f"*.example.org,app.{DOMAIN},app.example.com")
-    return new_token(place.edge, *rights), new_token(place.edge, *rights)
+    return new_token(acme_edge.edge, *rights), new_token(acme_edge.edge, *rights)
 
 
 def test_a_domain_of_a_user_has_a_certificate_by_itself_and_a_new_one_in_time(
-    place: Place, tokens: tuple[str, str]
+    acme_edge: AcmeEdge, tokens: tuple[str, str]
 ):
     """Swapped under open visitors, none of whom notices; new ones see the new certificate."""
     with (
         EchoOrigin() as origin,
-        client_of(place.edge, tokens[0]) as client,
+        client_of(acme_edge.edge, tokens[0]) as client,
         quictunnel.forward(origin.port, domain="app.example.com", client=client) as tunnel,
         contextlib.ExitStack() as stack,
     ):
         assert tunnel.host == "app.example.com"
-        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
-        visitors = [stack.enter_context(place.visit(tunnel)) for _ in range(VISITORS)]
+        eventually(lambda: acme_edge.is_served(tunnel), timeout=LONG_TIMEOUT)
+        visitors = [stack.enter_context(acme_edge.visit(tunnel)) for _ in range(VISITORS)]
         first = {serial_of(visitor) for visitor in visitors}
         assert len(first) == 1
         deadline = time.monotonic() + 5 * LIFE
         is_new = False
         while not is_new:
             assert time.monotonic() < deadline
-            with place.visit(tunnel) as visitor:
+            with acme_edge.visit(tunnel) as visitor:
                 is_new = serial_of(visitor) not in first
             assert all(echoes(visitor) for visitor in visitors)
         assert all(echoes(visitor, b"x" * 100_000) for visitor in visitors)
         said = subprocess.run(
             [need("openssl"), "s_client", "-connect", f"127.0.0.1:{tunnel.port}", "-servername", tunnel.host,
-             "-CAfile", str(place.roots), "-verify_return_error"],
+             "-CAfile", str(acme_edge.roots), "-verify_return_error"],
             input=b"", capture_output=True, check=True, timeout=30,
         ).stdout.decode()  # fmt: skip
         assert "Verify return code: 0 (ok)" in said
-        assert is_ready(place), "although there is no certificate for all names"
-        (shown,) = [each for each in asked(place, "/certificates") if each["names"] == ["app.example.com"]]
+        assert is_ready(acme_edge), "although there is no certificate for all names"
+        (shown,) = [each for each in asked(acme_edge, "/certificates") if each["names"] == ["app.example.com"]]
         assert shown["by_acme"]
         assert shown["last_error"] == ""
         assert abs(shown["expires_at"] - time.time()) <= LIFE
-        figures = operator_gets(place, "metrics").decode()
+        figures = operator_gets(acme_edge, "metrics").decode()
         orders = dict(re.findall(r'quictunnel_acme_orders_total\{outcome="(\w+)"\} ([0-9.]+)', figures))
         assert float(orders["obtained"]) >= 2
         assert float(orders["failed"]) == 0
-        assert {each["url"] for each in asked(place, "/tunnels")} == {f"https://app.example.com:{tunnel.port}"}
-    assert len(re.findall("a new certificate for app.example.com is in use", place.log.read_text())) >= 2
+        assert {each["url"] for each in asked(acme_edge, "/tunnels")} == {f"https://app.example.com:{tunnel.port}"}
+    assert len(re.findall("a new certificate for app.example.com is in use", acme_edge.log.read_text())) >= 2
 
 
 @pytest.mark.long
-def test_a_successor_goes_on_with_the_certificates_that_there_are(place: Place, tokens: tuple[str, str]):
+def test_a_successor_goes_on_with_the_certificates_that_there_are(acme_edge: AcmeEdge, tokens: tuple[str, str]):
     with (
         EchoOrigin() as origin,
-        client_of(place.edge, tokens[0]) as client,
+        client_of(acme_edge.edge, tokens[0]) as client,
         quictunnel.forward(origin.port, domain="a.example.org", client=client) as tunnel,
     ):
-        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
-        with place.visit(tunnel) as before:
-            successor = start_edge(place.edge.state_dir, *place.options, "--takeover", log=place.log)
+        eventually(lambda: acme_edge.is_served(tunnel), timeout=LONG_TIMEOUT)
+        with acme_edge.visit(tunnel) as before:
+            successor = start_edge(acme_edge.edge.state_dir, *acme_edge.options, "--takeover", log=acme_edge.log)
             try:
-                assert place.is_served(tunnel), "who comes first waits for the client, and meets the certificate"
+                assert acme_edge.is_served(tunnel), (
+                    "who comes first waits for the client, and meets the certificate"
+                )
                 assert echoes(before)
             finally:
-                place.edge.process, successor.process = successor.process, place.edge.process
+                acme_edge.edge.process, successor.process = successor.process, acme_edge.edge.process
         assert successor.process.wait(40) == 0
         successor.stop()
 
@@ -196,46 +198,46 @@ def test_a_successor_goes_on_with_the_certificates_that_there_are(place: Place, 
         ("bücher.example.org", "xn--"),
     ],
 )
-def test_a_domain_that_is_not_to_be_had(place: Place, tokens: tuple[str, str], domain: str, words: str):
-    place.names.point("elsewhere.example.org", "203.0.113.5")
+def test_a_domain_that_is_not_to_be_had(acme_edge: AcmeEdge, tokens: tuple[str, str], domain: str, words: str):
+    acme_edge.names.point("elsewhere.example.org", "203.0.113.5")
     with (
-        client_of(place.edge, tokens[0]) as client,
+        client_of(acme_edge.edge, tokens[0]) as client,
         pytest.raises(quictunnel.InvalidError, match=re.escape(words)),
     ):
         quictunnel.forward(1, domain=domain, client=client).__enter__()
 
 
-def test_a_domain_is_one_tokens(place: Place, tokens: tuple[str, str]):
-    with client_of(place.edge, tokens[0]) as client:
+def test_a_domain_is_one_tokens(acme_edge: AcmeEdge, tokens: tuple[str, str]):
+    with client_of(acme_edge.edge, tokens[0]) as client:
         quictunnel.forward(1, domain="mine.example.org", tls="passthrough", client=client).__enter__()
         with (
-            client_of(place.edge, tokens[1]) as stranger,
+            client_of(acme_edge.edge, tokens[1]) as stranger,
             pytest.raises(quictunnel.InvalidError, match="belongs to another client"),
         ):
             quictunnel.forward(1, domain="mine.example.org", client=stranger).__enter__()
 
 
 @pytest.mark.slow
-def test_with_a_revoked_token_nothing_is_renewed(place: Place):
+def test_with_a_revoked_token_nothing_is_renewed(acme_edge: AcmeEdge):
     """While the token was good it was, although its client was away."""
     domain = "gone.example.org"
 
     def orders() -> int:
-        return place.log.read_text().count(f"a new certificate for {domain} is in use")
+        return acme_edge.log.read_text().count(f"a new certificate for {domain} is in use")
 
     def standing() -> dict[str, Any]:
-        return next((each for each in asked(place, "/certificates") if each["names"] == [domain]), {})
+        return next((each for each in asked(acme_edge, "/certificates") if each["names"] == [domain]), {})
 
-    token = new_token(place.edge, "--domains", domain)
+    token = new_token(acme_edge.edge, "--domains", domain)
     with (
         EchoOrigin() as origin,
-        client_of(place.edge, token) as client,
+        client_of(acme_edge.edge, token) as client,
         quictunnel.forward(origin.port, domain=domain, client=client) as tunnel,
     ):
-        eventually(lambda: place.is_served(tunnel), timeout=LONG_TIMEOUT)
+        eventually(lambda: acme_edge.is_served(tunnel), timeout=LONG_TIMEOUT)
     before = orders()
     eventually(lambda: orders() > before, timeout=LONG_TIMEOUT)
-    command(place.edge, "token", "revoke", token.split(".")[1])
+    command(acme_edge.edge, "token", "revoke", token.split(".")[1])
     eventually(lambda: standing()["next_try"] is None and not standing()["is_ordering"], timeout=LONG_TIMEOUT)
     ordered, end = orders(), standing()["expires_at"]
     eventually(lambda: time.time() > end, timeout=LONG_TIMEOUT)
@@ -277,18 +279,18 @@ def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: 
         for _ in range(2):
             log = tmp_path / "edge.log"
             edge = start_edge(tmp_path / "state", *options, log=log)
-            place = Place(edge, authorities.Names(0, 0), options, roots, log)
+            acme_edge = AcmeEdge(edge, authorities.Names(0, 0), options, roots, log)
             with (
                 edge.client() as client,
                 quictunnel.forward(origin.port, name="plain", client=client) as plain,
                 quictunnel.forward(authorities.free_port(), name="two", h2_enabled=True, client=client) as two,
             ):
-                eventually(lambda: place.is_served(plain), timeout=LONG_TIMEOUT)  # noqa: B023 - called at once
-                eventually(lambda: is_met(place, two), timeout=LONG_TIMEOUT)  # noqa: B023 - likewise
-                with place.visit(plain) as visitor:
+                eventually(lambda: acme_edge.is_served(plain), timeout=LONG_TIMEOUT)  # noqa: B023 - called at once
+                eventually(lambda: is_met(acme_edge, two), timeout=LONG_TIMEOUT)  # noqa: B023 - likewise
+                with acme_edge.visit(plain) as visitor:
                     assert ("DNS", f"*.{DOMAIN}") in visitor.getpeercert()["subjectAltName"]
                     serials.append(serial_of(visitor))
-                with place.visit(two) as visitor:
+                with acme_edge.visit(two) as visitor:
                     assert visitor.getpeercert()["subjectAltName"] == (("DNS", f"two.{DOMAIN}"),)
             assert edge.stop() == 0
         assert serials[0] == serials[1]
@@ -296,9 +298,9 @@ def test_a_wildcard_for_all_tunnels_and_a_restart_that_orders_nothing(tmp_path: 
         assert not any(zone.records.values())
 
 
-def is_met(place: Place, tunnel: quictunnel.Tunnel) -> bool:
+def is_met(acme_edge: AcmeEdge, tunnel: quictunnel.Tunnel) -> bool:
     try:
-        place.visit(tunnel).close()
+        acme_edge.visit(tunnel).close()
     except ssl.SSLError:
         return False
     return True

@@ -56,70 +56,70 @@ def tracing(endpoint: Endpoint, tmp_path: Path) -> QlogRecorder:
 
 
 @pytest.fixture
-def guest() -> Any:
+def client() -> Any:
     link = SimpleNamespace(connection="one")
     return SimpleNamespace(session=SimpleNamespace(link=link, is_away=False), trace=None, peer="192.0.2.1")
 
 
-def go_on(guest: Any, connection: str) -> None:
-    guest.session.is_away = False
-    guest.session.link.connection = connection
-    if guest.trace is not None:
-        guest.trace.go_on()
+def go_on(client: Any, connection: str) -> None:
+    client.session.is_away = False
+    client.session.link.connection = connection
+    if client.trace is not None:
+        client.trace.go_on()
 
 
-def test_files_go_where_those_of_all_go(tracing: QlogRecorder, guest: Any, tmp_path: Path):
-    assert tracing.begin(guest) == tmp_path / DIRECTORY / "1"
+def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_path: Path):
+    assert tracing.begin(client) == tmp_path / DIRECTORY / "1"
     tracing.trace_all(Tracer(tmp_path / "all"))
-    go_on(guest, "two")
-    assert tracing.file_of(guest) == tmp_path / "all" / "2"
+    go_on(client, "two")
+    assert tracing.file_of(client) == tmp_path / "all" / "2"
     tracing.trace_all(None)
-    go_on(guest, "three")
-    assert tracing.file_of(guest) == tmp_path / DIRECTORY / "3"
-    assert tracing.end(guest) == tmp_path / DIRECTORY / "3"
+    go_on(client, "three")
+    assert tracing.file_of(client) == tmp_path / DIRECTORY / "3"
+    assert tracing.end(client) == tmp_path / DIRECTORY / "3"
 
 
-def test_one_that_is_away_is_traced_when_it_is_back(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
-    guest.session.is_away = True
-    assert tracing.begin(guest) is None
-    assert tracing.is_asked_for(guest)
+def test_one_that_is_away_is_traced_when_it_is_back(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+    client.session.is_away = True
+    assert tracing.begin(client) is None
+    assert tracing.is_asked_for(client)
     assert not endpoint.traces
-    go_on(guest, "two")
+    go_on(client, "two")
     assert set(endpoint.traces) == {"two"}
 
 
-def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
-    tracing.begin(guest)
-    guest.session.is_away = True
-    tracing.end(guest)
-    go_on(guest, "two")
+def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+    tracing.begin(client)
+    client.session.is_away = True
+    tracing.end(client)
+    go_on(client, "two")
     assert not endpoint.traces
 
 
-def test_what_was_cut_short_does_not_go_on(tracing: QlogRecorder, guest: Any, endpoint: Endpoint):
-    tracing.begin(guest)
+def test_what_was_cut_short_does_not_go_on(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+    tracing.begin(client)
     endpoint.traces.pop("one").is_cut = True
-    assert not tracing.is_asked_for(guest)
-    go_on(guest, "two")
+    assert not tracing.is_asked_for(client)
+    go_on(client, "two")
     assert not endpoint.traces
-    tracing.begin(guest)
-    assert tracing.is_asked_for(guest), "asked again it does"
+    tracing.begin(client)
+    assert tracing.is_asked_for(client), "asked again it does"
 
 
 def test_a_link_that_can_have_no_file_ends_it(
-    tracing: QlogRecorder, guest: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
+    tracing: QlogRecorder, client: Any, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ):
-    tracing.begin(guest)
+    tracing.begin(client)
     endpoint.refusal = "There are 64 qlog files."
-    go_on(guest, "two")
+    go_on(client, "two")
     assert "is traced no more: There are 64 qlog files." in caplog.text
-    assert not tracing.is_asked_for(guest)
+    assert not tracing.is_asked_for(client)
     with pytest.raises(NotTracedError):
-        tracing.begin(guest)
-    assert not tracing.is_asked_for(guest)
+        tracing.begin(client)
+    assert not tracing.is_asked_for(client)
 
 
-def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogRecorder, guest: Any, tmp_path: Path):
+def test_a_directory_that_cannot_be_is_no_fault(tracing: QlogRecorder, client: Any, tmp_path: Path):
     (tmp_path / DIRECTORY).write_text("")
     with pytest.raises(NotTracedError, match="cannot be made"):
-        tracing.begin(guest)
+        tracing.begin(client)

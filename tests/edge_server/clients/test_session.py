@@ -26,7 +26,7 @@ ADDRESS = "192.0.2.1"
 ASKED = Bind(1, unencrypted=False, h2=False, ticket=b"", domain="shop.example.org", passthrough=True)
 
 
-class Scene:
+class SessionRig:
     """A client that has asked for a domain, and the answer of the resolver."""
 
     def __init__(self, directory: Path) -> None:
@@ -36,10 +36,10 @@ class Scene:
         connection: Any = SimpleNamespace(
             address=("127.0.0.1", 1), close=lambda *_: None, write=lambda _, data: len(data)
         )
-        self.guest = ClientSession(services.session_context, connection, lambda: None, lambda _: None)
-        self.guest.identity = Identity("a", Permissions(domains=None))
-        self.guest._deadline.cancel()
-        self.guest.session.link._dialogue.phase = Phase.OPEN
+        self.client = ClientSession(services.session_context, connection, lambda: None, lambda _: None)
+        self.client.identity = Identity("a", Permissions(domains=None))
+        self.client._deadline.cancel()
+        self.client.session.link._dialogue.phase = Phase.OPEN
 
     async def _resolve(self, _: str) -> frozenset[str]:
         self.asked.set()
@@ -47,50 +47,50 @@ class Scene:
         return frozenset((ADDRESS,))
 
     async def look_up(self) -> asyncio.Task[None]:
-        self.guest.session_message(ASKED)
+        self.client.session_message(ASKED)
         await self.asked.wait()
-        assert self.guest._looking is not None
-        return self.guest._looking
+        assert self.client._looking is not None
+        return self.client._looking
 
 
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    made = Scene(tmp_path)
+async def rig(tmp_path: Path) -> AsyncIterator[SessionRig]:
+    made = SessionRig(tmp_path)
     yield made
-    made.guest.session.link.closed(CloseCause.LOCAL, 0, "")
+    made.client.session.link.closed(CloseCause.LOCAL, 0, "")
     await asyncio.sleep(0)
 
 
-async def test_a_domain_that_was_looked_up_while_the_session_was_open_is_given(scene: Scene):
+async def test_a_domain_that_was_looked_up_while_the_session_was_open_is_given(rig: SessionRig):
     """So the ones below get nothing for what has happened meanwhile."""
-    looking = await scene.look_up()
-    scene.answer.set()
+    looking = await rig.look_up()
+    rig.answer.set()
     await looking
-    assert [lease.name for lease in scene.guest.holdings] == [ASKED.domain]
+    assert [lease.name for lease in rig.client.holdings] == [ASKED.domain]
 
 
-async def test_an_answer_for_a_session_that_is_closing_gives_nothing(scene: Scene):
+async def test_an_answer_for_a_session_that_is_closing_gives_nothing(rig: SessionRig):
     """The client broke the protocol, and its link is about to be down."""
-    looking = await scene.look_up()
-    scene.guest.session.close(SessionCode.PROTOCOL)
-    scene.answer.set()
+    looking = await rig.look_up()
+    rig.client.session.close(SessionCode.PROTOCOL)
+    rig.answer.set()
     await looking
-    assert not list(scene.guest.holdings)
+    assert not list(rig.client.holdings)
 
 
-async def test_a_client_that_asks_too_much_is_looked_up_for_no_more(scene: Scene):
-    looking = await scene.look_up()
-    while not scene.guest.session.link.is_closing:
-        scene.guest.session_message(Unbind(9))
+async def test_a_client_that_asks_too_much_is_looked_up_for_no_more(rig: SessionRig):
+    looking = await rig.look_up()
+    while not rig.client.session.link.is_closing:
+        rig.client.session_message(Unbind(9))
     await asyncio.wait([looking])
     assert looking.cancelled()
 
 
-async def test_requests_that_wait_are_not_served_when_the_session_closes(scene: Scene):
-    scene.guest._has_had_its_turn = True
-    scene.guest.session_message(Bind(2, unencrypted=False, h2=False, ticket=b""))
-    assert scene.guest._requests, "it waits for its turn"
-    scene.guest.session.close(SessionCode.PROTOCOL)
-    scene.guest._serve()
-    assert not list(scene.guest.holdings)
-    assert not scene.guest._requests
+async def test_requests_that_wait_are_not_served_when_the_session_closes(rig: SessionRig):
+    rig.client._has_had_its_turn = True
+    rig.client.session_message(Bind(2, unencrypted=False, h2=False, ticket=b""))
+    assert rig.client._requests, "it waits for its turn"
+    rig.client.session.close(SessionCode.PROTOCOL)
+    rig.client._serve()
+    assert not list(rig.client.holdings)
+    assert not rig.client._requests

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.auth.permissions import Identity
-from edge_server.clients import session_table as room
+from edge_server.clients import session_table
 from edge_server.clients.session_table import SessionTable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HOLD = 30.0
 
 
-class FakeGuest:
+class FakeSession:
     """Fake of a client as the session table sees it."""
 
     def __init__(self, sessions: SessionTable, key: str) -> None:
@@ -31,141 +31,141 @@ class FakeGuest:
         self._sessions.remove(self)  # type: ignore[arg-type]
 
 
-class Door:
-    """Begins sessions, and remembers them."""
+class SessionTableRig:
+    """Rig that opens sessions in a session table and records them."""
 
     def __init__(self) -> None:
-        self.sessions = SessionTable(HOLD)
-        self.guests: dict[str, list[FakeGuest]] = {}
+        self.table = SessionTable(HOLD)
+        self.sessions: dict[str, list[FakeSession]] = {}
 
-    def come(self, key: str) -> FakeGuest | None:
-        if not self.sessions.make_room(key):
+    def try_connect(self, key: str) -> FakeSession | None:
+        if not self.table.make_room(key):
             return None
-        guest = FakeGuest(self.sessions, key)
-        self.sessions.add(guest)  # type: ignore[arg-type]
-        self.guests.setdefault(key, []).append(guest)
-        return guest
+        session = FakeSession(self.table, key)
+        self.table.add(session)  # type: ignore[arg-type]
+        self.sessions.setdefault(key, []).append(session)
+        return session
 
-    def came(self, key: str) -> FakeGuest:
-        guest = self.come(key)
-        assert guest is not None
-        return guest
+    def connect(self, key: str) -> FakeSession:
+        session = self.try_connect(key)
+        assert session is not None
+        return session
 
-    def leave(self, guest: FakeGuest) -> None:
+    def leave(self, session: FakeSession) -> None:
         """Let a client lose its link."""
-        self.sessions.leave(guest)  # type: ignore[arg-type]
+        self.table.leave(session)  # type: ignore[arg-type]
 
-    def return_(self, guest: FakeGuest) -> None:
-        self.sessions.come_back(guest)  # type: ignore[arg-type]
+    def reconnect(self, session: FakeSession) -> None:
+        self.table.come_back(session)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def door(monkeypatch: pytest.MonkeyPatch) -> Door:
-    monkeypatch.setattr(room, "MAX_SESSIONS", 90)
-    monkeypatch.setattr(room, "MAX_AWAY", 8)
-    monkeypatch.setattr(room, "ALWAYS", 2)
-    return Door()
+async def rig(monkeypatch: pytest.MonkeyPatch) -> SessionTableRig:
+    monkeypatch.setattr(session_table, "MAX_SESSIONS", 90)
+    monkeypatch.setattr(session_table, "MAX_AWAY", 8)
+    monkeypatch.setattr(session_table, "ALWAYS", 2)
+    return SessionTableRig()
 
 
-def until_refused(door: Door, key: str) -> Iterator[FakeGuest]:
-    while (guest := door.come(key)) is not None:
-        yield guest
+def until_refused(rig: SessionTableRig, key: str) -> Iterator[FakeSession]:
+    while (session := rig.try_connect(key)) is not None:
+        yield session
 
 
-async def test_one_token_does_not_get_all_sessions(door: Door):
-    assert len(list(until_refused(door, "bad"))) == 80
-    assert door.sessions.refused == 1
-    assert len(list(until_refused(door, "good"))) >= 2
-    door.guests["bad"][0].give_up()
-    door.came("another")
+async def test_one_token_does_not_get_all_sessions(rig: SessionTableRig):
+    assert len(list(until_refused(rig, "bad"))) == 80
+    assert rig.table.refused == 1
+    assert len(list(until_refused(rig, "good"))) >= 2
+    rig.sessions["bad"][0].give_up()
+    rig.connect("another")
 
 
-async def test_a_token_at_its_share_makes_room_with_its_own_session_that_is_away(door: Door):
-    mine = list(until_refused(door, "a"))
-    other = door.came("b")
-    for guest in (other, mine[3], mine[5]):
-        door.leave(guest)
-    door.came("a")
-    assert [guest for guest in (other, *mine) if guest.is_over] == [mine[3]]
-    door.return_(mine[5])
-    assert door.come("a") is None
+async def test_a_token_at_its_share_makes_room_with_its_own_session_that_is_away(rig: SessionTableRig):
+    mine = list(until_refused(rig, "a"))
+    other = rig.connect("b")
+    for session in (other, mine[3], mine[5]):
+        rig.leave(session)
+    rig.connect("a")
+    assert [session for session in (other, *mine) if session.is_over] == [mine[3]]
+    rig.reconnect(mine[5])
+    assert rig.try_connect("a") is None
     assert not other.is_over
 
 
-async def test_a_session_that_goes_on_needs_no_room(door: Door):
-    mine = list(until_refused(door, "a"))
-    door.leave(mine[0])
-    door.return_(mine[0])
+async def test_a_session_that_goes_on_needs_no_room(rig: SessionTableRig):
+    mine = list(until_refused(rig, "a"))
+    rig.leave(mine[0])
+    rig.reconnect(mine[0])
     assert not mine[0].is_over
-    assert door.sessions.shares.held_by("a") == len(mine)
+    assert rig.table.shares.held_by("a") == len(mine)
 
 
 async def test_with_no_place_left_at_all_a_newcomer_takes_that_of_a_session_that_is_away(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+    rig: SessionTableRig, monkeypatch: pytest.MonkeyPatch
 ):
     for number in range(45):
-        door.came(f"t{number}")
-        door.came(f"t{number}")
-    assert door.sessions.shares.left == 0
-    assert door.come("new") is None
-    first, second = door.guests["t7"]
-    only = door.guests["t3"][0]
-    for guest in (only, first, second):
-        door.leave(guest)
-    door.came("new")
+        rig.connect(f"t{number}")
+        rig.connect(f"t{number}")
+    assert rig.table.shares.left == 0
+    assert rig.try_connect("new") is None
+    first, second = rig.sessions["t7"]
+    only = rig.sessions["t3"][0]
+    for session in (only, first, second):
+        rig.leave(session)
+    rig.connect("new")
     assert [first.is_over, second.is_over, only.is_over] == [True, False, False]
 
 
-async def test_the_token_with_most_sessions_away_makes_room_first(door: Door):
-    victim = door.came("good")
-    door.leave(victim)
-    bad = [door.came("bad") for _ in range(40)]
-    for guest in bad:
-        door.leave(guest)
+async def test_the_token_with_most_sessions_away_makes_room_first(rig: SessionTableRig):
+    victim = rig.connect("good")
+    rig.leave(victim)
+    bad = [rig.connect("bad") for _ in range(40)]
+    for session in bad:
+        rig.leave(session)
     assert not victim.is_over
-    assert [guest for guest in bad if not guest.is_over] == bad[-7:]
-    assert door.sessions.away == 8
-    door.return_(victim)
-    assert door.sessions.away == 7
+    assert [session for session in bad if not session.is_over] == bad[-7:]
+    assert rig.table.away == 8
+    rig.reconnect(victim)
+    assert rig.table.away == 7
 
 
-async def test_of_those_with_equally_many_the_one_away_for_longest_makes_room(door: Door):
-    guests = [door.came(f"t{number}") for number in range(9)]
-    for guest in guests:
-        door.leave(guest)
-    assert [guest.is_over for guest in guests] == [True] + [False] * 8
+async def test_of_those_with_equally_many_the_one_away_for_longest_makes_room(rig: SessionTableRig):
+    sessions = [rig.connect(f"t{number}") for number in range(9)]
+    for session in sessions:
+        rig.leave(session)
+    assert [session.is_over for session in sessions] == [True] + [False] * 8
 
 
-async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(door: Door):
-    guest = door.came("a")
-    door.sessions.supersede(guest)  # type: ignore[arg-type]
-    assert door.sessions.shares.used == 1, "it is not over yet"
-    guest.give_up()
-    assert door.sessions.shares.used == 0
+async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(rig: SessionTableRig):
+    session = rig.connect("a")
+    rig.table.supersede(session)  # type: ignore[arg-type]
+    assert rig.table.shares.used == 1, "it is not over yet"
+    session.give_up()
+    assert rig.table.shares.used == 0
 
 
-async def test_what_was_superseded_is_forgotten_with_its_token(door: Door):
+async def test_what_was_superseded_is_forgotten_with_its_token(rig: SessionTableRig):
     secrets = {}
     for key in "ab":
-        guest = FakeGuest(door.sessions, key)
-        secrets[key] = door.sessions.add(guest)  # type: ignore[arg-type]
-        door.sessions.supersede(guest)  # type: ignore[arg-type]
-        guest.give_up()
-    door.sessions.forget_superseded(lambda key: key == "b")
-    assert door.sessions.is_superseded(secrets["a"], "a")
-    assert not door.sessions.is_superseded(secrets["b"], "b")
-    assert door.sessions._superseded.keys() == {"a"}
+        session = FakeSession(rig.table, key)
+        secrets[key] = rig.table.add(session)  # type: ignore[arg-type]
+        rig.table.supersede(session)  # type: ignore[arg-type]
+        session.give_up()
+    rig.table.forget_superseded(lambda key: key == "b")
+    assert rig.table.is_superseded(secrets["a"], "a")
+    assert not rig.table.is_superseded(secrets["b"], "b")
+    assert rig.table._superseded.keys() == {"a"}
 
 
-async def test_nothing_is_left_of_sessions_that_are_over(door: Door):
-    for number, guest in enumerate([door.came("ab"[number % 2]) for number in range(12)]):
+async def test_nothing_is_left_of_sessions_that_are_over(rig: SessionTableRig):
+    for number, session in enumerate([rig.connect("ab"[number % 2]) for number in range(12)]):
         if number % 3:
-            door.leave(guest)
+            rig.leave(session)
         if number % 4 == 1:
-            door.return_(guest)
-        guest.give_up()
-        guest.give_up()
-    sessions = door.sessions
+            rig.reconnect(session)
+        session.give_up()
+        session.give_up()
+    sessions = rig.table
     assert len(sessions) == sessions.away == sessions.shares.used == 0
     assert not sessions._away_of
     await asyncio.sleep(0)

@@ -170,7 +170,7 @@ class Visitor:
         self.sock.close()
 
 
-class Doorstep:
+class ListenerRig:
     """A listening :class:`TlsListener` and the visitors a test sends to it."""
 
     app = App
@@ -191,13 +191,13 @@ class Doorstep:
         self.hellos.append(hello)
         if hello.server_name is None:
             return Alert.MISSING_EXTENSION
-        return self.welcome if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
+        return self.accepting_route if hello.server_name == NAME else Alert.UNRECOGNIZED_NAME
 
     def _ask(self, hello: ClientHello, host: str) -> Route | Alert:
         return self.route(hello, host)  # which a test may have replaced
 
     @property
-    def welcome(self) -> Route:
+    def accepting_route(self) -> Route:
         return Route(self.context, self.new_app)
 
     def new_app(self) -> App:
@@ -205,9 +205,9 @@ class Doorstep:
         return app
 
     async def open(self, **settings: Any) -> None:
-        self.front = TlsListener(self._ask, origin=self.origin, **settings)
+        self.listener = TlsListener(self._ask, origin=self.origin, **settings)
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(self.front, "127.0.0.1", 0)
+        self.server = await loop.create_server(self.listener, "127.0.0.1", 0)
         self.port: int = self.server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -217,9 +217,9 @@ class Doorstep:
         for app in self.apps:
             app.transport.abort()
             await app.lost
-        await soon(lambda: not self.front.pending)
+        await soon(lambda: not self.listener.pending)
         await self.server.wait_closed()
-        assert self.front.bios.incoming.pending == self.front.bios.outgoing.pending == 0
+        assert self.listener.bios.incoming.pending == self.listener.bios.outgoing.pending == 0
 
     async def connect(self, source: str = "127.0.0.1") -> socket.socket:
         sock = socket.socket()
@@ -255,15 +255,15 @@ def _internet_sockets() -> int:
 
 
 @pytest.fixture
-async def doorstep(context: ssl.SSLContext, ca_file: str) -> AsyncIterator[Doorstep]:
+async def rig(context: ssl.SSLContext, ca_file: str) -> AsyncIterator[ListenerRig]:
     loop = asyncio.get_running_loop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _loop, told: complaints.append(told))
     before = _internet_sockets()
-    doorstep = Doorstep(context, ca_file)
-    await doorstep.open()
-    yield doorstep
-    await doorstep.close()
+    rig = ListenerRig(context, ca_file)
+    await rig.open()
+    yield rig
+    await rig.close()
     await soon(lambda: _internet_sockets() <= before)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert complaints == []

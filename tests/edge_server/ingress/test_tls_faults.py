@@ -22,11 +22,11 @@ from tests.transport.test_splice import ListeningStream
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.edge_server.ingress.conftest import App, Doorstep, Visitor
+    from tests.edge_server.ingress.conftest import App, ListenerRig, Visitor
 
 
-async def test_what_follows_close_notify_is_ignored(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_what_follows_close_notify_is_ignored(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.unwrap()
     await asyncio.get_running_loop().sock_sendall(visitor.sock, visitor.outgoing.read() + b"garbage" * 100)
@@ -39,9 +39,9 @@ async def test_what_follows_close_notify_is_ignored(doorstep: Doorstep) -> None:
 
 @pytest.mark.parametrize("garbage", [b"\x17\x03\x03\x00\x20" + bytes(32), b"GET / HTTP/1.1\r\n\r\n"])
 async def test_a_broken_record_ends_with_an_alert(
-    doorstep: Doorstep, version: ssl.TLSVersion, garbage: bytes
+    rig: ListenerRig, version: ssl.TLSVersion, garbage: bytes
 ) -> None:
-    visitor, app = await doorstep.pair(version)
+    visitor, app = await rig.pair(version)
     await asyncio.get_running_loop().sock_sendall(visitor.sock, garbage)
     assert isinstance(await app.lost, ConnectionError)
     with pytest.raises(ssl.SSLError, match="alert"):
@@ -62,8 +62,8 @@ def break_off(visitor: Visitor, app: App, last: bytes) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"\x17\x03\x03\x00\x20" + bytes(32), b"GET / HTTP/1.1\r\n\r\n"])
-async def test_a_broken_record_that_is_read_behind_a_reset_is_no_fault(doorstep: Doorstep, garbage: bytes) -> None:
-    visitor, app = await doorstep.pair()
+async def test_a_broken_record_that_is_read_behind_a_reset_is_no_fault(rig: ListenerRig, garbage: bytes) -> None:
+    visitor, app = await rig.pair()
     await app.send(b"unread")
     await asyncio.sleep(0)
     break_off(visitor, app, garbage)
@@ -71,8 +71,8 @@ async def test_a_broken_record_that_is_read_behind_a_reset_is_no_fault(doorstep:
     assert app.data == b""
 
 
-async def test_a_visitor_who_has_ended_and_resets_while_paused_has_ended(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_a_visitor_who_has_ended_and_resets_while_paused_has_ended(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     await app.send(b"unread")
     received = app.data_received
     app.data_received = lambda data: (app.transport.pause_reading(), received(data))
@@ -80,7 +80,7 @@ async def test_a_visitor_who_has_ended_and_resets_while_paused_has_ended(doorste
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.unwrap()
     await visitor.flush()
-    await doorstep.eventually(lambda: app.data == b"all of it")
+    await rig.eventually(lambda: app.data == b"all of it")
     assert "eof" not in app.calls
     break_off(visitor, app, b"")
     await app.lost
@@ -96,25 +96,25 @@ class BriefStream(ListeningStream):
         super().write(data)
 
 
-async def broken_splice(doorstep: Doorstep) -> tuple[TlsSplice, BriefStream, asyncio.Event]:
+async def broken_splice(rig: ListenerRig) -> tuple[TlsSplice, BriefStream, asyncio.Event]:
     """Return a splice that does not read, whose visitor has said a last word and reset the connection. A write has
     found out, and the splice has not been told."""
     stream, gone = BriefStream(), asyncio.Event()
-    doorstep.make_app = lambda: TlsSplice(lambda splice: splice.join(stream), lambda _: gone.set())
-    visitor, splice = await doorstep.pair()
-    doorstep.apps.clear()
+    rig.make_app = lambda: TlsSplice(lambda splice: splice.join(stream), lambda _: gone.set())
+    visitor, splice = await rig.pair()
+    rig.apps.clear()
     splice.stream_data([b"unread"], 6)
     visitor.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     await visitor.send(b"first, ")
-    await doorstep.eventually(lambda: stream.written == b"first, ")
+    await rig.eventually(lambda: stream.written == b"first, ")
     visitor.tls.write(b"last")
     break_off(visitor, splice, visitor.outgoing.read())
     assert not stream.stops
     return splice, stream, gone
 
 
-async def test_room_that_comes_while_a_connection_breaks_is_used(doorstep: Doorstep) -> None:
-    splice, stream, gone = await broken_splice(doorstep)
+async def test_room_that_comes_while_a_connection_breaks_is_used(rig: ListenerRig) -> None:
+    splice, stream, gone = await broken_splice(rig)
     stream.room = 1 << 20
     splice.stream_room()
     await asyncio.wait_for(gone.wait(), 5)
@@ -122,8 +122,8 @@ async def test_room_that_comes_while_a_connection_breaks_is_used(doorstep: Doors
     assert stream.aborted is StreamCode.ABORTED
 
 
-async def test_nothing_is_kept_of_a_broken_connection_whose_words_nobody_wants(doorstep: Doorstep) -> None:
-    splice, stream, gone = await broken_splice(doorstep)
+async def test_nothing_is_kept_of_a_broken_connection_whose_words_nobody_wants(rig: ListenerRig) -> None:
+    splice, stream, gone = await broken_splice(rig)
     splice.stream_lost(StreamCode.ABORTED, None)
     await asyncio.wait_for(gone.wait(), 5)
     assert stream.written == b"first, "
@@ -148,13 +148,13 @@ class KeyUpdates:
         return header + sealed
 
 
-async def test_a_visitor_cannot_fill_memory_by_asking_for_keys(doorstep: Doorstep, tmp_path: Path) -> None:
-    visitor = await doorstep.visitor()
+async def test_a_visitor_cannot_fill_memory_by_asking_for_keys(rig: ListenerRig, tmp_path: Path) -> None:
+    visitor = await rig.visitor()
     visitor.tls.context.keylog_filename = str(tmp_path / "keys")
     await visitor.handshake()
-    await doorstep.eventually(lambda: len(doorstep.apps) == 1)
+    await rig.eventually(lambda: len(rig.apps) == 1)
     assert visitor.tls.cipher()[0] == "TLS_AES_256_GCM_SHA384"
-    app = doorstep.apps[0]
+    app = rig.apps[0]
     updates = KeyUpdates(tmp_path / "keys")
     while not app.blocked:
         app.transport.write(bytes(100_000))
@@ -163,7 +163,7 @@ async def test_a_visitor_cannot_fill_memory_by_asking_for_keys(doorstep: Doorste
     loop = asyncio.get_running_loop()
     few = MAX_UNSOLICITED // 27 // 2
     await loop.sock_sendall(visitor.sock, b"".join(updates.record() for _ in range(few)))
-    await doorstep.eventually(lambda: app.transport.get_write_buffer_size() > before)
+    await rig.eventually(lambda: app.transport.get_write_buffer_size() > before)
     assert app.transport.get_write_buffer_size() <= before + MAX_UNSOLICITED
     assert not app.lost.done()
     await loop.sock_sendall(visitor.sock, b"".join(updates.record() for _ in range(2 * few)))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from tests.edge_server.ingress.conftest import Doorstep
+    from tests.edge_server.ingress.conftest import ListenerRig
 
 NAME = "a.tunnel.localhost"
 TLS13 = ssl.TLSVersion.TLSv1_3
@@ -41,27 +41,27 @@ async def run(*command: str, stdin: bytes = b"") -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
-async def refused_with(doorstep: Doorstep, name: str | None, version: ssl.TLSVersion) -> str:
-    visitor = await doorstep.visitor(version, name)
+async def refused_with(rig: ListenerRig, name: str | None, version: ssl.TLSVersion) -> str:
+    visitor = await rig.visitor(version, name)
     with pytest.raises(ssl.SSLError) as caught:
         await visitor.handshake()
     assert await asyncio.get_running_loop().sock_recv(visitor.sock, 1) == b""  # a FIN, not a RST
     return caught.value.reason or ""
 
 
-async def drained(doorstep: Doorstep, outcome: HandshakeOutcome, count: int = 1) -> None:
-    await doorstep.eventually(lambda: doorstep.front.outcomes[outcome] == count)
-    await doorstep.eventually(lambda: not doorstep.front.pending)
+async def drained(rig: ListenerRig, outcome: HandshakeOutcome, count: int = 1) -> None:
+    await rig.eventually(lambda: rig.listener.outcomes[outcome] == count)
+    await rig.eventually(lambda: not rig.listener.pending)
 
 
-async def test_unknown_and_missing_names_get_their_alerts(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    assert "UNRECOGNIZED_NAME" in await refused_with(doorstep, "b.tunnel.localhost", version)
-    assert "MISSING_EXTENSION" in await refused_with(doorstep, None, version)
-    for sock in doorstep.sockets:
+async def test_unknown_and_missing_names_get_their_alerts(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    assert "UNRECOGNIZED_NAME" in await refused_with(rig, "b.tunnel.localhost", version)
+    assert "MISSING_EXTENSION" in await refused_with(rig, None, version)
+    for sock in rig.sockets:
         sock.close()
-    await drained(doorstep, HandshakeOutcome.REFUSED, 2)
-    assert [hello.server_name for hello in doorstep.hellos] == ["b.tunnel.localhost", None]
-    assert doorstep.hellos[0].alpn == ("h2", "http/1.1")
+    await drained(rig, HandshakeOutcome.REFUSED, 2)
+    assert [hello.server_name for hello in rig.hellos] == ["b.tunnel.localhost", None]
+    assert rig.hellos[0].alpn == ("h2", "http/1.1")
 
 
 @pytest.mark.parametrize(
@@ -74,27 +74,27 @@ async def test_unknown_and_missing_names_get_their_alerts(doorstep: Doorstep, ve
         (["-servername", NAME, "-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], r"alert number 70"),
     ],
 )
-async def test_openssl_understands(doorstep: Doorstep, ca_file: str, arguments: list[str], words: str) -> None:
-    address = f"127.0.0.1:{doorstep.port}"
+async def test_openssl_understands(rig: ListenerRig, ca_file: str, arguments: list[str], words: str) -> None:
+    address = f"127.0.0.1:{rig.port}"
     _, said = await run("openssl", "s_client", "-connect", address, "-CAfile", ca_file, *arguments)
     assert re.search(words, said), said
-    await doorstep.eventually(lambda: not doorstep.front.pending)
+    await rig.eventually(lambda: not rig.listener.pending)
 
 
-async def test_renegotiation_is_refused(doorstep: Doorstep, ca_file: str) -> None:
-    address = f"127.0.0.1:{doorstep.port}"
+async def test_renegotiation_is_refused(rig: ListenerRig, ca_file: str) -> None:
+    address = f"127.0.0.1:{rig.port}"
     command = ("openssl", "s_client", "-connect", address, "-servername", NAME, "-tls1_2", "-CAfile", ca_file)
     _, said = await run(*command, stdin=b"R\n")
     assert "RENEGOTIATING" in said
     assert "no renegotiation" in said
-    await doorstep.apps[0].lost
+    await rig.apps[0].lost
 
 
-async def test_curl_comes_in(doorstep: Doorstep, ca_file: str) -> None:
+async def test_curl_comes_in(rig: ListenerRig, ca_file: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 
     def answering():
-        app = doorstep.app()
+        app = rig.app()
         received = app.data_received
 
         def data_received(data: bytes) -> None:
@@ -105,41 +105,39 @@ async def test_curl_comes_in(doorstep: Doorstep, ca_file: str) -> None:
         app.data_received = data_received
         return app
 
-    doorstep.make_app = answering
-    url = f"https://{NAME}:{doorstep.port}/"
-    status, said = await run(
-        "curl", "-sS", "--cacert", ca_file, "--resolve", f"{NAME}:{doorstep.port}:127.0.0.1", url
-    )
+    rig.make_app = answering
+    url = f"https://{NAME}:{rig.port}/"
+    status, said = await run("curl", "-sS", "--cacert", ca_file, "--resolve", f"{NAME}:{rig.port}:127.0.0.1", url)
     assert (status, said) == (0, "hello")
-    assert doorstep.apps[0].data.startswith(b"GET / HTTP/1.1\r\n")
-    assert await doorstep.apps[0].lost is None
+    assert rig.apps[0].data.startswith(b"GET / HTTP/1.1\r\n")
+    assert await rig.apps[0].lost is None
 
 
 @pytest.mark.parametrize("arguments", [[], ["-d", "x=1"], ["--http2-prior-knowledge", "--http0.9"]])
-async def test_curl_without_tls_is_told_to_use_https(doorstep: Doorstep, arguments: list[str]) -> None:
-    _, said = await run("curl", "-sS", "-i", *arguments, f"http://127.0.0.1:{doorstep.port}/")
+async def test_curl_without_tls_is_told_to_use_https(rig: ListenerRig, arguments: list[str]) -> None:
+    _, said = await run("curl", "-sS", "-i", *arguments, f"http://127.0.0.1:{rig.port}/")
     if not arguments or arguments[0] == "-d":
         head, _, body = said.partition("\r\n\r\n")
         assert head.startswith("HTTP/1.1 400 Bad Request\r\n")
         assert "Connection: close" in head
         assert "https://" in body
         assert body.count("\n") == 1
-    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP)
+    await drained(rig, HandshakeOutcome.PLAIN_HTTP)
 
 
-async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(doorstep: Doorstep, ca_file: str) -> None:
-    resolve = f"{NAME}:{doorstep.port}:127.0.0.1"
-    url = f"http://{NAME}:{doorstep.port}/shelf/?page=2"
+async def test_curl_without_tls_is_sent_to_where_a_tunnel_is(rig: ListenerRig, ca_file: str) -> None:
+    resolve = f"{NAME}:{rig.port}:127.0.0.1"
+    url = f"http://{NAME}:{rig.port}/shelf/?page=2"
     _, said = await run("curl", "-sS", "-i", "-X", "DELETE", "--resolve", resolve, url)
     assert said.splitlines()[:2] == [
         "HTTP/1.1 308 Permanent Redirect",
         f"Location: {url.replace('http', 'https')}",
     ]
-    assert doorstep.front.outcomes == {HandshakeOutcome.REDIRECTED: 1}
+    assert rig.listener.outcomes == {HandshakeOutcome.REDIRECTED: 1}
 
 
-async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -> None:
-    sock = await doorstep.connect()
+async def test_a_large_plain_upload_still_reads_its_answer(rig: ListenerRig) -> None:
+    sock = await rig.connect()
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, b"POST / HTTP/1.1\r\n\r\n" + bytes(MAX_LINGER_BYTES // 2))
     answer = b""
@@ -147,47 +145,47 @@ async def test_a_large_plain_upload_still_reads_its_answer(doorstep: Doorstep) -
         answer += chunk
     assert answer.startswith(b"HTTP/1.1 400 ")
     sock.close()
-    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP)
+    await drained(rig, HandshakeOutcome.PLAIN_HTTP)
 
 
-async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(doorstep: Doorstep) -> None:
+async def test_an_upload_without_tls_is_sent_to_where_the_tunnel_is(rig: ListenerRig) -> None:
     """By a client that looks for the answer when it has sent everything, as http.client does."""
-    sock = await doorstep.connect()
+    sock = await rig.connect()
     loop = asyncio.get_running_loop()
     size = 8 * 1024 * 1024
-    head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}:{doorstep.port}\r\nContent-Length: {size}\r\n\r\n"
+    head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}:{rig.port}\r\nContent-Length: {size}\r\n\r\n"
     await loop.sock_sendall(sock, head.encode() + bytes(size))
     assert (await loop.sock_recv(sock, 4096)).startswith(b"HTTP/1.1 308 ")
     sock.close()
-    await drained(doorstep, HandshakeOutcome.REDIRECTED)
+    await drained(rig, HandshakeOutcome.REDIRECTED)
 
 
-async def test_an_upload_without_tls_has_an_end(doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_without_tls_has_an_end(rig: ListenerRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lingering_close, "MAX_UPLOAD_BYTES", MAX_LINGER_BYTES)
     loop = asyncio.get_running_loop()
     head = f"POST /shelf HTTP/1.1\r\nHost: {NAME}\r\n\r\n".encode()
-    flood = await doorstep.connect()
+    flood = await rig.connect()
     await loop.sock_sendall(flood, head)
     with pytest.raises(ConnectionError):
         await loop.sock_sendall(flood, bytes(100 * MAX_LINGER_BYTES))
     monkeypatch.setattr(lingering_close, "UPLOAD_TIMEOUT", 0.05)
-    lingering = await doorstep.connect()
+    lingering = await rig.connect()
     await loop.sock_sendall(lingering, head)
-    await drained(doorstep, HandshakeOutcome.REDIRECTED, 2)
+    await drained(rig, HandshakeOutcome.REDIRECTED, 2)
 
 
 async def test_a_refused_visitor_is_not_listened_to_for_ever(
-    doorstep: Doorstep, monkeypatch: pytest.MonkeyPatch
+    rig: ListenerRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = asyncio.get_running_loop()
-    flood = await doorstep.connect()
+    flood = await rig.connect()
     await loop.sock_sendall(flood, b"GET / HTTP/1.1\r\n\r\n")
     with pytest.raises(ConnectionError):
         await loop.sock_sendall(flood, bytes(100 * MAX_LINGER_BYTES))
     monkeypatch.setattr(lingering_close, "LINGER_TIMEOUT", 0.05)
-    lingering = await doorstep.connect()
+    lingering = await rig.connect()
     await loop.sock_sendall(lingering, b"GET / HTTP/1.1\r\n\r\n")
-    await drained(doorstep, HandshakeOutcome.PLAIN_HTTP, 2)
+    await drained(rig, HandshakeOutcome.PLAIN_HTTP, 2)
 
 
 @pytest.mark.parametrize(
@@ -200,8 +198,8 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
         (b"\x16\x03\x01", HandshakeOutcome.LEFT),
     ],
 )
-async def test_other_newcomers(doorstep: Doorstep, first: bytes, outcome: HandshakeOutcome) -> None:
-    sock = await doorstep.connect()
+async def test_other_newcomers(rig: ListenerRig, first: bytes, outcome: HandshakeOutcome) -> None:
+    sock = await rig.connect()
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, first)
     if outcome is HandshakeOutcome.BAD_HELLO:
@@ -210,37 +208,37 @@ async def test_other_newcomers(doorstep: Doorstep, first: bytes, outcome: Handsh
         with pytest.raises(ConnectionResetError):
             await loop.sock_recv(sock, 100)
     sock.close()
-    await drained(doorstep, outcome)
-    assert doorstep.hellos == []
+    await drained(rig, outcome)
+    assert rig.hellos == []
 
 
-async def test_a_visitor_that_leaves_in_its_handshake(doorstep: Doorstep) -> None:
-    visitor = await doorstep.visitor()
+async def test_a_visitor_that_leaves_in_its_handshake(rig: ListenerRig) -> None:
+    visitor = await rig.visitor()
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.do_handshake()
     await visitor.flush()
-    await doorstep.eventually(lambda: doorstep.hellos != [])
+    await rig.eventually(lambda: rig.hellos != [])
     visitor.sock.close()
-    await drained(doorstep, HandshakeOutcome.LEFT)
-    assert doorstep.apps == []
+    await drained(rig, HandshakeOutcome.LEFT)
+    assert rig.apps == []
 
 
-async def test_a_handshake_that_fails_is_no_exception(doorstep: Doorstep) -> None:
+async def test_a_handshake_that_fails_is_no_exception(rig: ListenerRig) -> None:
     # The visitor does not trust the certificate and says so with an alert.
-    visitor = await doorstep.visitor()
+    visitor = await rig.visitor()
     context = ssl.create_default_context()
     distrusting = type(visitor)(visitor.sock, context, NAME)
     with pytest.raises(ssl.SSLCertVerificationError):
         await distrusting.handshake()
     await distrusting.flush()
-    await drained(doorstep, HandshakeOutcome.LEFT)
-    assert doorstep.apps == []
+    await drained(rig, HandshakeOutcome.LEFT)
+    assert rig.apps == []
 
 
 @pytest.fixture
-def hurry(doorstep: Doorstep) -> Callable[..., None]:
+def hurry(rig: ListenerRig) -> Callable[..., None]:
     def set_deadlines(**seconds: float) -> None:
-        doorstep.front.deadlines = Deadlines(**seconds)
+        rig.listener.deadlines = Deadlines(**seconds)
 
     return set_deadlines
 
@@ -251,56 +249,56 @@ async def drip(sock: socket.socket, data: bytes) -> None:
         await asyncio.sleep(0.01)  # the pace of the attack
 
 
-async def test_a_request_without_an_end_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
+async def test_a_request_without_an_end_is_cut(rig: ListenerRig, hurry: Callable[..., None]) -> None:
     hurry(hello=0.1)
-    sock = await stay(doorstep, "half a request", "127.0.0.1")
+    sock = await stay(rig, "half a request", "127.0.0.1")
     with pytest.raises(ConnectionResetError):
         await asyncio.get_running_loop().sock_recv(sock, 1)
-    await drained(doorstep, HandshakeOutcome.SLOW)
+    await drained(rig, HandshakeOutcome.SLOW)
 
 
-async def test_a_dripping_hello_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
+async def test_a_dripping_hello_is_cut(rig: ListenerRig, hurry: Callable[..., None]) -> None:
     hurry(hello=0.1)
-    visitor = await doorstep.visitor()
+    visitor = await rig.visitor()
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.do_handshake()
     with pytest.raises(ConnectionError):
         await drip(visitor.sock, visitor.outgoing.read())
-    await drained(doorstep, HandshakeOutcome.SLOW)
-    assert doorstep.hellos == []
+    await drained(rig, HandshakeOutcome.SLOW)
+    assert rig.hellos == []
 
 
-async def test_a_stalled_handshake_is_cut(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
+async def test_a_stalled_handshake_is_cut(rig: ListenerRig, hurry: Callable[..., None]) -> None:
     hurry(handshake=0.1)
-    visitor = await doorstep.visitor()
+    visitor = await rig.visitor()
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.do_handshake()
     await visitor.flush()
     await visitor.fill()  # the server's flight, which is left without an answer
     with pytest.raises(ConnectionResetError):
         await visitor.fill()
-    await drained(doorstep, HandshakeOutcome.SLOW)
+    await drained(rig, HandshakeOutcome.SLOW)
 
 
-async def test_many_drips_do_not_keep_a_newcomer_waiting(doorstep: Doorstep, hurry: Callable[..., None]) -> None:
+async def test_many_drips_do_not_keep_a_newcomer_waiting(rig: ListenerRig, hurry: Callable[..., None]) -> None:
     hurry(hello=0.3)
     loop = asyncio.get_running_loop()
     for _ in range(200):
-        await loop.sock_sendall(await doorstep.connect(), b"\x16")
-    await doorstep.pair()
-    await drained(doorstep, HandshakeOutcome.SLOW, 200)
-    assert doorstep.front.outcomes[HandshakeOutcome.WELCOME] == 1
+        await loop.sock_sendall(await rig.connect(), b"\x16")
+    await rig.pair()
+    await drained(rig, HandshakeOutcome.SLOW, 200)
+    assert rig.listener.outcomes[HandshakeOutcome.WELCOME] == 1
 
 
 STATES = ("silent", "half a hello", "handshake", "refused", "half a request", "redirected", "broken")
 
 
-async def stay(doorstep: Doorstep, state: str, source: str) -> socket.socket:
+async def stay(rig: ListenerRig, state: str, source: str) -> socket.socket:
     """A stranger who takes a place and keeps it for as long as it is let, in one of the states before its bytes
     are anybody's."""
     loop = asyncio.get_running_loop()
-    sock = await doorstep.connect(source)
-    hello = client_hello(doorstep, "b.tunnel.localhost" if state == "refused" else NAME)
+    sock = await rig.connect(source)
+    hello = client_hello(rig, "b.tunnel.localhost" if state == "refused" else NAME)
     said = {
         "silent": b"",
         "half a hello": hello[:100],
@@ -308,7 +306,7 @@ async def stay(doorstep: Doorstep, state: str, source: str) -> socket.socket:
         "redirected": b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % NAME.encode(),
     }
     if state == "broken":
-        visitor = Visitor(sock, ssl.create_default_context(cafile=doorstep.ca_file), NAME)
+        visitor = Visitor(sock, ssl.create_default_context(cafile=rig.ca_file), NAME)
         await visitor.handshake()
         await loop.sock_sendall(sock, b"\x17\x03\x03\x00\x20" + bytes(32))  # no record of this connection's
     else:
@@ -322,9 +320,9 @@ async def read_to_the_end(sock: socket.socket) -> None:
             pass
 
 
-def client_hello(doorstep: Doorstep, name: str) -> bytes:
+def client_hello(rig: ListenerRig, name: str) -> bytes:
     outgoing = ssl.MemoryBIO()
-    context = ssl.create_default_context(cafile=doorstep.ca_file)
+    context = ssl.create_default_context(cafile=rig.ca_file)
     tls = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
@@ -332,117 +330,117 @@ def client_hello(doorstep: Doorstep, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("state", [*STATES, "mixed"])
-async def test_a_flood_from_one_network_keeps_nobody_else_out(doorstep: Doorstep, state: str) -> None:
+async def test_a_flood_from_one_network_keeps_nobody_else_out(rig: ListenerRig, state: str) -> None:
     """From all addresses of a /24, more than there are places, and then one more before each honest visitor: all
     of those are served, and so is one who has been in the middle of a handshake since before."""
-    front = doorstep.front
+    front = rig.listener
     front.pending.limit = 8
-    early = await doorstep.visitor()
+    early = await rig.visitor()
     with contextlib.suppress(ssl.SSLWantReadError):
         early.tls.do_handshake()
     await early.flush()
     await early.fill()
 
     async def flood(number: int) -> None:
-        await stay(doorstep, STATES[number % len(STATES)] if state == "mixed" else state, f"127.9.9.{1 + number}")
+        await stay(rig, STATES[number % len(STATES)] if state == "mixed" else state, f"127.9.9.{1 + number}")
 
     for number in range(24):
         await flood(number)
-    await doorstep.eventually(lambda: front.pending.evictions >= 16)
+    await rig.eventually(lambda: front.pending.evictions >= 16)
     assert front.pending.largest_network()[0] == "127.9.9.0/24"
     for number in range(24, 34):
         await flood(number)
-        visitor, _ = await doorstep.pair()
+        visitor, _ = await rig.pair()
         visitor.sock.close()
     await early.handshake()
     assert front.pending.evictions >= 20
     assert len(front.pending) <= 8
 
 
-async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(doorstep: Doorstep) -> None:
+async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(rig: ListenerRig) -> None:
     """The place that was taken first is given up first, so a handshake has the time in which the flood takes all
     of them once."""
-    doorstep.front.pending.limit = 8
+    rig.listener.pending.limit = 8
     for _ in range(10):
         for _ in range(6):
-            await stay(doorstep, "handshake", "127.0.0.1")
-        visitor, _ = await doorstep.pair()
+            await stay(rig, "handshake", "127.0.0.1")
+        visitor, _ = await rig.pair()
         visitor.sock.close()
-    assert doorstep.front.pending.evictions > 40
+    assert rig.listener.pending.evictions > 40
 
 
-async def test_without_scarcity_nobody_is_sent_away(doorstep: Doorstep) -> None:
+async def test_without_scarcity_nobody_is_sent_away(rig: ListenerRig) -> None:
     for _ in range(40):
-        await stay(doorstep, "handshake", "127.0.0.1")
-    await doorstep.pair()
-    assert doorstep.front.pending.evictions == doorstep.front.outcomes[HandshakeOutcome.CROWDED] == 0
+        await stay(rig, "handshake", "127.0.0.1")
+    await rig.pair()
+    assert rig.listener.pending.evictions == rig.listener.outcomes[HandshakeOutcome.CROWDED] == 0
 
 
-async def test_who_makes_room_is_reset_and_counted(doorstep: Doorstep) -> None:
+async def test_who_makes_room_is_reset_and_counted(rig: ListenerRig) -> None:
     loop = asyncio.get_running_loop()
-    doorstep.front.pending.limit = 2
-    first = await doorstep.connect()
-    await doorstep.eventually(lambda: len(doorstep.front.pending) == 1)
-    others = [await doorstep.connect() for _ in range(2)]
+    rig.listener.pending.limit = 2
+    first = await rig.connect()
+    await rig.eventually(lambda: len(rig.listener.pending) == 1)
+    others = [await rig.connect() for _ in range(2)]
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
-    assert doorstep.front.outcomes == {HandshakeOutcome.CROWDED: 1}
+    assert rig.listener.outcomes == {HandshakeOutcome.CROWDED: 1}
     for other in others:
         other.close()
-    await drained(doorstep, HandshakeOutcome.LEFT, 2)
+    await drained(rig, HandshakeOutcome.LEFT, 2)
 
 
-async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(doorstep: Doorstep) -> None:
+async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(rig: ListenerRig) -> None:
     """Every network holds one place, so none is evicted until its time for a handshake is over."""
     loop = asyncio.get_running_loop()
-    doorstep.front.pending.limit = 2
-    doorstep.front.pending.patience = 0.2
-    first, second = [await doorstep.connect(f"127.0.{number}.1") for number in range(2)]
-    await doorstep.eventually(lambda: len(doorstep.front.pending) == 2)
-    third = await doorstep.connect("127.0.3.1")
+    rig.listener.pending.limit = 2
+    rig.listener.pending.patience = 0.2
+    first, second = [await rig.connect(f"127.0.{number}.1") for number in range(2)]
+    await rig.eventually(lambda: len(rig.listener.pending) == 2)
+    third = await rig.connect("127.0.3.1")
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(third, 1)
     await asyncio.sleep(0.2)  # what is tested is time
-    await doorstep.pair()
+    await rig.pair()
     with pytest.raises(ConnectionResetError):
         await loop.sock_recv(first, 1)
     second.close()
-    await drained(doorstep, HandshakeOutcome.LEFT)
+    await drained(rig, HandshakeOutcome.LEFT)
 
 
-async def test_few_places_are_told_of(doorstep: Doorstep, caplog: pytest.LogCaptureFixture) -> None:
-    doorstep.front.pending.limit = 2
-    doorstep.front._shortage = ShortageLog()
+async def test_few_places_are_told_of(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.listener.pending.limit = 2
+    rig.listener._shortage = ShortageLog()
     for _ in range(20):
-        await stay(doorstep, "silent", "127.9.9.9")
-    await doorstep.eventually(lambda: doorstep.front.pending.evictions == 18)
+        await stay(rig, "silent", "127.9.9.9")
+    await rig.eventually(lambda: rig.listener.pending.evictions == 18)
     (record,) = caplog.records
     assert record.getMessage().startswith("TLS handshake capacity is exhausted")
     assert record.getMessage().endswith("127.9.9.0/24 holds 2 of 2")
 
 
-async def test_who_comes_while_there_are_too_many_is_reset(doorstep: Doorstep) -> None:
-    doorstep.route = lambda _hello, _host: OVERLOADED
-    visitor = await doorstep.visitor()
+async def test_who_comes_while_there_are_too_many_is_reset(rig: ListenerRig) -> None:
+    rig.route = lambda _hello, _host: OVERLOADED
+    visitor = await rig.visitor()
     with pytest.raises(ConnectionResetError):
         await visitor.handshake()
-    assert doorstep.front.outcomes == {HandshakeOutcome.CROWDED: 1}
+    assert rig.listener.outcomes == {HandshakeOutcome.CROWDED: 1}
 
 
-async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(doorstep: Doorstep) -> None:
+async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(rig: ListenerRig) -> None:
     """On loopback the reset that the last words meet is there before their end is sent."""
     for _ in range(20):
-        sock = await doorstep.connect()
-        sock.send(client_hello(doorstep, "b.tunnel.localhost"))
+        sock = await rig.connect()
+        sock.send(client_hello(rig, "b.tunnel.localhost"))
         sock.close()
-    await drained(doorstep, HandshakeOutcome.REFUSED, 20)
+    await drained(rig, HandshakeOutcome.REFUSED, 20)
 
 
-async def test_abort_clears_the_doorstep(doorstep: Doorstep) -> None:
-    socks = [await stay(doorstep, state, "127.0.0.1") for state in STATES]
-    await doorstep.eventually(lambda: len(doorstep.front.pending) == len(STATES))
-    doorstep.front.abort()
-    await doorstep.eventually(lambda: not doorstep.front.pending)
+async def test_abort_clears_the_doorstep(rig: ListenerRig) -> None:
+    socks = [await stay(rig, state, "127.0.0.1") for state in STATES]
+    await rig.eventually(lambda: len(rig.listener.pending) == len(STATES))
+    rig.listener.abort()
+    await rig.eventually(lambda: not rig.listener.pending)
     for sock in socks:
         await read_to_the_end(sock)
 

@@ -13,13 +13,13 @@ import pytest
 from tests.edge_server.ingress.payload import MEGABYTE, digest, noise
 
 if TYPE_CHECKING:
-    from tests.edge_server.ingress.conftest import Doorstep
+    from tests.edge_server.ingress.conftest import ListenerRig
 
 
 async def test_a_fin_while_the_application_is_paused_waits_for_it(
-    doorstep: Doorstep, version: ssl.TLSVersion
+    rig: ListenerRig, version: ssl.TLSVersion
 ) -> None:
-    visitor, app = await doorstep.pair(version)
+    visitor, app = await rig.pair(version)
     app.transport.pause_reading()
     data = noise(MEGABYTE)
     sending = asyncio.create_task(visitor.send(data))
@@ -37,8 +37,8 @@ async def test_a_fin_while_the_application_is_paused_waits_for_it(
     await app.lost
 
 
-async def test_a_paused_application_is_left_alone(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_a_paused_application_is_left_alone(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     data = noise(8 * MEGABYTE)
     app.transport.pause_reading()
     app.transport.pause_reading()
@@ -59,8 +59,8 @@ async def test_a_paused_application_is_left_alone(doorstep: Doorstep, version: s
     assert digest(app.data) == digest(data)
 
 
-async def test_paused_between_two_reads_nothing_is_lost(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_paused_between_two_reads_nothing_is_lost(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     data = noise(2 * MEGABYTE)
     received = app.data_received
 
@@ -76,8 +76,8 @@ async def test_paused_between_two_reads_nothing_is_lost(doorstep: Doorstep) -> N
     assert digest(app.data) == digest(data)
 
 
-async def test_write_eof_while_ciphertext_waits(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_write_eof_while_ciphertext_waits(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     app.transport.pause_reading()
     await visitor.send(noise(100_000))
     app.transport.write_eof()
@@ -88,13 +88,13 @@ async def test_write_eof_while_ciphertext_waits(doorstep: Doorstep, version: ssl
     assert app.data == noise(100_000)
 
 
-async def test_bytes_beside_the_end_of_the_handshake_wait_for_a_paused_application(doorstep: Doorstep) -> None:
-    doorstep.make_app = lambda: doorstep.app(pause=True)
-    visitor = await doorstep.visitor()
+async def test_bytes_beside_the_end_of_the_handshake_wait_for_a_paused_application(rig: ListenerRig) -> None:
+    rig.make_app = lambda: rig.app(pause=True)
+    visitor = await rig.visitor()
     await visitor.handshake(and_send=b"early")
-    await doorstep.eventually(lambda: len(doorstep.apps) == 1)
+    await rig.eventually(lambda: len(rig.apps) == 1)
     await visitor.finish()
-    app = doorstep.apps[0]
+    app = rig.apps[0]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(app.eof.wait(), 0.1)
     assert app.data == b""
@@ -103,8 +103,8 @@ async def test_bytes_beside_the_end_of_the_handshake_wait_for_a_paused_applicati
     assert app.data == b"early"
 
 
-async def test_an_end_beside_data_waits_while_paused(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_an_end_beside_data_waits_while_paused(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     received = app.data_received
 
     def pause(chunk: bytes) -> None:
@@ -116,15 +116,15 @@ async def test_an_end_beside_data_waits_while_paused(doorstep: Doorstep) -> None
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.unwrap()
     await visitor.flush()  # one segment: data and close_notify
-    await doorstep.eventually(lambda: app.data == b"last words")
+    await rig.eventually(lambda: app.data == b"last words")
     await asyncio.sleep(0)
     assert not app.eof.is_set()
     app.transport.resume_reading()
     await asyncio.wait_for(app.eof.wait(), 5)
 
 
-async def test_a_visitor_that_never_reads_blocks_the_writer(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_a_visitor_that_never_reads_blocks_the_writer(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     app.transport.set_write_buffer_limits(high=100_000)
     assert app.transport.get_write_buffer_limits()[1] == 100_000
     written = 0
@@ -155,10 +155,10 @@ class Timed:
         return getattr(self.loop, name)
 
 
-async def test_a_closed_transport_waits_for_a_visitor_who_does_not_read(doorstep: Doorstep) -> None:
+async def test_a_closed_transport_waits_for_a_visitor_who_does_not_read(rig: ListenerRig) -> None:
     """As TCP does: however long that takes."""
-    doorstep.front.loop = loop = Timed(asyncio.get_running_loop())
-    visitor, app = await doorstep.pair()
+    rig.listener.loop = loop = Timed(asyncio.get_running_loop())
+    visitor, app = await rig.pair()
     assert loop.delays
     loop.delays.clear()
     app.transport.write(bytes(20 * MEGABYTE))

@@ -16,18 +16,18 @@ from tests.edge_server.ingress.payload import MEGABYTE, digest, noise
 if TYPE_CHECKING:
     import ssl
 
-    from tests.edge_server.ingress.conftest import Doorstep
+    from tests.edge_server.ingress.conftest import ListenerRig
 
 NAME = "a.tunnel.localhost"
 
 
-async def test_the_application_sees_a_transport(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_the_application_sees_a_transport(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     transport = app.transport
     assert transport.get_extra_info("server_name") == NAME
     assert transport.get_extra_info("peername") == visitor.sock.getsockname()
-    assert transport.get_extra_info("sockname")[1] == doorstep.port
-    assert transport.get_extra_info("sslcontext") is doorstep.context
+    assert transport.get_extra_info("sockname")[1] == rig.port
+    assert transport.get_extra_info("sslcontext") is rig.context
     assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
     assert transport.get_extra_info("socket").fileno() > 0
     assert transport.get_extra_info("nothing", 7) == 7
@@ -35,15 +35,15 @@ async def test_the_application_sees_a_transport(doorstep: Doorstep, version: ssl
     assert transport.is_reading()
     assert not transport.is_closing()
     await visitor.send(b"ping")
-    await doorstep.eventually(lambda: app.data == b"ping")
+    await rig.eventually(lambda: app.data == b"ping")
     transport.writelines([b"po", b"", b"ng"])
     assert await visitor.read() == b"pong"
-    assert not doorstep.front.pending
+    assert not rig.listener.pending
 
 
 @pytest.mark.parametrize("first", ["visitor", "application"])
-async def test_each_direction_ends_alone(doorstep: Doorstep, version: ssl.TLSVersion, first: str) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_each_direction_ends_alone(rig: ListenerRig, version: ssl.TLSVersion, first: str) -> None:
+    visitor, app = await rig.pair(version)
     there, back = noise(20 * MEGABYTE, 1), noise(20 * MEGABYTE, 2)
     if first == "visitor":
         await visitor.send(there)
@@ -69,8 +69,8 @@ async def test_each_direction_ends_alone(doorstep: Doorstep, version: ssl.TLSVer
     assert await app.lost is None
 
 
-async def test_both_directions_at_once(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_both_directions_at_once(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     there, back = noise(20 * MEGABYTE, 3), noise(20 * MEGABYTE, 4)
 
     async def from_visitor() -> None:
@@ -91,8 +91,8 @@ async def test_both_directions_at_once(doorstep: Doorstep, version: ssl.TLSVersi
     assert max(app.reads) <= 256 * 1024  # one read of the socket, one call
 
 
-async def test_one_huge_write_arrives_whole(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_one_huge_write_arrives_whole(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     data = noise(3 * BATCH_SIZE + 17)
     reading = asyncio.create_task(visitor.read_all())
     app.transport.write(memoryview(bytearray(data)))
@@ -101,8 +101,8 @@ async def test_one_huge_write_arrives_whole(doorstep: Doorstep, version: ssl.TLS
     assert await app.lost is None
 
 
-async def test_abort_is_a_reset(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_abort_is_a_reset(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     app.transport.abort()
     with pytest.raises(ConnectionResetError):
         await visitor.read()
@@ -110,34 +110,34 @@ async def test_abort_is_a_reset(doorstep: Doorstep, version: ssl.TLSVersion) -> 
     assert app.calls == ["made", "lost"]
 
 
-async def test_abort_after_write_eof_is_still_a_reset(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_abort_after_write_eof_is_still_a_reset(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     app.transport.write_eof()
     assert await visitor.read() == b""
     app.transport.abort()
     # After a FIN the kernel tells of a RST in this way alone; a FIN alone leaves no error.
-    await doorstep.eventually(lambda: visitor.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
+    await rig.eventually(lambda: visitor.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.EPIPE)
     await app.lost
 
 
-async def test_an_end_for_a_visitor_who_has_left_is_no_fault(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+async def test_an_end_for_a_visitor_who_has_left_is_no_fault(rig: ListenerRig, version: ssl.TLSVersion) -> None:
     """On loopback the reset that our close_notify meets is there before the FIN behind it."""
-    visitor, app = await doorstep.pair(version)
+    visitor, app = await rig.pair(version)
     visitor.sock.close()
     app.transport.write_eof()
-    await doorstep.eventually(lambda: "eof" in app.calls or app.lost.done())
+    await rig.eventually(lambda: "eof" in app.calls or app.lost.done())
 
 
-async def test_a_visitors_reset_is_told(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_a_visitors_reset_is_told(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     visitor.reset()
     assert isinstance(await app.lost, ConnectionError)
     assert app.calls == ["made", "lost"]
 
 
-async def test_a_fin_without_close_notify_stays_a_fin(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
+async def test_a_fin_without_close_notify_stays_a_fin(rig: ListenerRig, version: ssl.TLSVersion) -> None:
     """Most programs end a connection this way; the answer still reaches them."""
-    visitor, app = await doorstep.pair(version)
+    visitor, app = await rig.pair(version)
     await visitor.send(b"a message")
     visitor.sock.shutdown(socket.SHUT_WR)
     await app.eof.wait()
@@ -149,8 +149,8 @@ async def test_a_fin_without_close_notify_stays_a_fin(doorstep: Doorstep, versio
     assert app.calls == ["made", "eof", "lost"]
 
 
-async def test_a_fin_within_a_record_is_never_a_clean_end(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_a_fin_within_a_record_is_never_a_clean_end(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     await visitor.send(b"half a mess")
     visitor.tls.write(b"age")
     await visitor.loop.sock_sendall(visitor.sock, visitor.outgoing.read()[:-1])
@@ -160,8 +160,8 @@ async def test_a_fin_within_a_record_is_never_a_clean_end(doorstep: Doorstep, ve
     assert app.calls == ["made", "lost"]
 
 
-async def test_an_application_that_keeps_nothing_open_closes(doorstep: Doorstep, version: ssl.TLSVersion) -> None:
-    visitor, app = await doorstep.pair(version)
+async def test_an_application_that_keeps_nothing_open_closes(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+    visitor, app = await rig.pair(version)
     app.keep_open = False
     await visitor.finish()
     assert await visitor.read() == b""
@@ -169,8 +169,8 @@ async def test_an_application_that_keeps_nothing_open_closes(doorstep: Doorstep,
     assert app.calls == ["made", "eof", "lost"]
 
 
-async def test_after_its_end_a_transport_is_quiet(doorstep: Doorstep) -> None:
-    visitor, app = await doorstep.pair()
+async def test_after_its_end_a_transport_is_quiet(rig: ListenerRig) -> None:
+    visitor, app = await rig.pair()
     transport = app.transport
     transport.write_eof()
     transport.write_eof()

@@ -16,7 +16,7 @@ MONTH = 31 * 86_400.0
 BEGIN = 1_800_000_000.0
 
 
-class World:
+class SystemClocks:
     """A system's clock, which may be set, and time itself, which may not."""
 
     def __init__(self, wrong: float = 0.0) -> None:
@@ -39,81 +39,85 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    world = World()
-    world.pass_(2 * CONFIRMATION_TIME)
-    return world
+def clocks() -> SystemClocks:
+    clocks = SystemClocks()
+    clocks.pass_(2 * CONFIRMATION_TIME)
+    return clocks
 
 
 @pytest.mark.parametrize("jump", [MONTH, -MONTH, 60.0, -60.0])
-def test_a_jump_of_a_moment_is_not_believed_but_said(world: World, jump: float, caplog: pytest.LogCaptureFixture):
-    world.wrong = jump
-    world.pass_(CONFIRMATION_TIME - 60)
-    assert world.error == 0
-    assert not world.clock.is_settled
-    world.wrong = 0.0
-    world.pass_(CONFIRMATION_TIME)
-    assert world.error == 0
-    assert world.told == []
+def test_a_jump_of_a_moment_is_not_believed_but_said(
+    clocks: SystemClocks, jump: float, caplog: pytest.LogCaptureFixture
+):
+    clocks.wrong = jump
+    clocks.pass_(CONFIRMATION_TIME - 60)
+    assert clocks.error == 0
+    assert not clocks.clock.is_settled
+    clocks.wrong = 0.0
+    clocks.pass_(CONFIRMATION_TIME)
+    assert clocks.error == 0
+    assert clocks.told == []
     assert f"the system's clock jumped by {jump:.0f} s" in caplog.text
     assert "correct again" in caplog.text
 
 
 @pytest.mark.parametrize("jump", [MONTH, -MONTH])
-def test_a_clock_that_goes_on_evenly_is_believed(world: World, jump: float, caplog: pytest.LogCaptureFixture):
-    world.wrong = jump
-    world.pass_(CONFIRMATION_TIME + 60)
-    assert world.error == jump
-    assert world.told == [jump]
+def test_a_clock_that_goes_on_evenly_is_believed(
+    clocks: SystemClocks, jump: float, caplog: pytest.LogCaptureFixture
+):
+    clocks.wrong = jump
+    clocks.pass_(CONFIRMATION_TIME + 60)
+    assert clocks.error == jump
+    assert clocks.told == [jump]
     assert f"was set by {jump:.0f} s" in caplog.text
-    world.wrong = 0.0
-    world.pass_(CONFIRMATION_TIME + 60)
-    assert world.error == 0
-    assert world.told == [jump, -jump]
+    clocks.wrong = 0.0
+    clocks.pass_(CONFIRMATION_TIME + 60)
+    assert clocks.error == 0
+    assert clocks.told == [jump, -jump]
 
 
-def test_small_corrections_are_followed_at_once(world: World):
-    world.wrong = MAX_CORRECTION - 1
-    world.pass_(1)
-    assert world.error == MAX_CORRECTION - 1
-    assert world.told == []
+def test_small_corrections_are_followed_at_once(clocks: SystemClocks):
+    clocks.wrong = MAX_CORRECTION - 1
+    clocks.pass_(1)
+    assert clocks.error == MAX_CORRECTION - 1
+    assert clocks.told == []
 
 
 def test_a_clock_that_is_put_right_soon_after_the_start_is_believed_as_soon():
     """A machine that boots without a battery, and hears of a time server a minute later."""
-    world = World(wrong=-20 * MONTH)
-    world.pass_(60)
-    assert world.error == -20 * MONTH
-    world.wrong = 0.0
-    world.pass_(130)
-    assert world.error == 0
+    clocks = SystemClocks(wrong=-20 * MONTH)
+    clocks.pass_(60)
+    assert clocks.error == -20 * MONTH
+    clocks.wrong = 0.0
+    clocks.pass_(130)
+    assert clocks.error == 0
 
 
 def test_a_clock_that_goes_to_and_fro_is_never_believed_and_fills_no_log(
-    world: World, caplog: pytest.LogCaptureFixture
+    clocks: SystemClocks, caplog: pytest.LogCaptureFixture
 ):
-    began = world.steady
-    while world.steady < began + 3 * CONFIRMATION_TIME:
-        world.wrong = MONTH - world.wrong
-        world.pass_(5, step=0.5)
-    assert world.error == 0
-    assert world.told == []
+    began = clocks.steady
+    while clocks.steady < began + 3 * CONFIRMATION_TIME:
+        clocks.wrong = MONTH - clocks.wrong
+        clocks.pass_(5, step=0.5)
+    assert clocks.error == 0
+    assert clocks.told == []
     assert len(caplog.records) <= 3 * CONFIRMATION_TIME / 60 + 1
 
 
 def test_it_is_settled_a_day_after_the_start_and_after_each_jump():
-    world = World()
-    world.pass_(SETTLING_TIME - 1, step=600)
-    assert not world.clock.is_settled
-    world.pass_(1)
-    assert world.clock.is_settled
-    world.wrong = MONTH
-    world.pass_(1)
-    assert not world.clock.is_settled
-    world.pass_(CONFIRMATION_TIME + 60)
-    assert not world.clock.is_settled
-    world.pass_(SETTLING_TIME, step=600)
-    assert world.clock.is_settled
+    clocks = SystemClocks()
+    clocks.pass_(SETTLING_TIME - 1, step=600)
+    assert not clocks.clock.is_settled
+    clocks.pass_(1)
+    assert clocks.clock.is_settled
+    clocks.wrong = MONTH
+    clocks.pass_(1)
+    assert not clocks.clock.is_settled
+    clocks.pass_(CONFIRMATION_TIME + 60)
+    assert not clocks.clock.is_settled
+    clocks.pass_(SETTLING_TIME, step=600)
+    assert clocks.clock.is_settled
 
 
 def test_the_systems_clocks():

@@ -1,4 +1,4 @@
-"""A manager with the doors that validators come to, and an authority that it asks."""
+"""A certificate manager with the listeners that validators connect to, and an authority that it asks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edge_server.certificates.context_store import ContextStore
 from edge_server.ingress.client_hello import Alert
 from edge_server.ingress.tls_listener import Route, TlsListener
 from edge_server.storage.steady_clock import Clock
-from tests.edge_server.certificates.acme.pebble import Between, Names, Pebble, between, names, pebble
+from tests.edge_server.certificates.acme.pebble import FaultyProxy, Names, Pebble, names, pebble, running_proxy
 from tests.harness.programs import free_port
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Echo(asyncio.Protocol):
 
 
 @dataclass
-class Stand:
+class AcmeRig:
     """The ACME service of a test, and the parts that ask it for certificates."""
 
     service: AcmeService
@@ -91,25 +91,25 @@ class Stand:
         return found.serial_number
 
 
-def route(hello: ClientHello, _: str, stand: Stand) -> Route | Alert:
+def route(hello: ClientHello, _: str, rig: AcmeRig) -> Route | Alert:
     assert hello.server_name is not None
     if hello.alpn == (ALPN_PROTOCOL,):
-        context = stand.service.challenges.tls.get(hello.server_name)
+        context = rig.service.challenges.tls.get(hello.server_name)
         return Alert.UNRECOGNIZED_NAME if context is None else Route(context, asyncio.Protocol)
-    context = stand.certificates.context_for(hello.server_name, h2=False)
+    context = rig.certificates.context_for(hello.server_name, h2=False)
     return Alert.CERTIFICATE_UNOBTAINABLE if context is None else Route(context, Echo)
 
 
 @contextlib.asynccontextmanager
 async def stand_for(
     state_dir: Path,
-    authority: Pebble | Between,
+    authority: Pebble | FaultyProxy,
     *,
     tls_port: int,
     own: tuple[str, ...] = (),
     pace: AcmeTimings = QUICK,
     **more: Any,
-) -> AsyncIterator[Stand]:
+) -> AsyncIterator[AcmeRig]:
     """``more``: of the settings."""
     ca = authority.ca if isinstance(authority, Pebble) else authority.pebble.ca
     settings = AcmeSettings(
@@ -124,13 +124,13 @@ async def stand_for(
         clock=Clock(),
         https_port=tls_port,
     )
-    stand = Stand(service, certificates, tls_port, wanted)
-    front = TlsListener(functools.partial(route, stand=stand))
+    rig = AcmeRig(service, certificates, tls_port, wanted)
+    front = TlsListener(functools.partial(route, rig=rig))
     server = await asyncio.get_running_loop().create_server(front, "127.0.0.1", tls_port)
     try:
         await service.open()
         await service.start()
-        yield stand
+        yield rig
     finally:
         await service.close()
         server.close()
@@ -149,7 +149,7 @@ class Authority:
     """A pebble for the tests of a module, which prove names one after the other at the same ports."""
 
     pebble: Pebble
-    between: Between
+    proxy: FaultyProxy
     tls_port: int
     http_port: int
     roots: Path
@@ -161,9 +161,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory, dns: Names) -> Iterator[
     ports = free_port(), free_port()
     with (
         pebble(directory, dns=dns.dns, tls_port=ports[0], http_port=ports[1]) as found,
-        between(found, directory) as proxy,
+        running_proxy(found, directory) as proxy,
     ):
         yield Authority(found, proxy, *ports, found.roots(directory / "roots.pem"))
 
 
-__all__ = ["DOMAIN", "QUICK", "Authority", "Stand", "replace", "stand_for"]
+__all__ = ["DOMAIN", "QUICK", "AcmeRig", "Authority", "replace", "stand_for"]

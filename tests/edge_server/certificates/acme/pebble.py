@@ -158,7 +158,7 @@ def pebble(
 
 
 @dataclass
-class Between:
+class FaultyProxy:
     """A proxy before a pebble, which answers some requests itself, or changes an answer."""
 
     pebble: Pebble
@@ -187,10 +187,10 @@ class Between:
                               body.encode()))  # fmt: skip
 
 
-class _Passing(BaseHTTPRequestHandler):
-    """Connection to a :class:`Between`."""
+class _ProxyHandler(BaseHTTPRequestHandler):
+    """Connection to a :class:`FaultyProxy`."""
 
-    found: Between
+    found: FaultyProxy
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None: ...
@@ -244,10 +244,10 @@ class _Passing(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def between(authority: Pebble, directory: Path) -> Iterator[Between]:
-    found = Between(authority)
+def running_proxy(authority: Pebble, directory: Path) -> Iterator[FaultyProxy]:
+    found = FaultyProxy(authority)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Passing", (_Passing,), {"found": found}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Passing", (_ProxyHandler,), {"found": found}))
     server.daemon_threads = True
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(directory / "web.pem", directory / "web.key")

@@ -30,15 +30,15 @@ SECRET = b"thirty-two bytes of a shared key"
 
 async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
     """And it is used again after a restart, without a word to the authority."""
-    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
+    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
         with pytest.raises(ssl.SSLError, match=r"(?i)certificate.unobtainable"):
-            await stand.serial("app.example.com", authority.roots)
-        stand.want("app.example.com")
-        standing = await stand.until_held("app.example.com")
+            await rig.serial("app.example.com", authority.roots)
+        rig.want("app.example.com")
+        standing = await rig.until_held("app.example.com")
         assert standing.names == ("app.example.com",)
-        serial = await stand.serial("app.example.com", authority.roots)
-        assert not stand.service.challenges.tls
-    folder = tmp_path / "acme" / folder_name(authority.between.directory)
+        serial = await rig.serial("app.example.com", authority.roots)
+        assert not rig.service.challenges.tls
+    folder = tmp_path / "acme" / folder_name(authority.proxy.directory)
     files = [path for path in folder.glob("**/*") if path.is_file()]
     assert {path.name for path in files} == {"account.key", "account.json", "quota.json", "app.example.com.pem"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
@@ -46,24 +46,24 @@ async def test_by_tls_alpn(authority: Authority, tmp_path: Path):
     pem = (folder / "certificates" / "app.example.com.pem").read_bytes()
     assert pem.startswith(b"-----BEGIN PRIVATE KEY-----")
     assert len(x509.load_pem_x509_certificates(pem)) == 2
-    authority.between.asked.clear()
-    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
-        stand.want("app.example.com")
-        assert await stand.serial("app.example.com", authority.roots) == serial
+    authority.proxy.asked.clear()
+    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
+        rig.want("app.example.com")
+        assert await rig.serial("app.example.com", authority.roots) == serial
         await asyncio.sleep(0)  # a look at what is due
-        standing = await stand.until_held("app.example.com")
+        standing = await rig.until_held("app.example.com")
         assert not standing.is_ordering
-    assert authority.between.asked == []
+    assert authority.proxy.asked == []
 
 
 async def test_orders_that_begin_together_make_one_account(authority: Authority, tmp_path: Path, caplog):
-    authority.between.asked.clear()
-    async with stand_for(tmp_path, authority.between, tls_port=authority.tls_port) as stand:
-        stand.want("one.example.com")
-        stand.want("two.example.com")
-        await stand.until_held("one.example.com")
-        await stand.until_held("two.example.com")
-    assert authority.between.asked.count("POST /sign-me-up") == 1
+    authority.proxy.asked.clear()
+    async with stand_for(tmp_path, authority.proxy, tls_port=authority.tls_port) as rig:
+        rig.want("one.example.com")
+        rig.want("two.example.com")
+        await rig.until_held("one.example.com")
+        await rig.until_held("two.example.com")
+    assert authority.proxy.asked.count("POST /sign-me-up") == 1
     assert "no new certificate" not in caplog.text
 
 
@@ -79,11 +79,11 @@ async def test_whoever_proves_nothing_is_met_with_no_challenge(authority: Author
 
 async def test_by_http(authority: Authority, tmp_path: Path):
     settings: dict[str, Any] = {"challenge": "http-01", "http": ("127.0.0.1", authority.http_port)}
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, **settings) as stand:
-        stand.want("http.example.com")
-        await stand.until_held("http.example.com")
-        assert await stand.serial("http.example.com", authority.roots)
-        assert not stand.service.challenges.http
+    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, **settings) as rig:
+        rig.want("http.example.com")
+        await rig.until_held("http.example.com")
+        assert await rig.serial("http.example.com", authority.roots)
+        assert not rig.service.challenges.http
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +103,10 @@ async def test_a_wildcard_by_signed_updates_of_the_zone(zone: Zone, tmp_path: Pa
         roots = found.roots(tmp_path / "roots.pem")
         settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
         own = (WILDCARD, DOMAIN)
-        async with stand_for(tmp_path / "state", found, tls_port=port, own=own, **settings) as stand:
-            standing = await stand.until_held(WILDCARD)
+        async with stand_for(tmp_path / "state", found, tls_port=port, own=own, **settings) as rig:
+            standing = await rig.until_held(WILDCARD)
             assert standing.names == own
-            assert await stand.serial(f"anything.{DOMAIN}", roots) == await stand.serial(DOMAIN, roots)
+            assert await rig.serial(f"anything.{DOMAIN}", roots) == await rig.serial(DOMAIN, roots)
     assert zone.log == [f"{what} _acme-challenge.{DOMAIN}" for what in ("set", "set", "clear", "clear")]
     assert not any(zone.records.values())
     assert SECRET not in b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
@@ -133,10 +133,10 @@ async def test_a_wildcard_by_signed_updates_of_another_zone(tmp_path: Path):
         )
         settings: dict[str, Any] = {"challenge": "dns-01", "updates": updates, "dns_wait": 0.0}
         own = (WILDCARD, DOMAIN)
-        async with stand_for(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as stand:
-            standing = await stand.until_held(WILDCARD)
+        async with stand_for(tmp_path / "state", found, tls_port=free_port(), own=own, **settings) as rig:
+            standing = await rig.until_held(WILDCARD)
             assert standing.names == own
-            assert await stand.serial(f"anything.{DOMAIN}", found.roots(tmp_path / "roots.pem"))
+            assert await rig.serial(f"anything.{DOMAIN}", found.roots(tmp_path / "roots.pem"))
     assert zone.log == [f"{what} {place}" for what in ("set", "set", "clear", "clear")]
     assert not any(zone.records.values())
 
@@ -161,15 +161,15 @@ async def test_a_wildcard_by_a_command(
     hook = (sys.executable, str(script), str(dns.management), str(log))
     settings: dict[str, Any] = {"challenge": "dns-01", "hook": hook, "dns_wait": 0.0}
     own = (WILDCARD, DOMAIN)
-    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, own=own, **settings) as stand:
-        await stand.until_held(WILDCARD)
-        assert await stand.serial(f"anything.{DOMAIN}", authority.roots)
+    async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port, own=own, **settings) as rig:
+        await rig.until_held(WILDCARD)
+        assert await rig.serial(f"anything.{DOMAIN}", authority.roots)
         # A name that must not share its certificate, as with h2, is proved by itself.
-        stand.wanted.add(f"h2.{DOMAIN}")
-        stand.manager.request(f"h2.{DOMAIN}", "somebody", alone=True)
-        await stand.until_held(f"h2.{DOMAIN}")
-        assert stand.certificates.h2_allowed(f"h2.{DOMAIN}")
-        assert not stand.certificates.h2_allowed(f"other.{DOMAIN}")
+        rig.wanted.add(f"h2.{DOMAIN}")
+        rig.manager.request(f"h2.{DOMAIN}", "somebody", alone=True)
+        await rig.until_held(f"h2.{DOMAIN}")
+        assert rig.certificates.h2_allowed(f"h2.{DOMAIN}")
+        assert not rig.certificates.h2_allowed(f"other.{DOMAIN}")
     calls = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(action, name) for action, name, _ in calls] == [
         (action, f"_acme-challenge.{DOMAIN}") for action in ("set", "set", "clear", "clear")
@@ -187,14 +187,14 @@ async def test_an_account_that_the_operator_has_already(dns: Names, tmp_path: Pa
     port = free_port()
     config: dict[str, Any] = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {"kid-7": key}}
     with pebble(tmp_path / "pebble", dns=dns.dns, tls_port=port, nonce_reject=5, **config) as found:
-        async with stand_for(tmp_path / "without", found, tls_port=port) as stand:
-            stand.want("eab.example.com")
-            standing = await stand.until("eab.example.com", lambda standing: standing.failures > 0)
+        async with stand_for(tmp_path / "without", found, tls_port=port) as rig:
+            rig.want("eab.example.com")
+            standing = await rig.until("eab.example.com", lambda standing: standing.failures > 0)
             assert "--acme-eab" in standing.last_error
         binding = AccountBinding(key_id="kid-7", secret=secret)
-        async with stand_for(tmp_path / "with", found, tls_port=port, binding=binding) as stand:
-            stand.want("eab.example.com")
-            standing = await stand.until_held("eab.example.com")
+        async with stand_for(tmp_path / "with", found, tls_port=port, binding=binding) as rig:
+            rig.want("eab.example.com")
+            standing = await rig.until_held("eab.example.com")
             assert standing.failures == 0
 
 

@@ -88,11 +88,11 @@ def delegated(zone: Zone, updates: DnsUpdates) -> DnsUpdates:
     return replace(updates, zone="acme.example.net")
 
 
-@pytest.mark.parametrize("between", [0, 1, rooms.MAX_ALIASES - 1])
-def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, between: int):
+@pytest.mark.parametrize("proxy", [0, 1, rooms.MAX_ALIASES - 1])
+def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, proxy: int):
     """Over others, within the zone and without."""
-    path = [RECORD, *(f"hop{number}.example.{'org' * (number % 2)}com" for number in range(between))]
-    if between:
+    path = [RECORD, *(f"hop{number}.example.{'org' * (number % 2)}com" for number in range(proxy))]
+    if proxy:
         path[-1] = "hop.acme.example.net"
     path.append("tunnel.acme.example.net")
     for name, target in itertools.pairwise(path):

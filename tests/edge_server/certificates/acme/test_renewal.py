@@ -26,7 +26,7 @@ from edge_server.storage.steady_clock import CONFIRMATION_TIME
 from tests.edge_server.certificates.acme.conftest import DOMAIN
 from tests.edge_server.certificates.acme.fake_certificates import issue
 from tests.edge_server.conftest import Clock
-from tests.edge_server.storage.test_steady_clock import BEGIN, World
+from tests.edge_server.storage.test_steady_clock import BEGIN, SystemClocks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DAY = 86_400.0
 
 
-class Bench:
+class RenewalRig:
     """A manager whose orders a test fulfils itself."""
 
     def __init__(self, state_dir: Path, clock: Clock, own: tuple[str, ...] = ()) -> None:
@@ -79,180 +79,184 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(tmp_path: Path, clock: Clock) -> Bench:
+async def rig(tmp_path: Path, clock: Clock) -> RenewalRig:
     clock.now = 1_800_000_000.0
-    return Bench(tmp_path, clock)
+    return RenewalRig(tmp_path, clock)
 
 
-async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_before(bench: Bench, clock: Clock):
-    assert bench.want("a.example.com")
-    assert bench.due() == ["a.example.com"]
-    bench.fulfil("a.example.com")
+async def test_a_certificate_is_renewed_at_two_thirds_of_its_life_or_a_little_before(
+    rig: RenewalRig, clock: Clock
+):
+    assert rig.want("a.example.com")
+    assert rig.due() == ["a.example.com"]
+    rig.fulfil("a.example.com")
     begin = clock.now
-    standing = bench.manager.status("a.example.com")
+    standing = rig.manager.status("a.example.com")
     assert standing is not None
     assert standing.renew_at == standing.next_try
     assert standing.renew_at is not None
     assert (RENEWAL_POINT - RENEWAL_JITTER) * 90 * DAY <= standing.renew_at - begin <= RENEWAL_POINT * 90 * DAY
-    bench.manager._entries["a.example.com"].advice_at = float("inf")
+    rig.manager._entries["a.example.com"].advice_at = float("inf")
     clock.now = standing.renew_at - 1
-    assert bench.due() == []
+    assert rig.due() == []
     clock.now += 1
-    assert bench.due() == ["a.example.com"]
+    assert rig.due() == ["a.example.com"]
 
 
-async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com")
-    entry = bench.manager._entries["a.example.com"]
-    bench.manager._on_advice(entry, clock.now + 10 * DAY)
+async def test_the_advice_of_the_authority_counts_but_not_to_the_last_day(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com")
+    entry = rig.manager._entries["a.example.com"]
+    rig.manager._on_advice(entry, clock.now + 10 * DAY)
     assert entry.renew_at == clock.now + 10 * DAY
-    bench.manager._on_advice(entry, clock.now + 1000 * DAY)
+    rig.manager._on_advice(entry, clock.now + 1000 * DAY)
     assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
-    bench.manager._on_advice(entry, None)
+    rig.manager._on_advice(entry, None)
     assert entry.renew_at == pytest.approx(clock.now + 90 * DAY * (1 - FORCED_RENEWAL))
 
 
-async def test_waits_after_failures_grow_and_have_a_least_and_a_most(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com")
-    pace = bench.manager._settings.pace
+async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com")
+    pace = rig.manager._settings.pace
     waits = []
     for _ in range(40):
-        bench.fulfil("a.example.com", AcmeError("no"))
-        waits.append(bench.manager._entries["a.example.com"].retry_at - clock.now)
+        rig.fulfil("a.example.com", AcmeError("no"))
+        waits.append(rig.manager._entries["a.example.com"].retry_at - clock.now)
     assert all(pace.min_retry <= wait <= pace.max_retry for wait in waits)
     assert waits[0] <= pace.first_retry
     assert max(waits[-20:]) > 1000
-    bench.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
-    assert bench.manager._entries["a.example.com"].retry_at == clock.now + 3 * DAY
-    assert bench.certificates.covers("a.example.com", h2=True)
+    rig.fulfil("a.example.com", AcmeError("no", retry_after=3 * DAY))
+    assert rig.manager._entries["a.example.com"].retry_at == clock.now + 3 * DAY
+    assert rig.certificates.covers("a.example.com", h2=True)
 
 
-async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
-    bench.store.keep(issue("a.example.com", now=clock.now))
-    bench.fulfil("a.example.com")
-    bench.wanted.clear()
+async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
+    rig.store.keep(issue("a.example.com", now=clock.now))
+    rig.fulfil("a.example.com")
+    rig.wanted.clear()
     clock.now += 80 * DAY
-    assert bench.due() == []
-    assert bench.certificates.covers("a.example.com", h2=False)
+    assert rig.due() == []
+    assert rig.certificates.covers("a.example.com", h2=False)
     clock.now += 11 * DAY
-    assert bench.due() == []
-    assert bench.manager.statuses == []
-    assert not bench.certificates.covers("a.example.com", h2=False)
-    assert list(bench.store.load()) == []
+    assert rig.due() == []
+    assert rig.manager.statuses == []
+    assert not rig.certificates.covers("a.example.com", h2=False)
+    assert list(rig.store.load()) == []
 
 
-async def test_orders_are_counted_by_what_came_of_them(bench: Bench):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com", AcmeError("no"))
-    bench.fulfil("a.example.com", AcmeError("no"))
-    bench.fulfil("a.example.com")
-    bench.fulfil("a.example.com", OrderStoppedError())
-    assert bench.manager.outcomes == {"failed": 2, "obtained": 1}
+async def test_orders_are_counted_by_what_came_of_them(rig: RenewalRig):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com", AcmeError("no"))
+    rig.fulfil("a.example.com", AcmeError("no"))
+    rig.fulfil("a.example.com")
+    rig.fulfil("a.example.com", OrderStoppedError())
+    assert rig.manager.outcomes == {"failed": 2, "obtained": 1}
 
 
-async def test_for_what_nobody_wants_nothing_is_tried_next(bench: Bench):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com")
-    standing = bench.manager.status("a.example.com")
+async def test_for_what_nobody_wants_nothing_is_tried_next(rig: RenewalRig):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com")
+    standing = rig.manager.status("a.example.com")
     assert standing is not None
     assert standing.is_wanted
-    bench.wanted.clear()
-    standing = bench.manager.status("a.example.com")
+    rig.wanted.clear()
+    standing = rig.manager.status("a.example.com")
     assert standing is not None
     assert (standing.is_wanted, standing.next_try) == (False, None)
 
 
-async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(bench: Bench, clock: Clock, caplog):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com")
+async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(rig: RenewalRig, clock: Clock, caplog):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com")
     clock.now += 91 * DAY
-    assert bench.due() == ["a.example.com"]
-    bench.fulfil("a.example.com", AcmeError("no"))
+    assert rig.due() == ["a.example.com"]
+    rig.fulfil("a.example.com", AcmeError("no"))
     assert "The old one has expired" in caplog.text
-    assert bench.certificates.covers("a.example.com", h2=False)
+    assert rig.certificates.covers("a.example.com", h2=False)
 
 
 async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their_own(tmp_path: Path, clock: Clock):
-    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
-    assert bench.want(f"shop.{DOMAIN}")
-    assert bench.manager.status(f"shop.{DOMAIN}") is None
-    assert bench.manager.request(f"shop.{DOMAIN}", "a", alone=True)
-    assert bench.manager.status(f"shop.{DOMAIN}") is not None
+    rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    assert rig.want(f"shop.{DOMAIN}")
+    assert rig.manager.status(f"shop.{DOMAIN}") is None
+    assert rig.manager.request(f"shop.{DOMAIN}", "a", alone=True)
+    assert rig.manager.status(f"shop.{DOMAIN}") is not None
 
 
-async def test_nobody_uses_up_what_an_authority_signs_in_a_week(bench: Bench, clock: Clock, caplog):
+async def test_nobody_uses_up_what_an_authority_signs_in_a_week(rig: RenewalRig, clock: Clock, caplog):
     """Names at random, one after the other: below one registered domain, whatever the names of the edge are."""
     took = {}
     for owner in ("a", "b"):
         count = 0
-        while bench.want(f"{owner}{count}.tunnel.example.com", owner):
+        while rig.want(f"{owner}{count}.tunnel.example.com", owner):
             count += 1
-            assert bench.order_all() == 1
-            bench.wanted.clear()
+            assert rig.order_all() == 1
+            rig.wanted.clear()
             clock.now += 60
         took[owner] = count
-        bench.wanted.clear()
+        rig.wanted.clear()
     assert took == {"a": 40, "b": 8}
     assert "its share of the 50 new names of example.com in a week is used up" in caplog.text
-    assert bench.want("last-but-one.example.com", "c")
-    assert bench.want("last.example.com", "d")
-    assert not bench.want("none.example.com", "e")
+    assert rig.want("last-but-one.example.com", "c")
+    assert rig.want("last.example.com", "d")
+    assert not rig.want("none.example.com", "e")
     assert "the limit of 50 new names of example.com in a week is reached" in caplog.text
-    assert bench.want("a0.tunnel.example.com"), "it was signed for in this week, and counts once"
-    assert bench.want("shop.example.org"), "another registered domain"
-    bench.wanted.clear()
+    assert rig.want("a0.tunnel.example.com"), "it was signed for in this week, and counts once"
+    assert rig.want("shop.example.org"), "another registered domain"
+    rig.wanted.clear()
     clock.now += WEEK
-    assert bench.want("another.example.com")
+    assert rig.want("another.example.com")
 
 
-async def test_names_that_were_given_up_before_they_were_ordered_do_not_count(bench: Bench):
+async def test_names_that_were_given_up_before_they_were_ordered_do_not_count(rig: RenewalRig):
     for number in range(200):
-        assert bench.want(f"r{number}.example.com")
-        bench.wanted.clear()
-        assert bench.due() == []
+        assert rig.want(f"r{number}.example.com")
+        rig.wanted.clear()
+        assert rig.due() == []
 
 
-async def test_new_names_of_all_tokens_leave_orders_to_renewals(bench: Bench, clock: Clock):
+async def test_new_names_of_all_tokens_leave_orders_to_renewals(rig: RenewalRig, clock: Clock):
     for number in range(30):
-        assert bench.want(f"old{number}.example{number}.com", f"r{number}")
-    assert bench.order_all() == 30
-    old = set(bench.wanted)
+        assert rig.want(f"old{number}.example{number}.com", f"r{number}")
+    assert rig.order_all() == 30
+    old = set(rig.wanted)
     clock.now += 80 * DAY
     took = {}
     for owner in ("a", "b", "c"):
         for number in range(MAX_PER_OWNER):
             for other in ("", "2"):
-                bench.want(f"n{number}.{owner}{number}{other}.net", owner + other)
-    renewed = bench.order_all()
-    for order in bench.manager._quota._orders:
+                rig.want(f"n{number}.{owner}{number}{other}.net", owner + other)
+    renewed = rig.order_all()
+    for order in rig.manager._quota._orders:
         took[order.owner] = took.get(order.owner, 0) + 1
     assert sum(count for owner, count in took.items() if owner[0] in "abc") == MAX_NEW_ORDERS
     assert renewed == MAX_NEW_ORDERS + 30
     assert all(took[f"r{number}"] == 1 for number in range(30))
-    assert {name for name in old if bench.manager._entries[name].renew_at < clock.now} == set()
+    assert {name for name in old if rig.manager._entries[name].renew_at < clock.now} == set()
     clock.now += ORDER_PERIOD
-    assert bench.order_all() > 100
+    assert rig.order_all() > 100
 
 
-async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
+async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
     for _ in range(MAX_NEW_ORDERS * SHARE // (SHARE + 1)):
-        bench.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
-    assert bench.due() == []
-    assert bench.manager._start_due() <= POLL_INTERVAL
-    assert bench.want("b.example.com", "b")
-    assert bench.due() == ["b.example.com"]
+        rig.manager._quota.begin("a.example.com", "a", is_new=True, now=clock.now)
+    assert rig.due() == []
+    assert rig.manager._start_due() <= POLL_INTERVAL
+    assert rig.want("b.example.com", "b")
+    assert rig.due() == ["b.example.com"]
 
 
-async def test_what_was_asked_for_is_counted_after_a_restart(bench: Bench, tmp_path: Path, clock: Clock, caplog):
+async def test_what_was_asked_for_is_counted_after_a_restart(
+    rig: RenewalRig, tmp_path: Path, clock: Clock, caplog
+):
     for number in range(40):
-        assert bench.want(f"r{number}.example.com")
-    bench.order_all()
-    bench.manager._quota.save()
-    later = Bench(tmp_path, clock)
+        assert rig.want(f"r{number}.example.com")
+    rig.order_all()
+    rig.manager._quota.save()
+    later = RenewalRig(tmp_path, clock)
     await later.manager.start()
     assert not later.want("one-more.example.com")
     assert later.want("r7.example.com")
@@ -262,14 +266,14 @@ async def test_what_was_asked_for_is_counted_after_a_restart(bench: Bench, tmp_p
     later.manager.leave()
     # Written when the clock was ahead.
     clock.now -= 300 * DAY
-    behind = Bench(tmp_path, clock)
+    behind = RenewalRig(tmp_path, clock)
     await behind.manager.start()
     assert not behind.want("one-more.example.com")
     clock.now += WEEK + 1
     assert behind.want("one-more.example.com")
     behind.manager.leave()
     file.write_bytes(b'{"names": [["x"]], "orders": []}')
-    damaged = Bench(tmp_path, clock)
+    damaged = RenewalRig(tmp_path, clock)
     await damaged.manager.start()
     damaged.manager.leave()
     assert "the count of orders starts at zero" in caplog.text
@@ -291,76 +295,76 @@ def test_what_an_authority_counts_a_name_under(name: str, domain: str):
     assert registered_domain(name) == domain
 
 
-async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
+async def test_a_clock_that_is_a_season_ahead_orders_each_certificate_once(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
     now = clock.now
     clock.now += 100 * DAY
-    assert bench.due() == ["a.example.com"]
-    bench.fulfil("a.example.com", issue("a.example.com", now=now))
-    bench.manager._entries["a.example.com"].advice_at = float("inf")
-    assert bench.due() == []
+    assert rig.due() == ["a.example.com"]
+    rig.fulfil("a.example.com", issue("a.example.com", now=now))
+    rig.manager._entries["a.example.com"].advice_at = float("inf")
+    assert rig.due() == []
     clock.now += MIN_AGE * 90 * DAY
-    assert bench.due() == ["a.example.com"]
+    assert rig.due() == ["a.example.com"]
 
 
 async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice(tmp_path: Path):
     """The system's goes a season ahead and back all the time, or ahead for good."""
-    world = World()
-    world.pass_(2 * CONFIRMATION_TIME)
+    clocks = SystemClocks()
+    clocks.pass_(2 * CONFIRMATION_TIME)
     clock = Clock()
-    bench = Bench(tmp_path, clock)
-    bench.manager._now = world.clock.now
+    rig = RenewalRig(tmp_path, clock)
+    rig.manager._now = clocks.clock.now
     begun: list[float] = []
 
     def begin(entry: Any, *, is_order: bool) -> None:
         entry.advice_at = float("inf")
         if is_order:
-            begun.append(world.steady)
-            real = BEGIN + world.steady - 1000.0
-            bench.manager._on_ordered(entry, issue("a.example.com", now=real))
+            begun.append(clocks.steady)
+            real = BEGIN + clocks.steady - 1000.0
+            rig.manager._on_ordered(entry, issue("a.example.com", now=real))
 
-    bench.manager._begin = begin  # type: ignore[method-assign]
-    bench.want("a.example.com")
+    rig.manager._begin = begin  # type: ignore[method-assign]
+    rig.want("a.example.com")
     for _ in range(200):
-        bench.manager._start_due()
-        world.wrong = 100 * DAY - world.wrong
-        world.pass_(60)
+        rig.manager._start_due()
+        clocks.wrong = 100 * DAY - clocks.wrong
+        clocks.pass_(60)
     assert len(begun) == 1
-    world.clock.add_listener(bench.manager.adjust_clock)
-    world.wrong = 100 * DAY
+    clocks.clock.add_listener(rig.manager.adjust_clock)
+    clocks.wrong = 100 * DAY
     for _ in range(200):
-        bench.manager._start_due()
-        world.pass_(60)
-    assert world.error == 100 * DAY
+        rig.manager._start_due()
+        clocks.pass_(60)
+    assert clocks.error == 100 * DAY
     assert len(begun) == 2
-    world.wrong = 0.0
+    clocks.wrong = 0.0
     for _ in range(200):
-        bench.manager._start_due()
-        world.pass_(60)
+        rig.manager._start_due()
+        clocks.pass_(60)
     assert len(begun) == 2
 
 
-async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(bench: Bench, clock: Clock):
-    bench.want("a.example.com")
-    bench.fulfil("a.example.com", AcmeError("no", retry_after=3600))
+async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(rig: RenewalRig, clock: Clock):
+    rig.want("a.example.com")
+    rig.fulfil("a.example.com", AcmeError("no", retry_after=3600))
     for move in (40 * DAY, -60 * DAY):
         clock.now += move
-        bench.manager.adjust_clock(move)
-        assert bench.due() == []
-        assert bench.manager._entries["a.example.com"].due == clock.now + 3600
+        rig.manager.adjust_clock(move)
+        assert rig.due() == []
+        assert rig.manager._entries["a.example.com"].due == clock.now + 3600
     clock.now += 3600
-    assert bench.due() == ["a.example.com"]
+    assert rig.due() == ["a.example.com"]
 
 
-async def test_a_clock_that_is_not_settled_deletes_no_certificate(bench: Bench, tmp_path: Path, clock: Clock):
-    bench.store.keep(issue("a.example.com", now=clock.now))
+async def test_a_clock_that_is_not_settled_deletes_no_certificate(rig: RenewalRig, tmp_path: Path, clock: Clock):
+    rig.store.keep(issue("a.example.com", now=clock.now))
     clock.now += 1000 * DAY
-    bench.is_settled = False
-    await bench.manager.load()
-    assert bench.due() == []
-    assert bench.certificates.covers("a.example.com", h2=False)
+    rig.is_settled = False
+    await rig.manager.load()
+    assert rig.due() == []
+    assert rig.certificates.covers("a.example.com", h2=False)
     clock.now -= 1000 * DAY
-    later = Bench(tmp_path, clock)
+    later = RenewalRig(tmp_path, clock)
     await later.manager.load()
     assert later.manager.status("a.example.com") is not None
     clock.now += 1000 * DAY
@@ -368,68 +372,68 @@ async def test_a_clock_that_is_not_settled_deletes_no_certificate(bench: Bench, 
     assert list(later.store.load()) == []
 
 
-async def test_one_identity_has_so_many_at_once(bench: Bench):
+async def test_one_identity_has_so_many_at_once(rig: RenewalRig):
     for number in range(MAX_PER_OWNER):
-        assert bench.want(f"n{number}.example{number % 5}.com")
-    assert not bench.want("one-more.example.com")
-    bench.wanted.remove("n0.example0.com")
-    assert bench.want("one-more.example.com")
+        assert rig.want(f"n{number}.example{number % 5}.com")
+    assert not rig.want("one-more.example.com")
+    rig.wanted.remove("n0.example0.com")
+    assert rig.want("one-more.example.com")
 
 
-async def test_a_certificate_counts_for_whom_its_name_is_now(bench: Bench, clock: Clock):
+async def test_a_certificate_counts_for_whom_its_name_is_now(rig: RenewalRig, clock: Clock):
     """Also one that was stored, of which nothing says whose it was."""
-    bench.store.keep(issue("before.example.com", now=clock.now))
-    await bench.manager.load()
-    assert bench.want("before.example.com", owner="b")
+    rig.store.keep(issue("before.example.com", now=clock.now))
+    await rig.manager.load()
+    assert rig.want("before.example.com", owner="b")
     for number in range(MAX_PER_OWNER - 1):
-        assert bench.want(f"n{number}.example{number % 5}.com", owner="b")
-    assert not bench.want("one-more.example.com", owner="b")
+        assert rig.want(f"n{number}.example{number % 5}.com", owner="b")
+    assert not rig.want("one-more.example.com", owner="b")
 
 
-async def test_when_there_are_too_many_those_that_nobody_wants_make_room(bench: Bench):
+async def test_when_there_are_too_many_those_that_nobody_wants_make_room(rig: RenewalRig):
     for number in range(MAX_CERTIFICATES):
-        assert bench.want(f"n.example{number}.com", owner=f"o{number}")
-    assert not bench.want("one-more.example.com", owner="another")
-    bench.fulfil("n.example7.com")
-    bench.wanted.remove("n.example7.com")
-    assert bench.want("one-more.example.com", owner="another")
-    assert bench.manager.status("n.example7.com") is None
-    assert len(bench.manager.statuses) == MAX_CERTIFICATES
+        assert rig.want(f"n.example{number}.com", owner=f"o{number}")
+    assert not rig.want("one-more.example.com", owner="another")
+    rig.fulfil("n.example7.com")
+    rig.wanted.remove("n.example7.com")
+    assert rig.want("one-more.example.com", owner="another")
+    assert rig.manager.status("n.example7.com") is None
+    assert len(rig.manager.statuses) == MAX_CERTIFICATES
 
 
 async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path: Path, clock: Clock, caplog):
     clock.now = 1_800_000_000.0
-    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
-    bench.store.keep(issue("good.example.com", now=clock.now))
-    bench.store.keep(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
-    bench.store.keep(issue("old.example.com", now=clock.now - 100 * DAY))
+    rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    rig.store.keep(issue("good.example.com", now=clock.now))
+    rig.store.keep(issue(f"*.{DOMAIN}", DOMAIN, now=clock.now))
+    rig.store.keep(issue("old.example.com", now=clock.now - 100 * DAY))
     folder = tmp_path / "acme" / folder_name("https://acme.example.net/dir") / "certificates"
     (folder / "cut.example.com.pem").write_bytes((folder / "good.example.com.pem").read_bytes()[:700])
     (folder / "mixed.example.com.pem").write_bytes(
         issue("x.example.com", now=clock.now).key + issue("mixed.example.com", now=clock.now).chain
     )
     (folder / "large.example.com.pem").write_bytes(b"x" * (MAX_FILE + 1))
-    bench.wanted.add("good.example.com")
-    await bench.manager.load()
-    bench.due()
-    assert [standing.names for standing in bench.manager.statuses] == [
+    rig.wanted.add("good.example.com")
+    await rig.manager.load()
+    rig.due()
+    assert [standing.names for standing in rig.manager.statuses] == [
         (f"*.{DOMAIN}", DOMAIN),
         ("good.example.com",),
     ]
-    assert bench.certificates.covers(f"any.{DOMAIN}", h2=False)
+    assert rig.certificates.covers(f"any.{DOMAIN}", h2=False)
     assert caplog.text.count("does not contain a certificate with its key") == 3
     assert not (folder / "old.example.com.pem").exists()
 
 
 async def test_a_stored_certificate_of_another_domain_is_no_reason_not_to_order(tmp_path: Path, clock: Clock):
     clock.now = 1_800_000_000.0
-    bench = Bench(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
-    bench.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
-    bench.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
-    await bench.manager.load()
-    await bench.manager.start()
-    assert bench.due() == [f"*.{DOMAIN}"]
-    bench.manager.leave()
+    rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
+    rig.store.keep(issue("*.before.example.com", "before.example.com", now=clock.now))
+    rig.store.keep(issue(f"*.{DOMAIN}", now=clock.now))  # without the domain itself
+    await rig.manager.load()
+    await rig.manager.start()
+    assert rig.due() == [f"*.{DOMAIN}"]
+    rig.manager.leave()
 
 
 def test_a_certificate_has_to_be_what_was_ordered():
