@@ -241,6 +241,34 @@ async def occupy(
     return {"made": made}
 
 
+def _floods(client: HostileClient, sock: socket.socket, edge: tuple[str, int]) -> dict[str, Callable[[int], None]]:
+    """Return the floods by kind; each function sends the packet with a number."""
+
+    def forged(*frames: bytes) -> None:
+        sock.sendto(forge(client.connection, *frames), edge)
+
+    def eight(number: int) -> bytes:
+        return number.to_bytes(8, "big")
+
+    return {
+        "pings": lambda _: forged(b"\x01"),
+        "challenges": lambda n: forged(*(b"\x1a" + eight(n * 40 + i) for i in range(40))),
+        "new connection IDs": lambda n: forged(new_cid_frame(20 + n, 20 + n)),
+        "limits": lambda n: forged(*(b"\x11\x00" + encode(1 << 20 | n) for _ in range(100))),
+        "blocked": lambda n: forged(*(b"\x14" + encode(n), b"\x15\x00" + encode(n), b"\x16" + encode(n)) * 50),
+        "acknowledgements": lambda n: forged(*[ack_frame(3, *(0, 0) * 1)] * 100),
+        "empty pieces": lambda _: forged(*[stream_frame(0, 0, b"")] * 200),
+        "retired connection IDs": lambda n: forged(b"\x19" + encode(n % 3)),
+        "answers to challenges": lambda n: forged(*(b"\x1b" + eight(n * 40 + i) for i in range(40))),
+        "CRYPTO": lambda n: forged(b"\x06" + encode(n * 900) + encode(900) + bytes(900)),
+        "sparse streams": lambda n: forged(stream_frame(0, 100_000 + 700 * n, b"x")),
+        "credit": lambda _: client.say(Credits([(0, 0, 65_536)] * 200)),
+        "requests": lambda n: client.say(Unbind(1000 + n)),
+        "names": lambda n: client.say(Bind(1000 + n, False, False, b"", name=f"name-{n}")),
+        "leases": lambda n: client.say(Bind(1000 + n, True, False, b""), Unbind(1000 + n)),
+    }
+
+
 async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) -> dict[str, object]:
     """Flood an edge as a client with a valid token. Return the reason for which the edge ended it, if it did."""
     async with HostileClient(config) as client:
@@ -250,30 +278,7 @@ async def insider(config: ClientConfig, kind: str, seconds: float, rate: int) ->
         edge = config.address
         sent = 0
 
-        def forged(*frames: bytes) -> None:
-            sock.sendto(forge(client.connection, *frames), edge)
-
-        def eight(number: int) -> bytes:
-            return number.to_bytes(8, "big")
-
-        floods: dict[str, Callable[[int], None]] = {
-            "pings": lambda _: forged(b"\x01"),
-            "challenges": lambda n: forged(*(b"\x1a" + eight(n * 40 + i) for i in range(40))),
-            "new connection IDs": lambda n: forged(new_cid_frame(20 + n, 20 + n)),
-            "limits": lambda n: forged(*(b"\x11\x00" + encode(1 << 20 | n) for _ in range(100))),
-            "blocked": lambda n: forged(*(b"\x14" + encode(n), b"\x15\x00" + encode(n), b"\x16" + encode(n)) * 50),
-            "acknowledgements": lambda n: forged(*[ack_frame(3, *(0, 0) * 1)] * 100),
-            "empty pieces": lambda _: forged(*[stream_frame(0, 0, b"")] * 200),
-            "retired connection IDs": lambda n: forged(b"\x19" + encode(n % 3)),
-            "answers to challenges": lambda n: forged(*(b"\x1b" + eight(n * 40 + i) for i in range(40))),
-            "CRYPTO": lambda n: forged(b"\x06" + encode(n * 900) + encode(900) + bytes(900)),
-            "sparse streams": lambda n: forged(stream_frame(0, 100_000 + 700 * n, b"x")),
-            "credit": lambda _: client.say(Credits([(0, 0, 65_536)] * 200)),
-            "requests": lambda n: client.say(Unbind(1000 + n)),
-            "names": lambda n: client.say(Bind(1000 + n, False, False, b"", name=f"name-{n}")),
-            "leases": lambda n: client.say(Bind(1000 + n, True, False, b""), Unbind(1000 + n)),
-        }
-        flood = floods[kind]
+        flood = _floods(client, sock, edge)[kind]
         print(json.dumps({"in": True}), flush=True)
         loop = asyncio.get_running_loop()
         began = loop.time()

@@ -139,18 +139,8 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
         if given := sorted(name for name in DEPENDENT_OPTIONS if getattr(options, name) not in (None, "")):
             raise ConfigError(f"{_flag(given[0])} needs --acme EMAIL, which turns ACME on.")
         return None
-    if (
-        not re.fullmatch(r"[^@\s]+@[^@\s]+", options.acme)
-        or len(options.acme) > MAX_EMAIL
-        or not options.acme.isascii()
-    ):
-        raise ConfigError(
-            f"--acme should be an e-mail address such as you@example.com, not {shown(options.acme)}."
-        )
-    if missing := [name for name in _NEEDS if find_spec(name) is None]:
-        raise ConfigError(
-            f"--acme needs packages that are not installed ({', '.join(missing)}): pip install 'quictunnel[edge]'"
-        )
+    _check_email(options.acme)
+    _check_packages()
     directory = _url(options.acme_directory or LETS_ENCRYPT)
     if directory == LETS_ENCRYPT and options.domain.rpartition(".")[2] in PRIVATE_SUFFIXES:
         raise ConfigError(
@@ -159,22 +149,38 @@ def settings_of(options: AcmeOptions) -> AcmeSettings | None:
     updates, hook = _updates(options), _hook(options.acme_dns_hook)
     if updates is not None and hook:
         raise ConfigError("--acme-dns and --acme-dns-hook exclude each other: use one of them.")
-    challenge = options.acme_challenge or (DNS if updates is not None or hook else TLS_ALPN)
-    if challenge == DNS and updates is None and not hook:
-        raise ConfigError("--acme-challenge dns-01 needs --acme-dns (with a key) or --acme-dns-hook.")
-    if challenge == HTTP and options.acme_http is None:
-        raise ConfigError("--acme-challenge http-01 needs --acme-http HOST:PORT, which visitors reach as port 80.")
     return AcmeSettings(
         email=options.acme,
         directory=directory,
         ca=_file(options.acme_ca, "acme_ca"),
-        challenge=challenge,
+        challenge=_challenge(options, can_update_dns=updates is not None or bool(hook)),
         http=options.acme_http,
         updates=updates,
         hook=hook,
         dns_wait=options.acme_dns_wait if options.acme_dns_wait is not None else DNS_WAIT,
         binding=_binding(options),
     )
+
+
+def _check_email(email: str) -> None:
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", email) or len(email) > MAX_EMAIL or not email.isascii():
+        raise ConfigError(f"--acme should be an e-mail address such as you@example.com, not {shown(email)}.")
+
+
+def _check_packages() -> None:
+    if missing := [name for name in _NEEDS if find_spec(name) is None]:
+        raise ConfigError(
+            f"--acme needs packages that are not installed ({', '.join(missing)}): pip install 'quictunnel[edge]'"
+        )
+
+
+def _challenge(options: AcmeOptions, *, can_update_dns: bool) -> str:
+    challenge = options.acme_challenge or (DNS if can_update_dns else TLS_ALPN)
+    if challenge == DNS and not can_update_dns:
+        raise ConfigError("--acme-challenge dns-01 needs --acme-dns (with a key) or --acme-dns-hook.")
+    if challenge == HTTP and options.acme_http is None:
+        raise ConfigError("--acme-challenge http-01 needs --acme-http HOST:PORT, which visitors reach as port 80.")
+    return challenge
 
 
 def read_secret(path: Path, what: str, *, url_safe: bool = False) -> bytes:
