@@ -22,3 +22,15 @@ def engines(request: pytest.FixtureRequest) -> tuple[str, str]:
     """The client's engine and the edge's."""
     pair: tuple[str, str] = request.param
     return pair
+
+
+same_engines = pytest.mark.parametrize(
+    "engines", [pairing for pairing in PAIRINGS if pairing.values[0][0] == pairing.values[0][1]]
+)
+aioquic_clients = pytest.mark.parametrize(
+    "engines", [pairing for pairing in PAIRINGS if pairing.values[0][0] == "aioquic"]
+)
+"""For tests that forge packets with the keys of an aioquic client."""
+each_engine = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[needs_native] if name == "native" else []) for name in ENGINES]
+)

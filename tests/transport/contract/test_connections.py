@@ -12,12 +12,9 @@ from quictunnel.errors import ConfigError
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Data, Received, StreamsAvailable
 from quictunnel.transport.engines import create_engine
 from tests.transport.engine_pair import EDGE, settings_for
-from tests.transport.engine_pairings import ENGINES, needs_native
+from tests.transport.engine_pairings import each_engine
 
 KIB = 1024
-each_engine = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[needs_native] if name == "native" else []) for name in ENGINES]
-)
 
 
 def test_the_first_event_of_an_accepted_connection_is_connected(make_pair):

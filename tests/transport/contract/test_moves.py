@@ -1,60 +1,30 @@
-"""Bad links, addresses that change, and silence, with the native engine on one side or both."""
+"""Clients whose address changes, and edges that are restarted."""
 
 from __future__ import annotations
 
 import pytest
 
-from quictunnel.transport.engine import CloseCause, Closed, Connected
+from quictunnel.transport.engine import CloseCause, Closed
 from quictunnel.transport.engines import create_engine
-from tests.transport.aioquic.test_paths import (
-    FAULTS,
-    Bulk,
-    shape,
-    test_200_streams_while_the_clients_address_changes,
-)
-from tests.transport.aioquic.test_strangers import test_handshakes_under_30_percent_loss
+from tests.transport.contract.test_links import Bulk, shape
 from tests.transport.engine_pair import CLIENT, Pair, settings_for
-from tests.transport.native.test_engine import BOTH
-
-__all__ = [
-    "test_200_streams_while_the_clients_address_changes",
-    "test_handshakes_under_30_percent_loss",
-]
 
 
-@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
-def test_200_streams_busy_both_ways(make_pair, faults):
+def test_200_streams_while_the_clients_address_changes(make_pair):
     pair = make_pair()
-    shape(pair, **faults)
     pair.connect()
-    bulk = Bulk(pair, 40_000 if faults else 100_000)
-    assert pair.run(bulk.done, limit=600)
+    shape(pair, loss=0.001)
+    bulk = Bulk(pair, 40_000)
+    for number in range(20):
+        pair.run(bulk.done, limit=0.3)
+        pair.move_client((f"198.51.100.{number % 3}", 1000 + number))
+        # Behind a NAT it would not know; its link asks when a busy peer falls silent.
+        pair.connection.ping()
+    assert pair.run(bulk.done, limit=300)
     bulk.check()
     assert bulk.longest_pause < 3
-    pair.settle(2)
-    assert pair.connection.stats().streams_open == bulk.edge.stats().streams_open == 0
 
 
-@pytest.mark.parametrize("seconds", [3, 12])
-def test_bytes_move_soon_after_a_black_hole(make_pair, seconds):
-    pair = make_pair()
-    for link in (pair.up, pair.down):
-        link.delay, link.rate = 0.02, 2e6
-    _, edge = pair.connect()
-    stream = edge.open()
-    edge.write(stream, bytes(100_000))
-    pair.settle(0.03)
-    pair.up.down = pair.down.down = True
-    pair.run(limit=seconds)
-    before = len(pair.client.received.get(stream, b""))
-    assert before < 100_000
-    pair.up.down = pair.down.down = False
-    healed = pair.now
-    assert pair.run(lambda: len(pair.client.received.get(stream, b"")) == 100_000, limit=10)
-    assert pair.now - healed < 2
-
-
-@BOTH
 @pytest.mark.parametrize("address", [(CLIENT[0], 50_001), ("198.51.100.99", 50_000)], ids=["port", "host"])
 @pytest.mark.parametrize("tells", [False, True], ids=["unnoticed", "migrate"])
 def test_the_client_comes_from_another_address(make_pair, address, tells):
@@ -85,7 +55,6 @@ def test_the_client_comes_from_another_address(make_pair, address, tells):
     assert longest < 0.5
 
 
-@BOTH
 @pytest.mark.parametrize("prefix", ["", "::ffff:"], ids=["ipv4", "dual-stack"])
 def test_a_public_client_does_not_become_a_neighbour(make_pair, prefix):
     pair = make_pair()
@@ -124,22 +93,6 @@ def test_another_key_cannot_reset(make_pair, paths):
     assert not pair.client.of(Closed)
 
 
-@pytest.mark.parametrize("retry", [True, False])
-def test_a_handshake_that_stops_is_given_up_on_both_sides(make_pair, retry):
-    pair = make_pair(edge={"retry": retry})
-    pair.up.delay = pair.down.delay = 0.01
-    pair.connection = pair.client.engine.connect(("192.0.2.1", 4433), "edge.test", pair.now)
-    assert pair.run(pair.edge.engine.has_connections, limit=1)
-    pair.up.down = True
-    pair.run(limit=4.9)
-    assert pair.edge.engine.has_connections()
-    pair.run(limit=8)
-    assert not pair.edge.events
-    assert not pair.edge.engine.has_connections()
-    assert pair.edge.engine.counters.connections_failed == 1
-    assert len(pair.client.of(Closed)) == (1 if retry or not pair.client.of(Connected) else 0)
-
-
 def test_ten_moves_in_three_seconds(make_pair):
     pair = make_pair()
     for link in (pair.up, pair.down):
@@ -158,6 +111,8 @@ def test_ten_moves_in_three_seconds(make_pair):
     pair.settle(3)
     assert len(pair.edge.received[stream]) == sent
     assert len(pair.client.received[stream]) == 1 + answered
+    if pair.edge.engine.name == "aioquic":
+        assert len(edge.quic._network_paths) <= 8
 
 
 @pytest.mark.parametrize("heard", [1, 4])
