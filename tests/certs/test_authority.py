@@ -47,7 +47,7 @@ def accepts(ca: Path, chain: Path, key: Path, name: str) -> bool:
     return client.version() is not None
 
 
-def test_it_is_made_once_and_reloaded(tmp_path: Path) -> None:
+def test_authority_is_made_once_and_reloaded(tmp_path: Path) -> None:
     home = tmp_path / "deep" / "home"
     first = DevelopmentAuthority.load_or_create(home)
     assert first.certificate == home / "ca.pem"
@@ -82,7 +82,7 @@ def test_a_leaf_signed_after_a_reload_is_trusted_too(tmp_path: Path) -> None:
     assert accepts(ca, chain, key, "a.two.test")
 
 
-def test_a_leaf_for_clients_is_good_whatever_the_clock_says(tmp_path: Path) -> None:
+def test_client_leaf_is_valid_with_any_clock(tmp_path: Path) -> None:
     authority = DevelopmentAuthority.load_or_create(tmp_path)
     chain, _ = authority.issue(["a.test"], as_long_as_the_authority=True)
     leaf = x509.load_pem_x509_certificate(chain)

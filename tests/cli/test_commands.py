@@ -74,7 +74,7 @@ def test_every_option() -> None:
         ("http 80 --inspect-address [::1]:0", {"inspect": True, "inspect_address": "[::1]:0"}),
     ],
 )
-def test_what_a_command_line_asks_of_forward(line: str, arguments: dict[str, object]) -> None:
+def test_command_line_becomes_forward_arguments(line: str, arguments: dict[str, object]) -> None:
     api = FakeApi("ConfigError")
     assert run_with(api, *line.split()) == 2
     assert api.forwarded == [{"port": 80, "unencrypted": False, "h2_enabled": False} | arguments]
@@ -137,7 +137,7 @@ def test_the_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_commands_help_has_examples_and_fits(
+def test_help_of_each_command_has_examples_and_fits(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")

@@ -150,7 +150,7 @@ def test_fish_completes(
 
 
 @pytest.mark.parametrize("line", ["http 80 --edge ", "http 80 ", "http -- ", "run ", "tcp 80 --no-such"])
-def test_nothing_to_complete(
+def test_completion_without_candidates_is_empty(
     line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = f"quictunnel {line}"

@@ -209,7 +209,7 @@ def test_the_demo_as_a_user_runs_it(clean_environ: dict[str, str]) -> None:
 
 
 @needs_edge
-def test_the_demo_stays_up_until_it_is_told(clean_environ: dict[str, str]) -> None:
+def test_demo_runs_until_it_is_stopped(clean_environ: dict[str, str]) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "quictunnel", "demo", "--json"],
         env=clean_environ,

@@ -59,7 +59,7 @@ def test_states_and_others() -> None:
     ]
 
 
-def test_what_a_peer_said_is_one_bounded_line() -> None:
+def test_peer_text_is_one_bounded_line() -> None:
     told = lines(events=(ClientEvent("warning", "\x1b[2J\nboo\u2028" + "x" * 10_000, 0.0),))
     assert len(told) == 3
     message = json.loads(told[1])["message"]
@@ -67,7 +67,7 @@ def test_what_a_peer_said_is_one_bounded_line() -> None:
     assert len(message) == MAX_MESSAGE
 
 
-def test_nothing_when_it_never_opened() -> None:
+def test_tunnel_that_never_opened_reports_nothing() -> None:
     out = io.StringIO()
     JsonReporter(out).closed()
     assert out.getvalue() == ""

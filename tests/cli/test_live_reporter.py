@@ -23,7 +23,7 @@ def drawn(opened: OpenTunnel, snapshot: Snapshot, *events: tuple[str, str], widt
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def test_what_it_shows() -> None:
+def test_display_shows_url_and_counts() -> None:
     busy = Snapshot("connected", 3, 57, 1_234_567, 30_000_000_000, 0.0123, "aioquic")
     opened = OpenTunnel(Tunnel("x7k2.tunnel.localhost", 8443, "edge.example.com", 20001), 22, has_tcp=True)
     assert drawn(opened, busy, ("12:00:01", "connected to the edge")) == [
@@ -63,7 +63,7 @@ def reporter_on(snapshots: list[Snapshot]) -> tuple[LiveReporter, io.StringIO]:
     return LiveReporter(console, lambda: snapshots[-1]), out
 
 
-def test_it_draws_only_when_something_changed() -> None:
+def test_display_is_drawn_only_on_change() -> None:
     snapshots = [QUIET]
     reporter, out = reporter_on(snapshots)
     reporter.opened(OPENED)
@@ -79,7 +79,7 @@ def test_it_draws_only_when_something_changed() -> None:
         reporter.closed()
 
 
-def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
+def test_display_restores_the_cursor_and_keeps_few_events() -> None:
     reporter, out = reporter_on([QUIET])
     reporter.opened(OPENED)
     for number in range(MAX_EVENTS + 5):
@@ -96,7 +96,7 @@ def test_it_gives_the_cursor_back_and_remembers_few_events() -> None:
     assert text.rstrip().endswith("Closed.")
 
 
-def test_nothing_is_drawn_when_it_never_opened() -> None:
+def test_tunnel_that_never_opened_draws_nothing() -> None:
     reporter, out = reporter_on([QUIET])
     reporter.tick()
     reporter.closed()

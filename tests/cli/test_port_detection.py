@@ -35,7 +35,7 @@ from quictunnel.errors import InvalidError
         "python manage.py runserver [::1]:8000",
     ],
 )
-def test_what_a_command_line_says(line: str) -> None:
+def test_port_is_read_from_the_command_line(line: str) -> None:
     assert port_of(line.split(), {}, None) == 8000
     assert port_of(line.split(), {"PORT": "8000"}, None) == 8000
     assert port_of(line.split(), {"PORT": "8000"}, 9000) == 9000, "what the person says counts alone"
@@ -63,7 +63,7 @@ def test_the_variable_alone() -> None:
         "app --bind [::1]",
     ],
 )
-def test_what_it_does_not_say_is_not_made_up(line: str) -> None:
+def test_unstated_port_is_not_guessed(line: str) -> None:
     with pytest.raises(InvalidError, match=r"does not tell its port.*--port 8000"):
         port_of(line.split(), {"PORT": "none"}, None)
 

@@ -61,7 +61,7 @@ def test_version_refuses_an_unknown_engine(clean_environ: dict[str, str]) -> Non
     assert "QUICTUNNEL_ENGINE" in done.stderr
 
 
-def test_nothing_configured(clean_environ: dict[str, str]) -> None:
+def test_run_without_configuration_fails(clean_environ: dict[str, str]) -> None:
     done = call("-m", "quictunnel", "http", "8000", "--json", environ=clean_environ)
     assert (done.returncode, done.stdout) == (2, "")
     first, hint = done.stderr.splitlines()
@@ -115,7 +115,7 @@ def test_exit_statuses(error: str, status: int, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("edge_configured")
-def test_what_was_asked_for_reaches_the_package(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_options_reach_forward(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     api = FakeApi(events=(("failed", "over"),))
     token = tmp_path / "token"
     token.write_text("from-a-file\n")

@@ -109,6 +109,6 @@ def test_the_log(message):
 
 @given(ANY_TEXT)
 @settings(deadline=None)
-def test_what_another_process_says_of_itself(text):
+def test_text_of_another_process_is_plain_lines(text):
     listed = TunnelStatus(text, text, 1, text, text, text, None, 0, 0, 0, 0, 0.0)
     assert are_lines(lines_of_text(None, Report(1, text, text, [listed]), listed))

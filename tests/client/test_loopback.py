@@ -11,7 +11,7 @@ from quictunnel.loopback import is_below_localhost, localhost_resolved
 
 
 @pytest.mark.parametrize("name", ["a.localhost", "x.TUNNEL.LocalHost", "a.localhost.", b"a.localhost"])
-def test_they_are_loopback(name):
+def test_loopback_names_and_addresses(name):
     assert is_below_localhost(name)
     with localhost_resolved():
         found = socket.getaddrinfo(name, 8443, type=socket.SOCK_STREAM)
@@ -33,7 +33,7 @@ async def test_a_loop_asks_the_same():
     assert [entry[4] for entry in found] == [("127.0.0.1", 80)]
 
 
-def test_it_ends_whatever_others_put_there(monkeypatch):
+def test_localhost_patch_ends_despite_other_patches(monkeypatch):
     asked = []
 
     def bottom(host, *arguments, **options):

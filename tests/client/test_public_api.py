@@ -97,7 +97,7 @@ def test_the_list_is_complete():
     assert set(fixtures) <= listed
 
 
-def test_everything_has_a_meaning():
+def test_public_names_have_docstrings():
     """A sentence at least."""
     said = {name: documentation(name) for name in PUBLIC}
     assert {name: words for name, words in said.items() if not re.fullmatch(r".{10,}[.:)`]", words)} == {}
@@ -136,5 +136,5 @@ def test_errors_are_named():
 
 
 @pytest.mark.parametrize("name", BLOCKING)
-def test_what_an_interruption_does_is_said(name):
+def test_blocking_calls_document_interruption(name):
     assert re.search("cancel|interrupt", documentation(name), re.IGNORECASE)

@@ -73,7 +73,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UserMachine:
 # Look-up order
 
 
-def test_nothing_anywhere(machine: UserMachine) -> None:
+def test_missing_configuration_is_an_error(machine: UserMachine) -> None:
     message = machine.refusal()
     for name in ("QUICTUNNEL_EDGE", "QUICTUNNEL_TOKEN", "QUICTUNNEL_CA", "python -m edge_server"):
         assert name in message
@@ -104,7 +104,7 @@ def test_a_token_is_never_sent_to_an_edge_it_was_not_written_down_for(machine: U
     assert "QUICTUNNEL_TOKEN" in message
 
 
-def test_the_config_file_comes_before_a_local_edge(machine: UserMachine) -> None:
+def test_config_file_precedes_local_edge(machine: UserMachine) -> None:
     machine.write(machine.config_file, f'edge = "mine:1"\ntoken = "{TOKEN}"\nca = "../../../ca.pem"\n')
     machine.write_env()
     config = machine.load()
@@ -144,14 +144,14 @@ def test_empty_variables_count_as_unset(machine: UserMachine) -> None:
     assert (config.edge, config.engine) == ("127.0.0.1:4433", "auto")
 
 
-def test_the_command_line_is_said_over_the_environment(machine: UserMachine) -> None:
+def test_command_line_precedes_environment(machine: UserMachine) -> None:
     config = machine.load(edge="cli:1", ca=machine.ca, QUICTUNNEL_EDGE="e:1", QUICTUNNEL_TOKEN=TOKEN)
     assert config == ClientConfig(edge="cli:1", token=Secret(TOKEN), ca=machine.ca)
     with pytest.raises(ConfigError, match=r"^The command line names the edge 'cli:1' but no token"):
         machine.load(edge="cli:1")
 
 
-def test_a_token_file_comes_before_the_environment_and_may_be_readable_by_all(machine: UserMachine) -> None:
+def test_token_file_precedes_environment_and_may_be_public(machine: UserMachine) -> None:
     path = machine.write(machine.home / "secret", f"{TOKEN}\n", 0o444)
     config = load({"QUICTUNNEL_EDGE": "e:1", "QUICTUNNEL_TOKEN": "env"}, token_file=path)
     assert config.token.reveal() == TOKEN
@@ -239,7 +239,7 @@ def test_files_of_windows_editors(machine: UserMachine, mark: bytes, tmp_path: P
     assert machine.load().token.reveal() == TOKEN
 
 
-def test_a_file_that_powershell_wrote_is_told_from_garbage(machine: UserMachine) -> None:
+def test_utf16_file_of_powershell_is_recognised(machine: UserMachine) -> None:
     machine.write(machine.config_file, 'edge = "mine:1"'.encode("utf-16"))
     assert "UTF-16, as PowerShell's > writes it: save it as UTF-8" in machine.refusal()
 
@@ -260,7 +260,7 @@ class TestAUserWithoutAHome:
         assert load(environ).edge == "mine:1"
 
     @pytest.mark.parametrize("variable", ["QUICTUNNEL_CA", "QUICTUNNEL_QLOG"])
-    def test_a_tilde_that_nobody_expanded(self, variable: str) -> None:
+    def test_unexpanded_tilde_is_reported(self, variable: str) -> None:
         environ = {"QUICTUNNEL_EDGE": "mine:1", "QUICTUNNEL_TOKEN": TOKEN, variable: "~/file"}
         with pytest.raises(ConfigError, match=f"{variable} begins with ~"):
             load(environ)
@@ -385,6 +385,6 @@ def test_secrets_compare_by_value() -> None:
 
 
 @pytest.mark.parametrize(("edge", "token"), [("e", "t"), ("e:1", "")])
-def test_a_config_that_exists_is_well_formed(edge: str, token: str) -> None:
+def test_existing_config_has_to_be_well_formed(edge: str, token: str) -> None:
     with pytest.raises(ConfigError):
         ClientConfig(edge=edge, token=Secret(token))

@@ -45,7 +45,7 @@ def places(monkeypatch):
     return of
 
 
-def test_one_network_leaves_room_for_others(places):
+def test_single_network_leaves_room_for_others(places):
     limited = places(900)
     taken = []
     while (place := limited.take(1, "192.0.2.1")) is not None:
@@ -56,7 +56,7 @@ def test_one_network_leaves_room_for_others(places):
     assert None not in others
 
 
-def test_one_tunnel_leaves_room_for_others(places):
+def test_single_tunnel_leaves_room_for_others(places):
     limited = places(900)
     count = 0
     while limited.take(1, f"198.51.{count // 250}.{count % 250}") is not None:
@@ -85,14 +85,14 @@ def test_a_place_that_was_given_back_may_be_taken_again(places):
     assert limited.held == 3
 
 
-def test_nothing_is_kept_of_those_who_have_gone(places):
+def test_visitors_that_left_are_forgotten(places):
     limited = places(100)
     for n in range(50):
         limited.take(n, f"192.0.2.{n}").give_back()
     assert (limited.held, limited._by) == (0, {})
 
 
-def test_without_a_limit_everybody_comes_in(places):
+def test_no_limit_admits_everybody(places):
     unlimited = places(None)
     assert None not in [unlimited.take(1, "192.0.2.1") for _ in range(10_000)]
 
@@ -105,7 +105,7 @@ def test_the_reserve_is_a_part_of_the_limit(limit, reserve):
     assert reserve_of(limit) == reserve
 
 
-def test_what_the_program_itself_has_open_counts():
+def test_descriptors_of_the_program_count():
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     before = free_descriptors()
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
@@ -143,7 +143,7 @@ def silent_system(request, monkeypatch, tmp_path):
     return seconds
 
 
-def test_where_the_system_does_not_say_they_are_listed(silent_system):
+def test_descriptors_are_listed_where_the_system_has_no_count(silent_system):
     opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
     try:
         before = free_descriptors()
@@ -171,7 +171,7 @@ def test_a_listing_is_used_for_a_while_and_every_visitor_counts(silent_system, m
     assert len(listed) == 2
 
 
-def test_where_nothing_says_it_the_lowest_free_number_counts(silent_system, monkeypatch, tmp_path):
+def test_lowest_free_descriptor_is_the_last_resort(silent_system, monkeypatch, tmp_path):
     monkeypatch.setattr(capacity, "LISTINGS", (tmp_path / "nothing",))
     lowest = os.dup(0)
     os.close(lowest)

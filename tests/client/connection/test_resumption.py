@@ -74,7 +74,7 @@ async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kep
     assert not owner.ends
 
 
-async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: ResumableSession, owner: Owner):
+async def test_expired_session_ends_with_its_next_link(kept: ResumableSession, owner: Owner):
     """The next connection went on with the session; its time ran out, and it failed before it was used."""
     connection = owner.connection()
     kept.secret_for(connection)
@@ -86,7 +86,7 @@ async def test_a_session_whose_next_link_is_lost_after_its_time_ends(kept: Resum
     assert kept.session is None
 
 
-async def test_a_session_whose_time_ran_out_is_not_shown_again(kept: ResumableSession, owner: Owner):
+async def test_expired_session_is_not_offered_again(kept: ResumableSession, owner: Owner):
     connection, next_connection = owner.connection(), owner.connection()
     kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)

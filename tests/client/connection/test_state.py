@@ -25,7 +25,7 @@ def test_a_closed_connection_stays_closed():
     )
 
 
-def test_a_change_is_told_once():
+def test_state_change_is_reported_once():
     told: list[tuple[str, str]] = []
     machine = ConnectionStateMachine(lambda *event: told.append(event))
     machine.enter(ConnectionState.CONNECTED, "first")

@@ -9,7 +9,7 @@ from quictunnel.errors import ConfigError
 from quictunnel.wire.messages import MAX_TICKET
 
 
-def test_what_is_written_is_read_by_its_owner_alone(tmp_path):
+def test_ticket_file_is_readable_by_its_owner_only(tmp_path):
     file = TicketFile(tmp_path / "ticket")
     assert file.read() == b""
     for ticket in (b"first", bytes(range(256)), b"x" * MAX_TICKET):
@@ -38,7 +38,7 @@ def test_a_home_directory_may_be_meant(tmp_path, monkeypatch):
     ],
     ids=repr,
 )
-def test_what_is_no_ticket_is_refused_by_name(tmp_path, content):
+def test_malformed_ticket_file_is_named_in_the_error(tmp_path, content):
     path = tmp_path / "ticket"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="ticket file") as raised:

@@ -50,7 +50,7 @@ async def test_a_flood_of_tickets_has_one_writer_and_the_newest_is_kept(tmp_path
     writer.close()
 
 
-async def test_a_write_that_fails_is_said_once_and_tried_again(tmp_path, monkeypatch):
+async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
     monkeypatch.setattr(ticket_writer, "RETRY", 0.02)
     said = []
     file = TicketFile(tmp_path / "nowhere" / "ticket")

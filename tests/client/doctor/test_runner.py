@@ -80,7 +80,7 @@ def environ_of(config: ClientConfig, **more: str) -> dict[str, str]:
 # A whole edge
 
 
-def test_all_is_well_but_for_what_browsers_think_of_a_development_edge(real_edge: ClientConfig) -> None:
+def test_development_edge_passes_with_a_certificate_warning(real_edge: ClientConfig) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         found = {each.check: each for each in examine(port, environ=environ_of(real_edge))}
@@ -130,7 +130,7 @@ def test_the_command_as_a_program_reads_it(
 # The way to it
 
 
-def test_nothing_is_configured(
+def test_missing_configuration_is_a_finding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -157,7 +157,7 @@ def test_a_closed_port(look: Callable[..., dict[str, Finding]]) -> None:
     assert found.message == f"UDP port {port} of 127.0.0.1 is closed: the host says that nobody listens there"
 
 
-def test_a_port_from_which_nothing_comes(
+def test_silent_port_is_a_finding(
     look: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "ROUNDS", (0.05, 0.1))
@@ -170,7 +170,9 @@ def test_a_port_from_which_nothing_comes(
     assert {found[check].verdict for check in EDGE_CHECKS[2:]} == {"skip"}
 
 
-def test_something_else_answers(look: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_of_another_service_is_a_finding(
+    look: Callable[..., dict[str, Finding]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probe, "ROUNDS", (0.2,))
     with socket.socket(type=socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
@@ -210,7 +212,7 @@ def test_packets_that_are_lost_are_asked_again(monkeypatch: pytest.MonkeyPatch) 
     assert "loses packets" in found.remedy
 
 
-def test_one_address_of_two_is_enough(authority: trustme.CA, tmp_path: Path) -> None:
+def test_single_reachable_address_is_enough(authority: trustme.CA, tmp_path: Path) -> None:
     with quic_server(authority.issue_cert("127.0.0.1"), tmp_path) as address:
         port = int(address.rpartition(":")[2])
         config = ClientConfig(edge=f"localhost:{port}", token=Secret("tok"))
@@ -252,7 +254,7 @@ def test_another_name(look: Callable[..., dict[str, Finding]], authority: trustm
     assert "QUICTUNNEL_EDGE" in found["certificate"].remedy
 
 
-def test_it_has_expired(look: Callable[..., dict[str, Finding]], authority: trustme.CA) -> None:
+def test_expired_certificate_is_a_finding(look: Callable[..., dict[str, Finding]], authority: trustme.CA) -> None:
     found = look(authority.issue_cert("127.0.0.1", not_before=days(-9), not_after=days(-2)))
     assert found["certificate"].verdict == "fail"
     assert f"it expired on {days(-2):%Y-%m-%d}" in found["certificate"].message
@@ -260,14 +262,14 @@ def test_it_has_expired(look: Callable[..., dict[str, Finding]], authority: trus
     assert found["clock"].verdict == "warn"
 
 
-def test_it_has_not_begun(look: Callable[..., dict[str, Finding]], authority: trustme.CA) -> None:
+def test_future_certificate_is_a_finding(look: Callable[..., dict[str, Finding]], authority: trustme.CA) -> None:
     found = look(authority.issue_cert("127.0.0.1", not_before=days(2), not_after=days(9)))
     assert found["certificate"].verdict == found["clock"].verdict == "fail"
     assert "before the beginning of the edge's certificate" in found["clock"].message
     assert "timedatectl" in found["clock"].remedy
 
 
-def test_it_ends_soon(
+def test_certificate_near_expiry_is_a_warning(
     look: Callable[..., dict[str, Finding]], authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(edge, "HANDSHAKE_TIMEOUT", 1.0)

@@ -35,7 +35,7 @@ class OverStream:
 
 
 @pytest.mark.parametrize("number", WORDS, ids=errno.errorcode.get)
-def test_each_error_has_words_of_its_own(number):
+def test_dial_errors_have_distinct_messages(number):
     failure = dial_failure(OSError(number, "strange {thing}"))
     assert WORDS[number] in failure.event.format(port=8000)
     assert ("Nobody listens" in failure.event) is (number == errno.ECONNREFUSED)
@@ -103,7 +103,7 @@ async def test_a_visitor_waits_for_a_busy_origin_until_it_takes_it(full_listener
     await dial
 
 
-async def test_whoever_gives_up_leaves_no_socket(full_listener):
+async def test_cancelled_dial_leaves_no_socket(full_listener):
     dial = asyncio.create_task(Origin(full_listener.getsockname()[1]).join(OverStream()))
     await asyncio.wait([dial], timeout=0.1)
     dial.cancel()

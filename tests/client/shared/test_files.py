@@ -98,7 +98,7 @@ class TestReplaceFile:
         assert not (tmp_path / "file").is_symlink()
 
     @pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
-    def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch, step):
+    def test_failure_leaves_only_the_old_file(self, tmp_path, monkeypatch, step):
         path = tmp_path / "file"
         replace_file(path, b"old")
 
@@ -114,7 +114,7 @@ class TestReplaceFile:
         assert names(tmp_path) == ["file"]
 
     @posix
-    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, tmp_path):
+    def test_full_disk_leaves_only_the_old_file(self, tmp_path):
         replace_file(tmp_path / "file", b"old")
         ended = run(
             FULL + "try: files.replace_file(Path(sys.argv[1]), b'x' * 5000)\n"
@@ -142,7 +142,7 @@ class TestReplaceFile:
         replace_file(path, b"newer")
         assert path.read_bytes() == b"newer"
 
-    def test_an_interrupt_leaves_the_old_file_and_nothing_else(self, tmp_path, monkeypatch):
+    def test_interrupt_leaves_only_the_old_file(self, tmp_path, monkeypatch):
         replace_file(tmp_path / "file", b"old")
 
         def interrupt(*_args: object) -> None:
@@ -174,7 +174,7 @@ class TestReplaceFile:
         assert names(tmp_path) == ["file"]
 
     @posix
-    def test_what_must_outlive_a_crash_is_on_the_disk_before_its_name_is(self, tmp_path, monkeypatch):
+    def test_durable_file_is_synced_before_its_rename(self, tmp_path, monkeypatch):
         steps: list[str] = []
         fsync, rename = os.fsync, Path.replace
 
@@ -322,12 +322,12 @@ class TestDirectories:
         assert mode(tmp_path / "new") == 0o700
         make_directory(tmp_path / "new")
 
-    def test_one_of_this_user_alone_is_accepted(self, tmp_path):
+    def test_private_directory_is_accepted(self, tmp_path):
         assert own_directory(tmp_path / "above" / "new") == tmp_path / "above" / "new"
         check_directory(tmp_path / "above" / "new")
 
     @pytest.mark.parametrize("wide", [0o710, 0o701, 0o777])
-    def test_one_that_others_may_use_is_refused(self, tmp_path, wide):
+    def test_shared_directory_is_refused(self, tmp_path, wide):
         (tmp_path / "wide").mkdir()
         (tmp_path / "wide").chmod(wide)
         with pytest.raises(PermissionError, match="not a directory of this user alone"):

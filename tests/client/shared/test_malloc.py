@@ -42,7 +42,7 @@ def test_three_megabytes_again_and_again_are_asked_of_the_kernel_once():
 
 
 @pytest.mark.parametrize("name", USER_VARIABLES)
-def test_who_has_an_opinion_keeps_it(name: str):
+def test_explicit_allocator_settings_are_kept(name: str):
     value = "glibc.malloc.check=0" if name == "GLIBC_TUNABLES" else "131072"
     program = "from quictunnel.shared.malloc import keep_pages; print(keep_pages())"
     assert said(program, **{name: value}) == "False"

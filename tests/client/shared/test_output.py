@@ -28,7 +28,7 @@ from quictunnel.shared.output import MAX_PENDING, SteadyOutput
         ({}, False, False),
     ],
 )
-def test_what_a_terminal_can_show(environ: dict[str, str], has_cursor: bool, has_colour: bool) -> None:
+def test_terminal_capabilities_are_detected(environ: dict[str, str], has_cursor: bool, has_colour: bool) -> None:
     master, slave = pty.openpty()
     with os.fdopen(master), os.fdopen(slave, "w") as terminal:
         assert output.has_cursor(terminal, environ) == has_cursor
@@ -37,7 +37,7 @@ def test_what_a_terminal_can_show(environ: dict[str, str], has_cursor: bool, has
     assert not output.has_colour(io.StringIO(), environ)
 
 
-def test_a_reader_that_has_left_is_told_from_one_that_is_slow() -> None:
+def test_closed_reader_differs_from_slow_reader() -> None:
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stream:
         assert not output.is_unread(stream)
@@ -86,7 +86,7 @@ class TestALineThatCannotBeWritten:
         with stream:
             yield state
 
-    def test_it_is_said_once_and_counted_when_there_is_room_again(self, full):
+    def test_dropped_lines_are_counted_when_writing_resumes(self, full):
         other = io.StringIO()
         steady = SteadyOutput(full.stream, "standard output", other)
         for number in range(3):
@@ -126,7 +126,7 @@ class TestALineThatCannotBeWritten:
             with pytest.raises(BrokenPipeError):
                 print("nobody reads this", file=steady)
 
-    def test_what_has_no_end_of_line_is_bounded(self, full):
+    def test_unterminated_line_is_bounded(self, full):
         steady = SteadyOutput(full.stream, "standard output")
         for _ in range(100):
             steady.write("x" * 10_000)

@@ -83,7 +83,7 @@ def test_without_home_the_user_database_knows(machine, environ: dict[str, str]) 
     assert default_state_dir().is_absolute()
 
 
-def test_nobody_knows_the_home(machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_home_directory_is_an_error(machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine("linux", {})
     monkeypatch.setattr("os.getuid", lambda: 54321)
     with pytest.raises(ConfigError, match="no home directory: set HOME to an absolute path"):

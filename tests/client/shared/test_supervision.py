@@ -44,7 +44,7 @@ async def test_a_task_that_ends_or_is_cancelled_is_no_failure(supervisor, told):
     assert supervisor.failures == 0
 
 
-async def test_a_loop_that_fails_is_begun_again(supervisor, told, monkeypatch):
+async def test_failed_loop_is_restarted(supervisor, told, monkeypatch):
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
     turns = 0
 

@@ -72,7 +72,7 @@ def ask(path: str = "/api/x", *, headers: dict[str, str] | list[tuple[str, str]]
         ({"authorization": f"bearer {TOKEN}"}, 200),
     ],
 )
-def test_who_is_let_in(changed: dict[str, str], status: int) -> None:
+def test_host_origin_and_token_are_checked(changed: dict[str, str], status: int) -> None:
     start, body = ask(headers=GOOD | changed)
     assert start["status"] == status
     assert (body["body"] == b"inside") == (status == 200)
@@ -80,7 +80,7 @@ def test_who_is_let_in(changed: dict[str, str], status: int) -> None:
     assert not [name for name, _ in start["headers"] if name.lower().startswith(b"access-control")]
 
 
-def test_two_of_what_there_may_be_one_of() -> None:
+def test_repeated_headers_are_refused() -> None:
     assert ask(headers=[*GOOD.items(), ("host", "localhost")])[0]["status"] == 421
     assert ask(headers=[*GOOD.items(), ("authorization", f"Bearer {TOKEN}")])[0]["status"] == 401
     assert ask(headers=[("authorization", f"Bearer {TOKEN}")])[0]["status"] == 421

@@ -69,7 +69,7 @@ def open_endpoint(
     background.call(close())
 
 
-def test_it_answers_and_goes_with_the_last_tunnel(
+def test_status_socket_ends_with_the_last_tunnel(
     open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
     assert client.query(room) == client.Found(), "no directory is nothing"
@@ -103,7 +103,7 @@ def test_a_long_list_is_cut_and_counted(open_endpoint: Callable[[int], StatusSer
     assert len(whole) < client.MAX_REPORT
 
 
-def test_many_who_ask_and_say_nothing_hold_nobody_up_for_long(
+def test_silent_readers_do_not_block_others(
     open_endpoint: Callable[[int], StatusServer], room: Path, background: EventLoopThread
 ) -> None:
     opened = open_endpoint(1)
@@ -143,7 +143,7 @@ def test_without_the_key_a_port_says_nothing(room: Path, background: EventLoopTh
         background.loop.call_soon_threadsafe(opened.close)
 
 
-def test_what_dead_processes_left_is_removed(room: Path) -> None:
+def test_sockets_of_dead_processes_are_removed(room: Path) -> None:
     own_directory(room)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -169,7 +169,7 @@ def test_what_dead_processes_left_is_removed(room: Path) -> None:
     ],
     ids=["nothing", "another version", "nonsense", "endless", "silence"],
 )
-def test_one_that_answers_badly_is_named_and_kept(
+def test_malformed_answer_is_reported_and_its_socket_kept(
     answer: bytes | None, words: str, room: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "QUERY_TIMEOUT", 0.3)
@@ -220,7 +220,7 @@ def test_a_directory_that_others_may_write_is_not_trusted(
     assert list(room.iterdir()) == []
 
 
-def test_where_a_socket_cannot_be_the_tunnel_works_all_the_same(
+def test_tunnel_works_without_a_status_socket(
     tmp_path: Path, background: EventLoopThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -231,9 +231,7 @@ def test_where_a_socket_cannot_be_the_tunnel_works_all_the_same(
     assert opened.path is None
 
 
-def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(
-    tmp_path: Path, background: EventLoopThread
-) -> None:
+def test_long_socket_path_falls_back_to_a_port(tmp_path: Path, background: EventLoopThread) -> None:
     room = tmp_path / ("x" * 120)
     opened = StatusServer(room)
     background.call(opened.announce(1, listed))
@@ -250,7 +248,7 @@ def test_where_the_path_of_a_socket_would_be_too_long_it_is_a_port(
     ("started", "name"),
     [("/x/app.py", "app.py"), ("/x/quictunnel/__main__.py", "quictunnel"), ("-c", "python"), ("", "python")],
 )
-def test_what_a_program_is_called(started: str, name: str) -> None:
+def test_program_name_is_reported(started: str, name: str) -> None:
     assert server._program(started) == name
 
 
@@ -333,7 +331,7 @@ def run_status(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("mode", ["plain", "fork"])
-def test_a_program_with_a_tunnel_is_found_while_it_runs_and_forgotten_when_it_was_killed(
+def test_program_is_listed_until_it_is_killed(
     mode: str, tmp_path: Path, program: Callable[[str], tuple[subprocess.Popen[str], list[str]]]
 ) -> None:
     done = run_status(tmp_path)
@@ -362,7 +360,7 @@ def test_a_program_with_a_tunnel_is_found_while_it_runs_and_forgotten_when_it_wa
     assert list((tmp_path / "quictunnel").iterdir()) == []
 
 
-def test_a_program_that_ends_leaves_nothing_and_one_that_wants_not_to_be_seen_is_not(
+def test_ended_and_hidden_programs_are_not_listed(
     tmp_path: Path, program: Callable[..., tuple[subprocess.Popen[str], list[str]]]
 ) -> None:
     process, _ = program("plain")

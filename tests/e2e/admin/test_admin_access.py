@@ -18,7 +18,7 @@ ALL = [(op.method, PREFIX + op.path.replace("{id}", "x")) for op in OPERATIONS]
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_nothing_without_the_token(operator: AdminClient, method: str, path: str):
+def test_requests_without_the_token_are_refused(operator: AdminClient, method: str, path: str):
     with httpx.Client(base_url=operator.url, trust_env=False) as http_:
         assert http_.request(method, path).status_code == 401
         assert http_.request(method, path, params={"token": operator.token}).status_code == 401
@@ -26,12 +26,12 @@ def test_nothing_without_the_token(operator: AdminClient, method: str, path: str
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/none", "/page.js/", "//"])
-def test_what_is_not_said_to_be_open_is_not(operator: AdminClient, path: str):
+def test_unlisted_paths_need_the_token(operator: AdminClient, path: str):
     assert httpx.get(operator.url.removesuffix("/") + path, trust_env=False).status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), ALL)
-def test_nothing_for_other_origins_and_names(operator: AdminClient, method: str, path: str):
+def test_other_origins_and_host_names_are_refused(operator: AdminClient, method: str, path: str):
     """Not even with the token: a page of another site, or of this address by another name."""
     port = httpx.URL(operator.url).port
     for headers, status in (
@@ -82,7 +82,7 @@ def test_every_answer_is_hardened(operator: AdminClient):
         assert "server" not in headers
 
 
-def test_wrong_tokens_are_counted_and_lock_out_nobody_else(rig: AdminTunnel):
+def test_wrong_tokens_lock_out_only_their_address(rig: AdminTunnel):
     admin = rig.edge.server.admin
     with AdminClient(admin.url, "guess") as stranger, AdminClient(admin.url, admin.token) as owner:
         found = [stranger.ask("/edge").status_code for _ in range(8)]
@@ -122,7 +122,7 @@ def test_so_many_connections_may_be_open(rig: AdminTunnel, operator: AdminClient
         assert operator.ask("/edge").status_code == 200
 
 
-def test_who_asks_for_nothing_more_is_let_go(rig: AdminTunnel, monkeypatch: pytest.MonkeyPatch):
+def test_idle_keep_alive_connection_is_closed(rig: AdminTunnel, monkeypatch: pytest.MonkeyPatch):
     config = rig.edge.server.admin._http._config
     assert config.timeout_keep_alive == http_server.KEEP_ALIVE
     monkeypatch.setattr(config, "timeout_keep_alive", 0.1)
@@ -131,7 +131,7 @@ def test_who_asks_for_nothing_more_is_let_go(rig: AdminTunnel, monkeypatch: pyte
         assert all_of(sock).startswith(b"HTTP/1.1 200 ")
 
 
-def test_who_says_nothing_is_sent_away(operator: AdminClient, monkeypatch: pytest.MonkeyPatch):
+def test_silent_connection_is_closed(operator: AdminClient, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(http_server, "CHECK_INTERVAL", 0.2)
     with raw(operator) as silent, raw(operator) as slow:
         slow.sendall(request(operator, "GET", f"{PREFIX}/edge")[:-2])

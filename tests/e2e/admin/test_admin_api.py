@@ -39,7 +39,7 @@ def test_the_description_is_one():
     openapi_spec_validator.validate(DOCUMENT)
 
 
-def test_it_describes_all_there_is_and_nothing_else(rig: AdminTunnel):
+def test_openapi_document_matches_the_routes(rig: AdminTunnel):
     admin = rig.edge.server.admin
     served = set()
     for route in admin._app.routes:
@@ -152,7 +152,7 @@ def test_bytes_of_those_who_left_are_kept(rig: AdminTunnel, operator: AdminClien
     assert address["bytes"] >= 2
 
 
-def test_lists_come_in_parts(rig: AdminTunnel, operator: AdminClient):
+def test_lists_are_paginated(rig: AdminTunnel, operator: AdminClient):
     for _ in range(5):
         rig.pair("tcp")
     whole = operator.get("/visitors")
@@ -225,7 +225,9 @@ def test_so_many_may_follow(rig: AdminTunnel, operator: AdminClient):
         assert again.status_code == 200
 
 
-def test_who_reads_slowly_skips(rig: AdminTunnel, operator: AdminClient, monkeypatch: pytest.MonkeyPatch):
+def test_slow_event_reader_skips_snapshots(
+    rig: AdminTunnel, operator: AdminClient, monkeypatch: pytest.MonkeyPatch
+):
     """Nothing piles up for a reader that takes nothing; a connection that takes nothing for long is ended."""
     made = []
     feed = rig.edge.server.admin._app._events
@@ -289,7 +291,7 @@ def test_a_tunnel_is_closed():
         assert rig.operator.do(f"/tunnels/{tunnel['name']}/close").status_code == 404
 
 
-def test_a_session_is_ended_and_does_not_come_back_by_itself():
+def test_ended_session_does_not_return_by_itself():
     with AdminTunnel() as rig:
         visitor, _ = rig.pair("tls")
         (session,) = rig.operator.get("/sessions")["items"]

@@ -96,7 +96,7 @@ def cells(page: Page, table: str) -> list[list[str]]:
     return [row.locator("td").all_inner_texts() for row in page.locator(f"#{table} tbody tr").all()]
 
 
-def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
+def test_page_shows_the_load(browser: Browser, engines, monkeypatch: pytest.MonkeyPatch):
     """Seven visitors, so many bytes each way, in every part of it; and the browser has nothing to complain of."""
     monkeypatch.setattr(history, "SAMPLE_INTERVAL", 0.5)
     with Stage(browser) as rig:
@@ -151,7 +151,7 @@ def test_it_shows_a_load_as_it_is(browser: Browser, engines, monkeypatch: pytest
         assert rig.complaints == []
 
 
-def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch):
+def test_hostile_text_is_escaped(shared: Stage, monkeypatch: pytest.MonkeyPatch):
     """HTML in what a client calls itself and in a line of the log."""
     monkeypatch.setattr(edge_connection, "SOFTWARE", HOSTILE)
     logging.getLogger("edge_server.test").warning("%s", HOSTILE)
@@ -170,7 +170,7 @@ def test_what_is_hostile_is_text(shared: Stage, monkeypatch: pytest.MonkeyPatch)
     assert page.evaluate(careless, HOSTILE) == "TypeError"
 
 
-def test_without_the_token_there_is_a_form_and_nothing_else(shared: Stage):
+def test_page_without_the_token_is_only_a_form(shared: Stage):
     asked = []
     page = shared.page()
     page.on("request", lambda request: asked.append(request.url.removeprefix(shared.url)))
@@ -380,7 +380,7 @@ def test_a_tunnel_and_a_session_are_ended_and_the_edge_is_drained(rig: Stage):
     assert rig.complaints == []
 
 
-def test_an_edge_that_is_away_is_said_and_found_again(rig: Stage):
+def test_page_reports_a_lost_edge_and_reconnects(rig: Stage):
     page = rig.opened()
     feed = rig.edge.server.admin._app._events
     loop = rig.edge._background.loop
@@ -392,7 +392,7 @@ def test_an_edge_that_is_away_is_said_and_found_again(rig: Stage):
     expect(page.locator("#state")).to_have_text("live", timeout=PATIENCE)
 
 
-def test_it_fits_and_can_be_read(shared: Stage):
+def test_page_fits_screens_and_has_contrast(shared: Stage):
     """On a phone and on a screen, by day and by night: nothing beside the page, and text against its ground."""
     shared.pair("tls")
     logging.getLogger("edge_server.test").error("something to show")

@@ -36,7 +36,7 @@ def command(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return python("-m", "edge_server", "admin", *words, "--state-dir", str(state))
 
 
-def test_it_lives_and_ends_with_its_edge(tmp_path: Path):
+def test_admin_server_ends_with_its_edge(tmp_path: Path):
     """A token of its own that is nowhere but in its file, a link to it, and the drain."""
     state = tmp_path / "state"
     edge = start_edge(state, "--admin", "0", "--log-level", "debug")
@@ -99,7 +99,7 @@ def test_a_successor_has_the_address(tmp_path: Path):
     assert not (state / "admin.url").exists()
 
 
-def test_an_address_that_is_taken_is_said(tmp_path: Path):
+def test_address_in_use_is_reported(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = edge_that_fails(tmp_path, f"127.0.0.1:{port}")
@@ -108,7 +108,7 @@ def test_an_address_that_is_taken_is_said(tmp_path: Path):
     assert not (tmp_path / "admin.url").exists()
 
 
-def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path):
+def test_missing_extra_names_the_package(tmp_path: Path):
     for missing in ("starlette", "uvicorn", "prometheus_client"):
         ended = edge_that_fails(tmp_path, "0", f"import sys; sys.modules[{missing!r}] = None\n")
         assert ended.returncode == 2
@@ -121,7 +121,7 @@ def edge_that_fails(state: Path, admin: str, first: str = "") -> subprocess.Comp
     return python("-c", program, *options)
 
 
-def test_an_open_door_is_said(tmp_path: Path):
+def test_public_admin_address_is_reported(tmp_path: Path):
     edge = start_edge(tmp_path / "state", "--admin", "0.0.0.0:0", "--admin-names", "edge,admin.example.com")
     with page_of(tmp_path / "state") as operator:
         assert operator.url.startswith("http://127.0.0.1:")

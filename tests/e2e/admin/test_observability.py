@@ -228,7 +228,7 @@ def test_the_client_was_killed(watched: Watched):
         assert 40 <= line["seconds"] <= 60
 
 
-def test_each_visit_has_a_number_of_its_own(watched: Watched):
+def test_visitors_have_distinct_numbers(watched: Watched):
     for _ in range(3):
         visitor, _, port = watched.pair("tcp")
         reset(visitor)
@@ -237,7 +237,7 @@ def test_each_visit_has_a_number_of_its_own(watched: Watched):
     assert len(numbers) == len(set(numbers)) >= 3
 
 
-def test_what_a_client_calls_itself_breaks_no_line(watched: Watched):
+def test_client_name_breaks_no_log_line(watched: Watched):
     """Everything in the log is an object with the four fields, whatever peers have said so far."""
     for line in watched.lines():
         assert {"time", "level", "logger", "message"} <= set(line)

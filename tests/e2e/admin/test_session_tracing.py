@@ -82,7 +82,7 @@ def moved(found: list[dict[str, Any]]) -> int:
     return size // SIZE
 
 
-def test_one_of_two_clients_of_an_edge_that_runs(tmp_path, engines):
+def test_trace_covers_only_the_chosen_client(tmp_path, engines):
     """The trace covers that client alone, from the request to its end, and only the owner can read it."""
     log = tmp_path / "edge.log"
     with contextlib.ExitStack() as stack:
@@ -237,7 +237,7 @@ async def test_another_link_has_another_file(rig: Stage):
             assert (names(found)[-1] == "connectivity:connection_closed") == (client is not third)
 
 
-def test_where_no_file_can_be_that_is_said(rig: Stage, caplog: pytest.LogCaptureFixture):
+def test_unwritable_trace_file_is_reported(rig: Stage, caplog: pytest.LogCaptureFixture):
     in_the_way = rig.edge.server.config.state_dir / "qlog"
     in_the_way.write_text("")
     (session,) = rig.operator.get("/sessions")["items"]

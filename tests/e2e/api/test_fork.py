@@ -84,7 +84,7 @@ def forwarder(edge, origin):
 
 
 @pytest.mark.parametrize("way", ["fork", "multiprocessing"])
-def test_a_reset_is_heard_while_a_forked_child_lives(forwarder, origin, way):
+def test_reset_arrives_while_a_forked_child_lives(forwarder, origin, way):
     address = tuple(json.loads(first_line(forwarder)))
 
     def pair() -> tuple[TcpEnd, TcpEnd]:
@@ -109,7 +109,7 @@ def test_a_reset_is_heard_while_a_forked_child_lives(forwarder, origin, way):
             assert there.receive() == b"the parent's go on"
 
 
-def test_a_forked_child_listens_for_nobody(engines):
+def test_forked_child_keeps_no_listener(engines):
     """A connection after the parent's end would wait for an answer that never comes."""
     made = subprocess.run(
         [sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=60, check=False

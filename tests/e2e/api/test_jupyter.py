@@ -112,7 +112,7 @@ def test_a_link_that_stays_until_it_is_stopped(edge, environ, notebook, origin):
     assert not client.is_closed
 
 
-def test_one_whose_client_is_over_is_opened_again(edge, environ, notebook, origin):
+def test_tunnel_of_a_closed_client_is_reopened(edge, environ, notebook, origin):
     notebook.run("%load_ext quictunnel")
     first = notebook.link(f"%quictunnel {origin.port}")
     Client.from_env().close()
@@ -137,7 +137,7 @@ def test_one_whose_client_is_over_is_opened_again(edge, environ, notebook, origi
         ("--stop 8000", "No tunnel is open for port 8000"),
     ],
 )
-def test_what_is_wrong_is_one_line(environ, notebook, line, said):
+def test_error_is_one_line(environ, notebook, line, said):
     notebook.run("%load_ext quictunnel")
     wrong = notebook.refusal(f"%quictunnel {line}")
     assert wrong.startswith("UsageError: ")
@@ -152,7 +152,7 @@ def test_no_edge_is_one_line_with_the_remedy(notebook, monkeypatch, tmp_path):
     assert "python -m edge_server" in notebook.refusal("%quictunnel 8000")
 
 
-def test_what_is_on_a_page_is_escaped():
+def test_html_is_escaped():
     from quictunnel.integrations.jupyter import TunnelDisplay
     from quictunnel.tunnel import Tunnel
 

@@ -92,7 +92,7 @@ class TestArguments:
 
 
 class TestTunnel:
-    def test_its_addresses(self, client):
+    def test_tunnel_addresses(self, client):
         with quictunnel.forward(free_port(), client=client, unencrypted=True) as tunnel:
             assert isinstance(tunnel, quictunnel.Tunnel)
             assert tunnel.host.endswith(".tunnel.localhost")

@@ -39,7 +39,7 @@ def answer(listener, size):
 
 
 class TestStats:
-    def test_what_passes_is_counted_for_its_tunnel_and_stays(self, edge, client):
+    def test_bytes_are_counted_by_tunnel_and_kept(self, edge, client):
         with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
             before = time.time()
             with (
@@ -87,7 +87,7 @@ class TestStats:
                 assert tunnel.stats.state == "closed"
         assert (tunnel.stats.visitors_now, tunnel.stats.visitors_total, tunnel.stats.bytes_in) == (0, 1, 5)
 
-    def test_it_is_read_from_many_threads_while_it_goes_back_and_forth(self, edge, client):
+    def test_stats_are_readable_from_many_threads(self, edge, client):
         """No reading raises, and no sum goes back."""
         with (
             socket.create_server(("127.0.0.1", 0)) as listener,
@@ -139,7 +139,7 @@ class TestStats:
 
 
 class TestWait:
-    def test_it_is_not_announced_before_somebody_listens(self, client):
+    def test_tunnel_is_announced_after_its_origin_listens(self, client):
         with socket.socket() as origin:
             origin.bind(("127.0.0.1", 0))
             port = origin.getsockname()[1]
@@ -171,7 +171,7 @@ class TestWait:
             with pytest.raises(quictunnel.OriginUnavailableError, match=f"Nobody listened on port {port} .*0.2 s"):
                 quictunnel.forward(port, wait=0.2, client=client).__enter__()
 
-    async def test_it_can_be_cancelled(self, client):
+    async def test_wait_can_be_cancelled(self, client):
         import asyncio
 
         task = asyncio.create_task(quictunnel.forward(9, wait=True, client=client).__aenter__())
@@ -183,6 +183,6 @@ class TestWait:
             pass  # the port is free
 
     @pytest.mark.parametrize("wait", [-1, float("inf"), float("nan"), "5", None, 86_401])
-    def test_what_cannot_be_waited_for(self, wait):
+    def test_invalid_wait_is_an_error(self, wait):
         with pytest.raises(quictunnel.InvalidError, match=r"^wait should be"):
             quictunnel.forward(8000, wait=wait)

@@ -185,7 +185,7 @@ def test_a_certificate_that_is_wrong_for_a_while_does_not_end_a_client(tmp_path,
 
 
 class TestEventsBeforeTheFirstSubscriber:
-    def test_they_are_kept_for_it_and_for_nobody_after(self, client, tmp_path):
+    def test_early_events_go_to_the_first_subscriber_only(self, client, tmp_path):
         with forward(9, client=client, ticket=tmp_path / "nowhere" / "ticket"):
             first, second = [], []
             client.subscribe(first.append)

@@ -54,7 +54,7 @@ def url_in(text: str) -> str:
 
 class TestAClientWhoseLogCannotBeWritten:
     @pytest.mark.parametrize("form", ["text", "json"])
-    def test_it_goes_on_and_says_what_is_missing(self, edge, origin, tmp_path, running, form):
+    def test_client_goes_on_and_reports_the_log_failure(self, edge, origin, tmp_path, running, form):
         log, errors = tmp_path / "tunnel.log", tmp_path / "errors"
         options = ["--json"] if form == "json" else []
         command = [sys.executable, "-m", "quictunnel", "http", str(origin), *options]
@@ -125,7 +125,7 @@ class TestAClientWhoseLogCannotBeWritten:
 
 class TestAnEdgeWhoseLogCannotBeWritten:
     @pytest.mark.parametrize("form", ["text", "json"])
-    def test_it_serves(self, tmp_path, origin, running, form):
+    def test_edge_serves_without_its_log(self, tmp_path, origin, running, form):
         state = tmp_path / "state"
         command = [sys.executable, "-m", "edge_server", "--state-dir", state, "--quic", "127.0.0.1:0", "--https",
                    "127.0.0.1:0", "--log-format", form, "--log-level", "debug"]  # fmt: skip
@@ -140,7 +140,7 @@ class TestAnEdgeWhoseLogCannotBeWritten:
 
 
 @pytest.mark.parametrize("options", [[], ["--hide-token"]])
-def test_what_an_edge_prints_can_be_pasted(tmp_path, options):
+def test_printed_command_can_be_pasted(tmp_path, options):
     """The place of a state directory on macOS has a blank in it, and a person's may have anything."""
     state = tmp_path / "Application Support; $(echo 'no')"
     edge = start_edge(state, *options, log=tmp_path / "log")

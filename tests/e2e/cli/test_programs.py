@@ -140,7 +140,7 @@ class TestTunnel:
         finally:
             os.close(master)
 
-    def test_a_port_where_nobody_listens_is_told(self, edge, cli):
+    def test_closed_origin_port_is_reported(self, edge, cli):
         port = free_port()
         process = cli("http", str(port), "--json")
         url = json.loads(process.stdout.readline())["url"]
@@ -224,7 +224,7 @@ class TestDemo:
 class TestEdge:
     """``python -m edge_server``."""
 
-    def test_what_it_prints_is_what_a_client_needs(self, tmp_path):
+    def test_edge_prints_the_client_settings(self, tmp_path):
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
         state = tmp_path / ".local" / "state" / "quictunnel"
         process = subprocess.Popen(
@@ -261,14 +261,14 @@ class TestEdge:
         assert said["QUICTUNNEL_TOKEN"] not in log
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_it_ends_in_good_order(self, tmp_path, number):
+    def test_edge_stops_cleanly(self, tmp_path, number):
         edge = start_edge(tmp_path / "state")
         with edge.client() as client, quictunnel.forward(free_port(), client=client):
             assert edge.stop(number, timeout=20) == 0
         assert not (edge.state_dir / "client.env").exists()
         assert "Traceback" not in (tmp_path / "state.log").read_text()
 
-    def test_it_drains(self, tmp_path):
+    def test_edge_drains_at_sigterm(self, tmp_path):
         """At SIGTERM no new visitor is let in, and the answer under way arrives whole."""
         edge = start_edge(tmp_path / "state")
         with (

@@ -24,7 +24,7 @@ NAME = "edge.example.com"
         (["--quic", f"{NAME}:4433"], NAME, NAME),
     ],
 )
-def test_other_machines_are_told_the_public_address(tmp_path, options, told, here):
+def test_public_address_is_printed_for_other_machines(tmp_path, options, told, here):
     with new_namespace(tmp_path, NAME) as namespace:
         namespace.run("ip", "address", "add", f"{PUBLIC}/32", "dev", "lo").check_returncode()
         hosts = namespace.hosts

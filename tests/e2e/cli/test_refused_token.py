@@ -81,7 +81,7 @@ def test_a_token_of_another_edge(own_edge, edge, running):
     assert "The certificate of the edge" in line
 
 
-def test_a_client_whose_address_is_banned(own_edge, running):
+def test_client_of_a_banned_address_is_refused(own_edge, running):
     token = own_edge.environ["QUICTUNNEL_TOKEN"]
     process = tunnel(running, own_edge, token)
     assert json.loads(process.stdout.readline())["event"] == "ready"

@@ -222,7 +222,7 @@ def test_no_orphan_when_it_is_killed(start, tmp_path, stubborn):
     until_gone(str(port))
 
 
-def test_what_the_program_gets(edge, start, tmp_path):
+def test_program_gets_port_and_edge_but_no_token(edge, start, tmp_path):
     port = free_port()
     token = edge.environ["QUICTUNNEL_TOKEN"]
     show = "import os; print(sorted(os.environ.items())); raise SystemExit(5)"
@@ -252,7 +252,7 @@ def test_refusals(start, arguments, words):
     assert words in err
 
 
-def test_a_port_that_somebody_else_has(start, origin):
+def test_port_of_another_program_is_reported(start, origin):
     process = start("--", "sleep", "1000", "--port", origin)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 2

@@ -54,7 +54,7 @@ def pair(rig: TunnelFixture, kind: str):
 
 
 @pytest.mark.parametrize("visitor_ends_first", [True, False])
-def test_who_ends_first_still_receives_everything(pair, visitor_ends_first: bool):
+def test_first_to_finish_still_receives_everything(pair, visitor_ends_first: bool):
     first, second = pair if visitor_ends_first else reversed(pair)
     first.send(b"question")
     first.finish()
@@ -82,7 +82,7 @@ def test_both_may_end_at_once(pair):
     assert (receive_all(visitor), receive_all(origin)) == (b"last", b"last")
 
 
-def test_all_that_came_before_an_end_is_delivered(pair):
+def test_data_before_a_fin_is_delivered(pair):
     """Both ways at once, more than all windows and buffers on the way hold, to readers that begin late."""
     chance = random.Random(3)
     payloads = [chance.randbytes(24 * MEGABYTE) for _ in pair]
@@ -199,7 +199,7 @@ def test_an_answer_that_a_reset_follows_has_no_clean_end(rig, kind):
     [{"inspect": True}, {"proxy_protocol": "v1"}, {"proxy_protocol": "v2"}, {"pool": True, "name": "shared"}],
     ids=["inspect", "proxy v1", "proxy v2", "pool"],
 )
-def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engines, kind, options):
+def test_answer_before_a_reset_arrives_with_each_option(engines, kind, options):
     answer = random.Random(6).randbytes(50_000)
     with EmbeddedTunnel() as rig, socket.create_server(("127.0.0.1", 0)) as rig.listener:
         rig.listener.settimeout(SOCKET_TIMEOUT)
@@ -215,7 +215,7 @@ def test_an_answer_before_a_reset_arrives_whatever_the_tunnel_is_asked_for(engin
             assert is_reset(visitor)
 
 
-def test_who_sends_and_never_reads_is_reset(rig, kind):
+def test_sender_that_never_reads_is_reset(rig, kind):
     visitor, origin = rig.pair(kind)
     origin.sock.settimeout(0.3)
     assert not refuses_more(origin)  # every buffer on the way is full
@@ -232,7 +232,7 @@ def test_an_answer_that_ends_before_the_upload_does_ends_cleanly(rig, kind):
         assert receive_all(visitor) == b"enough"
 
 
-def test_a_visitor_that_answers_and_leaves_is_heard(rig):
+def test_data_of_a_leaving_visitor_arrives(rig):
     """The other way round: the origin sends, the visitor says one word and closes with all of it unread."""
     for _ in range(10):
         visitor, origin = rig.pair("tcp")
@@ -243,7 +243,7 @@ def test_a_visitor_that_answers_and_leaves_is_heard(rig):
         assert receive_exactly(origin, 6) == b"enough"
 
 
-def test_what_a_tls_visitor_said_before_its_reset_is_heard(rig):
+def test_data_before_a_tls_visitors_reset_arrives(rig):
     payload = random.Random(4).randbytes(50_000)
     visitor, origin = rig.pair("tls")
     origin.send(bytes(MEGABYTE))
@@ -272,7 +272,7 @@ def test_tls_that_is_cut_off_in_a_record_is_no_clean_end(rig):
     assert is_reset(origin)
 
 
-def test_what_follows_a_broken_record_reaches_nobody(rig):
+def test_data_after_a_broken_record_is_dropped(rig):
     """Whoever is on the path can break a record, and what it adds is not what the visitor said."""
     visitor, origin = rig.pair("tls")
     visitor.send(b"one")
@@ -301,7 +301,7 @@ def _ask(rig: TunnelFixture, kind: str) -> None:
     visitor.receive()
 
 
-def test_nobody_listens(rig, kind):
+def test_closed_origin_port_resets_the_visitor(rig, kind):
     """The origin's port refuses: a visitor sees a reset, never an empty answer."""
     listener, rig.listener = rig.listener, socket.socket()
     address = listener.getsockname()
@@ -347,7 +347,7 @@ def test_a_visitor_that_was_killed_has_gone(rig):
     assert refuses_more(origin)
 
 
-def test_a_visitor_that_was_killed_while_bytes_came_has_gone(rig):
+def test_killed_visitor_is_cleaned_up(rig):
     process = program([sys.executable, "-c", _VISITOR, str(rig.tunnel.unencrypted_port), "reading"])
     origin = rig.accept()
     receive_exactly(origin, 9)

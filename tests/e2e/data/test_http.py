@@ -48,7 +48,7 @@ def test_the_certificate_is_verified(edge, site, tmp_path):
     assert done.returncode in (60, 77)  # not trusted; no authorities to trust
 
 
-def test_one_connection_carries_many_requests(edge, site):
+def test_keep_alive_connection_carries_many_requests(edge, site):
     nginx, tunnel = site
     (nginx.root / "page").write_text("page\n")
     urls = [f"{tunnel.url}/page"] * 5
@@ -82,7 +82,7 @@ def test_http_1_0_ends_by_closing(edge, site):
     assert done.stdout == b"x" * 100_000
 
 
-def test_nothing_is_added_to_the_bytes(edge, client):
+def test_request_bytes_are_unchanged(edge, client):
     """The origin receives exactly the bytes that the visitor sent."""
     request = b"GET /a?b HTTP/1.1\r\nHost: Something Odd\r\nx-Mixed-CASE:  kept \r\n\r\n"
     with (
@@ -122,7 +122,7 @@ class TestNobodyListens:
         ],
         ids=["get", "1.0", "options", "post with a body", "two in one"],
     )
-    def test_one_plain_502_that_names_the_port(self, edge, closed, request_bytes):
+    def test_http_visitor_gets_a_502_that_names_the_port(self, edge, closed, request_bytes):
         port, tunnel = closed
         with tls_connect(edge, tunnel) as visitor:
             visitor.sendall(request_bytes)
@@ -159,7 +159,7 @@ class TestNobodyListens:
                 visitor.sendall(bytes((byte,)))
             assert read_all(visitor).count(b"HTTP/1.1 502") == 1
 
-    def test_what_is_no_http_is_reset(self, edge, closed):
+    def test_other_protocols_are_reset(self, edge, closed):
         _, tunnel = closed
         with tls_connect(edge, tunnel) as visitor:
             visitor.sendall(b"\x00\x01 this is no request")
@@ -170,7 +170,7 @@ class TestNobodyListens:
         with socket.create_connection(tunnel.tcp_socket, timeout=30) as visitor:
             assert was_reset(visitor)
 
-    def test_it_is_told_and_works_as_soon_as_somebody_listens(self, edge, client):
+    def test_tunnel_works_as_soon_as_the_origin_listens(self, edge, client):
         port = free_port()
         events = []
         unsubscribe = client.subscribe(events.append)

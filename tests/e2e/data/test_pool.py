@@ -138,7 +138,7 @@ def test_visitors_are_shared_out_evenly(edge: EdgeProcess, members: list[Member]
         assert served == {"a": 10, "b": 10, "c": 10}
 
 
-def test_one_without_its_origin_is_passed_by(edge: EdgeProcess, members: list[Member]):
+def test_member_without_its_origin_is_skipped(edge: EdgeProcess, members: list[Member]):
     """Visitors that go to it all the same lose nothing: what they said is said to another."""
     tunnel = members[0].tunnel
     served: list[str] = []
@@ -160,7 +160,7 @@ def test_one_without_its_origin_is_passed_by(edge: EdgeProcess, members: list[Me
     nothing_left(edge)
 
 
-def test_requests_while_members_come_and_go(edge: EdgeProcess, members: list[Member]):
+def test_no_request_fails_while_members_change(edge: EdgeProcess, members: list[Member]):
     """No request fails while three clients leave in good order and come back."""
     tunnel = members[0].tunnel
     stop = threading.Event()
@@ -224,14 +224,14 @@ def test_a_member_that_was_killed_is_passed_by_within_seconds(edge: EdgeProcess,
         ({"pool": True, "unencrypted": True, "tcp_port": 29500}, "not available"),
     ],
 )
-def test_who_asks_for_something_else_does_not_join(
+def test_client_with_other_options_does_not_join(
     edge: EdgeProcess, members: list[Member], options: dict[str, object], words: str
 ):
     with edge.client() as client, pytest.raises(quictunnel.Error, match=words):
         quictunnel.forward(9, name="shared", client=client, **options).__enter__()
 
 
-def test_the_port_is_there_as_long_as_anybody_is(edge: EdgeProcess, members: list[Member]):
+def test_port_stays_while_a_member_is_left(edge: EdgeProcess, members: list[Member]):
     tunnel = members[0].tunnel
     for member in members[:2]:
         end(member.process)

@@ -75,7 +75,7 @@ def test_a_command_its_output_and_its_status(login):
     assert (done.stdout, done.stderr, done.returncode) == (b"out\n", b"err\n", 7)
 
 
-def test_what_is_piped_in_comes_back(login, tmp_path):
+def test_piped_input_comes_back(login, tmp_path):
     """The end of the input passes through as an end, while output still flows."""
     original = random_file(tmp_path / "original", 5)
     with original.open("rb") as file:

@@ -140,7 +140,7 @@ async def visit(edge, tunnel):
         writer.transport.abort()
 
 
-async def test_each_server_sent_event_comes_when_it_was_written(edge, client):
+async def test_server_sent_events_arrive_when_written(edge, client):
     async def answer(_reader, writer):
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
         for number in range(EVENTS):

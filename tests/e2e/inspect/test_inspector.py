@@ -112,9 +112,7 @@ def test_so_many_pages_may_follow(inspected: InspectedTunnel) -> None:
     eventually(may_follow, "pages that left still count")
 
 
-def test_a_page_with_nothing_to_show_is_told_so(
-    inspected: InspectedTunnel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_event_stream_gets_heartbeats(inspected: InspectedTunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "HEARTBEAT_INTERVAL", 0.05)
     with urllib.request.urlopen(inspected.request("api/events"), timeout=10) as answer:
         lines = [answer.readline() for _ in range(7)]
@@ -122,7 +120,7 @@ def test_a_page_with_nothing_to_show_is_told_so(
     assert lines[3:] == [b": no changes\n", b"\n"] * 2
 
 
-def test_nobody_listens_and_the_page_says_so(edge, client) -> None:
+def test_closed_origin_port_is_shown(edge, client) -> None:
     with quictunnel.forward(free_port(), client=client, inspect=True) as tunnel:
         inspected = InspectedTunnel(edge, tunnel)
         assert inspected.curl(inspected.url("/")).startswith(b"502")
@@ -166,7 +164,7 @@ def test_a_hundred_megabytes_each_way_unchanged_in_bounded_memory(edge, origin: 
         process.stdout.close()
 
 
-def test_it_ends_with_the_tunnel_and_leaves_nothing(edge, client, origin: Origin) -> None:
+def test_inspector_ends_with_its_tunnel(edge, client, origin: Origin) -> None:
     with quictunnel.forward(origin.port, client=client):
         before = threading.active_count()
     for _ in range(3):

@@ -158,7 +158,7 @@ def test_a_known_set_of_requests(inspected: InspectedTunnel, page: Page) -> None
     assert page.locator(".messages pre").all_text_contents()[:4] == ["hello", "HELLO", "grüß dich", "GRÜSS DICH"]
 
 
-def test_what_only_browsers_ask_for_is_readable_as_well(inspected: InspectedTunnel, page: Page) -> None:
+def test_browser_only_encodings_are_readable(inspected: InspectedTunnel, page: Page) -> None:
     opened(page, inspected)
     for number, coding in enumerate(("br", "zstd"), 1):
         inspected.curl(inspected.url(f"/{coding}"))
@@ -203,7 +203,7 @@ def test_by_keyboard_and_by_filter(inspected: InspectedTunnel, page: Page) -> No
     assert inspected.listed() == []
 
 
-def test_a_stream_is_seen_as_it_comes(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
+def test_stream_is_shown_as_it_arrives(inspected: InspectedTunnel, origin: Origin, page: Page) -> None:
     opened(page, inspected)
     with inspected.raw() as visitor:
         visitor.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
@@ -280,7 +280,7 @@ def test_replay_and_copy(inspected: InspectedTunnel, origin: Origin, page: Page)
     assert inspected.ask("api/exchanges/999/replay", "POST")[0] == 404
 
 
-def test_who_is_not_let_in(inspected: InspectedTunnel) -> None:
+def test_requests_of_others_are_refused(inspected: InspectedTunnel) -> None:
     inspected.curl(inspected.url("/json"))
     for headers in ({"authorization": ""}, {"authorization": "Bearer guess"}):
         assert inspected.ask("api/exchanges", **headers)[0] == 401
@@ -353,7 +353,7 @@ def test_thousands_of_requests(inspected: InspectedTunnel, page: Page) -> None:
     expect(page.locator("#title")).to_contain_text("/n/1499")
 
 
-def test_http_1_0_and_a_page_whose_tunnel_ends(edge, client, page: Page, complaints: Complaints) -> None:
+def test_http_1_0_exchange_and_a_tunnel_that_ends(edge, client, page: Page, complaints: Complaints) -> None:
     with serving(Quiet) as port:
         with quictunnel.forward(port, client=client, inspect=True) as tunnel:
             inspected = InspectedTunnel(edge, tunnel)

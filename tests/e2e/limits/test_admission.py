@@ -153,7 +153,7 @@ class TestFewDescriptors:
         assert json.loads(first_line(flood)) == {"all": "there"}
         return flood
 
-    def test_too_few_are_said_at_the_start(self, tmp_path: Path):
+    def test_low_descriptor_limit_is_reported_at_start(self, tmp_path: Path):
         command = [*limited(MIN_FILES - 1), sys.executable, "-m", "edge_server", "--state-dir", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 2

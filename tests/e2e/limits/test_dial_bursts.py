@@ -54,7 +54,7 @@ async def service(engines: object) -> AsyncIterator[tuple[quictunnel.Tunnel, soc
             yield tunnel, listener
 
 
-async def test_visitors_who_come_at_once_all_reach_a_service_with_a_short_queue(service) -> None:
+async def test_burst_of_visitors_reaches_a_short_backlog(service) -> None:
     """The service speaks first, so a connection of which its kernel knows nothing would wait for ever."""
     tunnel, listener = service
     visitors = [asyncio.create_task(greeted(tunnel)) for _ in range(VISITORS)]

@@ -265,7 +265,7 @@ def handshakes(rig: LoadRig, count: int) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sources", [pytest.param(1, id="one address", marks=pytest.mark.long), 2000])
-def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: int):
+def test_slow_and_idle_tls_visitors_delay_nobody(tmp_path: Path, sources: int):
     """2,000 ClientHellos at a byte a second, and 5,000 visitors who do nothing: a fresh handshake's p99 is below
     200 ms, and the drips are gone in six seconds."""
     with LoadRig(tmp_path, *WITH_METRICS) as rig:
@@ -285,7 +285,7 @@ def test_drips_and_idlers_at_the_tls_port_delay_nobody(tmp_path: Path, sources: 
 
 
 @pytest.mark.slow
-def test_an_address_that_hurries_more_than_the_machine_can_is_sent_away_first(tmp_path: Path):
+def test_fastest_address_is_refused_first_under_overload(tmp_path: Path):
     """A thousand handshakes at once from one address, again and again: some seconds later, whoever comes to the
     same lease from elsewhere is welcome, and does not wait for all of them."""
     with LoadRig(tmp_path, *WITH_METRICS) as rig:

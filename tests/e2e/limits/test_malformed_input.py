@@ -90,7 +90,7 @@ SAID_FIRST = {
 
 
 @pytest.mark.parametrize("said", SAID_FIRST.values(), ids=SAID_FIRST.keys())
-async def test_first_words_that_are_wrong_end_the_session(hostile, said):
+async def test_wrong_first_message_ends_the_session(hostile, said):
     async with hostile as client:
         client.write(0, said)
         assert await client.end() == PROTOCOL
@@ -123,7 +123,7 @@ WRONG_AFTERWARDS = _wrong_afterwards()
 
 
 @pytest.mark.parametrize("said", WRONG_AFTERWARDS.values(), ids=WRONG_AFTERWARDS.keys())
-async def test_later_words_that_are_wrong_end_the_session(hostile, said):
+async def test_wrong_later_message_ends_the_session(hostile, said):
     async with hostile as client:
         await client.greet()
         client.write(0, said)

@@ -57,7 +57,7 @@ def newcomers(rig: EmbeddedTunnel) -> int:
 @pytest.mark.parametrize(
     "name", ["nobody.tunnel.localhost", "tunnel.localhost", "x.{host}", "{label}.example.com", "localhost"]
 )
-def test_an_unknown_name_is_told_so(rig, name):
+def test_unknown_name_gets_an_alert(rig, name):
     host = rig.tunnel.host
     name = name.format(host=host, label=host.partition(".")[0])
     assert answer_to(rig, client_hello(name)) == ALERT_RECORD + UNRECOGNIZED_NAME
@@ -67,11 +67,11 @@ def test_an_unknown_name_is_told_so(rig, name):
     sock.close()
 
 
-def test_no_name_is_told_so(rig):
+def test_missing_name_gets_an_alert(rig):
     assert answer_to(rig, client_hello(None)) == ALERT_RECORD + MISSING_EXTENSION
 
 
-def test_a_client_hello_cut_off_at_every_byte_is_let_go(rig):
+def test_truncated_client_hello_is_closed(rig):
     hello = client_hello(rig.tunnel.host)
     came = newcomers(rig)
     for length in range(len(hello)):
@@ -126,7 +126,7 @@ def test_a_record_of_64_kib_is_refused(rig):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
-def test_plain_http_is_told_to_use_https(rig, method):
+def test_plain_http_is_redirected_to_https(rig, method):
     tunnel = rig.tunnel
     answer = answer_to(rig, f"{method} /a?b HTTP/1.1\r\nHost: {tunnel.host}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
@@ -136,7 +136,7 @@ def test_plain_http_is_told_to_use_https(rig, method):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS"])
-def test_plain_http_for_no_tunnel_is_told_no_more(rig, method):
+def test_plain_http_for_an_unknown_name_learns_nothing(rig, method):
     answer = answer_to(rig, f"{method} / HTTP/1.1\r\nHost: x{rig.tunnel.host}\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
@@ -145,7 +145,7 @@ def test_plain_http_for_no_tunnel_is_told_no_more(rig, method):
 
 
 @pytest.mark.parametrize("words", [b"SSH-2.0-x\r\n", bytes(100), CHANCE.randbytes(5000), b"\x16" + bytes(100)])
-def test_what_is_not_tls_is_ended(rig, words):
+def test_other_protocols_are_closed(rig, words):
     assert len(answer_to(rig, words)) <= 7
 
 
@@ -196,7 +196,7 @@ def junk(chance: random.Random) -> bytes:
             return bytes([kind]) + version.to_bytes(4, "big") + ids + token + length + chance.randbytes(rest)
 
 
-def test_ten_thousand_random_datagrams_harm_nobody(tmp_path):
+def test_random_datagrams_do_not_disturb_the_tunnel(tmp_path):
     """The tunnel that is there goes on all the while; memory stays flat; the log stays short."""
     chance = random.Random(6)
     with ProcessTunnel(tmp_path, *WITH_METRICS) as rig:

@@ -72,7 +72,7 @@ def test_visitors_beyond_the_cap_are_reset_and_tunnels_live_on(tmp_path):
         rig.well("crowd", count=50, size=KIB)
 
 
-def test_strangers_on_the_tls_port_cannot_take_all_files(tmp_path):
+def test_silent_connections_cannot_take_all_descriptors(tmp_path):
     """Connections that say nothing, more of them than the edge may have files: visitors who are in go on, new
     tunnels can be made, and when the strangers have gone everybody is served."""
     prefix = (need("prlimit"), "--nofile=400:400", "--")

@@ -78,7 +78,7 @@ def test_a_name_and_a_port_are_the_same_each_time(edge: EdgeProcess, owner: str,
     assert seen == {(f"https://mine.tunnel.localhost:{tunnel.port}", ("127.0.0.1", 18001))}
 
 
-def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin: int):
+def test_owned_names_are_refused_to_other_tokens(edge: EdgeProcess, owner: str, other: str, origin: int):
     options = {"name": "kept", "unencrypted": True, "tcp_port": 18002}
     with client_of(edge, owner) as client, quictunnel.forward(origin, client=client, **options) as tunnel:
         refused(edge, other, "belongs to another client", name="kept")
@@ -107,7 +107,9 @@ def test_they_are_nobody_elses(edge: EdgeProcess, owner: str, other: str, origin
         ({"proxy_protocol": "v3"}, "v1 or v2"),
     ],
 )
-def test_what_nobody_may_have(edge: EdgeProcess, owner: str, options: dict[str, object], words: str):
+def test_invalid_names_and_options_are_refused(
+    edge: EdgeProcess, owner: str, options: dict[str, object], words: str
+):
     refused(edge, owner, words, **options)
 
 
@@ -124,7 +126,7 @@ def test_rights_to_names(edge: EdgeProcess, owner: str, origin: int):
     refused(edge, owner, "belongs to another client", name="promised")
 
 
-def test_one_token_claims_only_so_many(edge: EdgeProcess):
+def test_claims_of_a_token_are_limited(edge: EdgeProcess):
     token = new_token(edge)
     with client_of(edge, token) as client:
         for number in range(MAX_CLAIMS):
@@ -144,9 +146,7 @@ def opens(edge: EdgeProcess, token: str, name: str) -> bool:
         return False
 
 
-def test_the_newer_client_of_a_token_has_the_name_and_the_older_is_told(
-    edge: EdgeProcess, owner: str, origin: int
-):
+def test_newer_client_of_a_token_takes_the_name(edge: EdgeProcess, owner: str, origin: int):
     told: list[str] = []
     with client_of(edge, owner) as old, client_of(edge, owner) as new:
         old.subscribe(lambda event: told.append(event.kind))
@@ -196,7 +196,7 @@ def test_withdrawn_by_the_operator(edge: EdgeProcess, owner: str, origin: int):
     refused(edge, owner, "has banned this name", name="phish")
 
 
-def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, origin: int):
+def test_visitors_of_a_banned_address_are_refused(edge: EdgeProcess, owner: str, origin: int):
     """Visitors of a banned address are gone within a second; others stay, and the history shows the holders."""
 
     def connect(source: str, address: tuple[str, int]) -> socket.socket:
@@ -227,7 +227,7 @@ def test_an_address_from_which_nobody_may_come(edge: EdgeProcess, owner: str, or
     assert events[0]["owner"] == owner.split(".")[1]
 
 
-def test_clients_of_an_address_from_which_nobody_may_come(tmp_path: Path, origin: int):
+def test_clients_of_a_banned_address_are_refused(tmp_path: Path, origin: int):
     edge = start_edge(tmp_path / "state")
     states: list[str] = []
     with edge.client() as client:
@@ -288,7 +288,7 @@ class Holder:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tries_each", [TRIES // 4, pytest.param(TRIES, marks=pytest.mark.long)])
-def test_a_thousand_tries_to_take_somebody_elses_name_and_port(tmp_path: Path, tries_each: int):
+def test_name_and_port_withstand_a_thousand_takeover_attempts(tmp_path: Path, tries_each: int):
     """At every moment of its life: held, given back, its client killed, its edge restarted and killed. Its owner's
     visitors come and leave all the while, and none of them fails while somebody serves them."""
     edge = start_edge(tmp_path / "state", *OPTIONS)

@@ -137,7 +137,7 @@ def test_tcp_ports_of_ones_own(edge: EdgeProcess, token: str, origin: int):
             quictunnel.forward(2, unencrypted=True, client=client).__enter__()
 
 
-def test_a_good_client_is_served_while_somebody_guesses(edge: EdgeProcess, token: str, origin: int):
+def test_client_is_served_while_its_address_guesses_tokens(edge: EdgeProcess, token: str, origin: int):
     """From the same address: with tokens that there are not, and with the key of another."""
     key = command(edge, "token", "create").split(".")[1]
     guesses = ["guess", f"qt1.{key}.{'x' * 43}"]

@@ -156,7 +156,7 @@ _WRONG_OF_AN_EDGE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("said", _WRONG_OF_AN_EDGE.values(), ids=_WRONG_OF_AN_EDGE.keys())
-async def test_words_of_an_edge_that_are_wrong_end_the_session(bad_edge, victim, origin, said):
+async def test_wrong_message_of_an_edge_ends_the_session(bad_edge, victim, origin, said):
     async with quictunnel.forward(origin, client=victim):
         served = await bad_edge.session()
         served.write(0, said)
@@ -212,7 +212,7 @@ async def test_an_edge_that_wants_another_version_is_refused(tmp_path, monkeypat
                 await opening
 
 
-async def test_edge_of_version_1_is_asked_in_its_words(tmp_path, monkeypatch):
+async def test_edge_of_version_1_gets_version_1_binds(tmp_path, monkeypatch):
     """BindV2 is not among them."""
     async with HostileEdge(tmp_path) as edge:
         monkeypatch.setattr("tests.harness.hostile_peer.PROTOCOL_VERSION", 1)
@@ -233,7 +233,7 @@ async def _open(client: quictunnel.Client) -> None:
     "host",
     [None, "", "x\x1b]0;owned\x07\x1b[2J", "bank.example\r\n$ curl", "bank.example\u202e", "-oProxyCommand=x"],
 )
-async def test_an_edge_that_gives_no_good_host_gives_no_tunnel(bad_edge, victim, origin, monkeypatch, host):
+async def test_bad_host_of_an_edge_opens_no_tunnel(bad_edge, victim, origin, monkeypatch, host):
     """``None``: the edge does not answer at all. The failure is an error of the package and shows nothing of the
     message."""
     monkeypatch.setattr(manager, "BIND_TIMEOUT", 0.5)

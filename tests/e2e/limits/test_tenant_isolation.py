@@ -117,7 +117,7 @@ async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edg
     await end(refused, other, back, *(client for client, _ in clients))
 
 
-async def test_a_real_client_comes_in_when_there_is_room_for_its_token_again(edge: EdgeServer):
+async def test_client_reconnects_when_its_token_has_room_again(edge: EdgeServer):
     mine = token_of(edge)
     clients = [(await begin(mine))[0] for _ in range(FEW * 8 // 9)]
 
@@ -301,7 +301,7 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
     await end(client)
 
 
-async def test_names_that_nobody_has_used_for_a_month_are_freed_at_last(edge: EdgeServer):
+async def test_names_unused_for_a_month_are_freed(edge: EdgeServer):
     """By a clock that has gone on evenly for a day; what is held stays."""
     services = edge._services
     assert services is not None

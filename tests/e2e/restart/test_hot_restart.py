@@ -225,7 +225,7 @@ def test_a_successor_that_cannot_start_changes_nothing(old, origin, tmp_path, op
         assert new.stop() == 0
 
 
-def test_with_nobody_to_follow_it_just_starts(tmp_path, engines):
+def test_takeover_without_a_predecessor_just_starts(tmp_path, engines):
     edge = start_edge(tmp_path / "state", "--takeover")
     assert edge.stop() == 0
     assert not (edge.state_dir / "edge.sock").exists()
@@ -286,7 +286,7 @@ async def test_an_edge_that_leaves_without_a_successor_is_dialled_until_there_is
     assert await asyncio.to_thread(new.stop) == 0
 
 
-def test_the_service_manager_is_told(tmp_path, engines, monkeypatch):
+def test_service_manager_is_notified_of_the_successor(tmp_path, engines, monkeypatch):
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(PATIENCE)
@@ -301,7 +301,7 @@ def test_the_service_manager_is_told(tmp_path, engines, monkeypatch):
     old.stop()
 
 
-def test_curl_meets_the_new_certificate(old, origin, tmp_path):
+def test_curl_gets_the_new_certificate(old, origin, tmp_path):
     """A new connection after a hot restart gets the new certificate."""
     with old.client() as client, quictunnel.forward(origin.port, client=client) as tunnel:
         assert serves(old, tunnel)

@@ -130,7 +130,7 @@ def test_another_certificate_while_visitors_are_in(operator, edge):
             visitor.close()
 
 
-def test_what_can_change_does_and_what_cannot_is_named(operator, edge):
+def test_reload_applies_live_options_and_names_the_others(operator, edge):
     operator.write(more='grace = 7\nhold = 3\nallow-wildcard-h2 = true\nlog-level = "debug"\nlog-format = "json"')
     assert "changed: allow-wildcard-h2, grace, hold, log-format, log-level" in operator.reload(edge)
     operator.write(more='tcp-ports = "7000-7001"\nquic = "127.0.0.1:1"\npublic-host = "a.example"')
@@ -152,7 +152,7 @@ def test_what_can_change_does_and_what_cannot_is_named(operator, edge):
         ('log-level = "debug"\ncert = "other.pem"\nkey = "other.key"', "does not cover *.tunnel.localhost"),
     ],
 )
-def test_what_is_wrong_changes_nothing(operator, edge, content, said):
+def test_invalid_reload_changes_nothing(operator, edge, content, said):
     operator.issue("other", "*.other.example")
     if content is None:
         operator.config.unlink()

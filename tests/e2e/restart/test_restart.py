@@ -154,7 +154,7 @@ def test_a_client_that_is_late_is_waited_for_at_its_name_and_its_port(edge, orig
     assert edge.stop() == 0
 
 
-def test_nobody_is_waited_for_who_gave_the_name_up(edge, origin):
+def test_released_name_is_not_held_for_its_client(edge, origin):
     with edge.client() as client:
         with quictunnel.forward(origin.port, client=client, unencrypted=True) as tunnel:
             assert serves(edge, tunnel)
@@ -165,7 +165,7 @@ def test_nobody_is_waited_for_who_gave_the_name_up(edge, origin):
     assert edge.stop() == 0
 
 
-def test_who_gives_it_up_while_the_edge_leaves_is_not_waited_for_either(edge, origin):
+def test_name_released_during_the_drain_is_not_held(edge, origin):
     with edge.client() as other, quictunnel.forward(origin.port, client=other, unencrypted=True) as kept:
         ports = Ports(edge, kept)
         with (

@@ -48,7 +48,7 @@ def test_clients_and_visitors_of_both_families(manager, tmp_path, engines):
         assert edge.stop() == 0
 
 
-def test_who_comes_while_the_edge_is_started_again_waits(manager, tmp_path, engines):
+def test_visitor_waits_while_the_edge_restarts(manager, tmp_path, engines):
     edge = manager.start(tmp_path / "state")
     with (
         edge.client() as client,
@@ -108,7 +108,7 @@ def stop_successor(edge: EdgeProcess) -> None:
     edge.process.stdout.close()
 
 
-def test_validators_come_to_a_socket_that_was_passed_also_at_a_successor(manager, tmp_path, engines):
+def test_acme_socket_is_passed_on_to_a_successor(manager, tmp_path, engines):
     """Neither could have opened it: nobody may share it."""
     with (
         authorities.names(tmp_path) as names,
@@ -141,7 +141,7 @@ def test_validators_come_to_a_socket_that_was_passed_also_at_a_successor(manager
             stop_successor(edge)
 
 
-def test_a_socket_for_validators_that_nobody_asked_for(manager, tmp_path, engines):
+def test_unrequested_acme_socket_is_reported(manager, tmp_path, engines):
     with pytest.raises(AssertionError, match="A socket called acme-http was passed, and --acme-http does not say"):
         manager.start(tmp_path / "state", names="https:quic:acme-http")
 

@@ -184,7 +184,7 @@ async def test_a_secret_is_of_no_use_after_its_session(rig: EmbeddedTunnel) -> N
         assert not (await second.come_back(secret)).resumed
 
 
-async def test_a_session_whose_client_is_closed_for_good_is_not_kept(rig: EmbeddedTunnel) -> None:
+async def test_session_of_a_closed_client_is_not_kept(rig: EmbeddedTunnel) -> None:
     """Although it had not said yet how it stands."""
     config = rig.edge.client_config
     async with HostileClient(config) as first, ReturningClient(config) as second:

@@ -141,7 +141,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[ServedClient]:
     return clients
 
 
-async def test_goaway_in_one_breath_with_the_greeting_is_heard(
+async def test_goaway_in_the_packet_of_the_greeting_is_obeyed(
     scripted: HostileEdge, client: quictunnel.Client, refused: list[ServedClient]
 ) -> None:
     """The client dials for another session, of which it asks what the first has refused."""
@@ -185,7 +185,7 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
 
 
 @pytest.mark.parametrize("silence", [0.0, SUSPECT_AFTER], ids=["old-link-was-well", "old-link-was-sick"])
-async def test_link_lost_in_one_breath_with_a_resume_is_followed_by_another(
+async def test_link_lost_right_after_a_resume_is_replaced(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, silence: float
 ) -> None:
     """The session has left the old link, and the new one is gone before anybody relies on it."""
@@ -242,7 +242,7 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["stream-that-is-here", "stream-that-is-new"])
-async def test_what_waits_for_the_account_of_the_edge_is_bounded_by_credit(
+async def test_data_before_the_resume_state_is_bounded_by_credit(
     scripted: HostileEdge, client: quictunnel.Client, number: int
 ) -> None:
     Greetings(scripted, greet_well, lambda served: served.say(welcome(resumed=True)))

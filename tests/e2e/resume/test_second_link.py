@@ -115,9 +115,7 @@ async def test_the_edge_took_a_second_link_that_the_client_gave_up(client, relay
     assert len(relay.flows) == 3
 
 
-async def test_a_link_that_is_well_again_does_not_end_a_dial_that_showed_the_secret(
-    client, relay, relieved
-) -> None:
+async def test_recovered_link_does_not_cancel_a_resuming_dial(client, relay, relieved) -> None:
     def hold(*flows: Flow) -> None:
         for flow in flows:
             flow.hold()

@@ -154,7 +154,7 @@ async def test_httpx_sends_many_requests_over_one_connection(edge, tunnel):
     ]
 
 
-def test_h2load_sees_no_error(edge, tunnel):
+def test_h2load_reports_no_error(edge, tunnel):
     done = subprocess.run(
         [
             *(need("h2load"), "--requests=600", "--clients=6", "--max-concurrent-streams=20"),

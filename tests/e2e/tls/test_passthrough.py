@@ -130,7 +130,7 @@ def test_many_visitors_at_once(site: Site, client: quictunnel.Client):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("way", ["tls", "tcp", "passthrough"])
-def test_nginx_is_told_who_its_visitor_is(
+def test_nginx_gets_the_visitors_address(
     site: Site, edge: EdgeProcess, client: quictunnel.Client, version: str, way: str
 ):
     passes = way == "passthrough"
@@ -148,7 +148,7 @@ def test_nginx_is_told_who_its_visitor_is(
 
 
 @pytest.mark.parametrize("way", ["tls", "tcp", "passthrough"])
-def test_visitors_from_elsewhere_are_not_let_in(
+def test_visitors_outside_the_filter_are_refused(
     site: Site, edge: EdgeProcess, client: quictunnel.Client, way: str
 ):
     """A rejected visitor cannot tell the name from one that does not exist."""
