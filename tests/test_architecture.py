@@ -308,7 +308,7 @@ def test_the_edge_imports_only_what_it_shares_with_the_client(module):
 
 
 @pytest.mark.parametrize("module", modules_of(*SHARED))
-def test_what_both_share_imports_nothing_else(module):
+def test_shared_modules_import_nothing_else(module):
     allowed = ("quictunnel.errors", *SHARED)
     assert [name for name in ours(imports(module)) if not any(is_in(name, each) for each in allowed)] == []
 
@@ -368,7 +368,7 @@ def loaded_by(statement: str) -> set[str]:
         ),
     ],
 )
-def test_what_an_import_does_not_load(statement, absent):
+def test_import_does_not_load_optional_modules(statement, absent):
     assert loaded_by(statement) & absent == set()
 
 

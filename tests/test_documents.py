@@ -34,7 +34,7 @@ def tables():
 
 
 @pytest.mark.parametrize("name", FILLED)
-def test_what_is_filled_in_is_that_of_the_code(tables, name):
+def test_generated_parts_match_the_code(tables, name):
     document = (ROOT / name).read_text()
     assert tables["renewed"](document) == document, f"`python docs/tables.py --write {name}` renews it"
 

@@ -67,7 +67,7 @@ def test_no_page_shows_a_directive(site):
     assert 'if __name__ == "__main__":' in text_of(site / "examples" / "flask.html")
 
 
-def test_nothing_is_loaded_from_elsewhere(site):
+def test_pages_load_nothing_from_elsewhere(site):
     for page in site.rglob("*.html"):
         loaded = re.findall(
             r"<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=\"([^\"]*)\"", page.read_text()

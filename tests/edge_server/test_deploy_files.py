@@ -143,7 +143,7 @@ def environment_of_the_image() -> dict[str, str]:
     return dict(part.split("=", 1) for part in shlex.split(last))
 
 
-def test_what_is_copied_into_the_image_is_there_and_not_ignored():
+def test_files_copied_into_the_image_exist():
     ignored = (DEPLOY / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [
         rest.split()[:-1] for word, rest in instructions() if word == "COPY" and not rest.startswith("--from")
@@ -154,7 +154,7 @@ def test_what_is_copied_into_the_image_is_there_and_not_ignored():
         assert f"!{name}" in ignored, name
 
 
-def test_the_image_runs_as_nobody_in_particular_and_says_whether_it_is_well():
+def test_image_runs_unprivileged_with_a_health_check():
     last = dict(instructions())
     assert last["USER"] == "65532:65532"
     assert last["STOPSIGNAL"] == "SIGTERM"
@@ -198,7 +198,7 @@ def test_the_compose_file_follows_the_specification(wrong, right):
         compose_spec.PyCompose.from_yaml(text.replace(right, wrong, 1))
 
 
-def test_the_compose_file_gives_the_edge_what_it_needs_and_nothing_more(service):
+def test_compose_file_grants_only_what_is_needed(service):
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
@@ -288,7 +288,7 @@ def test_the_pod_has_time_to_stop_and_nothing_that_it_does_not_need(config_of_th
     assert probes == {"livenessProbe": "/healthz", "readinessProbe": "/readyz"}
 
 
-def test_what_the_pod_mounts_is_there_and_where_the_edge_looks(config_of_the_cluster):
+def test_pod_mounts_match_the_edges_paths(config_of_the_cluster):
     found = documents()
     pod = found["Deployment", "quictunnel-edge"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]

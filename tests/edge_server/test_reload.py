@@ -88,7 +88,7 @@ def test_every_option_that_may_change_is_tested_here():
 
 
 @pytest.mark.parametrize("field", EFFECTS)
-async def test_it_changes(server, field, files):
+async def test_reload_applies_live_options(server, field, files):
     value, look = EFFECTS[field]
     if field == "qlog":
         value = files / value
@@ -107,7 +107,7 @@ async def test_a_certificate_changes(server, files):
     assert (await server.reconfigure(other)).changed == ()
 
 
-async def test_what_is_not_live_waits(server):
+async def test_other_options_wait_for_a_restart(server):
     before = server.config
     wanted = dataclasses.replace(before, domain="a.example", tcp_ports=range(5, 6), grace=1.0)
     outcome = await server.reconfigure(wanted)

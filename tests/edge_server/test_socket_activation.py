@@ -117,7 +117,7 @@ def not_listening() -> socket.socket:
         ([listening, bound, listening, listening], "", "takes one TCP and one UDP socket .*, not '4'"),
     ],
 )
-def test_what_an_edge_has_no_use_for_is_one_line(passed, makers, names, said):
+def test_unusable_socket_is_one_line(passed, makers, names, said):
     environ, first = passed(*makers, names=names)
     with pytest.raises(ConfigError, match=said) as raised:
         systemd.take_activated_sockets(environ, first=first)
@@ -131,7 +131,7 @@ def test_a_count_that_is_none(count):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
-def test_one_more_is_told_by_its_name(passed, order):
+def test_acme_socket_is_recognised_by_name(passed, order):
     makers, names = [listening, bound, listening], ["edge.socket", "edge.socket", "acme-http"]
     environ, first = passed(*(makers[each] for each in order), names=":".join(names[each] for each in order))
     given = systemd.take_activated_sockets(environ, first=first)

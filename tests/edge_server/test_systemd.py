@@ -34,13 +34,13 @@ def test_lines_arrive_together(manager):
 
 
 @pytest.mark.parametrize("address", ["", "relative", "/absent/socket"])
-def test_nobody_listens(monkeypatch, caplog, address):
+def test_notify_without_a_listener_is_ignored(monkeypatch, caplog, address):
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     notify("READY=1")
     assert len(caplog.records) == (address == "/absent/socket")
 
 
-async def test_the_watchdog_is_told_twice_in_its_period(manager, monkeypatch):
+async def test_watchdog_is_notified_twice_per_period(manager, monkeypatch):
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(keep_alive())
@@ -52,7 +52,7 @@ async def test_the_watchdog_is_told_twice_in_its_period(manager, monkeypatch):
 
 
 @pytest.mark.parametrize("period", ["", "0", "soon", "-5", "\u0663"])
-async def test_without_a_watchdog_nothing_is_said(manager, monkeypatch, period):
+async def test_no_watchdog_means_no_message(manager, monkeypatch, period):
     monkeypatch.setenv("WATCHDOG_USEC", period)
     task = asyncio.create_task(keep_alive())
     await asyncio.sleep(0)
@@ -63,7 +63,7 @@ async def test_without_a_watchdog_nothing_is_said(manager, monkeypatch, period):
     task.cancel()
 
 
-def test_what_goes_to_the_journal_is_known(monkeypatch, tmp_path):
+def test_journal_output_is_recognised(monkeypatch, tmp_path):
     """Not by the variable alone, which whoever was started from a terminal may have inherited."""
     with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
         status = os.fstat(journal.fileno())
@@ -76,7 +76,7 @@ def test_what_goes_to_the_journal_is_known(monkeypatch, tmp_path):
     assert not goes_to_journal(1)
 
 
-def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
+def test_token_is_not_written_to_the_journal(monkeypatch, tmp_path):
     server = EdgeServer(EdgeConfig(state_dir=tmp_path))
     server.token = "a-secret-of-somebody"
     monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))
@@ -87,7 +87,7 @@ def test_the_token_is_not_said_to_the_journal(monkeypatch, tmp_path):
     assert "a-secret-of-somebody" not in banner(server)
 
 
-def test_the_token_is_not_said_where_the_operator_hides_it(monkeypatch, tmp_path):
+def test_token_is_not_printed_when_hidden(monkeypatch, tmp_path):
     server = EdgeServer(EdgeConfig(state_dir=tmp_path, hide_token=True))
     server.token = "a-secret-of-somebody"
     monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))

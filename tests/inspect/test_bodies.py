@@ -63,9 +63,7 @@ def test_chunks_are_read_as_h11_reads_them(data: bytes, sizes: list[int], behind
 
 
 @given(chunked(), st.integers(0, 200), st.binary(min_size=1, max_size=3), st.lists(st.integers(0, 20), max_size=5))
-def test_what_h11_refuses_or_we_do_is_never_read_as_another_body(
-    data: bytes, at: int, wrong: bytes, sizes: list[int]
-) -> None:
+def test_invalid_chunks_never_yield_another_body(data: bytes, at: int, wrong: bytes, sizes: list[int]) -> None:
     """Our reader may accept more trailers than h11, which are not shown. The content is the same, or neither
     reads a body."""
     data = data[:at] + wrong + data[at:]

@@ -86,7 +86,7 @@ def test_times_and_sizes(recording: Recording) -> None:
     assert exchange.response.body.size == 2
 
 
-def test_headers_are_shown_as_they_came(recording: Recording) -> None:
+def test_headers_are_shown_as_sent(recording: Recording) -> None:
     recording.visitor_sends(b"GET / HTTP/1.1\r\nHoSt: x\r\nX-A:  1\r\nx-a: caf\xc3\xa9\r\nX-Raw: \xff\r\n\r\n")
     assert detail(recording.only)["request"]["headers"] == [
         ["HoSt", "x"],
@@ -144,7 +144,7 @@ def test_an_answer_before_the_request_is_whole(recording: Recording) -> None:
 @pytest.mark.parametrize(
     ("answer", "why"), [(b"", "the origin broke"), (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", "")]
 )
-def test_what_breaks_off_is_not_done(recording: Recording, answer: bytes, why: str) -> None:
+def test_aborted_exchange_is_not_done(recording: Recording, answer: bytes, why: str) -> None:
     recording.visitor_sends(GET)
     recording.origin_sends(*[answer] * bool(answer))
     recording.gone(why)
@@ -180,7 +180,7 @@ def test_a_compressed_body_is_shown_as_what_it_is(recording: Recording) -> None:
     ],
 )
 @pytest.mark.parametrize("split", ["whole", "bytewise"])
-def test_what_is_no_http_is_shown_as_bytes(recording: Recording, opening: bytes, word: str, split: str) -> None:
+def test_other_protocols_are_shown_as_bytes(recording: Recording, opening: bytes, word: str, split: str) -> None:
     recording.visitor_sends(*([opening] if split == "whole" else bytewise(opening)))
     recording.origin_sends(b"\xffanswer")
     recording.visitor_sends(b"more")
@@ -256,7 +256,7 @@ def test_an_upgrade_that_is_not_taken_stays_http(recording: Recording) -> None:
     assert [(each.target, each.status) for each in recording.exchanges] == [("/1", 200), ("/2", 200)]
 
 
-def test_nobody_listens(recording: Recording) -> None:
+def test_refused_dial_is_a_broken_exchange(recording: Recording) -> None:
     recording.gone("Nobody listens on port 8000.")
     assert (recording.only.kind, recording.only.state) == (ExchangeKind.RAW, State.BROKEN)
     assert recording.only.notes == ["Nobody listens on port 8000."]
@@ -330,7 +330,7 @@ def test_lines_between_chunks(recording: Recording) -> None:
     assert "line between chunks is too long" in recording.exchanges[-1].notes[0]
 
 
-def test_what_all_unfinished_heads_hold_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_heads_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_PARSING", 1000)
     recording = Recording()
     taps = [recording.recorder.tap("x") for _ in range(30)]
@@ -360,7 +360,7 @@ def test_exchanges_make_room_the_oldest_that_ended_first(monkeypatch: pytest.Mon
     recording.origin_sends(OK)  # to one that is not kept any more
 
 
-def test_all_that_is_kept_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_KEPT", 100_000)
     recording = Recording()
     for _ in range(20):

@@ -133,12 +133,12 @@ def test_the_same_request(case: str, listener: Listener) -> None:
     assert headers(again) == sorted(expected)
 
 
-def test_where_the_body_stands() -> None:
+def test_long_body_is_piped_into_curl() -> None:
     assert "printf" not in curl_of(recorded(with_body(b"a" * MAX_ARGUMENT)), 1)[0]
     assert curl_of(recorded(with_body(b"a" * (MAX_ARGUMENT + 1))), 1)[0].startswith("printf 'aaa")
 
 
-def test_a_cut_body_is_said_to_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_body_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BODY", 3)
     command, note = curl_of(recorded(with_body(b"abcdef")), 1)
     assert command.endswith("--data-raw abc")

@@ -195,7 +195,7 @@ def test_a_fault_of_the_queue_stays_there(caplog: pytest.LogCaptureFixture) -> N
 # Bounds.
 
 
-def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_is_bounded_in_bytes_and_counts_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_QUEUED", 1000)
     recording = Recording()
     recording.visitor_sends(GET)
@@ -221,7 +221,7 @@ def test_what_waits_is_bounded_in_bytes_and_what_is_too_much_is_counted(monkeypa
         (b"\xff", b""),
     ],
 )
-def test_what_would_not_be_kept_is_not_even_put_into_the_queue(opening: bytes, end: bytes) -> None:
+def test_unwanted_bytes_are_not_queued(opening: bytes, end: bytes) -> None:
     recording = Recording()
     recording.visitor_sends(GET, GET)
     recording.origin_sends(opening)
@@ -286,7 +286,7 @@ def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyP
     recording.gone()
 
 
-def test_what_waits_is_bounded_in_pieces_and_ends_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_is_bounded_in_pieces_and_keeps_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = Recording()
     taps = [recording.recorder.tap("x") for _ in range(20)]
     for tap in taps:
@@ -370,7 +370,7 @@ def test_a_closed_recorder_takes_nothing() -> None:
     assert len(recording.store) == 1
 
 
-async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_watcher_is_told_to_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_EXCHANGES", 5)
     recording, stirred = Recording(), asyncio.Event()
     watcher = Watcher(stirred)
@@ -388,7 +388,7 @@ async def test_a_watcher_that_falls_behind_is_told_to_look_at_everything(monkeyp
     assert watcher.take() == []
 
 
-def test_nothing_is_followed_behind_both_ends() -> None:
+def test_data_after_both_ends_is_ignored() -> None:
     """No stream and no socket brings anything then; if one did, it would be nothing of ours."""
     recording = Recording()
     recording.visitor_sends(GET)

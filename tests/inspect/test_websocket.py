@@ -78,7 +78,7 @@ def test_of_a_large_message_a_beginning_is_kept(size: int) -> None:
     assert (len(said.data), said.size) == (min(size, limits.MAX_FRAME), size)
 
 
-def test_what_is_not_kept_is_passed_over() -> None:
+def test_large_payload_is_skipped() -> None:
     frames = FrameParser(None)
     data = written(Opcode.BINARY, b"x" * 100_000)
     assert not frames.skip(5)
@@ -118,12 +118,12 @@ def test_a_bomb_is_not_blown_up(monkeypatch: pytest.MonkeyPatch) -> None:
         b"\x01\x00\x81\x00",  # a message inside another
     ],
 )
-def test_what_are_no_frames(wrong: bytes) -> None:
+def test_malformed_frames_are_an_error(wrong: bytes) -> None:
     with pytest.raises(FrameError):
         read(FrameParser(None), *bytewise(wrong + b"\x00" * 8))
 
 
-def test_what_is_no_deflate() -> None:
+def test_malformed_deflate_is_an_error() -> None:
     with pytest.raises(FrameError):
         read(FrameParser(Deflate(15, keeps_context=True)), b"\xc1\x05\xff\xff\xff\xff\xff")
 
@@ -140,7 +140,7 @@ def test_what_is_no_deflate() -> None:
         ([b"permessage-deflate; client_max_window_bits=99"], False, Deflate(15, keeps_context=True)),
     ],
 )
-def test_what_was_agreed(said: list[bytes], from_server: bool, expected: Deflate | None) -> None:
+def test_negotiated_extensions(said: list[bytes], from_server: bool, expected: Deflate | None) -> None:
     assert negotiated_deflate(said, from_server=from_server) == expected
 
 
@@ -168,7 +168,7 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
     assert recording.only.state is State.DONE
 
 
-def test_what_a_visitor_says_before_the_answer_is_held() -> None:
+def test_early_frames_of_a_visitor_are_held() -> None:
     recording = Recording()
     recording.visitor_sends(ASK + written(Opcode.TEXT, b"early", mask=True))
     recording.origin_sends(YES + b"\r\n")

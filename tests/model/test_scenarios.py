@@ -19,7 +19,7 @@ def stage() -> Iterator[Scenario]:
         yield made
 
 
-def test_a_newcomer_within_the_round_trip_of_a_resume(stage: Scenario) -> None:
+def test_visitor_within_the_round_trip_of_a_resume(stage: Scenario) -> None:
     program = stage.program()
     first = stage.visitor(program)
     stage.carry()
@@ -31,7 +31,7 @@ def test_a_newcomer_within_the_round_trip_of_a_resume(stage: Scenario) -> None:
     stage.check()
 
 
-def test_a_newcomer_whose_preface_would_overtake_the_welcome(stage: Scenario) -> None:
+def test_preface_does_not_overtake_the_welcome(stage: Scenario) -> None:
     program = stage.program()
     link = stage.redial(program)
     late = stage.visitor(program)
@@ -135,7 +135,7 @@ def test_a_bind_that_is_not_answered_is_an_error_and_is_taken_back(stage: Scenar
     assert edge.leases == 0
 
 
-def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_for_again(stage: Scenario) -> None:
+def test_bind_lost_with_its_link_is_repeated(stage: Scenario) -> None:
     program = stage.program()
     edge = stage.world.edge
     assert edge is not None
@@ -154,7 +154,7 @@ def test_a_name_that_a_new_session_asked_for_on_a_link_that_was_lost_is_asked_fo
     assert stage.served_now(program)
 
 
-def test_a_name_that_is_given_back_without_a_link_is_closed_although_the_next_forward_fails(
+def test_release_without_a_link_closes_the_name(
     stage: Scenario,
 ) -> None:
     program = stage.program()
@@ -171,7 +171,7 @@ def test_a_name_that_is_given_back_without_a_link_is_closed_although_the_next_fo
     assert edge.leases == 0
 
 
-def test_a_program_that_lost_its_name_on_a_link_that_broke_is_told_on_the_next(stage: Scenario) -> None:
+def test_lost_name_is_reported_on_the_next_link(stage: Scenario) -> None:
     older = stage.program(kind="name")
     stage.lose(older)
     stage.loop.advance(0.5)
@@ -189,7 +189,7 @@ def test_a_program_that_lost_its_name_on_a_link_that_broke_is_told_on_the_next(s
     stage.check()
 
 
-def test_a_link_that_is_well_again_is_not_called_suspect(stage: Scenario) -> None:
+def test_recovered_link_is_not_suspect(stage: Scenario) -> None:
     program = stage.program()
     stage.link(program).is_paused = True
     stage.loop.advance(11)
@@ -218,7 +218,7 @@ def test_a_program_that_asks_anew_for_a_name_that_it_gave_back_is_the_newest(sta
 
 
 @pytest.mark.parametrize("how", ["close", "kill", "release"])
-def test_one_of_a_pool_that_leaves_takes_nobody_of_the_others_with_it(stage: Scenario, how: str) -> None:
+def test_leaving_pool_member_keeps_the_others_visitors(stage: Scenario, how: str) -> None:
     leaver = stage.program(kind="pool")
     stayer = stage.program(leaver.ticket)
     visitors = [stage.visitor(leaver) for _ in range(4)]
@@ -236,7 +236,7 @@ def test_one_of_a_pool_that_leaves_takes_nobody_of_the_others_with_it(stage: Sce
     stage.check()
 
 
-def test_what_a_visitor_has_said_to_one_of_a_pool_that_refuses_is_said_to_the_next(stage: Scenario) -> None:
+def test_data_for_a_refusing_member_reaches_the_next(stage: Scenario) -> None:
     first = stage.program(kind="pool")
     stage.program(first.ticket)
     visitor = stage.visitor(first)

@@ -74,7 +74,7 @@ def test_python_runs_inside_its_host(netlab: StartLab) -> None:
     assert client.wait(20) == 1  # not its address
 
 
-def test_the_calling_thread_comes_home(netlab: StartLab) -> None:
+def test_calling_thread_returns_to_its_namespace(netlab: StartLab) -> None:
     lab = netlab()
     home = Path("/proc/thread-self/ns/net").stat().st_ino
 
@@ -103,7 +103,7 @@ def test_two_labs_do_not_hear_each_other(netlab: StartLab) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("congestion", ["bbr", "cubic"])
-def test_one_tcp_fills_100_mbit_at_50_ms(netlab: StartLab, congestion: str) -> None:
+def test_tcp_fills_100_mbit_at_50_ms(netlab: StartLab, congestion: str) -> None:
     if shutil.which("iperf3") is None:
         pytest.skip("no iperf3")
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
@@ -217,7 +217,7 @@ def test_only_namespaces_of_labs_are_deleted() -> None:
         namespace.delete("production")
 
 
-def test_a_wan_that_is_gone_is_told_apart(netlab: StartLab) -> None:
+def test_ended_wan_process_is_reported(netlab: StartLab) -> None:
     lab = netlab()
     wan = lab.wan_pid
     assert wan is not None
@@ -227,7 +227,7 @@ def test_a_wan_that_is_gone_is_told_apart(netlab: StartLab) -> None:
         lab.link.stats()
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert missing() == "not root"
     monkeypatch.setattr(os, "geteuid", lambda: 0)

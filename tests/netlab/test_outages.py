@@ -54,7 +54,7 @@ def in_use(lab: Lab, directory: Path, *, will_be_away: bool = False) -> Iterator
     "seconds", [pytest.param(2, marks=pytest.mark.long), pytest.param(5, marks=pytest.mark.long), 20,
                 pytest.param(90, marks=pytest.mark.long)]
 )  # fmt: skip
-def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
+def test_connections_survive_a_black_hole(netlab: StartLab, tmp_path: Path, seconds: float) -> None:
     """Newcomers wait as well: on the link as long as that is not dead, then for ten seconds."""
     lab = netlab(delay_ms=25, rate_mbit=100)
     with (
@@ -75,7 +75,7 @@ def test_nobody_breaks_in_a_black_hole(netlab: StartLab, tmp_path: Path, seconds
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Path) -> None:
+def test_connections_survive_a_frozen_client(netlab: StartLab, tmp_path: Path) -> None:
     lab = netlab(delay_ms=25, rate_mbit=100)
     with (
         in_use(lab, tmp_path, will_be_away=True) as (tunnel, bulk),
@@ -94,7 +94,7 @@ def test_nobody_breaks_while_the_client_is_frozen(netlab: StartLab, tmp_path: Pa
 
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("how", ["move_client", pytest.param("nat_rebind", marks=pytest.mark.long)])
-def test_nobody_breaks_while_the_client_moves_every_second(netlab: StartLab, tmp_path: Path, how: str) -> None:
+def test_connections_survive_address_changes(netlab: StartLab, tmp_path: Path, how: str) -> None:
     """Another address of its own each time, or another port of the NAT before it."""
     lab = netlab(delay_ms=25, rate_mbit=100, nat=how == "nat_rebind")
     with in_use(lab, tmp_path) as (tunnel, bulk), ParallelTransfers(tunnel, VISITORS, 600 * KIB) as transfers:

@@ -17,7 +17,7 @@ def lost(pairs: int) -> dict[str, float]:
 
 
 @pytest.mark.alone
-def test_what_the_inspector_takes() -> None:
+def test_inspector_overhead() -> None:
     """Another program may have come between: what seems too much is looked at again, for longer."""
     seen = lost(5)
     if max(seen.values()) > MOST:

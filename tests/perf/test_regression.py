@@ -22,7 +22,7 @@ def recorded() -> dict[str, float]:
 
 @pytest.mark.alone
 @needs_native
-def test_nothing_has_collapsed(recorded: dict[str, float]) -> None:
+def test_no_ratio_has_collapsed(recorded: dict[str, float]) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may give loopback the MTU of a real network")
     try:

@@ -25,7 +25,7 @@ async def test_timers_fire_in_order_at_their_exact_times(virtual_time: VirtualLo
     assert fired == sorted(times)
 
 
-async def test_what_is_ready_runs_before_time_moves(virtual_time: VirtualLoop) -> None:
+async def test_ready_callbacks_run_before_time_advances(virtual_time: VirtualLoop) -> None:
     now = virtual_time.time()
     for _ in range(100):
         await asyncio.sleep(0)

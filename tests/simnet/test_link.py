@@ -54,7 +54,7 @@ async def test_rate_and_delay_of_100_mbit_and_50_ms(virtual_time: VirtualLoop) -
     assert 9_999 * (1200 + HEADER_BYTES) / (last - first) == pytest.approx(rate, rel=1e-6)
 
 
-async def test_a_full_queue_drops_what_comes_last(virtual_time: VirtualLoop) -> None:
+async def test_full_queue_drops_the_newest(virtual_time: VirtualLoop) -> None:
     packet = 1000 + HEADER_BYTES
     bed = Bed(virtual_time, Conditions(rate=1e6, queue=10 * packet))
     for payload in numbered(25, 1000):
@@ -118,7 +118,7 @@ async def test_conditions_change_while_it_runs(virtual_time: VirtualLoop) -> Non
     assert [(round(at, 6), payload) for at, payload in bed.out] == [(0.1, b"fast"), (0.5, b"slow")]
 
 
-async def test_what_is_larger_than_the_path_vanishes(virtual_time: VirtualLoop) -> None:
+async def test_datagram_above_the_mtu_is_dropped(virtual_time: VirtualLoop) -> None:
     bed = Bed(virtual_time, Conditions(mtu=1280))
     bed.send(bytes(1281))
     bed.send(bytes(1280))

@@ -65,7 +65,7 @@ async def test_a_call_brings_a_bounded_batch_and_the_reader_is_called_again(netw
     b.close()
 
 
-async def test_an_inbox_that_nobody_reads_is_bounded(network: Network) -> None:
+async def test_unread_inbox_is_bounded(network: Network) -> None:
     a, b = network.socket(A), network.socket(B)
     count = INBOX_BYTES // 60_000 + 5
     for _ in range(count):
@@ -88,7 +88,7 @@ async def test_traffic_passes_the_senders_uplink_and_the_receivers_downlink(netw
     b.close()
 
 
-async def test_who_moves_is_found_at_the_new_address_only(network: Network) -> None:
+async def test_moved_socket_is_reached_at_the_new_address_only(network: Network) -> None:
     a, b = network.socket(A, down=Conditions(delay=0.01)), network.socket(B)
     b.send([burst(1, 100, A)])
     a.move(C)

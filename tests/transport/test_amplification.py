@@ -77,7 +77,7 @@ def client_says(pair: Pair) -> list[bytes]:
 
 @pytest.mark.parametrize("addresses", [1, 8, 9, 64])
 @pytest.mark.parametrize("has_data", [False, True], ids=["idle", "bulk"])
-def test_pings_that_seem_to_come_from_elsewhere(pair: Pair, addresses: int, has_data: bool):
+def test_pings_with_spoofed_addresses(pair: Pair, addresses: int, has_data: bool):
     """The connection seems to move with each; the edge may have a window of bytes to send."""
     client, edge = pair.connect()
     pair.settle(2)
@@ -119,7 +119,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize("frames", NUMBERS)
 @pytest.mark.parametrize("has_data", [False, True], ids=["idle", "bulk"])
-def test_what_a_peer_may_say_from_elsewhere(pair: Pair, engines: tuple[str, str], frames, has_data: bool):
+def test_frames_from_another_address(pair: Pair, engines: tuple[str, str], frames, has_data: bool):
     if engines[0] != "aioquic":
         pytest.skip("packets can be forged with the keys of an aioquic client")
     client, edge = pair.connect()
@@ -130,7 +130,7 @@ def test_what_a_peer_may_say_from_elsewhere(pair: Pair, engines: tuple[str, str]
     forged(pair, TrafficCount(pair), frames)
 
 
-def test_a_connection_that_ends_where_nobody_answers(pair: Pair, engines: tuple[str, str]):
+def test_close_towards_a_silent_address(pair: Pair, engines: tuple[str, str]):
     if engines[0] != "aioquic":
         pytest.skip("packets can be forged with the keys of an aioquic client")
     _, edge = pair.connect()

@@ -64,7 +64,7 @@ os.kill(child, 9)
 """)
 
 
-def test_a_number_that_means_something_else_by_now_is_left_alone():
+def test_reused_descriptor_number_is_left_alone():
     run("""
 number = ours.fileno()
 ours.close()
@@ -74,7 +74,7 @@ in_child(lambda: is_open(number))
 """)
 
 
-def test_an_object_that_is_collected_in_the_child_closes_nothing_else():
+def test_collected_object_in_a_child_closes_nothing_else():
     run("""
 number = ours.fileno()
 def look():

@@ -47,7 +47,7 @@ async def test_batches_go_in_with_the_time_and_one_transmit_follows(bed: Bed) ->
     assert len(bed.engine.transmitted_at) == 1
 
 
-async def test_everything_written_in_a_turn_leaves_together(bed: Bed) -> None:
+async def test_writes_of_one_turn_leave_together(bed: Bed) -> None:
     def write() -> None:
         bed.engine.outbox.append(Transmit([b"x"], 1200, THERE))
         bed.endpoint.wake()
@@ -59,7 +59,7 @@ async def test_everything_written_in_a_turn_leaves_together(bed: Bed) -> None:
     assert bed.peer.receive()[0].payload == b"x" * 10
 
 
-async def test_each_event_reaches_its_sink_in_order_and_the_turn_ends_once(bed: Bed) -> None:
+async def test_events_reach_their_sinks_in_order(bed: Bed) -> None:
     one, other = ScriptedConnection(THERE, is_client=False), ScriptedConnection(ELSEWHERE, is_client=False)
     bed.engine.events = [
         (one, Connected()),
@@ -87,7 +87,7 @@ async def test_each_event_reaches_its_sink_in_order_and_the_turn_ends_once(bed: 
     assert bed.sinks[1].told == [("connected",), ("reset", 4, 7), ("closed", CloseCause.PEER, 9, "bye")]
 
 
-async def test_connecting_tells_the_sink_that_came_with_it(bed: Bed) -> None:
+async def test_connect_reports_to_its_sink(bed: Bed) -> None:
     sink = Sink()
     connection = bed.endpoint.connect(THERE, "edge.test", sink)
     await bed.turn()
@@ -107,7 +107,7 @@ async def test_addresses_of_the_other_family_are_refused(bed: Bed) -> None:
     other.close()
 
 
-async def test_events_that_a_flush_makes_are_told_in_the_same_turn(bed: Bed) -> None:
+async def test_events_of_a_flush_are_reported_in_the_same_turn(bed: Bed) -> None:
     """Closing one's own connection needs no datagram to be heard of."""
     connection, sink = bed.accepted()
     bed.engine.events = [(connection, Closed(CloseCause.LOCAL, 0, ""))]
@@ -224,7 +224,7 @@ async def test_a_fault_while_closing_is_contained(bed: Bed, caplog: pytest.LogCa
     assert bed.endpoint.faults == 1
 
 
-async def test_a_fault_while_accepting_closes_the_newcomer(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
+async def test_error_while_accepting_closes_the_connection(bed: Bed, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(connection: ScriptedConnection) -> Sink:
         raise RuntimeError("no room")
 
@@ -281,7 +281,7 @@ async def test_rebinding_migrates_what_this_side_began(bed: Bed) -> None:
 # Ending.
 
 
-async def test_close_waits_until_the_goodbyes_are_said(bed: Bed) -> None:
+async def test_close_waits_until_connection_close_is_sent(bed: Bed) -> None:
     connection, sink = bed.accepted()
     bed.engine.alive = True
     bed.engine.events = [(connection, Closed(CloseCause.LOCAL, 0, ""))]
@@ -318,7 +318,7 @@ async def test_a_cancelled_close_aborts(bed: Bed) -> None:
     assert bed.endpoint.is_closed
 
 
-async def test_nobody_new_comes_in_while_closing(bed: Bed) -> None:
+async def test_closing_endpoint_accepts_no_connection(bed: Bed) -> None:
     bed.engine.alive = True
     closing = asyncio.create_task(bed.endpoint.close(1))
     await bed.turn()
@@ -350,7 +350,7 @@ async def test_abort_ends_everything_at_once_also_from_within_a_sink(bed: Bed) -
     assert bed.network.sockets == [bed.peer]
 
 
-async def test_what_was_carried_is_known_of_connections_that_are_over_as_well(bed: Bed) -> None:
+async def test_counters_include_ended_connections(bed: Bed) -> None:
     one, _ = bed.accepted()
     _other, _ = bed.accepted()
     assert (bed.endpoint.traffic().bytes_sent, len(bed.endpoint.connections)) == (200, 2)
@@ -360,7 +360,7 @@ async def test_what_was_carried_is_known_of_connections_that_are_over_as_well(be
     assert bed.endpoint.traffic() == Traffic(200, 400, 6, 8, 2)
 
 
-async def test_what_a_connection_carried_whose_sink_failed_is_known(bed: Bed) -> None:
+async def test_counters_include_connections_whose_sink_failed(bed: Bed) -> None:
     connection, _ = bed.accepted("data")
     bed.engine.events.append((connection, Data(0, [b"a"], False)))
     bed.nudge()

@@ -248,7 +248,7 @@ async def test_a_transfer_goes_on_from_another_socket(network: Network, certific
             await pair.edge.close(grace=2)
 
 
-async def test_nobody_there_is_told_by_the_deadline(network: Network, certificates: Path) -> None:
+async def test_silent_address_is_reported_at_the_deadline(network: Network, certificates: Path) -> None:
     client, edge = network.socket(("10.0.0.2", 5000)), network.socket(("10.0.0.1", 4433))
     with Pair(certificates, client, edge) as pair:
         asking = Asking([])

@@ -50,14 +50,14 @@ def ends(pair: Pair) -> list[tuple[CloseCause, int]]:
     return [(event.cause, event.code) for event in pair.edge.of(Closed)]
 
 
-def test_who_has_delivered_nothing_pins_little(attacked: Pair):
+def test_peer_that_delivered_nothing_pins_little(attacked: Pair):
     pin(attacked, 1, FIRST - 2)
     assert ends(attacked) == []
     pin(attacked, 1 + FIRST, PIECE)
     assert ends(attacked) == TOO_MUCH
 
 
-def test_who_has_delivered_much_may_be_ahead_by_the_largest_window(attacked: Pair):
+def test_peer_that_delivered_much_may_use_the_largest_window(attacked: Pair):
     sent = 1
     while sent < 2048 * KIB:
         sent += attacked.connection.write(0, bytes(64 * KIB))

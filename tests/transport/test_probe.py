@@ -111,7 +111,7 @@ def test_a_lost_response_is_asked_for_again(server):
     assert (found.answer, found.lost) == (Answer.QUIC, 2)
 
 
-def test_a_closed_port_is_said():
+def test_closed_port_is_reported():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         address = sock.getsockname()

@@ -194,7 +194,7 @@ class ListeningStream(CountingStream):
 
 
 @pytest.mark.parametrize("is_ended", [False, True])
-def test_who_speaks_before_anybody_listens_is_heard_whole(run, is_ended: bool) -> None:
+def test_data_before_a_client_is_ready_is_delivered(run, is_ended: bool) -> None:
     """A visitor whose words came with the connection, and who waits for a client that is away."""
 
     async def scenario() -> None:
@@ -230,7 +230,7 @@ class FullStream(ListeningStream):
     room = 1000
 
 
-def test_what_came_before_two_clean_ends_is_not_lost_with_them(run, monkeypatch) -> None:
+def test_data_before_two_clean_ends_is_delivered(run, monkeypatch) -> None:
     """Both ends have closed, and for the kernel the connection is no more; what was not read yet is there."""
     monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.01)
 
@@ -271,7 +271,7 @@ class RoomyStream(ListeningStream):
 @pytest.mark.parametrize("ends_first", [False, True], ids=["reset", "end and reset"])
 @pytest.mark.parametrize("reads", [True, False], ids=["reading", "paused"])
 @pytest.mark.parametrize("size", [6, 20_000])
-def test_what_the_peer_said_before_its_reset_is_read(run, ends_first: bool, reads: bool, size: int) -> None:
+def test_data_before_a_peers_reset_is_read(run, ends_first: bool, reads: bool, size: int) -> None:
     """A server that answers before it has read its request and closes: a write fails, and the answer is there."""
 
     async def scenario() -> None:
@@ -338,7 +338,7 @@ def is_reset(peer: socket.socket) -> bool:
     return False
 
 
-def test_what_was_written_before_a_reset_is_delivered_first(run) -> None:
+def test_writes_before_a_reset_are_delivered_first(run) -> None:
     """More than the kernel takes; and what the peer still says is read, or it would not read either."""
 
     async def scenario() -> None:
@@ -373,7 +373,7 @@ def test_a_reset_of_the_visitor_ends_a_delivery_to_it(run) -> None:
     run(scenario())
 
 
-def test_a_connection_that_breaks_after_its_stream_is_over_gives_its_place_back(run) -> None:
+def test_connection_broken_after_its_stream_frees_its_place(run) -> None:
     """Both ends had been exchanged and credited, and the visitor resets before its connection is closed."""
 
     async def scenario() -> None:
@@ -404,7 +404,7 @@ def test_a_peer_that_never_reads_is_reset_after_all(run, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("code", [code for code in StreamCode if code is not StreamCode.ABORTED])
-def test_other_reasons_than_a_reset_wait_for_nobody(run, code: StreamCode) -> None:
+def test_other_endings_do_not_wait_for_delivery(run, code: StreamCode) -> None:
     async def scenario() -> None:
         async with SplicedConnection() as spliced:
             spliced.splice.stream_data([bytes(WRITE_HIGH)], WRITE_HIGH)

@@ -110,7 +110,7 @@ def rig(request: pytest.FixtureRequest, paths: dict[str, Path]) -> FloodRig:
 
 
 @STOPS
-def test_a_flood_from_one_host_keeps_nobody_else_out(rig: FloodRig, turns: int):
+def test_flood_from_one_host_keeps_no_other_out(rig: FloodRig, turns: int):
     flood = [rig.client(FLOODER, turns=turns) for _ in range(PLACES * 3)]
     counters = rig.edge.counters
     assert counters.handshakes_begun == rig.pending_handshakes == PLACES
@@ -215,7 +215,7 @@ def test_equals_do_not_take_places_from_each_other_in_turn():
     assert sum(taken) == 4
 
 
-def test_what_is_kept_is_bounded_whatever_comes_and_goes():
+def test_kept_state_is_bounded():
     strangers: Strangers[int] = Strangers(16)
     now = 0.0
     for number in range(20_000):
@@ -245,5 +245,5 @@ def test_what_is_kept_is_bounded_whatever_comes_and_goes():
         ("client-1", ("client-1", "client-1")),
     ],
 )
-def test_what_counts_as_one(address, source):
+def test_addresses_are_grouped_by_network(address, source):
     assert source_of(address) == source

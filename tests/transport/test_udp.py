@@ -226,7 +226,7 @@ async def test_a_refused_offload_is_remembered_and_nothing_is_lost(caplog: pytes
 
 
 @linux_only
-async def test_what_does_not_fit_is_dropped_and_counted() -> None:
+async def test_datagrams_that_do_not_fit_are_dropped_and_counted() -> None:
     """A datagram socket of the same machine is full after a few, which a UDP socket on loopback never is."""
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     far.close()
@@ -362,7 +362,7 @@ def test_a_busy_address_is_its_owners_problem() -> None:
         UdpSocket.bind(one.local_address)
 
 
-def test_small_buffers_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_small_buffers_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     sockopts._report_small_buffers.cache_clear()
     caplog.set_level(logging.INFO)
     absurd = 1 << 30  # the largest the option takes before the kernel's doubling overflows it

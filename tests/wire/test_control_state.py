@@ -21,14 +21,14 @@ def at(phase: Phase, side: Side) -> ControlStateMachine:
 @pytest.mark.parametrize(
     ("phase", "speaker", "kind"), TRANSITIONS, ids=lambda v: getattr(v, "name", getattr(v, "__name__", ""))
 )
-def test_what_the_table_allows_moves_both_ends_alike(phase, speaker, kind):
+def test_allowed_messages_move_both_ends_alike(phase, speaker, kind):
     says, hears = at(phase, speaker), at(phase, speaker.other)
     says.sent(BY_TYPE[kind])
     hears.received(BY_TYPE[kind])
     assert says.phase is hears.phase is TRANSITIONS[phase, speaker, kind]
 
 
-def test_everything_else_is_refused():
+def test_other_messages_are_refused():
     everything = itertools.product(Phase, Side, AnyMessage.__args__)
     refused = [row for row in everything if row not in TRANSITIONS]
     assert len(refused) > len(TRANSITIONS)

@@ -102,7 +102,7 @@ class TestReceiveWindow:
             window.announce(now, 0.05)
         assert window.window == INITIAL_WINDOW
 
-    def test_one_that_never_consumes_is_never_credited(self):
+    def test_window_that_never_consumes_is_never_credited(self):
         window = receiver()
         window.arrived(INITIAL_WINDOW)
         assert not window.owed

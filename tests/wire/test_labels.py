@@ -38,18 +38,18 @@ def test_good_ones(name: str):
         ("abcdefghijklmno2", "form of the edge's random names"),
     ],
 )
-def test_bad_ones_are_told_why(name: str, words: str):
+def test_invalid_labels_are_explained(name: str, words: str):
     wrong = validation_error(name)
     assert wrong is not None
     assert words in wrong
 
 
-def test_nobody_may_ask_for_a_random_name():
+def test_form_of_random_names_is_refused():
     assert all(validation_error(random_name()) for _ in range(1000))
 
 
 @given(st.text(max_size=70))
-def test_what_is_good_is_one_label_of_ascii_whatever_is_tried(name: str):
+def test_valid_label_is_one_ascii_label(name: str):
     if validation_error(name) is None:
         assert name.isascii()
         assert name == name.lower()
@@ -85,7 +85,7 @@ def test_a_domain_is_fine(domain):
         ("x" * 100_000, "such as"),
     ],
 )
-def test_what_is_wrong_with_a_domain(domain, words):
+def test_invalid_domains_are_explained(domain, words):
     wrong = domain_validation_error(domain)
     assert wrong is not None
     assert words in wrong

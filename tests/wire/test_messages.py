@@ -112,7 +112,7 @@ def test_errors_never_quote_the_token():
 
 
 @pytest.mark.parametrize("size", [0, MAX_MESSAGE + 1, 1 << 31, (1 << 32) - 1])
-def test_a_frame_length_out_of_bounds_is_refused_before_its_bytes_come(size):
+def test_frame_length_out_of_bounds_is_refused_early(size):
     reader = FrameReader()
     with pytest.raises(ProtocolError, match="control frame of"):
         list(reader.feed(size.to_bytes(HEADER_SIZE, "big")))

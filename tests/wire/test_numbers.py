@@ -12,7 +12,7 @@ from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 
 
 @given(st.permutations(range(20)))
-def test_numbers_in_any_order_are_met_once(order: list[int]) -> None:
+def test_numbers_in_any_order_count_once(order: list[int]) -> None:
     numbers = StreamNumbers()
     for number in order:
         assert not numbers.has_met(number)
@@ -58,7 +58,7 @@ def test_making_room_for_many_costs_no_more_than_skipping_them() -> None:
     assert time.process_time() - begin < 40 * skipping, "it looks through those that are gone each time"
 
 
-def test_the_edges_account_says_which_numbers_can_still_come() -> None:
+def test_resume_state_says_which_numbers_may_still_come() -> None:
     numbers = StreamNumbers()
     for number in (0, 4, 7):
         numbers.meet(number)

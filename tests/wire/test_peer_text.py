@@ -72,7 +72,7 @@ def test_there_are_texts_to_look_at():
 @pytest.mark.parametrize(("struct", "name"), TEXTS, ids=lambda value: getattr(value, "__name__", value))
 @given(text=ANY_TEXT)
 @settings(deadline=None, max_examples=60)
-def test_what_is_taken_in_is_plain(struct, name, text):
+def test_accepted_text_is_plain(struct, name, text):
     taken = decoded(struct, name, text)
     assert taken is None or (taken == text and is_plain(taken))
     for ugly in UGLY:
@@ -113,7 +113,7 @@ def test_hosts(host):
     ["-oProxyCommand=x", "a b", "a/b", "a@b", "a;reboot", "$(reboot)", "bücher.example", "a..b", ".a", "a-.b",
      "x" * 64, "[::1]", "a:443#", "a\n"],
 )  # fmt: skip
-def test_what_is_no_host(host):
+def test_malformed_host_is_refused(host):
     assert not is_host(host)
     assert decoded(Bound, "host", host) is None
 

@@ -12,7 +12,7 @@ EXAMPLE = Preface(stream=7, lease=1, tls=True, host="2001:db8::1", port=50000)
 
 
 @given(st.binary(max_size=50), st.data())
-def test_it_may_be_split_anywhere_and_gives_the_rest_back(rest, data):
+def test_preface_may_be_split_and_returns_the_rest(rest, data):
     stream = encode_preface(EXAMPLE) + rest
     cut = data.draw(st.integers(0, len(stream)))
     reader = PrefaceReader()

@@ -9,7 +9,7 @@ import pytest
 from edge_server.admin.event_stream import EventStream
 
 
-async def test_a_fault_while_somebody_follows_reaches_the_server():
+async def test_error_in_an_event_stream_reaches_the_server():
     """The HTTP server logs the error; in a task of its own it would be lost."""
     sent = []
 

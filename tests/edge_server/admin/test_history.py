@@ -57,9 +57,7 @@ def test_an_hour_is_kept_and_no_more(clock: Clock):
     assert samples[-1].at - samples[0].at == (MAX_SAMPLES - 1) * SAMPLE_INTERVAL
 
 
-def test_who_moved_most_is_known_among_strangers_without_end(
-    clock: Clock, visit: Callable[..., VisitorConnection]
-):
+def test_top_talkers_are_found_among_endless_addresses(clock: Clock, visit: Callable[..., VisitorConnection]):
     heard = TopTalkers(VisitorLog(), clock)
     for number in range(20 * MAX_TALKERS):
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
@@ -75,7 +73,7 @@ def test_who_moved_most_is_known_among_strangers_without_end(
     assert top.remembered == len(addresses)
 
 
-def test_those_who_are_in_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., VisitorConnection]):
+def test_current_visitors_and_those_of_the_last_hour_count(clock: Clock, visit: Callable[..., VisitorConnection]):
     ledger = VisitorLog()
     heard = TopTalkers(ledger, clock)
     ledger.on_end = heard.on_visitor_end

@@ -26,7 +26,7 @@ def ring() -> Iterator[RecentErrors]:
     assert ring.recent(1).total == before
 
 
-def test_the_newest_come_first_and_so_many_are_kept(ring: RecentErrors):
+def test_newest_errors_come_first_and_are_bounded(ring: RecentErrors):
     for number in range(MAX_RECORDS + 50):
         logger.warning("number %d", number)
     logger.info("no warning")
@@ -45,13 +45,13 @@ def test_a_line_is_one_line_of_what_can_be_printed(ring: RecentErrors):
     assert (one.level, one.logger) == ("error", "edge_server.test")
 
 
-def test_what_cannot_be_put_together_stops_nobody(ring: RecentErrors):
+def test_unformattable_record_does_not_raise(ring: RecentErrors):
     for arguments in (("no number",), ({},)):
         ring.handle(logging.LogRecord("a", logging.ERROR, "b.py", 1, "%(wrong)d", arguments, None))
     assert [one.message for one in ring.recent(2).items] == ["%(wrong)d (formatting failed)"] * 2
 
 
-def test_why_something_failed_is_said(ring: RecentErrors):
+def test_exception_text_is_kept(ring: RecentErrors):
     try:
         raise ValueError("the reason")
     except ValueError:

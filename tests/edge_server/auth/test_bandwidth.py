@@ -20,7 +20,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_below_the_rate_nobody_waits(clock: Clock):
+def test_traffic_below_the_rate_is_not_delayed(clock: Clock):
     bucket = TokenBucket(1000, clock)
     for _ in range(100):
         clock.now += 0.1
@@ -37,7 +37,7 @@ def test_over_any_time_no_more_than_the_rate_and_a_burst(clock: Clock):
     assert 1000 * 10 <= spent <= 1000 * (10 + BURST_SECONDS) + 300
 
 
-def test_each_direction_has_the_whole_and_all_clients_share_it():
+def test_rate_is_per_direction_and_shared_by_clients():
     shaping = BandwidthLimiter()
     one = Identity("k", Permissions(bandwidth=1000))
     received, sent = shaping.buckets_of(one) or (None, None)

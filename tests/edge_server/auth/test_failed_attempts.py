@@ -32,7 +32,7 @@ def test_a_thousand_in_a_minute(clock: Clock):
     assert tries.can_try(THERE, None)
 
 
-def test_what_was_right_after_all_does_not_count(clock: Clock):
+def test_successful_attempt_does_not_count(clock: Clock):
     tries = FailedAttempts(clock)
     for _ in range(3 * MAX_FAILURES):
         assert tries.can_try(HERE, None)
@@ -50,7 +50,7 @@ def test_neighbours_behind_one_address_are_not_punished(clock: Clock):
     assert tries.can_try(HERE, "neighbour")
 
 
-def test_it_is_over_after_a_minute(clock: Clock):
+def test_lockout_ends_after_a_minute(clock: Clock):
     tries = FailedAttempts(clock)
     flood(tries, HERE, None, MAX_FAILURES)
     clock.now += WINDOW_SECONDS - 0.1
@@ -59,7 +59,7 @@ def test_it_is_over_after_a_minute(clock: Clock):
     assert tries.can_try(HERE, None)
 
 
-def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
+def test_remembered_addresses_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(failed_attempts, "MAX_TRACKED", 10)
     tries = FailedAttempts(clock)
     for number in range(100):
@@ -76,5 +76,5 @@ def test_what_is_remembered_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyP
     ("2001:db8:1:2::", "2001:db8:1:2::/64"),
     ("fe80::1%eth0", "fe80::/64"),
 ])  # fmt: skip
-def test_what_counts_as_one(address: str, network: str):
+def test_addresses_are_grouped_by_network(address: str, network: str):
     assert peer_prefix(address) == network

@@ -50,7 +50,7 @@ def test_the_development_token_is_accepted():
 @pytest.mark.parametrize(
     "token", ["", "x", CHOSEN[:-1], CHOSEN + "x", CHOSEN.upper(), CHOSEN + "\0", " " + CHOSEN, "é" * 512]
 )
-def test_anything_else_is_not(token: str):
+def test_other_text_is_no_token(token: str):
     assert TokenRegistry(CHOSEN).check(token) is None
 
 
@@ -87,7 +87,7 @@ def test_a_development_token_of_the_usual_form_has_attempts_of_its_own():
     assert TokenRegistry(CHOSEN).known_key(CHOSEN) is None
 
 
-def test_what_another_process_does_is_seen(store: TokenStore, tmp_path: Path):
+def test_changes_of_another_process_are_seen(store: TokenStore, tmp_path: Path):
     tokens = TokenRegistry(CHOSEN, store)
     assert not tokens.refresh()
     elsewhere = TokenStore(tmp_path)
@@ -124,7 +124,7 @@ def test_a_revoked_token_stays_revoked_and_on_record(store: TokenStore):
     assert not store.revoke("nobody", NOW)
 
 
-def test_nobody_else_may_read_the_database_and_no_secret_is_in_it(store: TokenStore, tmp_path: Path):
+def test_database_is_private_and_holds_no_secret(store: TokenStore, tmp_path: Path):
     token, _ = store.create(ALL, "a note", NOW)
     files = sorted(tmp_path.glob(f"{FILE_NAME}*"))
     assert files

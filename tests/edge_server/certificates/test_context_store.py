@@ -270,7 +270,7 @@ class TestReplacedFiles:
         assert made.apply_refresh() == {"*.ops.example"}
         assert self.serial(made, authority, "a.ops.example") != before
 
-    def test_half_a_replacement_is_nobodys(self, write: Write, authority: DevelopmentAuthority) -> None:
+    def test_half_a_replacement_is_not_used(self, write: Write, authority: DevelopmentAuthority) -> None:
         """The certificate is new and its key not yet: said once, and the old pair stays in use."""
         made, _, key = self.made(write, "*.ops.example")
         before = self.serial(made, authority, "a.ops.example")
@@ -289,7 +289,9 @@ class TestReplacedFiles:
         assert self.serial(made, authority, "a.ops.example") != before
 
     @pytest.mark.parametrize("how", ["gone", "junk", "names"])
-    def test_what_cannot_be_used(self, write: Write, authority: DevelopmentAuthority, how: str) -> None:
+    def test_unusable_files_keep_the_old_certificate(
+        self, write: Write, authority: DevelopmentAuthority, how: str
+    ) -> None:
         made, cert, _ = self.made(write, "*.ops.example", "ops.example")
         before = self.serial(made, authority, "a.ops.example")
         if how == "gone":

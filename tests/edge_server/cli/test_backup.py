@@ -72,7 +72,7 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
 
-def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tmp_path):
+def test_write_during_a_backup_is_atomic(tmp_path):
     """A database in the middle of a transaction: its copy is that of before."""
     StateDir(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as writer:
@@ -94,7 +94,7 @@ def test_what_is_written_while_it_is_copied_is_there_as_a_whole_or_not_at_all(tm
         assert reader.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
+def test_failed_backup_is_one_line(tmp_path, capsys):
     target = tmp_path / "edge.tar"
     assert main(["backup", str(target), "--state-dir", str(tmp_path / "absent")]) == 1
     assert "No state of an edge in" in capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_what_cannot_be_backed_up_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["client.env", "edge.sock", "held.db", "held.db-wal", ".probe-1", ".token-1-abc"])
-def test_what_belongs_to_a_run_is_left_out(tmp_path, name):
+def test_files_of_a_run_are_left_out(tmp_path, name):
     (tmp_path / name).write_text("x")
     file = io.BytesIO()
     write_backup(tmp_path, file)

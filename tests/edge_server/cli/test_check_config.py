@@ -42,7 +42,7 @@ def report(tmp_path: Path, *options: str) -> tuple[list[str], list[str]]:
     return check_config.report(read(["--state-dir", str(tmp_path / "state"), *options]), NOW)
 
 
-def test_what_would_be_run(tmp_path, issue):
+def test_effective_settings_are_printed_without_a_start(tmp_path, issue):
     wrong, lines = report(tmp_path, *issue(), "--domain", "tunnel.localhost", "--https", "0.0.0.0:443")
     assert wrong == []
     assert lines[0] == "ok"
@@ -53,7 +53,7 @@ def test_what_would_be_run(tmp_path, issue):
     assert not (tmp_path / "state").exists()
 
 
-def test_a_certificate_that_ends_soon_is_worth_a_word(tmp_path, issue):
+def test_certificate_near_expiry_is_a_warning(tmp_path, issue):
     _, lines = report(tmp_path, *issue(days=13))
     assert "  the certificate expires at 2030-06-14 00:00 UTC, in 13 days: renew it soon" in lines
 
@@ -84,7 +84,7 @@ def test_an_issuer_that_has_expired(tmp_path, issue, authority):
     assert said.startswith(f"The issuer's certificate in {tmp_path}/cert.pem has expired")
 
 
-def test_everything_is_said_at_once(tmp_path, issue):
+def test_all_problems_are_reported_at_once(tmp_path, issue):
     issue()
     (tmp_path / "state").write_text("a file")
     files = ["--cert", str(tmp_path / "cert.pem"), "--key", str(tmp_path / "absent")]

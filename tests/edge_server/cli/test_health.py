@@ -74,7 +74,7 @@ def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("engine", ["auto"])
-async def test_what_an_edge_that_was_killed_left_behind_is_not_taken_for_the_edge(edge: EdgeServer, capsys):
+async def test_files_of_a_killed_edge_are_not_trusted(edge: EdgeServer, capsys):
     """The killed edge had a page; this one has none."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         (edge.config.state_dir / "admin.url").write_text(f"http://127.0.0.1:{free.getsockname()[1]}/")
@@ -82,7 +82,7 @@ async def test_what_an_edge_that_was_killed_left_behind_is_not_taken_for_the_edg
     assert capsys.readouterr().out.startswith("the QUIC socket responds")
 
 
-def test_a_damaged_file_is_said(tmp_path: Path, capsys):
+def test_damaged_file_is_reported(tmp_path: Path, capsys):
     (tmp_path / "client.env").write_text("QUICTUNNEL_EDGE=nowhere\n")
     assert main(["health", "--state-dir", str(tmp_path)]) == 1
     assert "client.env is damaged" in capsys.readouterr().err

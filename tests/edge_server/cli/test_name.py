@@ -61,7 +61,7 @@ def test_list(state: Path, capsys: pytest.CaptureFixture[str]):
     assert json.loads(capsys.readouterr().out)[1] == {"name": "app", "owner": "k1", "banned": False, "seen": NOW}
 
 
-def test_nothing_to_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_empty_list_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(tmp_path, "list") == 0
     assert capsys.readouterr() == ("", "No name has an owner yet.\n")
 
@@ -112,7 +112,7 @@ def test_history(state: Path, capsys: pytest.CaptureFixture[str]):
     assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == ["other"]
 
 
-def test_one_owner_washes_nothing_out_of_the_history(state: Path, monkeypatch: pytest.MonkeyPatch):
+def test_owner_cannot_flush_the_history(state: Path, monkeypatch: pytest.MonkeyPatch):
     """Neither its own deed of another day or of this one, nor somebody else's."""
     monkeypatch.setattr("edge_server.tunnels.ownership_store.MAX_NAMES_A_DAY", 10)
     store = OwnershipStore(state)
@@ -186,7 +186,7 @@ def test_a_newer_database_is_not_touched(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["", "a\nb", "x" * 64])
-def test_what_is_no_name(state: Path, name: str, capsys: pytest.CaptureFixture[str]):
+def test_malformed_name_is_refused(state: Path, name: str, capsys: pytest.CaptureFixture[str]):
     assert run(state, "ban", name) == 2
     assert "is neither a name" in capsys.readouterr().err
 
@@ -200,5 +200,5 @@ def test_a_network_is_one_however_it_is_written(state: Path, given: str, kept: s
 
 
 @pytest.mark.parametrize("what", [":2002O", ":0", ":70000", "203.0.113.5/33", "a_b", "a..b", "xn--a"])
-def test_what_is_nothing_that_could_be_banned(state: Path, what: str):
+def test_malformed_ban_is_refused(state: Path, what: str):
     assert run(state, "ban", what) == 2

@@ -89,7 +89,7 @@ def test_an_unknown_token(run, command: str):
     assert "there is no token 'nobody'" in err
 
 
-def test_none_yet(run):
+def test_empty_token_list_says_so(run):
     assert run("list") == (0, "", "There is no token yet.\n")
     assert listed(run) == []
 
@@ -105,7 +105,7 @@ def test_none_yet(run):
     (["create", "--tunels", "1"], "No such option '--tunels'"),
     (["show"], "Missing argument 'KEY'"),
 ])  # fmt: skip
-def test_bad_words(run, words: list[str], complaint: str):
+def test_bad_arguments_are_refused(run, words: list[str], complaint: str):
     status, out, err = run(*words)
     assert (status, out) == (2, "")
     assert complaint in err
@@ -118,7 +118,7 @@ def test_a_state_directory_that_cannot_be_used(run, tmp_path: Path):
     assert err.startswith("edge_server token: error: The state directory")
 
 
-def test_domains_are_nobodys_unless_a_token_says_so(run):
+def test_tokens_have_no_domains_by_default(run):
     run("create")
     run("create", "--domains", "App.example.com,*.example.org,app.example.com")
     run("create", "--domains", "all")
@@ -132,7 +132,7 @@ TOO_MANY = ",".join(f"n{number}.example.com" for number in range(MAX_NAMES + 1))
 
 
 @pytest.mark.parametrize("domains", ["example", "a.*.example.com", "*", "*.com.", "1.2.3.4", "", TOO_MANY])
-def test_what_is_no_domain_is_refused(run, domains: str):
+def test_malformed_domain_is_refused(run, domains: str):
     assert run("create", "--domains", domains)[0] == 2
 
 

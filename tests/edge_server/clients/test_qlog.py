@@ -79,7 +79,7 @@ def test_files_go_where_those_of_all_go(tracing: QlogRecorder, client: Any, tmp_
     assert tracing.end(client) == tmp_path / DIRECTORY / "3"
 
 
-def test_one_that_is_away_is_traced_when_it_is_back(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_session_away_is_traced_on_its_return(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
     client.session.is_away = True
     assert tracing.begin(client) is None
     assert tracing.is_asked_for(client)
@@ -88,7 +88,7 @@ def test_one_that_is_away_is_traced_when_it_is_back(tracing: QlogRecorder, clien
     assert set(endpoint.traces) == {"two"}
 
 
-def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_trace_withdrawn_while_away_does_not_begin(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
     tracing.begin(client)
     client.session.is_away = True
     tracing.end(client)
@@ -96,7 +96,7 @@ def test_one_that_was_withdrawn_while_it_was_away_is_not(tracing: QlogRecorder, 
     assert not endpoint.traces
 
 
-def test_what_was_cut_short_does_not_go_on(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
+def test_truncated_trace_does_not_continue(tracing: QlogRecorder, client: Any, endpoint: Endpoint):
     tracing.begin(client)
     endpoint.traces.pop("one").is_cut = True
     assert not tracing.is_asked_for(client)

@@ -69,7 +69,7 @@ async def test_a_domain_that_was_looked_up_while_the_session_was_open_is_given(r
     assert [lease.name for lease in rig.client.holdings] == [ASKED.domain]
 
 
-async def test_an_answer_for_a_session_that_is_closing_gives_nothing(rig: SessionRig):
+async def test_answer_for_a_closing_session_grants_nothing(rig: SessionRig):
     """The client broke the protocol, and its link is about to be down."""
     looking = await rig.look_up()
     rig.client.session.close(SessionCode.PROTOCOL)

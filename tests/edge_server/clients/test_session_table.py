@@ -72,7 +72,7 @@ def until_refused(rig: SessionTableRig, key: str) -> Iterator[FakeSession]:
         yield session
 
 
-async def test_one_token_does_not_get_all_sessions(rig: SessionTableRig):
+async def test_token_cannot_take_all_sessions(rig: SessionTableRig):
     assert len(list(until_refused(rig, "bad"))) == 80
     assert rig.table.refused == 1
     assert len(list(until_refused(rig, "good"))) >= 2
@@ -100,9 +100,7 @@ async def test_a_session_that_goes_on_needs_no_room(rig: SessionTableRig):
     assert rig.table.shares.held_by("a") == len(mine)
 
 
-async def test_with_no_place_left_at_all_a_newcomer_takes_that_of_a_session_that_is_away(
-    rig: SessionTableRig, monkeypatch: pytest.MonkeyPatch
-):
+async def test_full_table_evicts_a_session_that_is_away(rig: SessionTableRig, monkeypatch: pytest.MonkeyPatch):
     for number in range(45):
         rig.connect(f"t{number}")
         rig.connect(f"t{number}")
@@ -136,7 +134,7 @@ async def test_of_those_with_equally_many_the_one_away_for_longest_makes_room(ri
     assert [session.is_over for session in sessions] == [True] + [False] * 8
 
 
-async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(rig: SessionTableRig):
+async def test_superseded_session_gives_its_place_back(rig: SessionTableRig):
     session = rig.connect("a")
     rig.table.supersede(session)  # type: ignore[arg-type]
     assert rig.table.shares.used == 1, "it is not over yet"
@@ -144,7 +142,7 @@ async def test_a_session_that_a_newer_one_superseded_gives_its_place_back(rig: S
     assert rig.table.shares.used == 0
 
 
-async def test_what_was_superseded_is_forgotten_with_its_token(rig: SessionTableRig):
+async def test_superseded_secrets_are_forgotten_with_their_token(rig: SessionTableRig):
     secrets = {}
     for key in "ab":
         session = FakeSession(rig.table, key)
@@ -157,7 +155,7 @@ async def test_what_was_superseded_is_forgotten_with_its_token(rig: SessionTable
     assert rig.table._superseded.keys() == {"a"}
 
 
-async def test_nothing_is_left_of_sessions_that_are_over(rig: SessionTableRig):
+async def test_ended_sessions_leave_nothing(rig: SessionTableRig):
     for number, session in enumerate([rig.connect("ab"[number % 2]) for number in range(12)]):
         if number % 3:
             rig.leave(session)

@@ -134,7 +134,7 @@ def test_a_home_directory_is_found(monkeypatch):
         (["--https", "0.0.0.0:443", "--public-host", "1.2.3.4"], "1.2.3.4"),
     ],
 )
-def test_what_clients_are_told_for_plain_tcp(options, shown):
+def test_public_host_for_plain_tcp(options, shown):
     assert parse(options).shown_tcp_host == shown
 
 
@@ -274,7 +274,7 @@ def test_help_names_every_option(capsys):
 
 
 @given(st.binary(max_size=200))
-def test_random_files_raise_nothing_else(tmp_path_factory, content):
+def test_random_files_raise_only_config_errors(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("config") / "edge.toml"
     path.write_bytes(content)
     try:

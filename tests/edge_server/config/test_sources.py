@@ -75,7 +75,7 @@ def test_an_unknown_variable_gets_a_hint():
     )
 
 
-def test_tables_stand_for_the_first_words_of_a_name(tmp_path):
+def test_tables_are_prefixes_of_option_names(tmp_path):
     config = parse(toml(tmp_path, "[tcp]\nhost = '::1'\nports = '5-6'\n[log]\nformat = 'json'\n"))
     assert (config.tcp_host, config.tcp_ports, config.log_format) == ("::1", range(5, 7), "json")
     assert parse(toml(tmp_path, "log = { level = 'error' }\ntcp.ports = '5-6'")).log_level == "error"

@@ -114,7 +114,7 @@ def names_of(content: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 @given(st.lists(STATEMENTS, max_size=8))
-def test_whatever_tomllib_accepts_has_its_names_at_their_lines(statements):
+def test_keys_of_any_valid_toml_have_their_lines(statements):
     text = "\n".join(statements)
     try:
         content = tomllib.loads(text)

@@ -60,7 +60,7 @@ async def test_a_name_of_long_ago_is_not_kept(runs: EdgeRuns, away: float, is_ke
 
 
 @pytest.mark.parametrize("jump", [3600.0, -3600.0])
-async def test_the_next_run_goes_by_a_clock_that_was_set_meanwhile(runs: EdgeRuns, jump: float) -> None:
+async def test_next_run_uses_a_clock_that_was_set(runs: EdgeRuns, jump: float) -> None:
     edge = await runs.begin()
     edge.client(runs.owner()).got()
     await edge.write()

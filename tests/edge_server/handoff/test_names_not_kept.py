@@ -84,7 +84,7 @@ async def test_a_name_that_its_client_gave_up(runs: EdgeRuns) -> None:
     assert list((await runs.begin()).held()) == ["two"]
 
 
-async def test_a_name_that_its_client_gives_up_during_the_stop(runs: EdgeRuns) -> None:
+async def test_only_released_names_are_not_kept_at_the_stop(runs: EdgeRuns) -> None:
     """A name whose client lost its link, or was told that the edge ends, is kept."""
     owner = runs.owner()
     edge = await runs.begin()
@@ -129,7 +129,7 @@ async def test_tickets_of_a_name_that_changed_hands_before_a_crash(runs: EdgeRun
         assert all(each.ticket.is_first_ask is is_last for each in edge.services.registry)
 
 
-async def test_a_forged_table_gives_nobody_another_owners_name(runs: EdgeRuns) -> None:
+async def test_forged_table_grants_no_foreign_name(runs: EdgeRuns) -> None:
     victim, liar = runs.owner(), runs.owner()
     edge = await runs.begin()
     client = edge.client(victim)

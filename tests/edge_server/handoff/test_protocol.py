@@ -69,7 +69,7 @@ def hands_over(
     return hand_over
 
 
-async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) -> None:
+async def test_offer_arrives_whole(tmp_path: Path, sockets: list[socket.socket]) -> None:
     held = [names(MAX_NAMES), names(2)]
     offer = HandoffListener(tmp_path, hands_over(sockets, held))
     assert stat.S_IMODE((tmp_path / SOCKET).stat().st_mode) == 0o600
@@ -85,7 +85,7 @@ async def test_everything_arrives(tmp_path: Path, sockets: list[socket.socket]) 
     assert in_use(tmp_path) == 0
 
 
-async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
+async def test_sockets_arrive_with_their_names(tmp_path: Path, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
     held = [
         TunnelRecord("plain", "o", 1, TunnelOptions(), 0),
@@ -105,7 +105,7 @@ async def test_sockets_come_with_their_names(tmp_path: Path, sockets: list[socke
     offer.close()
 
 
-async def test_one_more_socket_comes_where_it_is_announced(tmp_path: Path, sockets: list[socket.socket]) -> None:
+async def test_announced_acme_socket_arrives(tmp_path: Path, sockets: list[socket.socket]) -> None:
     """Of an edge that has one for validators."""
     with socket.create_server(("127.0.0.1", 0)) as door:
 
@@ -137,14 +137,12 @@ async def test_names_with_all_the_networks_that_they_may_have_fit_into_messages(
     offer.close()
 
 
-def test_names_are_told_in_as_few_messages_as_they_fit_into() -> None:
+def test_names_fill_as_few_messages_as_possible() -> None:
     assert in_parts([]) == [[]]
     assert [len(part) for part in in_parts([(name, None) for name in names(2 * MAX_NAMES + 1)])] == [64, 64, 1]
 
 
-async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_successor_starts(
-    tmp_path: Path, sockets: list[socket.socket]
-) -> None:
+async def test_sockets_are_not_inherited_by_child_processes(tmp_path: Path, sockets: list[socket.socket]) -> None:
     port = sockets[0].getsockname()[1]
     offer = HandoffListener(
         tmp_path, hands_over(sockets, [[TunnelRecord("tcp", "o", 1, TunnelOptions(), port)]], sockets[:1])
@@ -160,7 +158,7 @@ async def test_what_was_handed_over_is_not_handed_to_the_programs_that_a_success
     offer.close()
 
 
-async def test_nobody_there(tmp_path: Path) -> None:
+async def test_takeover_without_a_listener_fails(tmp_path: Path) -> None:
     assert await request_handoff(tmp_path) is None
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left_behind:
         left_behind.bind(str(tmp_path / SOCKET))
@@ -206,7 +204,7 @@ async def test_a_refusal_is_passed_on(tmp_path: Path) -> None:
     offer.close()
 
 
-async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> None:
+async def test_second_takeover_is_refused(tmp_path: Path, sockets: list[socket.socket]) -> None:
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
     first = await request_handoff(tmp_path)
     assert first is not None
@@ -226,7 +224,7 @@ async def test_one_at_a_time(tmp_path: Path, sockets: list[socket.socket]) -> No
     ],
     ids=["noise", "out of turn", "another version", "too long"],
 )
-async def test_a_stranger_of_the_same_user_is_refused_and_the_next_one_served(
+async def test_malformed_request_is_refused_and_the_next_served(
     tmp_path: Path, sockets: list[socket.socket], said: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     offer = HandoffListener(tmp_path, hands_over(sockets, [[]]))
@@ -270,7 +268,7 @@ async def test_a_successor_that_fails_leaves_things_as_they_were(
         second.close()
 
 
-async def test_nobody_is_waited_for_without_end(
+async def test_silent_successor_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(protocol, "STEP_TIMEOUT", 0.05)

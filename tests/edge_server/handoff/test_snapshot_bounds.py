@@ -39,7 +39,7 @@ def entries(owner: str, count: int, networks: int = 0) -> list[SnapshotEntry]:
     return [SnapshotEntry(TunnelRecord(f"{owner}-{number}", owner, 1, terms, 0), 0) for number in range(count)]
 
 
-async def test_names_with_many_networks_push_out_nobody_elses(
+async def test_names_with_many_networks_evict_no_other_tokens(
     runs: EdgeRuns, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Names that the registry grants one token leave room for the names of others."""

@@ -52,7 +52,7 @@ def long(kind: int, mark: int) -> bytes:
         "long stub",
     ],
 )
-def test_whose_a_datagram_is(datagram: bytes, is_mine: bool) -> None:
+def test_datagram_is_assigned_by_connection_id(datagram: bytes, is_mine: bool) -> None:
     assert is_marked(datagram, MINE) is is_mine
 
 
@@ -91,7 +91,7 @@ PEER: Address = ("192.0.2.7", 1234)
 PEER6: Address = ("2001:db8::7", 1234, 0, 0)
 
 
-def test_each_gets_its_own_whole_and_in_order(pipe: tuple[socket.socket, socket.socket]) -> None:
+def test_both_edges_get_their_datagrams_in_order(pipe: tuple[socket.socket, socket.socket]) -> None:
     source, end = Source(), Source()
     heir, passed = ForwardingSocket(source, pipe[0], MINE), ForwardedSocket(end, pipe[1])
     largest = short(THEIRS, READ_BYTES - 2)

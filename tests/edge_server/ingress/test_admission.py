@@ -16,7 +16,7 @@ def test_the_cap_is_reached_and_holds():
     assert (admission.active, admission.refused) == (3, 2)
 
 
-def test_who_leaves_makes_room_for_one():
+def test_leaving_visitor_frees_one_place():
     admission = Admission(cap=1)
     assert admission.enter("owner", "name", HOST)
     assert not admission.enter("owner", "name", HOST)
@@ -26,7 +26,7 @@ def test_who_leaves_makes_room_for_one():
 
 
 @pytest.mark.parametrize("by", ["owner", "lease", "address", "prefix", "network", "site"])
-def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
+def test_largest_holder_is_refused_first(by: str):
     """A holder takes all that it can, then another; the next still gets some."""
     admission = Admission(cap=9000)
 
@@ -48,18 +48,18 @@ def test_who_has_the_most_is_the_first_to_get_no_more(by: str):
     assert admission.active < admission.cap
 
 
-def test_who_shares_an_address_is_not_punished_for_it_while_there_is_room():
+def test_shared_address_is_admitted_while_there_is_room():
     admission = Admission(cap=9000)
     assert all(admission.enter(f"owner{number}", f"name{number}", HOST) for number in range(5000))
 
 
-def test_few_places_are_for_whoever_comes_but_the_last():
+def test_small_limit_reserves_only_the_last_place():
     admission = Admission(cap=10)
     assert [admission.enter("owner", "name", HOST) for _ in range(11)] == [True] * 9 + [False] * 2
     assert admission.enter("other", "other", "198.51.100.7")
 
 
-def test_what_everybody_left_is_forgotten():
+def test_empty_counts_are_forgotten():
     admission = Admission(cap=10)
     for host in (HOST, "2001:db8::1", ""):
         assert admission.enter("owner", "name", host)

@@ -104,7 +104,7 @@ def test_openssl_hellos_are_read() -> None:
 
 
 @pytest.mark.parametrize("name", BROWSERS)
-def test_what_a_browser_says_is_read(name: str) -> None:
+def test_browser_hello_is_read(name: str) -> None:
     """Of any length, with whatever else it holds, and in the segments that it comes in."""
     said = BROWSERS[name]
     alpn = ("http/1.1",) if "websocket" in name else ("h2", "http/1.1")
@@ -133,7 +133,7 @@ def test_records_of_any_size(hello: bytes, size: int) -> None:
     assert verdict(*(bytes((byte,)) for byte in cut)) == verdict(cut)
 
 
-def test_what_follows_the_hello_is_kept_and_not_looked_at() -> None:
+def test_data_after_the_hello_is_kept_unread() -> None:
     reader = ClientHelloReader()
     hello = reader.feed(HELLOS[0] + b"\xff\xff\xff")
     assert isinstance(hello, ClientHello)
@@ -149,7 +149,7 @@ def test_any_split_reads_like_the_whole(hello: bytes, cuts: list[int], size: int
 
 @settings(max_examples=500)
 @given(st.sampled_from(HELLOS), st.data())
-def test_mutated_hellos_raise_nothing_else_and_split_alike(hello: bytes, data: st.DataObject) -> None:
+def test_mutated_hellos_raise_only_hello_errors_in_any_split(hello: bytes, data: st.DataObject) -> None:
     changed = bytearray(hello)
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(changed) - 1))
@@ -169,13 +169,13 @@ def test_mutated_hellos_raise_nothing_else_and_split_alike(hello: bytes, data: s
     st.binary(max_size=300),
     st.sampled_from([b"", b"\x16\x03\x01", b"\x16\x03\x01\x00\x80\x01\x00\x00\x7c\x03\x03", b"P"]),
 )
-def test_random_bytes_raise_nothing_else(data: bytes, start: bytes) -> None:
+def test_random_bytes_raise_only_hello_errors(data: bytes, start: bytes) -> None:
     whole = start + data
     assert verdict(*(bytes((byte,)) for byte in whole)) == verdict(whole)
 
 
 @given(st.binary(max_size=200))
-def test_random_extensions_raise_nothing_else(body: bytes) -> None:
+def test_random_extensions_raise_only_hello_errors(body: bytes) -> None:
     verdict(records(message(extension(0, body))))
     verdict(records(message(extension(16, body))))
     verdict(records(message(body)))
@@ -209,7 +209,7 @@ def test_names_are_normalised(raw: bytes, read: str) -> None:
         b"b\xc3\xbccher.example", b"\xff", b"a:443", (b"a" * 49 + b".") * 5 + b"abcd", b"a." * 200 + b"b",
     ],
 )  # fmt: skip
-def test_names_that_nobody_can_hold(raw: bytes) -> None:
+def test_impossible_names_are_refused(raw: bytes) -> None:
     alert, _reason = verdict(records(message(sni(raw))))
     assert alert is Alert.UNRECOGNIZED_NAME
 
@@ -297,7 +297,7 @@ def test_the_largest_hello_is_read() -> None:
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE", "PATCH", "PRI"]
 )
-def test_plain_http_is_told_apart(method: str) -> None:
+def test_plain_http_is_recognised(method: str) -> None:
     request = f"{method} / HTTP/1.1\r\n".encode()
     assert verdict(request) == PlainHttp()
     assert verdict(*(bytes((byte,)) for byte in request)) == PlainHttp()

@@ -35,7 +35,7 @@ def test_admits(allow: list[str], deny: list[str], host: str, admitted: bool):
 
 
 @pytest.mark.parametrize("network", ["", "203.0.113.9/24", "203.0.113.0/33", "example.com", "203.0.113.0-9"])
-def test_what_is_no_network(network: str):
+def test_malformed_network_is_refused(network: str):
     with pytest.raises(ValueError, match=r"network|address|netmask|Octet|octet|host bits|IPv"):
         IpFilter([], [network])
 

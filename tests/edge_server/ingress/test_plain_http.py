@@ -24,7 +24,7 @@ def test_host_and_target_are_read():
     assert read(HEAD) == READ
 
 
-def test_however_it_is_cut():
+def test_request_is_read_in_any_split():
     for seed in range(50):
         chance, reader, rest = random.Random(seed), RequestReader(), HEAD
         while rest:
@@ -34,7 +34,7 @@ def test_however_it_is_cut():
         assert found == READ
 
 
-def test_what_follows_the_head_does_not_count():
+def test_data_after_the_head_is_ignored():
     assert read(HEAD + b"Host: b\r\n\r\n" + b"\xff" * 100) == READ
 
 
@@ -98,7 +98,7 @@ def test_a_target_stays_behind_the_host(target: bytes):
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ],
 )
-def test_what_is_no_request_for_a_host(head: bytes):
+def test_request_without_a_valid_host_is_refused(head: bytes):
     with pytest.raises(RequestError):
         read(head)
 

@@ -42,14 +42,14 @@ class Machine:
         self.waiting = 0
 
 
-def test_nobody_is_limited_as_long_as_the_machine_keeps_up():
+def test_no_limit_while_the_machine_keeps_up():
     machine = Machine()
     assert machine.come(50_000, owner="one", lease="one") == 50_000
     assert machine.arrivals.refused == 0
 
 
 @pytest.mark.parametrize("by", ["address", "prefix", "network", "site", "owner", "lease"])
-def test_a_machine_that_is_behind_sends_those_away_first_who_come_most(by: str):
+def test_overload_refuses_the_most_frequent_first(by: str):
     machine = Machine()
     machine.falls_behind(after=1200)
 
@@ -95,7 +95,7 @@ def test_the_budget_shrinks_while_it_is_too_much_and_ends_when_it_is_not():
 
 
 @pytest.mark.slow
-def test_while_a_flood_goes_on_the_budget_creeps_and_one_second_is_enough_to_shrink_it():
+def test_budget_grows_slowly_and_shrinks_within_a_second():
     """A machine that can do 1,500 a second is hardly ever behind, though 5,000 want to come."""
     machine = Machine()
     machine.falls_behind(after=2000)
@@ -120,7 +120,7 @@ def test_a_burst_is_welcome():
         assert machine.come(300) == 300
 
 
-def test_a_lease_that_one_address_floods_still_serves_the_page_of_a_browser_elsewhere():
+def test_flooded_tunnel_still_serves_other_addresses():
     machine = Machine()
     machine.falls_behind(after=1)
     assert machine.arrivals.budget == MIN_BUDGET
@@ -135,7 +135,7 @@ def test_a_long_pause_ends_it_at_once():
     assert machine.come(20_000) == 20_000
 
 
-def test_who_came_in_a_second_is_forgotten_in_the_next():
+def test_counts_last_one_second():
     machine = Machine()
     machine.come(100, owner="one", lease="one")
     machine.now += 1

@@ -95,7 +95,7 @@ def test_the_range_is_used_up_and_then_there_is_none(ports, few):
     assert ports.take(few[3]) == 0
 
 
-def test_one_owner_does_not_get_all_ports(ports, few):
+def test_owner_cannot_take_all_ports(ports, few):
     mine = [port for _ in few if (port := ports.take())]
     (left,) = set(few) - set(mine)
     assert ports.take() == ports.take(left) == 0
@@ -103,7 +103,7 @@ def test_one_owner_does_not_get_all_ports(ports, few):
     assert ports.take(owner="another") == left
 
 
-def test_ports_in_quarantine_count_for_whoever_had_them(ports, few):
+def test_quarantined_port_counts_for_its_last_owner(ports, few):
     mine = [port for _ in few if (port := ports.take())]
     for port in mine:
         ports.give_back(port)
@@ -112,7 +112,7 @@ def test_ports_in_quarantine_count_for_whoever_had_them(ports, few):
     assert ports.take() == 0
 
 
-def test_a_port_that_came_from_the_edge_before_counts(ports, few):
+def test_inherited_port_counts(ports, few):
     for port in few[1:]:
         ports.ports.adopt(port, "me")
         ports.ports.adopt(port, "me")
@@ -121,7 +121,7 @@ def test_a_port_that_came_from_the_edge_before_counts(ports, few):
     assert ports.take(owner="another") == few[0]
 
 
-def test_a_freed_port_is_kept_for_whoever_had_it(ports, clock, few):
+def test_freed_port_is_reserved_for_its_last_owner(ports, clock, few):
     ports.take(few[4])
     ports.take_all()
     ports.give_back(few[4])
@@ -132,7 +132,7 @@ def test_a_freed_port_is_kept_for_whoever_had_it(ports, clock, few):
     assert ports.take(few[4]) == few[4]
 
 
-def test_who_frees_one_in_a_loop_quarantines_no_other(ports, few):
+def test_repeated_release_quarantines_one_port(ports, few):
     seen = set()
     for _ in few:
         seen.add(port := ports.take())
@@ -142,7 +142,7 @@ def test_who_frees_one_in_a_loop_quarantines_no_other(ports, few):
     assert others - {0} == set(few) - seen
 
 
-def test_a_port_that_somebody_has_claimed_is_given_to_nobody_else(ports, few):
+def test_claimed_port_is_given_only_to_its_owner(ports, few):
     sock = ports.ports.bind("me", few[2], is_free={few[1]}.__contains__)
     assert sock is not None
     with sock:
@@ -150,7 +150,7 @@ def test_a_port_that_somebody_has_claimed_is_given_to_nobody_else(ports, few):
     assert ports.ports.bind("me", few[2], is_free=set().__contains__) is None
 
 
-def test_this_port_or_none(ports, few):
+def test_requested_port_is_given_or_refused(ports, few):
     sock = ports.ports.bind_exact(few[2], "me")
     assert sock is not None
     with sock:
@@ -166,7 +166,7 @@ def test_a_quarantine_ends(ports, clock, few):
     assert ports.take(owner="another") == few[4]
 
 
-def test_one_that_came_back_begins_its_quarantine_anew(ports, clock, few):
+def test_reused_port_restarts_its_quarantine(ports, clock, few):
     ports.take(few[0])
     ports.take_all()
     ports.give_back(few[0])
@@ -270,7 +270,7 @@ def test_ipv6():
         socket.create_connection(("::1", sock.getsockname()[1])).close()
 
 
-def test_all_addresses_of_both_families():
+def test_wildcard_listens_on_both_families():
     sock = listen("::", 0)
     assert sock is not None
     with sock:

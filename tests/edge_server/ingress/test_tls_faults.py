@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tests.edge_server.ingress.conftest import App, ListenerRig, Visitor
 
 
-async def test_what_follows_close_notify_is_ignored(rig: ListenerRig) -> None:
+async def test_data_after_close_notify_is_ignored(rig: ListenerRig) -> None:
     visitor, app = await rig.pair()
     with contextlib.suppress(ssl.SSLWantReadError):
         visitor.tls.unwrap()
@@ -113,7 +113,7 @@ async def broken_splice(rig: ListenerRig) -> tuple[TlsSplice, BriefStream, async
     return splice, stream, gone
 
 
-async def test_room_that_comes_while_a_connection_breaks_is_used(rig: ListenerRig) -> None:
+async def test_write_room_during_a_failure_is_used(rig: ListenerRig) -> None:
     splice, stream, gone = await broken_splice(rig)
     stream.room = 1 << 20
     splice.stream_room()
@@ -122,7 +122,7 @@ async def test_room_that_comes_while_a_connection_breaks_is_used(rig: ListenerRi
     assert stream.aborted is StreamCode.ABORTED
 
 
-async def test_nothing_is_kept_of_a_broken_connection_whose_words_nobody_wants(rig: ListenerRig) -> None:
+async def test_broken_connection_drops_unread_data(rig: ListenerRig) -> None:
     splice, stream, gone = await broken_splice(rig)
     splice.stream_lost(StreamCode.ABORTED, None)
     await asyncio.wait_for(gone.wait(), 5)

@@ -90,7 +90,7 @@ async def test_renegotiation_is_refused(rig: ListenerRig, ca_file: str) -> None:
     await rig.apps[0].lost
 
 
-async def test_curl_comes_in(rig: ListenerRig, ca_file: str) -> None:
+async def test_curl_is_admitted(rig: ListenerRig, ca_file: str) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 
     def answering():
@@ -114,7 +114,7 @@ async def test_curl_comes_in(rig: ListenerRig, ca_file: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["-d", "x=1"], ["--http2-prior-knowledge", "--http0.9"]])
-async def test_curl_without_tls_is_told_to_use_https(rig: ListenerRig, arguments: list[str]) -> None:
+async def test_curl_without_tls_is_redirected(rig: ListenerRig, arguments: list[str]) -> None:
     _, said = await run("curl", "-sS", "-i", *arguments, f"http://127.0.0.1:{rig.port}/")
     if not arguments or arguments[0] == "-d":
         head, _, body = said.partition("\r\n\r\n")
@@ -198,7 +198,7 @@ async def test_a_refused_visitor_is_not_listened_to_for_ever(
         (b"\x16\x03\x01", HandshakeOutcome.LEFT),
     ],
 )
-async def test_other_newcomers(rig: ListenerRig, first: bytes, outcome: HandshakeOutcome) -> None:
+async def test_other_protocols_are_closed(rig: ListenerRig, first: bytes, outcome: HandshakeOutcome) -> None:
     sock = await rig.connect()
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, first)
@@ -280,7 +280,7 @@ async def test_a_stalled_handshake_is_cut(rig: ListenerRig, hurry: Callable[...,
     await drained(rig, HandshakeOutcome.SLOW)
 
 
-async def test_many_drips_do_not_keep_a_newcomer_waiting(rig: ListenerRig, hurry: Callable[..., None]) -> None:
+async def test_many_slow_handshakes_do_not_delay_another(rig: ListenerRig, hurry: Callable[..., None]) -> None:
     hurry(hello=0.3)
     loop = asyncio.get_running_loop()
     for _ in range(200):
@@ -330,7 +330,7 @@ def client_hello(rig: ListenerRig, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("state", [*STATES, "mixed"])
-async def test_a_flood_from_one_network_keeps_nobody_else_out(rig: ListenerRig, state: str) -> None:
+async def test_flood_from_one_network_keeps_no_other_out(rig: ListenerRig, state: str) -> None:
     """From all addresses of a /24, more than there are places, and then one more before each honest visitor: all
     of those are served, and so is one who has been in the middle of a handshake since before."""
     front = rig.listener
@@ -357,7 +357,7 @@ async def test_a_flood_from_one_network_keeps_nobody_else_out(rig: ListenerRig, 
     assert len(front.pending) <= 8
 
 
-async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(rig: ListenerRig) -> None:
+async def test_visitor_behind_a_flooding_address_is_served(rig: ListenerRig) -> None:
     """The place that was taken first is given up first, so a handshake has the time in which the flood takes all
     of them once."""
     rig.listener.pending.limit = 8
@@ -369,14 +369,14 @@ async def test_who_shares_an_address_with_a_flood_is_served_between_its_visits(r
     assert rig.listener.pending.evictions > 40
 
 
-async def test_without_scarcity_nobody_is_sent_away(rig: ListenerRig) -> None:
+async def test_no_handshake_is_evicted_while_there_is_room(rig: ListenerRig) -> None:
     for _ in range(40):
         await stay(rig, "handshake", "127.0.0.1")
     await rig.pair()
     assert rig.listener.pending.evictions == rig.listener.outcomes[HandshakeOutcome.CROWDED] == 0
 
 
-async def test_who_makes_room_is_reset_and_counted(rig: ListenerRig) -> None:
+async def test_evicted_handshake_is_reset_and_counted(rig: ListenerRig) -> None:
     loop = asyncio.get_running_loop()
     rig.listener.pending.limit = 2
     first = await rig.connect()
@@ -390,7 +390,7 @@ async def test_who_makes_room_is_reset_and_counted(rig: ListenerRig) -> None:
     await drained(rig, HandshakeOutcome.LEFT, 2)
 
 
-async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(rig: ListenerRig) -> None:
+async def test_full_table_of_many_networks_resets_newcomers(rig: ListenerRig) -> None:
     """Every network holds one place, so none is evicted until its time for a handshake is over."""
     loop = asyncio.get_running_loop()
     rig.listener.pending.limit = 2
@@ -408,7 +408,7 @@ async def test_of_a_crowd_from_everywhere_the_newcomer_is_reset_for_a_while(rig:
     await drained(rig, HandshakeOutcome.LEFT)
 
 
-async def test_few_places_are_told_of(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_low_number_of_places_is_logged(rig: ListenerRig, caplog: pytest.LogCaptureFixture) -> None:
     rig.listener.pending.limit = 2
     rig.listener._shortage = ShortageLog()
     for _ in range(20):
@@ -419,7 +419,7 @@ async def test_few_places_are_told_of(rig: ListenerRig, caplog: pytest.LogCaptur
     assert record.getMessage().endswith("127.9.9.0/24 holds 2 of 2")
 
 
-async def test_who_comes_while_there_are_too_many_is_reset(rig: ListenerRig) -> None:
+async def test_connection_over_capacity_is_reset(rig: ListenerRig) -> None:
     rig.route = lambda _hello, _host: OVERLOADED
     visitor = await rig.visitor()
     with pytest.raises(ConnectionResetError):
@@ -436,7 +436,7 @@ async def test_a_visitor_who_left_before_it_was_refused_is_no_exception(rig: Lis
     await drained(rig, HandshakeOutcome.REFUSED, 20)
 
 
-async def test_abort_clears_the_doorstep(rig: ListenerRig) -> None:
+async def test_abort_closes_pending_connections(rig: ListenerRig) -> None:
     socks = [await stay(rig, state, "127.0.0.1") for state in STATES]
     await rig.eventually(lambda: len(rig.listener.pending) == len(STATES))
     rig.listener.abort()

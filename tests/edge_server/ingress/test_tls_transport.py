@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAME = "a.tunnel.localhost"
 
 
-async def test_the_application_sees_a_transport(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+async def test_application_gets_a_transport(rig: ListenerRig, version: ssl.TLSVersion) -> None:
     visitor, app = await rig.pair(version)
     transport = app.transport
     assert transport.get_extra_info("server_name") == NAME
@@ -42,7 +42,7 @@ async def test_the_application_sees_a_transport(rig: ListenerRig, version: ssl.T
 
 
 @pytest.mark.parametrize("first", ["visitor", "application"])
-async def test_each_direction_ends_alone(rig: ListenerRig, version: ssl.TLSVersion, first: str) -> None:
+async def test_directions_end_independently(rig: ListenerRig, version: ssl.TLSVersion, first: str) -> None:
     visitor, app = await rig.pair(version)
     there, back = noise(20 * MEGABYTE, 1), noise(20 * MEGABYTE, 2)
     if first == "visitor":
@@ -91,7 +91,7 @@ async def test_both_directions_at_once(rig: ListenerRig, version: ssl.TLSVersion
     assert max(app.reads) <= 256 * 1024  # one read of the socket, one call
 
 
-async def test_one_huge_write_arrives_whole(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+async def test_huge_write_arrives_whole(rig: ListenerRig, version: ssl.TLSVersion) -> None:
     visitor, app = await rig.pair(version)
     data = noise(3 * BATCH_SIZE + 17)
     reading = asyncio.create_task(visitor.read_all())
@@ -128,7 +128,7 @@ async def test_an_end_for_a_visitor_who_has_left_is_no_fault(rig: ListenerRig, v
     await rig.eventually(lambda: "eof" in app.calls or app.lost.done())
 
 
-async def test_a_visitors_reset_is_told(rig: ListenerRig, version: ssl.TLSVersion) -> None:
+async def test_visitors_reset_is_reported(rig: ListenerRig, version: ssl.TLSVersion) -> None:
     visitor, app = await rig.pair(version)
     visitor.reset()
     assert isinstance(await app.lost, ConnectionError)

@@ -36,7 +36,7 @@ async def test_an_edge_that_serves_is_ready(introspection: Introspection):
     assert introspection.endpoint.engine.counters.version_negotiations_sent == 1
 
 
-async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, introspection: Introspection):
+async def test_draining_edge_is_not_ready_at_once(edge: EdgeServer, introspection: Introspection):
     ours = Health(introspection)
     assert (await ours.readiness()).ready
     await edge.drain()
@@ -45,14 +45,14 @@ async def test_one_that_drains_is_not_and_at_once(edge: EdgeServer, introspectio
     assert wrong(readiness) == {"serving": "the edge is draining and accepts no new connections"}
 
 
-async def test_certificates_that_ended_or_have_not_begun_are_said(introspection: Introspection):
+async def test_expired_and_future_certificates_are_reported(introspection: Introspection):
     ends = validity_of(introspection.identity.read_bytes())
     for clock, word in ((ends.until, "expired at"), (ends.since - 1, "check the clock")):
         readiness = await Health(introspection, clock=lambda now=clock: now, probe=well).readiness()
         assert word in wrong(readiness)["certificate"]
 
 
-async def test_background_work_that_fails_is_said_until_it_is_well(introspection: Introspection, monkeypatch):
+async def test_failed_background_work_is_reported_until_it_recovers(introspection: Introspection, monkeypatch):
     """By /readyz, by the figures, and by the log."""
     monkeypatch.setattr(supervision, "RESTART_PAUSE", 0.0)
     monkeypatch.setattr(supervision, "RECOVERY_TIME", 0.05)
@@ -78,19 +78,19 @@ async def test_background_work_that_fails_is_said_until_it_is_well(introspection
     await task
 
 
-async def test_no_certificate_for_the_tunnels_is_said(introspection: Introspection, monkeypatch):
+async def test_missing_tunnel_certificate_is_reported(introspection: Introspection, monkeypatch):
     monkeypatch.setattr(type(introspection.certificates.contexts), "validities", lambda _: [])
     readiness = await Health(introspection, probe=well).readiness()
     assert wrong(readiness) == {"certificate": "there is no certificate for *.tunnel.localhost yet"}
 
 
-async def test_a_certificate_that_cannot_be_read_is_said(introspection: Introspection):
+async def test_unreadable_certificate_is_reported(introspection: Introspection):
     introspection.identity.unlink()
     readiness = await Health(introspection, probe=well).readiness()
     assert "cannot be read" in wrong(readiness)["certificate"]
 
 
-async def test_a_quic_socket_that_does_not_answer_is_said(edge: EdgeServer, introspection: Introspection):
+async def test_silent_quic_socket_is_reported(edge: EdgeServer, introspection: Introspection):
     """No event loop reads the socket any more."""
     introspection.udp.detach()
     begun = time.monotonic()
@@ -122,5 +122,5 @@ async def test_alive_says_since_when_and_how_late_the_loop_is(introspection: Int
     assert 0 <= life.loop_lag_seconds < 10
 
 
-async def test_where_nobody_listens_the_probe_says_so():
+async def test_probe_of_a_closed_port_says_so():
     assert "127.0.0.1 port 9" in await probe_error(NOBODY)

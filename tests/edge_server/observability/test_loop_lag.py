@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pytest
 
 
-async def test_a_loop_that_is_held_up_shows_and_is_told_once(caplog: pytest.LogCaptureFixture):
+async def test_blocked_loop_is_measured_and_logged_once(caplog: pytest.LogCaptureFixture):
     lag = LoopLagMonitor()
     caplog.set_level(logging.WARNING, "edge_server.observability.loop_lag")
     task = asyncio.create_task(lag.watch())

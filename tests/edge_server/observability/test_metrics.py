@@ -99,7 +99,7 @@ async def test_prometheus_own_tool_finds_nothing_to_complain_about(introspection
     assert (program.returncode, *said) == (0, b"", b"")
 
 
-async def test_what_is_scraped_is_what_is_documented(introspection):
+async def test_exposed_metrics_match_the_documentation(introspection):
     scraped = {
         family.name + ("_total" if family.type == "counter" else "") for family in families(introspection).values()
     }
@@ -116,9 +116,7 @@ async def test_alarms_and_examples_of_the_document_use_figures_that_exist():
     assert used <= known
 
 
-async def test_certificates_that_are_nobodys_any_more_do_not_end_too_soon(
-    introspection: Introspection, tmp_path: Path
-):
+async def test_released_certificates_raise_no_expiry_alarm(introspection: Introspection, tmp_path: Path):
     """Certificates of released names are not renewed and would raise a false alarm."""
     certificates, wanted, now = ContextStore(), {"a.example.org", "b.example.org"}, time.time()
     settings = AcmeSettings(email="you@example.com", directory="https://acme.example.net/dir")

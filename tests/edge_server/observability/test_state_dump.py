@@ -32,7 +32,7 @@ async def written(introspection: Introspection, caplog: pytest.LogCaptureFixture
     return caplog.messages[-1]
 
 
-async def test_it_is_bounded_and_says_what_it_leaves_out(introspection: Introspection, caplog):
+async def test_dump_is_bounded_and_counts_omissions(introspection: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
         introspection.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
     path = introspection.config.state_dir / state_dump.FILE_NAME
@@ -56,7 +56,7 @@ async def test_the_next_takes_its_place(introspection: Introspection, caplog):
     ]
 
 
-async def test_a_file_that_cannot_be_written_is_said(introspection: Introspection, caplog):
+async def test_unwritable_dump_file_is_reported(introspection: Introspection, caplog):
     (introspection.config.state_dir / state_dump.FILE_NAME).mkdir()
     assert "could not be written: " in await written(introspection, caplog)
 

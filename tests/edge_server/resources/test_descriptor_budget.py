@@ -76,7 +76,7 @@ def test_the_limit_that_macos_has_by_default_serves_a_hundred_visitors():
 
 
 class TestWhatIsSaid:
-    def test_too_few_to_serve_anybody(self):
+    def test_too_few_descriptors_to_serve(self):
         with pytest.raises(ConfigError, match=rf"only {MIN_FILES - 1} files.*at least {MIN_FILES}.*ulimit -n"):
             DescriptorBudget.of(MIN_FILES - 1).check()
 
@@ -155,7 +155,7 @@ class TestDescriptorLimit:
         assert descriptor_limit() == MAX_FILES
 
 
-async def test_descriptors_that_ran_out_are_told_of(monkeypatch, caplog: pytest.LogCaptureFixture):
+async def test_exhausted_descriptors_are_logged(monkeypatch, caplog: pytest.LogCaptureFixture):
     """Neither asyncio nor uvloop says so where an operator would see it."""
     monkeypatch.setattr(descriptor_budget, "PROBE_INTERVAL", 0.01)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -173,7 +173,7 @@ async def test_descriptors_that_ran_out_are_told_of(monkeypatch, caplog: pytest.
     assert "no file descriptor is free" in caplog.text
 
 
-async def test_one_turn_of_the_loop_accepts_few_at_a_time():
+async def test_loop_turn_accepts_few_connections():
     """A thousand who connect at once are not a thousand descriptors before anybody can refuse one."""
     made: list[asyncio.BaseTransport] = []
     open_at_first: list[int] = []

@@ -28,13 +28,13 @@ def networks(count: int) -> list[str]:
     return [f"10.{number >> 8}.{number & 255}.1" for number in range(count)]
 
 
-def test_while_there_is_room_nobody_gives_way():
+def test_no_place_is_taken_while_there_is_room():
     full = places(100)
     assert [full.enter(f"visitor {number}", "10.0.0.1") for number in range(100)] == [None] * 100
     assert (len(full), full.evictions) == (100, 0)
 
 
-def test_who_leaves_makes_room():
+def test_leaving_holder_frees_its_place():
     full = places(1)
     full.enter("first", "10.0.0.1")
     full.leave("first")
@@ -60,7 +60,7 @@ def test_the_network_that_holds_the_most_gives_way(flood: str):
     assert full.largest_network() == (network_of(flood.format(0)), 24)
 
 
-def test_who_shares_a_network_with_a_flood_keeps_its_place():
+def test_neighbour_of_a_flood_keeps_its_place():
     full = places(16)
     full.enter("neighbour", "10.9.9.1")
     for number in range(100):
@@ -129,7 +129,7 @@ def test_another_token_does_not_wait_for_that():
         assert (full.enter(f"{number}", "192.0.2.1", owner="other", lease="") or "").startswith("famous")
 
 
-def test_for_whom_somebody_comes_may_be_known_later():
+def test_owner_of_a_place_may_be_set_later():
     full = places(64)
     for number, host in enumerate(networks(64)):
         full.enter(host, host)
@@ -138,7 +138,7 @@ def test_for_whom_somebody_comes_may_be_known_later():
     assert full.enter("newcomer", "192.0.2.1") == networks(2)[1]
 
 
-def test_nothing_is_kept_of_those_who_left():
+def test_holders_that_left_are_forgotten():
     full = places(8)
     for number, host in enumerate(networks(100)):
         full.enter(host, host, owner=f"{number}", lease=f"{number}")
@@ -201,7 +201,7 @@ def test_as_if_everybody_were_looked_at(seed: int):
     assert set(full) == set(naive.all)
 
 
-def test_a_newcomer_costs_as_much_among_thousands_as_among_few():
+def test_entry_costs_the_same_among_thousands():
     def cost(limit: int) -> float:
         full: FairPlaces[int] = FairPlaces(limit, protected_for=1.0, clock=Clock())
         for number in range(limit):

@@ -20,7 +20,7 @@ def take_all(shares: Shares, holder: str) -> int:
     return count
 
 
-def test_each_gets_eight_ninths_of_what_is_left_and_the_next_still_finds_some():
+def test_holder_gets_eight_ninths_of_the_rest():
     shares = Shares(9000)
     assert [take_all(shares, holder) for holder in "abc"] == [8000, 889, 99]
     assert shares.may_take("d")
@@ -41,7 +41,7 @@ def test_so_many_everybody_may_have_as_long_as_there_are_any():
     assert take_all(shares, "c") >= 16
 
 
-def test_what_is_taken_at_once_is_what_one_by_one_would_be():
+def test_batch_equals_single_grants():
     chance = random.Random(15)
     for _ in range(500):
         size, always = chance.randrange(1, 200), chance.choice((0, 3, 16))
@@ -55,7 +55,7 @@ def test_what_is_taken_at_once_is_what_one_by_one_would_be():
             assert take_all(single, holder) == amount
 
 
-def test_what_was_given_before_is_counted_whatever_the_share():
+def test_grants_beyond_the_share_are_counted():
     shares = Shares(10)
     shares.take("a", 12)
     assert shares.left == -2
@@ -66,7 +66,7 @@ def test_what_was_given_before_is_counted_whatever_the_share():
 
 
 @pytest.mark.parametrize("sessions", [1, 100])
-def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions: int):
+def test_token_with_many_sessions_leaves_memory_to_others(sessions: int):
     """Every session of the token asks for all that a session may have."""
     memory = MemoryBudget()
     pools = []
@@ -87,7 +87,7 @@ def test_one_token_leaves_memory_to_others_however_many_sessions_it_has(sessions
     assert memory.shares.used == 0
 
 
-def test_who_keeps_its_share_keeps_no_more():
+def test_share_shrinks_while_the_budget_is_used_up():
     memory = MemoryBudget()
     mine, other = memory.share_of("a"), memory.share_of("b")
     mine.keep(MAX_MEMORY)  # what is written is written

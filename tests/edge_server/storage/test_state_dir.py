@@ -98,7 +98,7 @@ class TestDamage:
         "content",
         [b"", b"\n", b"short", b"x" * (MIN_TOKEN - 1), b"two words are no token", b"\xff" * 43, b"x" * 513],
     )
-    def test_what_is_no_token(self, path, content):
+    def test_malformed_token_file_is_an_error(self, path, content):
         """An empty one above all: it would let in whoever says nothing."""
         state = StateDir(path)
         (path / "token").write_bytes(content)
@@ -154,7 +154,7 @@ class TestClientEnv:
         self.publish(path, port=3)
         assert [file.name for file in path.iterdir()] == ["client.env"]
 
-    def test_that_cannot_be_written(self, path):
+    def test_unwritable_client_env_is_reported(self, path):
         state = StateDir(path)
         (path / "client.env").mkdir()
         with pytest.raises(ConfigError, match=r"client\.env cannot be written"):

@@ -46,7 +46,7 @@ def clocks() -> SystemClocks:
 
 
 @pytest.mark.parametrize("jump", [MONTH, -MONTH, 60.0, -60.0])
-def test_a_jump_of_a_moment_is_not_believed_but_said(
+def test_brief_clock_jump_is_logged_and_ignored(
     clocks: SystemClocks, jump: float, caplog: pytest.LogCaptureFixture
 ):
     clocks.wrong = jump
@@ -105,7 +105,7 @@ def test_a_clock_that_goes_to_and_fro_is_never_believed_and_fills_no_log(
     assert len(caplog.records) <= 3 * CONFIRMATION_TIME / 60 + 1
 
 
-def test_it_is_settled_a_day_after_the_start_and_after_each_jump():
+def test_clock_is_settled_a_day_after_start_or_jump():
     clocks = SystemClocks()
     clocks.pass_(SETTLING_TIME - 1, step=600)
     assert not clocks.clock.is_settled

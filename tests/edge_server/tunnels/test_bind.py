@@ -43,7 +43,7 @@ async def test_program_that_asks_again_does_not_take_the_name_from_its_newer_sel
     assert Client(services, A).got(2, ticket=got.ticket, program=b"third").host == got.host
 
 
-async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(services: EdgeServices):
+async def test_repeated_bind_yields_to_a_newer_program_away(services: EdgeServices):
     """The name of the newer one is kept for it after a restart of the edge."""
     name = Client(services, A).got(program=b"old")
     ticket = services.sealer.open(name.ticket, "a")
@@ -56,7 +56,7 @@ async def test_program_that_asks_again_gives_way_to_one_that_is_still_away(servi
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_for_the_first_time_is_the_newer_one_whatever_was_counted(services: EdgeServices):
+async def test_first_bind_is_newer_than_any_count(services: EdgeServices):
     name = Client(services, A).got(program=b"old")
     ticket = services.sealer.open(name.ticket, "a")
     assert ticket is not None
@@ -101,7 +101,7 @@ async def test_program_with_the_newer_ticket_gets_the_name_from_its_older_self(s
     assert newer.got(ticket=second, program=b"new", again=True).host == name.host
 
 
-async def test_program_that_asks_again_gets_what_nobody_holds_yet(services: EdgeServices):
+async def test_repeated_bind_gets_a_free_name(services: EdgeServices):
     ticket = Client(services, A).got(program=b"old")
     first = Client(services, A)
     first.got(ticket=ticket.ticket, program=b"new")
@@ -174,7 +174,7 @@ async def test_a_ticket_does_not_break_a_pool_up(services: EdgeServices):
     assert not list(three.holdings)
 
 
-async def test_members_of_a_pool_come_back_to_the_next_edge_with_tickets_of_any_age(services: EdgeServices):
+async def test_pool_members_return_with_tickets_of_any_age(services: EdgeServices):
     await services.pending.add(TunnelRecord("pool", "a", 5, TunnelOptions(), 0), None)
     old = services.sealer.seal(Ticket("pool", 0, "a", 1))
     Client(services, A).got(name="pool", pool=True, ticket=old)
@@ -246,7 +246,7 @@ async def test_a_look_that_fails_is_not_the_last(services: EdgeServices, monkeyp
     assert services.supervisor.failing == {}, "the next look was well"
 
 
-async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(services: EdgeServices):
+async def test_reused_ticket_affects_only_the_second_lease(services: EdgeServices):
     client = Client(services, A)
     ticket = client.got().ticket
     assert client.ask(2, ticket=ticket) is BindCode.STALE
@@ -254,7 +254,7 @@ async def test_one_ticket_for_two_leases_of_a_session_costs_the_second_alone(ser
     assert client.session.said[0].ticket == ticket, "the session has ended"
 
 
-async def test_any_program_of_a_pool_may_come_first_after_a_restart_of_the_edge(services: EdgeServices):
+async def test_any_pool_member_may_return_first_after_a_restart(services: EdgeServices):
     """The edge before has told of one of them, the programs of which hold the name together."""
     first, second = Client(services, A), Client(services, A)
     asked = {"name": "shared", "pool": True}
@@ -276,7 +276,7 @@ async def test_older_program_with_more_tickets_does_not_win_after_a_restart_of_t
     assert older.ask(2, name="mine", ticket=many, program=b"old", again=True) is BindCode.STALE
 
 
-async def test_a_lease_that_was_taken_away_is_told_on_each_link_and_not_given_again(services: EdgeServices):
+async def test_revoked_lease_is_reported_on_each_link(services: EdgeServices):
     first, second = Client(services, A), Client(services, A)
     first.got(name="shop")
     second.got(name="shop")
@@ -302,7 +302,7 @@ async def test_so_many_leases_that_were_taken_away_are_remembered(services: Edge
     assert client.session.said == [BindRefused(number, BindCode.BANNED) for number in range(2, MAX_LEASES + 2)]
 
 
-async def test_program_whose_answer_was_lost_gets_its_name_back_however_late(services: EdgeServices):
+async def test_program_with_a_lost_answer_gets_its_name_back(services: EdgeServices):
     """The answer with the newest ticket was lost more than 30 seconds ago."""
     ticket = Client(services, A).got(program=b"one").ticket
     name = next(iter(services.registry)).name

@@ -48,7 +48,7 @@ async def test_a_domain_is_given_as_it_is_and_kept_for_its_owner(services: EdgeS
         (None, "anything.example.net", True),
     ],
 )
-async def test_what_a_token_says_of_domains(services: EdgeServices, domains, domain: str, is_allowed: bool):
+async def test_domain_permissions_of_a_token(services: EdgeServices, domains, domain: str, is_allowed: bool):
     client = Client(services, Identity("a", Permissions(domains=domains)))
     answer = client.ask(domain=domain, passthrough=True)
     assert isinstance(answer, Bound) if is_allowed else answer is BindCode.DOMAIN_FORBIDDEN
@@ -70,11 +70,11 @@ async def test_what_a_token_says_of_domains(services: EdgeServices, domains, dom
         {"domain": "shop.example.org", "name": "shop"},
     ],
 )
-async def test_what_is_no_domain_of_a_tunnel(services: EdgeServices, more: dict[str, str]):
+async def test_malformed_domains_are_refused(services: EdgeServices, more: dict[str, str]):
     assert Client(services, ANY).ask(passthrough=True, **more) is BindCode.INVALID
 
 
-async def test_a_domain_whose_visitors_nobody_could_meet_is_refused(services: EdgeServices):
+async def test_domain_without_a_certificate_is_refused(services: EdgeServices):
     assert Client(services, ANY).ask(domain="shop.example.org") is BindCode.NO_CERTIFICATE
     Client(services, ANY).got(2, domain="shop.example.org", passthrough=True)
 

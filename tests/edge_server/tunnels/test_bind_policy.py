@@ -248,7 +248,7 @@ def test_request_is_refused_for_its_reason(row: Row) -> None:
     assert answer.reason.startswith(row.reason)
 
 
-def test_each_refusal_has_a_row() -> None:
+def test_table_covers_each_refusal() -> None:
     reasons = [answer.reason for row in REFUSALS if isinstance(answer := decide(row.bind, row.facts), Refusal)]
     assert set(reasons) == {rule.reason for rule in RULES}
     assert len({rule.reason for rule in RULES}) == len(RULES)
@@ -294,7 +294,7 @@ def test_refusals_are_checked_in_their_order() -> None:
     assert isinstance(decide(SHOP, facts), Grant)
 
 
-def test_name_of_another_token_is_said_to_be_taken_before_rights_are_looked_at() -> None:
+def test_foreign_name_is_refused_before_permissions() -> None:
     answer = decide(WEB, {"name_owner": "b", "name_forbidden": BindCode.FORBIDDEN})
     assert isinstance(answer, Refusal)
     assert answer.code is BindCode.NAME_TAKEN

@@ -45,7 +45,7 @@ def test_without_a_resolver_everything_points_here():
     assert asyncio.run(DomainCheck().point_here("app.example.com"))
 
 
-async def test_one_address_in_common_is_enough():
+async def test_single_common_address_is_enough():
     resolver = Resolver(
         edge_example="192.0.2.1 2001:db8::1", a_example="2001:db8::1 192.0.2.9", b_example="192.0.2.9"
     )
@@ -57,7 +57,7 @@ async def test_one_address_in_common_is_enough():
     assert await domains.point_here("c.example")
 
 
-async def test_an_edge_that_does_not_know_its_own_addresses_refuses_nobody():
+async def test_edge_without_known_addresses_accepts_domains():
     assert await DomainCheck(["edge.example"], Resolver(b_example="192.0.2.9")).point_here("b.example")
 
 
@@ -68,7 +68,7 @@ async def test_a_resolver_that_fails_takes_nothing_away_from_its_owner():
     assert not await domains.point_here("b.example", is_known=True), "it does point elsewhere"
 
 
-async def test_what_pointed_here_is_not_asked_again_soon():
+async def test_positive_answers_are_cached():
     resolver = Resolver(edge_example="192.0.2.1", a_example="192.0.2.1")
     domains = DomainCheck(["edge.example"], resolver)
     assert await domains.point_here("a.example")
@@ -113,7 +113,7 @@ async def test_so_many_are_looked_up_at_once_and_none_for_ever(
     assert not domains._of
 
 
-async def test_slow_look_ups_of_one_owner_hold_up_nobody_else():
+async def test_slow_lookups_delay_only_their_owner():
     never, answers = asyncio.Event(), {"edge.example": "192.0.2.1", "good.example": "192.0.2.1"}
 
     async def resolve(name: str) -> frozenset[str]:
@@ -155,7 +155,7 @@ async def test_a_name_server_of_the_operators_choice(server: Names):
     assert await domain_check_of(skips).point_here("far.example.org")
 
 
-async def test_a_name_server_may_be_said_by_its_name(server: Names):
+async def test_name_server_may_be_given_by_name(server: Names):
     server.point("far.example.org", "203.0.113.5")
     assert await addresses_from(("localhost", server.dns))("far.example.org") == {"203.0.113.5"}
     with pytest.raises(ConfigError, match=r"--resolver nowhere\.invalid cannot be found"):

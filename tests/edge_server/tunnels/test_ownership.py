@@ -41,7 +41,7 @@ def again(tmp_path: Path, time: Time) -> NameOwnership:
     return NameOwnership(OwnershipStore(tmp_path), time)
 
 
-def test_a_name_is_nobodys_and_then_somebodys(claims: NameOwnership, time: Time):
+def test_unowned_name_can_be_claimed(claims: NameOwnership, time: Time):
     assert claims.owner("app") is None
     claims.claim("a", "app")
     assert claims.owner("app") == "a"
@@ -54,7 +54,7 @@ def test_a_name_is_nobodys_and_then_somebodys(claims: NameOwnership, time: Time)
     assert claims.owner("app") is None
 
 
-def test_it_stays_so_when_the_edge_is_started_again(claims: NameOwnership, tmp_path: Path, time: Time):
+def test_ownership_survives_a_restart(claims: NameOwnership, tmp_path: Path, time: Time):
     claims.claim("a", "app")
     claims.claim("b", ":20022")
     claims.close()
@@ -66,7 +66,7 @@ def test_it_stays_so_when_the_edge_is_started_again(claims: NameOwnership, tmp_p
     assert stat.S_IMODE((tmp_path / FILE).stat().st_mode) == 0o600
 
 
-def test_who_uses_it_for_long_keeps_it(claims: NameOwnership, time: Time, tmp_path: Path):
+def test_long_use_keeps_the_name(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     for _ in range(60):
         time.now += SEEN_AGAIN + 1
@@ -89,7 +89,7 @@ def test_an_old_one_is_forgotten_for_good(claims: NameOwnership, time: Time, tmp
     assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
-def test_one_identity_claims_only_so_many(claims: NameOwnership, tmp_path: Path, time: Time):
+def test_claims_of_an_identity_are_limited(claims: NameOwnership, tmp_path: Path, time: Time):
     for number in range(MAX_CLAIMS):
         assert claims.may_claim("a", f"app{number}")
         claims.claim("a", f"app{number}")
@@ -100,7 +100,7 @@ def test_one_identity_claims_only_so_many(claims: NameOwnership, tmp_path: Path,
     assert not again(tmp_path, time).may_claim("a", "one-more")
 
 
-def test_what_a_command_changes_is_seen(claims: NameOwnership, tmp_path: Path):
+def test_changes_by_command_are_seen(claims: NameOwnership, tmp_path: Path):
     claims.claim("a", "app")
     claims.claim("a", "gone")
     claims.synchronise()
@@ -143,7 +143,7 @@ def test_a_claim_made_while_others_are_read_is_kept(claims: NameOwnership, tmp_p
     assert claims.owner("first") == "a"
 
 
-def test_a_database_that_cannot_be_used_is_said_and_nothing_is_lost(
+def test_unusable_database_is_reported_and_loses_nothing(
     tmp_path: Path, time: Time, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
@@ -173,7 +173,7 @@ def test_claims_that_are_over_do_not_count(claims: NameOwnership, time: Time, tm
     assert [claim.what for claim in OwnershipStore(tmp_path).claims()] == ["one-more"]
 
 
-def test_what_is_held_is_spared_however_old_it_is_said_to_be(claims: NameOwnership, time: Time, tmp_path: Path):
+def test_held_names_do_not_expire(claims: NameOwnership, time: Time, tmp_path: Path):
     for what in ("held", ":20022", "free"):
         claims.claim("a", what)
     time.now += KEPT + 1
@@ -184,7 +184,7 @@ def test_what_is_held_is_spared_however_old_it_is_said_to_be(claims: NameOwnersh
     assert [claims.owner(what) for what in ("held", ":20022", "free")] == ["a", "a", None]
 
 
-def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: NameOwnership, time: Time, tmp_path: Path):
+def test_claim_renewed_at_expiry_stays(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
     claims.settle()
@@ -197,9 +197,7 @@ def test_what_is_claimed_again_at_the_moment_of_its_end_stays(claims: NameOwners
     assert [claim.owner for claim in OwnershipStore(tmp_path).claims()] == ["b"]
 
 
-def test_what_was_removed_does_not_come_back_with_what_a_command_has_changed(
-    claims: NameOwnership, time: Time, tmp_path: Path
-):
+def test_removed_claim_does_not_return_with_other_changes(claims: NameOwnership, time: Time, tmp_path: Path):
     claims.claim("a", "app")
     claims.synchronise()
     time.now += KEPT + 1
@@ -262,7 +260,7 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     assert OwnershipStore(tmp_path).history("late", 10)
 
 
-def test_what_happens_again_and_again_is_one_entry(claims: NameOwnership, time: Time, tmp_path: Path):
+def test_repeated_events_are_one_entry(claims: NameOwnership, time: Time, tmp_path: Path):
     began = int(time.now)
     for number in range(500):
         claims.record("held", lease(), f"10.0.0.{number % 2}")

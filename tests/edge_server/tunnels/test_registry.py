@@ -36,7 +36,7 @@ class TestRegistry:
         assert registry.find("a") is held
         assert len(registry) == 1
 
-    def test_a_fresh_name_is_nobodys(self):
+    def test_random_names_are_unused(self):
         names = iter(["a", "a", "b"])
         registry = Registry(lambda: next(names))
         registry.add(tunnel(registry.fresh_name()))
@@ -48,7 +48,7 @@ class TestRegistry:
         with pytest.raises(AssertionError):
             registry.add(tunnel("a"))
 
-    def test_only_the_holder_gives_a_name_back(self):
+    def test_late_release_keeps_the_new_holder(self):
         registry = Registry()
         old, new = tunnel("a"), tunnel("a")
         registry.add(old)

@@ -105,7 +105,7 @@ async def test_a_development_edge_mints_for_names_that_are_held_alone(
 
 
 @pytest.mark.parametrize(("port", "said"), [(443, ""), (8443, ":8443")])
-async def test_who_comes_without_tls_is_told_where_a_tunnel_is(services: EdgeServices, port: int, said: str):
+async def test_plain_http_is_redirected_to_the_tunnel(services: EdgeServices, port: int, said: str):
     services = replace(services, https_port=port)
     client = Client(services, ANY)
     client.got(1, name="web", allow=("192.0.2.0/24",))
@@ -120,13 +120,13 @@ async def test_who_comes_without_tls_is_told_where_a_tunnel_is(services: EdgeSer
     assert origin("other.example.com", "192.0.2.1") is None
 
 
-async def test_who_comes_too_often_without_tls_is_sent_away_as_with_it(services: EdgeServices):
+async def test_plain_http_counts_for_the_rate_limit(services: EdgeServices):
     services.admission.rate_limiter.budget = 0
     assert services.make_router().origin("web.example.com", "192.0.2.1") is OVERLOADED
     assert route(services, "web.example.com") is OVERLOADED
 
 
-async def test_until_there_is_a_certificate_visitors_are_told_so(services: EdgeServices):
+async def test_visitors_get_an_alert_until_there_is_a_certificate(services: EdgeServices):
     Client(services, ANY).got(domain="shop.example.org")
     assert services.acme.wanted == [("shop.example.org", "a", False)]  # type: ignore[union-attr]
     assert route(services, "shop.example.org") is Alert.CERTIFICATE_UNOBTAINABLE
@@ -146,7 +146,7 @@ async def test_only_what_no_certificate_covers_is_ordered(services: EdgeServices
     assert services.acme.wanted == [("with-h2.example.com", "a", True)]  # type: ignore[union-attr]
 
 
-async def test_a_validator_is_met_with_the_challenge_of_its_name_alone(services: EdgeServices):
+async def test_validator_gets_only_its_names_challenge(services: EdgeServices):
     answers = services.acme.challenges  # type: ignore[union-attr]
     answers.add_tls_alpn("shop.example.org", "token.thumbprint")
     found = route(services, "shop.example.org", ALPN_PROTOCOL)

@@ -21,7 +21,7 @@ def sealer() -> TicketSealer:
     return TicketSealer(KEY, "tunnel.localhost")
 
 
-def test_a_ticket_comes_back(sealer):
+def test_ticket_round_trip(sealer):
     sealed = sealer.seal(TICKET)
     assert len(sealed) <= MAX_TICKET
     assert sealer.open(sealed, "owner") == TICKET
@@ -40,7 +40,7 @@ def test_no_two_are_alike(sealer):
     assert sealer.seal(TICKET) != sealer.seal(TICKET)
 
 
-def test_it_cannot_be_read(sealer):
+def test_ticket_is_unreadable(sealer):
     assert b"abcdefgh" not in sealer.seal(TICKET)
 
 

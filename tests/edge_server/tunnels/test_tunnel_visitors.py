@@ -83,7 +83,7 @@ async def test_visitors_wait_for_the_rest_of_a_pool_when_one_of_it_leaves(servic
     visitor.close()
 
 
-async def test_a_visitor_whose_client_has_no_link_waits_for_its_successor(services: EdgeServices):
+async def test_visitor_of_a_client_without_a_link_waits(services: EdgeServices):
     """Another client takes the name over meanwhile: nothing moves, for the visitor belongs to the tunnel."""
     first = Client(services, A)
     first.got(name="shop")
@@ -101,7 +101,7 @@ async def test_a_visitor_whose_client_has_no_link_waits_for_its_successor(servic
     visitor.close()
 
 
-async def test_visitors_are_refused_when_the_last_client_gives_the_name_back(services: EdgeServices):
+async def test_visitors_are_refused_after_the_last_release(services: EdgeServices):
     client = Client(services, A)
     client.got(name="shop")
     client.session.can_carry = False
@@ -139,7 +139,7 @@ async def test_a_visitor_reaches_the_tunnel_that_has_the_name_after_its_handshak
         sock.close()
 
 
-async def test_visitor_who_resets_while_it_waits_gives_its_place_back(services: EdgeServices, monkeypatch):
+async def test_waiting_visitor_that_resets_frees_its_place(services: EdgeServices, monkeypatch):
     """Nothing is read from it meanwhile, so its reset has to be looked for."""
     monkeypatch.setattr("quictunnel.transport.splice.WAITING_LOOK", 0.01)
     tunnel, _, (session,) = pool_of(services, 1)
@@ -158,7 +158,7 @@ async def test_visitor_who_resets_while_it_waits_gives_its_place_back(services: 
     await server.wait_closed()
 
 
-async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(services: EdgeServices):
+async def test_visitor_is_refused_after_each_backend_was_tried(services: EdgeServices):
     tunnel, _, sessions = pool_of(services, 3)
     splice = visitor_of(tunnel)
     visitor = await connected(splice)
@@ -173,9 +173,7 @@ async def test_a_visitor_whom_nobody_takes_is_refused_after_each_was_asked_once(
     visitor.close()
 
 
-async def test_a_visitor_whom_no_client_took_in_time_is_said_to_be_sent_away(
-    services: EdgeServices, monkeypatch, caplog
-):
+async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: EdgeServices, monkeypatch, caplog):
     monkeypatch.setattr("edge_server.tunnels.tunnel.MAX_WAIT", 0.02)
     tunnel, _, (session,) = pool_of(services, 1)
     session.can_carry = False
@@ -218,7 +216,7 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
     visitor.close()
 
 
-async def test_of_a_pool_one_whose_origin_refused_comes_before_one_that_is_silent(services: EdgeServices):
+async def test_refusing_member_is_preferred_to_a_silent_one(services: EdgeServices):
     tunnel, (refuses, silent), sessions = pool_of(services, 2)
     refuses.note_refusal()
     sessions[1].can_carry = False

@@ -129,7 +129,7 @@ async def test_visitors_of_one_token_do_not_take_the_places_of_another_ones(room
     await soon(lambda: sum(len(flood.visitors) for flood in floods) == 10)
 
 
-async def test_who_has_to_go_is_reset_and_what_it_held_is_free(room: Room):
+async def test_evicted_visitor_is_reset_and_its_place_free(room: Room):
     room.admission.waiting.limit_per_lease = 1
     tunnel = room.tunnel("a", "owner")
     first = await room.visit(tunnel, "127.0.0.1")
@@ -139,7 +139,7 @@ async def test_who_has_to_go_is_reset_and_what_it_held_is_free(room: Room):
     assert len(room.admission.waiting) == 1
 
 
-async def test_a_client_that_comes_back_in_the_middle_of_a_flood_takes_who_waits(room: Room):
+async def test_returning_client_takes_waiting_visitors_in_a_flood(room: Room):
     """And one that is gone again at once leaves them waiting, until the moment that was theirs before."""
     room.admission.waiting.limit_per_lease = 4
     tunnel = room.tunnel("a", "owner")

@@ -65,7 +65,7 @@ async def streams(pair: SessionPair, breaks: str) -> tuple[Stream, Stream]:
 
 @pytest.mark.parametrize("breaks", SIDES)
 @pytest.mark.parametrize("size", [0, 1, 500_000])
-async def test_what_was_said_before_a_reset_arrives_before_it(pair: SessionPair, breaks: str, size: int) -> None:
+async def test_data_before_a_reset_arrives_first(pair: SessionPair, breaks: str, size: int) -> None:
     here, there = await streams(pair, breaks)
     answer = payloads(1, 1, size)[0]
     listener = Pump(there, bytes(4_000_000))
@@ -110,7 +110,7 @@ async def test_a_sender_that_never_looks_for_its_answer_is_reset(pair: SessionPa
 
 
 @pytest.mark.parametrize("breaks", SIDES)
-async def test_nothing_to_deliver_is_a_reset_at_once(
+async def test_reset_without_pending_data_is_immediate(
     pair: SessionPair, breaks: str, virtual_time: VirtualLoop
 ) -> None:
     here, there = await streams(pair, breaks)
@@ -191,7 +191,7 @@ async def test_both_connections_of_a_stream_may_break_at_once(pair: SessionPair)
 
 
 @pytest.mark.parametrize("breaks", SIDES)
-async def test_a_peer_that_gives_up_both_directions_at_once_is_understood(pair: SessionPair, breaks: str) -> None:
+async def test_peer_that_resets_both_directions_is_understood(pair: SessionPair, breaks: str) -> None:
     """As peers did that know no delivery."""
     here, there = await streams(pair, breaks)
     listener = Pump(there, bytes(1_000_000))
@@ -206,7 +206,7 @@ async def test_a_peer_that_gives_up_both_directions_at_once_is_understood(pair: 
     await pair.settled()
 
 
-async def test_a_visitor_who_has_left_ends_what_nobody_has_taken_in_hand(pair: SessionPair) -> None:
+async def test_leaving_visitor_ends_an_unclaimed_stream(pair: SessionPair) -> None:
     """The client still dials the origin, which may take minutes."""
     edge, client = await streams(pair, "edge")
     over = asyncio.Event()
@@ -220,7 +220,7 @@ async def test_a_visitor_who_has_left_ends_what_nobody_has_taken_in_hand(pair: S
 
 
 @pytest.mark.parametrize("breaks", SIDES)
-async def test_stream_that_quic_has_no_word_left_for_ends_on_both_sides(
+async def test_stream_without_a_quic_signal_ends_on_both_sides(
     pair: SessionPair, breaks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The peer's end arrives when it has been stopped, of which an engine tells nothing. It is acknowledged before
@@ -259,7 +259,7 @@ async def test_visitor_who_ends_and_resets_while_his_origin_is_dialled_is_forgot
     assert all(stream.is_over for stream in taken)
 
 
-async def test_peer_of_version_1_is_told_in_credits(pair: SessionPair) -> None:
+async def test_peer_of_version_1_gets_credits(pair: SessionPair) -> None:
     pair.edge.version = pair.client.version = 1
     here, there = await streams(pair, "edge")
     listener = Pump(there, b"x" * 1000)

@@ -106,7 +106,7 @@ async def test_a_keystroke_beside_a_bulk_transfer_takes_at_most_three_round_trip
         await pair.settled()
 
 
-async def test_a_hundred_stalled_readers_hold_a_window_each_and_stop_nobody(
+async def test_hundred_stalled_readers_do_not_block_others(
     start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
     pair = start_pair(both=Conditions.wan(mbit=100, rtt=RTT))

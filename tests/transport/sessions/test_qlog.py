@@ -97,7 +97,7 @@ async def pair(start_pair: StartPair) -> SessionPair:
     return pair
 
 
-async def test_losses_are_said(start_pair: StartPair, tmp_path: Path):
+async def test_losses_are_traced(start_pair: StartPair, tmp_path: Path):
     pair = start_pair(both=Conditions.wan(mbit=100, rtt=0.05, loss=0.02))
     pair.edge_endpoint.trace(Tracer(tmp_path))
     await pair.greet()
@@ -246,7 +246,7 @@ async def test_a_trace_of_one_goes_on_where_the_connection_goes(
     assert count(events(only_file(tmp_path)), "transport:datagrams_received") > 2 * SIZE // 1500
 
 
-async def test_all_and_one_do_not_get_into_each_others_way(network: Network, pair: SessionPair, tmp_path: Path):
+async def test_traces_of_all_and_of_one_are_independent(network: Network, pair: SessionPair, tmp_path: Path):
     """Tracing of all connections does not disturb the trace of one, and the other way round: that one has a
     single file for all of it."""
     endpoint, connection = pair.edge_endpoint, pair.edge.link.connection
@@ -299,7 +299,7 @@ async def test_a_trace_that_begins_too_late_ends_at_once(pair: SessionPair, tmp_
     assert [trace.is_open for trace in begun] == [False]
 
 
-async def test_strangers_who_become_nothing_are_forgotten(pair: SessionPair, tmp_path: Path):
+async def test_failed_handshakes_leave_no_trace_state(pair: SessionPair, tmp_path: Path):
     pair.edge_endpoint.trace(Tracer(tmp_path))
     traced = pair.edge_endpoint.engine
     assert isinstance(traced, TracingEngine)
@@ -325,7 +325,7 @@ async def test_a_disk_that_is_full_costs_the_trace_and_no_more(pair: SessionPair
     assert only_file(tmp_path).stat().st_size == 0
 
 
-def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path):
+def test_unwritable_directory_is_reported(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made: Not a directory"):
         Tracer(tmp_path / "file" / "below")

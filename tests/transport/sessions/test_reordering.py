@@ -14,7 +14,7 @@ RTT = 0.05
 LATE = 0.005
 
 
-async def test_what_overtakes_the_end_of_the_handshake_is_kept_for_then(
+async def test_packets_before_the_end_of_the_handshake_are_kept(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
     """Without that, the client's Hello waits for a probe time-out, and counts as congestion."""
@@ -50,7 +50,7 @@ async def test_what_overtakes_the_end_of_the_handshake_is_kept_for_then(
 
 @pytest.mark.slow
 @pytest.mark.mixed_is_long
-async def test_two_full_directions_come_back_from_a_bad_start(
+async def test_full_directions_recover_from_early_losses(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop
 ) -> None:
     """Acknowledgements that wait for the congestion window of the other direction would make the peer take for

@@ -161,7 +161,7 @@ class Actor:
 
 
 @pytest.mark.parametrize("story", range(1, 6))
-async def test_whatever_happens_every_byte_comes_once_or_both_sides_see_a_reset(
+async def test_every_byte_arrives_once_or_both_sides_see_a_reset(
     network: Network, start_pair: StartPair, virtual_time: VirtualLoop, story: int, seed: int
 ) -> None:
     """Black holes that links outlive or not, newer links beside live ones, half-closes, aborts and readers that
@@ -213,7 +213,7 @@ async def test_whatever_happens_every_byte_comes_once_or_both_sides_see_a_reset(
 
 @pytest.mark.parametrize("who", ["client", "edge"])
 @pytest.mark.parametrize("story", range(1, 4))
-async def test_a_side_that_dies_leaves_ends_or_resets_and_nothing_else(
+async def test_killed_side_leaves_only_ends_or_resets(
     network: Network, start_pair: StartPair, story: int, who: str, seed: int
 ) -> None:
     """A process that was killed, at a random moment, perhaps just after a resumption: it says nothing, and knows

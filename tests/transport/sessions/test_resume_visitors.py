@@ -84,7 +84,7 @@ async def resume(network: Network, start_pair: StartPair, virtual_time: VirtualL
     return story
 
 
-async def test_visitor_who_comes_during_a_resume_is_served_and_harms_nobody(resume: Resume) -> None:
+async def test_new_visitor_during_a_resume_is_served(resume: Resume) -> None:
     await resume.reach_the_edge()
     assert not resume.pair.edge.can_carry
     resume.visitors.append(resume.come())
@@ -106,7 +106,7 @@ async def test_visitor_who_leaves_during_a_resume_leaves_at_the_client_too(resum
     await resume.end()
 
 
-async def test_visitor_who_comes_and_leaves_during_a_resume_is_forgotten(resume: Resume) -> None:
+async def test_brief_visitor_during_a_resume_is_forgotten(resume: Resume) -> None:
     await resume.reach_the_edge()
     resume.come().stream.abort(StreamCode.ABORTED)
     resume.visitors.append(resume.come())

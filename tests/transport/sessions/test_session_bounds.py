@@ -75,7 +75,7 @@ async def test_giving_up_after_both_ends_have_arrived_is_known_to_the_other_side
         await pair.settled()
 
 
-async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: SessionPair) -> None:
+async def test_stream_with_unsent_bytes_is_in_flight(pair: SessionPair) -> None:
     """A slow visitor takes seconds over what is in its window; whoever drains must see that."""
     edge, client = await both(pair)
     client.stream.write(bytes(INITIAL_WINDOW))
@@ -97,7 +97,7 @@ async def test_a_stream_whose_bytes_have_not_left_yet_is_in_flight(pair: Session
 
 @pytest.mark.slow
 @pytest.mark.mixed_is_long
-async def test_what_a_session_keeps_is_bounded_whatever_limits_the_peer_gives(pair: SessionPair) -> None:
+async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> None:
     """A peer that raises limits and consumes nothing makes the sender keep it all."""
     kept = MAX_KEPT
     streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
@@ -161,7 +161,7 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
     assert share.kept == 0
 
 
-async def test_what_came_in_the_batch_that_a_session_was_closed_in_is_not_heard(pair: SessionPair) -> None:
+async def test_messages_in_the_batch_of_the_close_are_ignored(pair: SessionPair) -> None:
     """A client that was replaced must not bind again, which would take the name from the one that replaced it."""
     pair.edge.close(SessionCode.REPLACED)
     bind = Bind(lease=1, unencrypted=False, h2=False, ticket=b"")

@@ -67,7 +67,7 @@ async def both(pair: SessionPair) -> tuple[Keeper, Keeper]:
     return edge, Keeper(await arrival)
 
 
-async def test_a_stream_is_announced_before_its_visitor_has_said_anything(pair: SessionPair) -> None:
+async def test_stream_is_announced_before_its_first_byte(pair: SessionPair) -> None:
     edge, client = await both(pair)
     assert client.stream.preface == edge.stream.preface == Preface(0, 1, False, "192.0.2.1", 1)
     edge.stream.abort(StreamCode.ABORTED)
@@ -75,7 +75,7 @@ async def test_a_stream_is_announced_before_its_visitor_has_said_anything(pair: 
 
 
 @pytest.mark.parametrize("first", ["edge", "client"])
-async def test_one_direction_may_end_long_before_the_other(pair: SessionPair, first: str) -> None:
+async def test_directions_may_end_far_apart(pair: SessionPair, first: str) -> None:
     edge, client = await both(pair)
     begins, goes_on = (edge, client) if first == "edge" else (client, edge)
     begins.stream.write(b"question")
@@ -136,7 +136,7 @@ async def test_a_reset_after_a_clean_half_still_resets_the_other(pair: SessionPa
     await pair.settled()
 
 
-async def test_what_arrives_before_a_side_is_attached_is_kept_and_bounded(pair: SessionPair) -> None:
+async def test_data_before_a_side_is_attached_is_bounded(pair: SessionPair) -> None:
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
     payload = payloads(1, 1, INITIAL_WINDOW + 1000)[0]
@@ -154,7 +154,7 @@ async def test_what_arrives_before_a_side_is_attached_is_kept_and_bounded(pair: 
     await pair.settled()
 
 
-async def test_one_that_never_consumes_gets_a_window_and_no_more(pair: SessionPair) -> None:
+async def test_side_that_never_consumes_gets_one_window(pair: SessionPair) -> None:
     edge, client = await both(pair)
     edge.stream.write(bytes(INITIAL_WINDOW))
     assert edge.stream.room == 0
@@ -305,7 +305,7 @@ class TestBreaches:
         await ends_with_protocol(pair, pair.client_half)
 
 
-async def test_a_visitor_that_left_within_its_preface_harms_nobody(pair: SessionPair) -> None:
+async def test_visitor_leaving_within_its_preface_is_harmless(pair: SessionPair) -> None:
     connection = pair.edge.link.connection
     quic_stream = connection.open()
     connection.write(quic_stream, b"\x10\x95")

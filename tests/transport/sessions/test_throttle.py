@@ -50,7 +50,7 @@ class Meter:
         return WAIT
 
 
-async def test_reading_goes_on_when_the_throttle_let_go_while_the_engine_was_full():
+async def test_reading_resumes_after_the_throttle_with_a_full_engine():
     """After a lost link everything is sent again, and the engine takes it bit by bit; the throttle's time is over
     meanwhile."""
     events: Any = SimpleNamespace(session_away=lambda _: True, session_streams_available=lambda: None)

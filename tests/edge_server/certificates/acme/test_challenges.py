@@ -67,7 +67,7 @@ async def test_orders_that_begin_together_make_one_account(authority: Authority,
     assert "no new certificate" not in caplog.text
 
 
-async def test_whoever_proves_nothing_is_met_with_no_challenge(authority: Authority, tmp_path: Path):
+async def test_validator_without_a_challenge_is_refused(authority: Authority, tmp_path: Path):
     async with stand_for(tmp_path, authority.pebble, tls_port=authority.tls_port):
         context = ssl.create_default_context()
         context.set_alpn_protocols(["acme-tls/1"])

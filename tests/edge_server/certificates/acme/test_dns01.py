@@ -105,7 +105,7 @@ def test_an_alias_into_the_zone_is_followed(zone: Zone, delegated: DnsUpdates, p
     assert not any(zone.records.values())
 
 
-def test_an_alias_that_leads_elsewhere_is_said(zone: Zone, delegated: DnsUpdates):
+def test_alias_to_another_zone_is_reported(zone: Zone, delegated: DnsUpdates):
     with pytest.raises(
         AcmeError, match=r"is not in the zone acme\.example\.net and is no alias \(CNAME\) into it"
     ):
@@ -135,7 +135,7 @@ def test_aliases_that_never_end(zone: Zone, delegated: DnsUpdates):
     assert zone.log == []
 
 
-def test_what_only_a_wildcard_makes_an_alias_is_none(zone: Zone, updates: DnsUpdates):
+def test_wildcard_alias_is_no_alias(zone: Zone, updates: DnsUpdates):
     """``*.DOMAIN CNAME edge.example.com``, as people point tunnels to an edge."""
     zone.wildcard = from_text("edge.example.com")
     there = Updates(updates, goes_on)
@@ -252,7 +252,7 @@ def test_a_command_ends_with_the_edge():
     assert time.monotonic() - began < 10
 
 
-def test_the_words_of_a_command_are_no_shells(tmp_path: Path):
+def test_hook_arguments_are_not_parsed_by_a_shell(tmp_path: Path):
     out = tmp_path / "out"
     code = f"import sys; open({str(out)!r}, 'w').write(repr(sys.argv[1:]))"
     hook(code).set("$(exit 3)", "; exit 3")

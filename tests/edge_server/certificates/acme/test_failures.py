@@ -220,9 +220,7 @@ async def test_an_edge_that_stops_does_not_wait_for_an_authority_that_hangs(
         assert not thread.is_alive()
 
 
-async def test_an_authority_that_is_not_there_and_one_that_nobody_vouches_for(
-    authority: Authority, tmp_path: Path
-):
+async def test_unreachable_and_untrusted_authorities_are_reported(authority: Authority, tmp_path: Path):
     nowhere = replace(authority.pebble, port=free_port())
     async with stand_for(tmp_path / "a", nowhere, tls_port=authority.tls_port) as rig:
         rig.want(NAME)

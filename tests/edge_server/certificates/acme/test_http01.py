@@ -76,7 +76,7 @@ async def test_visitors_are_sent_to_https(port: int, place: str):
         b"\r\n\r\n",
     ],
 )
-async def test_what_is_no_request_is_refused_and_not_repeated(request_: bytes):
+async def test_malformed_request_is_refused_without_echo(request_: bytes):
     async with opened() as (_, port):
         answer = await ask(port, request_)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -89,7 +89,7 @@ async def test_a_head_without_end_is_refused():
         assert (await ask(port, b"x" * (MAX_REQUEST + 1))).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_whoever_says_nothing_is_gone_soon(monkeypatch: pytest.MonkeyPatch):
+async def test_silent_connection_is_closed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rooms, "HEAD_TIMEOUT", 0.05)
     async with opened() as (_, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

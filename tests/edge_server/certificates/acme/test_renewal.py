@@ -131,7 +131,7 @@ async def test_waits_after_failures_grow_and_have_a_least_and_a_most(rig: Renewa
     assert rig.certificates.covers("a.example.com", h2=True)
 
 
-async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(rig: RenewalRig, clock: Clock):
+async def test_unwanted_certificate_is_dropped_at_expiry(rig: RenewalRig, clock: Clock):
     rig.want("a.example.com")
     rig.store.keep(issue("a.example.com", now=clock.now))
     rig.fulfil("a.example.com")
@@ -146,7 +146,7 @@ async def test_what_nobody_wants_is_not_renewed_and_goes_when_it_has_expired(rig
     assert list(rig.store.load()) == []
 
 
-async def test_orders_are_counted_by_what_came_of_them(rig: RenewalRig):
+async def test_orders_are_counted_by_outcome(rig: RenewalRig):
     rig.want("a.example.com")
     rig.fulfil("a.example.com", AcmeError("no"))
     rig.fulfil("a.example.com", AcmeError("no"))
@@ -155,7 +155,7 @@ async def test_orders_are_counted_by_what_came_of_them(rig: RenewalRig):
     assert rig.manager.outcomes == {"failed": 2, "obtained": 1}
 
 
-async def test_for_what_nobody_wants_nothing_is_tried_next(rig: RenewalRig):
+async def test_unwanted_name_has_no_next_attempt(rig: RenewalRig):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     standing = rig.manager.status("a.example.com")
@@ -167,7 +167,7 @@ async def test_for_what_nobody_wants_nothing_is_tried_next(rig: RenewalRig):
     assert (standing.is_wanted, standing.next_try) == (False, None)
 
 
-async def test_what_is_wanted_and_has_expired_stays_until_there_is_another(rig: RenewalRig, clock: Clock, caplog):
+async def test_expired_certificate_of_a_wanted_name_stays(rig: RenewalRig, clock: Clock, caplog):
     rig.want("a.example.com")
     rig.fulfil("a.example.com")
     clock.now += 91 * DAY
@@ -185,7 +185,7 @@ async def test_names_that_the_edges_own_certificate_will_cover_get_none_of_their
     assert rig.manager.status(f"shop.{DOMAIN}") is not None
 
 
-async def test_nobody_uses_up_what_an_authority_signs_in_a_week(rig: RenewalRig, clock: Clock, caplog):
+async def test_weekly_limit_of_the_authority_is_kept(rig: RenewalRig, clock: Clock, caplog):
     """Names at random, one after the other: below one registered domain, whatever the names of the edge are."""
     took = {}
     for owner in ("a", "b"):
@@ -249,9 +249,7 @@ async def test_orders_that_fail_count_and_the_next_waits_for_its_turn(rig: Renew
     assert rig.due() == ["b.example.com"]
 
 
-async def test_what_was_asked_for_is_counted_after_a_restart(
-    rig: RenewalRig, tmp_path: Path, clock: Clock, caplog
-):
+async def test_requests_are_counted_after_a_restart(rig: RenewalRig, tmp_path: Path, clock: Clock, caplog):
     for number in range(40):
         assert rig.want(f"r{number}.example.com")
     rig.order_all()
@@ -291,7 +289,7 @@ async def test_what_was_asked_for_is_counted_after_a_restart(
         ("www.example.de", "example.de"),
     ],
 )
-def test_what_an_authority_counts_a_name_under(name: str, domain: str):
+def test_name_counts_for_its_registered_domain(name: str, domain: str):
     assert registered_domain(name) == domain
 
 
@@ -344,7 +342,7 @@ async def test_a_clock_that_goes_to_and_fro_during_renewals_orders_nothing_twice
     assert len(begun) == 2
 
 
-async def test_waits_are_as_long_when_the_clock_is_set_meanwhile(rig: RenewalRig, clock: Clock):
+async def test_waits_survive_a_clock_change(rig: RenewalRig, clock: Clock):
     rig.want("a.example.com")
     rig.fulfil("a.example.com", AcmeError("no", retry_after=3600))
     for move in (40 * DAY, -60 * DAY):
@@ -372,7 +370,7 @@ async def test_a_clock_that_is_not_settled_deletes_no_certificate(rig: RenewalRi
     assert list(later.store.load()) == []
 
 
-async def test_one_identity_has_so_many_at_once(rig: RenewalRig):
+async def test_pending_orders_of_an_identity_are_limited(rig: RenewalRig):
     for number in range(MAX_PER_OWNER):
         assert rig.want(f"n{number}.example{number % 5}.com")
     assert not rig.want("one-more.example.com")
@@ -380,7 +378,7 @@ async def test_one_identity_has_so_many_at_once(rig: RenewalRig):
     assert rig.want("one-more.example.com")
 
 
-async def test_a_certificate_counts_for_whom_its_name_is_now(rig: RenewalRig, clock: Clock):
+async def test_certificate_counts_for_the_present_owner(rig: RenewalRig, clock: Clock):
     """Also one that was stored, of which nothing says whose it was."""
     rig.store.keep(issue("before.example.com", now=clock.now))
     await rig.manager.load()
@@ -390,7 +388,7 @@ async def test_a_certificate_counts_for_whom_its_name_is_now(rig: RenewalRig, cl
     assert not rig.want("one-more.example.com", owner="b")
 
 
-async def test_when_there_are_too_many_those_that_nobody_wants_make_room(rig: RenewalRig):
+async def test_unwanted_certificates_make_room_at_the_limit(rig: RenewalRig):
     for number in range(MAX_CERTIFICATES):
         assert rig.want(f"n.example{number}.com", owner=f"o{number}")
     assert not rig.want("one-more.example.com", owner="another")
@@ -401,7 +399,7 @@ async def test_when_there_are_too_many_those_that_nobody_wants_make_room(rig: Re
     assert len(rig.manager.statuses) == MAX_CERTIFICATES
 
 
-async def test_what_is_stored_is_used_again_and_what_is_damaged_is_said(tmp_path: Path, clock: Clock, caplog):
+async def test_stored_certificates_are_reused_and_damage_is_reported(tmp_path: Path, clock: Clock, caplog):
     clock.now = 1_800_000_000.0
     rig = RenewalRig(tmp_path, clock, own=(f"*.{DOMAIN}", DOMAIN))
     rig.store.keep(issue("good.example.com", now=clock.now))
@@ -448,6 +446,6 @@ def test_a_certificate_has_to_be_what_was_ordered():
             IssuedCertificate.of(chain, key, names)
 
 
-def test_what_strangers_say_is_one_line_with_an_end():
+def test_text_of_the_authority_is_one_bounded_line():
     assert printable("a\nb\x1b[31m\tc") == "a b?[31m c"
     assert len(printable("x" * 10_000)) == MAX_TEXT

@@ -35,7 +35,7 @@ def test_without_options_there_is_no_acme():
     assert settings_of(parse([]).acme_options) is None
 
 
-def test_names_are_proved_one_by_one_on_the_tls_port_unless_something_else_is_said():
+def test_default_challenge_is_tls_alpn_per_name():
     found = settings()
     assert (found.challenge, found.single_challenge) == ("tls-alpn-01", "tls-alpn-01")
     assert found.directory == "https://acme-v02.api.letsencrypt.org/directory"
@@ -43,7 +43,7 @@ def test_names_are_proved_one_by_one_on_the_tls_port_unless_something_else_is_sa
     assert (found.challenge, found.single_challenge, found.http) == ("http-01", "http-01", ("0.0.0.0", 80))
 
 
-def test_who_says_how_to_change_the_zone_wants_a_wildcard(secret: str):
+def test_dns_options_choose_dns01_for_a_wildcard(secret: str):
     found = settings("--acme-dns-hook", "/usr/local/bin/hook 'with a word'")
     assert (found.challenge, found.single_challenge) == ("dns-01", "tls-alpn-01")
     assert found.hook == ("/usr/local/bin/hook", "with a word")
@@ -98,7 +98,7 @@ def test_a_name_server_may_have_a_port(secret: str, server: str, address: tuple[
         ((*BASE, "--resolver", "example.com:0"), "--resolver"),
     ],
 )
-def test_what_is_wrong_is_said(options: tuple[str, ...], words: str):
+def test_wrong_settings_are_reported(options: tuple[str, ...], words: str):
     with pytest.raises(ConfigError, match=words) as raised:
         parse(options)
     assert "\n" not in str(raised.value)
@@ -118,7 +118,7 @@ def test_a_key_has_a_name_that_dns_can_carry(secret: str, name: str):
 
 
 @pytest.mark.parametrize("content", [b"", b"not base 64!", b"\xff\xfe", b"A" * (MAX_SECRET + 4)])
-def test_a_file_that_holds_no_key_is_said_and_its_content_is_not(tmp_path: Path, content: bytes):
+def test_file_without_a_key_is_reported_without_its_content(tmp_path: Path, content: bytes):
     path = tmp_path / "secret"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match="does not contain a key in base64") as raised:
