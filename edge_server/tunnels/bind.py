@@ -160,7 +160,7 @@ class Bindings:
         """Return the facts about the name that a client wants."""
         context, key, options = self._context, identity.key, TunnelOptions.of(bind)
         host, certificates, registry = context.names.host_of(name), context.certificates, context.registry
-        tunnel = registry.find(name)
+        tunnel, has_share = registry.find(name), registry.may_hold(key, options, instead_of=None)
         return NameFacts(
             name=name,
             owner=context.claims.owner(name),
@@ -169,8 +169,8 @@ class Bindings:
             other_domains=registry.domains_of(key, besides=name),
             allows_h2=not bind.h2 or certificates.allows_h2(host, is_whole_domain="." in name),
             can_certify=not bind.domain or certificates.can_certify(host),
-            has_share=registry.may_hold(key, options, instead_of=None),
-            has_share_instead=registry.may_hold(key, options, instead_of=tunnel),
+            has_share=has_share,
+            has_share_instead=has_share or registry.may_hold(key, options, instead_of=tunnel),
             tunnel=None if tunnel is None else self._tunnel_facts(key, tunnel),
         )
 
@@ -230,7 +230,7 @@ class Bindings:
             self._change_port(tunnel, port)
         lease = self._leases[bind.lease] = Lease(tunnel, backend)
         self._limit(tunnel, identity)
-        self._note(lease, bind)
+        self._note(tunnel, bind)
         self._confirm(lease)
         tunnel.let_waiting_in()
         if is_kept:
@@ -268,17 +268,17 @@ class Bindings:
         tunnel.max_visitors = identity.rights.visitors
         tunnel.meters = self._context.shaping.buckets_of(identity)
 
-    def _note(self, lease: Lease, bind: Bind) -> None:
+    def _note(self, tunnel: Tunnel, bind: Bind) -> None:
         """Claim what somebody chose, write the history, and order the certificate that is missing."""
         context = self._context
-        if not labels.RANDOM_LABEL.fullmatch(lease.name):
-            context.claims.claim(lease.owner, lease.name)
+        if not labels.RANDOM_LABEL.fullmatch(tunnel.name):
+            context.claims.claim(tunnel.owner, tunnel.name)
         if bind.tcp_port:
-            context.claims.claim(lease.owner, f":{bind.tcp_port}")
-        context.claims.record("held", lease, self._host)
-        if not lease.tunnel.options.passthrough:
-            host = context.names.host_of(lease.name)
-            context.certificates.order_missing(host, lease.owner, h2=lease.tunnel.options.h2)
+            context.claims.claim(tunnel.owner, f":{bind.tcp_port}")
+        context.claims.record("held", tunnel, self._host)
+        if not tunnel.options.passthrough:
+            host = context.names.host_of(tunnel.name)
+            context.certificates.order_missing(host, tunnel.owner, h2=tunnel.options.h2)
 
     @staticmethod
     def _dismiss(tunnel: Tunnel, displaced: Backend, *, by_ticket: bool) -> None:
@@ -296,12 +296,12 @@ class Bindings:
     # Answering, and giving back.
 
     def _confirm(self, lease: Lease) -> None:
-        context, port = self._context, lease.tcp_port
-        host = context.names.host_of(lease.name)
-        ticket = Ticket(lease.name, port, lease.owner, lease.backend.ticket.generation)
+        context, (tunnel, backend) = self._context, lease
+        host, port = context.names.host_of(tunnel.name), tunnel.tcp_port
+        ticket = Ticket(tunnel.name, port, tunnel.owner, backend.ticket.generation)
         self._session.say(
             Bound(
-                lease=lease.number,
+                lease=backend.number,
                 host=host,
                 port=context.https_port,
                 unencrypted_host=context.tcp_host if port else "",
@@ -309,20 +309,20 @@ class Bindings:
                 ticket=context.sealer.seal(ticket),
             )
         )
-        logger.info("client %s holds %s%s", lease.owner, host, f" and port {port}" * bool(port))
+        logger.info("client %s holds %s%s", tunnel.owner, host, f" and port {port}" * bool(port))
 
     def _release(self, number: int, *, for_good: bool = True) -> None:
-        lease = self._leases.pop(number)
-        lease.backend.is_given_up = for_good
-        context, tunnel = self._context, lease.tunnel
-        context.claims.record("released", lease, self._host)
-        if context.registry.take_back(tunnel, lease.backend):
+        context, (tunnel, backend) = self._context, self._leases.pop(number)
+        backend.is_given_up = for_good
+        context.claims.record("released", tunnel, self._host, backend.came_so_far)
+        port = tunnel.tcp_port
+        if context.registry.take_back(tunnel, backend):
             tunnel.close()
-            if tunnel.tcp_port:
-                context.ports.release(tunnel.tcp_port, tunnel.owner)
+            if port:
+                context.ports.release(port, tunnel.owner)
         else:
             tunnel.let_waiting_in()
-        if tunnel.tcp_port:
-            context.claims.seen(tunnel.owner, f":{tunnel.tcp_port}")
+        if port:
+            context.claims.seen(tunnel.owner, f":{port}")
         context.claims.seen(tunnel.owner, tunnel.name)
         logger.info("client %s gave %s back", tunnel.owner, context.names.host_of(tunnel.name))

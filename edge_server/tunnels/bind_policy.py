@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edge_server.ingress.ip_filter import IpFilter
-from edge_server.tunnels.bind_facts import asked_name, ticket_for, wanted_name
+from edge_server.tunnels.bind_facts import asked_name, ticket_for
 from edge_server.tunnels.load_balancer import MAX_MEMBERS
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import BANNED
@@ -90,42 +90,33 @@ class Refusal(NamedTuple):
     """Its level in the log."""
 
 
-@dataclass(frozen=True)
 class Case:
     """A request and the facts, with what follows from both."""
 
-    domain: str
-    """The domain of the edge."""
-    bind: Bind
-    facts: BindFacts
-
-    @cached_property
-    def ticket(self) -> Ticket | None:
-        """Return the ticket that was shown, if it is for the wanted name."""
-        return ticket_for(self.bind, self.facts.ticket)
-
-    @property
-    def is_fresh(self) -> bool:
-        """Return True if any name is wanted, and no ticket shown."""
-        return not wanted_name(self.bind, self.facts.ticket)
-
-    @property
-    def is_chosen(self) -> bool:
-        """Return True if somebody chose the name: now, or when the ticket was given.
-
-        It may have become somebody else's since. A random name is nobody else's.
-        """
-        return bool(asked_name(self.bind)) or not (self.is_fresh or labels.RANDOM_LABEL.fullmatch(self.name))
-
-    @property
-    def name(self) -> str:
-        """Return the name that the client would get."""
-        return self.facts.name.name
-
-    @property
-    def is_domain(self) -> bool:
-        """Return True if the name is a whole domain."""
-        return "." in self.name
+    def __init__(self, domain: str, bind: Bind, facts: BindFacts) -> None:
+        """``domain``: the domain of the edge."""
+        self.domain = domain
+        self.bind = bind
+        self.facts = facts
+        asked, tunnel = asked_name(bind), facts.name.tunnel
+        self.name = facts.name.name
+        """The name that the client would get."""
+        self.is_domain = "." in self.name
+        """The name is a whole domain."""
+        self.ticket = ticket_for(bind, facts.ticket)
+        """The ticket that was shown, if it is for this name."""
+        self.is_fresh = not asked and self.ticket is None
+        """Any name is wanted, and no ticket shown."""
+        self.is_chosen = bool(asked) or not (self.is_fresh or labels.RANDOM_LABEL.fullmatch(self.name))
+        """Somebody chose the name: now, or when the ticket was given. It may have become somebody else's since. A
+        random name is nobody else's."""
+        self.tunnel = tunnel
+        """The tunnel that has the name now."""
+        self.pool = tunnel if tunnel is not None and tunnel.backends and bind.pool else None
+        """The tunnel that the client wants to share. One that is kept for a client that has not come yet is not
+        shared, but taken over."""
+        self.evicted = tunnel if self.pool is None else None
+        """The tunnel that the client wants to take over."""
 
     @property
     def is_valid_name(self) -> bool:
@@ -158,25 +149,6 @@ class Case:
             or (bind.pool and not (bind.name or bind.domain))
             or (bind.domain and (bind.name or labels.domain_validation_error(bind.domain) is not None))
         )
-
-    @property
-    def tunnel(self) -> HeldTunnel | None:
-        """Return the tunnel that has the name now."""
-        return self.facts.name.tunnel
-
-    @property
-    def pool(self) -> HeldTunnel | None:
-        """Return the tunnel that the client wants to share, or None.
-
-        A tunnel that is kept for a client that has not come yet is not shared, but taken over.
-        """
-        tunnel = self.tunnel
-        return tunnel if tunnel is not None and tunnel.backends and self.bind.pool else None
-
-    @property
-    def evicted(self) -> HeldTunnel | None:
-        """Return the tunnel that the client wants to take over, or None."""
-        return self.tunnel if self.pool is None else None
 
     @property
     def has_share(self) -> bool:

@@ -39,7 +39,7 @@ database cannot be written, are not kept."""
 
 
 class Held(Protocol):
-    """A lease or a tunnel, as the history knows it."""
+    """A tunnel, as the history knows it."""
 
     @property
     def name(self) -> str:
@@ -52,10 +52,6 @@ class Held(Protocol):
     @property
     def owner(self) -> str:
         """Return the key of the token."""
-
-    @property
-    def came_so_far(self) -> int:
-        """Return the number of visitors that came for it."""
 
 
 class NameOwnership:
@@ -121,20 +117,26 @@ class NameOwnership:
             if not claim.is_banned:
                 self._change(replace(claim, seen=claim.seen + int(forward)))
 
-    def record(self, event: str, lease: Held, host: str) -> None:
-        """Add an event of a name (see ``HistoryEntry.of``) to the history."""
+    def record(self, event: str, held: Held, host: str, visitors: int = 0) -> None:
+        """Add an event of a name to the history.
+
+        Args:
+            event: as in ``HistoryEntry.of``.
+            held: the tunnel that has the name.
+            host: address of its client; empty where none takes part.
+            visitors: visitors that came for the client that gives the name back.
+        """
+        owner = held.owner
         fresh = HistoryEntry.of(
-            event, int(self._now()), name=lease.name, port=lease.tcp_port, owner=lease.owner, host=host
+            event, int(self._now()), name=held.name, port=held.tcp_port, owner=owner, host=host, visitors=visitors
         )
-        if event == "released":
-            fresh = replace(fresh, visitors=lease.came_so_far)
         key = fresh.day, fresh.owner, fresh.name
         with self._lock:
             before = self._events.get(key)
             if before is None:
-                if not self._waiting.may_take(lease.owner):
+                if not self._waiting.may_take(owner):
                     return
-                self._waiting.take(lease.owner)
+                self._waiting.take(owner)
             self._events[key] = fresh if before is None else before.joined(fresh)
 
     def banned_networks(self) -> list[str]:

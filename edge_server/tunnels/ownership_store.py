@@ -121,7 +121,9 @@ class HistoryEntry:
     """Visitors of the leases that were released."""
 
     @classmethod
-    def of(cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "") -> HistoryEntry:
+    def of(
+        cls, event: str, at: int, *, name: str, owner: str, port: int = 0, host: str = "", visitors: int = 0
+    ) -> HistoryEntry:
         """One event: ``held``, ``released``, ``banned``, or ``seen`` where a name goes on being held."""
         counts = {each: int(each == event) for each in ("held", "released", "banned")}
         return cls(
@@ -133,7 +135,7 @@ class HistoryEntry:
             last_host=host,
             since=at,
             until=at,
-            visitors=0,
+            visitors=visitors,
             **counts,
         )
 

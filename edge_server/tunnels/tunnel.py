@@ -240,19 +240,9 @@ class Lease(NamedTuple):
         return self.tunnel.name
 
     @property
-    def owner(self) -> str:
-        """Return the key of the token that holds it."""
-        return self.tunnel.owner
-
-    @property
     def tcp_port(self) -> int:
         """Return the number of the TCP port; 0 for none."""
         return self.tunnel.tcp_port
-
-    @property
-    def came_so_far(self) -> int:
-        """Return the number of visitors that came for this client."""
-        return self.backend.came_so_far
 
     @property
     def number(self) -> int:

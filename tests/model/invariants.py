@@ -11,6 +11,7 @@ from tests.model.visitor import CLOSED
 
 if TYPE_CHECKING:
     from edge_server.tunnels.backend import Backend
+    from edge_server.tunnels.visitor_log import Carrier, VisitorConnection
     from quictunnel.transport.session import Session
     from tests.model.program import Program, Ticket
     from tests.model.visitor import Visitor
@@ -39,7 +40,27 @@ def check_step(world: World) -> None:
             if not world.is_superseded(program):
                 world.fail("a program gave up without a cause", f"{program}: {program.events[-3:]}")
             program.may_fail = True
+    _check_tunnels(world)
     world.visitors = [visitor for visitor in world.visitors if not _is_settled(visitor)]
+
+
+def _check_tunnels(world: World) -> None:
+    """No visitor waits for clients that have a link, and none for a tunnel that is over."""
+    for edge in world.edges:
+        for tunnel in edge._registry.alive:
+            has_links = all(backend.session.can_carry for backend in tunnel.backends)
+            if len(tunnel.waiting) and tunnel.backends and has_links:
+                world.fail("a visitor waits although its client has a link", f"{tunnel.name}")
+            if len(tunnel.waiting) and edge.find_name(tunnel.name) is not tunnel:
+                world.fail("a visitor waits for a tunnel that is over", f"{tunnel.name}")
+            served = sum(visit.carrier is not None for visit in tunnel.visitors.values())
+            active = {each for each in map(_carrier_of, tunnel.visitors.values()) if each is not None}
+            if served != sum(backend.active for backend in active):
+                world.fail("a client's visitors are counted wrong", f"{tunnel.name}: {served}")
+
+
+def _carrier_of(visit: VisitorConnection) -> Carrier | None:
+    return visit.carrier
 
 
 def _tunnel_closes(world: World, visitor: Visitor) -> bool:

@@ -43,6 +43,7 @@ SCRIPTED: Final = EVERYWHERE | {
     "a name was banned with visitors",
     "a name was banned within the round trip of a resume",
     "a name was banned without a link",
+    "a name was given back during a visitor's handshake",
     "a name was given back with visitors",
     "a name was given back within the round trip of a resume",
     "a name was given back without a link",

@@ -9,6 +9,8 @@ import pytest
 from edge_server.clients.session import ClientSession
 from edge_server.clients.session_table import SessionTable
 from edge_server.tunnels import bind_policy
+from edge_server.tunnels.registry import Registry
+from edge_server.tunnels.tunnel import Tunnel
 from quictunnel.connection.leases import Leases
 from quictunnel.transport.session import Session
 from quictunnel.transport.stream import Stream
@@ -86,6 +88,21 @@ def never_sends_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Stream, "on_resume_state", forget)
 
 
+def forgets_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Visitors who wait are not let in when a client comes."""
+    monkeypatch.setattr(Tunnel, "let_waiting_in", lambda tunnel: None)
+
+
+def forgets_who_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client whose session is over goes on as one of those that serve its tunnel."""
+    take_back = Registry.take_back
+    monkeypatch.setattr(
+        Registry,
+        "take_back",
+        lambda registry, tunnel, backend: len(tunnel.backends) == 1 and take_back(registry, tunnel, backend),
+    )
+
+
 def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that is revoked ends no session."""
     monkeypatch.setattr(ClientSession, "check_rights", lambda guest: None)
@@ -101,6 +118,11 @@ def serves_whoever_was_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
         (begins_too_late, "wrong bytes|a fault inside|an honest peer is called hostile"),
         (asks_once, "a name that nobody has|a program was not told that its name is gone"),
         (never_sends_an_end, "a visitor that does not end|a clean end short of bytes"),
+        (forgets_who_waits, "a visitor waits although its client has a link"),
+        (
+            forgets_who_serves,
+            "a visitor waits although its client has a link|a program that has died is called well",
+        ),
         (serves_whoever_was_let_in, "a name that was withdrawn is held|clients that do not come back"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

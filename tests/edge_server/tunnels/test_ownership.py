@@ -240,8 +240,8 @@ def test_a_clock_that_is_set_back_ends_nothing(claims: NameOwnership, time: Time
     assert claims.owner("app") == "a"
 
 
-def lease(name: str = "app", owner: str = "a", visitors: int = 0) -> SimpleNamespace:
-    return SimpleNamespace(name=name, tcp_port=0, owner=owner, came_so_far=visitors)
+def tunnel(name: str = "app", owner: str = "a") -> SimpleNamespace:
+    return SimpleNamespace(name=name, tcp_port=0, owner=owner)
 
 
 def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
@@ -250,12 +250,12 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
     monkeypatch.setattr("edge_server.tunnels.ownership.MAX_PENDING", 9)
     claims = NameOwnership(OwnershipStore(tmp_path), time)
     for number in range(30):
-        claims.record("held", lease(f"n{number}", "bad"), "10.0.0.1")
-    claims.record("held", lease("shop", "good"), "10.0.0.2")
+        claims.record("held", tunnel(f"n{number}", "bad"), "10.0.0.1")
+    claims.record("held", tunnel("shop", "good"), "10.0.0.2")
     claims.synchronise()
     names = [(entry.owner, entry.name) for entry in OwnershipStore(tmp_path).history(None, 100)]
     assert names == [*(("bad", f"n{number}") for number in range(8)), ("good", "shop")]
-    claims.record("released", lease("late", "bad"), "10.0.0.9")
+    claims.record("released", tunnel("late", "bad"), "10.0.0.9")
     claims.synchronise()
     assert OwnershipStore(tmp_path).history("late", 10)
 
@@ -263,12 +263,12 @@ def test_events_that_wait_are_bounded_and_one_owner_leaves_room(
 def test_repeated_events_are_one_entry(claims: NameOwnership, time: Time, tmp_path: Path):
     began = int(time.now)
     for number in range(500):
-        claims.record("held", lease(), f"10.0.0.{number % 2}")
-        claims.record("released", lease(visitors=2), f"10.0.0.{number % 2}")
+        claims.record("held", tunnel(), f"10.0.0.{number % 2}")
+        claims.record("released", tunnel(), f"10.0.0.{number % 2}", visitors=2)
         time.now += 1
         if number % 100 == 50:
             claims.synchronise()
-    claims.record("seen", lease(), "")
+    claims.record("seen", tunnel(), "")
     claims.close()
     (entry,) = OwnershipStore(tmp_path).history("app", 10)
     assert (entry.held, entry.released, entry.banned, entry.visitors) == (500, 500, 0, 1000)
@@ -281,11 +281,11 @@ def test_an_event_while_others_are_written_is_not_lost(claims: NameOwnership, tm
 
     def write(entries: object) -> None:
         record(entries)  # type: ignore[arg-type]
-        claims.record("released", lease(visitors=3), "10.0.0.2")
+        claims.record("released", tunnel(), "10.0.0.2", visitors=3)
         monkeypatch.undo()
 
     monkeypatch.setattr(claims._store, "record", write)
-    claims.record("held", lease(), "10.0.0.1")
+    claims.record("held", tunnel(), "10.0.0.1")
     claims.synchronise()
     claims.synchronise()
     (entry,) = OwnershipStore(tmp_path).history("app", 10)
