@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-    from quictunnel.connection.leases import HeldLease
+    from quictunnel.connection.leases import ClientLease
     from quictunnel.connection.options import ForwardOptions
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.errors import Error
@@ -131,11 +131,11 @@ class Client:
             state = "closed" if self._is_closed else "connecting"
             return Snapshot(state, 0, 0, 0, 0, None, "")
         visitors, counters = manager.visitors, manager.counters
-        tally = visitors.tally
-        bytes_in, bytes_out = visitors.bytes_in_flight
+        tally = visitors.counts
+        bytes_in, bytes_out = visitors.active_bytes
         return Snapshot(
             state=manager.state,
-            visitors_now=visitors.now,
+            visitors_now=visitors.active_count,
             visitors_total=tally.visitors,
             bytes_in=tally.bytes_in + bytes_in,
             bytes_out=tally.bytes_out + bytes_out,
@@ -248,13 +248,13 @@ class Binding:
         self._wait = wait
         self._client = client
         self._wish = options
-        self._held: tuple[EventLoopThread, ConnectionManager, HeldLease] | None = None
+        self._held: tuple[EventLoopThread, ConnectionManager, ClientLease] | None = None
         self._meter: Meter | None = None
 
     def open(self) -> Tunnel:
         """Open the tunnel and return its addresses. Raises the errors of ``forward``."""
         loop, manager = self._client.reach()
-        bound: list[HeldLease] = []
+        bound: list[ClientLease] = []
         try:
             loop.call(self._bind(manager, bound))
         except BaseException:
@@ -265,7 +265,7 @@ class Binding:
     async def open_async(self) -> Tunnel:
         """As :meth:`open`, without blocking the caller's loop. When cancelled, the lease is given back."""
         loop, manager = self._client.reach()
-        bound: list[HeldLease] = []
+        bound: list[ClientLease] = []
         try:
             await asyncio.wrap_future(loop.submit(self._bind(manager, bound)))
         except BaseException:
@@ -273,7 +273,7 @@ class Binding:
             raise
         return self._hold(loop, manager, bound[0])
 
-    async def _bind(self, manager: ConnectionManager, bound: list[HeldLease]) -> None:
+    async def _bind(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         if self._wait:
             await wait_until_listening(self._wish.port, self._wait)
         origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
@@ -282,13 +282,13 @@ class Binding:
         self._meter = meter = Meter(lease, manager)
         await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
 
-    async def _release(self, manager: ConnectionManager, lease: HeldLease) -> None:
+    async def _release(self, manager: ConnectionManager, lease: ClientLease) -> None:
         try:
             await manager.release(lease)
         finally:
             status.withdraw(self)
 
-    async def _undo(self, manager: ConnectionManager, bound: list[HeldLease]) -> None:
+    async def _undo(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         """Give the lease back: the caller was interrupted, perhaps when the lease was granted already.
 
         Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
@@ -296,7 +296,7 @@ class Binding:
             status.withdraw(self)
             await manager.release(lease, grace=0)
 
-    def _hold(self, loop: EventLoopThread, manager: ConnectionManager, lease: HeldLease) -> Tunnel:
+    def _hold(self, loop: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
         self._held = (loop, manager, lease)
         assert self._meter is not None, "it is bound"
         tunnel = Tunnel(*lease.answer.result()).metered(self._meter.read)
@@ -332,14 +332,14 @@ class Binding:
         finally:
             meter.closed()
 
-    def _take(self) -> tuple[EventLoopThread, ConnectionManager, HeldLease] | None:
+    def _take(self) -> tuple[EventLoopThread, ConnectionManager, ClientLease] | None:
         held, self._held = self._held, None
         if held is not None and held[0].process != os.getpid():
             return None  # a forked child leaves the parent's tunnel alone
         return held
 
 
-def listed(edge: str, lease: HeldLease, meter: Meter) -> TunnelStatus:
+def listed(edge: str, lease: ClientLease, meter: Meter) -> TunnelStatus:
     """Tunnel as ``quictunnel status`` shows it."""
     tunnel, stats = Tunnel(*lease.answer.result()), meter.read()
     return TunnelStatus(

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from quictunnel.events import LOST, TunnelStats
 
 if TYPE_CHECKING:
-    from quictunnel.connection.leases import HeldLease
+    from quictunnel.connection.leases import ClientLease
     from quictunnel.connection.manager import ConnectionManager
 
 
 class Meter:
     """Reads the figures of one tunnel, whose lease is bound."""
 
-    def __init__(self, lease: HeldLease, manager: ConnectionManager) -> None:
+    def __init__(self, lease: ClientLease, manager: ConnectionManager) -> None:
         self._lease = lease
         self._manager: ConnectionManager | None = manager
         self._since = time.time()
@@ -55,12 +55,12 @@ class Meter:
             self._manager = None
 
     def _state(self, manager: ConnectionManager) -> str:
-        if not self._lease.asked:
+        if not self._lease.is_requested:
             return LOST
         return "draining" if self._is_closing and manager.state == "connected" else manager.state
 
     def _reading(self, state: str, rtt: float | None, until: float | None) -> TunnelStats:
-        tally = self._lease.tally
+        tally = self._lease.counts
         bytes_in, bytes_out = tally.bytes_in, tally.bytes_out
         # Other threads count while this one looks; a copy of a set is made in one step.
         streams = tuple(self._lease.streams)

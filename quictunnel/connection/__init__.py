@@ -1,1 +1,1 @@
-"""The connection to the edge: dialling, sessions that outlive links, leases, visitors."""
+"""Connection to the edge: dialling, sessions that outlive links, leases, visitors."""

@@ -1,8 +1,8 @@
-"""The number of visitors that a client takes: they must not use up the file descriptors of the user's program.
+"""Limit of concurrent visitors of a client, so that they do not use up the file descriptors of the user's program.
 
-The process's own limit decides (``ulimit -n``), which is read and never changed. A part of it is kept free for the
-program. What is left is shared: a tunnel, and a network of visitors, may hold so many times what is still free, so
-that one that takes all it can leaves room for others.
+The limit follows from the process's own (``ulimit -n``), which is read and never changed. A part of it is kept
+free for the program, the rest is shared. A tunnel, or a network of visitors, may hold at most a multiple of the
+number of descriptors that are still free, so that one that takes all it can leaves room for others.
 """
 
 from __future__ import annotations
@@ -22,56 +22,57 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 MIN_RESERVE: Final = 32
-"""Descriptors kept free however low the limit is: an event loop, a log, some files and a subprocess."""
+"""Descriptors kept free however low the limit is: for an event loop, a log, some files and a subprocess."""
 MAX_RESERVE: Final = 1024
-"""And no more than these, however high it is: as many as a program may have where nobody has raised the limit."""
+"""Most descriptors kept free however high the limit is: the usual limit of a process that has not raised it."""
 RESERVE_DIVISOR: Final = 4
-"""In between, a quarter of the limit. A program that serves its visitors itself has a descriptor for each as well;
-it accepts them a moment after they were counted here."""
-SHARE: Final = 8
-"""One tunnel or network may hold so many times what is free (dynamic thresholds, Choudhury and Hahne 1998): at
-most 8/9 of all."""
-ALWAYS: Final = 4
-"""Visitors that each may have as long as there is room for any."""
-REMEMBERED: Final = 4096
-"""Addresses whose network was found out before; busy ones come again."""
+"""Between those two, a quarter of the limit is kept free. A program that serves its visitors itself needs a
+descriptor for each as well, which it opens a moment after the visitor was counted here."""
+SHARE_FACTOR: Final = 8
+"""One tunnel or network may hold 8 times the number of free descriptors (dynamic thresholds, Choudhury and
+Hahne 1998), which is at most 8/9 of all."""
+MIN_PER_HOLDER: Final = 4
+"""Visitors that each tunnel and network may have as long as any descriptor is free."""
+MAX_CACHED_NETWORKS: Final = 4096
+"""Addresses whose network is cached; a busy visitor connects again and again."""
 OPEN_DESCRIPTORS: Final = Path("/proc/self/fd")
-"""A directory whose size is the number of this process's descriptors, on Linux 6.2 and newer."""
-LISTINGS: Final = (OPEN_DESCRIPTORS, Path("/dev/fd"))
-"""Directories with an entry for each of them: on older Linux, and on macOS."""
-LISTING_KEPT: Final = 20
-"""A count is used for so many times as long as the listing took: so listing takes a twentieth of a core at most,
-with ten thousand descriptors about ten looks a second."""
+"""Directory whose size is the number of this process's descriptors, on Linux 6.2 and newer."""
+DESCRIPTOR_DIRS: Final = (OPEN_DESCRIPTORS, Path("/dev/fd"))
+"""Directories with an entry for each open descriptor: on older Linux, and on macOS."""
+LISTING_REUSE_FACTOR: Final = 20
+"""A count is reused for 20 times the duration of the listing. Listing takes a twentieth of a core at most: with
+ten thousand descriptors, about ten listings a second."""
 SUBSCRIBER_PREFIX: Final = 64
 """Bits of an IPv6 address that belong to one subscriber."""
 
 
 class Capacity:
-    """Counts the visitors that hold a connection to an origin, or are about to."""
+    """Reservations of descriptors for visitors that have a connection to an origin or are about to get one."""
 
     def __init__(self) -> None:
-        self.held = 0
+        self.reserved = 0
         self._opening = 0
-        """Places whose descriptor may not be open yet: many visitors come in one turn of the loop. One that waits
-        for a busy origin counts twice."""
-        self._by: Counter[Hashable] = Counter()
+        """Reservations whose descriptor may not be open yet: many visitors arrive in one iteration of the event
+        loop. A visitor that waits for a busy origin counts twice."""
+        self._per_holder: Counter[Hashable] = Counter()
 
-    def take(self, tunnel: Hashable, host: str) -> Place | None:
-        """Take a place for a visitor from ``host``; None if there is none, or none for this tunnel or network."""
+    def reserve(self, tunnel: Hashable, host: str) -> Reservation | None:
+        """Reserve a descriptor for a visitor from ``host``. Return None if its tunnel's or network's share is used
+        up, or no descriptor is free."""
         network = network_of(host)
         free = free_descriptors()
         if free is not None:
             free -= self._opening
-            share = max(ALWAYS, SHARE * free)
-            if free <= 0 or any(self._by[key] >= share for key in (tunnel, network)):
+            share = max(MIN_PER_HOLDER, SHARE_FACTOR * free)
+            if free <= 0 or any(self._per_holder[key] >= share for key in (tunnel, network)):
                 return None
-        return Place(self, tunnel, network)
+        return Reservation(self, tunnel, network)
 
 
-class Place:
-    """Place of one visitor. Given back once."""
+class Reservation:
+    """Reservation of one descriptor for one visitor. Released once."""
 
-    # One of these stays with each visitor: no tuple and no closure.
+    # Each visitor has one for its whole life: slots take less memory than a tuple and a closure.
     __slots__ = ("_capacity", "_is_opening", "_network", "_tunnel")
 
     def __init__(self, capacity: Capacity, tunnel: Hashable, network: str) -> None:
@@ -79,22 +80,23 @@ class Place:
         self._tunnel = tunnel
         self._network = network
         self._is_opening = True
-        capacity.held += 1
-        capacity._opening += 1  # noqa: SLF001 - the two are one thing
-        capacity._by.update((tunnel, network))  # noqa: SLF001 - likewise
+        capacity.reserved += 1
+        capacity._opening += 1  # noqa: SLF001 - the two classes are one unit
+        capacity._per_holder.update((tunnel, network))  # noqa: SLF001 - likewise
 
-    def opened(self) -> None:
-        """The visitor's connection is there, and with it its descriptor."""
+    def mark_opened(self) -> None:
+        """Note that the descriptor of the visitor's connection is open."""
         if self._is_opening:
             self._is_opening = False
             _listing.opened_since += 1
             self._capacity._opening -= 1  # noqa: SLF001 - likewise
 
-    def give_back(self, _splice: object = None) -> None:
-        """The visitor's connection is closed, or there will be none. Fits ``Splice.on_gone``."""
-        self.opened()
-        self._capacity.held -= 1
-        counts = self._capacity._by  # noqa: SLF001 - likewise
+    def release(self, _splice: object = None) -> None:
+        """Release the descriptor: the visitor's connection is closed, or none was opened. Fits
+        ``Splice.on_gone``."""
+        self.mark_opened()
+        self._capacity.reserved -= 1
+        counts = self._capacity._per_holder  # noqa: SLF001 - likewise
         for key in (self._tunnel, self._network):
             counts[key] -= 1
             if not counts[key]:
@@ -102,7 +104,7 @@ class Place:
 
 
 def descriptor_limit() -> int | None:
-    """Return how many descriptors this process may have now; None where there is no limit."""
+    """Return the current descriptor limit of this process; None where there is none."""
     if sys.platform == "win32":
         return None
     import resource  # noqa: PLC0415 - does not exist on Windows
@@ -112,15 +114,15 @@ def descriptor_limit() -> int | None:
 
 
 def reserve_of(limit: int) -> int:
-    """Return how many of ``limit`` descriptors are kept free."""
+    """Return the number of descriptors, out of ``limit``, that are kept free for the program."""
     return min(MAX_RESERVE, max(MIN_RESERVE, limit // RESERVE_DIVISOR))
 
 
 def free_descriptors() -> int | None:
-    """Return how many descriptors visitors may still take. None where there is no limit.
+    """Return the number of descriptors that visitors may still take. None where there is no limit.
 
-    Where the system does not say how many are open, they are counted, and where they cannot be, the lowest free
-    number stands for it: what is open above a gap then does not count."""
+    Where the system does not report the number of open descriptors, they are counted. Where they cannot be
+    counted, the lowest free number is taken for it, which misses those above a gap."""
     limit = descriptor_limit()
     if limit is None:
         return None
@@ -129,7 +131,7 @@ def free_descriptors() -> int | None:
             lowest, count = probe.fileno(), _open_besides_one()
     except OSError:
         return 0
-    if not lowest <= count <= limit:  # other systems' /proc says other things there
+    if not lowest <= count <= limit:  # the size of this directory means something else on other systems
         count = max(lowest, _listing.count())
     return limit - reserve_of(limit) - count
 
@@ -141,39 +143,38 @@ def _open_besides_one() -> int:
 
 
 class _Listing:
-    """The number of open descriptors where each has to be counted, which takes a while and is not done for every
-    visitor."""
+    """Count of open descriptors by listing a directory. A listing is slow, so one serves for several visitors."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.opened_since = 0
-        """Descriptors of visitors that were opened since. Those that were closed do not count: there may be more
-        than are said to be free, never fewer, but for what the program itself has opened meanwhile."""
+        """Descriptors of visitors opened since the last listing. Closed ones are not subtracted, so the number of
+        free descriptors is never overestimated, except by what the program itself has opened since."""
         self._counted = 0
         self._used_until = 0.0
 
     def count(self) -> int:
-        """Return how many are open; 0 where nothing says that."""
+        """Return the number of open descriptors; 0 where no directory lists them."""
         now = self._clock()
         if now >= self._used_until:
             self._counted, self.opened_since = self._list(), 0
-            self._used_until = now + (1 + LISTING_KEPT) * (self._clock() - now)
+            self._used_until = now + (1 + LISTING_REUSE_FACTOR) * (self._clock() - now)
         return self._counted + self.opened_since
 
     @staticmethod
     def _list() -> int:
-        for directory in LISTINGS:
+        for directory in DESCRIPTOR_DIRS:
             with contextlib.suppress(OSError), os.scandir(directory) as entries:
-                return sum(1 for _ in entries) - 1  # without its own
+                return sum(1 for _ in entries) - 1  # without the listing's own
         return 0
 
 
 _listing = _Listing()
 
 
-@lru_cache(REMEMBERED)
+@lru_cache(MAX_CACHED_NETWORKS)
 def network_of(host: str) -> str:
-    """Return what counts as one visitor's network: an IPv4 address, or a /64 of IPv6."""
+    """Return the network that counts as one visitor's: an IPv4 address, or a /64 of IPv6."""
     try:
         address = ip_address(host.partition("%")[0])
     except ValueError:

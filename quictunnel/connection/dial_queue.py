@@ -1,7 +1,7 @@
-"""Queue of visitors for whom the origin is not dialled yet.
+"""Queue of visitors for which the origin is not dialled yet.
 
-A visitor in the queue has no task and no socket: after an outage hundreds of visitors come at once, and the memory
-that a task for each takes stays with the process.
+A visitor in the queue has no task and no socket. After an outage hundreds of visitors arrive at once, and the
+process would keep the memory that a task for each needs.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from quictunnel.connection.capacity import Place
+    from quictunnel.connection.capacity import Reservation
     from quictunnel.transport.stream import Stream
 
-    StartDial: TypeAlias = Callable[[Stream, Place], asyncio.Task[None]]
+    StartDial: TypeAlias = Callable[[Stream, Reservation], asyncio.Task[None]]
 
 MAX_CONCURRENT_DIALS: Final = 4
-"""Connections to one local port that may be pending at a time. After an outage hundreds of visitors come at once.
-With more pending connections than the service's backlog (five, for Python's own servers), the kernel answers with
-SYN cookies. If the last packet of such a handshake finds no room, the server's side has no trace of the
-connection, and only the client believes that it is open."""
+"""Connections to one local port that may be pending at a time. With more pending connections than the service's
+backlog (five, for Python's own servers), the kernel answers with SYN cookies. If the last packet of such a
+handshake finds no room, the server's side knows nothing of the connection, which only the client believes to be
+open."""
 DIAL_SLOT_TIME: Final = 0.23
 """Seconds after which a pending dial frees its slot although the service has not answered. Its backlog is full
 then, and the kernel retries after whole seconds, which are no multiples of this."""
 
 
 class DialQueue:
-    """Visitors of one origin in the order of their arrival. A few at a time are dialled for.
+    """Visitors of one origin in the order of their arrival; at most a few dials are pending at a time.
 
-    ``Capacity`` bounds its length: each visitor in it holds a place.
+    ``Capacity`` bounds the length: each visitor in the queue has a reservation.
     """
 
     def __init__(self) -> None:
         self._free_slots = MAX_CONCURRENT_DIALS
-        self._waiting: OrderedDict[Stream, tuple[Place, StartDial]] = OrderedDict()
+        self._waiting: OrderedDict[Stream, tuple[Reservation, StartDial]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, stream: Stream, place: Place, start: StartDial) -> None:
+    def add(self, stream: Stream, reservation: Reservation, start: StartDial) -> None:
         """Call ``start``, which returns the task of a dial, now or when a slot becomes free."""
         if self._free_slots:
-            self._start(stream, place, start)
+            self._start(stream, reservation, start)
         else:
-            self._waiting[stream] = place, start
+            self._waiting[stream] = reservation, start
 
-    def remove(self, stream: Stream) -> Place | None:
-        """Remove a visitor and return its place. Return None if it is not in the queue."""
+    def remove(self, stream: Stream) -> Reservation | None:
+        """Remove a visitor and return its reservation. Return None if it is not in the queue."""
         entry = self._waiting.pop(stream, None)
         return None if entry is None else entry[0]
 
@@ -58,16 +58,16 @@ class DialQueue:
         """Free a slot. Start the dial for the visitor that has waited longest."""
         self._free_slots += 1
         if self._waiting:
-            stream, (place, start) = self._waiting.popitem(last=False)
-            self._start(stream, place, start)
+            stream, (reservation, start) = self._waiting.popitem(last=False)
+            self._start(stream, reservation, start)
 
-    def _start(self, stream: Stream, place: Place, start: StartDial) -> None:
+    def _start(self, stream: Stream, reservation: Reservation, start: StartDial) -> None:
         self._free_slots -= 1
-        slot = _Slot(self)
-        start(stream, place).add_done_callback(slot.release)
+        slot = _DialSlot(self)
+        start(stream, reservation).add_done_callback(slot.release)
 
 
-class _Slot:
+class _DialSlot:
     """Right of one dial to be pending. Released once: when the dial ends, or after ``DIAL_SLOT_TIME``."""
 
     def __init__(self, queue: DialQueue) -> None:

@@ -1,4 +1,4 @@
-"""Dialling an edge: all of its addresses, each a moment after the one before, until one greets."""
+"""Dialer of an edge: dials all of its addresses, each a moment after the one before, until one sends Welcome."""
 
 from __future__ import annotations
 
@@ -6,46 +6,51 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.edge_connection import EdgeConnection, EdgeIdentityError, resolve, silence
+from quictunnel.connection.edge_connection import EdgeConnection, EdgeIdentityError, no_answer_error, resolve
 from quictunnel.errors import EdgeUnavailableError, Error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quictunnel.config.client_config import ClientConfig
-    from quictunnel.connection.edge_connection import ConnectionEvents
+    from quictunnel.connection.edge_connection import EdgeConnectionOwner
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.engine import Address
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds that the first connection may take before the caller is told that the edge is unavailable."""
+"""Seconds that the first connection may take before the caller gets EdgeUnavailableError."""
 MAX_ADDRESSES: Final = 8
 """Addresses of one edge that are dialled; each costs a socket and a handshake."""
 ADDRESS_STAGGER: Final = 0.25
-"""Seconds after which the next address is dialled beside the one before (RFC 8305 section 5): a name such as
-localhost stands for two addresses, and an edge may listen on one of them."""
-LOOK: Final = 1.0
-"""Seconds between looks at whether a dial beside a link is still wanted."""
+"""Seconds after which the next address is dialled in parallel (RFC 8305 section 5): a name such as localhost
+has two addresses, and an edge may listen on one of them."""
+POLL_INTERVAL: Final = 1.0
+"""Seconds between checks of whether a dial in parallel with a link is still needed."""
 
 
 class Dialer:
-    """Dials one edge, for one owner."""
+    """Dials one edge, for one connection manager."""
 
-    def __init__(self, config: ClientConfig, events: ConnectionEvents, supervisor: Supervisor) -> None:
+    def __init__(self, config: ClientConfig, owner: EdgeConnectionOwner, supervisor: Supervisor) -> None:
         self.engine = ""
-        """Of the last connection."""
+        """QUIC engine of the last connection."""
         self._config = config
-        self._events = events
+        self._owner = owner
         self._supervisor = supervisor
 
-    async def dial(self, patience: float = CONNECT_TIMEOUT) -> EdgeConnection:
-        """A call that was greeted. Raises an Error; the last one when all addresses fail, each of which gets
-        ``patience`` seconds. When cancelled, nothing stays open."""
+    async def dial(self, dial_timeout: float = CONNECT_TIMEOUT) -> EdgeConnection:
+        """Return a connection on which the edge has sent Welcome. When cancelled, nothing stays open.
+
+        Raises an Error, the last one, if all addresses fail.
+
+        Args:
+            dial_timeout: seconds for each address.
+        """
         addresses = (await resolve(self._config))[:MAX_ADDRESSES]
         attempts = [
-            asyncio.create_task(self._attempt(address, number * ADDRESS_STAGGER, patience))
+            asyncio.create_task(self._dial_address(address, number * ADDRESS_STAGGER, dial_timeout))
             for number, address in enumerate(addresses)
         ]
         failure: Error = EdgeUnavailableError(f"The edge at {self._config.edge} has no address.")
@@ -55,7 +60,7 @@ class Dialer:
                 try:
                     first = await attempt
                 except EdgeIdentityError as error:
-                    failure = error  # another address may be the edge's; if none is, this says more than silence
+                    failure = error  # another address may be the edge's; if none is, this says more than a timeout
                 except EdgeUnavailableError as error:
                     failure = failure if isinstance(failure, EdgeIdentityError) else error
                 else:
@@ -67,91 +72,98 @@ class Dialer:
                 ended = await asyncio.gather(*attempts, return_exceptions=True)
                 if first is not None:
                     self._report(ended)
-                await self._hang_up(attempts, besides=first)
+                await self._close_connections(attempts, keep=first)
             except asyncio.CancelledError:
-                await self._hang_up(attempts)  # the first as well: nobody takes it
+                await self._close_connections(attempts)  # the first as well: the caller does not get it
                 raise
         raise failure
 
-    async def dial_beside(
-        self, down: asyncio.Event, patience: float, is_vain: Callable[[], bool]
+    async def dial_in_parallel(
+        self, down: asyncio.Event, dial_timeout: float, is_unneeded: Callable[[], bool]
     ) -> EdgeConnection | None:
-        """Dial while a link is there, until it would be in vain, which is asked once a second and when the link
-        is ``down``. None then, and when it failed. When cancelled, nothing stays open."""
-        dial = asyncio.create_task(self.dial(patience))
+        """Dial while a link exists. Return None if the dial failed or became unneeded.
+
+        When cancelled, nothing stays open.
+
+        Args:
+            down: set when the existing link is lost.
+            dial_timeout: seconds for each address.
+            is_unneeded: returns True to stop dialling; called once a second and when ``down`` is set.
+        """
+        dial = asyncio.create_task(self.dial(dial_timeout))
         ended = asyncio.create_task(down.wait())
-        is_wanted = False
+        is_taken = False
         try:
-            while not (dial.done() or is_vain()):
+            while not (dial.done() or is_unneeded()):
                 running = [task for task in (dial, ended) if not task.done()]
-                await asyncio.wait(running, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-            is_wanted = True
+                await asyncio.wait(running, timeout=POLL_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+            is_taken = True
         finally:
             dial.cancel()
             ended.cancel()
             try:
                 connection, _ = await asyncio.gather(dial, ended, return_exceptions=True)
             except asyncio.CancelledError:
-                is_wanted = False
+                is_taken = False
                 raise
             finally:
-                if not is_wanted:
-                    await self._hang_up([dial])
+                if not is_taken:
+                    await self._close_connections([dial])
         if isinstance(connection, EdgeConnection):
             return connection
         if not isinstance(connection, Error | asyncio.CancelledError):
             raise connection
-        logger.info("dialling beside the link that is there: %s", str(connection) or "not needed any more")
+        logger.info("dialling in parallel with the existing link: %s", str(connection) or "no longer needed")
         return None
 
-    async def _attempt(self, address: Address, delay: float, patience: float) -> EdgeConnection:
-        """Call one address. Raises an Error."""
+    async def _dial_address(self, address: Address, delay: float, dial_timeout: float) -> EdgeConnection:
+        """Dial one address after ``delay`` seconds. Raises an Error."""
         await asyncio.sleep(delay)
         config = self._config
         try:
-            connection = EdgeConnection(config, self._events, address)
+            connection = EdgeConnection(config, self._owner, address)
         except OSError as error:  # this machine has no such address family, or no sockets left
             raise EdgeUnavailableError(
                 f"The edge at {config.edge} cannot be dialled at {address[0]}: {error.strerror or error}."
             ) from error
         self.engine = connection.engine
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(dial_timeout):
                 await connection.greet()
         except BaseException as error:
-            self._events.connection_failed(connection)
-            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.was_heard:
-                # Time is up, or the engine lost patience first.
-                raise await self._unheard(patience) from None
+            self._owner.connection_failed(connection)
+            if isinstance(error, (TimeoutError, EdgeUnavailableError)) and not connection.has_received:
+                # This timeout or the engine's own has expired.
+                raise await self._no_answer_error(dial_timeout) from None
             if isinstance(error, TimeoutError):
                 raise EdgeUnavailableError(
-                    f"The edge at {config.edge} did not finish the greeting within {patience:.0f} s."
+                    f"The edge at {config.edge} did not send Welcome within {dial_timeout:.0f} s."
                 ) from None
             raise
         return connection
 
-    async def _unheard(self, patience: float) -> EdgeUnavailableError:
-        if patience >= CONNECT_TIMEOUT:
-            return await silence(self._config, patience)
-        # Whoever is in a hurry knows that the edge was there, and does not look into it.
-        return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {patience:.0f} s.")
+    async def _no_answer_error(self, dial_timeout: float) -> EdgeUnavailableError:
+        if dial_timeout >= CONNECT_TIMEOUT:
+            return await no_answer_error(self._config, dial_timeout)
+        # A short timeout means that the edge was reached before: no search for the reason.
+        return EdgeUnavailableError(f"No answer from the edge at {self._config.edge} within {dial_timeout:.0f} s.")
 
     def _report(self, ended: Sequence[EdgeConnection | BaseException]) -> None:
-        """Report faults of ours in attempts that nobody waits for, since another one has a connection."""
+        """Report unexpected exceptions of attempts that no caller awaits, because another one has succeeded."""
         for each in ended:
             if isinstance(each, Exception) and not isinstance(each, Error):
                 self._supervisor.report("dialling another address of the edge", each)
 
-    async def _hang_up(
-        self, dials: Sequence[asyncio.Task[EdgeConnection]], besides: EdgeConnection | None = None
+    async def _close_connections(
+        self, dials: Sequence[asyncio.Task[EdgeConnection]], keep: EdgeConnection | None = None
     ) -> None:
-        """Close the connections of dials that succeeded too late; all dials are done."""
+        """Close the connections of dials that succeeded too late, but for ``keep``; all dials are done."""
         connections = [dial.result() for dial in dials if not dial.cancelled() and dial.exception() is None]
 
         async def end(connection: EdgeConnection) -> None:
             try:
                 await connection.close()
             finally:
-                self._events.connection_failed(connection)
+                self._owner.connection_failed(connection)
 
-        await asyncio.gather(*(end(connection) for connection in connections if connection is not besides))
+        await asyncio.gather(*(end(connection) for connection in connections if connection is not keep))

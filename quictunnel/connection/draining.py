@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from quictunnel.shared.supervision import Supervisor
 
 MAX_DRAINING: Final = 4
-"""Old sessions beside the new one; the oldest is cut off for one more. An edge that is restarted so often within
-its own grace has something else to worry about."""
-LATENESS: Final = 5.0
-"""Seconds beyond the grace that an edge announced, in which it should have ended the session itself."""
+"""Old sessions kept in addition to the current one; one more closes the oldest. Only an edge that is restarted
+more often than this within its own grace period reaches the limit."""
+GRACE_MARGIN: Final = 5.0
+"""Seconds added to the grace that an edge announced. The edge itself should end the session within the grace."""
 
 
 class DrainingSessions:
-    """The sessions that drain beside the session of now."""
+    """Draining sessions of one client, in addition to its current session."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
@@ -30,16 +30,17 @@ class DrainingSessions:
         return iter(tuple(self._draining))
 
     def add(self, connection: EdgeConnection, grace: float) -> None:
-        """The edge at the other end leaves within ``grace`` seconds; it ends the session when the last visitor has
-        finished."""
+        """Keep a connection until the edge ends its session, at most a little longer than ``grace`` seconds.
+
+        The edge ends the session when its last visitor has finished."""
         if len(self._draining) >= MAX_DRAINING:
             next(iter(self._draining.values())).cancel()
         self._draining[connection] = self._supervisor.start(
-            self._drain(connection, grace + LATENESS), "closing a connection to an edge that leaves"
+            self._drain(connection, grace + GRACE_MARGIN), "closing a connection to a draining edge"
         )
 
     async def close(self) -> None:
-        """Cut all of them off."""
+        """Close all of them now."""
         draining = tuple(self._draining.values())
         for task in draining:
             task.cancel()
@@ -49,7 +50,7 @@ class DrainingSessions:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await connection.over.wait()
+                    await connection.link_lost.wait()
         finally:
             del self._draining[connection]
             await connection.close()

@@ -1,6 +1,7 @@
 """QUIC connection of a client to an edge, from the first datagram to its end.
 
-Finds the edge, greets it, and tells its owner what comes. ``manager`` dials again after a loss.
+Opens the connection, exchanges Hello and Welcome, and passes messages and streams on to its owner, the connection
+manager, which dials again after a loss.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GOODBYE: Final = 0.5
-"""Seconds in which a closed connection may still repeat its goodbye."""
+CLOSE_TIMEOUT: Final = 0.5
+"""Seconds in which the closing packets of a connection may still be retransmitted."""
 TCP_PROBE_TIMEOUT: Final = 1.0
-"""Seconds to find out whether the host of a silent edge answers at all."""
+"""Seconds that the host of an edge that does not answer has to answer a TCP connection."""
 
 # TLS alerts about a certificate that was not accepted (RFC 8446 section 6.2), as QUIC carries them (RFC 9001
 # section 4.8: 0x100 plus the alert).
@@ -53,69 +54,73 @@ _NO_ALPN: Final = 0x100 + 120
 
 
 class EdgeIdentityError(ConfigError):
-    """Another server than the configured edge answers. The first dial gives up for it; a client that was
-    connected before dials again, because somebody may be in between for a while, or a certificate late."""
+    """A server other than the configured edge answers.
+
+    It ends the first dial. A client that was connected before dials again, because a proxy may be in the path
+    for a while, or the renewal of a certificate may be late."""
 
 
-class ConnectionEvents(Protocol):
-    """The owner of a dialled session."""
+class EdgeConnectionOwner(Protocol):
+    """Interface through which a connection passes on what happens: the connection manager implements it."""
 
     @property
     def is_closed(self) -> bool:
-        """True if no other call follows, so that a session whose secret was shown ends."""
+        """True if no other connection follows, so that a session whose secret was presented ends."""
 
     def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
-        """Take in a message after the greeting that is not about streams. May raise ProtocolError."""
+        """Handle a message after the Welcome that is not about streams. May raise ProtocolError."""
 
     def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor. May raise ProtocolError."""
 
     def connection_secret(self, connection: EdgeConnection) -> bytes | None:
-        """Return the secret of a session that lost its link, now that the handshake is done.
+        """Return the secret of a session that lost its link; called when the handshake is complete.
 
         Empty for a new session; None if another connection is ahead of this one."""
 
     def connection_failed(self, connection: EdgeConnection) -> None:
-        """Note that the edge did not greet."""
+        """Handle a connection that ended before a Welcome."""
 
     def connection_resumed(self, connection: EdgeConnection) -> Session:
-        """Return the session whose secret was shown: the edge goes on with it, on this connection's link."""
+        """Return the session whose secret was presented: the edge resumes it on this connection's link."""
 
     def connection_usable(self, connection: EdgeConnection) -> None:
-        """Note that both sides know where the session goes on; before or after ``greet`` returns."""
+        """Handle that both sides know where each stream continues; before or after ``greet`` returns."""
 
     def connection_away(self, connection: EdgeConnection, closed: Closed) -> bool:
         """Return True to keep the session, whose link was lost, for another connection."""
 
     def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
-        """Note that the session is over; only after :meth:`EdgeConnection.adopt`."""
+        """Handle the end of the session; called only after :meth:`EdgeConnection.activate`."""
 
 
 class EdgeConnection:
-    """QUIC connection to one address of an edge. Raises OSError or an Error when it cannot start; nothing
-    stays open then."""
+    """QUIC connection to one address of an edge.
 
-    def __init__(self, config: ClientConfig, events: ConnectionEvents, address: Address) -> None:
+    Raises OSError or an Error when it cannot start; nothing stays open then."""
+
+    def __init__(self, config: ClientConfig, owner: EdgeConnectionOwner, address: Address) -> None:
         self._config = config
-        self._events = events
-        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._adopted = False
-        """Its owner relies on it, and is told of its end."""
+        self._owner = owner
+        self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the Welcome has arrived or the connection has failed."""
+        self._is_active = False
+        """True if the owner uses this connection and is to be notified of its end."""
         self.welcome: Welcome | None = None
-        """The greeting of the edge."""
-        self.over = asyncio.Event()
-        """The link is down."""
+        """The edge's answer to Hello."""
+        self.link_lost = asyncio.Event()
+        """Set when the link is down."""
         self.is_usable = False
-        """The session may be used: it is new, or both sides know where it goes on."""
+        """True if the session can be used: it is new, or both sides know where each stream continues."""
         self.address = address
-        """Of the edge."""
+        """Address of the edge."""
         self.grace: int | None = None
-        """Seconds that visitors have to finish, if the edge has said that it leaves."""
-        self._answers = 0
-        """Packets that the edge had acknowledged when it was asked for an answer."""
+        """Seconds that visitors have to finish, if the edge has sent GoAway."""
+        self._acked_before_ping = 0
+        """Packets that the edge had acknowledged when the last ping was sent."""
         self._end: Error | None = None
-        self._has_shown = False
-        """True once the secret of a session was shown: the edge may resume it although its answer is lost."""
+        self._has_presented_secret = False
+        """True once the secret of a session was sent: the edge may resume it although its answer is lost."""
         udp = UdpSocket.bind(wildcard(address))
         try:
             settings = EngineSettings(
@@ -139,91 +144,95 @@ class EdgeConnection:
             raise
 
     async def greet(self) -> None:
-        """Wait for the edge's Welcome. Raises AuthError, ConfigError or EdgeUnavailableError; the connection is
-        hung up then, as it is when this is cancelled. :meth:`adopt` or :meth:`close` has to follow."""
+        """Wait for the edge's Welcome. Call :meth:`activate` or :meth:`close` afterwards.
+
+        Raises AuthError, ConfigError or EdgeUnavailableError. The connection is closed then, and when this is
+        cancelled."""
         try:
-            await self._answer
+            await self._greeted
             if self._end is not None:
-                raise self._end  # in the same breath as the Welcome
+                raise self._end  # it ended in the same batch of packets as the Welcome
         except BaseException:
             await self.close()
             raise
 
-    def adopt(self) -> None:
-        """Use this connection from now on. Raises the Error with which it has ended since the greeting; a session
-        that it was to go on with is still there then."""
+    def activate(self) -> None:
+        """Use this connection from now on. Raises the Error with which it has ended since the Welcome; a session
+        that it was to resume is kept then."""
         if self._end is not None:
             raise self._end
-        self._adopted = True
+        self._is_active = True
 
     @property
-    def was_heard(self) -> bool:
-        """Return True if the edge has sent anything at all."""
+    def has_received(self) -> bool:
+        """True if the edge has sent anything at all."""
         return self.session.stats().bytes_received > 0
 
     async def close(self) -> None:
-        """End the session now, unless it has gone on with another connection, and close the socket.
+        """End the session now, unless it has moved to another connection, and close the socket.
 
-        A session that was to continue on this connection, which was not adopted, waits for another one if one may
-        follow."""
+        A session that this connection was to resume waits for another one, if this one was never activated and
+        another may follow."""
         if self.session.link is self._link:
-            if self._has_shown and self._events.is_closed:
+            if self._has_presented_secret and self._owner.is_closed:
                 code = SessionCode.CLOSED
-            elif self.is_resumed and not self._adopted:
+            elif self.is_resumed and not self._is_active:
                 code = SessionCode.REPLACED
             else:
                 code = SessionCode.DONE
             self.session.close(code)
-        await self._endpoint.close(GOODBYE)
+        await self._endpoint.close(CLOSE_TIMEOUT)
 
     @property
-    def silence(self) -> float:
-        """Seconds for which the edge has owed an answer."""
+    def unanswered_for(self) -> float:
+        """Seconds since the edge should have acknowledged a packet; 0 if none is outstanding."""
         return self._link.silence
 
-    def ask(self) -> None:
-        """Have the edge say something."""
+    def ping(self) -> None:
+        """Send a packet that the edge has to acknowledge."""
         if not self._link.is_down:
-            self._answers = self._link.stats().packets_acked
+            self._acked_before_ping = self._link.stats().packets_acked
             self._link.connection.ping()
             self._link.wake()
 
     @property
     def has_answered(self) -> bool:
-        """Return True if the edge has answered since :meth:`ask`."""
-        return self._link.stats().packets_acked > self._answers
+        """True if the edge has acknowledged a packet since :meth:`ping`."""
+        return self._link.stats().packets_acked > self._acked_before_ping
 
-    def doubt(self, silence: float) -> None:
-        """Count the link as silent for so many seconds until it answers: something happened that it may not
-        survive."""
-        self._link.silence = max(self._link.silence, silence)
-        self.ask()
+    def mark_suspect(self, seconds: float) -> None:
+        """Treat the link as unanswered for ``seconds`` until the edge answers: it may not survive what
+        happened."""
+        self._link.silence = max(self._link.silence, seconds)
+        self.ping()
 
     def rebind(self) -> None:
-        """Go on from another socket, with another connection ID. Where there is none to be had, from the old
-        one."""
+        """Continue on another UDP socket, with another connection ID. Keep the old one if none can be opened."""
         try:
             udp = UdpSocket.bind(wildcard(self.address))
         except OSError as error:
-            logger.warning("no socket for the connection to move to: %s", error.strerror or error)
+            logger.warning(
+                "cannot open another UDP socket for the connection to the edge, keeping the old one: %s",
+                error.strerror or error,
+            )
             return
-        self.ask()
+        self.ping()
         self._endpoint.rebind(udp)
 
     @property
     def is_resumed(self) -> bool:
-        """Return True if a session that was there before goes on."""
+        """True if this connection resumes an earlier session."""
         return self.welcome is not None and self.welcome.resumed
 
-    # From the session (transport.session.SessionEvents).
+    # Called by the session (transport.session.SessionEvents).
 
     def session_up(self) -> None:
-        """Greet the edge."""
-        secret = self._events.connection_secret(self)
+        """Send Hello."""
+        secret = self._owner.connection_secret(self)
         if secret is None:
             self.session.close(SessionCode.DONE)
             return
-        self._has_shown = bool(secret)
+        self._has_presented_secret = bool(secret)
         self.session.say(
             Hello(
                 version=PROTOCOL_VERSION,
@@ -235,56 +244,56 @@ class EdgeConnection:
         )
 
     def session_message(self, message: AnyMessage) -> None:
-        """Take in the Welcome; pass on what follows."""
+        """Handle the Welcome; pass on what follows."""
         if isinstance(message, Welcome):
             if not OLDEST_VERSION <= message.version <= PROTOCOL_VERSION:
                 raise ProtocolError(f"the edge wants to speak version {message.version}")
             self.welcome = message
             if message.resumed:
-                # Now and not when the greeting is noticed: how the edge stands follows in the same breath.
-                link, self.session = self.session.link, self._events.connection_resumed(self)
+                # At once, not when ``greet`` returns: the edge's ResumeState follows in the same batch of packets.
+                link, self.session = self.session.link, self._owner.connection_resumed(self)
                 self.session.resume(link, self)
                 self.session.send_resume_state()
             else:
                 self.session.peer_window = message.window
                 self.is_usable = True
             self.session.version = message.version
-            if not self._answer.done():
-                self._answer.set_result(None)
+            if not self._greeted.done():
+                self._greeted.set_result(None)
         else:
             if isinstance(message, GoAway):
                 self.grace = message.grace
-            self._events.connection_message(self, message)
+            self._owner.connection_message(self, message)
 
     def session_stream(self, stream: Stream) -> None:
         """Pass on a visitor."""
-        self._events.connection_stream(stream)
+        self._owner.connection_stream(stream)
 
     def session_streams_available(self) -> None:
-        """A client opens no streams."""
+        """Do nothing: a client opens no streams."""
 
     def session_resumed(self) -> None:
-        """Tell the owner that the session may be used."""
+        """Notify the owner that the session can be used."""
         self.is_usable = True
-        self._events.connection_usable(self)
+        self._owner.connection_usable(self)
 
     def session_away(self, closed: Closed) -> bool:
         """Return True if the session, whose link is lost, waits for another."""
-        self.over.set()
-        if self._adopted:
-            return self._events.connection_away(self, closed)
+        self.link_lost.set()
+        if self._is_active:
+            return self._owner.connection_away(self, closed)
         if self.is_resumed:
-            # It was away before, and goes on waiting, whatever this link ended for: the next one will tell.
+            # It had no link before, and keeps waiting for the next one, whatever this link ended for.
             self._fail(EdgeUnavailableError(f"The connection to the edge was lost again: {closed.cause.value}."))
             return True
         return False
 
     def session_down(self, closed: Closed) -> None:
-        """Tell the owner how the session ended."""
-        self.over.set()
+        """Notify the owner how the session ended."""
+        self.link_lost.set()
         error = self._explain(closed)
-        if self._adopted:
-            self._events.connection_ended(self, error)
+        if self._is_active:
+            self._owner.connection_ended(self, error)
         else:
             self._fail(error)
 
@@ -293,24 +302,25 @@ class EdgeConnection:
 
     def _fail(self, error: Error) -> None:
         self._end = error
-        if not self._answer.done():
-            self._answer.set_exception(error)
+        if not self._greeted.done():
+            self._greeted.set_exception(error)
 
 
 def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
     """Return why a session ended, as the error that a caller should see.
 
-    ``welcome``: how the edge had greeted, if it had.
+    ``welcome``: the edge's Welcome, if one had arrived.
     """
     if closed.cause is CloseCause.PEER and closed.code in frozenset(SessionCode):
         code = SessionCode(closed.code)
         sentence = SESSION_SENTENCES[code]
         if code is SessionCode.UNAUTHORIZED:
-            return AuthError(refusal_of_token(edge, was_welcome=welcome is not None))
-        # An edge of version 1 has one word for a newer link of the session and for a newer session.
+            return AuthError(token_refused_message(edge, was_accepted=welcome is not None))
+        # An edge of version 1 has one code for a newer link of the session and for a newer session.
         is_superseded = code is SessionCode.REPLACED and welcome is not None and welcome.version < 2
         if is_superseded or code in (SessionCode.SUPERSEDED, SessionCode.ENDED):
-            # Dialling again would take the name back, and so on for ever; or undo what the operator has done.
+            # Dialling again would take the name back, and the other client would do the same, for ever; or it
+            # would undo what the operator has done.
             return Error(f"{sentence} (edge at {edge}; this client gives its tunnels up)")
         if code in (SessionCode.VERSION, SessionCode.BANNED):
             return ConfigError(f"{sentence} (edge at {edge})")
@@ -322,14 +332,15 @@ def explain(closed: Closed, edge: str, *, welcome: Welcome | None) -> Error:
         )
     if closed.code == _NO_ALPN:
         return EdgeIdentityError(
-            f"What answers at {edge} is a QUIC server but no edge that speaks {ALPN}; check QUICTUNNEL_EDGE."
+            f"The server at {edge} speaks QUIC but is not an edge (it does not offer the protocol {ALPN}); check "
+            "QUICTUNNEL_EDGE."
         )
     return EdgeUnavailableError(f"The connection to the edge at {edge} ended: {closed.cause.value}.")
 
 
-def refusal_of_token(edge: str, *, was_welcome: bool) -> str:
-    """Return what happened to a token, and what to do. The edge tells nobody which of the reasons it was."""
-    if was_welcome:
+def token_refused_message(edge: str, *, was_accepted: bool) -> str:
+    """Return the message of an AuthError. An edge does not disclose which of the reasons it was."""
+    if was_accepted:
         return (
             f"The edge at {edge} does not accept the token any more: it has been revoked or has expired. "
             "Ask the edge's operator for another one, and set QUICTUNNEL_TOKEN to it."
@@ -342,11 +353,11 @@ def refusal_of_token(edge: str, *, was_welcome: bool) -> str:
 
 
 async def resolve(config: ClientConfig) -> list[Address]:
-    """The addresses of the edge. Raises EdgeUnavailableError when its name has none."""
+    """Return the addresses of the edge. Raises EdgeUnavailableError if its name has none."""
     host, port = config.address
-    ask = partial(unpatched.getaddrinfo, host, port, kind=socket.SOCK_DGRAM, protocol=socket.IPPROTO_UDP)
+    query = partial(unpatched.getaddrinfo, host, port, kind=socket.SOCK_DGRAM, protocol=socket.IPPROTO_UDP)
     try:
-        found = await in_thread(ask)
+        found = await in_thread(query)
     except OSError as error:
         raise EdgeUnavailableError(
             f"The name of the edge, {host}, could not be resolved ({error.strerror or error}); "
@@ -359,12 +370,12 @@ async def resolve(config: ClientConfig) -> list[Address]:
     return addresses
 
 
-async def silence(config: ClientConfig, seconds: float) -> EdgeUnavailableError:
-    """The error for an edge from which nothing came: says whether UDP looks blocked."""
+async def no_answer_error(config: ClientConfig, seconds: float) -> EdgeUnavailableError:
+    """Return the error for an edge that has not answered at all; it says whether UDP looks blocked."""
     host, port = config.address
     edge = format_address(host, port)
     verdict = "nothing on that host answers, not even to TCP: is the address right and the edge running?"
-    # Whether the host refuses or accepts, it is there.
+    # A refused TCP connection proves, like an accepted one, that the host exists.
     with contextlib.suppress(OSError, TimeoutError):
         try:
             async with asyncio.timeout(TCP_PROBE_TIMEOUT):

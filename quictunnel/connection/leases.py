@@ -1,7 +1,7 @@
-"""A client's leases: what was asked of the edge, and what it answered. Knows no link and no visitor's bytes.
+"""Leases of a client: the Binds that it has sent and the edge's answers. Independent of links and visitors' bytes.
 
-Leases outlast sessions: on a new one all of them are asked for again (:meth:`Leases.ask_again`), with their
-tickets.
+Leases outlast sessions: on a new session all of them are requested again (:meth:`Leases.request_again`), with
+their tickets.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
 
 DRAIN_INTERVAL: Final = 0.05
-"""Seconds between looks at whether the visitors of a tunnel that closes have finished."""
+"""Seconds between checks of whether the visitors of a closing tunnel have finished."""
 
-_PASSING: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
+_TEMPORARY: Final = frozenset({BindCode.TOO_MANY, BindCode.NO_PORT})
+"""Refusals after which a later attempt may succeed."""
 
 _FINAL: Final = frozenset({BindCode.REPLACED, BindCode.BANNED})
+"""Refusals after which the lease is not requested again."""
 
 
 class PublicAddress(NamedTuple):
@@ -47,8 +49,8 @@ class PublicAddress(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
-    """Counts of visitors. Bytes are of those that have left; of the others their streams know."""
+class VisitorCounts:
+    """Counts of visitors. Bytes are those of finished visitors; the streams of active ones have theirs."""
 
     visitors: int = 0
     bytes_in: int = 0
@@ -56,39 +58,42 @@ class Tally:
 
 
 @dataclass(slots=True, eq=False)
-class HeldLease:
-    """Forwarded port, from the first Bind to the end."""
+class ClientLease:
+    """Lease of a public name for one local port, from the first Bind to the end."""
 
     number: int
     options: ForwardOptions
     origin: Origin
     answer: asyncio.Future[PublicAddress]
     """The edge's first answer."""
-    asked: bool = False
-    """The edge was asked for it; a new session must be asked again."""
-    answered: bool = False
-    """The edge has answered in the session of now; if not, it is asked again on that session's next link."""
-    is_given_back: bool = False
-    """The tunnel closes; no session is asked for it any more."""
+    is_requested: bool = False
+    """True if a Bind was sent; a new session requests the lease again."""
+    is_answered: bool = False
+    """True if the edge has answered in the current session; if not, the next link of that session repeats the
+    Bind."""
+    is_released: bool = False
+    """True if the tunnel closes; no session requests the lease any more."""
     ticket: bytes = b""
-    """Gets the same name and port again; from the newest Bound."""
+    """Secret that gets the same name and port again; from the newest Bound."""
     writer: TicketWriter | None = None
-    """Keeps the newest ticket in a file."""
+    """Writes the newest ticket to a file."""
     streams: set[Stream] = field(default_factory=set)
+    """Streams of active visitors."""
     dial_queue: DialQueue = field(default_factory=DialQueue)
-    tally: Tally = field(default_factory=Tally)
-    """Since it was bound."""
+    counts: VisitorCounts = field(default_factory=VisitorCounts)
+    """Counts since the lease was bound."""
     unbound: asyncio.Future[None] | None = None
-    trouble: str = ""
-    """The last warning about the origin; once is enough until it answers again, or for another reason."""
+    """Done when the edge has closed the port, if somebody waits for that."""
+    origin_warning: str = ""
+    """The last warning about the origin. It is not repeated until the origin has answered or fails otherwise."""
 
-    def bind(self, program: bytes) -> BindV2:
-        """Return the message that asks an edge for the lease, in this or a new session of the ``program``."""
-        had = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
-        return self.options.bind(self.number, self.ticket, program, again=had)
+    def bind_message(self, program: bytes) -> BindV2:
+        """Return the message that requests the lease, in this or a new session of the ``program``."""
+        was_bound = self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
+        return self.options.bind_message(self.number, self.ticket, program, again=was_bound)
 
     async def drain(self, grace: float) -> None:
-        """Wait until no visitor is in the middle of something, at most ``grace`` seconds."""
+        """Wait until all visitors have finished their current request, at most ``grace`` seconds."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         while (now := loop.time()) < deadline:
@@ -96,47 +101,48 @@ class HeldLease:
                 return
             await asyncio.sleep(DRAIN_INTERVAL)
 
-    def is_unbound(self) -> None:
-        """Note that the edge has closed the port, or that the session which held it is over, which comes to the
-        same."""
+    def on_unbound(self) -> None:
+        """Complete ``unbound``: the edge has closed the port, or the session that held it has ended."""
         if self.unbound is not None and not self.unbound.done():
             self.unbound.set_result(None)
 
 
 class Leases:
-    """The leases of one client."""
+    """All leases of one client."""
 
     def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
-        self._held: dict[int, HeldLease] = {}
-        self._next = 1
+        self._by_number: dict[int, ClientLease] = {}
+        self._next_number = 1
         self._to_unbind: set[int] = set()
-        """Leases of the session that were given back, which the edge has not confirmed: said again on another
-        link."""
+        """Released leases of the current session for which no Unbound has come: each further link repeats the
+        Unbind."""
         self._observe = observe
         self._program = secrets.token_bytes(PROGRAM_SIZE)
+        """Random ID of this client object: the edge sees from it that a Bind of a new session is no takeover by
+        another program."""
         self._supervisor = supervisor
 
-    def __iter__(self) -> Iterator[HeldLease]:
-        # A copy: other threads count, and leases come and go meanwhile.
-        return iter(tuple(self._held.values()))
+    def __iter__(self) -> Iterator[ClientLease]:
+        # A copy: other threads read it while the loop's thread adds and removes leases.
+        return iter(tuple(self._by_number.values()))
 
     def __bool__(self) -> bool:
-        return bool(self._held)
+        return bool(self._by_number)
 
-    def get(self, number: int) -> HeldLease | None:
-        """Return the lease of a number, if it is held."""
-        return self._held.get(number)
+    def get(self, number: int) -> ClientLease | None:
+        """Return the lease with this number, if there is one."""
+        return self._by_number.get(number)
 
     def add(
         self, options: ForwardOptions, ticket: bytes, file: TicketFile | None, origin: Origin | None = None
-    ) -> HeldLease:
-        """Add a lease that is not asked for yet. Raises InvalidError when its port is forwarded already.
+    ) -> ClientLease:
+        """Add a lease that is not requested yet. Raises InvalidError if its port is forwarded already.
 
         Args:
-            options: its options.
-            ticket: the ticket that gets a former name and port again, or empty.
-            file: keeps the newest ticket.
-            origin: what stands for the local port, if not a plain Origin.
+            options: the options of the tunnel.
+            ticket: the ticket that gets an earlier name and port again, or empty.
+            file: stores the newest ticket.
+            origin: the local service, if it is not a plain Origin.
         """
         if any(lease.origin.port == options.port for lease in self):
             raise InvalidError(
@@ -145,62 +151,62 @@ class Leases:
             )
         answer = asyncio.get_running_loop().create_future()
         writer = None if file is None else TicketWriter(file, self._observe, self._supervisor)
-        lease = HeldLease(
-            self._next, options, origin or Origin(options.port), answer, ticket=ticket, writer=writer
+        lease = ClientLease(
+            self._next_number, options, origin or Origin(options.port), answer, ticket=ticket, writer=writer
         )
-        self._next += 1
-        self._held[lease.number] = lease
+        self._next_number += 1
+        self._by_number[lease.number] = lease
         return lease
 
-    def remove(self, lease: HeldLease) -> None:
-        """Forget a lease."""
-        self._held.pop(lease.number, None)
+    def remove(self, lease: ClientLease) -> None:
+        """Remove a lease; an answer that comes later is ignored."""
+        self._by_number.pop(lease.number, None)
         if lease.writer is not None:
             lease.writer.close()
 
-    def ask(self, session: Session, lease: HeldLease) -> None:
-        """Ask the edge for a lease."""
-        lease.asked, lease.answered = True, False
-        bind = lease.bind(self._program)
+    def request(self, session: Session, lease: ClientLease) -> None:
+        """Send the Bind of a lease."""
+        lease.is_requested, lease.is_answered = True, False
+        bind = lease.bind_message(self._program)
         session.say(bind if session.version >= 2 else bind.of_version_1())
 
-    def ask_again(self, session: Session, *, is_kept: bool) -> None:
-        """Ask for the leases that a session on a new link does not hold, after giving back what was given back.
+    def request_again(self, session: Session, *, is_resumed: bool) -> None:
+        """Request the leases that the session on a new link does not hold, after repeating unconfirmed Unbinds.
 
         Args:
-            session: the session of now.
-            is_kept: it has gone on with the link; if not, it is a new one and holds nothing.
+            session: the current session.
+            is_resumed: True if the session has resumed on the link; False if it is new and holds no lease.
         """
-        if not is_kept:
+        if not is_resumed:
             self._to_unbind.clear()
-        for number in self._to_unbind:  # first: what is asked for may be the same name
+        for number in self._to_unbind:  # first: a lease requested below may have the same name
             session.say(Unbind(number))
         for lease in self:
-            if lease.asked and not lease.is_given_back and not (is_kept and lease.answered):
-                self.ask(session, lease)
+            if lease.is_requested and not lease.is_released and not (is_resumed and lease.is_answered):
+                self.request(session, lease)
 
-    def give_back(self, lease: HeldLease, session: Session | None, *, is_kept: bool) -> None:
-        """Give a lease back in the session of now, on this link or the next. No other session is asked for it.
+    def unbind(self, lease: ClientLease, session: Session | None, *, is_waiting: bool) -> None:
+        """Release a lease in the current session, on this link or the next. No later session requests it.
 
         Args:
             lease: the lease.
-            session: the session of now, if it has a link.
-            is_kept: there is a session that waits for a link.
+            session: the current session, if it has a link.
+            is_waiting: True if a session waits for a link.
         """
-        lease.is_given_back = True
-        if session is not None or is_kept:
+        lease.is_released = True
+        if session is not None or is_waiting:
             self._to_unbind.add(lease.number)
         if session is not None:
             session.say(Unbind(lease.number))
 
     def end(self, error: Exception) -> None:
-        """Fail all leases that wait for an answer; none will come."""
+        """Fail all leases that wait for an answer."""
         for lease in self:
             if not lease.answer.done():
                 lease.answer.set_exception(error)
 
-    def message(self, message: AnyMessage) -> None:
-        """Take in what the edge said about a lease. Raises ProtocolError."""
+    def handle_message(self, message: AnyMessage) -> None:
+        """Handle the edge's message about a lease. Raises ProtocolError for any other message."""
         match message:
             case Bound():
                 self._bound(message)
@@ -208,17 +214,17 @@ class Leases:
                 self._refused(number, code)
             case Unbound(lease=number):
                 self._to_unbind.discard(number)
-                lease = self._held.get(number)
+                lease = self._by_number.get(number)
                 if lease is not None:
-                    lease.is_unbound()
+                    lease.on_unbound()
             case _:
                 raise ProtocolError(f"unexpected {type(message).__name__}")
 
     def _bound(self, message: Bound) -> None:
-        lease = self._held.get(message.lease)
+        lease = self._by_number.get(message.lease)
         if lease is None:
-            return  # given up meanwhile; the Unbind is under way
-        lease.answered = True
+            return  # removed meanwhile; its Unbind is on the way
+        lease.is_answered = True
         lease.ticket = message.ticket
         if lease.writer is not None:
             lease.writer.put(lease.ticket)
@@ -227,25 +233,27 @@ class Leases:
             lease.answer.set_result(address)
         elif lease.answer.exception() is None and lease.answer.result() != address:
             url = https_url(address.host, address.port)
-            self._observe("warning", f"The edge could not give the old address back; the tunnel is now at {url}.")
+            self._observe(
+                "warning", f"The edge could not assign the old address again; the tunnel is now at {url}."
+            )
 
     def _refused(self, number: int, code: BindCode) -> None:
-        lease = self._held.get(number)
+        lease = self._by_number.get(number)
         if lease is None:
             return
         if not lease.answer.done():
             if code is BindCode.CLOSING:
-                return  # the edge leaves, and the next session is asked again
-            lease.answered = True
-            kind = EdgeUnavailableError if code in _PASSING else InvalidError
+                return  # the edge drains; the next session requests the lease again
+            lease.is_answered = True
+            kind = EdgeUnavailableError if code in _TEMPORARY else InvalidError
             lease.answer.set_exception(kind(BIND_SENTENCES[code]))
         else:
             is_final = code in _FINAL
-            if lease.answer.exception() is not None or (is_final and not lease.asked):
-                return  # it is known: an edge says it again on each link of the session
-            lease.answered = True
-            # To ask again with the next session would take it from whoever has it now.
-            lease.asked = lease.asked and not is_final
+            if lease.answer.exception() is not None or (is_final and not lease.is_requested):
+                return  # known already: an edge repeats it on each link of the session
+            lease.is_answered = True
+            # A Bind in the next session would take the name from the client that has it now.
+            lease.is_requested = lease.is_requested and not is_final
             self._observe(
                 "lost" if is_final else "warning",
                 f"The edge no longer serves port {lease.origin.port}: {BIND_SENTENCES[code]}",

@@ -1,6 +1,6 @@
-"""The connection manager of one client: keeps a session alive when its link, its edge or the network fails.
+"""Connection manager of one client: keeps its session with the edge through failures of link, edge and network.
 
-Everything here runs on the background loop. ``client`` is the interface for other threads.
+Everything here runs on the background event loop. ``client`` is the interface for other threads.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.dialer import CONNECT_TIMEOUT, Dialer
 from quictunnel.connection.draining import DrainingSessions
-from quictunnel.connection.edge_connection import EdgeConnection, resolve, silence
-from quictunnel.connection.leases import HeldLease, Leases
-from quictunnel.connection.network_monitor import Change, NetworkMonitor
+from quictunnel.connection.edge_connection import EdgeConnection, no_answer_error, resolve
+from quictunnel.connection.leases import ClientLease, Leases
+from quictunnel.connection.network_monitor import NetworkChange, NetworkMonitor
 from quictunnel.connection.redial_schedule import RedialSchedule
 from quictunnel.connection.resumption import ReconnectCounters, ResumableSession
 from quictunnel.connection.retry_policy import RetryPolicy
@@ -40,25 +40,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SUSPECT_AFTER: Final = 3.0
-"""Seconds without an answer after which another link is dialled beside the one that is: three times what an engine
-waits at most before it asks again. Nothing is given up for it."""
+"""Seconds without an acknowledgement after which another link is dialled in parallel: three times the longest time
+that an engine waits before it probes again. The suspect link stays in use meanwhile."""
 CHECK_INTERVAL: Final = 1.0
-"""Seconds between looks at whether the edge still answers."""
+"""Seconds between checks of whether the edge still answers."""
 URGENT_DIAL_TIMEOUT: Final = 4.0
-"""Seconds for one attempt while visitors wait: a fresh one says hello more often than one that is old, whose
-repetitions are far apart by then."""
+"""Seconds for one attempt while visitors wait. A new attempt retransmits its first packet more often than an old
+one, whose retransmissions have backed off."""
 CLOSED: Final = "this Client is closed; make a new one"
 BIND_TIMEOUT: Final = 10.0
 """Seconds that a connected edge may take to answer a Bind or an Unbind."""
 DRAIN_GRACE: Final = 5.0
-"""Seconds that visitors in flight get to finish when a tunnel closes."""
+"""Seconds that active visitors get to finish when a tunnel closes."""
 
 
 class ConnectionManager:
-    """Connection of a client to its edge, from the first dial to the end."""
+    """Connection of a client to its edge, from the first dial to the end.
+
+    Implements :class:`~quictunnel.connection.edge_connection.EdgeConnectionOwner`."""
 
     def __init__(self, config: ClientConfig, observe: Callable[[str, str], None]) -> None:
-        """``observe(kind, message)`` is told what ``events.ClientEvent`` passes on."""
+        """``observe(kind, message)`` is called with what becomes a ``ClientEvent``."""
         self._machine = ConnectionStateMachine(observe)
         self.counters = ReconnectCounters()
         self._tasks = Supervisor(self._task_failed)
@@ -70,17 +72,20 @@ class ConnectionManager:
         self._connection: EdgeConnection | None = None
         self._schedule = RedialSchedule()
         self._up = asyncio.Event()
+        """Set while there is an active connection."""
         self._down = asyncio.Event()
+        """Set when the active connection's link is lost."""
         self._wake = asyncio.Event()
-        """Set when the connection is to be checked now, before the next interval."""
+        """Set when the connection has to be checked now, before the next interval."""
         self._grace: int | None = None
-        """The edge is leaving, and gives visitors so many seconds."""
+        """Seconds that the edge gives visitors to finish, if it has sent GoAway."""
         self._draining = DrainingSessions(self._tasks)
         self._network: NetworkMonitor | None = None
         self._was_connected = False
         self.failure: Error | None = None
-        """The error that ended it for good."""
-        self._keep_task: asyncio.Task[None] | None = None
+        """The error after which the manager does not dial again."""
+        self._session_task: asyncio.Task[None] | None = None
+        """Runs :meth:`_keep_connected`."""
         self._resumable = ResumableSession()
         self._retry = RetryPolicy(observe, self._tasks)
 
@@ -88,7 +93,7 @@ class ConnectionManager:
 
     @property
     def state(self) -> str:
-        """The value of the connection's state; may be asked for from any thread."""
+        """The value of the connection's state; may be read from any thread."""
         return self._machine.state.value
 
     @property
@@ -98,49 +103,50 @@ class ConnectionManager:
 
     @property
     def rtt(self) -> float | None:
-        """Seconds to the edge and back."""
-        connection = self._connection  # asked for from other threads, while it comes and goes
+        """Round-trip time to the edge in seconds; None without a connection. May be read from any thread."""
+        connection = self._connection  # read once: the loop's thread may replace it meanwhile
         return connection.session.link.rtt if connection is not None else None
 
     async def bind(
         self, options: ForwardOptions, file: TicketFile | None = None, origin: Origin | None = None
-    ) -> HeldLease:
+    ) -> ClientLease:
         """Lease a public name (and TCP port) for a local port. Raises the errors of ``forward``.
 
         When cancelled, the lease is given back.
 
         Args:
             options: the options of the tunnel.
-            file: keeps the ticket of the tunnel.
-            origin: what stands for the local port, if not a plain Origin.
+            file: stores the ticket of the tunnel.
+            origin: the local service, if it is not a plain Origin.
         """
-        # Before anything is looked at: nobody else may come between the checks and the lease that they allow.
+        # First, because it suspends: no other call may run between the checks and the lease that they allow.
         ticket = b"" if file is None else await in_thread(file.read)
         self._check_open()
         lease = self.leases.add(options, ticket, file, origin)
         try:
-            await self._connected()
+            await self._wait_connected()
             if self._connection is not None:
-                self.leases.ask(self._connection.session, lease)
+                self.leases.request(self._connection.session, lease)
             else:
-                lease.asked = True  # lost again at this very moment: the next session asks
+                lease.is_requested = True  # the connection is lost again already: the next session requests it
             async with asyncio.timeout(BIND_TIMEOUT):
                 await asyncio.shield(lease.answer)
             if lease.writer is not None:
-                await lease.writer.settle()
+                await lease.writer.wait_first_write()
         except TimeoutError:
-            await self._give_up(lease)
+            await self._undo_bind(lease)
             raise EdgeUnavailableError(
                 f"The edge at {self._config.edge} did not answer within {BIND_TIMEOUT:.0f} s; try again later."
             ) from None
         except BaseException:
-            await self._give_up(lease)
+            await self._undo_bind(lease)
             raise
         return lease
 
-    async def release(self, lease: HeldLease, grace: float = DRAIN_GRACE) -> None:
-        """Close the public port at once, let visitors in flight finish for up to ``grace`` seconds, reset
-        the rest. When cancelled, they are reset at once."""
+    async def release(self, lease: ClientLease, grace: float = DRAIN_GRACE) -> None:
+        """Close the public port now, let active visitors finish for up to ``grace`` seconds, reset the rest.
+
+        When cancelled, they are reset at once."""
         if self.leases.get(lease.number) is None:
             return
         try:
@@ -152,12 +158,12 @@ class ConnectionManager:
             self.leases.remove(lease)
 
     async def close(self) -> None:
-        """End the session and everything that hangs on it, now."""
+        """End the session, its leases and its visitors, now."""
         self._machine.enter(ConnectionState.CLOSED, "The client was closed.")
-        if self._keep_task is not None:
-            self._keep_task.cancel()
-            await asyncio.wait([self._keep_task])
-            self._keep_task = None
+        if self._session_task is not None:
+            self._session_task.cancel()
+            await asyncio.wait([self._session_task])
+            self._session_task = None
         if self._network is not None:
             self._network.close()
         self._resumable.give_up()
@@ -167,189 +173,196 @@ class ConnectionManager:
         for lease in self.leases:
             self.leases.remove(lease)
 
-    # Keeping the session.
+    # The session.
 
-    async def _connected(self) -> None:
-        """Wait until there is a session; start keeping one if nobody does."""
+    async def _wait_connected(self) -> None:
+        """Wait until there is a connection; start the session task if it does not run."""
         up = asyncio.ensure_future(self._up.wait())
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 while not up.done():
-                    keeper = await self._kept()
-                    await asyncio.wait([up, keeper], return_when=asyncio.FIRST_COMPLETED)
+                    task = await self._ensure_session_task()
+                    await asyncio.wait([up, task], return_when=asyncio.FIRST_COMPLETED)
                     if self.failure is not None:
                         raise self.failure
-                    # Without a failure it ended because of a bug, or because somebody else gave up.
-                    if keeper.done() and not keeper.cancelled():
-                        keeper.result()
+                    # Without a failure it ended because of a bug, or was cancelled by the last other caller.
+                    if task.done() and not task.cancelled():
+                        task.result()
         except TimeoutError:
-            raise self._retry.last or await silence(self._config, CONNECT_TIMEOUT) from None
+            raise self._retry.last or await no_answer_error(self._config, CONNECT_TIMEOUT) from None
         finally:
             up.cancel()
 
-    async def _kept(self) -> asyncio.Task[None]:
-        """Return the task that keeps the session; start one if there is none."""
+    async def _ensure_session_task(self) -> asyncio.Task[None]:
+        """Return the task that keeps the session; start it if it does not run."""
         self._check_open()
-        if self._keep_task is None or self._keep_task.done():
-            await resolve(self._config)  # a name that does not exist is worth saying at once
+        if self._session_task is None or self._session_task.done():
+            await resolve(self._config)  # a name that does not exist raises at once
             self._check_open()
-        if self._keep_task is None or self._keep_task.done():  # nobody was quicker meanwhile
+        if self._session_task is None or self._session_task.done():  # no other call has started it meanwhile
             self.failure = self._retry.last = None
-            self._keep_task = self._tasks.start(self._keep(), "keeping the connection to the edge")
+            self._session_task = self._tasks.start(self._keep_connected(), "keeping the connection to the edge")
             self._network = self._network or NetworkMonitor(self._network_changed)
-        return self._keep_task
+        return self._session_task
 
     def _check_open(self) -> None:
         if self.is_closed:
             raise RuntimeError(CLOSED)
 
-    async def _keep(self) -> None:
-        """Dial, serve until the session ends, dial again; until cancelled or a failure that stays."""
+    async def _keep_connected(self) -> None:
+        """Dial, serve until the link is lost, dial again; until cancelled or a permanent failure."""
         while True:
             try:
-                await self._rely_on(await self._dialer.dial(self._patience))
-                await self._served()
+                await self._activate(await self._dialer.dial(self._dial_timeout))
+                await self._serve()
                 if self.failure is not None:
                     return
-            except Exception as error:  # noqa: BLE001 - a fault of ours, too: judged there, and reported
-                final = self._retry.judge(error, was_connected=self._was_connected)
+            except Exception as error:  # noqa: BLE001 - unexpected ones too: the retry policy reports and counts them
+                final = self._retry.final_error(error, was_connected=self._was_connected)
                 if final is not None:
                     self._fail(final)
                     return
             finally:
-                await self._hang_up()
-            await self._rest()
+                await self._disconnect()
+            await self._wait_to_redial()
 
     def _task_failed(self, what: str, error: Exception) -> None:
-        self._observe("warning", f"A fault of this client: {what} failed ({error!r}); its log says where.")
+        self._observe("warning", f"Internal error of this client: {what} failed ({error!r}); see its log.")
 
     @property
-    def _patience(self) -> float:
+    def _dial_timeout(self) -> float:
         return CONNECT_TIMEOUT if self._resumable.session is None else URGENT_DIAL_TIMEOUT
 
-    async def _rest(self) -> None:
-        """Wait between two dials, unless the network changes."""
-        self._settle()
-        kept = self._resumable.session
-        wait = self._schedule.next_wait(is_urgent=kept is not None)
-        if kept is None:
+    async def _wait_to_redial(self) -> None:
+        """Wait until the next dial is due or the network changes."""
+        self._record_end()
+        waiting = self._resumable.session
+        wait = self._schedule.next_wait(is_urgent=waiting is not None)
+        if waiting is None:
             self._machine.enter(ConnectionState.RECONNECTING, f"Dialling the edge again in {wait:.1f} s.")
         else:
-            self._machine.enter(ConnectionState.AWAY, f"The edge is out of reach; {kept.streams} visitors wait.")
+            self._machine.enter(
+                ConnectionState.AWAY, f"The edge is out of reach; {waiting.streams} visitors wait."
+            )
         await self._schedule.pause(wait)
 
-    def _settle(self) -> bool:
-        """End the session of now. Return True if it lasted, so that the next dial comes soon."""
-        has_lasted = self._schedule.settle()
+    def _record_end(self) -> bool:
+        """Note the end of the active connection. Return True if it lasted, so that the next dial comes soon."""
+        has_lasted = self._schedule.connection_ended()
         if has_lasted:
-            self._retry.lasted()
+            self._retry.reset()
         return has_lasted
 
-    async def _served(self) -> None:
-        """Wait until the session has no link. Meanwhile dial beside a link that looks sick, and for a successor of
-        an edge that leaves."""
+    async def _serve(self) -> None:
+        """Watch the active connection until its link is lost.
+
+        Meanwhile dial in parallel: if the link is suspect, or if the edge drains."""
         while not self._down.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CHECK_INTERVAL):
                     await self._wake.wait()
-            self._wake.clear()  # after the wait: what happened since the last look is looked at now
+            self._wake.clear()  # after the wait: the checks below cover whatever has set it
             connection = self._connection
             if connection is None or self._down.is_set():
                 continue
             if self._grace is not None:
-                await self._move(connection, self._grace)
-            elif connection.silence >= SUSPECT_AFTER:
-                await self._relieve(connection)
+                await self._replace_draining(connection, self._grace)
+            elif connection.unanswered_for >= SUSPECT_AFTER:
+                await self._replace_suspect(connection)
             elif self._machine.state is ConnectionState.MIGRATING and connection.has_answered:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers at the new address.")
             elif self._machine.state is ConnectionState.SUSPECT:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
-    async def _relieve(self, sick: EdgeConnection) -> None:
-        """Dial beside a link from which nothing comes; whichever works first carries the session."""
-        self._resumable.offer(sick)
+    async def _replace_suspect(self, suspect: EdgeConnection) -> None:
+        """Dial in parallel with a suspect link; the session continues on the one that answers first."""
+        self._resumable.offer(suspect)
         if self._resumable.session is None:
             return
         self._machine.enter(
             ConnectionState.SUSPECT,
-            f"Nothing has come from the edge for {sick.silence:.0f} s; dialling beside it.",
+            f"The edge has not answered for {suspect.unanswered_for:.0f} s; dialling another connection.",
         )
 
-        def is_vain() -> bool:
-            return not self._resumable.is_shown and (self._down.is_set() or sick.silence < SUSPECT_AFTER)
+        def is_unneeded() -> bool:
+            return not self._resumable.is_presented and (
+                self._down.is_set() or suspect.unanswered_for < SUSPECT_AFTER
+            )
 
-        connection = await self._dialer.dial_beside(self._down, URGENT_DIAL_TIMEOUT, is_vain)
+        connection = await self._dialer.dial_in_parallel(self._down, URGENT_DIAL_TIMEOUT, is_unneeded)
         if connection is not None:
-            await self._rely_on(connection)
-            await sick.close()
-        elif sick.session.is_away:
-            self._lost()  # it had gone on with the new link, which was lost at once
+            await self._activate(connection)
+            await suspect.close()
+        elif suspect.session.is_away:
+            self._link_lost()  # the session had resumed on the new link, which was lost at once
         elif not self._down.is_set():
-            self._resumable.hand_over()  # the link is well again, or the next look tries again
-            if sick.silence < SUSPECT_AFTER:
+            self._resumable.take_session()  # the old link answers again, or the next check dials again
+            if suspect.unanswered_for < SUSPECT_AFTER:
                 self._machine.enter(ConnectionState.CONNECTED, "The edge answers again.")
 
-    async def _move(self, old: EdgeConnection, grace: int) -> None:
-        """Dial for a new session, because the edge leaves: its successor or another edge takes it, while the
-        visitors in flight finish with the old one."""
-        has_lasted = self._settle()
+    async def _replace_draining(self, old: EdgeConnection, grace: int) -> None:
+        """Dial for a new session, because the edge drains. Its successor or another edge accepts it, while the
+        active visitors finish on the old session."""
+        has_lasted = self._record_end()
         while not self._down.is_set():
-            # Not all clients at the same moment.
+            # A random wait: the clients of one edge must not all dial at the same moment.
             await self._schedule.pause(self._schedule.next_wait(), self._down)
-            connection = await self._dialer.dial_beside(self._down, URGENT_DIAL_TIMEOUT, self._down.is_set)
+            connection = await self._dialer.dial_in_parallel(self._down, URGENT_DIAL_TIMEOUT, self._down.is_set)
             if connection is None:
                 continue
             try:
-                await self._rely_on(connection)
+                await self._activate(connection)
             except Error as error:
                 logger.info("%s", error)
                 continue
             self._draining.add(old, grace)
             return
         if has_lasted:
-            # It is gone, and who follows may be there already: that nobody answered before does not count.
+            # The edge has ended, and its successor may accept connections now: earlier failures do not count.
             self._schedule.reset()
 
-    async def _rely_on(self, connection: EdgeConnection) -> None:
-        """Carry the session on this connection. Raises the Error with which it has ended meanwhile; it is closed
+    async def _activate(self, connection: EdgeConnection) -> None:
+        """Use this connection for the session. Raises the Error with which it has ended meanwhile; it is closed
         then."""
         try:
-            connection.adopt()
+            connection.activate()
         except Error:
             self._resumable.connection_failed(connection)
             await connection.close()
             raise
-        self._connected_to(connection)
+        self._set_active(connection)
 
-    def _connected_to(self, connection: EdgeConnection) -> None:
+    def _set_active(self, connection: EdgeConnection) -> None:
         self._connection = connection
         self._grace = connection.grace
         self._wake.set()
-        self._schedule.session_began()
+        self._schedule.connection_began()
         if self._network is not None:
-            self._network.towards(connection.address)
+            self._network.watch_route_to(connection.address)
         if not connection.is_resumed:
             self._resumable.give_up()
             self.counters.reconnected += self._was_connected
         self._was_connected = True
-        kept = self._resumable.hand_over()
+        resumed = self._resumable.take_session()
         self._down.clear()
         self._up.set()
-        if kept is not None:
+        if resumed is not None:
             self.counters.resumed += 1
-            self._machine.enter(ConnectionState.RESUMING, "The edge is back; both sides say how far they got.")
-            self._observe("resumed", f"{kept.streams} visitors go on where they were.")
+            self._machine.enter(
+                ConnectionState.RESUMING, "Connected again; both sides report which bytes have arrived."
+            )
+            self._observe("resumed", f"{resumed.streams} visitors continue without loss.")
         if connection.is_usable:
             self.connection_usable(connection)
-        self.leases.ask_again(connection.session, is_kept=kept is not None)
+        self.leases.request_again(connection.session, is_resumed=resumed is not None)
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         self._up.clear()
         if self._resumable.session is None:
             for lease in self.leases:
-                # The edge closes the port with the session, so nobody has to wait for it to say so.
-                lease.is_unbound()
+                # The edge closes the port with the session: no Unbound will come, and none is needed.
+                lease.on_unbound()
         if connection is not None:
             await connection.close()
 
@@ -362,28 +375,30 @@ class ConnectionManager:
 
     # The network.
 
-    def _network_changed(self, change: Change) -> None:
+    def _network_changed(self, change: NetworkChange) -> None:
         self._schedule.network_changed()
         connection = self._connection
         if connection is None:
             return
         logger.info("%s", change.value)
-        if change is Change.STIRRED:
-            connection.ask()
+        if change is NetworkChange.OTHER:
+            connection.ping()
             return
-        if change is Change.SLEPT:
-            connection.doubt(SUSPECT_AFTER)  # the edge may have given the link up long ago
+        if change is NetworkChange.SUSPENDED:
+            connection.mark_suspect(SUSPECT_AFTER)  # the edge may have dropped the link long ago
         for each in (connection, *self._draining):
             each.rebind()
         self.counters.migrated += 1
-        self._machine.enter(ConnectionState.MIGRATING, f"{change.value.capitalize()}; the connection moves on.")
+        self._machine.enter(
+            ConnectionState.MIGRATING, f"{change.value.capitalize()}; the connection moves to a new socket."
+        )
         self._wake.set()
 
-    # From the edge session (edge_session.ConnectionEvents).
+    # Called by connections (edge_connection.EdgeConnectionOwner).
 
     @property
     def is_closed(self) -> bool:
-        """True after :meth:`close`."""
+        """True once :meth:`close` was called."""
         return self._machine.state is ConnectionState.CLOSED
 
     def connection_secret(self, connection: EdgeConnection) -> bytes | None:
@@ -391,15 +406,15 @@ class ConnectionManager:
         return self._resumable.secret_for(connection)
 
     def connection_failed(self, connection: EdgeConnection) -> None:
-        """Let another connection show the secret."""
+        """Let another connection present the secret."""
         self._resumable.connection_failed(connection)
 
     def connection_resumed(self, connection: EdgeConnection) -> Session:
-        """Return the session that goes on with the link of this connection."""
+        """Return the session that resumes on the link of this connection."""
         return self._resumable.session_for(connection)
 
     def connection_usable(self, connection: EdgeConnection) -> None:
-        """Note that the edge carries visitors."""
+        """Enter the state CONNECTED: the edge can send visitors."""
         if connection is self._connection:
             self._machine.enter(ConnectionState.CONNECTED, f"Connected to the edge at {self._config.edge}.")
 
@@ -408,52 +423,52 @@ class ConnectionManager:
         if connection is not self._connection or not self._resumable.keep(connection, closed):
             return False
         self._observe("warning", f"The connection was lost ({closed.cause.value}); "
-                      f"{connection.session.streams} visitors wait for it to come back.")  # fmt: skip
-        self._lost()
+                      f"{connection.session.streams} visitors wait for another one.")  # fmt: skip
+        self._link_lost()
         return True
 
     def connection_message(self, connection: EdgeConnection, message: AnyMessage) -> None:
-        """Take in a GoAway; pass on what is about leases."""
+        """Handle GoAway; pass on messages about leases."""
         if isinstance(message, GoAway):
             if connection is self._connection:
-                self._observe("warning", "The edge is shutting down; visitors in flight may finish.")
+                self._observe("warning", "The edge is shutting down; active visitors may finish.")
                 self._grace = message.grace
                 self._wake.set()
         else:
-            self.leases.message(message)
+            self.leases.handle_message(message)
 
     def connection_stream(self, stream: Stream) -> None:
         """Serve a visitor."""
-        self.visitors.come(stream)
+        self.visitors.accept(stream)
 
     def connection_ended(self, connection: EdgeConnection, error: Error) -> None:
-        """Note that the session is over; give up if the error stays."""
+        """Handle the end of the session; fail if the error is permanent."""
         if connection is self._connection:
             self._observe("warning", str(error))
-            self._lost()
+            self._link_lost()
             if not error.temporary:
                 self._fail(error)
 
-    def _lost(self) -> None:
+    def _link_lost(self) -> None:
         self._down.set()
         self._wake.set()
 
     # Leases.
 
-    async def _give_up(self, lease: HeldLease) -> None:
-        """Take back a Bind that did not work out."""
+    async def _undo_bind(self, lease: ClientLease) -> None:
+        """Withdraw a Bind that failed or was cancelled."""
         self.leases.remove(lease)
-        if not lease.answer.cancel() and not lease.answer.cancelled():  # the end of a time-out has cancelled it
-            lease.answer.exception()  # seen: the caller gets it
-        self._give_back(lease)
-        # A session that waits for a link may hold what was given back: it is dialled for until the edge knows.
+        if not lease.answer.cancel() and not lease.answer.cancelled():  # a timeout that expired has cancelled it
+            lease.answer.exception()  # marks it as retrieved: the caller gets it
+        self._send_unbind(lease)
+        # A session that waits for a link may hold the lease: dialling continues until the edge has the Unbind.
         is_idle = self._connection is None and self._resumable.session is None and not self.leases
-        if is_idle and self._keep_task is not None:
-            self._keep_task.cancel()
-            await asyncio.wait([self._keep_task])
+        if is_idle and self._session_task is not None:
+            self._session_task.cancel()
+            await asyncio.wait([self._session_task])
 
-    async def _unbind(self, lease: HeldLease) -> None:
-        self._give_back(lease)
+    async def _unbind(self, lease: ClientLease) -> None:
+        self._send_unbind(lease)
         if self._connection is None:
             return
         lease.unbound = asyncio.get_running_loop().create_future()
@@ -461,6 +476,6 @@ class ConnectionManager:
             async with asyncio.timeout(BIND_TIMEOUT):
                 await lease.unbound
 
-    def _give_back(self, lease: HeldLease) -> None:
+    def _send_unbind(self, lease: ClientLease) -> None:
         session = None if self._connection is None else self._connection.session
-        self.leases.give_back(lease, session, is_kept=self._resumable.session is not None)
+        self.leases.unbind(lease, session, is_waiting=self._resumable.session is not None)

@@ -1,4 +1,4 @@
-"""The options of one tunnel: checked here, in words for people, before an edge is asked."""
+"""Options of one tunnel, checked before they are sent to an edge, so that errors name the argument."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TLS_CHOICES: Final = ("edge", "passthrough")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForwardOptions:
-    """See ``forward()``, whose arguments these are. Raises InvalidError for what cannot be."""
+    """Options of a tunnel; the arguments of ``forward()``. Raises InvalidError for invalid ones."""
 
     port: int
     unencrypted: bool = False
@@ -45,11 +45,11 @@ class ForwardOptions:
             raise InvalidError(f"The name {shown(self.name)} {wrong}.")
         self._check_domain()
         if self.pool and self.name is None and self.domain is None:
-            raise InvalidError("A pool shares a name: give name= as well, the same to all of its clients.")
+            raise InvalidError("A pool shares a name: give name= as well, the same in all of its clients.")
         if self.tcp_port is not None:
             _check_port(self.tcp_port)
             if not self.unencrypted:
-                raise InvalidError("tcp_port is that of unencrypted TCP: give unencrypted=True as well.")
+                raise InvalidError("tcp_port is the port of unencrypted TCP: give unencrypted=True as well.")
         self._check_tls()
         object.__setattr__(self, "allow", _networks("allow", self.allow))
         object.__setattr__(self, "deny", _networks("deny", self.deny))
@@ -72,8 +72,8 @@ class ForwardOptions:
         if self.proxy_protocol not in PROXY_PROTOCOLS:
             raise InvalidError(f"proxy_protocol should be v1 or v2, not {shown(str(self.proxy_protocol))}.")
 
-    def bind(self, lease: int, ticket: bytes, program: bytes, *, again: bool) -> BindV2:
-        """As an edge is asked for it; the arguments as in ``messages.BindV2``."""
+    def bind_message(self, lease: int, ticket: bytes, program: bytes, *, again: bool) -> BindV2:
+        """Return the message that requests these options; the arguments are as in ``messages.BindV2``."""
         return BindV2(
             program=program,
             again=again,
@@ -110,7 +110,7 @@ def _networks(what: str, given: Sequence[str]) -> tuple[str, ...]:
             networks.append(str(ip_network(each)))
         except ValueError as error:
             raise InvalidError(
-                f"{what}: {shown(str(each))} is no network such as 203.0.113.0/24 ({error})."
+                f"{what}: {shown(str(each))} is not a network such as 203.0.113.0/24 ({error})."
             ) from None
     if len(networks) > MAX_NETWORKS:
         raise InvalidError(f"{what} takes up to {MAX_NETWORKS} networks.")

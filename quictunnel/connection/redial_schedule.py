@@ -1,4 +1,4 @@
-"""The times at which a client dials its edge again."""
+"""Schedule of a client's reconnects to its edge."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from typing import Final
 
 from quictunnel.shared.backoff import Backoff
 
-STEADY: Final = 10.0
-"""Seconds that a session has to last for the next dial to come soon again: two ends that cannot get on with each
-other would else dial and break five times a second for ever."""
+MIN_STEADY_TIME: Final = 10.0
+"""Seconds that a connection has to last to reset the backoff. Without it, a client whose edge accepts
+connections and ends them at once would dial five times a second for ever."""
 URGENT_PAUSE: Final = 1.0
-"""Seconds between two attempts, at most, while visitors wait. With ``manager.URGENT`` a network that is well again
-is found within five."""
+"""Most seconds between two attempts while visitors wait. With ``manager.URGENT_DIAL_TIMEOUT`` the client
+reconnects within five seconds after the network works again."""
 
 
 class RedialSchedule:
-    """Exponential back-off that a session which lasted, or a change of the network, begins anew."""
+    """Exponential backoff, reset by a connection that lasted and by a change of the network."""
 
     def __init__(self) -> None:
         self.random = random.Random()  # noqa: S311 - jitter, not a secret
         self._backoff = Backoff()
         self._since = 0.0
-        """Time at which the session of now began; 0 if there is none or it was settled."""
+        """Time at which the current connection began; 0 without one."""
         self._changed = asyncio.Event()
-        """The network has changed: what failed before may work."""
+        """Set when the network has changed: a dial that failed before may succeed."""
 
-    def session_began(self) -> None:
-        """Note that a connection carries the session from now on."""
+    def connection_began(self) -> None:
+        """Note the start of the current connection."""
         self._since = asyncio.get_running_loop().time()
 
-    def settle(self) -> bool:
-        """End the session of now. Return True if it lasted, so that the next dial comes soon."""
-        has_lasted = self._since > 0 and asyncio.get_running_loop().time() - self._since >= STEADY
+    def connection_ended(self) -> bool:
+        """Note the end of the current connection. Return True if it lasted, so that the next dial comes soon."""
+        has_lasted = self._since > 0 and asyncio.get_running_loop().time() - self._since >= MIN_STEADY_TIME
         if has_lasted:
             self._backoff.reset()
         self._since = 0.0
         return has_lasted
 
     def reset(self) -> None:
-        """Have the next dial come soon."""
+        """Reset the backoff, so that the next dial comes soon."""
         self._backoff.reset()
 
     def next_wait(self, *, is_urgent: bool = False) -> float:
@@ -48,7 +48,7 @@ class RedialSchedule:
         return self._backoff.next(self.random, URGENT_PAUSE if is_urgent else None)
 
     def network_changed(self) -> None:
-        """End the pause: what failed before may work."""
+        """End the pause: a dial that failed before may succeed."""
         self._changed.set()
 
     async def pause(self, seconds: float, over: asyncio.Event | None = None) -> None:

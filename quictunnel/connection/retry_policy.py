@@ -1,4 +1,4 @@
-"""Judging what went wrong with a dial or a session: whether to dial again, and what is said of it."""
+"""Decision after a failed dial or session: dial again or give up, and what to report."""
 
 from __future__ import annotations
 
@@ -15,33 +15,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_FAULTS: Final = 3
-"""Faults of this client in a row, without a session that lasted, after which it gives up and says so: one that
-comes back with every dial is there to be mended."""
+MAX_UNEXPECTED_ERRORS: Final = 3
+"""Unexpected exceptions in a row, without a connection that lasted, after which the client fails: a bug that every
+dial triggers has to become visible."""
 
 
 class RetryPolicy:
-    """Decides after each failure of one client."""
+    """Decides after each failure of one client whether it dials again."""
 
     def __init__(self, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
         self._observe = observe
         self._supervisor = supervisor
-        self._faults = 0
+        self._unexpected_errors = 0
         self.last: Error | None = None
-        """The last error after which another dial was worth it; for callers who wait meanwhile."""
+        """The last error after which the client dials again; for callers that wait for a connection."""
 
-    def judge(self, error: Exception, *, was_connected: bool) -> Error | None:
-        """Return the error to give up with, or None to dial again. ``was_connected``: this edge has greeted the
-        client before, so that what is wrong now may pass."""
+    def final_error(self, error: Exception, *, was_connected: bool) -> Error | None:
+        """Return the error to give up with, or None to dial again.
+
+        Args:
+            error: the failure.
+            was_connected: True if this edge has accepted the client before, so that some errors may be temporary.
+        """
         if not isinstance(error, Error):
             self._supervisor.report("keeping the connection to the edge", error)
-            self._faults += 1
-            if self._faults < MAX_FAULTS:
+            self._unexpected_errors += 1
+            if self._unexpected_errors < MAX_UNEXPECTED_ERRORS:
                 return None
-            return Error(f"This client failed {MAX_FAULTS} times in a row ({error!r}); its log says where.")
+            return Error(
+                f"This client failed {MAX_UNEXPECTED_ERRORS} times in a row by a bug ({error!r}); see its log."
+            )
         logger.info("%s", error)
         if not error.temporary:
-            # Another certificate than before: a proxy or a portal is in between for a while, or a renewal is late.
+            # Another certificate than before: a proxy or portal may be in the path for a while, or a renewal be
+            # late.
             if not (was_connected and isinstance(error, EdgeIdentityError)):
                 return error
             if str(error) != str(self.last):
@@ -49,6 +56,6 @@ class RetryPolicy:
         self.last = error
         return None
 
-    def lasted(self) -> None:
-        """Forget the faults: a session was long enough."""
-        self._faults = 0
+    def reset(self) -> None:
+        """Reset the count of unexpected exceptions: a connection has lasted."""
+        self._unexpected_errors = 0

@@ -1,6 +1,6 @@
-"""The life of a client's connection to its edge, as a table of states.
+"""States of a client's connection to its edge, and the table of transitions.
 
-:class:`ConnectionStateMachine` enters a state if the table allows it, and tells the client's observers.
+:class:`ConnectionStateMachine` enters a state if the table allows it, and notifies the client's observers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ConnectionState(enum.Enum):
-    """The states that ``quictunnel.events.State`` documents for users; a tunnel adds ``draining``."""
+    """The states that ``quictunnel.events.State`` documents for users."""
 
     CONNECTING = "connecting"
     """No connection to the edge has been made yet."""
@@ -22,19 +22,19 @@ class ConnectionState(enum.Enum):
     MIGRATING = "migrating"
     """The machine's network changed, and the edge has not answered at the new address yet."""
     SUSPECT = "suspect"
-    """The edge is silent; another connection is dialled beside this one."""
+    """The edge does not answer; another connection is dialled in parallel."""
     AWAY = "away"
-    """The connection was lost; visitors wait on both sides for another."""
+    """The connection was lost; both sides keep the session and its visitors for another one."""
     RESUMING = "resuming"
-    """Another connection is there; both sides say how far their visitors' bytes got."""
+    """Another connection exists; both sides report how many bytes of each visitor have arrived."""
     RECONNECTING = "reconnecting"
-    """The connection was lost and no visitor waits for another."""
+    """There is no connection and no session to resume: the connection was lost, or the first dial has failed."""
     CLOSED = "closed"
-    """Over, because this side wanted it."""
+    """Closed locally."""
     REFUSED = "refused"
-    """Over, because the edge does not accept the token."""
+    """Ended, because the edge does not accept the token."""
     FAILED = "failed"
-    """Over, because trying again will not help for another reason."""
+    """Ended by another permanent error."""
 
 
 _S = ConnectionState
@@ -65,12 +65,12 @@ class ConnectionStateMachine:
     __slots__ = ("_observe", "state")
 
     def __init__(self, observe: Callable[[str, str], None]) -> None:
-        """``observe(kind, message)`` is told of each change; the kind is the value of the new state."""
+        """``observe(kind, message)`` is called at each transition; the kind is the value of the new state."""
         self._observe = observe
         self.state = ConnectionState.CONNECTING
 
     def enter(self, state: ConnectionState, message: str) -> None:
-        """Change to a state and tell observers why, if the table has that change."""
+        """Enter a state and notify observers with the reason, if the table has that transition."""
         if state is not self.state and state in TRANSITIONS[self.state]:
             self.state = state
             self._observe(state.value, message)

@@ -1,7 +1,7 @@
-"""A file with the ticket of one tunnel: whoever has it gets the same public name and port again.
+"""File with the ticket of one tunnel. A program that presents the ticket gets the same public name and port again.
 
-What the edge sealed is opaque here. The file is as secret as a password for the name, so only its owner may read
-it.
+A ticket is sealed by the edge and opaque to the client. It is as secret as a password for the name, so only the
+file's owner may read it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MAX_FILE: Final = 2 * MAX_TICKET
 
 
 class TicketFile:
-    """File of a ticket, which need not exist yet. Raises ConfigError for a ``~`` without a home."""
+    """Ticket file, which need not exist yet. Raises ConfigError for a ``~`` without a home directory."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = expanded(path, "The ticket file")
 
     def read(self) -> bytes:
-        """The ticket, empty when there is no file. Raises ConfigError for anything that is no ticket."""
+        """Return the ticket, empty if there is no file. Raises ConfigError if the content is not a ticket."""
         try:
             with self.path.open("rb") as file:
                 content = file.read(MAX_FILE + 1)
@@ -54,6 +54,6 @@ class TicketFile:
         return ticket
 
     def write(self, ticket: bytes) -> None:
-        """Put a newer ticket there, all of it or nothing. Raises OSError."""
+        """Replace the file by a newer ticket, atomically. Raises OSError."""
         text = f"{FIRST_LINE}\n{base64.b64encode(ticket).decode()}\n"
         replace_file(self.path, text.encode())

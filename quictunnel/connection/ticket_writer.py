@@ -1,5 +1,4 @@
-"""Keeping a tunnel's ticket file current: one write at a time, always of the newest ticket, tried again when it
-fails."""
+"""Writer of a tunnel's ticket file: one write at a time, always of the newest ticket, repeated when it fails."""
 
 from __future__ import annotations
 
@@ -16,18 +15,18 @@ if TYPE_CHECKING:
     from quictunnel.connection.ticket_file import TicketFile
     from quictunnel.shared.supervision import Supervisor
 
-RETRY: Final = 30.0
-"""Seconds until a write that failed is tried again: somebody has made room on the disk, or mounted it."""
-FIRST_WRITE: Final = 2.0
-"""Seconds that an open tunnel waits for its first ticket to be written, so that a failure is said before the
-tunnel is shown. A file system that hangs for longer must not keep the tunnel from its user."""
+RETRY_INTERVAL: Final = 30.0
+"""Seconds until a failed write is repeated; a full disk may have room again, or a lost one be mounted."""
+FIRST_WRITE_TIMEOUT: Final = 2.0
+"""Seconds that a new tunnel waits until its first ticket is written, so that a failure is reported before the
+tunnel is ready. A file system that hangs for longer must not delay the tunnel further."""
 
 
 class TicketWriter:
-    """Writes the tickets of one tunnel, which may come faster than a disk takes them."""
+    """Writes the tickets of one tunnel, which may arrive faster than the disk takes them."""
 
     def __init__(self, file: TicketFile, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
-        """``observe(kind, message)`` is told when a write fails, and when one works again."""
+        """``observe(kind, message)`` is called when a write fails, and when one succeeds again."""
         self._file = file
         self._observe = observe
         self._supervisor = supervisor
@@ -39,21 +38,21 @@ class TicketWriter:
         self._first = asyncio.Event()
 
     def put(self, ticket: bytes) -> None:
-        """Have this ticket written in place of all before."""
+        """Write this ticket in the background; it replaces the one before."""
         self._newest = ticket
         if ticket != self._written:
             self._newer.set()
             if self._task is None or self._task.done():
                 self._task = self._supervisor.start(self._write(), "writing a ticket")
 
-    async def settle(self, patience: float = FIRST_WRITE) -> None:
-        """Wait until a write has ended, well or not."""
+    async def wait_first_write(self, seconds: float = FIRST_WRITE_TIMEOUT) -> None:
+        """Wait until the first write has succeeded or failed, at most ``seconds``."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(seconds):
                 await self._first.wait()
 
     def close(self) -> None:
-        """Write no more. What is being written goes on by itself."""
+        """Start no more writes. A write that is running continues in its thread."""
         if self._task is not None:
             self._task.cancel()
 
@@ -64,10 +63,10 @@ class TicketWriter:
             try:
                 await in_thread(self._file.write, ticket)
             except OSError as error:
-                self._say_failed(error)
+                self._report_failure(error)
                 self._first.set()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY):
+                    async with asyncio.timeout(RETRY_INTERVAL):
                         await self._newer.wait()
             else:
                 self._written = ticket
@@ -76,11 +75,11 @@ class TicketWriter:
                     self._has_failed = False
                     self._observe("warning", f"The ticket is written again, to {shown(str(self._file.path))}.")
 
-    def _say_failed(self, error: OSError) -> None:
+    def _report_failure(self, error: OSError) -> None:
         if not self._has_failed:
             self._has_failed = True
             self._observe(
                 "warning",
                 f"The ticket cannot be written to {shown(str(self._file.path))} ({error.strerror or error}): a "
-                f"later start may not get this address. Trying again every {RETRY:.0f} s.",
+                f"later start may not get this address. Trying again every {RETRY_INTERVAL:.0f} s.",
             )

@@ -1,4 +1,4 @@
-"""The visitors of a client: each gets its origin dialled, and is counted when it has left."""
+"""Visitors of a client: dials the origin for each stream and counts the stream when it is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quictunnel.connection.capacity import Capacity, descriptor_limit, reserve_of
-from quictunnel.connection.leases import Tally
+from quictunnel.connection.leases import VisitorCounts
 from quictunnel.origin.bad_gateway import BadGateway
 from quictunnel.origin.dial import NO_DESCRIPTORS, OriginRefusedError
 from quictunnel.wire.codes import StreamCode
@@ -15,86 +15,86 @@ from quictunnel.wire.codes import StreamCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quictunnel.connection.capacity import Place
-    from quictunnel.connection.leases import HeldLease, Leases
+    from quictunnel.connection.capacity import Reservation
+    from quictunnel.connection.leases import ClientLease, Leases
     from quictunnel.origin.dial import DialFailure
     from quictunnel.shared.supervision import Supervisor
     from quictunnel.transport.stream import Stream
 
 
 FULL_INTERVAL: Final = 60.0
-"""Seconds between two events that say that visitors are refused for want of descriptors."""
+"""Seconds between two events that report visitors refused because no file descriptor is free."""
 
 
 class VisitorHandler:
-    """The visitors of one client."""
+    """Handles the visitors of one client."""
 
     def __init__(self, leases: Leases, observe: Callable[[str, str], None], supervisor: Supervisor) -> None:
-        self.tally = Tally()
-        """Since the client was made."""
+        self.counts = VisitorCounts()
+        """Counts since the client was created."""
         self._leases = leases
         self._observe = observe
         self._supervisor = supervisor
         self._capacity = Capacity()
         self._refused = 0
-        """For want of a place, since that was said."""
-        self._said_at = float("-inf")
+        """Visitors refused because no descriptor was free, since the last such event."""
+        self._reported_full_at = float("-inf")
         self._dialling: dict[Stream, asyncio.Task[None]] = {}
-        """Visitors whose origin is being dialled. Kept here and not with the stream, which outlives the task."""
+        """Visitors whose origin is being dialled. Not an attribute of the stream, which outlives the task."""
 
     @property
-    def now(self) -> int:
-        """Visitors at this moment."""
+    def active_count(self) -> int:
+        """Number of active visitors."""
         return sum(len(lease.streams) for lease in self._leases)
 
     @property
-    def bytes_in_flight(self) -> tuple[int, int]:
-        """Bytes in and out of the visitors of now, which the tally does not count yet."""
+    def active_bytes(self) -> tuple[int, int]:
+        """Bytes received from and sent to active visitors, which :attr:`counts` does not have yet."""
         streams = [stream for lease in self._leases for stream in tuple(lease.streams)]
         return sum(s.bytes_received for s in streams), sum(s.bytes_sent for s in streams)
 
-    def come(self, stream: Stream) -> None:
-        """A visitor is here."""
+    def accept(self, stream: Stream) -> None:
+        """Serve a new visitor."""
         lease = self._leases.get(stream.preface.lease)
         if lease is None:
             stream.abort(StreamCode.UNKNOWN_LEASE)
             return
-        self.tally.visitors += 1
-        lease.tally.visitors += 1
+        self.counts.visitors += 1
+        lease.counts.visitors += 1
         lease.streams.add(stream)
         stream.on_over = partial(self._over, lease)
         self._observe("visitor", f"{stream.preface.host} came to port {lease.origin.port}.")
-        place = self._capacity.take(lease.number, stream.preface.host)
-        if place is None:
-            self._say_full()
+        reservation = self._capacity.reserve(lease.number, stream.preface.host)
+        if reservation is None:
+            self._report_full()
             self._refuse(stream, lease, NO_DESCRIPTORS)
             return
-        lease.dial_queue.add(stream, place, partial(self._start_dial, lease))
+        lease.dial_queue.add(stream, reservation, partial(self._start_dial, lease))
 
-    def _start_dial(self, lease: HeldLease, stream: Stream, place: Place) -> asyncio.Task[None]:
-        dial = self._supervisor.start(self._dial(stream, lease, place), "dialling the local service")
+    def _start_dial(self, lease: ClientLease, stream: Stream, reservation: Reservation) -> asyncio.Task[None]:
+        dial = self._supervisor.start(self._dial(stream, lease, reservation), "dialling the local service")
         self._dialling[stream] = dial
         dial.add_done_callback(lambda _: self._dialling.pop(stream))
         return dial
 
-    def _say_full(self) -> None:
+    def _report_full(self) -> None:
         self._refused += 1
         now = asyncio.get_running_loop().time()
         limit = descriptor_limit()
-        if now >= self._said_at + FULL_INTERVAL and limit is not None:
+        if now >= self._reported_full_at + FULL_INTERVAL and limit is not None:
             self._observe(
                 "warning",
-                f"Visitors are refused ({self._refused} since this was last said): {self._capacity.held} are "
-                f"here, and of the {limit} file descriptors that this program may have (ulimit -n) "
-                f"{reserve_of(limit)} are kept for itself.",
+                f"Visitors are refused ({self._refused} since the last report): {self._capacity.reserved} are "
+                f"connected, and of the {limit} file descriptors that this program may have (ulimit -n) "
+                f"{reserve_of(limit)} are reserved for the program itself.",
             )
-            self._said_at = now
+            self._reported_full_at = now
             self._refused = 0
 
     @staticmethod
-    def _refuse(stream: Stream, lease: HeldLease, failure: DialFailure) -> None:
+    def _refuse(stream: Stream, lease: ClientLease, failure: DialFailure) -> None:
         if lease.options.pool:
-            stream.abort(failure.code)  # the edge has others to ask
+            stream.abort(failure.code)  # the edge tries another client of the pool
         elif not stream.is_over:
             BadGateway(stream, lease.origin.port, failure)
 
@@ -102,54 +102,54 @@ class VisitorHandler:
         """Stop dialling, and reset the visitors who wait for it."""
         for lease in self._leases:
             for stream in tuple(lease.streams):
-                place = lease.dial_queue.remove(stream)
-                if place is not None:
-                    place.give_back()
+                reservation = lease.dial_queue.remove(stream)
+                if reservation is not None:
+                    reservation.release()
                     stream.abort(StreamCode.CLOSING)
         for task in tuple(self._dialling.values()):
             task.cancel()
         if self._dialling:
             await asyncio.wait(tuple(self._dialling.values()))
 
-    async def _dial(self, stream: Stream, lease: HeldLease, place: Place) -> None:
+    async def _dial(self, stream: Stream, lease: ClientLease, reservation: Reservation) -> None:
         port = lease.origin.port
         try:
             splice = await lease.origin.join(stream)
         except BaseException as error:
-            place.give_back()
-            self._failed(stream, lease, error)
+            reservation.release()
+            self._dial_failed(stream, lease, error)
             if not isinstance(error, OriginRefusedError):
                 raise
         else:
-            place.opened()
+            reservation.mark_opened()
             if splice.is_connected:
-                splice.on_gone = place.give_back
+                splice.on_gone = reservation.release
             else:
-                place.give_back()
-            if lease.trouble:
-                lease.trouble = ""
+                reservation.release()
+            if lease.origin_warning:
+                lease.origin_warning = ""
                 self._observe("origin", f"Port {port} answers again.")
 
-    def _failed(self, stream: Stream, lease: HeldLease, error: BaseException) -> None:
+    def _dial_failed(self, stream: Stream, lease: ClientLease, error: BaseException) -> None:
         if isinstance(error, OriginRefusedError):
             event = error.failure.event.format(port=lease.origin.port)
-            if lease.trouble != event:
-                lease.trouble = event
+            if lease.origin_warning != event:
+                lease.origin_warning = event
                 self._observe("origin", event)
             self._refuse(stream, lease, error.failure)
         elif isinstance(error, asyncio.CancelledError):
             stream.abort(StreamCode.CLOSING)
         else:
-            stream.abort(StreamCode.ABORTED)  # a fault of ours: its visitor hears of it, as its supervisor does
+            stream.abort(StreamCode.ABORTED)  # a bug: the visitor is reset, and the supervisor reports it
 
-    def _over(self, lease: HeldLease, stream: Stream) -> None:
-        place = lease.dial_queue.remove(stream)
-        if place is not None:
-            place.give_back()
+    def _over(self, lease: ClientLease, stream: Stream) -> None:
+        reservation = lease.dial_queue.remove(stream)
+        if reservation is not None:
+            reservation.release()
         dial = self._dialling.get(stream)
         if dial is not None:
             dial.cancel()
-        lease.streams.discard(stream)  # first: nobody who reads meanwhile counts it twice
-        for tally in (self.tally, lease.tally):
-            tally.bytes_in += stream.bytes_received
-            tally.bytes_out += stream.bytes_sent
+        lease.streams.discard(stream)  # first: another thread that reads meanwhile must not count it twice
+        for counts in (self.counts, lease.counts):
+            counts.bytes_in += stream.bytes_received
+            counts.bytes_out += stream.bytes_sent

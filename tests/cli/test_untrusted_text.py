@@ -44,7 +44,7 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
     leases = Leases(lambda _, message: said.append(message), Supervisor())
     lease = leases.add(ForwardOptions(port=8000), b"", None)
     other = Bound(lease.number, "host", 1, "", 0, b"")
-    leases.message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
+    leases.handle_message(messages.decode(messages.encode(Bound(lease.number, host, 443, unencrypted, 1, b"t"))))
     tunnel = Tunnel(*lease.answer.result())
     opened = OpenTunnel(tunnel, 8000, has_tcp=bool(unencrypted))
     plain, lines, screen = io.StringIO(), io.StringIO(), io.StringIO()
@@ -59,7 +59,7 @@ async def show(host: str, unencrypted: str, said: list[str]) -> None:
         repr(TunnelDisplay(8000, tunnel)),
         TunnelDisplay(8000, tunnel)._repr_html_(),
     ]
-    leases.message(other)  # the tunnel has another address now, which is said
+    leases.handle_message(other)  # the tunnel has another address now, which is said
 
 
 @given(host=HOSTS, unencrypted=HOSTS)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 async def held_by(manager: ConnectionManager) -> dict[str, int]:
     """Count it. On the loop of the client."""
     held = {
-        "visitors": manager.visitors.now,
+        "visitors": manager.visitors.active_count,
         "origins dialled": len(manager.visitors._dialling),
         "dial queue": sum(len(lease.dial_queue) for lease in manager.leases),
         "tasks": len(asyncio.all_tasks()) - 1,  # without this one

@@ -274,7 +274,7 @@ def _check_given_up(world: World) -> None:
         connection = program.manager._connection
         if connection is not None and connection.welcome is not None and world.guest_of(connection) is guest:
             for held in program.manager.leases:
-                is_had = held.asked and held.answered and not held.is_given_back
+                is_had = held.is_requested and held.is_answered and not held.is_released
                 if is_had and not guest.holdings.is_held(held.number) and not program.was_told:
                     world.fail(
                         "a program was not told that its name is gone", f"{program} ({program.events[-4:]})"
@@ -389,8 +389,8 @@ def _left(world: World) -> list[str]:
     for program in world.programs:
         if program.session is not None and program.state == "running":
             found += _left_in(program.session, f"{program}")
-        if program.manager.visitors.now:
-            found.append(f"{program}: {program.manager.visitors.now} visits")
+        if program.manager.visitors.active_count:
+            found.append(f"{program}: {program.manager.visitors.active_count} visits")
     for edge in world.edges:
         for session in edge.sessions():
             found += _left_in(session, f"edge {edge.number} ({edge.state})")

@@ -29,7 +29,7 @@ class NoWatch:
     """Stands for the watch over this machine's network: the rules say when it changes."""
 
     def __init__(self, on_change: Any) -> None: ...
-    def towards(self, address: Address) -> None: ...
+    def watch_route_to(self, address: Address) -> None: ...
     def close(self) -> None: ...
 
 
@@ -107,7 +107,7 @@ class Network:
         async def resolve(config: Any) -> list[Address]:
             return [network.edge_address()]
 
-        async def silence(config: Any, seconds: float) -> EdgeUnavailableError:
+        async def no_answer_error(config: Any, seconds: float) -> EdgeUnavailableError:
             return EdgeUnavailableError("No answer.")
 
         with contextlib.ExitStack() as stack:
@@ -123,8 +123,8 @@ class Network:
             )
             patch(quictunnel.connection.dialer, "resolve", resolve)
             patch(quictunnel.connection.manager, "resolve", resolve)
-            patch(quictunnel.connection.dialer, "silence", silence)
-            patch(quictunnel.connection.manager, "silence", silence)
+            patch(quictunnel.connection.dialer, "no_answer_error", no_answer_error)
+            patch(quictunnel.connection.manager, "no_answer_error", no_answer_error)
             patch(quictunnel.connection.dialer, "EdgeConnection", WatchedConnection)
             patch(quictunnel.connection.manager, "NetworkMonitor", NoWatch)
             patch(tcp, "is_gone", lambda transport: transport.is_gone)

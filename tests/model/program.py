@@ -19,7 +19,7 @@ from tests.model.stores import SECOND_TOKEN, TOKEN
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quictunnel.connection.leases import HeldLease
+    from quictunnel.connection.leases import ClientLease
     from quictunnel.transport.engine import Address, Closed
     from quictunnel.transport.session import Session
     from quictunnel.transport.splice import TcpSplice
@@ -35,7 +35,7 @@ KINDS: Final = ("file", "name", "port", "pool")
 name and a TCP port that programs share."""
 GONE: Final = "The edge no longer serves port"
 """Beginning of what a program is told when it has lost its name."""
-MOVED: Final = "The edge could not give the old address back"
+MOVED: Final = "The edge could not assign the old address again"
 """Beginning of what a program is told when it has another port than before."""
 
 
@@ -95,7 +95,7 @@ class ModelOrigin(Origin):
 class WatchedConnection(EdgeConnection):
     """A call whose session's end the world hears of."""
 
-    def __init__(self, config: ClientConfig, events: WatchedUplink, address: Address) -> None:
+    def __init__(self, config: ClientConfig, events: WatchedManager, address: Address) -> None:
         super().__init__(config, events, address)
         self.program = events.program
         self.program.connections.append(self)
@@ -126,23 +126,23 @@ class WatchedConnection(EdgeConnection):
         super().session_down(closed)
 
 
-class WatchedUplink(ConnectionManager):
-    """An manager that knows whose it is."""
+class WatchedManager(ConnectionManager):
+    """A manager that knows its program."""
 
     def __init__(self, program: Program, config: ClientConfig) -> None:
         super().__init__(config, program.observe)
         self.program = program
 
-    def _connected_to(self, connection: EdgeConnection) -> None:
+    def _set_active(self, connection: EdgeConnection) -> None:
         assert isinstance(connection, WatchedConnection)
         connection.was_current = True
         if tuple(self._draining):
             self.program.world.reach("an old session beside its successor")
-        super()._connected_to(connection)
+        super()._set_active(connection)
 
-    async def _relieve(self, sick: EdgeConnection) -> None:
+    async def _replace_suspect(self, sick: EdgeConnection) -> None:
         self.program.world.reach("a second link is dialled beside a sick one")
-        await super()._relieve(sick)
+        await super()._replace_suspect(sick)
         if self._connection is sick and not self._down.is_set():
             self.program.world.reach("the first of two links came back")
 
@@ -173,9 +173,9 @@ class Program:
         """The script has given it a reason to end for good."""
         self.is_gone = False
         config = ClientConfig(edge=world.network.edge_name, token=Secret(ticket.token), ca=authority)
-        self.manager = WatchedUplink(self, config)
+        self.manager = WatchedManager(self, config)
         self.manager._schedule.random = random.Random(f"{world.seed} program {number}")
-        self._lease: HeldLease | None = None
+        self._lease: ClientLease | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     def __repr__(self) -> str:

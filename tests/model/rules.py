@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quictunnel.connection.network_monitor import Change
+from quictunnel.connection.network_monitor import NetworkChange
 from quictunnel.wire.codes import SessionCode
 from tests.model.program import KINDS
 from tests.model.stores import SECOND_TOKEN
@@ -207,7 +207,7 @@ def move(world: World, a: int, b: int, c: int) -> bool:
     programs = [program for program in world.programs if program.state == "running"]
     if not programs:
         return False
-    change = (Change.MOVED, Change.STIRRED, Change.SLEPT)[b % 3]
+    change = (NetworkChange.ADDRESS, NetworkChange.OTHER, NetworkChange.SUSPENDED)[b % 3]
     world.reach(f"network: {change.name.lower()}")
     world.loop.call(programs[a % len(programs)].manager._network_changed, change)
     return True

@@ -70,9 +70,11 @@ def begins_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease is not asked for again in a new session."""
-    ask = Leases.ask
+    ask = Leases.request
     monkeypatch.setattr(
-        Leases, "ask", lambda leases, session, lease: None if lease.asked else ask(leases, session, lease)
+        Leases,
+        "request",
+        lambda leases, session, lease: None if lease.is_requested else ask(leases, session, lease),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from quictunnel.connection import capacity
 from quictunnel.connection.capacity import (
-    LISTING_KEPT,
+    LISTING_REUSE_FACTOR,
     MAX_RESERVE,
     MIN_RESERVE,
     Capacity,
@@ -37,7 +37,7 @@ def places(monkeypatch):
 
     def of(number: int | None) -> Capacity:
         def free() -> int | None:
-            return None if number is None else number - made.held + made._opening
+            return None if number is None else number - made.reserved + made._opening
 
         monkeypatch.setattr(capacity, "free_descriptors", free)
         return made
@@ -48,53 +48,53 @@ def places(monkeypatch):
 def test_single_network_leaves_room_for_others(places):
     limited = places(900)
     taken = []
-    while (place := limited.take(1, "192.0.2.1")) is not None:
+    while (place := limited.reserve(1, "192.0.2.1")) is not None:
         taken.append(place)
     assert 700 < len(taken) < 810
-    assert limited.take(2, "192.0.2.1") is None
-    others = [limited.take(2, f"198.51.100.{n}") for n in range(50)]
+    assert limited.reserve(2, "192.0.2.1") is None
+    others = [limited.reserve(2, f"198.51.100.{n}") for n in range(50)]
     assert None not in others
 
 
 def test_single_tunnel_leaves_room_for_others(places):
     limited = places(900)
     count = 0
-    while limited.take(1, f"198.51.{count // 250}.{count % 250}") is not None:
+    while limited.reserve(1, f"198.51.{count // 250}.{count % 250}") is not None:
         count += 1
     assert 700 < count < 810
-    assert limited.take(2, "192.0.2.1") is not None
+    assert limited.reserve(2, "192.0.2.1") is not None
 
 
 def test_a_descriptor_that_is_not_open_yet_counts(monkeypatch):
     """Many come in one turn of the loop, before the first of them has a socket."""
     monkeypatch.setattr(capacity, "free_descriptors", lambda: 10)
     limited = Capacity()
-    taken = [limited.take(n, f"192.0.2.{n}") for n in range(20)]
+    taken = [limited.reserve(n, f"192.0.2.{n}") for n in range(20)]
     assert [place is not None for place in taken] == [True] * 10 + [False] * 10
-    taken[0].opened()
-    assert limited.take(1, "192.0.2.1") is not None
+    taken[0].mark_opened()
+    assert limited.reserve(1, "192.0.2.1") is not None
 
 
 def test_a_place_that_was_given_back_may_be_taken_again(places):
     limited = places(3)
-    taken = [limited.take(1, "192.0.2.1") for _ in range(3)]
+    taken = [limited.reserve(1, "192.0.2.1") for _ in range(3)]
     assert None not in taken
-    assert limited.take(1, "192.0.2.1") is None
-    taken[0].give_back()
-    assert limited.take(1, "192.0.2.1") is not None
-    assert limited.held == 3
+    assert limited.reserve(1, "192.0.2.1") is None
+    taken[0].release()
+    assert limited.reserve(1, "192.0.2.1") is not None
+    assert limited.reserved == 3
 
 
 def test_visitors_that_left_are_forgotten(places):
     limited = places(100)
     for n in range(50):
-        limited.take(n, f"192.0.2.{n}").give_back()
-    assert (limited.held, limited._by) == (0, {})
+        limited.reserve(n, f"192.0.2.{n}").release()
+    assert (limited.reserved, limited._per_holder) == (0, {})
 
 
 def test_no_limit_admits_everybody(places):
     unlimited = places(None)
-    assert None not in [unlimited.take(1, "192.0.2.1") for _ in range(10_000)]
+    assert None not in [unlimited.reserve(1, "192.0.2.1") for _ in range(10_000)]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_descriptors_are_listed_where_the_system_has_no_count(silent_system):
         before = free_descriptors()
         assert before == limit_now() - reserve_of(limit_now()) - (len(list(Path("/proc/self/fd").iterdir())) - 1)
         os.close(opened.pop(0))
-        for _ in range(2 * LISTING_KEPT):
+        for _ in range(2 * LISTING_REUSE_FACTOR):
             next(silent_system)
         assert free_descriptors() == before + 1, "a gap is room for one"
     finally:
@@ -162,17 +162,17 @@ def test_a_listing_is_used_for_a_while_and_every_visitor_counts(silent_system, m
     monkeypatch.setattr(capacity._Listing, "_list", staticmethod(lambda: listed.append(1) or 400))
     before, crowd = free_descriptors(), Capacity()
     for number in range(5):
-        crowd.take(number, "192.0.2.1").opened()
+        crowd.reserve(number, "192.0.2.1").mark_opened()
     assert free_descriptors() == before - 5
     assert len(listed) == 1
-    for _ in range(LISTING_KEPT):
+    for _ in range(LISTING_REUSE_FACTOR):
         next(silent_system)
     assert free_descriptors() == before
     assert len(listed) == 2
 
 
 def test_lowest_free_descriptor_is_the_last_resort(silent_system, monkeypatch, tmp_path):
-    monkeypatch.setattr(capacity, "LISTINGS", (tmp_path / "nothing",))
+    monkeypatch.setattr(capacity, "DESCRIPTOR_DIRS", (tmp_path / "nothing",))
     lowest = os.dup(0)
     os.close(lowest)
     assert free_descriptors() == limit_now() - reserve_of(limit_now()) - lowest

@@ -8,7 +8,7 @@ import pytest
 
 from quictunnel.connection import dial_queue
 from quictunnel.connection.dial_queue import MAX_CONCURRENT_DIALS
-from quictunnel.connection.leases import HeldLease
+from quictunnel.connection.leases import ClientLease
 from quictunnel.connection.visitor_handler import VisitorHandler
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.wire.codes import StreamCode
@@ -63,7 +63,7 @@ class Splice:
 async def visitors():
     """A handler of one lease, the lease, and its origin."""
     service = Service()
-    lease = HeldLease(1, None, service, asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
+    lease = ClientLease(1, None, service, asyncio.get_running_loop().create_future())  # type: ignore[arg-type]
     leases = {1: lease}
 
     class Leases:
@@ -87,7 +87,7 @@ async def test_visitors_in_the_queue_have_no_task_and_come_in_order(visitors):
     before = len(asyncio.all_tasks())
     streams = [Visitor() for _ in range(50)]
     for stream in streams:
-        handler.come(stream)
+        handler.accept(stream)
     await turns()
     assert list(service.dials) == streams[:MAX_CONCURRENT_DIALS]
     assert len(asyncio.all_tasks()) - before == MAX_CONCURRENT_DIALS
@@ -104,7 +104,7 @@ async def test_dial_without_an_answer_frees_its_slot_after_a_while(visitors, mon
     handler, lease, service = visitors
     streams = [Visitor() for _ in range(3 * MAX_CONCURRENT_DIALS)]
     for stream in streams:
-        handler.come(stream)
+        handler.accept(stream)
     async with asyncio.timeout(5):
         for stream in streams:
             assert await service.dialled.get() is stream
@@ -115,7 +115,7 @@ async def test_dial_without_an_answer_frees_its_slot_after_a_while(visitors, mon
     monkeypatch.setattr(dial_queue, "DIAL_SLOT_TIME", 60)
     late = [Visitor() for _ in range(2 * MAX_CONCURRENT_DIALS)]
     for stream in late:
-        handler.come(stream)
+        handler.accept(stream)
     await turns()
     assert len(lease.dial_queue) == MAX_CONCURRENT_DIALS
 
@@ -124,13 +124,13 @@ async def test_visitor_who_leaves_the_queue_is_not_dialled_and_gives_its_place_b
     handler, lease, service = visitors
     streams = [Visitor() for _ in range(MAX_CONCURRENT_DIALS + 3)]
     for stream in streams:
-        handler.come(stream)
+        handler.accept(stream)
     await turns()
-    assert handler._capacity.held == len(streams)
+    assert handler._capacity.reserved == len(streams)
     streams[MAX_CONCURRENT_DIALS].abort(StreamCode.ABORTED)  # waits
     streams[0].abort(StreamCode.ABORTED)  # is dialled
     await turns()
-    assert handler._capacity.held == len(streams) - 2
+    assert handler._capacity.reserved == len(streams) - 2
     assert streams[MAX_CONCURRENT_DIALS] not in service.dials
     assert streams[MAX_CONCURRENT_DIALS + 1] in service.dials
     assert len(lease.dial_queue) == 1
@@ -140,9 +140,9 @@ async def test_visitors_in_the_queue_are_reset_when_the_client_closes(visitors):
     handler, lease, _service = visitors
     streams = [Visitor() for _ in range(MAX_CONCURRENT_DIALS + 3)]
     for stream in streams:
-        handler.come(stream)
+        handler.accept(stream)
     await turns()
     await handler.close()
     assert [stream.code for stream in streams] == [StreamCode.CLOSING] * len(streams)
-    assert handler._capacity.held == 0
+    assert handler._capacity.reserved == 0
     assert not lease.streams

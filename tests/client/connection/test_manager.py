@@ -11,7 +11,7 @@ import pytest
 
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.connection.manager import ConnectionManager
-from quictunnel.connection.redial_schedule import STEADY
+from quictunnel.connection.redial_schedule import MIN_STEADY_TIME
 from quictunnel.errors import EdgeUnavailableError
 from quictunnel.wire.messages import GoAway
 
@@ -46,13 +46,13 @@ class Edge:
             is_resumed=False,
             is_usable=True,
             session=None,
-            silence=0.0,
-            adopt=lambda: None,
+            unanswered_for=0.0,
+            activate=lambda: None,
             grace=None,
             close=close,
         )
 
-    async def dial_beside(self, *_: object) -> None:
+    async def dial_in_parallel(self, *_: object) -> None:
         """An edge that leaves refuses."""
 
 
@@ -62,7 +62,7 @@ async def manager_and_edge(virtual_time: VirtualLoop) -> AsyncIterator[tuple[Con
     manager, edge = ConnectionManager(config, lambda *_: None), Edge()
     manager._dialer = edge  # type: ignore[assignment]
     manager._schedule.random = SimpleNamespace(uniform=lambda _, most: most)  # type: ignore[assignment]  # the worst of luck
-    task = asyncio.create_task(manager._keep())
+    task = asyncio.create_task(manager._keep_connected())
     yield manager, edge
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -88,7 +88,7 @@ async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
     manager_and_edge: tuple[ConnectionManager, Edge],
 ) -> None:
     """The dials while it did say nothing about the one that is started next."""
-    assert await restart(*manager_and_edge, lasted=STEADY) == pytest.approx(
+    assert await restart(*manager_and_edge, lasted=MIN_STEADY_TIME) == pytest.approx(
         manager_and_edge[0]._schedule._backoff.first
     )
 
@@ -96,5 +96,5 @@ async def test_an_edge_that_took_its_time_to_leave_is_followed_at_once(
 async def test_an_edge_that_leaves_again_and_again_is_not_dialled_faster_and_faster(
     manager_and_edge: tuple[ConnectionManager, Edge],
 ) -> None:
-    pauses = [await restart(*manager_and_edge, lasted=STEADY / 4) for _ in range(3)]
+    pauses = [await restart(*manager_and_edge, lasted=MIN_STEADY_TIME / 4) for _ in range(3)]
     assert pauses == pytest.approx([6.4, 15.0, 15.0])

@@ -13,9 +13,9 @@ import pytest
 from quictunnel.connection import network_monitor
 from quictunnel.connection.network_monitor import (
     CHECK_INTERVAL,
-    JUMP,
-    SETTLE_TIME,
-    Change,
+    SUSPEND_THRESHOLD,
+    DEBOUNCE_TIME,
+    NetworkChange,
     NetworkMonitor,
     source_address,
 )
@@ -35,7 +35,7 @@ class FakeMachine:
     def __init__(self, loop: VirtualLoop) -> None:
         self.address: str | None = "10.0.0.1"
         self.slept = 0.0
-        self.changes: list[Change] = []
+        self.changes: list[NetworkChange] = []
         self._loop = loop
 
     def clock(self) -> float:
@@ -43,7 +43,7 @@ class FakeMachine:
 
     def watch(self) -> NetworkMonitor:
         watch = NetworkMonitor(self.changes.append, clock=self.clock, source=lambda _: self.address)
-        watch.towards(EDGE)
+        watch.watch_route_to(EDGE)
         return watch
 
 
@@ -59,13 +59,13 @@ async def test_another_address_is_noticed_within_a_second(machine: FakeMachine) 
     assert machine.changes == []
     machine.address = "10.0.0.2"
     await asyncio.sleep(CHECK_INTERVAL)
-    assert machine.changes == [Change.MOVED]
+    assert machine.changes == [NetworkChange.ADDRESS]
     await asyncio.sleep(5 * CHECK_INTERVAL)
-    assert machine.changes == [Change.MOVED]
+    assert machine.changes == [NetworkChange.ADDRESS]
     watch.close()
     machine.address = "10.0.0.3"
     await asyncio.sleep(5 * CHECK_INTERVAL)
-    assert machine.changes == [Change.MOVED]
+    assert machine.changes == [NetworkChange.ADDRESS]
 
 
 async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(machine: FakeMachine) -> None:
@@ -79,18 +79,18 @@ async def test_no_way_at_all_is_not_a_move_and_neither_is_the_old_one_again(mach
     await asyncio.sleep(3 * CHECK_INTERVAL)
     machine.address = "10.0.0.9"
     await asyncio.sleep(CHECK_INTERVAL)
-    assert machine.changes == [Change.MOVED]
+    assert machine.changes == [NetworkChange.ADDRESS]
     watch.close()
 
 
 async def test_sleep_is_noticed_and_a_busy_moment_is_not(machine: FakeMachine) -> None:
     watch = machine.watch()
-    machine.slept += JUMP
+    machine.slept += SUSPEND_THRESHOLD
     await asyncio.sleep(2 * CHECK_INTERVAL)
     assert machine.changes == []
     machine.slept += 3600
     await asyncio.sleep(2 * CHECK_INTERVAL)
-    assert machine.changes == [Change.SLEPT]
+    assert machine.changes == [NetworkChange.SUSPENDED]
     watch.close()
 
 
@@ -123,15 +123,15 @@ async def test_a_storm_of_reports_is_one_reaction_at_a_time(machine: FakeMachine
     for number in range(1000):
         netlink.said = [b"x"] * 10
         machine.address = f"10.0.{number // 250}.{number % 250}"
-        watch._reported()
-    assert machine.changes == [Change.MOVED]
-    await asyncio.sleep(SETTLE_TIME)  # what came meanwhile is looked at once more
-    assert machine.changes == [Change.MOVED] * 2
+        watch._on_netlink()
+    assert machine.changes == [NetworkChange.ADDRESS]
+    await asyncio.sleep(DEBOUNCE_TIME)  # what came meanwhile is looked at once more
+    assert machine.changes == [NetworkChange.ADDRESS] * 2
     for _ in range(10):
         netlink.said = [OSError("ENOBUFS")]
-        watch._reported()
-        await asyncio.sleep(SETTLE_TIME)
-    assert machine.changes[2:] == [Change.STIRRED]
+        watch._on_netlink()
+        await asyncio.sleep(DEBOUNCE_TIME)
+    assert machine.changes[2:] == [NetworkChange.OTHER]
     watch._netlink = None
     watch.close()
 
@@ -146,7 +146,7 @@ def test_linux_says_it_at_once() -> None:
     """In a namespace of its own: an address is added, and the watch tells."""
     program = (
         "import asyncio, subprocess, time\n"
-        "from quictunnel.connection.network_monitor import NetworkMonitor, Change\n"
+        "from quictunnel.connection.network_monitor import NetworkMonitor\n"
         "async def main():\n"
         "    seen = asyncio.Queue()\n"
         "    watch = NetworkMonitor(seen.put_nowait)\n"
@@ -163,5 +163,5 @@ def test_linux_says_it_at_once() -> None:
         [unshare, "--net", sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
     word, seconds = done.stdout.split()
-    assert word == "STIRRED"
+    assert word == "OTHER"
     assert float(seconds) < CHECK_INTERVAL / 2

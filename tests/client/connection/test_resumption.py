@@ -70,7 +70,7 @@ async def test_a_call_that_shows_the_secret_in_time_may_still_bring_the_link(kep
     await asyncio.sleep(2 * HOLD)
     assert not owner.ends
     assert kept.session_for(connection) is owner.session
-    assert kept.hand_over() is owner.session
+    assert kept.take_session() is owner.session
     assert not owner.ends
 
 
@@ -100,7 +100,7 @@ async def test_time_that_ran_out_for_one_session_does_not_count_for_the_next(kep
     connection = owner.connection()
     kept.secret_for(connection)
     await asyncio.sleep(2 * HOLD)
-    kept.hand_over()
+    kept.take_session()
     owner.session.link_down(LOST)
     assert kept.keep(connection, LOST)
     kept.secret_for(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from quictunnel.connection.edge_connection import EdgeIdentityError
-from quictunnel.connection.retry_policy import MAX_FAULTS, RetryPolicy
+from quictunnel.connection.retry_policy import MAX_UNEXPECTED_ERRORS, RetryPolicy
 from quictunnel.errors import AuthError, ConfigError, EdgeUnavailableError
 from quictunnel.shared.supervision import Supervisor
 
@@ -22,10 +22,10 @@ def policy(said: list[str]) -> RetryPolicy:
 
 def test_a_wrong_certificate_ends_the_first_dial_and_no_redial(policy, said):
     error = EdgeIdentityError("The certificate was not accepted.")
-    assert policy.judge(error, was_connected=False) is error
+    assert policy.final_error(error, was_connected=False) is error
     assert said == []
     for _ in range(3):
-        assert policy.judge(error, was_connected=True) is None
+        assert policy.final_error(error, was_connected=True) is None
     assert said == [
         "warning: The certificate was not accepted. It was accepted before, so this client dials again by itself."
     ]
@@ -33,21 +33,21 @@ def test_a_wrong_certificate_ends_the_first_dial_and_no_redial(policy, said):
 
 @pytest.mark.parametrize("error", [AuthError("no"), ConfigError("wrong version")])
 def test_a_refusal_by_the_edge_itself_is_final(policy, error):
-    assert policy.judge(error, was_connected=True) is error
+    assert policy.final_error(error, was_connected=True) is error
 
 
 def test_an_edge_that_is_away_is_dialled_again_for_ever(policy):
     for _ in range(100):
-        assert policy.judge(EdgeUnavailableError("away"), was_connected=False) is None
+        assert policy.final_error(EdgeUnavailableError("away"), was_connected=False) is None
 
 
 def test_a_fault_of_the_client_is_tried_again_until_it_repeats(policy, caplog):
     fault = RuntimeError("a bug")
-    for _ in range(MAX_FAULTS - 1):
-        assert policy.judge(fault, was_connected=True) is None
-    policy.lasted()
-    for _ in range(MAX_FAULTS - 1):
-        assert policy.judge(fault, was_connected=True) is None
-    final = policy.judge(fault, was_connected=True)
+    for _ in range(MAX_UNEXPECTED_ERRORS - 1):
+        assert policy.final_error(fault, was_connected=True) is None
+    policy.reset()
+    for _ in range(MAX_UNEXPECTED_ERRORS - 1):
+        assert policy.final_error(fault, was_connected=True) is None
+    final = policy.final_error(fault, was_connected=True)
     assert "a bug" in str(final)
-    assert caplog.text.count("RuntimeError: a bug") == 2 * MAX_FAULTS - 1
+    assert caplog.text.count("RuntimeError: a bug") == 2 * MAX_UNEXPECTED_ERRORS - 1

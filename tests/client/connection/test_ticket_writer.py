@@ -51,7 +51,7 @@ async def test_a_flood_of_tickets_has_one_writer_and_the_newest_is_kept(tmp_path
 
 
 async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(ticket_writer, "RETRY", 0.02)
+    monkeypatch.setattr(ticket_writer, "RETRY_INTERVAL", 0.02)
     said = []
     file = TicketFile(tmp_path / "nowhere" / "ticket")
     is_well = asyncio.Event()
@@ -63,7 +63,7 @@ async def test_failed_write_is_logged_once_and_repeated(tmp_path, monkeypatch):
 
     writer = TicketWriter(file, observe, Supervisor())
     writer.put(b"first")
-    await writer.settle()
+    await writer.wait_first_write()
     [(kind, message)] = said
     assert kind == "warning"
     assert "cannot be written" in message
@@ -82,7 +82,7 @@ async def test_a_file_system_that_hangs_does_not_keep_the_tunnel(tmp_path):
     file = SlowFile(tmp_path / "ticket")
     writer = TicketWriter(file, pytest.fail, Supervisor())
     writer.put(b"x")
-    await writer.settle(0.05)
+    await writer.wait_first_write(0.05)
     assert file.at_once == 1
     writer.close()
     file.may_write.set()

@@ -84,7 +84,7 @@ def test_several_who_open_at_once_share_one_session(edge):
         done = [pool.submit(hold, port) for port in ports]
         opened.wait(PATIENCE)
         tasks = asyncio.all_tasks(event_loop.shared().loop)
-        assert [task.get_coro().__name__ for task in tasks].count("_keep") == 1
+        assert [task.get_coro().__name__ for task in tasks].count("_keep_connected") == 1
         may_close.set()
         for each in done:
             each.result(PATIENCE)

@@ -106,7 +106,7 @@ async def test_fault_in_an_attempt_that_is_not_needed_any_more_is_reported(
         return address
 
     monkeypatch.setattr(quictunnel.connection.dialer, "resolve", both)
-    monkeypatch.setattr(Dialer, "_attempt", attempt)
+    monkeypatch.setattr(Dialer, "_dial_address", attempt)
     owner: ConnectionManager = DialOwner()  # type: ignore[assignment]  # as much of one as is asked
     supervisor = Supervisor()
     config = ClientConfig(edge="127.0.0.1:1", token=Secret("t" * 16))

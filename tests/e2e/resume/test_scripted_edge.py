@@ -118,7 +118,7 @@ def make_the_link_look_sick(client: quictunnel.Client) -> None:
 
     def doubt() -> None:
         assert manager._connection is not None
-        manager._connection.doubt(SUSPECT_AFTER)
+        manager._connection.mark_suspect(SUSPECT_AFTER)
         manager._wake.set()
 
     background.loop.call_soon_threadsafe(doubt)
@@ -157,15 +157,15 @@ async def test_link_lost_right_after_a_resume_loses_no_visitor(
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the greeting and the moment when the client relies on it."""
-    real = Dialer._attempt
+    real = Dialer._dial_address
 
     async def attempt(*of: Any) -> EdgeConnection:
         connection = await real(*of)
         if connection.is_resumed and greetings.count == 2:
-            await connection.over.wait()
+            await connection.link_lost.wait()
         return connection
 
-    monkeypatch.setattr(Dialer, "_attempt", attempt)
+    monkeypatch.setattr(Dialer, "_dial_address", attempt)
     greetings = Greetings(scripted, greet_well, go_on_and_close, go_on)
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -194,9 +194,9 @@ async def test_link_lost_right_after_a_resume_is_replaced(
     async def greet(connection: EdgeConnection) -> None:
         if greetings.count == 2:
             assert manager._resumable._expiry is not None, "the session would wait for ever"
-        await asyncio.wait([connection._answer])
+        await asyncio.wait([connection._greeted])
         if connection.is_resumed and greetings.count == 2:
-            await connection.over.wait()
+            await connection.link_lost.wait()
             old = manager._connection
             assert old is not None
             old._link.silence = silence
@@ -216,7 +216,7 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
     scripted: HostileEdge, client: quictunnel.Client, monkeypatch: pytest.MonkeyPatch, *, is_answered: bool
 ) -> None:
     """The edge would else keep its names for somebody who does not come back."""
-    real = Dialer._attempt
+    real = Dialer._dial_address
     resumed = threading.Event()
 
     async def attempt(*of: Any) -> EdgeConnection:
@@ -227,7 +227,7 @@ async def test_client_that_closes_while_its_session_goes_on_says_that_it_is_over
                 await asyncio.Event().wait()
         return connection
 
-    monkeypatch.setattr(Dialer, "_attempt", attempt)
+    monkeypatch.setattr(Dialer, "_dial_address", attempt)
     greetings = Greetings(scripted, greet_well, go_on if is_answered else lambda _: None)
     async with quictunnel.forward(9, client=client):
         await scripted.session()

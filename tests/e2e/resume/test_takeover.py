@@ -17,7 +17,7 @@ import pytest
 
 from quictunnel import Client, InvalidError, Tunnel, forward
 from quictunnel.connection.edge_connection import EdgeConnection
-from quictunnel.connection.leases import HeldLease
+from quictunnel.connection.leases import ClientLease
 from quictunnel.connection.manager import SUSPECT_AFTER
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.origin.dial import Origin
@@ -60,18 +60,18 @@ def hears(address: tuple[str, int]) -> bytes:
     return said
 
 
-async def take_over(client: Client, ticket: bytes, port: int) -> HeldLease:
+async def take_over(client: Client, ticket: bytes, port: int) -> ClientLease:
     """A Bind with somebody's ticket, as a restarted client would send it."""
     loop, manager = client.reach()
 
-    async def ask() -> HeldLease:
+    async def ask() -> ClientLease:
         loop = asyncio.get_running_loop()
-        lease = HeldLease(
+        lease = ClientLease(
             1, ForwardOptions(port=port, unencrypted=True), Origin(port), loop.create_future(), ticket=ticket
         )
-        manager.leases._held[1] = lease
-        await manager._connected()
-        manager.leases.ask(manager._connection.session, lease)
+        manager.leases._by_number[1] = lease
+        await manager._wait_connected()
+        manager.leases.request(manager._connection.session, lease)
         await lease.answer
         return lease
 
@@ -83,7 +83,7 @@ async def failed(client: Client) -> None:
     loop, manager = client.reach()
 
     async def wait() -> None:
-        await asyncio.wait([manager._keep_task])
+        await asyncio.wait([manager._session_task])
 
     await asyncio.wrap_future(loop.submit(wait()))
 
@@ -133,7 +133,7 @@ async def resumed(client: Client) -> None:
     loop, manager = client.reach()
 
     async def doubt() -> None:
-        manager._connection.doubt(SUSPECT_AFTER)
+        manager._connection.mark_suspect(SUSPECT_AFTER)
         manager._wake.set()
 
     await asyncio.wrap_future(loop.submit(doubt()))
