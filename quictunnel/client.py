@@ -23,7 +23,7 @@ from quictunnel.connection.manager import CLOSED, ConnectionManager
 from quictunnel.events import LOST, VISITOR, WARNING, ClientEvent, Snapshot
 from quictunnel.origin.readiness import wait_until_listening
 from quictunnel.shared import event_loop
-from quictunnel.stats import Meter
+from quictunnel.stats import StatsReader
 from quictunnel.status import server as status
 from quictunnel.status.model import TunnelStatus
 from quictunnel.tunnel import Tunnel
@@ -41,24 +41,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_UNTOLD: Final = 64
+MAX_UNDELIVERED: Final = 64
 """Events that are kept for the first subscriber; opening a tunnel makes a handful."""
 EXIT_GRACE: Final = 2.0
-"""Seconds that the end of the process waits for the edge to be told."""
+"""Seconds that the exit of the process waits until the edge has the close of the connection."""
 
 
 class Client:
     """Owns one QUIC connection to an edge; connects when first used.
 
-    May be used from any thread. After a fork the child's copy starts afresh: it has no leases and dials its own
-    connection when used, and it never disturbs the parent's.
+    May be used from any thread. After a fork, the child's copy has no tunnels and dials its own connection when
+    used; the parent's connection is not affected.
 
     Args:
         edge: ``host:port`` of the edge's QUIC socket.
-        token: the secret that the edge gave; never logged, never part of an error.
-        ca: PEM file with the authorities that the edge's certificate may come from; None means the system's.
+        token: the secret that the edge issued; never logged, never part of an error.
+        ca: PEM file with the certificate authorities to trust; None means the system's.
 
-    Raises ConfigError when an argument is malformed.
+    Raises ConfigError if an argument is malformed.
     """
 
     def __init__(self, edge: str, *, token: str, ca: str | os.PathLike[str] | None = None) -> None:
@@ -75,19 +75,20 @@ class Client:
 
     @classmethod
     def from_config(cls, config: ClientConfig) -> Self:
-        """A client for a configuration that was looked up already, such as that of an embedded edge. Connects when
-        first used, and raises nothing."""
+        """Return a client for an existing configuration, such as that of an embedded edge.
+
+        Connects when first used, and raises nothing."""
         client = cls.__new__(cls)
         client._init(config)  # noqa: SLF001 - the other constructor
         return client
 
     @classmethod
     def from_env(cls) -> Client:
-        """The process's default client, made when first asked for: what ``forward(client=None)`` uses.
+        """Return the process's default client, which ``forward(client=None)`` uses; create it at the first call.
 
-        Looks at the environment (QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN, QUICTUNNEL_CA), then the user's config
-        file, then an edge that runs on this machine. Connects when first used; only files are read here. Raises
-        ConfigError when none of them names an edge, or one of them is malformed.
+        Reads the environment (QUICTUNNEL_EDGE, QUICTUNNEL_TOKEN, QUICTUNNEL_CA), then the user's config file, then
+        the ``client.env`` of an edge that runs on this machine. Connects when first used, not here. Raises
+        ConfigError if none of them names an edge, or one of them is malformed.
         """
         global _default
         with _lock:
@@ -100,8 +101,8 @@ class Client:
         self._lock = threading.Lock()
         self._subscribers: list[Callable[[ClientEvent], None]] = []
         self._was_subscribed = False
-        self._untold: deque[ClientEvent] = deque(maxlen=MAX_UNTOLD)
-        """Events from before the first subscriber, and those that are about to be told."""
+        self._undelivered: deque[ClientEvent] = deque(maxlen=MAX_UNDELIVERED)
+        """Events from before the first subscriber, and those that are about to be delivered."""
         self._is_closed = False
         self._background: EventLoopThread | None = None
         self._manager: ConnectionManager | None = None
@@ -109,36 +110,38 @@ class Client:
 
     @property
     def is_closed(self) -> bool:
-        """Return True if :meth:`close` was called; such a client opens no tunnel any more."""
+        """True once :meth:`close` was called; such a client opens no more tunnels."""
         return self._is_closed
 
     @property
     def state(self) -> str:
-        """The state of its connection: one of :data:`quictunnel.events.STATES`. Cheap; from any thread."""
+        """The state of the connection: one of :data:`quictunnel.events.STATES`. Cheap; callable from any
+        thread."""
         return self.snapshot().state
 
     @property
     def failure(self) -> Error | None:
-        """The error that ended the client for good, in the states ``refused`` and ``failed``; None in the others.
-        Cheap; from any thread."""
+        """The error that ended the client, in the states ``refused`` and ``failed``; None in the others.
+
+        Cheap; callable from any thread."""
         manager = self._manager
         return manager.failure if manager is not None else None
 
     def snapshot(self) -> Snapshot:
-        """Return the state and the figures of this moment. Cheap, waits for nothing; from any thread."""
+        """Return the current state and figures. Cheap, does not block; callable from any thread."""
         manager = self._manager
         if manager is None:
             state = "closed" if self._is_closed else "connecting"
             return Snapshot(state, 0, 0, 0, 0, None, "")
         visitors, counters = manager.visitors, manager.counters
-        tally = visitors.counts
+        counts = visitors.counts
         bytes_in, bytes_out = visitors.active_bytes
         return Snapshot(
             state=manager.state,
             visitors_now=visitors.active_count,
-            visitors_total=tally.visitors,
-            bytes_in=tally.bytes_in + bytes_in,
-            bytes_out=tally.bytes_out + bytes_out,
+            visitors_total=counts.visitors,
+            bytes_in=counts.bytes_in + bytes_in,
+            bytes_out=counts.bytes_out + bytes_out,
             rtt=manager.rtt,
             engine=manager.engine,
             resumed=counters.resumed,
@@ -147,16 +150,18 @@ class Client:
         )
 
     def subscribe(self, callback: Callable[[ClientEvent], None]) -> Callable[[], None]:
-        """Call ``callback`` on the background thread for every event; it must return at once, and what it raises
-        is logged. The first subscriber is also told what happened before (the newest :data:`MAX_UNTOLD` events,
-        visitors excepted). Returns a function that ends it, which may be called again. Both are safe in any
-        thread."""
+        """Call ``callback`` on the background thread for every event. Return a function that ends the
+        subscription.
+
+        The callback must return at once; an exception of it is logged. The first subscriber also gets the newest
+        :data:`MAX_UNDELIVERED` events from before, except those about visitors. Both functions may be called from
+        any thread, the returned one more than once."""
         self._subscribers.append(callback)
         self._was_subscribed = True
         loop = self._background
-        if self._untold and loop is not None and loop.process == os.getpid():
+        if self._undelivered and loop is not None and loop.process == os.getpid():
             with suppress(RuntimeError):  # its loop has ended
-                loop.loop.call_soon_threadsafe(self._tell)
+                loop.loop.call_soon_threadsafe(self._deliver)
 
         def unsubscribe() -> None:
             if callback in self._subscribers:
@@ -165,9 +170,11 @@ class Client:
         return unsubscribe
 
     def close(self) -> None:
-        """Close the connection and every tunnel on it, now: visitors in flight are reset. May be called again,
-        and raises nothing. Waits for milliseconds, until the edge was told; interrupted (Ctrl-C), it goes on by
-        itself. A subscriber that calls it (on the background thread) does not wait for the end."""
+        """Close the connection and all of its tunnels now; active visitors are reset.
+
+        Raises nothing and may be called again. Blocks for some milliseconds, until the close was sent to the edge.
+        If interrupted (Ctrl-C), closing continues in the background. Does not block when called by a subscriber
+        (on the background thread)."""
         with self._lock:
             self._is_closed = True
             manager, self._manager = self._manager, None
@@ -192,8 +199,8 @@ class Client:
 
     # For forward().
 
-    def reach(self) -> tuple[EventLoopThread, ConnectionManager]:
-        """The loop and the connection manager on it; made anew in a process that was forked."""
+    def loop_and_manager(self) -> tuple[EventLoopThread, ConnectionManager]:
+        """Return the background loop and the connection manager on it; a forked process gets new ones."""
         with self._lock:
             if self._is_closed:
                 raise RuntimeError(CLOSED)
@@ -206,18 +213,18 @@ class Client:
     def _observe(self, kind: str, message: str) -> None:
         event = ClientEvent(kind, message, time.time())
         if self._subscribers:
-            self._untold.append(event)
-            self._tell()
+            self._undelivered.append(event)
+            self._deliver()
             return
         if kind in (WARNING, LOST, "failed", "refused"):
-            logger.warning("%s", message)  # nobody else would say it
+            logger.warning("%s", message)  # without a subscriber, the log is the only place for it
         if not self._was_subscribed and kind != VISITOR:
-            self._untold.append(event)
+            self._undelivered.append(event)
 
-    def _tell(self) -> None:
-        """Tell everybody what is untold, in order; on the background thread."""
-        while self._untold:
-            event = self._untold.popleft()
+    def _deliver(self) -> None:
+        """Pass all undelivered events to all subscribers, in order; on the background thread."""
+        while self._undelivered:
+            event = self._undelivered.popleft()
             for callback in tuple(self._subscribers):
                 try:
                     callback(event)
@@ -230,8 +237,8 @@ class Client:
         self._background = None
 
 
-class Binding:
-    """Lease that ``forward()`` holds. It closes in the process that opened it."""
+class TunnelHandle:
+    """Opens and closes the tunnel of one ``forward()``. Only the process that opened it closes it."""
 
     def __init__(
         self,
@@ -242,45 +249,45 @@ class Binding:
         wait: float = 0.0,
         inspector: Inspector | None = None,
     ) -> None:
-        """``wait``: seconds for somebody to listen on the local port before the edge is asked."""
+        """``wait``: seconds to wait until the local port accepts connections, before the lease is requested."""
         self._inspector = inspector
         self._ticket = ticket
         self._wait = wait
         self._client = client
-        self._wish = options
-        self._held: tuple[EventLoopThread, ConnectionManager, ClientLease] | None = None
-        self._meter: Meter | None = None
+        self._options = options
+        self._open: tuple[EventLoopThread, ConnectionManager, ClientLease] | None = None
+        self._stats: StatsReader | None = None
 
     def open(self) -> Tunnel:
         """Open the tunnel and return its addresses. Raises the errors of ``forward``."""
-        loop, manager = self._client.reach()
+        loop, manager = self._client.loop_and_manager()
         bound: list[ClientLease] = []
         try:
             loop.call(self._bind(manager, bound))
         except BaseException:
             loop.submit(self._undo(manager, bound))
             raise
-        return self._hold(loop, manager, bound[0])
+        return self._opened(loop, manager, bound[0])
 
     async def open_async(self) -> Tunnel:
-        """As :meth:`open`, without blocking the caller's loop. When cancelled, the lease is given back."""
-        loop, manager = self._client.reach()
+        """Open the tunnel without blocking the caller's event loop. When cancelled, the lease is released."""
+        loop, manager = self._client.loop_and_manager()
         bound: list[ClientLease] = []
         try:
             await asyncio.wrap_future(loop.submit(self._bind(manager, bound)))
         except BaseException:
             loop.submit(self._undo(manager, bound))
             raise
-        return self._hold(loop, manager, bound[0])
+        return self._opened(loop, manager, bound[0])
 
     async def _bind(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
         if self._wait:
-            await wait_until_listening(self._wish.port, self._wait)
-        origin = None if self._inspector is None else self._inspector.origin(self._wish.port)
-        lease = await manager.bind(self._wish, self._ticket, origin)
+            await wait_until_listening(self._options.port, self._wait)
+        origin = None if self._inspector is None else self._inspector.origin(self._options.port)
+        lease = await manager.bind(self._options, self._ticket, origin)
         bound.append(lease)
-        self._meter = meter = Meter(lease, manager)
-        await status.announce(self, partial(listed, self._client.config.edge, lease, meter))
+        self._stats = stats = StatsReader(lease, manager)
+        await status.announce(self, partial(tunnel_status, self._client.config.edge, lease, stats))
 
     async def _release(self, manager: ConnectionManager, lease: ClientLease) -> None:
         try:
@@ -289,59 +296,61 @@ class Binding:
             status.withdraw(self)
 
     async def _undo(self, manager: ConnectionManager, bound: list[ClientLease]) -> None:
-        """Give the lease back: the caller was interrupted, perhaps when the lease was granted already.
+        """Release the lease: the caller was interrupted, perhaps after the lease was granted.
 
-        Runs after the cancellation of :meth:`_bind`, which it follows through the loop's queue."""
+        Runs after the cancellation of :meth:`_bind`, because the loop's queue keeps that order."""
         for lease in bound:
             status.withdraw(self)
             await manager.release(lease, grace=0)
 
-    def _hold(self, loop: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
-        self._held = (loop, manager, lease)
-        assert self._meter is not None, "it is bound"
-        tunnel = Tunnel(*lease.answer.result()).metered(self._meter.read)
+    def _opened(self, loop: EventLoopThread, manager: ConnectionManager, lease: ClientLease) -> Tunnel:
+        self._open = (loop, manager, lease)
+        assert self._stats is not None, "set by _bind"
+        tunnel = Tunnel(*lease.answer.result()).with_stats(self._stats.read)
         if self._inspector is not None:
-            self._inspector.opened(tunnel.url)
-            tunnel.inspected(self._inspector.url)
+            self._inspector.set_tunnel_url(tunnel.url)
+            tunnel.set_inspector_url(self._inspector.url)
         return tunnel
 
     def close(self) -> None:
-        """Close the port; visitors in flight may finish (bounded). Interrupted, it resets them at once."""
-        held = self._take()
-        if held is not None:
-            loop, manager, lease = held
+        """Close the port; active visitors may finish (bounded). If interrupted, they are reset at once."""
+        opened = self._take_open()
+        if opened is not None:
+            loop, manager, lease = opened
             with self._closing():
                 loop.call(self._release(manager, lease))
 
     async def close_async(self) -> None:
-        """As :meth:`close`. The port is closed even when this is cancelled; visitors are then reset."""
-        held = self._take()
-        if held is not None:
-            loop, manager, lease = held
+        """Close the port without blocking the caller's event loop; active visitors may finish (bounded).
+
+        When cancelled, the port is closed nevertheless, and visitors are reset."""
+        opened = self._take_open()
+        if opened is not None:
+            loop, manager, lease = opened
             with self._closing():
                 await asyncio.wrap_future(loop.submit(self._release(manager, lease)))
 
     @contextmanager
     def _closing(self) -> Iterator[None]:
-        """Keep the figures right while the body closes the tunnel, and after."""
-        meter = self._meter
-        assert meter is not None, "it is held"
-        meter.closing()
+        """Update the statistics before and after the body, which closes the tunnel."""
+        stats = self._stats
+        assert stats is not None, "set while the tunnel is open"
+        stats.closing()
         try:
             yield
         finally:
-            meter.closed()
+            stats.closed()
 
-    def _take(self) -> tuple[EventLoopThread, ConnectionManager, ClientLease] | None:
-        held, self._held = self._held, None
-        if held is not None and held[0].process != os.getpid():
-            return None  # a forked child leaves the parent's tunnel alone
-        return held
+    def _take_open(self) -> tuple[EventLoopThread, ConnectionManager, ClientLease] | None:
+        opened, self._open = self._open, None
+        if opened is not None and opened[0].process != os.getpid():
+            return None  # a forked child must not close the parent's tunnel
+        return opened
 
 
-def listed(edge: str, lease: ClientLease, meter: Meter) -> TunnelStatus:
-    """Tunnel as ``quictunnel status`` shows it."""
-    tunnel, stats = Tunnel(*lease.answer.result()), meter.read()
+def tunnel_status(edge: str, lease: ClientLease, reader: StatsReader) -> TunnelStatus:
+    """Return a tunnel as ``quictunnel status`` shows it."""
+    tunnel, stats = Tunnel(*lease.answer.result()), reader.read()
     return TunnelStatus(
         url=tunnel.url,
         tcp="{}:{}".format(*tunnel.tcp_socket) if tunnel.unencrypted_host else "",
@@ -363,7 +372,7 @@ _default: Client | None = None
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-def _forked() -> None:
+def _reset_after_fork() -> None:
     global _lock
     _lock = threading.Lock()
     for client in _clients:
@@ -371,16 +380,16 @@ def _forked() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 @atexit.register
-def _hang_up_at_exit() -> None:
-    """Tell the edges that this process is leaving, so that names and ports are free at once."""
+def _close_at_exit() -> None:
+    """Close all connections when the process exits, so that the edges free its names and ports at once."""
     for client in tuple(_clients):
         manager, loop = client._manager, client._background  # noqa: SLF001 - the same module
         if manager is not None and loop is not None and loop.process == os.getpid():
             try:
                 event_loop.result_of(loop.submit(manager.close()), EXIT_GRACE)
             except TimeoutError:
-                logger.warning("the edge could not be told that this process ends")
+                logger.warning("the connection to the edge was not closed within %.0f s at exit", EXIT_GRACE)

@@ -1,14 +1,14 @@
-"""Everything this package raises on purpose.
+"""Errors that this package raises.
 
 ::
 
     Error
-    ├── InvalidError           the caller asked for something that cannot be; asking again will not help
-    ├── ConfigError            something that had to be configured is missing or malformed
+    ├── InvalidError           an argument is invalid; the same call will fail again
+    ├── ConfigError            a required setting is missing or malformed
     ├── AuthError              the edge refused the token
-    ├── EdgeUnavailableError   the edge did not answer in time, or went away; trying again may help
-    ├── OriginUnavailableError nobody listened on the local port in the time that was given with ``wait=``
-    └── ProtocolError          the peer broke the protocol; the connection to it was closed
+    ├── EdgeUnavailableError   the edge did not answer in time, or was shut down; a later call may succeed
+    ├── OriginUnavailableError nobody listened on the local port within the time given with ``wait=``
+    └── ProtocolError          the peer violated the protocol; the connection to it was closed
 
 Each message says what happened and what to do next. No message contains a secret.
 """
@@ -22,11 +22,11 @@ class Error(Exception):
     """Base of all errors of this package."""
 
     temporary: ClassVar[bool] = False
-    """True if the same call may succeed later without anybody changing anything."""
+    """True if the same call may succeed later without a change of arguments or configuration."""
 
 
 class InvalidError(Error):
-    """An argument or a combination of arguments that cannot be served."""
+    """An invalid argument or combination of arguments."""
 
 
 class ConfigError(Error):
@@ -38,10 +38,10 @@ class AuthError(Error):
 
 
 class EdgeUnavailableError(Error):
-    """The edge could not be reached, or refused for a reason that passes."""
+    """The edge could not be reached, or refused for a temporary reason."""
 
     temporary: ClassVar[bool] = True
-    """Networks and edges come back."""
+    """Networks and edges recover."""
 
 
 class OriginUnavailableError(Error):
@@ -52,5 +52,4 @@ class OriginUnavailableError(Error):
 
 
 class ProtocolError(Error):
-    """The peer sent something the protocol does not allow. The only error that ``wire`` raises for bytes
-    that came from a peer."""
+    """The peer violated the protocol. The only error that ``wire`` raises for received bytes."""

@@ -1,7 +1,7 @@
-"""Records for observers of a client: a snapshot when asked, and events as they happen.
+"""Records for observers of a client: snapshots on request, and events when they happen.
 
-Plain values only. Watching must never slow the tunnel down: taking a snapshot is reading a few numbers, and
-a subscriber is called from the client's own thread and must return at once.
+Plain values only. Observation must not slow the tunnel down: a snapshot reads a few numbers. A subscriber is
+called on the client's background thread and must return at once.
 """
 
 from __future__ import annotations
@@ -22,19 +22,16 @@ State = Literal[
     "refused",
     "failed",
 ]
-"""States of a client:
+"""States of a client, and of a tunnel, which follows its client's:
 
-connecting      no connection to the edge has been made yet
-connected       the edge carries visitors to us
-migrating       this machine's network changed; the connection moves on, and the edge has not answered there yet
-suspect         the edge has not answered for some seconds; another connection is dialled beside this one
-away            the connection was lost; visitors wait on both sides for another
-resuming        another connection is there; both sides say how far their visitors' bytes got
-reconnecting    the connection was lost and nobody waits for it any more; trying again
-draining        no new visitors; those under way may finish
-closed          over, because this side wanted it
-refused         over, because the edge does not accept the token
-failed          over, because trying again will not help for another reason
+connecting      no connection to the edge has been made yet connected       the edge sends visitors to this
+client migrating       this machine's network changed; the connection has a new socket, on which the edge has
+not answered yet suspect         the edge has not answered for some seconds; another connection is dialled in
+parallel away            the connection was lost; both sides keep the session and its visitors for another one
+resuming        another connection exists; both sides report how many bytes of each visitor have arrived
+reconnecting    there is no connection and no session to resume; dialling again draining        (only a tunnel)
+no new visitors; active ones may finish closed          closed locally refused         ended, because the edge
+does not accept the token failed          ended by another permanent error
 """
 
 STATES: frozenset[str] = frozenset(get_args(State))
@@ -45,11 +42,13 @@ ORIGIN = "origin"
 """Kind of an event about the local service: it refused, or answers again."""
 WARNING = "warning"
 """Kind of an event that a person should see and that changes no state."""
+RESUMED = "resumed"
+"""Kind of an event about visitors that continue on another connection after one was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """State and figures of a client at one moment. Counts are since the client was made."""
+    """State and figures of a client at one moment. Counts are since the client was created."""
 
     state: str
     """One of :data:`STATES`."""
@@ -62,28 +61,28 @@ class Snapshot:
     bytes_out: int
     """Bytes from the origin to visitors."""
     rtt: float | None
-    """Seconds to the edge and back; None while there is no connection."""
+    """Round-trip time to the edge in seconds; None while there is no connection."""
     engine: str
-    """Name of the QUIC engine that carries it."""
+    """Name of the connection's QUIC engine."""
     resumed: int = 0
-    """Times that visitors went on with another connection after one was lost."""
+    """Times that the session continued on another connection after one was lost."""
     migrated: int = 0
-    """Times that a connection moved on because this machine's network changed."""
+    """Times that the connection moved to another socket because this machine's network changed."""
     reconnected: int = 0
-    """Times that a new session took the place of one that was lost, or whose edge left."""
+    """Times that a new session replaced one that was lost, or whose edge was shut down."""
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelStats:
-    """Figures of one tunnel at one moment. Counts are since it was opened, and stay when it is closed."""
+    """Figures of one tunnel at one moment. Counts are since it was opened; they stay when it is closed."""
 
     state: str
-    """One of :data:`STATES`, of the link that carries it; ``draining`` while it closes, ``closed`` after; or
+    """One of :data:`STATES`: the client's, ``draining`` while the tunnel closes, and ``closed`` afterwards; or
     :data:`LOST`."""
     engine: str
-    """Name of the QUIC engine that carries it."""
+    """Name of the connection's QUIC engine."""
     rtt: float | None
-    """Seconds to the edge and back; None while there is no connection; the last one when it is closed."""
+    """Round-trip time to the edge in seconds; None while there is no connection; the last one after the close."""
     visitors_now: int
     """Public connections that are open."""
     visitors_total: int
@@ -99,17 +98,18 @@ class TunnelStats:
 
 
 LOST = "lost"
-"""Kind of an event about a tunnel that has ended for good although its client goes on: another client has its
-name, or the edge's operator has withdrawn it."""
+"""Kind of an event about a tunnel that has ended although its client continues: another client has its name, or
+the edge's operator has withdrawn it. Also the state of such a tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientEvent:
-    """Something happened to a client."""
+    """Event of a client."""
 
     kind: str
-    """One of :data:`STATES` when the state changed to it; else VISITOR, ORIGIN or WARNING."""
+    """The new state, one of :data:`STATES`, if the state changed; otherwise :data:`VISITOR`, :data:`ORIGIN`,
+    :data:`WARNING`, :data:`RESUMED` or :data:`LOST`."""
     message: str
-    """A sentence for a person. May quote what a peer sent, so whoever prints it makes it printable."""
+    """A sentence for a person. It may quote bytes of a peer: escape unprintable characters before printing it."""
     time: float
     """Seconds since the epoch."""

@@ -1,10 +1,10 @@
-"""``forward()``: one object that works under ``with`` and ``async with``, wherever it is used."""
+"""``forward()``: one object that works under ``with`` and ``async with``."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quictunnel.client import Binding, Client
+from quictunnel.client import Client, TunnelHandle
 from quictunnel.connection.options import ForwardOptions
 from quictunnel.connection.ticket_file import TicketFile
 from quictunnel.errors import InvalidError
@@ -31,42 +31,44 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
             print(tunnel.url)
             app.run(port=8000)
 
-    The tunnel's own work runs on a background thread, so the body may block, and it works the same under
-    ``with`` and ``async with``, in plain scripts, threads and running loops. When the body ends in any way,
-    the public port is closed at once; visitors in flight get a few seconds to finish.
+    The tunnel's own work runs on a background thread. So the body may block, and ``with`` and ``async with`` work
+    in plain scripts, threads and running event loops. When the body ends, for whatever reason, the public port is
+    closed at once; active visitors get a few seconds to finish.
 
     Args:
         port: the local TCP port, dialled on 127.0.0.1 and ::1 for each visitor.
-        unencrypted: also expose the port over plain TCP, on a public port number of its own.
+        unencrypted: also expose the port over plain TCP, on a separate public port.
         h2_enabled: offer HTTP/2 to TLS visitors; the local service must then speak HTTP/2 without TLS.
-        name: the label below the edge's domain that the tunnel is to have, such as ``"my-app"``. It belongs to
-            whoever has the same token, also while nobody uses it; a newer client takes it from an older one.
-        domain: a whole domain of yours that it is to have instead, such as ``"app.example.com"``, once its DNS
-            points to the edge and the token allows it. The edge gets a certificate for it; until that is here, a
-            minute or so, visitors are refused.
-        tcp_port: the public TCP port that it is to have, with ``unencrypted``. It belongs to somebody as a name
-            does.
-        pool: share the name with other clients of the same token that ask for the same. Visitors go to the one
-            that has the fewest, and past those that do not answer or whose local service refuses.
-        tls: where visitors' TLS ends: at the ``"edge"``, or ``"passthrough"``: at the local service, which has a
-            certificate for the public name. The edge then reads nothing but the name that a visitor asks for.
-        proxy_protocol: ``"v1"`` or ``"v2"``: tell the local service who its visitor is, in a header of the PROXY
-            protocol before the visitor's first byte. It has to expect one.
-        allow: networks in CIDR notation from which visitors may come; empty: from everywhere.
-        deny: networks from which they may not, also when ``allow`` has them.
-        ticket: a file that keeps the ticket of this tunnel: a program that is started again with it gets the same
-            public name and port. Written when the tunnel opens; keep it as you keep a key.
-        wait: seconds to wait for somebody to listen on the local port before the tunnel is opened; True: up to
-            60. It is found out by connections that are closed at once, so that nobody comes before the service.
-        inspect: open a page on this machine that shows HTTP/1 requests and responses as they pass, WebSockets, and
-            other protocols as bytes: ``tunnel.inspector_url``. Needs the extra ``inspect``.
-        inspect_address: ``host:port`` of that page; port 0 for any. None: loopback, any port.
+        name: the label below the edge's domain for the public name, such as ``"my-app"``. It is reserved for the
+            token that used it first, also while no client uses it. A newer client of that token takes it from an
+            older one.
+        domain: your own domain as the public name instead, such as ``"app.example.com"``. Its DNS has to point to
+            the edge, and the token has to allow it. The edge gets a certificate for it; until then, a minute or
+            so, visitors are refused.
+        tcp_port: the public TCP port, with ``unencrypted``. It is reserved for a token as a name is.
+        pool: share the name with other clients of the same token that set ``pool`` too. The edge gives a visitor
+            to the client with the fewest visitors, and tries another if that one does not answer or its local
+            service refuses.
+        tls: where visitors' TLS is terminated: ``"edge"``, or ``"passthrough"`` for the local service, which needs
+            a certificate for the public name. With passthrough the edge reads only the server name of a visitor's
+            ClientHello.
+        proxy_protocol: ``"v1"`` or ``"v2"``: send the visitor's address to the local service, in a header of the
+            PROXY protocol before the visitor's first byte. The service has to expect one.
+        allow: networks in CIDR notation from which visitors are accepted; empty: all.
+        deny: networks from which visitors are refused, even if ``allow`` contains them.
+        ticket: a file for the ticket of this tunnel. A program that is started again with it gets the same public
+            name and port. Written when the tunnel opens; protect it like a private key.
+        wait: seconds to wait until the local port accepts connections, before the tunnel is opened; True: up to
+            60. The port is probed by connections that are closed at once.
+        inspect: open a page on this machine that shows HTTP/1 requests and responses, WebSocket messages, and
+            other protocols as bytes, at ``tunnel.inspector_url``. Needs the extra ``inspect``.
+        inspect_address: ``host:port`` of that page; port 0: any free port. None: loopback, any free port.
         client: the connection to use; None means ``Client.from_env()``, shared by the whole process.
 
     Yields a :class:`Tunnel`. Raises InvalidError (arguments, a port that is forwarded already), ConfigError
-    (no edge is configured, a file that is no ticket, no inspector to be had), AuthError (the edge refused the
-    token), EdgeUnavailableError (no edge within 10 seconds) or OriginUnavailableError (nobody listened within
-    ``wait``). Cancelling ``async with`` while it opens, or Ctrl-C, gives everything back.
+    (no edge is configured, a file that is not a ticket, an inspector that cannot start), AuthError (the edge
+    refused the token), EdgeUnavailableError (no edge within 10 seconds) or OriginUnavailableError (nobody listened
+    within ``wait``). Cancelling ``async with`` while it opens, or Ctrl-C, releases everything.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         inspect_address: str | None = None,
         client: Client | None = None,
     ) -> None:
-        self._wish = ForwardOptions(
+        self._options = ForwardOptions(
             port=port,
             unencrypted=unencrypted,
             h2=h2_enabled,
@@ -106,32 +108,35 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
         self._wait = wait_seconds(wait)
         self._inspect = _inspect_address(inspect_address) if inspect else None
         if inspect_address is not None and not inspect:
-            raise InvalidError("inspect_address is that of the inspector: give inspect=True as well.")
+            raise InvalidError("inspect_address is the address of the inspector: give inspect=True as well.")
         self._inspector: Inspector | None = None
         self._client = client
-        self._binding: Binding | None = None
+        self._handle: TunnelHandle | None = None
 
-    def _bind(self) -> Binding:
-        if self._binding is not None:
+    def _create_handle(self) -> TunnelHandle:
+        if self._handle is not None:
             raise InvalidError("This forward() is in use already; call forward() again for another tunnel.")
         client = self._client or Client.from_env()
         if self._inspect is not None:
-            self._inspector = open_inspector(self._inspect, self._wish.port)
-        self._binding = Binding(client, self._wish, self._ticket, wait=self._wait, inspector=self._inspector)
-        return self._binding
+            self._inspector = open_inspector(self._inspect, self._options.port)
+        self._handle = TunnelHandle(
+            client, self._options, self._ticket, wait=self._wait, inspector=self._inspector
+        )
+        return self._handle
 
-    def _let_go(self) -> tuple[Binding | None, Callable[[], None] | None]:
-        """Forget the tunnel: what was open, and what closes its inspector, if there is one, in a moment."""
+    def _release_handle(self) -> tuple[TunnelHandle | None, Callable[[], None] | None]:
+        """Return the tunnel's handle and the function that closes its inspector, each if there is one; keep
+        neither."""
         inspector, self._inspector = self._inspector, None
-        binding, self._binding = self._binding, None
-        return binding, None if inspector is None else inspector.close
+        handle, self._handle = self._handle, None
+        return handle, None if inspector is None else inspector.close
 
     def __enter__(self) -> Tunnel:
-        binding = self._bind()
+        handle = self._create_handle()
         try:
-            return binding.open()
+            return handle.open()
         except BaseException:
-            _, close_inspector = self._let_go()
+            _, close_inspector = self._release_handle()
             if close_inspector is not None:
                 close_inspector()
             raise
@@ -139,20 +144,20 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, close_inspector = self._let_go()
+        handle, close_inspector = self._release_handle()
         try:
-            if binding is not None:
-                binding.close()
+            if handle is not None:
+                handle.close()
         finally:
             if close_inspector is not None:
                 close_inspector()
 
     async def __aenter__(self) -> Tunnel:
-        binding = self._bind()
+        handle = self._create_handle()
         try:
-            return await binding.open_async()
+            return await handle.open_async()
         except BaseException:
-            _, close_inspector = self._let_go()
+            _, close_inspector = self._release_handle()
             if close_inspector is not None:
                 await in_thread(close_inspector)
             raise
@@ -160,15 +165,15 @@ class forward:  # noqa: N801 - a function to its users; a class so that it is bo
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        binding, close_inspector = self._let_go()
+        handle, close_inspector = self._release_handle()
         try:
-            if binding is not None:
-                await binding.close_async()
+            if handle is not None:
+                await handle.close_async()
         finally:
             if close_inspector is not None:
-                await in_thread(close_inspector)  # goes on by itself when this is cancelled
+                await in_thread(close_inspector)  # continues in its thread when this is cancelled
 
 
 def _inspect_address(text: str | None) -> tuple[str, int]:
-    """Raises ConfigError."""
+    """Parse the inspector's address. Raises ConfigError."""
     return ("127.0.0.1", 0) if text is None else parse_address(text, what="inspect_address", any_port=True)

@@ -1,7 +1,7 @@
-"""Names below ``localhost`` for programs whose resolver does not know them.
+"""Resolution of names below ``localhost`` for programs whose resolver does not support them.
 
-RFC 6761 section 6.3 has them all mean loopback. Browsers and curl know it; the resolver of the C library, which
-Python asks, often knows ``localhost`` alone (glibc and musl do).
+By RFC 6761 section 6.3 all of them mean loopback. Browsers and curl implement it; the resolver of the C
+library, which Python uses, often resolves ``localhost`` alone (as glibc and musl do).
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ LOOPBACK: Final = "127.0.0.1"
 
 @contextlib.contextmanager
 def localhost_resolved() -> Iterator[None]:
-    """While the body runs, ``*.localhost`` is 127.0.0.1 to everything in this process that asks
-    ``socket.getaddrinfo``: http.client, urllib, requests, httpx, aiohttp, asyncio's own loop. uvloop's asks the C
-    library and is not helped; nor are other processes.
+    """Resolve ``*.localhost`` to 127.0.0.1 while the body runs.
 
-    May be nested, and other patches may come and go meanwhile: what is not on top any more in the end stays where
-    it is and does nothing.
+    This patches ``socket.getaddrinfo``, which http.client, urllib, requests, httpx, aiohttp and asyncio's own
+    event loop call. uvloop calls the C library and is not affected; nor are other processes.
+
+    May be nested, and other code may patch the function meanwhile. If another patch is installed over this one at
+    the end of the body, this one stays in place and has no effect.
     """
-    asked: Callable[..., Any] = socket.getaddrinfo
+    original: Callable[..., Any] = socket.getaddrinfo
     is_active = True
 
     def getaddrinfo(host: Any, *arguments: Any, **options: Any) -> Any:
-        return asked(LOOPBACK if is_active and is_below_localhost(host) else host, *arguments, **options)
+        return original(LOOPBACK if is_active and is_below_localhost(host) else host, *arguments, **options)
 
     socket.getaddrinfo = getaddrinfo
     try:
@@ -37,7 +38,7 @@ def localhost_resolved() -> Iterator[None]:
     finally:
         is_active = False
         if socket.getaddrinfo is getaddrinfo:
-            socket.getaddrinfo = asked
+            socket.getaddrinfo = original
 
 
 def is_below_localhost(host: object) -> bool:

@@ -1,7 +1,7 @@
-"""The figures of one tunnel, for callers on any thread: while it is open, and after.
+"""Statistics of one tunnel, for callers on any thread: while it is open, and afterwards.
 
-Nothing is counted here. A reading looks at what the tunnel's own work has counted anyway, so a tunnel that nobody
-asks about costs nothing.
+Nothing is counted here. A reading sums the counters that the tunnel keeps anyway, so statistics that nobody reads
+cost nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from quictunnel.connection.manager import ConnectionManager
 
 
-class Meter:
-    """Reads the figures of one tunnel, whose lease is bound."""
+class StatsReader:
+    """Reads the statistics of one tunnel, whose lease is bound."""
 
     def __init__(self, lease: ClientLease, manager: ConnectionManager) -> None:
         self._lease = lease
@@ -27,26 +27,26 @@ class Meter:
         self._engine = manager.engine
         self._rtt: float | None = None
         self._last: TunnelStats | None = None
-        self._told = (0, 0)
-        """Bytes in and out of the last reading. A visitor who leaves while somebody reads may be missed for that
-        moment; the sums stand still then, and do not go back."""
+        self._last_bytes = (0, 0)
+        """Bytes in and out of the last reading. A reading may miss a visitor that ends at that moment; the sums
+        then stay as they were and never decrease."""
 
     def read(self) -> TunnelStats:
-        """Return the figures of now; when the tunnel is closed, the last ones."""
+        """Return the current figures; after the tunnel is closed, the last ones."""
         manager = self._manager
         if manager is None:
-            assert self._last is not None, "set before the manager is let go"
+            assert self._last is not None, "set before the manager is released"
             return self._last
         return self._reading(self._state(manager), manager.rtt, None)
 
     def closing(self) -> None:
-        """The tunnel is about to be closed: the last moment at which it surely has a link to ask."""
+        """Store the round-trip time: the tunnel is about to be closed, and has no link afterwards."""
         if self._manager is not None:
             self._is_closing = True
             self._rtt = self._manager.rtt
 
     def closed(self) -> None:
-        """Keep the last figures, and let go of the connection manager: the tunnel is closed."""
+        """Store the last figures and release the connection manager: the tunnel is closed."""
         manager = self._manager
         if manager is not None:
             state = self._state(manager)
@@ -60,15 +60,15 @@ class Meter:
         return "draining" if self._is_closing and manager.state == "connected" else manager.state
 
     def _reading(self, state: str, rtt: float | None, until: float | None) -> TunnelStats:
-        tally = self._lease.counts
-        bytes_in, bytes_out = tally.bytes_in, tally.bytes_out
-        # Other threads count while this one looks; a copy of a set is made in one step.
+        counts = self._lease.counts
+        bytes_in, bytes_out = counts.bytes_in, counts.bytes_out
+        # The loop's thread adds and removes streams meanwhile; copying a set is atomic.
         streams = tuple(self._lease.streams)
         for stream in streams:
             bytes_in += stream.bytes_received
             bytes_out += stream.bytes_sent
-        told = self._told
-        self._told = bytes_in, bytes_out = max(bytes_in, told[0]), max(bytes_out, told[1])
+        last = self._last_bytes
+        self._last_bytes = bytes_in, bytes_out = max(bytes_in, last[0]), max(bytes_out, last[1])
         if self._manager is not None:
             self._engine = self._manager.engine or self._engine
         return TunnelStats(
@@ -76,7 +76,7 @@ class Meter:
             engine=self._engine,
             rtt=rtt,
             visitors_now=len(streams),
-            visitors_total=tally.visitors,
+            visitors_total=counts.visitors,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             since=self._since,

@@ -1,7 +1,6 @@
-"""The value that a program gets for a forwarded port: where the public reaches it.
+"""``Tunnel``, the value that a program gets for a forwarded port: its public addresses and its statistics.
 
-The value has the addresses and the way to the figures. Nothing in this module knows how a tunnel is opened,
-kept or closed.
+This module does not depend on the code that opens and closes tunnels.
 """
 
 from __future__ import annotations
@@ -18,60 +17,64 @@ if TYPE_CHECKING:
     from quictunnel.events import TunnelStats
 
 
-class _Metered:
-    """The figures and the inspector's page of a tunnel. They are not fields: two tunnels with the same addresses
-    are equal, whatever has passed through them, and a copy or a pickle is of the addresses."""
+class _WithStats:
+    """Statistics and inspector page of a tunnel.
+
+    They are not dataclass fields: two tunnels with the same addresses are equal, whatever their statistics, and a
+    copy or pickle contains the addresses only."""
 
     __slots__ = ("_inspector_url", "_read")
 
     _inspector_url: str
     _read: Callable[[], TunnelStats]
 
-    def metered(self, read: Callable[[], TunnelStats]) -> Self:
-        """Set how :attr:`stats` is read from now on; called by the one that opened the tunnel."""
+    def with_stats(self, read: Callable[[], TunnelStats]) -> Self:
+        """Set the function that :attr:`stats` calls, and return this object. For the code that opens tunnels."""
         object.__setattr__(self, "_read", read)
         return self
 
-    def inspected(self, url: str) -> None:
-        """Set where the inspector's page is; called by the one that opened the tunnel."""
+    def set_inspector_url(self, url: str) -> None:
+        """Set the address of the inspector's page. For the code that opens tunnels."""
         object.__setattr__(self, "_inspector_url", url)
 
     @property
     def inspector_url(self) -> str:
-        """The inspector's page, for a browser on this machine; empty unless ``inspect=True`` was asked for. It
-        opens the page, so keep it as you keep a key."""
+        """Address of the inspector's page, for a browser on this machine; empty without ``inspect=True``.
+
+        It contains the page's secret: protect it like a password."""
         return getattr(self, "_inspector_url", "")
 
     @property
     def stats(self) -> TunnelStats:
-        """The figures of this tunnel, after it was closed the last ones; from any thread.
-        Raises InvalidError for a Tunnel that ``forward()`` did not give, such as a copy of one."""
+        """The current figures of this tunnel; after it was closed, the last ones. Callable from any thread.
+
+        Raises InvalidError for a Tunnel that ``forward()`` did not return, such as a copy of one."""
         try:
             read = self._read
         except AttributeError:
             raise InvalidError(
-                "This Tunnel has no figures, because it is a copy or was made by hand. Ask the one that "
-                "forward() gave."
+                "This Tunnel has no figures, because it is a copy or was created by hand. Use the one that "
+                "forward() returned."
             ) from None
         return read()
 
 
 @dataclass(frozen=True, slots=True)
-class Tunnel(_Metered):
+class Tunnel(_WithStats):
     """The public addresses of one forwarded port."""
 
     host: str
-    """Public host name; TLS visitors are told apart by it (SNI)."""
+    """Public host name; TLS visitors send it as SNI."""
     port: int
     """Public TLS port."""
     unencrypted_host: str = ""
-    """Public host of the plain TCP socket; empty when none was asked for."""
+    """Public host of the plain TCP socket; empty without ``unencrypted=True``."""
     unencrypted_port: int = 0
-    """Public port of the plain TCP socket; 0 when none was asked for."""
+    """Public port of the plain TCP socket; 0 without ``unencrypted=True``."""
 
     @property
     def url(self) -> str:
-        """The public address as a browser takes it."""
+        """The public URL, ``https://host`` with the port unless it is 443."""
         return https_url(self.host, self.port)
 
     @property

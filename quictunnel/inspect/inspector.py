@@ -84,8 +84,8 @@ class Inspector:
         """Return an origin whose connections are recorded."""
         return TappedOrigin(port, self._recorder)
 
-    def opened(self, public: str) -> None:
-        """Set the public URL of the open tunnel."""
+    def set_tunnel_url(self, public: str) -> None:
+        """Set the public URL of the tunnel, when it is open."""
         self._site.public = public
 
     def close(self) -> None:

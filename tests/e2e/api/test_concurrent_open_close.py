@@ -107,7 +107,7 @@ def test_closing_a_client_that_is_opening_ends_it_at_once(edge, client, monkeypa
 
 
 def test_a_client_closed_by_another_thread_before_it_began_to_open(edge, client):
-    loop, held = client.reach()
+    loop, held = client.loop_and_manager()
     client.close()
     with pytest.raises(RuntimeError, match="closed"):
         loop.call(held.bind(ForwardOptions(port=free_port())))
@@ -177,7 +177,7 @@ def test_visitors_who_leave_while_the_origin_is_dialled_are_not_dialled_for(edge
             crowd.connect_ex(listener.getsockname())
         forwarding = quictunnel.forward(listener.getsockname()[1], client=client, unencrypted=True)
         tunnel = stack.enter_context(forwarding)
-        visits = client.reach()[1].visitors._dialling
+        visits = client.loop_and_manager()[1].visitors._dialling
         visitors = [socket.create_connection(tunnel.tcp_socket, PATIENCE) for _ in range(5)]
         eventually(lambda: len(visits) == len(visitors))
         for visitor in visitors:
