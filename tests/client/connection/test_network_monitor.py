@@ -13,8 +13,8 @@ import pytest
 from quictunnel.connection import network_monitor
 from quictunnel.connection.network_monitor import (
     CHECK_INTERVAL,
-    SUSPEND_THRESHOLD,
     DEBOUNCE_TIME,
+    SUSPEND_THRESHOLD,
     NetworkChange,
     NetworkMonitor,
     source_address,
