@@ -308,3 +308,24 @@ def make_pair_of(
             AioquicEngine(settings, random=rng.randbytes) if is_reference else create_engine(settings, name)
         )
     return Pair(*made, seed=seed)
+
+
+def lost_close(pair: Pair) -> list[bytes]:
+    """The edge's goodbye is lost; what it says when eight more packets of the client come."""
+    client, edge = pair.connect()
+    stream = client.open()
+    client.write(stream, b"x")
+    pair.settle()
+    pair.down.down = True
+    edge.close(5, "gone")
+    pair.settle(0.001)
+    pair.down.down = False
+    assert not pair.client.of(Closed)
+    pair.sent = []
+    for _ in range(8):
+        inject(pair, client, b"\x01")
+        pair.turn()
+    said = [datagram for side, datagram in pair.sent if side == "edge"]
+    pair.settle()
+    assert [(event.cause, event.code) for event in pair.client.of(Closed)] == [(CloseCause.PEER, 5)]
+    return said

@@ -10,7 +10,6 @@ from aioquic.tls import Epoch
 
 from quictunnel.transport.engine import TRUSTED, CloseCause, Closed
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.test_faults import abort_streams
 from tests.transport.engine_pair import connect_saying, stream_frame
 from tests.transport.engine_pairings import needs_native
 from tests.transport.hostile_peer import ALLOWANCE, MIB, edge_is_attacked, held
@@ -26,67 +25,6 @@ STREAM_WINDOW = TRUSTED.stream_window
 # Windows
 
 
-def test_a_sparse_offset_allocates_no_gap(fight):
-    stream = fight.stream()
-    before = held()
-    fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
-    assert held() - before < 64 * KIB
-    assert not fight.is_over()
-    fight.say(stream_frame(stream, STREAM_WINDOW, b"y"))
-    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
-
-
-def test_windows_do_not_double(fight):
-    stream = fight.stream()
-    for _ in range(20):
-        fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
-        fight.pair.settle()
-    assert not fight.is_over()
-    fight.say(stream_frame(stream, STREAM_WINDOW, b"y"))
-    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
-
-
-@pytest.mark.parametrize("is_read", [True, False])
-def test_windows_advance_by_what_is_delivered(fight, is_read):
-    stream = fight.stream()
-    collect = fight.defender.collect
-    if not is_read:
-        fight.defender.collect = lambda: False
-    for at in range(0, 512 * KIB, KIB):
-        fight.say(stream_frame(stream, at, bytes(KIB)))
-    fight.pair.settle()
-    delivered = 512 * KIB if is_read else 0
-    assert len(fight.defender.received.get(stream, b"")) == delivered
-    fight.say(stream_frame(stream, delivered + STREAM_WINDOW - 1, b"y"))
-    assert not fight.is_over()
-    fight.defender.collect = collect
-    fight.say(stream_frame(stream, delivered + STREAM_WINDOW, b"y"))
-    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
-
-
-def test_the_connection_window_is_a_wall(fight):
-    full, too, wall = (fight.stream() for _ in range(3))
-    for stream in (full, too):
-        fight.say(stream_frame(stream, STREAM_WINDOW - 1, b"y"))
-    assert not fight.is_over()
-    fight.say(stream_frame(wall, 1, b"y"))
-    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
-
-
-def test_a_final_size_counts_against_the_windows(fight):
-    """RESET_STREAM claims bytes that are never sent (RFC 9000 section 4.5)."""
-    stream = fight.stream()
-    fight.say(b"\x04", encode(stream), encode(0), encode(STREAM_WINDOW + 1))
-    assert fight.defender.closed_with(QuicErrorCode.FLOW_CONTROL_ERROR)
-
-
-def test_streams_that_are_aborted_do_not_wear_the_connection_window_out(fight):
-    abort_streams(fight.pair, fight.hostile, fight.victim)
-    for stream in (fight.stream(), fight.stream()):
-        fight.say(stream_frame(stream, 1536 * KIB - 1, b"y"))
-    assert not fight.is_over()
-
-
 def test_a_stream_number_opens_no_more_than_its_limit(fight):
     """The highest opens all below it; quinn-proto keeps little for those that nobody wrote to."""
     first = int(fight.victim.is_client)  # RFC 9000 section 2.1: a client's streams are 0, 4, 8, an edge's 1, 5, 9
@@ -99,19 +37,6 @@ def test_a_stream_number_opens_no_more_than_its_limit(fight):
 
 
 # Pieces
-
-
-def test_holes_in_one_stream_are_bounded(fight):
-    stream = fight.stream()
-    before = most = held()
-    for offset in range(1, 40_000, 200):
-        fight.say(*(stream_frame(stream, at, b"y") for at in range(offset, offset + 200, 2)))
-        most = max(most, held())
-        if fight.is_over():
-            break
-    assert most - before < 512 * KIB
-    (closed,) = fight.defender.of(Closed)
-    assert closed.code == QuicErrorCode.INTERNAL_ERROR  # RFC 9000 has no code for it
 
 
 @pytest.mark.parametrize("step", [0, 2], ids=["the same byte", "bytes with holes"])
@@ -140,18 +65,6 @@ def test_pieces_out_of_order_are_bounded_over_all_streams(fight):
             fight.say(stream_frame(stream, at, b"y"), bytes(1250))
         most = max(most, held())
     assert fight.is_over() or most - before < ALLOWANCE
-
-
-def test_bytes_that_fill_their_holes_leave_no_pieces(fight):
-    stream = fight.stream()
-    text = bytes(range(256)) * 4
-    before = held()
-    for start in (512, 0, 700, 256, 128, 900, 400):
-        fight.say(stream_frame(stream, start, text[start : start + 300]))
-    fight.say(stream_frame(stream, 0, text[:200]), stream_frame(stream, 1000, text[1000:], fin=True))
-    assert bytes(fight.defender.received[stream]) == text
-    assert stream in fight.defender.ended
-    assert held() - before < 16 * KIB
 
 
 # CRYPTO

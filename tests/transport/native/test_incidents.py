@@ -9,9 +9,6 @@ from quictunnel.transport.engine import Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.engines.aioquic.quic_connection import TunnelConnection
 from quictunnel.transport.engines.aioquic.varint import encode
-from tests.transport.aioquic.test_faults import (
-    lost_close,
-)
 from tests.transport.engine_pair import (
     CLIENT,
     EDGE,
@@ -43,13 +40,6 @@ def test_a_probed_address_gets_three_times_what_it_sent(make_pair):
         sent += sum(len(part) for burst in bursts if burst.address == elsewhere for part in burst.parts)
     assert edge.address == CLIENT
     assert sent <= 1200 + 3 * received
-
-
-def test_the_close_is_repeated_while_packets_come(make_pair):
-    """Once for each packet: it is about as long as what it answers, so nothing is amplified."""
-    said = lost_close(make_pair())
-    assert 1 <= len(said) <= 8
-    assert max(map(len, said)) <= 48
 
 
 # What other libraries fell to
