@@ -15,8 +15,8 @@ from edge_server.cli.commands import main as run_command
 from edge_server.config.edge_config import EdgeConfig, Reading, read
 from edge_server.observability import logs, state_dump
 from edge_server.reload import Reloads
-from edge_server.server import EdgeServer
 from edge_server.signals import Signals
+from edge_server.startup import start_edge
 from edge_server.systemd import goes_to_journal, keep_alive, notify, take_activated_sockets
 from quictunnel.errors import ConfigError
 from quictunnel.shared import output
@@ -27,10 +27,12 @@ from quictunnel.shared.supervision import Supervisor, watch_over
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
+    from edge_server.server import RunningEdge
+
 EXIT_CONFIG: Final = 2
 
 
-def banner(server: EdgeServer) -> str:
+def banner(server: RunningEdge) -> str:
     """Return the text that tells a person how to use this edge."""
     config = server.config
     # What goes to the journal is kept, and read by more people than those who may open tunnels.
@@ -60,12 +62,14 @@ async def run(config: EdgeConfig, read_again: Callable[[], Reading]) -> None:
     watch_over(asyncio.get_running_loop())
     signals = Signals()
     tasks = Supervisor()
-    server = EdgeServer(config, take_activated_sockets(os.environ))
-    reloads = Reloads(server.reconfigure, read_again, signals.reload)
+    loop = asyncio.get_running_loop()
     if hasattr(signal, "SIGUSR1"):  # whose default is to end the process
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, lambda: state_dump.write_dump(server.scene))
-    await server.start()
+        loop.add_signal_handler(signal.SIGUSR1, state_dump.refuse_dump)
+    server = await start_edge(config, take_activated_sockets(os.environ))
     try:
+        if hasattr(signal, "SIGUSR1"):
+            loop.add_signal_handler(signal.SIGUSR1, state_dump.write_dump, server.introspection)
+        reloads = Reloads(server.reconfigure, read_again, signals.reload)
         # For the person who started it, not for the log.
         print(banner(server), file=output.standard_output(), flush=True)
         notify("READY=1", f"MAINPID={os.getpid()}")

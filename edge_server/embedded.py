@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 from quictunnel.config.client_config import CONGESTION, ENGINE, ClientConfig, Secret
 from quictunnel.shared.event_loop import EventLoopThread
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from edge_server.server import RunningEdge
 
 
 class EmbeddedEdge:
@@ -26,17 +29,18 @@ class EmbeddedEdge:
     With ``admin`` its operator's page is at ``server.admin.url``.
     """
 
+    _background: EventLoopThread
+    _server: RunningEdge
+    _resources: contextlib.ExitStack
+    """Stops the edge and its thread, and removes its state directory."""
+
     def __init__(self, *, engine: str = "", admin: bool = False) -> None:
         self._engine = engine
         self._admin = admin
-        self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._background: EventLoopThread | None = None
-        self._server: EdgeServer | None = None
 
     @property
-    def server(self) -> EdgeServer:
-        """Return the edge that runs."""
-        assert self._server is not None, "the edge is not running"
+    def server(self) -> RunningEdge:
+        """Return the edge that runs, within the ``with`` body."""
         return self._server
 
     @property
@@ -52,42 +56,31 @@ class EmbeddedEdge:
         )
 
     def __enter__(self) -> Self:
-        self._directory = tempfile.TemporaryDirectory(prefix="quictunnel-edge-")
-        config = EdgeConfig(
-            state_dir=Path(self._directory.name),
-            quic=("127.0.0.1", 0),
-            https=("127.0.0.1", 0),
-            admin=("127.0.0.1", 0) if self._admin else None,
-            grace=1.0,
-            engine=self._engine or _of_environment(ENGINE),
-            congestion=_of_environment(CONGESTION),
-        )
-        self._background = EventLoopThread("quictunnel-edge")
-        try:
-            self._server = self._background.call(self._start(config))
-        except BaseException:
-            self._close()
-            raise
+        with contextlib.ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="quictunnel-edge-"))
+            config = EdgeConfig(
+                state_dir=Path(directory),
+                quic=("127.0.0.1", 0),
+                https=("127.0.0.1", 0),
+                admin=("127.0.0.1", 0) if self._admin else None,
+                grace=1.0,
+                engine=self._engine or _of_environment(ENGINE),
+                congestion=_of_environment(CONGESTION),
+            )
+            self._background = EventLoopThread("quictunnel-edge")
+            stack.callback(self._background.stop)
+            self._server = self._background.call(start_edge(config))
+            stack.callback(self._stop)
+            self._resources = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._background is not None and self._server is not None:
-            self._background.call(self._server.stop())
-        self._close()
+        self._resources.close()
 
-    @staticmethod
-    async def _start(config: EdgeConfig) -> EdgeServer:
-        server = EdgeServer(config)
-        await server.start()
-        return server
-
-    def _close(self) -> None:
-        if self._background is not None:
-            self._background.stop()
-        if self._directory is not None:
-            self._directory.cleanup()
+    def _stop(self) -> None:
+        self._background.call(self._server.stop())
 
 
 def _of_environment(name: str) -> str:

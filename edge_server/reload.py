@@ -101,7 +101,7 @@ class Reloads:
         """Wait for requests to reload.
 
         Args:
-            apply: applies a configuration (:meth:`edge_server.server.EdgeServer.reconfigure`).
+            apply: applies a configuration (:meth:`edge_server.server.RunningEdge.reconfigure`).
             read: reads the configuration; called in another thread.
             asked: set by whoever wants a reload. Set again while one runs, it makes one more follow.
         """

@@ -1,15 +1,16 @@
 """The parts of one edge, put together from its configuration, and the engine of its QUIC port.
 
-Nothing is open yet afterwards.
+Of what the edge opens only the databases are open afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final
 
 from edge_server.auth.bandwidth import BandwidthLimiter
@@ -24,7 +25,10 @@ from edge_server.certificates.policy import CertificatePolicy
 from edge_server.clients.session import SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.handoff.snapshot import LastHeld
-from edge_server.ingress.tcp_ports import TcpPorts
+from edge_server.ingress.admission import Admission
+from edge_server.ingress.rate_limit import ConnectionRateLimiter
+from edge_server.ingress.tcp_ports import TcpPorts, backlog_of
+from edge_server.ingress.tls_listener import TlsListener
 from edge_server.resources.memory_budget import MemoryBudget
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.bind_context import BindContext
@@ -34,8 +38,10 @@ from edge_server.tunnels.names import NameDirectory
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.pending import PendingTunnels
+from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.router import Router
 from edge_server.tunnels.tickets import TicketSealer
+from edge_server.tunnels.visitor_log import VisitorLog
 from quictunnel.errors import ConfigError
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport.engine import TRUSTED, EngineSettings, Limits
@@ -43,6 +49,7 @@ from quictunnel.transport.engines import create_engine
 from quictunnel.wire.codes import ALPN, SessionCode
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -50,10 +57,7 @@ if TYPE_CHECKING:
     from edge_server.certificates.context_store import ContextStore
     from edge_server.clients.session import ClientSession
     from edge_server.config.edge_config import EdgeConfig
-    from edge_server.ingress.admission import Admission
     from edge_server.storage.state_dir import StateDir
-    from edge_server.tunnels.registry import Registry
-    from edge_server.tunnels.visitor_log import VisitorLog
     from quictunnel.transport.engine import Engine
     from quictunnel.transport.udp import UdpSocket
 
@@ -145,6 +149,17 @@ class EdgeServices:
         """Return a router of TLS visitors."""
         return Router(self.names, self.certificate_policy, self.admission.rate_limiter, self.https_port)
 
+    def make_tls_listener(self) -> TlsListener:
+        """Return the listener of TLS visitors."""
+        router = self.make_router()
+        return TlsListener(
+            router.route,
+            origin=router.origin,
+            max_pending=self.admission.max_handshakes,
+            admits=self.admission.admits,
+            shortage=self.admission.shortage,
+        )
+
     def make_snapshot(self, directory: Path, key: bytes, now: Callable[[], float] = time.time) -> LastHeld:
         """Return the keeper of the snapshot of held names. ``key``: the key of the tickets."""
         return LastHeld(
@@ -161,44 +176,59 @@ class EdgeServices:
         )
 
     async def close(self) -> None:
-        """Write what is not written yet."""
-        if self.acme is not None:
-            await self.acme.close()
-        self.tokens.close()
+        """End ACME, write what is not written yet, and close the databases."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._close_claims)
+            stack.callback(self.tokens.close)
+            if self.acme is not None:
+                stack.push_async_callback(self.acme.close)
+
+    async def _close_claims(self) -> None:
         try:
             await asyncio.to_thread(self.claims.close)
         except ConfigError as error:
             logger.error("%s The claims of the last moment are lost.", error)
 
 
-def build_services(
+def open_services(
+    stack: contextlib.AsyncExitStack,
     config: EdgeConfig,
     state: StateDir,
-    https_port: int,
+    https: socket.socket,
     *,
-    admission: Admission,
     certificates: ContextStore,
-    ledger: VisitorLog,
-    registry: Registry,
     token: str,
 ) -> EdgeServices:
-    """``https_port``: where visitors come, as leases are told; ``token``: the operator's. Raises ConfigError."""
+    """Return the parts of an edge, with its databases open.
 
+    Args:
+        stack: closes what is opened here, also if this raises.
+        config: of the edge.
+        state: its state directory.
+        https: its listening socket for TLS visitors.
+        certificates: for visitors.
+        token: the operator's.
+
+    Raises:
+        ConfigError: a database cannot be used, or the options of ACME or of DNS.
+    """
+    https_port = https.getsockname()[1]
     monotonic, clock = asyncio.get_running_loop().time, Clock()
-    claims = NameOwnership(ClaimStore(state.path), clock.now)
+    admission = Admission(rate_limiter=ConnectionRateLimiter(partial(backlog_of, https), time.monotonic))
+    ledger, registry = VisitorLog(), Registry()
+    claim_store, token_store = ClaimStore(state.path), TokenStore(state.path)
+    stack.callback(claim_store.close)
+    stack.callback(token_store.close)
+    claims = NameOwnership(claim_store, clock.now)
     clock.add_listener(claims.moved)
-    tokens = TokenRegistry(token, TokenStore(state.path), clock.now)
+    admission.ban(claims.banned_networks())
+    tokens = TokenRegistry(token, token_store, clock.now)
     names = NameDirectory(config.domain, registry, claims, tokens)
     ports = TcpPorts(config.tcp_host, config.tcp_ports, monotonic, max_ports=admission.budget.ports)
-    settings, acme = settings_of(config.acme_options), None
-    if settings is not None:
-        # Beside files of the operator's for the edge's own names, ACME is for others' domains.
-        has_wildcard = config.cert is None and settings.challenge == DNS
-        own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
-        policy = RenewalPolicy(own=own, is_wanted=names.is_owned)
-        acme = AcmeService(settings, state.path, certificates, policy, clock=clock, https_port=https_port)
-    return EdgeServices(
-        acme=acme,
+    services = EdgeServices(
+        acme=_acme_service(
+            config, state, certificates, is_wanted=names.is_owned, clock=clock, https_port=https_port
+        ),
         admission=admission,
         attempts=FailedAttempts(monotonic),
         certificates=certificates,
@@ -216,6 +246,28 @@ def build_services(
         tcp_host=config.shown_tcp_host,
         tokens=tokens,
     )
+    stack.push_async_callback(services.close)
+    return services
+
+
+def _acme_service(
+    config: EdgeConfig,
+    state: StateDir,
+    certificates: ContextStore,
+    *,
+    is_wanted: Callable[[str], bool],
+    clock: Clock,
+    https_port: int,
+) -> AcmeService | None:
+    """Return the service that orders certificates, or None if ACME is off. Raises ConfigError."""
+    settings = settings_of(config.acme_options)
+    if settings is None:
+        return None
+    # Beside files of the operator's for the edge's own names, ACME is for others' domains.
+    has_wildcard = config.cert is None and settings.challenge == DNS
+    own = (f"*.{config.domain}", config.domain) if has_wildcard else ()
+    policy = RenewalPolicy(own=own, is_wanted=is_wanted)
+    return AcmeService(settings, state.path, certificates, policy, clock=clock, https_port=https_port)
 
 
 def domain_check_of(config: EdgeConfig) -> DomainCheck:

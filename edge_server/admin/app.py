@@ -7,6 +7,7 @@ without a token to :data:`OPEN_PATHS`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -63,8 +64,9 @@ class AdminApp:
         self._introspection = introspection
         self.api = Api(introspection, self._recent_errors, drain)
         self._events = EventStream(self.api.snapshot)
-        self._monitoring = MonitoringRoutes()
-        self._sampling: asyncio.Task[None] | None = None
+        self._monitoring = MonitoringRoutes(introspection)
+        self._collecting = contextlib.ExitStack()
+        """Ends what :meth:`open` started."""
         self.routes = [*self._page(), *self._api(), *self._others()]
         inner = Starlette(
             routes=self.routes,
@@ -77,16 +79,15 @@ class AdminApp:
     def open(self) -> None:
         """Start to collect errors and history."""
         self._recent_errors.open()
-        self._monitoring.open(self._introspection)
+        self._collecting.callback(self._recent_errors.shut)
         self._introspection.ledger.on_end = self.api.top_talkers.on_visitor_end
-        self._sampling = self._introspection.supervisor.keep_running(self._sample, "admin history")
+        sampling = self._introspection.supervisor.keep_running(self._sample, "admin history")
+        self._collecting.callback(sampling.cancel)
 
     def close(self) -> None:
         """Stop collecting. Calling it again has no effect."""
         self._events.close()
-        self._recent_errors.shut()
-        if self._sampling is not None:
-            self._sampling.cancel()
+        self._collecting.close()
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()

@@ -7,25 +7,23 @@ wakes ten times a second; the edge has its own of all these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from edge_server.auth.token import new_operator_token
 from edge_server.storage.state_dir import ClientEnv
 from quictunnel.errors import ConfigError
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.web_security import is_loopback
 from quictunnel.transport import descriptors
+from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from pathlib import Path
 
-    from edge_server.admin.app import AdminApp
-    from edge_server.admin.http_server import HttpServer
-    from edge_server.config.edge_config import EdgeConfig
     from edge_server.observability.introspection import Introspection
-    from edge_server.storage.state_dir import StateDir
 
 logger = logging.getLogger(__name__)
 
@@ -41,114 +39,107 @@ WARN_AFTER: Final = 5.0
 """Seconds after which an address that is still in use is logged."""
 
 
+def check_packages() -> None:
+    """Raise ConfigError if a package of the extra "edge" is missing, without which there is no page."""
+    try:
+        import edge_server.admin.app  # noqa: PLC0415 - its imports are optional: the extra "edge"
+        import edge_server.admin.http_server  # noqa: F401, PLC0415 - likewise
+    except ImportError as error:
+        raise ConfigError(
+            f"--admin needs a package that is not installed ({error.name}): pip install 'quictunnel[edge]'."
+        ) from None
+
+
 class Admin:
-    """The operator's server of one edge. Call :meth:`start`, :meth:`leave` on a hot restart, and :meth:`close`."""
+    """The operator's server of one edge. Call :meth:`serve` or :meth:`serve_when_free`, :meth:`leave` on a hot
+    restart, and :meth:`close`."""
 
     def __init__(
-        self, config: EdgeConfig, state: StateDir, *, listen: Callable[[], socket.socket], inherits: bool
+        self,
+        introspection: Introspection,
+        directory: Path,
+        *,
+        address: tuple[str, int],
+        token: str,
+        drain: Callable[[], None],
     ) -> None:
-        """Bind the address.
+        """Start to collect errors and history.
 
         Args:
-            config: of the edge, with ``admin`` set.
-            state: the state directory, which has the token.
-            inherits: a predecessor may still hold the address; :meth:`start` then waits for it.
-
-        Raises:
-            ConfigError: the address cannot be used, or a package is missing.
+            introspection: the edge.
+            directory: the state directory, for the file with the URL.
+            address: host and port of ``--admin``.
+            token: of the operator.
+            drain: makes the owner of the edge drain and stop it.
         """
-        try:
-            import edge_server.admin.app  # noqa: PLC0415 - its imports are optional: the extra "edge"
-            import edge_server.admin.http_server  # noqa: F401, PLC0415 - likewise
-        except ImportError as error:
-            raise ConfigError(
-                f"--admin needs a package that is not installed ({error.name}): pip install 'quictunnel[edge]'."
-            ) from None
-        assert config.admin is not None
-        self._state = state
-        self._address = config.admin
-        self._names = config.admin_names
-        self._listening = None if inherits else listen()
-        self._listen = listen
-        self._app: AdminApp | None = None
-        self._server: asyncio.Server | None = None
-        self._waiting: asyncio.Task[None] | None = None
-        self._url_file: ClientEnv | None = None
-        self._http: HttpServer | None = None
-        self.token = state.secret_token(TOKEN_FILE, new_operator_token)
-        self.url = ""
-        """URL of the page; empty before it is available."""
-
-    async def start(self, introspection: Introspection, drain: Callable[[], None]) -> None:
-        """Serve the state of an edge; after a hot restart as soon as the predecessor's address is free. ``drain``
-        makes the owner of the edge drain and stop it."""
-        from edge_server.admin.app import AdminApp  # noqa: PLC0415 - needs the extra
+        from edge_server.admin.app import AdminApp  # noqa: PLC0415 - its imports are optional: the extra "edge"
         from edge_server.admin.http_server import HttpServer  # noqa: PLC0415 - likewise
 
-        self._app = AdminApp(introspection, names=(self._address[0], *self._names), token=self.token, drain=drain)
-        self._app.open()
+        self._supervisor = introspection.supervisor
+        self._directory = directory
+        self._address = address
+        names = (address[0], *introspection.config.admin_names)
+        self._app = AdminApp(introspection, names=names, token=token, drain=drain)
         self._http = HttpServer(self._app.app)
-        if self._listening is not None:
-            await self._serve(self._listening)
-        else:
-            waits = self._serve_when_free()
-            self._waiting = introspection.supervisor.start(waits, "waiting for the address of --admin")
+        self._open = contextlib.ExitStack()
+        """Closes the server, its connections and what runs for them."""
+        self._published = contextlib.ExitStack()
+        """Withdraws the file with the URL."""
+        self._waiting: set[asyncio.Task[None]] = set()
+        """The task that waits for the address, if there is one."""
+        self.token = token
+        self.url = ""
+        """URL of the page; empty before it is available."""
+        self._app.open()
+        self._open.callback(self._http.close)
+        self._open.callback(self._app.close)
 
-    def leave(self) -> None:
-        """Release the address to a successor; open pages reconnect there."""
-        self._url_file = None
-        self._end()
-
-    async def close(self) -> None:
-        """Stop serving and close all connections."""
-        if self._url_file is not None:
-            self._url_file.withdraw()
-        self._end()
-        if self._waiting is not None:
-            await asyncio.wait([self._waiting])
-
-    def _end(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-        descriptors.disown(self._listening)
-        if self._server is not None:
-            self._server.close()
-        elif self._listening is not None:
-            self._listening.close()
-        if self._app is not None:
-            self._app.close()
-        if self._http is not None:
-            self._http.close()
-
-    async def _serve_when_free(self) -> None:
-        loop = asyncio.get_running_loop()
-        warn_at = loop.time() + WARN_AFTER
-        while True:
-            try:
-                self._listening = self._listen()
-                break
-            except ConfigError as error:
-                if loop.time() >= warn_at:
-                    warn_at = float("inf")
-                    logger.error("%s Retrying until it is free.", error)
-            await asyncio.sleep(RETRY_INTERVAL)
-        await self._serve(self._listening)
-
-    async def _serve(self, sock: socket.socket) -> None:
-        assert self._http is not None
-        descriptors.own(sock)
-        self._server = await asyncio.get_running_loop().create_server(
-            self._http.connection, sock=sock, backlog=BACKLOG
-        )
+    async def serve(self, sock: socket.socket) -> None:
+        """Serve on a listening socket, which belongs to this object from now on."""
+        server = await start_server(sock, self._http.connection, backlog=BACKLOG)
+        self._open.callback(server.close)
+        self._open.callback(descriptors.disown, sock)
         self.url = f"http://{format_address(on_this_machine(self._address[0]), sock.getsockname()[1])}/"
         try:
-            self._url_file = ClientEnv(self._state.path / URL_FILE, self.url.encode())
+            self._published.callback(ClientEnv(self._directory / URL_FILE, self.url.encode()).withdraw)
         except OSError as error:
-            logger.error("%s cannot be written: %s", self._state.path / URL_FILE, error.strerror or error)
-        logger.info("the operator's page is at %s; its token is in %s", self.url, self._state.path / TOKEN_FILE)
+            logger.error("%s cannot be written: %s", self._directory / URL_FILE, error.strerror or error)
+        logger.info("the operator's page is at %s; its token is in %s", self.url, self._directory / TOKEN_FILE)
         if not is_loopback(self._address[0]):
             logger.warning(
                 "the operator's page can be reached from other machines, and its token travels in the clear; "
                 "put TLS in front of it, or use --admin 127.0.0.1:%d and ssh -L",
                 sock.getsockname()[1],
             )
+
+    def serve_when_free(self, listen: Callable[[], socket.socket]) -> None:
+        """Serve as soon as the predecessor has released the address. ``listen`` binds it, or raises
+        ConfigError."""
+        waits = self._serve_when_free(listen)
+        task = self._supervisor.start(waits, "waiting for the address of --admin")
+        self._waiting.add(task)
+        self._open.callback(task.cancel)
+
+    def leave(self) -> None:
+        """Release the address to a successor; open pages reconnect there."""
+        self._open.close()
+
+    async def close(self) -> None:
+        """Stop serving and close all connections."""
+        self._published.close()
+        self._open.close()
+        await asyncio.gather(*self._waiting, return_exceptions=True)
+
+    async def _serve_when_free(self, listen: Callable[[], socket.socket]) -> None:
+        loop = asyncio.get_running_loop()
+        warn_at = loop.time() + WARN_AFTER
+        while True:
+            try:
+                sock = listen()
+                break
+            except ConfigError as error:
+                if loop.time() >= warn_at:
+                    warn_at = float("inf")
+                    logger.error("%s Retrying until it is free.", error)
+            await asyncio.sleep(RETRY_INTERVAL)
+        await self.serve(sock)

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from edge_server.handoff.protocol import (
@@ -16,6 +17,7 @@ from edge_server.handoff.protocol import (
     Ask,
     HandoffChannel,
     HandoffError,
+    HandoffOffer,
     HandoffRefusal,
     Names,
     Ready,
@@ -23,14 +25,19 @@ from edge_server.handoff.protocol import (
     in_parts,
     socket_path,
 )
+from edge_server.handoff.udp_forwarding import ForwardedSocket, ForwardingSocket
+from edge_server.tunnels.tunnel_record import TunnelRecord
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.transport import descriptors
+from quictunnel.transport.udp import UdpSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from edge_server.handoff.protocol import HandoffOffer, Held
+    from edge_server.handoff.protocol import Held
+    from edge_server.tunnels.registry import Registry
+    from quictunnel.transport.endpoint import Endpoint
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +120,64 @@ class HandoffListener:
             logger.warning("an edge that wanted to take over failed: %s", error)
         finally:
             channel.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handoff:
+    """Hands a running edge over to its successor. Until the successor is ready nothing changes."""
+
+    domain: str
+    mark: int
+    """Mark of this edge's connection IDs."""
+    https: socket.socket
+    """Listening socket of TLS visitors."""
+    udp: UdpSocket
+    """Socket of the clients, which the endpoint reads."""
+    acme_http: socket.socket | None
+    """Listening socket for validators by http-01, where they are answered."""
+    endpoint: Endpoint
+    registry: Registry
+
+    async def hand_over(self, channel: HandoffChannel, on_ready: Callable[[], None]) -> None:
+        """Hand over to a successor that asked.
+
+        Args:
+            channel: with the successor.
+            on_ready: called when the successor is ready: stops accepting, and releases what it takes over.
+
+        Raises:
+            HandoffError: the successor failed.
+        """
+        offer = HandoffOffer(self.domain, self.mark, has_acme_http=self.acme_http is not None)
+        with self.udp.duplicate() as udp:
+            pipe = await offer_sockets(channel, offer, self.https, udp, self.acme_http)
+        self._forward_from(pipe)
+        on_ready()
+        await send_names(channel, self._held_names())
+
+    @property
+    def forwards(self) -> bool:
+        """Return True while a predecessor of this edge still has visitors, whose datagrams are forwarded to it."""
+        source = self.endpoint.socket
+        return isinstance(source, ForwardingSocket) and source.has_predecessor
+
+    def _forward_from(self, pipe: socket.socket) -> None:
+        """Read datagrams from the successor's pipe from now on."""
+        source: ForwardedSocket | ForwardingSocket = ForwardedSocket(UdpSocket.adopt(self.udp.duplicate()), pipe)
+        before = self.endpoint.socket
+        if isinstance(before, ForwardingSocket) and self.forwards:
+            source = before.over(source)
+        self.endpoint.rebind(source)
+
+    def _held_names(self) -> list[Held]:
+        """Return the names that the successor has to know, and stop listening on their ports."""
+        names = []
+        for tunnel in self.registry:
+            sock = tunnel.duplicate_socket()
+            port = tunnel.tcp_port if sock is not None else 0
+            names.append((TunnelRecord.of(tunnel, port), sock))
+            tunnel.stop_listening()
+        return names
 
 
 async def offer_sockets(

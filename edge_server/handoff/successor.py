@@ -46,17 +46,25 @@ class InheritedSockets:
         From the return on all sockets are this edge's alone. Raises HandoffError.
         """
         names: list[Held] = []
-        await self.channel.send(Ready())
-        while True:
-            message, sockets = await self.channel.receive()
-            if not isinstance(message, Names) or len(sockets) != sum(entry.port > 0 for entry in message.entries):
-                close_all(sockets)
-                raise HandoffError("it did not say what it holds")
-            with_sockets = iter(sockets)
-            names += [(entry, next(with_sockets) if entry.port else None) for entry in message.entries]
-            if message.last:
-                self.channel.close()
-                return names
+        try:
+            await self.channel.send(Ready())
+            while not await self._receive_names(names):
+                pass
+        except BaseException:
+            close_all(sock for _, sock in names if sock is not None)
+            raise
+        self.channel.close()
+        return names
+
+    async def _receive_names(self, names: list[Held]) -> bool:
+        """Add the tunnels of one message to ``names``. Return True after the last one. Raises HandoffError."""
+        message, sockets = await self.channel.receive()
+        if not isinstance(message, Names) or len(sockets) != sum(entry.port > 0 for entry in message.entries):
+            close_all(sockets)
+            raise HandoffError("it did not say what it holds")
+        with_sockets = iter(sockets)
+        names += [(entry, next(with_sockets) if entry.port else None) for entry in message.entries]
+        return message.last
 
     def check(self, domain: str, https_port: int, quic_port: int) -> None:
         """Check that the options agree with what is inherited; a port of 0 agrees with any. Raises ConfigError."""
@@ -102,6 +110,8 @@ async def request_handoff(directory: Path) -> InheritedSockets | None:
         if isinstance(message, HandoffRefusal):
             raise HandoffError(message.reason)
         raise HandoffError("it did not say what there is")
-    except HandoffError as error:
+    except BaseException as error:
         channel.close()
-        raise ConfigError(f"--takeover: the edge that runs does not hand over: {error}.") from None
+        if isinstance(error, HandoffError):
+            raise ConfigError(f"--takeover: the edge that runs does not hand over: {error}.") from None
+        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
@@ -13,9 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from edge_server.resources.shares import Shares
-from quictunnel.transport import descriptors
+from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
@@ -266,8 +266,7 @@ def listen(host: str, port: int) -> socket.socket | None:
 
 async def accept_from(sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.Server:
     """Serve the connections of a listening socket; forked children close their copies of it."""
-    descriptors.own(sock)
-    server = await asyncio.get_running_loop().create_server(factory, sock=sock, backlog=ACCEPTS_PER_TURN)
+    server = await start_server(sock, factory, backlog=ACCEPTS_PER_TURN)
     restore_backlog(server, sock)
     return server
 

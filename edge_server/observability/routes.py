@@ -28,13 +28,8 @@ MONITORING_PATHS: Final = frozenset({"/healthz", "/readyz"})
 class MonitoringRoutes:
     """Handlers for a running edge."""
 
-    def __init__(self) -> None:
-        """Start without an edge; call :meth:`open` before the first request."""
-        self._exposition: Exposition | None = None
-        self._health: Health | None = None
-
-    def open(self, introspection: Introspection) -> None:
-        """Set the edge, once it serves."""
+    def __init__(self, introspection: Introspection) -> None:
+        """Check nothing yet. ``introspection``: the edge."""
         self._exposition = Exposition(introspection)
         self._health = Health(introspection)
 
@@ -47,15 +42,12 @@ class MonitoringRoutes:
         ]
 
     async def _metrics(self, _: Request) -> Response:
-        assert self._exposition is not None
         return Response(self._exposition.text(), media_type=CONTENT_TYPE)
 
     async def _alive(self, _: Request) -> Response:
-        assert self._health is not None
         return _json(self._health.liveness(), 200)
 
     async def _ready(self, _: Request) -> Response:
-        assert self._health is not None
         readiness = await self._health.readiness()
         return _json(readiness, 200 if readiness.ready else 503)
 

@@ -40,11 +40,13 @@ MAX_ENTRIES: Final = 2000
 blocked."""
 
 
-def write_dump(introspection: Introspection | None) -> None:
+def refuse_dump() -> None:
+    """Log that there is nothing to dump while the edge starts."""
+    logger.warning("no state was dumped: the edge does not serve yet")
+
+
+def write_dump(introspection: Introspection) -> None:
     """Write the dump. The state is collected at once, and written in another thread; the log has the result."""
-    if introspection is None:
-        logger.warning("no state was dumped: the edge does not serve yet")
-        return
     state = describe(introspection)
     writing = asyncio.get_running_loop().run_in_executor(
         None, _write, introspection.config.state_dir / FILE_NAME, state

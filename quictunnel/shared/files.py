@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +30,21 @@ DIRECTORY: Final = 0o700
 """Mode of a directory with secrets."""
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> None:
-    """Write a file atomically, in place of one that may exist.
+class FileIdentity(NamedTuple):
+    """A written file, as opposed to one of the same name and content that somebody else wrote."""
+
+    inode: int
+    modified: int
+    """Time in nanoseconds, because numbers of inodes are used again."""
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """Return the identity of a file with this status."""
+        return cls(status.st_ino, status.st_mtime_ns)
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bool = True) -> FileIdentity:
+    """Write a file atomically, in place of one that may exist. Return its identity.
 
     Args:
         path: of the file; its directory exists.
@@ -43,7 +56,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
     Raises:
         OSError: it cannot be written, for example on a full disk. The old file is unchanged then.
     """
-    aside = _write_aside(path, content, mode, durable=durable)
+    aside, identity = _write_aside(path, content, mode, durable=durable)
     try:
         aside.replace(path)
     except BaseException:
@@ -51,6 +64,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = PRIVATE, durable: bo
         raise
     if durable:
         _sync_directory(path.parent)
+    return identity
 
 
 def create_once(path: Path, content: bytes) -> None:
@@ -59,7 +73,7 @@ def create_once(path: Path, content: bytes) -> None:
     A link is atomic: of two processes that start together exactly one wins, and both continue with its file.
     Raises OSError if the file can be neither found nor written.
     """
-    aside = _write_aside(path, content, PRIVATE, durable=True)
+    aside, _ = _write_aside(path, content, PRIVATE, durable=True)
     try:
         path.hardlink_to(aside)
     except FileExistsError:
@@ -119,8 +133,9 @@ def check_directory(path: Path) -> None:
         raise PermissionError(f"{path} is not a directory of this user alone: remove it, or set XDG_RUNTIME_DIR")
 
 
-def _write_aside(path: Path, content: bytes, mode: int, *, durable: bool) -> Path:
-    """Write a new file beside the target, and return its path. Raises OSError; nothing is left then."""
+def _write_aside(path: Path, content: bytes, mode: int, *, durable: bool) -> tuple[Path, FileIdentity]:
+    """Write a new file beside the target. Return its path and its identity, which it keeps when it is renamed.
+    Raises OSError; nothing is left then."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
     aside = Path(name)
     try:
@@ -129,12 +144,13 @@ def _write_aside(path: Path, content: bytes, mode: int, *, durable: bool) -> Pat
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+            identity = FileIdentity.of(os.fstat(file.fileno()))
         if mode != PRIVATE:
             aside.chmod(mode)
     except BaseException:
         _remove(aside)
         raise
-    return aside
+    return aside, identity
 
 
 def _sync_directory(directory: Path) -> None:

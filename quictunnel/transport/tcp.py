@@ -8,7 +8,12 @@ import select
 import socket
 import struct
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from quictunnel.transport import descriptors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 if sys.platform != "win32":
     import fcntl
@@ -137,3 +142,28 @@ def _state(transport: asyncio.BaseTransport) -> int:
     pending = select.poll()
     pending.register(sock.fileno(), 0)
     return sum(events for _, events in pending.poll(0))
+
+
+async def start_server(
+    sock: socket.socket, factory: Callable[[], asyncio.BaseProtocol], *, backlog: int
+) -> asyncio.Server:
+    """Accept connections on a listening socket. Forked children close their copies of it.
+
+    Args:
+        sock: the listening socket. The server closes it with itself; if this fails or is cancelled, it is closed.
+        factory: makes the protocol of each connection.
+        backlog: length of the kernel's queue.
+    """
+    descriptors.own(sock)
+    with contextlib.ExitStack() as undo:
+        undo.callback(sock.close)
+        undo.callback(descriptors.disown, sock)
+        # Created first and started then: asyncio waits for a turn of the loop after the start, and a server whose
+        # creation was cancelled meanwhile would go on accepting without an owner.
+        server = await asyncio.get_running_loop().create_server(
+            factory, sock=sock, backlog=backlog, start_serving=False
+        )
+        undo.callback(server.close)
+        await server.start_serving()
+        undo.pop_all()
+    return server

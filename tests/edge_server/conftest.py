@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from edge_server.observability.introspection import Introspection
+    from edge_server.server import RunningEdge
 
 
 class Clock:
@@ -36,15 +37,14 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def edge(tmp_path: Path, engine: str) -> AsyncIterator[EdgeServer]:
+async def edge(tmp_path: Path, engine: str) -> AsyncIterator[RunningEdge]:
     anywhere = "127.0.0.1", 0
-    server = EdgeServer(EdgeConfig(state_dir=tmp_path / "state", quic=anywhere, https=anywhere, engine=engine))
-    await server.start()
+    config = EdgeConfig(state_dir=tmp_path / "state", quic=anywhere, https=anywhere, engine=engine)
+    server = await start_edge(config)
     yield server
     await server.stop()
 
 
 @pytest.fixture
-def introspection(edge: EdgeServer) -> Introspection:
-    assert edge.scene is not None
-    return edge.scene
+def introspection(edge: RunningEdge) -> Introspection:
+    return edge.introspection

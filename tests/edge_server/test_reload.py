@@ -12,12 +12,14 @@ import trustme
 
 from edge_server.config.edge_config import OPTIONS, EdgeConfig
 from edge_server.observability import logs
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 from quictunnel.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from edge_server.server import RunningEdge
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +42,7 @@ def files(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def server(files: Path) -> AsyncIterator[EdgeServer]:
+async def server(files: Path) -> AsyncIterator[RunningEdge]:
     config = EdgeConfig(
         state_dir=files / "state",
         quic=("127.0.0.1", 0),
@@ -49,35 +51,31 @@ async def server(files: Path) -> AsyncIterator[EdgeServer]:
         key=files / "one.key",
         engine=os.environ.get("QUICTUNNEL_ENGINE") or "auto",
     )
-    server = EdgeServer(config)
-    await server.start()
+    server = await start_edge(config)
     yield server
     await server.stop()
 
 
-def context(server: EdgeServer) -> object:
-    assert server._services is not None
-    return server._services.certificates.context_for("a.tunnel.localhost", h2=False)
+def context(server: RunningEdge) -> object:
+    return server.services.certificates.context_for("a.tunnel.localhost", h2=False)
 
 
-def holds(server: EdgeServer) -> tuple[float, float]:
-    assert server._services is not None
-    return server._services.sessions.hold, server._services.pending.hold
+def holds(server: RunningEdge) -> tuple[float, float]:
+    return server.services.sessions.hold, server.services.pending.hold
 
 
-def may_h2(server: EdgeServer) -> bool:
-    assert server._services is not None
-    return server._services.certificates.h2_allowed("a.tunnel.localhost")
+def may_h2(server: RunningEdge) -> bool:
+    return server.services.certificates.h2_allowed("a.tunnel.localhost")
 
 
 # Of each live option: another value, and what is to be seen of it.
-EFFECTS: dict[str, tuple[Any, Callable[[EdgeServer], object]]] = {
+EFFECTS: dict[str, tuple[Any, Callable[[RunningEdge], object]]] = {
     "allow_wildcard_h2": (True, may_h2),
     "grace": (3.0, lambda server: server.config.grace),
     "hold": (4.0, holds),
     "log_format": ("json", lambda _: isinstance(logging.getLogger().handlers[0].formatter, logs.JsonFormatter)),
     "log_level": ("error", lambda _: logging.getLogger().level),
-    "qlog": ("traces", lambda server: type(server._endpoint._engine)),  # below the test's directory
+    "qlog": ("traces", lambda server: type(server.introspection.endpoint._engine)),  # below the test's directory
 }
 TOGETHER = {"cert", "key"}
 """Tested as a pair."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from edge_server.__main__ import banner
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
 from edge_server.systemd import goes_to_journal, keep_alive, notify
 
 if TYPE_CHECKING:
@@ -76,10 +76,17 @@ def test_journal_output_is_recognised(monkeypatch, tmp_path):
     assert not goes_to_journal(1)
 
 
+def running(config: EdgeConfig) -> Any:
+    """Return what the banner says of an edge, without its parts."""
+    address = "127.0.0.1:4433"
+    return SimpleNamespace(
+        config=config, token="a-secret-of-somebody", ca=config.state_dir / "ca.pem", https_port=8443,
+        quic_address=address, public_quic_address=address,
+    )  # fmt: skip
+
+
 def test_token_is_not_written_to_the_journal(monkeypatch, tmp_path):
-    server = EdgeServer(EdgeConfig(state_dir=tmp_path))
-    server.token = "a-secret-of-somebody"
-    monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))
+    server = running(EdgeConfig(state_dir=tmp_path))
     assert "export QUICTUNNEL_TOKEN=a-secret-of-somebody\n" in banner(server)
     status = os.fstat(1)
     monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
@@ -87,9 +94,7 @@ def test_token_is_not_written_to_the_journal(monkeypatch, tmp_path):
     assert "a-secret-of-somebody" not in banner(server)
 
 
-def test_token_is_not_printed_when_hidden(monkeypatch, tmp_path):
-    server = EdgeServer(EdgeConfig(state_dir=tmp_path, hide_token=True))
-    server.token = "a-secret-of-somebody"
-    monkeypatch.setattr(EdgeServer, "_bound", ("127.0.0.1", 4433))
+def test_token_is_not_printed_when_hidden(tmp_path):
+    server = running(EdgeConfig(state_dir=tmp_path, hide_token=True))
     assert f'export QUICTUNNEL_TOKEN="$(cat {tmp_path}/token)"\n' in banner(server)
     assert "a-secret-of-somebody" not in banner(server)

@@ -100,7 +100,7 @@ class EmbeddedTunnel(TunnelFixture):
     @property
     def edge_session(self) -> Any:
         """The edge's side of the session."""
-        (guest,) = self.edge.server._guests
+        (guest,) = self.edge.server.clients.sessions
         return guest.session
 
     @property

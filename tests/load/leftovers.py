@@ -36,8 +36,7 @@ def dump_of_embedded(edge: EmbeddedEdge) -> dict[str, Any]:
     """As above, of an edge in this process."""
 
     async def describe() -> dict[str, Any]:
-        assert edge.server.scene is not None
-        return state_dump.describe(edge.server.scene)
+        return state_dump.describe(edge.server.introspection)
 
     return edge._background.call(describe())
 

@@ -1,28 +1,34 @@
-"""An edge without sockets: an :class:`EdgeServer` whose parts and endpoint are real; the rules bring visitors."""
+"""An edge without sockets: a :class:`RunningEdge` whose parts and endpoint are real; the rules bring visitors."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_server.auth.failed_attempts import FailedAttempts
 from edge_server.auth.token_registry import TokenRegistry
 from edge_server.certificates.context_store import ContextStore
+from edge_server.clients.acceptor import ClientAcceptor
 from edge_server.clients.session import ClientSession, SessionContext
 from edge_server.clients.session_table import SessionTable
 from edge_server.config.edge_config import EdgeConfig
 from edge_server.handoff.snapshot_entry import trusted
+from edge_server.ingress.admission import Admission
 from edge_server.ingress.tcp_ports import TcpPorts
 from edge_server.refresher import Refresher
-from edge_server.server import EdgeServer
+from edge_server.server import RunningEdge
 from edge_server.storage.steady_clock import Clock
 from edge_server.tunnels.domain_check import DomainCheck
 from edge_server.tunnels.ownership import NameOwnership
 from edge_server.tunnels.pending import PendingTunnels
+from edge_server.tunnels.registry import Registry
 from edge_server.tunnels.tickets import TicketSealer
 from edge_server.tunnels.tunnel_record import TunnelRecord
+from edge_server.tunnels.visitor_log import VisitorLog
 from edge_server.wiring import EdgeServices
 from quictunnel.transport.endpoint import Endpoint
 from quictunnel.wire.codes import SessionCode
@@ -114,49 +120,91 @@ class WatchedExpected(PendingTunnels):
         super()._forget(tunnel)
 
 
-class ModelEdge(EdgeServer):
+class WatchedAcceptor(ClientAcceptor):
+    """The clients of one edge; the world hears of what happens to them."""
+
+    def __init__(self, world: World, context: SessionContext, admission: Admission) -> None:
+        super().__init__(context, admission.admits)
+        self._world = world
+        self.guests_ever: list[WatchedGuest] = []
+
+    def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
+        link = super().accept(connection, wake)
+        for guest in self.sessions:
+            assert isinstance(guest, WatchedGuest)
+            if guest not in self.guests_ever:
+                self.guests_ever.append(guest)
+                guest.on_end = self._world.guest_ended
+                guest.reach = self._world.reach
+                guest.on_bind = self._world.guest_asks
+                guest.on_bound = self._world.guest_has
+                guest.on_unbind = self._world.lease_closes
+        return link
+
+
+class ModelEdge(RunningEdge):
     """Process of the edge."""
 
     def __init__(self, world: World, number: int, names: Names) -> None:
-        super().__init__(EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD))
-        loop = asyncio.get_running_loop()
         self.world = world
         self.number = number
         self.state = "serving"
         """``leaving`` when it drains, ``gone`` when it has stopped."""
+        self._names = names
+        self._leaving: list[asyncio.Task[None]] = []
+        services = self._make_services()
+        clients = WatchedAcceptor(world, services.session_context, services.admission)
+        self.guests_ever = clients.guests_ever
+        endpoint = Endpoint(
+            world.network.edge_engine(number),
+            world.network.edge_socket(number),
+            on_connection=lambda connection: clients.accept(connection, endpoint.wake),
+        )
+        # What a model has not: the public port, files, a page and a successor that asks for sockets.
+        absent: Any = SimpleNamespace(pending=(), stopping=lambda: None, forwards=False)
+        introspection: Any = SimpleNamespace(endpoint=endpoint, tls_listener=absent)
+        super().__init__(
+            config=EdgeConfig(state_dir=Path("/nonexistent"), domain=DOMAIN, grace=GRACE, hold=HOLD),
+            token=TOKEN,
+            ca=Path("/nonexistent"),
+            services=services,
+            clients=clients,
+            introspection=introspection,
+            snapshot=absent,
+            refresher=Refresher(services, clients.sessions),
+            admin=None,
+            handoff=absent,
+            asked_to_drain=asyncio.Event(),
+            succeeded=asyncio.Event(),
+            stop_accepting=lambda: None,
+            resources=contextlib.AsyncExitStack(),
+        )
+
+    def _make_services(self) -> EdgeServices:
+        loop, world = asyncio.get_running_loop(), self.world
+        admission, ledger, registry = Admission(), VisitorLog(), Registry()
         ports = TcpPorts("127.0.0.1", PORTS, loop.time)
-        ports._random = random.Random(f"{world.seed} ports {number}")  # type: ignore[assignment]
-        expected = WatchedExpected(self._registry, ports, self._admission, ledger=self.ledger, hold=HOLD)
-        expected.on_forget = world.lease_closes
-        self._services = EdgeServices(
-            admission=self._admission,
+        ports._random = random.Random(f"{world.seed} ports {self.number}")  # type: ignore[assignment]
+        pending = WatchedExpected(registry, ports, admission, ledger=ledger, hold=HOLD)
+        pending.on_forget = world.lease_closes
+        return EdgeServices(
+            admission=admission,
             attempts=FailedAttempts(loop.time),
             certificates=ContextStore(),
             claims=NameOwnership(world.claims),  # type: ignore[arg-type]
             clock=Clock(loop.time, loop.time),
             domain=DOMAIN,
             domains=DomainCheck(),
-            pending=expected,
+            pending=pending,
             https_port=443,
-            ledger=self.ledger,
+            ledger=ledger,
             ports=ports,
-            registry=self._registry,
+            registry=registry,
             sealer=TicketSealer(bytes(32), DOMAIN),
             sessions=SessionTable(HOLD),
             tcp_host=DOMAIN,
             tokens=TokenRegistry(TOKEN, world.tokens),  # type: ignore[arg-type]
         )
-        self._watch = Refresher(self._services, self._guests)
-        self.guests_ever: list[WatchedGuest] = []
-        self._leaving: asyncio.Task[None] | None = None
-        self._endpoint = Endpoint(world.network.edge_engine(number), world.network.edge_socket(number),
-                                  on_connection=self._accept)  # fmt: skip
-        self._names = names
-
-    @property
-    def services(self) -> EdgeServices:
-        assert self._services is not None
-        return self._services
 
     async def expect(self) -> None:
         """Keep the names of the edge before, and their ports: handed over, or opened again (the snapshot)."""
@@ -171,27 +219,26 @@ class ModelEdge(EdgeServer):
     def look(self) -> None:
         """Look at what the operator has withdrawn."""
         if self.state != "gone":
-            assert self._watch is not None
-            asyncio.get_running_loop().create_task(self._watch._look())
+            asyncio.get_running_loop().create_task(self.refresher._look())
 
     def find(self, host: str) -> Tunnel | None:
         """Return the tunnel that a visitor's ClientHello leads to."""
-        return self._registry.find(self.services.names.name_of(host))
+        return self.services.registry.find(self.services.names.name_of(host))
 
     def find_name(self, name: str) -> Tunnel | None:
         """Return the tunnel of a name."""
-        return self._registry.find(name)
+        return self.services.registry.find(name)
 
     def noted_names(self, *, is_last: bool) -> Names:
         """Return what an edge that is started after this one knows of it. ``is_last``: it stops in good order."""
-        names = [TunnelRecord.of(tunnel, tunnel.tcp_port) for tunnel in self._registry]
+        names = [TunnelRecord.of(tunnel, tunnel.tcp_port) for tunnel in self.services.registry]
         return [(trusted(name, is_last=is_last), None) for name in names]
 
     def hand_over(self) -> Names:
-        """Take nobody any more: a successor does from now on (:meth:`EdgeServer._stop_taking`)."""
-        self._is_draining = True
+        """Take nobody any more: a successor does from now on (:meth:`RunningEdge.hand_over`)."""
+        self.clients.is_draining = True
         names: Names = []
-        for tunnel in self._registry:
+        for tunnel in self.services.registry:
             sock = tunnel.duplicate_socket()
             names.append((TunnelRecord.of(tunnel, tunnel.tcp_port if sock is not None else 0), sock))
             tunnel.stop_listening()
@@ -202,45 +249,28 @@ class ModelEdge(EdgeServer):
     def leave(self) -> None:
         """Drain and stop, as ``python -m edge_server`` does."""
         self.state = "leaving"
-        self._leaving = asyncio.get_running_loop().create_task(self._drain_and_stop())
+        self._leaving.append(asyncio.get_running_loop().create_task(self._drain_and_stop()))
 
     async def _drain_and_stop(self) -> None:
         await self.drain()
-        assert self._watch is not None
-        await self._watch.close()
+        await self.refresher.close()
         self.services.sessions.give_up_all()
         self.services.pending.give_up_all()
-        assert self._endpoint is not None
-        await self._endpoint.close(0.5, SessionCode.GOING_AWAY)
+        await self.introspection.endpoint.close(0.5, SessionCode.GOING_AWAY)
         self.state = "gone"
 
     def kill(self) -> None:
         """Die without a word: sockets are closed, and whatever is in memory is forgotten."""
-        if self._leaving is not None:
-            self._leaving.cancel()
+        for leaving in self._leaving:
+            leaving.cancel()
         self.state = "gone"
-        assert self._watch is not None
-        self._watch._task.cancel()
-        assert self._endpoint is not None
+        self.refresher._task.cancel()
         self.services.sessions.hold = 0
-        self.world.network.silence(self._endpoint)
-        self._endpoint.abort()
+        self.world.network.silence(self.introspection.endpoint)
+        self.introspection.endpoint.abort()
         self.services.sessions.give_up_all()
         self.services.pending.give_up_all()
 
     def sessions(self) -> list[Session]:
         """Return the sessions of clients that are not over."""
         return [guest.session for guest in self.guests_ever if not guest.is_over and guest.identity is not None]
-
-    def _accept(self, connection: Connection) -> Link:
-        link = super()._accept(connection)
-        for guest in self._guests:
-            assert isinstance(guest, WatchedGuest)
-            if guest not in self.guests_ever:
-                self.guests_ever.append(guest)
-                guest.on_end = self.world.guest_ended
-                guest.reach = self.world.reach
-                guest.on_bind = self.world.guest_asks
-                guest.on_bound = self.world.guest_has
-                guest.on_unbind = self.world.lease_closes
-        return link

@@ -87,8 +87,7 @@ def _check_resets(world: World, visitor: Visitor) -> None:
             splice = visitor.splice
             if peer is visitor.peer and splice.is_refused:
                 waited = world.loop.time() - visitor.came_at
-                assert visitor.edge._endpoint is not None
-                had_no_stream = world.network.refused_streams(visitor.edge._endpoint)
+                had_no_stream = world.network.refused_streams(visitor.edge.introspection.endpoint)
                 if waited >= WAIT - 0.01 or had_no_stream or not visitor.tunnel.is_open:
                     visitor.excuse = "sent away"
                     world.reach("a visitor was sent away")
@@ -131,7 +130,7 @@ def _check_ports(world: World) -> None:
         tunnels = [server.tunnel for server in world.ports.accepting(port)]
         if len({tunnel.name for tunnel in tunnels}) > 1:
             world.fail("two tunnels listen on one port", f"{port}: {[tunnel.name for tunnel in tunnels]}")
-        if any(world.edge is None or tunnel._admission is not world.edge._admission for tunnel in tunnels):
+        if any(world.edge is None or tunnel._admission is not world.edge.services.admission for tunnel in tunnels):
             world.fail("an edge that leaves still listens", f"port {port}")
 
 
@@ -394,8 +393,8 @@ def _left(world: World) -> list[str]:
     for edge in world.edges:
         for session in edge.sessions():
             found += _left_in(session, f"edge {edge.number} ({edge.state})")
-        inside = edge._admission.active - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
-                                              for visitor in world.visitors)  # fmt: skip
+        inside = edge.visitors - sum(not visitor.is_over and visitor.edge is edge and visitor.is_in
+                                     for visitor in world.visitors)  # fmt: skip
         if inside or edge.ledger.now:
             found.append(f"edge {edge.number}: {inside} visitors inside")
     found += [f"a dial of {dial.program}" for dial in world.dials]
@@ -421,5 +420,5 @@ def _end(world: World) -> None:
     if timers:
         world.fail("timers that stay", f"{timers}")
     for edge in world.edges:
-        if len(edge._registry) or edge._admission.active or len(edge.services.sessions):
-            world.fail("something that stays at an edge", f"{list(edge._registry)}, {edge._admission.active}")
+        if edge.leases or edge.visitors or len(edge.services.sessions):
+            world.fail("something that stays at an edge", f"{list(edge.services.registry)}, {edge.visitors}")

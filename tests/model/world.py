@@ -11,9 +11,9 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import edge_server.clients.acceptor
 import edge_server.ingress.tcp_ports
 import edge_server.refresher
-import edge_server.server
 from quictunnel.origin.dial import REFUSED, OriginRefusedError
 from quictunnel.transport.engine import CloseCause
 from quictunnel.wire.codes import SessionCode
@@ -82,7 +82,7 @@ class World:
         before = [(logger.level, logger.propagate) for logger in loggers]
         with (
             self.network.in_force(),
-            mock.patch.object(edge_server.server, "ClientSession", WatchedGuest),
+            mock.patch.object(edge_server.clients.acceptor, "ClientSession", WatchedGuest),
             mock.patch.object(edge_server.ingress.tcp_ports, "listen", self.ports.listen),
             mock.patch.object(edge_server.refresher, "REFRESH", REFRESH),
         ):
@@ -154,7 +154,7 @@ class World:
             return None
         server = servers[which % len(servers)]
         tunnel = server.tunnel
-        edge = next(edge for edge in self.edges if edge._admission is tunnel._admission)
+        edge = next(edge for edge in self.edges if edge.services.admission is tunnel._admission)
         ticket = next(
             (each for each in self.tickets if each.host == edge.services.names.host_of(tunnel.name)), None
         )
@@ -302,7 +302,7 @@ class World:
         self.note(f"session {guest.digest.hex()[:6]} of {self.program_of(guest.digest)}: {closed}")
         self.reach(f"session over at the edge: {why}")
         for edge in self.edges:
-            for tunnel in edge._registry.alive:
+            for tunnel in edge.services.registry.alive:
                 for visitor in self.visitors:
                     visit = tunnel.visitors.get(visitor.splice)
                     carrier: Any = None if visit is None else visit.carrier

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,10 @@ from edge_server.certificates.acme.renewal import CertificateManager
 from edge_server.ingress.tcp_ports import BACKLOG
 from quictunnel.errors import ConfigError
 from quictunnel.transport import descriptors
+from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
+    import asyncio
     from pathlib import Path
 
     from edge_server.certificates.acme.challenges import ChallengeStore
@@ -80,9 +81,7 @@ class AcmeService:
     async def start(self, supervisor: Supervisor | None = None) -> None:
         """Accept validations and start to order, once the edge's own listeners are open."""
         if self.listening is not None:
-            descriptors.own(self.listening)
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(self._responder, sock=self.listening, backlog=BACKLOG)
+            self._server = await start_server(self.listening, self._responder, backlog=BACKLOG)
         await self.manager.start(supervisor)
 
     def leave(self) -> None:

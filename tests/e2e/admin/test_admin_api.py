@@ -311,7 +311,7 @@ def test_a_client_that_is_away_is_shown_and_ended():
     """Of a session without a link no metrics are known, a new visitor waits, and both can be ended."""
     with AdminTunnel() as rig:
         stays, _ = rig.pair("tcp")
-        (guest,) = rig.edge.server._guests
+        (guest,) = rig.edge.server.clients.sessions
         lost = Closed(CloseCause.TIMEOUT, 0, "")
         rig.edge._background.call(called(lambda: guest.session.link_down(lost)))
         (session,) = rig.operator.get("/sessions")["items"]

@@ -195,7 +195,7 @@ class Stage(AdminTunnel):
     @property
     def engine(self) -> Engine:
         """The edge's, with what stands before it."""
-        return self.edge.server._endpoint.engine
+        return self.edge.server.introspection.endpoint.engine
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_unwritable_trace_file_is_reported(rig: Stage, caplog: pytest.LogCapture
 
 def test_a_trace_that_is_full_is_over(rig: Stage):
     (session,) = rig.operator.get("/sessions")["items"]
-    tracing = rig.edge.server._tracing
+    tracing = rig.edge.server.introspection.tracing
     rig.edge._background.call(traced(tracing, Tracer(tracing._own, max_bytes=20_000)))
     file = Path(trace(rig.operator, session["id"])["file"])
     rig.edge._background.call(traced(tracing, None))

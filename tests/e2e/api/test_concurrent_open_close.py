@@ -241,7 +241,7 @@ async def test_a_lease_that_ends_before_its_listener_began_leaves_no_socket(tmp_
             (address, *_) = await resolve(config)
             connection = EdgeConnection(config, NullEvents(), address)
             await connection.greet()
-            (guest,) = edge.server._guests
+            (guest,) = edge.server.clients.sessions
             leased = asyncio.run_coroutine_threadsafe(bind_and_die(guest), edge._background.loop)
             port = await asyncio.wrap_future(leased)
             await connection.close()

@@ -28,7 +28,7 @@ def test_an_edge_of_its_own_and_clients_here_and_elsewhere(edge, client, engines
 
 def test_embedded_tunnel_runs_on_the_pairing(engines):
     with embedded_edge() as edge, quictunnel.Client.from_config(edge.client_config) as client:
-        assert edge.server._endpoint.engine.name == engines.edge
+        assert edge.server.introspection.endpoint.engine.name == engines.edge
         with quictunnel.forward(1, client=client):
             assert client.snapshot().engine == engines.client
 

@@ -33,7 +33,7 @@ def rig(shared_stage: EmbeddedTunnel, caplog: pytest.LogCaptureFixture) -> Itera
         assert shared_stage.client_session is session
         for kind in ("tcp", "tls"):
             shared_stage.pair(kind)
-    assert shared_stage.edge.server._endpoint.faults == 0
+    assert shared_stage.edge.server.introspection.endpoint.faults == 0
     for record in caplog.records:
         assert not record.exc_info, record
         assert len(record.getMessage()) < 500

@@ -49,7 +49,7 @@ class Flooded(EmbeddedTunnel):
 
     @property
     def front(self) -> Any:
-        return self.edge.server._front
+        return self.edge.server.introspection.tls_listener
 
     def visit(self, source: str) -> float:
         """Seconds of a visitor's handshake with the tunnel that nobody floods."""

@@ -51,7 +51,7 @@ def answer_to(rig: EmbeddedTunnel, words: bytes, *, finish: bool = False) -> byt
 
 def newcomers(rig: EmbeddedTunnel) -> int:
     """Connections to the TLS port whose arrival the edge has seen the end of."""
-    return sum(rig.edge.server._front.outcomes.values())
+    return sum(rig.edge.server.introspection.tls_listener.outcomes.values())
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_truncated_client_hello_is_closed(rig):
 
 
 def test_a_client_hello_in_two_pieces_is_as_good_as_whole(rig, monkeypatch):
-    front = rig.edge.server._front
+    front = rig.edge.server.introspection.tls_listener
 
     class Slowly(socket.socket):
         """Sends its first bytes in two pieces, the second when the first was read."""
@@ -106,7 +106,7 @@ def test_a_client_hello_in_two_pieces_is_as_good_as_whole(rig, monkeypatch):
 
 
 def test_half_a_client_hello_has_a_deadline(rig, monkeypatch):
-    monkeypatch.setattr(rig.edge.server._front, "deadlines", Deadlines(hello=0.2))
+    monkeypatch.setattr(rig.edge.server.introspection.tls_listener, "deadlines", Deadlines(hello=0.2))
     assert answer_to(rig, client_hello(rig.tunnel.host)[:-1]) == b""
 
 
@@ -160,7 +160,10 @@ def test_visitors_who_only_connect_and_leave(rig):
     # They may have gone before the edge has accepted them.
     eventually(lambda: newcomers(rig) - came == 50, "not all of those over TLS have come")
     eventually(lambda: rig.edge.server.ledger.came["tcp"] - visitors == 50, "not all of those over TCP have come")
-    eventually(lambda: not rig.edge.server.visitors and not rig.edge.server._front.pending, "visitors are left")
+    eventually(
+        lambda: not rig.edge.server.visitors and not rig.edge.server.introspection.tls_listener.pending,
+        "visitors are left",
+    )
     _forget_queued(rig)
 
 

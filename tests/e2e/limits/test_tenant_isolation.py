@@ -16,7 +16,7 @@ from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import TokenStore
 from edge_server.clients import session_table
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 from edge_server.storage.steady_clock import steady
 from edge_server.tunnels import bind_policy, registry
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from edge_server.server import RunningEdge
+
 FEW = 27
 PORTS = 36
 begun: list[HostileClient] = []
@@ -39,7 +41,7 @@ begun: list[HostileClient] = []
 
 
 @pytest.fixture
-async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[EdgeServer]:
+async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[RunningEdge]:
     """Edge with small limits, on the event loop of the test."""
     monkeypatch.setattr(session_table, "MAX_SESSIONS", FEW)
     monkeypatch.setattr(session_table, "MAX_AWAY", 4)
@@ -48,7 +50,7 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
     monkeypatch.setattr(registry, "ALWAYS", 2)
     monkeypatch.setattr(bind_policy, "MAX_MEMBERS", 3)
     first = random.randrange(10_000, 30_000)  # tests run side by side
-    edge = EdgeServer(
+    edge = await start_edge(
         EdgeConfig(
             state_dir=tmp_path,
             quic=("127.0.0.1", 0),
@@ -58,19 +60,17 @@ async def edge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator
             engine=engine_pairing.edge_engine(),
         )
     )
-    await edge.start()
     yield edge
     await end(*begun)
     await edge.stop()
 
 
-def token_of(edge: EdgeServer, **rights: Any) -> ClientConfig:
+def token_of(edge: RunningEdge, **rights: Any) -> ClientConfig:
     """Of another tenant, as the command makes it by default."""
     store = TokenStore(edge.config.state_dir)
     token, _ = store.create(Permissions(**rights), "", int(time.time()))
     store.close()
-    assert edge._services is not None
-    edge._services.tokens.refresh()
+    edge.services.tokens.refresh()
     return ClientConfig(
         edge=edge.quic_address, token=Secret(token), ca=edge.ca, engine=os.environ[engine_pairing.VARIABLE]
     )
@@ -104,7 +104,7 @@ async def end(*clients: HostileClient) -> None:
     await asyncio.gather(*(client.__aexit__() for client in clients))
 
 
-async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edge: EdgeServer):
+async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edge: RunningEdge):
     bad, good = token_of(edge), token_of(edge)
     clients = [await begin(bad) for _ in range(FEW * 8 // 9)]
     refused = await HostileClient(bad).__aenter__()
@@ -117,7 +117,7 @@ async def test_sessions_of_one_token_leave_some_to_others_and_may_be_resumed(edg
     await end(refused, other, back, *(client for client, _ in clients))
 
 
-async def test_client_reconnects_when_its_token_has_room_again(edge: EdgeServer):
+async def test_client_reconnects_when_its_token_has_room_again(edge: RunningEdge):
     mine = token_of(edge)
     clients = [(await begin(mine))[0] for _ in range(FEW * 8 // 9)]
 
@@ -125,17 +125,16 @@ async def test_client_reconnects_when_its_token_has_room_again(edge: EdgeServer)
         with quictunnel.Client.from_config(mine) as client, quictunnel.forward(9, client=client) as tunnel:
             return tunnel.url
 
-    assert edge._services is not None
     async with asyncio.timeout(15):
         opening = asyncio.create_task(asyncio.to_thread(open_one))
-        while not edge._services.sessions.refused:  # noqa: ASYNC110 - a counter has no event
+        while not edge.services.sessions.refused:  # noqa: ASYNC110 - a counter has no event
             await asyncio.sleep(0.01)
         await end(clients.pop())
         assert (await opening).startswith("https://")
     await end(*clients)
 
 
-async def test_ports_and_tunnels_of_one_token_leave_some_to_others(edge: EdgeServer):
+async def test_ports_and_tunnels_of_one_token_leave_some_to_others(edge: RunningEdge):
     bad, good = token_of(edge), token_of(edge)
     (first, _), (second, _), (other, _) = await begin(bad), await begin(bad), await begin(good)
     with_port = [Bind(number, True, False, b"") for number in range(PORTS + 4)]
@@ -156,7 +155,7 @@ async def test_ports_and_tunnels_of_one_token_leave_some_to_others(edge: EdgeSer
     await end(first, second, other, again)
 
 
-async def test_networks_count_and_pools_have_an_end(edge: EdgeServer):
+async def test_networks_count_and_pools_have_an_end(edge: RunningEdge):
     (client, _), (other, _) = await begin(token_of(edge)), await begin(token_of(edge))
     networks = [f"2001:db8:{number:x}::/48" for number in range(64)]
     answers = await ask(client, *(Bind(n, False, False, b"", allow=networks, deny=networks) for n in range(12)))
@@ -169,11 +168,10 @@ async def test_networks_count_and_pools_have_an_end(edge: EdgeServer):
     await end(client, other, *(each for each, _ in same))
 
 
-async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: EdgeServer):
+async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: RunningEdge):
     bad, good = token_of(edge), token_of(edge)
     victim, secret = await begin(good)
-    services = edge._services
-    assert services is not None
+    services = edge.services
 
     async def lose_link(config: ClientConfig, secret: bytes) -> None:
         """Come back, and leave before anything else was said, as a client does whose link breaks then."""
@@ -198,11 +196,10 @@ async def test_sessions_of_one_token_that_are_away_push_out_no_others(edge: Edge
 
 
 async def test_requests_that_are_more_work_use_a_budget_up_sooner(
-    edge: EdgeServer, monkeypatch: pytest.MonkeyPatch
+    edge: RunningEdge, monkeypatch: pytest.MonkeyPatch
 ):
-    assert edge._services is not None
-    monkeypatch.setattr(edge._services.requests, "burst", 20.0)
-    monkeypatch.setattr(edge._services.requests, "rate", 0.1)
+    monkeypatch.setattr(edge.services.requests, "burst", 20.0)
+    monkeypatch.setattr(edge.services.requests, "rate", 0.1)
     networks = [f"2001:db8:{number:x}::/48" for number in range(64)]
     for binds, is_ended in ((6, False), (7, True)):
         client, _ = await begin(token_of(edge))
@@ -214,10 +211,10 @@ async def test_requests_that_are_more_work_use_a_budget_up_sooner(
         await end(client)
 
 
-async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monkeypatch: pytest.MonkeyPatch):
+async def test_memory_that_a_download_used_is_given_back(edge: RunningEdge, monkeypatch: pytest.MonkeyPatch):
     """Windows that have grown, in both directions."""
     monkeypatch.setattr(credit, "GROWTH_SECONDS", 10.0)
-    size, services = 8 << 20, edge._services
+    size, services = 8 << 20, edge.services
     assert services is not None
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -251,10 +248,9 @@ async def test_memory_that_a_download_used_is_given_back(edge: EdgeServer, monke
 MONTHS = 60 * 86_400.0
 
 
-async def looks_of(edge: EdgeServer, count: int = 3) -> None:
+async def looks_of(edge: RunningEdge, count: int = 3) -> None:
     """Wait until the edge has looked at its clock, its tokens and its claims so often."""
-    assert edge._services is not None
-    store = edge._services.claims._store
+    store = edge.services.claims._store
     looked, changes = 0, store.changes
 
     def counting() -> int:
@@ -269,10 +265,9 @@ async def looks_of(edge: EdgeServer, count: int = 3) -> None:
     del store.changes  # type: ignore[method-assign]
 
 
-async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, caplog: pytest.LogCaptureFixture):
+async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: RunningEdge, caplog: pytest.LogCaptureFixture):
     """Claims, a live session of a token with an end, and its next session."""
-    services = edge._services
-    assert services is not None
+    services = edge.services
     limited = token_of(edge, expires=int(time.time() + MONTHS / 2))
     (client, _), (away, _) = await begin(limited), await begin(token_of(edge))
     (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
@@ -284,8 +279,7 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
         services.clock._wall = lambda wrong=wrong: time.time() + wrong
         services.clock._since -= 10 * 86_400.0
         await looks_of(edge)
-        watch = edge._watch
-        assert watch is not None
+        watch = edge.refresher
         watch._seen_at -= 7200.0
         await looks_of(edge)
         again, _ = await begin(limited)
@@ -301,10 +295,9 @@ async def test_a_clock_that_jumps_for_a_moment_ends_nothing(edge: EdgeServer, ca
     await end(client)
 
 
-async def test_names_unused_for_a_month_are_freed(edge: EdgeServer):
+async def test_names_unused_for_a_month_are_freed(edge: RunningEdge):
     """By a clock that has gone on evenly for a day; what is held stays."""
-    services = edge._services
-    assert services is not None
+    services = edge.services
     (client, _), (away, _) = await begin(token_of(edge)), await begin(token_of(edge))
     (held,) = await ask(client, Bind(1, True, False, b"", name="held", tcp_port=edge.config.tcp_ports[5]))
     assert isinstance(held, Bound)
@@ -313,8 +306,7 @@ async def test_names_unused_for_a_month_are_freed(edge: EdgeServer):
     await looks_of(edge)
     services.clock._steady = lambda: steady() + MONTHS
     services.clock._wall = lambda: time.time() + MONTHS
-    assert edge._watch is not None
-    edge._watch._seen_at -= 7200.0
+    edge.refresher._seen_at -= 7200.0
     await looks_of(edge)
     assert services.claims.owner("left") is None
     assert services.claims.owner("held") == services.claims.owner(f":{edge.config.tcp_ports[5]}") is not None

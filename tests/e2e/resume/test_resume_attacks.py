@@ -64,8 +64,7 @@ def with_visitor(entry: tuple[int, int, int, int]) -> ResumeState:
 @pytest.mark.slow
 async def test_a_thousand_guesses_resume_nothing(rig: EmbeddedTunnel) -> None:
     config = rig.edge.client_config
-    assert rig.edge.server._services is not None
-    sessions = rig.edge.server._services.sessions
+    sessions = rig.edge.server.services.sessions
     async with HostileClient(config) as owner:
         secret, _, writer = await visited(owner)
         begun, resumed = sessions.begun, sessions.resumed
@@ -106,9 +105,8 @@ def forgeries(ticket: bytes, chance: random.Random) -> Iterator[bytes]:
 async def test_a_thousand_forged_tickets_take_no_name_and_no_port(
     rig: EmbeddedTunnel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert rig.edge.server._services is not None
     # How many may be tried is another matter.
-    monkeypatch.setattr(rig.edge.server._services.requests, "rate", 1e6)
+    monkeypatch.setattr(rig.edge.server.services.requests, "rate", 1e6)
     chance = random.Random(4)
     async with HostileClient(rig.edge.client_config) as owner, HostileClient(rig.edge.client_config) as thief:
         await owner.greet()
@@ -196,7 +194,7 @@ async def test_session_of_a_closed_client_is_not_kept(rig: EmbeddedTunnel) -> No
             with pytest.raises(ConnectionResetError):
                 await reader.read()
         writer.close()
-        assert rig.edge.server._services.sessions.away == 0
+        assert rig.edge.server.services.sessions.away == 0
 
 
 @pytest.mark.parametrize("is_away", [False, True])
@@ -211,7 +209,7 @@ async def test_secret_of_a_session_that_lost_its_name_is_refused(rig: EmbeddedTu
         if is_away:
             async with ReturningClient(config) as lost:
                 assert (await lost.come_back(secret)).resumed  # and leaves before it says how it stands
-            eventually(lambda: rig.edge.server._services.sessions.away == 1, "the session is not away")
+            eventually(lambda: rig.edge.server.services.sessions.away == 1, "the session is not away")
         await newer.greet()
         newer.say(Bind(1, unencrypted=True, h2=False, ticket=ticket))
         await newer.heard(Bound)

@@ -16,23 +16,23 @@ from edge_server.auth.token_store import TokenStore
 from edge_server.cli.backup import write_backup
 from edge_server.cli.commands import main
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 from edge_server.storage.state_dir import StateDir
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_server.server import RunningEdge
 
-def edge(state_dir: Path) -> EdgeServer:
+
+async def start(state_dir: Path) -> RunningEdge:
     here = ("127.0.0.1", 0)
-    return EdgeServer(EdgeConfig(state_dir=state_dir, quic=here, https=here))
+    return await start_edge(EdgeConfig(state_dir=state_dir, quic=here, https=here))
 
 
 async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
-    server = edge(tmp_path / "state")
-    await server.start()
+    server = await start(tmp_path / "state")
     try:
-        assert server._services is not None
         with TokenStore(tmp_path / "state")._database.writing() as database:  # as a command beside it does
             database.execute("CREATE TABLE mark (x)")
             database.execute("INSERT INTO mark VALUES (7)")
@@ -60,8 +60,7 @@ async def test_an_edge_made_from_a_backup_is_the_same(tmp_path):
         assert database.execute("SELECT x FROM mark").fetchall() == [(7,)]
         database.execute("DROP TABLE mark")
         database.commit()
-    again = edge(tmp_path / "other")
-    await again.start()
+    again = await start(tmp_path / "other")
     try:
         assert again.token == token
         for name in ("ca.pem", "ticket.key", "reset.key"):

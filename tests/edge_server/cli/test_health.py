@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from edge_server.server import EdgeServer
+    from edge_server.server import RunningEdge
 
 READY = b'{"ready":true,"checks":[]}'
 
@@ -74,7 +74,7 @@ def test_an_edge_that_does_not_answer_is_not_waited_for_long(tmp_path: Path, cap
 
 
 @pytest.mark.parametrize("engine", ["auto"])
-async def test_files_of_a_killed_edge_are_not_trusted(edge: EdgeServer, capsys):
+async def test_files_of_a_killed_edge_are_not_trusted(edge: RunningEdge, capsys):
     """The killed edge had a page; this one has none."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         (edge.config.state_dir / "admin.url").write_text(f"http://127.0.0.1:{free.getsockname()[1]}/")

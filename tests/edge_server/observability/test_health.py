@@ -14,7 +14,7 @@ from quictunnel.shared import supervision
 if TYPE_CHECKING:
     from edge_server.observability import health
     from edge_server.observability.introspection import Introspection
-    from edge_server.server import EdgeServer
+    from edge_server.server import RunningEdge
     from quictunnel.transport.engine import Address
 
 NOBODY = "127.0.0.1", 9
@@ -36,7 +36,7 @@ async def test_an_edge_that_serves_is_ready(introspection: Introspection):
     assert introspection.endpoint.engine.counters.version_negotiations_sent == 1
 
 
-async def test_draining_edge_is_not_ready_at_once(edge: EdgeServer, introspection: Introspection):
+async def test_draining_edge_is_not_ready_at_once(edge: RunningEdge, introspection: Introspection):
     ours = Health(introspection)
     assert (await ours.readiness()).ready
     await edge.drain()
@@ -90,7 +90,7 @@ async def test_unreadable_certificate_is_reported(introspection: Introspection):
     assert "cannot be read" in wrong(readiness)["certificate"]
 
 
-async def test_silent_quic_socket_is_reported(edge: EdgeServer, introspection: Introspection):
+async def test_silent_quic_socket_is_reported(edge: RunningEdge, introspection: Introspection):
     """No event loop reads the socket any more."""
     introspection.udp.detach()
     begun = time.monotonic()

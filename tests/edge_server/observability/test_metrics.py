@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
     from edge_server.observability.introspection import Introspection
-    from edge_server.server import EdgeServer
+    from edge_server.server import RunningEdge
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "METRICS.md"
 NAMES = 2_000
@@ -148,7 +148,7 @@ def hello(name: str) -> bytes:
 CONTEXT = ssl.create_default_context()
 
 
-async def test_two_thousand_random_names_add_nothing(edge: EdgeServer, introspection: Introspection):
+async def test_two_thousand_random_names_add_nothing(edge: RunningEdge, introspection: Introspection):
     """Random names come over connections of their own, within the edge's domain and outside."""
     exposition = Exposition(introspection)
     before, size = series(introspection), len(exposition.text())

@@ -62,5 +62,5 @@ async def test_unwritable_dump_file_is_reported(introspection: Introspection, ca
 
 
 def test_before_it_serves_there_is_nothing(caplog):
-    state_dump.write_dump(None)
+    state_dump.refuse_dump()
     assert caplog.messages == ["no state was dumped: the edge does not serve yet"]

@@ -149,6 +149,14 @@ class TestClientEnv:
         first.withdraw()
         assert "127.0.0.1:2" in (path / "client.env").read_text()
 
+    def test_of_a_successor_stays_with_the_same_content(self, path):
+        first = self.publish(path)
+        second = self.publish(path)
+        first.withdraw()
+        assert (path / "client.env").exists()
+        second.withdraw()
+        assert not (path / "client.env").exists()
+
     def test_replaces_what_a_killed_edge_left(self, path):
         self.publish(path)
         self.publish(path, port=3)

@@ -12,7 +12,7 @@ import pytest
 from edge_server.auth.permissions import Permissions
 from edge_server.auth.token_store import TokenStore
 from edge_server.config.edge_config import EdgeConfig
-from edge_server.server import EdgeServer
+from edge_server.startup import start_edge
 from edge_server.tunnels.options import TunnelOptions
 from edge_server.tunnels.ownership_store import OwnershipStore as ClaimStore
 from edge_server.tunnels.registry import random_name
@@ -94,10 +94,8 @@ async def services(tmp_path: Path) -> AsyncIterator[EdgeServices]:
         acme="you@example.com",
         acme_directory="https://127.0.0.1:1/dir",
     )
-    server = EdgeServer(config)
-    await server.start()
-    assert server._services is not None
-    yield server._services
+    server = await start_edge(config)
+    yield server.services
     await server.stop()
 
 

@@ -1,0 +1,58 @@
+"""Acceptance of clients: each new QUIC connection gets a session, until the edge drains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_server.clients.session import ClientSession
+from quictunnel.wire.codes import SessionCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_server.clients.session import SessionContext
+    from quictunnel.transport.engine import Connection
+    from quictunnel.transport.link import Link
+
+
+class ClientAcceptor:
+    """The clients that are connected, including those that have not authenticated yet."""
+
+    def __init__(self, context: SessionContext, admits: Callable[[str], bool]) -> None:
+        """Start without clients.
+
+        Args:
+            context: what each session needs.
+            admits: returns False for addresses that are banned.
+        """
+        self._context = context
+        self._admits = admits
+        self.sessions: set[ClientSession] = set()
+        self.is_draining = False
+        """True once no new client is accepted, because the edge stops or a successor took over."""
+
+    def accept(self, connection: Connection, wake: Callable[[], None]) -> Link:
+        """Return the link of a new connection. It is closed at once if its address is banned, or while the edge
+        drains.
+
+        Args:
+            connection: with a client, whose handshake is done.
+            wake: makes the endpoint transmit.
+        """
+        session = ClientSession(self._context, connection, wake, self.sessions.discard)
+        if not self._admits(session.peer):
+            session.session.close(SessionCode.BANNED)
+        elif self.is_draining:
+            session.session.close(SessionCode.GOING_AWAY)
+        self.sessions.add(session)
+        return session.session.link
+
+    def drain(self, grace: float) -> None:
+        """Accept no more clients, and tell those that are connected to go away within ``grace`` seconds."""
+        self.is_draining = True
+        for session in tuple(self.sessions):
+            session.go_away(grace)
+
+    def is_in_flight(self, now: float) -> bool:
+        """Return True if a visitor of any client is in the middle of something. ``now``: the loop's time."""
+        return any(session.session.in_flight(now) for session in self.sessions)

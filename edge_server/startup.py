@@ -1,0 +1,395 @@
+"""The start of an edge: everything is opened in order, on a stack that closes it in the reverse order.
+
+The same stack serves two ends: a start that fails or is cancelled half way, and the stop of the edge. Each step
+puts what it opens on the stack at once, so nothing stays open, wherever the start ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from certs.authority import DevelopmentAuthority
+from edge_server.admin.server import TOKEN_FILE as ADMIN_TOKEN_FILE
+from edge_server.admin.server import Admin, check_packages
+from edge_server.auth.token import new_operator_token
+from edge_server.certificates.context_store import ContextStore
+from edge_server.clients.acceptor import ClientAcceptor
+from edge_server.clients.qlog import QlogRecorder
+from edge_server.handoff.predecessor import Handoff, HandoffListener
+from edge_server.handoff.protocol import IS_SUPPORTED, HandoffError, close_all
+from edge_server.handoff.successor import request_handoff
+from edge_server.handoff.udp_forwarding import ForwardingSocket
+from edge_server.ingress.tcp_ports import accept_from
+from edge_server.listeners import (
+    acme_http_socket,
+    check_tcp_host,
+    https_socket,
+    listen_at,
+    make_identity,
+    quic_socket,
+)
+from edge_server.observability.introspection import Introspection
+from edge_server.observability.loop_lag import LoopLagMonitor
+from edge_server.refresher import Refresher
+from edge_server.resources.descriptor_budget import (
+    DescriptorBudget,
+    descriptor_limit,
+    watch_for_free_descriptors,
+)
+from edge_server.server import RunningEdge, local_quic_address
+from edge_server.storage.state_dir import StateDir
+from edge_server.systemd import ActivatedSockets
+from edge_server.wiring import make_engine, open_services, take_certificates
+from quictunnel.errors import ConfigError
+from quictunnel.transport import descriptors
+from quictunnel.transport.endpoint import Endpoint
+from quictunnel.transport.qlog import tracer_of
+from quictunnel.transport.udp import UdpSocket
+from quictunnel.wire.codes import SessionCode
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from edge_server.config.edge_config import EdgeConfig
+    from edge_server.handoff.protocol import Held
+    from edge_server.handoff.snapshot import LastHeld
+    from edge_server.handoff.successor import InheritedSockets
+    from edge_server.ingress.tls_listener import TlsListener
+    from edge_server.tunnels.pending import PendingTunnels
+    from edge_server.wiring import EdgeServices
+    from quictunnel.transport.engine import Connection, Engine
+    from quictunnel.transport.link import Link
+    from quictunnel.transport.qlog import Tracer
+
+logger = logging.getLogger(__name__)
+
+GOODBYE_TIMEOUT: Final = 0.5
+"""Seconds in which closed sessions may still be told so again."""
+
+
+class _Files(NamedTuple):
+    """What the edge reads and makes on disk before any port is taken."""
+
+    state: StateDir
+    token: str
+    ca: Path
+    certificates: ContextStore
+    identity: tuple[Path, Path]
+    """Certificate and key of the QUIC socket."""
+    admin_token: str
+    """Token of the operator's page; empty without one."""
+    tracer: Tracer | None
+    """Writer of ``--qlog``."""
+
+
+class _Sockets(NamedTuple):
+    """The sockets of the edge, which it has opened, or got from the service manager or a predecessor."""
+
+    inherited: InheritedSockets | None
+    """All sockets of the predecessor, after ``--takeover``."""
+    mark: int
+    """Mark of this edge's connection IDs, by which it and its successor tell their datagrams apart."""
+    admin: socket.socket | None
+    """For the operator's page; None without one, and while a predecessor has its address."""
+    https: socket.socket
+    acme_http: socket.socket | None
+    udp: UdpSocket
+
+
+async def start_edge(config: EdgeConfig, given: ActivatedSockets | None = None) -> RunningEdge:
+    """Start an edge on the running loop.
+
+    Args:
+        config: of the edge.
+        given: sockets that are open already; they are this edge's from here on, also if the start fails.
+
+    Raises:
+        ConfigError: with one clear line, for anything that the operator has to mend. Nothing is left open then.
+    """
+    stack = contextlib.AsyncExitStack()
+    try:
+        return await _start(stack, config, given or ActivatedSockets())
+    except BaseException:
+        await stack.aclose()
+        raise
+
+
+async def _start(stack: AsyncExitStack, config: EdgeConfig, given: ActivatedSockets) -> RunningEdge:
+    stack.callback(given.close)
+    # At the end: let the transports that were just reset close their sockets.
+    stack.push_async_callback(asyncio.sleep, 0)
+    DescriptorBudget.of(descriptor_limit()).check()
+    files = _prepare_files(config)
+    sockets = await _open_sockets(stack, config, files.state, given)
+    services = open_services(
+        stack, config, files.state, sockets.https, certificates=files.certificates, token=files.token
+    )
+    if services.acme is not None:
+        await services.acme.open(sockets.acme_http)
+    engine = make_engine(config, files.state, files.identity, sockets.udp, sockets.mark)
+    check_tcp_host(config.tcp_host)
+    snapshot = await _keep_names(stack, services, sockets.inherited, files.state)
+    clients = ClientAcceptor(services.session_context, services.admission.admits)
+    refresher = Refresher(services, clients.sessions)
+    stack.push_async_callback(refresher.close)
+    introspection = _accept_clients(
+        stack, config, files, sockets=sockets, services=services, engine=engine, clients=clients
+    )
+    # Once more, on top: the last names are written before the sessions end.
+    stack.push_async_callback(snapshot.close)
+    stop_accepting = await _accept_visitors(stack, sockets.https, introspection.tls_listener)
+    if services.acme is not None:
+        await services.acme.start(services.supervisor)
+    snapshot.keep()
+    _watch_machine(stack, introspection)
+    asked_to_drain = asyncio.Event()
+    admin = await _start_admin(stack, introspection, files, sockets.admin, asked_to_drain.set)
+    given.close()
+    # Last, and without a turn of the loop until the end: whoever reads the file may come at once.
+    address = local_quic_address(config, introspection)
+    client_env = files.state.publish(edge=address, token=files.token, ca=files.ca)
+    stack.callback(client_env.withdraw)
+    edge = RunningEdge(
+        config=config,
+        token=files.token,
+        ca=files.ca,
+        services=services,
+        clients=clients,
+        introspection=introspection,
+        snapshot=snapshot,
+        refresher=refresher,
+        admin=admin,
+        handoff=_handoff(config, sockets, services, introspection.endpoint),
+        asked_to_drain=asked_to_drain,
+        succeeded=asyncio.Event(),
+        stop_accepting=stop_accepting,
+        resources=stack,
+    )
+    _offer_handoff(stack, files.state, edge)
+    services.admission.budget.log()
+    logger.info("QUIC engine: %s %s", engine.name, engine.version)
+    return edge
+
+
+def _prepare_files(config: EdgeConfig) -> _Files:
+    """Read and make the files: what is wrong with them should be said before any port is taken."""
+    state = StateDir(config.state_dir)
+    token = state.token(new_operator_token)
+    authority = DevelopmentAuthority.load_or_create(config.state_dir)
+    certificates = ContextStore(allow_wildcard_h2=config.allow_wildcard_h2)
+    take_certificates(config, certificates, authority)
+    identity = make_identity(config, state.path, authority)
+    tracer = tracer_of(config.qlog) if config.qlog is not None else None
+    admin_token = "" if config.admin is None else state.secret_token(ADMIN_TOKEN_FILE, new_operator_token)
+    return _Files(state, token, authority.certificate, certificates, identity, admin_token, tracer)
+
+
+async def _open_sockets(
+    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
+) -> _Sockets:
+    """Open the ports, or inherit them from the edge that runs."""
+    if config.admin is not None:
+        check_packages()
+    inherited = await _inherit(stack, config, state, given) if config.takeover else None
+    admin = None
+    if config.admin is not None and inherited is None:
+        admin = listen_at("--admin", config.admin)
+        stack.callback(admin.close)
+    https = https_socket(config, given) if inherited is None else inherited.https
+    stack.callback(https.close)
+    acme_http = acme_http_socket(config, given)
+    if acme_http is not None:
+        stack.callback(acme_http.close)
+    udp = await quic_socket(config, given) if inherited is None else UdpSocket.adopt(inherited.udp)
+    stack.callback(udp.close)
+    mark = secrets.randbelow(256) if inherited is None else (inherited.mark + 1) % 256
+    return _Sockets(inherited, mark, admin, https, acme_http, udp)
+
+
+async def _inherit(
+    stack: AsyncExitStack, config: EdgeConfig, state: StateDir, given: ActivatedSockets
+) -> InheritedSockets | None:
+    """Ask the edge that runs for its sockets. Return None if none runs."""
+    inherited = await request_handoff(state.path)
+    if inherited is None:
+        logger.info("no edge runs here that could hand over; starting as usual")
+        return None
+    stack.callback(inherited.close)
+    inherited.check(config.domain, config.https[1], config.quic[1])
+    _inherit_acme_http(inherited, config.acme_http, given)
+    return inherited
+
+
+def _inherit_acme_http(
+    inherited: InheritedSockets, wanted: tuple[str, int] | None, given: ActivatedSockets
+) -> None:
+    """Take the socket for validators over: its port may be one that this edge has no right to open again."""
+    sock, inherited.acme_http = inherited.acme_http, None
+    if sock is None:
+        return
+    if wanted is not None and wanted[1] in (0, sock.getsockname()[1]) and given.acme_http is None:
+        given.acme_http = sock
+    else:
+        sock.close()
+
+
+async def _keep_names(
+    stack: AsyncExitStack, services: EdgeServices, inherited: InheritedSockets | None, state: StateDir
+) -> LastHeld:
+    """Keep the names of the edge before this one for their clients: of a predecessor that runs, or of one that
+    has ended. Return the keeper of the snapshot."""
+    stack.callback(services.pending.give_up_all)
+    if inherited is not None:
+        try:
+            # From here on the predecessor accepts nobody any more.
+            names = await inherited.accept()
+        except HandoffError as error:
+            raise ConfigError(f"--takeover: the edge that runs did not hand over: {error}.") from None
+        await _add_names(services.pending, names)
+    snapshot = services.make_snapshot(state.path, state.key("ticket"))
+    stack.push_async_callback(snapshot.close)
+    if inherited is None:
+        await snapshot.expect()
+    return snapshot
+
+
+async def _add_names(pending: PendingTunnels, names: list[Held]) -> None:
+    """Keep names with the sockets of their ports, which are closed if this is cancelled."""
+    rest = names[::-1]
+    try:
+        while rest:
+            await pending.add(*rest.pop())
+    except BaseException:
+        close_all(sock for _, sock in rest if sock is not None)
+        raise
+
+
+def _accept_clients(
+    stack: AsyncExitStack,
+    config: EdgeConfig,
+    files: _Files,
+    *,
+    sockets: _Sockets,
+    services: EdgeServices,
+    engine: Engine,
+    clients: ClientAcceptor,
+) -> Introspection:
+    """Open the endpoint for clients, who bring the names that visitors ask for. Return the view of the edge."""
+
+    def accept(connection: Connection) -> Link:
+        return clients.accept(connection, endpoint.wake)
+
+    async def close() -> None:
+        # Sessions first: their visitors are reset and their ports closed as they go.
+        services.sessions.give_up_all()
+        services.pending.give_up_all()
+        await endpoint.close(GOODBYE_TIMEOUT, SessionCode.GOING_AWAY)
+
+    tls_listener = services.make_tls_listener()
+    stack.callback(tls_listener.abort)
+    inherited, udp = sockets.inherited, sockets.udp
+    source = udp if inherited is None else ForwardingSocket(udp, inherited.pipe, sockets.mark)
+    endpoint = Endpoint(engine, source, on_connection=accept)
+    stack.push_async_callback(close)
+    tracing = QlogRecorder(endpoint, config.state_dir)
+    tracing.trace_all(files.tracer)
+    return Introspection(
+        admission=services.admission,
+        attempts=services.attempts,
+        certificates=services.certificate_policy,
+        claims=services.claims,
+        config=config,
+        endpoint=endpoint,
+        tls_listener=tls_listener,
+        clients=clients.sessions,
+        https_port=services.https_port,
+        identity=files.identity[0],
+        is_draining=lambda: clients.is_draining,
+        lag=LoopLagMonitor(),
+        ledger=services.ledger,
+        names=services.names,
+        now=services.clock.now,
+        pending=services.pending,
+        registry=services.registry,
+        sessions=services.sessions,
+        supervisor=services.supervisor,
+        tracing=tracing,
+        udp=udp,
+    )
+
+
+async def _accept_visitors(
+    stack: AsyncExitStack, sock: socket.socket, tls_listener: TlsListener
+) -> Callable[[], None]:
+    """Accept TLS visitors. Return what closes their port, which may be called again."""
+    server = await accept_from(sock, tls_listener)
+
+    def stop_accepting() -> None:
+        descriptors.disown(sock)
+        server.close()
+
+    stack.callback(stop_accepting)
+    return stop_accepting
+
+
+def _watch_machine(stack: AsyncExitStack, introspection: Introspection) -> None:
+    """Measure the delay of the loop, and look for free descriptors."""
+    shortage = introspection.admission.shortage
+    for watch, what in (
+        (introspection.lag.watch, "measuring how late the loop is"),
+        (partial(watch_for_free_descriptors, shortage), "watching for free descriptors"),
+    ):
+        stack.callback(introspection.supervisor.keep_running(watch, what).cancel)
+
+
+async def _start_admin(
+    stack: AsyncExitStack,
+    introspection: Introspection,
+    files: _Files,
+    sock: socket.socket | None,
+    drain: Callable[[], None],
+) -> Admin | None:
+    """Serve the operator's page: on a socket, or as soon as a predecessor has released the address."""
+    address = introspection.config.admin
+    if address is None:
+        return None
+    admin = Admin(introspection, files.state.path, address=address, token=files.admin_token, drain=drain)
+    stack.push_async_callback(admin.close)
+    if sock is not None:
+        await admin.serve(sock)
+    else:
+        admin.serve_when_free(partial(listen_at, "--admin", address))
+    return admin
+
+
+def _handoff(config: EdgeConfig, sockets: _Sockets, services: EdgeServices, endpoint: Endpoint) -> Handoff:
+    """Return what hands this edge over to a successor."""
+    return Handoff(
+        domain=config.domain,
+        mark=sockets.mark,
+        https=sockets.https,
+        udp=sockets.udp,
+        acme_http=None if services.acme is None else services.acme.listening,
+        endpoint=endpoint,
+        registry=services.registry,
+    )
+
+
+def _offer_handoff(stack: AsyncExitStack, state: StateDir, edge: RunningEdge) -> None:
+    """Listen for a successor, where the system supports it."""
+    if not IS_SUPPORTED:
+        return
+    try:
+        listener = HandoffListener(state.path, edge.hand_over)
+    except OSError as error:
+        logger.warning("no successor will be able to take over: %s", error.strerror or error)
+    else:
+        stack.callback(listener.close)
