@@ -47,7 +47,7 @@ def check_step(world: World) -> None:
 def _check_tunnels(world: World) -> None:
     """No visitor waits for clients that have a link, and none for a tunnel that is over."""
     for edge in world.edges:
-        for tunnel in edge._registry.alive:
+        for tunnel in edge.services.registry.alive:
             has_links = all(backend.session.can_carry for backend in tunnel.backends)
             if len(tunnel.waiting) and tunnel.backends and has_links:
                 world.fail("a visitor waits although its client has a link", f"{tunnel.name}")
