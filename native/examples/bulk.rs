@@ -13,7 +13,7 @@ const TICK: f64 = 0.001;
 /// Turns after which it will not come to its end.
 const PATIENCE: usize = 1_000_000;
 const CHUNK: usize = 128 * 1024;
-/// What an Ethernet carries.
+/// Payload of a datagram on Ethernet.
 const DATAGRAM: u16 = 1452;
 const NAME: &str = "bulk.test";
 const EDGE: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
@@ -133,12 +133,12 @@ fn settings() -> Settings {
         authorities: vec![made.cert.der().to_vec()],
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
-        max_strangers: 16,
+        max_unadmitted: 16,
         replaced_code: 0,
         retry: false,
         ack_delay: 0.001,
         reset_key: vec![1; 32],
-        stranger: limits,
+        unadmitted: limits,
         trusted: limits,
         first_window: 256 << 10,
         send_buffer: 512 * 1024,

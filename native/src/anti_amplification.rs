@@ -16,7 +16,7 @@ const AMPLIFICATION_FACTOR: usize = 3;
 const MAX_ADDRESSES: usize = 8;
 /// Outstanding challenges that are kept, the newest.
 const MAX_CHALLENGES: usize = 16;
-/// How long an unvalidated address is kept from which nothing comes any more.
+/// Time for which an unvalidated address without traffic is kept.
 const UNVALIDATED_TTL: Duration = Duration::from_secs(1);
 /// Connection IDs that a peer may retire at once, and the time after which it may retire one more.
 const RETIREMENT_BURST: u64 = 256;

@@ -27,7 +27,7 @@ const MIN_RTT_FLOOR: Duration = Duration::from_millis(4);
 const MIN_PIPE_CWND: u64 = 4;
 /// Length of the max_bw filter in rounds: more than one cycle of ProbeBW.
 const MAX_BW_FILTER_ROUNDS: u64 = 10;
-/// How long min_rtt is valid, and how long ProbeRTT lasts.
+/// Validity of min_rtt, and duration of ProbeRTT.
 const MIN_RTT_FILTER_LEN: Duration = Duration::from_secs(10);
 const PROBE_RTT_DURATION: Duration = Duration::from_millis(200);
 /// Startup ends when bandwidth has not grown by this factor for this many rounds,
@@ -45,7 +45,7 @@ const MAX_CWND_GAIN: f64 = 2.0;
 const PROBE_UP_GAIN: f64 = 1.25;
 const PROBE_DOWN_GAIN: f64 = 0.9;
 const PROBE_RTT_CWND_GAIN: f64 = 0.5;
-/// How much cwnd_gain grows per round beside such a flow, and the factor by which it shrinks after excess loss.
+/// Increase of cwnd_gain per round beside such a flow, and the factor by which it shrinks after excess loss.
 const CWND_GAIN_STEP: f64 = 0.05;
 const CWND_GAIN_BETA: f64 = 0.85;
 /// Lost datagrams of a round below which its loss counts as none.
@@ -100,9 +100,9 @@ pub struct Bbr {
     cruise_rounds: u32,
     cwnd_gain: f64,
     delivered: u64,
-    /// When the newest delivered packet was acknowledged; after idle, when sending began again.
+    /// Time at which the newest delivered packet was acknowledged; after idle, at which sending began again.
     delivered_time: Instant,
-    /// When that packet was sent.
+    /// Time at which that packet was sent.
     first_sent_time: Instant,
     inflight: u64,
     send_records: VecDeque<SendRecord>,

@@ -56,12 +56,12 @@ pub struct Settings {
     pub authorities: Vec<Vec<u8>>,
     pub idle_timeout: f64,
     pub handshake_timeout: f64,
-    pub max_strangers: usize,
+    pub max_unadmitted: usize,
     pub replaced_code: u64,
     pub retry: bool,
     pub ack_delay: f64,
     pub reset_key: Vec<u8>,
-    pub stranger: Limits,
+    pub unadmitted: Limits,
     pub trusted: Limits,
     pub first_window: u64,
     pub send_buffer: usize,
@@ -117,7 +117,9 @@ impl Config {
     ) -> Option<Arc<ServerConfig>> {
         let (mut config, inner) = self.server.clone()?;
         config.crypto = Arc::new(LateSealing { inner, sealing });
-        config.transport_config(Arc::new(self.transport(self.settings.stranger, send_state)));
+        config.transport_config(Arc::new(
+            self.transport(self.settings.unadmitted, send_state),
+        ));
         Some(Arc::new(config))
     }
 

@@ -62,25 +62,25 @@ pub struct Connection {
     pub id: u64,
     /// The state machine.
     pub quic: Quic,
-    /// When the handshake times out; None once it is complete or the connection is closed.
+    /// Time at which the handshake times out; None once it is complete or the connection is closed.
     pub deadline: Option<Instant>,
     /// The entry in the engine's timers.
     pub scheduled: Option<Instant>,
-    /// It is in the engine's queue of connections that may have something to send.
+    /// True while the connection is in the engine's queue of those that may have something to send.
     pub is_queued_to_send: bool,
-    /// It is in the engine's queue of connections that have events.
+    /// True while the connection is in the engine's queue of those that have events.
     pub is_queued_to_poll: bool,
-    /// It received something in the current batch.
+    /// True if the connection received a datagram in the current batch.
     pub has_received: bool,
-    /// Its place was given to another peer: it is dropped once its close was sent.
+    /// True if another peer got its place: the connection is dropped once its close was sent.
     pub is_replaced: bool,
     /// The handshake is complete, and the caller was told so.
     pub is_connected: bool,
-    /// It is closed, and the caller was told so.
+    /// True once the caller was told that the connection is closed.
     pub is_closed: bool,
-    /// It is among the engine's closed connections.
+    /// True while the connection is among the engine's closed ones.
     pub is_in_closed: bool,
-    /// It is in the closing state: this side may have to repeat CONNECTION_CLOSE.
+    /// True in the closing state: this side may have to repeat CONNECTION_CLOSE.
     pub is_closing: bool,
     /// The first destination connection ID of an outgoing connection.
     pub first_cid: Option<ConnectionId>,
@@ -601,7 +601,7 @@ impl Connection {
 
     /// Write stream data to quinn-proto. Returns true if there was any.
     fn feed(&mut self, now: Instant) -> bool {
-        // What little may be sent to an unvalidated address is for path validation.
+        // The small budget of an unvalidated address is for path validation.
         let has_budget =
             self.anti_amplification.budget(self.address()) >= self.quic.current_mtu().into();
         if self.is_closed || !has_budget {

@@ -3,7 +3,7 @@
 mod api;
 mod closed;
 mod incoming;
-mod strangers;
+mod unadmitted;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::mem;
@@ -22,12 +22,13 @@ use crate::events::{Event, Outgoing};
 use crate::panic::catch_panic;
 use crate::sealing::Sealing;
 use closed::{ClosedConnections, ResetLimiter};
-use strangers::Strangers;
+use unadmitted::UnadmittedPeers;
 
 /// The number of events that belong to no connection.
 const NO_CONNECTION: u64 = u64::MAX;
-/// How often a connection may write more stream data to quinn-proto in one transmit, after all before is sent. Each time
-/// is a burst (`streams`), and other connections wait meanwhile. The rest goes with the next acknowledgement.
+/// Number of times that a connection may write more stream data to quinn-proto in one transmit, after all earlier data
+/// is sent. Each time is a burst (`streams`), and other connections wait meanwhile. The rest goes with the next
+/// acknowledgement.
 const MAX_REFILLS: usize = 3;
 
 /// Counters since the start.
@@ -39,7 +40,7 @@ pub struct Counters {
     pub resets_sent: u64,
     pub handshakes_begun: u64,
     pub half_open_refused: u64,
-    pub strangers_replaced: u64,
+    pub unadmitted_replaced: u64,
     pub datagrams_dropped: u64,
     pub connections_failed: u64,
     pub panics: u64,
@@ -54,7 +55,7 @@ pub struct Engine {
     connections: HashMap<usize, Connection>,
     numbers: HashMap<u64, usize>,
     next_number: u64,
-    strangers: Strangers,
+    unadmitted: UnadmittedPeers,
     send_queue: Vec<usize>,
     poll_queue: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
@@ -69,7 +70,7 @@ pub struct Engine {
 /// One round of transmitting: the connections that are still to send.
 struct TransmitRound {
     keys: VecDeque<usize>,
-    /// How often the first of them may still write more; None if it has not begun.
+    /// Number of times that the first of them may still write more; None if it has not begun.
     left: Option<usize>,
     now: Instant,
 }
@@ -78,7 +79,7 @@ impl Engine {
     /// Return an engine with these settings.
     pub fn new(settings: Settings) -> Result<Self, SettingsError> {
         let config = Config::new(settings)?;
-        let strangers = Strangers::new(config.settings.max_strangers);
+        let unadmitted = UnadmittedPeers::new(config.settings.max_unadmitted);
         Ok(Self {
             endpoint: Endpoint::new(config.endpoint.clone(), config.server_config(), true, None),
             config,
@@ -87,7 +88,7 @@ impl Engine {
             connections: HashMap::new(),
             numbers: HashMap::new(),
             next_number: 0,
-            strangers,
+            unadmitted,
             send_queue: Vec::new(),
             poll_queue: VecDeque::new(),
             timers: BTreeSet::new(),
@@ -256,7 +257,7 @@ impl Engine {
 
     /// Return the number of connections in memory, and the number of those whose peer was not admitted.
     pub fn population(&self) -> (usize, usize) {
-        (self.connections.len(), self.strangers.len())
+        (self.connections.len(), self.unadmitted.len())
     }
 
     /// Return the counters since the start.
@@ -316,7 +317,7 @@ impl Engine {
             if let Some(at) = connection.scheduled {
                 self.timers.remove(&(at, key));
             }
-            self.strangers.leave(connection.id);
+            self.unadmitted.leave(connection.id);
             if connection.is_handshaking() && !connection.is_closed {
                 self.counters.connections_failed += 1;
             }
@@ -372,7 +373,7 @@ impl Engine {
             return;
         };
         if connection.is_closed && !connection.is_in_closed {
-            self.strangers.leave(connection.id);
+            self.unadmitted.leave(connection.id);
             self.counters.connections_failed += u64::from(connection.is_handshaking());
         }
         if is_drained {

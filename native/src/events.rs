@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use quinn_proto::ConnectionError;
 
-/// Why a connection was closed: `CloseCause` on the Python side.
+/// Cause of the end of a connection: `CloseCause` on the Python side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Cause {
@@ -51,7 +51,7 @@ pub enum Event {
     },
     /// A panic ended a connection that the caller did not know of yet.
     Fault {
-        /// Its location in the source.
+        /// Location of the panic in the source.
         location: String,
     },
     /// Nothing is left of the connection; its number is never used again.

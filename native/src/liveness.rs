@@ -1,4 +1,4 @@
-//! When the peer was last heard, and when to send it a PING.
+//! Liveness: the time of the last received packet, and the time of the next PING.
 
 use std::time::{Duration, Instant};
 

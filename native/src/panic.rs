@@ -1,7 +1,7 @@
 //! Catching panics: a panic ends the connection or call that it happened in, and its location is logged.
 //!
-//! What reaches the log is the location in the source and, where the message is a literal, the message. Neither can hold
-//! anything that a peer chose.
+//! The log contains the location in the source and, if the message is a literal, the message. Neither can contain data
+//! of a peer.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{catch_unwind, set_hook, take_hook, AssertUnwindSafe, PanicHookInfo};

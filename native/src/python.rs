@@ -163,7 +163,7 @@ impl PyEngine {
         dict.set_item("resets_sent", counters.resets_sent)?;
         dict.set_item("handshakes_begun", counters.handshakes_begun)?;
         dict.set_item("half_open_refused", counters.half_open_refused)?;
-        dict.set_item("strangers_replaced", counters.strangers_replaced)?;
+        dict.set_item("strangers_replaced", counters.unadmitted_replaced)?;
         dict.set_item("datagrams_dropped", counters.datagrams_dropped)?;
         dict.set_item("connections_failed", counters.connections_failed)?;
         dict.set_item("panics", counters.panics)?;
@@ -377,12 +377,12 @@ fn settings_of(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         authorities: item("authorities")?.extract()?,
         idle_timeout: item("idle_timeout")?.extract()?,
         handshake_timeout: item("handshake_timeout")?.extract()?,
-        max_strangers: item("max_strangers")?.extract()?,
+        max_unadmitted: item("max_strangers")?.extract()?,
         replaced_code: item("replaced_code")?.extract()?,
         retry: item("retry")?.extract()?,
         ack_delay: item("ack_delay")?.extract()?,
         reset_key: item("reset_key")?.extract()?,
-        stranger: limits("stranger")?,
+        unadmitted: limits("stranger")?,
         trusted: limits("trusted")?,
         first_window: item("first_window")?.extract()?,
         send_buffer: item("send_buffer")?.extract()?,

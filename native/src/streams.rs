@@ -33,7 +33,7 @@ const SEND_WINDOW_MARGIN: u64 = 128 * 1024;
 /// Send window beyond that for urgent and sparse streams, bounded because a peer may acknowledge nothing.
 const URGENT_MARGIN: u64 = 1024 * 1024;
 
-/// How the receiving half of a stream ended.
+/// The end of the receiving half of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// By FIN.
@@ -49,7 +49,7 @@ struct Stream {
     is_finishing: bool,
     wants_writable: bool,
     is_urgent: bool,
-    /// It is in one of the two queues.
+    /// True while the stream is in one of the two queues.
     is_scheduled: bool,
     /// The number of its last turn: the stream that has waited longest is next.
     turn: u64,

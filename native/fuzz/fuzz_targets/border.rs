@@ -14,7 +14,7 @@ use quictunnel_native::{Congestion, Engine, Event, Limits, Settings};
 const NAME: &str = "fuzz.test";
 const EDGE: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
 const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 50_000);
-const STRANGER: ([u8; 4], u16) = ([203, 0, 113, 9], 1234);
+const UNKNOWN_PEER: ([u8; 4], u16) = ([203, 0, 113, 9], 1234);
 /// Steps of an input; more of them only make it slow.
 const MOST: usize = 300;
 const BLOCK: usize = 4096;
@@ -38,12 +38,12 @@ fn settings(is_server: bool) -> Settings {
         authorities: vec![authority.clone()],
         idle_timeout: 30.0,
         handshake_timeout: 10.0,
-        max_strangers: 16,
+        max_unadmitted: 16,
         replaced_code: 0,
         retry: false,
         ack_delay: 0.001,
         reset_key: vec![1; 32],
-        stranger: Limits { streams: 1, stream_window: 16 << 10, connection_window: 16 << 10 },
+        unadmitted: Limits { streams: 1, stream_window: 16 << 10, connection_window: 16 << 10 },
         trusted: Limits { streams: 64, stream_window: 64 << 10, connection_window: 256 << 10 },
         first_window: 256 << 10,
         send_buffer: 64 * 1024,
@@ -175,7 +175,7 @@ fuzz_target!(|input: &[u8]| {
         }
         if which >> 1 & 15 == 3 {
             let made = script.bytes(1500);
-            let source = if which & 1 == 0 { STRANGER } else { CLIENT };
+            let source = if which & 1 == 0 { UNKNOWN_PEER } else { CLIENT };
             sides[0].engine.receive([(&made[..], made.len().max(1), source.into())], now);
         }
     }

@@ -59,7 +59,7 @@ impl Engine {
             let settings = &self.config.settings;
             (settings.trusted, settings.first_window)
         };
-        self.strangers.admit(number);
+        self.unadmitted.admit(number);
         self.call(number, |connection| connection.admit(trusted, first));
     }
 

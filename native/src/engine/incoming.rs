@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use quinn_proto::{DatagramEvent, Incoming};
 
-use super::strangers::Entry;
+use super::unadmitted::Entry;
 use super::Engine;
 use crate::congestion::SendState;
 use crate::connection::{Connection, ConnectionParts};
@@ -87,7 +87,7 @@ impl Engine {
             return;
         }
         let validated = incoming.remote_address_validated().then(|| address.ip());
-        match self.strangers.enter(self.next_number, validated, now) {
+        match self.unadmitted.enter(self.next_number, validated, now) {
             Entry::Taken => {}
             Entry::Replaces(number) => self.replace(number),
             Entry::Refused => {
@@ -133,13 +133,13 @@ impl Engine {
 
     /// Release the number of a handshake that failed with its first packet. Its place stays taken for a while.
     fn release_number(&mut self) {
-        self.strangers.leave(self.next_number);
+        self.unadmitted.leave(self.next_number);
         self.next_number += 1;
     }
 
     /// Close the connection of an unadmitted peer, because another peer gets its place.
     fn replace(&mut self, number: u64) {
-        self.counters.strangers_replaced += 1;
+        self.counters.unadmitted_replaced += 1;
         let Some(key) = self.numbers.get(&number).copied() else {
             return;
         };

@@ -10,7 +10,7 @@ A handshake costs a thousand times as much as its refusal. So a place that was l
 free :data:`MIN_PLACE_TIME` after it was taken, and not before: in that time there are no more handshakes than
 places, even if peers leave early.
 
-The native engine has the same algorithm in ``native/src/engine/strangers.rs``.
+The native engine has the same algorithm in ``native/src/engine/unadmitted.rs``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-//! Fair places for unadmitted peers ("strangers"): handshakes in progress, and connections without a valid token.
+//! Fair places for unadmitted peers: handshakes in progress, and connections without a valid token.
 //!
 //! When all places are taken, a new peer replaces one of the network that holds the most (a /24 of IPv4, a /48 of IPv6),
 //! and within it of the host that holds the most (an IPv4 address, a /64). The oldest place is taken away, because an
@@ -19,11 +19,11 @@ pub const MIN_HOLD_TIME: Duration = Duration::from_secs(1);
 /// The outcome for a new peer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// It gets a place.
+    /// The peer gets a place.
     Taken,
-    /// It gets the place of this connection, which is to be closed.
+    /// The peer gets the place of this connection, which must be closed.
     Replaces(u64),
-    /// It gets no place.
+    /// The peer gets no place.
     Refused,
 }
 
@@ -34,8 +34,8 @@ struct Place {
     is_left: bool,
 }
 
-/// The places of all strangers, by connection number. Every operation takes logarithmic time.
-pub struct Strangers {
+/// The places of all unadmitted peers, by connection number. Every operation takes logarithmic time.
+pub struct UnadmittedPeers {
     limit: usize,
     present: usize,
     places: HashMap<u64, Place>,
@@ -46,7 +46,7 @@ pub struct Strangers {
     left: BTreeSet<u64>,
 }
 
-impl Strangers {
+impl UnadmittedPeers {
     /// `limit`: the number of places.
     pub fn new(limit: usize) -> Self {
         Self {
@@ -247,7 +247,7 @@ mod tests {
     const MOMENT: Duration = Duration::from_millis(1);
 
     struct Fixture {
-        strangers: Strangers,
+        unadmitted: UnadmittedPeers,
         next: u64,
         now: Instant,
     }
@@ -255,7 +255,7 @@ mod tests {
     impl Fixture {
         fn new(limit: usize) -> Self {
             Self {
-                strangers: Strangers::new(limit),
+                unadmitted: UnadmittedPeers::new(limit),
                 next: 0,
                 now: Instant::now(),
             }
@@ -265,7 +265,7 @@ mod tests {
             self.next += 1;
             self.now += MOMENT;
             let address = address.parse().expect("an address");
-            self.strangers.enter(self.next, Some(address), self.now)
+            self.unadmitted.enter(self.next, Some(address), self.now)
         }
     }
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(fixture.enter("198.51.100.1"), Entry::Replaces(1));
         assert_eq!(fixture.enter("192.0.2.2"), Entry::Replaces(2));
         assert_eq!(fixture.enter("2001:db8::1"), Entry::Replaces(3));
-        assert_eq!(fixture.strangers.len(), 8);
+        assert_eq!(fixture.unadmitted.len(), 8);
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
         let mut fixture = Fixture::new(8);
         let now = fixture.now;
         for number in 0..100 {
-            fixture.strangers.enter(number, None, now);
+            fixture.unadmitted.enter(number, None, now);
         }
         fixture.next = 100;
         assert_eq!(fixture.enter("198.51.100.1"), Entry::Replaces(0));
@@ -350,9 +350,9 @@ mod tests {
         let mut fixture = Fixture::new(4);
         for _ in 0..4 {
             fixture.enter("192.0.2.1");
-            fixture.strangers.leave(fixture.next);
+            fixture.unadmitted.leave(fixture.next);
         }
-        assert_eq!(fixture.strangers.len(), 0);
+        assert_eq!(fixture.unadmitted.len(), 0);
         assert_eq!(fixture.enter("192.0.2.1"), Entry::Refused);
         // No open connection is replaced by a peer from elsewhere.
         assert_eq!(fixture.enter("198.51.100.1"), Entry::Taken);
@@ -360,7 +360,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(fixture.enter("192.0.2.1"), Entry::Taken);
         }
-        assert_eq!(fixture.strangers.places.len(), 4);
+        assert_eq!(fixture.unadmitted.places.len(), 4);
     }
 
     #[test]
@@ -368,12 +368,12 @@ mod tests {
         let mut fixture = Fixture::new(2);
         for _ in 0..1000 {
             assert_eq!(fixture.enter("192.0.2.1"), Entry::Taken);
-            fixture.strangers.admit(fixture.next);
+            fixture.unadmitted.admit(fixture.next);
         }
-        let strangers = &fixture.strangers;
-        assert_eq!(strangers.len(), 0);
-        assert!(strangers.places.is_empty() && strangers.by_host.is_empty());
-        assert!(strangers.hosts.is_empty() && strangers.networks.order.is_empty());
+        let unadmitted = &fixture.unadmitted;
+        assert_eq!(unadmitted.len(), 0);
+        assert!(unadmitted.places.is_empty() && unadmitted.by_host.is_empty());
+        assert!(unadmitted.hosts.is_empty() && unadmitted.networks.order.is_empty());
     }
 
     #[test]
@@ -383,14 +383,14 @@ mod tests {
             fixture.now += Duration::from_micros(number % 700);
             fixture.enter(&format!("10.{}.{}.1", number % 7, number % 31));
             if number % 3 == 0 {
-                fixture.strangers.leave(fixture.next - number % 5);
+                fixture.unadmitted.leave(fixture.next - number % 5);
             }
             if number % 11 == 0 {
-                fixture.strangers.admit(fixture.next - number % 2);
+                fixture.unadmitted.admit(fixture.next - number % 2);
             }
-            let strangers = &fixture.strangers;
-            assert!(strangers.places.len() <= 16 && strangers.len() <= 16);
-            assert!(strangers.left.len() <= 16);
+            let unadmitted = &fixture.unadmitted;
+            assert!(unadmitted.places.len() <= 16 && unadmitted.len() <= 16);
+            assert!(unadmitted.left.len() <= 16);
         }
     }
 }
