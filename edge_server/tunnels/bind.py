@@ -88,21 +88,8 @@ class Bindings:
         if held is not None and not is_leaving:
             self._confirm(held)  # asked again, because the answer was lost with a link
             return
-        context = self._context
-        ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
-        name = wanted_name(bind, ticket) or context.registry.fresh_name()
-        facts = BindFacts(
-            identity=identity,
-            name=self._name_facts(identity, bind, name),
-            port=self._port_facts(identity, bind.tcp_port),
-            ticket=ticket,
-            is_leaving=is_leaving,
-            points_here=points_here,
-            session_leases=len(self._leases),
-            owner_leases=context.registry.held_by(identity.key),
-            has_fresh_name=context.fresh_names.can_take(identity.key),
-        )
-        match context.policy.decide(bind, facts):
+        facts = self._facts(identity, bind, is_leaving=is_leaving, points_here=points_here)
+        match self._context.policy.decide(bind, facts):
             case Refusal(code, reason, level):
                 logger.log(level, "client %s %s", identity.key, reason)
                 self._session.say(BindRefused(bind.lease, code))
@@ -155,6 +142,23 @@ class Bindings:
         return str(self._session.link.connection.address[0])
 
     # Facts.
+
+    def _facts(self, identity: Identity, bind: Bind, *, is_leaving: bool, points_here: bool) -> BindFacts:
+        """Return everything but the request that the answer to a Bind depends on."""
+        context = self._context
+        ticket = context.sealer.open(bind.ticket, identity.key) if bind.ticket else None
+        name = wanted_name(bind, ticket) or context.registry.fresh_name()
+        return BindFacts(
+            identity=identity,
+            name=self._name_facts(identity, bind, name),
+            port=self._port_facts(identity, bind.tcp_port),
+            ticket=ticket,
+            is_leaving=is_leaving,
+            points_here=points_here,
+            session_leases=len(self._leases),
+            owner_leases=context.registry.held_by(identity.key),
+            has_fresh_name=context.fresh_names.can_take(identity.key),
+        )
 
     def _name_facts(self, identity: Identity, bind: Bind, name: str) -> NameFacts:
         """Return the facts about the name that a client wants."""
@@ -226,6 +230,8 @@ class Bindings:
         ticket = TicketHolder(grant.generation, grant.program, grant.is_first_ask)
         backend = Backend(self._session, bind.lease, self, ticket)
         displaced = context.registry.give(tunnel, backend, grant)
+        if is_kept:
+            context.pending.claim(tunnel)
         if grant.port is None or not grant.port.keeps:
             self._change_port(tunnel, port)
         lease = self._leases[bind.lease] = Lease(tunnel, backend)
@@ -233,8 +239,6 @@ class Bindings:
         self._note(tunnel, bind)
         self._confirm(lease)
         tunnel.let_waiting_in()
-        if is_kept:
-            context.pending.claim(tunnel)
         if displaced is not None:
             self._dismiss(tunnel, displaced, by_ticket=grant.by_ticket)
 
