@@ -46,7 +46,7 @@ BATCHES_PER_TURN = 2
 # Timers are set on whole milliseconds: that is all epoll and uvloop resolve, and a shorter wait would make
 # uvloop spin. It is also the least wait, so that an engine with a stuck deadline cannot do so either.
 GRANULARITY = 0.001
-# Seconds between faults that are logged; those between are counted only, or a stranger who found one could
+# Seconds between faults that are logged; those between are only counted, or a peer who found one could
 # fill the disk.
 FAULT_LOG_INTERVAL = 1.0
 

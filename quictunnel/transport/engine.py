@@ -170,7 +170,7 @@ class Limits:
 KIB = 1024
 
 # Before a peer has shown its token: one control stream, and no more memory than a greeting needs.
-STRANGER = Limits(streams=1, stream_window=16 * KIB, connection_window=16 * KIB)
+UNADMITTED = Limits(streams=1, stream_window=16 * KIB, connection_window=16 * KIB)
 # 16,384 streams leave headroom over the 10,000 concurrent visitors that one tunnel must carry.
 # 2 MiB a stream fill 100 Mbit/s at 160 ms; 4 MiB a connection is the most a hostile peer can pin here.
 TRUSTED = Limits(streams=16_384, stream_window=2048 * KIB, connection_window=4096 * KIB)
@@ -191,9 +191,9 @@ class EngineSettings:
     idle_timeout: float = 30.0
     """Seconds without hearing from the peer after which a connection is over."""
     handshake_timeout: float = 5.0
-    """Seconds a handshake may take on the accepting side (a stranger's memory is held no longer), and on
-    the connecting side unless the caller gives up earlier."""
-    max_strangers: int = 256
+    """Seconds a handshake may take on the accepting side, which holds the memory of an unadmitted peer no longer,
+    and on the connecting side unless the caller gives up earlier."""
+    max_unadmitted: int = 256
     """Connections on the accepting side that have not been admitted, handshakes included; 100 KiB each. (The
     aioquic engine has 128 at most.) When there are so many, whoever holds the most of them, by address network,
     makes room for a newcomer."""
@@ -204,7 +204,7 @@ class EngineSettings:
     reset_key: bytes = b""
     """Static key for stateless reset tokens (RFC 9000 section 10.3.2): the same across restarts, so that a
     restarted edge tells its old peers at once. Empty: a random one."""
-    stranger: Limits = STRANGER
+    unadmitted: Limits = UNADMITTED
     """In force on the accepting side until :meth:`Connection.admit`."""
     trusted: Limits = TRUSTED
     """In force on the connecting side at once, on the accepting side after :meth:`Connection.admit`."""
@@ -282,8 +282,8 @@ class Connection(Protocol):
         """Send this stream's bytes before those of all streams that were not prioritised."""
 
     def admit(self) -> None:
-        """Accepting side: the peer proved who it is; raise its limits from ``stranger`` to ``trusted``, and give
-        its place among strangers back."""
+        """Accepting side: the peer proved who it is; raise its limits from ``unadmitted`` to ``trusted``, and
+        free its place."""
 
     def ping(self) -> None:
         """Send something that the peer must acknowledge."""

@@ -274,7 +274,7 @@ class UdpSocket:
             sent = counters.sent
             room = self._write_singly(burst)
             # The same numbers mean "too large for this interface" or "no such peer"; only if every datagram
-            # leaves on its own was the joining at fault. Else any stranger's odd address would end it.
+            # leaves on its own was the joining at fault. Otherwise any invalid source address would end it.
             if error.errno in _OFFLOAD_REFUSED and counters.sent - sent == count:
                 self._gso = False
                 log.info("UDP segmentation offload is off: the system refused it (%s)", error.strerror)

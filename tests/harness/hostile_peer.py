@@ -16,7 +16,7 @@ import trustme
 
 from quictunnel.config.client_config import ClientConfig, Secret
 from quictunnel.transport.endpoint import Endpoint
-from quictunnel.transport.engine import STRANGER, CloseCause, EngineSettings, Limits
+from quictunnel.transport.engine import UNADMITTED, CloseCause, EngineSettings, Limits
 from quictunnel.transport.engines import create_engine
 from quictunnel.transport.link import CONTROL_STREAM
 from quictunnel.transport.udp import UdpSocket
@@ -200,7 +200,7 @@ class HostileEdge:
     It greets each client and confirms each Bind as a correct edge does; the test does the rest.
     """
 
-    def __init__(self, directory: Path, limits: Limits = STRANGER) -> None:
+    def __init__(self, directory: Path, limits: Limits = UNADMITTED) -> None:
         """``limits``: limits of clients before their Hello is accepted."""
         authority = trustme.CA()
         leaf = authority.issue_cert("127.0.0.1")
@@ -212,7 +212,7 @@ class HostileEdge:
             alpn=ALPN,
             certificate=directory / "leaf.pem",
             private_key=directory / "leaf.key",
-            stranger=limits,
+            unadmitted=limits,
         )
         self.sessions: asyncio.Queue[ServedClient] = asyncio.Queue()
         self.greetings: deque[Callable[[ServedClient, Hello], None]] = deque()

@@ -8,9 +8,9 @@ from typing import Any
 def population(engine: Any) -> tuple[int, int]:
     """Return the numbers of connections and of those among them that are not admitted."""
     if engine.name == "native":
-        connections, strangers = engine._engine.population()
-        return int(connections), int(strangers)
-    return len(engine._connections), len(engine._strangers)
+        connections, unadmitted = engine._engine.population()
+        return int(connections), int(unadmitted)
+    return len(engine._connections), len(engine._unadmitted)
 
 
 def is_empty(engine: Any) -> bool:

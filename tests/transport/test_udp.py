@@ -201,7 +201,7 @@ async def test_icmp_errors_are_counted_and_never_raised() -> None:
 
 @linux_only
 async def test_an_impossible_address_costs_its_datagrams_only() -> None:
-    """Port 0 can stand in a datagram that a stranger made, and gives the error of a missing offload."""
+    """Port 0 can stand in a forged datagram, and gives the error of a missing offload."""
     with pair(("127.0.0.1", 0)) as (one, other):
         one.send([Transmit([b"x" * 3000], 1200, ("127.0.0.1", 0))])
         assert one.counters.dropped_refused == 3

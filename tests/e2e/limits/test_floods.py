@@ -20,7 +20,7 @@ import quictunnel
 from edge_server.auth.request_limit import REQUEST_BURST, REQUEST_RATE
 from edge_server.ingress.rate_limit import OVERLOAD_SECONDS
 from quictunnel.transport.engine import EngineSettings
-from quictunnel.transport.engines.aioquic.engine import MAX_STRANGERS
+from quictunnel.transport.engines.aioquic.engine import MAX_UNADMITTED
 from tests.e2e.limits.test_slow_readers import processor_time
 from tests.harness import engine_pairing
 from tests.harness.edge_process import resident_memory
@@ -43,7 +43,7 @@ PAUSE = 0.004
 ROUNDS = 5
 SECONDS = 3
 REQUESTS = ("requests", "names", "leases")
-PLACES = EngineSettings(is_server=True, alpn="").max_strangers
+PLACES = EngineSettings(is_server=True, alpn="").max_unadmitted
 FLOODER = "127.1.0.1"
 """Another network of loopback than that of honest clients."""
 ENOUGH = 0.9
@@ -146,7 +146,7 @@ def test_a_flood_at_the_quic_port_is_hardly_felt(tmp_path: Path, words: tuple[ob
 
 def test_handshakes_that_stop_keep_no_client_out(tmp_path: Path):
     """An attacker at one address holds all places for pending handshakes and begins more all the time."""
-    places = MAX_STRANGERS if engine_pairing.edge_engine() == "aioquic" else PLACES
+    places = MAX_UNADMITTED if engine_pairing.edge_engine() == "aioquic" else PLACES
     with ProcessTunnel(tmp_path, *WITH_METRICS) as rig:
         host, _, port = rig.edge.environ["QUICTUNNEL_EDGE"].rpartition(":")
         arrivals = MetricIncrease(rig.edge)

@@ -1,4 +1,4 @@
-"""Strangers, addresses, and what other QUIC libraries fell to, with the native engine as the one attacked."""
+"""Attacks that have affected other QUIC libraries, against the native engine."""
 
 from __future__ import annotations
 

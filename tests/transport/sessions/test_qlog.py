@@ -185,7 +185,7 @@ async def test_of_two_connections_one_is_traced(network: Network, pair: SessionP
     await transfer(other)
     assert endpoint.trace_one(pair.edge.link.connection, Tracer(tmp_path)) is trace, "asked again, it is the same"
     endpoint.engine.receive([Received(b"\x40" + bytes(30), 31, ("10.9.0.1", 1))], endpoint._now())
-    assert not endpoint.engine._early, "strangers are of no interest"
+    assert not endpoint.engine._early, "unadmitted connections are not traced"
     await other.client_endpoint.close(0.5)
     before = pair.edge.stats()
     await transfer(pair)

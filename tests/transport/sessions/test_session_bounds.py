@@ -187,7 +187,7 @@ async def test_an_edge_that_has_not_greeted_opens_no_streams(
 
 
 async def test_pieces_that_wait_for_a_local_service_cost_the_same_each(pair: SessionPair) -> None:
-    """A stranger may fill an initial window byte by byte before the local service is dialled."""
+    """A visitor may fill an initial window byte by byte before the local service is dialled."""
     arrival = asyncio.get_running_loop().create_future()
     pair.client_half.on_stream = arrival.set_result
     pair.open()

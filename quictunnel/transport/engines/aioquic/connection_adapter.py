@@ -26,7 +26,7 @@ class ConnectionOwner(Protocol):
         """Note that the connection has something to send."""
 
     def admit(self, connection: AioquicConnection) -> None:
-        """Give back the place that the connection had among strangers."""
+        """Free the place of an unadmitted connection."""
 
     def end(self, connection: AioquicConnection, cause: CloseCause, code: int, reason: str) -> None:
         """Close the connection on this side's initiative."""

@@ -42,8 +42,8 @@ from quictunnel.transport.engines.aioquic.stateless import (
     retry_packet,
     version_negotiation,
 )
-from quictunnel.transport.engines.aioquic.strangers import Strangers
 from quictunnel.transport.engines.aioquic.tls import configure
+from quictunnel.transport.engines.aioquic.unadmitted_peers import UnadmittedPeers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,7 @@ MAX_CLOSED = 1024
 # Places for unauthenticated connections, even if the settings allow more. It limits their handshakes a second,
 # each of which takes about 5 ms of a core. With 256, as in the native engine, honest clients wait for the core;
 # with 64 they are refused too often.
-MAX_STRANGERS = 128
+MAX_UNADMITTED = 128
 # Stale entries of the timer heap before it is rebuilt.
 STALE_TIMERS = 64
 
@@ -88,7 +88,7 @@ class AioquicEngine:
         self._retry_tokens = RetryTokens(key, random)
         self._routes = Routes(random(32))
         self._connections: dict[AioquicConnection, None] = {}
-        self._strangers: Strangers[int] = Strangers(min(settings.max_strangers, MAX_STRANGERS))
+        self._unadmitted: UnadmittedPeers[int] = UnadmittedPeers(min(settings.max_unadmitted, MAX_UNADMITTED))
         self._by_number: dict[int, AioquicConnection] = {}
         """Connections by the number of their place among unauthenticated ones."""
         self._remains: OrderedDict[AioquicConnection, None] = OrderedDict()
@@ -214,7 +214,7 @@ class AioquicEngine:
 
     def admit(self, connection: AioquicConnection) -> None:
         """Release the place of an authenticated connection among the unauthenticated ones."""
-        self._strangers.admit(connection.number)
+        self._unadmitted.admit(connection.number)
         self._touched[connection] = None
 
     def end(self, connection: AioquicConnection, cause: CloseCause, code: int, reason: str) -> None:
@@ -295,7 +295,7 @@ class AioquicEngine:
             cause = CloseCause.HANDSHAKE
         connection.told_closed = True
         connection.deadline = None
-        self._strangers.leave(connection.number)
+        self._unadmitted.leave(connection.number)
         self._remember(connection)
         self.counters.by_cause[cause] = self.counters.by_cause.get(cause, 0) + 1
         if not connection.connected and not connection.is_client:
@@ -342,7 +342,7 @@ class AioquicEngine:
     def _forget(self, connection: AioquicConnection) -> None:
         connection.gone = True
         self._connections.pop(connection, None)
-        self._strangers.leave(connection.number)
+        self._unadmitted.leave(connection.number)
         self._by_number.pop(connection.number, None)
         self._remains.pop(connection, None)
         self._touched.pop(connection, None)
@@ -427,7 +427,7 @@ class AioquicEngine:
                 return None
             original, retry_cid = opened, header.destination
         number = next(self._sequence)
-        entry = self._strangers.enter(number, address if retry_cid is not None else None, now)
+        entry = self._unadmitted.enter(number, address if retry_cid is not None else None, now)
         if not entry.has_place:
             self.counters.half_open_refused += 1
             return None

@@ -129,7 +129,7 @@ class TunnelConnection(ConnectionBase):
 
     def _apply_limits(self) -> None:
         settings = self._settings
-        limits = settings.trusted if self._is_client else settings.stranger
+        limits = settings.trusted if self._is_client else settings.unadmitted
         self.table = StreamTable(
             is_client=self._is_client,
             limits=limits,

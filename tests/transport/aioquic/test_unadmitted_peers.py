@@ -1,4 +1,4 @@
-"""The endpoint's manners: strangers, floods, resets, addresses."""
+"""Unadmitted peers, floods, stateless resets and addresses, with the aioquic engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def edge(paths) -> AioquicEngine:
 
 
 def is_empty(engine: AioquicEngine) -> bool:
-    return not (engine._connections or len(engine._routes) or len(engine._strangers) or engine._timers)
+    return not (engine._connections or len(engine._routes) or len(engine._unadmitted) or engine._timers)
 
 
 def test_every_new_address_meets_a_retry(edge):
@@ -80,10 +80,10 @@ def test_version_negotiation_says_version_1(edge):
 
 
 def test_first_packets_that_do_not_open_take_places_and_are_forgotten(paths):
-    edge = AioquicEngine(settings_for("edge", paths, retry=False, max_strangers=10))
+    edge = AioquicEngine(settings_for("edge", paths, retry=False, max_unadmitted=10))
     for number in range(50):
         say(edge, initial(cid=number.to_bytes(8, "big")))
-    assert len(edge._strangers) == 10
+    assert len(edge._unadmitted) == 10
     assert edge.counters.half_open_refused == 40
     edge.expire(6.5)
     assert is_empty(edge) or not edge._connections

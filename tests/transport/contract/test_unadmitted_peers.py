@@ -41,7 +41,7 @@ def edge(request: pytest.FixtureRequest, paths: dict[str, Path]) -> Engine:
     ],
     ids=lambda value: str(value)[:24],
 )
-def test_answers_to_strangers(edge, datagram, answers):
+def test_answers_to_unknown_peers(edge, datagram, answers):
     assert len(say(edge, datagram)) == answers
     assert is_empty(edge)
 
@@ -86,7 +86,7 @@ def test_10_000_mutated_packets_of_a_handshake_leave_nothing(make_pair, retry):
 
 @each_engine
 def test_half_open_handshakes_are_capped_and_forgotten(paths, name):
-    edge = create_engine(settings_for("edge", paths, retry=False, max_strangers=10), name)
+    edge = create_engine(settings_for("edge", paths, retry=False, max_unadmitted=10), name)
     for number in range(50):
         client = create_engine(settings_for("client", paths), name)
         client.connect(("192.0.2.1", 4433), "edge.test", 1.0)

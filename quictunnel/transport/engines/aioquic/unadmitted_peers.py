@@ -66,7 +66,7 @@ class Entry(NamedTuple, Generic[Peer]):
     """The connection to close, whose place the newcomer takes."""
 
 
-class Strangers(Generic[Peer]):
+class UnadmittedPeers(Generic[Peer]):
     """Places of all unauthenticated connections. Every operation takes constant time."""
 
     def __init__(self, limit: int) -> None:

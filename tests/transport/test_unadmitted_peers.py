@@ -8,7 +8,7 @@ import pytest
 
 from quictunnel.transport.engine import CloseCause, Closed, Connected, Received
 from quictunnel.transport.engines import create_engine
-from quictunnel.transport.engines.aioquic.strangers import MIN_PLACE_TIME, Strangers, source_of
+from quictunnel.transport.engines.aioquic.unadmitted_peers import MIN_PLACE_TIME, UnadmittedPeers, source_of
 from tests.transport.engine_pair import EDGE, settings_for
 from tests.transport.engine_pairings import ENGINES, needs_native
 
@@ -28,7 +28,7 @@ class FloodRig:
     """An edge with few places, and clients at whatever address; nothing takes time but :attr:`now`."""
 
     def __init__(self, paths: dict[str, Path], name: str, **settings: object) -> None:
-        more = {"max_strangers": PLACES, "replaced_code": OVERLOADED} | settings
+        more = {"max_unadmitted": PLACES, "replaced_code": OVERLOADED} | settings
         self.edge: Engine = create_engine(settings_for("edge", paths, **more), name)
         self.now = 1.0
         self.accepted: list[Connection] = []
@@ -70,7 +70,7 @@ class FloodRig:
     def pending_handshakes(self) -> int:
         if self.edge.name == "native":
             return self.edge._engine.population()[1]  # type: ignore[attr-defined]
-        return len(self.edge._strangers)  # type: ignore[attr-defined]
+        return len(self.edge._unadmitted)  # type: ignore[attr-defined]
 
 
 class Client:
@@ -193,46 +193,46 @@ def test_a_replaced_handshake_leaves_nothing(rig: FloodRig):
 # The places alone, as the reference engine has them.
 
 
-def enter(strangers: Strangers[int], number: int, host: str, now: float) -> object:
-    entry = strangers.enter(number, (host, 1), now)
+def enter(peers: UnadmittedPeers[int], number: int, host: str, now: float) -> object:
+    entry = peers.enter(number, (host, 1), now)
     return entry.replaced if entry.has_place else "refused"
 
 
 def test_many_hosts_of_one_network_are_one_flood():
-    strangers: Strangers[int] = Strangers(64)
+    peers: UnadmittedPeers[int] = UnadmittedPeers(64)
     for number in range(64):
-        assert enter(strangers, number, f"2001:db8:1:{number:x}::1", number / 1000) is None
+        assert enter(peers, number, f"2001:db8:1:{number:x}::1", number / 1000) is None
     for number in range(30):
-        assert enter(strangers, 64 + number, f"2001:db8:{2 + number:x}::1", 0.1) == number
+        assert enter(peers, 64 + number, f"2001:db8:{2 + number:x}::1", 0.1) == number
 
 
 def test_equals_do_not_take_places_from_each_other_in_turn():
-    strangers: Strangers[int] = Strangers(8)
+    peers: UnadmittedPeers[int] = UnadmittedPeers(8)
     for number in range(8):
-        enter(strangers, number, "192.0.2.1", 0.0)
+        enter(peers, number, "192.0.2.1", 0.0)
     hosts = ("198.51.100.1", "192.0.2.1")
-    taken = [enter(strangers, 8 + turn, hosts[turn % 2], 0.5) != "refused" for turn in range(1000)]
+    taken = [enter(peers, 8 + turn, hosts[turn % 2], 0.5) != "refused" for turn in range(1000)]
     assert sum(taken) == 4
 
 
 def test_kept_state_is_bounded():
-    strangers: Strangers[int] = Strangers(16)
+    peers: UnadmittedPeers[int] = UnadmittedPeers(16)
     now = 0.0
     for number in range(20_000):
         now += number % 7 / 10_000
-        enter(strangers, number, f"10.{number % 7}.{number % 31}.1", now)
+        enter(peers, number, f"10.{number % 7}.{number % 31}.1", now)
         if number % 3 == 0:
-            strangers.leave(number - number % 5)
+            peers.leave(number - number % 5)
         if number % 11 == 0:
-            strangers.admit(number - number % 2)
-        assert len(strangers) <= len(strangers._places) <= 16
-        assert sum(map(len, strangers._by_host.values())) == len(strangers._places)
-    for number in list(strangers._places):
-        strangers.admit(number)
-    assert not strangers._left
-    assert not strangers._by_host
-    assert not strangers._hosts
-    assert not strangers._networks.sizes
+            peers.admit(number - number % 2)
+        assert len(peers) <= len(peers._places) <= 16
+        assert sum(map(len, peers._by_host.values())) == len(peers._places)
+    for number in list(peers._places):
+        peers.admit(number)
+    assert not peers._left
+    assert not peers._by_host
+    assert not peers._hosts
+    assert not peers._networks.sizes
 
 
 @pytest.mark.parametrize(
