@@ -1,8 +1,4 @@
-"""The operator's HTTP server: uvicorn's HTTP/1.1 on the edge's own loop, started and stopped with the edge.
-
-Only uvicorn's protocol is used. Its ``Server`` installs signal handlers, writes to the root logger's stream and
-wakes ten times a second; the edge has its own of all these.
-"""
+"""The operator's HTTP server (:mod:`quictunnel.shared.http_server`), started and stopped with the edge."""
 
 from __future__ import annotations
 
@@ -42,8 +38,8 @@ WARN_AFTER: Final = 5.0
 def check_packages() -> None:
     """Raise ConfigError if a package of the extra "edge" is missing, without which there is no page."""
     try:
-        import edge_server.admin.app  # noqa: PLC0415 - its imports are optional: the extra "edge"
-        import edge_server.admin.http_server  # noqa: F401, PLC0415 - likewise
+        import edge_server.admin.app  # noqa: F401, PLC0415 - its imports are optional: the extra "edge"
+        import quictunnel.shared.http_server  # noqa: F401, PLC0415 - likewise
     except ImportError as error:
         raise ConfigError(
             f"--admin needs a package that is not installed ({error.name}): pip install 'quictunnel[edge]'."
@@ -73,7 +69,7 @@ class Admin:
             drain: makes the owner of the edge drain and stop it.
         """
         from edge_server.admin.app import AdminApp  # noqa: PLC0415 - its imports are optional: the extra "edge"
-        from edge_server.admin.http_server import HttpServer  # noqa: PLC0415 - likewise
+        from quictunnel.shared.http_server import HttpServer  # noqa: PLC0415 - likewise
 
         self._supervisor = introspection.supervisor
         self._directory = directory

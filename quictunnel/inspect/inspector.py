@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import secrets
 import socket
 import time
 from typing import TYPE_CHECKING, Final
-
-import uvicorn
 
 from quictunnel.errors import ConfigError
 from quictunnel.inspect import limits
@@ -22,9 +19,11 @@ from quictunnel.inspect.web_app import Site
 from quictunnel.shared import unpatched
 from quictunnel.shared.address import format_address, on_this_machine
 from quictunnel.shared.event_loop import EventLoopThread
+from quictunnel.shared.http_server import HttpServer
 from quictunnel.shared.supervision import Supervisor
 from quictunnel.shared.web_security import WebGuard, is_loopback, name_of
 from quictunnel.transport import descriptors
+from quictunnel.transport.tcp import start_server
 
 if TYPE_CHECKING:
     from quictunnel.origin.dial import Origin
@@ -33,12 +32,8 @@ logger = logging.getLogger(__name__)
 
 TOKEN_BYTES: Final = 24
 BACKLOG: Final = 16
-MAX_REQUESTS: Final = 64
-"""Connections to the page at once; for further ones uvicorn answers 503."""
-SHUTDOWN_TIMEOUT: Final = 1
+DRAIN_TIMEOUT: Final = 1.0
 """Seconds for open responses of the page at the end of the tunnel."""
-STOP_TIMEOUT: Final = 5.0
-"""Seconds for the whole shutdown; a thread that takes longer runs until the process ends."""
 
 
 class Inspector:
@@ -102,31 +97,15 @@ class Inspector:
         self._replays = Replays(self._store, self._recorder.head_budget, port, supervisor)
         self._site = Site(self._store, self._recorder, self._replays, port)
         guarded = WebGuard(self._site.app, token=self._token, names=[name_of(self._host)])
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                guarded,
-                loop="none",
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=MAX_REQUESTS,
-                timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
-            )
-        )
-        serving = self._server.serve(sockets=[self._socket])
-        self._serving = supervisor.start(serving, "serving the inspector's page")
+        self._http = HttpServer(guarded, max_head=limits.MAX_PAGE_HEAD)
+        self._server = await start_server(self._socket, self._http.connection, backlog=BACKLOG)
 
     async def _stop(self) -> None:
         self._site.close()
         await self._replays.close()
-        descriptors.disown(self._socket)  # the server closes it
-        self._server.should_exit = True
-        await asyncio.wait([self._serving], timeout=STOP_TIMEOUT)  # a failure has been reported already
-        self._socket.close()
+        descriptors.disown(self._socket)
+        self._server.close()
+        await self._http.drain(DRAIN_TIMEOUT)
 
     # On the tunnel's thread.
 

@@ -14,6 +14,8 @@ MAX_RAW: Final = 64 * 1024
 """Bytes to store of each direction of a connection that is not HTTP/1: 4,096 lines of a hex dump."""
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a message's head; servers reject a quarter of that. A longer head is shown as raw bytes."""
+MAX_PAGE_HEAD: Final = 64 * 1024
+"""Bytes of the head of a request for the page itself: browsers send the cookies of all local servers with it."""
 MAX_NOTE: Final = 300
 """Characters of a note, which may quote a peer."""
 MAX_PIPELINED: Final = 32

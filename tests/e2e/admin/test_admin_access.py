@@ -7,9 +7,9 @@ import contextlib
 import httpx
 import pytest
 
-from edge_server.admin import http_server
 from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.auth_middleware import MAX_TOKEN
+from quictunnel.shared import http_server
 from tests.harness.admin_client import AdminClient, AdminTunnel, all_of, raw, request
 from tests.harness.sockets import SOCKET_TIMEOUT
 from tests.harness.waiting import eventually

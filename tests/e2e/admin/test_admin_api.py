@@ -15,11 +15,12 @@ import openapi_spec_validator
 from openapi_schema_validator import OAS31Validator
 
 import quictunnel
-from edge_server.admin import app, event_stream, http_server, openapi
+from edge_server.admin import app, event_stream, openapi
 from edge_server.admin.api import OPERATIONS, PREFIX
 from edge_server.admin.history import MAX_TOP
 from edge_server.admin.models import MAX_PAGE
 from edge_server.admin.recent_errors import MAX_RECORDS
+from quictunnel.shared import http_server
 from quictunnel.transport.engine import CloseCause, Closed
 from tests.harness.admin_client import DOCUMENT, AdminClient, AdminTunnel, event_data, raw, request, schema_of
 from tests.harness.sockets import SOCKET_TIMEOUT, is_reset, receive_exactly

@@ -17,10 +17,9 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import uvicorn
 
 import quictunnel
-from quictunnel.inspect import limits
+from quictunnel.inspect import limits, web_app
 from quictunnel.inspect.replay import Replays
 from tests.harness.edge_process import children_environment, resident_memory
 from tests.harness.inspected_tunnel import MIB, InspectedTunnel, Origin, inspect_tunnel, running_origin
@@ -79,17 +78,21 @@ def test_replay_that_fails_is_logged(
     assert "a fault of ours" in caplog.text
 
 
-def test_page_whose_server_fails_is_logged(edge, client, origin: Origin, monkeypatch, caplog) -> None:
-    """The tunnel works all the same."""
+def test_internal_error_of_the_page_is_logged(inspected: InspectedTunnel, monkeypatch, caplog) -> None:
+    """The tunnel and the rest of the page work all the same."""
 
-    async def fail(*_: object, **_more: object) -> None:
+    def fail(_: object) -> None:
         raise ValueError("a fault of ours")
 
-    monkeypatch.setattr(uvicorn.Server, "serve", fail)
-    with quictunnel.forward(origin.port, client=client, inspect=True) as tunnel:
-        inspected = InspectedTunnel(edge, tunnel)
-        assert inspected.curl(inspected.url("/"))
-        eventually(lambda: "serving the inspector's page" in caplog.text, "nothing is logged")
+    inspected.curl(inspected.url("/"))
+    inspected.settled(1)
+    monkeypatch.setattr(web_app, "detail", fail)
+    with pytest.raises(urllib.error.HTTPError, match="500") as failed:
+        urllib.request.urlopen(inspected.request("api/exchanges/1"), timeout=10)
+    failed.value.close()
+    eventually(lambda: "a fault of ours" in caplog.text, "nothing is logged")
+    assert inspected.curl(inspected.url("/"))
+    assert len(inspected.settled(2)) == 2
 
 
 def test_so_many_pages_may_follow(inspected: InspectedTunnel) -> None:
@@ -138,7 +141,7 @@ def test_a_hundred_megabytes_each_way_unchanged_in_bounded_memory(edge, origin: 
     try:
         ready = json.loads(process.stdout.readline())
         tunnel = quictunnel.Tunnel(*ready["tls_socket"])
-        tunnel.inspected(ready["inspector_url"])
+        tunnel.set_inspector_url(ready["inspector_url"])
         inspected = InspectedTunnel(edge, tunnel)
         inspected.curl(inspected.url("/json"))
         inspected.settled(1)

@@ -1,4 +1,8 @@
-"""Connections of the operator's HTTP server: uvicorn's protocol with bounds on number, size and time."""
+"""HTTP/1.1 server for a page on the caller's loop: uvicorn's protocol with bounds on number, size and time.
+
+The operator's page of an edge and the inspector's page of a client use it. Only uvicorn's protocol is used: its
+``Server`` installs signal handlers, wakes ten times a second, and does not close connections that say nothing.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_CONNECTIONS: Final = 64
-"""Open connections: a browser has six for one page, and there are few operators. When one more arrives, the oldest
+"""Open connections: a browser has six for one page, and there are few readers. When one more arrives, the oldest
 idle one is closed, so that silent clients lock nobody out."""
 MAX_HEAD: Final = 16 * 1024
 """Bytes of an incomplete request line with its headers."""
@@ -24,6 +28,9 @@ KEEP_ALIVE: Final = 5
 CHECK_INTERVAL: Final = 10.0
 """Seconds between checks of a connection. It is closed if since the last one it has sent no complete request, or
 has read none of the bytes that wait for it."""
+
+DRAIN_POLL_INTERVAL: Final = 0.01
+"""Seconds between looks at whether responses in progress have ended."""
 
 # Invalid input of clients is not logged, only internal errors.
 _logger = logging.getLogger(__name__)
@@ -36,8 +43,13 @@ _numbers = itertools.count()
 class HttpServer:
     """All connections of one server."""
 
-    def __init__(self, app: Callable[..., Any]) -> None:
-        """Serve ``app``, an ASGI application."""
+    def __init__(self, app: Callable[..., Any], *, max_head: int = MAX_HEAD) -> None:
+        """Serve an application. :meth:`connection` is the factory for the listening socket's server.
+
+        Args:
+            app: ASGI application.
+            max_head: bytes of an incomplete request line with its headers.
+        """
         self._state = ServerState()
         self._config = uvicorn.Config(
             app,
@@ -50,13 +62,24 @@ class HttpServer:
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE,
-            h11_max_incomplete_event_size=MAX_HEAD,
+            h11_max_incomplete_event_size=max_head,
         )
         self._config.load()
 
     def connection(self) -> HttpConnection:
         """Return a protocol for one connection."""
         return HttpConnection(self._config, self._state)
+
+    async def drain(self, timeout: float) -> None:
+        """Close idle connections, wait up to ``timeout`` seconds for responses in progress, and abort the rest.
+        The caller has closed the listening socket."""
+        for connection in tuple(self._state.connections):
+            connection.shutdown()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while self._state.connections and loop.time() < deadline:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(DRAIN_POLL_INTERVAL)
+        self.close()
 
     def close(self) -> None:
         """Abort all connections."""
