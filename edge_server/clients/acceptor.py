@@ -55,4 +55,4 @@ class ClientAcceptor:
 
     def is_in_flight(self, now: float) -> bool:
         """Return True if a visitor of any client is in the middle of something. ``now``: the loop's time."""
-        return any(session.session.in_flight(now) for session in self.sessions)
+        return any(session.session.is_active(now) for session in self.sessions)

@@ -122,7 +122,7 @@ class ClientSession:
         elif self.identity is None:
             self.end(SessionCode.GOING_AWAY)
         else:
-            self.session.say(GoAway(int(grace)))
+            self.session.send(GoAway(int(grace)))
 
     def check_rights(self) -> None:
         """Tokens have changed, or time has passed: hold to what this client may do now, or end it."""
@@ -187,7 +187,7 @@ class ClientSession:
         # A client that closed a link before it said how it stands does not know that its session is there; one
         # that says that the link was replaced has given up the link alone. Who is closed for good does not return.
         may_return = closed.cause is CloseCause.PEER and closed.code != SessionCode.CLOSED
-        is_left = may_return and (self.session.is_awaiting_standing or closed.code == SessionCode.REPLACED)
+        is_left = may_return and (self.session.is_awaiting_resume_state or closed.code == SessionCode.REPLACED)
         is_lost = closed.cause in LOST or is_left
         if self.identity is None or self.is_leaving or not is_lost or not self._context.sessions.hold:
             return False
@@ -300,7 +300,7 @@ class ClientSession:
 
     def _welcome(self, secret: bytes, *, resumed: bool) -> None:
         assert self.identity is not None, "it was greeted for its token"
-        self.session.say(
+        self.session.send(
             Welcome(
                 self.session.version,
                 INITIAL_WINDOW,

@@ -21,7 +21,7 @@ from edge_server.ingress.lingering_close import LingeringClose
 from edge_server.ingress.tls_records import TlsProtocolError
 from quictunnel.transport import descriptors
 from quictunnel.transport.remainder import Remainder
-from quictunnel.transport.splice import LOOK, TlsSplice
+from quictunnel.transport.splice import POLL_INTERVAL, TlsSplice
 from quictunnel.transport.tcp import end_writing, has_told_error, reset
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class TlsTransport(asyncio.Transport, asyncio.Protocol):
             return False  # the raw transport closes itself
         if not self._records.finished and has_told_error(self._raw) and not isinstance(self._raw, Remainder):
             # The failed write tells whether this is an end; without one it is taken as a reset.
-            self._loop.call_later(LOOK, self._raw.abort)
+            self._loop.call_later(POLL_INTERVAL, self._raw.abort)
             return True
         self._raw_ended = True
         if not self._held and not self._paused:

@@ -66,7 +66,7 @@ class Backend:
     @property
     def is_reachable(self) -> bool:
         """Return True if a visitor would most likely reach the client."""
-        if not self.session.can_carry:
+        if not self.session.is_ready:
             return False
         return asyncio.get_running_loop().time() - self.session.stats().last_heard < SILENT
 

@@ -80,7 +80,7 @@ class Bindings:
         """
         if (code := self._lost.get(bind.lease)) is not None:
             # Asked again, because the answer was lost with a link; it was taken away meanwhile.
-            self._session.say(BindRefused(bind.lease, code))
+            self._session.send(BindRefused(bind.lease, code))
             return
         held = self._leases.get(bind.lease)
         if held is not None and not is_resumed:
@@ -92,7 +92,7 @@ class Bindings:
         match self._context.policy.decide(bind, facts):
             case Refusal(code, reason, level):
                 logger.log(level, "client %s %s", identity.key, reason)
-                self._session.say(BindRefused(bind.lease, code))
+                self._session.send(BindRefused(bind.lease, code))
             case grant:
                 self._give(identity, bind, grant)
 
@@ -102,7 +102,7 @@ class Bindings:
         if number in self._leases:
             self._release(number)
         self._lost.pop(number, None)
-        self._session.say(Unbound(number))
+        self._session.send(Unbound(number))
 
     def release_all(self, *, for_good: bool) -> None:
         """Release all leases, because the session is over. ``for_good``: the client has ended it."""
@@ -123,8 +123,8 @@ class Bindings:
             if len(self._lost) >= MAX_LEASES:
                 del self._lost[next(iter(self._lost))]
             self._lost[number] = code
-            if self._session.can_carry:
-                self._session.say(BindRefused(number, code))
+            if self._session.is_ready:
+                self._session.send(BindRefused(number, code))
 
     def supersede(self) -> None:
         """End the session, because a newer one of the same program has a name of it."""
@@ -133,7 +133,7 @@ class Bindings:
     def client_is_back(self) -> None:
         """Tell the client again what it lost, and let waiting visitors in: it is back on another link."""
         for number, code in self._lost.items():
-            self._session.say(BindRefused(number, code))
+            self._session.send(BindRefused(number, code))
         for lease in self:
             lease.tunnel.let_waiting_in()
 
@@ -212,7 +212,7 @@ class Bindings:
         try:
             port = self._open_port(identity, grant.port)
         except PortUnavailableError as error:
-            self._session.say(BindRefused(bind.lease, error.code))
+            self._session.send(BindRefused(bind.lease, error.code))
             return
         if grant.is_fresh:
             context.fresh_names.try_take(identity.key)
@@ -303,7 +303,7 @@ class Bindings:
         context, (tunnel, backend) = self._context, lease
         host, port = context.names.host_of(tunnel.name), tunnel.tcp_port
         ticket = Ticket(tunnel.name, port, tunnel.owner, backend.ticket.generation)
-        self._session.say(
+        self._session.send(
             Bound(
                 lease=backend.number,
                 host=host,

@@ -184,7 +184,7 @@ class Tunnel:
 
     def _let_in_or_wait(self, splice: Splice, ingress: Ingress, backend: Backend | None, seconds: float) -> None:
         """Let a visitor in, or keep it until the client has a link on which both sides know how they stand."""
-        if backend is not None and backend.session.can_carry:
+        if backend is not None and backend.session.is_ready:
             self._let_in(splice, ingress, backend)
         else:
             self.waiting.add(splice, ingress, self.visitors[splice], seconds)

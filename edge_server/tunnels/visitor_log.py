@@ -172,7 +172,7 @@ class VisitorConnection:
         """Note that a client has taken the visitor; ``splice`` is joined with the stream."""
         self.stream = stream
         if self.first_byte is None and not stream.is_over:
-            stream.hand_to(_FirstByte(self, splice))
+            stream.replace_side(_FirstByte(self, splice))
 
 
 class _FirstByte:
@@ -192,7 +192,7 @@ class _FirstByte:
         visit = self._visit
         visit.first_byte = time.monotonic() - visit.began
         if visit.stream is not None:
-            visit.stream.hand_to(self._splice)
+            visit.stream.replace_side(self._splice)
         self._splice.stream_data(chunks, size)
 
     def stream_end(self) -> None:
@@ -308,4 +308,4 @@ def _ending(splice: Splice) -> EndReason:
         return _BY_CODE[splice.lost]
     if splice.is_refused:
         return EndReason.SENT_AWAY
-    return EndReason.LEFT if splice.had_all else EndReason.VISITOR
+    return EndReason.LEFT if splice.has_delivered_all else EndReason.VISITOR

@@ -233,7 +233,7 @@ class EdgeConnection:
             self.session.close(SessionCode.DONE)
             return
         self._has_presented_secret = bool(secret)
-        self.session.say(
+        self.session.send(
             Hello(
                 version=PROTOCOL_VERSION,
                 token=self._config.token.reveal(),

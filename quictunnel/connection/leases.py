@@ -97,7 +97,7 @@ class ClientLease:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         while (now := loop.time()) < deadline:
-            if not any(stream.in_flight(now) for stream in self.streams):
+            if not any(stream.is_active(now) for stream in self.streams):
                 return
             await asyncio.sleep(DRAIN_INTERVAL)
 
@@ -168,7 +168,7 @@ class Leases:
         """Send the Bind of a lease."""
         lease.is_requested, lease.is_answered = True, False
         bind = lease.bind_message(self._program)
-        session.say(bind if session.version >= 2 else bind.of_version_1())
+        session.send(bind if session.version >= 2 else bind.of_version_1())
 
     def request_again(self, session: Session, *, is_resumed: bool) -> None:
         """Request the leases that the session on a new link does not hold, after repeating unconfirmed Unbinds.
@@ -180,7 +180,7 @@ class Leases:
         if not is_resumed:
             self._to_unbind.clear()
         for number in self._to_unbind:  # first: a lease requested below may have the same name
-            session.say(Unbind(number))
+            session.send(Unbind(number))
         for lease in self:
             if lease.is_requested and not lease.is_released and not (is_resumed and lease.is_answered):
                 self.request(session, lease)
@@ -197,7 +197,7 @@ class Leases:
         if session is not None or is_waiting:
             self._to_unbind.add(lease.number)
         if session is not None:
-            session.say(Unbind(lease.number))
+            session.send(Unbind(lease.number))
 
     def end(self, error: Exception) -> None:
         """Fail all leases that wait for an answer."""

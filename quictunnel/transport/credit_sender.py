@@ -1,6 +1,7 @@
-"""Credit for the peer, in batches: what was consumed here, and how far it may send.
+"""Sender of credit in batches: bytes consumed here, and the limit up to which the peer may send.
 
-What matters is told at the end of a turn of the loop, the rest within :data:`SWEEP_INTERVAL`.
+Credit that the peer needs soon is sent at the end of an iteration of the loop, other credit within
+:data:`SWEEP_INTERVAL`.
 """
 
 from __future__ import annotations
@@ -24,57 +25,57 @@ class CreditOwner(Protocol):
 
     link: Link
 
-    def settle(self, stream: Stream) -> None:
+    def forget_if_ended(self, stream: Stream) -> None:
         """Forget the stream if both directions have ended cleanly."""
 
 
 class CreditSender:
-    """The streams of a session that the peer is to be told of."""
+    """Streams of a session with credit that was not sent yet."""
 
     def __init__(self, owner: CreditOwner) -> None:
         self._owner = owner
         self._due: set[Stream] = set()
-        """Streams that are told of at the end of this turn."""
-        self._owed: set[Stream] = set()
-        """Streams that are told of some time."""
+        """Streams whose credit is sent at the end of this iteration of the loop."""
+        self._later: set[Stream] = set()
+        """Streams whose credit is sent by the next sweep."""
         self._loop = asyncio.get_running_loop()
         self._sweep: asyncio.TimerHandle | None = None
         self._is_flush_scheduled = False
 
     @property
     def waiting(self) -> int:
-        """Number of streams that credit is owed for."""
-        return len(self._due) + len(self._owed)
+        """Return the number of streams with credit that was not sent yet."""
+        return len(self._due) + len(self._later)
 
-    def owe(self, stream: Stream) -> None:
-        """Note that bytes of a stream were consumed: tell the peer at the end of this turn, or some time."""
+    def add(self, stream: Stream) -> None:
+        """Send credit for a stream of which bytes were consumed: in this iteration of the loop, or by a sweep."""
         if stream.receive_window.due or stream.receive_done or stream.is_stopped:
             self._due.add(stream)
             if not self._is_flush_scheduled:
                 self._is_flush_scheduled = True
                 self._loop.call_soon(self._flush_scheduled)
         else:
-            self._owed.add(stream)
+            self._later.add(stream)
             if self._sweep is None:
                 self._sweep = self._loop.call_later(SWEEP_INTERVAL, self._swept)
 
     def forget(self, stream: Stream) -> None:
-        """Owe nothing for a stream that is over."""
+        """Send no credit for a stream that is over."""
         self._due.discard(stream)
-        self._owed.discard(stream)
+        self._later.discard(stream)
 
     def clear(self) -> None:
-        """Owe nothing: the peer is told of all streams in another way."""
+        """Drop all credit: a ResumeState tells the peer of every stream."""
         self._due.clear()
-        self._owed.clear()
+        self._later.clear()
 
     def flush(self) -> None:
-        """Tell the peer what is due now."""
+        """Send the credit that is due."""
         if self._due:
             self._announce(self._due)
 
     def close(self) -> None:
-        """End the timer; the session is over."""
+        """Stop the sweep; the session is over."""
         if self._sweep is not None:
             self._sweep.cancel()
 
@@ -85,8 +86,8 @@ class CreditSender:
 
     def _swept(self) -> None:
         self._sweep = None
-        if self._owed and not self._owner.link.is_down:
-            self._announce(self._owed)
+        if self._later and not self._owner.link.is_down:
+            self._announce(self._later)
 
     def _announce(self, streams: set[Stream]) -> None:
         now = self._loop.time()
@@ -98,5 +99,5 @@ class CreditSender:
             part = batch[start : start + MAX_CREDITS]
             link.send(Credits([(s.number, *s.receive_window.announce(now, rtt)) for s in part]))
         for stream in batch:
-            self._owed.discard(stream)
-            self._owner.settle(stream)
+            self._later.discard(stream)
+            self._owner.forget_if_ended(stream)

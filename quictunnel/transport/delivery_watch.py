@@ -1,4 +1,4 @@
-"""A deadline for the delivery of what a broken TCP connection had said."""
+"""Deadline for the delivery of bytes that were received from a TCP connection before it broke."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream_sender import StreamSender
 
 DELIVERY_TIMEOUT: Final = 60.0
-"""Seconds without progress after which the delivery of what a broken TCP connection had said is given up. Twice
-what it takes to find a link dead, so that a session has another link first; a connection that lives has no such
-deadline."""
+"""Seconds without progress after which such a delivery is given up. Twice the time in which a dead link is
+detected, so that a session has another link first; an open connection has no such deadline."""
 
 
 class DeliveryWatch:
-    """Looks every :data:`DELIVERY_TIMEOUT` seconds whether the peer has consumed more."""
+    """Check, every :data:`DELIVERY_TIMEOUT` seconds, whether the peer has consumed more."""
 
     __slots__ = ("_give_up", "_is_waiting", "_sender", "_timer")
 
     def __init__(self, sender: StreamSender, is_waiting: Callable[[], bool], give_up: Callable[[], None]) -> None:
-        """Start to watch.
+        """Start the timer.
 
         Args:
-            sender: the direction that is delivered.
+            sender: the sending direction of the stream.
             is_waiting: returns True while progress is due.
-            give_up: called once, when there was none.
+            give_up: called once, after an interval without progress.
         """
         self._sender = sender
         self._is_waiting = is_waiting
         self._give_up = give_up
-        self._timer = self._watch()
+        self._timer = self._start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop the timer."""
         self._timer.cancel()
 
-    def _watch(self) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(DELIVERY_TIMEOUT, self._look, self._sender.consumed)
+    def _start(self) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(DELIVERY_TIMEOUT, self._check, self._sender.consumed)
 
-    def _look(self, before: int) -> None:
+    def _check(self, before: int) -> None:
         if self._is_waiting() and self._sender.consumed == before:
             self._give_up()
         else:
-            self._timer = self._watch()
+            self._timer = self._start()

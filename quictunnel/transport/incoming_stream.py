@@ -15,25 +15,26 @@ if TYPE_CHECKING:
 
 
 class IncomingStreamOwner(Protocol):
-    """The session, as the streams that come in use it."""
+    """Session, as its incoming streams use it."""
 
     link: Link
 
     def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Begin the stream that a preface names, or go on with it."""
+        """Create the stream of a preface, or continue it."""
 
-    def park(self, arrival: IncomingStream, number: int) -> int | None:
-        """Have a stream wait for the edge's account. Return the bytes that may come meanwhile; None: go on."""
+    def park(self, incoming: IncomingStream, number: int) -> int | None:
+        """Let a stream wait for the edge's ResumeState. Return the bytes that may arrive meanwhile; None:
+        start."""
 
-    def gave_up_early(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
-        """Note that the edge reset a stream before it began here."""
+    def reset_before_start(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
+        """Handle a reset by the edge before the stream was started here."""
 
 
 class IncomingStream:
-    """A stream whose preface is still coming in, or that waits for the edge's account of its streams.
+    """Stream whose preface is not complete, or that waits for the edge's ResumeState.
 
-    The account may be overtaken, and says where a stream goes on that was here before. What waits is bounded by
-    the stream's credit."""
+    Streams may overtake the ResumeState, which has the offset at which a resumed stream continues. Waiting bytes
+    are bounded by the stream's credit."""
 
     __slots__ = ("_chunks", "_credit", "_ended", "_preface", "_quic_stream", "_reader", "_session", "_stop_code")
 
@@ -43,14 +44,14 @@ class IncomingStream:
         self._reader = PrefaceReader()
         self._preface: Preface | None = None
         self._chunks: list[bytes] = []
-        """The bytes behind the preface."""
+        """Bytes after the preface."""
         self._credit = 0
-        """Bytes that may still come while it waits."""
+        """Bytes that may still arrive while the stream waits."""
         self._ended = False
         self._stop_code: int | None = None
 
     def data(self, chunks: list[bytes], *, end: bool) -> None:
-        """Read the preface; keep what follows it. Raises ProtocolError."""
+        """Parse the preface; keep the bytes after it. Raises ProtocolError."""
         self._ended = end
         if self._preface is not None:
             self._keep(chunks)
@@ -63,7 +64,7 @@ class IncomingStream:
                 credit = self._session.park(self, self._preface.stream)
                 if credit is None:
                     self._chunks = following
-                    self.go_on()
+                    self.start()
                 else:
                     self._credit = credit
                     self._keep(following)
@@ -77,8 +78,8 @@ class IncomingStream:
             raise ProtocolError("bytes beyond the credit")
         self._chunks += chunks
 
-    def go_on(self) -> None:
-        """Become the stream that the preface names; called once. Raises ProtocolError."""
+    def start(self) -> None:
+        """Create the stream of the preface, or continue it; called once. Raises ProtocolError."""
         if self._preface is not None:
             chunks, self._chunks = self._chunks, []
             self._session.arrived(self._preface, self._quic_stream, chunks, end=self._ended)
@@ -86,16 +87,17 @@ class IncomingStream:
                 self._session.link.stopped(self._quic_stream, self._stop_code)
 
     def reset(self, code: int) -> None:
-        """Close our half: the visitor left before anything was known of it, so nobody is to be told."""
+        """Handle a reset: the visitor left before the stream was reported to anybody. Reset this direction as
+        well."""
         number = self._preface.stream if self._preface is not None else reset_stream_number(code)
         self._preface = None
-        self._session.gave_up_early(self._quic_stream, stream_code(code), number)
+        self._session.reset_before_start(self._quic_stream, stream_code(code), number)
 
     def stopped(self, code: int) -> None:
-        """Note that the edge takes nothing of this stream, and tell the stream when it is here.
+        """Handle a stop by the edge: pass it on when the stream is created.
 
-        No reset follows if the edge has given up the other direction too, and all of that arrived."""
+        No reset follows if the edge has aborted the other direction too, and all of its bytes arrived."""
         self._stop_code = code
 
     def writable(self) -> None:
-        """Do nothing: nothing was written."""
+        """Do nothing, because nothing was written."""

@@ -1,8 +1,8 @@
-"""The agreement of both sides of a session on where its streams go on, when a new link replaces a lost one.
+"""Exchange of stream offsets between both ends of a session when a new link replaces a lost one.
 
-Each side first sends how every stream stands (:class:`ResumeState`). A stream that the peer does not mention is
-over there, or (at the edge) has never arrived. When the client's account is complete, the edge opens every stream
-again.
+Each end first sends the offsets of every stream (:class:`ResumeState`). A stream that the peer's list lacks is
+over at the peer or, at the client, has never arrived. When the client's list is complete, the edge opens every
+stream again.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from quictunnel.transport.stream import Stream
     from quictunnel.wire.numbers import StreamNumbers
 
-MAX_SETTLED: Final = 256
-"""Streams that ended well here and may still be waited for there, because the last word was lost with the link:
-those of a round trip or so. A stream beyond them is reset on the other side although all of it arrived."""
+MAX_REMEMBERED: Final = 256
+"""Streams remembered that ended cleanly here, of which the peer may still wait for the last frame, because it was
+lost with the link: about those of one round trip. A stream beyond them is reset at the peer although all of it
+arrived."""
 
 
 class ResumeOwner(Protocol):
@@ -36,51 +37,53 @@ class ResumeOwner(Protocol):
     link: Link
 
     def spend_idle_credit(self) -> None:
-        """Count an entry that changes nothing. Raises ProtocolError when there were too many."""
+        """Count an entry that changes nothing. Raises ProtocolError above a limit."""
 
     def bind(self, stream: Stream, quic_stream: int) -> None:
-        """Have a stream go on with a QUIC stream of the link."""
+        """Attach a stream to a QUIC stream of the link."""
 
-    def abandoned(self, quic_stream: int, code: int) -> None:
+    def reject(self, quic_stream: int, code: int) -> None:
         """Reset a QUIC stream that belongs to no stream."""
 
 
 class ResumeExchange:
-    """The state of the agreement on the link of now, and what has to be remembered for the next one."""
+    """State of the exchange on the current link, and streams remembered for the next one."""
 
     def __init__(self, owner: ResumeOwner, side: Side, streams: dict[int, Stream], numbers: StreamNumbers) -> None:
-        """Args:
-        owner: the session.
-        side: its end.
-        streams: its open streams, which the session goes on changing.
-        numbers: those that the edge gave (edge), or that were met (client).
+        """Create the exchange of one session.
+
+        Args:
+            owner: the session.
+            side: the end of the session that it is.
+            streams: the session's open streams; shared with it.
+            numbers: numbers that the edge has assigned (edge) or that were seen (client).
         """
         self._owner = owner
         self._side = side
         self._streams = streams
         self._numbers = numbers
-        self._settled: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_SETTLED)
+        self._ended: deque[tuple[int, int, int, int]] = deque(maxlen=MAX_REMEMBERED)
         self._to_open: dict[int, Stream] = {}
-        """Edge: streams that are opened again as soon as the client allows it, and those that were given up since
-        it was told of them: it is told of their end in the same way."""
+        """Edge: streams to open again as soon as the client's limit allows it. Those that were aborted since the
+        edge sent its ResumeState are opened as well, to be reset."""
         self._unmentioned: set[int] | None = None
-        """Streams that the peer has not said anything of yet; None when it has said how it stands."""
-        self._following = 0
-        """Client: the number of the edge's next stream, as it said in its account."""
+        """Streams that the peer's ResumeState has not named yet; None when it is complete."""
+        self._next_number = 0
+        """Client: number of the edge's next stream, from its ResumeState."""
         self._unknown: set[int] = set()
-        """Client: numbers that the edge has named in its account and that are not open here."""
+        """Client: numbers in the edge's ResumeState that are not open here."""
         self._parked: list[IncomingStream] = []
-        """Client: streams that came before the whole of the edge's account, which says where they go on."""
+        """Client: streams that arrived before the edge's ResumeState was complete."""
 
     @property
     def is_pending(self) -> bool:
-        """Return True if the peer has not said yet how it stands on this link."""
+        """Return True if the peer's ResumeState is not complete yet on this link."""
         return self._unmentioned is not None
 
     def begin(self) -> None:
-        """Send how every stream stands here; the first thing said on a link that a session goes on with."""
-        entries = [stream.standing() for stream in self._streams.values()]
-        entries += self._settled
+        """Send the offsets of every stream: the first message of a session on a new link."""
+        entries = [stream.resume_entry() for stream in self._streams.values()]
+        entries += self._ended
         if self._side is Side.EDGE:
             entries.append((self._numbers.next, 0, 0, 0))
         for start in range(0, len(entries) or 1, MAX_RESUME_ENTRIES):
@@ -89,48 +92,52 @@ class ResumeExchange:
         self._unmentioned = set(self._streams)
 
     def leave_link(self) -> None:
-        """Forget how far the agreement came: the link is lost."""
+        """Reset the state of the exchange: the link is lost."""
         self._to_open.clear()
         self._parked.clear()
         self._unknown.clear()
         self._unmentioned = None
 
     def remember(self, stream: Stream) -> None:
-        """Remember a stream that ended well here. The peer may not hear the last of it when the link is lost."""
-        self._settled.append(stream.standing())
+        """Remember a stream that ended cleanly. Its last frame may be lost with the link."""
+        self._ended.append(stream.resume_entry())
 
-    def tell_end_of(self, stream: Stream) -> None:
-        """Edge: tell the client of the end of a stream that was given up before it was opened again."""
+    def reset_later(self, stream: Stream) -> None:
+        """Edge: send the client a reset of a stream that was aborted before it was opened again."""
         self._to_open[stream.number] = stream
 
-    def park(self, arrival: IncomingStream, number: int) -> int | None:
-        """Client: have an arrival wait for the edge's account. Return the bytes that may come meanwhile; None if
-        it need not wait: the account is here, or the stream is over."""
+    def park(self, incoming: IncomingStream, number: int) -> int | None:
+        """Client: let an incoming stream wait for the edge's ResumeState.
+
+        Returns:
+            The number of bytes that may arrive meanwhile. None if the stream need not wait, because the
+            ResumeState is complete or the stream is over.
+        """
         stream = self._streams.get(number)
-        if self._unmentioned is None or (stream is None and self._numbers.has_met(number)):
+        if self._unmentioned is None or (stream is None and self._numbers.has_seen(number)):
             return None
-        self._parked.append(arrival)
+        self._parked.append(incoming)
         return INITIAL_WINDOW if stream is None else stream.receive_window.room
 
     def release_parked(self) -> None:
-        """Client: have the streams go on that waited for the account."""
+        """Client: start the streams that waited for the ResumeState."""
         parked, self._parked = self._parked, []
-        for arrival in parked:
-            arrival.go_on()
+        for incoming in parked:
+            incoming.start()
 
     def on_resume_state(self, message: ResumeState) -> bool:
-        """Take in how far the peer's streams have come. Return True if that was all. Raises ProtocolError."""
+        """Handle offsets of the peer's streams. Return True if they are complete. Raises ProtocolError."""
         if self._unmentioned is None:
-            raise ProtocolError("said how it stands without being asked")
+            raise ProtocolError("an unexpected ResumeState")
         if not message.entries:
             self._owner.spend_idle_credit()
         for number, received, consumed, limit in message.entries:
             stream = self._streams.get(number)
             if stream is None:
-                self._on_unknown(number, is_following=not limit)
+                self._on_unknown(number, is_next=not limit)
                 continue
             if number not in self._unmentioned:
-                raise ProtocolError("two standings of one stream")
+                raise ProtocolError("two entries of one stream in a ResumeState")
             self._unmentioned.remove(number)
             stream.on_resume_state(received, consumed, limit)
         if message.last:
@@ -147,27 +154,27 @@ class ResumeExchange:
             _, stream = self._to_open.popitem()
             if stream.is_over:
                 self._owner.link.connection.stop(quic_stream, StreamCode.ABORTED)
-                self._owner.abandoned(quic_stream, reset_code(StreamCode.ABORTED, stream.number))
+                self._owner.reject(quic_stream, reset_code(StreamCode.ABORTED, stream.number))
             else:
                 self._owner.link.connection.write(quic_stream, encode_preface(stream.preface))
                 self._owner.bind(stream, quic_stream)
 
-    def _on_unknown(self, number: int, *, is_following: bool) -> None:
-        """Take in an entry about a stream that is not here."""
+    def _on_unknown(self, number: int, *, is_next: bool) -> None:
+        """Handle an entry about a stream that is not open here."""
         if self._side is Side.EDGE:
             if number >= self._numbers.next:
-                raise ProtocolError("a standing of a stream that never was")
+                raise ProtocolError("a ResumeState with a stream that was never opened")
             self._owner.spend_idle_credit()
             return
-        if is_following:
-            self._following = number
+        if is_next:
+            self._next_number = number
             return
         self._unknown.add(number)
         if len(self._unknown) > MAX_SKIPPED:
-            raise ProtocolError("too many standings of streams that are not here")
+            raise ProtocolError("a ResumeState with too many unknown streams")
 
     def _complete(self, unmentioned: set[int]) -> None:
-        """Give up what the peer does not know, and open again (edge) what goes on."""
+        """Abort streams that the peer does not know; at the edge, open the others again."""
         for number in unmentioned:
             stream = self._streams.get(number)
             if stream is None:
@@ -182,5 +189,5 @@ class ResumeExchange:
             self._to_open = {number: waiting[number] for number in sorted(waiting, reverse=True)}
             self.open_again()
         else:
-            self._numbers.reconcile(self._unknown, self._following)
+            self._numbers.reconcile(self._unknown, self._next_number)
             self._unknown.clear()

@@ -1,12 +1,12 @@
-"""A Session: the streams of one client and one edge, their numbers, and their credit.
+"""Session of a client and an edge: their streams, with numbers and credit.
 
-A session outlives its link when its owner says so: it is then *away*, its streams keep what was not consumed, and
-:meth:`Session.resume` goes on with another link. Both sides first say how each stream stands
-(:class:`ResumeState`); then the edge opens every stream again, and each side sends what the other did not receive.
+A session can outlive its link if its owner decides so: it is then *away*, its streams keep unacknowledged bytes,
+and :meth:`Session.resume` continues on another link. Both ends first send the offsets of each stream
+(:class:`ResumeState`); then the edge opens every stream again, and each end sends the bytes that the other lacks.
 
-The same class serves both sides. It owns what streams share: the pool of windows, the batching of credit
-(:class:`CreditSender`) and the agreement on a new link (:class:`ResumeExchange`). The purpose of a session
-(leases, visitors, origins) is its owner's business, told through :class:`SessionEvents`.
+The same class serves both ends. It owns what its streams share: the pool of windows, the batching of credit
+(:class:`CreditSender`) and the exchange of offsets on a new link (:class:`ResumeExchange`). Leases, visitors and
+origins belong to its owner, which it calls through :class:`SessionEvents`.
 """
 
 from __future__ import annotations
@@ -39,56 +39,55 @@ logger = logging.getLogger(__name__)
 
 MAX_KEPT: Final = 64 * 1024 * 1024
 """Bytes beyond an initial window each that the streams of a session may keep until the peer has consumed them.
-Twice the pool out of which honest receivers open larger windows, so they never meet it; one that raises limits and
-consumes nothing would else pin the largest window with every stream."""
+Twice the pool from which honest receivers open larger windows, so they never reach it; a peer that raises limits
+and consumes nothing would otherwise pin the largest window with every stream."""
 
 
 class SessionEvents(Protocol):
-    """The owner of a session. Each method may raise ProtocolError, which ends the session."""
+    """Callbacks of a session. Each may raise ProtocolError, which ends the session."""
 
     def session_up(self) -> None:
-        """Greet, or wait to be greeted: the link is there."""
+        """Handle an established link: send Hello, or wait for it."""
 
     def session_message(self, message: AnyMessage) -> None:
-        """Take in a message of the peer that is not about streams."""
+        """Handle a message of the peer that is not about streams."""
 
     def session_stream(self, stream: Stream) -> None:
-        """Client: the edge opened a stream for a visitor; attach a side to it now or soon."""
+        """Client: handle a stream that the edge opened for a visitor; attach a side now or soon."""
 
     def session_streams_available(self) -> None:
-        """Note that the peer allows more streams."""
+        """Handle a raised limit of streams."""
 
     def session_resumed(self) -> None:
-        """Go on with another link: both sides know how they stand."""
+        """Handle the end of a resumption: both ends have exchanged the offsets of their streams."""
 
     def session_away(self, closed: Closed) -> bool:
-        """Return True to keep the streams, whose link is gone.
-
-        :meth:`Session.resume` or :meth:`Session.end` has to follow then."""
+        """Handle a lost link. Return True to keep the streams; :meth:`Session.resume` or :meth:`Session.end` then
+        has to follow."""
 
     def session_down(self, closed: Closed) -> None:
-        """Note that the session is over, and every stream with it."""
+        """Handle the end of the session and of all its streams."""
 
 
 class Session:
-    """The streams of one client and one edge. All methods are called on the loop's thread."""
+    """Session of a client and an edge. All methods are called on the loop's thread."""
 
     def __init__(self, side: Side, events: SessionEvents, wake: Callable[[], None]) -> None:
         self.link = Link(side, self, wake)
         self.pool = WindowPool()
         self.peer_window = 0
-        """Bytes that the peer lets us send on a new stream; known after Hello or Welcome."""
+        """Initial limit of bytes on a new stream to the peer, from its Hello or Welcome."""
         self.version = OLDEST_VERSION
-        """Version of the protocol that both sides speak; known after Welcome."""
+        """Version of the protocol in use, from Welcome."""
         self.is_away = False
         """True while the session has no link and waits for another."""
         self.kept = 0
-        """Bytes beyond an initial window each that the streams keep; see ``MAX_KEPT``."""
+        """Bytes that the streams keep, without those within an initial window each (``MAX_KEPT``)."""
         self._streams: dict[int, Stream] = {}
         self._events = events
         self._side = side
         self._numbers = StreamNumbers()
-        """Edge: those given so far; client: those met so far."""
+        """Edge: numbers assigned so far; client: numbers seen so far."""
         self._loop = asyncio.get_running_loop()
         self._idle_credits = IdleCreditBudget()
         self._credit_sender = CreditSender(self)
@@ -98,47 +97,46 @@ class Session:
 
     @property
     def streams(self) -> int:
-        """Streams open now."""
+        """Number of open streams."""
         return len(self._streams)
 
     @property
-    def is_awaiting_standing(self) -> bool:
-        """Return True if the session goes on with a link on which the peer has not said yet how it stands."""
+    def is_awaiting_resume_state(self) -> bool:
+        """Return True if the session has a new link, and the peer's ResumeState is not complete yet."""
         return self._exchange.is_pending
 
     @property
-    def can_carry(self) -> bool:
-        """Return True if a visitor can be carried at once: both sides know how they stand on this link."""
-        return not self.is_away and not self.is_awaiting_standing
+    def is_ready(self) -> bool:
+        """Return True if a new stream can be opened at once: the link is up and offsets are exchanged."""
+        return not self.is_away and not self.is_awaiting_resume_state
 
     @property
     def skipped_numbers(self) -> int:
-        """Client: number of streams that have not come yet, although later ones have."""
+        """Client: number of streams that have not arrived although later ones have."""
         return self._numbers.skipped
 
-    def keep(self, more: int) -> None:
-        """Count so many bytes more that a stream keeps, or less when it is negative."""
+    def add_kept(self, more: int) -> None:
+        """Add to the count of bytes that streams keep; a negative number subtracts."""
         self.kept += more
         if self.pool.memory is not None:
-            self.pool.memory.keep(more)
+            self.pool.memory.add_kept(more)
 
     @property
-    def keeps_enough(self) -> bool:
+    def is_at_kept_limit(self) -> bool:
         """Return True if streams may keep nothing beyond an initial window now."""
         return self.kept >= MAX_KEPT or (self.pool.memory is not None and self.pool.memory.is_used_up)
 
-    def in_flight(self, now: float) -> bool:
-        """Return True if any visitor would lose something if the session ended now."""
-        return any(stream.in_flight(now) for stream in self._streams.values())
+    def is_active(self, now: float) -> bool:
+        """Return True if a drain should wait for any of the streams."""
+        return any(stream.is_active(now) for stream in self._streams.values())
 
-    def say(self, message: AnyMessage) -> None:
+    def send(self, message: AnyMessage) -> None:
         """Send a message on the control stream."""
         self.link.send(message)
 
     def resume(self, link: Link, events: SessionEvents) -> None:
-        """Go on with this link, whose other end knows the session.
-
-        A link that was still there is closed: the later one is right."""
+        """Continue on this link, whose other end knows the session. A former link is closed: the later one
+        wins."""
         old, self.link, self._events = self.link, link, events
         old.serve(Discarded())
         old.streams.clear()
@@ -150,7 +148,7 @@ class Session:
         link.serve(self)
 
     def send_resume_state(self) -> None:
-        """Say how every stream stands here; the first thing said on a link that a session goes on with."""
+        """Send the offsets of every stream: the first message of a session on a new link."""
         self._credit_sender.clear()
         self._exchange.begin()
 
@@ -163,16 +161,16 @@ class Session:
     def open(self, *, lease: int, tls: bool, host: str, port: int) -> Stream | None:
         """Edge: open a stream for a visitor and queue its preface. Return None while the client allows no more.
 
-        As long as the session cannot carry it (:attr:`can_carry`), it waits for those that are opened again."""
+        While the session is not ready (:attr:`is_ready`), the stream waits and is opened with the resumed ones."""
         assert self._side is Side.EDGE
         preface = Preface(stream=self._numbers.next, lease=lease, tls=tls, host=host, port=port)
-        if not self.can_carry:
-            self._numbers.meet(preface.stream)
+        if not self.is_ready:
+            self._numbers.record(preface.stream)
             return self._add(preface)
         quic_stream = self.link.open(PENDING)
         if quic_stream is None:
             return None
-        self._numbers.meet(preface.stream)
+        self._numbers.record(preface.stream)
         encoded = encode_preface(preface)
         taken = self.link.connection.write(quic_stream, encoded)
         assert taken == len(encoded), "a fresh stream always has room for its preface"
@@ -192,17 +190,17 @@ class Session:
     # From the link (transport.link.LinkEvents).
 
     def link_up(self) -> None:
-        """Tell the owner that the link is there."""
+        """Report the established link to the owner."""
         self._events.session_up()
 
     def link_message(self, message: AnyMessage) -> None:
-        """Take in what is about streams; pass on the rest. Raises ProtocolError."""
+        """Handle messages about streams; pass others to the owner. Raises ProtocolError."""
         if isinstance(message, ResumeState):
             if self._exchange.on_resume_state(message):
                 self._events.session_resumed()
                 self._exchange.release_parked()
         elif self._exchange.is_pending:
-            raise ProtocolError("said something before how it stands")
+            raise ProtocolError("a message before the ResumeState")
         elif isinstance(message, Credits):
             self._credits(message)
         elif isinstance(message, StreamsAborted):
@@ -215,11 +213,11 @@ class Session:
         if self._side is Side.EDGE:
             raise ProtocolError("only an edge opens streams for visitors")
         if not self.peer_window:
-            raise ProtocolError("a stream for a visitor before the greeting")
+            raise ProtocolError("a stream for a visitor before Welcome")
         return IncomingStream(self, quic_stream)
 
     def link_streams_available(self) -> None:
-        """Open streams again that wait for it; tell the owner."""
+        """Open streams that wait to be opened again; report the limit to the owner."""
         self._exchange.open_again()
         self._events.session_streams_available()
 
@@ -228,110 +226,110 @@ class Session:
         self._credit_sender.flush()
 
     def link_down(self, closed: Closed) -> None:
-        """Keep the streams for another link, if the owner wants it; else end."""
+        """Keep the streams for another link if the owner wants that; otherwise end."""
         if self._events.session_away(closed):
             self.is_away = True
             self._leave_link()
         else:
             self._end(closed)
 
-    # From streams and arrivals.
+    # From streams and incoming streams.
 
     def arrived(self, preface: Preface, quic_stream: int, chunks: list[bytes], *, end: bool) -> None:
-        """Client: begin the stream of a complete preface.
+        """Client: create the stream of a complete preface.
 
-        On a link that the session goes on with, the stream may be here already, or be over here."""
+        After a resumption the stream may exist already, or be over."""
         stream = self._streams.get(preface.stream)
         if stream is not None:
             if stream.quic_stream is not None:
                 raise ProtocolError("two streams with one number")
             self.bind(stream, quic_stream)
-        elif self._numbers.meet(preface.stream):
+        elif self._numbers.record(preface.stream):
             stream = self._add(preface)
             self.bind(stream, quic_stream)
             self._events.session_stream(stream)
         else:
             self.link.connection.stop(quic_stream, StreamCode.ABORTED)
-            self.abandoned(quic_stream, StreamCode.ABORTED)
-            if self.version >= 2:  # all of it may be here, and then QUIC says nothing of the stop
+            self.reject(quic_stream, StreamCode.ABORTED)
+            if self.version >= 2:  # if all of it has arrived, QUIC does not send the stop
                 self.link.send(StreamsAborted([(preface.stream, StreamCode.ABORTED)]))
             return
         if chunks or end:
             stream.data(chunks, end=end)
 
-    def park(self, arrival: IncomingStream, number: int) -> int | None:
-        """Client: have an arrival wait for the edge's account; see :meth:`ResumeExchange.park`."""
-        return self._exchange.park(arrival, number)
+    def park(self, incoming: IncomingStream, number: int) -> int | None:
+        """Client: let an incoming stream wait for the edge's ResumeState (:meth:`ResumeExchange.park`)."""
+        return self._exchange.park(incoming, number)
 
-    def gave_up_early(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
-        """Client: note that the edge reset a stream which is none here yet.
+    def reset_before_start(self, quic_stream: int, code: StreamCode, number: int | None) -> None:
+        """Client: handle a reset of a stream by the edge before its preface was complete.
 
         Args:
             quic_stream: the QUIC stream.
             code: the reason.
-            number: the stream's number, if the edge said it.
+            number: the stream's number, if the reset or the preface contained it.
         """
-        self.abandoned(quic_stream, code)
+        self.reject(quic_stream, code)
         if number is None:
-            self._numbers.lose_unnamed()
+            self._numbers.record_unnamed()
             return
         stream = self._streams.get(number)
         if stream is None:
-            self._numbers.meet(number)
+            self._numbers.record(number)
         elif stream.quic_stream is None:
             stream.lose(code)
         else:
             raise ProtocolError("two streams with one number")
 
-    def abandoned(self, quic_stream: int, code: int) -> None:
+    def reject(self, quic_stream: int, code: int) -> None:
         """Reset a QUIC stream that belongs to no stream."""
         self.link.connection.reset(quic_stream, code)
         self.link.streams.pop(quic_stream, None)
         self.link.wake()
 
     def bind(self, stream: Stream, quic_stream: int) -> None:
-        """Have a stream go on with a QUIC stream of the link."""
+        """Attach a stream to a QUIC stream of the link."""
         self.link.streams[quic_stream] = stream
         stream.bind(quic_stream)
 
     def spend_idle_credit(self) -> None:
-        """Count an entry of the peer that changes nothing. Raises ProtocolError when there were too many."""
+        """Count an entry of the peer that changes nothing. Raises ProtocolError above a limit."""
         self._idle_credits.spend(self._loop.time(), self._numbers.next)
 
     @property
     def side(self) -> Side:
-        """The end of the session that this is."""
+        """Return the end of the session that this object is: client or edge."""
         return self._side
 
     def now(self) -> float:
         """Return the time of the loop."""
         return self._loop.time()
 
-    def owe(self, stream: Stream) -> None:
-        """Note that bytes of a stream were consumed, which the peer is to be told."""
-        self._credit_sender.owe(stream)
+    def send_credit(self, stream: Stream) -> None:
+        """Send credit, soon, for a stream of which bytes were consumed."""
+        self._credit_sender.add(stream)
 
-    def say_aborted(self, stream: Stream, code: StreamCode) -> None:
-        """Tell the peer of a stream that was given up and of which QUIC may have no word left."""
+    def send_aborted(self, stream: Stream, code: StreamCode) -> None:
+        """Send a message that a stream was aborted, for which QUIC may have no frame left."""
         if self.version >= 2:
             self.link.send(StreamsAborted([(stream.number, code)]))
         elif stream.has_ended:
-            # The peer need keep nothing for it, whose end has arrived.
+            # Its end has arrived, so with this credit the peer drops everything that it keeps for the stream.
             window = stream.receive_window
             self.link.send(Credits([(stream.number, window.received + 1, window.limit)]))
 
-    def settle(self, stream: Stream) -> None:
-        """Forget a stream whose two directions have both ended cleanly."""
+    def forget_if_ended(self, stream: Stream) -> None:
+        """Forget the stream if both directions have ended cleanly."""
         if stream.send_done and stream.receive_done and not stream.receive_window.owed:
             self._exchange.remember(stream)
-            stream.settled()
+            stream.ended()
 
-    def left(self, stream: Stream) -> None:
-        """Note that a stream was given up while it was on no QUIC stream.
+    def aborted_while_away(self, stream: Stream) -> None:
+        """Note that a stream was aborted while it had no QUIC stream.
 
-        A client that was told of the stream on this link is told of its end."""
+        If the edge's ResumeState on this link named it, the client is sent a reset."""
         if self._side is Side.EDGE and not self.is_away:
-            self._exchange.tell_end_of(stream)
+            self._exchange.reset_later(stream)
 
     def forget(self, stream: Stream) -> None:
         """Forget a stream that is over."""
@@ -340,7 +338,7 @@ class Session:
             self.link.streams.pop(stream.quic_stream, None)
         self._credit_sender.forget(stream)
 
-    # Inside.
+    # Internal.
 
     def _add(self, preface: Preface) -> Stream:
         self._streams[preface.stream] = Stream(self, preface, self.peer_window, self._loop.time())
@@ -365,11 +363,11 @@ class Session:
             self.spend_idle_credit()
             if stream is not None:
                 continue
-            if not self._numbers.has_met(number):
-                raise ProtocolError("credit for a stream that never was")
+            if not self._numbers.has_seen(number):
+                raise ProtocolError("credit for a stream that was never opened")
 
     def _aborted(self, message: StreamsAborted) -> None:
-        """Give up streams that the peer has given up. (Client: perhaps before their prefaces are here.)"""
+        """Handle streams that the peer has aborted; at the client, possibly before their prefaces arrived."""
         for number, code in message.entries:
             stream = self._streams.get(number)
             if stream is not None:
@@ -377,6 +375,6 @@ class Session:
                 continue
             self.spend_idle_credit()
             if self._side is Side.CLIENT:
-                self._numbers.meet(number)
-            elif not self._numbers.has_met(number):
-                raise ProtocolError("the end of a stream that never was")
+                self._numbers.record(number)
+            elif not self._numbers.has_seen(number):
+                raise ProtocolError("the end of a stream that was never opened")

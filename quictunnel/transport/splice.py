@@ -1,8 +1,8 @@
-"""The path that every byte takes: a TCP connection and a stream that hold each other.
+"""Join of a TCP connection and a stream: the path of every byte.
 
-No task, no queue, no future. Bytes read from TCP go into the stream, bytes of the stream go into the TCP
-transport. The brakes: a stream without room stops the reading of its TCP connection; a TCP transport whose
-buffer is full withholds the stream's credit. FIN and RST pass in each direction as what they are.
+There is no task, queue or future in it. Bytes read from TCP are written to the stream, bytes of the stream to the
+TCP transport. Flow control: a stream without room pauses reading from its TCP connection; a TCP transport whose
+buffer is full withholds the stream's credit. A FIN is passed on as a FIN and an RST as a reset, in each direction.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ WRITE_HIGH: Final = 64 * 1024
 """Bytes that may wait in a TCP transport before credit is withheld."""
 WRITE_LOW: Final = 16 * 1024
 """Bytes at which credit flows again: some are left so that the socket does not run dry for a round trip."""
-LOOK: Final = 5.0
-"""Seconds between looks at whether a connection from which nothing is being read is still there."""
-WAITING_LOOK: Final = 1.0
-"""And at one that waits to be joined: it holds one of few places, for ten seconds at most."""
+POLL_INTERVAL: Final = 5.0
+"""Seconds between checks whether a connection from which nothing is being read still exists."""
+PENDING_POLL_INTERVAL: Final = 1.0
+"""The same for a connection that waits to be joined: it holds one of few places, for ten seconds at most."""
 READ_SIZE: Final = 128 * 1024
-"""The most that one read takes; more would let one busy connection hold up its neighbours on the loop, and what is
-read would have left the processor's caches when it is sent."""
+"""The most that one read takes; more would let one busy connection delay others on the loop, and its bytes
+would have left the processor's caches when they are sent."""
 
 
 class _Reading(threading.local):
     """The buffer that connections are read into.
 
-    Reads are synchronous (get_buffer, recv_into, buffer_updated without a turn of the loop between), so all
-    connections of a loop share one buffer and only what was read is copied out. One a thread, because a process
+    Reads are synchronous (get_buffer, recv_into, buffer_updated in one iteration of the loop), so all connections
+    of a loop share one buffer, and only the bytes read are copied out. There is one per thread, because a process
     may run an edge and a client on two loops."""
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ _reading = _Reading()
 
 
 class Splice(asyncio.BaseProtocol):
-    """Joins a transport to a stream: what :class:`TlsSplice` and :class:`TcpSplice` share.
+    """Base of :class:`TlsSplice` and :class:`TcpSplice`: joins a transport to a stream.
 
-    ``on_made`` is told when the connection is there and calls :meth:`join`, at once or later; until then
-    no more is read from it than was under way. ``on_gone`` is called exactly once, when the transport is closed
-    for good.
+    ``on_made`` is called when the connection is established, and calls :meth:`join` then or later. Until then,
+    nothing is read but the data already in flight. ``on_gone`` is called exactly once, when the transport is
+    closed for good.
     """
 
     __slots__ = (
@@ -63,12 +63,12 @@ class Splice(asyncio.BaseProtocol):
         "_finished",
         "_held",
         "_on_made",
-        "_owed",
         "_paused",
         "_stream",
         "_transport",
+        "_uncredited",
         "_watch",
-        "had_all",
+        "has_delivered_all",
         "is_complete",
         "is_refused",
         "lost",
@@ -80,34 +80,34 @@ class Splice(asyncio.BaseProtocol):
     def __init__(self, on_made: Callable[[Splice], None], on_gone: Callable[[Splice], None] | None = None) -> None:
         self._on_made: Callable[[Splice], None] | None = on_made
         self.on_gone = on_gone
-        """May be set as long as the transport is there."""
+        """May be set until the transport is closed."""
         self.on_refused: Callable[[Splice, StreamCode], bool] | None = None
-        """Asked when the other end gave the stream up without having taken anything of it: whether the splice was
-        joined with another. What was written to the first is then written to that."""
+        """Called when the other end gave the stream up without having consumed any of it. Returns True if it has
+        joined the splice with another stream; the bytes written to the first are then written to that one."""
         self.throttle: Throttle | None = None
         self.lost: StreamCode | None = None
         """Code with which the stream was lost, if it was."""
         self.is_complete = False
-        """Both directions have ended, and everything was passed on."""
-        self.had_all = False
-        """The stream had ended, and everything of it was passed on, when the TCP peer went."""
+        """True when both directions ended and every byte was passed on."""
+        self.has_delivered_all = False
+        """True if the stream had ended and all of it was passed on when the TCP connection closed."""
         self.is_refused = False
-        """True when it was reset without having been joined."""
+        """True if the TCP connection was reset without having been joined."""
         self._transport: asyncio.Transport | None = None
         self._stream: Stream | None = None
         self._held = False
-        """Reading waits for :meth:`join`."""
+        """True while reading is paused until :meth:`join`."""
         self._early: list[bytes | memoryview] | None = None
-        """Read before that: what one turn of the loop brought."""
+        """Bytes read before the join, in one iteration of the loop."""
         self._watch: asyncio.TimerHandle | None = None
         self._paused = False
-        """The transport's write buffer is above its high-water mark."""
-        self._owed = 0
-        """Bytes given to the transport and not yet credited."""
+        """True while the transport's write buffer is above its high-water mark."""
+        self._uncredited = 0
+        """Bytes written to the transport and not yet credited."""
         self._ended = False
-        """The TCP peer has ended its direction."""
+        """True once the TCP peer has sent its FIN."""
         self._finished = False
-        """The stream has ended; the TCP peer has been told."""
+        """True once the stream has ended and a FIN was sent to the TCP peer."""
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -116,7 +116,7 @@ class Splice(asyncio.BaseProtocol):
 
     @property
     def is_connected(self) -> bool:
-        """There is a TCP connection, or what is left of it to be read."""
+        """Return True while a TCP connection is open, or its last bytes are still to be read."""
         return self._transport is not None
 
     @property
@@ -124,7 +124,7 @@ class Splice(asyncio.BaseProtocol):
         return self._stream
 
     def join(self, stream: Stream) -> None:
-        """Splice with this stream; whatever came on it before goes out now."""
+        """Join with this stream; bytes that it has received already are written to TCP now."""
         self._stream = stream
         if self._transport is None:
             stream.abort(StreamCode.ABORTED)
@@ -143,10 +143,10 @@ class Splice(asyncio.BaseProtocol):
             if stream.room:
                 self._transport.resume_reading()
             else:
-                self._keep_looking()
+                self._poll_later()
 
     def refuse(self) -> None:
-        """Reset the TCP connection; it was never joined."""
+        """Reset a TCP connection that was never joined."""
         if self._transport is not None:
             self.is_refused = True
             tcp.reset(self._transport)
@@ -160,17 +160,17 @@ class Splice(asyncio.BaseProtocol):
         tcp.tune(transport)
         descriptors.own(transport.get_extra_info("socket"))
         transport.set_write_buffer_limits(WRITE_HIGH, WRITE_LOW)
-        # Called once, and not kept: whatever it closes over would stay as long as the visitor.
+        # Called once, and not kept: its closure would use memory as long as the visitor stays.
         on_made, self._on_made = self._on_made, None
         assert on_made is not None
         on_made(self)
         if self._stream is None:
-            # uvloop starts reading after this method whatever it says, so the pause comes a moment later; it may
-            # have looked at the socket once by then.
+            # uvloop starts to read after this method in any case, so the pause comes one iteration later; by then
+            # it may have read once.
             asyncio.get_running_loop().call_soon(self._hold)
 
     def received(self, data: bytes) -> None:
-        """Bytes were read from the transport."""
+        """Handle bytes read from the transport."""
         stream = self._stream
         if stream is None:
             if self.lost is None:
@@ -185,15 +185,15 @@ class Splice(asyncio.BaseProtocol):
                 self.throttle.received(len(data), self.stream_room)
             if not stream.room or (self.throttle is not None and self.throttle.holds_reading):
                 self.transport.pause_reading()
-                self._keep_looking()
+                self._poll_later()
 
     def eof_received(self) -> bool:
         self._ended = True
         if self._stream is not None:
             self._stream.finish()
             self._close_if_done()
-            self._keep_looking()
-        return True  # keep the transport: the other direction goes on
+            self._poll_later()
+        return True  # keep the transport: the other direction continues
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -205,7 +205,7 @@ class Splice(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
             descriptors.disown(self._transport.get_extra_info("socket"))
-        if self._reads_on(exc):
+        if self._reads_remainder(exc):
             return
         stream = self._stream
         self._transport = None
@@ -213,21 +213,21 @@ class Splice(asyncio.BaseProtocol):
             self._watch.cancel()
         if self.throttle is not None:
             self.throttle.close()
-        if stream is not None and exc is None and not stream.receive_done and self._is_owed_by_throttle_alone:
-            stream.consume(self._owed)
+        if stream is not None and exc is None and not stream.receive_done and self._waits_for_throttle_alone:
+            stream.consume(self._uncredited)
             stream.consume_end()
         if stream is not None:
-            self.had_all = stream.receive_done
-            self.is_complete = self._ended and self.had_all and exc is None
+            self.has_delivered_all = stream.receive_done
+            self.is_complete = self._ended and self.has_delivered_all and exc is None
             if not (self.is_complete or stream.is_over):
-                # Until the peer has everything that was read, the stream keeps this connection's place.
-                self._tell_when_over(stream)
+                # Until the peer has every byte that was read, the stream holds this connection's place.
+                self._report_when_over(stream)
                 stream.abort_after_delivery(StreamCode.ABORTED)
                 return
         self._gone()
 
-    def _reads_on(self, error: Exception | None) -> bool:  # noqa: ARG002 - for those below
-        """Read on if a connection that broke has something left to be read. Return True if it has."""
+    def _reads_remainder(self, error: Exception | None) -> bool:  # noqa: ARG002 - for the subclasses
+        """Continue to read a broken connection. Return False if no bytes of it are left to be read."""
         return False
 
     @property
@@ -236,14 +236,16 @@ class Splice(asyncio.BaseProtocol):
         return self._stream is not None and not self._stream.is_over and not self._ended
 
     def writing_failed(self) -> None:
-        """The TCP peer takes nothing more; what it has said is still read."""
+        """Handle a failed write: no more bytes are sent to the TCP peer; those that it has sent are still read."""
         self._paused = False
-        assert self._stream is not None, "somebody wants what it has said"
+        assert self._stream is not None, "wants_remainder is True"
         self._stream.stop()
-        if self._stream.asks_room():  # perhaps there is since the connection was closed, and reading did not go on
+        if (
+            self._stream.asks_room()
+        ):  # there may be room since the connection was closed, and reading was not resumed
             self.stream_room()
 
-    def _tell_when_over(self, stream: Stream) -> None:
+    def _report_when_over(self, stream: Stream) -> None:
         others = stream.on_over
 
         def over(stream: Stream) -> None:
@@ -265,7 +267,7 @@ class Splice(asyncio.BaseProtocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._owed += size
+        self._uncredited += size
         if len(chunks) == 1:
             transport.write(chunks[0])
         else:
@@ -310,67 +312,67 @@ class Splice(asyncio.BaseProtocol):
         if code is not StreamCode.ABORTED:
             tcp.reset(transport)  # TCP has one kind of reset, whatever the code
         elif not transport.is_closing():
-            # As a reset of the other TCP connection: what came before it is delivered before it. What the peer
-            # says meanwhile goes nowhere, but who cannot send does not read either.
-            self._owed = 0
+            # Like a reset of the other TCP connection: earlier bytes are delivered before it. Bytes that the peer
+            # sends meanwhile are dropped, but they are read: a peer that cannot send may not read either.
+            self._uncredited = 0
             if not self._ended:
                 transport.resume_reading()
             tcp.reset_after_delivery(transport)
 
-    # Inside.
+    # Internal.
 
     def _hold(self) -> None:
         if self._stream is None and self._transport is not None and not self._transport.is_closing():
             self._held = True
             self._transport.pause_reading()
-            self._keep_looking()
+            self._poll_later()
 
-    def _keep_looking(self) -> None:
-        """Nothing is read now, so a reset would go unnoticed: look from time to time."""
+    def _poll_later(self) -> None:
+        """Check from time to time whether the connection was reset, which is not noticed while nothing is read."""
         if self._watch is None and self._transport is not None:
-            seconds = WAITING_LOOK if self._stream is None else LOOK
-            self._watch = asyncio.get_running_loop().call_later(seconds, self._look)
+            seconds = PENDING_POLL_INTERVAL if self._stream is None else POLL_INTERVAL
+            self._watch = asyncio.get_running_loop().call_later(seconds, self._poll)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         self._watch = None
         transport = self._transport
         if transport is None or transport.is_closing() or (transport.is_reading() and not self._ended):
             return
         if not tcp.is_gone(transport):
-            self._keep_looking()
+            self._poll_later()
         elif self._stream is None or self._ended:
             transport.abort()
         else:
-            self._stream.stop()  # what it had said is still to be read, when there is room
+            self._stream.stop()  # its bytes are still to be read, when the stream has room
 
     def _credit(self) -> None:
         stream = self._stream
         if stream is None or (self.throttle is not None and (self.throttle.holds_credit or self._paused)):
             return
-        if self._owed:
-            owed, self._owed = self._owed, 0
-            stream.consume(owed)
+        if self._uncredited:
+            size, self._uncredited = self._uncredited, 0
+            stream.consume(size)
         if self._finished and not stream.receive_done:
             stream.consume_end()
 
     def _discard(self, size: int) -> None:
-        self._owed += size
-        if self._owed > MAX_DISCARDED and self._transport is not None:
+        self._uncredited += size
+        if self._uncredited > MAX_DISCARDED and self._transport is not None:
             tcp.reset(self._transport)
 
     @property
-    def _is_owed_by_throttle_alone(self) -> bool:
-        """Both ends have come and everything has left; only the credit for it is still withheld."""
+    def _waits_for_throttle_alone(self) -> bool:
+        """Return True if both directions ended and all bytes were sent: only their credit is still withheld."""
         return self._ended and self._finished and not self._paused and self.throttle is not None
 
     def _close_if_done(self) -> None:
         if self._ended and self._finished and self.lost is None and self._transport is not None:
-            self._transport.close()  # flushes what is still buffered first
+            self._transport.close()  # after its write buffer is flushed
 
 
 class TlsSplice(Splice, asyncio.Protocol):
-    """Joins a TLS visitor to a stream; what comes is as much as one read of the socket below brought. What is left
-    of a broken connection is TLS as well: only the transport may read it."""
+    """Splice of a TLS visitor. Each call brings the bytes of one read of the socket. The last bytes of a broken
+    connection are TLS as well, so only the transport can read them."""
 
     __slots__ = ()
 
@@ -379,8 +381,8 @@ class TlsSplice(Splice, asyncio.Protocol):
 
 
 class TcpSplice(Splice, asyncio.BufferedProtocol):
-    """Joins a plain TCP connection to a stream, reading exactly as much as the stream has room for. Is no
-    ``asyncio.Protocol``, because uvloop would take it for one and read as much as it likes."""
+    """Splice of a plain TCP connection, from which no more is read than the stream has room for. It is no
+    ``asyncio.Protocol``: uvloop would then read without that bound."""
 
     __slots__ = ()
 
@@ -395,12 +397,12 @@ class TcpSplice(Splice, asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         if not self._finished and tcp.has_told_error(self.transport) and not isinstance(self.transport, Remainder):
-            # The write that failed says whether this is an end; if there was none, it is taken for a reset.
-            asyncio.get_running_loop().call_later(LOOK, self.transport.abort)
+            # A failed write, reported soon, tells whether this is an end. Without one it is taken for a reset.
+            asyncio.get_running_loop().call_later(POLL_INTERVAL, self.transport.abort)
             return True
         return super().eof_received()
 
-    def _reads_on(self, error: Exception | None) -> bool:
+    def _reads_remainder(self, error: Exception | None) -> bool:
         if not self.wants_remainder or self._transport is None:
             return False
         rest = Remainder.take(self._transport, self, error)

@@ -1,6 +1,7 @@
-"""The sending direction of a stream: what is kept for the peer, what credit allows, and the end behind it.
+"""Sending direction of a stream: unacknowledged bytes, credit, and the end.
 
-Nothing is written beyond the credit. What was not credited is kept, so that it can be sent again on a new link.
+Nothing is sent beyond the credit. Bytes are kept until they are credited, so that they can be sent again on a new
+link.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ if TYPE_CHECKING:
 
 MAX_DISCARDED: Final = 16 * 1024 * 1024
 """Bytes taken from a TCP connection and dropped after the peer has stopped reading them, so that a sender is not
-blocked before it looks for its answer. More than the socket buffers of a connection hold; a sender that has sent
-so much and not read what is waiting for it is reset, as it would be without a tunnel."""
+blocked before it reads its answer. More than the socket buffers of a connection hold; a sender that has sent that
+much and has not read what waits for it is reset, as it would be without a tunnel."""
 
 
 class KeptBytes(Protocol):
-    """The account of what all streams of a session keep."""
+    """Count of the bytes that all streams of a session keep."""
 
-    def keep(self, more: int) -> None:
-        """Count so many bytes more, or less when it is negative."""
+    def add_kept(self, more: int) -> None:
+        """Add bytes to the count; a negative number subtracts."""
 
 
 class StreamSender(SendWindow):
-    """The bytes of one stream on their way to the peer."""
+    """Bytes of one stream that are sent to the peer."""
 
     __slots__ = ("_excess", "buffer", "is_blocked", "is_done", "is_end_given", "is_finishing")
 
@@ -36,13 +37,13 @@ class StreamSender(SendWindow):
         super().__init__(window)
         self.buffer = SendBuffer()
         self.is_blocked = False
-        """The engine took less than it was given; it says when it takes more."""
+        """True after the engine accepted less than it was given, until it is writable again."""
         self.is_finishing = False
-        """No more bytes will be written."""
+        """True once the last byte was written."""
         self.is_end_given = False
-        """The engine has the end."""
+        """True once the end was given to the engine."""
         self.is_done = False
-        """The peer has consumed the end."""
+        """True once the peer has consumed the end."""
         self._excess = 0
         """Bytes kept beyond an initial window, as the session counts them."""
 
@@ -52,7 +53,7 @@ class StreamSender(SendWindow):
         return self.is_done if self.is_finishing else not self.buffer.held
 
     def push(self, connection: Connection, quic_stream: int) -> None:
-        """Hand to the engine what the credit allows and the engine takes, and the end when it is due."""
+        """Pass bytes to the engine, as far as credit and engine allow, and the end after the last byte."""
         buffer = self.buffer
         while (chunk := buffer.next_chunk) is not None:
             allowed = self.limit - buffer.sent
@@ -71,7 +72,8 @@ class StreamSender(SendWindow):
                 self.is_end_given = True
 
     def credit(self, consumed: int, limit: int) -> None:
-        """Forget what the peer has consumed, and send up to ``limit`` from now on. Raises ProtocolError."""
+        """Drop the bytes that the peer has consumed, and send up to ``limit`` from now on. Raises
+        ProtocolError."""
         buffer = self.buffer
         self.grant(consumed, limit, buffer.sent + self.is_end_given)
         buffer.credit(min(consumed, buffer.end))
@@ -79,10 +81,10 @@ class StreamSender(SendWindow):
             self.is_done = True
 
     def resume(self, received: int, consumed: int, limit: int) -> None:
-        """Go back to what the peer has not received on the link that was lost. Raises ProtocolError."""
+        """Rewind to the first byte that the peer has not received on the lost link. Raises ProtocolError."""
         buffer = self.buffer
         if not buffer.base <= received <= buffer.sent + self.is_end_given or consumed > received:
-            raise ProtocolError("a standing that cannot be")
+            raise ProtocolError("invalid offsets of a stream in a ResumeState")
         self.grant(consumed, limit, received)
         buffer.credit(min(consumed, buffer.end))
         buffer.rewind(min(received, buffer.end))
@@ -91,24 +93,24 @@ class StreamSender(SendWindow):
             self.is_done = True
 
     def restart(self) -> None:
-        """Send everything again: the peer has never heard of the stream."""
+        """Send everything again: the peer does not know the stream."""
         self.buffer.rewind(0)
         self.is_end_given = False
 
     def discard(self) -> None:
-        """Keep nothing any more, because the peer takes no more. What is still written is counted and dropped."""
+        """Drop all bytes, because the peer refuses them. Bytes written from now on are counted and dropped."""
         self.buffer.drop()
         self.limit = self.written + MAX_DISCARDED
         self.is_blocked = False
 
-    def count_kept(self, account: KeptBytes) -> None:
-        """Tell the session's account how much more or less is kept since the last call."""
+    def count_kept(self, total: KeptBytes) -> None:
+        """Add the change since the last call to the session's count of kept bytes."""
         excess = max(0, self.buffer.held - INITIAL_WINDOW)
         if excess != self._excess:
-            account.keep(excess - self._excess)
+            total.add_kept(excess - self._excess)
             self._excess = excess
 
-    def clear(self, account: KeptBytes) -> None:
-        """Forget everything; the stream is over."""
-        account.keep(-self._excess)
+    def clear(self, total: KeptBytes) -> None:
+        """Drop all bytes; the stream is over."""
+        total.add_kept(-self._excess)
         self.buffer.clear()

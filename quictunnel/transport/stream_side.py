@@ -1,4 +1,4 @@
-"""The interface of what stands at this end of a stream."""
+"""Interface of the consumer of a stream."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ if TYPE_CHECKING:
 
 
 class StreamSide(Protocol):
-    """A splice, or something that answers in its place."""
+    """Consumer of a stream: a splice, or a responder in place of an origin."""
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
-        """Take bytes that came; call ``Stream.consume`` when they have left."""
+        """Handle bytes that arrived; call ``Stream.consume`` when they are passed on."""
 
     def stream_end(self) -> None:
-        """Note that no more bytes will come; call ``Stream.consume_end`` when that was passed on."""
+        """Handle the end of the bytes; call ``Stream.consume_end`` when it is passed on."""
 
     def stream_room(self) -> None:
         """Write again: ``Stream.room`` is above zero."""
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
-        """Note that the stream is gone without a clean end. Nothing follows.
+        """Handle a stream that was lost without a clean end. No call follows.
 
         Args:
             code: the reason.
-            untaken: everything that was written, when the peer vouches that nobody was there to take any of it;
-                it may be said again to somebody else.
+            untaken: everything that was written, if the peer guarantees that none of it was consumed: it may be
+                written to another stream. Else None.
         """

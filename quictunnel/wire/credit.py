@@ -120,7 +120,7 @@ class MemoryShare(Protocol):
     def lend(self, wanted: int) -> int:
         """Take up to ``wanted`` bytes from the budget and return how many were taken."""
 
-    def keep(self, more: int) -> None:
+    def add_kept(self, more: int) -> None:
         """Add ``more`` bytes (negative: release them), even beyond the budget."""
 
     @property
@@ -160,7 +160,7 @@ class WindowPool:
         """Return ``held`` bytes to the pool."""
         self.used -= held
         if self.memory is not None:
-            self.memory.keep(-held)
+            self.memory.add_kept(-held)
 
 
 class ReceiveWindow:

@@ -36,11 +36,11 @@ class StreamNumbers:
         """Count of the numbers below :attr:`next` that have not arrived."""
         return len(self._skipped)
 
-    def has_met(self, number: int) -> bool:
+    def has_seen(self, number: int) -> bool:
         """Return True if a stream with this number is open or was open before."""
         return number < self.next and number not in self._skipped
 
-    def meet(self, number: int) -> bool:
+    def record(self, number: int) -> bool:
         """Record that a stream with this number has arrived or is over. Return False if it was recorded before.
 
         Raises:
@@ -63,7 +63,7 @@ class StreamNumbers:
             self._unnamed -= 1
         return True
 
-    def lose_unnamed(self) -> None:
+    def record_unnamed(self) -> None:
         """Record that a skipped stream was reset before its preface arrived, by an edge that does not name it."""
         self._unnamed = min(self._unnamed + 1, MAX_SKIPPED)
 

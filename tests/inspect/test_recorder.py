@@ -84,7 +84,7 @@ def passed_on(splice: TcpSplice, soup: list[tuple[str, bytes, int]]) -> list[Any
     """Return the log of what a splice passes on when it receives these pieces."""
     log: list[Any] = []
     splice._stream, splice._transport = Side(log, "stream"), Side(log, "tcp")  # type: ignore[assignment]
-    splice._keep_looking = lambda: None  # type: ignore[method-assign]
+    splice._poll_later = lambda: None  # type: ignore[method-assign]
     for what, data, step in soup:
         pieces = [data[at : at + step] for at in range(0, len(data), step)]
         match what:

@@ -70,7 +70,7 @@ async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
     tapped: Tapped, monkeypatch: pytest.MonkeyPatch
 ):
     """The kernel told a write of the reset, so a read finds the same as after an end."""
-    monkeypatch.setattr(splices, "LOOK", 0.01)
+    monkeypatch.setattr(splices, "POLL_INTERVAL", 0.01)
     await tapped.asked_and_answered()
     tapped.origin.close()  # with the request unread
     sock = tapped.splice.transport.get_extra_info("socket")
@@ -85,7 +85,7 @@ async def test_an_end_that_turns_out_to_be_a_reset_is_shown_as_one(
 async def test_an_origin_that_ended_and_then_vanished_broke_the_connection_off(
     tapped: Tapped, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(splices, "LOOK", 0.01)
+    monkeypatch.setattr(splices, "POLL_INTERVAL", 0.01)
     tapped.splice.stream_data([GET], len(GET))
     tapped.origin.shutdown(socket.SHUT_WR)
     await tapped.stream.finished.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from quictunnel.transport.resume_exchange import MAX_SETTLED
+from quictunnel.transport.resume_exchange import MAX_REMEMBERED
 from tests.model.edge import HOLD
 from tests.model.visitor import CLOSED
 
@@ -48,7 +48,7 @@ def _check_tunnels(world: World) -> None:
     """No visitor waits for clients that have a link, and none for a tunnel that is over."""
     for edge in world.edges:
         for tunnel in edge.services.registry.alive:
-            has_links = all(backend.session.can_carry for backend in tunnel.backends)
+            has_links = all(backend.session.is_ready for backend in tunnel.backends)
             if len(tunnel.waiting) and tunnel.backends and has_links:
                 world.fail("a visitor waits although its client has a link", f"{tunnel.name}")
             if len(tunnel.waiting) and edge.find_name(tunnel.name) is not tunnel:
@@ -105,11 +105,11 @@ def check_rest(world: World) -> None:
             connection is None
             or connection.welcome is None
             or not world.network.is_well(connection)
-            or connection.session.is_awaiting_standing
+            or connection.session.is_awaiting_resume_state
         ):
             continue
         guest = world.guest_of(connection)
-        if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_standing:
+        if guest is None or guest.is_over or guest.session.is_away or guest.session.is_awaiting_resume_state:
             continue
         if not world.network.is_at_rest(connection, guest):
             continue
@@ -187,12 +187,12 @@ def _is_up(world: World, program: Program) -> bool:
     guest = world.guest_of(connection)
     if guest is not None and (world.edge is None or guest not in world.edge.guests_ever):
         return False
-    if guest is None or guest.session.is_away or guest.session.is_awaiting_standing:
+    if guest is None or guest.session.is_away or guest.session.is_awaiting_resume_state:
         return False
     return (
         program.manager.state in ("connected", "migrating", "suspect")
         and not connection.session.link.is_down
-        and not connection.session.is_awaiting_standing
+        and not connection.session.is_awaiting_resume_state
         and program.manager._grace is None
     )
 
@@ -375,8 +375,8 @@ def _left_in(session: Session, where: str) -> list[str]:
     ):
         if value:
             found.append(f"{where}: {value} {name}")
-    if len(session._exchange._settled) > MAX_SETTLED:
-        found.append(f"{where}: {len(session._exchange._settled)} settled")
+    if len(session._exchange._ended) > MAX_REMEMBERED:
+        found.append(f"{where}: {len(session._exchange._ended)} remembered")
     if not session.is_away and not session.link.is_down and set(session.link.streams) - {0}:
         found.append(f"{where}: QUIC streams {set(session.link.streams) - {0}}")
     return found

@@ -158,7 +158,7 @@ def _note_leaver(world: World, peer: Peer) -> None:
     for visitor in world.visitors:
         stream = visitor.splice.stream
         if visitor.peer is peer and stream is not None and visitor.origin is not None:
-            if stream._session.is_awaiting_standing:
+            if stream._session.is_awaiting_resume_state:
                 world.reach("leaver within the round trip of a resume")
             elif stream._session.is_away:
                 world.reach("leaver while the client is away")
@@ -171,7 +171,7 @@ def reset_while_resuming(world: World, a: int, b: int, c: int) -> bool:
         visitor.ends[b % len(visitor.ends)]
         for visitor in world.visitors
         if (stream := visitor.splice.stream) is not None
-        and (stream._session.is_away or stream._session.is_awaiting_standing)
+        and (stream._session.is_away or stream._session.is_awaiting_resume_state)
     ]
     peers = [peer for peer in peers if not peer.is_done]
     if not peers:
@@ -289,7 +289,7 @@ def _is_resuming(world: World, program: Program) -> bool:
     session = program.session
     if session is None:
         return False
-    return any(each.is_awaiting_standing for each in (session, *world.sessions_of(program)))
+    return any(each.is_awaiting_resume_state for each in (session, *world.sessions_of(program)))
 
 
 def _moment(world: World, program: Program) -> str:

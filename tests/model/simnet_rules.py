@@ -116,7 +116,7 @@ def calm(world: World, a: int, b: int, c: int) -> bool:
 def _resuming(world: World) -> bool:
     sessions = [session for edge in world.edges for session in edge.sessions()]
     sessions += [program.session for program in world.programs if program.session is not None]
-    return any(session.is_awaiting_standing for session in sessions)
+    return any(session.is_awaiting_resume_state for session in sessions)
 
 
 @rule(4)

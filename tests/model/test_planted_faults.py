@@ -35,12 +35,12 @@ SEED: Final = "b"
 
 def carries_before_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor is let in before both sides know how they stand."""
-    monkeypatch.setattr(Session, "can_carry", property(lambda session: not session.is_away))
+    monkeypatch.setattr(Session, "is_ready", property(lambda session: not session.is_away))
 
 
 def tells_nobody_of_those_who_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The edge does not say that a visitor left during a resume."""
-    monkeypatch.setattr(Session, "left", lambda session, stream: None)
+    monkeypatch.setattr(Session, "aborted_while_away", lambda session, stream: None)
 
 
 def forgets_which_program_asks(monkeypatch: pytest.MonkeyPatch) -> None:

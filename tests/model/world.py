@@ -191,7 +191,7 @@ class World:
             self.reach("newcomer while nobody has come yet")
         elif session.is_away:
             self.reach("newcomer while the client is away")
-        elif session.is_awaiting_standing:
+        elif session.is_awaiting_resume_state:
             self.reach("newcomer within the round trip of a resume")
         visitor.peer.note = self.note
         self.note(f"{visitor.peer} is in")

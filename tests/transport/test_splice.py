@@ -232,7 +232,7 @@ class FullStream(ListeningStream):
 
 def test_data_before_two_clean_ends_is_delivered(run, monkeypatch) -> None:
     """Both ends have closed, and for the kernel the connection is no more; what was not read yet is there."""
-    monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.01)
+    monkeypatch.setattr("quictunnel.transport.splice.POLL_INTERVAL", 0.01)
 
     async def scenario() -> None:
         async with SplicedConnection() as spliced:
@@ -245,7 +245,7 @@ def test_data_before_two_clean_ends_is_delivered(run, monkeypatch) -> None:
                 await stream.wrote.wait()
             stream.room = 0
             spliced.splice.transport.pause_reading()
-            spliced.splice._keep_looking()
+            spliced.splice._poll_later()
             await asyncio.sleep(0.1)  # many looks
             assert not spliced.gone.is_set()
             stream.room = 1 << 20
@@ -425,7 +425,7 @@ def test_a_sender_that_never_reads_is_reset_after_so_many_bytes(run, monkeypatch
             with pytest.raises((ConnectionResetError, BrokenPipeError)):
                 await asyncio.get_running_loop().sock_sendall(spliced.peer, bytes(64 << 20))
             await spliced.gone.wait()
-            assert 100_000 < spliced.splice._owed < 500_000
+            assert 100_000 < spliced.splice._uncredited < 500_000
 
     run(scenario())
 
@@ -439,7 +439,7 @@ TCP_REPAIR = 19
 def test_a_peer_that_vanished_is_noticed_by_keep_alive(run, monkeypatch, ends_first: bool) -> None:
     """Nothing is read from a half-closed connection, and nothing is written to it."""
     monkeypatch.setattr(tcp, "KEEPALIVE_IDLE", 1)
-    monkeypatch.setattr("quictunnel.transport.splice.LOOK", 0.05)
+    monkeypatch.setattr("quictunnel.transport.splice.POLL_INTERVAL", 0.05)
 
     async def scenario() -> None:
         async with SplicedConnection() as spliced:

@@ -15,65 +15,65 @@ from quictunnel.wire.numbers import MAX_SKIPPED, StreamNumbers
 def test_numbers_in_any_order_count_once(order: list[int]) -> None:
     numbers = StreamNumbers()
     for number in order:
-        assert not numbers.has_met(number)
-        assert numbers.meet(number)
-        assert numbers.has_met(number)
-        assert not numbers.meet(number)
+        assert not numbers.has_seen(number)
+        assert numbers.record(number)
+        assert numbers.has_seen(number)
+        assert not numbers.record(number)
     assert (numbers.next, numbers.skipped) == (20, 0)
 
 
 def test_numbers_that_rise_too_fast_are_refused() -> None:
     numbers = StreamNumbers()
-    assert numbers.meet(MAX_SKIPPED)
+    assert numbers.record(MAX_SKIPPED)
     assert numbers.skipped == MAX_SKIPPED
     with pytest.raises(ProtocolError):
-        numbers.meet(MAX_SKIPPED + 2)
-    numbers.meet(0)
-    assert numbers.meet(MAX_SKIPPED + 2)
+        numbers.record(MAX_SKIPPED + 2)
+    numbers.record(0)
+    assert numbers.record(MAX_SKIPPED + 2)
 
 
 def test_resets_without_a_number_make_room_for_as_many() -> None:
     """An older edge does not say which stream it has reset."""
     numbers = StreamNumbers()
-    numbers.meet(MAX_SKIPPED)
+    numbers.record(MAX_SKIPPED)
     for _ in range(3):
-        numbers.lose_unnamed()
-    assert numbers.meet(MAX_SKIPPED + 4)
+        numbers.record_unnamed()
+    assert numbers.record(MAX_SKIPPED + 4)
     assert numbers.skipped == MAX_SKIPPED
-    assert numbers.has_met(2)
-    assert not numbers.has_met(3)
+    assert numbers.has_seen(2)
+    assert not numbers.has_seen(3)
     with pytest.raises(ProtocolError):
-        numbers.meet(MAX_SKIPPED + 6)
+        numbers.record(MAX_SKIPPED + 6)
 
 
 def test_making_room_for_many_costs_no_more_than_skipping_them() -> None:
     numbers = StreamNumbers()
     begin = time.process_time()
-    numbers.meet(MAX_SKIPPED)
+    numbers.record(MAX_SKIPPED)
     skipping = time.process_time() - begin
     for _ in range(MAX_SKIPPED):
-        numbers.lose_unnamed()
+        numbers.record_unnamed()
     begin = time.process_time()
-    numbers.meet(2 * MAX_SKIPPED)
+    numbers.record(2 * MAX_SKIPPED)
     assert time.process_time() - begin < 40 * skipping, "it looks through those that are gone each time"
 
 
 def test_resume_state_says_which_numbers_may_still_come() -> None:
     numbers = StreamNumbers()
     for number in (0, 4, 7):
-        numbers.meet(number)
+        numbers.record(number)
     numbers.reconcile({4, 5, 8, 9}, 10)
-    assert [number for number in range(10) if not numbers.has_met(number)] == [5, 8, 9]
+    assert [number for number in range(10) if not numbers.has_seen(number)] == [5, 8, 9]
     assert numbers.next == 10
 
 
 def test_an_account_that_does_not_say_the_next_number_still_clears_those_below() -> None:
     numbers = StreamNumbers()
-    numbers.meet(5)
+    numbers.record(5)
     numbers.reconcile({3, 9}, 0)
-    assert [number for number in range(6) if not numbers.has_met(number)] == [3]
+    assert [number for number in range(6) if not numbers.has_seen(number)] == [3]
     assert numbers.next == 6
-    assert numbers.meet(9)
+    assert numbers.record(9)
 
 
 @given(st.sampled_from(StreamCode), st.integers(0, (1 << 53) - 1))

@@ -51,7 +51,7 @@ class FakeStream:
 
     def attach(self, side: object) -> None: ...
 
-    def hand_to(self, side: object) -> None: ...
+    def replace_side(self, side: object) -> None: ...
 
     def write(self, data: bytes) -> None:
         self.log.append(bytes(data))
@@ -88,15 +88,15 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.said: list[Any] = []
-        self.can_carry = True
+        self.is_ready = True
         self.link = SimpleNamespace(connection=SimpleNamespace(address=("127.0.0.1", 1)))
         self.streams: list[FakeStream] = []
 
     @property
     def is_away(self) -> bool:
-        return not self.can_carry
+        return not self.is_ready
 
-    def say(self, message: object) -> None:
+    def send(self, message: object) -> None:
         self.said.append(message)
 
     def close(self, code: object) -> None:

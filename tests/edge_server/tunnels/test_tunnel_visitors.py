@@ -44,15 +44,15 @@ def visitor_of(tunnel: Tunnel) -> TcpSplice:
 async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services: EdgeServices):
     tunnel, (a, b, c), sessions = pool_of(services, 3)
     for session in sessions:
-        session.can_carry = False
+        session.is_ready = False
     splice = visitor_of(tunnel)
     visitor = await connected(splice)
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (1, [0, 0, 0])
     tunnel.balancer.remove(a)
-    sessions[1].can_carry = True
+    sessions[1].is_ready = True
     tunnel.let_waiting_in()
     assert (len(tunnel.waiting), [each.active for each in (a, b, c)]) == (0, [0, 1, 0])
-    sessions[2].can_carry = True
+    sessions[2].is_ready = True
     splice.stream_lost(StreamCode.REFUSED, [b"said"])
     assert [each.active for each in (a, b, c)] == [0, 0, 1]
     assert not b.is_well
@@ -67,13 +67,13 @@ async def test_a_visitor_who_waited_and_is_refused_goes_on_to_the_next(services:
 async def test_visitors_wait_for_the_rest_of_a_pool_when_one_of_it_leaves(services: EdgeServices):
     tunnel, (a, _), sessions = pool_of(services, 2)
     for session in sessions:
-        session.can_carry = False
+        session.is_ready = False
     visitor = await connected(visitor_of(tunnel))
     services.registry.add(tunnel)
     assert not services.registry.take_back(tunnel, a)
     tunnel.let_waiting_in()
     assert len(tunnel.waiting) == 1
-    sessions[1].can_carry = True
+    sessions[1].is_ready = True
     tunnel.let_waiting_in()
     assert (len(tunnel.waiting), len(sessions[1].streams)) == (0, 1)
     next(iter(tunnel.visitors)).transport.abort()
@@ -87,7 +87,7 @@ async def test_visitor_of_a_client_without_a_link_waits(services: EdgeServices):
     """Another client takes the name over meanwhile: nothing moves, for the visitor belongs to the tunnel."""
     first = Client(services, A)
     first.got(name="shop")
-    first.session.can_carry = False
+    first.session.is_ready = False
     tunnel = services.registry.find("shop")
     assert tunnel is not None
     visitor = await connected(visitor_of(tunnel))
@@ -104,7 +104,7 @@ async def test_visitor_of_a_client_without_a_link_waits(services: EdgeServices):
 async def test_visitors_are_refused_after_the_last_release(services: EdgeServices):
     client = Client(services, A)
     client.got(name="shop")
-    client.session.can_carry = False
+    client.session.is_ready = False
     tunnel = services.registry.find("shop")
     assert tunnel is not None
     visitor = await connected(visitor_of(tunnel))
@@ -141,9 +141,9 @@ async def test_a_visitor_reaches_the_tunnel_that_has_the_name_after_its_handshak
 
 async def test_waiting_visitor_that_resets_frees_its_place(services: EdgeServices, monkeypatch):
     """Nothing is read from it meanwhile, so its reset has to be looked for."""
-    monkeypatch.setattr("quictunnel.transport.splice.WAITING_LOOK", 0.01)
+    monkeypatch.setattr("quictunnel.transport.splice.PENDING_POLL_INTERVAL", 0.01)
     tunnel, _, (session,) = pool_of(services, 1)
-    session.can_carry = False
+    session.is_ready = False
     splice = visitor_of(tunnel)
     server = await asyncio.get_running_loop().create_server(lambda: splice, "127.0.0.1", 0)
     visitor = socket.create_connection(server.sockets[0].getsockname())
@@ -176,7 +176,7 @@ async def test_visitor_is_refused_after_each_backend_was_tried(services: EdgeSer
 async def test_visitor_without_a_client_in_time_is_logged_as_refused(services: EdgeServices, monkeypatch, caplog):
     monkeypatch.setattr("edge_server.tunnels.tunnel.MAX_WAIT", 0.02)
     tunnel, _, (session,) = pool_of(services, 1)
-    session.can_carry = False
+    session.is_ready = False
     splice = visitor_of(tunnel)
     with caplog.at_level("INFO", "edge_server.tunnels.visitor_log"):
         visitor = await connected(splice)
@@ -219,10 +219,10 @@ async def test_the_end_of_a_throttled_visitor_is_no_reset():
 async def test_refusing_member_is_preferred_to_a_silent_one(services: EdgeServices):
     tunnel, (refuses, silent), sessions = pool_of(services, 2)
     refuses.note_refusal()
-    sessions[1].can_carry = False
+    sessions[1].is_ready = False
     refuses.active = 9
     assert [tunnel.balancer.choose() for _ in range(3)] == [refuses] * 3
-    sessions[1].can_carry = True
+    sessions[1].is_ready = True
     assert tunnel.balancer.choose() is silent
 
 

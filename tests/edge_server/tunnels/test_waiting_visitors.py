@@ -43,7 +43,7 @@ class Room:
         tunnel = Tunnel(name, owner=owner, options=TunnelOptions(), admission=self.admission, ledger=self.ledger)
         self.tunnels.append(tunnel)
         _, session = new_backend(tunnel)
-        session.can_carry = False
+        session.is_ready = False
         return tunnel
 
     async def visit(self, tunnel: Tunnel, source: str) -> socket.socket:
@@ -76,7 +76,7 @@ async def room() -> AsyncIterator[Room]:
 def come_back(tunnel: Tunnel) -> int:
     """Let the client come back; return how many visitors are connected."""
     session: Any = tunnel.backends[0].session
-    session.can_carry = True
+    session.is_ready = True
     tunnel.let_waiting_in()
     return len(session.streams)
 

@@ -109,7 +109,7 @@ class Half:
 
     def session_up(self) -> None:
         if self.side is Side.CLIENT:
-            self.session.say(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b""))
+            self.session.send(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b""))
 
     def session_resumed(self) -> None:
         self.resumed.set()
@@ -124,7 +124,7 @@ class Half:
             self.session.link.connection.admit()
             self.session.peer_window = message.window
             self.session.version = PROTOCOL_VERSION
-            self.session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0, 0, 0))
+            self.session.send(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"", False, 0, 0, 0))
             self.greeted.set()
         elif isinstance(message, Welcome):
             self.session.peer_window = message.window
@@ -154,7 +154,7 @@ class Redial(Half):
 
     def session_up(self) -> None:
         if self.side is Side.CLIENT:
-            self.session.say(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b"secret"))
+            self.session.send(Hello(PROTOCOL_VERSION, "token", INITIAL_WINDOW, "test", b"secret"))
 
     def session_message(self, message: AnyMessage) -> None:
         session = self.half.session
@@ -162,7 +162,7 @@ class Redial(Half):
             self.session.link.connection.admit()
         session.resume(self.session.link, self.half)
         if self.side is Side.EDGE:
-            session.say(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120, 0, 0))
+            session.send(Welcome(PROTOCOL_VERSION, INITIAL_WINDOW, 10, "test", b"secret", True, 120, 0, 0))
         session.send_resume_state()
 
 

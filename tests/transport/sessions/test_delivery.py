@@ -28,7 +28,7 @@ class Broken:
         self.stream = stream
         self.left = memoryview(payload)
         self.lost: StreamCode | None = None
-        stream.hand_to(self)
+        stream.replace_side(self)
         stream.stop()
         self.stream_room()
 
@@ -273,7 +273,7 @@ async def test_peer_of_version_1_gets_credits(pair: SessionPair) -> None:
 
 async def test_end_of_a_stream_that_never_was_ends_the_session(pair: SessionPair) -> None:
     pair.edge_half.keeps = False
-    pair.client.say(StreamsAborted([(7, 1)]))
+    pair.client.send(StreamsAborted([(7, 1)]))
     await pair.edge_half.is_down.wait()
     assert pair.edge_half.down is not None
     assert pair.edge_half.down.code == SessionCode.PROTOCOL

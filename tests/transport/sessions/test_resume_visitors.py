@@ -49,7 +49,7 @@ class Resume:
     async def reach_the_edge(self) -> None:
         """Until the edge has said how it stands, and the client's account is under way."""
         self.pair.redial(self.redialler.socket())
-        await until(lambda: self.pair.edge.is_awaiting_standing)
+        await until(lambda: self.pair.edge.is_awaiting_resume_state)
 
     def check_served(self, visitor: OpenConnection) -> None:
         assert visitor.lost is None
@@ -86,7 +86,7 @@ async def resume(network: Network, start_pair: StartPair, virtual_time: VirtualL
 
 async def test_new_visitor_during_a_resume_is_served(resume: Resume) -> None:
     await resume.reach_the_edge()
-    assert not resume.pair.edge.can_carry
+    assert not resume.pair.edge.is_ready
     resume.visitors.append(resume.come())
     await asyncio.sleep(2)
     for visitor in resume.visitors:
@@ -118,7 +118,9 @@ async def test_brief_visitor_during_a_resume_is_forgotten(resume: Resume) -> Non
 
 async def test_origin_that_leaves_during_a_resume_leaves_at_the_edge_too(resume: Resume) -> None:
     await resume.reach_the_edge()
-    await until(lambda: resume.pair.client.is_awaiting_standing or not resume.pair.edge.is_awaiting_standing)
+    await until(
+        lambda: resume.pair.client.is_awaiting_resume_state or not resume.pair.edge.is_awaiting_resume_state
+    )
     left = resume.visitors.pop(0)
     resume.clients[left.stream.number].stream.abort(StreamCode.ABORTED)
     await asyncio.sleep(2)
@@ -165,7 +167,7 @@ async def test_visitors_of_a_lost_link_leave_no_numbers(network: Network, resume
 async def test_edge_that_leaves_during_a_resume_lets_visitors_finish(resume: Resume) -> None:
     """The edge does not wait for the client's resume state before it sends GoAway."""
     await resume.reach_the_edge()
-    resume.pair.edge.say(GoAway(10))
+    resume.pair.edge.send(GoAway(10))
     await asyncio.sleep(2)
     assert resume.pair.client_half.messages[-1] == GoAway(10)
     for visitor in resume.visitors:
@@ -197,7 +199,7 @@ async def test_account_of_too_many_unknown_streams_ends_the_session(
 
     def stand_for_long() -> None:
         for number in range(101):
-            pair.edge.say(ResumeState([(1000 + number, 0, 0, 1)], False))
+            pair.edge.send(ResumeState([(1000 + number, 0, 0, 1)], False))
         stand()
 
     monkeypatch.setattr(pair.edge, "send_resume_state", stand_for_long)
@@ -245,12 +247,12 @@ def hold_one_packet_of_the_account(loop: VirtualLoop, pair: SessionPair, socket:
 
     def park(arrival: IncomingStream, number: int) -> int | None:
         nonlocal was_parked
-        was_parked = was_parked or session.is_awaiting_standing
+        was_parked = was_parked or session.is_awaiting_resume_state
         return Session.park(session, arrival, number)
 
     def tap(packet: Packet) -> Packet | None:
         nonlocal packets
-        packets += pair.edge.is_awaiting_standing
+        packets += pair.edge.is_awaiting_resume_state
         if packets != 2:
             return packet
 

@@ -7,7 +7,7 @@ import pytest
 
 from quictunnel.transport.link import CONTROL_STREAM
 from quictunnel.transport.session import MAX_KEPT
-from quictunnel.transport.stream import IN_FLIGHT
+from quictunnel.transport.stream import ACTIVE_TIME
 from quictunnel.wire.codes import SessionCode, StreamCode
 from quictunnel.wire.credit import INITIAL_WINDOW
 from quictunnel.wire.framing import frame
@@ -79,19 +79,19 @@ async def test_stream_with_unsent_bytes_is_in_flight(pair: SessionPair) -> None:
     """A slow visitor takes seconds over what is in its window; whoever drains must see that."""
     edge, client = await both(pair)
     client.stream.write(bytes(INITIAL_WINDOW))
-    await asyncio.sleep(2 * IN_FLIGHT)
+    await asyncio.sleep(2 * ACTIVE_TIME)
     assert edge.size == INITIAL_WINDOW
-    assert pair.edge.in_flight(pair.edge.now())
-    assert pair.client.in_flight(pair.client.now())
+    assert pair.edge.is_active(pair.edge.now())
+    assert pair.client.is_active(pair.client.now())
     edge.stream.consume(INITIAL_WINDOW)
     client.stream.finish()
-    await asyncio.sleep(2 * IN_FLIGHT)
-    assert pair.edge.in_flight(pair.edge.now())  # the end has not been passed on
-    assert pair.client.in_flight(pair.client.now())
+    await asyncio.sleep(2 * ACTIVE_TIME)
+    assert pair.edge.is_active(pair.edge.now())  # the end has not been passed on
+    assert pair.client.is_active(pair.client.now())
     edge.stream.consume_end()
-    await asyncio.sleep(2 * IN_FLIGHT)
-    assert not pair.edge.in_flight(pair.edge.now())
-    assert not pair.client.in_flight(pair.client.now())
+    await asyncio.sleep(2 * ACTIVE_TIME)
+    assert not pair.edge.is_active(pair.edge.now())
+    assert not pair.client.is_active(pair.client.now())
     edge.stream.abort(StreamCode.ABORTED)
 
 
@@ -103,7 +103,7 @@ async def test_kept_bytes_are_bounded_with_any_peer_limit(pair: SessionPair) -> 
     streams = [pair.open() for _ in range(2 * kept // MAX_WINDOW)]
     pair.client_half.on_stream = Keeper
     await asyncio.sleep(1)
-    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
     keepers = [Keeper(stream) for stream in streams]
     for stream in pair.client._streams.values():
         stream.receive_window.limit = MAX_WINDOW  # as it has told
@@ -134,7 +134,7 @@ class Share:
     def lend(self, wanted: int) -> int:
         return 0
 
-    def keep(self, more: int) -> None:
+    def add_kept(self, more: int) -> None:
         self.kept += more
 
 
@@ -144,7 +144,7 @@ async def test_a_token_without_memory_keeps_initial_windows_and_no_more(pair: Se
     streams = [pair.open() for _ in range(2)]
     pair.client_half.on_stream = Keeper
     await asyncio.sleep(1)
-    pair.client.say(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
+    pair.client.send(Credits([(stream.number, 0, MAX_WINDOW) for stream in streams]))
     for stream in pair.client._streams.values():
         stream.receive_window.limit = MAX_WINDOW  # as it has told
     await asyncio.sleep(1)

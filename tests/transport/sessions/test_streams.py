@@ -239,14 +239,14 @@ class TestBreaches:
     )
     async def test_dishonest_credit(self, pair: SessionPair, entry: tuple[int, int, int]) -> None:
         await both(pair)
-        pair.client.say(Credits([entry]))
+        pair.client.send(Credits([entry]))
         await ends_with_protocol(pair, pair.edge_half)
 
     async def test_credit_for_a_stream_that_is_over_is_no_breach(self, pair: SessionPair) -> None:
         edge, client = await both(pair)
         edge.stream.abort(StreamCode.ABORTED)
         await client.lost.wait()
-        pair.client.say(Credits([(0, 0, INITIAL_WINDOW)]))
+        pair.client.send(Credits([(0, 0, INITIAL_WINDOW)]))
         await asyncio.sleep(1)
         assert not pair.edge.link.is_down
 
@@ -255,11 +255,11 @@ class TestBreaches:
         allowed = MAX_IDLE_CREDITS + IDLE_CREDITS_PER_STREAM
         for _ in range(3):
             for _ in range(allowed):
-                pair.client.say(Credits([(0, 0, INITIAL_WINDOW)]))
+                pair.client.send(Credits([(0, 0, INITIAL_WINDOW)]))
             await asyncio.sleep(1)  # of virtual time, in which it is forgiven
             assert not pair.edge.link.is_down
         for _ in range(2 * allowed):
-            pair.client.say(Credits([(0, 0, INITIAL_WINDOW)]))
+            pair.client.send(Credits([(0, 0, INITIAL_WINDOW)]))
         await ends_with_protocol(pair, pair.edge_half)
 
     async def test_a_message_out_of_turn(self, pair: SessionPair) -> None:
@@ -324,7 +324,7 @@ async def test_the_control_queue_is_bounded(pair: SessionPair) -> None:
     """A peer that takes nothing in any more cannot make this side pile up messages for ever."""
     # All within one turn of the loop: nothing leaves in between, and the engine takes no more than its buffer.
     for _ in range((MAX_CONTROL_QUEUE + SEND_BUFFER) // len(frame(Unbind(1))) + 1):
-        pair.client.say(Unbind(1))
+        pair.client.send(Unbind(1))
     await pair.client_half.is_down.wait()
     assert pair.client_half.down is not None
     assert pair.client_half.down.cause is CloseCause.LOCAL
