@@ -35,9 +35,9 @@ MAX_SHOWN: Final = 200
 class Refresher:
     """Reads what has changed outside, and ends the sessions and leases that are no longer allowed."""
 
-    def __init__(self, services: EdgeServices, guests: Collection[ClientSession]) -> None:
+    def __init__(self, services: EdgeServices, clients: Collection[ClientSession]) -> None:
         self._services = services
-        self._guests = guests
+        self._clients = clients
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="watch")
         self._task = services.supervisor.keep_running(self._run, WORK)
         self._seen_at = asyncio.get_running_loop().time()
@@ -92,17 +92,17 @@ class Refresher:
             self._withdraw()
         if names := services.certificates.apply_refresh():
             logger.info("a new certificate for %s is in use", ", ".join(sorted(names))[:MAX_SHOWN])
-        for guest in tuple(self._guests):
-            guest.check_rights()
+        for client in tuple(self._clients):
+            client.check_rights()
         services.sessions.forget_superseded(services.tokens.is_over)
 
     def _withdraw(self) -> None:
         """End what is held of names that the operator has banned, and whoever comes from where nobody may."""
         services = self._services
         services.admission.ban(services.claims.banned_networks())
-        for guest in tuple(self._guests):
-            if not services.admission.admits(guest.peer):
-                guest.end(SessionCode.BANNED)
+        for client in tuple(self._clients):
+            if not services.admission.admits(client.peer):
+                client.end(SessionCode.BANNED)
         # Also those whose tunnel is over, and who stayed.
         for tunnel in tuple(services.registry.alive):
             if self._is_banned(tunnel):

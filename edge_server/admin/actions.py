@@ -121,8 +121,8 @@ class Actions:
     def end_visitor(self, target: str, who: str) -> Done | None:
         """Reset the connection of one visitor."""
         introspection = self._introspection
-        number = introspection.ledger.number_of(target)
-        visit = next((visit for visit in introspection.ledger.now if visit.number == number), None)
+        number = introspection.visitor_log.number_of(target)
+        visit = next((visit for visit in introspection.visitor_log.now if visit.number == number), None)
         if visit is None:
             return None
         _audit(who, f"ends visitor {target} of {visit.lease}, from {visit.host}", "end visitor", target)

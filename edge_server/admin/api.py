@@ -147,8 +147,8 @@ class Api:
         self._models = models.ReadModels(introspection)
         self._introspection = introspection
         self._recent_errors = recent_errors
-        self.samples = history.History(introspection.ledger)
-        self.top_talkers = history.TopTalkers(introspection.ledger)
+        self.samples = history.History(introspection.visitor_log)
+        self.top_talkers = history.TopTalkers(introspection.visitor_log)
         self._actions = Actions(introspection, drain)
         self._talkers: tuple[float, Talkers] | None = None
 

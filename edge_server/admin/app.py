@@ -80,7 +80,7 @@ class AdminApp:
         """Start to collect errors and history."""
         self._recent_errors.open()
         self._collecting.callback(self._recent_errors.shut)
-        self._introspection.ledger.on_end = self.api.top_talkers.on_visitor_end
+        self._introspection.visitor_log.on_end = self.api.top_talkers.on_visitor_end
         sampling = self._introspection.supervisor.keep_running(self._sample, "admin history")
         self._collecting.callback(sampling.cancel)
 

@@ -205,7 +205,7 @@ class ReadModels:
     def edge(self) -> Edge:
         """Return the state of the edge as a whole."""
         introspection = self._introspection
-        visitor_log = introspection.ledger
+        visitor_log = introspection.visitor_log
         engine = introspection.endpoint.engine
         sessions = self._authenticated()
         return Edge(
@@ -247,7 +247,7 @@ class ReadModels:
 
     def visitors(self, limit: int, after: str = "", *, only: str = "") -> Page[Visitor]:
         """Return active visitors, the newest first. ``only``: of this tunnel."""
-        visitor_log = self._introspection.ledger
+        visitor_log = self._introspection.visitor_log
         found: Iterable[VisitorConnection] = (
             visit for visit in reversed(visitor_log.now) if only in ("", visit.lease)
         )
@@ -286,7 +286,7 @@ class ReadModels:
     def measure(self) -> dict[str, Totals]:
         """Measure the rates of all tunnels. Return active visitors and their bytes by tunnel."""
         now: defaultdict[str, Totals] = defaultdict(Totals)
-        for visit in self._introspection.ledger.now:  # ten thousand cost some milliseconds
+        for visit in self._introspection.visitor_log.now:  # ten thousand cost some milliseconds
             sums = now[visit.lease]
             sums.visitors += 1
             sums.bytes_in += visit.bytes_in
@@ -360,7 +360,7 @@ class ReadModels:
 
     def _visitor(self, visit: VisitorConnection) -> Visitor:
         return Visitor(
-            id=self._introspection.ledger.name_of(visit),
+            id=self._introspection.visitor_log.name_of(visit),
             address=visit.host,
             port=visit.port,
             tunnel=visit.lease,

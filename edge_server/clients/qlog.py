@@ -50,48 +50,48 @@ class QlogRecorder:
         self._everything = tracer
         self._endpoint.trace(tracer)
 
-    def begin(self, guest: TracedSession) -> Path | None:
+    def begin(self, client: TracedSession) -> Path | None:
         """Trace a session from now on.
 
         Returns the file it is traced to, or None if that begins when the session has a link again.
         Raises NotTracedError.
         """
-        wish = SessionTrace(self, guest)
-        wish.begin()
-        guest.trace = wish
-        return wish.file
+        trace = SessionTrace(self, client)
+        trace.begin()
+        client.trace = trace
+        return trace.file
 
-    def end(self, guest: TracedSession) -> Path | None:
+    def end(self, client: TracedSession) -> Path | None:
         """End the tracing of a session, unless ``--qlog`` traces all; return its newest file."""
-        wish, guest.trace = guest.trace, None
-        self._endpoint.untrace_one(guest.session.link.connection)
-        return wish.file if wish is not None else None
+        trace, client.trace = client.trace, None
+        self._endpoint.untrace_one(client.session.link.connection)
+        return trace.file if trace is not None else None
 
     @staticmethod
-    def is_asked_for(guest: TracedSession) -> bool:
+    def is_asked_for(client: TracedSession) -> bool:
         """Return True if an operator chose this session to be traced."""
-        return guest.trace is not None and not guest.trace.is_over
+        return client.trace is not None and not client.trace.is_over
 
-    def file_of(self, guest: TracedSession) -> Path | None:
+    def file_of(self, client: TracedSession) -> Path | None:
         """Return the file that the session's connection is traced to now, for whatever reason."""
-        trace = self._endpoint.trace_of(guest.session.link.connection)
+        trace = self._endpoint.trace_of(client.session.link.connection)
         return trace.path if trace is not None else None
 
-    def trace_link(self, guest: TracedSession) -> Trace:
+    def trace_link(self, client: TracedSession) -> Trace:
         """Trace the link of a session that has one. Raises NotTracedError."""
         try:
             tracer = self._everything or tracer_of(self._own)
         except ConfigError as error:
             raise NotTracedError(str(error)) from None
-        return self._endpoint.trace_one(guest.session.link.connection, tracer)
+        return self._endpoint.trace_one(client.session.link.connection, tracer)
 
 
 class SessionTrace:
     """The tracing of one session, over its links."""
 
-    def __init__(self, tracing: QlogRecorder, guest: TracedSession) -> None:
+    def __init__(self, tracing: QlogRecorder, client: TracedSession) -> None:
         self._tracing = tracing
-        self._guest = guest
+        self._client = client
         self._trace: Trace | None = None
 
     @property
@@ -106,8 +106,8 @@ class SessionTrace:
 
     def begin(self) -> None:
         """Trace the current link, if there is one. Raises NotTracedError."""
-        if not self._guest.session.is_away:
-            self._trace = self._tracing.trace_link(self._guest)
+        if not self._client.session.is_away:
+            self._trace = self._tracing.trace_link(self._client)
 
     def go_on(self) -> None:
         """Trace the session's new link."""
@@ -116,5 +116,5 @@ class SessionTrace:
         try:
             self.begin()
         except NotTracedError as error:
-            logger.error("a session of the client at %s is traced no more: %s", self._guest.peer, error)
-            self._guest.trace = None
+            logger.error("a session of the client at %s is traced no more: %s", self._client.peer, error)
+            self._client.trace = None

@@ -99,29 +99,29 @@ class SessionTable(Generic[SessionT]):
         self.refused += 1
         return False
 
-    def add(self, guest: SessionT) -> bytes:
+    def add(self, session: SessionT) -> bytes:
         """Add a new session and return its secret."""
         self.begun += 1
-        self.shares.take(_owner(guest))
-        self._counted.add(guest)
+        self.shares.take(_owner(session))
+        self._counted.add(session)
         secret = secrets.token_bytes(SECRET_SIZE)
-        guest.digest = _digest(secret)
-        self._by_digest[guest.digest] = guest
+        session.digest = _digest(secret)
+        self._by_digest[session.digest] = session
         return secret
 
     def find(self, secret: bytes) -> SessionT | None:
         """Return the session with this secret, or None."""
         return self._by_digest.get(_digest(secret))
 
-    def supersede(self, guest: SessionT) -> None:
+    def supersede(self, session: SessionT) -> None:
         """Remember that a newer session of the same program has taken this one's name.
 
         A client that has not heard of it must not take the name back: one that was away, or one that takes the
         end of its session for the end of a link.
         """
-        assert guest.identity is not None, "it holds a name"
-        self._by_digest.pop(guest.digest, None)
-        self._superseded.setdefault(guest.identity.key, deque(maxlen=MAX_SUPERSEDED)).append(guest.digest)
+        assert session.identity is not None, "it holds a name"
+        self._by_digest.pop(session.digest, None)
+        self._superseded.setdefault(session.identity.key, deque(maxlen=MAX_SUPERSEDED)).append(session.digest)
 
     def is_superseded(self, secret: bytes, key: str) -> bool:
         """Return True if the session of this identity with this secret has lost its name to a newer one."""
@@ -132,31 +132,31 @@ class SessionTable(Generic[SessionT]):
         for key in [key for key in self._superseded if is_over(key)]:
             del self._superseded[key]
 
-    def leave(self, guest: SessionT) -> None:
+    def leave(self, session: SessionT) -> None:
         """Note that a session has lost its link; it is given up after :attr:`hold` seconds."""
         loop = asyncio.get_running_loop()
-        self._away[guest] = loop.call_later(self.hold, guest.give_up)
-        self._away_of.setdefault(_owner(guest), {})[guest] = None
+        self._away[session] = loop.call_later(self.hold, session.give_up)
+        self._away_of.setdefault(_owner(session), {})[session] = None
         if len(self._away) > MAX_AWAY:
             self._give_up_oldest(self._most_away())
 
-    def come_back(self, guest: SessionT) -> None:
+    def come_back(self, session: SessionT) -> None:
         """Note that a session has a link again."""
-        timer = self._away.pop(guest, None)
+        timer = self._away.pop(session, None)
         if timer is not None:
             timer.cancel()
-            mine = self._away_of[_owner(guest)]
-            del mine[guest]
-            if not mine:
-                del self._away_of[_owner(guest)]
+            others = self._away_of[_owner(session)]
+            del others[session]
+            if not others:
+                del self._away_of[_owner(session)]
 
-    def remove(self, guest: SessionT) -> None:
+    def remove(self, session: SessionT) -> None:
         """Forget a session that is over."""
-        self.come_back(guest)
-        self._by_digest.pop(guest.digest, None)
-        if guest in self._counted:  # also one that was superseded, which nobody finds any more
-            self._counted.remove(guest)
-            self.shares.give_back(_owner(guest))
+        self.come_back(session)
+        self._by_digest.pop(session.digest, None)
+        if session in self._counted:  # also one that was superseded, which nobody finds any more
+            self._counted.remove(session)
+            self.shares.give_back(_owner(session))
 
     def _most_away(self) -> str:
         """Return the token with the most sessions without a link."""
@@ -167,13 +167,13 @@ class SessionTable(Generic[SessionT]):
 
     def give_up_all(self) -> None:
         """Give up every session without a link."""
-        for guest in tuple(self._away):
-            guest.give_up()
+        for session in tuple(self._away):
+            session.give_up()
 
 
-def _owner(guest: TableEntry) -> str:
-    assert guest.identity is not None, "a session is one of those whose token was good"
-    return guest.identity.key
+def _owner(session: TableEntry) -> str:
+    assert session.identity is not None, "a session is one of those whose token was good"
+    return session.identity.key
 
 
 def _digest(secret: bytes) -> bytes:

@@ -103,10 +103,10 @@ class HandshakeOutcome(enum.Enum):
     BAD_HELLO = "malformed ClientHello"
     NOT_TLS = "not TLS"
     PLAIN_HTTP = "HTTP without TLS"
-    REDIRECTED = "HTTP without TLS, for a tunnel that there is"
+    REDIRECTED = "HTTP without TLS, for an existing tunnel"
     SLOW = "took too long"
-    LEFT = "went away or failed the handshake"
-    CROWDED = "too many newcomers"
+    LEFT = "left or failed the handshake"
+    CROWDED = "evicted at capacity"
     BANNED = "from a banned address"
 
 

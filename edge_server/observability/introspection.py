@@ -54,7 +54,7 @@ class Introspection:
     is_draining: Callable[[], bool]
     """Returns True once no new connections are accepted, because the edge stops or a successor took over."""
     lag: LoopLagMonitor
-    ledger: VisitorLog
+    visitor_log: VisitorLog
     names: NameDirectory
     now: Callable[[], float]
     """The edge's clock: seconds since the epoch."""

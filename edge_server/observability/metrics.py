@@ -180,7 +180,7 @@ def read_metrics(introspection: Introspection) -> Iterator[tuple[str, dict[Value
 
 def read_histograms(introspection: Introspection) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
     """Yield every histogram: its name, the count up to each bound, and the sum."""
-    visitor_log = introspection.ledger
+    visitor_log = introspection.visitor_log
     for name, histogram in (
         ("visit_seconds", visitor_log.durations),
         ("visit_first_byte_seconds", visitor_log.first_bytes),
@@ -204,7 +204,11 @@ def _of_the_program(introspection: Introspection) -> Iterator[tuple[str, dict[Va
 
 
 def _of_visitors(introspection: Introspection) -> Iterator[tuple[str, dict[Values, float]]]:
-    visitor_log, admission, listener = introspection.ledger, introspection.admission, introspection.tls_listener
+    visitor_log, admission, listener = (
+        introspection.visitor_log,
+        introspection.admission,
+        introspection.tls_listener,
+    )
     now = dict.fromkeys(get_args(Kind), 0)
     for visit in visitor_log.now:
         now[visit.kind] += 1

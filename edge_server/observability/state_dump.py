@@ -56,7 +56,7 @@ def write_dump(introspection: Introspection) -> None:
 
 def describe(introspection: Introspection, now: Callable[[], float] = time.monotonic) -> dict[str, Any]:
     """Return the state as JSON-compatible values."""
-    config, visitor_log = introspection.config, introspection.ledger
+    config, visitor_log = introspection.config, introspection.visitor_log
     served = [(tunnel, each) for tunnel in introspection.registry for each in tunnel.backends or (None,)]
     return {
         "time": time.time(),

@@ -34,7 +34,9 @@ async def written(introspection: Introspection, caplog: pytest.LogCaptureFixture
 
 async def test_dump_is_bounded_and_counts_omissions(introspection: Introspection, caplog):
     for number in range(state_dump.MAX_ENTRIES + 5):
-        introspection.ledger.begin(VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number))
+        introspection.visitor_log.begin(
+            VisitorConnection("192.0.2.1", "tcp", lease="name", owner="owner", port=number)
+        )
     path = introspection.config.state_dir / state_dump.FILE_NAME
     assert await written(introspection, caplog) == f"the state of the edge was written to {path}"
     state = json.loads(path.read_text())
@@ -43,7 +45,7 @@ async def test_dump_is_bounded_and_counts_omissions(introspection: Introspection
     assert len(state["visitors"]["entries"]) == state_dump.MAX_ENTRIES
     assert path.stat().st_size < 1024 * 1024
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    introspection.ledger.now.clear()
+    introspection.visitor_log.now.clear()
 
 
 async def test_the_next_takes_its_place(introspection: Introspection, caplog):
