@@ -49,30 +49,30 @@ class Length:
     """Body with a Content-Length."""
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self._remaining = size
 
     @property
     def is_done(self) -> bool:
         """True at the end of the body."""
-        return self._left == 0
+        return self._remaining == 0
 
     def feed(self, data: memoryview, sink: Sink) -> int:
         """Read bytes of the body."""
-        used = min(self._left, len(data))
-        self._left -= used
+        used = min(self._remaining, len(data))
+        self._remaining -= used
         sink(data[:used])
         return used
 
     @property
     def skippable(self) -> int:
         """Number of the next bytes that are content in any case."""
-        return self._left
+        return self._remaining
 
     def skip(self, size: int) -> bool:
         """Skip content unread."""
-        if size > self._left:
+        if size > self._remaining:
             return False
-        self._left -= size
+        self._remaining -= size
         return True
 
 
@@ -97,7 +97,7 @@ class Chunked:
 
     def __init__(self) -> None:
         self.is_done = False
-        self._left = 0
+        self._remaining = 0
         """Remaining bytes of the chunk."""
         self._is_behind_chunk = False
         """True if the next line is the empty one after a chunk."""
@@ -108,11 +108,11 @@ class Chunked:
         """Read bytes of the body."""
         used = 0
         while used < len(data) and not self.is_done:
-            if self._left:
-                piece = data[used : used + self._left]
-                self._left -= len(piece)
+            if self._remaining:
+                piece = data[used : used + self._remaining]
+                self._remaining -= len(piece)
                 used += len(piece)
-                self._is_behind_chunk = not self._left
+                self._is_behind_chunk = not self._remaining
                 sink(piece)
             else:
                 used += self._read_line(data[used:])
@@ -121,13 +121,13 @@ class Chunked:
     @property
     def skippable(self) -> int:
         """Number of the next bytes that are content in any case."""
-        return max(0, self._left - 1)  # without the last byte: the line after the chunk must be read
+        return max(0, self._remaining - 1)  # without the last byte: the line after the chunk must be read
 
     def skip(self, size: int) -> bool:
         """Skip content unread."""
         if size > self.skippable:
             return False
-        self._left -= size
+        self._remaining -= size
         return True
 
     def _read_line(self, data: memoryview) -> int:
@@ -140,10 +140,10 @@ class Chunked:
         if end >= 0:
             line = bytes(self._line).rstrip(b"\r\n")
             self._line.clear()
-            self._has_line(line)
+            self._on_line(line)
         return used
 
-    def _has_line(self, line: bytes) -> None:
+    def _on_line(self, line: bytes) -> None:
         if self._is_behind_chunk:
             if line:
                 raise BodyError("a chunk is longer than its size")
@@ -154,5 +154,5 @@ class Chunked:
             match = _SIZE.fullmatch(line)
             if match is None:
                 raise BodyError("a chunk does not begin with its size")
-            self._left = int(match[1], 16)
-            self._is_trailer = self._left == 0
+            self._remaining = int(match[1], 16)
+            self._is_trailer = self._remaining == 0

@@ -23,7 +23,7 @@ FRAME_COST: Final = 240
 Headers = list[tuple[bytes, bytes]]
 
 
-class Way(Enum):
+class Direction(Enum):
     """Direction of bytes on a connection."""
 
     REQUEST = "request"
@@ -46,11 +46,11 @@ class State(Enum):
     OPEN = "open"
     DONE = "done"
     BROKEN = "broken"
-    """The exchange ended early, or could not be followed to its end."""
+    """The exchange ended early, or could not be recorded to its end."""
 
 
 @dataclass(slots=True)
-class Kept:
+class StoredBody:
     """Stored beginning of a body, with the body's full size."""
 
     limit: int
@@ -72,7 +72,7 @@ class Kept:
 class HttpMessage:
     """Request or response."""
 
-    body: Kept
+    body: StoredBody
     start: bytes = b""
     """The request line or the status line."""
     head: bytes = b""
@@ -93,7 +93,7 @@ class HttpMessage:
 class Frame:
     """WebSocket message or control frame."""
 
-    way: Way
+    direction: Direction
     when: float
     kind: str
     data: bytes
@@ -123,21 +123,21 @@ class Exchange:
     notes: list[str] = field(default_factory=list)
     frames: deque[Frame] = field(default_factory=deque)
     frames_seen: int = 0
-    frames_kept: int = 0
+    stored_frame_bytes: int = 0
     """Bytes of the stored frames."""
     replay_of: int = 0
-    has_asked: bool = False
+    is_request_complete: bool = False
     """True if the request is complete."""
     is_upgrade: bool = False
     """True if the request asks for another protocol."""
     cost: int = FIXED_COST
     """Bytes that the exchange counts in the store."""
-    is_gone: bool = False
+    is_evicted: bool = False
     """True if the store has evicted the exchange."""
 
-    def side(self, way: Way) -> HttpMessage:
+    def message(self, direction: Direction) -> HttpMessage:
         """Return the message of one direction."""
-        return self.request if way is Way.REQUEST else self.response
+        return self.request if direction is Direction.REQUEST else self.response
 
     def note(self, text: str) -> None:
         """Add a note for the page, once."""
@@ -167,7 +167,7 @@ class ExchangeStore:
         self._now = now
         self._exchanges: dict[int, Exchange] = {}
         self._next = 1
-        self.kept = 0
+        self.stored = 0
         """Bytes that all exchanges together count."""
         self.watchers: set[Watcher] = set()
 
@@ -196,31 +196,31 @@ class ExchangeStore:
             connection,
             kind,
             self._now(),
-            HttpMessage(Kept(limit)),
-            HttpMessage(Kept(limit)),
+            HttpMessage(StoredBody(limit)),
+            HttpMessage(StoredBody(limit)),
             replay_of=replay_of,
         )
         while len(self._exchanges) >= limits.MAX_EXCHANGES:
             self._evict(self._oldest())
         self._exchanges[number] = exchange
-        self.kept += exchange.cost
+        self.stored += exchange.cost
         self.changed(exchange)
         return exchange
 
     def charge(self, exchange: Exchange, size: int) -> bool:
         """Count bytes of an exchange and evict others to make room. Return False if the exchange is evicted
         itself."""
-        if exchange.is_gone:
+        if exchange.is_evicted:
             return False
         exchange.cost += size
-        self.kept += size
-        while self.kept > limits.MAX_KEPT:
+        self.stored += size
+        while self.stored > limits.MAX_STORED:
             self._evict(self._oldest())
-        return not exchange.is_gone
+        return not exchange.is_evicted
 
-    def keep(self, exchange: Exchange, way: Way, piece: bytes | memoryview) -> None:
+    def store_body(self, exchange: Exchange, direction: Direction, piece: bytes | memoryview) -> None:
         """Store bytes of a body up to its limit, and count all."""
-        body = exchange.side(way).body
+        body = exchange.message(direction).body
         room = min(body.room, len(piece))
         body.size += len(piece)
         if room > 0 and self.charge(exchange, room):
@@ -238,26 +238,28 @@ class ExchangeStore:
         exchange.frames_seen += 1
         if self.charge(exchange, len(frame.data) + FRAME_COST):
             exchange.frames.append(frame)
-            exchange.frames_kept += len(frame.data)
-            while len(exchange.frames) > limits.MAX_FRAMES or exchange.frames_kept > limits.MAX_FRAMES_KEPT:
+            exchange.stored_frame_bytes += len(frame.data)
+            while (
+                len(exchange.frames) > limits.MAX_FRAMES or exchange.stored_frame_bytes > limits.MAX_STORED_FRAMES
+            ):
                 dropped = exchange.frames.popleft()
-                exchange.frames_kept -= len(dropped.data)
+                exchange.stored_frame_bytes -= len(dropped.data)
                 self.charge(exchange, -len(dropped.data) - FRAME_COST)
         self.changed(exchange)
 
     def changed(self, exchange: Exchange) -> None:
         """Notify the watchers of a change."""
-        if not exchange.is_gone:
+        if not exchange.is_evicted:
             for watcher in self.watchers:
                 watcher.changed(exchange.number)
 
     def clear(self) -> None:
-        """Evict all exchanges. Running ones are not followed any further."""
+        """Evict all exchanges. Unfinished ones are not recorded any further."""
         for exchange in self:
             self._evict(exchange)
 
     def _oldest(self) -> Exchange:
-        """Return the exchange to evict: the oldest completed one, else the oldest."""
+        """Return the exchange to evict: the oldest completed one, or if none is complete, the oldest."""
         for exchange in self._exchanges.values():
             if exchange.state is not State.OPEN:
                 return exchange
@@ -265,8 +267,8 @@ class ExchangeStore:
 
     def _evict(self, exchange: Exchange) -> None:
         del self._exchanges[exchange.number]
-        self.kept -= exchange.cost
-        exchange.is_gone = True
+        self.stored -= exchange.cost
+        exchange.is_evicted = True
         exchange.frames.clear()
         for message in (exchange.request, exchange.response):
             # A parser may still have a reference to the object, which must not keep the bytes.
@@ -280,15 +282,15 @@ class ExchangeStore:
 class Watcher:
     """Pending changes for one page: numbers of exchanges, so the size is bounded for any slow page."""
 
-    def __init__(self, stirred: asyncio.Event) -> None:
-        """Create a watcher without changes. ``stirred`` is set while changes are pending."""
-        self._stirred = stirred
+    def __init__(self, changed_event: asyncio.Event) -> None:
+        """Create a watcher without changes. ``changed_event`` is set while changes are pending."""
+        self._changed_event = changed_event
         self._numbers: dict[int, None] = {}
         self._is_overrun = False
 
     def changed(self, number: int) -> None:
         """Add the number of a changed or evicted exchange."""
-        self._stirred.set()
+        self._changed_event.set()
         self._numbers[number] = None
         if len(self._numbers) > 2 * limits.MAX_EXCHANGES:
             self._numbers = {number: None}
@@ -296,7 +298,7 @@ class Watcher:
 
     def take(self) -> list[int] | None:
         """Return and clear the pending numbers. None means that too many changed: read all."""
-        self._stirred.clear()
+        self._changed_event.clear()
         numbers, self._numbers = list(self._numbers), {}
         is_overrun, self._is_overrun = self._is_overrun, False
         return None if is_overrun else numbers

@@ -1,4 +1,4 @@
-"""HeadBudget of HTTP/1 heads with h11, and the framing of their bodies."""
+"""Parsing of HTTP/1 heads with h11, and the framing of their bodies."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def read_response(head: bytes, method: bytes, *, is_upgrade: bool) -> AnyRespons
         reader.receive_data(head)
         response = reader.next_event()
     except h11.ProtocolError as error:
-        raise ParseError(f"the origin's answer is not HTTP/1 ({error})") from None
+        raise ParseError(f"the origin's response is not HTTP/1 ({error})") from None
     if not isinstance(response, h11.Response | h11.InformationalResponse):
-        raise ParseError("the origin's answer is not HTTP/1")
+        raise ParseError("the origin's response is not HTTP/1")
     return response
 
 

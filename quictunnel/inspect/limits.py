@@ -6,7 +6,7 @@ from typing import Final
 
 MAX_EXCHANGES: Final = 500
 """Exchanges to store. The oldest completed one is evicted first."""
-MAX_KEPT: Final = 32 * 1024 * 1024
+MAX_STORED: Final = 32 * 1024 * 1024
 """Bytes that all exchanges together may store; the oldest are evicted."""
 MAX_BODY: Final = 256 * 1024
 """Bytes to store of each body. Of the rest only the size is counted."""
@@ -29,7 +29,7 @@ MAX_FRAMES: Final = 1000
 """WebSocket messages to store of one exchange; the oldest are evicted."""
 MAX_FRAME: Final = 16 * 1024
 """Bytes to store of one WebSocket message."""
-MAX_FRAMES_KEPT: Final = 1024 * 1024
+MAX_STORED_FRAMES: Final = 1024 * 1024
 """Bytes that the WebSocket messages of one exchange together may store."""
 MAX_INFLATED: Final = 1024 * 1024
 """Bytes of one decompressed WebSocket message. Beyond it, that direction is not decompressed any more: a

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser, HeadBudget
-from quictunnel.inspect.exchange_store import Way
+from quictunnel.inspect.exchange_store import Direction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,26 +29,26 @@ class _End(NamedTuple):
     """Event: a direction has ended without an error."""
 
 
-class _Gone(NamedTuple):
+class _Closed(NamedTuple):
     """Event: the connection has ended; ``why`` is the error, or empty."""
 
     why: str
 
 
-Piece = bytes | list[bytes] | _End | _Gone
+Piece = bytes | list[bytes] | _End | _Closed
 
 
-class Direction:
-    """Direction of a connection.
+class TappedDirection:
+    """Direction of a recorded connection.
 
     Both threads count its bytes, so the inspector's side notices bytes that did not go through the queue.
     """
 
-    __slots__ = ("_recorder", "_told", "lost", "passed_so_far", "seen", "skip_until", "tap", "way")
+    __slots__ = ("_recorder", "_reported", "direction", "lost", "passed_so_far", "seen", "skip_until", "tap")
 
-    def __init__(self, recorder: Recorder, tap: Tap, way: Way) -> None:
+    def __init__(self, recorder: Recorder, tap: Tap, direction: Direction) -> None:
         self.tap = tap
-        self.way = way
+        self.direction = direction
         self.passed_so_far = 0
         """Bytes counted by the tunnel's thread."""
         self.lost = 0
@@ -58,7 +58,7 @@ class Direction:
         self.skip_until = 0
         """Offset before which bytes need not go through the queue. Only the inspector's thread writes it."""
         self._recorder = recorder
-        self._told = 0
+        self._reported = 0
 
     def passed(self, data: bytes | list[bytes], size: int) -> None:
         """Report bytes, which must not change afterwards. Never raises."""
@@ -67,9 +67,9 @@ class Direction:
             position = self.passed_so_far = self.passed_so_far + size
             until = self.skip_until
             if position <= until:
-                if position < until and position - self._told < limits.REPORT_BYTES:
+                if position < until and position - self._reported < limits.REPORT_BYTES:
                     return
-                self._told, data, size = position, b"", 0
+                self._reported, data, size = position, b"", 0
             if recorder.has_room(size):
                 recorder.put(self, data, size)
             else:
@@ -82,7 +82,7 @@ class Direction:
         """Report the end of this direction."""
         self.last(_End())
 
-    def last(self, piece: _End | _Gone) -> None:
+    def last(self, piece: _End | _Closed) -> None:
         """Put an end event into the queue. Never raises."""
         recorder = self._recorder
         try:
@@ -95,7 +95,7 @@ class Direction:
 
 
 class Tap:
-    """Connection, on the tunnel's thread."""
+    """Recorded connection, as the tunnel's thread sees it."""
 
     __slots__ = ("end_reason", "is_unwatched", "number", "request", "response", "visitor")
 
@@ -103,21 +103,22 @@ class Tap:
         self.number = number
         self.visitor = visitor
         self.end_reason: str | None = None
-        """Reason of the end, or empty; None while connected. For an end event that found the queue full."""
+        """Reason of the end, or empty; None while connected. Kept here in case the queue has no room for the
+        end event."""
         self.is_unwatched = False
         """True if the inspector's thread does not follow the connection."""
-        self.request = Direction(recorder, self, Way.REQUEST)
-        self.response = Direction(recorder, self, Way.RESPONSE)
+        self.request = TappedDirection(recorder, self, Direction.REQUEST)
+        self.response = TappedDirection(recorder, self, Direction.RESPONSE)
 
-    def direction(self, way: Way) -> Direction:
-        """Return one direction."""
-        return self.request if way is Way.REQUEST else self.response
+    def tapped(self, direction: Direction) -> TappedDirection:
+        """Return the recorded direction."""
+        return self.request if direction is Direction.REQUEST else self.response
 
-    def gone(self, why: str) -> None:
+    def closed(self, why: str) -> None:
         """Report the end of the connection; ``why`` is the error, or empty."""
         if self.end_reason is None:
             self.end_reason = why
-            self.response.last(_Gone(why))
+            self.response.last(_Closed(why))
 
     def unwatch(self) -> None:
         """Stop reporting. Called on the inspector's thread."""
@@ -148,7 +149,7 @@ class Recorder:
         self._store = store
         self._wake = wake
         self._now = now
-        self._queue: deque[tuple[Direction, Piece, int, int, float]] = deque()
+        self._queue: deque[tuple[TappedDirection, Piece, int, int, float]] = deque()
         # Each is written by one thread only, so neither needs a lock.
         self._put = 0
         self._taken = 0
@@ -169,12 +170,12 @@ class Recorder:
         """Return True if the queue accepts another piece of ``size`` bytes."""
         return self._put - self._taken + size <= limits.MAX_QUEUED and len(self._queue) < limits.MAX_EVENTS
 
-    def put(self, direction: Direction, piece: Piece, size: int) -> None:
+    def put(self, tapped: TappedDirection, piece: Piece, size: int) -> None:
         """Add a piece and wake the inspector's thread if it sleeps."""
         if self._is_closed:
             return
         self._put += size
-        self._queue.append((direction, piece, size, direction.passed_so_far, self._now()))
+        self._queue.append((tapped, piece, size, tapped.passed_so_far, self._now()))
         if not self._is_awake:
             self._is_awake = True
             self._wake()
@@ -211,17 +212,17 @@ class Recorder:
         queue = self._queue
         if self._is_closed:
             queue.clear()
-        has_looked = bool(queue or self.has_lost)
+        has_worked = bool(queue or self.has_lost)
         while queue:
-            direction, piece, size, position, when = queue.popleft()
+            tapped, piece, size, position, when = queue.popleft()
             self._taken += size
-            self._process(direction, piece, position - size, when)
+            self._process(tapped, piece, position - size, when)
             if until is not None and time.monotonic() >= until:
                 return True
         if self.has_lost:
             self.has_lost = False
             self._process_lost()
-        if has_looked:
+        if has_worked:
             return True
         # The order matters: a piece that is added now is either seen by the next line, or wakes this thread.
         self._is_awake = False
@@ -233,37 +234,37 @@ class Recorder:
         """Process the bytes and ends that found the queue full."""
         when = self._now()
         for tap in tuple(self._live):
-            for direction in (tap.request, tap.response):
-                self._process(direction, b"", direction.lost, when)
+            for tapped in (tap.request, tap.response):
+                self._process(tapped, b"", tapped.lost, when)
             if tap.end_reason is not None:
-                self._process(tap.response, _Gone(tap.end_reason), tap.response.passed_so_far, when)
+                self._process(tap.response, _Closed(tap.end_reason), tap.response.passed_so_far, when)
 
-    def _process(self, direction: Direction, piece: Piece, start: int, when: float) -> None:
+    def _process(self, tapped: TappedDirection, piece: Piece, start: int, when: float) -> None:
         """Process one piece. ``start`` is its offset in the direction."""
-        tap = direction.tap
+        tap = tapped.tap
         parser = self._live.get(tap)
         if parser is None:
             parser = self._begin(tap, piece)
             if parser is None:
                 return
         try:
-            if isinstance(piece, _Gone):
+            if isinstance(piece, _Closed):
                 _catch_up(parser, tap.request, tap.request.passed_so_far, when)
-            _catch_up(parser, direction, start, when)
-            _apply(parser, direction, piece, start, when)
-            direction.skip_until = direction.seen + parser.skippable(direction.way)
+            _catch_up(parser, tapped, start, when)
+            _apply(parser, tapped, piece, start, when)
+            tapped.skip_until = tapped.seen + parser.skippable(tapped.direction)
         except Exception as error:  # noqa: BLE001 - an internal error ends this connection only
             self.failed(error)
             self._live.pop(tap, None)
             tap.unwatch()
             parser.fail(FAILED)
             return
-        if isinstance(piece, _Gone) or parser.is_over:
+        if isinstance(piece, _Closed) or parser.is_over:
             self._live.pop(tap, None)
             tap.unwatch()
 
     def _begin(self, tap: Tap, piece: Piece) -> ConnectionParser | None:
-        is_empty = isinstance(piece, _End) or (isinstance(piece, _Gone) and not piece.why)
+        is_empty = isinstance(piece, _End) or (isinstance(piece, _Closed) and not piece.why)
         if tap.is_unwatched or is_empty or self._is_closed:
             return None
         if len(self._live) >= limits.MAX_CONNECTIONS:
@@ -275,36 +276,36 @@ class Recorder:
         return parser
 
 
-def _catch_up(parser: ConnectionParser, direction: Direction, position: int, when: float) -> None:
+def _catch_up(parser: ConnectionParser, tapped: TappedDirection, position: int, when: float) -> None:
     """Count the bytes that did not go through the queue: skippable ones, or ones that found it full."""
-    missing = position - direction.seen
+    missing = position - tapped.seen
     if missing > 0:
-        direction.seen = position
-        if not parser.skip(direction.way, missing, when):
-            parser.gap(direction.way, missing, when)
+        tapped.seen = position
+        if not parser.skip(tapped.direction, missing, when):
+            parser.gap(tapped.direction, missing, when)
 
 
-def _apply(parser: ConnectionParser, direction: Direction, piece: Piece, start: int, when: float) -> None:
+def _apply(parser: ConnectionParser, tapped: TappedDirection, piece: Piece, start: int, when: float) -> None:
     match piece:
         case bytes():
-            _parse(parser, direction, piece, start, when)
+            _parse(parser, tapped, piece, start, when)
         case list():
             size = sum(map(len, piece))
-            if start == direction.seen and parser.skip(direction.way, size, when):
-                direction.seen += size
+            if start == tapped.seen and parser.skip(tapped.direction, size, when):
+                tapped.seen += size
                 return
             for each in piece:
-                _parse(parser, direction, each, start, when)
+                _parse(parser, tapped, each, start, when)
                 start += len(each)
         case _End():
-            parser.end(direction.way, when)
-        case _Gone(why=why):
-            parser.gone(when, why)
+            parser.end(tapped.direction, when)
+        case _Closed(why=why):
+            parser.closed(when, why)
 
 
-def _parse(parser: ConnectionParser, direction: Direction, data: bytes, start: int, when: float) -> None:
-    data = data[direction.seen - start :]  # skippable bytes may have been counted already
+def _parse(parser: ConnectionParser, tapped: TappedDirection, data: bytes, start: int, when: float) -> None:
+    data = data[tapped.seen - start :]  # skippable bytes may have been counted already
     if data:
-        direction.seen += len(data)
-        if not parser.skip(direction.way, len(data), when):
-            parser.data(direction.way, data, when)
+        tapped.seen += len(data)
+        if not parser.skip(tapped.direction, len(data), when):
+            parser.data(tapped.direction, data, when)

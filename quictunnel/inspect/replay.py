@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from quictunnel.inspect import limits
 from quictunnel.inspect.connection_parser import ConnectionParser
-from quictunnel.inspect.exchange_store import Way
+from quictunnel.inspect.exchange_store import Direction
 from quictunnel.origin.dial import LOOPBACKS, PROBE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Replays:
         parser = ConnectionParser(
             self._store, self._head_budget, visitor=VISITOR, connection=0, replay_of=recorded.number
         )
-        parser.data(Way.REQUEST, request, time.monotonic())
+        parser.data(Direction.REQUEST, request, time.monotonic())
         number = self._store.last
         task = self._supervisor.start(self._run(parser, request), "replaying a request")
         self._tasks.add(task)
@@ -66,7 +66,7 @@ class Replays:
         except OSError as error:
             why = f"Port {self._port} did not accept the connection: {error.strerror or type(error).__name__}."
         finally:
-            parser.gone(time.monotonic(), why)
+            parser.closed(time.monotonic(), why)
 
     async def _exchange(self, parser: ConnectionParser, request: bytes) -> str:
         """Send the request and read the response. Return the reason why it was cut off, or "" if it is
@@ -78,16 +78,16 @@ class Replays:
             while not parser.is_answered:
                 data = await reader.read(READ)
                 if not data:
-                    parser.end(Way.RESPONSE, time.monotonic())
+                    parser.end(Direction.RESPONSE, time.monotonic())
                     return ""
                 received += len(data)
                 if received > limits.MAX_REPLAYED:
                     return f"Cut off after {limits.MAX_REPLAYED} bytes."
-                parser.data(Way.RESPONSE, data, time.monotonic())
+                parser.data(Direction.RESPONSE, data, time.monotonic())
             return ""
         finally:
             writer.close()
-            with contextlib.suppress(OSError):  # the connection is closed either way
+            with contextlib.suppress(OSError):  # the connection is closed either direction
                 await writer.wait_closed()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -34,7 +34,7 @@ class TappedOrigin(Origin):
         try:
             return await super().join(stream)
         except OriginRefusedError as refused:
-            self._tap(stream).gone(refused.failure.event.format(port=self.port))
+            self._tap(stream).closed(refused.failure.event.format(port=self.port))
             raise
 
     def splice(self, stream: Stream) -> TcpSplice:
@@ -77,7 +77,7 @@ class TappedSplice(TcpSplice):
         if not self.is_connected:  # otherwise its last bytes are still being read
             # Without an error, this side has closed it: after both ends, or because the origin is gone.
             is_broken = exc is not None or (is_in_use and not self.is_complete)
-            self._tap.gone(ORIGIN_RESET if is_broken else "")
+            self._tap.closed(ORIGIN_RESET if is_broken else "")
 
     def stream_data(self, chunks: list[bytes], size: int) -> None:
         """Report bytes from the visitor."""
@@ -91,5 +91,5 @@ class TappedSplice(TcpSplice):
 
     def stream_lost(self, code: StreamCode, untaken: list[bytes | memoryview] | None) -> None:
         """Report the reset of the stream."""
-        self._tap.gone(f"The visitor's connection was reset ({code.name.lower()}).")
+        self._tap.closed(f"The visitor's connection was reset ({code.name.lower()}).")
         super().stream_lost(code, untaken)

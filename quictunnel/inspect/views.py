@@ -63,7 +63,7 @@ def replay_error(exchange: Exchange) -> str:
         return "There is no HTTP/1 request to replay."
     if not exchange.request.body.is_complete:
         return "Only a part of the request's body was stored."
-    if not exchange.has_asked:
+    if not exchange.is_request_complete:
         return "The request is not complete yet."
     return ""
 
@@ -90,7 +90,7 @@ def _body(message: HttpMessage) -> dict[str, Any]:
 def _frame(frame: Frame, exchange: Exchange) -> dict[str, Any]:
     began = exchange.request.began or frame.when
     return {
-        "way": frame.way.value,
+        "way": frame.direction.value,
         "kind": frame.kind,
         "at": max(0.0, frame.when - began),
         "size": frame.size,

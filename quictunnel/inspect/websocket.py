@@ -61,7 +61,7 @@ class Inflater:
         self._deflate = deflate
         self._stream = zlib.decompressobj(-deflate.wbits)
         self.is_broken = False
-        self._made = 0
+        self._produced = 0
 
     def feed(self, data: bytes, room: int) -> bytes:
         """Decompress data and return its first ``room`` bytes.
@@ -76,21 +76,21 @@ class Inflater:
             except zlib.error as error:
                 raise FrameError(f"invalid compressed data ({error})") from None
             data = self._stream.unconsumed_tail
-            self._made += len(piece)
+            self._produced += len(piece)
             out += piece[: max(0, room - len(out))]
-            if self._made > limits.MAX_INFLATED:
+            if self._produced > limits.MAX_INFLATED:
                 self.is_broken = True
                 self._stream = zlib.decompressobj(-15)
         return bytes(out)
 
     @property
-    def made(self) -> int:
+    def produced(self) -> int:
         """Decompressed bytes of the current message so far."""
-        return self._made
+        return self._produced
 
     def end(self) -> None:
         """Finish the current message."""
-        self._made = 0
+        self._produced = 0
         if not self._deflate.keeps_context and not self.is_broken:
             self._stream = zlib.decompressobj(-self._deflate.wbits)
 
@@ -101,9 +101,9 @@ class FrameParser:
     def __init__(self, deflate: Deflate | None) -> None:
         self._inflater = None if deflate is None else Inflater(deflate)
         self._head = bytearray()
-        self._left = 0
+        self._remaining = 0
         """Remaining bytes of the frame's payload."""
-        self._at = 0
+        self._offset = 0
         """Offset in the frame's payload, which selects the mask's byte."""
         self._mask = b""
         self._opcode = 0
@@ -111,7 +111,7 @@ class FrameParser:
         self._control = bytearray()
         # The current message, which may have several frames.
         self._kind = ""
-        self._kept = bytearray()
+        self._stored = bytearray()
         self._size = 0
         self._is_compressed = False
 
@@ -122,15 +122,15 @@ class FrameParser:
             FrameError: the frames are malformed.
         """
         while data:
-            if not self._left:
+            if not self._remaining:
                 data = self._read_head(data)
-                if not self._mask_is_known:
+                if not self._is_header_complete:
                     return
-            piece, data = data[: self._left], data[self._left :]
+            piece, data = data[: self._remaining], data[self._remaining :]
             if piece:
                 self._payload(piece)
-                self._left -= len(piece)
-            if not self._left:
+                self._remaining -= len(piece)
+            if not self._remaining:
                 self._head.clear()
                 if (message := self._frame_ended()) is not None:
                     yield message
@@ -138,25 +138,25 @@ class FrameParser:
     @property
     def is_full(self) -> bool:
         """True if no more bytes of the current message will be stored."""
-        return len(self._kept) >= limits.MAX_FRAME or self._size > len(self._kept)
+        return len(self._stored) >= limits.MAX_FRAME or self._size > len(self._stored)
 
     @property
     def skippable(self) -> int:
         """Number of the next bytes that are payload and need not be read; the frame's last byte is not one of
         them."""
-        return 0 if self._opcode >= 8 or self._is_compressed else max(0, self._left - 1)
+        return 0 if self._opcode >= 8 or self._is_compressed else max(0, self._remaining - 1)
 
     def skip(self, size: int) -> bool:
         """Skip ``size`` bytes unread if all are skippable. Return False otherwise."""
         if size > self.skippable:
             return False
-        self._left -= size
-        self._at += size
+        self._remaining -= size
+        self._offset += size
         self._size += size
         return True
 
     @property
-    def _mask_is_known(self) -> bool:
+    def _is_header_complete(self) -> bool:
         """True if the frame's header is complete."""
         return self._head_size() == len(self._head)
 
@@ -172,24 +172,29 @@ class FrameParser:
         while data and (missing := self._head_size() - len(self._head)):
             self._head += data[:missing]
             data = data[missing:]
-        if self._mask_is_known:
-            self._has_head()
+        if self._is_header_complete:
+            self._on_header()
         return data
 
-    def _has_head(self) -> None:
+    def _on_header(self) -> None:
         head = self._head
         length = head[1] & 0x7F
         wide = 2 if length == 126 else 8 if length == 127 else 0
-        self._left = int.from_bytes(head[2 : 2 + wide], "big") if wide else length
+        self._remaining = int.from_bytes(head[2 : 2 + wide], "big") if wide else length
         self._mask = bytes(head[2 + wide :])
-        self._at = 0
+        self._offset = 0
         self._opcode = head[0] & 0x0F
         self._is_last = bool(head[0] & 0x80)
-        if head[0] & 0x30 or self._left >> 63:
+        if head[0] & 0x30 or self._remaining >> 63:
             raise FrameError("a frame with reserved bits")
         compressed = bool(head[0] & 0x40)
         if self._opcode >= 8:
-            if self._opcode not in OPCODE_NAMES or not self._is_last or self._left > MAX_CONTROL or compressed:
+            if (
+                self._opcode not in OPCODE_NAMES
+                or not self._is_last
+                or self._remaining > MAX_CONTROL
+                or compressed
+            ):
                 raise FrameError("an invalid control frame")
             self._control.clear()
         elif self._opcode == CONTINUATION:
@@ -201,28 +206,28 @@ class FrameParser:
             if compressed and self._inflater is None:
                 raise FrameError("compression that was not negotiated")
             self._kind = OPCODE_NAMES[self._opcode]
-            self._kept, self._size, self._is_compressed = bytearray(), 0, compressed
+            self._stored, self._size, self._is_compressed = bytearray(), 0, compressed
 
     def _payload(self, piece: memoryview) -> None:
         is_control = self._opcode >= 8
         inflater = self._inflater if self._is_compressed and not is_control else None
-        room = limits.MAX_FRAME - len(self._kept)
+        room = limits.MAX_FRAME - len(self._stored)
         if is_control:
             room = MAX_CONTROL
-        elif inflater is None and self._size > len(self._kept):
+        elif inflater is None and self._size > len(self._stored):
             room = 0  # after a gap
         wanted = piece if inflater is not None and not inflater.is_broken else piece[: max(0, room)]
-        data = _unmask(bytes(wanted), self._mask, self._at)
-        self._at += len(piece)
+        data = _unmask(bytes(wanted), self._mask, self._offset)
+        self._offset += len(piece)
         if is_control:
             self._control += data
         elif inflater is None:
             self._size += len(piece)
-            self._kept += data
+            self._stored += data
         elif inflater.is_broken:
             self._size += len(piece)
         else:
-            self._kept += inflater.feed(data, room)
+            self._stored += inflater.feed(data, room)
 
     def _frame_ended(self) -> WebSocketMessage | None:
         if self._opcode >= 8:
@@ -232,12 +237,12 @@ class FrameParser:
         note = ""
         if self._is_compressed and self._inflater is not None:
             inflater = self._inflater
-            self._kept += inflater.feed(DEFLATE_TAIL, limits.MAX_FRAME - len(self._kept))
-            self._size = max(self._size, inflater.made)
+            self._stored += inflater.feed(DEFLATE_TAIL, limits.MAX_FRAME - len(self._stored))
+            self._size = max(self._size, inflater.produced)
             note = TOO_LARGE if inflater.is_broken else "compressed"
             inflater.end()
-        message = WebSocketMessage(self._kind, bytes(self._kept), self._size, note)
-        self._kind, self._kept = "", bytearray()
+        message = WebSocketMessage(self._kind, bytes(self._stored), self._size, note)
+        self._kind, self._stored = "", bytearray()
         return message
 
 

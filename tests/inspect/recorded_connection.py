@@ -9,16 +9,16 @@ from quictunnel.inspect.exchange_store import (
     FIXED_COST,
     FRAME_COST,
     HEADER_COST,
+    Direction,
     Exchange,
     ExchangeStore,
-    Way,
 )
 from quictunnel.inspect.recorder import Recorder, Tap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-IN, OUT = Way.REQUEST, Way.RESPONSE
+IN, OUT = Direction.REQUEST, Direction.RESPONSE
 
 
 class Recording:
@@ -39,9 +39,9 @@ class Recording:
         (exchange,) = self.exchanges
         return exchange
 
-    def pass_bytes(self, way: Way, *pieces: bytes, tap: Tap | None = None) -> None:
+    def pass_bytes(self, direction: Direction, *pieces: bytes, tap: Tap | None = None) -> None:
         for piece in pieces:
-            (tap or self.tap).direction(way).passed(piece, len(piece))
+            (tap or self.tap).tapped(direction).passed(piece, len(piece))
         self.drain()
 
     def visitor_sends(self, *pieces: bytes) -> None:
@@ -50,18 +50,18 @@ class Recording:
     def origin_sends(self, *pieces: bytes) -> None:
         self.pass_bytes(OUT, *pieces)
 
-    def unseen(self, way: Way, size: int) -> None:
+    def unseen(self, direction: Direction, size: int) -> None:
         """So many bytes pass while there is no room."""
-        direction = self.tap.direction(way)
+        direction = self.tap.tapped(direction)
         direction.passed_so_far += size
         direction.lost = direction.passed_so_far
 
-    def ended(self, way: Way) -> None:
-        self.tap.direction(way).ended()
+    def ended(self, direction: Direction) -> None:
+        self.tap.tapped(direction).ended()
         self.drain()
 
-    def gone(self, why: str = "") -> None:
-        self.tap.gone(why)
+    def closed(self, why: str = "") -> None:
+        self.tap.closed(why)
         self.drain()
 
     def drain(self) -> None:
@@ -71,7 +71,7 @@ class Recording:
 
     def check(self) -> None:
         """Nothing grew past its bound, and what is counted is what is there."""
-        assert self.store.kept == sum(exchange.cost for exchange in self.store) <= limits.MAX_KEPT
+        assert self.store.stored == sum(exchange.cost for exchange in self.store) <= limits.MAX_STORED
         assert len(self.store) <= limits.MAX_EXCHANGES
         for exchange in self.store:
             assert exchange.cost == cost_of(exchange)
@@ -79,9 +79,9 @@ class Recording:
                 assert len(message.body.data) <= message.body.limit <= limits.MAX_BODY
                 assert len(message.body.data) <= message.body.size
             assert len(exchange.frames) <= limits.MAX_FRAMES
-            assert sum(len(frame.data) for frame in exchange.frames) <= limits.MAX_FRAMES_KEPT
+            assert sum(len(frame.data) for frame in exchange.frames) <= limits.MAX_STORED_FRAMES
             assert len(exchange.notes) < 10
-        assert 0 <= self.recorder.head_budget.held <= limits.MAX_PARSING
+        assert 0 <= self.recorder.head_budget.used <= limits.MAX_PARSING
         assert self.recorder.connections <= limits.MAX_CONNECTIONS
         assert not self.recorder.is_faulty
 

@@ -7,7 +7,7 @@ import gzip
 import pytest
 
 from quictunnel.inspect import limits
-from quictunnel.inspect.exchange_store import ExchangeKind, State, Way
+from quictunnel.inspect.exchange_store import Direction, ExchangeKind, State
 from quictunnel.inspect.views import detail, replay_error
 from tests.inspect.recorded_connection import IN, OUT, Recording, bytewise
 
@@ -66,9 +66,9 @@ def test_an_exchange(recording: Recording, case: str, split: str) -> None:
         assert (exchange.kind, exchange.state) == (ExchangeKind.HTTP, State.DONE)
         assert (exchange.method, exchange.status) == (method, status)
         assert (exchange.request.body.data, exchange.response.body.data) == (sent, received)
-        assert exchange.has_asked
+        assert exchange.is_request_complete
         assert replay_error(exchange) == ""
-    recording.gone()
+    recording.closed()
     assert recording.recorder.connections == 0
 
 
@@ -147,7 +147,7 @@ def test_an_answer_before_the_request_is_whole(recording: Recording) -> None:
 def test_aborted_exchange_is_not_done(recording: Recording, answer: bytes, why: str) -> None:
     recording.visitor_sends(GET)
     recording.origin_sends(*[answer] * bool(answer))
-    recording.gone(why)
+    recording.closed(why)
     assert recording.only.state is State.BROKEN
     assert (why or "ended before the exchange was complete") in recording.only.notes[0]
 
@@ -188,7 +188,7 @@ def test_other_protocols_are_shown_as_bytes(recording: Recording, opening: bytes
     assert word.lower() in recording.only.notes[0].lower()
     assert recording.only.request.body.data == opening + b"more"
     assert recording.only.response.body.data == b"\xffanswer"
-    recording.gone()
+    recording.closed()
     assert recording.only.state is State.DONE
 
 
@@ -257,7 +257,7 @@ def test_an_upgrade_that_is_not_taken_stays_http(recording: Recording) -> None:
 
 
 def test_refused_dial_is_a_broken_exchange(recording: Recording) -> None:
-    recording.gone("Nobody listens on port 8000.")
+    recording.closed("Nobody listens on port 8000.")
     assert (recording.only.kind, recording.only.state) == (ExchangeKind.RAW, State.BROKEN)
     assert recording.only.notes == ["Nobody listens on port 8000."]
 
@@ -265,7 +265,7 @@ def test_refused_dial_is_a_broken_exchange(recording: Recording) -> None:
 def test_a_connection_that_says_nothing_is_nothing(recording: Recording) -> None:
     recording.ended(IN)
     recording.ended(OUT)
-    recording.gone()
+    recording.closed()
     assert recording.exchanges == []
 
 
@@ -299,15 +299,15 @@ def test_of_bytes_a_beginning_is_kept(recording: Recording, monkeypatch: pytest.
     assert (len(recording.only.request.body.data), recording.only.request.body.size) == (100, 297)
 
 
-@pytest.mark.parametrize("way", Way)
-def test_a_head_that_never_ends(recording: Recording, way: Way) -> None:
+@pytest.mark.parametrize("direction", Direction)
+def test_a_head_that_never_ends(recording: Recording, direction: Direction) -> None:
     recording.visitor_sends(GET)
-    opening = b"GET / HTTP/1.1\r\nX: " if way is IN else b"HTTP/1.1 200 OK\r\nX: "
-    recording.pass_bytes(way, opening, *[b"x" * 10_000] * 10)
+    opening = b"GET / HTTP/1.1\r\nX: " if direction is IN else b"HTTP/1.1 200 OK\r\nX: "
+    recording.pass_bytes(direction, opening, *[b"x" * 10_000] * 10)
     assert recording.exchanges[-1].kind is ExchangeKind.RAW
     assert f"more than {limits.MAX_HEAD} bytes" in recording.exchanges[-1].notes[0]
-    assert recording.exchanges[-1].side(way).body.size == len(opening) + 100_000
-    assert recording.recorder.head_budget.held == 0
+    assert recording.exchanges[-1].message(direction).body.size == len(opening) + 100_000
+    assert recording.recorder.head_budget.used == 0
 
 
 def test_the_longest_head_there_is(recording: Recording) -> None:
@@ -336,12 +336,12 @@ def test_unfinished_heads_share_a_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     taps = [recording.recorder.tap("x") for _ in range(30)]
     for tap in taps:
         recording.pass_bytes(IN, b"GET /" + b"a" * 95, tap=tap)
-    assert recording.recorder.head_budget.held == 1000
+    assert recording.recorder.head_budget.used == 1000
     assert len(recording.store) == 20  # those that came too late are bytes
     for tap in taps:
-        tap.gone("")
+        tap.closed("")
     recording.drain()
-    assert recording.recorder.head_budget.held == 0
+    assert recording.recorder.head_budget.used == 0
 
 
 def test_exchanges_make_room_the_oldest_that_ended_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +361,7 @@ def test_exchanges_make_room_the_oldest_that_ended_first(monkeypatch: pytest.Mon
 
 
 def test_total_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MAX_KEPT", 100_000)
+    monkeypatch.setattr(limits, "MAX_STORED", 100_000)
     recording = Recording()
     for _ in range(20):
         recording.visitor_sends(
@@ -379,7 +379,7 @@ def test_total_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_clearing_in_the_middle(recording: Recording) -> None:
     recording.visitor_sends(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
     recording.store.clear()
-    assert (recording.store.kept, recording.exchanges) == (0, [])
+    assert (recording.store.stored, recording.exchanges) == (0, [])
     recording.visitor_sends(b"defghi")
     recording.origin_sends(OK)
     assert recording.exchanges == []

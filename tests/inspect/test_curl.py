@@ -77,7 +77,7 @@ class Listener:
         with connection:
             connection.settimeout(20)
             recording, received = Recording(), b""
-            while not (recording.exchanges and recording.exchanges[0].has_asked):
+            while not (recording.exchanges and recording.exchanges[0].is_request_complete):
                 data = connection.recv(65536)
                 if not data:
                     break

@@ -136,7 +136,7 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
         recording.recorder.put = put_and_look  # type: ignore[method-assign]
     assert passed_on(made(recording.tap), soup) == passed_on(made(None), soup)
     recording.drain()
-    assert recording.recorder.head_budget.held == 0
+    assert recording.recorder.head_budget.used == 0
     assert recording.recorder.connections == 0
     assert recording.recorder.waiting == 0
     assert all(each.state is not State.OPEN for each in recording.store)
@@ -147,15 +147,15 @@ def test_bytes_pass_unchanged_and_the_inspector_keeps_to_its_bounds(
 def test_unseen_bytes_anywhere(soup: list[tuple[str, bytes, int]]) -> None:
     recording = Recording()
     for what, data, step in soup:
-        way = IN if "in" in what else OUT
+        direction = IN if "in" in what else OUT
         if what.startswith("unseen"):
-            recording.unseen(way, step)
+            recording.unseen(direction, step)
         elif what.endswith("end"):
-            recording.ended(way)
+            recording.ended(direction)
         elif what in ("in", "out"):
-            recording.pass_bytes(way, *(data[at : at + step] for at in range(0, len(data), step)))
-    recording.gone("over")
-    assert recording.recorder.head_budget.held == 0
+            recording.pass_bytes(direction, *(data[at : at + step] for at in range(0, len(data), step)))
+    recording.closed("over")
+    assert recording.recorder.head_budget.used == 0
     assert recording.recorder.connections == 0
 
 
@@ -237,12 +237,12 @@ def test_unwanted_bytes_are_not_queued(opening: bytes, end: bytes) -> None:
         assert body.size == 10_000_000, "its end is reported when it is there"
         recording.origin_sends(end)
         assert [each.state for each in recording.exchanges] == [State.DONE, State.DONE]
-    recording.gone()
+    recording.closed()
     assert body.size - (opening == b"\xff") == 10_000_000
 
 
 def test_pieces_that_were_counted_already_are_not_shown_again() -> None:
-    """The pieces were on their way into the queue when the recorder marked their range as not needed."""
+    """The pieces were on their direction into the queue when the recorder marked their range as not needed."""
     recording = Recording()
     recording.visitor_sends(GET, GET)
     recording.origin_sends(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n", b"x" * 270_000)
@@ -283,7 +283,7 @@ def test_when_a_head_passes_unseen_the_rest_is_bytes(monkeypatch: pytest.MonkeyP
     recording.origin_sends(b"more")
     assert [each.kind for each in recording.exchanges] == [ExchangeKind.HTTP, ExchangeKind.RAW]
     assert f"{len(OK)} bytes are missing" in recording.exchanges[1].notes[0]
-    recording.gone()
+    recording.closed()
 
 
 def test_queue_is_bounded_in_pieces_and_keeps_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,7 +295,7 @@ def test_queue_is_bounded_in_pieces_and_keeps_ends(monkeypatch: pytest.MonkeyPat
     for tap in taps:
         tap.direction(OUT).passed(b"H", 1)
         tap.direction(IN).ended()
-        tap.gone("over")
+        tap.closed("over")
     assert len(recording.recorder._queue) == 10
     recording.drain()
     assert recording.recorder.connections == 0
@@ -314,7 +314,7 @@ def test_connections_beyond_the_bound_are_counted_not_looked_into(monkeypatch: p
         2,
         6,
     )
-    taps[0].gone("")
+    taps[0].closed("")
     recording.pass_bytes(IN, GET, tap=recording.recorder.tap("x"))
     recording.pass_bytes(OUT, OK, tap=taps[4])  # not from its middle
     assert (recording.recorder.connections, recording.recorder.unseen_connections, len(recording.store)) == (
@@ -372,14 +372,14 @@ def test_a_closed_recorder_takes_nothing() -> None:
 
 async def test_slow_watcher_is_told_to_reload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_EXCHANGES", 5)
-    recording, stirred = Recording(), asyncio.Event()
-    watcher = Watcher(stirred)
+    recording, changed = Recording(), asyncio.Event()
+    watcher = Watcher(changed)
     recording.store.watchers.add(watcher)
     recording.visitor_sends(GET)
     recording.origin_sends(OK)
-    assert stirred.is_set()
+    assert changed.is_set()
     assert watcher.take() == [1]
-    assert not stirred.is_set()
+    assert not changed.is_set()
     for _ in range(30):
         recording.visitor_sends(GET)
         recording.origin_sends(OK)
@@ -395,5 +395,5 @@ def test_data_after_both_ends_is_ignored() -> None:
     recording.ended(IN)
     recording.ended(OUT)
     recording.visitor_sends(GET)
-    recording.gone("why")
+    recording.closed("why")
     assert (recording.only.state, recording.recorder.connections) == (State.BROKEN, 0)

@@ -164,7 +164,7 @@ def test_a_websocket_in_a_connection(deflate: bool) -> None:
         ("request", "close", "1000 bye"),
     ]
     assert [each["at"] for each in shown] == [0.0, 1.0, 1.0]
-    recording.gone()
+    recording.closed()
     assert recording.only.state is State.DONE
 
 
@@ -173,7 +173,7 @@ def test_early_frames_of_a_visitor_are_held() -> None:
     recording.visitor_sends(ASK + written(Opcode.TEXT, b"early", mask=True))
     recording.origin_sends(YES + b"\r\n")
     assert [frame.data for frame in recording.only.frames] == [b"early"]
-    assert recording.recorder.head_budget.held == 0
+    assert recording.recorder.head_budget.used == 0
 
 
 def test_when_it_stops_being_a_websocket() -> None:
@@ -193,7 +193,7 @@ def test_messages_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
         recording.origin_sends(written(Opcode.TEXT, b"%d" % number))
     assert [int(frame.data) for frame in recording.only.frames] == list(range(15, 25))
     assert detail(recording.only)["messages_dropped"] == 15
-    monkeypatch.setattr(limits, "MAX_FRAMES_KEPT", 5000)
+    monkeypatch.setattr(limits, "MAX_STORED_FRAMES", 5000)
     for _ in range(9):
         recording.origin_sends(written(Opcode.TEXT, b"x" * 1000))
     assert len(recording.only.frames) == 5

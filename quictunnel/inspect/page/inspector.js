@@ -2,7 +2,7 @@
 "use strict";
 
 const RETRY = 1000; // ms between tries to follow again
-const REFRESH = 500; // ms between looks at an exchange that is still under way
+const REFRESH = 500; // ms between updates of an exchange that is not complete
 const DUMPED = 16 * 1024; // bytes of a hex dump that are put on the page at once; a click brings all
 const METHODS = 30; // methods offered in the filter: anybody may invent more
 
